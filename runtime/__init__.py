@@ -1,0 +1,1 @@
+"""What every process needs: settings, the broker session, the database, secrets, telemetry and logging."""

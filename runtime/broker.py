@@ -1,0 +1,316 @@
+"""The one broker session that every process uses.
+
+A session connects, subscribes, renews its token, reconnects with back-off and hands messages to their handlers. It
+signs nothing: a function that yields a fresh token is given to it. Delivery is not its promise: what must not be lost
+is acknowledged end to end by those who send it, so a publish simply fails when the broker cannot be reached.
+"""
+
+import asyncio
+import base64
+import binascii
+import json
+import logging
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Final, NoReturn
+
+import aiomqtt
+import paho.mqtt.client as paho
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from runtime.broker_types import (
+    BackOff,
+    BrokerAddress,
+    Identity,
+    Incoming,
+    Lost,
+    Subscription,
+    TokenSource,
+    Will,
+    quick_back_off,
+)
+from runtime.log import Repeating
+from runtime.mqtt_client import Client, PublishRefused
+
+__all__ = [
+    "BrokerAddress",
+    "BrokerSession",
+    "Identity",
+    "Incoming",
+    "Lost",
+    "NotConnected",
+    "PublishRefused",
+    "Subscription",
+    "Will",
+    "quick_back_off",
+]
+
+log = logging.getLogger(__name__)
+
+_CONNECT_TIMEOUT: Final = 15.0
+_SAME_TOKEN_AGAIN: Final = 60.0
+"""Seconds until the source is asked again when it had no newer token."""
+
+
+class NotConnected(Exception):
+    """The broker could not be reached in time; the message was not sent, or not acknowledged."""
+
+
+class BrokerSession:
+    """A lasting session. :meth:`run` it as a task; publish from any other task.
+
+    Args:
+        subscriptions: made on every connect.
+        keep: for how long the broker keeps the session when we are gone; zero starts clean every time.
+        on_session: called on every connect before subscribing, told whether the broker kept the session.
+        on_ready: called after subscribing.
+        on_lost: called when a connection ends or an attempt fails.
+    """
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        identity: Identity,
+        token: TokenSource,
+        *,
+        subscriptions: Sequence[Subscription] = (),
+        will: Will | None = None,
+        keep: timedelta = timedelta(0),
+        on_session: Callable[[bool], None] | None = None,
+        on_ready: Callable[[], None] | None = None,
+        on_lost: Callable[[Lost], None] | None = None,
+        back_off: BackOff = quick_back_off,
+        keepalive: int = 30,
+        max_inflight: int = 100,
+    ) -> None:
+        self.address = address
+        self.identity = identity
+        self._token = token
+        self._subscriptions = tuple(subscriptions)
+        self._will = will
+        self._keep = keep
+        self._on_session = on_session
+        self._on_ready = on_ready
+        self._on_lost = on_lost
+        self._back_off = back_off
+        self._keepalive = keepalive
+        self._max_inflight = max_inflight
+        self._client: Client | None = None
+        self._ready = asyncio.Event()
+        self._complaint = Repeating(log)
+
+    @property
+    def connected(self) -> bool:
+        """Whether we are connected and subscribed right now."""
+        return self._ready.is_set()
+
+    async def wait_ready(self) -> None:
+        """Returns once connected and subscribed."""
+        await self._ready.wait()
+
+    async def run(self) -> NoReturn:
+        """Keeps the session up until cancelled; then disconnects in order, so that no will is sent.
+
+        Raises:
+            OSError: a TLS file cannot be read (a configuration error, so it ends the process).
+        """
+        tls = self.address.tls()
+        failures = 0
+        while True:
+            lost = await self._connect_once(tls)
+            if lost is None:
+                failures = 0
+                continue  # the token was renewed: reconnect at once
+            if self._on_lost is not None:
+                self._on_lost(lost)
+            failures = 0 if lost.lasted > 60 else failures + 1
+            self._complaint.warning("broker %s: %s; trying again", self.address, lost.reason)
+            await asyncio.sleep(self._back_off(lost, failures))
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        expiry: timedelta | None = None,
+        response_topic: str | None = None,
+        correlation: bytes | None = None,
+        user_properties: Sequence[tuple[str, str]] = (),
+        timeout: float = 10.0,
+    ) -> None:
+        """Publishes; with QoS 1 returns when the broker has acknowledged.
+
+        Waits for a connection within ``timeout`` seconds (a renewal of the token is shorter), QoS 0 does not wait.
+
+        Raises:
+            NotConnected: no connection, or no acknowledgement, in time. The message may have arrived all the same.
+            PublishRefused: the broker does not allow it.
+        """
+        properties = _properties(PacketTypes.PUBLISH, expiry, response_topic, correlation, user_properties)
+        try:
+            if qos > 0 and not self._ready.is_set():
+                async with asyncio.timeout(timeout):
+                    await self._ready.wait()
+            if self._client is None:
+                raise NotConnected(f"not connected to {self.address}")
+            await self._client.send(topic, payload, qos=qos, retain=retain, properties=properties, timeout=timeout)
+        except TimeoutError:
+            raise NotConnected(f"{self.address} did not answer within {timeout:g} s") from None
+        except aiomqtt.MqttError as error:
+            raise NotConnected(f"connection to {self.address} lost: {error}") from error
+
+    async def _connect_once(self, tls: ssl.SSLContext | None) -> Lost | None:
+        """One connection from beginning to end: None when its token was due for renewal, else why it was lost."""
+        began: float | None = None
+        try:
+            token = await self._fresh_token()
+            async with self._new_client(token, tls) as client:
+                began = time.monotonic()
+                await self._enter(client)
+                try:
+                    await self._hold(client, token)
+                finally:
+                    self._ready.clear()
+                    self._client = None
+        except aiomqtt.MqttError as error:
+            return _lost(error, began)
+        except TokenUnavailable as error:
+            return Lost(str(error), None, 0.0)
+        return None
+
+    async def _enter(self, client: Client) -> None:
+        if self._on_session is not None:
+            self._on_session(client.session_present)
+        for subscription in self._subscriptions:
+            # Retained messages only with a new subscription: a kept session has been told of every change.
+            options = SubscribeOptions(qos=subscription.qos, retainHandling=1)
+            reasons = await client.subscribe(subscription.topic_filter, options=options)
+            if any(getattr(reason, "is_failure", False) for reason in reasons):
+                raise aiomqtt.MqttError(f"not allowed to subscribe to {subscription.topic_filter}: {reasons[0]}")
+        self._client = client
+        self._ready.set()
+        log.info("connected to %s as %s", self.address, self.identity.client_id)
+        self._complaint.over()
+        if self._on_ready is not None:
+            self._on_ready()
+
+    async def _hold(self, client: Client, token: str) -> None:
+        """Returns when a newer token is to be used; raises what the connection was lost by."""
+        wait = _seconds_to_renewal(token)
+        while True:
+            done, _ = await asyncio.wait({client.lost}, timeout=wait)
+            if done:
+                client.lost.result()
+                raise aiomqtt.MqttError("disconnected")
+            with suppress(TokenUnavailable):
+                if await self._fresh_token() != token:
+                    return
+            wait = _SAME_TOKEN_AGAIN
+
+    async def _fresh_token(self) -> str:
+        try:
+            token = self._token()
+            return token if isinstance(token, str) else await token
+        except Exception as error:
+            raise TokenUnavailable(f"no token: {error}") from error
+
+    def _new_client(self, token: str, tls: ssl.SSLContext | None) -> Client:
+        properties = _new_properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = int(self._keep.total_seconds())
+        return Client(
+            self.address.host,
+            self.address.port,
+            deliver=self._dispatch,
+            identifier=self.identity.client_id,
+            username=self.identity.name,
+            password=token,
+            tls_context=tls,
+            will=None if self._will is None else _aiomqtt_will(self._will),
+            clean_start=not self._keep,
+            properties=properties,
+            keepalive=self._keepalive,
+            timeout=_CONNECT_TIMEOUT,
+            max_inflight_messages=self._max_inflight,
+        )
+
+    def _dispatch(self, message: paho.MQTTMessage) -> None:
+        incoming = _incoming(message)
+        for subscription in self._subscriptions:
+            if subscription.takes(incoming.topic):
+                try:
+                    subscription.handler(incoming)
+                except Exception:
+                    # One hostile message must not end the connection that all others come through.
+                    log.exception("message on %s could not be handled", incoming.topic)
+                return
+        log.debug("message on %s is not for us", incoming.topic)
+
+
+class TokenUnavailable(Exception):
+    """The token source failed; the cause says why."""
+
+
+def _seconds_to_renewal(token: str) -> float:
+    """Two thirds of the token's lifetime from its issue, counted from now; a minute when the token is opaque."""
+    try:
+        body = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        issued, expires = float(claims["iat"]), float(claims["exp"])
+    except (IndexError, KeyError, TypeError, ValueError, binascii.Error):
+        return _SAME_TOKEN_AGAIN
+    return max(1.0, issued + (expires - issued) * 2 / 3 - time.time())
+
+
+def _lost(error: aiomqtt.MqttError, began: float | None) -> Lost:
+    code = getattr(error, "rc", None)
+    value = getattr(code, "value", code)
+    lasted = 0.0 if began is None else time.monotonic() - began
+    return Lost(str(error), value if isinstance(value, int) else None, lasted)
+
+
+def _new_properties(kind: int) -> Properties:
+    return Properties(kind)  # type: ignore[no-untyped-call]  # paho annotates this constructor only in part
+
+
+def _properties(
+    kind: int,
+    expiry: timedelta | None,
+    response_topic: str | None = None,
+    correlation: bytes | None = None,
+    user_properties: Sequence[tuple[str, str]] = (),
+) -> Properties:
+    properties = _new_properties(kind)
+    if expiry is not None:
+        properties.MessageExpiryInterval = int(expiry.total_seconds())
+    if response_topic is not None:
+        properties.ResponseTopic = response_topic
+    if correlation is not None:
+        properties.CorrelationData = correlation
+    if user_properties:
+        properties.UserProperty = list(user_properties)
+    return properties
+
+
+def _aiomqtt_will(will: Will) -> aiomqtt.Will:
+    properties = _properties(PacketTypes.WILLMESSAGE, will.expiry)
+    properties.WillDelayInterval = int(will.delay.total_seconds())
+    return aiomqtt.Will(will.topic, will.payload, will.qos, will.retain, properties)
+
+
+def _incoming(message: paho.MQTTMessage) -> Incoming:
+    properties = message.properties
+    return Incoming(
+        topic=message.topic,
+        payload=bytes(message.payload),
+        retain=message.retain,
+        response_topic=getattr(properties, "ResponseTopic", None),
+        correlation=getattr(properties, "CorrelationData", None),
+        user_properties=tuple(tuple(pair) for pair in getattr(properties, "UserProperty", ())),
+    )

@@ -1,0 +1,118 @@
+"""The values that a broker session is made from, takes and gives."""
+
+import random
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import paho.mqtt.client as paho
+
+from schema.topics import unshared
+
+TokenSource = Callable[[], str | Awaitable[str]]
+"""Yields a token that is valid now. May raise; the session then tries again later."""
+
+SESSION_TAKEN_OVER: Final = 0x8E  # MQTT 5, 3.14.2.1
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Where the broker listens. Without ``ca_file`` the connection is plain, which is for loopback only."""
+
+    host: str
+    port: int
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    def tls(self) -> ssl.SSLContext | None:
+        """The TLS context, or None for plain TCP.
+
+        Raises:
+            OSError: a file cannot be read, or is no certificate or key (:class:`ssl.SSLError`).
+        """
+        if self.ca_file is None:
+            return None
+        context = ssl.create_default_context(cafile=str(self.ca_file))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.cert_file is not None:
+            context.load_cert_chain(self.cert_file, self.key_file)
+        return context
+
+    def __str__(self) -> str:
+        return f"{'mqtts' if self.ca_file else 'mqtt'}://{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who we are: ``name`` is the token's subject, ``client_id`` equals it or begins with it and a slash."""
+
+    name: str
+    client_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A message as it arrived."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    response_topic: str | None = None
+    correlation: bytes | None = None
+    user_properties: tuple[tuple[str, str], ...] = ()
+
+
+Handler = Callable[[Incoming], None]
+"""Takes a message in the event loop, and returns at once: what takes time is queued or made a task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A topic filter, possibly shared, and who takes its messages."""
+
+    topic_filter: str
+    handler: Handler
+    qos: int = 1
+
+    def takes(self, topic: str) -> bool:
+        """Whether a message on ``topic`` is for this subscription."""
+        return paho.topic_matches_sub(unshared(self.topic_filter), topic)
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """What the broker says for us when we vanish."""
+
+    topic: str
+    payload: bytes
+    delay: timedelta
+    expiry: timedelta
+    qos: int = 1
+    retain: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Why a connection ended or was not made, and for how long it had lasted (seconds, 0 when never made)."""
+
+    reason: str
+    code: int | None
+    lasted: float
+
+    @property
+    def taken_over(self) -> bool:
+        """Another client came with our client id."""
+        return self.code == SESSION_TAKEN_OVER
+
+
+BackOff = Callable[[Lost, int], float]
+"""Seconds to wait before the next attempt, after ``n`` attempts in a row that did not last."""
+
+
+def quick_back_off(lost: Lost, failures: int) -> float:
+    """For workers: at once at first, then doubling to 10 s, with jitter."""
+    return float(min(10.0, 0.1 * 2**failures)) * random.uniform(0.5, 1.0)

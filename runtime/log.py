@@ -1,0 +1,88 @@
+"""Logging to stderr, in the journal's own terms when stderr is the journal, and without repeating itself."""
+
+import logging
+import os
+import sys
+import time
+from typing import Final
+
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+LEVEL_NAMES: Final = tuple(_LEVELS)
+
+_PRIORITIES: Final = {
+    logging.DEBUG: 7,
+    logging.INFO: 6,
+    logging.WARNING: 4,
+    logging.ERROR: 3,
+    logging.CRITICAL: 2,
+}
+"""Of syslog, which systemd reads as a prefix ``<N>`` of a line (sd-daemon(3))."""
+
+
+class _JournalFormatter(logging.Formatter):
+    """Each line with its priority; the journal adds time and unit itself."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = f"<{_PRIORITIES.get(record.levelno, 6)}>"
+        return "\n".join(prefix + line for line in super().format(record).splitlines())
+
+
+def set_up_logging(level: str) -> None:
+    """Sends all log records of ``level`` (one of :data:`LEVEL_NAMES`) and above to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    if stderr_is_journal():
+        handler.setFormatter(_JournalFormatter("%(name)s: %(message)s"))
+    else:
+        formatter = logging.Formatter(
+            "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
+        )
+        formatter.converter = time.gmtime
+        handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], force=True)
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Changes the level of everything that is logged from now on."""
+    logging.getLogger().setLevel(_LEVELS[level])
+    # The libraries' own chatter is for those who debug the libraries.
+    for library in ("mqtt", "alembic", "apscheduler", "urllib3"):
+        logging.getLogger(library).setLevel(max(_LEVELS[level], logging.WARNING))
+
+
+def stderr_is_journal() -> bool:
+    """Whether stderr goes to the journal: systemd names its device and inode in ``JOURNAL_STREAM``."""
+    try:
+        stat = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
+
+
+class Repeating:
+    """Says why something does not work once, then at most every minute until it is over or the reason changes."""
+
+    INTERVAL: Final = 60.0
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._log = logger
+        self._said: str | None = None
+        self._said_at = 0.0
+
+    def warning(self, text: str, *args: object) -> None:
+        """Logs unless the same was said within the last minute."""
+        now = time.monotonic()
+        message = text % args
+        if message == self._said and now - self._said_at < self.INTERVAL:
+            return
+        self._said, self._said_at = message, now
+        self._log.warning("%s", message)
+
+    def over(self) -> None:
+        """It works again: the next complaint is new."""
+        self._said = None

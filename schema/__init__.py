@@ -1,0 +1,1 @@
+"""The contract between the processes: topics, messages, limits and tables. It imports nothing of ours."""

@@ -1,0 +1,290 @@
+"""Every payload on the wire, as msgspec Structs encoded to JSON.
+
+Facts are named in the past tense or as nouns, orders in the imperative. Unknown fields are ignored, so that old and
+new versions meet; wrong types are refused. Times are RFC 3339 UTC with microseconds. ``offset``, ``rtt``,
+``root_delay`` and ``root_dispersion`` are seconds; a positive offset means that the server's clock is ahead of ours.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from schema.names import IpVersion
+
+UtcTime = Annotated[datetime, Meta(tz=True, description="RFC 3339, UTC, microseconds")]
+Ulid = Annotated[str, Meta(pattern="^[0-9A-HJKMNP-TV-Z]{26}$")]
+PairStatus = Literal["candidate", "testing", "active", "paused"]
+MonitorStatus = Literal["pending", "testing", "active", "paused", "deleted"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+LIVE: frozenset[MonitorStatus] = frozenset({"testing", "active"})
+"""Global statuses in which a monitor probes."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """What all payloads are: immutable, and compared by value."""
+
+
+# ---- results -------------------------------------------------------------------------------------------------------
+
+
+class Result(Message, frozen=True, kw_only=True):
+    """What one monitor measured of one server: the best of its samples, also when there was no usable one."""
+
+    server_id: int
+    ip: str
+    ts: UtcTime
+    """When the best sample was sent."""
+    offset: float | None = None
+    """Seconds; positive: the server is ahead. None without a usable reply."""
+    rtt: float | None = None
+    """Seconds between request and reply, without the time the server held it."""
+    stratum: int | None = None
+    leap: int | None = None
+    """The two leap bits, 0 to 3."""
+    error: str | None = None
+    """``RATE``, ``DENY``, ``RSTR``, another kiss code, ``bad stratum N`` or ``network: ...``."""
+    no_response: bool = False
+    root_delay: float | None = None
+    root_dispersion: float | None = None
+    reference_id: str | None = None
+    sent: int = 0
+    """Samples sent."""
+    received: int = 0
+    """Samples answered."""
+
+
+class Batch(Message, frozen=True, kw_only=True):
+    """Results of one monitor and protocol, stored together and acknowledged together."""
+
+    id: Ulid
+    version: str
+    """The agent's version."""
+    results: list[Result]
+
+
+class Rejection(Message, frozen=True, kw_only=True):
+    """One result of a batch that was not stored."""
+
+    index: int
+    """Place in the batch, from 0."""
+    server_id: int
+    reason: str
+
+
+class BatchCommitted(Message, frozen=True, kw_only=True, tag_field="outcome", tag="committed"):
+    """The batch is in the ledger; the agent may forget it."""
+
+    batch: str
+    stored: int
+    rejected: list[Rejection] = []
+
+
+class BatchRefused(Message, frozen=True, kw_only=True, tag_field="outcome", tag="refused"):
+    """The batch cannot be decoded; sending it again does not help, the agent sets it aside."""
+
+    batch: str
+    reason: str
+
+
+Ack = BatchCommitted | BatchRefused
+
+# ---- what an agent is told -----------------------------------------------------------------------------------------
+
+
+class Assignment(Message, frozen=True, kw_only=True):
+    """Measure this server, this often."""
+
+    server_id: int
+    ip: str
+    status: Literal["candidate", "testing", "active"]
+    interval: Annotated[float, Meta(gt=0)]
+    """Seconds between two probes of the server."""
+    port: Annotated[int, Meta(ge=1, le=65535)] = 123
+    """UDP port; another than 123 in ``devel`` only."""
+
+
+class ProtocolConfig(Message, frozen=True, kw_only=True):
+    """How a monitor works on one protocol."""
+
+    status: MonitorStatus
+    ip: str | None = None
+    """The address that the pool knows the monitor by."""
+    nat_ip: str | None = None
+    """The local address to send from when ``ip`` is translated on the way."""
+    samples: Annotated[int, Meta(ge=1, le=10)] = 3
+    """Samples of one probe."""
+    base_checks: list[str] = []
+    """Servers that the local clock is compared with before probing: addresses, or ``host:port`` in ``devel``."""
+
+
+class MonitorConfig(Message, frozen=True, kw_only=True):
+    """All settings of an agent that the pool decides."""
+
+    protocols: dict[IpVersion, ProtocolConfig] = {}
+    log_level: LogLevel | None = None
+    """None: as started."""
+
+
+# ---- presence ------------------------------------------------------------------------------------------------------
+
+
+class ProtocolState(Message, frozen=True, kw_only=True):
+    """What an agent does on one protocol."""
+
+    status: MonitorStatus
+    probing: bool
+    assignments: int
+    """How many it holds."""
+    assignments_hash: str
+    """:func:`assignment_set_hash` of them, which the ledger's is compared with."""
+    why_not: str | None = None
+    """The reason, when it is not probing."""
+
+
+class SpoolState(Message, frozen=True, kw_only=True):
+    """What waits in an agent's spool, and what was lost there since it was made."""
+
+    batches: int = 0
+    bytes: int = 0
+    dropped_results: int = 0
+    """Results dropped because the spool was full or they were too old."""
+    set_aside: int = 0
+    """Batches that ingest refused."""
+
+
+class Status(Message, frozen=True, kw_only=True):
+    """An agent's presence. The last will carries ``online=False`` and nothing more."""
+
+    online: bool
+    ts: UtcTime | None = None
+    """When it was written; the last will has none."""
+    version: str = ""
+    protocols: dict[IpVersion, ProtocolState] = {}
+    spool: SpoolState = SpoolState()
+
+
+# ---- requests and control ------------------------------------------------------------------------------------------
+
+
+class AdHocRequest(Message, frozen=True, kw_only=True):
+    """Answer once on ``data/{name}/{id}``: a measurement of ``ip``, or the agent's metrics."""
+
+    id: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+    ip: str | None = None
+    port: Annotated[int, Meta(ge=1, le=65535)] = 123
+    samples: Annotated[int, Meta(ge=1, le=3)] = 1
+
+
+class AdHocAnswer(Message, frozen=True, kw_only=True):
+    """The answer to an :class:`AdHocRequest`."""
+
+    id: str
+    result: Result | None = None
+    metrics: str | None = None
+    """Prometheus text format."""
+    error: str | None = None
+
+
+class ControlCommand(Message, frozen=True, kw_only=True):
+    """An order to a worker or an agent."""
+
+    command: str
+    server_id: int | None = None
+    """The server it is about; None: all."""
+    level: LogLevel | None = None
+    """For ``log-level``."""
+
+
+class ControlAnswer(Message, frozen=True, kw_only=True):
+    """What became of an order."""
+
+    ok: bool
+    service: str
+    command: str
+    message: str = ""
+    details: dict[str, Any] = {}
+
+
+# ---- live stream ---------------------------------------------------------------------------------------------------
+
+
+class ResultStored(Message, frozen=True, kw_only=True):
+    """A result was committed and moved the score of its pair."""
+
+    server_id: int
+    monitor: str
+    ts: UtcTime
+    step: float
+    score: float
+    offset: float | None = None
+    rtt: float | None = None
+    error: str | None = None
+
+
+class ScoreComputed(Message, frozen=True, kw_only=True):
+    """A server's score was computed."""
+
+    server_id: int
+    scorer: str
+    ts: UtcTime
+    score: float
+
+
+class AssignmentChanged(Message, frozen=True, kw_only=True):
+    """The selector moved a monitor of a server."""
+
+    server_id: int
+    monitor: str
+    before: PairStatus
+    after: PairStatus
+    reason: str
+
+
+class MessageRejected(Message, frozen=True, kw_only=True):
+    """A message could not be decoded."""
+
+    topic: str
+    reason: str
+
+
+M = TypeVar("M")
+_encoder = msgspec.json.Encoder()
+
+
+class Undecodable(ValueError):
+    """A payload that is not the message it should be; the text says where and why, never the payload itself."""
+
+
+def encode(message: Message) -> bytes:
+    """``message`` as JSON."""
+    return _encoder.encode(message)
+
+
+def decode(payload: bytes, message_type: type[M]) -> M:
+    """The message in ``payload``.
+
+    Raises:
+        Undecodable: it is no JSON, or has other types than ``message_type``.
+    """
+    try:
+        return msgspec.json.decode(payload, type=message_type)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Undecodable(str(error)) from error
+
+
+def assignment_set_hash(assignments: Iterable[Assignment]) -> str:
+    """A hash of a set of assignments that does not depend on their order: 32 hexadecimal digits.
+
+    Agent and selector compare it to see whether they agree, so it covers every field that the agent acts on.
+    """
+    total = 0
+    for a in assignments:
+        line = f"{a.server_id} {a.ip} {a.port} {a.status} {a.interval:.3f}".encode()
+        # A sum modulo 2^128 is order-free and, unlike xor, does not cancel repeated lines.
+        total += int.from_bytes(hashlib.blake2b(line, digest_size=16).digest(), "big")
+    return f"{total % (1 << 128):032x}"
