@@ -1,0 +1,1 @@
+"""What agents say goes into the ledger: results and presence."""

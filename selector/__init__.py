@@ -1,0 +1,1 @@
+"""Decides which monitors measure which server, and tells the agents."""
