@@ -91,7 +91,7 @@ class BrokerSession:
         self.address = address
         self.identity = identity
         self._token = token
-        self._subscriptions = tuple(subscriptions)
+        self._subscriptions = list(subscriptions)
         self._will = will
         self._keep = keep
         self._on_session = on_session
@@ -108,6 +108,10 @@ class BrokerSession:
     def connected(self) -> bool:
         """Whether we are connected and subscribed right now."""
         return self._ready.is_set()
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Adds a subscription; before :meth:`run`, since it is made when connecting."""
+        self._subscriptions.append(subscription)
 
     async def wait_ready(self) -> None:
         """Returns once connected and subscribed."""

@@ -1,0 +1,144 @@
+"""The ledger's engine: one place that knows how each database must be opened, and when a transaction is tried again."""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_BUSY_TIMEOUT: Final = 30.0
+"""Seconds that SQLite waits for another writer."""
+
+_CONFLICTS: Final = frozenset({1205, 1213})
+"""MySQL's error codes of a lock wait time-out and of a deadlock: the other one won, try again."""
+
+_LOST: Final = frozenset({0, 1040, 1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055})
+"""Codes of no connection, too many of them, a server going down and a connection that was cut."""
+
+
+class DatabaseUnavailable(Exception):
+    """The database cannot be reached, or went away in the middle; nothing was committed, or nobody knows."""
+
+
+def open_database(url: URL) -> Engine:
+    """The engine for ``url``. Connects to nothing yet.
+
+    MySQL and MariaDB run at READ COMMITTED: with REPEATABLE READ, locks on gaps stop others, and the snapshot can miss
+    the rows a worker was woken for. SQLite runs in WAL mode, its transactions begin as writers.
+    """
+    if url.get_backend_name() == "sqlite":
+        return _open_sqlite(url)
+    engine = sa.create_engine(
+        url.update_query_dict({"charset": "utf8mb4"}),
+        isolation_level="READ COMMITTED",
+        pool_pre_ping=True,
+        pool_recycle=1800,
+        pool_size=4,
+        max_overflow=4,
+        connect_args={"connect_timeout": 5, "read_timeout": 60, "write_timeout": 60},
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _in_utc(connection: Any, record: Any) -> None:
+        # TIMESTAMP columns are converted to the session's zone; ours is UTC, whatever the server's is.
+        with connection.cursor() as cursor:
+            cursor.execute("SET time_zone = '+00:00', innodb_lock_wait_timeout = 20")
+
+    return engine
+
+
+def _open_sqlite(url: URL) -> Engine:
+    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT})
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A transaction that begins as a reader cannot wait when it becomes a writer: it fails at once.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def transaction(
+    engine: Engine, work: Callable[[Connection], T], *, attempts: int = 10, retry_on: tuple[type[Exception], ...] = ()
+) -> T:
+    """What ``work`` returns, after committing it. ``work`` runs again from its beginning after a conflict.
+
+    Args:
+        attempts: how often, at most.
+        retry_on: errors of ``work`` that mean that its view was overtaken, such as a key that another just inserted.
+
+    Raises:
+        DatabaseUnavailable: the connection failed. The caller decides whether and when to try again; since a lost
+            connection may have committed, ``work`` must be idempotent by what it writes.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            with engine.begin() as connection:
+                return work(connection)
+        except Exception as error:
+            if isinstance(error, DBAPIError) and is_unavailable(error):
+                raise DatabaseUnavailable(str(error.orig)) from error
+            if attempt == attempts or not (isinstance(error, retry_on) or is_conflict(error)):
+                raise
+            log.debug("transaction tried again after %s", error)
+            time.sleep(random.uniform(0.5, 1.0) * min(0.005 * 2**attempt, 0.5))
+    raise AssertionError("unreachable")
+
+
+def reading(engine: Engine) -> AbstractContextManager[Connection]:
+    """A connection for queries that need no transaction of their own."""
+    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
+
+def is_conflict(error: Exception) -> bool:
+    """Whether another transaction stood in the way, so that the same may succeed now."""
+    if not isinstance(error, OperationalError):
+        return False
+    return _code(error) in _CONFLICTS or "database is locked" in str(error.orig)
+
+
+def is_unavailable(error: DBAPIError) -> bool:
+    """Whether the connection, not the statement, failed."""
+    if error.connection_invalidated:
+        return True
+    return isinstance(error, OperationalError | InterfaceError) and _code(error) in _LOST
+
+
+def _code(error: DBAPIError) -> int | None:
+    args = getattr(error.orig, "args", ())
+    return args[0] if args and isinstance(args[0], int) else None
+
+
+def utc_now() -> datetime:
+    """Now, as the database has it: UTC without a zone."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def to_db(moment: datetime) -> datetime:
+    """``moment`` for a column with microseconds."""
+    return moment.astimezone(UTC).replace(tzinfo=None)
+
+
+def to_db_seconds(moment: datetime) -> datetime:
+    """``moment`` for a column with whole seconds: cut, since MySQL would round it into the future."""
+    return to_db(moment).replace(microsecond=0)
+
+
+def from_db(moment: datetime) -> datetime:
+    """A time of the database with its zone."""
+    return moment.replace(tzinfo=UTC)

@@ -1,0 +1,72 @@
+"""Where the ledger is: a SQLAlchemy URL, or the form that the pool's Go programs are configured with."""
+
+import re
+from typing import Final
+from urllib.parse import parse_qsl
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+_BACKENDS: Final = ("mysql", "mariadb", "sqlite")
+_GO_FORM: Final = re.compile(
+    r"(?:(?P<user>[^:@/]*)(?::(?P<password>.*))?@)?"  # the password may hold any character, so the last @ ends it
+    r"(?P<network>tcp|unix)\((?P<address>[^()]+)\)"
+    r"/(?P<database>[^?/]*)"
+    r"(?:\?(?P<params>.*))?",
+    re.DOTALL,
+)
+_HOST_PORT: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(?P<port>\d{1,5}))?")
+
+
+class InvalidDsn(ValueError):
+    """A DSN that is of no known form. The message never holds the DSN, which may hold a password."""
+
+
+def parse_dsn(text: str, *, user: str | None = None, password: str | None = None) -> URL:
+    """The URL that ``text`` stands for.
+
+    ``text`` is a SQLAlchemy URL (``mysql://``, ``mariadb://``, ``sqlite:///file``) or ``user:pass@tcp(host:port)/db``,
+    as Go's MySQL driver takes it; that driver's parameters have no meaning here and are left out. ``user`` and
+    ``password``, where given, replace what the text says.
+
+    Raises:
+        InvalidDsn: it is neither.
+    """
+    go = _GO_FORM.fullmatch(text)
+    url = _from_go(go) if go else _from_url(text)
+    if url.get_backend_name() != "sqlite":
+        url = url.set(drivername=f"{url.get_backend_name()}+pymysql")
+        if not url.database:
+            raise InvalidDsn("database DSN: names no database")
+        url = url.set(username=user or url.username, password=password or url.password)
+    return url
+
+
+def _from_url(text: str) -> URL:
+    try:
+        url = make_url(text)
+        backend = url.get_backend_name()
+    except (ArgumentError, ValueError):
+        raise InvalidDsn(
+            "database DSN: must be mysql://user:pass@host/db, sqlite:///file or user:pass@tcp(host:port)/db"
+        ) from None
+    if backend not in _BACKENDS:
+        raise InvalidDsn(f"database DSN: {backend!r} is not supported, only {', '.join(_BACKENDS)}")
+    return url
+
+
+def _from_go(match: re.Match[str]) -> URL:
+    query: dict[str, str] = {}
+    host: str | None = None
+    port: int | None = None
+    if match["network"] == "unix":
+        query["unix_socket"] = match["address"]
+    else:
+        address = _HOST_PORT.fullmatch(match["address"])
+        if address is None or int(address["port"] or 0) > 65535:
+            raise InvalidDsn("database DSN: tcp(...) must hold host:port")
+        host = address["host"].strip("[]")
+        port = int(address["port"] or 3306)
+    if dict(parse_qsl(match["params"] or "")).get("tls") not in (None, "false"):
+        query["ssl_verify_cert"] = "true"
+    return URL.create("mysql", match["user"] or None, match["password"], host, port, match["database"], query)

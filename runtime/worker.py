@@ -1,0 +1,176 @@
+"""The frame of every worker: database, broker, control messages, numbers, and an end within five seconds.
+
+A worker is a function that is given a :class:`Worker` with all of that, adds its subscriptions and commands, and
+starts its tasks. This module runs it; nothing of a worker lives longer than that.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError
+
+from runtime import migrations
+from runtime.broker import BrokerSession, Identity, Incoming, Subscription
+from runtime.broker_types import TokenSource
+from runtime.control import Control
+from runtime.database import DatabaseUnavailable, is_unavailable, open_database
+from runtime.live_stream import LiveStream
+from runtime.log import Repeating
+from runtime.pool_settings import PoolSettingsReader
+from runtime.settings import ConfigurationError, WorkerSettings
+from runtime.telemetry import Telemetry, metrics_server, telemetry
+from schema.topics import Topics
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_DATABASE_RETRY: Final = 1.0
+"""Seconds between two attempts to reach a database that is away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """All that a worker needs of the outside."""
+
+    service: str
+    settings: WorkerSettings
+    topics: Topics
+    engine: Engine
+    broker: BrokerSession
+    control: Control
+    live: LiveStream
+    pool: PoolSettingsReader
+    telemetry: Telemetry
+    status: dict[str, Any] = field(default_factory=dict)
+    """What the worker tells about itself in its answer to ``status``."""
+
+    async def in_database(self, work: Callable[[], T]) -> T:
+        """Runs blocking ``work`` in a thread, again and again while the database is away.
+
+        What it does must be idempotent (see :func:`runtime.database.transaction`). A cancellation waits for the
+        transaction that is under way, so that a worker never stops in the middle of one.
+        """
+        complaint = Repeating(log)
+        while True:
+            try:
+                return await _to_its_end(work)
+            except (DatabaseUnavailable, DBAPIError) as error:
+                if isinstance(error, DBAPIError) and not is_unavailable(error):
+                    raise
+                complaint.warning("database: %s; waiting for it", error)
+                await asyncio.sleep(_DATABASE_RETRY)
+
+
+Start = Callable[[Worker, asyncio.TaskGroup], Awaitable[None]]
+"""Adds subscriptions and commands to the worker, and starts its tasks in the group."""
+
+
+def run_worker(service: str, settings: WorkerSettings, token: TokenSource, start: Start) -> None:
+    """Runs a worker until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: a setting is wrong, or the database lacks migrations.
+    """
+    wrong: ConfigurationError | None = None
+    with telemetry(service, settings.deployment_mode) as numbers:
+        try:
+            asyncio.run(_run(service, settings, token, start, numbers))
+        except* ConfigurationError as group:
+            wrong = _leaf(group)
+    if wrong is not None:
+        raise wrong
+
+
+async def _run(service: str, settings: WorkerSettings, token: TokenSource, start: Start, numbers: Telemetry) -> None:
+    worker = _assemble(service, settings, token, numbers)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        with metrics_server(settings.metrics_address, settings.metrics_port, partial(_health, worker)):
+            async with asyncio.TaskGroup() as tasks:
+                running = tasks.create_task(_work(worker, start), name=service)
+                await _first(stop, running)
+                running.cancel()
+    finally:
+        worker.engine.dispose()
+    log.info("%s: stopped", service)
+
+
+async def _work(worker: Worker, start: Start) -> None:
+    await worker.in_database(partial(_require_migrated, worker.engine))
+    async with asyncio.TaskGroup() as tasks:
+        _take_orders(worker, tasks)
+        await start(worker, tasks)
+        tasks.create_task(worker.live.run(), name="live stream")
+        tasks.create_task(worker.broker.run(), name="broker session")
+
+
+async def _first(stop: asyncio.Event, running: asyncio.Task[None]) -> None:
+    waiting = asyncio.create_task(stop.wait(), name="signal")
+    await asyncio.wait({waiting, running}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+
+
+def _assemble(service: str, settings: WorkerSettings, token: TokenSource, numbers: Telemetry) -> Worker:
+    # Several workers of a kind run side by side: the process makes the client id its own.
+    identity = Identity(service, f"{service}/{os.getpid()}-{time.time_ns() % 1_000_000:06d}")
+    broker = BrokerSession(settings.broker_address(), identity, token)
+    engine = open_database(settings.database_url())
+    status: dict[str, Any] = {}
+    control = Control(service, lambda: {"client_id": identity.client_id, **status})
+    return Worker(
+        service=service,
+        settings=settings,
+        topics=Topics(settings.deployment_mode),
+        engine=engine,
+        broker=broker,
+        control=control,
+        live=LiveStream(broker),
+        pool=PoolSettingsReader(engine),
+        telemetry=numbers,
+        status=status,
+    )
+
+
+def _take_orders(worker: Worker, tasks: asyncio.TaskGroup) -> None:
+    def take(message: Incoming) -> None:
+        if not message.retain:  # an order is for now, not for whoever comes later
+            tasks.create_task(worker.control.handle(worker.broker, message), name="control message")
+
+    worker.broker.subscribe(Subscription(worker.topics.service_control(worker.service), take))
+
+
+def _require_migrated(engine: Engine) -> None:
+    found, needed = migrations.current(engine), migrations.newest()
+    if found != needed:
+        raise ConfigurationError(
+            f"database: is at version {found or 'none'}, this program needs {needed}: run 'ntppool-monitor db upgrade'"
+        )
+
+
+def _health(worker: Worker) -> str | None:
+    return None if worker.broker.connected else f"not connected to {worker.broker.address}"
+
+
+async def _to_its_end(work: Callable[[], T]) -> T:
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        raise
+
+
+def _leaf(group: BaseExceptionGroup[ConfigurationError]) -> ConfigurationError:
+    inner = group.exceptions[0]
+    return _leaf(inner) if isinstance(inner, BaseExceptionGroup) else inner

@@ -1,0 +1,71 @@
+"""The queue inside the database: who claims what, on MariaDB and SQLite."""
+
+from datetime import datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from runtime.database import open_database
+from runtime.work_queue import REVIEWS, SCORING, WorkQueue
+from schema.tables import servers
+
+NOW = datetime(2026, 1, 2, 3, 4, 5)
+SECOND = timedelta(seconds=1)
+
+
+def add_servers(connection: Connection, *ids: int) -> None:
+    connection.execute(sa.insert(servers), [{"id": i, "ip": f"192.0.2.{i}", "created_on": NOW} for i in ids])
+
+
+@pytest.mark.parametrize("queue", [SCORING, REVIEWS], ids=["scoring", "reviews"])
+def test_due_servers_are_claimed_longest_due_first(engine: Engine, queue: WorkQueue) -> None:
+    with engine.begin() as connection:
+        add_servers(connection, 1, 2, 3, 4)
+        queue.add(connection, [1], NOW)
+        queue.add(connection, [2], NOW - SECOND)
+        queue.add(connection, [3], NOW + SECOND)
+        queue.add(connection, [4], None)
+        assert queue.claim(connection, NOW, 10) == [2, 1]
+        assert queue.claim(connection, NOW, 1) == [2]
+        assert queue.backlog(connection, NOW) == 2
+
+
+def test_done_is_not_claimed_again_until_due(engine: Engine) -> None:
+    with engine.begin() as connection:
+        add_servers(connection, 1)
+        SCORING.add(connection, [1], NOW)
+        SCORING.done(connection, SCORING.claim(connection, NOW, 10))
+        assert SCORING.claim(connection, NOW, 10) == []
+        SCORING.make_due(connection, [1], NOW + SECOND)
+        assert SCORING.claim(connection, NOW + SECOND, 10) == [1]
+
+
+def test_making_due_never_delays(engine: Engine) -> None:
+    with engine.begin() as connection:
+        add_servers(connection, 1)
+        REVIEWS.add(connection, [1], NOW)
+        REVIEWS.make_due(connection, [1], NOW + 9 * SECOND)
+        REVIEWS.add(connection, [1], NOW + 9 * SECOND)
+        assert REVIEWS.claim(connection, NOW, 10) == [1]
+
+
+def test_holding_makes_the_missing_rows(engine: Engine) -> None:
+    with engine.begin() as connection:
+        add_servers(connection, 1, 2)
+        SCORING.add(connection, [2], NOW)
+        SCORING.hold(connection, [2, 1, 2])
+        assert SCORING.claim(connection, NOW, 10) == [2], "holding must not change what is due"
+        SCORING.make_due(connection, [1], NOW)
+        assert SCORING.claim(connection, NOW, 10) == [1, 2]
+
+
+def test_what_one_worker_holds_another_passes_over(mariadb_engine: Engine) -> None:
+    other = open_database(mariadb_engine.url)
+    with mariadb_engine.begin() as connection:
+        add_servers(connection, 1, 2, 3)
+        SCORING.add(connection, [1, 2, 3], NOW)
+    with mariadb_engine.begin() as first, other.begin() as second:
+        assert SCORING.claim(first, NOW, 2) == [1, 2]
+        assert SCORING.claim(second, NOW, 10) == [3]
+    other.dispose()
