@@ -1,0 +1,72 @@
+"""Rule 2: who is out leaves gradually, worst first, active monitors to testing and testing ones to candidate.
+
+Bad performance makes nobody leave when only `target - 2` places would remain (but at least one): better badly
+measured than hardly measured. Violations of constraints go below that, though never down to no active monitor. An
+active monitor that leaves because of a violation goes to testing only if it violates nothing there.
+"""
+
+from selector.eligibility import out_because, would_violate
+from selector.model import PairStatus, State
+from selector.world import Entry, Rule, World
+
+NAME = "rule 2: out"
+
+
+def apply(world: World) -> World:
+    """First from active (it makes testing fuller), then from testing."""
+    for entry in reversed(world.active):
+        if entry.state is State.OUT and obstacle_from_active(world, entry) is None:
+            world = world.move(entry, demoted_to(world, entry), NAME, out_because(entry))
+    for entry in reversed(world.testing):
+        if entry.state is State.OUT and obstacle_from_testing(world, entry) is None:
+            world = world.move(entry, PairStatus.CANDIDATE, NAME, out_because(entry))
+    return world
+
+
+def demoted_to(world: World, entry: Entry) -> PairStatus:
+    """Where an active monitor goes: testing, or candidate if it violates a constraint and would do so in testing."""
+    if entry.violation is not None and would_violate(world, entry, PairStatus.TESTING) is not None:
+        return PairStatus.CANDIDATE
+    return PairStatus.TESTING
+
+
+def obstacle_from_active(world: World, entry: Entry) -> str | None:
+    """Why an active monitor that is out may not leave yet."""
+    if world.active_removals_left <= 0:
+        return f"limit of {world.limit} active removals reached"
+    if world.active_count <= 1:
+        return "the last active monitor never leaves gradually"
+    floor = _floor(world, world.settings.target_active)
+    if entry.violation is None and world.active_count <= floor:
+        return f"only violations leave when {floor} or fewer are active"
+    return None
+
+
+def obstacle_from_testing(world: World, entry: Entry) -> str | None:
+    """Why a testing monitor that is out may not leave yet."""
+    if world.moved(entry):
+        return "already moved in this review"
+    if world.testing_removals_left <= 0:
+        return f"limit of {world.limit} testing removals reached"
+    floor = _floor(world, world.settings.target_testing)
+    if (entry.violation is None or world.emergency) and world.testing_count <= floor:
+        return f"only violations leave when {floor} or fewer are testing"
+    return None
+
+
+def _floor(world: World, target: int) -> int:
+    return max(1, target - world.settings.floor_below_target)
+
+
+def stays(world: World, entry: Entry) -> str | None:
+    """Those that are out and still hold a place."""
+    if entry.state is not State.OUT or world.moved(entry):
+        return None
+    if entry.status is PairStatus.ACTIVE:
+        return f"{out_because(entry)}, but {obstacle_from_active(world, entry)}"
+    if entry.status is PairStatus.TESTING:
+        return f"{out_because(entry)}, but {obstacle_from_testing(world, entry)}"
+    return None
+
+
+RULE = Rule(NAME, "out, worst first: active -> testing, testing -> candidate", apply, stays)

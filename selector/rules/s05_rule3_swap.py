@@ -1,0 +1,78 @@
+"""Rule 3, swaps: a testing monitor that is clearly better takes the place of an active one.
+
+The worst active monitor gives way first, to the best testing one that beats it and may be active once it has gone. If
+nobody can take its place without a violation, the next worst is looked at: a better monitor of the same account
+may only be able to replace its sibling.
+"""
+
+from selector.eligibility import obstacle_to_active
+from selector.model import PairStatus
+from selector.priority import beats
+from selector.rules.s02_rule2_out import demoted_to
+from selector.world import Entry, Rule, World
+
+NAME = "rule 3: swap into active"
+
+
+def apply(world: World) -> World:
+    """One swap after the other, while both limits last."""
+    for loser in reversed(world.active):
+        if no_room(world):
+            break
+        if not world.moved(loser):
+            world = _replace(world, loser)
+    return world
+
+
+def _replace(world: World, loser: Entry) -> World:
+    """The world after the best possible swap for ``loser``, or as it was."""
+    rivals = [entry for entry in world.testing if entry.globally_active and _beats(world, entry, loser)]
+    if not rivals:
+        return world
+    to = demoted_to(world, loser)
+    without = world.move(loser, to, NAME, "makes room")
+    winner = next((entry for entry in rivals if obstacle_to_active(without, entry) is None), None)
+    if winner is None:
+        return world
+    facts = versus(winner, loser)
+    without = world.move(loser, to, NAME, f"gives way to {winner.monitor.name}, {facts}")
+    return without.move(winner, PairStatus.ACTIVE, NAME, f"takes the place of {loser.monitor.name}, {facts}")
+
+
+def _beats(world: World, winner: Entry, loser: Entry) -> bool:
+    return winner.healthy and beats(winner.priority, loser.health, loser.priority, world.settings)
+
+
+def versus(winner: Entry, loser: Entry) -> str:
+    """The comparison that decided a swap."""
+    if not loser.healthy:
+        return f"healthy against {loser.health}"
+    return f"priority {winner.priority} against {loser.priority}"
+
+
+def no_room(world: World) -> str | None:
+    """Why no swap is possible, whoever it be."""
+    if world.promotions_left <= 0:
+        return f"limit of {world.limit} promotions reached"
+    if world.active_removals_left <= 0:
+        return f"limit of {world.limit} active removals reached"
+    return None
+
+
+def stays(world: World, entry: Entry) -> str | None:
+    """Testing monitors that were free to swap in, and active ones that nobody replaced."""
+    if world.moved(entry):
+        return None
+    if entry.status is PairStatus.ACTIVE:
+        rival = next((other for other in world.testing if _beats(world, other, entry)), None)
+        if rival is None:
+            return "no testing monitor is clearly better"
+        blocked = obstacle_to_active(world, rival) or no_room(world) or "it would violate a constraint"
+        return f"{rival.monitor.name} is better, but: {blocked}"
+    if entry.status is PairStatus.TESTING and not obstacle_to_active(world, entry):
+        losers = [other for other in world.active if not world.moved(other) and _beats(world, entry, other)]
+        return no_room(world) if losers else "clearly better than no active monitor"
+    return None
+
+
+RULE = Rule(NAME, "a clearly better testing monitor takes an active place", apply, stays)

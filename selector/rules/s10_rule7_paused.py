@@ -1,0 +1,50 @@
+"""Rule 7: paused pairs whose violation is gone become candidates again, at most 2 per review.
+
+A paused pair is looked at when its last check is 8 hours old (`excess`: 120 hours); in between, what was found then
+is taken to be still so. Those that have waited longest are freed first, and whoever is resolved but not yet
+freed stays due.
+"""
+
+from datetime import UTC, datetime
+
+from selector.assess import check_is_due, recheck_after
+from selector.eligibility import out_because
+from selector.model import PairStatus, State
+from selector.world import Entry, Rule, World
+
+NAME = "rule 7: free paused pairs"
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+def apply(world: World) -> World:
+    """Free the resolved ones, longest wait first."""
+    resolved = [entry for entry in world.paused if obstacle(world, entry) is None]
+    resolved.sort(key=lambda entry: (entry.monitor.last_constraint_check or _NEVER, entry.id))
+    for entry in resolved[: world.settings.freed_per_review]:
+        world = world.move(entry, PairStatus.CANDIDATE, NAME, "violates no constraint any more")
+    return world
+
+
+def obstacle(world: World, entry: Entry) -> str | None:
+    """Why this paused pair stays paused."""
+    if world.moved(entry):
+        return "already moved in this review"
+    if entry.violation is not None:
+        since = "violates" if check_is_due(entry.monitor, world.now, world.settings) else "violated when last checked:"
+        return f"{since} {entry.violation}"
+    if not check_is_due(entry.monitor, world.now, world.settings):
+        return f"is looked at again {recheck_after(entry.monitor, world.settings)} after its last check"
+    if entry.state is State.BLOCK:
+        return out_because(entry)
+    return None
+
+
+def stays(world: World, entry: Entry) -> str | None:
+    """The paused pairs."""
+    if entry.status is not PairStatus.PAUSED or world.moved(entry):
+        return None
+    return obstacle(world, entry) or f"resolved, but only {world.settings.freed_per_review} are freed per review"
+
+
+RULE = Rule(NAME, "paused, due for a look and without a violation -> candidate", apply, stays)
