@@ -68,7 +68,9 @@ def _open_sqlite(url: URL) -> Engine:
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         # A transaction that begins as a reader cannot wait when it becomes a writer: it fails at once.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        # Those who only read (see reading) take no lock, and so neither wait for a writer nor stop one.
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 
