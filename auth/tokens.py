@@ -1,0 +1,232 @@
+"""The tokens that everybody shows to the broker: who may say and hear what, and for how long, signed by us.
+
+A token carries its own permissions, so the broker needs nothing but the key, and a change of the permissions needs no
+change of the broker. The same token works on the pool's Mosquitto (claims ``subs`` and ``publ``, checked by the plugin
+in broker-config) and on a clustered EMQX (claim ``acl``).
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final, Literal
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from schema.names import Environment, InvalidName, check_monitor_name
+from schema.topics import ANY, Topics, shared
+
+MIN_SECRET_BYTES: Final = 48
+"""A shorter HMAC secret is refused: RFC 7518, 3.2 asks for at least the size of the hash, here 384 bits."""
+
+NOT_BEFORE_MARGIN: Final = timedelta(seconds=30)
+"""How far the broker's clock may be behind ours."""
+
+MAX_NAME_BYTES: Final = 253
+"""Of a subject: what a monitor's name, a domain name, can have at most."""
+
+# The broker's plugin strips the same characters, and no others, from its key file.
+_WHITE_SPACE: Final = " \t\r\n\v\f"
+_IN_NO_NAME: Final = frozenset("+#/")
+
+
+class InvalidKey(ValueError):
+    """A key that nothing can be signed with. The message says what would be right and quotes nothing of the key."""
+
+
+class Role(StrEnum):
+    """What somebody is to the system; it decides what the token allows."""
+
+    MONITOR = "monitor"
+    SERVER = "server"
+    OBSERVER = "observer"
+    ADMIN = "admin"
+    EXPORTER = "exporter"
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """What a role may do: topic filters, and the longest life of its tokens."""
+
+    lifetime: timedelta
+    subscribe: tuple[str, ...]
+    publish: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SigningKey:
+    """A key that tokens are signed with, bound to its one algorithm."""
+
+    algorithm: Literal["HS384", "ES384"]
+    _material: bytes | ec.EllipticCurvePrivateKey
+
+    def __repr__(self) -> str:
+        return f"SigningKey({self.algorithm})"
+
+    def verification_text(self) -> str:
+        """What the broker needs to check our tokens: the HMAC secret itself, or the public key as PEM."""
+        if isinstance(self._material, bytes):
+            return self._material.decode()
+        public = self._material.public_key()
+        return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+    def encode(self, claims: dict[str, Any]) -> str:
+        """``claims`` as a signed JWT."""
+        return jwt.encode(claims, self._material, algorithm=self.algorithm)
+
+
+def load_key(text: str) -> SigningKey:
+    """The key in ``text``: a PEM private key on P-384 (ES384), or an HMAC secret (HS384). White space around it is cut.
+
+    Raises:
+        InvalidKey: it is neither.
+    """
+    text = text.strip(_WHITE_SPACE)
+    if text.startswith("-----BEGIN"):
+        return SigningKey("ES384", _private_key(text))
+    secret = text.encode()
+    if len(secret) < MIN_SECRET_BYTES:
+        raise InvalidKey(
+            f"key for tokens: has {len(secret)} bytes, an HMAC secret needs at least {MIN_SECRET_BYTES} "
+            "(make one with: openssl rand -base64 48)"
+        )
+    if b"\0" in secret:
+        raise InvalidKey("key for tokens: contains a NUL character, an HMAC secret must be text")
+    return SigningKey("HS384", secret)
+
+
+def _private_key(pem: str) -> ec.EllipticCurvePrivateKey:
+    make_one = "make one with: openssl ecparam -name secp384r1 -genkey -noout"
+    try:
+        key = load_pem_private_key(pem.encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # The cause may quote the key; TypeError stands for a key behind a passphrase.
+        raise InvalidKey(f"key for tokens: is no unencrypted PEM private key ({make_one})") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise InvalidKey(f"key for tokens: is not an EC key; ES384 needs one on the curve P-384 ({make_one})")
+    if not isinstance(key.curve, ec.SECP384R1):
+        raise InvalidKey(f"key for tokens: is on the curve {key.curve.name}; ES384 needs P-384 ({make_one})")
+    return key
+
+
+def permissions(role: Role, name: str, env: Environment) -> Permissions:
+    """What ``name`` may do in ``env`` as a ``role``."""
+    topics = Topics(env)
+    everything = (topics.everything,)
+    match role:
+        case Role.MONITOR:
+            return Permissions(timedelta(hours=6), _monitor_hears(topics, name), _monitor_says(topics, name))
+        case Role.SERVER:
+            return Permissions(timedelta(hours=6), (*everything, shared(ANY, topics.everything)), everything)
+        case Role.OBSERVER:
+            return Permissions(timedelta(hours=12), everything, ())
+        case Role.ADMIN:
+            return Permissions(timedelta(minutes=5), everything, everything)
+        case Role.EXPORTER:
+            return Permissions(timedelta(days=3 * 365), ("$SYS/#",), ())
+
+
+def _monitor_hears(topics: Topics, name: str) -> tuple[str, ...]:
+    return (
+        topics.request(name, ANY),
+        topics.config(name),
+        topics.assignments(name),
+        topics.acks(name, ANY),
+        topics.monitor_control(name),
+    )
+
+
+def _monitor_says(topics: Topics, name: str) -> tuple[str, ...]:
+    return (
+        topics.status(name),
+        topics.api_test(name),
+        topics.results(name, ANY),
+        topics.data(name, ANY),
+    )
+
+
+def check_name(role: Role, name: str, env: Environment) -> str:
+    """``name`` itself, when a token may be about it: it becomes a user name, a topic level and part of a client id.
+
+    Raises:
+        InvalidName: it has another form; a monitor's must be a monitor's name of ``env``.
+    """
+    if role is Role.MONITOR:
+        return check_monitor_name(name, env)
+    if not name or not name.isprintable() or _IN_NO_NAME & set(name) or len(name.encode()) > MAX_NAME_BYTES:
+        raise InvalidName(
+            f"name {name[:MAX_NAME_BYTES]!r}: must be 1 to {MAX_NAME_BYTES} printable characters without '+', '#', '/'"
+        )
+    return name
+
+
+def sign(
+    key: SigningKey,
+    role: Role,
+    name: str,
+    env: Environment,
+    *,
+    now: datetime | None = None,
+    lifetime: timedelta | None = None,
+) -> str:
+    """A fresh token for ``name``, to be shown to the broker as the password, with ``name`` as the user name.
+
+    Args:
+        now: when its life begins; default: now.
+        lifetime: whole seconds, at most the role's lifetime, which is the default.
+
+    Raises:
+        InvalidName: no token can be about that name.
+        ValueError: the lifetime is not positive or longer than the role's, or ``now`` has no time zone.
+    """
+    return key.encode(claims(role, check_name(role, name, env), env, now or datetime.now(UTC), lifetime))
+
+
+def claims(role: Role, name: str, env: Environment, now: datetime, lifetime: timedelta | None = None) -> dict[str, Any]:
+    """What the token says. See :func:`sign`, which also checks the name."""
+    allowed = permissions(role, name, env)
+    lifetime = allowed.lifetime if lifetime is None else lifetime
+    if not timedelta(seconds=1) <= lifetime <= allowed.lifetime:
+        raise ValueError(f"lifetime {lifetime}: must be 1 s to {allowed.lifetime} for the role {role}")
+    if now.tzinfo is None:
+        raise ValueError(f"now={now}: must have a time zone")
+    issued = int(now.timestamp())
+    return {
+        "sub": name,
+        "iat": issued,
+        "nbf": issued - int(NOT_BEFORE_MARGIN.total_seconds()),
+        "exp": issued + int(lifetime.total_seconds()),
+        "jti": secrets.token_urlsafe(12),
+        "role": role.value,
+        "subs": list(allowed.subscribe),
+        "publ": list(allowed.publish),
+        "acl": _emqx_rules(allowed),
+    }
+
+
+def _emqx_rules(allowed: Permissions) -> list[dict[str, str]]:
+    """The rules of EMQX 5.5 and later, first match wins.
+
+    It takes ``$share/group/`` off a filter before it looks, so shared forms need no rule. What no rule matches would
+    be left to the cluster's other checks, which allow it by default: hence the last rule.
+    """
+    heard = [filter_ for filter_ in allowed.subscribe if not filter_.startswith("$share/")]
+    return [
+        *({"permission": "allow", "action": "subscribe", "topic": topic} for topic in heard),
+        *({"permission": "allow", "action": "publish", "topic": topic} for topic in allowed.publish),
+        {"permission": "deny", "action": "all", "topic": "#"},
+    ]
+
+
+def token_source(key: SigningKey, role: Role, name: str, env: Environment) -> Callable[[], str]:
+    """A function that yields a fresh token each time: what a broker session is handed.
+
+    Raises:
+        InvalidName: now, not later, when no token can be about that name.
+    """
+    check_name(role, name, env)
+    return lambda: sign(key, role, name, env)
