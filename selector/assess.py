@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from operator import itemgetter
 
-from selector.constraints import closeness, crowding
+from selector.constraints import Placed, closeness, crowding
 from selector.model import (
     PAUSE_EXCESS,
     Health,
@@ -16,7 +16,7 @@ from selector.model import (
     ViolationType,
 )
 from selector.priority import SortKey, health, priority, sort_key
-from selector.state import BLOCKED, determine_state
+from selector.state import BLOCKED, determine_state, out_on_its_own
 from selector.world import Entry, World
 
 PLACES = (PairStatus.ACTIVE, PairStatus.TESTING)
@@ -41,14 +41,14 @@ def assess(server: Server, monitors: Iterable[Monitor | Rejected], now: datetime
             ranked.append(_rank(monitor, monitor.pair_status))
     ranked.sort(key=itemgetter(0))
     close = {monitor.id: _close(server, monitor, now, settings) for _, monitor, *_ in ranked}
-    placed = [
-        (monitor, pair)
-        for _, monitor, pair, _, _ in ranked
-        if pair in PLACES and close[monitor.id] is None and monitor.global_status not in BLOCKED
+    remaining = [
+        (monitor, pair, how)
+        for _, monitor, pair, how, _ in ranked
+        if close[monitor.id] is None and monitor.global_status not in BLOCKED
     ]
-    taken = [pair for _, pair in placed] + [rejected.pair_status for rejected in held]
+    taken = [pair for _, pair, _ in remaining] + [rejected.pair_status for rejected in held]
     emergency = PairStatus.ACTIVE not in taken
-    crowded = crowding(placed)
+    crowded = crowding(worth_keeping(remaining))
     entries = []
     for _, monitor, pair, how, points in ranked:
         violation = close[monitor.id] or crowded.get(monitor.id)
@@ -56,6 +56,17 @@ def assess(server: Server, monitors: Iterable[Monitor | Rejected], now: datetime
         entries.append(Entry(monitor.id, monitor, pair, how, points, violation, state))
     statuses = {entry.id: entry.status for entry in entries}
     return World(server, settings, now, tuple(entries), tuple(held), emergency, statuses)
+
+
+def worth_keeping(ranked: Iterable[tuple[Monitor, PairStatus, Health]]) -> list[Placed]:
+    """Those that hold a place, from the most to the least worth keeping when they may not all stay.
+
+    Given best first. Who is out anyway (unhealthy or pending) comes last, so that it never pushes out one that serves
+    the server well; then active comes before testing, and the better before the worse.
+    """
+    placed = [item for item in ranked if item[1] in PLACES]
+    placed.sort(key=lambda item: (out_on_its_own(item[0].global_status, item[2]), item[1] is PairStatus.TESTING))
+    return [(monitor, pair) for monitor, pair, _ in placed]
 
 
 def check_is_due(monitor: Monitor, now: datetime, settings: Settings) -> bool:

@@ -6,9 +6,9 @@ testing) at the server: an account's `limit` (X active, X + 1 testing, X + 1 tog
 in the same /20 or /44).
 
 Of two monitors that may not be there together one has to be chosen. `crowding` goes through the places from the most
-to the least worth keeping (active before testing, then by the order of `selector.priority`) and keeps whoever fits
-with those kept before; the rest is flagged. So the answer does not depend on the order of rows, those kept violate
-nothing among themselves, and when all flagged ones have left, nobody else is flagged: it settles.
+to the least worth keeping (see `selector.assess.worth_keeping`) and keeps whoever fits with those kept before; the rest
+is flagged. So the answer does not depend on the order of rows, those kept violate nothing among themselves, and
+when all flagged ones have left, nobody else is flagged: it settles.
 
 A candidate holds no place and so cannot violate the latter two; whether it would is checked when it is to be promoted.
 """
@@ -49,18 +49,15 @@ def conflict(monitor: Monitor, status: PairStatus, others: Iterable[Placed]) -> 
 
 
 def crowding(placed: Sequence[Placed]) -> dict[int, ViolationType]:
-    """The flagged ones among those that hold a place, given best first."""
+    """The flagged ones among those that hold a place, given most worth keeping first."""
     kept: list[Placed] = []
     flagged: dict[int, ViolationType] = {}
-    for status in (PairStatus.ACTIVE, PairStatus.TESTING):
-        for place in placed:
-            if place[1] is not status:
-                continue
-            violation = conflict(*place, kept)
-            if violation is None:
-                kept.append(place)
-            else:
-                flagged[place[0].id] = violation
+    for monitor, status in placed:
+        violation = conflict(monitor, status, kept)
+        if violation is None:
+            kept.append((monitor, status))
+        else:
+            flagged[monitor.id] = violation
     return flagged
 
 

@@ -6,7 +6,7 @@ Pure: no database, no clock, no log. The same values in any order give the same 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from selector.assess import assess, check_is_due
+from selector.assess import assess, check_is_due, worth_keeping
 from selector.constraints import crowding
 from selector.model import (
     PAUSE_CONSTRAINT,
@@ -54,7 +54,9 @@ def _records(world: World) -> Iterable[PairRecord]:
     cleared with it. The time of the check is written where it matters: with every other change of the row,
     and for a paused pair that was looked at and stays paused (it decides when it is looked at again).
     """
-    crowded = crowding(world.placed)
+    crowded = crowding(
+        worth_keeping((entry.monitor, world.statuses[entry.id], entry.health) for entry in world.entries)
+    )
     for entry in world.entries:
         record = _record(world, entry, crowded)
         if record is not None:

@@ -5,6 +5,11 @@ from selector.model import GlobalStatus, Health, PairStatus, State, ViolationTyp
 BLOCKED = frozenset({GlobalStatus.PAUSED, GlobalStatus.DELETED})
 
 
+def out_on_its_own(global_status: GlobalStatus, health: Health) -> bool:
+    """Whether the monitor is to leave whatever the constraints say."""
+    return global_status is GlobalStatus.PENDING or health is Health.UNHEALTHY
+
+
 def determine_state(
     global_status: GlobalStatus,
     pair_status: PairStatus,
@@ -12,18 +17,16 @@ def determine_state(
     violation: ViolationType | None,
     emergency: bool,
 ) -> State:
-    """The first that applies decides.
+    """The first that applies decides: blocked, out, pending, in.
 
     In an emergency (no active monitor at all) `limit` and `network_diversity` are seen but push nobody out: else the
     clean-up would undo the rescue for ever.
     """
     if global_status in BLOCKED:
         return State.BLOCK
-    if global_status is GlobalStatus.PENDING:
+    if out_on_its_own(global_status, health):
         return State.OUT
     if violation is not None and (violation.unchangeable or not emergency):
-        return State.OUT
-    if health is Health.UNHEALTHY:
         return State.OUT
     if pair_status is PairStatus.TESTING and global_status is GlobalStatus.TESTING:
         return State.PENDING

@@ -67,8 +67,8 @@ def stays(world: World, entry: Entry) -> str | None:
         rival = next((other for other in world.testing if _beats(world, other, entry)), None)
         if rival is None:
             return "no testing monitor is clearly better"
-        blocked = obstacle_to_active(world, rival) or no_room(world) or "it would violate a constraint"
-        return f"{rival.monitor.name} is better, but: {blocked}"
+        without = world.move(entry, demoted_to(world, entry), NAME, "makes room")
+        return f"{rival.monitor.name} is better, but: {obstacle_to_active(without, rival) or no_room(world)}"
     if entry.status is PairStatus.TESTING and not obstacle_to_active(world, entry):
         losers = [other for other in world.active if not world.moved(other) and _beats(world, entry, other)]
         return no_room(world) if losers else "clearly better than no active monitor"

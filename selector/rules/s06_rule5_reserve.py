@@ -1,8 +1,8 @@
 """Rule 5, first part: while active places are free, reserved places of testing go to globally active candidates.
 
-Into a free place of testing if there is one; else in place of a testing monitor that cannot become active, whatever its
-priority: the worst globally testing one, and if there is none, the worst of those that may not become
-active for another reason. See `selector.reserve` for what is reserved and why.
+Into a free place of testing if there is one; else, or if a constraint keeps everybody out of it, in place of a testing
+monitor that cannot become active, whatever its priority: the worst globally testing one, and if there is none, the
+worst of those that may not become active for another reason. `selector.reserve` says what is reserved and why.
 """
 
 from selector.eligibility import obstacle_to_testing
@@ -39,7 +39,9 @@ def _fill_one(world: World) -> World:
     if not any(entry.globally_active and entry.healthy for entry in world.candidates):
         return world
     if world.testing_count < world.testing_target:
-        return _enter(world, _best(world))
+        winner = _best(world)
+        if winner is not None:
+            return _enter(world, winner)
     if world.testing_removals_left > 0:
         for loser in _displaceable(world):
             without = world.move(loser, PairStatus.CANDIDATE, NAME, "makes room for a globally active monitor")
@@ -69,9 +71,7 @@ def _obstacle(world: World, entry: Entry) -> str | None:
     return None if may_become_active(world, entry) else "could not become active without a violation"
 
 
-def _enter(world: World, winner: Entry | None) -> World:
-    if winner is None:
-        return world
+def _enter(world: World, winner: Entry) -> World:
     why = f"{len(reserved(world))} of {places(world)} reserved places held; {merit(winner)}"
     return world.move(winner, PairStatus.TESTING, NAME, why)
 

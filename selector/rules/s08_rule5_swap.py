@@ -62,8 +62,8 @@ def stays(world: World, entry: Entry) -> str | None:
             return "no candidate is clearly better"
         if entry.id in protected(world):
             return "holds a reserved place"
-        blocked = obstacle_to_testing(world, rival) or no_room(world) or "it would violate a constraint"
-        return f"{rival.monitor.name} is better, but: {blocked}"
+        without = world.move(entry, PairStatus.CANDIDATE, NAME, "makes room")
+        return f"{rival.monitor.name} is better, but: {obstacle_to_testing(without, rival) or no_room(world)}"
     if entry.status is PairStatus.CANDIDATE and not obstacle_to_testing(world, entry):
         losers = [other for other in world.testing if not world.moved(other) and _beats(world, entry, other)]
         return no_room(world) if losers else "clearly better than no testing monitor"
