@@ -1,0 +1,127 @@
+"""The step table: every line with the case just inside and just outside, and where scores settle."""
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schema.messages import Result
+from scorer.steps import BEST_SCORE, Step, next_score, step
+
+TS = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def result(**fields: Any) -> Result:
+    return Result(server_id=1, ip="192.0.2.1", ts=TS, **{"stratum": 2, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"no_response": True}, Step(-5.0)),
+        ({"no_response": True, "stratum": 0, "error": "DENY"}, Step(-5.0)),
+        ({"error": "network: no route to host"}, Step(-5.0)),
+        ({"stratum": 0, "error": "RATE"}, Step(-3.5)),
+        ({"stratum": 2, "error": "RATE"}, Step(-4.0)),
+        ({"stratum": 0, "error": "RSTR"}, Step(-10.0, -50.0)),
+        ({"stratum": 0, "error": "DENY", "offset": 0.0}, Step(-10.0, -50.0)),
+        ({"stratum": 1, "error": "DENY"}, Step(-4.0)),
+        ({"stratum": 0}, Step(-2.0, 5.0)),
+        ({"stratum": 0, "error": "", "offset": 9.0}, Step(-2.0, 5.0)),
+        ({"stratum": 0, "error": "INIT"}, Step(-4.0)),
+        ({"stratum": 16, "error": "bad stratum 16", "offset": 0.001}, Step(-4.0)),
+        ({"offset": None}, Step(-4.0)),
+        ({"offset": 3.000001}, Step(-4.0, -20.0)),
+        ({"offset": -3.000001, "stratum": 9}, Step(-4.0, -20.0)),
+        ({"offset": 3.0}, Step(-2.0)),
+        ({"offset": 0.0, "stratum": 8}, Step(-4.0)),
+        ({"offset": 0.0, "stratum": 7}, Step(1.0)),
+        ({"offset": 0.0, "stratum": None}, Step(1.0)),
+        ({"offset": -0.750001}, Step(-2.0)),
+        ({"offset": 0.75}, Step(-2.308 * 0.75 + 0.731)),
+        ({"offset": -0.4}, Step(-2.308 * 0.4 + 0.731)),
+        ({"offset": 0.100001}, Step(-2.308 * 0.100001 + 0.731)),
+        ({"offset": 0.1}, Step(-6.667 * 0.1 + 1.167)),
+        ({"offset": -0.06}, Step(-6.667 * 0.06 + 1.167)),
+        ({"offset": 0.0250001}, Step(1.0)),
+        ({"offset": 0.025}, Step(1.0)),
+        ({"offset": -0.0}, Step(1.0)),
+    ],
+)
+def test_the_table(fields: dict[str, Any], expected: Step) -> None:
+    assert step(result(**fields)) == expected
+
+
+def test_scores_decay_and_are_cut() -> None:
+    assert next_score(20.0, Step(1.0)) == 20.0
+    assert next_score(0.0, Step(-5.0)) == -5.0
+    assert next_score(20.0, Step(-10.0, -50.0)) == -50.0
+    assert next_score(-100.0, Step(-10.0, -50.0)) == -105.0
+    assert next_score(20.0, Step(-2.0, 5.0)) == 5.0
+
+
+def settled(**fields: Any) -> float:
+    score = 0.0
+    for _ in range(500):
+        score = next_score(score, step(result(**fields)))
+    return score
+
+
+@pytest.mark.parametrize(
+    ("fields", "score"),
+    [
+        ({"offset": 0.0}, 20.0),
+        ({"no_response": True}, -100.0),
+        ({"offset": 5.0}, -80.0),
+        ({"offset": 0.4}, 20 * (-2.308 * 0.4 + 0.731)),
+        ({"stratum": 0, "error": "DENY"}, -200.0),
+    ],
+)
+def test_where_it_settles(fields: dict[str, Any], score: float) -> None:
+    assert settled(**fields) == pytest.approx(score, abs=1e-6)
+
+
+results = st.builds(
+    Result,
+    server_id=st.just(1),
+    ip=st.just("192.0.2.1"),
+    ts=st.just(TS),
+    offset=st.none() | st.floats(-10, 10) | st.floats(allow_nan=False, allow_infinity=False),
+    stratum=st.none() | st.integers(0, 255),
+    error=st.none() | st.sampled_from(["", "RATE", "DENY", "RSTR", "XXXX", "network: x", "bad stratum 0"]),
+    no_response=st.booleans(),
+)
+
+
+@given(results)
+def test_a_step_is_one_of_the_table(given_result: Result) -> None:
+    found = step(given_result)
+    assert -10.0 <= found.step <= 1.0
+    assert found.maximum in (None, 5.0, -20.0, -50.0)
+    if found.step > 0:
+        assert given_result.offset is not None
+        assert abs(given_result.offset) < 0.32
+        assert not given_result.error
+
+
+@given(st.lists(results, min_size=1, max_size=50), st.floats(-200, 20))
+def test_scores_stay_within_bounds(series: list[Result], score: float) -> None:
+    for each in series:
+        score = next_score(score, step(each))
+        assert math.isfinite(score)
+        assert -200.0 - 1e-9 <= score <= BEST_SCORE + 1e-9
+
+
+@given(st.floats(0, 4), st.floats(0, 4))
+def test_a_smaller_offset_is_never_worse(a: float, b: float) -> None:
+    near, far = sorted((a, b))
+    better, worse = step(result(offset=near)), step(result(offset=far))
+    assert better.step >= worse.step
+
+
+@given(st.floats(-5, 5))
+def test_the_sign_of_an_offset_does_not_matter(offset: float) -> None:
+    assert step(result(offset=offset)) == step(result(offset=-offset))
