@@ -1,0 +1,150 @@
+"""One transaction of the scorer: claims servers that are due, computes their scores, and writes what changed.
+
+A score is an aggregate of what the ledger holds, so a transaction that is tried again, or a server that is scored
+twice, changes nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy.engine import Connection
+
+from runtime.pool_settings import Intervals
+from runtime.work_queue import REVIEWS, SCORING
+from scorer import store
+from scorer.model import Score, Scorer, latest_per_monitor
+from scorer.news import is_alarming, is_news
+from scorer.scorers import POOL_SCORER
+from scorer.store import Given, ScorerRow, ServerState
+
+
+@dataclass(frozen=True, slots=True)
+class ServerScored:
+    """A scorer computed a server's score."""
+
+    server_id: int
+    scorer: str
+    ts: datetime
+    """Time of the server's newest result: UTC without a zone."""
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What one transaction did."""
+
+    claimed: int = 0
+    """Servers that were due, also those that have no result to be scored by."""
+    scores: tuple[ServerScored, ...] = ()
+    logged: int = 0
+    """Scores that were news."""
+    alarming: tuple[int, ...] = ()
+    """Servers whose score fell so far that they are reviewed now."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """A scorer's verdict on a server."""
+
+    state: ServerState
+    score: Score
+
+    def following(self, before: Given | None) -> Given:
+        """What replaces ``before``: the score as it is now, at the server's newest result; its time never goes back."""
+        if before is None or before.ts is None:
+            return Given(self.state.newest, self.score.score)
+        return Given(max(self.state.newest, before.ts), self.score.score)
+
+
+def score_due(
+    connection: Connection, scorers: Sequence[Scorer], intervals: Intervals, now: datetime, limit: int
+) -> Scored:
+    """Scores up to ``limit`` servers that are due at ``now`` (UTC without a zone) and that nobody else holds."""
+    claimed = SCORING.claim(connection, now, limit)
+    if not claimed:
+        return Scored()
+    rows = store.scorer_rows(connection)
+    excluded = [row.id for row in rows]
+    states = store.server_states(connection, claimed, excluded)
+    scores: list[ServerScored] = []
+    alarming: list[int] = []
+    logged = 0
+    for scorer, row in _at_work(scorers, rows):
+        computed = _compute(connection, scorer, states, intervals, excluded)
+        before = store.scores_of(connection, row.id, [c.state.id for c in computed])
+        if scorer.name == POOL_SCORER:
+            alarming = _alarm(connection, computed, before, now)
+            _write_servers(connection, computed)
+        _write_pairs(connection, row.id, computed, before, now)
+        logged += _write_news(connection, row.id, computed)
+        scores += [ServerScored(c.state.id, scorer.name, c.state.newest, c.score.score) for c in computed]
+    SCORING.done(connection, claimed)
+    return Scored(len(claimed), tuple(scores), logged, tuple(alarming))
+
+
+def _at_work(scorers: Sequence[Scorer], rows: Sequence[ScorerRow]) -> list[tuple[Scorer, ScorerRow]]:
+    """Each scorer with its row; those that operators have paused or deleted are left out."""
+    live = {row.tls_name: row for row in reversed(rows) if row.status in ("active", "testing")}
+    return [(scorer, live[scorer.tls_name]) for scorer in scorers if scorer.tls_name in live]
+
+
+def _compute(
+    connection: Connection,
+    scorer: Scorer,
+    states: Sequence[ServerState],
+    intervals: Intervals,
+    excluded: Sequence[int],
+) -> list[_Computed]:
+    """What :meth:`Scorer.compute` says, asking for the results of a tier only where none before it decided."""
+    computed: list[_Computed] = []
+    undecided = {state.id: state for state in states}
+    for tier in scorer.tiers(intervals):
+        if undecided:
+            results = store.tier_results(connection, undecided.values(), tier, excluded)
+            computed += [
+                _Computed(undecided.pop(server_id), scorer.choose(latest_per_monitor(of_server)))
+                for server_id, of_server in results.items()
+            ]
+    return computed
+
+
+def _alarm(
+    connection: Connection, computed: Sequence[_Computed], before: Mapping[int, Given], now: datetime
+) -> list[int]:
+    """Makes servers due for review whose score fell. It is the first thing that is written of a server, since the
+    selector, too, holds a server's review before it writes anything else of the server."""
+    scored_before = {server_id: given.score for server_id, given in before.items() if given.ts is not None}
+    alarming = sorted(
+        c.state.id
+        for c in computed
+        if c.state.id in scored_before and is_alarming(c.score.score, scored_before[c.state.id])
+    )
+    REVIEWS.add(connection, alarming, now)
+    REVIEWS.make_due(connection, alarming, now)
+    return alarming
+
+
+def _write_servers(connection: Connection, computed: Sequence[_Computed]) -> None:
+    after = {c.state.id: c.following(c.state.given) for c in computed}
+    changed = {c.state.id for c in computed if c.state.given != after[c.state.id]}
+    store.write_server_scores(connection, {server_id: after[server_id] for server_id in changed})
+
+
+def _write_pairs(
+    connection: Connection, scorer_id: int, computed: Sequence[_Computed], before: Mapping[int, Given], now: datetime
+) -> None:
+    after = {c.state.id: c.following(before.get(c.state.id)) for c in computed}
+    changed = {server_id: given for server_id, given in after.items() if given != before.get(server_id)}
+    store.write_pair_scores(connection, scorer_id, changed, before.keys(), now)
+
+
+def _write_news(connection: Connection, scorer_id: int, computed: Sequence[_Computed]) -> int:
+    last = store.last_logged(connection, scorer_id, [c.state for c in computed])
+    news = {
+        c.state.id: (c.state.newest, c.score)
+        for c in computed
+        if is_news(c.score.score, c.state.newest, last.get(c.state.id))
+    }
+    store.write_log(connection, scorer_id, news)
+    return len(news)

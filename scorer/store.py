@@ -1,0 +1,241 @@
+"""The scorer's part of the ledger: the latest results of many servers in few queries, and what a score changes.
+
+All of it runs inside one transaction that holds the servers' rows of the scoring queue. Nobody else scores these
+servers or stores results of theirs meanwhile, so what is read here is still so when the scores are written.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from schema.messages import MonitorStatus
+from schema.tables import log_scores, monitors, scoring_queue, server_scores, servers
+from scorer.model import PairScore, Score, Tier
+from scorer.news import SAME_FOR, Logged
+
+_CHUNK: Final = 200
+"""Servers in one statement."""
+
+_REVIEW_INDEX: Final = "FORCE INDEX (log_scores_review)"
+"""It holds all that is asked for, in order of time. Statistics of a growing table sometimes suggest another one, and
+then a query reads the log of weeks instead of minutes."""
+
+
+class Given(NamedTuple):
+    """A score as ``servers`` and ``server_scores`` hold it."""
+
+    ts: datetime | None
+    """Of the server's newest result; None: not scored yet."""
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """A server as the last scoring left it."""
+
+    id: int
+    newest: datetime
+    """Time of its newest result."""
+    given: Given
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerRow:
+    """A scorer's row of ``monitors``."""
+
+    id: int
+    tls_name: str
+    status: MonitorStatus
+
+
+def is_due(connection: Connection, now: datetime) -> bool:
+    """Whether any server waits for its score."""
+    return (
+        connection.scalar(sa.select(scoring_queue.c.server_id).where(scoring_queue.c.due_on <= now).limit(1))
+        is not None
+    )
+
+
+def servers_after(server_id: int, limit: int) -> sa.Select[Any]:
+    """The ids of up to ``limit`` servers that follow ``server_id``, in order."""
+    return sa.select(servers.c.id).where(servers.c.id > server_id).order_by(servers.c.id).limit(limit)
+
+
+def one_server(server_id: int) -> sa.Select[Any]:
+    """The id of that server, if there is one."""
+    return sa.select(servers.c.id).where(servers.c.id == server_id)
+
+
+def scorer_rows(connection: Connection) -> list[ScorerRow]:
+    """All scorers that the ledger knows, ours or not, by id."""
+    m = monitors.c
+    query = sa.select(m.id, m.tls_name, m.status).where(m.type == "score").order_by(m.id)
+    return [ScorerRow(*row) for row in connection.execute(query)]
+
+
+def add_scorer(connection: Connection, name: str, tls_name: str, now: datetime) -> None:
+    """Makes the row of a scorer. It has no address and belongs to no protocol."""
+    connection.execute(
+        sa.insert(monitors).values(
+            type="score", hostname=name, tls_name=tls_name, status="active", config="{}", created_on=now
+        )
+    )
+
+
+def server_states(connection: Connection, server_ids: Collection[int], scorers: Collection[int]) -> list[ServerState]:
+    """The servers among ``server_ids`` that have any result not written by one of the ``scorers``."""
+    log = _log("newest")
+    newest = (
+        _hinted(sa.select(log.c.ts), log)
+        .where(log.c.server_id == servers.c.id, log.c.monitor_id.not_in(scorers))
+        .order_by(log.c.ts.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    s = servers.c
+    query = sa.select(s.id, newest.label("newest"), s.score_ts, s.score_raw).where(s.id.in_(server_ids))
+    return [
+        ServerState(server_id, newest_ts, Given(score_ts, score_raw))
+        for server_id, newest_ts, score_ts, score_raw in connection.execute(query)
+        if newest_ts is not None
+    ]
+
+
+def tier_results(
+    connection: Connection, states: Iterable[ServerState], tier: Tier, scorers: Collection[int]
+) -> dict[int, list[PairScore]]:
+    """The results that ``tier`` may look at, of the servers that have any."""
+    log, pair = _log("log"), server_scores.alias("pair")
+    columns = (log.c.server_id, log.c.id, log.c.monitor_id, pair.c.status, log.c.ts, log.c.score, log.c.step, log.c.rtt)
+    query = (
+        _hinted(sa.select(*columns), log)
+        # In the order as written: from the few rows of the window to their pairs, never the other way round.
+        .prefix_with("STRAIGHT_JOIN", dialect="mysql")
+        .prefix_with("STRAIGHT_JOIN", dialect="mariadb")
+        .join_from(log, pair, sa.and_(pair.c.server_id == log.c.server_id, pair.c.monitor_id == log.c.monitor_id))
+        .where(pair.c.status.in_(tier.statuses), log.c.monitor_id.not_in(scorers), _since(log, states, tier.window))
+    )
+    results: defaultdict[int, list[PairScore]] = defaultdict(list)
+    for server_id, *result in connection.execute(query):
+        results[server_id].append(PairScore(*result))
+    return dict(results)
+
+
+def scores_of(connection: Connection, scorer_id: int, server_ids: Collection[int]) -> dict[int, Given]:
+    """What a scorer has given to these servers, where it has a row for them."""
+    c = server_scores.c
+    query = sa.select(c.server_id, c.score_ts, c.score_raw)
+    rows = connection.execute(query.where(c.monitor_id == scorer_id, c.server_id.in_(server_ids)))
+    return {server_id: Given(ts, score) for server_id, ts, score in rows}
+
+
+def last_logged(connection: Connection, scorer_id: int, states: Collection[ServerState]) -> dict[int, Logged]:
+    """The scorer's newest log row of each server, where there is one that may make the next one no news."""
+    if not states:
+        return {}
+    log = _log("log")
+    query = _hinted(sa.select(log.c.server_id, log.c.ts, log.c.score, log.c.id), log)
+    rows = connection.execute(query.where(log.c.monitor_id == scorer_id, _since(log, states, SAME_FOR)))
+    newest: dict[int, tuple[datetime, int, float]] = {}
+    for server_id, ts, score, log_score_id in rows:
+        newest[server_id] = max(newest.get(server_id, (ts, log_score_id, score)), (ts, log_score_id, score))
+    return {server_id: Logged(ts, score) for server_id, (ts, _, score) in newest.items()}
+
+
+def write_pair_scores(
+    connection: Connection,
+    scorer_id: int,
+    scores: Mapping[int, Given],
+    known: Collection[int],
+    now: datetime,
+) -> None:
+    """Writes time and score of these servers to the scorer's rows of ``server_scores``; ``known`` are there already."""
+    c = server_scores.c
+    there = {server_id: score for server_id, score in scores.items() if server_id in known}
+    _update_scores(connection, server_scores, c.server_id, there, c.monitor_id == scorer_id)
+    new = [
+        {
+            "monitor_id": scorer_id,
+            "server_id": s,
+            "score_ts": ts,
+            "score_raw": raw,
+            "status": "active",
+            "created_on": now,
+        }
+        for s, (ts, raw) in sorted(scores.items())
+        if s not in known
+    ]
+    if new:
+        connection.execute(sa.insert(server_scores), new)
+
+
+def write_server_scores(connection: Connection, scores: Mapping[int, Given]) -> None:
+    """Writes time and score of these servers to ``servers``."""
+    _update_scores(connection, servers, servers.c.id, scores)
+
+
+def write_log(connection: Connection, scorer_id: int, scores: Mapping[int, tuple[datetime, Score]]) -> None:
+    """Adds a row to the log for each of these servers."""
+    rows = [
+        {
+            "monitor_id": scorer_id,
+            "server_id": server_id,
+            "ts": ts,
+            "score": score.score,
+            "step": score.step,
+            "attributes": None if score.from_ls_id is None else _attributes(score.from_ls_id),
+        }
+        for server_id, (ts, score) in sorted(scores.items())
+    ]
+    if rows:
+        connection.execute(sa.insert(log_scores), rows)
+
+
+def _attributes(from_ls_id: int) -> str:
+    return msgspec.json.encode({"from_ls_id": from_ls_id}).decode()
+
+
+def _log(name: str) -> sa.FromClause:
+    return log_scores.alias(name)
+
+
+def _hinted(query: sa.Select[Any], log: sa.FromClause) -> sa.Select[Any]:
+    return query.with_hint(log, _REVIEW_INDEX, "mysql").with_hint(log, _REVIEW_INDEX, "mariadb")
+
+
+def _since(log: sa.FromClause, states: Iterable[ServerState], window: timedelta) -> sa.ColumnElement[bool]:
+    """Rows of each server from ``window`` before its newest result on.
+
+    Servers that are scored together were mostly measured together, so their windows begin in few different seconds.
+    """
+    begins: defaultdict[datetime, list[int]] = defaultdict(list)
+    for state in states:
+        begins[state.newest - window].append(state.id)
+    return sa.or_(*(sa.and_(log.c.server_id.in_(ids), log.c.ts >= begin) for begin, ids in begins.items()))
+
+
+def _update_scores(
+    connection: Connection,
+    table: sa.Table,
+    server_id: sa.Column[Any],
+    scores: Mapping[int, Given],
+    *where: sa.ColumnElement[bool],
+) -> None:
+    """One statement for many rows: a round trip for each would take most of the time of a scoring."""
+    for chunk in _chunks(sorted(scores)):
+        ts = sa.case({s: scores[s][0] for s in chunk}, value=server_id)
+        raw = sa.case({s: scores[s][1] for s in chunk}, value=server_id)
+        connection.execute(sa.update(table).where(server_id.in_(chunk), *where).values(score_ts=ts, score_raw=raw))
+
+
+def _chunks(ids: Sequence[int]) -> Iterator[list[int]]:
+    remaining = iter(ids)
+    while chunk := list(islice(remaining, _CHUNK)):
+        yield chunk

@@ -1,0 +1,149 @@
+"""The scorer's worker: keeps the scores of all servers up with their results.
+
+It looks into the queue five times a second and is not woken by messages. A look at an empty queue is one read of an
+index, less than the messages that would save it; and the pause gathers the results of many servers into one
+transaction, where a wake-up for each would commit each alone.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from runtime.control import CommandRefused
+from runtime.database import from_db, reading, transaction, utc_now
+from runtime.work_queue import SCORING
+from runtime.worker import Worker
+from schema.messages import ControlCommand, ScoreComputed
+from scorer import store
+from scorer.model import Scorer
+from scorer.scorers import all_scorers
+from scorer.scoring import Scored, ServerScored, score_due
+
+log = logging.getLogger(__name__)
+
+POLL: Final = 0.2
+"""Seconds between two looks into an empty queue: what a result waits at most, a fifth of what it may."""
+
+_MAX_ID: Final = 2**32 - 1
+"""Of a server; SQLite would choke on a much larger number."""
+
+_RESCORE_STEP: Final = 1_000
+"""Servers that one transaction of ``rescore`` makes due."""
+
+
+async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
+    """Starts scoring, and takes the command ``rescore``."""
+    scorers = all_scorers()
+    await worker.in_database(partial(add_missing_scorers, worker.engine, scorers))
+    worker.status["scorers"] = [scorer.name for scorer in scorers]
+    worker.control.add("rescore", partial(_rescore, worker))
+    tasks.create_task(_Scoring(worker, scorers).run(), name="scoring")
+
+
+def add_missing_scorers(engine: Engine, scorers: Sequence[Scorer]) -> None:
+    """Makes the rows of the scorers that the ledger does not know yet."""
+
+    def work(connection: Connection) -> None:
+        known = {row.tls_name for row in store.scorer_rows(connection)}
+        for scorer in scorers:
+            if scorer.tls_name not in known:
+                store.add_scorer(connection, scorer.name, scorer.tls_name, utc_now())
+                log.info("scorer %s is new to the ledger", scorer.name)
+
+    if engine.dialect.name != "sqlite":
+        # No key keeps two workers from making the same row, since a scorer belongs to no protocol; reading under
+        # locks does. SQLite's transactions follow each other anyway.
+        engine = engine.execution_options(isolation_level="SERIALIZABLE")
+    transaction(engine, work)
+
+
+class _Scoring:
+    """The loop, and its numbers."""
+
+    def __init__(self, worker: Worker, scorers: Sequence[Scorer]) -> None:
+        meter = worker.telemetry.meter
+        self._worker = worker
+        self._scorers = scorers
+        self._total = 0
+        self._servers = meter.create_counter("ntppool.scorer.servers", description="servers scored")
+        self._logged = meter.create_counter("ntppool.scorer.logged", description="scores that were news")
+        self._alarms = meter.create_counter("ntppool.scorer.alarms", description="servers sent to review by a fall")
+        self._seconds = meter.create_histogram("ntppool.scorer.batch", unit="s", description="time of one transaction")
+        self._backlog = meter.create_gauge("ntppool.scorer.backlog", description="servers that wait for their score")
+
+    async def run(self) -> None:
+        """Scores what is due, until cancelled."""
+        while True:
+            scored, seconds, backlog = await self._worker.in_database(self._once)
+            self._count(scored, seconds, backlog)
+            for score in scored.scores:
+                self._tell(score)
+            if backlog == 0:
+                await asyncio.sleep(POLL)
+
+    def _once(self) -> tuple[Scored, float, int]:
+        """One transaction: what it did, its time (s), and how many servers still wait. Blocks on the database."""
+        worker, now = self._worker, utc_now()
+        pool = worker.pool.get()
+        with reading(worker.engine) as connection:
+            if not store.is_due(connection, now):
+                return Scored(), 0.0, 0
+        began = time.monotonic()
+        limit = pool.scorer.batch_size
+        with worker.telemetry.tracer.start_as_current_span("score") as span:
+            scored = transaction(worker.engine, lambda c: score_due(c, self._scorers, pool.monitors, now, limit))
+            span.set_attribute("servers", scored.claimed)
+        seconds = time.monotonic() - began
+        if scored.claimed < limit:
+            return scored, seconds, 0
+        with reading(worker.engine) as connection:
+            return scored, seconds, SCORING.backlog(connection, utc_now())
+
+    def _count(self, scored: Scored, seconds: float, backlog: int) -> None:
+        self._backlog.set(backlog)
+        self._worker.status["backlog"] = backlog
+        if not scored.claimed:
+            return
+        self._total += scored.claimed
+        self._servers.add(scored.claimed)
+        self._logged.add(scored.logged)
+        self._alarms.add(len(scored.alarming))
+        self._seconds.record(seconds)
+        last = {"servers": scored.claimed, "seconds": round(seconds, 3)}
+        self._worker.status.update(scored=self._total, last_batch=last)
+
+    def _tell(self, scored: ServerScored) -> None:
+        event = ScoreComputed(
+            server_id=scored.server_id, scorer=scored.scorer, ts=from_db(scored.ts), score=scored.score
+        )
+        self._worker.live.offer(self._worker.topics.score_event(scored.server_id), event)
+
+
+async def _rescore(worker: Worker, order: ControlCommand) -> Mapping[str, Any]:
+    """Makes a server, or all, due; their scores follow within moments."""
+
+    async def make_due(which: sa.Select[Any]) -> list[int]:
+        return await worker.in_database(lambda: transaction(worker.engine, partial(_make_due, which)))
+
+    if order.server_id is not None:
+        if not 0 < order.server_id <= _MAX_ID or not await make_due(store.one_server(order.server_id)):
+            raise CommandRefused(f"there is no server {order.server_id}")
+        return {"servers": 1}
+    last, total = 0, 0
+    while ids := await make_due(store.servers_after(last, _RESCORE_STEP)):
+        last, total = ids[-1], total + len(ids)
+    return {"servers": total}
+
+
+def _make_due(which: sa.Select[Any], connection: Connection) -> list[int]:
+    ids = list(connection.scalars(which))
+    now = utc_now()
+    SCORING.add(connection, ids, now)
+    SCORING.make_due(connection, ids, now)
+    return ids
