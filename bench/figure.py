@@ -1,4 +1,4 @@
-"""What a benchmark prints: one JSON object a figure, with its unit, its bound and the conditions it was measured under."""
+"""What a benchmark prints: one JSON object a figure, with its unit, its bound and the conditions."""
 
 import json
 import os
@@ -39,7 +39,7 @@ class Figure:
             "unit": self.unit,
             **{key: value for key, value in bounds.items() if value is not None},
             "conditions": dict(self.conditions),
-            "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}",
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
             "date": datetime.now(UTC).date().isoformat(),
         }
 
