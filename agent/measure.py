@@ -1,0 +1,33 @@
+"""Offset and round-trip time from the four timestamps of an exchange (RFC 5905, section 8)."""
+
+import msgspec
+
+from agent.timestamps import Timestamp, difference, to_seconds
+
+
+class Measurement(msgspec.Struct, frozen=True, gc=False):
+    """What the four timestamps say."""
+
+    offset: float
+    """Seconds; positive: the server's clock is ahead of ours."""
+    rtt: float
+    """Seconds on the way, both directions, without the time that the server held the request. Never negative."""
+
+
+def measure(t1: Timestamp, t2: Timestamp, t3: Timestamp, t4: Timestamp) -> Measurement | None:
+    """The measurement, or None when the server left out one of its timestamps (zero).
+
+    Args:
+        t1: our clock when the request left.
+        t2: the server's clock when it arrived.
+        t3: the server's clock when the reply left.
+        t4: our clock when it arrived.
+
+    A server whose clock is coarse, or that lies, may claim to have held the request for longer than we waited; the
+    round-trip time is then zero.
+    """
+    if t2 == 0 or t3 == 0:
+        return None
+    there, back = difference(t2, t1), difference(t3, t4)
+    elapsed, held = difference(t4, t1), difference(t3, t2)
+    return Measurement(offset=to_seconds((there + back) / 2), rtt=max(0.0, to_seconds(elapsed - held)))

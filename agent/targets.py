@@ -1,0 +1,101 @@
+"""Which addresses an agent may be told to send packets to. The order comes from the pool; the network is the host's."""
+
+import ipaddress
+from typing import Final
+
+import msgspec
+
+from schema.names import Environment, IpVersion
+
+NTP_PORT: Final = 123
+FAMILY_OF: Final[dict[int, IpVersion]] = {4: "v4", 6: "v6"}
+
+
+class TargetRefused(ValueError):
+    """This address is not one to probe; the message says why."""
+
+
+class Target(msgspec.Struct, frozen=True, gc=False):
+    """An address that may be probed."""
+
+    ip: str
+    """In the form that the operating system writes it."""
+    port: int
+    ipv: IpVersion
+
+    def __str__(self) -> str:
+        if self.port == NTP_PORT:
+            return self.ip
+        return f"[{self.ip}]:{self.port}" if self.ipv == "v6" else f"{self.ip}:{self.port}"
+
+
+class TargetRules(msgspec.Struct, frozen=True, gc=False):
+    """What this agent may probe."""
+
+    env: Environment
+    allow_private: bool = False
+    """Only in ``devel``, where a fleet of simulated servers has loopback addresses."""
+
+    def check(self, ip: str, port: int = NTP_PORT, ipv: IpVersion | None = None) -> Target:
+        """The target at ``ip`` and ``port``, of protocol ``ipv`` unless that is None.
+
+        Raises:
+            TargetRefused: it is no address, of the other protocol, in a private network, or on another port than 123.
+        """
+        try:
+            address = ipaddress.ip_address(ip)
+        except ValueError:
+            raise TargetRefused(f"{ip[:64]!r} is no IP address") from None
+        family = FAMILY_OF[address.version]
+        if ipv is not None and family != ipv:
+            raise TargetRefused(f"{address} is not an address of IP{ipv}")
+        if isinstance(address, ipaddress.IPv6Address) and (address.scope_id or address.ipv4_mapped):
+            raise TargetRefused(f"{address} is an IPv4 address or bound to an interface")
+        if port != NTP_PORT and self.env != "devel":
+            raise TargetRefused(f"{address} port {port}: another port than 123 is for devel only")
+        if not self._may_be_private and (kind := _private_kind(address)):
+            raise TargetRefused(f"{address} is {kind}")
+        if address.is_multicast or address.is_unspecified:
+            raise TargetRefused(f"{address} is no address of one host")
+        return Target(str(address), port, family)
+
+    def parse(self, text: str, ipv: IpVersion | None = None) -> Target:
+        """The target written as ``address``, ``address:port`` or ``[address]:port``.
+
+        Raises:
+            TargetRefused: as :meth:`check`, or it has none of these forms.
+        """
+        ip, port = _split_port(text)
+        return self.check(ip, port, ipv)
+
+    @property
+    def _may_be_private(self) -> bool:
+        return self.allow_private and self.env == "devel"
+
+
+def _split_port(text: str) -> tuple[str, int]:
+    if text.startswith("["):
+        ip, bracket, rest = text[1:].partition("]")
+        port = rest.removeprefix(":") if rest.startswith(":") else ("" if bracket and not rest else "?")
+    elif text.count(":") == 1:
+        ip, _, port = text.partition(":")
+        port = port or "?"
+    else:
+        ip, port = text, ""
+    if not port:
+        return ip, NTP_PORT
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
+        raise TargetRefused(f"{text[:80]!r} must be an address, address:port or [address]:port")
+    return ip, int(port)
+
+
+def _private_kind(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str | None:
+    if address.is_loopback:
+        return "a loopback address"
+    if address.is_link_local:
+        return "a link-local address"
+    if address.is_multicast:
+        return "a multicast address"
+    if address.is_unspecified:
+        return "the unspecified address"
+    return None if address.is_global else "not a public address"

@@ -1,0 +1,172 @@
+"""A UDP socket that knows when its packets really left and arrived.
+
+The interpreter sees a packet when it gets round to it: in a busy process milliseconds late. The kernel stamps packets
+on their way in and out, and we ask it for these times. All times are Unix time in nanoseconds, by the same clock.
+"""
+
+import errno
+import socket
+import struct
+import sys
+import time
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+_LARGEST: Final = 512
+"""Bytes read of a packet; what NTP needs is in the first 48."""
+
+_CONTROL_SPACE: Final = 512
+"""Bytes for the kernel's messages beside a packet."""
+
+# From linux/include/uapi/asm-generic/socket.h and net_tstamp.h; Python 3.11 has no names for them.
+_LINUX_TIMESTAMPNS: Final = 35
+_LINUX_TIMESTAMPING: Final = 37
+_TX_SOFTWARE: Final = 1 << 1
+_SOFTWARE: Final = 1 << 4
+_TIMESTAMP_ONLY: Final = 1 << 11
+_MSG_ERRQUEUE: Final = 0x2000
+
+# From FreeBSD's sys/socket.h.
+_FREEBSD_TIMESTAMP: Final = 0x0400
+_FREEBSD_SCM_TIMESTAMP: Final = 0x02
+
+_TWO_LONGS: Final = struct.Struct("@ll")
+"""``struct timespec``, or ``struct timeval`` on FreeBSD."""
+
+_MAX_SENDING: Final = 1_000_000_000
+"""Nanoseconds within which the kernel's transmit stamp must follow our own."""
+
+
+class Datagram(msgspec.Struct, frozen=True, gc=False):
+    """A packet that arrived."""
+
+    data: bytes
+    source: tuple[str, int]
+    at: int
+    by_kernel: bool
+    """Whether the kernel stamped it; otherwise we did, after the fact."""
+
+
+class UdpSocket:
+    """A socket for one exchange: bound, connected to one peer, not blocking. A context manager.
+
+    Args:
+        peer: address and port.
+        source: local address to send from; None or an address that this host does not have: the kernel's choice.
+
+    Raises:
+        OSError: the peer cannot be reached, or no socket can be made.
+    """
+
+    def __init__(self, peer: tuple[str, int], source: str | None) -> None:
+        family = socket.AF_INET6 if ":" in peer[0] else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self.source_is_foreign = False
+        """The source address is not one of this host's, and was not used."""
+        self._sent_at = 0
+        try:
+            self._socket.setblocking(False)
+            self._ask_for_stamps()
+            if source is not None:
+                self._bind(source)
+            self._socket.connect(peer)
+            self.peer: tuple[str, int] = self._socket.getpeername()[:2]
+            """As the kernel writes it, and so as the source of its packets reads."""
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """For the event loop."""
+        return self._socket.fileno()
+
+    def send(self, data: bytes) -> None:
+        """Sends to the peer.
+
+        Raises:
+            OSError: the kernel did not take it, or an earlier packet was answered with an ICMP error.
+        """
+        self._sent_at = time.time_ns()
+        self._socket.send(data)
+
+    def sent_at(self) -> int:
+        """When the last packet left: as the kernel says, else when we handed it over.
+
+        The kernel's stamp is there once the packet is on the wire, and is later than ours by as much as we were
+        interrupted on the way. Also to be called when the socket reads as readable, or it remains so.
+        """
+        stamp = self._transmit_stamp()
+        if stamp is not None and 0 <= stamp - self._sent_at < _MAX_SENDING:
+            self._sent_at = stamp
+        return self._sent_at
+
+    def receive(self) -> Datagram | None:
+        """The next packet, or None when there is none yet.
+
+        Raises:
+            OSError: an ICMP error came back, such as of a closed port.
+        """
+        try:
+            data, control, _, source = self._socket.recvmsg(_LARGEST, _CONTROL_SPACE)
+        except BlockingIOError:
+            return None
+        stamp = _receive_stamp(control)
+        at = time.time_ns() if stamp is None else stamp
+        return Datagram(data, (source[0], source[1]), at, stamp is not None)
+
+    def _bind(self, source: str) -> None:
+        try:
+            self._socket.bind((source, 0))
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EINVAL):
+                raise
+            self.source_is_foreign = True
+
+    def _ask_for_stamps(self) -> None:
+        try:
+            if sys.platform == "linux":
+                self._socket.setsockopt(socket.SOL_SOCKET, _LINUX_TIMESTAMPNS, 1)
+                self._socket.setsockopt(
+                    socket.SOL_SOCKET, _LINUX_TIMESTAMPING, _TX_SOFTWARE | _SOFTWARE | _TIMESTAMP_ONLY
+                )
+            elif sys.platform.startswith("freebsd"):
+                self._socket.setsockopt(socket.SOL_SOCKET, _FREEBSD_TIMESTAMP, 1)
+        except OSError:
+            return  # then every packet says that it was not stamped
+
+    def _transmit_stamp(self) -> int | None:
+        if sys.platform != "linux":
+            return None
+        found: int | None = None
+        while True:
+            try:
+                control = self._socket.recvmsg(0, _CONTROL_SPACE, _MSG_ERRQUEUE)[1]
+            except OSError:
+                return found
+            found = _receive_stamp(control) or found
+
+
+def _receive_stamp(control: list[tuple[int, int, bytes]]) -> int | None:
+    """The kernel's time in the messages beside a packet."""
+    for level, kind, data in control:
+        if level != socket.SOL_SOCKET or len(data) < _TWO_LONGS.size:
+            continue
+        if sys.platform == "linux":
+            if kind in (_LINUX_TIMESTAMPNS, _LINUX_TIMESTAMPING):
+                seconds, nanoseconds = _TWO_LONGS.unpack_from(data)
+                if seconds:
+                    return int(seconds) * 1_000_000_000 + int(nanoseconds)
+        elif sys.platform.startswith("freebsd") and kind == _FREEBSD_SCM_TIMESTAMP:
+            seconds, microseconds = _TWO_LONGS.unpack_from(data)
+            return int(seconds) * 1_000_000_000 + int(microseconds) * 1000
+    return None

@@ -1,0 +1,92 @@
+"""NTP timestamps and the arithmetic on them, across eras and with hostile values."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.measure import measure
+from agent.timestamps import Timestamp, difference, from_unix_ns, to_seconds, utc_from_unix_ns
+
+ERA = 1 << 64
+SECOND = 1 << 32
+ERA_1_BEGINS_NS = 2_085_978_496 * 10**9  # 2036-02-07 06:28:16 UTC
+ANY = st.integers(0, ERA - 1).map(Timestamp)
+NEAR = st.integers(-(1 << 62), 1 << 62)
+NANOSECONDS = st.integers(0, 4_000_000_000 * 10**9)
+
+
+def test_the_epochs_of_unix_and_ntp() -> None:
+    assert from_unix_ns(0) == 2_208_988_800 * SECOND
+    assert from_unix_ns(500_000_000) == 2_208_988_800 * SECOND + SECOND // 2
+
+
+def test_an_era_ends_at_zero() -> None:
+    assert from_unix_ns(ERA_1_BEGINS_NS) == 0
+    assert from_unix_ns(ERA_1_BEGINS_NS - 1) > from_unix_ns(ERA_1_BEGINS_NS)
+    assert difference(from_unix_ns(ERA_1_BEGINS_NS + 10**9), from_unix_ns(ERA_1_BEGINS_NS - 10**9)) == 2 * SECOND
+
+
+@given(ANY, NEAR)
+def test_a_difference_is_what_was_added_wherever_the_era_ends(earlier: Timestamp, added: int) -> None:
+    assert difference(Timestamp((earlier + added) % ERA), earlier) == added
+
+
+@given(ANY, ANY)
+def test_a_difference_is_signed_and_below_68_years(a: Timestamp, b: Timestamp) -> None:
+    assert -(ERA // 2) <= difference(a, b) < ERA // 2
+
+
+@given(NANOSECONDS, st.integers(0, 10**9))
+def test_nanoseconds_survive(start: int, later: int) -> None:
+    elapsed = difference(from_unix_ns(start + later), from_unix_ns(start))
+    assert abs(to_seconds(elapsed) * 1e9 - later) < 0.5
+
+
+def test_times_for_people_are_utc_and_cut_to_microseconds() -> None:
+    assert utc_from_unix_ns(1_700_000_000_123_456_999) == datetime(2023, 11, 14, 22, 13, 20, 123456, tzinfo=UTC)
+
+
+def at(seconds: float, base: int) -> Timestamp:
+    return Timestamp((base + round(seconds * SECOND)) % ERA)
+
+
+@given(ANY, st.floats(-1e6, 1e6), st.floats(0, 3), st.floats(0, 3), st.floats(0, 1))
+def test_offset_and_rtt_are_what_was_put_in(
+    base: Timestamp, offset: float, there: float, back: float, held: float
+) -> None:
+    """The error of an offset is half of the difference between the two ways, never more."""
+    t1, t2 = at(0, base), at(there + offset, base)
+    t3, t4 = at(there + held + offset, base), at(there + held + back, base)
+    measured = measure(t1, t2, t3, t4)
+    if t2 == 0 or t3 == 0:
+        assert measured is None
+        return
+    assert measured is not None
+    assert measured.offset == pytest.approx(offset + (there - back) / 2, abs=1e-8)
+    assert measured.rtt == pytest.approx(there + back, abs=1e-8)
+
+
+@given(ANY, ANY, ANY, ANY)
+def test_whatever_a_server_says_the_numbers_are_finite(
+    t1: Timestamp, t2: Timestamp, t3: Timestamp, t4: Timestamp
+) -> None:
+    measured = measure(t1, t2, t3, t4)
+    if measured is not None:
+        assert abs(measured.offset) <= 2**31
+        assert 0 <= measured.rtt <= 2**32
+
+
+@pytest.mark.parametrize("zero", [1, 2])
+def test_a_missing_server_timestamp_is_no_measurement(zero: int) -> None:
+    stamps = [Timestamp(10 * SECOND)] * 4
+    stamps[zero] = Timestamp(0)
+    assert measure(*stamps) is None
+
+
+def test_a_server_that_claims_to_have_held_us_longer_than_we_waited_has_no_negative_rtt() -> None:
+    base = 1000 * SECOND
+    measured = measure(at(0, base), at(0.1, base), at(5, base), at(0.2, base))
+    assert measured is not None
+    assert measured.rtt == 0
