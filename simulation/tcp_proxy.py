@@ -218,6 +218,8 @@ async def _deliver(underway: asyncio.Queue[tuple[float, bytes]], wire: _Wire, wr
         for start in range(0, len(data), size):
             await wire.open.wait()
             await _write(data[start : start + size], wire, writer)
+            # Whoever listens in this very loop shall see the slices, too.
+            await asyncio.sleep(0)
 
 
 async def _write(data: bytes, wire: _Wire, writer: asyncio.StreamWriter) -> None:

@@ -1,0 +1,30 @@
+"""A real chronyd for tests: it answers, agrees with this machine's clock, and is gone afterwards."""
+
+import os
+from pathlib import Path
+
+import ntplib
+import pytest
+
+from simulation.chrony import ChronyError, chronyd, find_chronyd
+
+
+@pytest.mark.parametrize(("address", "stratum"), [("127.0.0.1", 3), ("127.79.1.1", 8)])
+def test_it_serves_this_machines_clock_and_ends(address: str, stratum: int) -> None:
+    with chronyd(address, stratum=stratum) as server:
+        stats = ntplib.NTPClient().request(server.address, port=server.port, timeout=2)
+        assert (stats.stratum, stats.leap, stats.mode) == (stratum, 0, 4)
+        assert stats.offset == pytest.approx(0, abs=0.01)
+        assert Path(f"/proc/{server.pid}").exists()
+    assert not Path(f"/proc/{server.pid}").exists()
+
+
+def test_it_is_found_where_a_users_path_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin")
+    assert os.access(find_chronyd(), os.X_OK)
+
+
+def test_what_chronyd_says_is_passed_on_when_it_cannot_start() -> None:
+    reason = r"(?s)on 127\.0\.0\.1 port \d+: .*Could not parse local directive"
+    with pytest.raises(ChronyError, match=reason), chronyd(stratum=99):
+        pass

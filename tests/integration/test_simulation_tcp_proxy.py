@@ -1,0 +1,235 @@
+"""The fault proxy does to a connection what it is told, and nothing else."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from simulation.tcp_proxy import Direction, TcpProxy
+
+DEADLINE = 5.0
+SILENCE = 0.15
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Sends back what it hears, also after the other side has said its last."""
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+@pytest.fixture
+async def target() -> AsyncIterator[int]:
+    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+@pytest.fixture
+async def proxy(target: int) -> AsyncIterator[TcpProxy]:
+    async with TcpProxy("127.0.0.1", target) as proxy:
+        yield proxy
+
+
+@contextlib.asynccontextmanager
+async def connected(proxy: TcpProxy) -> AsyncIterator[Streams]:
+    reader, writer = await asyncio.open_connection(proxy.host, proxy.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def exchange(streams: Streams, text: bytes, timeout: float = DEADLINE) -> bytes:
+    reader, writer = streams
+    async with asyncio.timeout(timeout):
+        writer.write(text)
+        await writer.drain()
+        return await reader.readexactly(len(text))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_what_goes_in_comes_out(proxy: TcpProxy) -> None:
+    sent = os.urandom(3_000_000)
+    async with connected(proxy) as (reader, writer):
+
+        async def send() -> None:
+            writer.write(sent)
+            await writer.drain()
+            writer.write_eof()
+
+        async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as group:
+            group.create_task(send())
+            received = group.create_task(reader.read())
+    assert hashlib.sha256(received.result()).digest() == hashlib.sha256(sent).digest()
+    assert proxy.octets(Direction.TO_TARGET) == proxy.octets(Direction.TO_CLIENT) == len(sent)
+    await until(lambda: proxy.active == 0)
+    assert proxy.connections == 1
+
+
+async def test_a_delay_is_a_delay_and_not_a_limit(proxy: TcpProxy) -> None:
+    loop = asyncio.get_running_loop()
+    async with connected(proxy) as streams:
+        proxy.delay(0.2)
+        started = loop.time()
+        await exchange(streams, b"x")
+        assert loop.time() - started >= 0.4
+        started = loop.time()
+        await exchange(streams, bytes(3_000_000))
+        # About fifty chunks: waiting for each other, they would take several seconds.
+        assert 0.4 <= loop.time() - started < 2.0
+        proxy.delay(0.0)
+        started = loop.time()
+        await exchange(streams, b"x")
+        assert loop.time() - started < 0.2
+
+
+async def test_one_direction_can_be_slow(proxy: TcpProxy) -> None:
+    loop = asyncio.get_running_loop()
+    async with connected(proxy) as streams:
+        proxy.delay(0.3, Direction.TO_CLIENT)
+        started = loop.time()
+        streams[1].write(b"x")
+        await until(lambda: proxy.octets(Direction.TO_TARGET) == 1)
+        assert loop.time() - started < 0.3
+        await streams[0].readexactly(1)
+        assert loop.time() - started >= 0.3
+
+
+class Recorder(asyncio.Protocol):
+    """Notes in which pieces octets arrive; a stream would put them together."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.pieces = pieces
+
+    def data_received(self, data: bytes) -> None:
+        self.pieces.append(data)
+
+
+@pytest.mark.parametrize("size", [0, 1, 5])
+async def test_slices_arrive_piece_by_piece_and_complete(size: int) -> None:
+    pieces: list[bytes] = []
+    sent = bytes(range(100))
+    server = await asyncio.get_running_loop().create_server(lambda: Recorder(pieces), "127.0.0.1", 0)
+    async with server, TcpProxy("127.0.0.1", server.sockets[0].getsockname()[1]) as proxy:
+        proxy.slice(size)
+        async with connected(proxy) as (_, writer):
+            writer.write(sent)
+            await until(lambda: sum(map(len, pieces)) == len(sent))
+    assert b"".join(pieces) == sent
+    # Two slices may be read at once, when the second was written before the first was looked for.
+    assert max(map(len, pieces)) <= (2 * size or len(sent))
+    assert (len(pieces) == 1) == (size == 0)
+
+
+async def test_pausing_holds_back_and_loses_nothing(proxy: TcpProxy) -> None:
+    async with connected(proxy) as streams:
+        await exchange(streams, b"before")
+        proxy.pause(Direction.TO_CLIENT)
+        with pytest.raises(TimeoutError):
+            await exchange(streams, b"held", SILENCE)
+        assert proxy.octets(Direction.TO_TARGET) == 10
+        assert proxy.octets(Direction.TO_CLIENT) == 6
+        proxy.resume()
+        async with asyncio.timeout(DEADLINE):
+            assert await streams[0].readexactly(4) == b"held"
+
+
+async def test_the_end_is_held_back_like_everything_else(proxy: TcpProxy) -> None:
+    async with connected(proxy) as (reader, writer):
+        proxy.pause(Direction.TO_TARGET)
+        writer.write_eof()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(SILENCE):
+                await reader.read()
+        proxy.resume()
+        async with asyncio.timeout(DEADLINE):
+            assert await reader.read() == b""
+
+
+async def test_a_pause_is_felt_as_back_pressure(proxy: TcpProxy) -> None:
+    async with connected(proxy) as (_, writer):
+        proxy.pause(Direction.TO_TARGET)
+        writer.write(bytes(64_000_000))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(SILENCE):
+                await writer.drain()
+
+
+async def test_cutting_resets_all_connections_and_takes_new_ones(proxy: TcpProxy) -> None:
+    async with connected(proxy) as one, connected(proxy) as other:
+        await exchange(one, b"x")
+        await exchange(other, b"x")
+        await proxy.cut()
+        assert proxy.active == 0
+        for reader, _ in (one, other):
+            with pytest.raises(ConnectionResetError):
+                async with asyncio.timeout(DEADLINE):
+                    await reader.read()
+    async with connected(proxy) as streams:
+        await exchange(streams, b"again")
+    assert proxy.connections == 3
+
+
+@pytest.mark.parametrize("octets", [0, 1, 7])
+async def test_cutting_in_the_middle_of_a_message(proxy: TcpProxy, octets: int) -> None:
+    async with connected(proxy) as streams:
+        await exchange(streams, b"whole")
+        proxy.cut_after(octets, Direction.TO_TARGET)
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            await exchange(streams, b"cut in two")
+    assert proxy.octets(Direction.TO_TARGET) == 5 + octets
+    async with connected(proxy) as streams:
+        assert await exchange(streams, b"and only once") == b"and only once"
+
+
+async def test_refusing_refuses_new_connections_and_keeps_old_ones(proxy: TcpProxy) -> None:
+    port = proxy.port
+    async with connected(proxy) as streams:
+        await exchange(streams, b"x")
+        proxy.refuse()
+        for _ in range(3):
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection(proxy.host, port)
+        await exchange(streams, b"still here")
+        await proxy.accept()
+        await proxy.accept()
+        async with connected(proxy) as new:
+            await exchange(new, b"x")
+    assert proxy.port == port
+
+
+async def test_a_target_that_is_gone_is_a_connection_that_ends(proxy: TcpProxy, target: int) -> None:
+    async with TcpProxy("127.0.0.1", target) as other:
+        gone = other.port
+    async with TcpProxy("127.0.0.1", gone) as proxy, connected(proxy) as (reader, _):
+        with pytest.raises(ConnectionResetError):
+            async with asyncio.timeout(DEADLINE):
+                await reader.read()
+
+
+async def test_leaving_ends_connections_that_hang(target: int) -> None:
+    async with TcpProxy("127.0.0.1", target) as proxy, connected(proxy) as (reader, writer):
+        proxy.pause()
+        writer.write(b"never arrives")
+        async with asyncio.timeout(DEADLINE):
+            await proxy.__aexit__(None, None, None)
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+    assert proxy.active == 0
