@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from runtime.pool_settings import Intervals
 from runtime.work_queue import REVIEWS, SCORING
 from scorer import store
-from scorer.model import Score, Scorer, latest_per_monitor
+from scorer.model import Score, Scorer
 from scorer.news import is_alarming, is_news
 from scorer.scorers import POOL_SCORER
 from scorer.store import Given, ScorerRow, ServerState
@@ -103,7 +103,7 @@ def _compute(
         if undecided:
             results = store.tier_results(connection, undecided.values(), tier, excluded)
             computed += [
-                _Computed(undecided.pop(server_id), scorer.choose(latest_per_monitor(of_server)))
+                _Computed(undecided.pop(server_id), scorer.choose(of_server))
                 for server_id, of_server in results.items()
             ]
     return computed

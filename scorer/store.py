@@ -111,19 +111,28 @@ def server_states(connection: Connection, server_ids: Collection[int], scorers: 
 def tier_results(
     connection: Connection, states: Iterable[ServerState], tier: Tier, scorers: Collection[int]
 ) -> dict[int, list[PairScore]]:
-    """The results that ``tier`` may look at, of the servers that have any."""
+    """The latest result of each monitor in ``tier``, of the servers that have any.
+
+    The database picks the latest, since most of the time went into handing over the others.
+    """
     log, pair = _log("log"), server_scores.alias("pair")
-    columns = (log.c.server_id, log.c.id, log.c.monitor_id, pair.c.status, log.c.ts, log.c.score, log.c.step, log.c.rtt)
+    c, p = log.c, pair.c
+    newest_first = sa.func.row_number().over(
+        partition_by=(c.server_id, c.monitor_id), order_by=(c.ts.desc(), c.id.desc())
+    )
     query = (
-        _hinted(sa.select(*columns), log)
+        _hinted(sa.select(c.server_id, c.id, c.monitor_id, p.status, c.ts, c.score, c.step, c.rtt), log)
+        .add_columns(newest_first.label("place"))
         # In the order as written: from the few rows of the window to their pairs, never the other way round.
         .prefix_with("STRAIGHT_JOIN", dialect="mysql")
         .prefix_with("STRAIGHT_JOIN", dialect="mariadb")
-        .join_from(log, pair, sa.and_(pair.c.server_id == log.c.server_id, pair.c.monitor_id == log.c.monitor_id))
-        .where(pair.c.status.in_(tier.statuses), log.c.monitor_id.not_in(scorers), _since(log, states, tier.window))
+        .join_from(log, pair, sa.and_(p.server_id == c.server_id, p.monitor_id == c.monitor_id))
+        .where(p.status.in_(tier.statuses), c.monitor_id.not_in(scorers), _since(log, states, tier.window))
+        .subquery("seen")
     )
+    latest = sa.select(*(column for column in query.c if column.name != "place")).where(query.c.place == 1)
     results: defaultdict[int, list[PairScore]] = defaultdict(list)
-    for server_id, *result in connection.execute(query):
+    for server_id, *result in connection.execute(latest):
         results[server_id].append(PairScore(*result))
     return dict(results)
 
