@@ -91,6 +91,10 @@ class Topics:
         """Orders to a worker."""
         return f"/{self.env}/control/{service}"
 
+    def answers(self, operator: str, order: str) -> str:
+        """Where the workers answer one order of an operator: the response topic of its control message."""
+        return f"/{self.env}/answers/{operator}/{order}"
+
     def result_event(self, server_id: int) -> str:
         """Live stream: a result was committed."""
         return f"/{self.env}/events/results/{server_id}"
@@ -107,6 +111,10 @@ class Topics:
     def rejected_event(self) -> str:
         """Live stream: a message was refused."""
         return f"/{self.env}/events/rejected"
+
+    def echo(self, client_id: str) -> str:
+        """A session's word to itself: when it comes back, all that the broker had for the session before has come."""
+        return f"/{self.env}/echo/{client_id}"
 
     def parse(self, topic: str) -> Address | None:
         """``topic`` taken apart, or None when it is none of this environment's (events are not taken apart)."""

@@ -1,0 +1,129 @@
+"""``ntppool-monitor``: the operators' command line. Every error is one line on stderr.
+
+Exit codes: 0, 1 (error), 2 (wrong argument or setting).
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from ops import (
+    control_command,
+    db_commands,
+    demo_command,
+    monitors_commands,
+    selector_commands,
+    servers_commands,
+    services,
+    token_command,
+)
+from ops.context import Globals
+from ops.errors import OperatorError, UsageError
+from runtime.database import DatabaseUnavailable
+from runtime.log import LEVEL_NAMES, set_up_logging
+from runtime.settings import ConfigurationError
+from schema.names import ENVIRONMENTS, InvalidName
+
+log = logging.getLogger(__name__)
+
+app = typer.Typer(
+    name="ntppool-monitor",
+    help="Runs, watches and steers the monitoring of an NTP pool.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for module in (
+    services,
+    selector_commands,
+    db_commands,
+    token_command,
+    monitors_commands,
+    servers_commands,
+    control_command,
+    demo_command,
+):
+    module.register(app)
+
+
+@app.callback()
+def _globals(
+    context: typer.Context,
+    env: Annotated[
+        str | None,
+        typer.Option("-e", "--env", metavar="ENV", help=f"{', '.join(ENVIRONMENTS)}; default: DEPLOYMENT_MODE."),
+    ] = None,
+    log_level: Annotated[
+        str | None,
+        typer.Option(metavar="LEVEL", help=f"{', '.join(LEVEL_NAMES)}; default: LOG_LEVEL."),
+    ] = None,
+) -> None:
+    if env is not None and env not in ENVIRONMENTS:
+        raise UsageError(f"--env {env!r}: must be one of {', '.join(ENVIRONMENTS)}")
+    if log_level is not None and log_level not in LEVEL_NAMES:
+        raise UsageError(f"--log-level {log_level!r}: must be one of {', '.join(LEVEL_NAMES)}")
+    context.obj = Globals(env, log_level)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    set_up_logging("warning")
+    try:
+        result = app(args=arguments, prog_name="ntppool-monitor", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. The interpreter would complain when it flushes stdout at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return _report(error)
+    return result if isinstance(result, int) else 0
+
+
+def _report(error: Exception) -> int:
+    """Tells what went wrong, and returns the exit code for it."""
+    match error:
+        case typer.TyperException():
+            return _usage(error)
+        case ConfigurationError() | UsageError() | InvalidName():
+            return _complain(str(error), 2)
+        case OperatorError():
+            return _complain(str(error), 1)
+        case DatabaseUnavailable():
+            return _complain(f"database: {error}", 1)
+        case DBAPIError():
+            return _complain(f"database: {error.orig}", 1)
+        case SQLAlchemyError():
+            return _complain(f"database: {error}", 1)
+        case OSError():
+            return _complain(str(error), 1)
+        case typer.Abort():
+            return _complain("aborted", 1)
+    log.debug("unexpected error", exc_info=error)
+    return _complain(f"unexpected {type(error).__name__}: {error} (--log-level debug shows where)", 1)
+
+
+def _usage(error: typer.TyperException) -> int:
+    context = getattr(error, "ctx", None)
+    text = error.format_message()
+    if context is not None and text == context.get_help():
+        sys.stderr.write(text + "\n")
+        return error.exit_code
+    hint = "" if context is None else f" (see '{context.command_path} --help')"
+    return _complain(text.removesuffix(".") + hint, error.exit_code)
+
+
+def _complain(text: str, code: int) -> int:
+    for line in text.splitlines() or [""]:
+        sys.stderr.write(f"ntppool-monitor: {line}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""What every command starts from: the global options, and from them settings, ledger and signing key."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import typer
+from sqlalchemy.engine import Engine
+
+from auth.tokens import InvalidKey, SigningKey, load_key
+from ops.errors import OperatorError
+from runtime import migrations
+from runtime.database import open_database
+from runtime.log import set_up_logging
+from runtime.settings import ConfigurationError, WorkerSettings, load_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Globals:
+    """The global options as given; None: as the environment says."""
+
+    env: str | None = None
+    log_level: str | None = None
+
+    def settings(self, **given: Any) -> WorkerSettings:
+        """The settings of this command; ``given`` are its own arguments.
+
+        Raises:
+            ConfigurationError: one is wrong.
+        """
+        given = {"deployment_mode": self.env, "log_level": self.log_level} | given
+        return load_settings(**given)
+
+    def for_a_worker(self) -> WorkerSettings:
+        """Settings of a process that runs until it is told to stop; it logs what it does."""
+        settings = self.settings()
+        set_up_logging(settings.log_level)
+        return settings
+
+    def for_a_person(self, **given: Any) -> WorkerSettings:
+        """Settings of a command that somebody waits for; it logs what is wrong, or as much as was asked for."""
+        settings = self.settings(**given)
+        set_up_logging(self.log_level or "warning")
+        return settings
+
+
+def globals_of(context: typer.Context) -> Globals:
+    """The global options that this command was called with."""
+    return cast(Globals, context.find_object(Globals) or Globals())
+
+
+def signing_key(settings: WorkerSettings) -> SigningKey:
+    """The key that tokens are signed with.
+
+    Raises:
+        ConfigurationError: there is none, or it is none.
+    """
+    text = settings.jwt_key_text()
+    try:
+        return load_key(text)
+    except InvalidKey as error:
+        name = "JWT_KEY" if settings.jwt_key is not None or settings.jwt_key_file is None else "JWT_KEY_FILE"
+        raise ConfigurationError(f"{name}: {error}") from None
+
+
+@contextmanager
+def open_ledger(settings: WorkerSettings) -> Iterator[Engine]:
+    """The ledger, for as long as a command needs it, at the version that this program knows.
+
+    Raises:
+        OperatorError: it lacks migrations.
+    """
+    engine = open_database(settings.database_url())
+    try:
+        found, needed = migrations.current(engine), migrations.newest()
+        if found != needed:
+            raise OperatorError(
+                f"database: is at version {found or 'none'}, this program needs {needed}: "
+                "run 'ntppool-monitor db upgrade'"
+            )
+        yield engine
+    finally:
+        engine.dispose()

@@ -1,0 +1,132 @@
+"""``ntppool-monitor control``: an order to all workers of a service, and what each of them answers."""
+
+import asyncio
+import getpass
+import json
+import secrets
+from typing import Annotated, Final, get_args
+
+import typer
+
+from auth.tokens import Role, check_name, token_source
+from ops.context import globals_of, signing_key
+from ops.errors import OperatorError, UsageError
+from ops.output import write
+from runtime.broker import BrokerSession, Identity, Incoming, Lost, NotConnected, PublishRefused, Subscription
+from runtime.settings import WorkerSettings
+from schema.messages import ControlAnswer, ControlCommand, LogLevel, Undecodable, decode, encode
+from schema.topics import Topics
+
+SERVICES: Final = ("ingest", "scorer", "selector")
+_CONNECT: Final = 10.0
+"""Seconds to reach the broker."""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to ``app``."""
+
+    @app.command()
+    def control(
+        context: typer.Context,
+        service: Annotated[str, typer.Argument(metavar="SERVICE", help=", ".join(SERVICES))],
+        command: Annotated[
+            str,
+            typer.Argument(metavar="COMMAND", help="ping, status, log-level, pause, resume, rescore, review, ..."),
+        ],
+        server: Annotated[int | None, typer.Option(metavar="ID", help="The server it is about; default: all.")] = None,
+        level: Annotated[str | None, typer.Option(metavar="LEVEL", help="For log-level.")] = None,
+        timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for answers.")] = 2.0,
+    ) -> None:
+        """Orders all workers of SERVICE to do COMMAND and prints their answers; exit code 1 if none, or one refuses."""
+        settings = globals_of(context).for_a_person()
+        order = parse_order(service, command, server, level)
+        if not 0 < timeout <= 600:
+            raise UsageError(f"--timeout {timeout:g}: must be more than 0 and at most 600 (seconds)")
+        answers = asyncio.run(ask(settings, service, order, timeout))
+        for answer in answers:
+            write(answer_line(answer))
+        if not answers:
+            raise OperatorError(f"{service}: no worker answered within {timeout:g} s")
+        if refused := sum(not answer.ok for answer in answers):
+            raise OperatorError(f"{service}: {refused} of {len(answers)} refused")
+
+
+def parse_order(service: str, command: str, server: int | None, level: str | None) -> ControlCommand:
+    """The message for the workers.
+
+    Raises:
+        UsageError: there is no such service, server or level.
+    """
+    if service not in SERVICES:
+        raise UsageError(f"service {service!r}: must be one of {', '.join(SERVICES)}")
+    if server is not None and server < 1:
+        raise UsageError(f"--server {server}: must be a server's id")
+    levels: tuple[LogLevel, ...] = get_args(LogLevel)
+    known = next((known for known in levels if known == level), None)
+    if level is not None and known is None:
+        raise UsageError(f"--level {level!r}: must be one of {', '.join(levels)}")
+    return ControlCommand(command=command, server_id=server, level=known)
+
+
+def answer_line(answer: ControlAnswer) -> str:
+    """What one worker said."""
+    details = dict(answer.details)
+    who = details.pop("client_id", answer.service)
+    parts = [f"{who}:", "ok" if answer.ok else f"refused: {answer.message}"]
+    return " ".join([*parts, *(f"{name}={_value(value)}" for name, value in details.items())])
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) and " " not in value else json.dumps(value)
+
+
+async def ask(settings: WorkerSettings, service: str, order: ControlCommand, timeout: float) -> list[ControlAnswer]:
+    """The answers of all workers of ``service`` that arrive within ``timeout`` seconds.
+
+    Raises:
+        OperatorError: the broker cannot be reached, or does not let us.
+    """
+    env = settings.deployment_mode
+    operator = check_name(Role.ADMIN, getpass.getuser(), env)
+    topics, key = Topics(env), secrets.token_hex(8)
+    response_topic = topics.answers(operator, key)
+    lost: asyncio.Queue[Lost] = asyncio.Queue()
+    answers: list[ControlAnswer] = []
+    broker = BrokerSession(
+        settings.broker_address(),
+        Identity(operator, f"{operator}/control-{key}"),
+        token_source(signing_key(settings), Role.ADMIN, operator, env),
+        subscriptions=[Subscription(response_topic, lambda message: _collect(message, answers))],
+        on_lost=lost.put_nowait,
+    )
+    running = asyncio.create_task(broker.run(), name="broker session")
+    try:
+        await _first_connection(broker, lost)
+        await broker.publish(topics.service_control(service), encode(order), response_topic=response_topic)
+        await asyncio.sleep(timeout)  # nobody knows how many workers there are
+    except (NotConnected, PublishRefused) as error:
+        raise OperatorError(f"broker: {error}") from None
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+    return answers
+
+
+async def _first_connection(broker: BrokerSession, lost: asyncio.Queue[Lost]) -> None:
+    """Returns when connected; a person wants to hear of the first failure, not to wait for a better time."""
+    ready = asyncio.create_task(broker.wait_ready(), name="ready")
+    failed = asyncio.create_task(lost.get(), name="failed")
+    done, pending = await asyncio.wait({ready, failed}, timeout=_CONNECT, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    if failed in done:
+        raise OperatorError(f"broker {broker.address}: {failed.result().reason}")
+    if not done:
+        raise OperatorError(f"broker {broker.address}: no connection within {_CONNECT:g} s")
+
+
+def _collect(message: Incoming, answers: list[ControlAnswer]) -> None:
+    try:
+        answers.append(decode(message.payload, ControlAnswer))
+    except Undecodable as error:
+        answers.append(ControlAnswer(ok=False, service="?", command="", message=f"unreadable answer: {error}"))

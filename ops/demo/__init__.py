@@ -1,0 +1,1 @@
+"""The whole system on one machine: real processes, real NTP packets, made-up people."""

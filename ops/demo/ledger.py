@@ -1,0 +1,159 @@
+"""What the demo reads of the ledger: the state of the servers while it runs, and everything at its end."""
+
+import json
+import statistics
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ops.demo.accounting import BatchKey, LogRow, Pair
+from schema.tables import assignment_changes, log_scores, monitors, result_batches, server_scores, servers
+
+_RECENT: Final = 40
+"""Offsets of one server that the table's median is taken from: those of the last few seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """A server as the system sees it now; ``measured`` is the median of recent offsets (s)."""
+
+    id: int
+    ip: str
+    score: float | None
+    measured: float | None
+    active: int
+    testing: int
+    candidate: int
+    paused: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The whole, now."""
+
+    committed: int
+    """Results."""
+    changes: int
+    """Of assignments, after the pairs were made."""
+    servers: tuple[ServerState, ...]
+
+
+class Watcher:
+    """Reads the state again and again, of the log only what is new."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._offsets: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
+
+    def look(self, connection: Connection) -> State:
+        """The state now."""
+        self._read_offsets(connection)
+        counts = pair_counts(connection)
+        s = servers.c
+        rows = connection.execute(sa.select(s.id, s.ip, s.score_raw, s.score_ts).order_by(s.id))
+        states = tuple(self._server(row, counts.get(row.id, Counter())) for row in rows)
+        return State(committed(connection), count_changes(connection), states)
+
+    def _server(self, row: Any, counts: Counter[str]) -> ServerState:
+        offsets = self._offsets[row.id]
+        return ServerState(
+            id=row.id,
+            ip=row.ip,
+            score=None if row.score_ts is None else row.score_raw,
+            measured=statistics.median(offsets) if offsets else None,
+            active=counts["active"],
+            testing=counts["testing"],
+            candidate=counts["candidate"],
+            paused=counts["paused"],
+        )
+
+    def _read_offsets(self, connection: Connection) -> None:
+        log = log_scores.c
+        query = sa.select(log.id, log.server_id, log.offset).where(log.id > self._seen).order_by(log.id)
+        for row in connection.execute(query):
+            self._seen = row.id
+            if row.offset is not None:
+                self._offsets[row.server_id].append(row.offset)
+
+
+def committed(connection: Connection) -> int:
+    """Results in the ledger, by its batches."""
+    return int(connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(result_batches.c.stored), 0))) or 0)
+
+
+def count_changes(connection: Connection) -> int:
+    """How often a monitor was moved on a server; the making of a pair is none."""
+    query = sa.select(sa.func.count()).where(assignment_changes.c.before_status.is_not(None))
+    return connection.scalar(query) or 0
+
+
+def pair_counts(connection: Connection) -> dict[int, Counter[str]]:
+    """How many monitors each server has of each status."""
+    p = server_scores.c
+    query = (
+        sa.select(p.server_id, p.status, sa.func.count().label("pairs"))
+        .join(monitors, monitors.c.id == p.monitor_id)
+        .where(monitors.c.type == "monitor")
+        .group_by(p.server_id, p.status)
+    )
+    counts: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    for row in connection.execute(query):
+        counts[row.server_id][row.status] = row.pairs
+    return dict(counts)
+
+
+def log_rows(connection: Connection) -> Iterator[LogRow]:
+    """All results of monitors, in the order in which they were stored."""
+    log = log_scores.c
+    query = (
+        sa.select(log_scores)
+        .join(monitors, monitors.c.id == log.monitor_id)
+        .where(monitors.c.type == "monitor")
+        .order_by(log.id)
+        .execution_options(yield_per=5_000)
+    )
+    for row in connection.execute(query):
+        attributes: Mapping[str, Any] = json.loads(row.attributes) if row.attributes else {}
+        yield LogRow(
+            server_id=row.server_id,
+            monitor_id=row.monitor_id,
+            ts=row.ts,
+            score=row.score,
+            step=row.step,
+            offset=row.offset,
+            rtt=row.rtt,
+            stratum=attributes.get("stratum"),
+            error=attributes.get("error"),
+            no_response=bool(attributes.get("no_response")),
+        )
+
+
+def batches(connection: Connection) -> dict[BatchKey, tuple[int, int]]:
+    """How many results were stored and rejected, of each batch."""
+    b = result_batches.c
+    rows = connection.execute(sa.select(b.monitor_id, b.batch, b.stored, b.rejected))
+    return {(row.monitor_id, row.batch): (row.stored, _rejections(row.rejected)) for row in rows}
+
+
+def _rejections(text: str | None) -> int:
+    """The ledger keeps them by reason."""
+    return sum(map(len, json.loads(text).values())) if text else 0
+
+
+def pair_scores(connection: Connection) -> dict[Pair, float]:
+    """The score of each monitor's pair."""
+    p = server_scores.c
+    query = sa.select(p.server_id, p.monitor_id, p.score_raw).join(monitors, monitors.c.id == p.monitor_id)
+    rows = connection.execute(query.where(monitors.c.type == "monitor"))
+    return {(row.server_id, row.monitor_id): row.score_raw for row in rows}
+
+
+def monitor_ids(connection: Connection) -> dict[str, int]:
+    """Ids of the monitors by full name; the demo's have one protocol."""
+    m = monitors.c
+    rows = connection.execute(sa.select(m.id, m.tls_name).where(m.type == "monitor", m.ip.is_not(None)))
+    return {row.tls_name: row.id for row in rows}

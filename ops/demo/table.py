@@ -1,0 +1,103 @@
+"""What is to be seen while the demo runs: a live table on a terminal, a line now and then elsewhere. All on stderr."""
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ops.demo.ledger import ServerState, State
+from ops.demo.world import Server, World
+
+_LINE_EVERY: Final = 5.0
+"""Seconds between two lines where there is no terminal."""
+
+
+class Display:
+    """Shows the state; a context manager, since a terminal must be left as it was found."""
+
+    def __init__(self, world: World, seconds: float | None) -> None:
+        self._world = world
+        self._seconds = seconds
+        self._began = time.monotonic()
+        self._line_at = 0.0
+        self._live = Live(console=Console(stderr=True), auto_refresh=False) if sys.stderr.isatty() else None
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the table."""
+        if self._live is not None:
+            self._live.console.print(Text(text))
+        else:
+            sys.stderr.write(f"demo: {text}\n")
+
+    def show(self, state: State) -> None:
+        """The state now."""
+        elapsed = time.monotonic() - self._began
+        if self._live is not None:
+            self._live.update(state_table(self._world, state, heading(state, elapsed, self._seconds)), refresh=True)
+        elif elapsed >= self._line_at:
+            self._line_at = elapsed + _LINE_EVERY
+            self.say(state_line(state, elapsed))
+
+
+def heading(state: State, elapsed: float, seconds: float | None) -> str:
+    """What the table is about."""
+    of = "" if seconds is None else f" of {seconds:g}"
+    return f"{elapsed:.0f}{of} s   {state.committed} results in the ledger   {state.changes} moves of monitors"
+
+
+def state_line(state: State, elapsed: float) -> str:
+    """The state in one line."""
+    scores = " ".join(f"{_score(server.score)}({server.active}+{server.testing})" for server in state.servers)
+    return f"{elapsed:.0f} s, {state.committed} results, {state.changes} moves; score(active+testing): {scores}"
+
+
+def state_table(world: World, state: State, title: str) -> Table:
+    """Server by server: what is true, what was measured, and what came of it."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in ("server", "what is true"):
+        table.add_column(column)
+    for column in ("offset, true", "measured", "score", "active", "testing", "candidate"):
+        table.add_column(column, justify="right")
+    states = {server.ip: server for server in state.servers}
+    for server in world.servers:
+        table.add_row(*_cells(server, states[server.ip]))
+    return table
+
+
+def _cells(server: Server, state: ServerState) -> Sequence[str | Text]:
+    style = "" if state.score is None else ("green" if state.score > 10 else "red")
+    return (
+        f"{server.ip}:{server.port}",
+        server.what,
+        _offset(server.true_offset),
+        _offset(state.measured),
+        Text(_score(state.score), style=style),
+        str(state.active),
+        str(state.testing),
+        str(state.candidate),
+    )
+
+
+def _offset(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:+.3f} ms"
+
+
+def _score(score: float | None) -> str:
+    return "-" if score is None else f"{score:.1f}"

@@ -1,0 +1,114 @@
+"""The account at the end of a demo sees every kind of loss and doubling."""
+
+import itertools
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from ops.demo.accounting import Account, LogRow, Replay, Spooled, settle
+from schema.messages import Result
+from scorer.steps import next_score, step
+
+MONITOR, SERVER = 3, 7
+BATCHES = {(MONITOR, "B1"): (2, 0), (MONITOR, "B2"): (3, 0)}
+EMPTY = Spooled()
+WITNESSED = {(MONITOR, "B1"): 2, (MONITOR, "B2"): 3}
+
+
+def rows(count: int = 5) -> list[LogRow]:
+    """What ingest makes of ``count`` results: a good one, a far one, then none, and again."""
+    made: list[LogRow] = []
+    score = 0.0
+    offsets = itertools.cycle([0.001, 4.0, None])
+    for index in range(count):
+        offset = next(offsets)
+        offset = None if offset is None else offset + index * 1e-6
+        ts = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=2 * index)
+        result = Result(server_id=SERVER, ip="", ts=ts, offset=offset, stratum=2, no_response=offset is None)
+        score = next_score(score, step(result))
+        made.append(
+            LogRow(
+                server_id=SERVER,
+                monitor_id=MONITOR,
+                ts=ts,
+                score=score,
+                step=step(result).step,
+                offset=offset,
+                rtt=None if offset is None else 900 + index,
+                stratum=2,
+                error=None,
+                no_response=offset is None,
+            )
+        )
+    return made
+
+
+def account(
+    logged: list[LogRow],
+    *,
+    batches: dict[tuple[int, str], tuple[int, int]] = BATCHES,
+    witnessed: dict[tuple[int, str], int] = WITNESSED,
+    pair_score: float | None = None,
+    spooled: Spooled = EMPTY,
+) -> Account:
+    score = rows()[-1].score if pair_score is None else pair_score
+    return settle(Replay().all(logged), batches, {(SERVER, MONITOR): score}, witnessed, spooled)
+
+
+def test_a_sound_ledger_has_nothing_lost_and_nothing_twice() -> None:
+    assert account(rows()) == Account(committed=5, lost=0, duplicated=0, rejected=0, waiting=0, unscored=0, reasons=())
+
+
+def test_a_batch_on_the_wire_that_is_not_in_the_ledger_is_lost() -> None:
+    found = account(rows(), witnessed=WITNESSED | {(MONITOR, "B3"): 4})
+    assert (found.lost, found.good) == (4, False)
+    assert found.reasons == ("4 results of 1 batches that were sent are not in the ledger",)
+
+
+def test_a_batch_that_is_still_in_its_spool_is_late_not_lost() -> None:
+    found = account(rows(), witnessed=WITNESSED | {(MONITOR, "B3"): 4}, spooled=Spooled(waiting={"B3"}))
+    assert (found.lost, found.waiting, found.good) == (0, 1, True)
+
+
+def test_a_batch_that_was_stored_in_part_is_lost_in_part() -> None:
+    assert account(rows(), witnessed=WITNESSED | {(MONITOR, "B2"): 5}).lost == 2
+
+
+def test_a_result_without_its_log_row_is_lost() -> None:
+    found = account(rows(4), pair_score=rows(4)[-1].score)
+    assert (found.lost, found.duplicated) == (1, 0)
+
+
+def test_what_was_rejected_dropped_or_refused_is_told() -> None:
+    batches = BATCHES | {(MONITOR, "B3"): (0, 2)}
+    assert (account(rows(), batches=batches).rejected, account(rows(), batches=batches).lost) == (2, 2)
+    assert account(rows(), spooled=Spooled(dropped=3)).lost == 3
+    assert not account(rows(), spooled=Spooled(set_aside=1)).good
+
+
+def test_a_measurement_that_was_stored_twice_is_a_duplicate_also_when_its_batch_is_new() -> None:
+    logged = rows()
+    again = replace(logged[4], score=next_score(logged[4].score, step(logged[4].result())))
+    twice = [*logged[:4], logged[4], again]
+    found = account(twice, batches=BATCHES | {(MONITOR, "B3"): (1, 0)}, pair_score=again.score)
+    assert (found.lost, found.duplicated) == (0, 1)
+
+
+def test_a_log_row_without_a_batch_is_a_duplicate() -> None:
+    assert account(rows(6), pair_score=rows(6)[-1].score).duplicated == 1
+
+
+def test_a_batch_applied_twice_to_the_score_alone_is_seen() -> None:
+    found = account(rows(), pair_score=next_score(rows()[-1].score, step(rows()[-1].result())))
+    assert (found.unscored, found.duplicated, found.good) == (1, 0, False)
+
+
+def test_a_score_that_does_not_follow_from_the_one_before_is_seen() -> None:
+    logged = rows()
+    logged[2] = replace(logged[2], score=logged[2].score + 0.01)
+    assert account(logged).unscored == 2, "its own row, and the next that builds on it"
+
+
+def test_a_step_that_the_result_does_not_deserve_is_seen() -> None:
+    logged = rows(1)
+    better = replace(logged[0], step=0.5, score=0.5)
+    assert account([better], batches={(MONITOR, "B1"): (1, 0)}, witnessed={}, pair_score=0.5).unscored == 1

@@ -1,0 +1,116 @@
+"""The demo's world: the networks and accounts leave the selector enough to choose from, and show its constraints."""
+
+import ipaddress
+import json
+
+import pytest
+
+from ops.demo.options import check_apart, parse_options
+from ops.demo.world import MAX_AGENTS, MAX_SERVERS, make_world
+from ops.errors import UsageError
+from schema.names import check_monitor_name
+
+
+def options(**given: object):  # type: ignore[no-untyped-def]
+    defaults = {"seconds": 60.0, "agents": 8, "servers": 12, "ntp": [], "database_url": None, "directory": None}
+    return parse_options(**(defaults | given))  # type: ignore[arg-type]
+
+
+def test_eight_monitors_may_make_seven_active_ones_for_each_server_but_one() -> None:
+    world = make_world(8, 12, 11123)
+    by_kind = {server.what: world.may_serve(server) for server in world.servers}
+    assert by_kind.pop("good, of a monitors' account") == 6
+    assert by_kind.pop("good, in a monitor's network") == 7
+    assert set(by_kind.values()) == {8}
+
+
+def test_the_faults_that_scores_are_known_for_are_among_the_twelve() -> None:
+    kinds = {server.what for server in make_world(8, 12, 11123).servers}
+    assert {"off by 400 ms", "off by 5 s", "silent", "stratum 16"} <= kinds
+
+
+@pytest.mark.parametrize(("agents", "servers"), [(1, 1), (8, 12), (MAX_AGENTS, MAX_SERVERS)])
+def test_every_world_is_one_that_the_ledger_can_hold(agents: int, servers: int) -> None:
+    world = make_world(agents, servers, 11123)
+    addresses = [m.ip for m in world.monitors] + [s.ip for s in world.servers]
+    assert len(set(addresses)) == agents + servers
+    assert all(ipaddress.ip_address(address).is_loopback for address in addresses)
+    names = [check_monitor_name(m.name, "devel") for m in world.monitors]
+    assert len(set(names)) == agents
+    assert len({ipaddress.ip_network(f"{m.ip}/20", strict=False) for m in world.monitors}) == agents
+    assert len(world.fleet) == servers
+
+
+def test_clocks_are_checked_against_good_servers() -> None:
+    world = make_world(8, 12, 11123)
+    good = {f"{s.ip}:{s.port}" for s in world.servers if s.what == "good"}
+    assert len(world.base_checks) == 3 and set(world.base_checks) <= good
+
+
+def test_clocks_are_checked_against_what_is_given_when_nothing_is_simulated() -> None:
+    assert make_world(2, 0, 11123, (("127.0.0.1", 11199),)).base_checks == ["127.0.0.1:11199"]
+
+
+def test_nobody_knows_the_truth_about_a_given_server() -> None:
+    given = make_world(2, 1, 11123, (("127.0.0.1", 123),)).servers[-1]
+    assert (given.true_offset, given.spec, given.port) == (None, None, 123)
+    assert json.dumps(given.true_offset) == "null"
+
+
+@pytest.mark.parametrize(
+    ("text", "server"),
+    [
+        ("127.0.0.1", ("127.0.0.1", 123)),
+        ("127.0.0.9:11123", ("127.0.0.9", 11123)),
+        ("localhost:65535", ("127.0.0.1", 65535)),
+    ],
+)
+def test_ntp_takes_loopback_addresses(text: str, server: tuple[str, int]) -> None:
+    assert options(ntp=[text]).ntp == (server,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "192.0.2.1",
+        "pool.example",
+        "127.0.0.1:0",
+        "127.0.0.1:65536",
+        "127.0.0.1:",
+        ":123",
+        "",
+        "::1",
+        "[::1]:123",
+        "0.0.0.0",
+    ],
+)
+def test_ntp_refuses_everything_else_and_says_what_would_be_right(text: str) -> None:
+    with pytest.raises(UsageError, match=r"such as 127\.0\.0\.1:11123") as refused:
+        options(ntp=[text])
+    assert repr(text) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"seconds": 0.0}, "--seconds 0"),
+        ({"seconds": float("nan")}, "--seconds nan"),
+        ({"agents": 0}, "--agents 0"),
+        ({"agents": MAX_AGENTS + 1}, f"--agents {MAX_AGENTS + 1}"),
+        ({"servers": 0}, "--servers 0"),
+        ({"servers": MAX_SERVERS + 1}, f"--servers {MAX_SERVERS + 1}"),
+        ({"database_url": "postgresql://user:secret@host/db"}, "--database-url"),
+        ({"ntp": ["127.0.0.1:1", "127.0.0.1:2"]}, "127.0.0.1 is given 2 times"),
+    ],
+)
+def test_a_wrong_argument_is_named(given: dict[str, object], named: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        options(**given)
+    assert named in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_given_server_must_not_be_one_of_the_demo() -> None:
+    taken = make_world(8, 12, 11123).servers[0].ip
+    with pytest.raises(UsageError, match=taken):
+        check_apart(make_world(8, 12, 11123, ((taken, 123),)))
