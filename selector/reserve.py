@@ -9,7 +9,7 @@ violating nothing as an active monitor. A globally active monitor whose account 
 that answers nothing, would otherwise keep the reserve full and the server short of active monitors just the same.
 """
 
-from selector.eligibility import obstacle_of_place
+from selector.eligibility import would_violate
 from selector.model import PairStatus, State
 from selector.world import Entry, World
 
@@ -32,12 +32,16 @@ def places(world: World) -> int:
 
 
 def may_become_active(world: World, entry: Entry) -> bool:
-    """Whether this monitor needs nothing but results to take an active place."""
+    """Whether this monitor needs nothing but results to take an active place.
+
+    The constraints are forgotten only while really nobody is active: an emergency that this review has ended will not
+    excuse a violation in the next one.
+    """
     return (
         entry.globally_active
         and entry.healthy
         and entry.state is State.IN
-        and obstacle_of_place(world, entry, PairStatus.ACTIVE) is None
+        and (world.active_count == 0 or would_violate(world, entry, PairStatus.ACTIVE) is None)
     )
 
 

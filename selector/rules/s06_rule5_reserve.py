@@ -77,8 +77,8 @@ def _enter(world: World, winner: Entry) -> World:
 
 
 def stays(world: World, entry: Entry) -> str | None:
-    """The globally active candidates, and while places are reserved the others too."""
-    if entry.status is not PairStatus.CANDIDATE or world.moved(entry):
+    """The candidates, while places are reserved."""
+    if entry.status is not PairStatus.CANDIDATE or world.moved(entry) or not is_needed(world):
         return None
     return no_need(world) or _obstacle(world, entry) or no_promotions_to_testing(world) or "nobody gives way to it"
 
