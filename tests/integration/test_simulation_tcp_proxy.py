@@ -18,20 +18,32 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Sends back what it hears, also after the other side has said its last."""
-    with contextlib.suppress(ConnectionError):
+    with contextlib.suppress(OSError):
         while data := await reader.read(65536):
             writer.write(data)
             await writer.drain()
         writer.write_eof()
-    writer.close()
-    with contextlib.suppress(ConnectionError):
-        await writer.wait_closed()
 
 
 @pytest.fixture
 async def target() -> AsyncIterator[int]:
-    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+    """The port of a server that echoes; every connection to it has ended when the test has."""
+    open_connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal open_connections
+        open_connections += 1
+        try:
+            await echo(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            open_connections -= 1
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         yield server.sockets[0].getsockname()[1]
+        await until(lambda: open_connections == 0)
 
 
 @pytest.fixture
