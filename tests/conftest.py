@@ -6,4 +6,4 @@ from pathlib import Path
 # Tests are imported by path, so the folder of fixtures must be named.
 sys.path.insert(0, str(Path(__file__).parent))
 
-pytest_plugins = ["fixtures.database"]
+pytest_plugins = ["fixtures.broker", "fixtures.database"]

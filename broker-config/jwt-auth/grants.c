@@ -1,0 +1,234 @@
+#include "grants.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#define FIRST_BUCKETS 256
+
+struct grants {
+	struct grant **buckets;
+	size_t bucket_count; /* a power of two */
+	size_t count;
+	uint64_t seed;
+	struct grant *oldest, *newest; /* of those that have left */
+};
+
+/* FNV-1a. The seed keeps clients, who choose their ids, from choosing the bucket. */
+static size_t bucket_of(const struct grants *grants, const char *client_id)
+{
+	uint64_t hash = 0xcbf29ce484222325u ^ grants->seed;
+
+	for (const unsigned char *p = (const unsigned char *)client_id; *p != '\0'; p++) {
+		hash = (hash ^ *p) * 0x100000001b3u;
+	}
+	return (size_t)(hash ^ hash >> 32) & (grants->bucket_count - 1);
+}
+
+struct grants *grants_new(void)
+{
+	struct grants *grants = calloc(1, sizeof *grants);
+
+	if (grants == NULL) {
+		return NULL;
+	}
+	grants->buckets = calloc(FIRST_BUCKETS, sizeof *grants->buckets);
+	grants->bucket_count = FIRST_BUCKETS;
+	if (grants->buckets == NULL || getrandom(&grants->seed, sizeof grants->seed, 0) != sizeof grants->seed) {
+		free(grants->buckets);
+		free(grants);
+		return NULL;
+	}
+	return grants;
+}
+
+static void grant_free(struct grant *grant)
+{
+	claims_free(&grant->claims);
+	free(grant->client_id);
+	free(grant);
+}
+
+void grants_free(struct grants *grants)
+{
+	for (size_t i = 0; grants != NULL && i < grants->bucket_count; i++) {
+		for (struct grant *grant = grants->buckets[i], *next; grant != NULL; grant = next) {
+			next = grant->next;
+			grant_free(grant);
+		}
+	}
+	if (grants != NULL) {
+		free(grants->buckets);
+	}
+	free(grants);
+}
+
+struct grant *grants_find(const struct grants *grants, const char *client_id)
+{
+	struct grant *grant = grants->buckets[bucket_of(grants, client_id)];
+
+	while (grant != NULL && strcmp(grant->client_id, client_id) != 0) {
+		grant = grant->next;
+	}
+	return grant;
+}
+
+size_t grants_count(const struct grants *grants)
+{
+	return grants->count;
+}
+
+/* --- those that have left, in the order of their leaving ------------------------------------------------ */
+
+static void list_append(struct grants *grants, struct grant *grant)
+{
+	grant->older = grants->newest;
+	grant->newer = NULL;
+	*(grants->newest != NULL ? &grants->newest->newer : &grants->oldest) = grant;
+	grants->newest = grant;
+}
+
+static void list_remove(struct grants *grants, struct grant *grant)
+{
+	*(grant->older != NULL ? &grant->older->newer : &grants->oldest) = grant->newer;
+	*(grant->newer != NULL ? &grant->newer->older : &grants->newest) = grant->older;
+	grant->older = grant->newer = NULL;
+}
+
+static void forget(struct grants *grants, struct grant *grant)
+{
+	struct grant **link = &grants->buckets[bucket_of(grants, grant->client_id)];
+
+	while (*link != grant) {
+		link = &(*link)->next;
+	}
+	*link = grant->next;
+	list_remove(grants, grant);
+	grants->count--;
+	grant_free(grant);
+}
+
+/* A name that logs in under ever new client ids pushes out its own entries, and nobody else's. */
+static void forget_surplus(struct grants *grants, const char *name)
+{
+	struct grant *oldest = NULL;
+	size_t count = 0;
+
+	for (struct grant *grant = grants->newest; grant != NULL; grant = grant->older) {
+		if (strcmp(grant->claims.name, name) == 0) {
+			oldest = grant;
+			count++;
+		}
+	}
+	if (count > REMEMBERED_PER_NAME) {
+		forget(grants, oldest);
+	}
+}
+
+void grants_forget(struct grants *grants, time_t now)
+{
+	while (grants->oldest != NULL && now - grants->oldest->left > REMEMBERED_SECONDS) {
+		forget(grants, grants->oldest);
+	}
+}
+
+/* --- coming and going ----------------------------------------------------------------------------------- */
+
+/* Without memory for it the table stays as it is: slower, but right. */
+static void grow(struct grants *grants)
+{
+	struct grant **old = grants->buckets;
+	size_t old_count = grants->bucket_count;
+	struct grant **buckets = calloc(old_count * 2, sizeof *buckets);
+
+	if (buckets == NULL) {
+		return;
+	}
+	grants->buckets = buckets;
+	grants->bucket_count = old_count * 2;
+	for (size_t i = 0; i < old_count; i++) {
+		for (struct grant *grant = old[i], *next; grant != NULL; grant = next) {
+			struct grant **bucket = &buckets[bucket_of(grants, grant->client_id)];
+
+			next = grant->next;
+			grant->next = *bucket;
+			*bucket = grant;
+		}
+	}
+	free(old);
+}
+
+static struct grant *add(struct grants *grants, const char *client_id)
+{
+	struct grant *grant = calloc(1, sizeof *grant);
+
+	if (grant == NULL || (grant->client_id = strdup(client_id)) == NULL) {
+		free(grant);
+		return NULL;
+	}
+	if (grants->count >= grants->bucket_count) {
+		grow(grants);
+	}
+	struct grant **bucket = &grants->buckets[bucket_of(grants, client_id)];
+
+	grant->next = *bucket;
+	*bucket = grant;
+	grants->count++;
+	return grant;
+}
+
+bool grants_enter(struct grants *grants, const char *client_id, struct claims *claims, const void *client)
+{
+	struct grant *grant = grants_find(grants, client_id);
+
+	if (grant == NULL) {
+		grant = add(grants, client_id);
+		if (grant == NULL) {
+			return false;
+		}
+	} else {
+		claims_free(&grant->claims);
+		if (grant->client == NULL) {
+			list_remove(grants, grant);
+		} else if (grant->client != client) {
+			/* The broker ends the earlier connection after this one has logged in. */
+			grant->former = grant->client;
+		}
+	}
+	grant->claims = *claims;
+	*claims = (struct claims){.name = NULL};
+	grant->client = client;
+	grant->withdrawn = NULL;
+	grant->ending = false;
+	return true;
+}
+
+void grants_leave(struct grants *grants, const char *client_id, const void *client, time_t now)
+{
+	struct grant *grant = grants_find(grants, client_id);
+
+	if (grant == NULL || grant->client != client) {
+		return;
+	}
+	grant->former = client;
+	grant->client = NULL;
+	grant->left = now;
+	list_append(grants, grant);
+	forget_surplus(grants, grant->claims.name);
+}
+
+struct grant *grants_next_to_end(struct grants *grants, time_t now)
+{
+	for (size_t i = 0; i < grants->bucket_count; i++) {
+		for (struct grant *grant = grants->buckets[i]; grant != NULL; grant = grant->next) {
+			bool over = grant->withdrawn != NULL || now >= grant->claims.expires;
+
+			if (over && grant->client != NULL && !grant->ending) {
+				grant->ending = true;
+				return grant;
+			}
+		}
+	}
+	return NULL;
+}

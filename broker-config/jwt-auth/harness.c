@@ -1,0 +1,176 @@
+/* Lets tests call the parts that know nothing of a broker: one question a line on stdin, one answer a line on stdout.
+ * The fields of a question are separated by tabs. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "access.h"
+#include "filters.h"
+#include "grants.h"
+#include "identity.h"
+#include "keys.h"
+#include "token.h"
+#include "topic.h"
+
+#define MAX_FIELDS 4
+
+static const char *yes_or_no(bool answer)
+{
+	return answer ? "yes" : "no";
+}
+
+static bool subscription_is_granted(const char *json, const char *asked)
+{
+	struct filters filters;
+	bool granted = filters_parse(json, &filters) && filters_allow_subscription(&filters, asked);
+
+	filters_free(&filters);
+	return granted;
+}
+
+static void print_filters(const char *json)
+{
+	struct filters filters;
+
+	if (!filters_parse(json, &filters)) {
+		puts("no");
+		return;
+	}
+	printf("%zu", filters.count);
+	for (size_t i = 0; i < filters.count; i++) {
+		printf("\t%s", filters.items[i]);
+	}
+	puts("");
+	filters_free(&filters);
+}
+
+static void check_token(const char *key, const char *now, const char *token)
+{
+	struct keyring keyring = {.count = 1};
+	struct claims claims;
+	const char *why = NULL;
+
+	if (!key_parse((const unsigned char *)key, strlen(key), &keyring.keys[0], &why)) {
+		printf("key %s\n", why);
+		return;
+	}
+	why = token_check(token, &keyring, (time_t)strtoll(now, NULL, 10), &claims);
+	if (why == NULL) {
+		printf("good %s\n", claims.name);
+		claims_free(&claims);
+	} else {
+		printf("%s\n", why);
+	}
+	keyring_free(&keyring);
+}
+
+/* --- the table of grants, with numbers for the broker's pointers ---------------------------------------- */
+
+static struct grants *table;
+
+static const void *pointer(const char *number)
+{
+	static const char OBJECTS[256];
+
+	return &OBJECTS[strtoul(number, NULL, 10) % sizeof OBJECTS];
+}
+
+static void enter(const char *client_id, const char *object)
+{
+	size_t length = strcspn(client_id, "/");
+	struct claims claims = {.name = strndup(client_id, length), .expires = 1000};
+
+	printf("%s\n", yes_or_no(claims.name != NULL && grants_enter(table, client_id, &claims, pointer(object))));
+	claims_free(&claims);
+}
+
+static void show(const char *client_id, const char *object)
+{
+	struct grant *grant = grants_find(table, client_id);
+	const char *found = grant == NULL                            ? "unknown"
+	                    : grant->client == pointer(object)       ? "connected"
+	                    : grant->former == pointer(object)       ? "departed"
+	                                                             : "stranger";
+
+	printf("%s\t%zu\n", found, grants_count(table));
+}
+
+static void end(const char *now)
+{
+	struct grant *grant = grants_next_to_end(table, (time_t)strtoll(now, NULL, 10));
+
+	puts(grant == NULL ? "none" : grant->client_id);
+}
+
+static void answer_about_table(char **field)
+{
+	const char *question = field[0];
+
+	if (strcmp(question, "enter") == 0) {
+		enter(field[1], field[2]);
+	} else if (strcmp(question, "leave") == 0) {
+		grants_leave(table, field[1], pointer(field[2]), (time_t)strtoll(field[3], NULL, 10));
+		puts("done");
+	} else if (strcmp(question, "forget") == 0) {
+		grants_forget(table, (time_t)strtoll(field[1], NULL, 10));
+		puts("done");
+	} else if (strcmp(question, "end") == 0) {
+		end(field[1]);
+	} else if (strcmp(question, "show") == 0) {
+		show(field[1], field[2]);
+	} else {
+		puts("what?");
+	}
+}
+
+static void answer(char **field)
+{
+	const char *question = field[0];
+	char shown[64];
+
+	if (strcmp(question, "valid") == 0) {
+		puts(yes_or_no(topic_filter_is_valid(field[1])));
+	} else if (strcmp(question, "covers") == 0) {
+		puts(yes_or_no(topic_filter_covers(field[1], field[2])));
+	} else if (strcmp(question, "matches") == 0) {
+		puts(yes_or_no(topic_filter_matches(field[1], field[2])));
+	} else if (strcmp(question, "control") == 0) {
+		puts(yes_or_no(topic_is_control(field[1])));
+	} else if (strcmp(question, "filters") == 0) {
+		print_filters(field[1]);
+	} else if (strcmp(question, "granted") == 0) {
+		puts(yes_or_no(subscription_is_granted(field[1], field[2])));
+	} else if (strcmp(question, "name") == 0) {
+		puts(yes_or_no(identity_name_is_valid(field[1])));
+	} else if (strcmp(question, "owns") == 0) {
+		puts(yes_or_no(identity_owns_client_id(field[1], field[2])));
+	} else if (strcmp(question, "log") == 0) {
+		puts(identity_for_log(field[1], shown, sizeof shown));
+	} else if (strcmp(question, "token") == 0) {
+		check_token(field[1], field[2], field[3]);
+	} else {
+		answer_about_table(field);
+	}
+}
+
+int main(void)
+{
+	char *line = NULL;
+	size_t size = 0;
+	ssize_t length;
+
+	table = grants_new();
+	while (table != NULL && (length = getline(&line, &size, stdin)) > 0) {
+		char *field[MAX_FIELDS] = {"", "", "", ""}, *rest = line;
+
+		line[length - 1] = '\0';
+		for (size_t i = 0; i < MAX_FIELDS && rest != NULL; i++) {
+			field[i] = strsep(&rest, "\t");
+		}
+		answer(field);
+		fflush(stdout);
+	}
+	free(line);
+	grants_free(table);
+	return 0;
+}

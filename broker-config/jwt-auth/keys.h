@@ -1,0 +1,39 @@
+/* The keys that tokens are checked with: the current one, and the previous one while a rotation lasts. */
+#ifndef NTPPOOL_KEYS_H
+#define NTPPOOL_KEYS_H
+
+#include <jwt.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#define MIN_SECRET_BYTES 48 /* RFC 7518, 3.2: at least the size of the hash */
+
+struct key {
+	jwt_alg_t algorithm; /* the only one this key may be used with */
+	unsigned char *bytes;
+	size_t length;
+};
+
+struct keyring {
+	struct key keys[2];
+	size_t count;
+};
+
+/* What was wrong with a key file, for the operator. It never quotes the file. */
+struct complaint {
+	char text[320];
+};
+
+/* Reads the keys. `previous` may be NULL, missing or empty: then there is only one key. False with a complaint when a
+ * file cannot be read or holds neither an HMAC secret of enough bytes nor a public key on P-384 as PEM. */
+bool keyring_load(const char *current, const char *previous, struct keyring *out, struct complaint *complaint);
+
+/* Forgets the keys, also in memory. */
+void keyring_free(struct keyring *keyring);
+
+const char *key_algorithm_name(const struct key *key);
+
+/* The key in a text; the bytes are copied. False with the reason in `*why`. */
+bool key_parse(const unsigned char *text, size_t length, struct key *out, const char **why);
+
+#endif

@@ -1,0 +1,27 @@
+/* What a token says, once its signature and times are known to be good. */
+#ifndef NTPPOOL_TOKEN_H
+#define NTPPOOL_TOKEN_H
+
+#include <stdbool.h>
+#include <time.h>
+
+#include "filters.h"
+#include "keys.h"
+
+#define MAX_TOKEN_BYTES 8192
+
+struct claims {
+	char *name; /* the subject */
+	bool may_use_old_protocol;
+	time_t expires;
+	struct filters subscribe;
+	struct filters publish;
+};
+
+/* Checks the token. Returns NULL and fills `*out`, or returns the reason why it is refused, which is fit for the log:
+ * it quotes nothing of the token. */
+const char *token_check(const char *token, const struct keyring *keyring, time_t now, struct claims *out);
+
+void claims_free(struct claims *claims);
+
+#endif

@@ -1,0 +1,101 @@
+#include "topic.h"
+
+#include <string.h>
+
+static const char SHARED[] = "$share/";
+
+/* One level of a topic; `text` is NULL behind the last one. */
+struct level {
+	const char *text;
+	size_t length;
+};
+
+static struct level first_level(const char *topic)
+{
+	return (struct level){topic, strcspn(topic, "/")};
+}
+
+static struct level next_level(struct level level)
+{
+	const char *end = level.text + level.length;
+
+	return *end == '/' ? first_level(end + 1) : (struct level){NULL, 0};
+}
+
+static bool is(struct level level, char wildcard)
+{
+	return level.length == 1 && level.text[0] == wildcard;
+}
+
+bool topic_filter_is_valid(const char *filter)
+{
+	if (*filter == '\0') {
+		return false;
+	}
+	for (struct level level = first_level(filter); level.text != NULL; level = next_level(level)) {
+		bool has_wildcard = strcspn(level.text, "+#") < level.length;
+
+		if (has_wildcard && !is(level, '+') && !is(level, '#')) {
+			return false;
+		}
+		if (is(level, '#') && next_level(level).text != NULL) {
+			return false;
+		}
+	}
+	return true;
+}
+
+bool topic_filter_covers(const char *granted, const char *asked)
+{
+	/* A wildcard in the first place matches nothing that begins with '$' (MQTT 5, 4.7.2). */
+	if (*asked == '$' && *granted != '$') {
+		return false;
+	}
+	struct level g = first_level(granted), a = first_level(asked);
+
+	for (; a.text != NULL; g = next_level(g), a = next_level(a)) {
+		if (g.text == NULL) {
+			return false;
+		}
+		if (is(g, '#')) {
+			return true;
+		}
+		if (is(a, '#')) {
+			return false;
+		}
+		if (!is(g, '+') && (g.length != a.length || memcmp(g.text, a.text, a.length) != 0)) {
+			return false;
+		}
+	}
+	/* "a/#" matches "a" as well. */
+	return g.text == NULL || is(g, '#');
+}
+
+bool topic_filter_matches(const char *filter, const char *topic)
+{
+	return strpbrk(topic, "+#") == NULL && topic_filter_covers(filter, topic);
+}
+
+bool topic_is_shared(const char *filter)
+{
+	return strncmp(filter, SHARED, sizeof SHARED - 1) == 0 || strcmp(filter, "$share") == 0;
+}
+
+bool topic_split_shared(const char *filter, const char **group, size_t *group_length, const char **inner)
+{
+	if (strncmp(filter, SHARED, sizeof SHARED - 1) != 0) {
+		return false;
+	}
+	*group = filter + sizeof SHARED - 1;
+	*group_length = strcspn(*group, "/");
+	if (*group_length == 0 || strcspn(*group, "+#") < *group_length || (*group)[*group_length] != '/') {
+		return false;
+	}
+	*inner = *group + *group_length + 1;
+	return **inner != '\0';
+}
+
+bool topic_is_control(const char *topic)
+{
+	return topic_filter_matches("/+/control/#", topic) || topic_filter_matches("/+/monitors/control/#", topic);
+}
