@@ -1,0 +1,130 @@
+"""What ingest does beside the results: presence and last seen, the monitors' rates, its own status, old rows."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from datetime import UTC, timedelta
+from functools import partial
+from typing import Final, NoReturn
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from ingest.committer import Committer
+from ingest.intake import Intake
+from ingest.numbers import Numbers
+from ingest.patience import ContentRefused, persist
+from ingest.presence import PresenceBook, write_presence
+from ingest.rates import read_rates
+from ingest.retention import STEP, Expiring, expiring, remove_step
+from ingest.sightings import Sightings, write_sightings
+from ingest.throttle import Sender, Throttle
+from runtime.database import utc_now
+from runtime.worker import Worker
+
+log = logging.getLogger(__name__)
+
+PRESENCE: Final = 1.0
+"""Seconds between two looks for presence to write."""
+
+SIGHTINGS: Final = 5.0
+"""Seconds between two times that ``last_seen`` and ``last_submit`` are written."""
+
+NEW_RATES: Final = 5.0
+"""Seconds until the rate of a new sender is looked up."""
+
+ALL_RATES: Final = 300.0
+"""Seconds until the rates of all are looked up again."""
+
+RETENTION: Final = timedelta(minutes=5)
+
+_REST: Final = 0.05
+"""Seconds between two steps of removing, at least; and at least as long as the step took."""
+
+
+async def keep_presence(worker: Worker, book: PresenceBook, sightings: Sightings) -> NoReturn:
+    """Writes the monitors' presence."""
+    while True:
+        await asyncio.sleep(PRESENCE)
+        if waiting := book.take():
+            try:
+                sightings.note(await persist(worker, partial(write_presence, worker.engine, waiting)))
+            except ContentRefused as error:
+                log.error("presence of %d monitors could not be written: %s", len(waiting), error)
+
+
+async def keep_sightings(worker: Worker, sightings: Sightings) -> NoReturn:
+    """Writes when monitors were seen."""
+    while True:
+        await asyncio.sleep(SIGHTINGS)
+        if waiting := sightings.take():
+            try:
+                await persist(worker, partial(write_sightings, worker.engine, waiting))
+            except ContentRefused as error:
+                log.error("last_seen of %d monitors could not be written: %s", len(waiting), error)
+
+
+async def keep_rates(worker: Worker, throttle: Throttle) -> NoReturn:
+    """Looks up how much monitors may send."""
+    all_at = time.monotonic()
+    while True:
+        await asyncio.sleep(NEW_RATES)
+        wanted = throttle.unrated()
+        if time.monotonic() - all_at >= ALL_RATES:
+            all_at = time.monotonic()
+            throttle.forget_idle(all_at)
+            wanted = throttle.senders()
+        if wanted:
+            throttle.rate(await persist(worker, partial(_rates, worker, wanted)))
+
+
+def _rates(worker: Worker, senders: Sequence[Sender]) -> dict[Sender, float]:
+    return read_rates(worker.engine, senders, worker.pool.get().monitors)
+
+
+async def keep_status(
+    worker: Worker, intake: Intake, throttle: Throttle, committer: Committer, numbers: Numbers
+) -> NoReturn:
+    """Keeps up to date what the worker answers to ``status``."""
+    while True:
+        worker.status.update(
+            paused=committer.paused,
+            intake_results=intake.results,
+            intake_batches=len(intake),
+            throttled=throttle.refused(),
+            counts=dict(numbers.totals),
+        )
+        await asyncio.sleep(1.0)
+
+
+async def keep_retention(worker: Worker, numbers: Numbers) -> None:
+    """Removes what is old, every few minutes."""
+    tables = expiring(timedelta(days=worker.settings.log_scores_days))
+    scheduler = AsyncIOScheduler(timezone=UTC)
+    # The jitter keeps several workers apart; a round that takes longer than the interval is not doubled.
+    jitter = int(RETENTION.total_seconds() / 5)
+    scheduler.add_job(
+        remove_expired,
+        "interval",
+        args=(worker, tables, numbers),
+        seconds=RETENTION.total_seconds(),
+        jitter=jitter,
+        max_instances=1,
+        coalesce=True,
+    )
+    scheduler.start()
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        scheduler.shutdown(wait=False)
+
+
+async def remove_expired(worker: Worker, tables: Sequence[Expiring], numbers: Numbers) -> None:
+    """Removes all that is old, step by step, at rest for half of the time or more."""
+    for what in tables:
+        removed = STEP
+        while removed == STEP:
+            began = time.monotonic()
+            removed = await persist(worker, partial(remove_step, worker.engine, what, utc_now()))
+            numbers.expired(what.table.name, removed)
+            await asyncio.sleep(max(_REST, time.monotonic() - began))

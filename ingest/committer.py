@@ -1,0 +1,131 @@
+"""From the intake to the ledger, and only then to the acks: one transaction after the other.
+
+Each takes what waits: so a lone batch is answered at once, and many share the cost of a commit.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Final
+
+from opentelemetry.trace import Link, Span, Tracer, get_current_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from ingest.acks import Acks
+from ingest.decode import Submission, Unreadable
+from ingest.intake import Intake
+from ingest.ledger import commit
+from ingest.numbers import Numbers
+from ingest.patience import ContentRefused, persist
+from ingest.plan import Plan
+from ingest.refusals import Refusals
+from ingest.sightings import Sighting, Sightings
+from ingest.throttle import Sender
+from runtime.database import utc_now
+from runtime.worker import Worker
+from schema.messages import encode
+
+log = logging.getLogger(__name__)
+
+MOST_RESULTS: Final = 1_000
+"""Results of one transaction: it holds the rows of its servers for about a tenth of a second."""
+
+_CALM: Final = MOST_RESULTS
+"""Results that may wait while the live stream is fed; with more, there is better to do."""
+
+_MOST_LINKS: Final = 32
+"""Traces that one transaction is linked with."""
+
+
+class Committer:
+    """Takes submissions from the intake and brings them into the ledger."""
+
+    def __init__(
+        self, worker: Worker, intake: Intake, acks: Acks, refusals: Refusals, sightings: Sightings, numbers: Numbers
+    ) -> None:
+        self._worker = worker
+        self._intake = intake
+        self._acks = acks
+        self._refusals = refusals
+        self._sightings = sightings
+        self._numbers = numbers
+        self._going = asyncio.Event()
+        self._going.set()
+
+    @property
+    def paused(self) -> bool:
+        """Whether an operator has stopped it."""
+        return not self._going.is_set()
+
+    def pause(self) -> None:
+        """Commits nothing more, from the next transaction on."""
+        self._going.clear()
+
+    def resume(self) -> None:
+        """Goes on."""
+        self._going.set()
+
+    async def run(self) -> None:
+        """Commits what comes, until cancelled; a transaction that is under way is finished."""
+        while True:
+            submissions = await self._intake.take(MOST_RESULTS)
+            await self._going.wait()
+            await self._commit(submissions)
+
+    async def _commit(self, submissions: Sequence[Submission]) -> None:
+        try:
+            plan = await self._persist(submissions)
+        except ContentRefused as error:
+            await self._isolate(submissions, str(error))
+        else:
+            self._answer(plan)
+
+    async def _isolate(self, submissions: Sequence[Submission], reason: str) -> None:
+        """One of them is to blame: each gets a transaction of its own, so that the others are not lost with it."""
+        if len(submissions) == 1:
+            self._refuse(submissions[0], reason)
+            return
+        for submission in submissions:
+            await self._commit([submission])
+
+    async def _persist(self, submissions: Sequence[Submission]) -> Plan:
+        engine = self._worker.engine
+        with _span(self._worker.telemetry.tracer, submissions):
+            began = time.monotonic()
+            plan = await persist(self._worker, lambda: commit(engine, submissions, utc_now()))
+            self._numbers.committed(plan, time.monotonic() - began)
+        return plan
+
+    def _answer(self, plan: Plan) -> None:
+        for submission, ack in plan.acks:
+            self._acks.offer(submission.name, submission.ipv, ack, submission.trace_parent)
+        now = utc_now()
+        versions: dict[Sender, str] = {(s.name, s.ipv): s.batch.version for s, _ in plan.acks}
+        self._sightings.note(
+            Sighting(monitor_id, now, submitted=now, version=versions[sender])
+            for sender, monitor_id in plan.monitor_ids.items()
+        )
+        if self._intake.results <= _CALM:
+            for event in plan.events():
+                self._worker.live.offer(self._worker.topics.result_event(event.server_id), event)
+
+    def _refuse(self, submission: Submission, reason: str) -> None:
+        log.error("batch %s of %s cannot be stored: %s", submission.batch.id, submission.name, reason)
+        topic = self._worker.topics.results(submission.name, submission.ipv)
+        payload = encode(submission.batch)
+        why = f"cannot be stored: {reason}"
+        self._refusals.offer(Unreadable(topic, payload, why, submission.name, submission.ipv, submission.batch.id))
+
+
+def _span(tracer: Tracer, submissions: Sequence[Submission]) -> AbstractContextManager[Span]:
+    """A span of its own for the transaction, linked with the traces of those who sent its batches."""
+    traced = [s.trace_parent for s in submissions if s.trace_parent][:_MOST_LINKS]
+    links = [Link(get_current_span(_propagator.extract({"traceparent": t})).get_span_context()) for t in traced]
+    results = sum(len(s.batch.results) for s in submissions)
+    attributes = {"batches": len(submissions), "results": results}
+    return tracer.start_as_current_span("ingest transaction", links=links, attributes=attributes)
+
+
+_propagator: Final = TraceContextTextMapPropagator()

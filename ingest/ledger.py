@@ -1,0 +1,138 @@
+"""The one transaction of an intake: batch ids, log rows and scores are written together, or not at all.
+
+It first takes the scoring queue's rows of its servers, in the order of their ids, and only then reads: nobody else
+writes results of these servers until it ends, so that scores build on each other and log rows of a server are
+committed in the order of their ids. It may run again at any time, since a remembered batch changes nothing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
+
+from ingest.bulk import move_pairs, read_pairs
+from ingest.check import known_id, needs_history
+from ingest.decode import Submission
+from ingest.plan import (
+    Known,
+    Monitor,
+    Pair,
+    Plan,
+    Remembered,
+    make_plan,
+    rejections_from_text,
+    rejections_to_text,
+)
+from runtime.database import transaction
+from runtime.work_queue import SCORING
+from schema.tables import assignment_changes, log_scores, monitors, result_batches, servers
+
+_ATTEMPTS: Final = 5
+
+
+def commit(engine: Engine, submissions: Sequence[Submission], now: datetime) -> Plan:
+    """Writes ``submissions`` and returns what was written. ``now`` is UTC without a zone.
+
+    Another worker may commit one of the batches, or a server may be deleted, between our look and our write: the
+    violated key then makes us look again.
+
+    Raises:
+        DatabaseUnavailable: nothing was committed, or nobody knows; it may be called again.
+        sqlalchemy.exc.SQLAlchemyError: the database refused.
+    """
+    work = partial(_commit, submissions=submissions, now=now)
+    return transaction(engine, work, attempts=_ATTEMPTS, retry_on=(IntegrityError,))
+
+
+def _commit(connection: Connection, submissions: Sequence[Submission], now: datetime) -> Plan:
+    known_monitors = _monitors(connection, {s.name for s in submissions})
+    senders = [(s, known_monitors[s.name, s.ipv]) for s in submissions if (s.name, s.ipv) in known_monitors]
+    asked = sorted({(r.server_id, m.id) for s, m in senders for r in s.batch.results if known_id(r.server_id)})
+    addresses = _servers(connection, {server_id for server_id, _ in asked})
+    SCORING.hold(connection, addresses)
+    known = Known(
+        monitors=known_monitors,
+        servers=addresses,
+        pairs=_pairs(connection, asked, {m.id: m for _, m in senders}),
+        batches=_batches(connection, sorted({(m.id, s.batch.id) for s, m in senders})),
+    )
+    plan = make_plan(known, submissions)
+    _write(connection, plan, now)
+    return plan
+
+
+def _monitors(connection: Connection, names: Iterable[str]) -> dict[tuple[str, str], Monitor]:
+    m = monitors.c
+    query = sa.select(m.id, m.tls_name, m.ip_version, m.status)
+    rows = connection.execute(query.where(m.tls_name.in_(sorted(names)), m.type == "monitor"))
+    return {(row.tls_name, row.ip_version): Monitor(row.id, row.status) for row in rows}
+
+
+def _servers(connection: Connection, ids: Iterable[int]) -> dict[int, str]:
+    query = sa.select(servers.c.id, servers.c.ip).where(servers.c.id.in_(sorted(ids)))
+    return {row.id: row.ip for row in connection.execute(query)}
+
+
+def _pairs(
+    connection: Connection, asked: Sequence[tuple[int, int]], by_id: Mapping[int, Monitor]
+) -> dict[tuple[int, int], Pair]:
+    """The pairs of ``asked`` (server, monitor) that there are."""
+    if not asked:
+        return {}
+    rows = read_pairs(connection, asked)
+    idle = [(r.server_id, r.monitor_id) for r in rows if needs_history(by_id[r.monitor_id].status, r.status)]
+    ended = _last_changes(connection, idle)
+    return {
+        (r.server_id, r.monitor_id): Pair(
+            r.id, r.status, r.score_raw, r.score_ts, r.stratum, ended.get((r.server_id, r.monitor_id))
+        )
+        for r in rows
+    }
+
+
+def _last_changes(connection: Connection, asked: Sequence[tuple[int, int]]) -> dict[tuple[int, int], datetime]:
+    if not asked:
+        return {}
+    c = assignment_changes.c
+    query = (
+        sa.select(c.server_id, c.monitor_id, sa.func.max(c.changed_on).label("on"))
+        .where(sa.tuple_(c.monitor_id, c.server_id).in_([(m, s) for s, m in asked]))
+        .group_by(c.server_id, c.monitor_id)
+    )
+    return {(row.server_id, row.monitor_id): row.on for row in connection.execute(query)}
+
+
+def _batches(connection: Connection, asked: Sequence[tuple[int, str]]) -> dict[tuple[int, str], Remembered]:
+    if not asked:
+        return {}
+    b = result_batches.c
+    query = sa.select(b.monitor_id, b.batch, b.stored, b.rejected)
+    rows = connection.execute(query.where(sa.tuple_(b.monitor_id, b.batch).in_(asked)))
+    return {(r.monitor_id, r.batch): Remembered(r.stored, rejections_from_text(r.rejected)) for r in rows}
+
+
+def _write(connection: Connection, plan: Plan, now: datetime) -> None:
+    if plan.batches:
+        connection.execute(sa.insert(result_batches), _batch_rows(plan, now))
+    if plan.log_rows:
+        connection.execute(sa.insert(log_scores), plan.log_rows)
+        move_pairs(connection, sorted((p.id, p.score, p.score_ts, p.stratum) for p in plan.pairs.values()))
+        SCORING.make_due(connection, plan.servers(), now)
+
+
+def _batch_rows(plan: Plan, now: datetime) -> list[dict[str, Any]]:
+    # In the order of their key: two workers with the same batches then wait for, but never deadlock, each other.
+    return [
+        {
+            "monitor_id": monitor_id,
+            "batch": batch,
+            "received_on": now,
+            "stored": remembered.stored,
+            "rejected": rejections_to_text(remembered.rejected),
+        }
+        for (monitor_id, batch), remembered in sorted(plan.batches.items(), key=lambda item: item[0])
+    ]

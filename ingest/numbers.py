@@ -1,0 +1,61 @@
+"""What ingest counts: as metrics, and as totals since its start for the answer to the command ``status``."""
+
+from collections import Counter
+from typing import Final
+
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+
+from ingest.intake import Intake
+from ingest.plan import Plan
+
+IGNORED: Final = "no topic of ours"
+INTAKE_FULL: Final = "intake is full"
+THROTTLED: Final = "monitor is throttled"
+UNREADABLE_FULL: Final = "too many unreadable messages"
+ACKS_FULL: Final = "too many acks"
+ACK_FAILED: Final = "ack was not delivered"
+
+
+class Numbers:
+    """Counters of one worker; called once per transaction or dropped message, never per result."""
+
+    def __init__(self, meter: Meter, intake: Intake) -> None:
+        self.totals: Counter[str] = Counter()
+        self._batches = meter.create_counter("ingest_batches", description="Batches committed")
+        self._duplicates = meter.create_counter("ingest_duplicates", description="Batches committed before")
+        self._stored = meter.create_counter("ingest_results_stored", description="Results committed and scored")
+        self._rejected = meter.create_counter("ingest_results_rejected", description="Results not stored, by reason")
+        self._unreadable = meter.create_counter("ingest_messages_unreadable", description="Messages not decoded")
+        self._dropped = meter.create_counter("ingest_messages_dropped", description="Messages left aside, by reason")
+        self._expired = meter.create_counter("ingest_rows_expired", description="Rows removed for age, by table")
+        self._seconds = meter.create_histogram("ingest_transaction", unit="s", description="Time of a transaction")
+
+        def depth(options: CallbackOptions) -> list[Observation]:
+            return [Observation(intake.results)]
+
+        meter.create_observable_gauge("ingest_intake_results", [depth], description="Results that wait")
+
+    def committed(self, plan: Plan, seconds: float) -> None:
+        """A transaction was committed, within ``seconds``."""
+        new, stored = len(plan.acks) - plan.duplicates, len(plan.log_rows)
+        self._batches.add(new)
+        self._stored.add(stored)
+        self._duplicates.add(plan.duplicates)
+        self._seconds.record(seconds)
+        for reason, count in plan.rejected.items():
+            self._rejected.add(count, {"reason": reason})
+        self.totals.update(batches=new, stored=stored, duplicates=plan.duplicates, rejected=plan.rejected.total())
+
+    def unreadable(self) -> None:
+        """A message was not what its topic promises."""
+        self._unreadable.add(1)
+        self.totals["unreadable"] += 1
+
+    def dropped(self, reason: str) -> None:
+        """A message was left aside; if it matters, its sender sends it again."""
+        self._dropped.add(1, {"reason": reason})
+        self.totals[reason] += 1
+
+    def expired(self, table: str, rows: int) -> None:
+        """Rows of ``table`` were removed because of their age."""
+        self._expired.add(rows, {"table": table})

@@ -1,0 +1,78 @@
+"""What is old leaves the ledger, in steps so small that nobody waits for them.
+
+Several workers may do this at the same time: each step takes rows that no other one has taken.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
+
+from runtime.database import transaction
+from schema.limits import BATCH_MEMORY, REJECTED_MEMORY
+from schema.tables import assignment_changes, log_scores, rejected_messages, result_batches, scorer_status
+
+STEP: Final = 1_000
+"""Rows of one transaction: some tens of milliseconds."""
+
+CHANGES_MEMORY: Final = timedelta(days=90)
+"""How long it can be told why a monitor was moved; and longer than a late result needs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expiring:
+    """A table whose rows have an age."""
+
+    table: sa.Table
+    age: sa.Column[Any]
+    """The column that tells it; it has an index."""
+    kept: timedelta
+    unless: sa.ColumnElement[bool] | None = None
+    """Rows to keep all the same."""
+
+
+def expiring(kept_log_scores: timedelta) -> list[Expiring]:
+    """All that is removed for its age."""
+    # The pool's own scorers remember by foreign key how far they got.
+    needed = sa.exists().where(scorer_status.c.log_score_id == log_scores.c.id)
+    return [
+        Expiring(log_scores, log_scores.c.ts, kept_log_scores, unless=needed),
+        Expiring(result_batches, result_batches.c.received_on, BATCH_MEMORY),
+        Expiring(rejected_messages, rejected_messages.c.last_seen, REJECTED_MEMORY),
+        Expiring(assignment_changes, assignment_changes.c.changed_on, CHANGES_MEMORY),
+    ]
+
+
+def remove_step(engine: Engine, what: Expiring, now: datetime) -> int:
+    """Removes up to :data:`STEP` expired rows and returns how many. ``now`` is UTC without a zone.
+
+    Raises:
+        DatabaseUnavailable: it may be called again.
+    """
+    try:
+        return transaction(engine, partial(_remove, what=what, before=now - what.kept))
+    except IntegrityError:
+        # Something has just begun to refer to one of the rows; the next round passes over it.
+        return 0
+
+
+def _remove(connection: Connection, what: Expiring, before: datetime) -> int:
+    keys = list(what.table.primary_key.columns)
+    old = sa.select(*keys).where(what.age < before).order_by(what.age).limit(STEP)
+    if what.unless is not None:
+        old = old.where(~what.unless)
+    rows = connection.execute(old.with_for_update(skip_locked=True)).all()
+    if rows:
+        connection.execute(sa.delete(what.table).where(_one_of(keys, rows)))
+    return len(rows)
+
+
+def _one_of(keys: Sequence[sa.Column[Any]], rows: Sequence[sa.Row[Any]]) -> sa.ColumnElement[bool]:
+    if len(keys) == 1:
+        return keys[0].in_([row[0] for row in rows])
+    return sa.tuple_(*keys).in_([tuple(row) for row in rows])

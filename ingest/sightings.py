@@ -1,0 +1,95 @@
+"""When a monitor was last seen and last submitted, and its version: written apart from the results, now and then.
+
+Log rows lock the rows of their monitors (as foreign keys do) until they are committed. Written in the same
+transaction, or in another order than ascending, these times would make the workers deadlock.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from runtime.database import transaction
+from schema.tables import monitors
+
+_MAX_VERSION: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What we heard of a row of ``monitors``; times are UTC without a zone."""
+
+    monitor_id: int
+    seen: datetime
+    submitted: datetime | None = None
+    version: str = ""
+    """Empty: unknown."""
+
+    def merged(self, later: "Sighting") -> "Sighting":
+        """This and ``later`` together."""
+        submitted = [t for t in (self.submitted, later.submitted) if t is not None]
+        return Sighting(
+            self.monitor_id,
+            max(self.seen, later.seen),
+            max(submitted, default=None),
+            later.version or self.version,
+        )
+
+
+class Sightings:
+    """What is still to be written, one for each monitor."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, Sighting] = {}
+
+    def note(self, sightings: Iterable[Sighting]) -> None:
+        """Adds ``sightings`` to what is known."""
+        for each in sightings:
+            before = self._waiting.get(each.monitor_id)
+            self._waiting[each.monitor_id] = each if before is None else before.merged(each)
+
+    def take(self) -> list[Sighting]:
+        """All that wait; they wait no longer."""
+        waiting, self._waiting = self._waiting, {}
+        return list(waiting.values())
+
+
+def write_sightings(engine: Engine, sightings: Sequence[Sighting]) -> None:
+    """Writes ``sightings``; a time never goes back.
+
+    Raises:
+        DatabaseUnavailable: it may be called again.
+    """
+    if sightings:
+        transaction(engine, partial(_write, sightings=sightings))
+
+
+def _write(connection: Connection, sightings: Sequence[Sighting]) -> None:
+    rows = [
+        {"monitor": s.monitor_id, "seen": s.seen, "submitted": s.submitted, "version": s.version[:_MAX_VERSION]}
+        for s in sorted(sightings, key=lambda s: s.monitor_id)
+    ]
+    connection.execute(_UPDATE, rows)
+
+
+def _later(column: sa.Column[Any], name: str) -> sa.ColumnElement[Any]:
+    given = sa.bindparam(name, type_=column.type)
+    return sa.case((column.is_(None), given), (column < given, given), else_=column)
+
+
+_UPDATE: Final = (
+    sa.update(monitors)
+    .where(monitors.c.id == sa.bindparam("monitor"))
+    .values(
+        last_seen=_later(monitors.c.last_seen, "seen"),
+        last_submit=_later(monitors.c.last_submit, "submitted"),
+        client_version=sa.case(
+            (sa.bindparam("version", type_=sa.String()) == "", monitors.c.client_version),
+            else_=sa.bindparam("version", type_=sa.String()),
+        ),
+    )
+)

@@ -1,0 +1,65 @@
+"""Puts ingest together: subscriptions, commands and tasks, on the frame that every worker has."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from ingest.acks import Acks
+from ingest.chores import keep_presence, keep_rates, keep_retention, keep_sightings, keep_status
+from ingest.committer import Committer
+from ingest.intake import Intake
+from ingest.numbers import Numbers
+from ingest.presence import PresenceBook
+from ingest.reception import Reception
+from ingest.refusals import Refusals
+from ingest.sightings import Sightings
+from ingest.throttle import Throttle
+from runtime.broker import Subscription
+from runtime.worker import Worker
+from schema.messages import ControlCommand
+from schema.topics import ANY, shared
+
+GROUP = "ingest"
+"""Workers of this group share the results among them."""
+
+
+async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
+    """Subscribes, adds the commands ``pause`` and ``resume``, and starts what ingest does."""
+    intake, throttle, presences, sightings = Intake(), Throttle(), PresenceBook(), Sightings()
+    numbers = Numbers(worker.telemetry.meter, intake)
+    acks = Acks(worker.broker, worker.topics, numbers)
+    refusals = Refusals(worker, acks, numbers)
+    committer = Committer(worker, intake, acks, refusals, sightings, numbers)
+    _subscribe(worker, Reception(worker.topics, intake, throttle, presences, refusals, numbers))
+    _add_commands(worker, committer)
+    for name, work in (
+        ("results", committer.run()),
+        ("acks", acks.run()),
+        ("refusals", refusals.run()),
+        ("presence", keep_presence(worker, presences, sightings)),
+        ("sightings", keep_sightings(worker, sightings)),
+        ("rates", keep_rates(worker, throttle)),
+        ("status", keep_status(worker, intake, throttle, committer, numbers)),
+        ("retention", keep_retention(worker, numbers)),
+    ):
+        tasks.create_task(work, name=name)
+
+
+def _subscribe(worker: Worker, reception: Reception) -> None:
+    results = shared(GROUP, worker.topics.results(ANY, ANY))
+    worker.broker.subscribe(Subscription(results, reception.take_results))
+    # Not shared: the members of a group are not given what the broker has retained.
+    worker.broker.subscribe(Subscription(worker.topics.status(ANY), reception.take_status))
+
+
+def _add_commands(worker: Worker, committer: Committer) -> None:
+    async def pause(order: ControlCommand) -> Mapping[str, Any]:
+        committer.pause()
+        return {"paused": True}
+
+    async def resume(order: ControlCommand) -> Mapping[str, Any]:
+        committer.resume()
+        return {"paused": False}
+
+    worker.control.add("pause", pause)
+    worker.control.add("resume", resume)
