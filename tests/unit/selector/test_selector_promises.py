@@ -1,0 +1,152 @@
+"""What must hold, over random worlds; the promises themselves stand in `fixtures.selection_promises`."""
+
+from fixtures import selection_promises as promises
+from fixtures.selection_strategies import examples, scenes
+from fixtures.selection_worlds import Scene
+from hypothesis import given
+
+# ---- what is promised of every review ------------------------------------------------------------------------------
+
+
+@examples(60)
+@given(scenes())
+def test_at_most_one_change_per_monitor_and_review(scene: Scene) -> None:
+    promises.at_most_one_change_per_monitor(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_targets_are_kept(scene: Scene) -> None:
+    promises.targets_are_kept(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_limits_are_kept(scene: Scene) -> None:
+    promises.limits_are_kept(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_no_promotion_violates_a_constraint_after_the_other_changes(scene: Scene) -> None:
+    promises.no_promotion_violates_a_constraint(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_never_from_some_active_to_none(scene: Scene) -> None:
+    promises.never_from_some_active_to_none(scene, scene.review())
+
+
+@examples(40)
+@given(scenes())
+def test_the_order_of_rows_does_not_matter(scene: Scene) -> None:
+    promises.the_order_of_rows_does_not_matter(scene, scene.review())
+
+
+# ---- what is promised of many reviews ------------------------------------------------------------------------------
+
+
+@examples(60)
+@given(scenes(paused=False))
+def test_it_settles_within_30_reviews(scene: Scene) -> None:
+    promises.it_settles(scene)
+
+
+@examples(30)
+@given(scenes(at_least=25))
+def test_it_settles_with_paused_pairs_that_are_freed_two_a_review(scene: Scene) -> None:
+    promises.it_settles(scene)
+
+
+@examples(60)
+@given(scenes())
+def test_it_does_not_starve(scene: Scene) -> None:
+    promises.it_does_not_starve(scene)
+
+
+# ---- what each rule is for -----------------------------------------------------------------------------------------
+
+
+@examples(60)
+@given(scenes())
+def test_who_must_leave_leaves_at_once(scene: Scene) -> None:
+    promises.who_must_leave_leaves_at_once(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_bad_performance_respects_the_floor(scene: Scene) -> None:
+    promises.bad_performance_respects_the_floor(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_violations_leave_whatever_the_floor(scene: Scene) -> None:
+    promises.violations_leave(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_a_violation_leads_to_testing_only_without_one_there(scene: Scene) -> None:
+    promises.a_violation_leads_to_testing_only_without_one(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_flags_are_fair(scene: Scene) -> None:
+    promises.flags_are_fair(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_only_merit_is_promoted(scene: Scene) -> None:
+    promises.only_merit_is_promoted(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_free_places_are_filled(scene: Scene) -> None:
+    promises.free_places_are_filled(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_swaps_improve(scene: Scene) -> None:
+    promises.swaps_improve(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_clearly_better_ones_come_in(scene: Scene) -> None:
+    promises.clearly_better_ones_come_in(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_the_reserve_is_not_given_back(scene: Scene) -> None:
+    promises.the_reserve_is_not_given_back(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_an_empty_testing_is_rescued(scene: Scene) -> None:
+    promises.an_empty_testing_is_rescued(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_paused_pairs_are_freed_in_time(scene: Scene) -> None:
+    promises.paused_pairs_are_freed_in_time(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_violations_are_stored_with_their_first_time(scene: Scene) -> None:
+    promises.violations_are_stored_with_their_first_time(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_the_best_come_first(scene: Scene) -> None:
+    promises.the_best_come_first(scene, scene.review())
