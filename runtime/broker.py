@@ -12,8 +12,8 @@ import json
 import logging
 import ssl
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Final, NoReturn
 
@@ -92,6 +92,7 @@ class BrokerSession:
         self.identity = identity
         self._token = token
         self._subscriptions = list(subscriptions)
+        self._watches: list[Subscription] = []
         self._will = will
         self._keep = keep
         self._on_session = on_session
@@ -102,12 +103,18 @@ class BrokerSession:
         self._max_inflight = max_inflight
         self._client: Client | None = None
         self._ready = asyncio.Event()
+        self._connections = 0
         self._complaint = Repeating(log)
 
     @property
     def connected(self) -> bool:
         """Whether we are connected and subscribed right now."""
         return self._ready.is_set()
+
+    @property
+    def connections(self) -> int:
+        """How often we were connected and subscribed; when it has grown, the broker was away in between."""
+        return self._connections
 
     def subscribe(self, subscription: Subscription) -> None:
         """Adds a subscription; before :meth:`run`, since it is made when connecting."""
@@ -135,6 +142,31 @@ class BrokerSession:
             failures = 0 if lost.lasted > 60 else failures + 1
             self._complaint.warning("broker %s: %s; trying again", self.address, lost.reason)
             await asyncio.sleep(self._back_off(lost, failures))
+
+    @asynccontextmanager
+    async def watching(self, subscription: Subscription) -> AsyncIterator["asyncio.Future[None]"]:
+        """Subscribes on the connection of now, for as long as the ``with`` block lasts; retained messages come first.
+
+        Yields a future that is done when that connection ends. The watch ends with it and is not taken up again.
+
+        Raises:
+            NotConnected: there is no connection, or it ended before the broker agreed, or the broker did not agree.
+        """
+        client = self._client
+        if client is None:
+            raise NotConnected(f"not connected to {self.address}")
+        self._watches.append(subscription)
+        try:
+            try:
+                await _subscribe(client, subscription, retain_handling=0)
+            except aiomqtt.MqttError as error:
+                raise NotConnected(str(error)) from error
+            yield client.lost
+        finally:
+            self._watches.remove(subscription)
+            if not client.lost.done():
+                with suppress(aiomqtt.MqttError):
+                    await client.unsubscribe(subscription.topic_filter)
 
     async def publish(
         self,
@@ -194,11 +226,9 @@ class BrokerSession:
             self._on_session(client.session_present)
         for subscription in self._subscriptions:
             # Retained messages only with a new subscription: a kept session has been told of every change.
-            options = SubscribeOptions(qos=subscription.qos, retainHandling=1)
-            reasons = await client.subscribe(subscription.topic_filter, options=options)
-            if any(getattr(reason, "is_failure", False) for reason in reasons):
-                raise aiomqtt.MqttError(f"not allowed to subscribe to {subscription.topic_filter}: {reasons[0]}")
+            await _subscribe(client, subscription, retain_handling=1)
         self._client = client
+        self._connections += 1
         self._ready.set()
         log.info("connected to %s as %s", self.address, self.identity.client_id)
         self._complaint.over()
@@ -246,7 +276,7 @@ class BrokerSession:
 
     def _dispatch(self, message: paho.MQTTMessage) -> None:
         incoming = _incoming(message)
-        for subscription in self._subscriptions:
+        for subscription in (*self._watches, *self._subscriptions):
             if subscription.takes(incoming.topic):
                 try:
                     subscription.handler(incoming)
@@ -259,6 +289,13 @@ class BrokerSession:
 
 class TokenUnavailable(Exception):
     """The token source failed; the cause says why."""
+
+
+async def _subscribe(client: Client, subscription: Subscription, *, retain_handling: int) -> None:
+    options = SubscribeOptions(qos=subscription.qos, retainHandling=retain_handling)
+    reasons = await client.subscribe(subscription.topic_filter, options=options)
+    if any(getattr(reason, "is_failure", False) for reason in reasons):
+        raise aiomqtt.MqttError(f"not allowed to subscribe to {subscription.topic_filter}: {reasons[0]}")
 
 
 def _seconds_to_renewal(token: str) -> float:

@@ -21,7 +21,6 @@ from schema.tables import system_settings
 log = logging.getLogger(__name__)
 
 Seconds = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=0)]
 
 REREAD: Final = 60.0
 """Seconds for which what was read is used."""
@@ -50,7 +49,7 @@ class Reviews(msgspec.Struct, frozen=True, kw_only=True):
     review_changed: Seconds = 60 * 60.0
     review_unchanged: Seconds = 20 * 60.0
     target_active: Annotated[int, Meta(ge=1, le=50)] = 7
-    target_testing: Count = 5
+    target_testing: Annotated[int, Meta(ge=1, le=50)] = 5
 
 
 class Scoring(msgspec.Struct, frozen=True, kw_only=True):

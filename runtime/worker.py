@@ -89,8 +89,35 @@ def run_worker(service: str, settings: WorkerSettings, token: TokenSource, start
         raise wrong
 
 
+def run_task(
+    service: str, settings: WorkerSettings, token: TokenSource, work: Callable[[Worker], Awaitable[None]]
+) -> None:
+    """Runs ``work`` with all that a worker has, but takes no orders; ends with it.
+
+    Raises:
+        ConfigurationError: a setting is wrong, or the database lacks migrations.
+    """
+    with telemetry(service, settings.deployment_mode) as numbers:
+        asyncio.run(_run_task(assemble(service, settings, token, numbers), work))
+
+
+async def _run_task(worker: Worker, work: Callable[[Worker], Awaitable[None]]) -> None:
+    background = [
+        asyncio.create_task(worker.live.run(), name="live stream"),
+        asyncio.create_task(worker.broker.run(), name="broker session"),
+    ]
+    try:
+        await worker.in_database(partial(require_migrated, worker.engine))
+        await work(worker)
+    finally:
+        for task in background:
+            task.cancel()
+        await asyncio.wait(background)
+        worker.engine.dispose()
+
+
 async def _run(service: str, settings: WorkerSettings, token: TokenSource, start: Start, numbers: Telemetry) -> None:
-    worker = _assemble(service, settings, token, numbers)
+    worker = assemble(service, settings, token, numbers)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -107,7 +134,7 @@ async def _run(service: str, settings: WorkerSettings, token: TokenSource, start
 
 
 async def _work(worker: Worker, start: Start) -> None:
-    await worker.in_database(partial(_require_migrated, worker.engine))
+    await worker.in_database(partial(require_migrated, worker.engine))
     async with asyncio.TaskGroup() as tasks:
         _take_orders(worker, tasks)
         await start(worker, tasks)
@@ -121,7 +148,12 @@ async def _first(stop: asyncio.Event, running: asyncio.Task[None]) -> None:
     waiting.cancel()
 
 
-def _assemble(service: str, settings: WorkerSettings, token: TokenSource, numbers: Telemetry) -> Worker:
+def assemble(service: str, settings: WorkerSettings, token: TokenSource, numbers: Telemetry) -> Worker:
+    """All that a worker needs; connects to nothing yet.
+
+    Raises:
+        ConfigurationError: a setting is wrong.
+    """
     # Several workers of a kind run side by side: the process makes the client id its own.
     identity = Identity(service, f"{service}/{os.getpid()}-{time.time_ns() % 1_000_000:06d}")
     broker = BrokerSession(settings.broker_address(), identity, token)
@@ -150,7 +182,12 @@ def _take_orders(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     worker.broker.subscribe(Subscription(worker.topics.service_control(worker.service), take))
 
 
-def _require_migrated(engine: Engine) -> None:
+def require_migrated(engine: Engine) -> None:
+    """Refuses a database that is not at this program's version.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
     found, needed = migrations.current(engine), migrations.newest()
     if found != needed:
         raise ConfigurationError(

@@ -43,6 +43,7 @@ __all__ = [
     "result_batches",
     "scorer_status",
     "scoring_queue",
+    "selector_seen",
     "server_alerts",
     "server_scores",
     "servers",
@@ -130,6 +131,20 @@ assignment_changes = sa.Table(
     **TABLE_OPTIONS,
 )
 """Every move of a monitor on a server, with the rule that made it."""
+
+selector_seen = sa.Table(
+    "selector_seen",
+    metadata,
+    Column("monitor_id", int_u(), primary_key=True, autoincrement=False),
+    Column("status", sa.String(10), nullable=False),
+    Column("ip", sa.String(40)),
+    Column("account_id", int_u()),
+    # Of its account: how many of its monitors a server may have; "broken" when the account's flags are.
+    Column("per_server_limit", sa.String(20), nullable=False),
+    Column("gone", boolean(), nullable=False),
+    **TABLE_OPTIONS,
+)
+"""Every monitor as the selector last saw it. What differs now has changed, also while no selector was running."""
 
 # A review adds up 24 h of results per monitor, and a score needs the newest ones: both read this index alone.
 sa.Index(

@@ -1,0 +1,149 @@
+"""Listens to the agents' presence: who comes online, and who holds other assignments than the ledger has.
+
+A status message names, for each protocol, the number and hash of the assignments that the agent holds. When they are
+not the ledger's, the monitor's retained tree is reconciled; when the tree turns out to be right and the next status
+says the same again, the agent itself has missed something and is told everything once more.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from runtime.broker import Incoming
+from runtime.database import reading
+from runtime.worker import Worker
+from schema.messages import Status, Undecodable, assignment_set_hash, decode
+from schema.names import IpVersion
+from selector.assignments import has_topics, read_pairs_of_monitor
+from selector.complaints import Complaints
+from selector.publishing import Publisher
+from selector.reconcile import Reconciler
+
+PAUSE: Final = 20.0
+"""Seconds between two comparisons of the same agent: it may report every change, and its reports lag behind ours."""
+
+EVERYTHING_AGAIN: Final = 3600.0
+"""Seconds until an agent that still holds other assignments is told all of them again."""
+
+Held = dict[IpVersion, str]
+"""The hash of the assignments of each protocol."""
+
+
+class AgentWatch:
+    """Compares what agents say they hold with the ledger. :meth:`hear` takes their messages, :meth:`run` compares."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        publisher: Publisher,
+        reconciler: Reconciler,
+        complaints: Complaints,
+        *,
+        known: Callable[[str], bool],
+        pause: float = PAUSE,
+    ) -> None:
+        self._worker = worker
+        self._publisher = publisher
+        self._reconciler = reconciler
+        self._complaints = complaints
+        self._known = known
+        self._pause = pause
+        self._online: set[str] = set()
+        self._heard: OrderedDict[str, Held] = OrderedDict()
+        self._compared: dict[str, float] = {}
+        self._odd: dict[str, tuple[Held, Held]] = {}
+        self._told: dict[str, float] = {}
+        self._wake = asyncio.Event()
+
+    @property
+    def online(self) -> int:
+        """How many agents are online, as far as we heard."""
+        return len(self._online)
+
+    def hear(self, message: Incoming) -> None:
+        """Takes a status message. Of an agent that the ledger does not know nothing is remembered."""
+        address = self._worker.topics.parse(message.topic)
+        if address is None or address.kind != "status":
+            return
+        name = address.name
+        if not message.payload or not self._known(name):
+            self._forget(name)
+            return
+        try:
+            status = decode(message.payload, Status)
+        except Undecodable as error:
+            self._complaints.say("status", name, str(error))
+            return
+        if not status.online:
+            self._forget(name)
+            return
+        if name not in self._online:
+            self._online.add(name)
+            self._reconciler.mark(name)
+        self._heard[name] = {ipv: state.assignments_hash for ipv, state in status.protocols.items()}
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Compares until cancelled."""
+        while True:
+            await self._compare(await self._next())
+
+    async def _compare(self, name: str) -> None:
+        says = self._heard.pop(name)
+        self._compared[name] = time.monotonic()
+        if not has_topics(name, self._worker.topics, self._complaints):
+            return
+        ledger = await self._worker.in_database(partial(self._ledger, name))
+        differs = any(ledger.get(ipv, _NOTHING) != held for ipv, held in says.items())
+        if not differs:
+            self._odd.pop(name, None)
+            return
+        # The same two sets as last time, although the tree was reconciled in between.
+        again = self._odd.get(name) == (says, ledger) and self._may_tell_everything(name)
+        self._odd[name] = (says, ledger)
+        self._reconciler.mark(name, everything=again)
+
+    def _may_tell_everything(self, name: str) -> bool:
+        """Not more often than hourly: an agent that counts differently would have it at each of its messages."""
+        now = time.monotonic()
+        if now - self._told.get(name, -EVERYTHING_AGAIN) < EVERYTHING_AGAIN:
+            return False
+        self._told[name] = now
+        return True
+
+    def _ledger(self, name: str) -> Held:
+        with reading(self._worker.engine) as connection:
+            rows = read_pairs_of_monitor(connection, name)
+        told = self._publisher.by_topic(rows)
+        held: Held = {}
+        for ipv in {row.ipv for row in rows}:
+            topics = (self._worker.topics.assignment(name, ipv, row.server_id) for row in rows if row.ipv == ipv)
+            found = (told.get(topic) for topic in topics)
+            held[ipv] = assignment_set_hash(one for one in found if one is not None)
+        return held
+
+    async def _next(self) -> str:
+        """The agent that was heard longest ago among those whose pause is over."""
+        while True:
+            self._wake.clear()
+            now = time.monotonic()
+            waits = [(self._compared.get(name, -self._pause) + self._pause - now, name) for name in self._heard]
+            for wait, name in waits:
+                if wait <= 0:
+                    return name
+            try:
+                async with asyncio.timeout(min((wait for wait, _ in waits), default=None)):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def _forget(self, name: str) -> None:
+        self._online.discard(name)
+        for memory in (self._heard, self._compared, self._odd):
+            memory.pop(name, None)
+
+
+_NOTHING: Final = assignment_set_hash(())

@@ -1,0 +1,176 @@
+"""What the agents should be told, read from the ledger: the one place that says which pair is an assignment.
+
+An assignment exists while its monitor is globally live, its pair is candidate, testing or active, and its server is
+not deleted. Reviews, new pairs and reconciliation all publish what is read here, never what they decided themselves,
+so whoever publishes last says what the ledger says.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Any, Final, cast
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from runtime.pool_settings import Intervals
+from schema.messages import LIVE, Assignment
+from schema.names import IP_VERSIONS, Environment, InvalidName, IpVersion, check_monitor_name
+from schema.tables import monitors, server_scores, servers
+from schema.topics import Topics
+from selector.complaints import Complaints
+from selector.presence import is_real
+from selector.store import Pair, text
+
+NTP_PORT: Final = 123
+_ASSIGNED: Final = ("candidate", "testing", "active")
+
+
+@dataclass(frozen=True, slots=True)
+class PairRow:
+    """A pair with what of its monitor and server makes it an assignment."""
+
+    monitor: str
+    ipv: IpVersion
+    monitor_status: str
+    server_id: int
+    ip: str
+    deletion_on: date | None
+    flags: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the same pair's assignment depends on besides: intervals, environment, and the day."""
+
+    topics: Topics
+    intervals: Intervals
+    today: date
+
+
+def read_pairs_of_monitor(connection: Connection, name: str) -> list[PairRow]:
+    """All pairs of the monitor called ``name``, of both protocols."""
+    return _rows(connection, _PAIRS.where(monitors.c.tls_name == name))
+
+
+def read_pairs(connection: Connection, pairs: Collection[Pair]) -> list[PairRow]:
+    """These pairs, as far as they exist."""
+    ss = server_scores.c
+    # Not as a list of tuples: MariaDB reads the whole table for one. What is read too much is little.
+    query = _PAIRS.where(
+        ss.server_id.in_(sorted({server for server, _ in pairs})),
+        ss.monitor_id.in_(sorted({monitor for _, monitor in pairs})),
+    ).add_columns(ss.monitor_id)
+    wanted = set(pairs)
+    found = connection.execute(query).all()
+    return [_row(row) for row in found if (row.server_id, row.monitor_id) in wanted and row.ipv in IP_VERSIONS]
+
+
+def assignment(row: PairRow, terms: Terms, complaints: Complaints) -> Assignment | None:
+    """The assignment that the pair is, or None when it is none."""
+    if row.monitor_status not in LIVE or row.status not in _ASSIGNED:
+        return None
+    if row.deletion_on is not None and row.deletion_on <= terms.today:
+        return None
+    version = _version(row.ip)
+    if version != row.ipv:
+        wrong = "is no IP address" if version is None else f"is IP{version}, but its monitor {row.monitor} is {row.ipv}"
+        complaints.say("server", row.server_id, f"address {row.ip!r}: {wrong}, so it is not assigned")
+        return None
+    status = cast(Any, row.status)
+    return Assignment(
+        server_id=row.server_id,
+        ip=row.ip,
+        port=_port(row, complaints) if terms.topics.env == "devel" else NTP_PORT,
+        status=status,
+        interval=terms.intervals.of(status),
+    )
+
+
+def assignments_by_topic(
+    rows: Iterable[PairRow], terms: Terms, complaints: Complaints
+) -> Mapping[str, Assignment | None]:
+    """For every row the topic of its assignment, and the assignment or None.
+
+    A monitor whose name is not of this environment, or no name at all, has no topics; its rows are left out.
+    """
+    return {
+        terms.topics.assignment(row.monitor, row.ipv, row.server_id): assignment(row, terms, complaints)
+        for row in rows
+        if has_topics(row.monitor, terms.topics, complaints)
+    }
+
+
+def has_topics(name: str, topics: Topics, complaints: Complaints) -> bool:
+    """Whether anything can be published for the monitor called ``name`` in this environment."""
+    wrong = _wrong_name(name, topics.env)
+    if wrong is not None:
+        complaints.say("monitor", name, f"{wrong}; it is told nothing")
+    return wrong is None
+
+
+def _port(row: PairRow, complaints: Complaints) -> int:
+    """The UDP port that the server's flags name, or NTP's own."""
+    if row.flags in ("", "{}"):
+        return NTP_PORT
+    try:
+        flags = json.loads(row.flags)
+        port = flags.get("port", NTP_PORT) if isinstance(flags, dict) else None
+    except (ValueError, RecursionError):
+        port = None
+    if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
+        complaints.say("server", row.server_id, f"flags {row.flags[:80]!r}: must be JSON with a port of 1 to 65535")
+        return NTP_PORT
+    return port
+
+
+@lru_cache(maxsize=4_096)
+def _wrong_name(name: str, env: Environment) -> str | None:
+    try:
+        check_monitor_name(name, env)
+    except InvalidName as wrong:
+        return str(wrong)
+    return None
+
+
+@lru_cache(maxsize=16_384)
+def _version(ip: str) -> IpVersion | None:
+    try:
+        return "v4" if ip_address(ip).version == 4 else "v6"
+    except ValueError:
+        return None
+
+
+def _pairs() -> sa.Select[Any]:
+    m, s, ss = monitors.c, servers.c, server_scores.c
+    return (
+        sa.select(
+            m.tls_name,
+            text(m.ip_version).label("ipv"),
+            text(m.status).label("monitor_status"),
+            s.id.label("server_id"),
+            s.ip,
+            s.deletion_on,
+            s.flags,
+            text(ss.status).label("status"),
+        )
+        .select_from(server_scores.join(monitors, m.id == ss.monitor_id).join(servers, s.id == ss.server_id))
+        .where(is_real(), m.tls_name.is_not(None))
+    )
+
+
+def _rows(connection: Connection, query: sa.Select[Any]) -> list[PairRow]:
+    return [_row(row) for row in connection.execute(query) if row.ipv in IP_VERSIONS]
+
+
+def _row(row: sa.Row[Any]) -> PairRow:
+    return PairRow(
+        row.tls_name, row.ipv, row.monitor_status, row.server_id, row.ip, row.deletion_on, row.flags, row.status
+    )
+
+
+_PAIRS: Final = _pairs()

@@ -1,0 +1,123 @@
+"""The loop that reviews what is due, and the one that publishes what the reviews changed."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Final
+
+from runtime.worker import Worker
+from schema.messages import AssignmentChanged
+from selector.complaints import Complaints
+from selector.numbers import Numbers
+from selector.publishing import Publisher
+from selector.reviewer import BATCH, Reviewed, review_due
+from selector.store import Pair
+
+log = logging.getLogger(__name__)
+
+POLL: Final = 1.0
+"""Seconds between two looks for servers that are due, when there were few or none."""
+
+UNPUBLISHED: Final = 50
+"""Transactions whose changes may wait to be published before reviews wait for them."""
+
+PUBLISH_TOGETHER: Final = 500
+"""Pairs that are published with one look at the ledger, about."""
+
+
+class Reviewing:
+    """Reviews what is due. Pausing it stops decisions only: what was decided is still published and kept right."""
+
+    def __init__(self, worker: Worker, publisher: Publisher, complaints: Complaints, numbers: Numbers) -> None:
+        self._worker = worker
+        self._publisher = publisher
+        self._complaints = complaints
+        self._numbers = numbers
+        self._unpublished: asyncio.Queue[Sequence[Pair]] = asyncio.Queue(UNPUBLISHED)
+        self._wake = asyncio.Event()
+        self._resumed = asyncio.Event()
+        self._resumed.set()
+        self.reviewed = 0
+        """How many servers, since the start."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether it was told to pause."""
+        return not self._resumed.is_set()
+
+    def pause(self) -> None:
+        """No review is begun from now on."""
+        self._resumed.clear()
+
+    def resume(self) -> None:
+        """Reviews go on."""
+        self._resumed.set()
+
+    def wake(self) -> None:
+        """Something is due now."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Reviews until cancelled."""
+        while True:
+            await self._resumed.wait()
+            self._wake.clear()
+            reviewed, seconds = await self._worker.in_database(self._review)
+            for one in reviewed:
+                self._tell(one, seconds / len(reviewed))
+            touched = [pair for one in reviewed for pair in one.touched]
+            if touched:
+                await self._unpublished.put(touched)
+            if len(reviewed) < BATCH:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL):
+                        await self._wake.wait()
+
+    async def publish(self) -> None:
+        """Publishes what the reviews changed, until cancelled."""
+        while True:
+            pairs = list(await self._unpublished.get())
+            while len(pairs) < PUBLISH_TOGETHER and not self._unpublished.empty():
+                pairs += self._unpublished.get_nowait()
+            await self._publisher.publish_pairs(pairs)
+
+    def _review(self) -> tuple[list[Reviewed], float]:
+        began = time.perf_counter()
+        reviewed = review_due(self._worker.engine, self._worker.pool.get().selector, datetime.now(UTC))
+        return reviewed, time.perf_counter() - began
+
+    def _tell(self, reviewed: Reviewed, seconds: float) -> None:
+        self.reviewed += 1
+        self._numbers.reviewed(reviewed, seconds)
+        tell(reviewed, self._complaints)
+        topic = self._worker.topics.assignment_event(reviewed.server_id)
+        for change in reviewed.changes:
+            event = AssignmentChanged(
+                server_id=reviewed.server_id,
+                monitor=reviewed.name(change.monitor_id),
+                before=change.from_status.value,
+                after=change.to_status.value,
+                reason=f"{change.rule}: {change.reason}",
+            )
+            self._worker.live.offer(topic, event)
+
+
+def tell(reviewed: Reviewed, complaints: Complaints) -> None:
+    """Logs what a review decided and what it could not use."""
+    for change in reviewed.changes:
+        log.info(
+            "server %d: %s: %s to %s: %s: %s",
+            reviewed.server_id,
+            reviewed.name(change.monitor_id),
+            change.from_status.value,
+            change.to_status.value,
+            change.rule,
+            change.reason,
+        )
+    if reviewed.problem:
+        complaints.say("server", reviewed.server_id, f"not reviewed: {reviewed.problem}")
+    for rejected in reviewed.rejected:
+        complaints.say("monitor", rejected.name, f"left out of reviews: {rejected.reason}")

@@ -1,0 +1,169 @@
+"""The loop that looks at the ledger for what changed of monitors, servers and settings, and has it dealt with."""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+
+from runtime.database import reading, to_db
+from runtime.pool_settings import Intervals
+from runtime.work_queue import REVIEWS
+from runtime.worker import Worker
+from schema.tables import monitors, server_scores
+from selector.assignments import has_topics
+from selector.candidates import Population, make_pairs, queue_servers, read_population
+from selector.complaints import Complaints
+from selector.config import monitor_configs
+from selector.config_publishing import ConfigPublisher
+from selector.due import note_monitors
+from selector.numbers import Numbers
+from selector.presence import is_real
+from selector.publishing import Publisher
+from selector.reconcile import Reconciler
+from selector.registry import MonitorRow, Registry, read_registry
+from selector.reviewing import Reviewing
+
+LOOK: Final = 5.0
+"""Seconds between two looks."""
+
+SWEEP: Final = 600.0
+"""Seconds after which missing pairs are looked for although nobody came."""
+
+COUNT: Final = 60.0
+"""Seconds between two counts of all pairs."""
+
+
+class Watch:
+    """Looks every few seconds; what it finds goes to those whose work it is."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        reviewing: Reviewing,
+        publisher: Publisher,
+        reconciler: Reconciler,
+        configs: ConfigPublisher,
+        complaints: Complaints,
+        numbers: Numbers,
+    ) -> None:
+        self._worker = worker
+        self._reviewing = reviewing
+        self._publisher = publisher
+        self._reconciler = reconciler
+        self._configs = configs
+        self._complaints = complaints
+        self._numbers = numbers
+        self._registry = Registry((), {})
+        self._intervals: Intervals | None = None
+        self._connections = 0
+        self._population: Population | None = None
+        self._swept = self._counted = float("-inf")
+
+    def knows(self, name: str) -> bool:
+        """Whether the ledger has a monitor of this name."""
+        return name in self._registry.names
+
+    async def learn(self) -> None:
+        """Reads who there is, for :meth:`knows`, before anybody is heard."""
+        self._registry = await self._worker.in_database(self._read)
+
+    async def run(self) -> None:
+        """Looks until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK)
+
+    async def look(self) -> None:
+        """Looks once, and has all that it finds dealt with."""
+        registry = await self._worker.in_database(self._read)
+        before, self._registry = self._registry, registry
+        self._look_at_agents(before)
+        await self._look_at_settings()
+        await self._look_at_monitors()
+        await self._look_for_missing_pairs()
+        await self._count()
+
+    def _read(self) -> Registry:
+        with reading(self._worker.engine) as connection:
+            found = read_registry(connection, datetime.now(UTC))
+        topics = self._worker.topics
+        told = (row for row in found.monitors if row.named and has_topics(row.name, topics, self._complaints))
+        return Registry(tuple(told), found.defaults)
+
+    def _look_at_agents(self, before: Registry) -> None:
+        """Who is told anything at all, and who began or ceased to probe."""
+        self._reconciler.know(self._registry.names)
+        for name in _probing(before) ^ _probing(self._registry):
+            self._reconciler.mark(name[0])
+        connections = self._worker.broker.connections
+        if connections != self._connections:
+            # A broker that was away may have lost what it had acknowledged.
+            self._connections = connections
+            self._configs.forget()
+            self._mark_all()
+
+    async def _look_at_settings(self) -> None:
+        pool = await self._worker.in_database(self._worker.pool.get)
+        if self._intervals is not None and pool.monitors != self._intervals:
+            self._mark_all()
+        self._intervals = pool.monitors
+        rows, defaults = self._registry.monitors, self._registry.defaults
+        self._configs.want(monitor_configs(rows, defaults, pool.monitors.samples, self._complaints.say))
+
+    async def _look_at_monitors(self) -> None:
+        rows = self._registry.monitors
+        news = await self._worker.in_database(partial(note_monitors, self._worker.engine, rows, datetime.now(UTC)))
+        for one in news:
+            self._numbers.made_due(one.what[0], one.servers)
+        if news:
+            self._reviewing.wake()
+
+    async def _look_for_missing_pairs(self) -> None:
+        worker, now = self._worker, datetime.now(UTC)
+        rows = self._registry.monitors
+        population = await worker.in_database(partial(read_population, worker.engine, rows, now))
+        if population == self._population and time.monotonic() - self._swept < SWEEP:
+            return
+        for row in rows:
+            await self._make_pairs(row, now)
+        if await worker.in_database(partial(queue_servers, worker.engine, now)):
+            self._reviewing.wake()
+        self._population, self._swept = population, time.monotonic()
+
+    async def _make_pairs(self, row: MonitorRow, now: datetime) -> None:
+        while pairs := await self._worker.in_database(partial(make_pairs, self._worker.engine, row, now)):
+            self._numbers.made_pairs(len(pairs))
+            await self._publisher.publish_pairs(pairs)
+
+    async def _count(self) -> None:
+        due = await self._worker.in_database(self._backlog)
+        self._numbers.backlog(due)
+        reviewing, status = self._reviewing, self._worker.status
+        status |= {"due": due, "reviewed": reviewing.reviewed, "reconciling": self._reconciler.waiting}
+        if time.monotonic() - self._counted >= COUNT:
+            self._numbers.pools(*await self._worker.in_database(self._pools))
+            self._counted = time.monotonic()
+
+    def _backlog(self) -> int:
+        with reading(self._worker.engine) as connection:
+            return REVIEWS.backlog(connection, to_db(datetime.now(UTC)))
+
+    def _pools(self) -> tuple[dict[str, int], dict[str, int]]:
+        pairs, violation = server_scores.c, server_scores.c.constraint_violation_type
+        of_monitors = pairs.monitor_id.in_(sa.select(monitors.c.id).where(is_real()))
+        statuses = sa.select(pairs.status, sa.func.count()).where(of_monitors).group_by(pairs.status)
+        violations = sa.select(violation, sa.func.count()).where(violation.is_not(None)).group_by(violation)
+        with reading(self._worker.engine) as connection:
+            by_status = {str(status): count for status, count in connection.execute(statuses)}
+            return by_status, {str(kind): count for kind, count in connection.execute(violations)}
+
+    def _mark_all(self) -> None:
+        for name in self._registry.names:
+            self._reconciler.mark(name)
+
+
+def _probing(registry: Registry) -> set[tuple[str, str]]:
+    return {(row.name, row.ipv) for row in registry.monitors if row.live}
