@@ -6,6 +6,7 @@ new versions meet; wrong types are refused. Times are RFC 3339 UTC with microsec
 """
 
 import hashlib
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,7 +17,8 @@ from msgspec import Meta
 from schema.names import IpVersion
 
 UtcTime = Annotated[datetime, Meta(tz=True, description="RFC 3339, UTC, microseconds")]
-Ulid = Annotated[str, Meta(pattern="^[0-9A-HJKMNP-TV-Z]{26}$")]
+# A pattern's $ lets a line break follow, which a column of 26 characters or a topic does not: hence (?!\\n).
+Ulid = Annotated[str, Meta(pattern="^[0-9A-HJKMNP-TV-Z]{26}(?!\\n)$")]
 PairStatus = Literal["candidate", "testing", "active", "paused"]
 MonitorStatus = Literal["pending", "testing", "active", "paused", "deleted"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -174,7 +176,7 @@ class Status(Message, frozen=True, kw_only=True):
 class AdHocRequest(Message, frozen=True, kw_only=True):
     """Answer once on ``data/{name}/{id}``: a measurement of ``ip``, or the agent's metrics."""
 
-    id: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+    id: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}(?!\\n)$")]
     ip: str | None = None
     port: Annotated[int, Meta(ge=1, le=65535)] = 123
     samples: Annotated[int, Meta(ge=1, le=3)] = 1
@@ -254,6 +256,7 @@ class MessageRejected(Message, frozen=True, kw_only=True):
 
 M = TypeVar("M")
 _encoder = msgspec.json.Encoder()
+_QUOTED = re.compile("""^(Invalid [^'"]*?) ('.*'|".*")""", re.DOTALL)
 
 
 class Undecodable(ValueError):
@@ -273,6 +276,9 @@ def decode(payload: bytes, message_type: type[M]) -> M:
     """
     try:
         return msgspec.json.decode(payload, type=message_type)
+    except msgspec.ValidationError as error:
+        # Some of its texts quote the value, which may be long, a secret, or made to look like another line of the log.
+        raise Undecodable(_QUOTED.sub(r"\1", str(error))) from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Undecodable(str(error)) from error
 
