@@ -1,0 +1,297 @@
+"""Payloads: what is sent arrives as it was, old and new versions meet, and hostile bytes harm nobody."""
+
+import json
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schema import messages
+from schema.messages import (
+    Ack,
+    AdHocRequest,
+    Assignment,
+    Batch,
+    BatchCommitted,
+    BatchRefused,
+    ControlAnswer,
+    ControlCommand,
+    Message,
+    MonitorConfig,
+    ProtocolConfig,
+    ProtocolState,
+    Rejection,
+    Result,
+    SpoolState,
+    Status,
+    Undecodable,
+    assignment_set_hash,
+    decode,
+    encode,
+)
+
+ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+TS = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+ALL_MESSAGES = [value for value in vars(messages).values() if isinstance(value, type) and issubclass(value, Message)]
+
+# ---- round trips ---------------------------------------------------------------------------------------------------
+
+text = st.text(st.characters(codec="utf-8"), max_size=30)
+times = st.datetimes(timezones=st.just(UTC))
+numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False)
+ids = st.integers(0, 2**63)
+statuses = st.sampled_from(get_args(messages.MonitorStatus))
+protocols = st.sampled_from(["v4", "v6"])
+
+results = st.builds(
+    Result,
+    server_id=ids,
+    ip=text,
+    ts=times,
+    offset=numbers,
+    rtt=numbers,
+    stratum=st.none() | ids,
+    leap=st.none() | st.integers(0, 3),
+    error=st.none() | text,
+    no_response=st.booleans(),
+    root_delay=numbers,
+    root_dispersion=numbers,
+    reference_id=st.none() | text,
+    sent=ids,
+    received=ids,
+)
+assignments = st.builds(
+    Assignment,
+    server_id=st.integers(1, 50),
+    ip=st.sampled_from(["192.0.2.1", "2001:db8::1"]),
+    status=st.sampled_from(["candidate", "testing", "active"]),
+    interval=st.sampled_from([2.0, 540.0, 2700.0]),
+    port=st.integers(1, 65535),
+)
+configs = st.builds(
+    ProtocolConfig,
+    status=statuses,
+    ip=st.none() | text,
+    nat_ip=st.none() | text,
+    samples=st.integers(1, 10),
+    base_checks=st.lists(text, max_size=3),
+)
+states = st.builds(ProtocolState, status=statuses, probing=st.booleans(), assignments=ids, assignments_hash=text)
+payloads: dict[Any, st.SearchStrategy[Any]] = {
+    Batch: st.builds(Batch, id=st.just(ULID), version=text, results=st.lists(results, max_size=3)),
+    Ack: st.builds(BatchRefused, batch=text, reason=text)
+    | st.builds(
+        BatchCommitted,
+        batch=text,
+        stored=ids,
+        rejected=st.lists(st.builds(Rejection, index=ids, server_id=ids, reason=text), max_size=3),
+    ),
+    Assignment: assignments,
+    MonitorConfig: st.builds(MonitorConfig, protocols=st.dictionaries(protocols, configs)),
+    Status: st.builds(
+        Status,
+        online=st.booleans(),
+        ts=st.none() | times,
+        version=text,
+        protocols=st.dictionaries(protocols, states),
+        spool=st.builds(SpoolState, batches=ids, bytes=ids, dropped_results=ids, set_aside=ids),
+    ),
+    ControlCommand: st.builds(ControlCommand, command=text, server_id=st.none() | ids, level=st.none()),
+}
+
+
+@given(st.sampled_from(list(payloads)).flatmap(lambda of: st.tuples(st.just(of), payloads[of])))
+def test_what_is_sent_arrives_as_it_was(sent: tuple[Any, Message]) -> None:
+    message_type, message = sent
+    assert decode(encode(message), message_type) == message
+
+
+def test_times_are_rfc_3339_in_utc_with_microseconds() -> None:
+    result = Result(server_id=1, ip="192.0.2.1", ts=TS)
+    assert json.loads(encode(result))["ts"] == "2026-01-02T03:04:05.678901Z"
+    elsewhere = encode(result).replace(b"03:04:05.678901Z", b"05:04:05.678901+02:00")
+    assert decode(elsewhere, Result).ts == TS
+
+
+def test_an_ack_says_what_it_is() -> None:
+    assert json.loads(encode(BatchCommitted(batch=ULID, stored=3)))["outcome"] == "committed"
+    assert json.loads(encode(BatchRefused(batch=ULID, reason="why")))["outcome"] == "refused"
+    assert isinstance(decode(b'{"outcome":"refused","batch":"a","reason":"b"}', Ack), BatchRefused)
+
+
+def test_messages_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        ControlCommand(command="ping").command = "stop"  # type: ignore[misc]
+
+
+# ---- old and new versions ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("message_type", ALL_MESSAGES, ids=lambda t: t.__name__)
+def test_fields_of_newer_versions_are_ignored(message_type: Any) -> None:
+    config = message_type.__struct_config__
+    assert not config.forbid_unknown_fields
+    assert config.frozen
+
+
+def test_unknown_fields_are_ignored_at_every_depth() -> None:
+    payload = {"id": ULID, "version": "9", "new": {"a": [1]}, "results": [result_fields() | {"newer": None}]}
+    assert decode(json.dumps(payload).encode(), Batch).results[0].server_id == 1
+
+
+def test_fields_of_newer_versions_that_we_lack_have_defaults() -> None:
+    assert decode(b'{"online":false}', Status) == Status(online=False)
+    assert decode(json.dumps(result_fields()).encode(), Result).offset is None
+
+
+def result_fields() -> dict[str, Any]:
+    return {"server_id": 1, "ip": "192.0.2.1", "ts": "2026-01-02T03:04:05Z"}
+
+
+# ---- wrong and hostile payloads ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("server_id", "1"),
+        ("server_id", 1.5),
+        ("server_id", None),
+        ("ip", 7),
+        ("ts", "2026-01-02T03:04:05"),  # of no time zone
+        ("ts", "yesterday"),
+        ("ts", 1767323045),
+        ("offset", "0.1"),
+        ("offset", True),
+        ("no_response", 0),
+        ("stratum", "2"),
+    ],
+)
+def test_wrong_types_are_refused_with_their_place(field: str, value: Any) -> None:
+    batch = {"id": ULID, "version": "1", "results": [result_fields() | {field: value}]}
+    with pytest.raises(Undecodable, match=rf"at `\$\.results\[0\]\.{field}`"):
+        decode(json.dumps(batch).encode(), Batch)
+
+
+@pytest.mark.parametrize(
+    ("payload", "message_type"),
+    [
+        (b'{"interval":0,"server_id":1,"ip":"192.0.2.1","status":"active"}', Assignment),
+        (b'{"interval":9,"server_id":1,"ip":"192.0.2.1","status":"paused"}', Assignment),
+        (b'{"interval":9,"server_id":1,"ip":"192.0.2.1","status":"active","port":65536}', Assignment),
+        (b'{"protocols":{"v5":{"status":"active"}}}', MonitorConfig),
+        (b'{"protocols":{"v4":{"status":"active","samples":0}}}', MonitorConfig),
+        (b'{"log_level":"loud"}', MonitorConfig),
+        (b'{"id":"../../etc"}', AdHocRequest),
+        (b'{"id":"a\\n"}', AdHocRequest),
+        (b'{"id":"01ARZ3NDEKTSV4RRFFQ69G5FAV\\n","version":"","results":[]}', Batch),
+        (b'{"id":"01arz3ndektsv4rrffq69g5fav","version":"","results":[]}', Batch),
+        (b'{"outcome":"lost","batch":"a"}', Ack),
+        (b'{"command":"log-level","level":"LOUD"}', ControlCommand),
+        (b"", Status),
+        (b"null", Status),
+        (b"[]", Status),
+        (b"{", Status),
+        (b"\xef\xbb\xbf{}", Status),
+        (b'{"online":NaN}', Status),
+        (b'{"online":true,"version":"\xff"}', Status),
+        (b'{"online":true,"version":"\\ud800"}', Status),
+        (b"[" * 100_000, Status),
+        (b'{"a":' * 100_000, Status),
+        (b'{"online":true,"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", Status),
+        (b'{"ok":true,"service":"a","command":"b","details":{"a":' + b"9" * 10_000 + b"}}", ControlAnswer),
+    ],
+)
+def test_impossible_payloads_are_refused(payload: bytes, message_type: Any) -> None:
+    with pytest.raises(Undecodable) as refusal:
+        decode(payload, message_type)
+    assert 0 < len(str(refusal.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("payload", "message_type"),
+    [
+        (b'{"outcome":"%s","batch":"a"}', Ack),
+        (b'{"protocols":{"%s":{"status":"active"}}}', MonitorConfig),
+        (b'{"command":"log-level","level":"%s"}', ControlCommand),
+        (b'{"id":"/%s"}', AdHocRequest),
+    ],
+)
+def test_a_refusal_never_repeats_the_payload(payload: bytes, message_type: Any) -> None:
+    for value in (b"secret", b"se'cret", b"\\nERROR: secret", b"secret" * 1_000, b"`secret`"):
+        with pytest.raises(Undecodable) as refusal:
+            decode(payload % value, message_type)
+        assert "cret" not in str(refusal.value)
+        assert refusal.value.__cause__ is None, "a traceback would show it"
+
+
+@given(st.binary() | st.text().map(str.encode), st.sampled_from([*ALL_MESSAGES, Ack]))
+def test_random_bytes_are_a_message_or_undecodable(payload: bytes, message_type: Any) -> None:
+    with suppress(Undecodable):
+        decode(payload, message_type)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(ULID),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.data(), st.sampled_from([t for t in ALL_MESSAGES if t.__struct_fields__]))
+def test_any_json_in_any_field_is_a_message_or_undecodable(data: st.DataObject, message_type: Any) -> None:
+    fields = data.draw(st.dictionaries(st.sampled_from(message_type.__struct_encode_fields__), json_values))
+    payload = json.dumps(fields).encode()  # its NaN and Infinity are no JSON, as hostile as the rest
+    try:
+        message = decode(payload, message_type)
+    except Undecodable:
+        return
+    assert decode(encode(message), message_type) == message
+
+
+# ---- the hash of a set of assignments ------------------------------------------------------------------------------
+
+
+@given(st.lists(assignments, max_size=8), st.randoms())
+def test_the_hash_does_not_depend_on_order(held: list[Assignment], random: Any) -> None:
+    shuffled = list(held)
+    random.shuffle(shuffled)
+    assert assignment_set_hash(shuffled) == assignment_set_hash(held)
+
+
+@given(st.lists(assignments, max_size=6), st.lists(assignments, max_size=6))
+def test_different_sets_have_different_hashes(one: list[Assignment], other: list[Assignment]) -> None:
+    same = sorted(map(encode, one)) == sorted(map(encode, other))
+    assert (assignment_set_hash(one) == assignment_set_hash(other)) is same
+
+
+@pytest.mark.parametrize(
+    "change", [{"server_id": 2}, {"ip": "192.0.2.2"}, {"port": 124}, {"status": "testing"}, {"interval": 540.5}]
+)
+def test_whatever_the_agent_acts_on_changes_the_hash(change: dict[str, Any]) -> None:
+    assignment = Assignment(server_id=1, ip="192.0.2.1", status="active", interval=540.0)
+    assert assignment_set_hash([assignment]) != assignment_set_hash([msgspec.structs.replace(assignment, **change)])
+
+
+def test_the_hash_is_the_same_in_every_version() -> None:
+    """Agents and servers of different versions compare it."""
+    two = [
+        Assignment(server_id=1, ip="192.0.2.1", status="active", interval=540),
+        Assignment(server_id=2, ip="2001:db8::1", status="candidate", interval=7200, port=1123),
+    ]
+    assert assignment_set_hash([]) == "0" * 32
+    assert assignment_set_hash(two) == "6bff42c8768569da870c201e2f0e2a51"
+
+
+def test_repeated_assignments_do_not_cancel_each_other() -> None:
+    assignment = Assignment(server_id=1, ip="192.0.2.1", status="active", interval=540.0)
+    assert assignment_set_hash([assignment, assignment]) != assignment_set_hash([])
+
+
+def test_zones_other_than_utc_are_understood() -> None:
+    ts = datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=-5)))
+    assert decode(encode(Result(server_id=1, ip="192.0.2.1", ts=ts)), Result).ts == ts
