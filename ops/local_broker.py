@@ -127,16 +127,20 @@ class LocalBroker:
         self._write("jwt.key", key)
         self._write("jwt-previous.key", previous or "")
 
+    def prepare(self) -> list[str]:
+        """Writes what the broker reads when it starts, and returns the command that runs it in the foreground."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._write("jwt.key", self._key)
+        self._write("broker.conf", render(self.parts, self.directory, self.port))
+        return [str(self.parts.program), "-c", str(self.directory / "broker.conf")]
+
     def start(self) -> None:
         """Starts the broker and returns when it accepts connections.
 
         Raises:
             BrokerUnavailable: it ends or does not answer; with the end of its log.
         """
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._write("jwt.key", self._key)
-        self._write("broker.conf", render(self.parts, self.directory, self.port))
-        command = [str(self.parts.program), "-c", str(self.directory / "broker.conf")]
+        command = self.prepare()
         with self.log_file.open("ab") as log:
             # In a session of its own, so that Ctrl-C reaches us first and the broker goes last.
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)

@@ -1,0 +1,93 @@
+"""``ntppool-monitor selector``: the worker that decides who measures whom, a single run of it, and its reasons."""
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from sqlalchemy.engine import Engine
+
+from auth.tokens import Role, token_source
+from ops.context import globals_of, open_ledger, signing_key
+from ops.errors import OperatorError
+from ops.output import write
+from ops.servers import find_server
+from ops.services import run_service
+from runtime.database import reading
+from runtime.pool_settings import PoolSettingsReader
+from runtime.worker import run_task
+from selector.model import Review
+
+_SERVER = typer.Argument(metavar="SERVER", help="Id or address.")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to ``app``."""
+    group = typer.Typer(help="Who measures whom.", no_args_is_help=True)
+    app.add_typer(group, name="selector")
+
+    @group.command("server")
+    def server_(context: typer.Context) -> None:
+        """Reviews servers when they are due and tells the agents; any number may run."""
+        from selector.worker import start
+
+        run_service(globals_of(context), "selector", start)
+
+    @group.command()
+    def once(context: typer.Context, server: Annotated[str | None, _SERVER] = None) -> None:
+        """Reviews the servers that are due, or SERVER whether due or not, tells the agents, and ends."""
+        from ops.selector_once import SelectorOnce
+
+        settings = globals_of(context).for_a_person()
+        with open_ledger(settings) as engine:
+            server_id = None if server is None else _server_id(engine, server)
+        key = signing_key(settings)
+        token = token_source(key, Role.SERVER, "selector", settings.deployment_mode)
+        run = SelectorOnce(server_id)
+        run_task("selector", settings, token, run.work)
+        for line in run.lines():
+            write(line)
+        if run.untold:
+            raise OperatorError(f"not told: {', '.join(sorted(run.untold))}; a running selector will make up for it")
+
+    @group.command()
+    def simulate(
+        context: typer.Context,
+        server: Annotated[str, _SERVER],
+        as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    ) -> None:
+        """Says rule by rule what a review of SERVER would do now and why, and changes nothing."""
+        from selector import explain
+
+        with open_ledger(globals_of(context).for_a_person()) as engine:
+            review = simulated(engine, server, datetime.now(UTC))
+        write(json.dumps(explain.as_dict(review)) if as_json else explain.as_text(review))
+
+
+def simulated(engine: Engine, server: str, now: datetime) -> Review:
+    """The review of a server as it would be now.
+
+    Raises:
+        OperatorError: there is no such server, or its own row is broken.
+    """
+    from selector.parse import BadRow
+    from selector.reviewer import judge, rule_settings
+    from selector.store import read_inputs
+
+    server_id = _server_id(engine, server)
+    settings = rule_settings(PoolSettingsReader(engine).get().selector)
+    with reading(engine) as connection:
+        found = read_inputs(connection, [server_id], now).get(server_id)
+    if found is None:
+        raise OperatorError(f"server {server!r}: there is none any more")
+    if found.deleted(now):
+        raise OperatorError(f"server {found.ip} (id {server_id}): is deleted, nobody is assigned to it")
+    try:
+        return judge(found, settings, now)
+    except BadRow as bad:
+        raise OperatorError(f"server {found.ip} (id {server_id}): {bad}") from None
+
+
+def _server_id(engine: Engine, text: str) -> int:
+    with reading(engine) as connection:
+        return int(find_server(connection, text).id)

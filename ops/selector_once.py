@@ -1,0 +1,65 @@
+"""One run of the selector for a person who waits for it: review, tell the agents, say what was decided."""
+
+import asyncio
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+
+from ops.errors import OperatorError
+from runtime.worker import Worker
+from selector.complaints import Complaints
+from selector.numbers import Numbers
+from selector.publishing import Publisher
+from selector.reviewer import BATCH, Reviewed, review_due, review_server
+
+_CONNECT: Final = 10.0
+"""Seconds to reach the broker."""
+
+
+class SelectorOnce:
+    """Reviews one server, or all that are due. ``untold`` names the monitors that could not be told."""
+
+    def __init__(self, server_id: int | None) -> None:
+        self._server_id = server_id
+        self._reviewed: list[Reviewed] = []
+        self.untold: set[str] = set()
+
+    async def work(self, worker: Worker) -> None:
+        """All of it; :func:`runtime.worker.run_task` runs it.
+
+        Raises:
+            OperatorError: the broker cannot be reached, so nothing was decided either.
+        """
+        try:
+            async with asyncio.timeout(_CONNECT):
+                await worker.broker.wait_ready()
+        except TimeoutError:
+            raise OperatorError(f"broker {worker.broker.address}: no connection within {_CONNECT:g} s") from None
+        numbers = Numbers(worker.telemetry.meter)
+        publisher = Publisher(worker, Complaints(), numbers, on_lost=self.untold.add)
+        while reviewed := await worker.in_database(partial(self._review, worker)):
+            self._reviewed += reviewed
+            touched = [pair for one in reviewed for pair in one.touched]
+            if touched:
+                await publisher.publish_pairs(touched)
+            if self._server_id is not None or len(reviewed) < BATCH:
+                return
+
+    def _review(self, worker: Worker) -> list[Reviewed]:
+        settings, now = worker.pool.get().selector, datetime.now(UTC)
+        if self._server_id is None:
+            return review_due(worker.engine, settings, now)
+        reviewed = review_server(worker.engine, self._server_id, settings, now)
+        return [] if reviewed is None else [reviewed]
+
+    def lines(self) -> list[str]:
+        """What was decided, for people."""
+        lines = [f"server {one.server_id}: not reviewed: {one.problem}" for one in self._reviewed if one.problem]
+        for one in self._reviewed:
+            lines += [
+                f"server {one.server_id}: {one.name(change.monitor_id)}: {change.from_status} to {change.to_status}: "
+                f"{change.rule}: {change.reason}"
+                for change in one.changes
+            ]
+        changes = sum(len(one.changes) for one in self._reviewed)
+        return [*lines, f"{len(self._reviewed)} servers reviewed, {changes} changes"]
