@@ -102,6 +102,7 @@ class BrokerSession:
         self._keepalive = keepalive
         self._max_inflight = max_inflight
         self._client: Client | None = None
+        self._informed = False
         self._ready = asyncio.Event()
         self._connections = 0
         self._complaint = Repeating(log)
@@ -225,8 +226,10 @@ class BrokerSession:
         if self._on_session is not None:
             self._on_session(client.session_present)
         for subscription in self._subscriptions:
-            # Retained messages only with a new subscription: a kept session has been told of every change.
-            await _subscribe(client, subscription, retain_handling=1)
+            # Retained messages only with a new subscription: a kept session has been told of every change. But the
+            # session may have been kept from a former process, whose memory we do not have: then all of them at first.
+            await _subscribe(client, subscription, retain_handling=1 if self._informed else 0)
+        self._informed = True
         self._client = client
         self._connections += 1
         self._ready.set()
