@@ -8,6 +8,12 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 _BACKENDS: Final = ("mysql", "mariadb", "sqlite")
+_PARAMETERS: Final = {
+    "sqlite": frozenset({"mode", "uri"}),
+    "mysql": frozenset(
+        {"charset", "unix_socket", "ssl_ca", "ssl_cert", "ssl_key", "ssl_verify_cert", "ssl_verify_identity"}
+    ),
+}
 _GO_FORM: Final = re.compile(
     r"(?:(?P<user>[^:@/]*)(?::(?P<password>.*))?@)?"  # the password may hold any character, so the last @ ends it
     r"(?P<network>tcp|unix)\((?P<address>[^()]+)\)"
@@ -34,12 +40,28 @@ def parse_dsn(text: str, *, user: str | None = None, password: str | None = None
     """
     go = _GO_FORM.fullmatch(text)
     url = _from_go(go) if go else _from_url(text)
-    if url.get_backend_name() != "sqlite":
-        url = url.set(drivername=f"{url.get_backend_name()}+pymysql")
-        if not url.database:
-            raise InvalidDsn("database DSN: names no database")
-        url = url.set(username=user or url.username, password=password or url.password)
-    return url
+    _check_parameters(url)
+    if url.get_backend_name() == "sqlite":
+        if url.database in (None, "", ":memory:"):
+            raise InvalidDsn("database DSN: names no file, and every connection to SQLite's memory finds it empty")
+        return url.set(drivername="sqlite")
+    if not url.database:
+        raise InvalidDsn("database DSN: names no database")
+    return url.set(
+        drivername=f"{url.get_backend_name()}+pymysql",
+        username=user or url.username,
+        password=password or url.password,
+    )
+
+
+def _check_parameters(url: URL) -> None:
+    # The driver would fail on a wrong one with an error of its own, at the first connection. Neither is repeated: in a
+    # DSN with a character forgotten, what looks like a port or a parameter is part of the password.
+    known = _PARAMETERS["sqlite" if url.get_backend_name() == "sqlite" else "mysql"]
+    if url.query.keys() - known:
+        raise InvalidDsn(f"database DSN: has unknown parameters after '?'; known are {', '.join(sorted(known))}")
+    if url.port is not None and not 0 < url.port <= 65535:
+        raise InvalidDsn("database DSN: its port must be 1 to 65535")
 
 
 def _from_url(text: str) -> URL:
@@ -63,7 +85,7 @@ def _from_go(match: re.Match[str]) -> URL:
         query["unix_socket"] = match["address"]
     else:
         address = _HOST_PORT.fullmatch(match["address"])
-        if address is None or int(address["port"] or 0) > 65535:
+        if address is None:
             raise InvalidDsn("database DSN: tcp(...) must hold host:port")
         host = address["host"].strip("[]")
         port = int(address["port"] or 3306)
