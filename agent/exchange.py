@@ -96,10 +96,11 @@ async def _ask(udp: UdpSocket, timeout: float) -> Sample:
     loop.add_reader(udp.fileno(), waiting.readable)
     try:
         udp.send(packet)
-        async with asyncio.timeout(timeout):
-            answer = await answered
-    except TimeoutError:
-        return Sample(sent_at=udp.sent_at(), ignored=waiting.ignored)
+        # Not asyncio.timeout: after a stall both answer and deadline are there, and the answer must win.
+        await asyncio.wait({answered}, timeout=timeout)
+        if not answered.done():
+            return Sample(sent_at=udp.sent_at(), ignored=waiting.ignored)
+        answer = answered.result()
     except OSError as error:
         return Sample(sent_at=udp.sent_at(), network_error=describe(error), ignored=waiting.ignored)
     finally:

@@ -1,0 +1,159 @@
+"""``ntppool-agent``: the command line on a monitor host."""
+
+import asyncio
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final, NoReturn
+
+import typer
+
+from agent.certificate import CertificateError, valid_until
+from agent.daemon_settings import DaemonSettings, hand_over
+from agent.exchange import Source
+from agent.probe import probe
+from agent.settings import AgentSettings, ConfigurationError, base_directory, for_daemon, load_settings
+from agent.state import StateDirectory, StateError, running_process
+from agent.status_file import read_report
+from agent.targets import Target, TargetRefused, TargetRules
+from agent.version import VERSION
+from agent.wording import check_line, status_lines
+from runtime.log import set_up_logging
+
+EXIT_ERROR: Final = 1
+EXIT_CONFIGURATION: Final = 2
+
+app = typer.Typer(
+    help="Measures NTP servers for the NTP Pool.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _settings(
+    context: typer.Context,
+    env: Annotated[str | None, typer.Option("-e", "--env", help="prod, test or devel (DEPLOYMENT_MODE).")] = None,
+    state_dir: Annotated[Path | None, typer.Option(help="Directory of the state (MONITOR_STATE_DIR).")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="The same as --log-level debug.")] = False,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error (MONITOR_LOG_LEVEL).")] = None,
+    ipv4: Annotated[bool | None, typer.Option("--ipv4/--no-ipv4", help="Use IPv4 (MONITOR_IPV4).")] = None,
+    ipv6: Annotated[bool | None, typer.Option("--ipv6/--no-ipv6", help="Use IPv6 (MONITOR_IPV6).")] = None,
+) -> None:
+    given: dict[str, Any] = {
+        "env": env,
+        "state_dir": state_dir,
+        "log_level": "debug" if debug else log_level,
+        "ipv4": ipv4,
+        "ipv6": ipv6,
+    }
+    context.obj = load_settings(os.environ, given)
+
+
+@app.command()
+def monitor(
+    context: typer.Context,
+    once: Annotated[bool, typer.Option("--once", help="Probe every assigned server once, deliver, and end.")] = False,
+    sanity_only: Annotated[bool, typer.Option("--sanity-only", help="Only check the local clock, and end.")] = False,
+) -> None:
+    """Run the agent."""
+    if once and sanity_only:
+        raise ConfigurationError("--once, --sanity-only: only one of them can be given")
+    settings, directory = _opened(context)
+    directory.read_state()  # what is wrong with it is said before anything starts
+    base = base_directory(settings, os.environ)
+    _become_daemon(for_daemon(settings, base, once=once, sanity_only=sanity_only))
+
+
+@app.command()
+def check(
+    context: typer.Context,
+    addresses: Annotated[list[str], typer.Argument(metavar="IP...", help="Addresses to measure.")],
+    samples: Annotated[int, typer.Option(min=1, max=10, help="Samples of each.")] = 3,
+) -> None:
+    """Measure servers now and say what came out; nothing is sent to the pool."""
+    settings, directory = _opened(context)
+    set_up_logging(settings.log_level)
+    rules = _rules(settings, directory)
+    try:
+        targets = [rules.parse(address) for address in addresses]
+    except TargetRefused as error:
+        raise ConfigurationError(f"argument IP: {error}") from error
+    good = asyncio.run(_check_all(targets, samples))
+    raise typer.Exit(0 if good else EXIT_ERROR)
+
+
+@app.command()
+def status(context: typer.Context) -> None:
+    """Say whether the agent runs, is connected and probes, and if not, why not."""
+    _, directory = _opened(context)
+    process, report = running_process(directory), read_report(directory)
+    now = datetime.now(UTC)
+    for line in status_lines(report, process, _certificate(directory, now), now):
+        typer.echo(line)
+    running = process is not None and report is not None and report.connected
+    raise typer.Exit(0 if running else EXIT_ERROR)
+
+
+@app.command()
+def version() -> None:
+    """Say the version."""
+    typer.echo(f"ntppool-agent {VERSION}")
+
+
+def main() -> NoReturn:
+    """Runs the command line and exits: 0, 1 after an error, 2 when something is configured wrongly."""
+    try:
+        app()
+    except (ConfigurationError, StateError) as error:
+        sys.stderr.write(f"ntppool-agent: {error}\n")
+        sys.exit(EXIT_CONFIGURATION)
+    sys.exit(0)
+
+
+def _opened(context: typer.Context) -> tuple[AgentSettings, StateDirectory]:
+    settings: AgentSettings = context.obj
+    return settings, StateDirectory(base_directory(settings, os.environ), settings.env)
+
+
+def _become_daemon(settings: DaemonSettings) -> NoReturn:
+    """Replaces this process by the daemon, which then has none of the command line's modules in memory."""
+    # One arena: threads of their own would each hold back memory. The rest is given back to the system early.
+    tuned = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    environ = {**tuned, **os.environ}
+    # Started from a checkout, the packages are found in the current directory; else that must not be searched.
+    isolated = [] if Path(__file__).parents[1] == Path.cwd() else ["-P"]
+    command = [sys.executable, *isolated, "-m", "agent.daemon", str(hand_over(settings))]
+    os.execve(sys.executable, command, environ)  # noqa: S606  # our own interpreter and module
+
+
+def _rules(settings: AgentSettings, directory: StateDirectory) -> TargetRules:
+    """As of the state when there is one; a host that is not set up may still measure public servers."""
+    if not directory.state_file.exists():
+        return TargetRules(settings.env)
+    return directory.rules(directory.read_state())
+
+
+async def _check_all(targets: list[Target], samples: int) -> bool:
+    async def one(target: Target) -> bool:
+        taken = await probe(target, Source(None), samples)
+        typer.echo(check_line(target, taken))
+        return any(sample.reply is not None and sample.error is None for sample in taken)
+
+    return all(await asyncio.gather(*map(one, targets)))
+
+
+def _certificate(directory: StateDirectory, now: datetime) -> str:
+    if not directory.certificate_file.exists():
+        return "none"
+    try:
+        until = valid_until(directory.certificate_file)
+    except CertificateError as error:
+        return f"unusable: {error}"
+    return f"{'valid until' if until > now else 'EXPIRED on'} {until:%Y-%m-%d %H:%M} UTC"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Until when a certificate is valid, read from its DER (RFC 5280, section 4.1) without a library for all of X.509."""
+
+import re
+import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+_SEQUENCE: Final = 0x30
+_VERSION: Final = 0xA0
+_UTC_TIME: Final = 0x17
+_GENERALIZED_TIME: Final = 0x18
+
+_PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+
+class CertificateError(ValueError):
+    """This is no certificate."""
+
+
+def valid_until(path: Path) -> datetime:
+    """When the first certificate of a PEM file expires.
+
+    Raises:
+        CertificateError: there is none in it, or the file cannot be read.
+    """
+    try:
+        match = _PEM.search(path.read_text(encoding="ascii"))
+        if match is None:
+            raise CertificateError("holds no certificate")
+        return _not_after(ssl.PEM_cert_to_DER_cert(match[0]))
+    except (OSError, ValueError, IndexError) as error:
+        raise CertificateError(f"{path}: {error}") from error
+
+
+def _not_after(der: bytes) -> datetime:
+    certificate = _expect(der, _SEQUENCE)[0]
+    fields = _expect(certificate, _SEQUENCE)[0]
+    if fields[0] == _VERSION:
+        fields = _element(fields)[2]
+    for _ in ("serial number", "signature algorithm", "issuer"):
+        fields = _element(fields)[2]
+    validity = _expect(fields, _SEQUENCE)[0]
+    kind, text, _ = _element(_element(validity)[2])
+    if kind not in (_UTC_TIME, _GENERALIZED_TIME):
+        raise CertificateError("has no end of its validity")
+    form = "%y%m%d%H%M%SZ" if kind == _UTC_TIME else "%Y%m%d%H%M%SZ"
+    return datetime.strptime(text.decode("ascii"), form).replace(tzinfo=UTC)
+
+
+def _element(data: bytes) -> tuple[int, bytes, bytes]:
+    """The first element of DER: its tag, its content, and what follows it."""
+    length, start = data[1], 2
+    if length & 0x80:
+        start += length & 0x7F
+        length = int.from_bytes(data[2:start], "big")
+    if start + length > len(data):
+        raise CertificateError("is cut short")
+    return data[0], data[start : start + length], data[start + length :]
+
+
+def _expect(data: bytes, tag: int) -> tuple[bytes, bytes]:
+    found, content, rest = _element(data)
+    if found != tag:
+        raise CertificateError("is no X.509 certificate")
+    return content, rest

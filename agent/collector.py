@@ -1,0 +1,155 @@
+"""Gathers results into batches and puts them into the spool.
+
+A batch waits for a moment, so that results that come together travel together. Until the local clock has been checked
+again, a batch that has not been sent can still be withdrawn: if the clock is set in between, nobody knows since when it
+was wrong.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from agent.counters import AgentCounters
+from agent.spool import Batched, Spool
+from agent.ulid import new_ulid
+from runtime.log import Repeating
+from schema.limits import MAX_BATCH_RESULTS
+from schema.messages import Batch, Result, encode
+
+log = logging.getLogger(__name__)
+
+WINDOW: Final = 1.0
+"""Seconds that the first result of a batch waits for others."""
+
+BACKLOG: Final = 50
+"""Batches in the spool from which on nobody is waiting for a quick delivery."""
+
+BACKLOG_WINDOW: Final = 30.0
+"""Seconds that a batch is gathered for while there is a backlog: fewer files, each holding more."""
+
+MAX_GATHERED: Final = 5 * MAX_BATCH_RESULTS
+"""Results in memory at most, should the disk take no more."""
+
+
+class _Gathered(msgspec.Struct, frozen=True, gc=False):
+    at: float
+    """Monotonic time when it was accepted."""
+    result: Result
+
+
+class Collector:
+    """Takes the results of one protocol. :meth:`run` it as a task, :meth:`close` it after that has ended.
+
+    Args:
+        version: of the agent, for the batches.
+        on_batch: called when there is a batch more in the spool.
+    """
+
+    def __init__(self, spool: Spool, version: str, counters: AgentCounters, on_batch: Callable[[], None]) -> None:
+        self._spool = spool
+        self._version = version
+        self._counters = counters
+        self._on_batch = on_batch
+        self._gathered: deque[_Gathered] = deque()
+        self._some = asyncio.Event()
+        self._full = asyncio.Event()
+        self._unsent: dict[int, float] = {}
+        self._withdrawn_at = -1.0
+        self._writing: asyncio.Task[bool] | None = None
+        self._complaint = Repeating(log)
+
+    def add(self, result: Result, now: float) -> None:
+        """Takes a result that was accepted at ``now`` (monotonic seconds)."""
+        if len(self._gathered) >= MAX_GATHERED:
+            self._gathered.popleft()
+            self._spool.drop_results(1)
+        self._gathered.append(_Gathered(now, result))
+        self._some.set()
+        if len(self._gathered) >= MAX_BATCH_RESULTS:
+            self._full.set()
+
+    def sent(self, number: int) -> None:
+        """A batch has been published, and can no longer be withdrawn."""
+        self._unsent.pop(number, None)
+
+    def vouch(self, until: float) -> None:
+        """The clock was good at ``until`` (monotonic seconds): what was gathered before stands."""
+        for number in [number for number, newest in self._unsent.items() if newest <= until]:
+            del self._unsent[number]
+        self._full.set()  # so that no batch holds results from before and after
+
+    def withdraw(self, since: float, now: float) -> int:
+        """Throws away what was gathered after ``since`` and not sent yet; returns the number of results."""
+        self._withdrawn_at = now
+        kept = [gathered for gathered in self._gathered if gathered.at <= since]
+        withdrawn = len(self._gathered) - len(kept)
+        self._gathered = deque(kept)
+        for number in [number for number, newest in self._unsent.items() if newest > since]:
+            del self._unsent[number]
+            batch = self._spool.read(number)
+            withdrawn += 0 if batch is None else batch.results
+            self._spool.remove(number)
+        return withdrawn
+
+    async def run(self) -> None:
+        """Makes batches until cancelled."""
+        while True:
+            await self._some.wait()
+            window = WINDOW if len(self._spool) < BACKLOG else BACKLOG_WINDOW
+            try:
+                async with asyncio.timeout(window):
+                    await self._full.wait()
+            except TimeoutError:
+                pass
+            self._full.clear()
+            if not await self.flush():
+                await asyncio.sleep(BACKLOG_WINDOW)
+
+    async def close(self) -> None:
+        """Everything gathered is in the spool when this returns, unless the disk refuses it."""
+        if self._writing is not None:
+            await self._writing
+        await self.flush()
+
+    async def flush(self) -> bool:
+        """Makes batches of all that was gathered so far; False when the disk did not take them."""
+        self._some.clear()
+        while self._gathered:
+            count = min(len(self._gathered), MAX_BATCH_RESULTS)
+            taken = [self._gathered.popleft() for _ in range(count)]
+            # Writing goes on when the task that waits for it is cancelled.
+            self._writing = asyncio.create_task(self._write(taken))
+            if not await asyncio.shield(self._writing):
+                return False
+        return True
+
+    async def _write(self, taken: list[_Gathered]) -> bool:
+        number = self._spool.reserve()
+        began = time.monotonic()
+        try:
+            # In a thread: a slow disk may take seconds to confirm, and probes go on meanwhile.
+            size = await asyncio.to_thread(self._spool.store, number, self._batch(taken))
+        except OSError as error:
+            self._complaint.warning("spool: cannot write a batch: %s", error.strerror or error)
+            self._gathered.extendleft(reversed(taken))
+            self._some.set()
+            return False
+        self._complaint.over()
+        self._spool.admit(number, size, time.time())
+        if self._withdrawn_at >= began:
+            self._spool.remove(number)
+            return True
+        self._counters.batches_made += 1
+        self._unsent[number] = taken[-1].at
+        self._on_batch()
+        return True
+
+    def _batch(self, taken: list[_Gathered]) -> Batched:
+        now = time.time_ns()
+        batch = Batch(id=new_ulid(now), version=self._version, results=[gathered.result for gathered in taken])
+        return Batched(id=batch.id, results=len(taken), created=now // 1_000_000_000, payload=encode(batch))

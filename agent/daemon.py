@@ -1,0 +1,24 @@
+"""The daemon as a program: ``python -m agent.daemon DESCRIPTOR``, started by ``ntppool-agent monitor``.
+
+It replaces the command line's process, so that nothing that only the command line needs stays in memory.
+"""
+
+import sys
+
+from agent.postponed import postpone
+
+
+def main() -> None:
+    """Reads its settings from the file descriptor that it was given, runs, and exits."""
+    postpone("urllib.request")
+    # After that, since these import paho.
+    from agent.daemon_settings import take_over
+    from agent.service import run
+
+    if len(sys.argv) != 2 or not sys.argv[1].isdigit():
+        sys.exit("this program is started by: ntppool-agent monitor")
+    sys.exit(run(take_over(int(sys.argv[1]))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What one protocol of an agent consists of, and what of it outlives a change of identity."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import msgspec
+
+from agent.clock_step import ClockWatch
+from agent.collector import Collector
+from agent.counters import AgentCounters
+from agent.daemon_settings import DaemonSettings
+from agent.outbox import Outbox
+from agent.runner import Runner
+from agent.spool import Batched, Spool
+from agent.state import StateDirectory, StateError
+from runtime.broker import BrokerSession
+from schema.limits import SPOOL_AGE
+from schema.names import IP_VERSIONS, IpVersion
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What outlives a change of ``state.json``."""
+
+    spools: dict[IpVersion, Spool]
+    counters: AgentCounters
+    watch: ClockWatch
+    started: datetime
+
+
+def keep(settings: DaemonSettings, directory: StateDirectory) -> Kept:
+    """Opens the spools.
+
+    Raises:
+        StateError: they cannot be opened.
+    """
+    half, age = settings.spool_bytes // 2, SPOOL_AGE.total_seconds()
+    try:
+        spools = {ipv: Spool(directory.spool / ipv, max_bytes=half, max_age=age) for ipv in IP_VERSIONS}
+    except OSError as error:
+        raise StateError(f"{directory.spool}: {error.strerror or error}") from error
+    return Kept(spools, AgentCounters(), ClockWatch(), datetime.now(UTC))
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One protocol, from the probe to the broker."""
+
+    runner: Runner
+    collector: Collector
+    outbox: Outbox
+    spool: Spool
+
+
+class BatchLink:
+    """The way of one protocol's batches to the broker.
+
+    Args:
+        session: of now; asked each time, since the parts of an agent know each other in a circle.
+    """
+
+    def __init__(self, session: Callable[[], BrokerSession], topic: str) -> None:
+        self._session = session
+        self._topic = topic
+
+    async def wait_ready(self) -> None:
+        """Returns when there is a connection."""
+        await self._session().wait_ready()
+
+    async def publish_batch(self, batch: Batched) -> None:
+        """Publishes a batch, with its id as correlation data. Raises what :meth:`BrokerSession.publish` raises."""
+        await self._session().publish(self._topic, batch.payload, correlation=batch.id.encode())

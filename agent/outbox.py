@@ -1,0 +1,221 @@
+"""Sends what is in the spool, oldest first and a few at a time, until each batch has been acknowledged.
+
+The broker's own acknowledgement does not count: it may lose a message after that. A batch is deleted when ingest says
+that it is in the ledger, put aside when ingest says that it can never be, and otherwise sent again.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from agent.counters import AgentCounters
+from agent.spool import Batched, Spool
+from runtime.broker import NotConnected, PublishRefused
+from runtime.log import Repeating
+from schema.messages import Ack, BatchCommitted
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT: Final = 4
+"""Batches that wait for their acknowledgement at the same time."""
+
+ATTEMPTS: Final = 3
+"""How often a batch is sent before others get its place."""
+
+ACK_TIMEOUT: Final = 10.0
+"""Seconds to wait for an acknowledgement."""
+
+SHORTEST_REST: Final = 2.0
+LONGEST_REST: Final = 300.0
+"""Seconds between two attempts: a quarter of how long nothing has been acknowledged, within these bounds."""
+
+LONG_SILENCE: Final = 60.0
+"""Seconds without any acknowledgement, after which it is not the fault of the batches that were sent."""
+
+LATER: Final = 600.0
+"""Seconds until a batch that was not acknowledged is taken up again; others go before it."""
+
+MAX_LATER: Final = 1_000
+
+
+class Link(Protocol):
+    """The way to the broker, as far as the outbox needs it."""
+
+    async def wait_ready(self) -> None:
+        """Returns when there is a connection."""
+
+    async def publish_batch(self, batch: Batched) -> None:
+        """Publishes a batch. Raises :class:`NotConnected` or :class:`PublishRefused`."""
+
+
+class Outbox:
+    """Empties the spool of one protocol. :meth:`run` it as a task.
+
+    Args:
+        on_sent: called with the number of a batch when it has been handed to the broker.
+        on_done: called when a batch has left the spool.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        link: Link,
+        counters: AgentCounters,
+        on_sent: Callable[[int], None],
+        on_done: Callable[[], None],
+        *,
+        ack_timeout: float = ACK_TIMEOUT,
+        shortest_rest: float = SHORTEST_REST,
+    ) -> None:
+        self._spool = spool
+        self._link = link
+        self._counters = counters
+        self._on_sent = on_sent
+        self._on_done = on_done
+        self._ack_timeout = ack_timeout
+        self._shortest_rest = shortest_rest
+        self._unanswered_since: float | None = None
+        self._busy: set[int] = set()
+        self._later: dict[int, float] = {}
+        self._numbers: dict[str, int] = {}
+        self._gone: dict[int, asyncio.Event] = {}
+        self._again = asyncio.Event()
+        self._work = asyncio.Event()
+        self._refusals = Repeating(log)
+        self._rejections = Repeating(log)
+
+    def wake(self) -> None:
+        """There may be something to send."""
+        self._work.set()
+
+    def send_again(self) -> None:
+        """The broker has forgotten our session, and perhaps what we published: do not wait for acknowledgements."""
+        self._again.set()
+        self._again = asyncio.Event()
+
+    def acknowledge(self, ack: Ack) -> None:
+        """Ingest says what became of a batch."""
+        number = self._numbers.pop(ack.batch, None)
+        if number is None or number not in self._spool:
+            log.debug("acknowledgement of batch %s, which we do not have", ack.batch)
+            return
+        if isinstance(ack, BatchCommitted):
+            self._spool.remove(number)
+            self._counters.batches_committed += 1
+            self._report_rejections(ack)
+        else:
+            log.error("batch %s was refused and put aside: %s", ack.batch, ack.reason)
+            self._spool.set_aside(number)
+        self._somebody_listens()
+        if (gone := self._gone.get(number)) is not None:
+            gone.set()
+        self._later.pop(number, None)
+        self._on_done()
+
+    async def run(self) -> None:
+        """Sends until cancelled."""
+        async with asyncio.TaskGroup() as senders:
+            for _ in range(IN_FLIGHT):
+                senders.create_task(self._send_forever())
+
+    async def _send_forever(self) -> None:
+        while True:
+            number = self._next()
+            if number is None:
+                self._work.clear()
+                await _first_of(60.0, self._work)
+                continue
+            self._busy.add(number)
+            gone = self._gone[number] = asyncio.Event()
+            try:
+                await self._deliver(number, gone)
+            finally:
+                self._busy.discard(number)
+                del self._gone[number]
+
+    def _next(self) -> int | None:
+        """The oldest batch that nobody is sending and that is not to wait."""
+        now = _now()
+        if len(self._numbers) > 2 * MAX_LATER:
+            self._forget_dropped()
+        for number in self._spool:
+            if number not in self._busy and self._later.get(number, 0.0) <= now:
+                return number
+        return None
+
+    async def _deliver(self, number: int, gone: asyncio.Event) -> None:
+        """Sends a batch a few times, until it has left the spool."""
+        attempts = 0
+        while attempts < ATTEMPTS or len(self._later) >= MAX_LATER:
+            batch = self._spool.read(number)
+            if batch is None:
+                self._on_done()
+                return
+            self._numbers[batch.id] = number
+            again = self._again
+            await self._link.wait_ready()
+            if await self._publish(batch, number):
+                attempts += 1
+                await _first_of(self._ack_timeout, gone, again)
+            if gone.is_set():
+                return
+            await _first_of(self._pause(), gone, again)
+            if gone.is_set():
+                return
+        self._later[number] = _now() + LATER
+
+    async def _publish(self, batch: Batched, number: int) -> bool:
+        """Whether the batch was handed to the broker."""
+        try:
+            await self._link.publish_batch(batch)
+        except NotConnected:
+            return False
+        except PublishRefused as error:
+            self._refusals.warning("%s", error)
+            return False
+        self._refusals.over()
+        self._counters.batches_sent += 1
+        if self._unanswered_since is None:
+            self._unanswered_since = _now()
+        self._on_sent(number)
+        return True
+
+    def _pause(self) -> float:
+        silent = 0.0 if self._unanswered_since is None else _now() - self._unanswered_since
+        return min(LONGEST_REST, max(self._shortest_rest, silent / 4)) * random.uniform(0.5, 1.5)
+
+    def _somebody_listens(self) -> None:
+        if self._unanswered_since is not None and _now() - self._unanswered_since > LONG_SILENCE:
+            self._later.clear()
+            self._work.set()
+        self._unanswered_since = None
+
+    def _forget_dropped(self) -> None:
+        """The spool may have dropped what we remember."""
+        self._numbers = {batch: number for batch, number in self._numbers.items() if number in self._spool}
+        self._later = {number: due for number, due in self._later.items() if number in self._spool}
+
+    def _report_rejections(self, ack: BatchCommitted) -> None:
+        if not ack.rejected:
+            return
+        self._counters.results_rejected += len(ack.rejected)
+        first = ack.rejected[0]
+        self._rejections.warning(
+            "%d results of a batch were rejected, server %d: %s", len(ack.rejected), first.server_id, first.reason
+        )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _first_of(timeout: float, *events: asyncio.Event) -> None:
+    """Returns when one of the events is set, or after ``timeout`` seconds."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

@@ -1,0 +1,88 @@
+"""A run that ends by itself: only checks the local clock, and says what the base-check servers answered."""
+
+import asyncio
+import logging
+import sys
+from contextlib import suppress
+from typing import Any, Final
+
+from agent.clock_check import failure, in_ms
+from agent.counters import AgentCounters
+from agent.daemon_settings import DaemonSettings
+from agent.exchange import Source
+from agent.local_clock import base_checks, check_clock
+from agent.state import State, StateDirectory, StateError
+from runtime.broker import BrokerSession, Identity, Incoming, Subscription
+from schema.messages import LIVE, MonitorConfig, ProtocolConfig, Result, Undecodable, decode
+from schema.names import IpVersion
+from schema.topics import Topics
+
+log = logging.getLogger(__name__)
+
+CONFIGURED_WITHIN: Final = 30.0
+"""Seconds for connecting and for the configuration, which names the servers to ask, to arrive."""
+
+
+async def check_clock_once(settings: DaemonSettings, directory: StateDirectory) -> int:
+    """Checks the clock for every live protocol, writes the result to stdout, and returns the exit status."""
+    state = directory.read_state()
+    config = await _fetch_config(directory, state)
+    if config is None:
+        log.error("no configuration arrived within %g s", CONFIGURED_WITHIN)
+        return 1
+    live = {ipv: p for ipv, p in config.protocols.items() if p.status in LIVE and ipv in settings.protocols}
+    if not live:
+        log.error("no protocol that is switched on here has the status testing or active")
+        return 1
+    good = [await _check(ipv, protocol, directory, state) for ipv, protocol in live.items()]
+    return 0 if all(good) else 1
+
+
+async def _fetch_config(directory: StateDirectory, state: State) -> MonitorConfig | None:
+    arrived: asyncio.Future[MonitorConfig] = asyncio.get_running_loop().create_future()
+
+    def take(message: Incoming) -> None:
+        try:
+            config = decode(message.payload, MonitorConfig)
+        except Undecodable as error:
+            log.error("configuration refused: %s", error)
+            return
+        if not arrived.done():
+            arrived.set_result(config)
+
+    topics = Topics(directory.env)
+    session = BrokerSession(
+        directory.broker_address(state),
+        # Beside the daemon, if one is running, and not in its place.
+        Identity(state.name, f"{state.name}/sanity"),
+        directory.read_token,
+        subscriptions=[Subscription(topics.config(state.name), take)],
+    )
+    connection = asyncio.create_task(session.run())
+    try:
+        either: set[asyncio.Future[Any]] = {connection, arrived}
+        await asyncio.wait(either, timeout=CONFIGURED_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+        if connection.done():
+            connection.result()
+        return arrived.result() if arrived.done() else None
+    except OSError as error:
+        raise StateError(f"{directory.path}: certificates or key cannot be used: {error}") from error
+    finally:
+        connection.cancel()
+        with suppress(asyncio.CancelledError, OSError):
+            await connection
+
+
+async def _check(ipv: IpVersion, protocol: ProtocolConfig, directory: StateDirectory, state: State) -> bool:
+    checks = base_checks(protocol.base_checks, protocol.samples, directory.rules(state), ipv)
+    verdict, results = await check_clock(checks, Source(protocol.nat_ip or protocol.ip), AgentCounters())
+    lines = [f"  {name}: {_in_words(result)}" for name, result in results]
+    lines += [f"  {reason}" for reason in checks.refused]
+    headline = f"IP{ipv}: {'the local clock is good' if verdict.good else verdict.reason}"
+    sys.stdout.write("\n".join([headline, *lines]) + "\n")
+    return verdict.good
+
+
+def _in_words(result: Result) -> str:
+    offset = "" if result.offset is None else f"{in_ms(result.offset)}"
+    return ", ".join(filter(None, (offset, failure(result) and f"failed: {failure(result)}")))

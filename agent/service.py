@@ -1,0 +1,157 @@
+"""The life of the daemon: one agent after another, as ``state.json`` changes, until a signal ends it."""
+
+import asyncio
+import gc
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from agent.daemon_settings import DaemonSettings
+from agent.line import Kept, keep
+from agent.monitor import Monitor
+from agent.once import probe_once
+from agent.sanity import check_clock_once
+from agent.state import Lock, State, StateDirectory, StateError
+from runtime.log import Repeating, set_up_logging
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at the files of the state directory. Looking costs less than being told."""
+
+SETTLE: Final = 0.5
+"""Seconds to wait after a change, in case that more files are being replaced."""
+
+EXIT_ERROR: Final = 1
+EXIT_CONFIGURATION: Final = 2
+
+
+def run(settings: DaemonSettings) -> int:
+    """Runs until SIGTERM or SIGINT, or as long as the settings say; returns the exit status."""
+    set_up_logging(settings.log_level)
+    directory = StateDirectory(Path(settings.state_base), settings.env)
+    try:
+        if settings.sanity_only:
+            return asyncio.run(check_clock_once(settings, directory))
+        directory.prepare()
+        with Lock(directory):
+            if settings.once:
+                return asyncio.run(probe_once(settings, directory))
+            return asyncio.run(_serve(settings, directory))
+    except StateError as error:
+        log.error("%s", error)
+        return EXIT_CONFIGURATION
+    except BaseExceptionGroup as group:
+        return _explain(group)
+
+
+def _explain(group: BaseExceptionGroup[BaseException]) -> int:
+    wrong, other = group.split(StateError)
+    if other is None and wrong is not None:
+        log.error("%s", _first(wrong))
+        return EXIT_CONFIGURATION
+    log.error("ended by an error of its own", exc_info=group)
+    return EXIT_ERROR
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _serve(settings: DaemonSettings, directory: StateDirectory) -> int:
+    service = Service(settings, directory, directory.read_state(), keep(settings, directory))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, service.stop)
+    loop.add_signal_handler(signal.SIGHUP, service.reload)
+    gc.collect()
+    gc.freeze()  # what was imported stays: later collections need not look at it
+    await service.run()
+    return 0
+
+
+class Service:
+    """Runs an agent, and another one in its place when the state has changed."""
+
+    def __init__(self, settings: DaemonSettings, directory: StateDirectory, state: State, kept: Kept) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._state = state
+        self._kept = kept
+        self._ends = asyncio.Event()
+        self._stopping = False
+        self._look = asyncio.Event()
+        self._complaint = Repeating(log)
+
+    def stop(self) -> None:
+        """Ends the service in order."""
+        self._stopping = True
+        self._ends.set()
+
+    def reload(self) -> None:
+        """Reads the state again now."""
+        self._look.set()
+
+    async def run(self) -> None:
+        """Until :meth:`stop`."""
+        watch = asyncio.create_task(self._watch_files(), name="state")
+        try:
+            while not self._stopping:
+                state = self._state
+                self._ends.clear()
+                monitor = Monitor(self._settings, self._directory, state, self._kept, on_reload=self.reload)
+                await monitor.run(self._ends, farewell=self._farewell(state))
+                monitor.report()
+        finally:
+            watch.cancel()
+
+    def _farewell(self, state: State) -> Callable[[], bool]:
+        """A monitor that only reconnects is not gone; one that gets another name is."""
+        return lambda: self._stopping or self._state.name != state.name
+
+    async def _watch_files(self) -> None:
+        seen = self._fingerprint()
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_EVERY):
+                    await self._look.wait()
+            except TimeoutError:
+                if self._fingerprint() == seen:
+                    continue
+            self._look.clear()
+            await asyncio.sleep(SETTLE)
+            before, seen = seen, self._fingerprint()
+            self._take_up(certificates_changed=before[1:] != seen[1:])
+
+    def _take_up(self, *, certificates_changed: bool) -> None:
+        try:
+            state = self._directory.read_state()
+            self._directory.broker_address(state)
+        except StateError as error:
+            self._complaint.warning("%s; going on with what was there before", error)
+            return
+        self._complaint.over()
+        if state == self._state and not certificates_changed:
+            return
+        log.info("%s has changed", self._directory.path)
+        self._state = state
+        self._ends.set()
+
+    def _fingerprint(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """What tells whether ``state.json`` or the certificates were replaced."""
+        files = [self._directory.state_file, self._directory.certificate_file, self._directory.key_file]
+        if self._state.broker.ca_file is not None:
+            files.append(self._directory.path / self._state.broker.ca_file)
+        return tuple(map(_stat, files))
+
+
+def _stat(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size

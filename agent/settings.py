@@ -1,0 +1,150 @@
+"""The agent's settings: arguments over environment over ``/etc/default/ntppool-agent``, all checked at the start."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from agent.daemon_settings import DaemonSettings
+from agent.state import state_base
+from schema.messages import LogLevel
+from schema.names import Environment, IpVersion
+
+DEFAULTS_FILE: Final = Path("/etc/default/ntppool-agent")
+_DEFAULTS_FILE_KEY: Final = "MONITOR_DEFAULTS_FILE"
+
+_LINE: Final = re.compile(r"""([A-Za-z_][A-Za-z0-9_]*)=(?:"([^"]*)"|'([^']*)'|([^"'\s]*))""")
+
+
+class ConfigurationError(Exception):
+    """Settings are wrong; the message names each of them and what would be right."""
+
+
+class AgentSettings(BaseSettings):
+    """What the agent reads from its environment. The names of the variables are in the aliases."""
+
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore", populate_by_name=True)
+
+    env: Environment = Field("prod", alias="DEPLOYMENT_MODE")
+    state_dir: Path | None = Field(None, alias="MONITOR_STATE_DIR")
+    log_level: LogLevel = Field("info", alias="MONITOR_LOG_LEVEL")
+    ipv4: bool = Field(True, alias="MONITOR_IPV4")
+    ipv6: bool = Field(True, alias="MONITOR_IPV6")
+    spool_megabytes: int = Field(64, ge=1, le=4096, alias="MONITOR_SPOOL_MEGABYTES")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is passed in: the environment and the file are merged before, so that a test needs neither."""
+        return (init_settings,)
+
+
+KNOWN: Final = frozenset(
+    str(field.alias) for field in AgentSettings.model_fields.values() if str(field.alias).startswith("MONITOR_")
+) | {_DEFAULTS_FILE_KEY}
+
+
+def load_settings(environ: Mapping[str, str], given: Mapping[str, Any]) -> AgentSettings:
+    """The settings of this process; ``given`` are arguments by field name, of which None means: not given.
+
+    Raises:
+        ConfigurationError: something is wrong, in any of the places.
+    """
+    named = environ.get(_DEFAULTS_FILE_KEY)
+    path = Path(named) if named else DEFAULTS_FILE
+    from_file = read_defaults(path, must_exist=bool(named))
+    complaints = [*_unknown(from_file, str(path)), *_unknown(environ, "environment")]
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for name, field in AgentSettings.model_fields.items():
+        key = str(field.alias)
+        for origin, source in ((str(path), from_file), ("environment", environ)):
+            if source.get(key):
+                values[key], origins[key] = source[key], f"{key} ({origin})"
+        if given.get(name) is not None:
+            values[key], origins[key] = given[name], f"argument for {key}"
+    try:
+        settings = AgentSettings(**values)
+    except ValidationError as error:
+        complaints += [_complaint(e, origins) for e in error.errors(include_url=False)]
+    if complaints:
+        raise ConfigurationError("\n".join(complaints))
+    return settings
+
+
+def base_directory(settings: AgentSettings, environ: Mapping[str, str]) -> Path:
+    """Where the state directories of all environments are."""
+    return state_base(settings.state_dir, {key: value for key, value in environ.items() if key != "MONITOR_STATE_DIR"})
+
+
+def for_daemon(settings: AgentSettings, base: Path, *, once: bool = False, sanity_only: bool = False) -> DaemonSettings:
+    """What the daemon must know.
+
+    Raises:
+        ConfigurationError: neither protocol may be used.
+    """
+    wanted: dict[IpVersion, bool] = {"v4": settings.ipv4, "v6": settings.ipv6}
+    protocols = tuple(ipv for ipv, on in wanted.items() if on)
+    if not protocols:
+        raise ConfigurationError("MONITOR_IPV4, MONITOR_IPV6: at least one of them must be on")
+    return DaemonSettings(
+        env=settings.env,
+        state_base=str(base.absolute()),
+        log_level=settings.log_level,
+        protocols=protocols,
+        spool_bytes=settings.spool_megabytes * 1024 * 1024,
+        once=once,
+        sanity_only=sanity_only,
+    )
+
+
+def read_defaults(path: Path, *, must_exist: bool) -> dict[str, str]:
+    """The variables in a file of ``KEY=VALUE`` lines; comments begin with ``#``, values may be quoted.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or a line has another form.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        if must_exist:
+            raise ConfigurationError(f"{_DEFAULTS_FILE_KEY}={path}: must be a file that exists") from None
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error}") from error
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        match = _LINE.fullmatch(text)
+        if match is None:
+            raise ConfigurationError(f"{path} line {number}: {text[:80]!r} must be KEY=VALUE")
+        found[match[1]] = next((value for value in match.groups()[1:] if value is not None), "")
+    return found
+
+
+def _unknown(variables: Mapping[str, str], origin: str) -> list[str]:
+    strange = sorted(key for key in variables if key.startswith("MONITOR_") and key not in KNOWN)
+    return [f"{key} ({origin}): is no setting; {_advice(key)}" for key in strange]
+
+
+def _advice(key: str) -> str:
+    similar = difflib.get_close_matches(key, KNOWN, n=1)
+    return f"did you mean {similar[0]}?" if similar else f"known are {', '.join(sorted(KNOWN))}"
+
+
+def _complaint(error: Any, origins: Mapping[str, str]) -> str:
+    key = str(error["loc"][0])
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{origins.get(key, key)}={error['input']}: {message[:1].lower()}{message[1:]}"

@@ -1,0 +1,241 @@
+"""What was measured and not yet acknowledged, on disk, so that neither a crash nor a dead broker loses it.
+
+One file per batch, numbered in the order in which they were made, so that a clock that is set cannot mix them up. A
+file is complete before it has its name. It begins with a line that says what is in it, and a checksum over all of it:
+a file that a failing disk has torn is put aside and counted, never sent. The spool is bounded by age, bytes and
+number; beyond that the oldest batches are dropped, and their results counted.
+"""
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from agent.files import TEMPORARY, write_atomically, write_durably
+
+log = logging.getLogger(__name__)
+
+MAX_BATCHES: Final = 10_000
+"""Batches kept at most. While they pile up, each holds more results, so that three days of them stay below this."""
+
+MAX_SET_ASIDE: Final = 20
+"""Refused or torn batches that are kept for somebody to look at."""
+
+_NAME: Final = re.compile(r"[0-9]{12}")
+_HEADER: Final = re.compile(rb"ntppool-spool 1 ([0-9a-f]{32}) ([0-9A-Z]{26}) ([0-9]{1,6}) ([0-9]{1,12})")
+_LONGEST_HEADER: Final = 256
+
+
+class Batched(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch with what the spool must know of it."""
+
+    id: str
+    """Its ULID."""
+    results: int
+    """How many it holds."""
+    created: int
+    """When it was made: seconds of Unix time."""
+    payload: bytes
+
+
+class Counters(msgspec.Struct, kw_only=True):
+    """What was lost since the spool was made. Kept in a file of its own."""
+
+    dropped_results: int = 0
+    set_aside: int = 0
+    """Batches that the pool refused."""
+    torn: int = 0
+    """Batches that could not be read."""
+
+
+class Spool:
+    """The batches of one monitor and protocol. Not thread-safe, but for :meth:`store`.
+
+    Args:
+        directory: made if it is missing; belongs to this spool alone.
+        max_bytes: of all batches together.
+        max_age: seconds after which a batch is no use to anybody.
+
+    Raises:
+        OSError: the directory cannot be made or read.
+    """
+
+    def __init__(self, directory: Path, *, max_bytes: int, max_age: float, max_batches: int = MAX_BATCHES) -> None:
+        self._directory = directory
+        self._aside = directory / "set-aside"
+        self._max_bytes = max_bytes
+        self._max_age = max_age
+        self._max_batches = max_batches
+        self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._sizes = self._scan()
+        self._next = max(self._sizes, default=0) + 1
+        self.bytes = sum(self._sizes.values())
+        """Of all batches together."""
+        self.counters = self._read_counters()
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._sizes
+
+    def __iter__(self) -> Iterator[int]:
+        """The numbers of all batches, oldest first."""
+        return iter(self._sizes)
+
+    def reserve(self) -> int:
+        """A number for the next batch."""
+        number = self._next
+        self._next += 1
+        return number
+
+    def store(self, number: int, batch: Batched) -> int:
+        """Writes a batch under a reserved number and returns its size; may run in another thread.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        header = f"{batch.id} {batch.results} {batch.created}".encode()
+        digest = _digest(header, batch.payload)
+        line = b"ntppool-spool 1 %s %s\n" % (digest, header)
+        write_durably(self._path(number), line, batch.payload)
+        return len(line) + len(batch.payload)
+
+    def admit(self, number: int, size: int, now: float) -> None:
+        """A batch that was stored belongs to the spool from now on; what is now too much is dropped."""
+        self._sizes[number] = size
+        self.bytes += size
+        self.expire(now)
+
+    def read(self, number: int) -> Batched | None:
+        """A batch, or None when it is gone or cannot be read."""
+        try:
+            content = self._path(number).read_bytes()
+        except FileNotFoundError:
+            self._forget(number)
+            return None
+        except OSError as error:
+            log.error("spool: batch %d cannot be read: %s", number, error)
+            self._put_aside_torn(number)
+            return None
+        batch = _parse(content)
+        if batch is None:
+            log.error("spool: batch %d is torn and was put aside", number)
+            self._put_aside_torn(number)
+        return batch
+
+    def remove(self, number: int) -> None:
+        """Forgets a batch that was acknowledged."""
+        self._path(number).unlink(missing_ok=True)
+        self._forget(number)
+
+    def set_aside(self, number: int) -> None:
+        """Puts a batch that was refused where somebody can look at it, but never sends it again."""
+        self._move_aside(number)
+        self.counters.set_aside += 1
+        self._write_counters()
+
+    def drop_results(self, results: int) -> None:
+        """Counts results that were lost before they became a batch."""
+        self.counters.dropped_results += results
+        self._write_counters()
+
+    def expire(self, now: float) -> None:
+        """Drops the oldest batches while there are too many, or they are too old. ``now`` is seconds of Unix time."""
+        dropped = batches = 0
+        while (oldest := next(iter(self._sizes), None)) is not None:
+            too_much = self.bytes > self._max_bytes or len(self._sizes) > self._max_batches
+            header = self._header(oldest)
+            if not too_much and header is not None and now - header.created <= self._max_age:
+                break
+            if header is None:
+                self._put_aside_torn(oldest)
+                continue
+            self.remove(oldest)
+            dropped += header.results
+            batches += 1
+        if batches:
+            log.warning("spool: dropped the %d oldest batches with %d results", batches, dropped)
+            self.drop_results(dropped)
+
+    def _scan(self) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for path in sorted(self._directory.iterdir()):
+            if path.name.endswith(TEMPORARY):
+                path.unlink(missing_ok=True)  # it was being written when the process ended
+            elif _NAME.fullmatch(path.name) and path.is_file():
+                found[int(path.name)] = path.stat().st_size
+        return found
+
+    def _path(self, number: int) -> Path:
+        return self._directory / f"{number:012d}"
+
+    def _forget(self, number: int) -> None:
+        self.bytes -= self._sizes.pop(number, 0)
+
+    def _header(self, number: int) -> Batched | None:
+        try:
+            with self._path(number).open("rb") as file:
+                line = file.read(_LONGEST_HEADER).partition(b"\n")[0]
+        except OSError:
+            return None
+        parsed = _parse_header(line)
+        return None if parsed is None else parsed[1]
+
+    def _put_aside_torn(self, number: int) -> None:
+        self._move_aside(number)
+        self.counters.torn += 1
+        self._write_counters()
+
+    def _move_aside(self, number: int) -> None:
+        try:
+            self._path(number).replace(self._aside / f"{number:012d}")
+        except OSError as error:
+            log.error("spool: batch %d cannot be put aside: %s", number, error)
+            self._path(number).unlink(missing_ok=True)
+        self._forget(number)
+        for path in sorted(self._aside.iterdir())[:-MAX_SET_ASIDE]:
+            path.unlink(missing_ok=True)
+
+    def _read_counters(self) -> Counters:
+        try:
+            return msgspec.json.decode((self._directory / "counters.json").read_bytes(), type=Counters)
+        except FileNotFoundError:
+            return Counters()
+        except (OSError, msgspec.MsgspecError) as error:
+            log.warning("spool: counters.json begins anew: %s", error)
+            return Counters()
+
+    def _write_counters(self) -> None:
+        try:
+            write_atomically(self._directory / "counters.json", msgspec.json.encode(self.counters))
+        except OSError as error:
+            log.warning("spool: counters.json: %s", error)
+
+
+def _digest(header: bytes, payload: bytes) -> bytes:
+    return hashlib.blake2b(header + b"\n" + payload, digest_size=16).hexdigest().encode()
+
+
+def _parse_header(line: bytes) -> tuple[bytes, Batched] | None:
+    """The checksum, and what the header says; the payload is left empty."""
+    match = _HEADER.fullmatch(line)
+    if match is None:
+        return None
+    digest, batch_id, results, created = match.groups()
+    return digest, Batched(id=batch_id.decode(), results=int(results), created=int(created), payload=b"")
+
+
+def _parse(content: bytes) -> Batched | None:
+    line, newline, payload = content.partition(b"\n")
+    parsed = _parse_header(line)
+    if parsed is None or not newline:
+        return None
+    digest, header = parsed
+    if _digest(f"{header.id} {header.results} {header.created}".encode(), payload) != digest:
+        return None
+    return msgspec.structs.replace(header, payload=payload)

@@ -1,0 +1,262 @@
+"""What an agent knows about itself between two runs: who it is, where the broker is, and its token.
+
+One directory per environment, readable by its owner only. Whoever provisions an agent writes ``state.json`` and
+``token``; the agent reads them, notices when they change, and writes everything else.
+"""
+
+import fcntl
+import ipaddress
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Final, Self
+
+import msgspec
+from msgspec import Meta
+
+from agent.files import write_durably
+from agent.targets import TargetRules
+from runtime.broker_types import BrokerAddress
+from schema.names import Environment, InvalidName, check_monitor_name
+
+_MAX_TOKEN: Final = 8192
+"""Bytes of a token, at most, as the broker has it."""
+
+_MAX_STATE: Final = 65536
+
+
+class StateError(Exception):
+    """A file of the state directory is missing or wrong; the message names it and what would be right."""
+
+
+class Broker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the broker listens."""
+
+    host: Annotated[str, Meta(min_length=1, max_length=253)]
+    port: Annotated[int, Meta(ge=1, le=65535)] = 8883
+    ca_file: str | None = None
+    """Certificates to trust, as a path that is absolute or relative to the state directory. None: plain TCP."""
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The content of ``state.json``."""
+
+    name: str
+    """The monitor's full name, ``<short>.<env>.<domain>``."""
+    broker: Broker
+    allow_private_targets: bool = False
+    """Whether loopback and private addresses may be probed; ``devel`` only."""
+
+
+class StateDirectory:
+    """The files of one agent in one environment."""
+
+    def __init__(self, base: Path, env: Environment) -> None:
+        self.env = env
+        self.path = base / env
+        self.state_file = self.path / "state.json"
+        self.token_file = self.path / "token"
+        self.certificate_file = self.path / "cert.pem"
+        self.key_file = self.path / "key.pem"
+        self.status_file = self.path / "status.json"
+        self.lock_file = self.path / "lock"
+        self.spool = self.path / "spool"
+
+    def prepare(self) -> None:
+        """Makes the directory if it is missing, and closes it to others.
+
+        Raises:
+            StateError: that is not possible.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self.path.stat().st_mode & 0o077:
+                self.path.chmod(0o700)
+        except OSError as error:
+            raise StateError(f"{self.path}: must be a directory that we may write: {error.strerror}") from error
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise StateError(f"{self.path}: must be a directory that we may write")
+
+    def read_state(self) -> State:
+        """What ``state.json`` says.
+
+        Raises:
+            StateError: it is missing or wrong.
+        """
+        content = _read(self.state_file, _MAX_STATE, "this monitor has not been set up")
+        try:
+            state = msgspec.json.decode(content, type=State)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise StateError(f"{self.state_file}: {error}") from error
+        self._check(state)
+        return state
+
+    def read_token(self) -> str:
+        """The token to log in with. Its text is secret.
+
+        Raises:
+            StateError: it is missing, readable by others, or no token.
+        """
+        _refuse_public(self.token_file)
+        content = _read(self.token_file, _MAX_TOKEN, "this monitor has no token").strip()
+        if not content or not content.isascii() or any(byte <= 32 for byte in content):
+            raise StateError(f"{self.token_file}: must hold one token and nothing else")
+        return content.decode("ascii")
+
+    def broker_address(self, state: State) -> BrokerAddress:
+        """Where to connect, with our certificate if there is one.
+
+        Raises:
+            StateError: our key is readable by others, or missing.
+        """
+        broker = state.broker
+        if broker.ca_file is None:
+            return BrokerAddress(broker.host, broker.port)
+        ca_file = self.path / broker.ca_file
+        if not self.certificate_file.exists():
+            return BrokerAddress(broker.host, broker.port, ca_file)
+        if not self.key_file.exists():
+            raise StateError(f"{self.key_file}: is missing, though {self.certificate_file.name} is there")
+        _refuse_public(self.key_file)
+        return BrokerAddress(broker.host, broker.port, ca_file, self.certificate_file, self.key_file)
+
+    def rules(self, state: State) -> TargetRules:
+        """What this agent may probe."""
+        return TargetRules(self.env, state.allow_private_targets)
+
+    def _check(self, state: State) -> None:
+        try:
+            check_monitor_name(state.name, self.env)
+        except InvalidName as error:
+            raise StateError(f"{self.state_file}: {error}") from error
+        if state.allow_private_targets and self.env != "devel":
+            raise StateError(f"{self.state_file}: allow_private_targets is for devel only, and this is {self.env}")
+        ca_file = state.broker.ca_file
+        if ca_file is None and not _is_loopback(state.broker.host):
+            raise StateError(
+                f"{self.state_file}: broker.ca_file: needed for {state.broker.host}: plain TCP is for loopback only"
+            )
+        if ca_file is not None and not os.access(self.path / ca_file, os.R_OK):
+            raise StateError(f"{self.state_file}: broker.ca_file {ca_file}: must be a file that we may read")
+
+
+class Lock:
+    """Held while an agent runs, so that no second one uses the same directory. A context manager.
+
+    Raises:
+        StateError: another process holds it.
+    """
+
+    def __init__(self, directory: StateDirectory) -> None:
+        self._path = directory.lock_file
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        try:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateError(f"{self._path}: cannot be opened: {error.strerror}") from error
+        if not self._take():
+            owner = os.read(self._descriptor, 20).decode("ascii", "replace").strip()
+            os.close(self._descriptor)
+            raise StateError(
+                f"{self._path.parent}: another agent (process {owner or 'unknown'}) is running on this directory"
+            )
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        return self
+
+    def _take(self, attempts: int = 5) -> bool:
+        for attempt in range(attempts):
+            if attempt:
+                time.sleep(0.05)  # somebody who only asks whether it is held, holds it for an instant
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except OSError:
+                continue
+        return False
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)  # the file stays: removing it would let two processes lock two files
+
+
+def running_process(directory: StateDirectory) -> int | None:
+    """The process that holds the lock: its id, 0 when it is unknown, None when there is none."""
+    try:
+        descriptor = os.open(directory.lock_file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except OSError:
+        text = os.read(descriptor, 20).strip()
+        return int(text) if text.isdigit() else 0
+    finally:
+        os.close(descriptor)
+
+
+def state_base(given: Path | None, environ: Mapping[str, str]) -> Path:
+    """Where state directories are: argument, ``MONITOR_STATE_DIR``, ``STATE_DIRECTORY``, or in the user's config."""
+    if given is not None:
+        return given
+    if own := environ.get("MONITOR_STATE_DIR"):
+        return Path(own)
+    if by_systemd := environ.get("STATE_DIRECTORY"):
+        return Path(by_systemd.split(":")[0])
+    config = environ.get("XDG_CONFIG_HOME")
+    return (Path(config) if config else Path.home() / ".config") / "ntppool-agent"
+
+
+def provision(base: Path, env: Environment, state: State, token: str) -> StateDirectory:
+    """Makes an agent ready to run: writes ``state.json`` and ``token`` below ``base``, each whole or not at all.
+
+    Raises:
+        StateError: ``state`` is not one that an agent of ``env`` accepts, or the directory cannot be used.
+    """
+    directory = StateDirectory(base, env)
+    directory.prepare()
+    directory._check(state)
+    write_token(directory, token)
+    content = msgspec.json.format(msgspec.json.encode(state), indent=2)
+    write_durably(directory.state_file, content, b"\n")
+    return directory
+
+
+def write_token(directory: StateDirectory, token: str) -> None:
+    """Gives an agent a new token, which it takes up by itself."""
+    write_durably(directory.token_file, token.encode("ascii"), b"\n")
+
+
+def _read(path: Path, limit: int, when_missing: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except FileNotFoundError:
+        raise StateError(f"{path}: is missing: {when_missing}") from None
+    except OSError as error:
+        raise StateError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(content) > limit:
+        raise StateError(f"{path}: is larger than {limit} bytes")
+    return content
+
+
+def _refuse_public(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # reading it says why
+    if mode & 0o077:
+        raise StateError(f"{path}: is open to others (mode {mode & 0o777:04o}); must be 0600")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,52 @@
+"""What the daemon tells the ``status`` command, through a file in the state directory."""
+
+from datetime import datetime
+
+import msgspec
+
+from agent.files import write_atomically
+from agent.state import StateDirectory, StateError
+from schema.messages import Result, Status
+from schema.names import Environment
+
+
+class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of ``status.json``."""
+
+    name: str
+    env: Environment
+    pid: int
+    written: datetime
+    started: datetime
+    broker: str
+    connected: bool
+    disconnected_because: str | None = None
+    status: Status
+    """As the pool is told."""
+    set_aside_torn: int = 0
+    """Batches of the spool that could not be read."""
+    last_results: list[Result] = []
+    """The newest first."""
+
+
+def write_report(directory: StateDirectory, report: AgentReport) -> None:
+    """Replaces the report.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_atomically(directory.status_file, msgspec.json.encode(report))
+
+
+def read_report(directory: StateDirectory) -> AgentReport | None:
+    """The last report; None when there never was one.
+
+    Raises:
+        StateError: it cannot be read.
+    """
+    try:
+        return msgspec.json.decode(directory.status_file.read_bytes(), type=AgentReport)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise StateError(f"{directory.status_file}: {error}") from error
