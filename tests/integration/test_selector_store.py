@@ -1,0 +1,199 @@
+"""What a review is told by the ledger, on MariaDB and SQLite."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+from fixtures.selector import add_results, set_presence, unique
+from fixtures.world import add_account, add_log_score, add_monitor, add_pair, add_scorer, add_server
+from sqlalchemy.engine import Connection, Engine
+
+from schema.tables import accounts, monitor_presence, monitors, server_scores, servers
+from selector.parse import RawMonitor
+from selector.store import WINDOW, ReviewInput, read_inputs
+
+NOW = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
+
+
+def read(connection: Connection, server_id: int) -> ReviewInput:
+    return read_inputs(connection, [server_id], NOW)[server_id]
+
+
+def only(connection: Connection, server_id: int) -> RawMonitor:
+    [monitor] = read(connection, server_id).monitors
+    return monitor
+
+
+def test_the_results_of_24_hours_are_added_up_for_each_pair(engine: Engine) -> None:
+    with engine.begin() as connection:
+        server, monitor = add_server(connection), add_monitor(connection, unique("m"))
+        add_pair(connection, server, monitor, "testing")
+        add_log_score(connection, server, monitor, NOW - SECOND, step=1.0, rtt=10_000)
+        add_log_score(connection, server, monitor, NOW - MINUTE, step=0.5, rtt=30_000)
+        add_log_score(connection, server, monitor, NOW - WINDOW + SECOND, step=-5.0, rtt=None)
+        add_log_score(connection, server, monitor, NOW - WINDOW, step=-100.0, rtt=8_000_000)
+        found = only(connection, server)
+    assert found.count == 3, "the result exactly 24 h old is too old"
+    assert found.avg_step == pytest.approx(-3.5 / 3)
+    assert found.avg_rtt_ms == pytest.approx(20.0), "a result without rtt has no part in the average"
+
+
+def test_a_pair_without_results_is_there(engine: Engine) -> None:
+    with engine.begin() as connection:
+        server, monitor = add_server(connection), add_monitor(connection, unique("m"))
+        add_pair(connection, server, monitor, "candidate")
+        found = only(connection, server)
+    assert (found.count, found.avg_step, found.avg_rtt_ms, found.pair_status) == (0, None, None, "candidate")
+
+
+def test_pairs_and_results_of_other_servers_stay_apart(engine: Engine) -> None:
+    with engine.begin() as connection:
+        one, other, bare = add_server(connection), add_server(connection), add_server(connection)
+        monitor, second = add_monitor(connection, unique("m")), add_monitor(connection, unique("n"))
+        for server, m, count in ((one, monitor, 2), (other, monitor, 5), (other, second, 1)):
+            add_pair(connection, server, m)
+            add_results(connection, server, m, count, now=NOW)
+        found = read_inputs(connection, [one, other, bare, bare + 1], NOW)
+    counts = {server: {m.id: m.count for m in input.monitors} for server, input in found.items()}
+    assert counts == {one: {monitor: 2}, other: {monitor: 5, second: 1}, bare: {}}
+
+
+def test_scorers_and_pseudo_monitors_have_no_part(engine: Engine) -> None:
+    with engine.begin() as connection:
+        server, monitor = add_server(connection), add_monitor(connection, unique("m"))
+        for m in (monitor, add_scorer(connection), add_monitor(connection, "settings-v4.system")):
+            add_pair(connection, server, m)
+        assert only(connection, server).id == monitor
+
+
+def test_rows_come_as_they_stand(engine: Engine) -> None:
+    name = unique("m")
+    with engine.begin() as connection:
+        account = add_account(connection, flags={"monitors_per_server_limit": 1})
+        server = add_server(connection, "192.0.2.7", account_id=account)
+        monitor = add_monitor(connection, name, ip="198.51.100.3", status="testing", account_id=account)
+        pair = add_pair(connection, server, monitor, "paused")
+        values = {
+            "constraint_violation_type": "limit",
+            "constraint_violation_since": datetime(2026, 1, 1),
+            "last_constraint_check": datetime(2026, 1, 2),
+            "pause_reason": "constraint",
+        }
+        connection.execute(sa.update(server_scores).where(server_scores.c.id == pair).values(values))
+        input = read(connection, server)
+    assert (input.ip, input.ip_version, input.account_id, input.deletion_on) == ("192.0.2.7", "v4", account, None)
+    assert input.monitors == [
+        RawMonitor(
+            id=monitor,
+            name=name,
+            ip="198.51.100.3",
+            ip_version="v4",
+            account_id=account,
+            account_flags='{"monitors_per_server_limit": 1}',
+            global_status="testing",
+            pair_status="paused",
+            gone=True,
+            violation_type="limit",
+            violation_since=datetime(2026, 1, 1),
+            last_constraint_check=datetime(2026, 1, 2),
+            pause_reason="constraint",
+        )
+    ]
+
+
+def test_what_no_column_type_would_take_is_read_all_the_same(sqlite_engine: Engine) -> None:
+    with sqlite_engine.begin() as connection:
+        account = add_account(connection)
+        server = add_server(connection)
+        monitor = add_monitor(connection, unique("m"), account_id=account)
+        add_pair(connection, server, monitor)
+        for statement in (
+            sa.update(accounts).values(flags=sa.literal_column("'{nonsense'")),
+            sa.update(monitors).values(status=sa.literal_column("'asleep'"), ip_version=sa.literal_column("'v5'")),
+            sa.update(server_scores).values(status=sa.literal_column("'odd'")),
+            sa.update(servers).values(ip_version=sa.literal_column("'v9'")),
+        ):
+            connection.execute(statement)
+        input = read(connection, server)
+    [found] = input.monitors
+    assert input.ip_version == "v9"
+    assert (found.account_flags, found.global_status, found.ip_version) == ("{nonsense", "asleep", "v5")
+    assert found.pair_status == "odd"
+
+
+@pytest.mark.parametrize(
+    ("online", "since", "seen", "last_seen", "gone"),
+    [
+        (True, 3000, 14.99, None, False),
+        (True, 3000, 15, None, True),
+        (False, 14.99, 14.99, None, False),
+        (False, 15, 15, None, True),
+        (False, 15, 1, None, True),
+        (None, None, None, 14.99, False),
+        (None, None, None, 15, True),
+        (None, None, None, None, True),
+        (True, 3000, 1, 3000, False),
+    ],
+)
+def test_who_is_gone(
+    engine: Engine, online: bool | None, since: float, seen: float, last_seen: float | None, gone: bool
+) -> None:
+    name = unique("m")
+    with engine.begin() as connection:
+        server, monitor = add_server(connection), add_monitor(connection, name)
+        add_pair(connection, server, monitor)
+        if online is not None:
+            set_presence(connection, name, online=online, since=NOW - since * MINUTE, seen=NOW - seen * MINUTE)
+        if last_seen is not None:
+            at = (NOW - last_seen * MINUTE).replace(tzinfo=None)
+            connection.execute(sa.update(monitors).where(monitors.c.id == monitor).values(last_seen=at))
+        assert only(connection, server).gone is gone
+
+
+def test_a_server_is_deleted_when_its_day_has_come(engine: Engine) -> None:
+    with engine.begin() as connection:
+        server = add_server(connection)
+        for days, deleted in ((-1, True), (0, True), (1, False)):
+            day = NOW.date() + timedelta(days=days)
+            connection.execute(sa.update(servers).values(deletion_on=day))
+            assert read(connection, server).deleted(NOW) is deleted
+
+
+def test_the_results_are_read_from_their_index_alone(mariadb_engine: Engine) -> None:
+    with mariadb_engine.begin() as connection:
+        server = add_server(connection)
+        for _ in range(10):
+            monitor = add_monitor(connection, unique("m"))
+            add_pair(connection, server, monitor)
+            add_results(connection, server, monitor, 20, now=NOW)
+    plans: list[str] = []
+
+    def explain(connection: Connection, cursor: object, statement: str, parameters: object, *rest: object) -> None:
+        if "log_scores" in statement and not statement.startswith("EXPLAIN"):
+            plan = connection.exec_driver_sql("EXPLAIN " + statement, parameters)  # type: ignore[arg-type]
+            plans.extend(f"{row.key} {row.Extra}" for row in plan if row.table == "log_scores")
+
+    sa.event.listen(mariadb_engine, "before_cursor_execute", explain)
+    try:
+        with mariadb_engine.connect() as connection:
+            read_inputs(connection, [server, server + 1], NOW)
+    finally:
+        sa.event.remove(mariadb_engine, "before_cursor_execute", explain)
+    [plan] = plans
+    assert plan.startswith("log_scores_review")
+    assert "Using index" in plan
+
+
+def test_presence_is_per_name_and_serves_both_protocols(engine: Engine) -> None:
+    name = unique("m")
+    with engine.begin() as connection:
+        set_presence(connection, name, seen=NOW)
+        four, six = add_server(connection), add_server(connection, "2001:db8::7")
+        add_pair(connection, four, add_monitor(connection, name, "v4"))
+        add_pair(connection, six, add_monitor(connection, name, "v6"))
+        assert not only(connection, four).gone
+        assert not only(connection, six).gone
+        connection.execute(sa.update(monitor_presence).values(online=False, since=datetime(2026, 1, 1)))
+        assert only(connection, six).gone
