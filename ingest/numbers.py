@@ -1,9 +1,9 @@
 """What ingest counts: as metrics, and as totals since its start for the answer to the command ``status``."""
 
-from collections import Counter
+import collections
 from typing import Final
 
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.metrics import CallbackOptions, Counter, Meter, Observation
 
 from ingest.intake import Intake
 from ingest.plan import Plan
@@ -20,20 +20,26 @@ class Numbers:
     """Counters of one worker; called once per transaction or dropped message, never per result."""
 
     def __init__(self, meter: Meter, intake: Intake) -> None:
-        self.totals: Counter[str] = Counter()
-        self._batches = meter.create_counter("ingest_batches", description="Batches committed")
-        self._duplicates = meter.create_counter("ingest_duplicates", description="Batches committed before")
-        self._stored = meter.create_counter("ingest_results_stored", description="Results committed and scored")
-        self._rejected = meter.create_counter("ingest_results_rejected", description="Results not stored, by reason")
-        self._unreadable = meter.create_counter("ingest_messages_unreadable", description="Messages not decoded")
-        self._dropped = meter.create_counter("ingest_messages_dropped", description="Messages left aside, by reason")
-        self._expired = meter.create_counter("ingest_rows_expired", description="Rows removed for age, by table")
-        self._seconds = meter.create_histogram("ingest_transaction", unit="s", description="Time of a transaction")
+        self.totals = collections.Counter[str]()
+
+        def counter(name: str, description: str) -> Counter:
+            return meter.create_counter(f"ntppool.ingest.{name}", description=description)
+
+        self._batches = counter("batches", "batches committed")
+        self._duplicates = counter("duplicates", "batches that had been committed before")
+        self._stored = counter("stored", "results committed and scored")
+        self._rejected = counter("rejected", "results not stored, by reason")
+        self._unreadable = counter("unreadable", "messages that were not what their topic promises")
+        self._dropped = counter("dropped", "messages left aside, by reason; what matters is sent again")
+        self._expired = counter("expired", "rows removed for their age, by table")
+        self._seconds = meter.create_histogram(
+            "ntppool.ingest.transaction", unit="s", description="time of one transaction"
+        )
 
         def depth(options: CallbackOptions) -> list[Observation]:
             return [Observation(intake.results)]
 
-        meter.create_observable_gauge("ingest_intake_results", [depth], description="Results that wait")
+        meter.create_observable_gauge("ntppool.ingest.waiting", [depth], description="results that wait")
 
     def committed(self, plan: Plan, seconds: float) -> None:
         """A transaction was committed, within ``seconds``."""

@@ -1,0 +1,98 @@
+"""Which results are accepted: every limit with the value just inside and just outside."""
+
+import math
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from fixtures.batches import ARRIVED, new_result
+
+from ingest import check
+from schema.limits import CLOCK_AHEAD, SPOOL_AGE
+
+MICROSECOND = timedelta(microseconds=1)
+
+
+def refused(**fields: Any) -> str | None:
+    return check.impossible(new_result(1, "192.0.2.1", **fields), ARRIVED)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, None),
+        ({"ts": ARRIVED + CLOCK_AHEAD}, None),
+        ({"ts": ARRIVED + CLOCK_AHEAD + MICROSECOND}, check.IN_THE_FUTURE),
+        ({"ts": ARRIVED - SPOOL_AGE}, None),
+        ({"ts": ARRIVED - SPOOL_AGE - MICROSECOND}, check.TOO_OLD),
+        ({"ts": datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))}, check.TOO_OLD),
+        ({"ts": datetime(9999, 12, 31, 23, 59, tzinfo=timezone(-timedelta(hours=12)))}, check.IN_THE_FUTURE),
+        ({"ts": datetime(2026, 1, 2, 14, tzinfo=timezone(timedelta(hours=2)))}, None),
+        ({"offset": None, "rtt": None, "stratum": None, "leap": None}, None),
+        ({"offset": -check.MAX_SECONDS}, None),
+        ({"offset": check.MAX_SECONDS * 1.001}, check.IMPOSSIBLE_OFFSET),
+        ({"offset": math.nan}, check.IMPOSSIBLE_OFFSET),
+        ({"offset": -math.inf}, check.IMPOSSIBLE_OFFSET),
+        ({"rtt": -1000.0}, None),
+        ({"rtt": math.nan}, check.IMPOSSIBLE_RTT),
+        ({"rtt": 1e11}, check.IMPOSSIBLE_RTT),
+        ({"stratum": 0}, None),
+        ({"stratum": 255}, None),
+        ({"stratum": 256}, check.IMPOSSIBLE_STRATUM),
+        ({"stratum": -1}, check.IMPOSSIBLE_STRATUM),
+        ({"leap": 3}, None),
+        ({"leap": 4}, check.IMPOSSIBLE_LEAP),
+        ({"leap": -1}, check.IMPOSSIBLE_LEAP),
+        ({"sent": 0, "received": 0}, None),
+        ({"sent": 1, "received": 2}, check.IMPOSSIBLE_SAMPLES),
+        ({"sent": -1, "received": -1}, check.IMPOSSIBLE_SAMPLES),
+        ({"sent": 1001, "received": 1}, check.IMPOSSIBLE_SAMPLES),
+    ],
+)
+def test_what_nobody_can_have_measured(fields: dict[str, Any], reason: str | None) -> None:
+    assert refused(**fields) == reason
+
+
+def test_monitors() -> None:
+    assert check.monitor_refused(None) == check.UNKNOWN_MONITOR
+    assert check.monitor_refused("pending") == check.MONITOR_PENDING
+    assert check.monitor_refused("deleted") == check.MONITOR_DELETED
+    assert [check.monitor_refused(status) for status in ("testing", "active", "paused")] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("told", "ours", "reason"),
+    [
+        ("192.0.2.1", "192.0.2.1", None),
+        ("192.0.2.1", "192.0.2.2", check.OTHER_ADDRESS),
+        ("2001:DB8::1", "2001:db8:0:0::1", None),
+        ("", "192.0.2.1", check.OTHER_ADDRESS),
+        ("not an address", "192.0.2.1", check.OTHER_ADDRESS),
+        ("192.0.2.1", None, check.UNKNOWN_SERVER),
+    ],
+)
+def test_servers(told: str, ours: str | None, reason: str | None) -> None:
+    assert check.server_refused(new_result(1, told), ours) == reason
+
+
+def test_only_pairs_that_are_not_measured_now_need_their_history() -> None:
+    needing = [
+        (monitor, pair)
+        for monitor in ("testing", "active", "paused")
+        for pair in ("candidate", "testing", "active", "paused")
+        if check.needs_history(monitor, pair)
+    ]
+    assert needing == [("testing", "paused"), ("active", "paused"), ("paused", "candidate"), ("paused", "paused")]
+
+
+def test_what_was_measured_before_the_end_of_an_assignment_counts() -> None:
+    ended = datetime(2026, 1, 2, 11, tzinfo=UTC)
+    assert check.was_assigned(new_result(1, "", ts=ended - timedelta(hours=9)), ended)
+    assert check.was_assigned(new_result(1, "", ts=ended + check.GRACE), ended)
+    assert not check.was_assigned(new_result(1, "", ts=ended + check.GRACE + MICROSECOND), ended)
+    assert not check.was_assigned(new_result(1, "", ts=ended), None)
+
+
+def test_ids_that_no_column_can_hold_are_nobodys() -> None:
+    given = [-1, 0, 1, 2**32 - 1, 2**32, 10**40]
+    assert [check.known_id(i) for i in given] == [0, 0, 1, 2**32 - 1, 0, 0]
