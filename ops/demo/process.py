@@ -107,10 +107,15 @@ class Process:
 
     async def kill(self) -> None:
         """Ends it and what it started, at once and without asking."""
+        if self.running:
+            self.kill_now()
+            await self.wait()
+
+    def kill_now(self) -> None:
+        """Like :meth:`kill`, but waits for nothing."""
         if self.running and self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            await self.wait()
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):

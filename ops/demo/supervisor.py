@@ -68,6 +68,12 @@ class Supervisor:
         self._wanted.discard(name)
         await self._processes[name].kill()
 
+    def kill_all(self) -> None:
+        """Ends everything at once; whoever waits for the end of a process sees it."""
+        self._wanted.clear()
+        for process in self._processes.values():
+            process.kill_now()
+
     async def _watch(self, process: Process) -> None:
         await process.wait()
         if process.name in self._wanted:

@@ -18,6 +18,10 @@ _LINE_EVERY: Final = 5.0
 """Seconds between two lines where there is no terminal."""
 
 
+_WIDE: Final = 120
+"""Columns of the last table where there is no terminal."""
+
+
 class Display:
     """Shows the state; a context manager, since a terminal must be left as it was found."""
 
@@ -47,13 +51,21 @@ class Display:
             sys.stderr.write(f"demo: {text}\n")
 
     def show(self, state: State) -> None:
-        """The state now."""
+        """The state now; where there is no terminal, only now and then."""
         elapsed = time.monotonic() - self._began
         if self._live is not None:
             self._live.update(state_table(self._world, state, heading(state, elapsed, self._seconds)), refresh=True)
         elif elapsed >= self._line_at:
             self._line_at = elapsed + _LINE_EVERY
             self.say(state_line(state, elapsed))
+
+    def finish(self, state: State) -> None:
+        """The state at the end, whole."""
+        if self._live is not None:
+            self.show(state)
+            return
+        table = state_table(self._world, state, heading(state, time.monotonic() - self._began, None))
+        Console(stderr=True, width=_WIDE).print(table)
 
 
 def heading(state: State, elapsed: float, seconds: float | None) -> str:

@@ -3,14 +3,14 @@
 import itertools
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from ops.demo.accounting import Account, LogRow, Replay, Spooled, settle
+from ops.demo.accounting import Account, Evidence, LogRow, Replay, Spooled, settle
 from schema.messages import Result
 from scorer.steps import next_score, step
 
 MONITOR, SERVER = 3, 7
 BATCHES = {(MONITOR, "B1"): (2, 0), (MONITOR, "B2"): (3, 0)}
-EMPTY = Spooled()
 WITNESSED = {(MONITOR, "B1"): 2, (MONITOR, "B2"): 3}
 
 
@@ -42,16 +42,11 @@ def rows(count: int = 5) -> list[LogRow]:
     return made
 
 
-def account(
-    logged: list[LogRow],
-    *,
-    batches: dict[tuple[int, str], tuple[int, int]] = BATCHES,
-    witnessed: dict[tuple[int, str], int] = WITNESSED,
-    pair_score: float | None = None,
-    spooled: Spooled = EMPTY,
-) -> Account:
+def account(logged: list[LogRow], pair_score: float | None = None, **given: Any) -> Account:
     score = rows()[-1].score if pair_score is None else pair_score
-    return settle(Replay().all(logged), batches, {(SERVER, MONITOR): score}, witnessed, spooled)
+    pairs = {(SERVER, MONITOR): score}
+    defaults = {"batches": BATCHES, "witnessed": WITNESSED, "measured": {}}
+    return settle(Evidence(replay=Replay().all(logged), pair_scores=pairs, **(defaults | given)))
 
 
 def test_a_sound_ledger_has_nothing_lost_and_nothing_twice() -> None:
@@ -65,7 +60,7 @@ def test_a_batch_on_the_wire_that_is_not_in_the_ledger_is_lost() -> None:
 
 
 def test_a_batch_that_is_still_in_its_spool_is_late_not_lost() -> None:
-    found = account(rows(), witnessed=WITNESSED | {(MONITOR, "B3"): 4}, spooled=Spooled(waiting={"B3"}))
+    found = account(rows(), witnessed=WITNESSED | {(MONITOR, "B3"): 4}, spooled=Spooled(waiting={(MONITOR, "B3"): 4}))
     assert (found.lost, found.waiting, found.good) == (0, 1, True)
 
 
@@ -81,7 +76,7 @@ def test_a_result_without_its_log_row_is_lost() -> None:
 def test_what_was_rejected_dropped_or_refused_is_told() -> None:
     batches = BATCHES | {(MONITOR, "B3"): (0, 2)}
     assert (account(rows(), batches=batches).rejected, account(rows(), batches=batches).lost) == (2, 2)
-    assert account(rows(), spooled=Spooled(dropped=3)).lost == 3
+    assert account(rows(), spooled=Spooled(dropped={MONITOR: 3})).lost == 3
     assert not account(rows(), spooled=Spooled(set_aside=1)).good
 
 
@@ -112,3 +107,19 @@ def test_a_step_that_the_result_does_not_deserve_is_seen() -> None:
     logged = rows(1)
     better = replace(logged[0], step=0.5, score=0.5)
     assert account([better], batches={(MONITOR, "B1"): (1, 0)}, witnessed={}, pair_score=0.5).unscored == 1
+
+
+def test_what_an_agent_measured_must_be_somewhere() -> None:
+    assert account(rows(), measured={MONITOR: 5}).good
+    found = account(rows(), measured={MONITOR: 7})
+    assert (found.lost, found.reasons) == (2, ("2 results that agents measured are nowhere",))
+    waiting = Spooled(waiting={(MONITOR, "B3"): 2})
+    assert account(rows(), measured={MONITOR: 7}, spooled=waiting).good
+
+
+def test_what_was_seen_on_the_wire_and_measured_is_lost_once() -> None:
+    assert account(rows(), witnessed=WITNESSED | {(MONITOR, "B3"): 2}, measured={MONITOR: 7}).lost == 2
+
+
+def test_more_than_an_agent_measured_is_a_duplicate() -> None:
+    assert account(rows(), measured={MONITOR: 4}).duplicated == 1

@@ -1,0 +1,156 @@
+"""The demo from its first process to its last line."""
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import msgspec
+
+from ops.demo.accounting import Evidence, settle
+from ops.demo.directory import demo_directory, remove
+from ops.demo.ledger import State, Watcher
+from ops.demo.options import Options, check_apart
+from ops.demo.site import Site, free_ntp_port, make_site, renew_tokens
+from ops.demo.summary import End, Summary, summarize
+from ops.demo.system import Stopped, System
+from ops.demo.table import Display
+from ops.demo.world import World, make_world
+from ops.errors import OperatorError
+from ops.local_broker import BrokerUnavailable
+from runtime.database import DatabaseUnavailable
+
+_LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at the ledger."""
+
+_NEW_TOKENS_EVERY: Final = 3600.0
+"""Seconds; a monitor's token lasts six hours."""
+
+
+def run_demo(options: Options) -> int:
+    """Runs the demo; returns the exit code.
+
+    Raises:
+        OperatorError: it cannot be started.
+        UsageError: the options do not fit together.
+    """
+    with demo_directory(options.directory) as directory:
+        try:
+            world = _world(options)
+            site = make_site(directory, options.database)
+        except (OSError, BrokerUnavailable) as error:
+            raise OperatorError(str(error)) from None
+        summary = asyncio.run(Demo(site, world, options.seconds).run())
+        good = summary is not None and summary.good
+        if options.directory is None and good:
+            remove(directory)
+        elif not good:
+            sys.stderr.write(f"demo: the logs of all processes are in {site.logs}\n")
+    if summary is not None:
+        sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
+    return 0 if good else 1
+
+
+def _world(options: Options) -> World:
+    """The world on a port that is free."""
+    draft = make_world(options.agents, options.servers, 1, options.ntp)
+    check_apart(draft)
+    port = free_ntp_port([spec.address for spec in draft.fleet])
+    return make_world(options.agents, options.servers, port, options.ntp)
+
+
+class Demo:
+    """One run."""
+
+    def __init__(self, site: Site, world: World, seconds: float | None) -> None:
+        self._site = site
+        self._world = world
+        self._seconds = seconds
+        self._stopping = asyncio.Event()
+        self._began = time.monotonic()
+        self._watcher = Watcher()
+
+    async def run(self) -> Summary | None:
+        """The summary; None when it was stopped before it was running."""
+        with Display(self._world, self._seconds) as display:
+            async with System(self._site, self._world, self._stopping) as system:
+                with self._on_signals(system):
+                    return await self._run(system, display)
+
+    async def _run(self, system: System, display: Display) -> Summary | None:
+        display.say(f"starting in {self._site.directory}; Ctrl-C ends it")
+        try:
+            await system.start()
+        except Stopped:
+            display.say("stopped before everything was running")
+            return None
+        display.say(f"all is running; to look into it: . {self._site.directory}/env; ntppool-monitor servers list")
+        await self._watch(system, display)
+        seconds = time.monotonic() - self._began
+        for death in system.supervisor.deaths:
+            display.say(str(death))
+        if not system.supervisor.deaths:
+            display.say("the agents pause, and what they measured is brought in")
+            if not await system.come_to_rest():
+                display.say("not everything came to rest in time")
+        await system.stop()
+        state, evidence = await self._read_end(system)
+        display.finish(state)
+        end = End(seconds, tuple(system.supervisor.deaths), tuple(system.hung))
+        summary = summarize(self._world, state, evidence.replay, settle(evidence), end)
+        for problem in summary.problems:
+            display.say(problem)
+        return summary
+
+    async def _watch(self, system: System, display: Display) -> None:
+        """Shows the state until the time is over, somebody stops us, or a process dies."""
+        renew_at = self._began + _NEW_TOKENS_EVERY
+        while not self._is_over(system):
+            try:
+                display.show(await system.read(self._watcher.look))
+            except DatabaseUnavailable as error:
+                display.say(f"database: {error}")
+            if time.monotonic() >= renew_at:
+                renew_at += _NEW_TOKENS_EVERY
+                renew_tokens(self._site, self._world.monitors)
+            await self._pause(system)
+
+    def _is_over(self, system: System) -> bool:
+        late = self._seconds is not None and time.monotonic() - self._began >= self._seconds
+        return late or self._stopping.is_set() or system.supervisor.died.is_set()
+
+    async def _pause(self, system: System) -> None:
+        left = _LOOK_EVERY
+        if self._seconds is not None:
+            left = min(left, max(0.0, self._began + self._seconds - time.monotonic()))
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._stopping, system.supervisor.died)]
+        await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    async def _read_end(self, system: System) -> tuple[State, Evidence]:
+        try:
+            return await system.read(self._watcher.look), await system.evidence()
+        except DatabaseUnavailable as error:
+            raise OperatorError(f"database: {error}; there is no summary") from None
+
+    @contextmanager
+    def _on_signals(self, system: System) -> Iterator[None]:
+        """The first signal ends the demo in order, the second at once."""
+        loop = asyncio.get_running_loop()
+
+        def take() -> None:
+            if self._stopping.is_set():
+                system.supervisor.kill_all()
+            self._stopping.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, take)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)

@@ -1,0 +1,55 @@
+"""``ntppool-monitor demo``: the whole system on this machine, measuring simulated and real NTP servers."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to ``app``."""
+
+    @app.command()
+    def demo(
+        seconds: Annotated[
+            float | None, typer.Option(metavar="N", help="How long, from the start on; default: until Ctrl-C.")
+        ] = None,
+        agents: Annotated[int, typer.Option(metavar="N", help="Agents, each a process with an address.")] = 8,
+        servers: Annotated[int, typer.Option(metavar="N", help="Simulated NTP servers, some of them wrong.")] = 12,
+        ntp: Annotated[
+            list[str] | None,
+            typer.Option(metavar="HOST[:PORT]", help="A real NTP server on this machine; may be given again."),
+        ] = None,
+        database_url: Annotated[
+            str | None,
+            typer.Option(
+                metavar="URL",
+                envvar="DEMO_DATABASE_URL",
+                help="An empty database, such as mysql://user:password@127.0.0.1/demo; default: SQLite in DIR.",
+            ),
+        ] = None,
+        directory: Annotated[
+            Path | None,
+            typer.Option("--dir", metavar="DIR", help="Keep all files and logs there; default: a temporary directory."),
+        ] = None,
+    ) -> int:
+        """Runs broker, database, workers and agents here, against NTP servers whose faults are known.
+
+        The last line on stdout is a summary in JSON. Exit code 1 if anything was lost or counted twice, or a process
+        died. A temporary directory is removed when all went well.
+        """
+        # Here, since the other commands need none of it.
+        from ops.demo.options import parse_options
+        from ops.demo.run import run_demo
+        from runtime.log import set_up_logging
+
+        set_up_logging("error")  # the table is what there is to see
+        options = parse_options(
+            seconds=seconds,
+            agents=agents,
+            servers=servers,
+            ntp=ntp or [],
+            database_url=database_url,
+            directory=directory,
+        )
+        return run_demo(options)
