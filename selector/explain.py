@@ -147,7 +147,7 @@ def _rejected(rejected: Rejected) -> dict[str, Any]:
 
 def _step(step: Step) -> dict[str, Any]:
     world = step.after
-    stays = ((entry, step.rule.stays(world, entry)) for entry in world.entries)
+    stays = ((entry, step.rule.stays(world, entry)) for entry in world.entries if not world.moved(entry))
     return {
         "rule": step.rule.name,
         "about": step.rule.about,

@@ -173,8 +173,8 @@ def is_promotion(change: Change) -> bool:
 class Rule:
     """One rule of the review.
 
-    `apply` decides; `stays` says of a monitor that the rule is about, and that it did not move, why it did not
-    (None: the rule is not about this monitor). `stays` sees the world after the rule.
+    `apply` decides. `stays` says why a monitor that nothing has moved so far stays, as far as this rule goes (None: the
+    rule is not about this monitor); it sees the world after the rule.
     """
 
     name: str

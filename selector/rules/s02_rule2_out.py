@@ -60,7 +60,7 @@ def _floor(world: World, target: int) -> int:
 
 def stays(world: World, entry: Entry) -> str | None:
     """Those that are out and still hold a place."""
-    if entry.state is not State.OUT or world.moved(entry):
+    if entry.state is not State.OUT:
         return None
     if entry.status is PairStatus.ACTIVE:
         return f"{out_because(entry)}, but {obstacle_from_active(world, entry)}"

@@ -34,7 +34,7 @@ def merit(entry: Entry) -> str:
 
 def stays(world: World, entry: Entry) -> str | None:
     """The testing monitors."""
-    if entry.status is not PairStatus.TESTING or world.moved(entry):
+    if entry.status is not PairStatus.TESTING:
         return None
     return obstacle_to_active(world, entry) or no_room(world)
 

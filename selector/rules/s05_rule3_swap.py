@@ -61,8 +61,6 @@ def no_room(world: World) -> str | None:
 
 def stays(world: World, entry: Entry) -> str | None:
     """Testing monitors that were free to swap in, and active ones that nobody replaced."""
-    if world.moved(entry):
-        return None
     if entry.status is PairStatus.ACTIVE:
         rival = next((other for other in world.testing if _beats(world, other, entry)), None)
         if rival is None:

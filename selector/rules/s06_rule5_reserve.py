@@ -78,7 +78,7 @@ def _enter(world: World, winner: Entry) -> World:
 
 def stays(world: World, entry: Entry) -> str | None:
     """The candidates, while places are reserved."""
-    if entry.status is not PairStatus.CANDIDATE or world.moved(entry) or not is_needed(world):
+    if entry.status is not PairStatus.CANDIDATE or not is_needed(world):
         return None
     return no_need(world) or _obstacle(world, entry) or no_promotions_to_testing(world) or "nobody gives way to it"
 

@@ -32,7 +32,7 @@ def no_room(world: World) -> str | None:
 
 def stays(world: World, entry: Entry) -> str | None:
     """The candidates."""
-    if entry.status is not PairStatus.CANDIDATE or world.moved(entry):
+    if entry.status is not PairStatus.CANDIDATE:
         return None
     return obstacle_to_testing(world, entry) or no_room(world)
 

@@ -54,8 +54,6 @@ def no_room(world: World) -> str | None:
 
 def stays(world: World, entry: Entry) -> str | None:
     """Candidates that were free to swap in, and testing monitors that nobody replaced."""
-    if world.moved(entry):
-        return None
     if entry.status is PairStatus.TESTING:
         rival = next((other for other in world.candidates if _beats(world, other, entry)), None)
         if rival is None:

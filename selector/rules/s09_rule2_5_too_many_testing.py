@@ -33,7 +33,7 @@ def _too_many(world: World) -> bool:
 
 def stays(world: World, entry: Entry) -> str | None:
     """The testing ones, if there are still too many."""
-    if entry.status is not PairStatus.TESTING or world.moved(entry) or not _too_many(world):
+    if entry.status is not PairStatus.TESTING or not _too_many(world):
         return None
     return obstacle(world, entry)
 

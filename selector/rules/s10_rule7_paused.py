@@ -42,7 +42,7 @@ def obstacle(world: World, entry: Entry) -> str | None:
 
 def stays(world: World, entry: Entry) -> str | None:
     """The paused pairs."""
-    if entry.status is not PairStatus.PAUSED or world.moved(entry):
+    if entry.status is not PairStatus.PAUSED:
         return None
     return obstacle(world, entry) or f"resolved, but only {world.settings.freed_per_review} are freed per review"
 

@@ -28,7 +28,7 @@ def apply(world: World) -> World:
 def stays(world: World, entry: Entry) -> str | None:
     """The candidates, if nobody was testing when the rule was reached."""
     rescued = [change for change in world.changes if change.rule == NAME]
-    if entry.status is not PairStatus.CANDIDATE or world.moved(entry) or world.testing_count > len(rescued):
+    if entry.status is not PairStatus.CANDIDATE or world.testing_count > len(rescued):
         return None
     return obstacle_to_rescue(world, entry) or f"{world.settings.rescued_when_no_testing} others came first"
 

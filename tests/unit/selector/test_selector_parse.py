@@ -1,0 +1,174 @@
+"""Rows of the ledger become values, and a broken row is named, left out and keeps its place."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from fixtures.selection_worlds import many, scene
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selector.model import GlobalStatus, Monitor, PairStatus, Rejected, Settings
+from selector.parse import BadRow, RawMonitor, parse_address, parse_limit, parse_monitor, parse_monitors, parse_server
+
+GOOD = RawMonitor(
+    id=1,
+    name="one.test.mon.example",
+    ip="10.1.2.3",
+    ip_version="v4",
+    account_id=4,
+    account_flags='{"monitors_per_server_limit": 3, "monitor_limit": 9}',
+    global_status="active",
+    pair_status="active",
+    count=150,
+    avg_step=0.9,
+    avg_rtt_ms=12.5,
+    violation_type="limit",
+    violation_since=datetime(2026, 1, 2),
+    last_constraint_check=datetime(2026, 1, 3, tzinfo=UTC),
+    pause_reason=None,
+)
+
+
+def test_a_good_row() -> None:
+    parsed = parse_monitor(GOOD)
+    assert parsed == Monitor(
+        id=1,
+        name="one.test.mon.example",
+        address=parse_address("10.1.2.3"),
+        account_id=4,
+        limit=3,
+        global_status=GlobalStatus.ACTIVE,
+        pair_status=PairStatus.ACTIVE,
+        count=150,
+        avg_step=0.9,
+        avg_rtt_ms=12.5,
+        violation_type="limit",
+        violation_since=datetime(2026, 1, 2, tzinfo=UTC),
+        last_constraint_check=datetime(2026, 1, 3, tzinfo=UTC),
+    )
+
+
+def test_averages_may_be_decimals_or_missing() -> None:
+    parsed = parse_monitor(replace(GOOD, avg_step=Decimal("0.5"), avg_rtt_ms=None))  # type: ignore[arg-type]
+    assert isinstance(parsed, Monitor)
+    assert (parsed.avg_step, parsed.avg_rtt_ms) == (0.5, None)
+
+
+def test_a_monitor_without_a_pair_takes_no_part() -> None:
+    parsed = parse_monitor(replace(GOOD, pair_status=None))
+    assert isinstance(parsed, Monitor)
+    review = scene(parsed).review()
+    assert (review.changes, review.world.entries) == ((), ())
+
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "address 'localhost'": {"ip": "localhost"},
+    "address None": {"ip": None},
+    "address ''": {"ip": ""},
+    "address '10.1.2'": {"ip": "10.1.2"},
+    "address '10.1.2.3': is IPv4, but its protocol is 'v6'": {"ip_version": "v6"},
+    "address '2001:db8::1': is IPv6, but its protocol is 'v4'": {"ip": "2001:db8::1"},
+    "protocol None": {"ip_version": None},
+    "protocol 'v5'": {"ip_version": "v5"},
+    "monitor status 'sleeping'": {"global_status": "sleeping"},
+    "pair status 'retired'": {"pair_status": "retired"},
+    "account flags '{'": {"account_flags": "{"},
+    "account flags '[]'": {"account_flags": "[]"},
+    "account flag monitors_per_server_limit is -1": {"account_flags": '{"monitors_per_server_limit": -1}'},
+    "account flag monitors_per_server_limit is '2'": {"account_flags": '{"monitors_per_server_limit": "2"}'},
+    "account flag monitors_per_server_limit is True": {"account_flags": '{"monitors_per_server_limit": true}'},
+    "account flag monitors_per_server_limit is 1.5": {"account_flags": '{"monitors_per_server_limit": 1.5}'},
+    "average step nan": {"avg_step": float("nan")},
+    "average rtt -1": {"avg_rtt_ms": -1},
+    "average rtt inf": {"avg_rtt_ms": float("inf")},
+    "count of results -1": {"count": -1},
+}
+
+
+@pytest.mark.parametrize("says", BROKEN)
+def test_a_broken_row_is_left_out_and_says_what_is_wrong(says: str) -> None:
+    parsed = parse_monitor(replace(GOOD, **BROKEN[says]))
+    assert isinstance(parsed, Rejected)
+    assert parsed.reason.startswith(says)
+    assert (parsed.id, parsed.name) == (1, GOOD.name)
+    assert parsed.pair_status is (None if "pair status" in says else PairStatus.ACTIVE)
+
+
+@pytest.mark.parametrize("says", [says for says in BROKEN if "status" not in says])
+@pytest.mark.parametrize("status", ["paused", "deleted"])
+def test_who_is_blocked_leaves_whatever_else_its_row_says(says: str, status: str) -> None:
+    parsed = parse_monitor(replace(GOOD, **BROKEN[says], global_status=status))
+    assert isinstance(parsed, Monitor)
+    others = many(range(11, 18), "active")
+    assert [change.to_status for change in scene(parsed, *others).review().changes] == [PairStatus.CANDIDATE]
+
+
+def test_one_broken_row_does_not_stop_the_others() -> None:
+    rows = parse_monitors([GOOD, replace(GOOD, id=2, ip="nonsense"), replace(GOOD, id=3, global_status="paused")])
+    review = scene(*rows).review()
+    assert [rejected.id for rejected in review.rejected] == [2]
+    assert [change.monitor_id for change in review.changes] == [3]
+
+
+@pytest.mark.parametrize(
+    ("flags", "limit"),
+    [
+        (None, 2),
+        ("", 2),
+        ("null", 2),
+        ("{}", 2),
+        ('{"monitors_per_server_limit": null}', 2),
+        ('{"monitors_per_server_limit": 0}', 0),
+        ('{"monitors_per_server_limit": 7}', 7),
+    ],
+)
+def test_limit_of_an_account(flags: str | None, limit: int) -> None:
+    assert parse_limit(flags) == limit
+
+
+def test_a_mapped_address_is_the_same_as_the_plain_one() -> None:
+    assert parse_address("::ffff:10.1.2.3", "v6") == parse_address("10.1.2.3")
+    assert parse_address("2001:DB8::0001") == parse_address("2001:db8::1")
+
+
+def test_a_server_whose_address_is_broken_cannot_be_reviewed() -> None:
+    with pytest.raises(BadRow, match=r"address 'nowhere'"):
+        parse_server(1, "nowhere", "v4", None)
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 1.5, "7"])
+@pytest.mark.parametrize("name", ["target_active", "target_testing"])
+def test_targets_that_make_no_sense_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} is {value!r}"):
+        Settings(**{name: value})
+
+
+@given(
+    st.builds(
+        RawMonitor,
+        id=st.integers(),
+        name=st.text(),
+        ip=st.none() | st.text() | st.ip_addresses().map(str),
+        ip_version=st.none() | st.text() | st.sampled_from(("v4", "v6")),
+        account_id=st.none() | st.integers(),
+        account_flags=st.none() | st.text() | st.sampled_from(('{"monitors_per_server_limit": 1e99}', "[[[[", "NaN")),
+        global_status=st.text() | st.sampled_from(list(GlobalStatus)),
+        pair_status=st.none() | st.text() | st.sampled_from(list(PairStatus)),
+        avg_step=st.none() | st.floats(),
+        avg_rtt_ms=st.none() | st.floats(),
+        count=st.integers(),
+        gone=st.booleans(),
+        violation_type=st.none() | st.text(),
+        violation_since=st.none() | st.datetimes(),
+        last_constraint_check=st.none() | st.datetimes(),
+        pause_reason=st.none() | st.text(),
+    )
+)
+def test_no_row_whatsoever_stops_a_review(raw: RawMonitor) -> None:
+    parsed = parse_monitor(raw)
+    others = many(range(101, 104), "active")
+    review = scene(parsed, *others).review()
+    assert {change.monitor_id for change in review.changes} <= {raw.id}
