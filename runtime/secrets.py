@@ -55,6 +55,9 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
         where = f" in line {mark.line + 1}" if mark else ""
         # The error's own text quotes the line, and the line may be the password.
         raise SecretUnavailable(f"{path}: is no YAML{where}") from None
+    except (ValueError, RecursionError):
+        # An impossible date, or brackets without end.
+        raise SecretUnavailable(f"{path}: cannot be read as YAML; quote its values") from None
     if not isinstance(content, Mapping):
         raise SecretUnavailable(f"{path}: must be a mapping with the key 'mysql'")
     return content
@@ -82,7 +85,6 @@ def from_vault(env: Environment, name: str) -> Mapping[str, Any] | None:
     # Imported here: most installations have no Vault, and its client is slow to load.
     import hvac
     from hvac.exceptions import VaultError
-    from requests.exceptions import RequestException
 
     path = f"ntppool/{env}/{name}"
     client = hvac.Client(
@@ -93,7 +95,7 @@ def from_vault(env: Environment, name: str) -> Mapping[str, Any] | None:
             path=path, mount_point=_VAULT_MOUNT, raise_on_deleted_version=True
         )
         data = answer["data"]["data"]
-    except (VaultError, RequestException, KeyError, TypeError) as error:
+    except (VaultError, OSError, ValueError, KeyError, TypeError) as error:  # requests' errors are of OSError
         raise SecretUnavailable(f"Vault at {address}: cannot read {_VAULT_MOUNT}/{path}: {error}") from error
     if not isinstance(data, Mapping):
         raise SecretUnavailable(f"Vault at {address}: {_VAULT_MOUNT}/{path} is no mapping")

@@ -1,5 +1,6 @@
 """The settings of a worker: environment over default, checked once, frozen, with every wrong value named."""
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -50,18 +51,22 @@ class WorkerSettings(BaseSettings):
     @field_validator("mqtt_ca_file", "mqtt_cert_file", "mqtt_key_file", "jwt_key_file")
     @classmethod
     def _readable(cls, path: Path | None) -> Path | None:
-        if path is not None and not os.access(path, os.R_OK):
+        if path is not None and (path.is_dir() or not os.access(path, os.R_OK)):
             raise ValueError("is no readable file")
         return path
 
     @model_validator(mode="after")
     def _plain_only_on_loopback(self) -> Self:
-        if (
-            self.mqtt_ca_file is None
-            and self.mqtt_host not in ("localhost", "::1")
-            and not self.mqtt_host.startswith("127.")
-        ):
+        if self.mqtt_ca_file is None and not _is_loopback(self.mqtt_host):
             raise ValueError(f"MQTT_CA_FILE: needed for {self.mqtt_host}, since plain TCP is for loopback only")
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_complete(self) -> Self:
+        if (self.mqtt_cert_file is None) != (self.mqtt_key_file is None):
+            raise ValueError("MQTT_CERT_FILE, MQTT_KEY_FILE: set both, or none")
+        if self.mqtt_cert_file is not None and self.mqtt_ca_file is None:
+            raise ValueError("MQTT_CA_FILE: needed with MQTT_CERT_FILE, since certificates are for TLS only")
         return self
 
     def broker_address(self) -> BrokerAddress:
@@ -78,7 +83,7 @@ class WorkerSettings(BaseSettings):
         if self.jwt_key is not None:
             return self.jwt_key.get_secret_value()
         if self.jwt_key_file is not None:
-            return self.jwt_key_file.read_text(encoding="utf-8")
+            return _read_key(self.jwt_key_file)
         try:
             vault = from_vault(self.deployment_mode, "jwt")
         except SecretUnavailable as error:
@@ -94,18 +99,55 @@ class WorkerSettings(BaseSettings):
             ConfigurationError: the DSN is of no known form, or a file with its secret is broken.
         """
         try:
-            if self.database_dsn is not None:
-                return parse_dsn(self.database_dsn.get_secret_value())
+            url = self._configured_url()
+        except (InvalidDsn, SecretUnavailable) as error:
+            raise ConfigurationError(f"DATABASE_DSN: {error}") from error
+        if url is None:
+            directory = server_state_directory(self.deployment_mode)
+            return URL.create("sqlite", database=str(_made(directory) / "ledger.db"))
+        if url.get_backend_name() == "sqlite" and not Path(str(url.database)).parent.is_dir():
+            raise ConfigurationError(f"DATABASE_DSN: {url.database}: its directory does not exist")
+        return url
+
+    def _configured_url(self) -> URL | None:
+        if self.database_dsn is None:
             secret = database_secret(self.deployment_mode)
             if secret.dsn is not None:
                 return parse_dsn(secret.dsn, user=secret.user, password=secret.password)
-        except (InvalidDsn, SecretUnavailable) as error:
-            raise ConfigurationError(f"DATABASE_DSN: {error}") from error
-        if secret.user is not None:
-            raise ConfigurationError("DATABASE_DSN: must be set, since database.yaml has a user but no dsn")
-        directory = server_state_directory(self.deployment_mode)
+            if secret.user is not None:
+                raise InvalidDsn("must be set, since database.yaml has a user but no dsn")
+            return None
+        url = parse_dsn(self.database_dsn.get_secret_value())
+        if url.get_backend_name() == "sqlite" or url.password is not None:
+            return url
+        secret = database_secret(self.deployment_mode)
+        if secret.user is not None and url.username in (None, secret.user):
+            return url.set(username=secret.user, password=secret.password)
+        return url
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _read_key(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"JWT_KEY_FILE: cannot be read as text ({type(error).__name__})") from None
+
+
+def _made(directory: Path) -> Path:
+    try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return URL.create("sqlite", database=str(directory / "ledger.db"))
+    except OSError as error:
+        raise ConfigurationError(
+            f"STATE_DIRECTORY: {directory} cannot be made ({error.strerror}); set it, or DATABASE_DSN"
+        ) from error
+    return directory
 
 
 def server_state_directory(env: Environment) -> Path:
@@ -133,5 +175,6 @@ def _complaint(error: Any) -> str:
     if not error["loc"]:
         return message
     name = str(error["loc"][0])
-    value = "" if name in ("jwt_key", "database_dsn") else f"={error['input']}"
+    # Of the key's file not even the name: some write the key itself there.
+    value = "" if name in ("jwt_key", "jwt_key_file", "database_dsn") else f"={error['input']}"
     return f"{name.upper()}{value}: {message}"

@@ -1,0 +1,207 @@
+"""The settings of a worker: defaults, what wins, and a complaint for every wrong one."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime import secrets
+from runtime.broker_types import BrokerAddress
+from runtime.settings import ConfigurationError, WorkerSettings, load_settings, server_state_directory
+
+SECRET = "hunter2-hunter2"
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = {name.upper() for name in WorkerSettings.model_fields} | {"STATE_DIRECTORY", "XDG_DATA_HOME", "VAULT_ADDR"}
+    for name in os.environ.keys() & names:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)  # where database.yaml is looked for
+    monkeypatch.setattr(secrets, "_VAULT_TOKEN_FILE", tmp_path / "no token here")
+
+
+def complaint(**given: Any) -> str:
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings(**given)
+    assert refusal.value.__cause__ is None
+    return str(refusal.value)
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------
+
+
+def test_the_defaults_are_those_of_a_developer() -> None:
+    settings = load_settings()
+    assert (settings.deployment_mode, settings.log_level, settings.log_scores_days) == ("devel", "info", 15)
+    assert settings.broker_address() == BrokerAddress("localhost", 1883)
+
+
+def test_arguments_win_over_the_environment_and_empty_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPLOYMENT_MODE", "test")
+    monkeypatch.setenv("MQTT_PORT", "")
+    monkeypatch.setenv("LOG_LEVEL", "debug")
+    settings = load_settings(log_level="error", deployment_mode=None)
+    assert (settings.deployment_mode, settings.log_level, settings.mqtt_port) == ("test", "error", None)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().log_level = "debug"
+
+
+def test_no_secret_shows_in_the_settings() -> None:
+    settings = load_settings(jwt_key=SECRET, database_dsn=f"u:{SECRET}@tcp(db)/ntppool")
+    assert SECRET not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+
+
+# ---- every wrong one -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("DEPLOYMENT_MODE", "production", "'prod', 'test' or 'devel'"),
+        ("LOG_LEVEL", "LOUD", "'debug', 'info', 'warning' or 'error'"),
+        ("MQTT_PORT", "mqtt", "valid integer"),
+        ("MQTT_PORT", "0", "greater than or equal to 1"),
+        ("MQTT_PORT", "65536", "less than or equal to 65535"),
+        ("MQTT_CA_FILE", "/nowhere/ca.pem", "is no readable file"),
+        ("MQTT_CERT_FILE", "/nowhere/cert.pem", "is no readable file"),
+        ("MQTT_KEY_FILE", "/tmp", "is no readable file"),
+        ("METRICS_PORT", "-1", "greater than or equal to 1"),
+        ("LOG_SCORES_DAYS", "1", "greater than or equal to 2"),
+        ("LOG_SCORES_DAYS", "x", "valid integer"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    text = complaint()
+    assert text.startswith(f"{name}={value}: ")
+    assert says in text
+
+
+def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MQTT_PORT", "x")
+    monkeypatch.setenv("LOG_LEVEL", "y")
+    assert [line.partition("=")[0] for line in complaint(deployment_mode="z").splitlines()] == [
+        "DEPLOYMENT_MODE",
+        "LOG_LEVEL",
+        "MQTT_PORT",
+    ]
+
+
+@pytest.mark.parametrize("host", ["broker.example", "127.evil.example", "10.0.0.1", "::", "0.0.0.0", "localhost."])
+def test_plain_tcp_is_for_loopback_only(host: str) -> None:
+    assert complaint(mqtt_host=host) == f"MQTT_CA_FILE: needed for {host}, since plain TCP is for loopback only"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.3.2.1", "::1"])
+def test_loopback_needs_no_tls(host: str) -> None:
+    assert load_settings(mqtt_host=host).broker_address() == BrokerAddress(host, 1883)
+
+
+def test_tls_has_its_own_port_and_a_certificate_needs_all_of_its_files(tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("ca", "cert", "key")}
+    for path in files.values():
+        path.touch()
+    everything = {f"mqtt_{name}_file": path for name, path in files.items()}
+    address = load_settings(mqtt_host="broker.example", **everything).broker_address()
+    assert address == BrokerAddress("broker.example", 8883, files["ca"], files["cert"], files["key"])
+    for missing in ("cert", "key"):
+        partly = {name: path for name, path in everything.items() if name != f"mqtt_{missing}_file"}
+        assert complaint(**partly) == "MQTT_CERT_FILE, MQTT_KEY_FILE: set both, or none"
+    assert "MQTT_CA_FILE: needed with MQTT_CERT_FILE" in complaint(
+        mqtt_cert_file=files["cert"], mqtt_key_file=files["key"]
+    )
+
+
+# ---- the key -------------------------------------------------------------------------------------------------------
+
+
+def test_the_key_is_the_setting_else_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "jwt.pem"
+    path.write_text("of the file\n")
+    assert load_settings(jwt_key="of the setting", jwt_key_file=path).jwt_key_text() == "of the setting"
+    assert load_settings(jwt_key_file=path).jwt_key_text() == "of the file\n"
+
+
+def test_without_a_key_both_settings_are_named() -> None:
+    with pytest.raises(ConfigurationError, match="JWT_KEY or JWT_KEY_FILE: must be set"):
+        load_settings().jwt_key_text()
+
+
+def test_a_key_written_where_its_file_is_named_stays_secret() -> None:
+    assert complaint(jwt_key_file=SECRET) == "JWT_KEY_FILE: is no readable file"
+
+
+def test_a_key_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"\xff\xfe" + SECRET.encode())
+    with pytest.raises(ConfigurationError, match="JWT_KEY_FILE: cannot be read as text") as refusal:
+        load_settings(jwt_key_file=tmp_path / "key").jwt_key_text()
+    assert SECRET not in str(refusal.value)
+
+
+# ---- the database --------------------------------------------------------------------------------------------------
+
+
+def url(**given: Any) -> str:
+    return load_settings(**given).database_url().render_as_string(hide_password=False)
+
+
+def test_the_database_is_what_the_dsn_says() -> None:
+    assert url(database_dsn="u:p@tcp(db)/ntppool") == "mysql+pymysql://u:p@db:3306/ntppool"
+
+
+def test_without_a_dsn_it_is_a_file_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", f"{tmp_path}/state:{tmp_path}/other")
+    assert url(deployment_mode="test") == f"sqlite:///{tmp_path}/state/test/ledger.db"
+    assert (tmp_path / "state/test").stat().st_mode & 0o777 == 0o700
+    monkeypatch.delenv("STATE_DIRECTORY")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert server_state_directory("prod") == tmp_path / "data/ntppool-monitor/prod"
+
+
+def test_user_and_password_may_come_from_database_yaml() -> None:
+    Path("database.yaml").write_text(f"mysql: {{user: ntppool, pass: {SECRET}}}")
+    assert url(database_dsn="tcp(db)/ntppool") == f"mysql+pymysql://ntppool:{SECRET}@db:3306/ntppool"
+    assert url(database_dsn="ntppool@tcp(db)/ntppool") == f"mysql+pymysql://ntppool:{SECRET}@db:3306/ntppool"
+    assert url(database_dsn="other@tcp(db)/ntppool") == "mysql+pymysql://other@db:3306/ntppool"
+    assert url(database_dsn="other:p@tcp(db)/ntppool") == "mysql+pymysql://other:p@db:3306/ntppool"
+
+
+def test_the_whole_dsn_may_come_from_database_yaml() -> None:
+    Path("database.yaml").write_text(f'mysql: {{dsn: "u:p@tcp(db)/ntppool", pass: "{SECRET}"}}')
+    assert url() == f"mysql+pymysql://u:{SECRET}@db:3306/ntppool"
+
+
+@pytest.mark.parametrize(
+    ("dsn", "file", "says"),
+    [
+        (f"postgresql://u:{SECRET}@db/x", None, "DATABASE_DSN: database DSN: 'postgresql' is not supported"),
+        (f"mysql://u:{SECRET}@db", None, "names no database"),
+        (f"u:{SECRET}@db/x", None, "must be mysql://"),
+        ("sqlite:////nowhere/at/all.db", None, "/nowhere/at/all.db: its directory does not exist"),
+        (None, f"mysql: {{user: u, pass: {SECRET}}}", "database.yaml has a user but no dsn"),
+        (None, f"mysql: {SECRET}", "database.yaml: 'mysql' must be a mapping"),
+        (None, f"mysql: {{dsn: 'mysql://u:{SECRET}@'}}", "DATABASE_DSN: database DSN: "),
+        ("tcp(db)/x", f"mysql: {{pass: '{SECRET}", "database.yaml: is no YAML"),
+    ],
+)
+def test_a_wrong_database_is_named_without_its_password(dsn: str | None, file: str | None, says: str) -> None:
+    if file is not None:
+        Path("database.yaml").write_text(file)
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings(database_dsn=dsn).database_url()
+    assert says in str(refusal.value)
+    assert SECRET not in str(refusal.value)
+
+
+def test_a_state_directory_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "file"))
+    with pytest.raises(ConfigurationError, match=rf"STATE_DIRECTORY: {tmp_path}/file/devel cannot be made"):
+        load_settings().database_url()
