@@ -1,0 +1,187 @@
+"""What the agents are told, and what of the retained tree is wrong: the pure parts."""
+
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from runtime.pool_settings import Intervals
+from schema.messages import Assignment, encode
+from schema.topics import Topics
+from selector.assignments import PairRow, Terms, assignment, assignments_by_topic
+from selector.complaints import Complaints
+from selector.due import Seen, what_changed
+from selector.presence import is_gone
+from selector.reconcile import Difference, difference, understood
+
+TODAY = date(2026, 1, 2)
+NAME = "m.devel.mon.example"
+DEVEL = Terms(Topics("devel"), Intervals(), TODAY)
+PROD = Terms(Topics("prod"), Intervals(), TODAY)
+
+
+def row(**changes: Any) -> PairRow:
+    fields: dict[str, Any] = {
+        "monitor": NAME,
+        "ipv": "v4",
+        "monitor_status": "active",
+        "server_id": 7,
+        "ip": "192.0.2.1",
+        "deletion_on": None,
+        "flags": "{}",
+        "status": "active",
+    }
+    return PairRow(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(("status", "interval"), [("active", 540), ("testing", 2700), ("candidate", 7200)])
+def test_a_pair_is_measured_at_the_interval_of_its_status(status: str, interval: float) -> None:
+    told = assignment(row(status=status), PROD, Complaints())
+    assert told is not None
+    assert (told.server_id, told.ip, told.port, told.status, told.interval) == (7, "192.0.2.1", 123, status, interval)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"status": "paused"},
+        {"status": "odd"},
+        {"monitor_status": "pending"},
+        {"monitor_status": "paused"},
+        {"monitor_status": "deleted"},
+        {"deletion_on": TODAY},
+        {"deletion_on": date(2025, 12, 31)},
+        {"ip": "2001:db8::1"},
+        {"ip": "nowhere"},
+    ],
+)
+def test_what_is_no_assignment(changes: dict[str, Any]) -> None:
+    assert assignment(row(**changes), DEVEL, Complaints()) is None
+
+
+def test_a_server_is_measured_until_its_day() -> None:
+    assert assignment(row(deletion_on=date(2026, 1, 3)), DEVEL, Complaints()) is not None
+
+
+@pytest.mark.parametrize(
+    ("flags", "port", "wrong"),
+    [
+        ('{"port": 1123}', 1123, False),
+        ('{"other": 1}', 123, False),
+        ("", 123, False),
+        ('{"port": 0}', 123, True),
+        ('{"port": 65536}', 123, True),
+        ('{"port": "1123"}', 123, True),
+        ('{"port": true}', 123, True),
+        ("[]", 123, True),
+        ("{", 123, True),
+    ],
+)
+def test_only_in_devel_a_server_has_another_port(
+    flags: str, port: int, wrong: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = assignment(row(flags=flags), DEVEL, Complaints())
+    assert told is not None
+    assert told.port == port
+    assert bool(caplog.records) is wrong
+    elsewhere = assignment(row(flags=flags), PROD, Complaints())
+    assert elsewhere is not None
+    assert elsewhere.port == 123
+
+
+@pytest.mark.parametrize("name", ["M.devel.mon.example", "m.prod.mon.example", "m/devel", "a.devel.b/#", "old-monitor"])
+def test_a_name_of_another_form_or_environment_is_told_nothing(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    complaints = Complaints()
+    for _ in range(3):
+        assert assignments_by_topic([row(monitor=name)], DEVEL, complaints) == {}
+    [record] = caplog.records
+    assert name in record.getMessage()
+
+
+def test_a_pair_that_is_no_assignment_is_told_as_none() -> None:
+    told = assignments_by_topic([row(), row(server_id=8, status="paused")], DEVEL, Complaints())
+    assert told["/devel/monitors/assignments/m.devel.mon.example/v4/7"] is not None
+    assert told["/devel/monitors/assignments/m.devel.mon.example/v4/8"] is None
+
+
+def test_complaints_are_logged_once_until_they_change(caplog: pytest.LogCaptureFixture) -> None:
+    complaints = Complaints()
+    for what in ("a", "a", "b", "b"):
+        complaints.say("server", 1, what)
+        complaints.say("monitor", 1, what)
+    assert [record.getMessage() for record in caplog.records] == [
+        "server 1: a",
+        "monitor 1: a",
+        "server 1: b",
+        "monitor 1: b",
+    ]
+
+
+def told(server_id: int, status: Any = "active") -> Assignment:
+    return Assignment(server_id=server_id, ip="192.0.2.1", status=status, interval=540.0)
+
+
+def test_the_difference_between_tree_and_ledger() -> None:
+    tree = {"right": told(1), "other": told(2, "testing"), "left over": told(3), "foreign": told(4), "broken": None}
+    wanted = {"right": told(1), "other": told(2), "new": told(5), "left over": None, "not there": None}
+    assert difference(tree, wanted) == Difference(
+        {"other": told(2), "new": told(5), "left over": None, "foreign": None, "broken": None},
+        missing=1,
+        different=1,
+        stale=3,
+    )
+    assert difference({"a": told(1)}, {"a": told(1)}) == Difference()
+    assert difference({"a": None}, {"a": told(1)}).repairs == {"a": told(1)}
+
+
+def test_a_payload_that_is_no_assignment_is_there_all_the_same() -> None:
+    tree = {"a": encode(told(1)), "b": b"{}", "c": b"\xff", "d": b'{"server_id": 1, "ip": 5}'}
+    assert understood(tree) == {"a": told(1), "b": None, "c": None, "d": None}
+
+
+def test_fields_that_a_newer_selector_adds_are_no_difference() -> None:
+    newer = encode(told(1))[:-1] + b',"later":1}'
+    assert understood({"a": newer}) == {"a": told(1)}
+
+
+SEEN = Seen("active", "192.0.2.1", 3, "2", False)
+
+
+@pytest.mark.parametrize(
+    ("after", "what"),
+    [
+        (SEEN, ()),
+        (Seen("testing", "192.0.2.1", 3, "2", False), ("status",)),
+        (Seen("active", None, 3, "2", False), ("address",)),
+        (Seen("active", "192.0.2.1", None, "2", False), ("account",)),
+        (Seen("active", "192.0.2.1", 3, "broken", False), ("limit",)),
+        (Seen("active", "192.0.2.1", 3, "2", True), ("gone",)),
+        (Seen("paused", "192.0.2.2", 4, "1", True), ("status", "address", "account", "limit", "gone")),
+    ],
+)
+def test_what_changed_of_a_monitor(after: Seen, what: tuple[str, ...]) -> None:
+    assert what_changed(SEEN, after) == what
+
+
+def test_coming_back_is_a_change_too() -> None:
+    assert what_changed(Seen("active", None, None, "2", True), Seen("active", None, None, "2", False)) == ("back",)
+
+
+NOW = datetime(2026, 1, 2, 12)
+JUST_NOW, LONG_AGO = NOW - timedelta(minutes=14, seconds=59), NOW - timedelta(minutes=15)
+
+
+@pytest.mark.parametrize(
+    ("online", "since", "seen", "last_seen", "gone"),
+    [
+        (True, LONG_AGO, JUST_NOW, None, False),
+        (True, LONG_AGO, LONG_AGO, JUST_NOW, True),
+        (False, JUST_NOW, LONG_AGO, LONG_AGO, False),
+        (False, LONG_AGO, JUST_NOW, JUST_NOW, True),
+        (None, None, None, JUST_NOW, False),
+        (None, None, None, LONG_AGO, True),
+        (None, None, None, None, True),
+    ],
+)
+def test_who_is_gone(online: Any, since: Any, seen: Any, last_seen: Any, gone: bool) -> None:
+    assert is_gone(online, since, seen, last_seen, NOW) is gone
