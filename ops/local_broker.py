@@ -4,12 +4,14 @@ For the demo, the tests and the benchmarks. An installed system runs its broker 
 """
 
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +22,10 @@ ADDRESS: Final = "127.0.0.1"
 _CHECKOUT: Final = Path(__file__).parents[1] / "broker-config"
 _COMMON: Final = (_CHECKOUT / "common", Path("/usr/share/ntppool-monitor/broker-config/common"))
 _PLUGIN: Final = (_CHECKOUT / "jwt-auth/build/jwt-auth.so", Path("/usr/lib/ntppool-monitor/jwt-auth.so"))
+_EPHEMERAL_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _SBIN: Final = ":/usr/sbin:/usr/local/sbin"
+_RUNNING: Final = b" running\n"
+"""How Mosquitto's log ends the start."""
 _START_TIMEOUT: Final = 15.0
 _STOP_TIMEOUT: Final = 10.0
 
@@ -61,10 +66,17 @@ def _first_of(paths: Sequence[Path], what: str) -> Path:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address that nothing listens on right now."""
-    with socket.socket() as probe:
-        probe.bind((ADDRESS, 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback address that nothing listens on right now.
+
+    It is none of those that the kernel gives to outgoing connections: one of them could take it while the broker is
+    being restarted.
+    """
+    first_ephemeral = int(_EPHEMERAL_PORTS.read_text().split()[0]) if _EPHEMERAL_PORTS.exists() else 32768
+    while True:
+        port = random.randrange(10_000, max(first_ephemeral, 20_000))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((ADDRESS, port))
+            return port
 
 
 def render(parts: BrokerParts, directory: Path, port: int) -> str:
@@ -131,8 +143,12 @@ class LocalBroker:
         """Writes what the broker reads when it starts, and returns the command that runs it in the foreground."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._write("jwt.key", self._key)
-        self._write("broker.conf", render(self.parts, self.directory, self.port))
+        self._write("broker.conf", self.configuration())
         return [str(self.parts.program), "-c", str(self.directory / "broker.conf")]
+
+    def configuration(self) -> str:
+        """What it is started with."""
+        return render(self.parts, self.directory, self.port)
 
     def start(self) -> None:
         """Starts the broker and returns when it accepts connections.
@@ -142,10 +158,11 @@ class LocalBroker:
         """
         command = self.prepare()
         with self.log_file.open("ab") as log:
+            begin = log.tell()
             # In a session of its own, so that Ctrl-C reaches us first and the broker goes last.
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
         try:
-            self._wait()
+            self._wait(begin)
         except BaseException:
             self.kill()
             raise
@@ -174,22 +191,15 @@ class LocalBroker:
             process.kill()
             process.wait()
 
-    def _wait(self) -> None:
+    def _wait(self, begin: int) -> None:
+        """Returns when the log says so, from ``begin`` on: a port that answers may be somebody else's."""
         deadline = time.monotonic() + _START_TIMEOUT
-        while not self._answers():
+        while _RUNNING not in self.log_file.read_bytes()[begin:]:
             if self._process is None or self._process.poll() is not None:
                 raise BrokerUnavailable(f"the broker has ended:\n{self._last_lines()}")
             if time.monotonic() > deadline:
-                raise BrokerUnavailable(f"the broker does not answer on port {self.port}:\n{self._last_lines()}")
+                raise BrokerUnavailable(f"the broker does not get ready:\n{self._last_lines()}")
             time.sleep(0.01)
-
-    def _answers(self) -> bool:
-        try:
-            socket.create_connection((ADDRESS, self.port), timeout=1.0).close()
-        except OSError:
-            return False
-        # Somebody else may have the port, and then ours ends.
-        return self._process is not None and self._process.poll() is None
 
     def _last_lines(self) -> str:
         return "\n".join(self.log_text().splitlines()[-8:])

@@ -33,7 +33,7 @@ const char *identity_for_log(const char *id, char *out, size_t size)
 {
 	/* Every part of a JWT begins with '{"', which is this in base64. */
 	if (id == NULL || strstr(id, "eyJ") != NULL) {
-		id = id == NULL ? "(none)" : "(not shown)";
+		id = "(not shown)";
 	}
 	size_t length = strnlen(id, size - 1);
 

@@ -13,8 +13,8 @@ bool identity_name_is_valid(const char *name);
 /* Whether `id` is the name, or begins with it and a slash, and holds no wildcard. */
 bool identity_owns_client_id(const char *name, const char *id);
 
-/* `id` for the log: cut, without control characters, and not at all when it could be a token put into the wrong
- * field. Returns `out`. */
+/* `id` for the log: cut, without control characters, and not at all when it is NULL or could be a token put
+ * into the wrong field. Returns `out`. */
 const char *identity_for_log(const char *id, char *out, size_t size);
 
 #endif

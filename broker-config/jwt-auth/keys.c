@@ -183,6 +183,13 @@ bool keyring_load(const char *current, const char *previous, struct keyring *out
 	return false;
 }
 
+bool key_file_is_open(const char *path, const struct key *key)
+{
+	struct stat status;
+
+	return key->algorithm == JWT_ALG_HS384 && stat(path, &status) == 0 && (status.st_mode & S_IROTH) != 0;
+}
+
 void keyring_free(struct keyring *keyring)
 {
 	for (size_t i = 0; i < keyring->count; i++) {
@@ -190,6 +197,16 @@ void keyring_free(struct keyring *keyring)
 		free(keyring->keys[i].bytes);
 	}
 	*keyring = (struct keyring){.count = 0};
+}
+
+bool keyring_is_quoted(const struct keyring *keyring, const char *text)
+{
+	for (size_t i = 0; i < keyring->count; i++) {
+		if (strstr(text, (const char *)keyring->keys[i].bytes) != NULL) {
+			return true;
+		}
+	}
+	return false;
 }
 
 const char *key_algorithm_name(const struct key *key)

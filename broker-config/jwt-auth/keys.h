@@ -19,7 +19,7 @@ struct keyring {
 	size_t count;
 };
 
-/* What was wrong with a key file, for the operator. It never quotes the file. */
+/* What is wrong with a key file, for the operator. It never quotes the file. */
 struct complaint {
 	char text[320];
 };
@@ -28,8 +28,14 @@ struct complaint {
  * file cannot be read or holds neither an HMAC secret of enough bytes nor a public key on P-384 as PEM. */
 bool keyring_load(const char *current, const char *previous, struct keyring *out, struct complaint *complaint);
 
+/* Whether everybody on the machine may read a secret from the file. */
+bool key_file_is_open(const char *path, const struct key *key);
+
 /* Forgets the keys, also in memory. */
 void keyring_free(struct keyring *keyring);
+
+/* Whether one of the secrets stands in the text. */
+bool keyring_is_quoted(const struct keyring *keyring, const char *text);
 
 const char *key_algorithm_name(const struct key *key);
 

@@ -67,6 +67,10 @@ static bool load_keys(struct plugin *plugin)
 	keyring_free(&plugin->keyring);
 	plugin->keyring = keyring;
 	log_keys(&keyring);
+	if (key_file_is_open(plugin->key_file, &keyring.keys[0])) {
+		mosquitto_log_printf(MOSQ_LOG_WARNING, "jwt-auth: key file %s is readable by everybody",
+		                     plugin->key_file);
+	}
 	return true;
 }
 
@@ -131,6 +135,10 @@ static int log_in(struct plugin *plugin, const struct mosquitto_evt_basic_auth *
 	}
 	const char *address = mosquitto_client_address(login->client);
 
+	/* People do put secrets into the wrong field. */
+	if (id != NULL && keyring_is_quoted(&plugin->keyring, id)) {
+		id = NULL;
+	}
 	mosquitto_log_printf(MOSQ_LOG_NOTICE, "jwt-auth: login of %s from %s refused: %s",
 	                     identity_for_log(id, shown, sizeof shown), address == NULL ? "nowhere" : address, fault);
 	return MOSQ_ERR_AUTH;

@@ -38,11 +38,17 @@ static jwt_t *decode(const char *token, const struct keyring *keyring)
 	return NULL;
 }
 
+/* Reads the claim's JSON: jwt_get_grant_int takes 0 for what is no integer (libjwt 1.10). */
 static bool read_time(jwt_t *jwt, const char *claim, time_t *out)
 {
+	char *json = jwt_get_grants_json(jwt, claim), *end = NULL;
+	bool good = json != NULL && strspn(json, "-0123456789") == strlen(json);
+
 	errno = 0;
-	*out = (time_t)jwt_get_grant_int(jwt, claim);
-	return errno == 0;
+	*out = good ? (time_t)strtoll(json, &end, 10) : 0;
+	good = good && errno == 0 && end != json && *end == '\0';
+	free(json);
+	return good;
 }
 
 static bool read_filters(jwt_t *jwt, const char *claim, struct filters *out)

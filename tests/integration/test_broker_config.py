@@ -1,0 +1,258 @@
+"""The brokers' configuration files: what they listen on, and how much they hold and send."""
+
+import datetime as dt
+import ipaddress
+import re
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from fixtures.broker import Broker
+from fixtures.mqtt import MqttClient, Refused, signed, user_properties, wait_until
+
+from auth.tokens import Role, load_key
+from ops.local_broker import LocalBroker, free_port
+from schema.limits import MAX_PAYLOAD_BYTES
+from schema.names import Environment
+from schema.topics import Topics
+
+CONFIG = Path(__file__).parents[2] / "broker-config"
+ENVIRONMENTS = get_args(Environment)
+NAME = "config1-x.test.mon.example"
+TOPICS = Topics("test")
+
+
+# --- the files per environment ------------------------------------------------------------------------
+
+
+def config(env: str) -> str:
+    return (CONFIG / f"mosquitto.{env}.conf").read_text()
+
+
+def listeners(text: str) -> dict[int, str]:
+    """Port to address, empty when it is open to the world."""
+    return {int(port): address or "" for port, address in re.findall(r"^listener (\d+)(?: (\S+))?$", text, re.M)}
+
+
+def test_environments_differ_in_their_name_and_ports_only() -> None:
+    texts = set()
+    for env in ENVIRONMENTS:
+        text = config(env)
+        for number, port in enumerate(listeners(text)):
+            text = text.replace(f"listener {port}", f"listener PORT{number}")
+        texts.add(re.sub(rf"\b{env}\b", "ENV", text))
+    assert len(texts) == 1
+
+
+def test_no_two_environments_share_a_port_and_plain_ones_are_on_loopback() -> None:
+    ports = [port for env in ENVIRONMENTS for port in listeners(config(env))]
+    assert len(set(ports)) == len(ports)
+    assert 8883 in listeners(config("prod"))
+    assert 1883 in listeners(config("prod"))
+    for env in ENVIRONMENTS:
+        for section in config(env).split("\nlistener ")[1:]:
+            assert "certfile" in section or section.split()[1] == "127.0.0.1"
+
+
+def make_certificates(directory: Path) -> None:
+    now = dt.datetime.now(dt.UTC)
+    ca_key = ec.generate_private_key(ec.SECP256R1())
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
+
+    def certificate(name: str, key: ec.EllipticCurvePrivateKey, ca: bool) -> x509.Certificate:
+        subject = ca_name if ca else x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = (
+            x509.CertificateBuilder(ca_name, subject, key.public_key(), x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(hours=1))
+            .not_valid_after(now + dt.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        )
+        if not ca:
+            address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+            builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        return builder.sign(ca_key, hashes.SHA256())
+
+    for file, key, ca in (("ca", ca_key, True), ("cert", ec.generate_private_key(ec.SECP256R1()), False)):
+        pem = certificate(file, key, ca).public_bytes(serialization.Encoding.PEM)
+        (directory / f"{file}.pem").write_bytes(pem)
+        if not ca:
+            private = key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+            (directory / "key.pem").write_bytes(private)
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A broker that runs with one of the files; only paths and ports are other ones."""
+
+    broker: Broker
+    env: Environment
+    tls_port: int
+    websockets_port: int
+    plain_port: int
+
+
+@pytest.fixture(params=ENVIRONMENTS, scope="module")
+def installed(request: pytest.FixtureRequest) -> Iterator[Installed]:
+    env: Environment = request.param
+    ports = [free_port() for _ in range(3)]
+
+    class AsInstalled(LocalBroker):
+        def configuration(self) -> str:
+            text = config(env)
+            replaced = {
+                "/etc/ntppool-monitor/broker/common": str(self.parts.common),
+                "/usr/lib/ntppool-monitor/jwt-auth.so": str(self.parts.plugin),
+                f"/etc/ntppool-monitor/broker/{env}/": f"{self.directory}/",
+                f"/var/lib/ntppool-monitor/broker/{env}/": f"{self.directory}/",
+                **{f"listener {old}": f"listener {new}" for old, new in zip(listeners(text), ports, strict=True)},
+            }
+            for old, new in replaced.items():
+                assert old in text
+                text = text.replace(old, new)
+            return f"user root\n{text}"
+
+    broker = Broker(kind=AsInstalled)
+    broker.process.directory.mkdir(mode=0o700)
+    make_certificates(broker.process.directory)
+    with broker:
+        yield Installed(broker, env, *ports)
+
+
+def client(installed: Installed, port: int, **more: object) -> MqttClient:
+    token = installed.broker.token(Role.ADMIN, "joe", installed.env)
+    return MqttClient(port, "joe", token, client_id=f"joe/{port}", **more)  # type: ignore[arg-type]
+
+
+def tls(installed: Installed) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(installed.broker.process.directory / "ca.pem"))
+
+
+def test_all_listeners_take_messages_for_one_another(installed: Installed) -> None:
+    clients = [
+        client(installed, installed.tls_port, tls=tls(installed)),
+        client(installed, installed.websockets_port, transport="websockets"),
+        client(installed, installed.plain_port),
+    ]
+    topic = f"/{installed.env}/control/ingest"
+    for each in clients:
+        each.connect()
+        assert each.subscribe(topic)
+    for sender in clients:
+        sender.publish(topic, "{}")
+        for receiver in clients:
+            (message,) = receiver.receive()
+            assert user_properties(message) == [("sender", "joe")]
+    for each in clients:
+        each.close()
+
+
+def test_the_token_is_needed_everywhere(installed: Installed) -> None:
+    wrong = {"name": "joe", "token": "wrong"}
+    with pytest.raises(Refused, match="Not authorized"):
+        MqttClient(installed.tls_port, **wrong, tls=tls(installed)).connect()  # type: ignore[arg-type]
+    with pytest.raises(Refused, match="Not authorized"):
+        MqttClient(installed.websockets_port, **wrong, transport="websockets").connect()  # type: ignore[arg-type]
+    with pytest.raises(Refused, match="Not authorized"):
+        MqttClient(installed.plain_port, **wrong).connect()  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1")
+@pytest.mark.parametrize(
+    ("version", "accepted"),
+    [(ssl.TLSVersion.TLSv1, False), (ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True)],
+)
+def test_tls_is_1_2_or_newer(installed: Installed, version: ssl.TLSVersion, accepted: bool) -> None:
+    context = tls(installed)
+    context.minimum_version = context.maximum_version = version
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with socket.create_connection(("127.0.0.1", installed.tls_port), timeout=5) as plain:
+        try:
+            context.wrap_socket(plain, server_hostname="127.0.0.1").close()
+            assert accepted
+        except (ssl.SSLError, OSError):
+            assert not accepted
+
+
+def test_a_websocket_client_is_disconnected_when_its_token_expires_or_its_key_goes(installed: Installed) -> None:
+    def websocket(name: str, **claims: object) -> MqttClient:
+        token = signed(installed.broker.key, name, **claims)
+        return MqttClient(installed.websockets_port, name, token, transport="websockets").connect()
+
+    stays, expires = websocket("stays"), websocket("expires", exp=int(time.time()) + 2)
+    expires.wait_lost(7)
+    assert stays.is_alive()
+    old = installed.broker.key
+    installed.broker.rotate(load_key("k" * 64), None)
+    installed.broker.sighup()
+    stays.wait_lost(5)
+    installed.broker.rotate(old, None)
+    installed.broker.sighup()
+    wait_until(lambda: installed.broker.log_text().count("tokens are checked") >= 3)
+    websocket("stays").close()
+    stays.close()
+    expires.close()
+
+
+# --- the common part ----------------------------------------------------------------------------------
+
+
+def agent(broker: Broker, **more: object) -> MqttClient:
+    return MqttClient(broker.port, NAME, broker.token(Role.MONITOR, NAME), **more)  # type: ignore[arg-type]
+
+
+def test_a_new_subscriber_gets_all_that_is_retained(broker: Broker) -> None:
+    count = 3000
+    name = "selector"
+    with MqttClient(broker.port, name, broker.token(Role.SERVER, name), client_id="selector/config") as selector:
+        for number in range(count):
+            selector.publish(TOPICS.assignment(NAME, "v4", number), "{}", qos=0, retain=True)
+        assert selector.is_alive()
+        with agent(broker) as new:
+            assert new.subscribe(TOPICS.assignments(NAME))
+            got = {message.topic for message in new.receive(count)}
+        assert len(got) == count
+        for number in range(count):
+            selector.publish(TOPICS.assignment(NAME, "v4", number), "", qos=0, retain=True)
+        assert selector.is_alive()
+
+
+def test_a_session_that_is_away_is_kept_thousands_of_messages(broker: Broker) -> None:
+    with agent(broker, keep=60) as away:
+        away.subscribe(TOPICS.config(NAME))
+    with MqttClient(broker.port, "writer", broker.token(Role.SERVER, "writer")) as writer:
+        for number in range(3000):
+            writer.publish(TOPICS.config(NAME), str(number), qos=1)
+    with agent(broker, keep=60) as back:
+        assert [int(message.payload) for message in back.receive(3000)] == list(range(3000))
+    agent(broker).connect().close()
+
+
+def test_a_denied_publish_does_not_end_the_connection(broker: Broker) -> None:
+    with agent(broker) as monitor:
+        for _ in range(3):
+            assert monitor.publish(TOPICS.config(NAME), "x") == "Not authorized"
+        assert monitor.is_alive()
+
+
+def test_the_largest_payload_passes_and_who_exceeds_the_limit_is_told(broker: Broker) -> None:
+    topic = TOPICS.results(NAME, "v4")
+    with agent(broker) as monitor:
+        assert monitor.publish(topic, "x" * MAX_PAYLOAD_BYTES) in ("Success", "No matching subscribers")
+        monitor.send(topic, "x" * (MAX_PAYLOAD_BYTES + 65536))
+        assert monitor.wait_lost() == "Packet too large"
+
+
+def test_the_limit_leaves_room_for_topic_and_properties() -> None:
+    (limit,) = re.findall(r"^max_packet_size (\d+)$", (CONFIG / "common" / "ntppool.conf").read_text(), re.M)
+    assert int(limit) == MAX_PAYLOAD_BYTES + 65536
