@@ -1,0 +1,195 @@
+"""A worker as its operator meets it: started, asked, stopped, and told of everything that is not there yet."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from fixtures.broker import Broker
+from fixtures.database import free_port
+
+from auth.tokens import Role
+from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
+from runtime.database import open_database
+from runtime.dsn import parse_dsn
+from runtime.migrations import upgrade
+from schema.messages import ControlAnswer, ControlCommand, decode, encode
+from schema.topics import Topics
+
+DEADLINE = 20.0
+
+
+class Scorer:
+    """A ``ntppool-monitor scorer`` of the test's own; the leanest worker stands for the frame of all."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
+        self.process = process
+        self._log = log
+
+    def log_text(self) -> str:
+        return self._log.read_text()
+
+    def wait_for_log(self, text: str) -> None:
+        deadline = time.monotonic() + DEADLINE
+        while text not in self.log_text():
+            assert self.process.poll() is None, self.log_text()
+            assert time.monotonic() < deadline, f"{text!r} is not in: {self.log_text()}"
+            time.sleep(0.02)
+
+    def ends_after(self, number: signal.Signals) -> float:
+        """Seconds from the signal to the end."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(DEADLINE)
+        return time.monotonic() - began
+
+
+@contextmanager
+def scorer(directory: Path, **environment: str) -> Iterator[Scorer]:
+    """Runs one, and ends it whatever happens."""
+    log = directory / "scorer.log"
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MQTT_", "JWT_", "DATABASE_"))}
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ops", "--env", "test", "scorer"],
+            env={**inherited, **environment},
+            stdout=out,
+            stderr=out,
+        )
+        try:
+            yield Scorer(process, log)
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def key_file(tmp_path: Path, broker: Broker) -> Path:
+    """The broker's key, as a worker is given it."""
+    path = tmp_path / "jwt.key"
+    path.write_text(broker.key.verification_text())
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> str:
+    """The DSN of a migrated ledger."""
+    dsn = f"sqlite:///{tmp_path / 'ledger.db'}"
+    engine = open_database(parse_dsn(dsn))
+    upgrade(engine)
+    engine.dispose()
+    return dsn
+
+
+def settings(broker: Broker, key_file: Path, dsn: str) -> dict[str, str]:
+    return {
+        "MQTT_HOST": "127.0.0.1",
+        "MQTT_PORT": str(broker.port),
+        "JWT_KEY_FILE": str(key_file),
+        "DATABASE_DSN": dsn,
+    }
+
+
+async def ask(broker: Broker, payload: bytes) -> ControlAnswer:
+    """The scorer's answer to an order."""
+    topics = Topics("test")
+    answers: asyncio.Queue[Incoming] = asyncio.Queue()
+    name = "worker-process-test"
+    session = BrokerSession(
+        BrokerAddress("127.0.0.1", broker.port),
+        Identity(name, name),
+        lambda: broker.token(Role.ADMIN, name),
+        subscriptions=[Subscription(topics.answers(name, "1"), answers.put_nowait)],
+    )
+    running = asyncio.create_task(session.run())
+    try:
+        await session.publish(topics.service_control("scorer"), payload, response_topic=topics.answers(name, "1"))
+        async with asyncio.timeout(DEADLINE):
+            return decode((await answers.get()).payload, ControlAnswer)
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+def fetch(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+async def test_orders_are_answered(tmp_path: Path, broker: Broker, key_file: Path, ledger: str) -> None:
+    with scorer(tmp_path, **settings(broker, key_file, ledger)) as worker:
+        worker.wait_for_log("connected to")
+        pong = await ask(broker, encode(ControlCommand(command="ping")))
+        assert (pong.ok, pong.service, pong.command) == (True, "scorer", "ping")
+
+        unknown = await ask(broker, encode(ControlCommand(command="explode")))
+        assert not unknown.ok
+        assert "rescore" in unknown.message, "the answer says what is known"
+
+        broken = await ask(broker, b'{"command": 7}')
+        assert not broken.ok
+        assert "JSON" in broken.message
+        worker.wait_for_log("command 'ping' from worker-process-test")
+
+
+async def test_sigterm_ends_it_in_time(tmp_path: Path, broker: Broker, key_file: Path, ledger: str) -> None:
+    with scorer(tmp_path, **settings(broker, key_file, ledger)) as worker:
+        worker.wait_for_log("connected to")
+        assert worker.ends_after(signal.SIGTERM) < 5
+        assert worker.process.returncode == 0
+        assert "Traceback" not in worker.log_text()
+
+
+def test_without_broker_and_database_it_waits_and_still_ends_in_time(
+    tmp_path: Path, broker: Broker, key_file: Path
+) -> None:
+    away = settings(broker, key_file, f"mysql://nobody:Pa55word@127.0.0.1:{free_port()}/ledger")
+    with scorer(tmp_path, **away | {"MQTT_PORT": str(free_port())}) as worker:
+        worker.wait_for_log("waiting for it")
+        assert worker.ends_after(signal.SIGTERM) < 5
+        assert worker.log_text().count("waiting for it") == 1, "the reason is said once"
+        assert "Pa55word" not in worker.log_text()
+
+
+def test_a_database_without_tables_is_a_configuration_error(tmp_path: Path, broker: Broker, key_file: Path) -> None:
+    with scorer(tmp_path, **settings(broker, key_file, f"sqlite:///{tmp_path / 'empty.db'}")) as worker:
+        assert worker.process.wait(DEADLINE) == 2
+        assert "ntppool-monitor db upgrade" in worker.log_text()
+        assert "Traceback" not in worker.log_text()
+
+
+def test_health_follows_the_broker(tmp_path: Path, fresh_broker: Broker, ledger: str) -> None:
+    key_file = tmp_path / "jwt.key"
+    key_file.write_text(fresh_broker.key.verification_text())
+    port = free_port()
+    with scorer(tmp_path, **settings(fresh_broker, key_file, ledger), METRICS_PORT=str(port)) as worker:
+        worker.wait_for_log("connected to")
+        assert fetch(port, "/healthz") == (200, "ok\n")
+        status, metrics = fetch(port, "/metrics")
+        assert status == 200
+        assert "ntppool_scorer_backlog" in metrics
+        assert fetch(port, "/")[0] == 404
+        fresh_broker.stop()
+        worker.wait_for_log("trying again")
+        status, reason = fetch(port, "/healthz")
+        assert (status, "not connected" in reason) == (503, True)
+
+
+def test_a_wrong_setting_is_named(tmp_path: Path, broker: Broker, key_file: Path, ledger: str) -> None:
+    wrong = settings(broker, key_file, ledger) | {"MQTT_PORT": "70000"}
+    with scorer(tmp_path, **wrong) as worker:
+        assert worker.process.wait(DEADLINE) == 2
+        assert "MQTT_PORT=70000" in worker.log_text()
