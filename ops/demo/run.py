@@ -93,7 +93,7 @@ class Demo:
         for death in system.supervisor.deaths:
             display.say(str(death))
         if not system.supervisor.deaths:
-            display.say("the agents pause, and what they measured is brought in")
+            display.say("the agents pause, and what they measured is brought in; Ctrl-C ends everything at once")
             if not await system.come_to_rest():
                 display.say("not everything came to rest in time")
         await system.stop()

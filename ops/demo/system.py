@@ -39,7 +39,7 @@ from runtime.work_queue import SCORING
 START_WITHIN: Final = 30.0
 """Seconds that one process has to be ready."""
 
-REST_WITHIN: Final = 30.0
+REST_WITHIN: Final = 20.0
 """Seconds that everything measured has to reach the ledger, once nothing more is measured."""
 
 _LOOK_EVERY: Final = 0.2
@@ -186,12 +186,12 @@ class System:
         """
         agents = [monitor.name for monitor in self.world.monitors if agent_name(monitor) in self.supervisor.running]
         deadline = time.monotonic() + REST_WITHIN
-        while agents and (unpaused := await self.operator.pause(agents)) and time.monotonic() < deadline:
-            agents = unpaused
+        while agents and time.monotonic() < deadline and self.supervisor.running:
+            agents = await self.operator.pause(agents)
         while True:
             if await self._is_at_rest():
                 return True
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or not self.supervisor.running:
                 return False
             await asyncio.sleep(_LOOK_EVERY)
 

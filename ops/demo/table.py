@@ -18,7 +18,7 @@ _LINE_EVERY: Final = 5.0
 """Seconds between two lines where there is no terminal."""
 
 
-_WIDE: Final = 120
+_WIDE: Final = 80
 """Columns of the last table where there is no terminal."""
 
 
@@ -71,7 +71,7 @@ class Display:
 def heading(state: State, elapsed: float, seconds: float | None) -> str:
     """What the table is about."""
     of = "" if seconds is None else f" of {seconds:g}"
-    return f"{elapsed:.0f}{of} s   {state.committed} results in the ledger   {state.changes} moves of monitors"
+    return f"{elapsed:.0f}{of} s, {state.committed} results, {state.changes} moves of monitors; offsets in ms"
 
 
 def state_line(state: State, elapsed: float) -> str:
@@ -81,12 +81,12 @@ def state_line(state: State, elapsed: float) -> str:
 
 
 def state_table(world: World, state: State, title: str) -> Table:
-    """Server by server: what is true, what was measured, and what came of it."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    """Server by server: what is true, what was measured (both offsets in ms), and what came of it; in 80 columns."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, collapse_padding=True)
     for column in ("server", "what is true"):
-        table.add_column(column)
-    for column in ("offset, true", "measured", "score", "active", "testing", "candidate"):
-        table.add_column(column, justify="right")
+        table.add_column(column, no_wrap=True)
+    for column in ("offset", "measured", "score", "act", "test", "cand"):
+        table.add_column(column, justify="right", no_wrap=True)
     states = {server.ip: server for server in state.servers}
     for server in world.servers:
         table.add_row(*_cells(server, states[server.ip]))
@@ -96,7 +96,7 @@ def state_table(world: World, state: State, title: str) -> Table:
 def _cells(server: Server, state: ServerState) -> Sequence[str | Text]:
     style = "" if state.score is None else ("green" if state.score > 10 else "red")
     return (
-        f"{server.ip}:{server.port}",
+        server.ip,
         server.what,
         _offset(server.true_offset),
         _offset(state.measured),
@@ -108,7 +108,7 @@ def _cells(server: Server, state: ServerState) -> Sequence[str | Text]:
 
 
 def _offset(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1e3:+.3f} ms"
+    return "-" if seconds is None else f"{seconds * 1e3:+.3f}"
 
 
 def _score(score: float | None) -> str:

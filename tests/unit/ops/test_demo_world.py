@@ -19,8 +19,8 @@ def options(**given: object):  # type: ignore[no-untyped-def]
 def test_eight_monitors_may_make_seven_active_ones_for_each_server_but_one() -> None:
     world = make_world(8, 12, 11123)
     by_kind = {server.what: world.may_serve(server) for server in world.servers}
-    assert by_kind.pop("good, of a monitors' account") == 6
-    assert by_kind.pop("good, in a monitor's network") == 7
+    assert by_kind.pop("good, monitor's account") == 6
+    assert by_kind.pop("good, monitor's network") == 7
     assert set(by_kind.values()) == {8}
 
 
