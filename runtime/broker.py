@@ -188,7 +188,7 @@ class BrokerSession:
 
         Raises:
             NotConnected: no connection, or no acknowledgement, in time. The message may have arrived all the same.
-            PublishRefused: the broker does not allow it.
+            PublishRefused: the broker does not allow it, or it is no topic.
         """
         properties = _properties(PacketTypes.PUBLISH, expiry, response_topic, correlation, user_properties)
         try:
@@ -202,6 +202,9 @@ class BrokerSession:
             raise NotConnected(f"{self.address} did not answer within {timeout:g} s") from None
         except aiomqtt.MqttError as error:
             raise NotConnected(f"connection to {self.address} lost: {error}") from error
+        except ValueError as error:
+            # The client's own check; a topic may come from outside, as that of an answer does.
+            raise PublishRefused(f"cannot publish on {topic!r}: {error}") from error
 
     async def _connect_once(self, tls: ssl.SSLContext | None) -> Lost | None:
         """One connection from beginning to end: None when its token was due for renewal, else why it was lost."""

@@ -53,7 +53,7 @@ class Control:
         except Undecodable as error:
             log.warning("control message from %s refused: %s", sender, error)
             return self._refusal("", f'must be JSON such as {{"command": "ping"}}: {error}')
-        log.info("command %r from %s", order.command, sender)
+        log.info("command %.100r from %s", order.command, sender)
         command = self._commands.get(order.command)
         if command is None:
             return self._refusal(order.command, f"unknown command; known are {', '.join(sorted(self._commands))}")

@@ -82,7 +82,7 @@ def test_what_is_wrong_is_said(text: str, complaint: str) -> None:
 
 
 pieces = st.sampled_from(
-    list("+:/@)?&=[]%\n\0#é²٣") + ["mysql", "sqlite", "://", "tcp(", "unix(", "::1", "db", "3306", "99999"]
+    [*list("+:/@)?&=[]%\n\0#é²٣"), "mysql", "sqlite", "://", "tcp(", "unix(", "::1", "db", "3306", "99999"]
 )
 
 

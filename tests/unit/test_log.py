@@ -1,0 +1,143 @@
+"""Logging: to stderr, in the journal's terms when it is the journal, and without repeating itself."""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+from runtime import log
+from runtime.log import LEVEL_NAMES, Repeating, set_level, set_up_logging, stderr_is_journal
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in root.handlers[:]:
+        if handler not in handlers:
+            root.removeHandler(handler)
+    for handler in handlers:
+        if handler not in root.handlers:
+            root.addHandler(handler)
+    root.setLevel(level)
+
+
+@pytest.fixture
+def stderr(tmp_path: Path) -> Iterator[TextIO]:
+    """A file that a test makes its stderr by :func:`redirect`."""
+    with (tmp_path / "stderr").open("w", encoding="utf-8") as file:
+        yield file
+
+
+def redirect(stderr: TextIO, monkeypatch: pytest.MonkeyPatch, *, journal: bool) -> None:
+    # In the test itself: pytest puts its own capture there before every phase.
+    monkeypatch.setattr(sys, "stderr", stderr)
+    stat = os.fstat(stderr.fileno())
+    monkeypatch.setenv("JOURNAL_STREAM", f"{stat.st_dev}:{stat.st_ino}" if journal else "")
+
+
+def lines(stderr: TextIO) -> list[str]:
+    stderr.flush()
+    return Path(stderr.name).read_text(encoding="utf-8").splitlines()
+
+
+def test_a_line_has_time_in_utc_level_and_name(stderr: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    redirect(stderr, monkeypatch, journal=False)
+    set_up_logging("info")
+    logging.getLogger("scorer.worker").warning("scored %d", 3)
+    [line] = lines(stderr)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARNING scorer\.worker: scored 3", line)
+
+
+def test_the_journal_gets_priorities_and_no_time(stderr: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    redirect(stderr, monkeypatch, journal=True)
+    set_up_logging("debug")
+    for level in ("debug", "info", "warning", "error", "critical"):
+        getattr(logging.getLogger("x"), level)("it is")
+    assert lines(stderr) == [f"<{priority}>x: it is" for priority in (7, 6, 4, 3, 2)]
+
+
+def test_every_line_of_a_traceback_has_the_priority(stderr: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    redirect(stderr, monkeypatch, journal=True)
+    set_up_logging("info")
+    try:
+        raise ValueError("first\nsecond")
+    except ValueError:
+        logging.getLogger("x").exception("failed")
+    found = lines(stderr)
+    assert len(found) > 3
+    assert all(line.startswith("<3>") for line in found)
+    assert found[-1] == "<3>second"
+
+
+@pytest.mark.parametrize("stream", ["1:2", "", "nonsense"])
+def test_another_stream_is_not_the_journal(stderr: TextIO, monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
+    redirect(stderr, monkeypatch, journal=True)
+    assert stderr_is_journal()
+    monkeypatch.setenv("JOURNAL_STREAM", stream)
+    assert not stderr_is_journal()
+
+
+def test_a_stderr_that_is_no_file_is_not_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "1:2")
+    with open(os.devnull, "w") as closed:
+        pass
+    monkeypatch.setattr(sys, "stderr", closed)
+    assert not stderr_is_journal()
+
+
+@pytest.mark.parametrize("level", LEVEL_NAMES)
+def test_the_level_is_that_of_all_but_the_chatter_of_libraries(level: str) -> None:
+    set_level(level)
+    number = logging.getLevelName(level.upper())
+    assert logging.getLogger().level == number
+    assert logging.getLogger("alembic").level == max(number, logging.WARNING)
+
+
+def test_setting_up_again_replaces_the_first(stderr: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    redirect(stderr, monkeypatch, journal=False)
+    for _ in range(2):
+        set_up_logging("info")
+    logging.getLogger("x").info("once")
+    assert len(lines(stderr)) == 1
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 5.0
+        monkeypatch.setattr(log.time, "monotonic", lambda: self.now)
+
+
+def test_a_complaint_is_repeated_at_most_every_minute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock(monkeypatch)
+    complaint = Repeating(logging.getLogger("x"))
+    for second in range(0, 121, 20):
+        clock.now = 5.0 + second
+        complaint.warning("broker %s: away", "b")
+    assert caplog.messages == ["broker b: away"] * 3  # at 0, 60 and 120 s
+
+
+def test_another_reason_and_a_new_beginning_are_said_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Clock(monkeypatch)
+    complaint = Repeating(logging.getLogger("x"))
+    complaint.warning("away")
+    complaint.warning("refused")
+    complaint.warning("refused")
+    complaint.over()
+    complaint.warning("refused")
+    assert caplog.messages == ["away", "refused", "refused"]
+
+
+def test_what_is_complained_about_may_hold_percent_signs(caplog: pytest.LogCaptureFixture) -> None:
+    Repeating(logging.getLogger("x")).warning("%s", "100 % away, %s")
+    assert caplog.messages == ["100 % away, %s"]
