@@ -7,11 +7,11 @@ that it is in the ledger, put aside when ingest says that it can never be, and o
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from agent.counters import AgentCounters
-from agent.spool import Batched, Spool
+from agent.spool import Batched
 from runtime.broker import NotConnected, PublishRefused
 from runtime.log import Repeating
 from schema.messages import Ack, BatchCommitted
@@ -50,6 +50,23 @@ class Link(Protocol):
         """Publishes a batch. Raises :class:`NotConnected` or :class:`PublishRefused`."""
 
 
+class Waiting(Protocol):
+    """The spool, as far as the outbox needs it."""
+
+    def __contains__(self, number: object) -> bool: ...
+
+    def __iter__(self) -> Iterator[int]: ...
+
+    def read(self, number: int) -> Batched | None:
+        """A batch, or None when it is gone or cannot be read."""
+
+    def remove(self, number: int) -> None:
+        """Forgets a batch that was acknowledged."""
+
+    def set_aside(self, number: int) -> None:
+        """Puts a batch that was refused where it is not sent again."""
+
+
 class Outbox:
     """Empties the spool of one protocol. :meth:`run` it as a task.
 
@@ -60,7 +77,7 @@ class Outbox:
 
     def __init__(
         self,
-        spool: Spool,
+        spool: Waiting,
         link: Link,
         counters: AgentCounters,
         on_sent: Callable[[int], None],

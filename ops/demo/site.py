@@ -140,6 +140,11 @@ def agent_name(monitor: Monitor) -> str:
     return f"agent {short_name(monitor.name)}"
 
 
+def python_command(site: Site, name: str, module: str, *arguments: str) -> Command:
+    """Any other of our modules, without settings."""
+    return _command(site, name, _python(module, *arguments), {})
+
+
 def _command(site: Site, name: str, argv: list[str], env: Mapping[str, str]) -> Command:
     inherited = {variable: os.environ[variable] for variable in _INHERITED if variable in os.environ}
     log = site.logs / f"{name.replace(' ', '-')}.log"

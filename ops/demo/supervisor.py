@@ -63,6 +63,11 @@ class Supervisor:
         in_order = await asyncio.gather(*(self._processes[name].stop(within) for name in stopping))
         return [name for name, orderly in zip(stopping, in_order, strict=True) if not orderly]
 
+    async def wait(self, name: str) -> int:
+        """The exit status of a process that ends by itself."""
+        self._wanted.discard(name)
+        return await self._processes[name].wait()
+
     async def kill(self, name: str) -> None:
         """SIGKILL, on purpose: its end is no death that anybody has to be told of."""
         self._wanted.discard(name)
