@@ -1,0 +1,276 @@
+"""The operators' command line: what it prints, and that every wrong argument or setting is one clear line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fixtures.world import add_account, add_monitor, add_server, monitor_name
+from sqlalchemy.engine import URL
+
+from ops.__main__ import main
+from runtime.database import open_database, transaction
+from schema.names import ENVIRONMENTS
+
+KEY = "0123456789abcdef" * 4
+SETTINGS = ("DEPLOYMENT_MODE", "LOG_LEVEL", "JWT_KEY", "JWT_KEY_FILE", "DATABASE_DSN", "MQTT_HOST", "MQTT_PORT")
+SETTINGS += ("MQTT_CA_FILE", "VAULT_ADDR", "DEMO_DATABASE_URL", "STATE_DIRECTORY", "METRICS_PORT")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def dsn(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, dsn: str) -> Run:
+    """Runs one command: exit code, stdout, stderr. Keywords are settings."""
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)  # no database.yaml of anybody's
+    monkeypatch.setenv("DATABASE_DSN", dsn)
+    monkeypatch.setenv("JWT_KEY", KEY)
+
+    def run(*arguments: str, **settings: str | None) -> tuple[int, str, str]:
+        for name, value in settings.items():
+            monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+        capfd.readouterr()
+        code = main(arguments)
+        written = capfd.readouterr()
+        return code, written.out, written.err
+
+    return run
+
+
+@pytest.fixture
+def ledger(run: Run, dsn: str) -> str:
+    """A migrated database with a few rows; its DSN."""
+    assert run("db", "upgrade")[0] == 0
+    engine = open_database(URL.create("sqlite", database=dsn.removeprefix("sqlite:///")))
+
+    def rows(connection):  # type: ignore[no-untyped-def]
+        account = add_account(connection, "Ticks & Tocks")
+        add_monitor(connection, monitor_name("nlams1-a"), "v4", account_id=account, status="pending")
+        add_monitor(connection, monitor_name("nlams1-a"), "v6", account_id=account)
+        add_server(connection, "192.0.2.1", account_id=account, score=19.5)
+
+    transaction(engine, rows)
+    engine.dispose()
+    return dsn
+
+
+def one_line(err: str) -> str:
+    assert err.startswith("ntppool-monitor: ") and err.count("\n") == 1, err
+    return err
+
+
+# ---- wrong arguments and settings ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["nonsense"], "nonsense"),
+        (["--env", "staging", "db", "status"], "--env 'staging': must be one of prod, test, devel"),
+        (["--log-level", "loud", "db", "status"], "--log-level 'loud': must be one of debug"),
+        (["db", "downgrade"], "downgrade"),
+        (["token", "king", "x"], "role 'king': must be one of monitor"),
+        (["token", "admin"], "NAME"),
+        (["token", "admin", "a/b"], "name 'a/b'"),
+        (["token", "monitor", "x.prod.example"], "belongs to prod, not to devel"),
+        (["token", "admin", "me", "--lifetime", "1h"], "--lifetime '1h': must be"),
+        (["token", "admin", "me", "--lifetime", "soon"], "--lifetime 'soon': must be such as"),
+        (["token", "admin", "me", "--lifetime", "0s"], "--lifetime '0s'"),
+        (["token", "admin", "me", "--env", "staging"], "DEPLOYMENT_MODE=staging"),
+        (["control", "reporter", "ping"], "service 'reporter': must be one of ingest, scorer, selector"),
+        (["control", "ingest", "log-level", "--level", "loud"], "--level 'loud': must be one of debug"),
+        (["control", "scorer", "rescore", "--server", "0"], "--server 0"),
+        (["control", "scorer", "rescore", "--server", "x"], "--server"),
+        (["control", "scorer", "ping", "--timeout", "0"], "--timeout 0"),
+        (["demo", "--agents", "0"], "--agents 0: must be 1 to"),
+        (["demo", "--servers", "many"], "--servers"),
+        (["demo", "--seconds", "0"], "--seconds 0"),
+        (["demo", "--ntp", "192.0.2.1"], "--ntp '192.0.2.1': must be a server on this machine"),
+        (["demo", "--ntp", "127.20.0.1"], "--ntp 127.20.0.1: the demo uses this address itself"),
+        (["demo", "--database-url", "oracle://u:secret@h/d"], "--database-url"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_that_names_it(run: Run, arguments: list[str], named: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert named in one_line(err)
+    assert "secret" not in err
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"DEPLOYMENT_MODE": "staging"}, "DEPLOYMENT_MODE=staging"),
+        ({"LOG_LEVEL": "loud"}, "LOG_LEVEL=loud"),
+        ({"DATABASE_DSN": "postgresql://u:secret@h/d"}, "DATABASE_DSN: "),
+        ({"DATABASE_DSN": "u:secret@nowhere"}, "DATABASE_DSN: "),
+        ({"JWT_KEY": None}, "JWT_KEY or JWT_KEY_FILE"),
+        ({"JWT_KEY": "hunter2"}, "JWT_KEY: key for tokens: has 7 bytes"),
+        ({"JWT_KEY": None, "JWT_KEY_FILE": "/nowhere/key"}, "JWT_KEY_FILE: is no readable file"),
+        ({"MQTT_HOST": "broker.example"}, "MQTT_CA_FILE: needed for broker.example"),
+        ({"MQTT_PORT": "0"}, "MQTT_PORT=0"),
+    ],
+)
+@pytest.mark.parametrize("command", ["ingest", "scorer", "selector"])
+def test_a_worker_with_a_wrong_setting_ends_with_2_and_one_line(
+    run: Run, ledger: str, command: str, settings: dict[str, str], named: str
+) -> None:
+    code, out, err = run(*([command, "server"] if command == "selector" else [command]), **settings)
+    assert (code, out) == (2, "")
+    assert named in one_line(err)
+    assert "secret@" not in err and "hunter2" not in err and KEY not in err
+
+
+def test_two_wrong_settings_are_two_lines(run: Run) -> None:
+    code, _, err = run("db", "status", LOG_LEVEL="loud", MQTT_PORT="x")
+    assert code == 2
+    assert [line.split("=")[0] for line in err.splitlines()] == [
+        "ntppool-monitor: LOG_LEVEL",
+        "ntppool-monitor: MQTT_PORT",
+    ]
+
+
+@pytest.mark.parametrize("command", [["ingest"], ["scorer"], ["selector", "server"]])
+def test_a_worker_on_a_database_without_tables_says_what_to_do(run: Run, command: list[str]) -> None:
+    code, _, err = run(*command)
+    assert code == 2
+    assert "ntppool-monitor db upgrade" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["monitors", "list"], ["servers", "add", "192.0.2.7"], ["selector", "simulate", "1"], ["selector", "once"]],
+)
+def test_a_command_on_a_database_without_tables_says_what_to_do(run: Run, command: list[str]) -> None:
+    code, out, err = run(*command)
+    assert (code, out) == (1, "")
+    assert "run 'ntppool-monitor db upgrade'" in one_line(err)
+
+
+@pytest.mark.parametrize("command", [["monitors", "list"], ["db", "status"], ["db", "upgrade"]])
+def test_a_database_that_does_not_answer_is_one_line(run: Run, command: list[str]) -> None:
+    code, _, err = run(*command, DATABASE_DSN="mysql://somebody:secret@127.0.0.1:1/ledger")
+    assert code == 1
+    assert "database: " in one_line(err)
+    assert "secret" not in err
+
+
+def test_a_broker_that_does_not_answer_is_one_line(run: Run) -> None:
+    code, out, err = run("control", "ingest", "ping", MQTT_PORT="1")
+    assert (code, out) == (1, "")
+    assert "broker mqtt://localhost:1" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["monitors", "show", "nobody"], "monitor 'nobody': there is none"),
+        (["monitors", "pause", "nlams1-a"], "monitor 'nlams1-a': may be any of"),
+        (["monitors", "resume", "nlams1-a/v6"], "is active; only what is paused can be resumed"),
+        (["servers", "show", "192.0.2.99"], "server '192.0.2.99': there is none"),
+        (["servers", "add", "192.0.2.1"], "server 192.0.2.1: is there already"),
+        (["servers", "add", "192.0.2.2", "--account", "nobody"], "account 'nobody'"),
+        (["selector", "simulate", "99"], "server '99': there is none"),
+    ],
+)
+def test_what_is_not_there_is_named(run: Run, ledger: str, arguments: list[str], named: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (1, "")
+    assert named in one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["monitors", "list", "--status", "happy"], "--status 'happy': must be one of pending"),
+        (["servers", "add", "time.example"], "address 'time.example'"),
+        (["servers", "add", "192.0.2.9", "--port", "0"], "--port 0"),
+        (["servers", "delete", "192.0.2.1", "--on", "tomorrow"], "--on 'tomorrow': must be a day such as"),
+    ],
+)
+def test_what_makes_no_sense_is_named(run: Run, ledger: str, arguments: list[str], named: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert named in one_line(err)
+
+
+# ---- what it does --------------------------------------------------------------------------------------------------
+
+
+def test_a_token_goes_to_stdout_alone(run: Run) -> None:
+    code, out, err = run("token", "monitor", "nlams1-a.devel.mon.example")
+    assert (code, err) == (0, "")
+    assert out.count(".") == 2 and out.count("\n") == 1 and out.isascii()
+
+
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_a_token_is_of_the_environment_that_was_asked_for(run: Run, env: str) -> None:
+    name = f"nlams1-a.{env}.mon.example"
+    assert run("token", "monitor", name, "--env", env)[0] == 0
+    assert run("--env", env, "token", "monitor", name)[0] == 0
+    assert run("token", "monitor", name, DEPLOYMENT_MODE=env)[0] == 0
+
+
+def test_the_database_says_at_which_version_it_is(run: Run) -> None:
+    assert run("db", "status")[0] == 1
+    assert "was at none" in run("db", "upgrade")[1]
+    assert "was at" not in run("db", "upgrade")[1]
+    code, out, err = run("db", "status")
+    assert (code, err) == (0, "") and "at version" in out
+
+
+def test_several_monitors_are_changed_together_or_not_at_all(run: Run, ledger: str) -> None:
+    assert run("monitors", "pause", "nlams1-a/v4", "nobody")[0] == 1
+    assert "nlams1-a" in run("monitors", "list", "--status", "pending")[1]
+    code, out, _ = run("monitors", "pause", "nlams1-a/v4", "nlams1-a/v6")
+    assert (code, out.count("is paused")) == (0, 2)
+
+
+def test_lists_into_a_pipe_are_separated_by_tabs(run: Run, ledger: str) -> None:
+    lines = [line.split("\t") for line in run("servers", "list")[1].splitlines()]
+    assert lines[0][:5] == ["id", "address", "hostname", "account", "score"]
+    assert lines[1][1:5] == ["192.0.2.1", "", "Ticks & Tocks", "19.5"]
+
+
+def test_simulate_speaks_to_people_and_to_machines(run: Run, ledger: str) -> None:
+    text, machine = run("selector", "simulate", "192.0.2.1")[1], run("selector", "simulate", "1", "--json")[1]
+    assert "rule 1: leave at once" in text
+    assert machine.startswith('{"server": {"id": 1, "ip": "192.0.2.1"')
+
+
+def test_help_and_no_arguments_explain() -> None:
+    for arguments, code in ([["--help"], 0], [[], 2], [["monitors"], 2]):
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "ops", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={"PATH": os.environ["PATH"]},
+        )
+        assert done.returncode == code
+        assert "Usage: ntppool-monitor" in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(ledger: str) -> None:
+    shell = f"{sys.executable} -P -m ops servers list | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", shell],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": os.environ["PATH"], "DATABASE_DSN": ledger},
+    )
+    assert done.stderr == ""

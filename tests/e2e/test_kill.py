@@ -1,0 +1,120 @@
+"""Killing any one process of a running system with SIGKILL, and starting it again, loses nothing, counts nothing twice.
+
+One world serves all kills: real agents measure simulated servers all the time, and each process is killed in its turn,
+stays away until work has piled up behind it, and comes back.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from ops.demo.accounting import settle
+from ops.demo.site import BROKER, agent_name, free_ntp_port, make_site
+from ops.demo.spools import is_empty
+from ops.demo.system import System, results_by_monitor
+from ops.demo.world import make_world
+from ops.local_database import MariaDb, temporary_mariadb
+from runtime.database import DatabaseUnavailable, utc_now
+from runtime.work_queue import SCORING
+
+AGENTS, SERVERS = 3, 3
+WITHIN = 45.0
+"""Seconds in which the system must work again after a process has come back."""
+
+
+async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+    deadline = time.monotonic() + WITHIN
+    while not await condition():
+        assert time.monotonic() < deadline, f"{what}: not within {WITHIN:g} s"
+        await asyncio.sleep(0.1)
+
+
+class Killing:
+    """A running system, and what the tests of it wait for."""
+
+    def __init__(self, system: System, database: MariaDb) -> None:
+        self.system = system
+        self.database = database
+
+    async def kill(self, name: str, while_away: Callable[[], Awaitable[bool]]) -> None:
+        """Kills a process, waits for what must happen without it, and starts it again."""
+        await self.system.kill(name)
+        await until(while_away, f"{name} is away")
+        await self.system.restart(name)
+        await self.flows(f"{name} is back")
+
+    async def kill_database(self) -> None:
+        """The same for the database."""
+        await asyncio.to_thread(self.database.stop, kill=True)
+        await until(self.results_pile_up, "the database is away")
+        await asyncio.to_thread(self.database.start)
+        await self.flows("the database is back")
+
+    async def flows(self, when: str) -> None:
+        """New results of every monitor reach the ledger."""
+        before = await self._results()
+
+        async def more() -> bool:
+            now = await self._results()
+            return all(now.get(m.name, 0) >= before.get(m.name, 0) + 3 for m in self.system.world.monitors)
+
+        await until(more, f"results of all monitors, {when}")
+
+    async def results_pile_up(self) -> bool:
+        """Every agent has something in its spool that cannot be delivered."""
+        return not any(is_empty(self.system.site.agent_directory(m)) for m in self.system.world.monitors)
+
+    async def scores_pile_up(self) -> bool:
+        """Every server waits for its score."""
+        return await self.system.read(lambda c: SCORING.backlog(c, utc_now())) == len(self.system.world.servers)
+
+    async def _results(self) -> dict[str, int]:
+        try:
+            return dict(await self.system.read(results_by_monitor))
+        except DatabaseUnavailable:
+            return {}
+
+
+@asynccontextmanager
+async def running(directory: Path) -> AsyncIterator[Killing]:
+    draft = make_world(AGENTS, SERVERS, 1)
+    world = make_world(AGENTS, SERVERS, free_ntp_port([spec.address for spec in draft.fleet]))
+    with temporary_mariadb(buffer_pool="64M") as database:
+        site = make_site(directory, database.create("kills"))
+        async with System(site, world, asyncio.Event()) as system:
+            await system.start()
+            killing = Killing(system, database)
+            await killing.flows("after the start")
+            yield killing
+
+
+@pytest.mark.timeout(300)
+async def test_no_process_is_needed_for_nothing_to_be_lost(tmp_path: Path) -> None:
+    async with running(tmp_path) as killing:
+        system = killing.system
+        agent = agent_name(system.world.monitors[0])
+
+        async def at_once() -> bool:
+            return True
+
+        await killing.kill("ingest", killing.results_pile_up)
+        await killing.kill("scorer", killing.scores_pile_up)
+        await killing.kill("selector", at_once)
+        await killing.kill(agent, at_once)
+        await killing.kill_database()
+        await killing.kill(BROKER, killing.results_pile_up)
+
+        assert await system.come_to_rest(), "all that was measured is in the ledger, and scored"
+        await system.stop()
+        evidence = await system.evidence()
+        account = settle(evidence)
+        assert account.reasons == ()
+        assert (account.lost, account.duplicated, account.waiting, account.unscored) == (0, 0, 0, 0)
+        assert len(evidence.witnessed) > len(evidence.measured) == AGENTS - 1
+        assert account.committed > 50
+        assert system.supervisor.deaths == [], "nobody else died of it"
+        assert system.hung == []
