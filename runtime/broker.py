@@ -165,9 +165,7 @@ class BrokerSession:
             yield client.lost
         finally:
             self._watches.remove(subscription)
-            if not client.lost.done():
-                with suppress(aiomqtt.MqttError):
-                    await client.unsubscribe(subscription.topic_filter)
+            await _unsubscribe(client, subscription.topic_filter)
 
     async def publish(
         self,
@@ -302,6 +300,19 @@ async def _subscribe(client: Client, subscription: Subscription, *, retain_handl
     reasons = await client.subscribe(subscription.topic_filter, options=options)
     if any(getattr(reason, "is_failure", False) for reason in reasons):
         raise aiomqtt.MqttError(f"not allowed to subscribe to {subscription.topic_filter}: {reasons[0]}")
+
+
+async def _unsubscribe(client: Client, topic_filter: str) -> None:
+    """Returns when the broker has agreed, or the connection is over and with it the subscription."""
+    leaving = asyncio.ensure_future(client.unsubscribe(topic_filter))
+    ends: set[asyncio.Future[None]] = {leaving, client.lost}
+    try:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leaving.cancel()
+        await asyncio.wait({leaving})
+        if not leaving.cancelled():
+            leaving.exception()  # looked at: without a connection there is nothing to leave
 
 
 def _seconds_to_renewal(token: str) -> float:

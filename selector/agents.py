@@ -43,14 +43,12 @@ class AgentWatch:
         complaints: Complaints,
         *,
         known: Callable[[str], bool],
-        pause: float = PAUSE,
     ) -> None:
         self._worker = worker
         self._publisher = publisher
         self._reconciler = reconciler
         self._complaints = complaints
         self._known = known
-        self._pause = pause
         self._online: set[str] = set()
         self._heard: OrderedDict[str, Held] = OrderedDict()
         self._compared: dict[str, float] = {}
@@ -130,7 +128,7 @@ class AgentWatch:
         while True:
             self._wake.clear()
             now = time.monotonic()
-            waits = [(self._compared.get(name, -self._pause) + self._pause - now, name) for name in self._heard]
+            waits = [(self._compared.get(name, -PAUSE) + PAUSE - now, name) for name in self._heard]
             for wait, name in waits:
                 if wait <= 0:
                     return name

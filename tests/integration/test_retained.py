@@ -22,7 +22,7 @@ async def session(broker: Broker, role: Role = Role.SERVER) -> AsyncIterator[Bro
     made = BrokerSession(
         BrokerAddress("127.0.0.1", broker.port), identity, lambda: broker.token(role, "selector", "test")
     )
-    running = asyncio.create_task(made.run())
+    running = asyncio.create_task(made.run(), name="session")
     await asyncio.wait_for(made.wait_ready(), PATIENCE)
     try:
         yield made
@@ -127,6 +127,24 @@ async def test_a_lost_connection_is_told_and_the_session_recovers(fresh_broker: 
             while made.connections == connections:
                 await asyncio.sleep(0.01)
         assert await read(made, f"{below}/#") == {f"{below}/v4/1": b"one"}
+
+
+async def test_a_watch_ends_at_once_with_its_session(broker: Broker) -> None:
+    async with session(broker) as made:
+        async with asyncio.timeout(3.0):
+            async with asyncio.TaskGroup() as tasks:
+                entered = asyncio.Event()
+
+                async def watch() -> None:
+                    async with made.watching(Subscription(f"{place()}/#", lambda message: None)):
+                        entered.set()
+                        await asyncio.Event().wait()
+
+                watching = tasks.create_task(watch())
+                await entered.wait()
+                [running] = [task for task in asyncio.all_tasks() if task.get_name() == "session"]
+                watching.cancel()
+                running.cancel()
 
 
 async def test_a_filter_that_the_token_does_not_allow_is_told(broker: Broker) -> None:
