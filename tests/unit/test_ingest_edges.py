@@ -1,0 +1,233 @@
+"""The edges to the broker: what comes in is put where it belongs or left aside, what goes out never waits for ever."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+from fixtures.batches import ARRIVED, new_batch, new_result
+from opentelemetry.metrics import NoOpMeter
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError, ProgrammingError, StatementError
+from ulid import ULID
+
+from ingest import numbers as count
+from ingest.acks import MOST_BYTES, MOST_WAITING, Acks
+from ingest.decode import Unreadable
+from ingest.intake import Intake
+from ingest.numbers import Numbers
+from ingest.patience import ContentRefused, persist
+from ingest.presence import PresenceBook
+from ingest.reception import Reception
+from ingest.refusals import Refusals
+from ingest.throttle import BURST, LEAST_RATE, Throttle
+from runtime.broker import BrokerSession, Incoming, NotConnected
+from runtime.worker import Worker
+from schema.messages import BatchCommitted, Rejection, Status, encode
+from schema.topics import Topics
+
+TOPICS = Topics("devel")
+NAME = "nlams1.devel.mon.example"
+RESULT = new_result(1, "192.0.2.1")
+
+
+class Taken(Refusals):
+    """Keeps what it is offered."""
+
+    def __init__(self) -> None:
+        self.offered: list[Unreadable] = []
+
+    def offer(self, unreadable: Unreadable) -> None:
+        self.offered.append(unreadable)
+
+
+@dataclass
+class Desk:
+    """A reception with all that it puts things into."""
+
+    intake: Intake = field(default_factory=lambda: Intake(most_results=100))
+    throttle: Throttle = field(default_factory=Throttle)
+    book: PresenceBook = field(default_factory=PresenceBook)
+    refusals: Taken = field(default_factory=Taken)
+
+    def __post_init__(self) -> None:
+        self.numbers = Numbers(NoOpMeter("test"), self.intake)
+        self.reception = Reception(TOPICS, self.intake, self.throttle, self.book, self.refusals, self.numbers)
+
+    def results(self, payload: bytes, topic: str = TOPICS.results(NAME, "v4")) -> None:
+        self.reception.take_results(Incoming(topic, payload, correlation=None))
+
+    def status(self, payload: bytes, topic: str = TOPICS.status(NAME)) -> None:
+        self.reception.take_status(Incoming(topic, payload))
+
+
+def a_batch(results: int = 10) -> bytes:
+    return encode(new_batch(*[RESULT] * results))
+
+
+def test_a_batch_goes_to_the_intake() -> None:
+    desk = Desk()
+    desk.results(a_batch())
+    assert (len(desk.intake), desk.intake.results) == (1, 10)
+
+
+def test_a_topic_that_is_not_ours_is_counted() -> None:
+    desk = Desk()
+    desk.results(a_batch(), "/devel/monitors/results/x/v5")
+    desk.status(b"{}", "/devel/monitors/status/x/other")
+    assert desk.numbers.totals == {count.IGNORED: 2}
+
+
+def test_when_the_intake_is_full_a_batch_is_left_to_be_sent_again() -> None:
+    desk = Desk()
+    for _ in range(12):
+        desk.results(a_batch())
+    assert desk.intake.results == 100
+    assert desk.numbers.totals == {count.INTAKE_FULL: 2}
+
+
+def test_a_monitor_that_sends_far_too_much_is_left_waiting() -> None:
+    desk = Desk(intake=Intake())
+    allowed = int(LEAST_RATE * BURST / 10)
+    for _ in range(allowed + 5):
+        desk.results(a_batch())
+    assert desk.numbers.totals[count.THROTTLED] >= 4
+    assert allowed <= len(desk.intake) <= allowed + 1
+
+
+def test_what_cannot_be_read_is_paid_for_by_its_size() -> None:
+    desk = Desk()
+    big = b"x" * 500_000
+    desk.results(big)
+    desk.results(big)
+    assert [unreadable.payload for unreadable in desk.refusals.offered] == [big]
+    assert desk.numbers.totals == {count.THROTTLED: 1}
+    desk.status(b"x")
+    assert len(desk.refusals.offered) == 2, "presence is not stopped by too many results"
+
+
+def test_a_status_is_noted_and_an_empty_one_is_nothing() -> None:
+    desk = Desk()
+    status = Status(online=True, ts=ARRIVED)
+    desk.status(encode(status))
+    desk.status(b"")
+    assert [presence.status for presence in desk.book.take()] == [status]
+    assert desk.refusals.offered == []
+
+
+class Line:
+    """Stands for the broker session: keeps what is published, or fails."""
+
+    def __init__(self, *, up: bool = True) -> None:
+        self.up = up
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.published: list[tuple[str, bytes, dict[str, Any]]] = []
+
+    async def publish(self, topic: str, payload: bytes, **properties: Any) -> None:
+        await self.gate.wait()
+        if not self.up:
+            raise NotConnected("down")
+        self.published.append((topic, payload, properties))
+
+
+def new_acks(line: Line) -> tuple[Acks, Numbers]:
+    numbers = Numbers(NoOpMeter("test"), Intake())
+    return Acks(cast(BrokerSession, line), TOPICS, numbers), numbers
+
+
+async def until(true: Any) -> None:
+    async with asyncio.timeout(5):
+        while not true():
+            await asyncio.sleep(0)
+
+
+async def test_an_ack_carries_its_batch_and_its_trace() -> None:
+    line = Line()
+    acks, _ = new_acks(line)
+    running = asyncio.create_task(acks.run())
+    ack = BatchCommitted(batch=str(ULID()), stored=1)
+    acks.offer(NAME, "v6", ack, "00-x")
+    await until(lambda: line.published)
+    running.cancel()
+    [(topic, payload, properties)] = line.published
+    assert (topic, payload) == (TOPICS.acks(NAME, "v6"), encode(ack))
+    assert properties == {"correlation": ack.batch.encode(), "user_properties": [("traceparent", "00-x")]}
+
+
+async def test_an_ack_that_cannot_be_sent_is_let_go() -> None:
+    line = Line(up=False)
+    acks, numbers = new_acks(line)
+    running = asyncio.create_task(acks.run())
+    acks.offer(NAME, "v4", BatchCommitted(batch=str(ULID()), stored=1))
+    await until(lambda: numbers.totals[count.ACK_FAILED] == 1)
+    line.up = True
+    acks.offer(NAME, "v4", BatchCommitted(batch=str(ULID()), stored=2))
+    await until(lambda: line.published)
+    running.cancel()
+    assert len(line.published) == 1
+
+
+async def test_a_slow_broker_does_not_fill_the_memory_with_acks() -> None:
+    line = Line()
+    line.gate.clear()
+    acks, numbers = new_acks(line)
+    small = BatchCommitted(batch=str(ULID()), stored=1)
+    for _ in range(MOST_WAITING + 7):
+        acks.offer(NAME, "v4", small)
+    assert numbers.totals[count.ACKS_FULL] == 7
+    acks, numbers = new_acks(line)
+    rejected = [Rejection(index=i, server_id=1, reason="x" * 60) for i in range(1000)]
+    large = BatchCommitted(batch=str(ULID()), stored=0, rejected=rejected)
+    for _ in range(MOST_BYTES // len(encode(large)) + 3):
+        acks.offer(NAME, "v4", large)
+    assert numbers.totals[count.ACKS_FULL] == 3
+
+
+class Database:
+    """Stands for the worker: each attempt meets the next of these."""
+
+    def __init__(self, *outcomes: Exception | str) -> None:
+        self.outcomes = list(outcomes)
+
+    async def in_database(self, work: Any) -> Any:
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+def of(kind: type[Any], code: int) -> Exception:
+    error: Exception = kind("SELECT 1", {}, Exception(code, "what the server said"))
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        of(DataError, 1264),
+        of(IntegrityError, 1452),
+        StatementError("no such parameter", "SELECT 1", {}, ValueError("x")),
+        OverflowError("int too large"),
+        KeyError("x"),
+    ],
+)
+async def test_content_that_does_not_fit_is_refused_at_once(error: Exception) -> None:
+    database = Database(error)
+    with pytest.raises(ContentRefused) as refused:
+        await persist(cast(Worker, database), lambda: None)
+    assert "SELECT" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [of(OperationalError, 1213), of(OperationalError, 1290), of(OperationalError, 1114), of(ProgrammingError, 1146)],
+)
+async def test_a_database_that_is_out_of_order_is_waited_for(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.patience._AGAIN", 0.0)
+    database = Database(error, error, "done")
+    assert await persist(cast(Worker, database), lambda: None) == "done"
+
+
+async def test_what_is_neither_ends_the_worker() -> None:
+    with pytest.raises(RuntimeError, match="no thread"):
+        await persist(cast(Worker, Database(RuntimeError("no thread"))), lambda: None)
