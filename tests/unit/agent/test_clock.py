@@ -1,0 +1,174 @@
+"""Is our own clock good, was it set, and what becomes of an agent that shares its name."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from agent.clock_check import allowed_failures, judge_clock
+from agent.clock_step import STEP, ClockWatch
+from agent.reconnect import FIGHT, STABLE, TAKEOVER_WAITS, Reconnect
+from runtime.broker_types import SESSION_TAKEN_OVER, Lost
+from schema.messages import Result
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def answer(offset: float | None = 0.001, **fields: Any) -> Result:
+    return Result(server_id=0, ip="192.0.2.1", ts=NOW, offset=offset, **{"leap": 0, "stratum": 2, **fields})
+
+
+GOOD = answer()
+BAD = {
+    "ahead": answer(0.0101),
+    "behind": answer(-0.0101),
+    "leap 3": answer(leap=3),
+    "no answer": answer(None, no_response=True),
+    "network": answer(None, no_response=True, error="network: connection refused"),
+    "stratum": answer(error="bad stratum 16"),
+    "no offset": answer(None),
+}
+
+
+def verdict(*results: Result, refused: tuple[str, ...] = ()) -> bool:
+    return judge_clock([(f"s{i}", result) for i, result in enumerate(results)], refused).good
+
+
+@pytest.mark.parametrize(("servers", "failures"), [(1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (6, 2), (7, 3)])
+def test_a_minority_may_fail(servers: int, failures: int) -> None:
+    assert allowed_failures(servers) == failures
+    bad = BAD["ahead"]
+    assert verdict(*[bad] * failures, *[GOOD] * (servers - failures))
+    assert not verdict(*[bad] * (failures + 1), *[GOOD] * (servers - failures - 1))
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_fails_a_check(kind: str) -> None:
+    assert not verdict(BAD[kind])
+    assert verdict(GOOD)
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.0099, -0.0099, 0.010])
+def test_ten_milliseconds_are_allowed(offset: float) -> None:
+    assert verdict(answer(offset))
+
+
+def test_without_base_checks_the_clock_is_not_good() -> None:
+    assert judge_clock([]).reason == "local clock not checked: no base-check servers configured"
+
+
+def test_an_entry_that_cannot_be_asked_is_a_failure() -> None:
+    assert verdict(GOOD, GOOD, refused=("x",))
+    assert not verdict(GOOD, refused=("x",))
+
+
+def test_the_reason_names_hosts_and_offsets() -> None:
+    said = judge_clock([("192.0.2.1", BAD["ahead"]), ("192.0.2.2", BAD["leap 3"])], ("'x' is no IP address",)).reason
+    assert said == (
+        "local clock check failed at 3 of 3: 'x' is no IP address; 192.0.2.1 offset +10.100 ms; "
+        "192.0.2.2 leap 3 (not synchronised)"
+    )
+
+
+class Clocks:
+    def __init__(self) -> None:
+        self.wall, self.monotonic = 1_700_000_000.0, 50.0
+
+    def read(self) -> tuple[float, float]:
+        return self.wall, self.monotonic
+
+    def run(self, seconds: float, slew: float = 0.0) -> None:
+        self.monotonic += seconds
+        self.wall += seconds + slew
+
+
+@pytest.mark.parametrize("step", [0.06, -0.06, 3600.0, -86400.0])
+def test_a_step_is_seen_once_with_its_size(step: float) -> None:
+    clocks = Clocks()
+    watch = ClockWatch(clocks.read)
+    clocks.run(10)
+    assert watch.step() is None
+    clocks.run(1, slew=step)
+    assert watch.step() == pytest.approx(step, abs=1e-6)
+    assert watch.wall_ahead == pytest.approx(clocks.wall - clocks.monotonic)
+    assert watch.step() is None
+
+
+def test_small_differences_are_none_until_they_add_up() -> None:
+    clocks = Clocks()
+    watch = ClockWatch(clocks.read)
+    for _ in range(4):
+        clocks.run(1, slew=0.012)
+        assert watch.step() is None
+    clocks.run(1, slew=0.012)
+    assert watch.step() == pytest.approx(0.06, abs=1e-6)
+    assert STEP == 0.05
+
+
+def reconnect() -> Reconnect:
+    return Reconnect(spread=lambda low, high: 1.0)
+
+
+def taken_over(lasted: float = 100.0) -> Lost:
+    return Lost("session taken over", SESSION_TAKEN_OVER, lasted)
+
+
+def silently(lasted: float) -> Lost:
+    return Lost("unspecified error", 0x80, lasted)
+
+
+def test_takeovers_keep_us_away_for_longer_each_time() -> None:
+    policy = reconnect()
+    assert [policy.back_off(taken_over(), 0) for _ in range(6)] == [120, 300, 600, 900, 900, 900]
+    assert TAKEOVER_WAITS == (120, 300, 600, 900)
+
+
+def test_we_do_not_probe_while_we_keep_away() -> None:
+    policy = reconnect()
+    assert not policy.kept_away
+    policy.back_off(taken_over(), 0)
+    assert policy.kept_away
+    policy.back_off(Lost("refused", None, 0.0), 1)
+    assert policy.kept_away, "the broker being away says nothing about the other agent"
+    policy.connected()
+    assert not policy.kept_away
+
+
+def test_a_stable_connection_makes_us_forget() -> None:
+    policy = reconnect()
+    policy.back_off(taken_over(), 0)
+    policy.back_off(taken_over(), 0)
+    policy.back_off(silently(STABLE), 0)
+    assert policy.back_off(taken_over(STABLE - 1), 0) == 120
+
+
+def test_a_silent_fight_is_recognised_and_one_end_is_enough_afterwards() -> None:
+    policy = reconnect()
+    waits = [policy.back_off(silently(2.0), n) for n in range(1, FIGHT + 1)]
+    assert waits[-1] == 120 and max(waits[:-1]) <= 10
+    policy.connected()
+    assert policy.back_off(silently(2.0), 1) == 300
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        Lost("refused", None, 0.0),
+        silently(61.0),
+        Lost("keep alive timeout", 141, 5.0),
+        Lost("shutting down", 0x8B, 5.0),
+    ],
+)
+def test_a_broker_that_restarts_or_a_bad_network_is_no_fight(between: Lost) -> None:
+    policy = reconnect()
+    for _ in range(10):
+        for lost in (silently(2.0), silently(2.0), between):
+            assert policy.back_off(lost, 1) <= 10
+    assert not policy.kept_away
+
+
+def test_ordinary_losses_are_short_at_first_then_ten_seconds_with_jitter() -> None:
+    assert reconnect().back_off(silently(500.0), 0) == 2
+    assert reconnect().back_off(Lost("refused", None, 0.0), 2) == 10
+    waits = {Reconnect().back_off(Lost("refused", None, 0.0), 5) for _ in range(100)}
+    assert len(waits) > 50 and min(waits) >= 5 and max(waits) <= 15

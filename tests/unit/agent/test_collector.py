@@ -1,0 +1,157 @@
+"""From results to batches on disk; and what a clock step takes back."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from agent import collector as module
+from agent.collector import Collector
+from agent.counters import AgentCounters
+from agent.spool import Spool
+from schema.limits import MAX_BATCH_RESULTS
+from schema.messages import Batch, Result, decode
+
+
+def result(server_id: int) -> Result:
+    return Result(server_id=server_id, ip="192.0.2.1", ts=datetime.now(UTC))
+
+
+class Bench:
+    def __init__(self, path: Path) -> None:
+        self.spool = Spool(path / "spool", max_bytes=10**8, max_age=3600)
+        self.batches_made = 0
+        self.collector = Collector(self.spool, "1.2.3", AgentCounters(), self.count)
+
+    def count(self) -> None:
+        self.batches_made += 1
+
+    def add(self, *server_ids: int, at: float | None = None) -> None:
+        for server_id in server_ids:
+            self.collector.add(result(server_id), time.monotonic() if at is None else at)
+
+    def spooled(self) -> list[list[int]]:
+        found = []
+        for number in self.spool:
+            batched = self.spool.read(number)
+            assert batched is not None
+            batch = decode(batched.payload, Batch)
+            assert (batch.id, batch.version, len(batch.results)) == (batched.id, "1.2.3", batched.results)
+            found.append([one.server_id for one in batch.results])
+        return found
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 5
+        while not condition():
+            assert time.monotonic() < deadline, self.spooled()
+            await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@asynccontextmanager
+async def running(bench: Bench) -> AsyncIterator[None]:
+    task = asyncio.create_task(bench.collector.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+        await bench.collector.close()
+
+
+async def test_results_that_come_together_travel_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WINDOW", 0.05)
+    async with running(bench):
+        bench.add(1, 2)
+        await asyncio.sleep(0.01)
+        bench.add(3)
+        await bench.until(lambda: bench.batches_made == 1)
+        bench.add(4)
+        await bench.until(lambda: bench.batches_made == 2)
+    assert bench.spooled() == [[1, 2, 3], [4]]
+
+
+async def test_a_full_batch_does_not_wait(bench: Bench) -> None:
+    async with running(bench):
+        bench.add(*range(MAX_BATCH_RESULTS))
+        await asyncio.wait_for(bench.until(lambda: bench.batches_made == 1), module.WINDOW / 2)
+
+
+async def test_no_batch_is_larger_than_what_ingest_takes(bench: Bench) -> None:
+    bench.add(*range(MAX_BATCH_RESULTS + 1))
+    await bench.collector.flush()
+    assert [len(batch) for batch in bench.spooled()] == [MAX_BATCH_RESULTS, 1]
+
+
+async def test_closing_keeps_what_was_gathered(bench: Bench) -> None:
+    async with running(bench):
+        bench.add(1)
+        await asyncio.sleep(0)
+    assert bench.spooled() == [[1]]
+
+
+async def test_a_backlog_makes_larger_batches(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WINDOW", 0.001)
+    monkeypatch.setattr(module, "BACKLOG", 1)
+    bench.add(1)
+    await bench.collector.flush()
+    async with running(bench):
+        bench.add(2)
+        await asyncio.sleep(0.05)
+        assert bench.spooled() == [[1]]
+    assert bench.spooled() == [[1], [2]]
+
+
+async def test_a_disk_that_takes_nothing_loses_nothing_until_memory_is_full(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(number: int, batch: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.spool, "store", full)
+        bench.add(1, 2)
+        assert not await bench.collector.flush()
+        bench.add(3)
+    assert await bench.collector.flush()
+    assert bench.spooled() == [[1, 2, 3]]
+    assert bench.spool.counters.dropped_results == 0
+    bench.add(*range(module.MAX_GATHERED + 7))
+    assert bench.spool.counters.dropped_results == 7
+
+
+async def test_a_clock_step_takes_back_what_was_not_sent_since_the_last_good_check(bench: Bench) -> None:
+    bench.add(1, at=10.0)
+    await bench.collector.flush()
+    bench.collector.vouch(15.0)
+    bench.add(2, at=20.0)
+    await bench.collector.flush()
+    bench.add(3, at=21.0)
+    await bench.collector.flush()
+    bench.collector.sent(3)
+    bench.add(4, 5, at=22.0)
+    assert bench.collector.withdraw(since=15.0, now=time.monotonic()) == 3
+    await bench.collector.flush()
+    assert bench.spooled() == [[1], [3]], "vouched for, and sent already"
+
+
+async def test_a_batch_being_written_during_a_step_is_taken_back(bench: Bench) -> None:
+    bench.add(1, at=20.0)
+    writing = asyncio.create_task(bench.collector.flush())
+    while bench.collector._writing is None:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    bench.collector.withdraw(since=15.0, now=time.monotonic())
+    await writing
+    assert (bench.spooled(), bench.batches_made) == ([], 0)
+    bench.add(2)
+    await bench.collector.flush()
+    assert bench.spooled() == [[2]]

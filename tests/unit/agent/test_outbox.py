@@ -1,0 +1,213 @@
+"""Delivery: oldest first, a few at a time, again until acknowledged, and nothing blocks what follows."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from agent import outbox as module
+from agent.counters import AgentCounters
+from agent.outbox import IN_FLIGHT, Outbox
+from agent.spool import Batched, Spool
+from agent.ulid import new_ulid
+from runtime.broker import NotConnected, PublishRefused
+from schema.messages import BatchCommitted, BatchRefused, Rejection
+
+
+class Wire:
+    """Takes what is published, and can be cut."""
+
+    def __init__(self) -> None:
+        self.published: list[str] = []
+        self.ready = asyncio.Event()
+        self.ready.set()
+        self.error: Exception | None = None
+
+    async def wait_ready(self) -> None:
+        await self.ready.wait()
+
+    async def publish_batch(self, batch: Batched) -> None:
+        if self.error is not None:
+            raise self.error
+        self.published.append(batch.id)
+
+
+class Bench:
+    def __init__(self, path: Path, ack_timeout: float, rest: float) -> None:
+        self.spool = Spool(path / "spool", max_bytes=10**6, max_age=3600)
+        self.wire, self.counters = Wire(), AgentCounters()
+        self.sent: list[int] = []
+        self.outbox = Outbox(
+            self.spool,
+            self.wire,
+            self.counters,
+            self.sent.append,
+            lambda: None,
+            ack_timeout=ack_timeout,
+            shortest_rest=rest,
+        )
+
+    def add(self, count: int = 1) -> list[str]:
+        made = []
+        for _ in range(count):
+            batch = Batched(id=new_ulid(time.time_ns()), results=1, created=int(time.time()), payload=b"x")
+            number = self.spool.reserve()
+            self.spool.admit(number, self.spool.store(number, batch), time.time())
+            made.append(batch.id)
+        self.outbox.wake()
+        return made
+
+    def commit(self, batch: str, *rejected: Rejection) -> None:
+        self.outbox.acknowledge(BatchCommitted(batch=batch, stored=1, rejected=list(rejected)))
+
+    async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, self.wire.published
+            await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def running(path: Path, ack_timeout: float = 30.0, rest: float = 0.01) -> AsyncIterator[Bench]:
+    bench = Bench(path, ack_timeout, rest)
+    task = asyncio.create_task(bench.outbox.run())
+    try:
+        yield bench
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def test_few_are_in_flight_and_the_oldest_go_first(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        made = bench.add(10)
+        await bench.until(lambda: len(bench.wire.published) == IN_FLIGHT)
+        await asyncio.sleep(0.05)  # that no more is sent can only be seen by waiting
+        assert bench.wire.published == made[:IN_FLIGHT]
+        bench.commit(made[1])
+        await bench.until(lambda: len(bench.wire.published) == IN_FLIGHT + 1)
+        assert bench.wire.published[-1] == made[IN_FLIGHT]
+        assert len(bench.spool) == 9
+
+
+async def test_everything_leaves_when_it_is_acknowledged(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        made = bench.add(30)
+        acknowledged = 0
+        while acknowledged < 30:
+            await bench.until(lambda seen=acknowledged: len(bench.wire.published) > seen)
+            for batch in bench.wire.published[acknowledged:]:
+                bench.commit(batch)
+                acknowledged += 1
+        assert bench.wire.published == made
+        assert len(bench.spool) == 0
+        assert bench.counters.batches_committed == 30
+        assert len(bench.sent) == 30
+
+
+async def test_without_an_acknowledgement_it_is_sent_again(tmp_path: Path) -> None:
+    async with running(tmp_path, ack_timeout=0.01) as bench:
+        (batch,) = bench.add()
+        await bench.until(lambda: bench.wire.published.count(batch) >= 2)
+        assert len(bench.spool) == 1
+        bench.commit(batch)
+        assert len(bench.spool) == 0
+
+
+async def test_a_batch_that_nobody_acknowledges_does_not_block_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, ack_timeout=0.01) as bench:
+        stuck = bench.add(IN_FLIGHT)
+        others = bench.add(5)
+        for batch in others:
+            await bench.until(lambda batch=batch: batch in bench.wire.published)
+            bench.commit(batch)
+        assert [bench.spool.read(number).id for number in bench.spool] == stuck  # type: ignore[union-attr]
+        bench.commit(stuck[0])
+        assert len(bench.spool) == IN_FLIGHT - 1, "a late acknowledgement counts, too"
+        await asyncio.sleep(0.05)
+        assert max(map(bench.wire.published.count, stuck)) <= module.ATTEMPTS, "they wait for their turn"
+
+
+async def test_after_a_long_silence_all_are_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONG_SILENCE", 0.0)
+    async with running(tmp_path, ack_timeout=0.01) as bench:
+        made = bench.add(6)
+        await bench.until(lambda: all(bench.wire.published.count(batch) == module.ATTEMPTS for batch in made))
+        bench.commit(made[5])
+        await bench.until(lambda: all(bench.wire.published.count(batch) > module.ATTEMPTS for batch in made[:4]))
+
+
+async def test_what_is_refused_is_put_aside(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        (batch,) = bench.add()
+        await bench.until(lambda: bench.wire.published)
+        bench.outbox.acknowledge(BatchRefused(batch=batch, reason="unknown version"))
+        assert (len(bench.spool), bench.spool.counters.set_aside) == (0, 1)
+        (another,) = bench.add()
+        await bench.until(lambda: another in bench.wire.published)
+
+
+async def test_acknowledgements_of_what_we_do_not_have_change_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        (batch,) = bench.add()
+        await bench.until(lambda: bench.wire.published)
+        for strange in ("", "x" * 26, new_ulid(0)):
+            bench.commit(strange)
+            bench.outbox.acknowledge(BatchRefused(batch=strange, reason="?"))
+        bench.commit(batch)
+        bench.commit(batch)
+        assert (len(bench.spool), bench.counters.batches_committed) == (0, 1)
+
+
+async def test_rejected_results_are_counted(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        (batch,) = bench.add()
+        await bench.until(lambda: bench.wire.published)
+        bench.commit(batch, Rejection(index=0, server_id=5, reason="no such server"))
+        assert (len(bench.spool), bench.counters.results_rejected) == (0, 1)
+
+
+@pytest.mark.parametrize("error", [NotConnected("gone"), PublishRefused("not allowed")])
+async def test_what_could_not_be_published_is_tried_again_and_not_counted_as_sent(
+    tmp_path: Path, error: Exception
+) -> None:
+    async with running(tmp_path) as bench:
+        bench.wire.error = error
+        (batch,) = bench.add()
+        await asyncio.sleep(0.05)
+        assert bench.sent == []
+        bench.wire.error = None
+        await bench.until(lambda: bench.wire.published == [batch])
+
+
+async def test_without_a_connection_nothing_is_tried(tmp_path: Path) -> None:
+    async with running(tmp_path, ack_timeout=0.01) as bench:
+        bench.wire.ready.clear()
+        (batch,) = bench.add()
+        await asyncio.sleep(0.05)
+        assert bench.wire.published == []
+        bench.wire.ready.set()
+        await bench.until(lambda: batch in bench.wire.published)
+
+
+async def test_when_the_broker_forgot_us_what_is_in_flight_goes_out_at_once(tmp_path: Path) -> None:
+    async with running(tmp_path, ack_timeout=30.0, rest=30.0) as bench:
+        (batch,) = bench.add()
+        await bench.until(lambda: bench.wire.published)
+        bench.outbox.send_again()
+        await bench.until(lambda: bench.wire.published == [batch, batch])
+
+
+async def test_a_batch_that_the_spool_dropped_is_passed_over(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        first, second = bench.add(2)
+        for number in list(bench.spool)[:1]:
+            (tmp_path / "spool" / f"{number:012d}").unlink()
+        await bench.until(lambda: second in bench.wire.published)
+        assert first not in bench.wire.published
+        assert len(bench.spool) == 1

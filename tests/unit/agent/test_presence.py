@@ -1,0 +1,82 @@
+"""The status message: sent when it says something new, and again whenever the broker may have said otherwise."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from agent.presence import Presence, report_changes
+from runtime.broker import NotConnected
+from schema.messages import ProtocolState, SpoolState, Status
+
+
+class Pool:
+    def __init__(self) -> None:
+        self.status = Status(online=True)
+        self.said: list[Status] = []
+        self.broken = False
+        self.ready = asyncio.Event()
+        self.ready.set()
+
+    async def publish(self, status: Status) -> None:
+        if self.broken:
+            raise NotConnected("gone")
+        self.said.append(status)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 5
+        while not condition():
+            assert time.monotonic() < deadline, self.said
+            await asyncio.sleep(0.002)
+
+
+async def test_presence() -> None:
+    pool = Pool()
+    pool.ready.clear()
+    presence = Presence(lambda: pool.status, pool.publish, pool.ready.wait, settle=0.01)
+    task = asyncio.create_task(presence.run())
+    await asyncio.sleep(0.03)
+    assert pool.said == [], "not before there is a connection"
+    pool.ready.set()
+    await pool.until(lambda: len(pool.said) == 1)
+
+    pool.status = msgspec.structs.replace(pool.status, spool=SpoolState(batches=7, bytes=700))
+    presence.changed()
+    await asyncio.sleep(0.05)
+    assert len(pool.said) == 1, "what changes all the time is no news"
+
+    state = ProtocolState(status="active", probing=True, assignments=1, assignments_hash="0" * 32)
+    pool.status = msgspec.structs.replace(pool.status, protocols={"v4": state})
+    presence.changed()
+    await pool.until(lambda: len(pool.said) == 2)
+    assert pool.said[-1].protocols["v4"].probing and pool.said[-1].spool.batches == 7
+
+    presence.connected()
+    await pool.until(lambda: len(pool.said) == 3)
+
+    pool.broken = True
+    pool.status = Status(online=True, version="2")
+    presence.changed()
+    await asyncio.sleep(0.05)
+    pool.broken = False
+    await pool.until(lambda: pool.said[-1].version == "2")
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def test_reports_follow_changes_but_not_each_one() -> None:
+    written: list[float] = []
+    changed = asyncio.Event()
+    task = asyncio.create_task(
+        report_changes(lambda: written.append(time.monotonic()), changed, settle=0.05, every=0.2)
+    )
+    for _ in range(20):
+        changed.set()
+        await asyncio.sleep(0.005)
+    assert 1 <= len(written) <= 4
+    before = len(written)
+    await asyncio.sleep(0.6)
+    assert len(written) >= before + 2, "also without a change"
+    task.cancel()
+    await asyncio.wait({task})

@@ -1,0 +1,272 @@
+"""When a protocol probes and when not, and what a step of the wall clock does to it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent import local_clock, runner
+from agent.assignments import AssignmentRefused
+from agent.clock_step import ClockWatch
+from agent.collector import Collector
+from agent.counters import AgentCounters
+from agent.exchange import Source
+from agent.measure import Measurement
+from agent.packet import Reply
+from agent.runner import Runner, Situation
+from agent.sample import Sample, to_result
+from agent.spool import Spool
+from agent.targets import Target, TargetRules
+from agent.timestamps import Timestamp
+from schema.messages import Assignment, ProtocolConfig
+
+REPLY = Reply(0, 4, 2, 0.0, 0.0, b"\xc0\x00\x02\x01", b"", Timestamp(1), Timestamp(1))
+BASE = "127.0.0.200"
+
+
+class Network:
+    """Answers probes at once, or when it is let."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.offset = 0.0
+        self.running = self.most = 0
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def probe(self, target: Target, source: Source, samples: int, timeout: float = 3.0) -> list[Sample]:
+        base = target.ip == BASE
+        if not base:
+            self.asked.append(target.ip)
+            self.running += 1
+            self.most = max(self.most, self.running)
+            try:
+                await self.open.wait()
+            finally:
+                self.running -= 1
+        offset = self.offset if base else 0.001
+        return [Sample(sent_at=time.time_ns(), reply=REPLY, measurement=Measurement(offset, 0.01))]
+
+
+class Bench:
+    def __init__(self, path: Path) -> None:
+        self.step = 0.0
+        self.forbidden: str | None = None
+        self.changes = 0
+        self.counters = AgentCounters()
+        self.watch = ClockWatch(lambda: (time.monotonic() + 1.7e9 + self.step, time.monotonic()))
+        self.spool = Spool(path / "spool", max_bytes=10**6, max_age=3600)
+        self.collector = Collector(self.spool, "1", self.counters, lambda: None)
+        self.runner = Runner("v4", self.situation(), self.collector, enabled=True)
+
+    def situation(self) -> Situation:
+        return Situation(
+            name="a.devel.mon.example",
+            rules=TargetRules("devel", allow_private=True),
+            slots=asyncio.Semaphore(4),
+            watch=self.watch,
+            counters=self.counters,
+            clock=time.monotonic,
+            why_not=lambda: self.forbidden,
+            look_at_clock=self.look_at_clock,
+            on_change=self.changed,
+        )
+
+    def changed(self) -> None:
+        self.changes += 1
+
+    def look_at_clock(self) -> None:
+        if self.watch.step() is not None:
+            self.counters.clock_steps += 1
+            self.counters.probes_discarded += self.runner.doubt()
+
+    def configure(self, **fields: Any) -> None:
+        self.runner.configure(ProtocolConfig(**{"status": "active", "samples": 1, "base_checks": [BASE], **fields}))
+
+    def assign(self, *server_ids: int, interval: float = 1.0) -> None:
+        for server_id in server_ids:
+            ip = f"127.0.1.{server_id}"
+            self.runner.assign(server_id, Assignment(server_id=server_id, ip=ip, status="active", interval=interval))
+
+    async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, self.runner.why_not
+            await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+    made = Network()
+    monkeypatch.setattr(runner, "probe", made.probe)
+    monkeypatch.setattr(local_clock, "probe", made.probe)
+    return made
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@asynccontextmanager
+async def running(bench: Bench) -> AsyncIterator[None]:
+    task = asyncio.create_task(bench.runner.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def why(bench: Bench) -> str:
+    return bench.runner.why_not or ""
+
+
+async def test_the_reason_why_it_does_not_probe_is_always_known(bench: Bench, network: Network) -> None:
+    assert why(bench) == "not configured by the pool"
+    assert bench.runner.state() is None
+    bench.configure(status="paused")
+    assert why(bench) == "status is paused"
+    async with running(bench):
+        bench.configure(base_checks=[])
+        await bench.until(lambda: "no base-check servers" in why(bench))
+        network.offset = 0.5
+        bench.configure()
+        await bench.until(lambda: "offset +500.000 ms" in why(bench))
+        network.offset = 0.0
+        bench.runner.clock.recheck()
+        await bench.until(lambda: why(bench) == "")
+        bench.forbidden = "paused by an operator"
+        assert why(bench) == "paused by an operator"
+        state = bench.runner.state()
+        assert state is not None and not state.probing and state.why_not == "paused by an operator"
+
+
+async def test_a_protocol_that_is_switched_off_here_never_probes(tmp_path: Path, network: Network) -> None:
+    bench = Bench(tmp_path)
+    bench.runner = Runner("v4", bench.situation(), bench.collector, enabled=False)
+    bench.configure()
+    bench.assign(1)
+    async with running(bench):
+        await asyncio.sleep(0.05)
+    assert (why(bench), network.asked) == ("IPv4 is switched off on this host", [])
+
+
+async def test_it_probes_what_is_assigned_and_stops_when_it_must(bench: Bench, network: Network) -> None:
+    bench.configure()
+    bench.assign(1, 2)
+    async with running(bench):
+        await bench.until(lambda: {"127.0.1.1", "127.0.1.2"} <= set(network.asked))
+        bench.runner.assign(1, None)
+        bench.configure(status="pending")
+        await bench.until(lambda: network.running == 0)
+        before = len(network.asked)
+        await asyncio.sleep(1.2)  # that nothing is probed for an interval can only be seen by waiting
+        assert len(network.asked) == before
+        bench.configure()
+        await bench.until(lambda: len(network.asked) > before)
+        assert set(network.asked[before:]) == {"127.0.1.2"}
+    assert bench.runner.last_results[0].offset == 0.001
+
+
+async def test_only_so_many_probes_run_at_once(bench: Bench, network: Network) -> None:
+    bench.configure()
+    bench.assign(*range(1, 21))
+    network.open.clear()
+    async with running(bench):
+        await bench.until(lambda: network.running == 4)
+        await asyncio.sleep(1.2)
+        assert network.most == 4
+        network.open.set()
+        await bench.until(lambda: len(set(network.asked)) == 20)
+
+
+async def test_probes_of_one_server_never_overlap(bench: Bench, network: Network) -> None:
+    bench.configure()
+    bench.assign(1)
+    network.open.clear()
+    async with running(bench):
+        await bench.until(lambda: network.running == 1)
+        await asyncio.sleep(2.2)
+        assert len(network.asked) == 1
+
+
+async def test_a_refused_assignment_takes_the_former_one_away(bench: Bench, network: Network) -> None:
+    bench.assign(1)
+    with pytest.raises(AssignmentRefused):
+        bench.runner.assign(1, Assignment(server_id=1, ip="0.0.0.0", status="active", interval=1.0))
+    assert len(bench.runner.assignments) == 0
+
+
+async def test_a_clock_step_discards_probes_and_results_and_checks_anew(bench: Bench, network: Network) -> None:
+    bench.configure()
+    bench.assign(1, 2)
+    network.open.clear()
+    async with running(bench):
+        await bench.until(lambda: network.running == 2)
+        checks = bench.counters.clock_checks
+        bench.collector.add(to_result(99, "127.0.1.99", [Sample(sent_at=time.time_ns())]), time.monotonic())
+        bench.step = 0.2
+        bench.look_at_clock()
+        await bench.until(lambda: network.running == 0)
+        assert bench.counters.probes_discarded == 3
+        network.open.set()
+        await bench.until(lambda: bench.counters.clock_checks > checks and not why(bench))
+        asked = len(network.asked)
+        await bench.until(lambda: len(network.asked) > asked)
+    await bench.collector.flush()
+    for number in bench.spool:
+        batch = bench.spool.read(number)
+        assert batch is not None and b'"server_id":99' not in batch.payload
+
+
+async def test_a_step_that_a_probe_finds_at_its_end_discards_it(bench: Bench, network: Network) -> None:
+    bench.configure()
+    bench.assign(1)
+    network.open.clear()
+    async with running(bench):
+        await bench.until(lambda: network.running == 1)
+        bench.step = -0.2
+        network.open.set()
+        await bench.until(lambda: bench.counters.clock_steps == 1)
+        await bench.until(lambda: not network.running)
+        assert bench.counters.probes_discarded == 1
+        assert list(bench.runner.last_results) == []
+
+
+async def test_a_clock_check_during_which_the_clock_was_set_does_not_count(
+    bench: Bench, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepped = False
+
+    async def probe(*arguments: Any) -> list[Sample]:
+        nonlocal stepped
+        if not stepped:
+            stepped, bench.step = True, 5.0
+        return await network.probe(*arguments)
+
+    monkeypatch.setattr(local_clock, "probe", probe)
+    bench.configure()
+    async with running(bench):
+        await bench.until(lambda: not why(bench))
+    assert (bench.counters.clock_checks, bench.counters.clock_steps) == (2, 1)
+
+
+async def test_what_breaks_in_one_probe_does_not_end_the_others(
+    bench: Bench, network: Network, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def probe(target: Target, *arguments: Any) -> list[Sample]:
+        if target.ip == "127.0.1.1":
+            raise RuntimeError("a mistake of ours")
+        return await network.probe(target, *arguments)
+
+    monkeypatch.setattr(runner, "probe", probe)
+    bench.configure()
+    bench.assign(1, 2)
+    async with running(bench):
+        await bench.until(lambda: network.asked.count("127.0.1.2") >= 2)
+    assert "probe of server 1 failed" in caplog.text

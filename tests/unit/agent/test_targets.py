@@ -1,0 +1,99 @@
+"""Which addresses an agent probes, and which it refuses whoever asks."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.targets import Target, TargetRefused, TargetRules
+
+PROD = TargetRules("prod")
+DEVEL = TargetRules("devel", allow_private=True)
+
+
+@pytest.mark.parametrize("ip", ["8.8.8.8", "2606:4700:4700::1111"])
+def test_public_addresses_may_be_probed(ip: str) -> None:
+    assert PROD.check(ip) == Target(ip, 123, "v6" if ":" in ip else "v4")
+
+
+@pytest.mark.parametrize(
+    ("ip", "why"),
+    [
+        ("127.0.0.1", "loopback"),
+        ("::1", "loopback"),
+        ("10.1.2.3", "not a public"),
+        ("172.16.0.1", "not a public"),
+        ("192.168.1.1", "not a public"),
+        ("100.64.0.1", "not a public"),
+        ("fd00::1", "not a public"),
+        ("169.254.1.1", "link-local"),
+        ("fe80::1", "link-local"),
+        ("fe80::1%eth0", "bound to an interface"),
+        ("224.0.1.1", "multicast"),
+        ("ff02::101", "multicast"),
+        ("0.0.0.0", "unspecified"),
+        ("::", "unspecified"),
+        ("255.255.255.255", "not a public"),
+        ("::ffff:8.8.8.8", "IPv4 address"),
+        ("example.org", "no IP address"),
+        ("8.8.8.8:123", "no IP address"),
+        ("", "no IP address"),
+        ("1" * 10_000, "no IP address"),
+    ],
+)
+@pytest.mark.parametrize("rules", [PROD, TargetRules("test"), TargetRules("devel"), TargetRules("prod", True)])
+def test_others_are_refused_with_the_reason(rules: TargetRules, ip: str, why: str) -> None:
+    with pytest.raises(TargetRefused, match=why) as refused:
+        rules.check(ip)
+    assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize("ip", ["127.0.0.1", "10.1.2.3", "::1", "fd00::1"])
+def test_private_addresses_are_for_devel(ip: str) -> None:
+    assert DEVEL.check(ip).ip == ip
+
+
+@pytest.mark.parametrize("ip", ["224.0.1.1", "0.0.0.0", "::", "ff02::101", "::ffff:127.0.0.1"])
+def test_what_is_no_host_is_refused_everywhere(ip: str) -> None:
+    with pytest.raises(TargetRefused):
+        DEVEL.check(ip)
+
+
+def test_other_ports_are_for_devel() -> None:
+    assert DEVEL.check("8.8.8.8", 11123).port == 11123
+    with pytest.raises(TargetRefused, match="devel only"):
+        PROD.check("8.8.8.8", 11123)
+
+
+def test_the_protocol_must_fit() -> None:
+    with pytest.raises(TargetRefused, match="IPv6"):
+        PROD.check("8.8.8.8", ipv="v6")
+
+
+@pytest.mark.parametrize(
+    ("text", "ip", "port"),
+    [
+        ("127.0.0.1", "127.0.0.1", 123),
+        ("127.0.0.1:11123", "127.0.0.1", 11123),
+        ("::1", "::1", 123),
+        ("[::1]", "::1", 123),
+        ("[::1]:11123", "::1", 11123),
+    ],
+)
+def test_forms_of_base_checks(text: str, ip: str, port: int) -> None:
+    target = DEVEL.parse(text)
+    assert (target.ip, target.port) == (ip, port)
+    assert DEVEL.parse(str(target)) == target
+
+
+@pytest.mark.parametrize("text", ["", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:x", "[::1", "[::1]x"])
+def test_other_forms_are_refused(text: str) -> None:
+    with pytest.raises(TargetRefused):
+        DEVEL.parse(text)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_target_or_refused(text: str) -> None:
+    with contextlib.suppress(TargetRefused):
+        assert DEVEL.parse(text).port > 0

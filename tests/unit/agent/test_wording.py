@@ -1,0 +1,127 @@
+"""What the command line says."""
+
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.certificate import CertificateError, valid_until
+from agent.counters import AgentCounters, prometheus_text
+from agent.measure import Measurement
+from agent.packet import Reply
+from agent.sample import Sample
+from agent.status_file import AgentReport
+from agent.targets import Target
+from agent.timestamps import Timestamp
+from agent.wording import check_line, status_lines
+from schema.messages import ProtocolState, Result, SpoolState, Status
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def report(**fields: object) -> AgentReport:
+    status = Status(
+        online=True,
+        version="0.1.0",
+        protocols={"v4": ProtocolState(status="active", probing=True, assignments=3, assignments_hash="")},
+        spool=SpoolState(batches=2, bytes=900, dropped_results=4, set_aside=1),
+    )
+    result = Result(server_id=7, ip="192.0.2.7", ts=NOW, no_response=True)
+    values = {
+        "name": "a.test.mon.example",
+        "env": "test",
+        "pid": 5,
+        "written": NOW - timedelta(seconds=9),
+        "started": NOW,
+        "broker": "mqtts://b:8883",
+        "connected": True,
+        "status": status,
+        "last_results": [result],
+        **fields,
+    }
+    return AgentReport(**values)  # type: ignore[arg-type]
+
+
+def test_status_of_a_running_agent() -> None:
+    assert list(status_lines(report(), 5, "none", NOW)) == [
+        "monitor      a.test.mon.example",
+        "daemon       running as process 5, version 0.1.0, reported 9 s ago",
+        "broker       mqtts://b:8883, connected",
+        "IPv4         active, probing; 3 servers assigned",
+        "spool        2 batches, 900 bytes; 4 results dropped, 1 batches refused, 0 torn",
+        "certificate  none",
+        "last results",
+        "  2026-01-01 12:00:00  server 7 (192.0.2.7): no response",
+    ]
+
+
+def test_status_says_what_is_wrong() -> None:
+    state = ProtocolState(
+        status="paused", probing=False, assignments=0, assignments_hash="", why_not="status is paused"
+    )
+    made = report(
+        connected=False,
+        disconnected_because="refused",
+        last_results=[],
+        status=Status(online=True, protocols={"v6": state}),
+    )
+    text = "\n".join(status_lines(made, None, "EXPIRED on 2025-01-01", NOW + timedelta(hours=5)))
+    for words in (
+        "not running; what follows is from 5 h ago",
+        "not connected (refused)",
+        "EXPIRED",
+        "IPv6         paused, not probing: status is paused",
+        "last results none",
+    ):
+        assert words in text
+
+
+def test_status_without_a_report() -> None:
+    assert list(status_lines(None, None, "none", NOW)) == ["this monitor has never run"]
+    assert list(status_lines(None, 7, "none", NOW)) == ["started; nothing to say yet"]
+
+
+def test_a_measurement_in_one_line() -> None:
+    reply = Reply(1, 4, 2, 0.5, 0.25, b"\xc0\x00\x02\x01", b"", Timestamp(1), Timestamp(1))
+    sample = Sample(sent_at=0, reply=reply, measurement=Measurement(-0.0123456, 0.1))
+    assert check_line(Target("192.0.2.7", 123, "v4"), [sample, Sample(sent_at=0)]) == (
+        "192.0.2.7: offset -12.346 ms, rtt 100.000 ms, stratum 2, leap 1, reference 192.0.2.1, "
+        "root distance 550.000 ms, 1 of 2 samples answered"
+    )
+    kiss = Sample(sent_at=0, reply=Reply(3, 4, 0, 0, 0, b"RATE", b"", Timestamp(0), Timestamp(0)))
+    assert "error RATE, no offset" in check_line(Target("192.0.2.7", 123, "v4"), [kiss])
+    refused = Sample(sent_at=0, network_error="connection refused")
+    assert (
+        check_line(Target("::1", 5, "v6"), [refused]) == "[::1]:5: network: connection refused, 0 of 1 samples answered"
+    )
+
+
+def test_metrics_are_prometheus_text() -> None:
+    text = prometheus_text(
+        AgentCounters(probes=3), {"connected": 1, 'probing{protocol="v4"}': 0, 'probing{protocol="v6"}': 1}
+    )
+    assert "# TYPE ntppool_agent_probes_total counter\nntppool_agent_probes_total 3\n" in text
+    assert text.count("# TYPE ntppool_agent_probing gauge") == 1
+    assert text.endswith('ntppool_agent_probing{protocol="v6"} 1\n')
+
+
+@pytest.mark.parametrize("key", ["rsa:2048", "ec -pkeyopt ec_paramgen_curve:P-256"])
+@pytest.mark.parametrize("days", [30, 20_000])
+def test_until_when_a_certificate_is_valid(tmp_path: Path, key: str, days: int) -> None:
+    """20 000 days are beyond 2049, from where on the other form of time is used (RFC 5280, 4.1.2.5)."""
+    path = tmp_path / "cert.pem"
+    command = f"openssl req -x509 -newkey {key} -nodes -keyout /dev/null -out {path} -days {days} -subj /CN=x"
+    subprocess.run(command.split(), check=True, capture_output=True)
+    assert abs(valid_until(path) - datetime.now(UTC) - timedelta(days=days)) < timedelta(minutes=1)
+
+
+@given(st.binary(max_size=200))
+def test_what_is_no_certificate_is_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.mktemp("c") / "cert.pem"
+    for text in (content, b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"):
+        path.write_bytes(text)
+        with pytest.raises(CertificateError, match="cert"):
+            valid_until(path)
