@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from fixtures import selection_promises as promises
+from fixtures import selection_proof as proof
 from fixtures.selection_strategies import THOROUGH
 from fixtures.selection_worlds import COUNTS, LIMITS, NETS, NOW, STEPS, Scene, address_text, monitor
 from hypothesis import HealthCheck, settings
@@ -119,21 +119,21 @@ class ServerLife(RuleBasedStateMachine):
     @rule()
     def is_reviewed(self) -> None:
         scene = self._scene()
-        promises.hold_all(scene)
+        proof.hold_all(scene)
         self._keep(scene.after(scene.review()))
 
     @rule()
     def is_left_alone(self) -> None:
         scene = self._scene()
-        promises.it_settles(scene)
-        promises.it_does_not_starve(scene)
-        _, settled, _ = promises.settle(scene)
+        proof.it_settles(scene)
+        proof.it_does_not_starve(scene)
+        _, settled, _ = proof.settle(scene)
         self._keep(settled)
-        promises.hold_all(self._scene())
+        proof.hold_all(self._scene())
 
     @invariant()
     def every_promise_holds(self) -> None:
-        promises.hold_all(self._scene())
+        proof.hold_all(self._scene())
 
     # ---- helpers ---------------------------------------------------------------------------------------------------
 

@@ -105,7 +105,7 @@ def run(source: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def promises_kept(source: Path) -> subprocess.CompletedProcess[str]:
-    return run(source, "fixtures.selection_promises", str(WORLDS))
+    return run(source, "fixtures.selection_proof", str(WORLDS))
 
 
 def tables_kept(source: Path) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,8 @@
-"""What must hold, over random worlds; the promises themselves stand in `fixtures.selection_promises`."""
+"""What must hold, over random worlds; the promises themselves stand in `tests/fixtures`."""
 
 from fixtures import selection_promises as promises
+from fixtures import selection_proof as proof
+from fixtures import selection_rule_promises as rules
 from fixtures.selection_strategies import examples, scenes
 from fixtures.selection_worlds import Scene
 from hypothesis import given
@@ -50,19 +52,19 @@ def test_the_order_of_rows_does_not_matter(scene: Scene) -> None:
 @examples(60)
 @given(scenes(paused=False))
 def test_it_settles_within_30_reviews(scene: Scene) -> None:
-    promises.it_settles(scene)
+    proof.it_settles(scene)
 
 
 @examples(30)
 @given(scenes(at_least=25))
 def test_it_settles_with_paused_pairs_that_are_freed_two_a_review(scene: Scene) -> None:
-    promises.it_settles(scene)
+    proof.it_settles(scene)
 
 
 @examples(60)
 @given(scenes())
 def test_it_does_not_starve(scene: Scene) -> None:
-    promises.it_does_not_starve(scene)
+    proof.it_does_not_starve(scene)
 
 
 # ---- what each rule is for -----------------------------------------------------------------------------------------
@@ -71,25 +73,25 @@ def test_it_does_not_starve(scene: Scene) -> None:
 @examples(60)
 @given(scenes())
 def test_who_must_leave_leaves_at_once(scene: Scene) -> None:
-    promises.who_must_leave_leaves_at_once(scene, scene.review())
+    rules.who_must_leave_leaves_at_once(scene, scene.review())
 
 
 @examples(60)
 @given(scenes())
 def test_bad_performance_respects_the_floor(scene: Scene) -> None:
-    promises.bad_performance_respects_the_floor(scene, scene.review())
+    rules.bad_performance_respects_the_floor(scene, scene.review())
 
 
 @examples(60)
 @given(scenes())
 def test_violations_leave_whatever_the_floor(scene: Scene) -> None:
-    promises.violations_leave(scene, scene.review())
+    rules.violations_leave(scene, scene.review())
 
 
 @examples(60)
 @given(scenes())
 def test_a_violation_leads_to_testing_only_without_one_there(scene: Scene) -> None:
-    promises.a_violation_leads_to_testing_only_without_one(scene, scene.review())
+    rules.a_violation_leads_to_testing_only_without_one(scene, scene.review())
 
 
 @examples(60)
@@ -107,37 +109,37 @@ def test_only_merit_is_promoted(scene: Scene) -> None:
 @examples(60)
 @given(scenes())
 def test_free_places_are_filled(scene: Scene) -> None:
-    promises.free_places_are_filled(scene, scene.review())
+    rules.free_places_are_filled(scene, scene.review())
 
 
 @examples(60)
 @given(scenes())
 def test_swaps_improve(scene: Scene) -> None:
-    promises.swaps_improve(scene, scene.review())
+    rules.swaps_improve(scene, scene.review())
 
 
 @examples(60)
 @given(scenes())
 def test_clearly_better_ones_come_in(scene: Scene) -> None:
-    promises.clearly_better_ones_come_in(scene, scene.review())
+    rules.clearly_better_ones_come_in(scene, scene.review())
 
 
 @examples(60)
 @given(scenes())
 def test_the_reserve_is_not_given_back(scene: Scene) -> None:
-    promises.the_reserve_is_not_given_back(scene, scene.review())
+    rules.the_reserve_is_not_given_back(scene, scene.review())
 
 
 @examples(60)
 @given(scenes())
 def test_an_empty_testing_is_rescued(scene: Scene) -> None:
-    promises.an_empty_testing_is_rescued(scene, scene.review())
+    rules.an_empty_testing_is_rescued(scene, scene.review())
 
 
 @examples(60)
 @given(scenes())
 def test_paused_pairs_are_freed_in_time(scene: Scene) -> None:
-    promises.paused_pairs_are_freed_in_time(scene, scene.review())
+    rules.paused_pairs_are_freed_in_time(scene, scene.review())
 
 
 @examples(60)
