@@ -59,7 +59,7 @@ class MariaDb:
         """Makes the system tables."""
         command = [find_program("mariadb-install-db"), "--no-defaults", "--auth-root-authentication-method=normal"]
         command += [f"--datadir={self.directory / 'data'}", "--skip-test-db", *self._user]
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(command, check=True, capture_output=True, env=self._environment())
 
     def start(self) -> None:
         """Starts the server and waits until it answers."""
@@ -68,8 +68,16 @@ class MariaDb:
         command += ["--innodb-flush-log-at-trx-commit=1", *self._options, *self._user]
         with (self.directory / "log").open("ab") as log:
             # In a group of its own, so that Ctrl-C reaches us first and the database goes last.
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0, env=self._environment()
+            )
         self._wait()
+
+    def _environment(self) -> dict[str, str]:
+        """With a place of its own for temporary tables: a server that starts removes those that it finds in there."""
+        temporary = self.directory / "tmp"
+        temporary.mkdir(exist_ok=True)
+        return {**os.environ, "TMPDIR": str(temporary)}
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT
