@@ -37,6 +37,10 @@ const char *identity_for_log(const char *id, char *out, size_t size)
 	}
 	size_t length = strnlen(id, size - 1);
 
+	/* Not in the middle of a character. */
+	while (length > 0 && ((unsigned char)id[length] & 0xc0) == 0x80) {
+		length--;
+	}
 	for (size_t i = 0; i < length; i++) {
 		out[i] = is_control((unsigned char)id[i]) ? '?' : id[i];
 	}

@@ -22,7 +22,9 @@
 
 #define EXPORTED __attribute__((visibility("default")))
 #define LOG_NAME_BYTES 128
+#ifndef TICK_MISSED_SECONDS
 #define TICK_MISSED_SECONDS 60
+#endif
 
 struct plugin {
 	mosquitto_plugin_id_t *id;

@@ -42,11 +42,11 @@ static jwt_t *decode(const char *token, const struct keyring *keyring)
 static bool read_time(jwt_t *jwt, const char *claim, time_t *out)
 {
 	char *json = jwt_get_grants_json(jwt, claim), *end = NULL;
-	bool good = json != NULL && strspn(json, "-0123456789") == strlen(json);
 
 	errno = 0;
-	*out = good ? (time_t)strtoll(json, &end, 10) : 0;
-	good = good && errno == 0 && end != json && *end == '\0';
+	*out = json == NULL ? 0 : (time_t)strtoll(json, &end, 10);
+	bool good = json != NULL && errno == 0 && end != json && *end == '\0';
+
 	free(json);
 	return good;
 }

@@ -73,7 +73,7 @@ bool topic_filter_covers(const char *granted, const char *asked)
 
 bool topic_filter_matches(const char *filter, const char *topic)
 {
-	return strpbrk(topic, "+#") == NULL && topic_filter_covers(filter, topic);
+	return *topic != '\0' && strpbrk(topic, "+#") == NULL && topic_filter_covers(filter, topic);
 }
 
 bool topic_is_shared(const char *filter)

@@ -12,7 +12,8 @@ bool topic_filter_is_valid(const char *filter);
  * where the answer is yes ("+/#" matches all that "#" does), never the other way round. */
 bool topic_filter_covers(const char *granted, const char *asked);
 
-/* Whether the valid filter matches the topic. A name with wildcards in it is no topic and is matched by nothing. */
+/* Whether the valid filter matches the topic. A text that is empty or has wildcards in it is no topic and is
+ * matched by nothing. */
 bool topic_filter_matches(const char *filter, const char *topic);
 
 /* Takes "$share/<group>/<inner>" apart. False when the filter is of another form, also when group or inner is empty

@@ -1,13 +1,17 @@
 """Connections end with their tokens: soon, alone, and without loss for a session that returns with a new one."""
 
+import subprocess
 import time
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
-from fixtures.broker import Broker
+from fixtures.broker import PLUGIN_SOURCE, Broker
 from fixtures.mqtt import MqttClient, Refused, Will, signed, wait_until
 
 from auth.tokens import Role
+from ops.local_broker import LocalBroker
 from schema.topics import Topics
 
 TOPICS = Topics("test")
@@ -80,3 +84,36 @@ def test_a_client_that_renews_in_time_is_not_disconnected(broker: Broker) -> Non
             assert [message.payload for message in renewed.receive()] == [b"still here"]
         first.vanish()
         monitor(broker).connect().close()
+
+
+class PerListener(LocalBroker):
+    """With the plugin where it belongs when each listener has settings of its own."""
+
+    def configuration(self) -> str:
+        lines = super().configuration().splitlines()
+        settings = [line for line in lines if line.startswith("plugin")]
+        rest = [line for line in lines if not line.startswith("plugin")]
+        return "\n".join([*rest, "allow_anonymous false", *settings, ""])
+
+
+def test_nobody_logs_in_where_tokens_would_not_expire(tmp_path: Path) -> None:
+    # As the plugin that is shipped, but with less patience.
+    subprocess.run(
+        ["make", "--silent", "-C", PLUGIN_SOURCE, f"BUILD={tmp_path}", "CFLAGS=-O0 -Wno-error -DTICK_MISSED_SECONDS=1"],
+        check=True,
+    )
+    with Broker(kind=PerListener, changed={"per_listener_settings false": "per_listener_settings true"}) as broker:
+        broker.stop()
+        broker.process.parts = replace(broker.process.parts, plugin=tmp_path / "jwt-auth.so")
+        broker.start()
+
+        def refused() -> bool:
+            try:
+                MqttClient(broker.port, "joe", signed(broker.key)).connect().close()
+            except Refused:
+                return True
+            return False
+
+        assert not refused()
+        wait_until(refused, step=0.2)
+        assert "set per_listener_settings to false" in broker.log_text()

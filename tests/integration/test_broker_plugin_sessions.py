@@ -1,13 +1,10 @@
 """Rights outlive connections: retained messages, sessions that return, wills, and clients that come twice."""
 
-from pathlib import Path
-
 import pytest
 from fixtures.broker import Broker
 from fixtures.mqtt import MqttClient, Will, signed, wait_until
 
 from auth.tokens import Role
-from ops.local_broker import BrokerParts
 from schema.topics import Topics
 
 TOPICS = Topics("test")
@@ -41,13 +38,8 @@ def test_retained_messages_outlive_their_writer_and_the_broker(fresh_broker: Bro
         fresh_broker.restart()
 
 
-def test_the_same_where_mosquitto_asks_for_the_rights_of_the_writer(tmp_path: Path) -> None:
-    with Broker() as broker:
-        broker.stop()
-        common = (broker.process.parts.common / "ntppool.conf").read_text()
-        (tmp_path / "common.conf").write_text(common.replace("check_retain_source false", "check_retain_source true"))
-        broker.process.parts = BrokerParts(broker.process.parts.program, broker.process.parts.plugin, tmp_path)
-        broker.start()
+def test_the_same_where_mosquitto_asks_for_the_rights_of_the_writer() -> None:
+    with Broker(changed={"check_retain_source false": "check_retain_source true"}) as broker:
         with server(broker, "selector/1") as selector:
             selector.publish(TOPICS.config(NAME), "1", retain=True)
         for _ in range(2):
