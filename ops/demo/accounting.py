@@ -5,92 +5,11 @@ order in which they were stored, make of it; every log row must belong to a batc
 the wire must be in the ledger, whole.
 """
 
-import math
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Final
 
-from schema.messages import Result
-from scorer.steps import next_score, step
-
-_OFFSETS: Final = 20_000
-"""Offsets of one server that its median is taken from: the last ones."""
-
-Pair = tuple[int, int]
-"""Server and monitor."""
-
-BatchKey = tuple[int, str]
-"""Monitor and ULID."""
-
-
-@dataclass(frozen=True, slots=True)
-class LogRow:
-    """A result as the ledger has it; offset in seconds, rtt in microseconds."""
-
-    server_id: int
-    monitor_id: int
-    ts: datetime
-    score: float
-    step: float
-    offset: float | None
-    rtt: int | None
-    stratum: int | None
-    error: str | None
-    no_response: bool
-
-    @property
-    def pair(self) -> Pair:
-        return self.server_id, self.monitor_id
-
-    def result(self) -> Result:
-        """What the monitor must have said."""
-        return Result(
-            server_id=self.server_id,
-            ip="",
-            ts=self.ts.astimezone(),
-            offset=self.offset,
-            stratum=self.stratum,
-            error=self.error,
-            no_response=self.no_response,
-        )
-
-
-@dataclass(slots=True)
-class Replay:
-    """All log rows of monitors, in the order in which they were stored, applied once each."""
-
-    rows: int = 0
-    by_monitor: Counter[int] = field(default_factory=Counter)
-    repeated: int = 0
-    """Rows that hold the same measurement as the one before of the same pair."""
-    wrong: int = 0
-    """Rows whose score does not follow from the one before, or that were not scored as their result says."""
-    scores: dict[Pair, float] = field(default_factory=dict)
-    offsets: defaultdict[int, deque[float]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=_OFFSETS)))
-    """By server."""
-    _last: dict[Pair, tuple[float, int | None]] = field(default_factory=dict)
-
-    def add(self, row: LogRow) -> None:
-        """Applies the next row."""
-        self.rows += 1
-        self.by_monitor[row.monitor_id] += 1
-        taken = step(row.result())
-        expected = next_score(self.scores.get(row.pair, 0.0), taken)
-        self.wrong += not (_same(row.step, taken.step) and _same(row.score, expected))
-        self.scores[row.pair] = row.score
-        if row.offset is not None:
-            # Two measurements never agree in all 64 bits, save by being one.
-            self.repeated += self._last.get(row.pair) == (row.offset, row.rtt)
-            self._last[row.pair] = (row.offset, row.rtt)
-            self.offsets[row.server_id].append(row.offset)
-
-    def all(self, rows: Iterable[LogRow]) -> "Replay":
-        """Applies many rows; returns itself."""
-        for row in rows:
-            self.add(row)
-        return self
+from ops.checker.replay import BatchKey, Pair, Replay, same
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +118,4 @@ def settle(evidence: Evidence) -> Account:
 def _moved(evidence: Evidence) -> int:
     """Pairs whose score is not that of their last log row."""
     last = evidence.replay.scores
-    return sum(not _same(score, last.get(pair, 0.0)) for pair, score in evidence.pair_scores.items())
-
-
-def _same(one: float, other: float) -> bool:
-    """Equal but for the last bits, which a database may round."""
-    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9)
+    return sum(not same(score, last.get(pair, 0.0)) for pair, score in evidence.pair_scores.items())

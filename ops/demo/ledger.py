@@ -1,16 +1,15 @@
 """What the demo reads of the ledger: the state of the servers while it runs, and everything at its end."""
 
-import json
 import statistics
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ops.demo.accounting import BatchKey, LogRow, Pair
+from ops.checker import ledger as checked
+from ops.checker.replay import BatchKey
 from schema.tables import assignment_changes, log_scores, monitors, result_batches, server_scores, servers
 
 _RECENT: Final = 40
@@ -106,50 +105,9 @@ def pair_counts(connection: Connection) -> dict[int, Counter[str]]:
     return dict(counts)
 
 
-def log_rows(connection: Connection) -> Iterator[LogRow]:
-    """All results of monitors, in the order in which they were stored."""
-    log = log_scores.c
-    query = (
-        sa.select(log_scores)
-        .join(monitors, monitors.c.id == log.monitor_id)
-        .where(monitors.c.type == "monitor")
-        .order_by(log.id)
-        .execution_options(yield_per=5_000)
-    )
-    for row in connection.execute(query):
-        attributes: Mapping[str, Any] = json.loads(row.attributes) if row.attributes else {}
-        yield LogRow(
-            server_id=row.server_id,
-            monitor_id=row.monitor_id,
-            ts=row.ts,
-            score=row.score,
-            step=row.step,
-            offset=row.offset,
-            rtt=row.rtt,
-            stratum=attributes.get("stratum"),
-            error=attributes.get("error"),
-            no_response=bool(attributes.get("no_response")),
-        )
-
-
 def batches(connection: Connection) -> dict[BatchKey, tuple[int, int]]:
     """How many results were stored and rejected, of each batch."""
-    b = result_batches.c
-    rows = connection.execute(sa.select(b.monitor_id, b.batch, b.stored, b.rejected))
-    return {(row.monitor_id, row.batch): (row.stored, _rejections(row.rejected)) for row in rows}
-
-
-def _rejections(text: str | None) -> int:
-    """The ledger keeps them by reason."""
-    return sum(map(len, json.loads(text).values())) if text else 0
-
-
-def pair_scores(connection: Connection) -> dict[Pair, float]:
-    """The score of each monitor's pair."""
-    p = server_scores.c
-    query = sa.select(p.server_id, p.monitor_id, p.score_raw).join(monitors, monitors.c.id == p.monitor_id)
-    rows = connection.execute(query.where(monitors.c.type == "monitor"))
-    return {(row.server_id, row.monitor_id): row.score_raw for row in rows}
+    return {key: (batch.stored, len(batch.rejected)) for key, batch in checked.batches(connection).items()}
 
 
 def monitor_ids(connection: Connection) -> dict[str, int]:

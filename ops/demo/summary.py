@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ops.demo.accounting import Account, Replay
+from ops.checker.replay import Replay
+from ops.demo.accounting import Account
 from ops.demo.ledger import State
 from ops.demo.process import Death
 from ops.demo.world import World

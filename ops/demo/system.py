@@ -11,8 +11,10 @@ from typing import Final, Self, TypeVar
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
+from ops.checker import ledger as checked
+from ops.checker.replay import Replay
 from ops.demo import ledger
-from ops.demo.accounting import Evidence, Replay
+from ops.demo.accounting import Evidence
 from ops.demo.operator import Operator
 from ops.demo.site import (
     BROKER,
@@ -220,9 +222,9 @@ class System:
         directories = {ids[monitor.name]: self.site.agent_directory(monitor) for monitor in self.world.monitors}
         whole = {m.name for m in self.world.monitors if agent_name(m) not in self._restarted}
         return Evidence(
-            replay=await self.read(lambda connection: Replay().all(ledger.log_rows(connection))),
+            replay=await self.read(lambda connection: Replay().all(checked.log_rows(connection))),
             batches=await self.read(ledger.batches),
-            pair_scores=await self.read(ledger.pair_scores),
+            pair_scores=await self.read(checked.pair_scores),
             witnessed={(ids[seen.monitor], seen.id): seen.results for seen in self.witness.seen},
             measured={ids[name]: count for name, count in self._measured.items() if name in whole},
             spooled=await asyncio.to_thread(read_spools, directories),

@@ -5,7 +5,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ops.demo.accounting import Account, Evidence, LogRow, Replay, Spooled, settle
+from ops.checker.replay import LogRow, Replay
+from ops.demo.accounting import Account, Evidence, Spooled, settle
 from schema.messages import Result
 from scorer.steps import next_score, step
 

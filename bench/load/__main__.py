@@ -1,0 +1,50 @@
+"""``python -m bench.load SPEC``: one run of the load generator. Exit code 1 when not everything was acknowledged."""
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from auth.tokens import InvalidKey, load_key
+from bench.load.generator import Generator, NotReady
+from bench.load.record import Record
+from bench.load.spec import LoadSpec, SpecError, read_spec
+from runtime.log import set_up_logging
+
+log = logging.getLogger("bench.load")
+
+
+def main() -> int:
+    """Runs the specification named as the only argument."""
+    set_up_logging("info")
+    if len(sys.argv) != 2:
+        sys.stderr.write("usage: python -m bench.load SPEC\n")
+        return 2
+    try:
+        return asyncio.run(_run(read_spec(Path(sys.argv[1]))))
+    except (SpecError, InvalidKey, OSError) as error:
+        sys.stderr.write(f"bench.load: {error}\n")
+        return 2
+    except NotReady as error:
+        sys.stderr.write(f"bench.load: {error}\n")
+        return 1
+
+
+async def _run(spec: LoadSpec) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    key = load_key(spec.key_file.read_text(encoding="utf-8"))
+    with Record(spec.record) as record:
+        generator = Generator(spec, key, record)
+        # What is there now stays: looking through it again and again would cost more than it frees, in one long pause.
+        gc.freeze()
+        complete = await generator.run(stop)
+        log.info("%d batches were not acknowledged; at most %.3f s late", generator.left, generator.late)
+    return 0 if complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""A simulated monitor: the agent's own outbox and broker session, with made-up measurements in place of probes."""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from agent.counters import AgentCounters
+from agent.outbox import Outbox
+from agent.presence import Presence
+from agent.spool import Batched
+from auth.tokens import Role, SigningKey, token_source
+from bench.load.record import Record
+from bench.load.rota import Rota
+from bench.load.spec import LoadSpec, Member, Target
+from bench.load.spool import LoadSpool
+from bench.load.traffic import VERSION, Kind, make_batch, pick_kind
+from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, NotConnected, Subscription, Will
+from schema.limits import STATUS_EXPIRY, WILL_DELAY
+from schema.messages import Ack, Assignment, ProtocolState, Status, assignment_set_hash, decode, encode
+from schema.topics import Topics
+
+KEEP_SESSION: Final = timedelta(hours=1)
+_REPEAT_AFTER: Final = (0.0, 1.0)
+"""Seconds after the first publish at which a duplicate is published: at once, and most likely after its ack."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Repeat:
+    due: float
+    batch: Batched
+
+
+class SimulatedMonitor:
+    """One monitor and protocol. :meth:`run` it as a task; :meth:`submit` makes a batch.
+
+    Args:
+        on_done: called when a batch has left the spool.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        spec: LoadSpec,
+        key: SigningKey,
+        spool: LoadSpool,
+        record: Record,
+        on_done: Callable[[], None],
+    ) -> None:
+        self.member = member
+        self.spool = spool
+        self.rota = Rota(member.targets)
+        self._spec = spec
+        self._record = record
+        self._topics = Topics(spec.env)
+        self._rng = random.Random(f"{spec.seed} {member.name} {member.ipv}")
+        self._held: dict[int, Assignment] = {}
+        self._duplicates: set[str] = set()
+        self._repeats: deque[_Repeat] = deque()
+        self._outbox = Outbox(
+            spool,
+            self,
+            AgentCounters(),
+            on_sent=lambda number: None,
+            on_done=on_done,
+            ack_timeout=spec.ack_timeout,
+            shortest_rest=min(2.0, spec.ack_timeout),
+        )
+        self._presence = Presence(self._status, self._publish_status, self.wait_ready)
+        self.session = self._make_session(key)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits to be sent or answered."""
+        return not len(self.spool) and not self._repeats
+
+    async def run(self) -> None:
+        """Keeps the session up, sends and repeats, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.session.run())
+            tasks.create_task(self._outbox.run())
+            tasks.create_task(self._presence.run())
+            if self._spec.shares.duplicate:
+                tasks.create_task(self._repeat())
+
+    async def submit(self) -> bool:
+        """Measures some servers and puts the batch into the spool; False when there is nothing to measure."""
+        targets = self.rota.take(self._spec.batch)
+        if not targets:
+            return False
+        kind: Kind = pick_kind(self._spec.shares, self._rng.random())
+        made = make_batch(targets, kind, datetime.now(UTC), self._rng)
+        at = time.time_ns()
+        self._record.sent(at, self.member.name, self.member.ipv, made)
+        if kind == "duplicate":
+            self._duplicates.add(made.id)
+        batch = Batched(id=made.id, results=len(targets), created=at // 1_000_000_000, payload=made.payload)
+        await self.spool.put(batch)
+        self._outbox.wake()
+        return True
+
+    # ---- the outbox's link -----------------------------------------------------------------------------------------
+
+    async def wait_ready(self) -> None:
+        """Returns when there is a connection."""
+        await self.session.wait_ready()
+
+    async def publish_batch(self, batch: Batched) -> None:
+        """Publishes a batch. Raises what :meth:`BrokerSession.publish` raises."""
+        await self._publish(batch)
+        if batch.id in self._duplicates:
+            self._duplicates.discard(batch.id)
+            now = time.monotonic()
+            self._repeats.extend(_Repeat(now + after, batch) for after in _REPEAT_AFTER)
+
+    async def _publish(self, batch: Batched) -> None:
+        topic = self._topics.results(self.member.name, self.member.ipv)
+        await self.session.publish(topic, batch.payload, correlation=batch.id.encode())
+
+    async def _repeat(self) -> None:
+        while True:
+            await asyncio.sleep(0.05)
+            for _ in range(len(self._repeats)):
+                repeat = self._repeats.popleft()
+                if repeat.due > time.monotonic() or not await self._published_again(repeat.batch):
+                    self._repeats.append(repeat)
+
+    async def _published_again(self, batch: Batched) -> bool:
+        try:
+            await self._publish(batch)
+        except NotConnected:
+            return False
+        return True
+
+    # ---- what it is told -------------------------------------------------------------------------------------------
+
+    def _make_session(self, key: SigningKey) -> BrokerSession:
+        name, env = self.member.name, self._spec.env
+        subscriptions = [Subscription(self._topics.acks(name, self.member.ipv), self._take_ack)]
+        if self._spec.listen:
+            subscriptions.append(Subscription(self._topics.assignments(name), self._take_assignment))
+        return BrokerSession(
+            BrokerAddress(self._spec.host, self._spec.port),
+            Identity(name, name),
+            token_source(key, Role.MONITOR, name, env),
+            subscriptions=subscriptions,
+            will=Will(self._topics.status(name), encode(Status(online=False)), WILL_DELAY, STATUS_EXPIRY),
+            keep=KEEP_SESSION,
+            on_session=self._on_session,
+            on_ready=self._presence.connected,
+        )
+
+    def _on_session(self, kept: bool) -> None:
+        if kept:
+            return
+        for server_id in self._held:
+            self.rota.remove(server_id)
+        self._held.clear()
+        self._outbox.send_again()
+
+    def _take_ack(self, message: Incoming) -> None:
+        ack: Ack = decode(message.payload, Ack)  # type: ignore[arg-type]  # a union is a type for msgspec
+        self._record.answered(time.time_ns(), self.member.name, self.member.ipv, ack)
+        self._outbox.acknowledge(ack)
+
+    def _take_assignment(self, message: Incoming) -> None:
+        at = time.time_ns()
+        address = self._topics.parse(message.topic)
+        if address is None or address.ipv != self.member.ipv:
+            return
+        server_id = int(address.rest)
+        assignment = decode(message.payload, Assignment) if message.payload else None
+        status = None if assignment is None else assignment.status
+        self._record.told(at, self.member.name, self.member.ipv, server_id, status)
+        if assignment is None:
+            self._held.pop(server_id, None)
+            self.rota.remove(server_id)
+        else:
+            self._held[server_id] = assignment
+            self.rota.add(Target(server_id, assignment.ip, assignment.interval))
+        self._presence.changed()
+
+    # ---- what it says of itself ------------------------------------------------------------------------------------
+
+    def _status(self) -> Status:
+        state = ProtocolState(
+            status="active",
+            probing=True,
+            assignments=len(self._held),
+            assignments_hash=assignment_set_hash(self._held.values()),
+        )
+        protocols = {self.member.ipv: state} if self._spec.listen else {}
+        return Status(online=True, ts=datetime.now(UTC), version=VERSION, protocols=protocols)
+
+    async def _publish_status(self, status: Status) -> None:
+        topic = self._topics.status(self.member.name)
+        await self.session.publish(topic, encode(status), retain=True, expiry=STATUS_EXPIRY)

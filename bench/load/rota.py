@@ -1,0 +1,67 @@
+"""In which order a simulated monitor measures its servers: each at its interval, spread over it."""
+
+import heapq
+from collections.abc import Iterable
+
+from bench.load.spec import Target
+
+_GOLDEN = 0.6180339887498949
+"""Multiples of it fill an interval more evenly than random numbers."""
+
+
+class Rota:
+    """The targets of one monitor. Its clock runs only as far as it is asked: who asks faster goes through faster."""
+
+    def __init__(self, targets: Iterable[Target] = ()) -> None:
+        self._targets: dict[int, Target] = {}
+        self._heap: list[tuple[float, int]] = []
+        self._queued: set[int] = set()
+        self._now = 0.0
+        for target in targets:
+            self.add(target)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    @property
+    def pace(self) -> float:
+        """Results a second that the intervals make."""
+        return sum(1.0 / target.interval for target in self._targets.values())
+
+    def targets(self) -> list[Target]:
+        """All targets."""
+        return list(self._targets.values())
+
+    def add(self, target: Target) -> None:
+        """Adds a target, or changes its interval."""
+        self._targets[target.server_id] = target
+        if target.server_id not in self._queued:
+            phase = target.server_id * _GOLDEN % 1.0
+            heapq.heappush(self._heap, (self._now + phase * target.interval, target.server_id))
+            self._queued.add(target.server_id)
+
+    def remove(self, server_id: int) -> None:
+        """Takes a target away."""
+        # Its place in the queue is given up when its turn comes.
+        self._targets.pop(server_id, None)
+
+    def clear(self) -> None:
+        """Takes all targets away."""
+        self._targets.clear()
+        self._heap.clear()
+        self._queued.clear()
+
+    def take(self, count: int) -> list[Target]:
+        """The next ``count`` targets that are due; fewer when there is none."""
+        taken: list[Target] = []
+        while len(taken) < count and self._heap:
+            due, server_id = self._heap[0]
+            target = self._targets.get(server_id)
+            if target is None:
+                heapq.heappop(self._heap)
+                self._queued.discard(server_id)
+                continue
+            self._now = due
+            heapq.heapreplace(self._heap, (due + target.interval, server_id))
+            taken.append(target)
+        return taken

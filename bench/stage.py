@@ -1,0 +1,207 @@
+"""What a benchmark of the whole needs: a broker, a MariaDB, workers and load. All of it is gone at the end.
+
+Everything listens on free loopback ports and has its files in a temporary directory. However a benchmark ends, by
+itself, by Ctrl-C, SIGTERM or an error, nothing that it started stays behind.
+"""
+
+import asyncio
+import dataclasses
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from sqlalchemy.engine import URL, Connection, Engine
+
+from bench.load.generator import READY
+from bench.load.spec import LoadSpec, write_spec
+from ops.demo.process import Command, last_lines
+from ops.demo.site import BROKER, Site, broker_command, make_site, python_command, worker_command
+from ops.demo.supervisor import Supervisor
+from ops.local_broker import BrokerUnavailable
+from ops.local_database import MariaDb, temporary_mariadb
+from runtime.database import open_database, reading
+from runtime.migrations import upgrade
+
+T = TypeVar("T")
+
+START_WITHIN: Final = 90.0
+"""Seconds that a process has to get ready."""
+
+_LOOK_EVERY: Final = 0.05
+
+DATABASE_OPTIONS: Final = ("--innodb-log-file-size=512M",)
+"""As large as any server has that is written to: a small log makes MariaDB write its pages again and again."""
+
+
+class CannotRun(Exception):
+    """Something that the benchmark needs is missing or does not work; the message says what."""
+
+
+class Stage:
+    """Processes by name; see :func:`stage`."""
+
+    def __init__(self, site: Site, database: MariaDb, supervisor: Supervisor, engine: Engine) -> None:
+        self.site = site
+        self.database = database
+        self.supervisor = supervisor
+        self.engine = engine
+
+    @property
+    def key_file(self) -> Path:
+        """The key that tokens are signed with."""
+        return self.site.directory / "jwt.key"
+
+    async def start_worker(self, name: str, *, number: int = 1) -> str:
+        """Starts ``ingest``, ``scorer`` or ``selector``, and returns its name when it is connected to the broker."""
+        command = worker_command(self.site, name)
+        if number > 1:
+            own = f"{name}-{number}"
+            command = dataclasses.replace(command, name=own, log=self.site.logs / f"{own}.log")
+        await self._start(command, "connected to")
+        return command.name
+
+    async def start_load(self, spec: LoadSpec, name: str = "load") -> str:
+        """Starts a load generator, and returns its name when all its monitors are connected."""
+        path = self.site.directory / f"{name}.json"
+        write_spec(path, spec)
+        await self._start(python_command(self.site, name, "bench.load", str(path)), READY)
+        return name
+
+    async def wait_load(self, name: str, within: float) -> None:
+        """Returns when a load generator has ended by itself.
+
+        Raises:
+            CannotRun: it failed, or does not end in time.
+        """
+        try:
+            async with asyncio.timeout(within):
+                status = await self.supervisor.wait(name)
+        except TimeoutError:
+            raise CannotRun(f"{name} did not end within {within:g} s:\n{self._last_lines(name)}") from None
+        if status != 0:
+            raise CannotRun(f"{name} ended with {status}:\n{self._last_lines(name)}")
+
+    async def stop(self, *names: str) -> None:
+        """Ends these processes in order."""
+        await self.supervisor.stop(names)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """What ``work`` reads from the ledger."""
+        return await asyncio.to_thread(self._read, work)
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        with reading(self.engine) as connection:
+            return work(connection)
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Processor time that each process has used since its start."""
+        pids = {name: self.supervisor.pid(name) for name in self.supervisor.running}
+        pids["mariadb"] = self.database.pid
+        return {name: _cpu_seconds(pid) for name, pid in pids.items() if pid is not None}
+
+    async def until(self, condition: Callable[[], Awaitable[bool]], what: str, within: float = START_WITHIN) -> None:
+        """Returns when ``condition`` is true.
+
+        Raises:
+            CannotRun: it does not become true in time, or a process died.
+        """
+        deadline = time.monotonic() + within
+        while not await condition():
+            if self.supervisor.deaths:
+                raise CannotRun(str(self.supervisor.deaths[0]))
+            if time.monotonic() > deadline:
+                raise CannotRun(f"{what} did not come about within {within:g} s; see {self.site.logs}")
+            await asyncio.sleep(_LOOK_EVERY)
+
+    async def _start(self, command: Command, sign: str) -> None:
+        await self.supervisor.start(command)
+
+        async def ready() -> bool:
+            return sign in command.log.read_text(encoding="utf-8", errors="replace")
+
+        await self.until(ready, f"start of {command.name}")
+
+    def _last_lines(self, name: str) -> str:
+        return last_lines(self.site.logs / f"{name}.log")
+
+
+@asynccontextmanager
+async def stage(database: MariaDb) -> AsyncIterator[Stage]:
+    """A running broker, and an empty ledger in ``database``.
+
+    Raises:
+        CannotRun: the broker cannot be started.
+    """
+    with tempfile.TemporaryDirectory(prefix="ntpbench-") as directory:
+        try:
+            site = make_site(Path(directory), _fresh(database))
+        except BrokerUnavailable as error:
+            raise CannotRun(str(error)) from None
+        engine = open_database(site.database)
+        try:
+            async with Supervisor() as supervisor:
+                made = Stage(site, database, supervisor, engine)
+                await supervisor.start(broker_command(site))
+                await made.until(lambda: _answers(site), "start of the broker")
+                yield made
+        finally:
+            engine.dispose()
+
+
+def _fresh(database: MariaDb) -> URL:
+    url = database.create("bench")
+    engine = open_database(url)
+    upgrade(engine)
+    engine.dispose()
+    return url
+
+
+async def _answers(site: Site) -> bool:
+    address = site.broker_address
+    try:
+        _, writer = await asyncio.open_connection(address.host, address.port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def run(main: Callable[[MariaDb], Coroutine[Any, Any, int]], *, buffer_pool: str = "1G") -> int:
+    """Runs a benchmark on a MariaDB of its own, and returns the exit status: 2 when something it needs is missing."""
+    # So that SIGTERM ends it as Ctrl-C does, by unwinding.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    try:
+        with temporary_mariadb(buffer_pool=buffer_pool, options=DATABASE_OPTIONS) as database:
+            return asyncio.run(main(database))
+    except KeyboardInterrupt:
+        sys.stderr.write("bench: interrupted\n")
+        return 130
+    except (CannotRun, FileNotFoundError, RuntimeError) as error:
+        sys.stderr.write(f"bench: {error}\n")
+        return 2
+
+
+def say(text: str) -> None:
+    """Tells a person who watches what is going on."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"bench: {text}\n")
+
+
+def shares(before: Mapping[str, float], after: Mapping[str, float], seconds: float) -> dict[str, float]:
+    """Cores that each process kept busy between two looks at :meth:`Stage.cpu_seconds`."""
+    return {name: round((used - before.get(name, 0.0)) / seconds, 2) for name, used in after.items()}
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time of a process with all its threads (proc(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+__all__ = ["BROKER", "CannotRun", "Stage", "run", "say", "shares", "stage"]

@@ -1,0 +1,187 @@
+"""A pool in the ledger, of any size up to the real one and beyond: monitors, servers, pairs, and the log of the past.
+
+Most of it is made by the database itself, from its sequences, so that 300 000 pairs take seconds. Addresses are of
+networks of their own, so that no constraint keeps a monitor from a server.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from bench.load.spec import Member, Target
+from runtime.database import utc_now
+from runtime.pool_settings import Intervals
+from schema.messages import PairStatus
+from schema.tables import accounts, monitors, servers, system_settings
+
+DOMAIN: Final = "mon.example"
+ENV: Final = "devel"
+DEFAULT: Final = Intervals()
+
+_STATUSES: Final[tuple[PairStatus, ...]] = ("active", "testing", "candidate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """A pool. Of each server the first monitors, another's first each time, are active, the next testing."""
+
+    servers: int = 5_000
+    monitors: int = 60
+    active: int = 7
+    testing: int = 12
+    speed: float = 1.0
+    """How many times as often as in the real pool a pair is measured."""
+    first_server: int = 1
+
+    @property
+    def intervals(self) -> Intervals:
+        """Seconds between two results of a pair."""
+        return Intervals(
+            interval_active=DEFAULT.interval_active / self.speed,
+            interval_testing=DEFAULT.interval_testing / self.speed,
+            interval_candidate=DEFAULT.interval_candidate / self.speed,
+        )
+
+    @property
+    def pace(self) -> float:
+        """Results a second that the intervals make."""
+        counts = {"active": self.active, "testing": self.testing}
+        counts["candidate"] = self.monitors - self.active - self.testing
+        return sum(self.servers * counts[status] / self.intervals.of(status) for status in _STATUSES)
+
+    @property
+    def server_ids(self) -> range:
+        """All of them."""
+        return range(self.first_server, self.first_server + self.servers)
+
+    @property
+    def monitor_ids(self) -> range:
+        """All of them."""
+        return range(1, self.monitors + 1)
+
+    def status(self, server_id: int, monitor_id: int) -> PairStatus:
+        """Of a pair."""
+        place = (monitor_id + server_id * self.active) % self.monitors
+        if place < self.active:
+            return "active"
+        return "testing" if place < self.active + self.testing else "candidate"
+
+    def members(self) -> list[Member]:
+        """The monitors with what they measure, for the load generator."""
+        of = {status: self.intervals.of(status) for status in _STATUSES}
+        addresses = [(server_id, server_ip(server_id)) for server_id in self.server_ids]
+        return [
+            Member(
+                name=monitor_name(m),
+                targets=[Target(s, ip, of[self.status(s, m)]) for s, ip in addresses],
+            )
+            for m in self.monitor_ids
+        ]
+
+
+def paced(world: World, rate: float) -> World:
+    """``world`` at the speed at which its monitors make ``rate`` results a second."""
+    return World(
+        servers=world.servers,
+        monitors=world.monitors,
+        active=world.active,
+        testing=world.testing,
+        speed=world.speed * rate / world.pace,
+        first_server=world.first_server,
+    )
+
+
+def monitor_name(monitor_id: int) -> str:
+    """Its full name."""
+    return f"bench{monitor_id}.{ENV}.{DOMAIN}"
+
+
+def server_ip(server_id: int) -> str:
+    """An address of its own."""
+    return f"172.{16 + (server_id >> 16)}.{server_id >> 8 & 255}.{server_id & 255}"
+
+
+def monitor_ip(monitor_id: int) -> str:
+    """An address in a /20 of its own."""
+    return f"{10 + (monitor_id >> 12)}.{monitor_id >> 4 & 255}.{(monitor_id & 15) << 4}.1"
+
+
+def fill(engine: Engine, world: World) -> None:
+    """Writes the world, without a past, into an empty ledger of MariaDB."""
+    now = utc_now().replace(microsecond=0)
+    with engine.begin() as connection:
+        insert_all(
+            connection, accounts, ({"id": m, "name": f"bench {m}", "created_on": now} for m in world.monitor_ids)
+        )
+        insert_all(connection, monitors, (_monitor(m, now) for m in world.monitor_ids))
+        insert_all(connection, servers, (_server(s, now) for s in world.server_ids))
+        connection.execute(_PAIRS, _numbers(world) | {"now": now})
+        value = {name: getattr(world.intervals, name) for name in world.intervals.__struct_fields__}
+        row = {"key": "monitors", "value": json.dumps(value), "created_on": now}
+        connection.execute(sa.insert(system_settings).values(row))
+    analyze(engine)
+
+
+def analyze(engine: Engine) -> None:
+    """Has the database count its rows, as it does by itself in time."""
+    with engine.connect() as connection:
+        connection.execute(sa.text("ANALYZE TABLE log_scores, server_scores, servers, monitors")).all()
+
+
+def insert_all(connection: Connection, table: sa.Table, rows: Iterator[dict[str, Any]]) -> None:
+    """Inserts rows, a few thousand at a time."""
+    waiting: list[dict[str, Any]] = []
+    for row in rows:
+        waiting.append(row)
+        if len(waiting) == 5_000:
+            connection.execute(sa.insert(table), waiting)
+            waiting = []
+    if waiting:
+        connection.execute(sa.insert(table), waiting)
+
+
+def _monitor(monitor_id: int, now: datetime) -> dict[str, Any]:
+    return {
+        "id": monitor_id,
+        "tls_name": monitor_name(monitor_id),
+        "ip": monitor_ip(monitor_id),
+        "ip_version": "v4",
+        "account_id": monitor_id,
+        "status": "active",
+        "config": "{}",
+        "created_on": now,
+    }
+
+
+def _server(server_id: int, now: datetime) -> dict[str, Any]:
+    return {"id": server_id, "ip": server_ip(server_id), "ip_version": "v4", "in_pool": 1, "created_on": now}
+
+
+def _numbers(world: World) -> dict[str, int]:
+    return {
+        "servers": world.servers,
+        "first": world.first_server - 1,
+        "monitors": world.monitors,
+        "active": world.active,
+        "placed": world.active + world.testing,
+    }
+
+
+_STATUS_SQL: Final = """
+    CASE WHEN MOD(m.seq + (s.seq + :first) * :active, :monitors) < :active THEN 'active'
+         WHEN MOD(m.seq + (s.seq + :first) * :active, :monitors) < :placed THEN 'testing'
+         ELSE 'candidate' END
+"""
+
+_PAIRS: Final = sa.text(f"""
+    INSERT INTO server_scores (server_id, monitor_id, status, created_on)
+    SELECT s.seq + :first, m.seq, {_STATUS_SQL}, :now
+    FROM seq_1_to_100000 AS s JOIN seq_1_to_10000 AS m
+    WHERE s.seq <= :servers AND m.seq <= :monitors
+    ORDER BY s.seq, m.seq
+""")  # noqa: S608  # made of our own text
