@@ -5,7 +5,8 @@ from typing import Final
 
 from agent.spool import Spool
 from agent.state import StateDirectory
-from ops.demo.accounting import BatchKey, Spooled
+from ops.checker.replay import BatchKey
+from ops.demo.accounting import Spooled
 from schema.names import IP_VERSIONS
 
 _NO_BOUND: Final = 1 << 62
