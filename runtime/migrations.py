@@ -13,6 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection, Engine
 
 import schema
+from runtime.database import reading
 
 _SCRIPTS: Final = Path(schema.__file__).parent / "migrations"
 _LOCK: Final = "ntppool_monitor_migrations"
@@ -35,7 +36,7 @@ def upgrade(engine: Engine) -> None:
 
 def current(engine: Engine) -> str | None:
     """The version that the database is at; None when it was never migrated."""
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 

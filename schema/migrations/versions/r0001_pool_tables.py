@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from schema import pool_tables
+from schema.migrations.building import finish_empty_table
 
 revision = "0001"
 down_revision = None
@@ -19,8 +20,9 @@ def upgrade() -> None:
     bind = op.get_bind()
     inspector = sa.inspect(bind)
     present = set(inspector.get_table_names())
-    for name in pool_tables.NAMES & present:
+    for name in sorted(pool_tables.NAMES & present):
         _check_columns(inspector, pool_tables.metadata.tables[name])
+        finish_empty_table(bind, pool_tables.metadata.tables[name])
     pool_tables.metadata.create_all(
         bind, tables=[pool_tables.metadata.tables[name] for name in pool_tables.NAMES - present]
     )

@@ -1,41 +1,34 @@
 """The tables beside the pool's: batches, queue, rejected messages, presence, changes of assignments."""
 
 import sqlalchemy as sa
-from alembic import op
 
 from schema.columns import bigint_u, blob, boolean, datetime6, int_u, text_bin, ulid
-from schema.pool_tables import TABLE_OPTIONS
+from schema.migrations.building import create_index, create_table
 
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-_REVIEW_COLUMNS = ["server_id", "ts", "monitor_id", "step", "rtt", "score"]
-
 
 def upgrade() -> None:
     """Creates what is missing."""
-    op.create_table(
+    create_table(
         "result_batches",
         sa.Column("monitor_id", int_u(), primary_key=True, autoincrement=False),
         sa.Column("batch", ulid(), primary_key=True),
         sa.Column("received_on", datetime6(), nullable=False),
         sa.Column("stored", sa.Integer, nullable=False),
         sa.Column("rejected", sa.Text),
-        sa.Index("result_batches_received", "received_on"),
-        if_not_exists=True,
-        **TABLE_OPTIONS,
+        indexes={"result_batches_received": ["received_on"]},
     )
-    op.create_table(
+    create_table(
         "scoring_queue",
         _of_server(primary_key=True),
         sa.Column("due_on", datetime6()),
-        sa.Index("scoring_queue_due", "due_on"),
-        if_not_exists=True,
-        **TABLE_OPTIONS,
+        indexes={"scoring_queue_due": ["due_on"]},
     )
-    op.create_table(
+    create_table(
         "rejected_messages",
         sa.Column("id", bigint_u(), primary_key=True),
         sa.Column("topic", text_bin(500), nullable=False),
@@ -47,22 +40,18 @@ def upgrade() -> None:
         sa.Column("first_seen", datetime6(), nullable=False),
         sa.Column("last_seen", datetime6(), nullable=False),
         sa.UniqueConstraint("topic", "payload_hash", name="rejected_messages_topic"),
-        sa.Index("rejected_messages_seen", "last_seen"),
-        if_not_exists=True,
-        **TABLE_OPTIONS,
+        indexes={"rejected_messages_seen": ["last_seen"]},
     )
-    op.create_table(
+    create_table(
         "monitor_presence",
         sa.Column("tls_name", sa.String(255), primary_key=True),
         sa.Column("online", boolean(), nullable=False),
         sa.Column("since", datetime6(), nullable=False),
         sa.Column("seen", datetime6(), nullable=False),
         sa.Column("status", sa.Text, nullable=False),
-        sa.Index("monitor_presence_seen", "seen"),
-        if_not_exists=True,
-        **TABLE_OPTIONS,
+        indexes={"monitor_presence_seen": ["seen"]},
     )
-    op.create_table(
+    create_table(
         "assignment_changes",
         sa.Column("id", bigint_u(), primary_key=True),
         _of_server(),
@@ -71,15 +60,13 @@ def upgrade() -> None:
         sa.Column("after_status", sa.String(10), nullable=False),
         sa.Column("reason", sa.String(255), nullable=False),
         sa.Column("changed_on", datetime6(), nullable=False),
-        sa.Index("assignment_changes_server", "server_id", "changed_on"),
-        sa.Index("assignment_changes_pair", "monitor_id", "server_id", "id"),
-        sa.Index("assignment_changes_on", "changed_on"),
-        if_not_exists=True,
-        **TABLE_OPTIONS,
+        indexes={
+            "assignment_changes_server": ["server_id", "changed_on"],
+            "assignment_changes_pair": ["monitor_id", "server_id", "id"],
+            "assignment_changes_on": ["changed_on"],
+        },
     )
-    indexes = {index["name"] for index in sa.inspect(op.get_bind()).get_indexes("log_scores")}
-    if "log_scores_review" not in indexes:
-        op.create_index("log_scores_review", "log_scores", _REVIEW_COLUMNS)
+    create_index("log_scores_review", "log_scores", ["server_id", "ts", "monitor_id", "step", "rtt", "score"])
 
 
 def _of_server(*, primary_key: bool = False) -> sa.Column[int]:

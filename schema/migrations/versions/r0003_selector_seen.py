@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from schema.columns import boolean, int_u
-from schema.pool_tables import TABLE_OPTIONS
+from schema.migrations.building import create_table
 
 revision = "0003"
 down_revision = "0002"
@@ -14,7 +14,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Creates what is missing."""
-    op.create_table(
+    create_table(
         "selector_seen",
         sa.Column("monitor_id", int_u(), primary_key=True, autoincrement=False),
         sa.Column("status", sa.String(10), nullable=False),
@@ -22,8 +22,6 @@ def upgrade() -> None:
         sa.Column("account_id", int_u()),
         sa.Column("per_server_limit", sa.String(20), nullable=False),
         sa.Column("gone", boolean(), nullable=False),
-        if_not_exists=True,
-        **TABLE_OPTIONS,
     )
     if op.get_bind().dialect.name != "sqlite":
         _compare_names_alike(op.get_bind())

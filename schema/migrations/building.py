@@ -1,0 +1,45 @@
+"""Building tables so that a migration which was cut off is finished by the next run.
+
+MySQL commits every statement of a migration by itself: a table may be there without its indexes, or some of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.engine import Connection
+
+from schema.pool_tables import TABLE_OPTIONS
+
+
+def create_table(
+    name: str, *parts: sa.Column[Any] | sa.Constraint, indexes: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Creates a table of ours, or what is missing of it; ``indexes`` are the columns of each."""
+    if not sa.inspect(op.get_bind()).has_table(name):
+        op.create_table(name, *parts, **TABLE_OPTIONS)
+    for index, columns in (indexes or {}).items():
+        create_index(index, name, columns)
+
+
+def create_index(name: str, table: str, columns: Sequence[str]) -> None:
+    """Creates an index, unless there is one of that name."""
+    # MySQL knows no CREATE INDEX IF NOT EXISTS.
+    if name not in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}:
+        op.create_index(name, table, list(columns))
+
+
+def finish_empty_table(bind: Connection, table: sa.Table) -> None:
+    """Adds the indexes that ``table`` lacks, when it holds no row: then it may be one that we were creating.
+
+    A table with rows is not ours to change, and an index of the same columns under another name is as good.
+    """
+    if bind.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() is not None:
+        return
+    inspector = sa.inspect(bind)
+    present = {tuple(index["column_names"]) for index in inspector.get_indexes(table.name)}
+    present |= {tuple(key["column_names"]) for key in inspector.get_unique_constraints(table.name)}
+    for index in sorted(table.indexes, key=lambda index: str(index.name)):
+        if tuple(column.name for column in index.columns) not in present:
+            index.create(bind)

@@ -1,0 +1,272 @@
+"""Migrations: to the current version from nothing, from the pool's own tables, from half-way, and two at once."""
+
+import itertools
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from threading import Barrier, Thread
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from fixtures.database import MariaDb
+from sqlalchemy.engine import URL, Connection, Engine
+
+from runtime.database import open_database
+from runtime.migrations import current, newest, upgrade
+from schema import pool_tables
+from schema.tables import log_scores, metadata, monitors, servers
+
+NOW = datetime(2026, 1, 2, 3, 4, 5)
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(params=["sqlite", "mariadb"])
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """A database without any table."""
+    if request.param == "sqlite":
+        url = URL.create("sqlite", database=str(tmp_path / "empty.db"))
+    else:
+        mariadb: MariaDb = request.getfixturevalue("mariadb")
+        url = mariadb.create(f"migration{next(_numbers)}")
+    engine = open_database(url)
+    yield engine
+    engine.dispose()
+
+
+def differences(engine: Engine) -> list[Any]:
+    """What the database has and the metadata has not, or the other way round, or otherwise."""
+
+    def same_default(
+        context: Any, inspected: Any, column: sa.Column[Any], found: str | None, *rest: Any
+    ) -> bool | None:
+        # The comparison cannot tell an empty string from none.
+        default = column.server_default
+        empty = isinstance(default, sa.DefaultClause) and default.arg == ""
+        return found not in ("''", "('')") if empty else None
+
+    options = {"compare_type": True, "compare_server_default": same_default}
+    with engine.connect() as connection:
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
+
+
+# ---- from nothing --------------------------------------------------------------------------------------------------
+
+
+def test_a_new_database_gets_all_tables_as_the_program_knows_them(empty: Engine) -> None:
+    assert current(empty) is None
+    upgrade(empty)
+    assert current(empty) == newest()
+    assert differences(empty) == []
+
+
+def test_a_difference_would_be_found(empty: Engine) -> None:
+    upgrade(empty)
+    with empty.begin() as connection:
+        connection.exec_driver_sql("DROP INDEX scoring_queue_due" + _on(empty, "scoring_queue"))
+        connection.exec_driver_sql("ALTER TABLE monitor_presence ADD COLUMN extra INTEGER")
+    assert {difference[0] for difference in differences(empty)} == {"add_index", "remove_column"}
+
+
+def _on(engine: Engine, table: str) -> str:
+    return "" if engine.dialect.name == "sqlite" else f" ON {table}"
+
+
+def test_migrating_again_changes_nothing(empty: Engine) -> None:
+    upgrade(empty)
+    statements: list[str] = []
+    sa.event.listen(empty, "before_cursor_execute", lambda _c, _cursor, statement, *_: statements.append(statement))
+    upgrade(empty)
+    assert [s for s in statements if re.match(r"\s*(CREATE|ALTER|DROP|INSERT|UPDATE|DELETE)", s, re.IGNORECASE)] == []
+    assert differences(empty) == []
+
+
+POOL_TYPES = {
+    ("log_scores", "id"): "bigint unsigned",
+    ("log_scores", "ts"): "datetime",
+    ("log_scores", "offset"): "double",
+    ("log_scores", "rtt"): "mediumint",
+    ("log_scores", "attributes"): "text",
+    ("monitors", "id"): "int unsigned",
+    ("monitors", "type"): "enum('monitor','score')",
+    ("monitors", "ip"): "varchar(40)",
+    ("monitors", "last_seen"): "datetime(6)",
+    ("monitors", "is_current"): "tinyint",
+    ("monitors", "config"): "text",
+    ("servers", "stratum"): "tinyint unsigned",
+    ("servers", "score_raw"): "double",
+    ("servers", "deletion_on"): "date",
+    ("servers", "flags"): "varchar(4096)",
+    ("servers", "updated_on"): "timestamp",
+    ("server_scores", "id"): "bigint unsigned",
+    ("server_scores", "status"): "enum('candidate','testing','active','paused')",
+    ("system_settings", "key"): "varchar(255)",
+    ("accounts", "modified_on"): "timestamp",
+}
+
+
+def test_on_mariadb_the_pools_columns_have_the_pools_types(mariadb_engine: Engine) -> None:
+    query = "SELECT table_name, column_name, column_type, extra FROM information_schema.columns"
+    with mariadb_engine.connect() as connection:
+        rows = connection.exec_driver_sql(f"{query} WHERE table_schema = database()").all()
+    # A display width is decoration, and MySQL 8 shows none.
+    found = {(row[0], row[1]): re.sub(r"(int)\(\d+\)", r"\1", row[2]) for row in rows}
+    assert {column: found[column] for column in POOL_TYPES} == POOL_TYPES
+    extra = {(row[0], row[1]): row[3].lower() for row in rows}
+    for table in ("servers", "server_scores", "accounts", "scorer_status", "system_settings", "api_keys"):
+        column = "updated_on" if table == "servers" else "modified_on"
+        assert "on update current_timestamp" in extra[table, column]
+    assert "auto_increment" in extra["log_scores", "id"]
+    assert "auto_increment" not in extra["scoring_queue", "server_id"]
+
+
+def test_the_view_shows_monitors_by_their_short_names_without_the_settings(empty: Engine) -> None:
+    upgrade(empty)
+    rows = [
+        {"tls_name": "a-1.test.mon.example", "ip_version": "v4", "type": "monitor"},
+        {"tls_name": "settings-v4.system", "ip_version": "v4", "type": "monitor"},
+        {"tls_name": "recentmedian.scores.ntp.dev", "ip_version": None, "type": "score", "hostname": "recentmedian"},
+    ]
+    with empty.begin() as connection:
+        for row in rows:
+            connection.execute(sa.insert(monitors).values(status="active", config="{}", created_on=NOW, **row))
+        names = connection.exec_driver_sql("SELECT name FROM monitors_data ORDER BY id").scalars().all()
+    assert names == ["a-1", "recentmedian"]
+
+
+# ---- from the pool's tables ----------------------------------------------------------------------------------------
+
+
+def make_pool(connection: Connection) -> None:
+    """The pool's tables as they are today, with something in them."""
+    ours = [index for index in log_scores.indexes if index.name == "log_scores_review"]
+    for index in ours:
+        log_scores.indexes.remove(index)
+    try:
+        pool_tables.metadata.create_all(
+            connection, tables=[pool_tables.metadata.tables[name] for name in pool_tables.NAMES]
+        )
+    finally:
+        log_scores.indexes.update(ours)
+    connection.exec_driver_sql(pool_tables.MONITORS_DATA_VIEW)
+    connection.exec_driver_sql("ALTER TABLE monitors ADD COLUMN of_the_pool INTEGER")
+    connection.execute(sa.insert(servers).values(id=7, ip="192.0.2.7", created_on=NOW, score_raw=19.5))
+    connection.execute(sa.insert(log_scores).values(server_id=7, ts=NOW, score=19.5, step=1))
+
+
+def test_a_database_with_the_pools_tables_is_adopted_with_its_rows(empty: Engine) -> None:
+    with empty.begin() as connection:
+        make_pool(connection)
+    upgrade(empty)
+    assert current(empty) == newest()
+    assert [d[3].name for d in differences(empty)] == ["of_the_pool"], "what is the pool's own stays"
+    with empty.connect() as connection:
+        assert connection.execute(sa.select(servers.c.id, servers.c.score_raw)).all() == [(7, 19.5)]
+        assert connection.scalar(sa.select(log_scores.c.score)) == 19.5
+
+
+def test_only_missing_tables_are_added_to_the_pools(empty: Engine) -> None:
+    with empty.begin() as connection:
+        make_pool(connection)
+        connection.exec_driver_sql("DROP TABLE api_keys_monitors")
+        connection.exec_driver_sql("DROP VIEW monitors_data")
+    upgrade(empty)
+    assert [d[3].name for d in differences(empty)] == ["of_the_pool"]
+    with empty.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM monitors_data").scalar() == 0
+
+
+def test_an_index_that_the_pool_lacks_or_calls_otherwise_is_its_own_affair(empty: Engine) -> None:
+    with empty.begin() as connection:
+        make_pool(connection)
+        connection.exec_driver_sql("DROP INDEX log_scores_ts" + _on(empty, "log_scores"))
+        connection.exec_driver_sql("DROP INDEX server_scores_monitor_ts" + _on(empty, "server_scores"))
+        connection.exec_driver_sql("CREATE INDEX theirs ON server_scores (monitor_id, score_ts)")
+    upgrade(empty)
+    with empty.connect() as connection:
+        inspector = sa.inspect(connection)
+        assert "log_scores_ts" not in {index["name"] for index in inspector.get_indexes("log_scores")}
+        names = {index["name"] for index in inspector.get_indexes("server_scores")}
+    assert "theirs" in names
+    assert "server_scores_monitor_ts" not in names
+
+
+def test_an_older_pool_is_refused_with_what_it_lacks_and_stays_as_it_is(empty: Engine) -> None:
+    with empty.begin() as connection:
+        make_pool(connection)
+        connection.exec_driver_sql("ALTER TABLE server_scores DROP COLUMN pause_reason") if _is_mariadb(
+            empty
+        ) else connection.exec_driver_sql("ALTER TABLE server_alerts DROP COLUMN last_email_time")
+    lacks = "server_scores is there but lacks pause_reason" if _is_mariadb(empty) else "server_alerts is .* last_email"
+    with pytest.raises(RuntimeError, match=lacks):
+        upgrade(empty)
+    assert current(empty) is None
+    with empty.connect() as connection:
+        assert "result_batches" not in sa.inspect(connection).get_table_names()
+
+
+def _is_mariadb(engine: Engine) -> bool:
+    return engine.dialect.name != "sqlite"
+
+
+# ---- interrupted, and together -------------------------------------------------------------------------------------
+
+
+class PowerCut(Exception):
+    """The process ended here."""
+
+
+def test_a_migration_that_is_cut_off_after_any_statement_is_finished_by_the_next(empty: Engine) -> None:
+    """Each run gets one statement further than the one before, from where that left the database."""
+    allowed = [0]
+
+    def cut(connection: Connection, cursor: Any, statement: str, *rest: Any) -> None:
+        if re.match(r"\s*(CREATE|ALTER|INSERT|UPDATE)", statement, re.IGNORECASE):
+            if allowed[0] == 0:
+                raise PowerCut
+            allowed[0] -= 1
+
+    sa.event.listen(empty, "before_cursor_execute", cut)
+    for statements in range(1, 200):
+        # SQLite takes back all that a run did; MySQL only the version, until the next statement commits it too.
+        allowed[0] = statements if empty.dialect.name == "sqlite" else 1 + statements % 2
+        try:
+            upgrade(empty)
+            break
+        except PowerCut:
+            assert current(empty) != newest()
+    sa.event.remove(empty, "before_cursor_execute", cut)
+    assert statements > 20, "it must have been cut off often"
+    assert current(empty) == newest()
+    # InnoDB makes an index for a foreign key that finds none, and it stands in for ours of the same column.
+    assert [d for d in differences(empty) if d[:1] != ("add_index",) or d[1].name != "log_scores_monitor"] == []
+
+
+def test_two_at_once_follow_each_other(mariadb: MariaDb) -> None:
+    url = mariadb.create(f"migration{next(_numbers)}")
+    start = Barrier(3)
+    errors: list[Exception] = []
+
+    def work() -> None:
+        engine = open_database(url)
+        engine.connect().close()
+        start.wait()
+        try:
+            upgrade(engine)
+        except Exception as error:
+            errors.append(error)
+        engine.dispose()
+
+    threads = [Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    engine = open_database(url)
+    assert errors == []
+    assert current(engine) == newest()
+    assert differences(engine) == []
+    engine.dispose()
