@@ -10,7 +10,7 @@ from ops.checker.aggregates import compare_aggregates
 from ops.checker.assignments import Tree, compare_assignments
 from ops.checker.batches import Attempt, compare_batches, compare_rows
 from ops.checker.difference import Difference
-from ops.checker.replay import Pair, Replay
+from ops.checker.replay import BatchKey, Pair, Replay
 from runtime.database import reading
 from runtime.pool_settings import PoolSettingsReader
 from schema.names import Environment
@@ -24,6 +24,7 @@ class Before:
     last_log_id: int = 0
     scores: Mapping[Pair, float] = field(default_factory=dict)
     """Of the pairs."""
+    batches: frozenset[BatchKey] = frozenset()
     unknown: bool = False
     """Nobody knows the scores: a pair's first row is taken as it is."""
 
@@ -43,7 +44,8 @@ class Checked:
 
 def read_before(connection: Connection) -> Before:
     """The ledger as it is now, before a run begins."""
-    return Before(ledger.last_log_id(connection), ledger.pair_scores(connection))
+    batches = frozenset(ledger.batches(connection))
+    return Before(ledger.last_log_id(connection), ledger.pair_scores(connection), batches)
 
 
 def check(
@@ -71,17 +73,17 @@ def check(
         replay.all(ledger.log_rows(connection, after=before.last_log_id))
         found = replay.differences + replay.compare_pairs(ledger.pair_scores(connection))
         if attempts is not None:
-            found += _compare_attempts(connection, attempts, before.last_log_id)
+            found += _compare_attempts(connection, attempts, before)
         found += compare_aggregates(connection, intervals)
         if tree is not None:
             found += compare_assignments(connection, tree, Topics(env), intervals)
     return Checked(replay.rows, tuple(found))
 
 
-def _compare_attempts(connection: Connection, attempts: Sequence[Attempt], after: int) -> list[Difference]:
+def _compare_attempts(connection: Connection, attempts: Sequence[Attempt], before: Before) -> list[Difference]:
     of = {attempt.monitor_id for attempt in attempts}
-    stored = ledger.batches(connection, of)
+    stored = {key: batch for key, batch in ledger.batches(connection, of).items() if key not in before.batches}
     return [
         *compare_batches(attempts, stored),
-        *compare_rows(attempts, stored, ledger.log_rows(connection, after=after, of=of)),
+        *compare_rows(attempts, stored, ledger.log_rows(connection, after=before.last_log_id, of=of)),
     ]

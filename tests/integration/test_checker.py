@@ -1,0 +1,280 @@
+"""The checker finds every kind of difference in a ledger that ingest and scorer made, and none where there is none."""
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from fixtures.batches import new_result, new_submission
+from fixtures.world import add_monitor, add_pair, add_server, monitor_name
+from sqlalchemy.engine import Engine
+
+from ingest.check import UNKNOWN_SERVER
+from ingest.ledger import commit
+from ops.checker.batches import Attempt
+from ops.checker.check import Before, Checked, check, read_before
+from ops.checker.difference import MOST_SHOWN, Difference, lines
+from ops.checker.replay import Replay
+from runtime.database import reading, utc_now
+from runtime.pool_settings import Intervals
+from schema.messages import Ack, Assignment, BatchCommitted, BatchRefused, encode
+from schema.tables import log_scores, result_batches, scoring_queue, server_scores, servers
+from schema.topics import Topics
+from scorer.scorers import all_scorers
+from scorer.scoring import score_due
+from scorer.worker import add_missing_scorers
+
+NAMES = [monitor_name("one"), monitor_name("two")]
+TOPICS = Topics("devel")
+
+
+@dataclass
+class Run:
+    """A ledger after a few batches, and what was sent and answered."""
+
+    engine: Engine
+    attempts: list[Attempt]
+    tree: dict[str, bytes]
+    servers: list[int]
+
+    def check(self, **given: Any) -> Checked:
+        return check(self.engine, **({"attempts": self.attempts, "tree": self.tree} | given))
+
+    def kinds(self, **given: Any) -> set[str]:
+        return {difference.kind for difference in self.check(**given).differences}
+
+    def execute(self, statement: Any) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(statement)
+
+    def first_row(self) -> dict[str, Any]:
+        """The first result's log row, without its id."""
+        with reading(self.engine) as connection:
+            row = dict(connection.execute(sa.select(log_scores).order_by(log_scores.c.id).limit(1)).one()._mapping)
+        return {name: value for name, value in row.items() if name != "id"}
+
+    def answer(self, index: int, *answers: Ack) -> None:
+        self.attempts[index] = replace(self.attempts[index], answers=answers)
+
+
+@pytest.fixture
+def run(engine: Engine) -> Run:
+    """Two monitors, three servers; results good, bad, late and repeated; and one batch that cannot be read."""
+    with engine.begin() as connection:
+        ids = [add_monitor(connection, name) for name in NAMES]
+        server_ids = [add_server(connection) for _ in range(3)]
+        for server_id in server_ids:
+            for monitor_id in ids:
+                add_pair(connection, server_id, monitor_id)
+        ips = {row.id: row.ip for row in connection.execute(sa.select(servers.c.id, servers.c.ip))}
+
+    def result(number: int, server_id: int, **fields: Any) -> Any:
+        given = {"age": 30.0 - number, "offset": 0.001 + number * 1e-6} | fields
+        return new_result(server_id, ips[server_id], **given)
+
+    submissions = [
+        new_submission(NAMES[0], *(result(n, s) for n, s in enumerate(server_ids))),
+        new_submission(NAMES[1], result(4, server_ids[0], offset=0.4), result(5, server_ids[1], no_response=True)),
+        new_submission(NAMES[0], result(6, server_ids[0]), new_result(9_999, "192.0.2.1")),
+        new_submission(NAMES[1], result(7, server_ids[0], age=3 * 3600.0)),
+    ]
+    acks = [ack for _, ack in commit(engine, [*submissions, submissions[0]], utc_now()).acks]
+    attempts = [
+        Attempt(
+            ids[NAMES.index(s.name)],
+            s.batch.id,
+            s.batch.results,
+            [ack],
+            {} if len(ack.rejected) == 0 else {1: UNKNOWN_SERVER},
+        )
+        for s, ack in zip(submissions, acks, strict=False)
+    ]
+    attempts[0] = replace(attempts[0], answers=[acks[0], acks[4]])
+    unreadable = new_submission(NAMES[0]).batch.id
+    attempts.append(Attempt(ids[0], unreadable, None, [BatchRefused(batch=unreadable, reason="no JSON")]))
+    _score(engine)
+    return Run(engine, attempts, _tree(ips), server_ids)
+
+
+def _score(engine: Engine) -> None:
+    add_missing_scorers(engine, all_scorers())
+    with engine.begin() as connection:
+        score_due(connection, all_scorers(), Intervals(), utc_now(), 100)
+
+
+def _tree(ips: dict[int, str]) -> dict[str, bytes]:
+    interval = Intervals().interval_active
+    return {
+        TOPICS.assignment(name, "v4", server_id): encode(
+            Assignment(server_id=server_id, ip=ip, status="active", interval=interval)
+        )
+        for name in NAMES
+        for server_id, ip in ips.items()
+    }
+
+
+def test_a_sound_run_has_no_difference(run: Run) -> None:
+    checked = run.check()
+    assert checked.differences == ()
+    assert (checked.rows, checked.good) == (7, True)
+
+
+def test_a_batch_that_was_acknowledged_but_is_not_there_is_lost(run: Run) -> None:
+    run.execute(sa.delete(result_batches).where(result_batches.c.batch == run.attempts[0].batch))
+    assert "lost" in run.kinds()
+
+
+def test_a_batch_that_was_never_acknowledged_may_be_there_or_not(run: Run) -> None:
+    run.answer(0)
+    assert run.kinds() == set()
+    run.attempts.append(replace(run.attempts[0], batch="0" * 26))
+    assert run.kinds() == set()
+
+
+def test_a_result_without_its_log_row_is_lost(run: Run) -> None:
+    run.execute(
+        sa.delete(log_scores).where(log_scores.c.id == sa.select(sa.func.min(log_scores.c.id)).scalar_subquery())
+    )
+    assert "lost" in run.kinds()
+
+
+def test_a_batch_of_which_the_ledger_remembers_a_part_is_lost_in_part(run: Run) -> None:
+    run.execute(sa.update(result_batches).where(result_batches.c.batch == run.attempts[0].batch).values(stored=2))
+    assert "lost" in run.kinds()
+
+
+def test_a_row_that_is_there_twice_is_a_duplicate(run: Run) -> None:
+    run.execute(sa.insert(log_scores).values(run.first_row()))
+    assert "duplicated" in run.kinds()
+
+
+def test_a_row_that_nobody_sent_is_invented(run: Run) -> None:
+    run.execute(sa.insert(log_scores).values(run.first_row() | {"offset": 0.0777}))
+    assert "invented" in run.kinds()
+
+
+def test_a_batch_that_nobody_sent_is_invented(run: Run) -> None:
+    sent = run.attempts.pop(0)
+    found = [difference for difference in run.check().differences if difference.kind == "invented"]
+    assert any(sent.batch in str(difference) for difference in found)
+
+
+def test_two_answers_to_one_batch_must_be_the_same(run: Run) -> None:
+    ack = run.attempts[1].answers[0]
+    run.answer(1, ack, BatchRefused(batch=ack.batch, reason="no"))
+    assert run.kinds() == {"contradicted"}
+
+
+def test_an_answer_must_say_what_the_ledger_remembers(run: Run) -> None:
+    ack = run.attempts[1].answers[0]
+    run.answer(1, BatchCommitted(batch=ack.batch, stored=1))
+    assert run.kinds() == {"contradicted"}
+
+
+def test_a_batch_that_cannot_be_read_must_not_be_in_the_ledger(run: Run) -> None:
+    run.attempts[1] = replace(run.attempts[1], results=None, answers=())
+    assert "contradicted" in run.kinds()
+
+
+def test_a_readable_batch_must_not_be_refused(run: Run) -> None:
+    run.answer(1, BatchRefused(batch=run.attempts[1].batch, reason="no"))
+    assert run.kinds() == {"misjudged"}
+
+
+@pytest.mark.parametrize("expected", [{}, {0: UNKNOWN_SERVER}, {1: "another reason"}])
+def test_what_should_have_been_rejected_must_be(run: Run, expected: dict[int, str]) -> None:
+    run.attempts[2] = replace(run.attempts[2], expected=expected)
+    assert run.kinds() == {"misjudged"}
+
+
+def test_a_score_that_does_not_follow_is_named_with_its_row(run: Run) -> None:
+    run.execute(
+        sa.update(log_scores)
+        .where(log_scores.c.id == sa.select(sa.func.min(log_scores.c.id)).scalar_subquery())
+        .values(score=log_scores.c.score + 1e-6)
+    )
+    found = run.check().differences
+    assert any(f"server {run.servers[0]}" in str(one) for one in found if one.kind == "score")
+
+
+def test_a_step_that_the_result_does_not_deserve_is_a_difference(run: Run) -> None:
+    run.execute(sa.update(log_scores).where(log_scores.c.step < -4).values(step=-4.0))
+    assert "score" in run.kinds()
+
+
+def test_a_pair_that_has_another_score_than_its_last_row_is_a_difference(run: Run) -> None:
+    pair = sa.and_(server_scores.c.server_id == run.servers[2], server_scores.c.score_ts.is_not(None))
+    run.execute(sa.update(server_scores).where(pair, server_scores.c.score_raw < 1.5).values(score_raw=1.95))
+    assert "score" in run.kinds()
+
+
+@pytest.mark.parametrize(
+    "values", [{"score_raw": 7.0}, {"score_ts": utc_now() - timedelta(days=1)}, {"score_ts": None}]
+)
+def test_a_server_with_another_score_than_its_results_make_is_a_difference(run: Run, values: dict[str, Any]) -> None:
+    run.execute(sa.update(servers).where(servers.c.id == run.servers[0]).values(values))
+    assert run.kinds() == {"aggregate"}
+
+
+def test_a_server_with_a_score_but_no_result_is_a_difference(run: Run) -> None:
+    with run.engine.begin() as connection:
+        server_id = add_server(connection, score=5.0)
+        connection.execute(sa.update(servers).where(servers.c.id == server_id).values(score_ts=utc_now()))
+    assert "aggregate" in run.kinds()
+
+
+def test_a_scorers_log_row_must_say_what_the_row_says_that_it_names(run: Run) -> None:
+    scorers = sa.select(log_scores.c.id).where(log_scores.c.attributes.like("%from_ls_id%"))
+    with run.engine.begin() as connection:
+        ids = list(connection.scalars(scorers))
+    run.execute(sa.update(log_scores).where(log_scores.c.id.in_(ids)).values(score=-1.0))
+    assert run.kinds() == {"aggregate"}
+
+
+def test_a_server_that_still_waits_for_its_score_is_not_at_rest(run: Run) -> None:
+    run.execute(sa.update(scoring_queue).where(scoring_queue.c.server_id == run.servers[0]).values(due_on=utc_now()))
+    assert run.kinds() == {"waiting"}
+
+
+def test_a_missing_a_wrong_and_a_stale_assignment_are_differences(run: Run) -> None:
+    first, second, *_ = run.tree
+    del run.tree[first]
+    run.tree[second] = run.tree[second].replace(b"active", b"testing")
+    run.tree[TOPICS.assignment(monitor_name("nobody"), "v4", 1)] = b"{}"
+    found = [str(one) for one in run.check().differences]
+    assert [one.split(":")[0] for one in found] == ["assignment"] * 3
+    assert any("holds nothing" in one for one in found)
+
+
+def test_what_was_there_before_the_run_is_taken_as_given(run: Run) -> None:
+    with reading(run.engine) as connection:
+        before = read_before(connection)
+    results = run.attempts[0].results
+    assert results is not None
+    again = new_submission(NAMES[0], results[0])
+    ack = commit(run.engine, [again], utc_now()).acks[0][1]
+    _score(run.engine)
+    attempt = Attempt(run.attempts[0].monitor_id, again.batch.id, again.batch.results, [ack], {})
+    checked = run.check(attempts=[attempt], before=before)
+    assert (checked.rows, checked.differences) == (1, ())
+
+
+def test_rows_that_are_gone_for_their_age_are_no_difference_when_told_so(run: Run) -> None:
+    run.execute(
+        sa.delete(log_scores).where(log_scores.c.id == sa.select(sa.func.min(log_scores.c.id)).scalar_subquery())
+    )
+    assert "score" in {one.kind for one in run.check(attempts=None).differences}
+    assert run.check(attempts=None, before=Before(unknown=True)).differences == ()
+
+
+def test_of_many_differences_of_one_kind_the_first_are_shown() -> None:
+    shown = lines(Difference("lost", str(number)) for number in range(MOST_SHOWN + 5))
+    assert len(shown) == MOST_SHOWN + 1
+    assert shown[-1] == "lost: and 5 more"
+
+
+def test_a_replay_without_rows_has_nothing_to_say_of_a_pair_it_does_not_know() -> None:
+    assert Replay().compare_pairs({(1, 1): 0.0}) == []
+    assert Replay(trusting=True).compare_pairs({(1, 1): 5.0}) == []
+    assert len(Replay().compare_pairs({(1, 1): 5.0})) == 1
