@@ -135,7 +135,7 @@ class ServerLife(RuleBasedStateMachine):
     def every_promise_holds(self) -> None:
         proof.hold_all(self._scene())
 
-    # ---- helpers ---------------------------------------------------------------------------------------------------
+    # ---- the rows --------------------------------------------------------------------------------------------------
 
     def _scene(self) -> Scene:
         rows = [self._row(number, one) for number, one in self.monitors.items()]
