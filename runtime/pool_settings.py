@@ -20,7 +20,8 @@ from schema.tables import system_settings
 
 log = logging.getLogger(__name__)
 
-Seconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, le=30 * 86_400)]
+"""At most 30 days: more is a slip of the pen, and much more is beyond what dates can be reckoned with."""
 
 REREAD: Final = 60.0
 """Seconds for which what was read is used."""

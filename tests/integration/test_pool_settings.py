@@ -1,0 +1,155 @@
+"""What pool operators set in the ledger: read, defaulted where broken, and read again in time."""
+
+import json
+import logging
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy.engine import URL, Engine
+
+from runtime import pool_settings
+from runtime.database import open_database
+from runtime.pool_settings import REREAD, Intervals, PoolSettings, PoolSettingsReader, Reviews, Scoring
+from schema.tables import system_settings
+
+
+def put(engine: Engine, key: str, value: Any) -> None:
+    text = value if isinstance(value, str) else json.dumps(value)
+    with engine.begin() as connection:
+        connection.execute(sa.delete(system_settings).where(system_settings.c.key == key))
+        row = {"key": key, "value": text, "created_on": datetime(2026, 1, 1)}
+        connection.execute(sa.insert(system_settings).values(row))
+
+
+def test_without_any_they_are_the_pools(engine: Engine) -> None:
+    found = PoolSettingsReader(engine).get()
+    assert found == PoolSettings()
+    assert [found.monitors.of(status) for status in ("active", "testing", "candidate")] == [540, 2700, 7200]
+
+
+def test_they_are_what_operators_set(engine: Engine) -> None:
+    put(engine, "monitors", {"interval_active": 2, "interval_testing": 4.5, "samples": 1, "of the future": []})
+    put(engine, "selector", {"review_changed": 5, "target_active": 3, "target_testing": 1})
+    put(engine, "scorer", {"batch_size": 10})
+    put(engine, "of somebody else", "no JSON")
+    assert PoolSettingsReader(engine).get() == PoolSettings(
+        monitors=Intervals(interval_active=2, interval_testing=4.5, samples=1),
+        selector=Reviews(review_changed=5, target_active=3, target_testing=1),
+        scorer=Scoring(batch_size=10),
+    )
+
+
+@pytest.mark.parametrize("value", ["", "no JSON", "[]", "7", "null", '{"interval_active": 2', '{"a": NaN}'])
+def test_what_is_no_object_means_defaults_and_is_said(
+    sqlite_engine: Engine, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(sqlite_engine, "monitors", value)
+    put(sqlite_engine, "scorer", {"batch_size": 10})
+    assert PoolSettingsReader(sqlite_engine).get() == PoolSettings(scorer=Scoring(batch_size=10))
+    [message] = caplog.messages
+    assert message.startswith("system_settings 'monitors' is no JSON object")
+
+
+@pytest.mark.parametrize(
+    ("key", "field", "value", "default"),
+    [
+        ("monitors", "interval_active", 0, 540.0),
+        ("monitors", "interval_active", -1, 540.0),
+        ("monitors", "interval_active", "9m", 540.0),
+        ("monitors", "interval_active", None, 540.0),
+        ("monitors", "interval_testing", 1e300, 2700.0),
+        ("monitors", "interval_candidate", 2_592_001, 7200.0),
+        ("monitors", "samples", 11, 3),
+        ("monitors", "samples", 2.5, 3),
+        ("selector", "target_active", 0, 7),
+        ("selector", "target_active", 51, 7),
+        ("selector", "target_testing", 0, 5),
+        ("selector", "review_unchanged", [20], 1200.0),
+        ("scorer", "batch_size", 0, 200),
+        ("scorer", "batch_size", 10_001, 200),
+        ("scorer", "batch_size", True, 200),
+    ],
+)
+def test_a_broken_value_means_its_default_alone_and_is_named(
+    sqlite_engine: Engine, key: str, field: str, value: Any, default: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    others = {"monitors": {"interval_active": 2}, "selector": {"review_changed": 5}, "scorer": {}}[key]
+    put(sqlite_engine, key, {**others, field: value})
+    found = getattr(PoolSettingsReader(sqlite_engine).get(), key)
+    assert getattr(found, field) == default
+    assert all(getattr(found, other) == kept for other, kept in others.items() if other != field)
+    [message] = caplog.messages
+    assert message.startswith(f"system_settings {key}.{field}: ")
+    assert message.endswith(f": its default {default} is used")
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    moment = [1_000.0]
+    monkeypatch.setattr(pool_settings.time, "monotonic", lambda: moment[0])
+    return moment
+
+
+def test_a_change_is_seen_within_a_minute_and_not_asked_for_all_the_time(engine: Engine, now: list[float]) -> None:
+    reader = PoolSettingsReader(engine)
+    assert reader.get().scorer.batch_size == 200
+    put(engine, "scorer", {"batch_size": 10})
+    now[0] += REREAD - 1
+    assert reader.get().scorer.batch_size == 200
+    now[0] += 1
+    assert reader.get().scorer.batch_size == 10
+
+
+def test_a_broken_value_is_said_again_every_minute_at_most(
+    sqlite_engine: Engine, now: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    put(sqlite_engine, "scorer", {"batch_size": 0})
+    reader = PoolSettingsReader(sqlite_engine, reread=0)
+    for second in range(0, 90, 10):
+        now[0] = 1_000.0 + second
+        reader.get()
+    assert len(caplog.messages) == 2
+    assert all(record.levelno == logging.WARNING for record in caplog.records)
+
+
+def test_while_the_database_is_away_it_says_so_and_forgets_nothing(
+    sqlite_engine: Engine, now: list[float], tmp_path: Path
+) -> None:
+    put(sqlite_engine, "scorer", {"batch_size": 10})
+    away = open_database(URL.create("sqlite", database=str(tmp_path / "gone" / "ledger.db")))
+    reader = PoolSettingsReader(sqlite_engine)
+    assert reader.get().scorer.batch_size == 10
+    reader._engine = away
+    now[0] += REREAD
+    with pytest.raises(sa.exc.DBAPIError):
+        reader.get()
+    reader._engine = sqlite_engine
+    assert reader.get().scorer.batch_size == 10
+    away.dispose()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+FIELDS = ["interval_active", "interval_testing", "interval_candidate", "samples", "target_active", "batch_size"]
+
+
+@given(
+    st.text(max_size=20) | st.dictionaries(st.sampled_from(FIELDS), json_values).map(json.dumps),
+    st.sampled_from(["monitors", "selector", "scorer"]),
+)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_slip_of_the_pen_stops_a_worker(sqlite_engine: Engine, text: str, key: str) -> None:
+    put(sqlite_engine, key, text)
+    found = PoolSettingsReader(sqlite_engine).get()
+    assert 0 < found.monitors.interval_candidate <= 30 * 86_400
+    assert 1 <= found.monitors.samples <= 10
+    assert 1 <= found.selector.target_active <= 50
+    assert 1 <= found.scorer.batch_size <= 10_000
