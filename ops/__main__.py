@@ -23,7 +23,7 @@ from ops import (
     token_command,
 )
 from ops.context import Globals
-from ops.errors import OperatorError, UsageError
+from ops.errors import OperatorError, UsageError, leaf_of
 from runtime.database import DatabaseUnavailable
 from runtime.log import LEVEL_NAMES, set_up_logging
 from runtime.settings import ConfigurationError
@@ -82,11 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        return _report(error)
+        log.debug("what went wrong", exc_info=error)
+        return _report(leaf_of(error))
     return result if isinstance(result, int) else 0
 
 
-def _report(error: Exception) -> int:
+def _report(error: BaseException) -> int:
     """Tells what went wrong, and returns the exit code for it."""
     match error:
         case typer.TyperException():
@@ -105,7 +106,6 @@ def _report(error: Exception) -> int:
             return _complain(str(error), 1)
         case typer.Abort():
             return _complain("aborted", 1)
-    log.debug("unexpected error", exc_info=error)
     return _complain(f"unexpected {type(error).__name__}: {error} (--log-level debug shows where)", 1)
 
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import typer
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.exc import DBAPIError
 
 from auth.tokens import InvalidKey, SigningKey, load_key
 from ops.errors import OperatorError
 from runtime import migrations
-from runtime.database import open_database
+from runtime.database import DatabaseUnavailable, open_database
 from runtime.log import set_up_logging
 from runtime.settings import ConfigurationError, WorkerSettings, load_settings
 
@@ -65,20 +66,54 @@ def signing_key(settings: WorkerSettings) -> SigningKey:
 
 
 @contextmanager
-def open_ledger(settings: WorkerSettings) -> Iterator[Engine]:
-    """The ledger, for as long as a command needs it, at the version that this program knows.
+def database_at(url: URL) -> Iterator[Engine]:
+    """An engine for as long as a command needs it; what goes wrong with the database is told with its place.
 
     Raises:
-        OperatorError: it lacks migrations.
+        OperatorError: the database cannot be reached, or refuses.
     """
-    engine = open_database(settings.database_url())
+    engine = open_database(url)
     try:
+        yield engine
+    except DatabaseUnavailable as error:
+        raise OperatorError(f"database {place_of(url)}: {error}") from None
+    except DBAPIError as error:
+        raise OperatorError(f"database {place_of(url)}: {error.orig}") from None
+    finally:
+        engine.dispose()
+
+
+def place_of(url: URL) -> str:
+    """A database's URL as it may be shown."""
+    return url.render_as_string(hide_password=True)
+
+
+@contextmanager
+def open_ledger(settings: WorkerSettings) -> Iterator[Engine]:
+    """The ledger, at the version that this program knows.
+
+    Raises:
+        OperatorError: it lacks migrations, cannot be reached, or refuses.
+    """
+    with database_at(settings.database_url()) as engine:
         found, needed = migrations.current(engine), migrations.newest()
         if found != needed:
             raise OperatorError(
-                f"database: is at version {found or 'none'}, this program needs {needed}: "
+                f"database {place_of(engine.url)}: is at version {found or 'none'}, this program needs {needed}: "
                 "run 'ntppool-monitor db upgrade'"
             )
         yield engine
-    finally:
-        engine.dispose()
+
+
+def check_broker_files(settings: WorkerSettings) -> None:
+    """Reads certificates and key of the broker session now, while somebody looks.
+
+    Raises:
+        ConfigurationError: they cannot be used.
+    """
+    try:
+        settings.broker_address().tls()
+    except OSError as error:
+        given = ("mqtt_ca_file", "mqtt_cert_file", "mqtt_key_file")
+        files = ", ".join(f"{name.upper()}={getattr(settings, name)}" for name in given if getattr(settings, name))
+        raise ConfigurationError(f"{files}: must be PEM files that belong together: {error}") from None

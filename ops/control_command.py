@@ -1,9 +1,10 @@
-"""``ntppool-monitor control``: an order to all workers of a service, and what each of them answers."""
+"""``ntppool-monitor control``: an order to all workers of a service or to one agent, and what each of them answers."""
 
 import asyncio
 import getpass
 import json
 import secrets
+from contextlib import suppress
 from typing import Annotated, Final, get_args
 
 import typer
@@ -15,6 +16,7 @@ from ops.output import write
 from runtime.broker import BrokerSession, Identity, Incoming, Lost, NotConnected, PublishRefused, Subscription
 from runtime.settings import WorkerSettings
 from schema.messages import ControlAnswer, ControlCommand, LogLevel, Undecodable, decode, encode
+from schema.names import Environment, check_monitor_name
 from schema.topics import Topics
 
 SERVICES: Final = ("ingest", "scorer", "selector")
@@ -28,7 +30,9 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def control(
         context: typer.Context,
-        service: Annotated[str, typer.Argument(metavar="SERVICE", help=", ".join(SERVICES))],
+        service: Annotated[
+            str, typer.Argument(metavar="SERVICE", help=f"{', '.join(SERVICES)}, or the full name of a monitor.")
+        ],
         command: Annotated[
             str,
             typer.Argument(metavar="COMMAND", help="ping, status, log-level, pause, resume, rescore, review, ..."),
@@ -39,26 +43,38 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Orders all workers of SERVICE to do COMMAND and prints their answers; exit code 1 if none, or one refuses."""
         settings = globals_of(context).for_a_person()
-        order = parse_order(service, command, server, level)
+        check_service(service, settings.deployment_mode)
+        order = parse_order(command, server, level)
         if not 0 < timeout <= 600:
             raise UsageError(f"--timeout {timeout:g}: must be more than 0 and at most 600 (seconds)")
         answers = asyncio.run(ask(settings, service, order, timeout))
         for answer in answers:
             write(answer_line(answer))
         if not answers:
-            raise OperatorError(f"{service}: no worker answered within {timeout:g} s")
+            raise OperatorError(f"{service}: nobody answered within {timeout:g} s")
         if refused := sum(not answer.ok for answer in answers):
             raise OperatorError(f"{service}: {refused} of {len(answers)} refused")
 
 
-def parse_order(service: str, command: str, server: int | None, level: str | None) -> ControlCommand:
-    """The message for the workers.
+def check_service(service: str, env: Environment) -> None:
+    """Makes sure that there can be somebody to give orders to.
 
     Raises:
-        UsageError: there is no such service, server or level.
+        UsageError: it is neither a service nor a monitor's name.
+        InvalidName: it is a name, but no monitor's of ``env``.
     """
-    if service not in SERVICES:
-        raise UsageError(f"service {service!r}: must be one of {', '.join(SERVICES)}")
+    if "." in service:
+        check_monitor_name(service, env)
+    elif service not in SERVICES:
+        raise UsageError(f"service {service!r}: must be one of {', '.join(SERVICES)}, or the full name of a monitor")
+
+
+def parse_order(command: str, server: int | None, level: str | None) -> ControlCommand:
+    """The order as a message.
+
+    Raises:
+        UsageError: there can be no such server or level.
+    """
     if server is not None and server < 1:
         raise UsageError(f"--server {server}: must be a server's id")
     levels: tuple[LogLevel, ...] = get_args(LogLevel)
@@ -81,7 +97,7 @@ def _value(value: object) -> str:
 
 
 async def ask(settings: WorkerSettings, service: str, order: ControlCommand, timeout: float) -> list[ControlAnswer]:
-    """The answers of all workers of ``service`` that arrive within ``timeout`` seconds.
+    """The answers of all workers of ``service``, or of that agent, that arrive within ``timeout`` seconds.
 
     Raises:
         OperatorError: the broker cannot be reached, or does not let us.
@@ -89,26 +105,38 @@ async def ask(settings: WorkerSettings, service: str, order: ControlCommand, tim
     env = settings.deployment_mode
     operator = check_name(Role.ADMIN, getpass.getuser(), env)
     topics, key = Topics(env), secrets.token_hex(8)
-    response_topic = topics.answers(operator, key)
+    is_agent = "." in service
+    order_topic = topics.monitor_control(service) if is_agent else topics.service_control(service)
+    # An agent may write below its own name only.
+    response_topic = topics.data(service, key) if is_agent else topics.answers(operator, key)
     lost: asyncio.Queue[Lost] = asyncio.Queue()
-    answers: list[ControlAnswer] = []
+    arriving: asyncio.Queue[ControlAnswer] = asyncio.Queue()
     broker = BrokerSession(
         settings.broker_address(),
         Identity(operator, f"{operator}/control-{key}"),
         token_source(signing_key(settings), Role.ADMIN, operator, env),
-        subscriptions=[Subscription(response_topic, lambda message: _collect(message, answers))],
+        subscriptions=[Subscription(response_topic, lambda message: arriving.put_nowait(_answer(message)))],
         on_lost=lost.put_nowait,
     )
     running = asyncio.create_task(broker.run(), name="broker session")
     try:
         await _first_connection(broker, lost)
-        await broker.publish(topics.service_control(service), encode(order), response_topic=response_topic)
-        await asyncio.sleep(timeout)  # nobody knows how many workers there are
+        await broker.publish(order_topic, encode(order), response_topic=response_topic)
+        return await _gather(arriving, timeout, one=is_agent)
     except (NotConnected, PublishRefused) as error:
         raise OperatorError(f"broker: {error}") from None
     finally:
         running.cancel()
         await asyncio.wait({running})
+
+
+async def _gather(arriving: "asyncio.Queue[ControlAnswer]", timeout: float, *, one: bool) -> list[ControlAnswer]:
+    """All that arrive in that time, since nobody knows how many workers there are; or the one that there can be."""
+    answers: list[ControlAnswer] = []
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            while not (one and answers):
+                answers.append(await arriving.get())
     return answers
 
 
@@ -125,8 +153,8 @@ async def _first_connection(broker: BrokerSession, lost: asyncio.Queue[Lost]) ->
         raise OperatorError(f"broker {broker.address}: no connection within {_CONNECT:g} s")
 
 
-def _collect(message: Incoming, answers: list[ControlAnswer]) -> None:
+def _answer(message: Incoming) -> ControlAnswer:
     try:
-        answers.append(decode(message.payload, ControlAnswer))
+        return decode(message.payload, ControlAnswer)
     except Undecodable as error:
-        answers.append(ControlAnswer(ok=False, service="?", command="", message=f"unreadable answer: {error}"))
+        return ControlAnswer(ok=False, service="?", command="", message=f"unreadable answer: {error}")

@@ -7,3 +7,8 @@ class OperatorError(Exception):
 
 class UsageError(Exception):
     """An argument is wrong; the message names it, its value and what would be right. Exit code 2."""
+
+
+def leaf_of(error: BaseException) -> BaseException:
+    """The first error in a group of errors, however deep; an error that is no group is its own leaf."""
+    return leaf_of(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error

@@ -1,12 +1,16 @@
 """``ntppool-monitor ingest`` and ``scorer``: the workers, each until it is told to stop."""
 
-from collections.abc import Callable
+import logging
 
 import typer
+from sqlalchemy.exc import DBAPIError
 
 from auth.tokens import Role, token_source
-from ops.context import Globals, globals_of, signing_key
+from ops.context import Globals, check_broker_files, globals_of, place_of, signing_key
+from ops.errors import OperatorError, leaf_of
 from runtime.worker import Start, run_worker
+
+log = logging.getLogger(__name__)
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +36,17 @@ def run_service(given: Globals, service: str, start: Start) -> None:
 
     Raises:
         ConfigurationError: a setting is wrong, or the database lacks migrations.
+        OperatorError: it ended by an error.
     """
     settings = given.for_a_worker()
-    token: Callable[[], str] = token_source(signing_key(settings), Role.SERVER, service, settings.deployment_mode)
-    run_worker(service, settings, token, start)
+    check_broker_files(settings)
+    token = token_source(signing_key(settings), Role.SERVER, service, settings.deployment_mode)
+    try:
+        run_worker(service, settings, token, start)
+    except ExceptionGroup as group:
+        error = leaf_of(group)
+        if isinstance(error, DBAPIError):
+            raise OperatorError(f"database {place_of(settings.database_url())}: {error.orig}") from None
+        # A defect of ours: those who are to mend it need to know where.
+        log.error("%s ended by an error of its own", service, exc_info=group)
+        raise OperatorError(f"{service}: ended by an error of its own: {type(error).__name__}: {error}") from None

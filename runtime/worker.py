@@ -9,7 +9,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -26,7 +27,7 @@ from runtime.live_stream import LiveStream
 from runtime.log import Repeating
 from runtime.pool_settings import PoolSettingsReader
 from runtime.settings import ConfigurationError, WorkerSettings
-from runtime.telemetry import Telemetry, metrics_server, telemetry
+from runtime.telemetry import Health, Telemetry, metrics_server, telemetry
 from schema.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ async def _run(service: str, settings: WorkerSettings, token: TokenSource, start
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        with metrics_server(settings.metrics_address, settings.metrics_port, partial(_health, worker)):
+        with _listening(settings, partial(_health, worker)):
             async with asyncio.TaskGroup() as tasks:
                 running = tasks.create_task(_work(worker, start), name=service)
                 await _first(stop, running)
@@ -131,6 +132,19 @@ async def _run(service: str, settings: WorkerSettings, token: TokenSource, start
     finally:
         worker.engine.dispose()
     log.info("%s: stopped", service)
+
+
+@contextmanager
+def _listening(settings: WorkerSettings, health: Health) -> Iterator[None]:
+    with ExitStack() as stack:
+        address, port = settings.metrics_address, settings.metrics_port
+        try:
+            stack.enter_context(metrics_server(address, port, health))
+        except OSError as error:
+            raise ConfigurationError(
+                f"METRICS_ADDRESS={address}, METRICS_PORT={port}: must be an address of ours and a free port: {error}"
+            ) from None
+        yield
 
 
 async def _work(worker: Worker, start: Start) -> None:

@@ -15,8 +15,10 @@ from runtime.database import open_database, transaction
 from schema.names import ENVIRONMENTS
 
 KEY = "0123456789abcdef" * 4
-SETTINGS = ("DEPLOYMENT_MODE", "LOG_LEVEL", "JWT_KEY", "JWT_KEY_FILE", "DATABASE_DSN", "MQTT_HOST", "MQTT_PORT")
-SETTINGS += ("MQTT_CA_FILE", "VAULT_ADDR", "DEMO_DATABASE_URL", "STATE_DIRECTORY", "METRICS_PORT")
+SETTINGS = (
+    *("DEPLOYMENT_MODE", "LOG_LEVEL", "JWT_KEY", "JWT_KEY_FILE", "DATABASE_DSN", "VAULT_ADDR", "STATE_DIRECTORY"),
+    *("MQTT_HOST", "MQTT_PORT", "MQTT_CA_FILE", "METRICS_ADDRESS", "METRICS_PORT", "DEMO_DATABASE_URL"),
+)
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -87,6 +89,7 @@ def one_line(err: str) -> str:
         (["token", "admin", "me", "--lifetime", "0s"], "--lifetime '0s'"),
         (["token", "admin", "me", "--env", "staging"], "DEPLOYMENT_MODE=staging"),
         (["control", "reporter", "ping"], "service 'reporter': must be one of ingest, scorer, selector"),
+        (["control", "x.prod.example", "ping"], "belongs to prod, not to devel"),
         (["control", "ingest", "log-level", "--level", "loud"], "--level 'loud': must be one of debug"),
         (["control", "scorer", "rescore", "--server", "0"], "--server 0"),
         (["control", "scorer", "rescore", "--server", "x"], "--server"),
@@ -118,6 +121,12 @@ def test_a_wrong_argument_is_one_line_that_names_it(run: Run, arguments: list[st
         ({"JWT_KEY": None, "JWT_KEY_FILE": "/nowhere/key"}, "JWT_KEY_FILE: is no readable file"),
         ({"MQTT_HOST": "broker.example"}, "MQTT_CA_FILE: needed for broker.example"),
         ({"MQTT_PORT": "0"}, "MQTT_PORT=0"),
+        ({"MQTT_CA_FILE": "/nowhere/ca.pem"}, "MQTT_CA_FILE=/nowhere/ca.pem"),
+        ({"MQTT_CA_FILE": "/etc/passwd"}, "MQTT_CA_FILE=/etc/passwd: must be PEM files"),
+        (
+            {"METRICS_ADDRESS": "192.0.2.1", "METRICS_PORT": "9100"},
+            "METRICS_ADDRESS=192.0.2.1, METRICS_PORT=9100: must",
+        ),
     ],
 )
 @pytest.mark.parametrize("command", ["ingest", "scorer", "selector"])
@@ -161,8 +170,16 @@ def test_a_command_on_a_database_without_tables_says_what_to_do(run: Run, comman
 def test_a_database_that_does_not_answer_is_one_line(run: Run, command: list[str]) -> None:
     code, _, err = run(*command, DATABASE_DSN="mysql://somebody:secret@127.0.0.1:1/ledger")
     assert code == 1
-    assert "database: " in one_line(err)
+    assert "database mysql+pymysql://somebody:***@127.0.0.1:1/ledger: " in one_line(err)
     assert "secret" not in err
+
+
+@pytest.mark.parametrize("command", [["monitors", "list"], ["db", "upgrade"], ["ingest"]])
+def test_a_file_that_is_no_database_is_one_line(run: Run, tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "thesis.txt").write_text("42")
+    code, _, err = run(*command, DATABASE_DSN=f"sqlite:///{tmp_path}/thesis.txt")
+    assert code == 1
+    assert f"database sqlite:///{tmp_path}/thesis.txt: file is not a database" in one_line(err)
 
 
 def test_a_broker_that_does_not_answer_is_one_line(run: Run) -> None:

@@ -102,7 +102,8 @@ def test_a_run_finds_out_what_is_true_and_loses_nothing(tmp_path: Path) -> None:
 
 def _the_operators_tools_work(directory: Path) -> None:
     ops = f"{sys.executable} -P -m ops"
-    shell = f". {directory}/env && {ops} control selector status && {ops} servers list"
+    orders = f"{ops} control selector status && {ops} control nlams1-demo.devel.mon.example ping"
+    shell = f". {directory}/env && {orders} && {ops} servers list"
     done = subprocess.run(
         ["bash", "-c", shell],
         capture_output=True,
@@ -113,6 +114,7 @@ def _the_operators_tools_work(directory: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"^selector/\S+: ok ", done.stdout)
+    assert "nlams1-demo.devel.mon.example: ok" in done.stdout
     assert "127.20.0.1" in done.stdout
 
 
