@@ -5,8 +5,7 @@ import json
 import logging
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,11 +17,10 @@ from fixtures.running_ingest import (
     TOPICS,
     TestMonitor,
     connected_monitor,
-    new_worker,
     running_ingest,
     until,
 )
-from fixtures.world import add_monitor, add_pair, add_server
+from fixtures.world import add_log_score, add_monitor, add_pair, add_server
 from sqlalchemy.engine import Engine
 from ulid import ULID
 
@@ -360,7 +358,16 @@ async def test_it_subscribes_to_nothing_else(engine: Engine, broker: Broker) -> 
     assert filters == {"$share/ingest//test/monitors/results/+/+", "/test/monitors/status/+/status"}
 
 
-def test_its_settings_reach_it(sqlite_engine: Engine, broker: Broker) -> None:
-    with new_worker(sqlite_engine, broker) as worker:
-        assert worker.settings.log_scores_days == 15
-    assert replace(worker, service="x").service == "x"
+async def test_old_rows_are_removed_now_and_then(
+    engine: Engine, broker: Broker, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest.chores.RETENTION", timedelta(seconds=0.2))
+    now = datetime.now(UTC)
+    with engine.begin() as connection:
+        old, kept = (
+            add_log_score(connection, world.server_ids[0], world.monitor_id, now - timedelta(days=days))
+            for days in (16, 14)
+        )
+    async with running_ingest(engine, broker):
+        await until(lambda: row_of(engine, log_scores, log_scores.c.id == old) is None, "the old row is gone")
+    assert row_of(engine, log_scores, log_scores.c.id == kept) is not None

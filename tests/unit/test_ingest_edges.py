@@ -190,6 +190,7 @@ class Database:
         self.outcomes = list(outcomes)
 
     async def in_database(self, work: Any) -> Any:
+        assert self.outcomes, "asked once more than expected"
         outcome = self.outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
