@@ -1,7 +1,7 @@
 """The whole selector beside a real broker and both databases: agents are told what the ledger says, come what may."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +13,7 @@ from fixtures.selector import (
     Tree,
     add_results,
     eventually,
+    new_worker,
     pair_statuses,
     running_selector,
     set_presence,
@@ -21,8 +22,10 @@ from fixtures.selector import (
     watching_tree,
 )
 from fixtures.world import add_monitor, add_pair, add_server
+from opentelemetry.sdk.metrics import MeterProvider
 from sqlalchemy.engine import Engine
 
+from auth.tokens import Role
 from runtime.broker import Incoming
 from runtime.work_queue import REVIEWS
 from schema.messages import (
@@ -39,7 +42,11 @@ from schema.messages import (
 )
 from schema.tables import monitors, server_scores, servers, servers_monitor_review
 from selector import agents, watch
+from selector.complaints import Complaints
 from selector.due import make_due
+from selector.numbers import Numbers
+from selector.publishing import Publisher, Told
+from selector.reconcile import Reconciler
 
 
 @pytest.fixture(autouse=True)
@@ -381,3 +388,56 @@ def _agree(engine: Engine, tree: Tree, names: list[str]) -> bool:
     with engine.connect() as connection:
         ledger = {(row.tls_name, row.server_id): row.status for row in connection.execute(query)}
     return ledger == {(name, server): status for name in names for server, status in tree.statuses(name).items()}
+
+
+class Overtaken:
+    """Another selector decides and publishes at the worst moment: ours has read the ledger but not yet published."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, act: Callable[[], Awaitable[None]]) -> None:
+        self._real = Publisher.send
+        self._act = act
+        self.times = 0
+        overtaken = self
+
+        async def send(publisher: Publisher, told: Told) -> bool:
+            return await overtaken.send(publisher, told)
+
+        monkeypatch.setattr(Publisher, "send", send)
+
+    async def send(self, publisher: Publisher, told: Told) -> bool:
+        if not self.times:
+            self.times = 1
+            await self._act()
+        return await self._real(publisher, told)
+
+
+@pytest.mark.parametrize("path", ["review", "reconciliation"])
+async def test_whoever_publishes_last_says_what_the_ledger_says(
+    engine: Engine, broker: Broker, name: str, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monitor, [server] = with_pairs(engine, name, 1)
+    meters = MeterProvider([])
+    worker = new_worker(engine, broker.port, lambda: broker.token(Role.SERVER, "selector", "devel"), meters)
+    numbers = Numbers(worker.telemetry.meter)
+    lost: list[str] = []
+    publisher = Publisher(worker, Complaints(), numbers, on_lost=lost.append)
+    async with watching_tree(broker) as tree:
+        session = asyncio.create_task(worker.broker.run())
+        await worker.broker.wait_ready()
+
+        async def decide() -> None:
+            change(engine, server_scores, server_scores.c.server_id == server, status="active")
+            newer = Assignment(server_id=server, ip="192.0.2.1", status="active", interval=540.0)
+            await tree.session.publish(tree.topics.assignment(name, "v4", server), encode(newer), retain=True)
+
+        overtaken = Overtaken(monkeypatch, decide)
+        if path == "review":
+            await publisher.publish_pairs([(server, monitor)])
+        else:
+            await Reconciler(worker, publisher, numbers).reconcile(name)
+        assert overtaken.times == 1
+        await eventually(lambda: tree.statuses(name) == {server: "active"})
+        assert lost == []
+        session.cancel()
+        await asyncio.wait({session})
+    meters.shutdown()

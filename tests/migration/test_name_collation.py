@@ -1,0 +1,38 @@
+"""Where the pool's tables have another collation, reviews still join monitors and their presence by name."""
+
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from fixtures.database import MariaDb
+from fixtures.selector import set_presence, unique
+from fixtures.world import add_monitor, add_pair, add_server
+from sqlalchemy.engine import Connection
+
+from runtime.database import open_database
+from runtime.migrations import upgrade
+from schema import pool_tables
+from selector.store import read_inputs
+
+
+def collation(connection: Connection, table: str) -> str:
+    query = "SELECT collation_name FROM information_schema.columns WHERE table_schema = DATABASE() "
+    where = "AND table_name = :table AND column_name = 'tls_name'"
+    return str(connection.scalar(sa.text(query + where), {"table": table}))
+
+
+def test_monitors_of_another_collation_are_joined_with_their_presence(mariadb: MariaDb) -> None:
+    engine = open_database(mariadb.create("collations"))
+    with engine.begin() as connection:
+        pool_tables.metadata.create_all(connection, tables=[pool_tables.metadata.tables[n] for n in pool_tables.NAMES])
+        change = "ALTER TABLE monitors MODIFY tls_name VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_swedish_ci"
+        connection.execute(sa.text(change))
+    upgrade(engine)
+    now, name = datetime.now(UTC), unique("m")
+    with engine.begin() as connection:
+        assert collation(connection, "monitors") == collation(connection, "monitor_presence") == "utf8mb4_swedish_ci"
+        server, monitor = add_server(connection), add_monitor(connection, name)
+        add_pair(connection, server, monitor)
+        set_presence(connection, name, seen=now)
+        [found] = read_inputs(connection, [server], now)[server].monitors
+        assert not found.gone
+    engine.dispose()
