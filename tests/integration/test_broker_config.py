@@ -184,6 +184,7 @@ def test_tls_is_1_2_or_newer(installed: Installed, version: ssl.TLSVersion, acce
             assert not accepted
 
 
+@pytest.mark.parametrize("installed", ["prod"], indirect=True)
 def test_a_websocket_client_is_disconnected_when_its_token_expires_or_its_key_goes(installed: Installed) -> None:
     def websocket(name: str, **claims: object) -> MqttClient:
         token = signed(installed.broker.key, name, **claims)

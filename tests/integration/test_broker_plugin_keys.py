@@ -1,7 +1,6 @@
 """The broker's keys: what it refuses to start with, and their rotation while it runs."""
 
 import secrets
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,14 +90,14 @@ def test_connections_stay_while_their_key_is_good_and_end_with_it(fresh_broker: 
 
 
 def test_sessions_without_connection_survive_reloads(fresh_broker: Broker) -> None:
-    def agent(token: str, keep: int = 2) -> MqttClient:
-        return MqttClient(fresh_broker.port, "joe", token, client_id="joe/away", keep=keep)
+    def agent(token: str) -> MqttClient:
+        return MqttClient(fresh_broker.port, "joe", token, client_id="joe/away", keep=60)
 
     def others() -> None:
         # Sessions that end at different times: the broker keeps a list of them.
         for number in range(5):
             MqttClient(
-                fresh_broker.port, "joe", signed(fresh_broker.key), client_id=f"joe/{number}", keep=2 + number
+                fresh_broker.port, "joe", signed(fresh_broker.key), client_id=f"joe/{number}", keep=1 + number % 3
             ).connect().close()
 
     old, new = fresh_broker.key, new_secret()
@@ -112,10 +111,8 @@ def test_sessions_without_connection_survive_reloads(fresh_broker: Broker) -> No
     with agent(signed(new, subs=["/test/#"])) as returned:
         assert returned.session_present
     reloaded(fresh_broker)
-    started = time.time()
     with MqttClient(fresh_broker.port, "watch", signed(new, "watch")) as watch:
-        wait_until(lambda: fresh_broker.log_text().count("Expiring client") >= 6, step=0.1)
-        assert time.time() - started < 9
+        wait_until(lambda: fresh_broker.log_text().count("Expiring client") >= 5, step=0.1)
         assert watch.is_alive()
 
 
