@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from schema.topics import Topics
+
 WITHIN = 45.0
 """Seconds for a demo to be up, to end, or to notice something."""
 
@@ -42,11 +44,8 @@ class RunningDemo:
 
     def children(self) -> dict[int, str]:
         """Process ids and command lines of all that it started."""
-        listed = subprocess.run(
-            ["ps", "--ppid", str(self.process.pid), "-o", "pid=,args="], capture_output=True, text=True, check=False
-        )
-        lines = (line.split(None, 1) for line in listed.stdout.splitlines())
-        return {int(pid): arguments for pid, arguments in lines}
+        ours = (path.name for path in Path("/proc").iterdir() if parent_of(path) == str(self.process.pid))
+        return {int(pid): command_of(pid) for pid in ours}
 
     def child(self, part: str) -> int:
         """The first whose command line has ``part`` in it."""
@@ -70,11 +69,29 @@ def demo(directory: Path, *arguments: str) -> Iterator[RunningDemo]:
             running.process.wait()
 
 
+def stat_of(process: Path) -> list[str]:
+    """State, parent and more, proc(5); nothing of what is no process any more."""
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
+        return []
+
+
+def parent_of(process: Path) -> str | None:
+    state_and_parent = stat_of(process)[:2] if process.name.isdigit() else []
+    return state_and_parent[1] if state_and_parent else None
+
+
+def command_of(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def alive(pids: list[int]) -> list[int]:
     """Those that still run; who has ended and was not asked for yet does not."""
-    states = subprocess.run(["ps", "-o", "pid=,stat=", *map(str, pids)], capture_output=True, text=True, check=False)
-    rows = (line.split() for line in states.stdout.splitlines())
-    return [int(pid) for pid, state in rows if not state.startswith("Z")]
+    return [pid for pid in pids if stat_of(Path(f"/proc/{pid}"))[:1] not in ([], ["Z"])]
 
 
 @pytest.mark.timeout(SECONDS + 2 * WITHIN)
@@ -91,6 +108,7 @@ def test_a_run_finds_out_what_is_true_and_loses_nothing(tmp_path: Path) -> None:
         assert (again.returncode, again.stdout) == (1, "")
         assert f"another demo (process {running.process.pid}) runs in it" in again.stderr
         _the_operators_tools_work(running.directory)
+        _the_traffic_can_be_watched(running.directory)
         code, summary, err = running.end(SECONDS + WITHIN)
     assert summary is not None
     assert (code, summary["problems"], summary["died"]) == (0, [], []), err
@@ -116,6 +134,26 @@ def _the_operators_tools_work(directory: Path) -> None:
     assert re.search(r"^selector/\S+: ok ", done.stdout)
     assert "nlams1-demo.devel.mon.example: ok" in done.stdout
     assert "127.20.0.1" in done.stdout
+
+
+def _the_traffic_can_be_watched(directory: Path) -> None:
+    """With an admin's token, on every kind of topic that there is."""
+    ops = f"{sys.executable} -P -m ops"
+    watch = "mosquitto_sub -p $MQTT_PORT -i somebody/watch -u somebody -P \"$TOKEN\" -t '/devel/#' -F %t -W 6"
+    shell = f". {directory}/env && TOKEN=$({ops} token admin somebody) && {watch}"
+    done = subprocess.run(
+        ["bash", "-c", shell],
+        capture_output=True,
+        text=True,
+        timeout=WITHIN,
+        check=False,
+        env={"PATH": os.environ["PATH"]},
+    )
+    topics = Topics("devel")
+    addresses = [(topic, topics.parse(topic)) for topic in set(done.stdout.splitlines())]
+    assert {"status", "config", "assignments", "results", "acks"} <= {a.kind for _, a in addresses if a}, done.stderr
+    live = {topic.split("/")[3] for topic, address in addresses if address is None}
+    assert {"results", "scores"} <= live <= {"results", "scores", "assignments"}
 
 
 def _the_truth_was_found(servers: dict[str, dict[str, Any]]) -> None:
