@@ -1,0 +1,116 @@
+/* Logging in and out. */
+#include <mosquitto.h>
+#include <string.h>
+
+#include "identity.h"
+#include "plugin.h"
+#include "token.h"
+
+#ifndef TICK_MISSED_SECONDS
+#define TICK_MISSED_SECONDS 60
+#endif
+
+static const char *fault_of_login(struct plugin *plugin, const struct mosquitto_evt_basic_auth *login,
+                                  struct claims *claims)
+{
+	const char *id = mosquitto_client_id(login->client);
+
+	if (id == NULL || login->username == NULL || login->password == NULL) {
+		return "client id, user name and password are needed";
+	}
+	if (monotonic_seconds() - plugin->last_tick > TICK_MISSED_SECONDS) {
+		return "the broker does not tick, so tokens would not expire: set per_listener_settings to false";
+	}
+	const char *fault = token_check(login->password, &plugin->keyring, time(NULL), claims);
+
+	if (fault != NULL) {
+		return fault;
+	}
+	if (strcmp(login->username, claims->name) != 0) {
+		return "the user name is not the token's subject";
+	}
+	if (!identity_owns_client_id(claims->name, id)) {
+		return "the client id must be the user name, or begin with it and a slash";
+	}
+	if (!claims->may_use_old_protocol && mosquitto_client_protocol_version(login->client) != 5) {
+		return "monitors must speak MQTT 5";
+	}
+	return NULL;
+}
+
+static int log_in(struct plugin *plugin, const struct mosquitto_evt_basic_auth *login)
+{
+	struct claims claims = {.name = NULL};
+	char shown[LOG_NAME_BYTES];
+	const char *id = mosquitto_client_id(login->client);
+	const char *fault = fault_of_login(plugin, login, &claims);
+
+	if (fault == NULL && !grants_enter(plugin->grants, id, &claims, login->client)) {
+		fault = "out of memory";
+	}
+	claims_free(&claims);
+	if (fault == NULL) {
+		return MOSQ_ERR_SUCCESS;
+	}
+	const char *address = mosquitto_client_address(login->client);
+
+	/* People do put secrets into the wrong field. */
+	if (id != NULL && keyring_is_quoted(&plugin->keyring, id)) {
+		id = NULL;
+	}
+	mosquitto_log_printf(MOSQ_LOG_NOTICE, "jwt-auth: login of %s from %s refused: %s",
+	                     identity_for_log(id, shown, sizeof shown), address == NULL ? "nowhere" : address, fault);
+	return MOSQ_ERR_AUTH;
+}
+
+/* After a reload the broker asks again for every session it knows. Refusing one that has no connection corrupts
+ * Mosquitto's list of expiring sessions (it is entered a second time, and freed once), so such a session is let be:
+ * its owner has to log in again anyway. A connection whose token is no longer good is ended at the next tick, which,
+ * other than a refusal here, tells the client why and sends its will. */
+static int check_again(struct plugin *plugin, struct grant *grant, const struct mosquitto_evt_basic_auth *login)
+{
+	struct claims claims;
+
+	if (grant != NULL && grant->client == login->client) {
+		grant->withdrawn = login->password == NULL
+		                           ? "the token is gone"
+		                           : token_check(login->password, &plugin->keyring, time(NULL), &claims);
+		if (grant->withdrawn == NULL) {
+			claims_free(&claims);
+		}
+	}
+	return MOSQ_ERR_SUCCESS;
+}
+
+int on_basic_auth(int event, void *event_data, void *userdata)
+{
+	struct plugin *plugin = userdata;
+	struct mosquitto_evt_basic_auth *login = event_data;
+	const char *id = mosquitto_client_id(login->client);
+
+	(void)event;
+	if (plugin->reloading && id != NULL) {
+		struct grant *grant = grants_find(plugin->grants, id);
+		bool is_known = grant != NULL && grant->client == login->client;
+
+		/* Between a reload and the next tick new connections can come through websockets only. Even if one
+		 * came in another way, it would have no rights: it gets no grant here. */
+		if (is_known || mosquitto_client_protocol(login->client) != mp_websockets) {
+			return check_again(plugin, grant, login);
+		}
+	}
+	return log_in(plugin, login);
+}
+
+int on_disconnect(int event, void *event_data, void *userdata)
+{
+	struct plugin *plugin = userdata;
+	struct mosquitto_evt_disconnect *over = event_data;
+	const char *id = mosquitto_client_id(over->client);
+
+	(void)event;
+	if (id != NULL) {
+		grants_leave(plugin->grants, id, over->client, time(NULL));
+	}
+	return MOSQ_ERR_SUCCESS;
+}

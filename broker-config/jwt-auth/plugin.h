@@ -1,0 +1,38 @@
+/* What the parts of the plugin that know the broker share. */
+#ifndef NTPPOOL_PLUGIN_H
+#define NTPPOOL_PLUGIN_H
+
+#include <mosquitto_broker.h>
+#include <mosquitto_plugin.h>
+#include <stdbool.h>
+#include <time.h>
+
+#include "grants.h"
+#include "keys.h"
+
+#define LOG_NAME_BYTES 128 /* of a client id */
+
+struct plugin {
+	mosquitto_plugin_id_t *id;
+	char *key_file;
+	char *previous_key_file;
+	struct keyring keyring;
+	struct grants *grants;
+	time_t last_look;     /* at the expiry of connections */
+	time_t last_tick;     /* by the monotonic clock; of the start, before the first one */
+	bool ticking;
+	bool reloading;       /* between the reload of the keys and the next tick */
+	bool order_unstamped; /* between the check of an order and its stamp */
+};
+
+/* The broker's events; `userdata` is the plugin. */
+int on_basic_auth(int event, void *event_data, void *userdata);
+int on_disconnect(int event, void *event_data, void *userdata);
+int on_acl_check(int event, void *event_data, void *userdata);
+int on_message(int event, void *event_data, void *userdata);
+int on_reload(int event, void *event_data, void *userdata);
+int on_tick(int event, void *event_data, void *userdata);
+
+time_t monotonic_seconds(void);
+
+#endif
