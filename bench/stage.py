@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 from bench.load.generator import READY
 from bench.load.spec import LoadSpec, write_spec
 from ops.demo.process import Command, last_lines
-from ops.demo.site import BROKER, Site, broker_command, make_site, python_command, worker_command
+from ops.demo.site import Site, broker_command, make_site, python_command, worker_command
 from ops.demo.supervisor import Supervisor
 from ops.local_broker import BrokerUnavailable
 from ops.local_database import MariaDb, temporary_mariadb
@@ -140,7 +140,7 @@ async def stage(database: MariaDb) -> AsyncIterator[Stage]:
     """
     with tempfile.TemporaryDirectory(prefix="ntpbench-") as directory:
         try:
-            site = make_site(Path(directory), _fresh(database))
+            site = make_site(Path(directory), migrated(database, "bench"))
         except BrokerUnavailable as error:
             raise CannotRun(str(error)) from None
         engine = open_database(site.database)
@@ -148,21 +148,22 @@ async def stage(database: MariaDb) -> AsyncIterator[Stage]:
             async with Supervisor() as supervisor:
                 made = Stage(site, database, supervisor, engine)
                 await supervisor.start(broker_command(site))
-                await made.until(lambda: _answers(site), "start of the broker")
+                await made.until(lambda: _broker_answers(site), "start of the broker")
                 yield made
         finally:
             engine.dispose()
 
 
-def _fresh(database: MariaDb) -> URL:
-    url = database.create("bench")
+def migrated(database: MariaDb, name: str) -> URL:
+    """An empty ledger of that name."""
+    url = database.create(name)
     engine = open_database(url)
     upgrade(engine)
     engine.dispose()
     return url
 
 
-async def _answers(site: Site) -> bool:
+async def _broker_answers(site: Site) -> bool:
     address = site.broker_address
     try:
         _, writer = await asyncio.open_connection(address.host, address.port)
@@ -202,6 +203,3 @@ def _cpu_seconds(pid: int) -> float:
     """User and system time of a process with all its threads (proc(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-__all__ = ["BROKER", "CannotRun", "Stage", "run", "say", "shares", "stage"]

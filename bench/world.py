@@ -23,7 +23,7 @@ DOMAIN: Final = "mon.example"
 ENV: Final = "devel"
 DEFAULT: Final = Intervals()
 
-_STATUSES: Final[tuple[PairStatus, ...]] = ("active", "testing", "candidate")
+STATUSES: Final[tuple[PairStatus, ...]] = ("active", "testing", "candidate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class World:
         """Results a second that the intervals make."""
         counts = {"active": self.active, "testing": self.testing}
         counts["candidate"] = self.monitors - self.active - self.testing
-        return sum(self.servers * counts[status] / self.intervals.of(status) for status in _STATUSES)
+        return sum(self.servers * counts[status] / self.intervals.of(status) for status in STATUSES)
 
     @property
     def server_ids(self) -> range:
@@ -73,7 +73,7 @@ class World:
 
     def members(self) -> list[Member]:
         """The monitors with what they measure, for the load generator."""
-        of = {status: self.intervals.of(status) for status in _STATUSES}
+        of = {status: self.intervals.of(status) for status in STATUSES}
         addresses = [(server_id, server_ip(server_id)) for server_id in self.server_ids]
         return [
             Member(

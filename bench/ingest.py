@@ -1,0 +1,136 @@
+"""How many results a second ingest commits, scores and acknowledges: from the broker to the acks.
+
+The pool has its full size, and its monitors send as much as is acknowledged, in batches of ten. In the same run, in
+turn with it, a writer that deals with results one at a time, and plain inserts of the same rows and nothing else: what
+share of the machine others have changes all three alike.
+"""
+
+import argparse
+import asyncio
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy.engine import Engine
+
+from bench import writers
+from bench.figure import Figure, median, report
+from bench.load.record import Sent, read_lines
+from bench.measure import (
+    Window,
+    answers,
+    checked,
+    come_to_rest,
+    differences,
+    latencies,
+    load_for,
+    load_spec,
+    machine_load,
+    rate,
+)
+from bench.stage import Stage, migrated, run, say, stage
+from bench.world import World, fill, paced
+from ops.checker.check import Checked, read_before
+from ops.local_database import MariaDb
+from runtime.database import open_database
+
+LEAST = 6_000.0
+LEAST_RATIO = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round measured, in results a second."""
+
+    window: Window
+    ingest: float
+    rows: float
+    inserts: float
+    latency: dict[str, float]
+    scored_after: float
+    checked: Checked
+
+
+def main() -> int:
+    """Prints the figures."""
+    arguments = argparse.ArgumentParser(prog="scripts/bench ingest", description=__doc__)
+    arguments.add_argument("--seconds", type=float, default=10.0, help="of ingest in one round; half of it the others")
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--warm-up", type=float, default=4.0)
+    arguments.add_argument("--servers", type=int, default=5_000)
+    arguments.add_argument("--monitors", type=int, default=60)
+    arguments.add_argument("--outstanding", type=int, default=300, help="batches of 10 without an answer at any time")
+    given = arguments.parse_args()
+    return run(partial(_measure, given))
+
+
+async def _measure(given: argparse.Namespace, database: MariaDb) -> int:
+    world = paced(World(servers=given.servers, monitors=given.monitors), LEAST)
+    async with stage(database) as on:
+        say("filling two ledgers")
+        # The other writers have a ledger of their own, so that ours can be checked.
+        others = open_database(await asyncio.to_thread(migrated, database, "others"))
+        try:
+            for engine in (on.engine, others):
+                await asyncio.to_thread(fill, engine, world)
+            await on.start_worker("ingest")
+            await on.start_worker("scorer")
+            rounds = [await _round(on, others, world, given, number) for number in range(given.rounds)]
+        finally:
+            others.dispose()
+    return report(*_figures(given, rounds))
+
+
+async def _round(on: Stage, others: Engine, world: World, given: argparse.Namespace, number: int) -> Round:
+    say(f"round {number + 1} of {given.rounds}")
+    record = on.site.directory / f"record-{number}"
+    before = await on.read(read_before)
+    spec = load_spec(on, world.members(), record, outstanding=given.outstanding, seed=number)
+    window = await load_for(on, spec, given.warm_up, given.seconds)
+    scored_after = await come_to_rest(on)
+    sent = _sent(record)
+    half = given.seconds / 2
+    rows = await asyncio.to_thread(writers.row_at_a_time, others, sent, half)
+    inserts = await asyncio.to_thread(writers.multi_row, others, sent, half)
+    found = answers(record, window)
+    return Round(
+        window, rate(found, window), rows, inserts, latencies(found), scored_after, await checked(on, record, before)
+    )
+
+
+def _sent(record: Path) -> list[Sent]:
+    return [line for line in read_lines(record) if isinstance(line, Sent)]
+
+
+def _figures(given: argparse.Namespace, rounds: list[Round]) -> list[Figure]:
+    conditions = {
+        "servers": given.servers,
+        "monitors": given.monitors,
+        "batch": 10,
+        "outstanding": given.outstanding,
+        "rounds": [round(one.ingest) for one in rounds],
+        "cores": rounds[-1].window.cores,
+        "latency": rounds[-1].latency,
+        "all_scored_after_s": [round(one.scored_after, 1) for one in rounds],
+        **machine_load(),
+    }
+    ingest = Figure(
+        "ingest", median([one.ingest for one in rounds]), "results/s", at_least=LEAST, conditions=conditions
+    )
+    rows = median([one.rows for one in rounds])
+    inserts = median([one.inserts for one in rounds])
+    ratio = median([one.ingest / one.rows for one in rounds])
+    share = median([one.ingest / one.inserts for one in rounds])
+    return [
+        ingest,
+        Figure("ingest, row at a time", rows, "results/s", conditions={"statements_per_result": 5}),
+        Figure("ingest against row at a time", ratio, "ratio", at_least=LEAST_RATIO),
+        Figure("ingest, plain multi-row inserts", inserts, "rows/s", conditions={"rows_per_statement": writers.ROWS}),
+        Figure("ingest against plain multi-row inserts", share, "ratio"),
+        differences("ingest, differences", (one.checked for one in rounds)),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

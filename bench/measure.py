@@ -1,0 +1,148 @@
+"""What the benchmarks of the whole have in common: a load, a window of time in which it is measured, and the check."""
+
+import asyncio
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bench.figure import Figure, percentile
+from bench.load.record import History, histories, read_lines
+from bench.load.spec import LoadSpec, Member
+from bench.stage import Stage, say, shares
+from bench.world import ENV
+from ops.checker.check import Before, Checked, check
+from ops.checker.difference import lines
+from ops.checker.load import read_attempts
+from runtime.database import reading, utc_now
+from runtime.work_queue import SCORING
+from schema.messages import BatchCommitted
+
+_DRAIN: Final = 60.0
+_REST_WITHIN: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A span of Unix time, and the cores that each process kept busy in it."""
+
+    begin: float
+    end: float
+    cores: dict[str, float]
+
+    @property
+    def seconds(self) -> float:
+        """How long it was."""
+        return self.end - self.begin
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A batch that was acknowledged: when (Unix time), after how long (s), and how many results were stored."""
+
+    at: float
+    after: float
+    results: int
+
+
+def load_spec(stage: Stage, members: list[Member], record: Path, **given: object) -> LoadSpec:
+    """A load for this stage."""
+    address = stage.site.broker_address
+    return LoadSpec(
+        env=ENV,
+        host=address.host,
+        port=address.port,
+        key_file=stage.key_file,
+        record=record,
+        members=members,
+        drain=_DRAIN,
+        **given,  # type: ignore[arg-type]  # LoadSpec's own keywords
+    )
+
+
+async def load_for(stage: Stage, spec: LoadSpec, warm_up: float, seconds: float) -> Window:
+    """Runs a load until all of it is acknowledged; the window begins after ``warm_up``.
+
+    Raises:
+        CannotRun: the load failed, or was not acknowledged completely.
+    """
+    name = await stage.start_load(msgspec.structs.replace(spec, seconds=warm_up + seconds))
+    await asyncio.sleep(warm_up)
+    say(f"measuring for {seconds:g} s")
+    before, begin = stage.cpu_seconds(), time.time()
+    await asyncio.sleep(seconds)
+    after, end = stage.cpu_seconds(), time.time()
+    await stage.wait_load(name, within=_DRAIN + 10.0)
+    return Window(begin, end, shares(before, after, end - begin))
+
+
+def answers(record: Path, window: Window) -> list[Answer]:
+    """The first answers to batches that came within ``window``."""
+    found = (_answer(history) for history in histories(read_lines(record)).values())
+    return [answer for answer in found if answer is not None and window.begin <= answer.at < window.end]
+
+
+def _answer(history: History) -> Answer | None:
+    first = history.answers[0] if history.answers else None
+    if first is None or not isinstance(first.ack, BatchCommitted):
+        return None
+    return Answer(first.at / 1e9, (first.at - history.sent.at) / 1e9, first.ack.stored)
+
+
+def rate(found: Iterable[Answer], window: Window) -> float:
+    """Results a second."""
+    return sum(answer.results for answer in found) / window.seconds
+
+
+def latencies(found: Iterable[Answer]) -> dict[str, float]:
+    """Percentiles of how long answers took, in milliseconds."""
+    times = [answer.after * 1e3 for answer in found]
+    return {name: round(percentile(times, percent), 1) for name, percent in _PERCENTILES.items()}
+
+
+_PERCENTILES: Final = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99, "max_ms": 100}
+
+
+async def come_to_rest(stage: Stage) -> float:
+    """Returns when no server waits for its score any more, and after how many seconds."""
+    began = time.monotonic()
+
+    async def scored() -> bool:
+        return not await stage.read(lambda connection: SCORING.backlog(connection, utc_now()))
+
+    await stage.until(scored, "the end of the scoring", _REST_WITHIN)
+    return time.monotonic() - began
+
+
+async def checked(stage: Stage, record: Path, before: Before | None = None) -> Checked:
+    """What the checker finds."""
+    say("checking that nothing is lost, twice or wrong")
+    return await asyncio.to_thread(partial(_check, stage, record, before))
+
+
+def _check(stage: Stage, record: Path, before: Before | None) -> Checked:
+    with reading(stage.engine) as connection:
+        attempts = read_attempts(connection, record)
+    found = check(stage.engine, attempts=attempts, before=before)
+    for line in lines(found.differences):
+        say(line)
+    return found
+
+
+def differences(name: str, found: Iterable[Checked]) -> Figure:
+    """The figure that no run may do without."""
+    runs = list(found)
+    count = sum(len(one.differences) for one in runs)
+    first = [str(one) for run in runs for one in run.differences[:3]]
+    conditions = {"results": sum(one.rows for one in runs), **({"first": first} if first else {})}
+    return Figure(name, count, "differences", at_most=0, conditions=conditions)
+
+
+def machine_load() -> dict[str, float]:
+    """How busy the machine was, with us and others."""
+    return {"load_average": round(os.getloadavg()[0], 1)}
