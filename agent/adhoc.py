@@ -94,6 +94,9 @@ class AdHoc:
             await self._publish(self._topic(request, message), encode(answer), qos=0, correlation=message.correlation)
         except (NotConnected, PublishRefused) as error:
             log.info("answer to ad hoc request could not be sent: %s", error)
+        except Exception:
+            # For instance a response topic that is none: one sender's mistake must not end the agent.
+            log.exception("answer to ad hoc request could not be sent")
 
     async def _make(self, check: str, request: AdHocRequest) -> AdHocAnswer:
         match check:

@@ -10,7 +10,7 @@ class AgentCounters(msgspec.Struct, kw_only=True, gc=False):
 
     probes: int = 0
     probes_discarded: int = 0
-    """Probes and results thrown away because the clock was set meanwhile."""
+    """Probes and results thrown away because the clock was set meanwhile, or this host could not ask."""
     samples_sent: int = 0
     samples_received: int = 0
     ignored_short: int = 0

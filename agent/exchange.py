@@ -84,7 +84,7 @@ async def exchange(target: Target, source: Source, timeout: float = TIMEOUT) -> 
             source.foreign = source.foreign or udp.source_is_foreign
             return await _ask(udp, timeout)
     except OSError as error:
-        return Sample(sent_at=time.time_ns(), network_error=describe(error))
+        return Sample(sent_at=time.time_ns(), network_error=describe(error), ours=error.errno in _OURS)
 
 
 async def _ask(udp: UdpSocket, timeout: float) -> Sample:
@@ -102,7 +102,8 @@ async def _ask(udp: UdpSocket, timeout: float) -> Sample:
             return Sample(sent_at=udp.sent_at(), ignored=waiting.ignored)
         answer = answered.result()
     except OSError as error:
-        return Sample(sent_at=udp.sent_at(), network_error=describe(error), ignored=waiting.ignored)
+        ours = error.errno in _OURS
+        return Sample(sent_at=udp.sent_at(), network_error=describe(error), ours=ours, ignored=waiting.ignored)
     finally:
         loop.remove_reader(udp.fileno())
     return _sample(udp.sent_at(), answer, waiting.ignored)
@@ -115,6 +116,8 @@ def _sample(sent_at: int, answer: _Answer, ignored: Ignored) -> Sample:
         sent_at=sent_at, reply=reply, measurement=measurement, kernel_stamps=datagram.by_kernel, ignored=ignored
     )
 
+
+_OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 _WORDS: Final = {
     errno.ECONNREFUSED: "connection refused",

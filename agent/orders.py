@@ -54,7 +54,12 @@ class Orders:
     async def run(self, session: BrokerSession) -> NoReturn:
         """Carries out and answers one order after the other."""
         while True:
-            await self._control.handle(session, await self._waiting.get())
+            message = await self._waiting.get()
+            try:
+                await self._control.handle(session, message)
+            except Exception:
+                # For instance a response topic that is none: one sender's mistake must not end the agent.
+                log.exception("control message could not be handled")
 
     async def _order_recheck(self, order: ControlCommand) -> Mapping[str, Any]:
         self._recheck()

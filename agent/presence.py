@@ -54,6 +54,8 @@ class Presence:
         """Publishes until cancelled."""
         while True:
             await self._wait_ready()
+            # At first, too: assignments are arriving, and a status with half of them would have them all sent again.
+            await asyncio.sleep(self._settle)
             self._changed.clear()
             status = self._status()
             if _news(status) != self._said:
@@ -63,7 +65,6 @@ class Presence:
                     await self._changed.wait()
             except TimeoutError:
                 self._said = None
-            await asyncio.sleep(self._settle)
 
     async def _say(self, status: Status) -> None:
         said = _news(status)

@@ -21,8 +21,9 @@ from agent.exchange import Source
 from agent.local_clock import LocalClock, base_checks
 from agent.pace import Schedule, monitor_number
 from agent.probe import probe
-from agent.sample import to_result
+from agent.sample import best, to_result
 from agent.targets import Target, TargetRules
+from runtime.log import Repeating
 from schema.messages import LIVE, Assignment, ProtocolConfig, ProtocolState, Result
 from schema.names import IpVersion
 
@@ -72,6 +73,7 @@ class Runner:
         """Steps of the clock so far: what began before the last one does not count."""
         self._probes: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._trouble = Repeating(log)
 
     @property
     def why_not(self) -> str | None:
@@ -172,7 +174,7 @@ class Runner:
         doubts = self._doubts
         result = await self._measure(assignment, config)
         self._situation.look_at_clock()
-        if doubts != self._doubts:
+        if result is None or doubts != self._doubts:
             self._situation.counters.probes_discarded += 1
             return
         self.last_results.appendleft(result)
@@ -222,7 +224,8 @@ class Runner:
         self._situation.slots.release()
         self._wake.set()
 
-    async def _measure(self, assignment: Assignment, config: ProtocolConfig) -> Result:
+    async def _measure(self, assignment: Assignment, config: ProtocolConfig) -> Result | None:
+        """The result, or None when this host could not even ask."""
         counters = self._situation.counters
         counters.probes += 1
         target = Target(assignment.ip, assignment.port, self.ipv)  # checked when it was assigned
@@ -232,6 +235,10 @@ class Runner:
         if source.foreign and not was_foreign:
             log.warning("%s is not an address of this host: the kernel chooses the source address", source.address)
         counters.count_samples(samples)
+        if best(samples).ours:
+            self._trouble.warning("IP%s: probes fail on this host: %s", self.ipv, best(samples).error)
+            return None
+        self._trouble.over()
         return to_result(assignment.server_id, assignment.ip, samples)
 
     async def _sleep(self, seconds: float) -> None:

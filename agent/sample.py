@@ -33,6 +33,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """None without a reply, or when the reply says no time."""
     network_error: str | None = None
     """Why the operating system gave up; None when nobody answered."""
+    ours: bool = False
+    """The fault is this host's own, such as too many open files: it says nothing about the server."""
     kernel_stamps: bool = True
     """Whether the kernel said when the reply arrived; otherwise the interpreter did, some time later."""
     ignored: Ignored = msgspec.field(default_factory=Ignored)

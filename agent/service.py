@@ -98,15 +98,14 @@ class Service:
 
     async def run(self) -> None:
         """Until :meth:`stop`."""
-        watch = asyncio.create_task(self._watch_files(), name="state")
-        try:
+        async with asyncio.TaskGroup() as tasks:
+            watch = tasks.create_task(self._watch_files(), name="state")
             while not self._stopping:
                 state = self._state
                 self._ends.clear()
                 monitor = Monitor(self._settings, self._directory, state, self._kept, on_reload=self.reload)
                 await monitor.run(self._ends, farewell=self._farewell(state))
                 monitor.report()
-        finally:
             watch.cancel()
 
     def _farewell(self, state: State) -> Callable[[], bool]:

@@ -145,7 +145,11 @@ class Spool:
         self._write_counters()
 
     def expire(self, now: float) -> None:
-        """Drops the oldest batches while there are too many, or they are too old. ``now`` is seconds of Unix time."""
+        """Drops the oldest batches while there are too many, or they are too old. ``now`` is seconds of Unix time.
+
+        Only done when a batch is admitted, since only then the clock is known to be good: a clock that is set to
+        another year must not empty the spool.
+        """
         dropped = batches = 0
         while (oldest := next(iter(self._sizes), None)) is not None:
             too_much = self.bytes > self._max_bytes or len(self._sizes) > self._max_batches

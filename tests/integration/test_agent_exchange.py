@@ -1,7 +1,9 @@
 """Exchanges over real sockets: which packet is taken for the answer, and how exact its times are."""
 
 import asyncio
+import os
 import random
+import resource
 import socket
 import sys
 import threading
@@ -124,6 +126,18 @@ async def test_an_unreachable_network_is_a_network_error() -> None:
     sample = await exchange(Target("2001:db8::1", 123, "v6"), Source("::1"), 0.2)
     assert sample.reply is None
     assert sample.error is None or sample.error.startswith("network: ")
+
+
+async def test_too_many_open_files_are_our_own_fault() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        sample = await exchange(Target("127.42.0.1", 123, "v4"), HOME)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (sample.error, sample.ours) == ("network: too many open files", True)
 
 
 async def test_the_source_address_is_ours_or_the_kernels_choice() -> None:

@@ -150,6 +150,13 @@ def test_a_silent_fight_is_recognised_and_one_end_is_enough_afterwards() -> None
     assert policy.back_off(silently(2.0), 1) == 300
 
 
+def test_after_a_takeover_one_silent_end_is_another() -> None:
+    policy = reconnect()
+    policy.back_off(taken_over(), 0)
+    policy.connected()
+    assert policy.back_off(silently(2.0), 1) == 300
+
+
 @pytest.mark.parametrize(
     "between",
     [

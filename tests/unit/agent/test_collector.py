@@ -143,6 +143,13 @@ async def test_a_clock_step_takes_back_what_was_not_sent_since_the_last_good_che
     assert bench.spooled() == [[1], [3]], "vouched for, and sent already"
 
 
+async def test_a_check_vouches_only_for_what_came_before_it(bench: Bench) -> None:
+    bench.add(1, at=20.0)
+    await bench.collector.flush()
+    bench.collector.vouch(15.0)
+    assert bench.collector.withdraw(since=15.0, now=time.monotonic()) == 1
+
+
 async def test_a_batch_being_written_during_a_step_is_taken_back(bench: Bench) -> None:
     bench.add(1, at=20.0)
     writing = asyncio.create_task(bench.collector.flush())

@@ -40,6 +40,7 @@ async def test_presence() -> None:
     assert pool.said == [], "not before there is a connection"
     pool.ready.set()
     await pool.until(lambda: len(pool.said) == 1)
+    assert pool.said[0].online
 
     pool.status = msgspec.structs.replace(pool.status, spool=SpoolState(batches=7, bytes=700))
     presence.changed()

@@ -249,11 +249,29 @@ async def test_a_clock_check_during_which_the_clock_was_set_does_not_count(
             stepped, bench.step = True, 5.0
         return await network.probe(*arguments)
 
+    vouched: list[int] = []
     monkeypatch.setattr(local_clock, "probe", probe)
+    monkeypatch.setattr(bench.collector, "vouch", lambda until: vouched.append(bench.counters.clock_checks))
     bench.configure()
     async with running(bench):
         await bench.until(lambda: not why(bench))
     assert (bench.counters.clock_checks, bench.counters.clock_steps) == (2, 1)
+    assert vouched == [2], "the first check says nothing, although it found the clock good"
+
+
+async def test_what_this_host_cannot_do_is_no_result(
+    bench: Bench, network: Network, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def probe(*arguments: Any) -> list[Sample]:
+        return [Sample(sent_at=time.time_ns(), network_error="too many open files", ours=True)]
+
+    monkeypatch.setattr(runner, "probe", probe)
+    bench.configure()
+    bench.assign(1)
+    async with running(bench):
+        await bench.until(lambda: bench.counters.probes_discarded >= 1)
+    assert list(bench.runner.last_results) == []
+    assert "probes fail on this host: network: too many open files" in caplog.text
 
 
 async def test_what_breaks_in_one_probe_does_not_end_the_others(

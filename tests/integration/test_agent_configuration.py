@@ -1,0 +1,118 @@
+"""What is configured wrongly is named, with what would be right, and nothing starts: exit status 2."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from fixtures.agent import ROOT, AgentProcess, until
+from fixtures.broker import Broker
+
+from agent.state import Broker as BrokerPlace
+from agent.state import State, provision
+
+NAME = "wrong.devel.mon.example"
+
+
+def command(tmp_path: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "defaults").touch()
+    return subprocess.run(
+        [sys.executable, "-m", "agent", *arguments],
+        cwd=ROOT,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "MONITOR_DEFAULTS_FILE": str(tmp_path / "defaults"),
+            "HOME": str(tmp_path),
+            **environ,
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "why"),
+    [
+        (["-e", "production", "status"], {}, "argument for DEPLOYMENT_MODE=production: input should be 'prod', 'test'"),
+        (["monitor"], {"MONITOR_IPV4": "maybe"}, "MONITOR_IPV4 (environment)=maybe: input should be a valid boolean"),
+        (["monitor"], {"MONITOR_SPOOL_MEGABYTE": "5"}, "did you mean MONITOR_SPOOL_MEGABYTES?"),
+        (["monitor"], {"MONITOR_DEFAULTS_FILE": "/nowhere"}, "MONITOR_DEFAULTS_FILE=/nowhere: must be a file"),
+        (["monitor"], {}, "ntppool-agent/prod/state.json: is missing: this monitor has not been set up"),
+        (["monitor", "--once", "--sanity-only"], {}, "only one of them"),
+        (["check", "127.0.0.1"], {}, "127.0.0.1 is a loopback address"),
+        (["check", "8.8.8.8:124"], {}, "another port than 123 is for devel only"),
+        (["check", "time.example"], {}, "'time.example' is no IP address"),
+        (["dance"], {}, "No such command 'dance'"),
+        (["monitor", "--twice"], {}, "No such option: --twice"),
+    ],
+)
+def test_wrong_settings(tmp_path: Path, arguments: list[str], environ: dict[str, str], why: str) -> None:
+    said = command(tmp_path, *arguments, **environ)
+    assert said.returncode == 2, said
+    assert why in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_wrong_files(tmp_path: Path) -> None:
+    state = State(name=NAME, broker=BrokerPlace(host="127.0.0.1", port=1, ca_file="ca.pem"))
+    base = tmp_path / "state"
+    directory = provision(base, "devel", msgspec.structs.replace(state, broker=BrokerPlace(host="::1", port=1)), "t")
+    arguments = ("-e", "devel", "--state-dir", str(base), "monitor")
+    (directory.path / "ca.pem").write_text("no certificate")
+    directory.state_file.write_bytes(msgspec.json.encode(state))
+    said = command(tmp_path, *arguments)
+    assert (said.returncode, "certificates or key cannot be used" in said.stderr) == (2, True), said.stderr
+    directory.state_file.write_text('{"name": "nlams1.prod.mon.example", "broker": {"host": "::1"}}')
+    said = command(tmp_path, *arguments)
+    assert (said.returncode, "belongs to prod, not to devel" in said.stderr) == (2, True), said.stderr
+
+
+def test_the_daemon_is_not_started_by_hand(tmp_path: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "agent.daemon"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (said.returncode, "ntppool-agent monitor" in said.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("broker_is", ["away", "hanging"])
+async def test_sigterm_ends_it_in_time_also_without_a_broker(
+    tmp_path: Path, fresh_broker: Broker, broker_is: str
+) -> None:
+    with AgentProcess(tmp_path, fresh_broker, NAME) as agent:
+        agent.start()
+        await until(lambda: "connected to" in agent.log_text, what=agent.log_text)
+        process = fresh_broker.process.process
+        assert process is not None
+        if broker_is == "away":
+            fresh_broker.stop()
+        else:
+            process.send_signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            agent.signal(signal.SIGTERM)
+            assert await agent.ended(5.0) == 0, agent.log_text
+            assert time.monotonic() - began < 5
+        finally:
+            if broker_is == "hanging":
+                process.send_signal(signal.SIGCONT)
+
+
+async def test_without_a_token_it_waits_for_one_and_never_shows_it(tmp_path: Path, broker: Broker) -> None:
+    with AgentProcess(tmp_path, broker, "late.devel.mon.example") as agent:
+        token = agent.directory.token_file.read_text()
+        agent.directory.token_file.unlink()
+        agent.start("--debug", "monitor")
+        await until(lambda: "has no token" in agent.log_text, what=agent.log_text)
+        agent.directory.token_file.touch(mode=0o600)
+        agent.directory.token_file.write_text(token)
+        await until(lambda: "connected to" in agent.log_text, 40, agent.log_text)
+        assert token.strip() not in agent.log_text
+        assert agent.process is not None
+        for kind in ("cmdline", "environ"):
+            shown = Path(f"/proc/{agent.process.pid}/{kind}").read_bytes()
+            assert token.strip().encode() not in shown
