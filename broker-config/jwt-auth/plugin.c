@@ -138,18 +138,18 @@ static bool read_options(struct plugin *plugin, const struct mosquitto_opt *opti
 	return true;
 }
 
+static const struct {
+	int event;
+	MOSQ_FUNC_generic_callback callback;
+} EVENTS[] = {
+	{MOSQ_EVT_RELOAD, on_reload},   {MOSQ_EVT_BASIC_AUTH, on_basic_auth}, {MOSQ_EVT_ACL_CHECK, on_acl_check},
+	{MOSQ_EVT_MESSAGE, on_message}, {MOSQ_EVT_DISCONNECT, on_disconnect}, {MOSQ_EVT_TICK, on_tick},
+};
+#define EVENT_COUNT (sizeof EVENTS / sizeof *EVENTS)
+
 static bool register_events(struct plugin *plugin)
 {
-	static const struct {
-		int event;
-		MOSQ_FUNC_generic_callback callback;
-	} EVENTS[] = {
-		{MOSQ_EVT_RELOAD, on_reload},         {MOSQ_EVT_BASIC_AUTH, on_basic_auth},
-		{MOSQ_EVT_ACL_CHECK, on_acl_check},   {MOSQ_EVT_MESSAGE, on_message},
-		{MOSQ_EVT_DISCONNECT, on_disconnect}, {MOSQ_EVT_TICK, on_tick},
-	};
-
-	for (size_t i = 0; i < sizeof EVENTS / sizeof *EVENTS; i++) {
+	for (size_t i = 0; i < EVENT_COUNT; i++) {
 		int failed = mosquitto_callback_register(plugin->id, EVENTS[i].event, EVENTS[i].callback, NULL, plugin);
 
 		if (failed != MOSQ_ERR_SUCCESS) {
@@ -159,6 +159,13 @@ static bool register_events(struct plugin *plugin)
 		}
 	}
 	return true;
+}
+
+static void unregister_events(struct plugin *plugin)
+{
+	for (size_t i = 0; i < EVENT_COUNT; i++) {
+		mosquitto_callback_unregister(plugin->id, EVENTS[i].event, EVENTS[i].callback, NULL);
+	}
 }
 
 static void plugin_free(struct plugin *plugin)
@@ -193,8 +200,8 @@ EXPORTED int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, void **use
 	plugin->grants = grants_new();
 	if (plugin->grants == NULL || !read_options(plugin, options, option_count) || !load_keys(plugin) ||
 	    !register_events(plugin)) {
-		/* The broker ends itself. It may have been given callbacks by now, so nothing of theirs is freed. */
-		keyring_free(&plugin->keyring);
+		unregister_events(plugin);
+		plugin_free(plugin);
 		return MOSQ_ERR_INVAL;
 	}
 	*userdata = plugin;
@@ -206,6 +213,7 @@ EXPORTED int mosquitto_plugin_cleanup(void *userdata, struct mosquitto_opt *opti
 	(void)options;
 	(void)option_count;
 	if (userdata != NULL) {
+		unregister_events(userdata);
 		plugin_free(userdata);
 	}
 	return MOSQ_ERR_SUCCESS;
