@@ -352,6 +352,14 @@ async def test_a_broker_that_is_killed_is_come_back_to(engine: Engine, fresh_bro
     assert (count(engine, result_batches), count(engine, log_scores)) == (2, 4)
 
 
+async def test_small_messages_are_not_kept_back(engine: Engine, broker: Broker) -> None:
+    """Nagle's algorithm would delay every answer by 40 ms."""
+    async with running_ingest(engine, broker) as worker:
+        client = worker.broker._client
+        assert client is not None
+        assert client._client.socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
 async def test_it_subscribes_to_nothing_else(engine: Engine, broker: Broker) -> None:
     async with running_ingest(engine, broker) as worker:
         filters = {subscription.topic_filter for subscription in worker.broker._subscriptions}
