@@ -74,17 +74,7 @@ class Monitor:
         """A configuration has arrived."""
         self.left = asyncio.Event()
         """A batch has left a spool."""
-        self._situation = Situation(
-            name=state.name,
-            rules=directory.rules(state),
-            slots=asyncio.Semaphore(MAX_PROBES),
-            watch=kept.watch,
-            counters=kept.counters,
-            clock=time.monotonic,
-            why_not=self._why_not,
-            look_at_clock=self.look_at_clock,
-            on_change=self._changed,
-        )
+        self._situation = self._make_situation()
         self.presence = Presence(self.status, self._publish_status, lambda: self.session.wait_ready())
         self.lines = {ipv: self._line(ipv, kept.spools[ipv], ipv in settings.protocols) for ipv in IP_VERSIONS}
         runners = {ipv: line.runner for ipv, line in self.lines.items()}
@@ -207,6 +197,19 @@ class Monitor:
         for line in self.lines.values():
             line.runner.look_again()
         self._changed()
+
+    def _make_situation(self) -> Situation:
+        return Situation(
+            name=self.state.name,
+            rules=self._directory.rules(self.state),
+            slots=asyncio.Semaphore(MAX_PROBES),
+            watch=self.kept.watch,
+            counters=self.kept.counters,
+            clock=time.monotonic,
+            why_not=self._why_not,
+            look_at_clock=self.look_at_clock,
+            on_change=self._changed,
+        )
 
     # ---- the broker session ----------------------------------------------------------------------------------------
 
