@@ -105,9 +105,9 @@ def settle(evidence: Evidence) -> Account:
     }
     return Account(
         committed=stored.total(),
-        # What vanished may have been seen on the wire: it is lost once.
+        # What vanished may have been seen on the wire: it is lost once. The same with what is there twice.
         lost=max(sum(unseen.values()) + short, vanished) + without_row + rejected + dropped,
-        duplicated=max(without_batch + replay.repeated, invented),
+        duplicated=max(without_batch, replay.repeated, invented),
         rejected=rejected,
         waiting=len(spooled.waiting),
         unscored=replay.wrong + moved,

@@ -8,6 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from ingest.plan import rejections_from_text
 from ops.checker import ledger as checked
 from ops.checker.replay import BatchKey
 from schema.tables import assignment_changes, log_scores, monitors, result_batches, server_scores, servers
@@ -108,6 +109,17 @@ def pair_counts(connection: Connection) -> dict[int, Counter[str]]:
 def batches(connection: Connection) -> dict[BatchKey, tuple[int, int]]:
     """How many results were stored and rejected, of each batch."""
     return {key: (batch.stored, len(batch.rejected)) for key, batch in checked.batches(connection).items()}
+
+
+def results_by_monitor(connection: Connection) -> Counter[str]:
+    """How many results of each monitor the ledger has an answer to, stored or rejected; by full name."""
+    b = result_batches.c
+    names = {monitor_id: name for name, monitor_id in monitor_ids(connection).items()}
+    stored = sa.select(b.monitor_id, sa.func.sum(b.stored).label("results")).group_by(b.monitor_id)
+    counts = Counter({names[row.monitor_id]: int(row.results) for row in connection.execute(stored)})
+    for row in connection.execute(sa.select(b.monitor_id, b.rejected).where(b.rejected.is_not(None))):
+        counts[names[row.monitor_id]] += len(rejections_from_text(row.rejected))
+    return counts
 
 
 def monitor_ids(connection: Connection) -> dict[str, int]:

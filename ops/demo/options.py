@@ -48,8 +48,8 @@ def parse_options(
     Raises:
         UsageError: one does not; it is named with its value and what would be right.
     """
-    if seconds is not None and not 1 <= seconds <= 7 * 86400:
-        raise UsageError(f"--seconds {seconds:g}: must be 1 to 604800 (a week)")
+    if seconds is not None and not 1 <= seconds <= 86400:
+        raise UsageError(f"--seconds {seconds:g}: must be 1 to 86400 (a day)")
     if not 1 <= agents <= MAX_AGENTS:
         raise UsageError(f"--agents {agents}: must be 1 to {MAX_AGENTS}")
     if not (0 if ntp else 1) <= servers <= MAX_SERVERS:

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final, Self, TypeVar
@@ -199,7 +198,7 @@ class System:
 
     async def _is_at_rest(self) -> bool:
         try:
-            in_ledger = await self.read(results_by_monitor)
+            in_ledger = await self.read(ledger.results_by_monitor)
             unscored = await self.read(lambda c: SCORING.backlog(c, utc_now()))
         except DatabaseUnavailable:
             return False
@@ -231,20 +230,6 @@ class System:
         )
 
 
-def results_by_monitor(connection: Connection) -> Counter[str]:
-    """How many results of each monitor the ledger has an answer to, stored or rejected; by full name."""
-    names = {monitor_id: name for name, monitor_id in ledger.monitor_ids(connection).items()}
-    counts: Counter[str] = Counter()
-    for (monitor_id, _), sizes in ledger.batches(connection).items():
-        counts[names[monitor_id]] += sum(sizes)
-    return counts
-
-
 async def _cancelled(task: "asyncio.Future[None]") -> None:
     task.cancel()
     await asyncio.wait({task})
-
-
-def agents_of(system: System) -> Sequence[str]:
-    """Names of the agents' processes."""
-    return [agent_name(monitor) for monitor in system.world.monitors]

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from ops.demo.accounting import settle
+from ops.demo.ledger import results_by_monitor
 from ops.demo.site import BROKER, agent_name, free_ntp_port, make_site
 from ops.demo.spools import is_empty
-from ops.demo.system import System, results_by_monitor
+from ops.demo.system import System
 from ops.demo.world import make_world
 from ops.local_database import MariaDb, temporary_mariadb
 from runtime.database import DatabaseUnavailable, utc_now
