@@ -27,13 +27,6 @@ WITHIN = 45.0
 """Seconds in which the system must work again after a process has come back."""
 
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    deadline = time.monotonic() + WITHIN
-    while not await condition():
-        assert time.monotonic() < deadline, f"{what}: not within {WITHIN:g} s"
-        await asyncio.sleep(0.1)
-
-
 class Killing:
     """A running system, and what the tests of it wait for."""
 
@@ -41,17 +34,25 @@ class Killing:
         self.system = system
         self.database = database
 
+    async def until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
+        """Waits for it; not when a process has died that nobody killed."""
+        deadline = time.monotonic() + WITHIN
+        while not await condition():
+            assert not self.system.supervisor.deaths, str(self.system.supervisor.deaths[0])
+            assert time.monotonic() < deadline, f"{what}: not within {WITHIN:g} s"
+            await asyncio.sleep(0.1)
+
     async def kill(self, name: str, while_away: Callable[[], Awaitable[bool]]) -> None:
         """Kills a process, waits for what must happen without it, and starts it again."""
         await self.system.kill(name)
-        await until(while_away, f"{name} is away")
+        await self.until(while_away, f"{name} is away")
         await self.system.restart(name)
         await self.flows(f"{name} is back")
 
     async def kill_database(self) -> None:
         """The same for the database."""
         await asyncio.to_thread(self.database.stop, kill=True)
-        await until(self.results_pile_up, "the database is away")
+        await self.until(self.results_pile_up, "the database is away")
         await asyncio.to_thread(self.database.start)
         await self.flows("the database is back")
 
@@ -63,7 +64,7 @@ class Killing:
             now = await self._results()
             return all(now.get(m.name, 0) >= before.get(m.name, 0) + 3 for m in self.system.world.monitors)
 
-        await until(more, f"results of all monitors, {when}")
+        await self.until(more, f"results of all monitors, {when}")
 
     async def results_pile_up(self) -> bool:
         """Every agent has something in its spool that cannot be delivered."""
