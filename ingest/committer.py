@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from opentelemetry.trace import Link, Span, Tracer, get_current_span
@@ -17,7 +18,7 @@ from ingest.acks import Acks
 from ingest.decode import Submission, Unreadable
 from ingest.intake import Intake
 from ingest.ledger import commit
-from ingest.numbers import Numbers
+from ingest.numbers import WAITED_TOO_LONG, Numbers
 from ingest.patience import ContentRefused, persist
 from ingest.plan import Plan
 from ingest.refusals import Refusals
@@ -35,6 +36,10 @@ MOST_RESULTS: Final = 1_000
 _REST: Final = 0.02
 """Seconds between two transactions, unless enough waits for a full one. A transaction costs about as much as forty
 results, so that at a steady trickle it pays to let a few batches come together."""
+
+_STALE: Final = timedelta(hours=1)
+"""How long a batch may wait here, because we are paused or the database is away, and still be committed. Its sender
+has long since sent it again, perhaps to another worker; and the ledger remembers batches for a limited time only."""
 
 _CALM: Final = MOST_RESULTS
 """Results that may wait while the live stream is fed; with more, there is better to do."""
@@ -98,10 +103,12 @@ class Committer:
 
     async def _persist(self, submissions: Sequence[Submission]) -> Plan:
         engine = self._worker.engine
-        with _span(self._worker.telemetry.tracer, submissions):
+        with transaction_span(self._worker.telemetry.tracer, submissions):
             began = time.monotonic()
-            plan = await persist(self._worker, lambda: commit(engine, submissions, utc_now()))
+            plan = await persist(self._worker, lambda: commit(engine, still_fresh(submissions), utc_now()))
             self._numbers.committed(plan, time.monotonic() - began)
+        for _ in range(len(submissions) - len(plan.acks)):
+            self._numbers.dropped(WAITED_TOO_LONG)
         return plan
 
     def _answer(self, plan: Plan) -> None:
@@ -125,7 +132,13 @@ class Committer:
         self._refusals.offer(Unreadable(topic, payload, why, submission.name, submission.ipv, submission.batch.id))
 
 
-def _span(tracer: Tracer, submissions: Sequence[Submission]) -> AbstractContextManager[Span]:
+def still_fresh(submissions: Sequence[Submission]) -> list[Submission]:
+    """Those of ``submissions`` that have not waited too long."""
+    oldest = datetime.now(UTC) - _STALE
+    return [submission for submission in submissions if submission.arrived >= oldest]
+
+
+def transaction_span(tracer: Tracer, submissions: Sequence[Submission]) -> AbstractContextManager[Span]:
     """A span of its own for the transaction, linked with the traces of those who sent its batches."""
     traced = [s.trace_parent for s in submissions if s.trace_parent][:_MOST_LINKS]
     links = [Link(get_current_span(_propagator.extract({"traceparent": t})).get_span_context()) for t in traced]

@@ -11,6 +11,7 @@ from ingest.plan import Plan
 IGNORED: Final = "no topic of ours"
 INTAKE_FULL: Final = "intake is full"
 THROTTLED: Final = "monitor is throttled"
+WAITED_TOO_LONG: Final = "waited too long"
 UNREADABLE_FULL: Final = "too many unreadable messages"
 ACKS_FULL: Final = "too many acks"
 ACK_FAILED: Final = "ack was not delivered"

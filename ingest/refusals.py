@@ -6,6 +6,7 @@ message was kept, or else there would be nothing to find out from.
 
 import asyncio
 import logging
+import time
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -16,7 +17,6 @@ from ingest.numbers import UNREADABLE_FULL, Numbers
 from ingest.patience import ContentRefused, persist
 from ingest.rejected import RejectedMessage, keep, rejected_message
 from runtime.database import utc_now
-from runtime.log import Repeating
 from runtime.worker import Worker
 from schema.messages import BatchRefused, MessageRejected
 
@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING: Final = 200
 """Messages that wait to be kept, with 64 KiB each at most."""
+
+LOG_EVERY: Final = 1.0
+"""Seconds between two lines about refused messages, of whomever they are."""
 
 _TOGETHER: Final = 50
 """Messages of one transaction."""
@@ -37,17 +40,24 @@ class Refusals:
         self._acks = acks
         self._numbers = numbers
         self._waiting: asyncio.Queue[tuple[Unreadable, RejectedMessage]] = asyncio.Queue(MOST_WAITING)
-        self._complaint = Repeating(log)
+        self._next_line = 0.0
 
     def offer(self, unreadable: Unreadable) -> None:
         """Deals with ``unreadable`` soon, unless too many wait already."""
         self._numbers.unreadable()
-        self._complaint.warning("message on %s refused: %s", unreadable.topic, unreadable.reason)
+        self._log(unreadable)
         if self._waiting.full():
             self._numbers.dropped(UNREADABLE_FULL)
             return
         message = rejected_message(unreadable.topic, unreadable.payload, unreadable.reason, utc_now())
         self._waiting.put_nowait((without_payload(unreadable), message))
+
+    def _log(self, unreadable: Unreadable) -> None:
+        # The counters tell how many; a sender of nonsense must not fill the log as well.
+        now = time.monotonic()
+        if now >= self._next_line:
+            self._next_line = now + LOG_EVERY
+            log.warning("message on %s refused: %s", unreadable.topic, unreadable.reason)
 
     async def run(self) -> None:
         """Keeps and answers what is offered, until cancelled."""

@@ -1,17 +1,22 @@
 """The edges to the broker: what comes in is put where it belongs or left aside, what goes out never waits for ever."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
-from fixtures.batches import ARRIVED, new_batch, new_result
+from fixtures.batches import ARRIVED, new_batch, new_result, new_submission
 from opentelemetry.metrics import NoOpMeter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError, ProgrammingError, StatementError
 from ulid import ULID
 
 from ingest import numbers as count
 from ingest.acks import MOST_BYTES, MOST_WAITING, Acks
+from ingest.committer import still_fresh, transaction_span
 from ingest.decode import Unreadable
 from ingest.intake import Intake
 from ingest.numbers import Numbers
@@ -232,3 +237,23 @@ async def test_a_database_that_is_out_of_order_is_waited_for(error: Exception, m
 async def test_what_is_neither_ends_the_worker() -> None:
     with pytest.raises(RuntimeError, match="no thread"):
         await persist(cast(Worker, Database(RuntimeError("no thread"))), lambda: None)
+
+
+def test_who_sent_a_batch_with_a_trace_finds_its_transaction() -> None:
+    kept = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    traced = replace(new_submission(NAME, RESULT), trace_parent=f"00-{trace}-b7ad6b7169203331-01")
+    with transaction_span(provider.get_tracer("test"), [new_submission(NAME, RESULT, RESULT), traced]):
+        pass
+    [span] = kept.get_finished_spans()
+    assert [f"{link.context.trace_id:032x}" for link in span.links] == [trace]
+    assert span.attributes == {"batches": 2, "results": 3}
+
+
+def test_a_batch_that_has_waited_too_long_is_left_to_be_sent_again() -> None:
+    now = datetime.now(UTC)
+    fresh = new_submission(NAME, RESULT, arrived=now - timedelta(minutes=59))
+    stale = new_submission(NAME, RESULT, arrived=now - timedelta(minutes=61))
+    assert still_fresh([stale, fresh, stale]) == [fresh]
