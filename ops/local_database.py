@@ -108,6 +108,11 @@ class MariaDb:
         """Of the running server, else None."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether the server was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the server."""
         assert self._process is not None

@@ -1,0 +1,52 @@
+"""``scripts/faults``: breaks the whole system under load, and holds it to its promises.
+
+Prints each difference, and as its last line a summary in JSON. Exit code 0: nothing lost, nothing twice, nothing
+unexplained; 1: something was; 2: it could not run.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+from bench.faults.plan import NAMES
+from bench.faults.report import say
+from bench.faults.rig import CannotRun
+from bench.faults.run import Options, run_faults
+from runtime.log import set_up_logging
+
+_LONGEST = 24 * 60.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs, and returns the exit code."""
+    options = _options(arguments)
+    set_up_logging("error")
+    # So that SIGTERM ends it as Ctrl-C does, by unwinding.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    try:
+        return run_faults(options)
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    except CannotRun as error:
+        say(str(error))
+        return 2
+
+
+def _options(arguments: Sequence[str] | None) -> Options:
+    parser = argparse.ArgumentParser(prog="scripts/faults", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=5.0, metavar="N", help="of faults; rests come on top")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="the same seed makes the same plan")
+    parser.add_argument("--only", nargs="+", metavar="KIND", help=f"only these faults: {'; '.join(NAMES)}")
+    given = parser.parse_args(arguments)
+    if not 0.1 <= given.minutes <= _LONGEST:
+        parser.error(f"--minutes {given.minutes:g}: must be 0.1 to {_LONGEST:g}")
+    for name in given.only or ():
+        if name not in NAMES:
+            parser.error(f"--only {name!r}: is no fault; there are: {'; '.join(NAMES)}")
+    return Options(seconds=given.minutes * 60, seed=given.seed, kinds=tuple(given.only or NAMES))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""The wall clock of one process, set forward and back by another: as if its host's clock had been set.
+
+The real clock cannot be set for one process alone, so all that the agent reads of it is moved by an offset, which lies
+in a file that both processes have mapped: Python's clock, and the kernel's stamps on packets.
+"""
+
+import mmap
+import struct
+import time
+from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
+from typing import Any, Final
+
+_NUMBER: Final = struct.Struct("=q")
+
+
+class ClockOffset:
+    """Nanoseconds by which a process's wall clock is ahead of the real one."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            path.write_bytes(_NUMBER.pack(0))
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), _NUMBER.size)
+
+    def set(self, seconds: float) -> None:
+        """Sets the clock that far ahead of the real one."""
+        self._map[: _NUMBER.size] = _NUMBER.pack(round(seconds * 1e9))
+
+    def nanoseconds(self) -> int:
+        """How far it is ahead now."""
+        return int(_NUMBER.unpack_from(self._map)[0])
+
+
+def follow(offset: ClockOffset) -> None:
+    """Moves the agent's wall clock by ``offset`` from now on, in this process."""
+    import agent.line
+    import agent.overview
+    import agent.udp
+
+    real_ns = time.time_ns
+    stamp = agent.udp._receive_stamp
+
+    def time_ns() -> int:
+        return real_ns() + offset.nanoseconds()
+
+    def receive_stamp(control: Any) -> int | None:
+        at = stamp(control)
+        return None if at is None else at + offset.nanoseconds()
+
+    class MovedDatetime(datetime):
+        """What says ``now`` by the moved clock."""
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Any:
+            return datetime.fromtimestamp(0, tz or UTC) + timedelta(microseconds=time_ns() // 1000)
+
+    time.time_ns = time_ns
+    time.time = lambda: time_ns() / 1e9
+    agent.udp._receive_stamp = receive_stamp
+    for module in (agent.line, agent.overview):
+        module.datetime = MovedDatetime  # type: ignore[attr-defined]

@@ -1,0 +1,160 @@
+"""What a real agent attempted: every batch that it put into its spool, and every one that left it, and why.
+
+A line is written before what it tells of happens, straight to the kernel, so that a process that is killed leaves no
+gap. The lines come from wrappers around the spool and the outbox; the agent itself knows nothing of them.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from schema.messages import Ack, Batch, decode
+
+Why = Literal["acknowledged", "withdrawn", "expired", "put aside"]
+
+
+class Began(msgspec.Struct, frozen=True, tag="began"):
+    """An agent's process began."""
+
+    pid: int
+
+
+class Storing(msgspec.Struct, frozen=True, tag="storing"):
+    """A batch is about to be written into the spool."""
+
+    number: int
+    batch: str
+    payload: msgspec.Raw
+
+
+class Stored(msgspec.Struct, frozen=True, tag="stored"):
+    """It is in the spool: from now on it must not get lost."""
+
+    number: int
+
+
+class Answered(msgspec.Struct, frozen=True, tag="answered"):
+    """Ingest's answer arrived."""
+
+    ack: Ack
+
+
+class Leaving(msgspec.Struct, frozen=True, tag="leaving"):
+    """A batch is about to leave the spool."""
+
+    number: int
+    why: Why
+
+
+Line = Began | Storing | Stored | Answered | Leaving
+
+
+class Journal:
+    """The file, being written."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._encoder = msgspec.json.Encoder()
+
+    def write(self, line: Line) -> None:
+        """One line, in one step."""
+        os.write(self._file, self._encoder.encode(line) + b"\n")
+
+
+def keep(journal: Journal) -> None:
+    """Writes down what the agent of this process does with its batches, from now on."""
+    from agent.collector import Collector
+    from agent.outbox import Outbox
+    from agent.spool import Spool
+
+    reason: list[Why] = ["withdrawn"]  # the collector removes by itself only what the clock made doubtful
+
+    def because(why: Why, wrapped: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(wrapped)
+        def inner(*arguments: Any, **named: Any) -> Any:
+            reason.append(why)
+            try:
+                return wrapped(*arguments, **named)
+            finally:
+                reason.pop()
+
+        return inner
+
+    store, remove, acknowledge, aside = Spool.store, Spool.remove, Outbox.acknowledge, Spool._move_aside
+
+    def storing(self: Any, number: int, batch: Any) -> int:
+        journal.write(Storing(number, batch.id, msgspec.Raw(batch.payload)))
+        size = store(self, number, batch)
+        journal.write(Stored(number))
+        return size
+
+    def removing(self: Any, number: int) -> None:
+        journal.write(Leaving(number, reason[-1]))
+        remove(self, number)
+
+    def putting_aside(self: Any, number: int) -> None:
+        journal.write(Leaving(number, "put aside"))
+        aside(self, number)
+
+    def answered(self: Any, ack: Ack) -> None:
+        journal.write(Answered(ack))
+        acknowledge(self, ack)
+
+    journal.write(Began(os.getpid()))
+    wrapped: Any = Spool
+    wrapped.store, wrapped.remove, wrapped._move_aside = storing, removing, putting_aside
+    wrapped.expire = because("expired", Spool.expire)
+    wrapped = Outbox
+    wrapped.acknowledge = because("acknowledged", answered)
+    wrapped = Collector
+    wrapped.withdraw = because("withdrawn", Collector.withdraw)
+
+
+@dataclass(slots=True)
+class Story:
+    """What became of one batch of an agent, as far as the agent knows."""
+
+    batch: Batch
+    process: int
+    """Which of the agent's processes made it, counted from 1."""
+    stored: bool = False
+    answers: list[Ack] = field(default_factory=list)
+    left: Why | None = None
+
+
+def read_stories(path: Path) -> list[Story]:
+    """All batches of a journal."""
+    return list(_stories(_lines(path)).values())
+
+
+def _lines(path: Path) -> Iterator[Line]:
+    decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+    with path.open("rb") as file:
+        for line in file:
+            yield decoder.decode(line)
+
+
+def _stories(lines: Iterable[Line]) -> dict[str, Story]:
+    stories: dict[str, Story] = {}
+    at: dict[int, str] = {}
+    process = 0
+    for line in lines:
+        match line:
+            case Began():
+                process += 1
+            case Storing():
+                # A number is used again when a process ended before its batch was whole.
+                at[line.number] = line.batch
+                stories[line.batch] = Story(decode(bytes(line.payload), Batch), process)
+            case Stored():
+                stories[at[line.number]].stored = True
+            case Answered() if line.ack.batch in stories:
+                stories[line.ack.batch].answers.append(line.ack)
+            case Leaving() if line.number in at:
+                stories[at[line.number]].left = line.why
+    return stories

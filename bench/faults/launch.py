@@ -1,0 +1,90 @@
+"""``python -m bench.faults.launch``: starts one of our programs as it is, with the handles that fault runs need.
+
+    agent DIRECTORY                 the agent's daemon: journal, clock that can be set, points to die at
+    worker DIRECTORY COMMAND ...    ``ntppool-monitor COMMAND ...``: tokens that live a minute, points to die at
+    load KEY SPEC                   the load generator: its tokens follow the key in a file
+
+The programs themselves have no such handles: functions of theirs are wrapped here, in this process.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from bench.faults import clock, journal
+from bench.faults.points import set_traps
+
+TAKEOVER_SPEED: Final = 20.0
+"""An agent that was thrown out waits minutes before it comes back; in a fault run, so many times less."""
+
+TOKEN_LIFETIME: Final = timedelta(seconds=60)
+"""Of workers and load: so renewals happen all the time."""
+
+CLOCK: Final = "clock"
+JOURNAL: Final = "journal"
+
+
+def main() -> int:
+    """Becomes the program that the arguments name."""
+    match sys.argv[1:]:
+        case ["agent", directory]:
+            return run_agent(Path(directory))
+        case ["worker", directory, command, *rest]:
+            return run_worker(Path(directory), [command, *rest])
+        case ["load", key, spec]:
+            return run_load(Path(key), spec)
+    sys.stderr.write(f"{__doc__}\n")
+    return 2
+
+
+def run_agent(directory: Path) -> int:
+    """The daemon with the settings of its environment, as ``ntppool-agent monitor`` hands them over."""
+    import agent.reconnect
+    from agent.service import run
+    from agent.settings import base_directory, for_daemon, load_settings
+
+    waits = tuple(seconds / TAKEOVER_SPEED for seconds in agent.reconnect.TAKEOVER_WAITS)
+    agent.reconnect.TAKEOVER_WAITS = waits  # type: ignore[misc,assignment]  # four of them, as there were
+    # Traps go around the functions themselves, the journal around both: what it tells of comes first.
+    set_traps("agent", directory)
+    journal.keep(journal.Journal(directory / JOURNAL))
+    clock.follow(clock.ClockOffset(directory / CLOCK))
+    settings = load_settings(os.environ, {})
+    return run(for_daemon(settings, base_directory(settings, os.environ)))
+
+
+def run_worker(directory: Path, command: list[str]) -> int:
+    """The operators' command line."""
+    import auth.tokens
+    from ops.__main__ import main as run
+
+    set_traps(command[0], directory)
+    auth.tokens.sign = _shorter(auth.tokens.sign)
+    return run(command)
+
+
+def run_load(key_file: Path, spec: str) -> int:
+    """The load generator, which has no other way to learn of a new key."""
+    import auth.tokens
+    from bench.load.__main__ import main as run
+
+    sign = _shorter(auth.tokens.sign)
+
+    def sign_with_current(key: Any, *arguments: Any, **named: Any) -> str:
+        return sign(auth.tokens.load_key(key_file.read_text(encoding="utf-8")), *arguments, **named)
+
+    auth.tokens.sign = sign_with_current
+    sys.argv[1:] = [spec]
+    return run()
+
+
+def _shorter(sign: Callable[..., str]) -> Callable[..., str]:
+    return functools.partial(sign, lifetime=TOKEN_LIFETIME)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""Which fault strikes what, when, and for how long: a pure function of a seed.
+
+Kinds are drawn like cards: each comes once before any comes again, so that a long run sees them all about equally often
+and a short one has no favourites. Faults overlap where they do not touch the same thing.
+"""
+
+import random
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+GAP: Final = (3.0, 8.0)
+"""Seconds between the beginnings of two faults."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of fault: what it may strike (``*`` at the end: any of that name), and for how many seconds."""
+
+    name: str
+    targets: tuple[str, ...]
+    seconds: tuple[float, float]
+
+
+_PROCESSES: Final = ("agent *", "ingest *", "scorer", "selector", "broker", "database")
+"""Names of processes, as the rig has them."""
+
+POINTS: Final = (
+    "ingest: before the commit",
+    "ingest: after the commit, before the ack",
+    "agent: after the ack, before the spool is trimmed",
+    "agent: after the spool write, before the publish",
+    "selector: before the commit",
+    "selector: after the commit, before publishing",
+    "scorer: before the commit",
+)
+"""Where a process kills itself, by the program that it is in."""
+
+LINKS: Final = ("agents to broker", "workers to broker", "workers to database")
+"""Pairs of processes that a proxy stands between."""
+
+KINDS: Final = (
+    Kind("kill", _PROCESSES, (0.5, 8.0)),
+    Kind("stop", _PROCESSES, (1.0, 15.0)),
+    Kind("kill at a point", POINTS, (0.5, 4.0)),
+    Kind("kill at another point", POINTS, (0.5, 4.0)),
+    Kind("restart of the broker", ("broker",), (0.2, 5.0)),
+    Kind("restart of the broker without its files", ("broker",), (0.2, 5.0)),
+    Kind("restart of the database", ("database",), (0.2, 5.0)),
+    Kind("expired token", ("agent *",), (18.0, 25.0)),
+    Kind("rotation of the key", ("everybody",), (4.0, 10.0)),
+    Kind("second agent with the same name", ("agent *",), (8.0, 20.0)),
+    Kind("clock an hour ahead", ("agent *",), (4.0, 20.0)),
+    Kind("clock an hour behind", ("agent *",), (4.0, 20.0)),
+    Kind("full disk under the spool", ("agent *",), (5.0, 20.0)),
+    Kind("full disk under the database", ("database",), (5.0, 15.0)),
+    Kind("delayed TCP", LINKS, (5.0, 15.0)),
+    Kind("cut TCP", LINKS, (3.0, 10.0)),
+    Kind("sliced TCP", LINKS, (5.0, 15.0)),
+    Kind("hanging TCP", LINKS, (2.0, 15.0)),
+    Kind("refused TCP", LINKS, (2.0, 10.0)),
+    Kind("worker leaves in order", ("ingest *", "scorer", "selector"), (0.5, 8.0)),
+    Kind("worker comes", ("ingest 3", "ingest 4"), (5.0, 20.0)),
+)
+"""All of them."""
+
+NAMES: Final = tuple(kind.name for kind in KINDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A fault that shall happen. Times are seconds; ``at`` counts from the beginning of its round."""
+
+    at: float
+    seconds: float
+    kind: str
+    target: str
+    luck: float
+    """A number of [0, 1) for what else the fault has to choose."""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.target}, {self.seconds:.1f} s"
+
+
+def make_plan(
+    seed: str, seconds: float, processes: Sequence[str], kinds: Collection[str] = NAMES, gap: tuple[float, float] = GAP
+) -> list[Planned]:
+    """The faults of a round of ``seconds``; the same arguments make the same plan.
+
+    Args:
+        processes: names of agents and ingest workers that may be struck.
+        kinds: those that may happen; names of :data:`KINDS`.
+    """
+    rng = random.Random(seed)
+    deck = _deck([kind for kind in KINDS if kind.name in kinds], rng)
+    found: list[Planned] = []
+    at = rng.uniform(0.5, 2.0)
+    while True:
+        kind = next(deck, None)
+        if kind is None or at >= seconds:
+            return found
+        lasts = min(rng.uniform(*kind.seconds), max(kind.seconds[0], seconds - at))
+        found.append(Planned(at, lasts, kind.name, _target(kind, processes, rng), rng.random()))
+        at += rng.uniform(*gap)
+
+
+def _deck(kinds: Sequence[Kind], rng: random.Random) -> Iterator[Kind]:
+    while kinds:
+        yield from rng.sample(kinds, len(kinds))
+
+
+def _target(kind: Kind, processes: Sequence[str], rng: random.Random) -> str:
+    """Each of the kind's targets is as likely, however many processes it stands for."""
+    target = rng.choice(kind.targets)
+    return rng.choice([name for name in processes if name.startswith(target[:-1])]) if target[-1] == "*" else target

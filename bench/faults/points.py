@@ -1,0 +1,91 @@
+"""Processes that kill themselves at a named point, when they are told to.
+
+A point is a function of the program, wrapped in the process of a fault run only. A file with the point's name is the
+order: whoever gets there first takes the file away and is gone, as if by SIGKILL, with no line of code in between.
+"""
+
+import functools
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.faults.plan import POINTS
+
+When = Literal["before", "after"]
+
+
+def program_of(point: str) -> str:
+    """The program that the point is in."""
+    return point.partition(":")[0]
+
+
+def order_file(directory: Path, point: str) -> Path:
+    """The file that orders a process with this directory to end at ``point``."""
+    return directory / f"die-{POINTS.index(point)}"
+
+
+def set_traps(program: str, directory: Path) -> None:
+    """Makes this process end at the points of its program, when it is ordered to in ``directory``."""
+    traps = {point: _trap(order_file(directory, point)) for point in POINTS if program_of(point) == program}
+    for point, trap in traps.items():
+        owner, name, when = _place(point)
+        setattr(owner, name, _wrap(getattr(owner, name), trap, when))
+
+
+def _trap(order: Path) -> Callable[[], None]:
+    def trap() -> None:
+        if order.exists():
+            order.unlink(missing_ok=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return trap
+
+
+def _wrap(wrapped: Callable[..., Any], trap: Callable[[], None], when: When) -> Callable[..., Any]:
+    @functools.wraps(wrapped)
+    def inner(*arguments: Any, **named: Any) -> Any:
+        if when == "before":
+            trap()
+        result = wrapped(*arguments, **named)
+        if when == "after":
+            trap()
+        return result
+
+    return inner
+
+
+def _place(point: str) -> tuple[Any, str, When]:
+    """The function whose beginning or end is the point: what it belongs to, its name, and which of both."""
+    # Imported here, since an agent's process has no business with the workers' packages.
+    match point:
+        case "ingest: before the commit":
+            import ingest.ledger
+
+            return ingest.ledger, "_write", "after"
+        case "ingest: after the commit, before the ack":
+            import ingest.committer
+
+            return ingest.committer.Committer, "_answer", "before"
+        case "agent: after the ack, before the spool is trimmed":
+            import agent.outbox
+
+            return agent.outbox.Outbox, "acknowledge", "before"
+        case "agent: after the spool write, before the publish":
+            import agent.spool
+
+            return agent.spool.Spool, "store", "after"
+        case "selector: before the commit":
+            import selector.reviewer
+
+            return selector.reviewer, "_review", "after"
+        case "selector: after the commit, before publishing":
+            import selector.publishing
+
+            return selector.publishing.Publisher, "publish_pairs", "before"
+        case "scorer: before the commit":
+            import scorer.worker
+
+            return scorer.worker, "score_due", "after"
+    raise ValueError(point)

@@ -1,0 +1,83 @@
+"""What a fault run says: a line for each fault and each difference, and one JSON object at its end."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from bench.faults.plan import NAMES, Planned
+from bench.faults.verdict import Verdict
+from ops.checker.difference import Difference, lines
+
+
+class Struck(msgspec.Struct, frozen=True):
+    """A fault that happened. ``reached``: for one at a point, whether the process came by there."""
+
+    planned: Planned
+    reached: bool = True
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """The last line."""
+
+    good: bool
+    seed: int
+    seconds: float
+    rounds: int
+    faults: dict[str, int]
+    """How often each kind struck."""
+    points: dict[str, int]
+    """How often a process died at each point."""
+    left_out: list[str]
+    """Kinds that this machine does not allow."""
+    results_attempted: int
+    results_acknowledged: int
+    results_stored: int
+    results_discarded: int
+    """By agents whose clock was set, on purpose."""
+    lost: int
+    duplicated: int
+    unexplained: int
+    """All other differences, and processes that ended although nobody asked them to."""
+
+
+def say(text: str) -> None:
+    """A line for whoever watches."""
+    sys.stderr.write(f"faults: {text}\n")
+    sys.stderr.flush()
+
+
+def summarize(
+    seed: int, seconds: float, rounds: int, struck: Sequence[Struck], verdict: Verdict, others: Sequence[Difference]
+) -> Summary:
+    """The run in figures. ``others`` are the differences of earlier rounds, of rests, and of deaths."""
+    kinds = Counter(one.planned.kind for one in struck)
+    points = Counter(one.planned.target for one in struck if one.reached and "point" in one.planned.kind)
+    found = [*others, *verdict.differences]
+    count = Counter(difference.kind for difference in found)
+    lost, duplicated = count["lost"], count["duplicated"] + count["invented"]
+    return Summary(
+        good=not found,
+        seed=seed,
+        seconds=round(seconds, 1),
+        rounds=rounds,
+        faults={name: kinds[name] for name in NAMES if kinds[name]},
+        points=dict(sorted(points.items())),
+        left_out=[],
+        results_attempted=verdict.attempted,
+        results_acknowledged=verdict.acknowledged,
+        results_stored=verdict.stored,
+        results_discarded=verdict.discarded,
+        lost=lost,
+        duplicated=duplicated,
+        unexplained=len(found) - lost - duplicated,
+    )
+
+
+def print_all(summary: Summary, differences: Sequence[Difference]) -> None:
+    """Each difference, and the summary."""
+    for line in lines(differences):
+        sys.stdout.write(line + "\n")
+    sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,135 @@
+"""Brings a system that was broken and made whole again to rest: nothing on its way, nothing due, everything told."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from bench.faults.journal import read_stories
+from bench.faults.launch import JOURNAL
+from bench.faults.rig import CannotRun, Rig
+from bench.faults.verdict import Diary, kept_by_last_process
+from ops.checker import ledger
+from ops.checker.assignments import Tree, compare_assignments, read_tree
+from ops.checker.difference import Difference
+from ops.demo.world import ENV
+from runtime.broker import NotConnected
+from runtime.database import DatabaseUnavailable, utc_now
+from runtime.pool_settings import PoolSettingsReader
+from runtime.work_queue import SCORING
+from schema.tables import log_scores, servers
+from schema.topics import Topics
+
+log = logging.getLogger(__name__)
+
+REST_WITHIN = 180.0
+"""Seconds for each step. The longest wait of ours is that of an agent which keeps away from a broker."""
+
+TREE_WITHIN = 90.0
+
+
+class Rest:
+    """A system on its way to rest. What does not come to it in time is a difference, not an error."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self.differences: list[Difference] = []
+
+    async def come(self, load: str) -> Tree:
+        """Has reviews end, then measuring; waits until all is delivered, scored and told. The retained assignments."""
+        rig = self._rig
+        await self._reach("the selector pauses", lambda: rig.orders.service("selector", "pause"))
+        # A score counts monitors by their status, and is made anew with the next result: there must be one after the
+        # last move.
+        last = await rig.read(ledger.last_log_id)
+        await self._reach("results of all servers", lambda: self._all_measured_since(last))
+        await self._end_load(load)
+        for monitor in rig.site.world.monitors:
+            await self._reach(f"{monitor.name} pauses", lambda name=monitor.name: rig.orders.agent(name, "pause"))  # type: ignore[misc]  # mypy sees no type of a default
+        await self._reach("spools are delivered", self._delivered)
+        await self._reach("everything is scored", self._scored)
+        return await self._told()
+
+    async def go_on(self) -> None:
+        """Has measuring and reviews go on."""
+        for monitor in self._rig.site.world.monitors:
+            await self._rig.orders.agent(monitor.name, "resume")
+        await self._rig.orders.service("selector", "resume")
+
+    async def diaries(self) -> list[Diary]:
+        """The journals of all agents, with what those that run say."""
+        found = []
+        for name, monitor in self._rig.monitors.items():
+            journal = self._rig.site.handles(name) / JOURNAL
+            await self._reach(f"the counts of {name}", lambda name=name: self._balanced(name))  # type: ignore[misc]  # mypy sees no type of a default
+            found.append(Diary(monitor.name, journal, await self._rig.orders.measured(monitor.name)))
+            of_copy = self._rig.site.handles(f"{name} copy") / JOURNAL
+            if of_copy.exists():
+                found.append(Diary(monitor.name, of_copy))
+        return found
+
+    async def _balanced(self, name: str) -> bool:
+        """Whether an agent's counts are those of its journal. They may differ for as long as something is underway."""
+        measured = await self._rig.orders.measured(self._rig.monitors[name].name)
+        stories = await asyncio.to_thread(read_stories, self._rig.site.handles(name) / JOURNAL)
+        return measured == kept_by_last_process(stories)
+
+    async def _reach(self, what: str, condition: Callable[[], Awaitable[bool]], within: float = REST_WITHIN) -> None:
+        log.debug("waiting: %s", what)
+        try:
+            await self._rig.until(condition, what, within)
+        except CannotRun as error:
+            self.differences.append(Difference("waiting", str(error)))
+
+    async def _all_measured_since(self, last: int) -> bool:
+        def look(connection: Connection) -> bool:
+            measured = sa.select(sa.func.count(log_scores.c.server_id.distinct())).where(log_scores.c.id > last)
+            return connection.scalar(measured) == connection.scalar(sa.select(sa.func.count()).select_from(servers))
+
+        return await self._rig.read(look)
+
+    async def _end_load(self, name: str) -> None:
+        pid = self._rig.supervisor.pid(name)
+        if pid is None:
+            return
+        ended = asyncio.ensure_future(self._rig.supervisor.wait(name))
+        os.kill(pid, signal.SIGTERM)
+        done, _ = await asyncio.wait({ended}, timeout=REST_WITHIN)
+        if not done:
+            ended.cancel()
+            await self._rig.kill(name)
+        if not done or ended.result() != 0:
+            text = f"not everything that {name} sent was acknowledged:\n{self._rig.end_of_log(name)}"
+            self.differences.append(Difference("waiting", text))
+
+    async def _delivered(self) -> bool:
+        return await asyncio.to_thread(self._rig.spools_are_empty)
+
+    async def _scored(self) -> bool:
+        try:
+            return not await self._rig.read(lambda connection: SCORING.backlog(connection, utc_now()))
+        except DatabaseUnavailable:
+            return False
+
+    async def _told(self) -> Tree:
+        trees: list[Tree] = [{}]
+
+        async def right() -> bool:
+            trees[0] = await self._read_tree()
+            intervals = PoolSettingsReader(self._rig.engine).get().monitors
+            return not await self._rig.read(
+                lambda connection: compare_assignments(connection, trees[0], Topics(ENV), intervals)
+            )
+
+        await self._reach("retained assignments are the ledger's", right, TREE_WITHIN)
+        return trees[0]
+
+    async def _read_tree(self) -> Tree:
+        try:
+            return await read_tree(self._rig.orders.session, self._rig.orders.topics)
+        except NotConnected:
+            return {}

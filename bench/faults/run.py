@@ -1,0 +1,239 @@
+"""A fault run from its first process to its last: rounds of faults, each followed by rest and comparison."""
+
+import asyncio
+import logging
+import random
+import tempfile
+import time
+from collections.abc import Collection, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bench.faults import disks
+from bench.faults.faults import KillAtPoint, make_fault
+from bench.faults.plan import NAMES, Planned, make_plan
+from bench.faults.report import Struck, Summary, print_all, say, summarize
+from bench.faults.rest import Rest
+from bench.faults.rig import DATABASE, WORKERS, CannotRun, Rig
+from bench.faults.site import DISK_OF_DATABASE, LOAD, FaultSite, remove
+from bench.faults.verdict import Verdict, judge
+from ops.checker.difference import Difference
+from ops.demo.site import free_ntp_port, make_site
+from ops.demo.world import World, make_world
+from ops.local_broker import BrokerUnavailable
+from ops.local_database import MariaDb
+
+log = logging.getLogger(__name__)
+
+AGENTS: Final = 4
+SERVERS: Final = 7
+"""Of the demo's; the next ones are kept from some monitors, whose pairs are then paused."""
+LOAD_MONITORS: Final = 40
+ROUND: Final = 300.0
+"""Seconds of a round, about. What is found is then not too far from what did it."""
+
+SETTLE: Final = 8.0
+"""Seconds of peace before the first fault."""
+
+_NEEDS_DISKS: Final = frozenset({"full disk under the spool", "full disk under the database"})
+_LOOK_EVERY: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a run was asked for."""
+
+    seconds: float
+    seed: int
+    kinds: tuple[str, ...] = NAMES
+    gap: tuple[float, float] | None = None
+    """Between the beginnings of two faults; None: as the plan has it."""
+
+
+def run_faults(options: Options) -> int:
+    """Runs, prints, and returns the exit code.
+
+    Raises:
+        CannotRun: something that it needs is missing.
+    """
+    can_fill = _own_disks()
+    kinds = [kind for kind in options.kinds if can_fill or kind not in _NEEDS_DISKS]
+    directory = Path(tempfile.mkdtemp(prefix="ntpfaults-"))
+    say(f"seed {options.seed}, {options.seconds:g} s, in {directory}")
+    summary = None
+    try:
+        with _database(directory, disk=can_fill) as database:
+            site = _site(directory, database, disks=can_fill)
+            run = Run(site, database, options, kinds)
+            summary = asyncio.run(run.run())
+    finally:
+        if summary is None or not summary.good:
+            say(f"the logs of all processes are in {directory / 'logs'}")
+        else:
+            remove(directory)
+    left_out = sorted(set(options.kinds) - set(kinds))
+    print_all(msgspec.structs.replace(summary, left_out=left_out), run.differences)
+    return 0 if summary.good else 1
+
+
+def _own_disks() -> bool:
+    try:
+        disks.own_mounts()
+    except disks.NoDisks as error:
+        say(f"full disks are left out, this machine does not let us make small ones: {error}")
+        return False
+    return True
+
+
+@contextmanager
+def _database(directory: Path, *, disk: bool) -> Iterator[MariaDb]:
+    try:
+        path = directory / "db"
+        if disk:
+            disks.make_disk(path, DISK_OF_DATABASE)
+        else:
+            path.mkdir()
+        server = MariaDb(path, buffer_pool="128M", options=("--innodb-log-file-size=64M",))
+        server.install()
+    except (OSError, RuntimeError) as error:
+        raise CannotRun(str(error)) from None
+    try:
+        try:
+            server.start()
+        except (OSError, RuntimeError) as error:
+            raise CannotRun(str(error)) from None
+        yield server
+    finally:
+        (directory / "logs" / "database.log").write_bytes((path / "log").read_bytes())
+        server.stop(kill=True)
+
+
+def _site(directory: Path, database: MariaDb, *, disks: bool) -> FaultSite:
+    try:
+        site = make_site(directory, database.create("faults"))
+        return FaultSite(site, _world(), LOAD_MONITORS, disks)
+    except (OSError, BrokerUnavailable) as error:
+        raise CannotRun(str(error)) from None
+
+
+def _world() -> World:
+    draft = make_world(AGENTS, SERVERS, 1)
+    return make_world(AGENTS, SERVERS, free_ntp_port([spec.address for spec in draft.fleet]))
+
+
+class Run:
+    """One run."""
+
+    def __init__(self, site: FaultSite, database: MariaDb, options: Options, kinds: Collection[str]) -> None:
+        self._site = site
+        self._database = database
+        self._options = options
+        self._kinds = kinds
+        self._records: list[Path] = []
+        self._struck: list[Struck] = []
+        self._deaths = 0
+        self.differences: list[Difference] = []
+        """All that was found."""
+
+    async def run(self) -> Summary:
+        """The summary.
+
+        Raises:
+            CannotRun: the system does not start.
+        """
+        began = time.monotonic()
+        rounds = max(1, round(self._options.seconds / ROUND))
+        verdict = Verdict(0, 0, 0, 0, ())
+        async with Rig(self._site, self._database) as rig, AsyncExitStack() as stack:
+            await rig.start()
+            watch = asyncio.create_task(self._watch(rig))
+            stack.push_async_callback(_ended, watch)
+            for number in range(1, rounds + 1):
+                verdict = await self._round(rig, number, self._options.seconds / rounds)
+                if self.differences:
+                    break
+        return summarize(
+            self._options.seed,
+            time.monotonic() - began,
+            number,
+            self._struck,
+            Verdict(*_figures(verdict), ()),
+            self.differences,
+        )
+
+    async def _round(self, rig: Rig, number: int, seconds: float) -> Verdict:
+        seed = f"{self._options.seed} {number}"
+        load = await rig.start_load(number, random.Random(seed).randrange(1 << 30))
+        self._records.append(self._site.site.directory / f"{LOAD}-{number}.jsonl")
+        await asyncio.sleep(SETTLE)
+        processes = [*rig.monitors, *WORKERS]
+        gap = {} if self._options.gap is None else {"gap": self._options.gap}
+        plan = make_plan(seed, seconds, processes, self._kinds, **gap)
+        await self._strike(rig, plan, seconds)
+        say(f"round {number} is over, everything comes to rest")
+        rest = Rest(rig)
+        tree = await rest.come(load)
+        diaries = await rest.diaries()
+        verdict = await asyncio.to_thread(judge, rig.engine, diaries, self._records, tree)
+        self.differences += [*rest.differences, *verdict.differences]
+        say(f"{verdict.stored} results, {len(self.differences)} differences")
+        await rest.go_on()
+        return verdict
+
+    async def _strike(self, rig: Rig, plan: list[Planned], seconds: float) -> None:
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as tasks:
+            for planned in plan:
+                await asyncio.sleep(max(0.0, began + planned.at - time.monotonic()))
+                tasks.create_task(self._one(rig, planned, began + seconds), name=str(planned))
+
+    async def _one(self, rig: Rig, planned: Planned, until: float) -> None:
+        fault = make_fault(rig, planned)
+        async with AsyncExitStack() as locks:
+            for name in sorted(fault.touches):
+                await locks.enter_async_context(rig.lock(name))
+            if time.monotonic() > until:
+                return  # what it touches was broken for too long
+            say(str(planned))
+            log.info("begins: %s", planned)
+            try:
+                await fault.begin()
+                await asyncio.sleep(planned.seconds)
+            finally:
+                await fault.end()
+            log.info("is over: %s", planned)
+        self._struck.append(Struck(planned, not isinstance(fault, KillAtPoint) or fault.reached))
+
+    async def _watch(self, rig: Rig) -> None:
+        """Notices processes that end although nobody asked them to, and starts them again."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            for death in rig.supervisor.deaths[self._deaths :]:
+                self._deaths += 1
+                self._found(str(death))
+                if not death.name.startswith(LOAD):
+                    async with rig.lock(death.name):
+                        await rig.start_again(death.name)
+            if not rig.database.running and not rig.lock(DATABASE).locked():
+                async with rig.lock(DATABASE):
+                    self._found("the database ended by itself")
+                    await rig.kill(DATABASE)
+                    await rig.start_again(DATABASE)
+
+    def _found(self, text: str) -> None:
+        say(text)
+        self.differences.append(Difference("waiting", f"died: {text}"))
+
+
+def _figures(verdict: Verdict) -> tuple[int, int, int, int]:
+    return verdict.attempted, verdict.acknowledged, verdict.stored, verdict.discarded
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,148 @@
+"""Where everything of a fault run is, and how each of its processes is started: as in the demo, but through proxies,
+with the handles of :mod:`bench.faults.launch`, and with directories that can be full."""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection
+
+from agent.state import Broker, State, StateDirectory, provision, write_token
+from auth.tokens import SigningKey
+from bench.faults.disks import make_disk
+from bench.load.spec import LoadSpec, Member, Shares, write_spec
+from ops.demo.process import Command
+from ops.demo.site import Site, agent_name, monitor_token, python_command
+from ops.demo.store import store_world
+from ops.demo.world import ENV, Monitor, World
+from ops.local_broker import ADDRESS
+from runtime.work_queue import REVIEWS
+from schema.names import short_name
+from schema.tables import accounts, monitors
+from simulation.tcp_proxy import TcpProxy
+
+LAUNCH: Final = "bench.faults.launch"
+LOAD: Final = "load"
+
+DISK_OF_AGENT: Final = 4
+DISK_OF_DATABASE: Final = 2048
+"""MiB."""
+
+_SHARES: Final = Shares(bad=0.03, late=0.03, duplicate=0.05, malformed=0.02)
+_BATCH: Final = 10
+_DRAIN: Final = 150.0
+"""Seconds that everything sent has to be acknowledged, when all is well again."""
+
+
+class FaultSite:
+    """Files and commands of a run."""
+
+    def __init__(self, site: Site, world: World, load: int, disks: bool) -> None:
+        self.site = site
+        self.world = world
+        self.key: SigningKey = site.key
+        """The one that tokens are signed with now."""
+        self.key_file = site.directory / "jwt.key"
+        self.load_names = [f"load{number}.{ENV}.mon.example" for number in range(1, load + 1)]
+        self.disks = disks
+
+    def handles(self, name: str) -> Path:
+        """The directory in which a process finds what it is ordered to do, and writes its journal."""
+        path = self.site.directory / "handles" / name.replace(" ", "-")
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def worker(self, name: str, broker_port: int, database: URL) -> Command:
+        """``name`` is the service, and a number if there are several: ``ingest 2``."""
+        service = name.partition(" ")[0]
+        arguments = [service, *(["server"] if service == "selector" else [])]
+        command = python_command(self.site, name, LAUNCH, "worker", str(self.handles(name)), *arguments)
+        settings = self.site.settings() | {
+            "MQTT_PORT": str(broker_port),
+            "DATABASE_DSN": database.render_as_string(hide_password=False),
+        }
+        return dataclasses.replace(command, env={**command.env, **settings})
+
+    def agent(self, monitor: Monitor, copy: bool = False) -> Command:
+        """The agent that is this monitor, or another one of the same name."""
+        name = agent_name(monitor) + (" copy" if copy else "")
+        command = python_command(self.site, name, LAUNCH, "agent", str(self.handles(name)))
+        base = self.state(monitor, copy).path.parent
+        settings = {"DEPLOYMENT_MODE": ENV, "MONITOR_STATE_DIR": str(base), "MONITOR_DEFAULTS_FILE": "/dev/null"}
+        return dataclasses.replace(command, env={**command.env, **settings})
+
+    def state(self, monitor: Monitor, copy: bool = False) -> StateDirectory:
+        """The state of an agent."""
+        short = short_name(monitor.name) + ("-copy" if copy else "")
+        return StateDirectory(self.site.directory / "agents" / short, ENV)
+
+    def provision(self, monitor: Monitor, broker_port: int, copy: bool = False) -> None:
+        """Gives an agent its identity, and a disk of its own."""
+        base = self.state(monitor, copy).path.parent
+        if self.disks and not copy:
+            make_disk(base, DISK_OF_AGENT)
+        state = State(name=monitor.name, broker=Broker(host=ADDRESS, port=broker_port), allow_private_targets=True)
+        provision(base, ENV, state, monitor_token(self._with_key(), monitor))
+
+    def renew_token(self, monitor: Monitor) -> None:
+        """Gives an agent a new token, signed with the key of now."""
+        write_token(self.state(monitor), monitor_token(self._with_key(), monitor))
+
+    def load(self, number: int, broker_port: int, seed: int) -> tuple[Command, Path]:
+        """The load generator of a round, and its record."""
+        name = f"{LOAD} {number}"
+        record = self.site.directory / f"load-{number}.jsonl"
+        spec = LoadSpec(
+            env=ENV,
+            host=ADDRESS,
+            port=broker_port,
+            key_file=self.key_file,
+            record=record,
+            members=[Member(name=name) for name in self.load_names],
+            listen=True,
+            batch=_BATCH,
+            shares=_SHARES,
+            drain=_DRAIN,
+            seed=seed,
+        )
+        path = self.site.directory / f"load-{number}.json"
+        write_spec(path, spec)
+        return python_command(self.site, name, LAUNCH, "load", str(self.key_file), str(path)), record
+
+    def _with_key(self) -> Site:
+        return dataclasses.replace(self.site, key=self.key)
+
+
+def store_all(connection: Connection, world: World, load_names: Sequence[str], now: datetime) -> None:
+    """The demo's world, and monitors for the load in accounts and networks of their own."""
+    ids = store_world(connection, world, now)
+    connection.execute(sa.insert(accounts), [{"name": name, "flags": {}, "created_on": now} for name in load_names])
+    owners = {row.name: row.id for row in connection.execute(sa.select(accounts.c.id, accounts.c.name))}
+    rows: list[dict[str, Any]] = [
+        {
+            "tls_name": name,
+            "ip": f"10.{number}.0.1",
+            "ip_version": "v4",
+            "account_id": owners[name],
+            "status": "active",
+            "config": "{}",
+            "created_on": now,
+        }
+        for number, name in enumerate(load_names, start=1)
+    ]
+    connection.execute(sa.insert(monitors), rows)
+    REVIEWS.add(connection, ids.values(), now)
+
+
+def through(url: URL, proxy: TcpProxy) -> URL:
+    """``url`` by way of ``proxy``."""
+    return url.set(host=proxy.host, port=proxy.port)
+
+
+def remove(directory: Path) -> None:
+    """Removes all files of a run."""
+    shutil.rmtree(directory, ignore_errors=True)

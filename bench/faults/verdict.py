@@ -1,0 +1,121 @@
+"""The comparison after a round: what agents and load attempted and were told, and what ledger and broker hold."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy.engine import Connection, Engine
+
+from bench.faults.journal import Story, read_stories
+from ops.checker import ledger
+from ops.checker.assignments import Tree
+from ops.checker.batches import Attempt
+from ops.checker.check import check
+from ops.checker.difference import Difference
+from ops.checker.load import read_attempts
+from ops.checker.replay import BatchKey
+from ops.demo.world import ENV
+from runtime.database import reading
+from schema.messages import BatchCommitted
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a round came to."""
+
+    attempted: int
+    """Results that were put into a spool."""
+    acknowledged: int
+    """Results whose batch was answered as committed, also when the answer said that they were rejected."""
+    stored: int
+    """Log rows of monitors."""
+    discarded: int
+    """Results that agents withdrew on purpose, because their clock was set; their counters say so, too."""
+    differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Diary:
+    """The journal of an agent, and what its process says that it measured."""
+
+    monitor: str
+    journal: Path
+    measured: int | None = None
+    """Results since the start of the process that runs now, without those it discarded; None: it was not asked."""
+
+
+@dataclass(slots=True)
+class _Known:
+    attempts: list[Attempt] = field(default_factory=list)
+    must_arrive: list[BatchKey] = field(default_factory=list)
+    discarded: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+
+def judge(engine: Engine, diaries: Iterable[Diary], records: Iterable[Path], tree: Tree) -> Verdict:
+    """Compares everything with everything. The system must be at rest.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: the database failed.
+    """
+    with reading(engine) as connection:
+        known = _read(connection, diaries, records)
+        stored = ledger.batches(connection)
+    missing = [key for key in known.must_arrive if key not in stored]
+    known.differences += [
+        Difference("lost", f"batch {batch} of monitor {monitor} was in a spool, and is not in the ledger")
+        for monitor, batch in missing
+    ]
+    checked = check(engine, attempts=known.attempts, tree=tree, env=ENV)
+    return Verdict(
+        attempted=sum(len(attempt.results or ()) for attempt in known.attempts),
+        acknowledged=sum(_acknowledged(attempt) for attempt in known.attempts),
+        stored=checked.rows,
+        discarded=known.discarded,
+        differences=(*known.differences, *checked.differences),
+    )
+
+
+def _read(connection: Connection, diaries: Iterable[Diary], records: Iterable[Path]) -> _Known:
+    ids = {name: monitor_id for (name, _), monitor_id in ledger.monitor_ids(connection).items()}
+    known = _Known()
+    for record in records:
+        attempts = read_attempts(connection, record)
+        known.attempts += attempts
+        known.must_arrive += [attempt.key for attempt in attempts if attempt.results is not None]
+    for diary in diaries:
+        _add_agent(known, ids, diary, read_stories(diary.journal))
+    return known
+
+
+def _add_agent(known: _Known, ids: Mapping[str, int], diary: Diary, stories: Sequence[Story]) -> None:
+    monitor_id = ids[diary.monitor]
+    for story in stories:
+        # What an honest agent measures is never rejected.
+        attempt = Attempt(monitor_id, story.batch.id, story.batch.results, story.answers, expected={})
+        known.attempts.append(attempt)
+        if story.left == "withdrawn":
+            known.discarded += len(story.batch.results)
+        elif story.stored:
+            known.must_arrive.append(attempt.key)
+        if story.left in ("expired", "put aside"):
+            text = f"batch {story.batch.id} of {diary.monitor} was {story.left} by its agent"
+            known.differences.append(Difference("lost", text))
+    if diary.measured is not None and (kept := kept_by_last_process(stories)) != diary.measured:
+        text = f"{diary.monitor} says that it measured {diary.measured} results, its spool was given {kept}"
+        known.differences.append(Difference("lost" if kept < diary.measured else "invented", text))
+
+
+def kept_by_last_process(stories: Sequence[Story]) -> int:
+    """Results that the agent's last process put into its spool and did not withdraw."""
+    last = max((story.process for story in stories), default=0)
+    return sum(
+        len(story.batch.results)
+        for story in stories
+        if story.process == last and story.stored and story.left != "withdrawn"
+    )
+
+
+def _acknowledged(attempt: Attempt) -> int:
+    committed = any(isinstance(answer, BatchCommitted) for answer in attempt.answers)
+    return len(attempt.results or ()) if committed else 0
