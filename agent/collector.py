@@ -143,6 +143,7 @@ class Collector:
         self._spool.admit(number, size, time.time())
         if self._withdrawn_at >= began:
             self._spool.remove(number)
+            self._counters.probes_discarded += len(taken)
             return True
         self._counters.batches_made += 1
         self._unsent[number] = taken[-1].at
