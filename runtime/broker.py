@@ -13,10 +13,10 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import aiomqtt
 import paho.mqtt.client as paho
@@ -52,6 +52,7 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _CONNECT_TIMEOUT: Final = 15.0
 # Our messages are small. Nagle's algorithm would keep each one back until the other side has acknowledged the one
@@ -169,7 +170,8 @@ class BrokerSession:
             yield client.lost
         finally:
             self._watches.remove(subscription)
-            await _unsubscribe(client, subscription.topic_filter)
+            with suppress(aiomqtt.MqttError):
+                await _agreed(client, client.unsubscribe(subscription.topic_filter))
 
     async def publish(
         self,
@@ -302,22 +304,32 @@ class TokenUnavailable(Exception):
 
 async def _subscribe(client: Client, subscription: Subscription, *, retain_handling: int) -> None:
     options = SubscribeOptions(qos=subscription.qos, retainHandling=retain_handling)
-    reasons = await client.subscribe(subscription.topic_filter, options=options)
+    reasons = await _agreed(client, client.subscribe(subscription.topic_filter, options=options))
     if any(getattr(reason, "is_failure", False) for reason in reasons):
         raise aiomqtt.MqttError(f"not allowed to subscribe to {subscription.topic_filter}: {reasons[0]}")
 
 
-async def _unsubscribe(client: Client, topic_filter: str) -> None:
-    """Returns when the broker has agreed, or the connection is over and with it the subscription."""
-    leaving = asyncio.ensure_future(client.unsubscribe(topic_filter))
-    ends: set[asyncio.Future[None]] = {leaving, client.lost}
+async def _agreed(client: Client, call: Coroutine[Any, Any, T]) -> T:
+    """What ``call`` returns when the broker answers.
+
+    In a task of its own: asyncio.wait_for() of Python 3.11, which aiomqtt waits with, loses a cancellation that comes
+    together with the answer, and asyncio.wait() does not.
+
+    Raises:
+        aiomqtt.MqttError: the connection ended first, or no answer came.
+    """
+    answer = asyncio.ensure_future(call)
+    ends: set[asyncio.Future[Any]] = {answer, client.lost}
     try:
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        leaving.cancel()
-        await asyncio.wait({leaving})
-        if not leaving.cancelled():
-            leaving.exception()  # looked at: without a connection there is nothing to leave
+        answer.cancel()
+        await asyncio.wait({answer})
+        if not answer.cancelled():
+            answer.exception()  # looked at, also when nobody asks for it any more
+    if answer.cancelled():
+        raise aiomqtt.MqttError("disconnected")
+    return answer.result()
 
 
 def _seconds_to_renewal(token: str) -> float:
