@@ -43,6 +43,9 @@ START_WITHIN: Final = 30.0
 REST_WITHIN: Final = 20.0
 """Seconds that everything measured has to reach the ledger, once nothing more is measured."""
 
+_LAST_RESULT_WITHIN: Final = 5.0
+"""Seconds after a pause in which the last result is in the spool: a probe takes three at most, a batch gathers one."""
+
 _LOOK_EVERY: Final = 0.2
 T = TypeVar("T")
 
@@ -189,8 +192,11 @@ class System:
         deadline = time.monotonic() + REST_WITHIN
         while agents and time.monotonic() < deadline and self.supervisor.running:
             agents = await self.operator.pause(agents)
+        # What an agent counts began with its last start: whether it has all that it counted, the ledger tells only
+        # of those that were started once.
+        quiet_at = time.monotonic() + (_LAST_RESULT_WITHIN if self._restarted else 0.0)
         while True:
-            if await self._is_at_rest():
+            if time.monotonic() >= quiet_at and await self._is_at_rest():
                 return True
             if time.monotonic() > deadline or not self.supervisor.running:
                 return False
