@@ -140,6 +140,9 @@ class BrokerSession:
         failures = 0
         while True:
             lost = await self._connect_once(tls)
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                # asyncio.wait_for() loses a cancellation that comes together with what it waits for (Python 3.11).
+                raise asyncio.CancelledError
             if lost is None:
                 failures = 0
                 continue  # the token was renewed: reconnect at once
@@ -194,14 +197,18 @@ class BrokerSession:
             NotConnected: no connection, or no acknowledgement, in time. The message may have arrived all the same.
             PublishRefused: the broker does not allow it, or it is no topic.
         """
+        if not topic.isprintable() or not topic:
+            raise PublishRefused(f"{topic!r} is no topic")  # the broker would end the connection
         properties = _properties(PacketTypes.PUBLISH, expiry, response_topic, correlation, user_properties)
         try:
-            if qos > 0 and not self._ready.is_set():
+            if qos > 0:
                 async with asyncio.timeout(timeout):
-                    await self._ready.wait()
-            if self._client is None:
+                    client = await self._live_client()
+            elif self._client is not None:
+                client = self._client
+            else:
                 raise NotConnected(f"not connected to {self.address}")
-            await self._client.send(topic, payload, qos=qos, retain=retain, properties=properties, timeout=timeout)
+            await client.send(topic, payload, qos=qos, retain=retain, properties=properties, timeout=timeout)
         except TimeoutError:
             raise NotConnected(f"{self.address} did not answer within {timeout:g} s") from None
         except aiomqtt.MqttError as error:
@@ -209,6 +216,13 @@ class BrokerSession:
         except ValueError as error:
             # The client's own check; a topic may come from outside, as that of an answer does.
             raise PublishRefused(f"cannot publish on {topic!r}: {error}") from error
+
+    async def _live_client(self) -> Client:
+        while True:
+            await self._ready.wait()
+            if self._client is not None and not self._client.lost.done():
+                return self._client
+            await asyncio.sleep(0)  # the connection was lost just now, and run() has yet to see it
 
     async def _connect_once(self, tls: ssl.SSLContext | None) -> Lost | None:
         """One connection from beginning to end: None when its token was due for renewal, else why it was lost."""
@@ -220,12 +234,14 @@ class BrokerSession:
                 await self._enter(client)
                 try:
                     await self._hold(client, token)
+                    self._ready.clear()  # what is published from now on waits for the next connection
+                    await client.settled(_CONNECT_TIMEOUT)
                 finally:
                     self._ready.clear()
                     self._client = None
         except aiomqtt.MqttError as error:
             return _lost(error, began)
-        except TokenUnavailable as error:
+        except (TokenUnavailable, UnicodeError) as error:  # UnicodeError: the host's name is none
             return Lost(str(error), None, 0.0)
         return None
 
@@ -247,7 +263,7 @@ class BrokerSession:
 
     async def _hold(self, client: Client, token: str) -> None:
         """Returns when a newer token is to be used; raises what the connection was lost by."""
-        wait = _seconds_to_renewal(token)
+        wait = seconds_to_renewal(token)
         while True:
             done, _ = await asyncio.wait({client.lost}, timeout=wait)
             if done:
@@ -332,7 +348,7 @@ async def _agreed(client: Client, call: Coroutine[Any, Any, T]) -> T:
     return answer.result()
 
 
-def _seconds_to_renewal(token: str) -> float:
+def seconds_to_renewal(token: str) -> float:
     """Two thirds of the token's lifetime from its issue, counted from now; a minute when the token is opaque."""
     try:
         body = token.split(".")[1]

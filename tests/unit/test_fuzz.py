@@ -1,0 +1,41 @@
+"""Every parser that meets strangers keeps its word; ``scripts/fuzz`` asks a million times, this a few thousand."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.fuzz import Broken, Target, fuzz, targets
+
+INPUTS = 3_000
+NAMES = [
+    "payloads",
+    "results",
+    "ntp-reply",
+    "state-file",
+    "defaults-file",
+    "dsn",
+    "names-and-topics",
+    "token-claims",
+]
+
+
+def target(name: str, directory: Path) -> Target:
+    return next(each for each in targets(directory) if each.name == name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_parser_keeps_its_word(name: str, tmp_path: Path) -> None:
+    assert fuzz(target(name, tmp_path), INPUTS, seed=20_260_101).value == INPUTS
+
+
+def test_all_parsers_are_asked(tmp_path: Path) -> None:
+    assert [each.name for each in targets(tmp_path)] == NAMES
+
+
+def test_a_broken_word_is_told_with_its_input(tmp_path: Path) -> None:
+    def feed(data: bytes) -> None:
+        if b"1e999" in data:
+            raise OverflowError
+
+    with pytest.raises(Broken, match="1e999"):
+        fuzz(Target("planted", (b'{"offset": 1}',), feed), INPUTS, seed=1)
