@@ -34,6 +34,7 @@ START_WITHIN: Final = 90.0
 """Seconds that a process has to get ready."""
 
 _LOOK_EVERY: Final = 0.05
+_COMPLAINTS: Final = 5
 
 DATABASE_OPTIONS: Final = ("--innodb-log-file-size=512M",)
 """As large as any server has that is written to: a small log makes MariaDB write its pages again and again."""
@@ -83,9 +84,10 @@ class Stage:
             async with asyncio.timeout(within):
                 status = await self.supervisor.wait(name)
         except TimeoutError:
-            raise CannotRun(f"{name} did not end within {within:g} s:\n{self._last_lines(name)}") from None
+            what = f"{name} did not end within {within:g} s:\n{self._last_lines(name)}{self._complaints()}"
+            raise CannotRun(what) from None
         if status != 0:
-            raise CannotRun(f"{name} ended with {status}:\n{self._last_lines(name)}")
+            raise CannotRun(f"{name} ended with {status}:\n{self._last_lines(name)}{self._complaints()}")
 
     async def stop(self, *names: str) -> None:
         """Ends these processes in order."""
@@ -126,6 +128,16 @@ class Stage:
             return sign in command.log.read_text(encoding="utf-8", errors="replace")
 
         await self.until(ready, f"start of {command.name}")
+
+    def _complaints(self) -> str:
+        """What the processes have logged that is no good, the last of it."""
+        found = []
+        for log in sorted(self.site.logs.iterdir()):
+            bad = [
+                line for line in log.read_text(errors="replace").splitlines() if " WARNING " in line or "rror" in line
+            ]
+            found += [f"\n{log.stem}: {line}" for line in bad[-_COMPLAINTS:]]
+        return "".join(found)
 
     def _last_lines(self, name: str) -> str:
         return last_lines(self.site.logs / f"{name}.log")

@@ -1,0 +1,164 @@
+"""Servers whose scores are watched: each has one monitor, so every result of it makes a score that is known before.
+
+The ledger is looked at again and again. What a look adds to the time is counted as if it were the system's own, so the
+measured times are never too short.
+"""
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from agent.ulid import new_ulid
+from auth.tokens import Role, SigningKey, token_source
+from bench.load.record import Record
+from bench.load.spec import Target
+from bench.load.traffic import VERSION, Made, measure
+from bench.world import ENV, monitor_name, server_ip
+from ops.checker.replay import same
+from runtime.broker import BrokerAddress, BrokerSession, Identity
+from runtime.database import reading, utc_now
+from schema.messages import Batch, encode
+from schema.tables import monitors, server_scores, servers
+from schema.topics import Topics
+from scorer.steps import next_score, step
+
+MARKERS: Final = 60
+FIRST: Final = 200_000
+"""The id of the first server that is watched."""
+
+GOOD: Final = 3
+"""Ids that leave this remainder when divided by 20 are always good (see :func:`bench.load.traffic.measure`)."""
+
+_BATCH: Final = 10
+_LOOK_EVERY: Final = 0.01
+_GIVE_UP: Final = 30.0
+
+
+@dataclass(slots=True)
+class _Marker:
+    target: Target
+    score: float = 0.0
+    sent: float | None = None
+    """Since when a result is on its way; Unix time."""
+
+
+@dataclass(slots=True)
+class Watched:
+    """What was measured, in seconds."""
+
+    latencies: list[float] = field(default_factory=list)
+    looks: list[float] = field(default_factory=list)
+    """Between two looks."""
+    missing: int = 0
+    """Results that never showed."""
+
+
+def add_markers(engine: Engine, monitor_id: int) -> list[Target]:
+    """Adds the servers and their only monitor to the ledger."""
+    now = utc_now().replace(microsecond=0)
+    ids = range(FIRST + GOOD, FIRST + GOOD + 20 * MARKERS, 20)
+    with engine.begin() as connection:
+        name = {"id": monitor_id, "tls_name": monitor_name(monitor_id), "ip_version": "v4", "ip": "9.9.9.9"}
+        connection.execute(sa.insert(monitors).values(name | {"status": "active", "config": "{}", "created_on": now}))
+        rows = [{"id": server_id, "ip": server_ip(server_id), "created_on": now} for server_id in ids]
+        connection.execute(sa.insert(servers), rows)
+        pair = {"monitor_id": monitor_id, "status": "active", "created_on": now}
+        connection.execute(sa.insert(server_scores), [pair | {"server_id": server_id} for server_id in ids])
+    return [Target(server_id, server_ip(server_id), 1.0) for server_id in ids]
+
+
+class Watch:
+    """Publishes results of the markers, and looks for their scores in the ledger."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        address: BrokerAddress,
+        key: SigningKey,
+        record: Record,
+        monitor_id: int,
+        targets: Sequence[Target],
+    ) -> None:
+        self._engine = engine
+        self._record = record
+        self._name = monitor_name(monitor_id)
+        self._topic = Topics(ENV).results(self._name, "v4")
+        self._markers = {target.server_id: _Marker(target) for target in targets}
+        self._lock = threading.Lock()
+        self._rng = random.Random(7)
+        self._session = BrokerSession(
+            address, Identity(self._name, self._name), token_source(key, Role.MONITOR, self._name, ENV)
+        )
+        self.found = Watched()
+
+    async def run(self, seconds: float) -> Watched:
+        """Publishes for so long, waits for what is on its way, and returns what was measured."""
+        complete = threading.Event()
+        session = asyncio.create_task(self._session.run())
+        looking = asyncio.create_task(asyncio.to_thread(self._look, complete))
+        try:
+            await self._session.wait_ready()
+            await self._publish(seconds)
+        finally:
+            complete.set()
+            await looking
+            session.cancel()
+            await asyncio.wait({session})
+        return self.found
+
+    async def _publish(self, seconds: float) -> None:
+        """A batch of markers whose last score has shown, every tenth of a second."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            free = [marker for marker in self._markers.values() if marker.sent is None]
+            if len(free) >= _BATCH:
+                await self._send(self._rng.sample(free, _BATCH))
+            await asyncio.sleep(0.1)
+
+    async def _send(self, markers: Sequence[_Marker]) -> None:
+        made = self._batch(markers, datetime.now(UTC))
+        self._record.sent(time.time_ns(), self._name, "v4", made)
+        with self._lock:
+            now = time.time()
+            for marker, result in zip(markers, made.results, strict=True):
+                marker.score = next_score(marker.score, step(result))
+                marker.sent = now
+        await self._session.publish(self._topic, made.payload, correlation=made.id.encode())
+
+    def _batch(self, markers: Sequence[_Marker], now: datetime) -> Made:
+        # Measured now, each later than the one before: it is the latest result that makes the score.
+        results = [msgspec.structs.replace(measure(marker.target, now, self._rng), ts=now) for marker in markers]
+        batch = Batch(id=new_ulid(time.time_ns()), version=VERSION, results=results)
+        return Made(batch.id, "plain", encode(batch), results)
+
+    def _look(self, complete: threading.Event) -> None:
+        """Looks until nothing more is published and all has shown, or been given up."""
+        query = sa.select(servers.c.id, servers.c.score_raw).where(servers.c.id.in_(list(self._markers)))
+        last, give_up = time.monotonic(), float("inf")
+        with reading(self._engine) as connection:
+            while last < give_up:
+                time.sleep(_LOOK_EVERY)
+                scores = connection.execute(query).all()
+                seen, now = time.time(), time.monotonic()
+                self.found.looks.append(now - last)
+                last = now
+                with self._lock:
+                    for server_id, score in scores:
+                        self._compare(self._markers[server_id], score, seen)
+                    self.found.missing = sum(marker.sent is not None for marker in self._markers.values())
+                if complete.is_set():
+                    give_up = min(give_up, now + _GIVE_UP) if self.found.missing else now
+
+    def _compare(self, marker: _Marker, score: float, seen: float) -> None:
+        if marker.sent is not None and same(score, marker.score):
+            self.found.latencies.append(seen - marker.sent)
+            marker.sent = None
