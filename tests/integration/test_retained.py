@@ -11,6 +11,7 @@ from fixtures.broker import Broker
 from auth.tokens import Role
 from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, NotConnected
 from runtime.broker_types import Subscription
+from runtime.mqtt_client import Client
 from runtime.retained import read_retained
 
 PATIENCE = 20.0
@@ -145,6 +146,36 @@ async def test_a_watch_ends_at_once_with_its_session(broker: Broker) -> None:
                 [running] = [task for task in asyncio.all_tasks() if task.get_name() == "session"]
                 watching.cancel()
                 running.cancel()
+
+
+async def test_the_end_of_a_task_is_not_lost_when_the_broker_answers_at_the_same_time(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with session(broker) as made:
+        loop = asyncio.get_running_loop()
+        inside = False
+
+        async def subscribe(client: Client, *args: object, **options: object) -> list[object]:
+            answer = loop.create_future()
+
+            def at_once() -> None:
+                answer.set_result([])
+                watching.cancel()
+
+            loop.call_soon(at_once)
+            # As aiomqtt waits for an answer.
+            return await asyncio.wait_for(answer, PATIENCE)
+
+        async def watch() -> None:
+            nonlocal inside
+            async with made.watching(Subscription(f"{place()}/#", lambda message: None)):
+                inside = True
+
+        monkeypatch.setattr(Client, "subscribe", subscribe)
+        watching = asyncio.create_task(watch())
+        with pytest.raises(asyncio.CancelledError):
+            await watching
+        assert not inside
 
 
 async def test_a_filter_that_the_token_does_not_allow_is_told(broker: Broker) -> None:
