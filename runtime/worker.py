@@ -70,6 +70,9 @@ class Worker:
                 await asyncio.sleep(_DATABASE_RETRY)
 
 
+_END_WITHIN: Final = 3.0
+"""Seconds from the signal until we no longer wait for a transaction that is under way; the whole end takes less than 5."""
+
 Start = Callable[[Worker, asyncio.TaskGroup], Awaitable[None]]
 """Adds subscriptions and commands to the worker, and starts its tasks in the group."""
 
@@ -128,7 +131,7 @@ async def _run(service: str, settings: WorkerSettings, token: TokenSource, start
             async with asyncio.TaskGroup() as tasks:
                 running = tasks.create_task(_work(worker, start), name=service)
                 await _first(stop, running)
-                running.cancel()
+                await _end(running)
     finally:
         worker.engine.dispose()
     log.info("%s: stopped", service)
@@ -160,6 +163,16 @@ async def _first(stop: asyncio.Event, running: asyncio.Task[None]) -> None:
     waiting = asyncio.create_task(stop.wait(), name="signal")
     await asyncio.wait({waiting, running}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
+
+
+async def _end(running: asyncio.Task[None]) -> None:
+    running.cancel()
+    if not (await asyncio.wait({running}, timeout=_END_WITHIN))[0]:
+        # A thread that waits for a database that is silent, but not gone, cannot be told to stop. The server rolls
+        # back what it was in; had it been committed, doing it again changes nothing.
+        log.warning("the database does not answer: ended without waiting for it")
+        logging.shutdown()
+        os._exit(1)
 
 
 def assemble(service: str, settings: WorkerSettings, token: TokenSource, numbers: Telemetry) -> Worker:

@@ -17,6 +17,7 @@ from fixtures.broker import Broker
 from fixtures.database import free_port
 
 from auth.tokens import Role
+from ops.local_database import temporary_mariadb
 from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
 from runtime.database import open_database
 from runtime.dsn import parse_dsn
@@ -193,3 +194,19 @@ def test_a_wrong_setting_is_named(tmp_path: Path, broker: Broker, key_file: Path
     with scorer(tmp_path, **wrong) as worker:
         assert worker.process.wait(DEADLINE) == 2
         assert "MQTT_PORT=70000" in worker.log_text()
+
+
+def test_a_database_that_hangs_does_not_keep_it(tmp_path: Path, broker: Broker, key_file: Path) -> None:
+    with temporary_mariadb() as database:
+        url = database.create("hanging")
+        engine = open_database(url)
+        upgrade(engine)
+        engine.dispose()
+        with scorer(tmp_path, **settings(broker, key_file, url.render_as_string(hide_password=False))) as worker:
+            worker.wait_for_log("connected to")
+            database.signal(signal.SIGSTOP)
+            try:
+                assert worker.ends_after(signal.SIGTERM) < 5
+            finally:
+                database.signal(signal.SIGCONT)
+            assert "does not answer" in worker.log_text()
