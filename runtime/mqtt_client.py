@@ -6,13 +6,22 @@ are overridden; the tests of the session hold the pinned version to this. An ins
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
-from typing import Any
+from types import TracebackType
+from typing import Any, Final, Self
 
 import aiomqtt
 import paho.mqtt.client as paho
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+
+from runtime.broker_types import ATTEMPT
+
+log = logging.getLogger(__name__)
+
+_GOODBYE: Final = 2.0
+"""Seconds for telling the broker that we leave; a process that ends does not wait for longer."""
 
 
 class PublishRefused(Exception):
@@ -24,15 +33,42 @@ class Client(aiomqtt.Client):
 
     def __init__(self, *args: Any, deliver: Callable[[paho.MQTTMessage], None], **kwargs: Any) -> None:
         super().__init__(*args, protocol=aiomqtt.ProtocolVersion.V5, **kwargs)
+        # The attempt blocks a thread that the end of the process waits for.
+        self._client.connect_timeout = ATTEMPT
         self.session_present = False
         self._deliver = deliver
         self._unacknowledged: dict[int, asyncio.Future[ReasonCode]] = {}
-        self._disconnected.add_done_callback(self._fail_unacknowledged)
+        self._lost: asyncio.Future[None] = self._loop.create_future()
+        # aiomqtt forgets an end that comes together with the broker's welcome. This does not.
+        self._disconnected.add_done_callback(self._over)
 
     @property
     def lost(self) -> asyncio.Future[None]:
-        """Done when the connection is over, with the reason as its exception if it was not wanted."""
-        return self._disconnected
+        """Done when the connection is over. Its exception, an :class:`aiomqtt.MqttError`, says why unless we ended it."""
+        return self._lost
+
+    async def __aenter__(self) -> Self:
+        try:
+            return await super().__aenter__()
+        except BaseException:
+            self._close_socket()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.timeout = _GOODBYE
+        try:
+            await super().__aexit__(kind, error, trace)
+        except aiomqtt.MqttError as failure:
+            log.debug("the broker did not take our leave: %s", failure)
+        finally:
+            self._close_socket()
+
+    async def settled(self, timeout: float) -> None:
+        """Returns when the broker has acknowledged all that was sent, or after ``timeout`` seconds."""
+        if self._unacknowledged:
+            await asyncio.wait(set(self._unacknowledged.values()), timeout=timeout)
 
     async def send(
         self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: Properties, timeout: float
@@ -59,11 +95,26 @@ class Client(aiomqtt.Client):
         if reason.is_failure:
             raise PublishRefused(f"the broker refused a message on {topic}: {reason}")
 
-    def _fail_unacknowledged(self, lost: asyncio.Future[None]) -> None:
-        reason = None if lost.cancelled() else lost.exception()
+    def _over(self, disconnected: asyncio.Future[None]) -> None:
+        reason = None if disconnected.cancelled() else disconnected.exception()
+        if reason is None:
+            self._lost.set_result(None)
+        else:
+            # Packets that cannot be decoded end a connection with whatever the decoder raised.
+            known = isinstance(reason, aiomqtt.MqttError)
+            self._lost.set_exception(reason if known else aiomqtt.MqttError(f"{type(reason).__name__}: {reason}"))
+            self._lost.exception()  # whoever waits is told; if nobody does, that is no error
         for acknowledged in self._unacknowledged.values():
             if not acknowledged.done():
                 acknowledged.set_exception(aiomqtt.MqttError(str(reason or "disconnected")))
+
+    def _close_socket(self) -> None:
+        """Lets go of what a connection that ended out of order leaves behind."""
+        sock = self._client.socket()
+        if sock is not None and sock.fileno() >= 0:
+            self._loop.remove_writer(sock.fileno())
+            self._on_socket_close(self._client, None, sock)
+            sock.close()
 
     def _on_connect(
         self,
@@ -75,6 +126,19 @@ class Client(aiomqtt.Client):
     ) -> None:
         self.session_present = flags.session_present
         super()._on_connect(client, userdata, flags, reason_code, properties)
+
+    def _on_disconnect(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        flags: paho.DisconnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        if not self._connected.done():
+            # aiomqtt would go on waiting for a welcome that cannot come any more.
+            self._connected.set_exception(aiomqtt.MqttError(f"closed before the broker answered: {reason_code}"))
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
     def _on_publish(
         self, client: paho.Client, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties

@@ -5,7 +5,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -364,23 +364,92 @@ async def test_another_client_of_our_name_ends_the_session(broker: Broker) -> No
         assert second.connected
 
 
-async def test_the_reason_that_a_broker_gives_is_known() -> None:
-    lost: list[Lost] = []
+WELCOME = b"\x20\x03\x00\x00\x00"  # CONNACK: success, no properties
+TAKEN_OVER = b"\xe0\x02\x8e\x00"  # DISCONNECT: session taken over, no properties
 
-    async def take_over(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1_000)
-        writer.write(b"\x20\x03\x00\x00\x00")  # CONNACK: success, no properties
-        writer.write(b"\xe0\x02\x8e\x00")  # DISCONNECT: session taken over, no properties
-        await writer.drain()
-        await reader.read()
+
+@asynccontextmanager
+async def a_broker_that_says(
+    *answers: bytes, then_close: bool = False
+) -> AsyncIterator[tuple[BrokerAddress, list[int]]]:
+    """Its address, and how many connections it has had and how many of them ended."""
+    counts = [0, 0]
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        counts[0] += 1
+        with suppress(ConnectionError):
+            await reader.read(1_000)
+            for answer in answers:
+                writer.write(answer)
+                await writer.drain()
+            while not then_close and await reader.read(1_000):
+                pass
         writer.close()
+        counts[1] += 1
 
-    async with await asyncio.start_server(take_over, "127.0.0.1", 0) as server:
-        address = BrokerAddress("127.0.0.1", server.sockets[0].getsockname()[1])
-        session = BrokerSession(address, Identity("a", "a"), lambda: "t", back_off=at_once, on_lost=lost.append)
-        async with running(session, ready=False):
-            await until(lambda: lost)
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+        yield BrokerAddress("127.0.0.1", server.sockets[0].getsockname()[1]), counts
+
+
+def stranger(address: BrokerAddress, lost: list[Lost]) -> BrokerSession:
+    return BrokerSession(address, Identity("a", "a"), lambda: "t", back_off=at_once, on_lost=lost.append)
+
+
+async def test_the_reason_that_a_broker_gives_is_known_also_with_its_welcome() -> None:
+    lost: list[Lost] = []
+    async with a_broker_that_says(WELCOME + TAKEN_OVER) as (address, _), running(stranger(address, lost), ready=False):
+        await until(lambda: lost)
     assert lost[0].taken_over
+
+
+async def test_a_broker_that_closes_instead_of_answering_is_not_waited_for() -> None:
+    lost: list[Lost] = []
+    async with a_broker_that_says(then_close=True) as (address, _), running(stranger(address, lost), ready=False):
+        await until(lambda: len(lost) >= 3)
+    assert all(each.lasted == 0.0 for each in lost)
+
+
+async def test_a_session_that_ends_before_it_was_welcomed_leaves_no_connection() -> None:
+    async with a_broker_that_says() as (address, counts):
+        async with running(stranger(address, []), ready=False):
+            await until(lambda: counts[0] == 1)
+        await until(lambda: counts[1] == 1)
+
+
+NONSENSE = [
+    b"\x20\x00",
+    b"\x20\xff\xff\xff\xff\xff",
+    b"\x20\x03\x00\x00\x7f",
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    WELCOME + b"\x30\x01\x00",
+    WELCOME + b"\x32\x05\x00\x01a\x00\x01",
+    WELCOME + b"\x30\x08\x00\x02\xff\xfe\x00abc",
+    WELCOME + b"\x30\x06\x00\x01a\x02\x99\x00",
+    WELCOME + b"\x40\x02\x00\x07",
+    WELCOME + b"\x90\x03\x00\x01\x00",
+    WELCOME + b"\xe0\x01\x07",
+    WELCOME + b"\xf0\x00" + b"\x00" * 50,
+    WELCOME + WELCOME,
+]
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+async def test_a_broker_that_talks_nonsense_never_ends_a_session(nonsense: bytes) -> None:
+    broker = a_broker_that_says(nonsense, then_close=True)
+    async with broker as (address, counts), running(stranger(address, []), ready=False):
+        await until(lambda: counts[0] >= 3)
+
+
+async def test_a_session_ends_soon_also_when_the_broker_does_not_hear_it(broker: Broker) -> None:
+    async with TcpProxy("127.0.0.1", broker.port) as proxy:
+        async with running(session := worker(broker, port=proxy.port)):
+            proxy.pause()
+            unheard = [asyncio.create_task(session.publish(new_topic(), bytes(500_000))) for _ in range(40)]
+            await asyncio.sleep(0.1)  # until the line takes no more
+            began = time.monotonic()
+        assert time.monotonic() - began < 4
+        for failure in await asyncio.gather(*unheard, return_exceptions=True):
+            assert isinstance(failure, NotConnected)
 
 
 def test_workers_try_again_at_once_then_ever_later_up_to_ten_seconds() -> None:
@@ -399,11 +468,13 @@ def will_of(name: str) -> Will:
 async def test_a_monitor_that_vanishes_is_reported_by_its_will(broker: Broker) -> None:
     name, inbox = new_monitor(), Inbox()
     hearing = worker(broker, subscriptions=[Subscription(TOPICS.status(name), inbox.take)])
-    async with TcpProxy("127.0.0.1", broker.port) as proxy:
-        async with running(hearing, make(broker, Role.MONITOR, name, port=proxy.port, will=will_of(name))):
-            proxy.refuse()
-            await proxy.cut()
-            await inbox.until("gone")
+    async with (
+        TcpProxy("127.0.0.1", broker.port) as proxy,
+        running(hearing, make(broker, Role.MONITOR, name, port=proxy.port, will=will_of(name))),
+    ):
+        proxy.refuse()
+        await proxy.cut()
+        await inbox.until("gone")
 
 
 async def test_a_session_that_ends_in_order_leaves_no_will(broker: Broker) -> None:
