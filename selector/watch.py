@@ -14,23 +14,19 @@ from runtime.work_queue import REVIEWS
 from runtime.worker import Worker
 from schema.tables import monitors, server_scores
 from selector.assignments import has_topics
-from selector.candidates import Population, make_pairs, queue_servers, read_population
 from selector.complaints import Complaints
 from selector.config import monitor_configs
 from selector.config_publishing import ConfigPublisher
 from selector.due import note_monitors
 from selector.numbers import Numbers
+from selector.populating import Populating
 from selector.presence import is_real
-from selector.publishing import Publisher
 from selector.reconcile import Reconciler
-from selector.registry import MonitorRow, Registry, read_registry
+from selector.registry import Registry, read_registry
 from selector.reviewing import Reviewing
 
 LOOK: Final = 5.0
 """Seconds between two looks."""
-
-SWEEP: Final = 600.0
-"""Seconds after which missing pairs are looked for although nobody came."""
 
 COUNT: Final = 60.0
 """Seconds between two counts of all pairs."""
@@ -43,7 +39,7 @@ class Watch:
         self,
         worker: Worker,
         reviewing: Reviewing,
-        publisher: Publisher,
+        populating: Populating,
         reconciler: Reconciler,
         configs: ConfigPublisher,
         complaints: Complaints,
@@ -51,7 +47,7 @@ class Watch:
     ) -> None:
         self._worker = worker
         self._reviewing = reviewing
-        self._publisher = publisher
+        self._populating = populating
         self._reconciler = reconciler
         self._configs = configs
         self._complaints = complaints
@@ -59,8 +55,7 @@ class Watch:
         self._registry = Registry((), {})
         self._intervals: Intervals | None = None
         self._connections = 0
-        self._population: Population | None = None
-        self._swept = self._counted = float("-inf")
+        self._counted = float("-inf")
 
     def knows(self, name: str) -> bool:
         """Whether the ledger has a monitor of this name."""
@@ -83,7 +78,7 @@ class Watch:
         self._look_at_agents(before)
         await self._look_at_settings()
         await self._look_at_monitors()
-        await self._look_for_missing_pairs()
+        self._populating.see(registry.monitors)
         await self._count()
 
     def _read(self) -> Registry:
@@ -120,23 +115,6 @@ class Watch:
             self._numbers.made_due(one.what[0], one.servers)
         if news:
             self._reviewing.wake()
-
-    async def _look_for_missing_pairs(self) -> None:
-        worker, now = self._worker, datetime.now(UTC)
-        rows = self._registry.monitors
-        population = await worker.in_database(partial(read_population, worker.engine, rows, now))
-        if population == self._population and time.monotonic() - self._swept < SWEEP:
-            return
-        for row in rows:
-            await self._make_pairs(row, now)
-        if await worker.in_database(partial(queue_servers, worker.engine, now)):
-            self._reviewing.wake()
-        self._population, self._swept = population, time.monotonic()
-
-    async def _make_pairs(self, row: MonitorRow, now: datetime) -> None:
-        while pairs := await self._worker.in_database(partial(make_pairs, self._worker.engine, row, now)):
-            self._numbers.made_pairs(len(pairs))
-            await self._publisher.publish_pairs(pairs)
 
     async def _count(self) -> None:
         due = await self._worker.in_database(self._backlog)

@@ -22,6 +22,7 @@ from selector.complaints import Complaints
 from selector.config_publishing import ConfigPublisher
 from selector.due import make_due
 from selector.numbers import Numbers
+from selector.populating import Populating
 from selector.publishing import Publisher
 from selector.reconcile import Reconciler
 from selector.reviewing import Reviewing
@@ -37,7 +38,8 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     reconciler = Reconciler(worker, publisher, numbers)
     configs = ConfigPublisher(worker, numbers, on_unwanted=reconciler.mark)
     reviewing = Reviewing(worker, publisher, complaints, numbers)
-    watch = Watch(worker, reviewing, publisher, reconciler, configs, complaints, numbers)
+    populating = Populating(worker, reviewing, publisher, numbers)
+    watch = Watch(worker, reviewing, populating, reconciler, configs, complaints, numbers)
     agents = AgentWatch(worker, publisher, reconciler, complaints, known=watch.knows)
 
     worker.broker.subscribe(Subscription(worker.topics.status(ANY), agents.hear))
@@ -47,6 +49,7 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
         "reviews": reviewing.run(),
         "publishing": reviewing.publish(),
         "watch": watch.run(),
+        "population": populating.run(),
         "reconciliation": reconciler.run(),
         "configs": configs.run(),
         "agents": agents.run(),
