@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -24,9 +24,18 @@ _CONFLICTS: Final = frozenset({1205, 1213})
 _LOST: Final = frozenset({0, 1040, 1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055})
 """Codes of no connection, too many of them, a server going down and a connection that was cut."""
 
+_NO_ROOM: Final = frozenset({3, 20, 1021, 1026, 1114, 1290, 1836})
+"""Codes of a disk that is full or takes nothing, a table without room, and a server that may only be read. Whatever is
+written then fails, until somebody helps: it is waited for, as for a server that is away."""
+
+_STORAGE_ENGINE: Final = 1030
+"""The storage engine's own error, whose number is in the message; 28 is a full disk (ENOSPC)."""
+
+_SQLITE_NO_ROOM: Final = ("database or disk is full", "disk I/O error", "readonly database")
+
 
 class DatabaseUnavailable(Exception):
-    """The database cannot be reached, or went away in the middle; nothing was committed, or nobody knows."""
+    """The database cannot be reached, went away, or has no room; nothing was committed, or nobody knows."""
 
 
 def open_database(url: URL) -> Engine:
@@ -95,6 +104,9 @@ def transaction(
         except Exception as error:
             if isinstance(error, DBAPIError) and is_unavailable(error):
                 raise DatabaseUnavailable(str(error.orig)) from error
+            if isinstance(error, engine.dialect.loaded_dbapi.Error):
+                # SQLAlchemy does not wrap what fails while an isolation level is set on a connection, or taken back.
+                raise DatabaseUnavailable(str(error)) from error
             if attempt == attempts or not (isinstance(error, retry_on) or is_conflict(error)):
                 raise
             log.debug("transaction tried again after %s", error)
@@ -103,8 +115,14 @@ def transaction(
 
 
 def reading(engine: Engine) -> AbstractContextManager[Connection]:
-    """A connection for queries that need no transaction of their own."""
-    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    """A connection for queries that need no transaction of their own; each sees what is committed when it begins."""
+    connection = engine.connect()
+    if engine.dialect.name == "sqlite":
+        return connection.execution_options(isolation_level="AUTOCOMMIT")
+    # READ COMMITTED without locks is all that is needed. To set a connection to autocommit and back takes two round
+    # trips, and when it is lost in one of them SQLAlchemy lets the driver's error pass as it is, and keeps the place
+    # in its pool.
+    return connection
 
 
 def is_conflict(error: Exception) -> bool:
@@ -115,10 +133,19 @@ def is_conflict(error: Exception) -> bool:
 
 
 def is_unavailable(error: DBAPIError) -> bool:
-    """Whether the connection, not the statement, failed."""
+    """Whether the connection or the server, not the statement, failed."""
     if error.connection_invalidated:
         return True
-    return isinstance(error, OperationalError | InterfaceError) and _code(error) in _LOST
+    if not isinstance(error, OperationalError | InterfaceError | InternalError):
+        return False
+    return _code(error) in _LOST | _NO_ROOM or _has_no_room(error)
+
+
+def _has_no_room(error: DBAPIError) -> bool:
+    text = str(error.orig)
+    if _code(error) == _STORAGE_ENGINE:
+        return "error 28 " in text
+    return any(phrase in text for phrase in _SQLITE_NO_ROOM)
 
 
 def _code(error: DBAPIError) -> int | None:
