@@ -31,8 +31,9 @@ SHORTEST_REST: Final = 2.0
 LONGEST_REST: Final = 300.0
 """Seconds between two attempts: a quarter of how long nothing has been acknowledged, within these bounds."""
 
-LONG_SILENCE: Final = 60.0
-"""Seconds without any acknowledgement, after which it is not the fault of the batches that were sent."""
+LONG_SILENCE: Final = ATTEMPTS * ACK_TIMEOUT
+"""Seconds without any acknowledgement, after which it is not the fault of the batches that were sent. No batch is put
+off sooner, so none that waits only because nobody listened waits on when somebody does."""
 
 LATER: Final = 600.0
 """Seconds until a batch that was not acknowledged is taken up again; others go before it."""
