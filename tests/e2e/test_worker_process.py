@@ -100,6 +100,18 @@ def settings(broker: Broker, key_file: Path, dsn: str) -> dict[str, str]:
     }
 
 
+def wait_for_unread(port: int) -> None:
+    """Waits until a server on 127.0.0.1 has been sent something that it does not read (proc(5), net/tcp)."""
+    deadline = time.monotonic() + DEADLINE
+    here = f"0100007F:{port:04X}"
+    while True:
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        if any(row[1] == here and int(row[4].partition(":")[2], 16) for row in rows):
+            return
+        assert time.monotonic() < deadline, "nobody asks the server"
+        time.sleep(0.02)
+
+
 async def ask(broker: Broker, payload: bytes) -> ControlAnswer:
     """The scorer's answer to an order."""
     topics = Topics("test")
@@ -206,6 +218,7 @@ def test_a_database_that_hangs_does_not_keep_it(tmp_path: Path, broker: Broker, 
             worker.wait_for_log("connected to")
             database.signal(signal.SIGSTOP)
             try:
+                wait_for_unread(database.port)
                 assert worker.ends_after(signal.SIGTERM) < 5
             finally:
                 database.signal(signal.SIGCONT)
