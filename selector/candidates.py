@@ -15,6 +15,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
 
 from runtime.database import reading, to_db_seconds, transaction
 from runtime.work_queue import REVIEWS
@@ -25,6 +26,9 @@ from selector.store import Pair
 
 BATCH: Final = 200
 """Rows of one transaction: little, since each locks its server against a new score for as long."""
+
+_OVERTAKEN: Final = (IntegrityError,)
+"""A server or monitor was removed between our reading and our writing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +57,15 @@ def make_pairs(engine: Engine, monitor: MonitorRow, now: datetime) -> list[Pair]
     """Makes some of the pairs that this monitor lacks, in one transaction; none when it has them all."""
     if not monitor.live or not monitor.named:
         return []
-    return transaction(engine, partial(_make_some, monitor_id=monitor.id, ipv=monitor.ipv, now=now))
+    return transaction(
+        engine, partial(_make_some, monitor_id=monitor.id, ipv=monitor.ipv, now=now), retry_on=_OVERTAKEN
+    )
 
 
 def queue_servers(engine: Engine, now: datetime) -> int:
     """Makes servers due that have no place in the review queue; returns how many."""
     queued = 0
-    while made := transaction(engine, partial(_queue_some, now=now)):
+    while made := transaction(engine, partial(_queue_some, now=now), retry_on=_OVERTAKEN):
         queued += made
     return queued
 

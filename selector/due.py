@@ -14,6 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
 
 from runtime.database import reading, to_db_seconds, transaction
 from runtime.work_queue import REVIEWS
@@ -25,6 +26,9 @@ _PLACED: Final = ("active", "testing")
 _ALL: Final = ("active", "testing", "candidate", "paused")
 _CHUNK: Final = 500
 """Servers that a control message makes due in one transaction."""
+
+_OVERTAKEN: Final = (IntegrityError,)
+"""A server was removed between our reading and our writing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ def note_monitors(engine: Engine, rows: Iterable[MonitorRow], now: datetime) -> 
     found = []
     for row in rows:
         if row.id in known and known[row.id] != seen_of(row):
-            news = transaction(engine, partial(_note, row=row, now=now))
+            news = transaction(engine, partial(_note, row=row, now=now), retry_on=_OVERTAKEN)
             if news is not None:
                 found.append(news)
     return found
@@ -95,7 +99,7 @@ def make_due(engine: Engine, server_id: int | None, now: datetime) -> int:
         ids = list(connection.scalars(query if server_id is None else query.where(servers.c.id == server_id)))
     for first in range(0, len(ids), _CHUNK):
         some = ids[first : first + _CHUNK]
-        transaction(engine, partial(_make_due, server_ids=some, now=now))
+        transaction(engine, partial(_make_due, server_ids=some, now=now), retry_on=_OVERTAKEN)
     return len(ids)
 
 
@@ -109,8 +113,10 @@ def _note(connection: Connection, row: MonitorRow, now: datetime) -> News | None
         return None
     connection.execute(sa.update(selector_seen).where(selector_seen.c.monitor_id == row.id).values(_values(row)))
     moved = "address" in changed or "account" in changed
-    # What lies between monitor and server alone also decides about candidates and paused pairs.
-    ids = _servers_of(connection, row.id, _ALL if moved else _PLACED)
+    # What lies between monitor and server alone also decides about candidates and paused pairs, and who becomes live,
+    # or another kind of live, may be promoted wherever it is a candidate.
+    everywhere = moved or ("status" in changed and row.live)
+    ids = _servers_of(connection, row.id, _ALL if everywhere else _PLACED)
     _make_due(connection, ids, now)
     if moved:
         _check_paused_again(connection, row.id)
@@ -134,10 +140,14 @@ def _check_paused_again(connection: Connection, monitor_id: int) -> None:
 
 def _make_due(connection: Connection, server_ids: Sequence[int], now: datetime) -> None:
     at = to_db_seconds(now)
-    present = servers_monitor_review.c.server_id
+    queue = servers_monitor_review
     for first in range(0, len(server_ids), _CHUNK):
         some = server_ids[first : first + _CHUNK]
-        missing = set(some) - set(connection.scalars(sa.select(present).where(present.in_(some))))
+        missing = connection.scalars(
+            sa.select(servers.c.id)
+            .select_from(servers.outerjoin(queue, queue.c.server_id == servers.c.id))
+            .where(servers.c.id.in_(some), queue.c.server_id.is_(None))
+        ).all()
         REVIEWS.add(connection, missing, at)
         REVIEWS.make_due(connection, some, at)
 

@@ -79,11 +79,12 @@ def change_other_flags(connection: Connection, monitor: int) -> None:
     ("change", "what", "which"),
     [
         (of_monitor(status="paused"), ("status",), PLACED),
+        (of_monitor(status="testing"), ("status",), ALL),
         (of_monitor(ip="203.0.113.5"), ("address",), ALL),
         (move_account, ("account",), ALL),
         (change_limit, ("limit",), PLACED),
     ],
-    ids=["status", "address", "account", "limit"],
+    ids=["not live", "live", "address", "account", "limit"],
 )
 def test_what_changes_of_a_monitor_makes_its_servers_due(
     engine: Engine, change: Change, what: tuple[str, ...], which: set[str]
