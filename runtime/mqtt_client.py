@@ -38,21 +38,27 @@ class Client(aiomqtt.Client):
         self.session_present = False
         self._deliver = deliver
         self._unacknowledged: dict[int, asyncio.Future[ReasonCode]] = {}
+        self._attempted: asyncio.Future[None] = self._loop.create_future()
         self._lost: asyncio.Future[None] = self._loop.create_future()
-        # aiomqtt forgets an end that comes together with the broker's welcome. This does not.
         self._disconnected.add_done_callback(self._over)
 
     @property
     def lost(self) -> asyncio.Future[None]:
-        """Done when the connection is over. Its exception, an :class:`aiomqtt.MqttError`, says why unless we ended it."""
+        """Done when the connection is over; unless we ended it, with an :class:`aiomqtt.MqttError` that says why."""
         return self._lost
 
     async def __aenter__(self) -> Self:
+        first = self._disconnected
         try:
-            return await super().__aenter__()
+            await super().__aenter__()
         except BaseException:
+            await asyncio.wait({self._attempted}, timeout=2 * ATTEMPT)  # the thread goes on when its task is cancelled
             self._close_socket()
             raise
+        if self._disconnected is not first:
+            # aiomqtt forgets an end that comes together with the broker's welcome. ``lost`` does not.
+            self._disconnected.add_done_callback(self._over)
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -95,8 +101,16 @@ class Client(aiomqtt.Client):
         if reason.is_failure:
             raise PublishRefused(f"the broker refused a message on {topic}: {reason}")
 
+    def _client_connect(self) -> None:
+        try:
+            super()._client_connect()
+        finally:
+            self._loop.call_soon_threadsafe(self._attempted.set_result, None)
+
     def _over(self, disconnected: asyncio.Future[None]) -> None:
         reason = None if disconnected.cancelled() else disconnected.exception()
+        if self._lost.done():
+            return
         if reason is None:
             self._lost.set_result(None)
         else:
