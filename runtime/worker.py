@@ -22,7 +22,7 @@ from runtime import migrations
 from runtime.broker import BrokerSession, Identity, Incoming, Subscription
 from runtime.broker_types import TokenSource
 from runtime.control import Control
-from runtime.database import DatabaseUnavailable, is_unavailable, open_database
+from runtime.database import DatabaseUnavailable, is_conflict, is_unavailable, open_database
 from runtime.live_stream import LiveStream
 from runtime.log import Repeating
 from runtime.pool_settings import PoolSettingsReader
@@ -54,7 +54,7 @@ class Worker:
     """What the worker tells about itself in its answer to ``status``."""
 
     async def in_database(self, work: Callable[[], T]) -> T:
-        """Runs blocking ``work`` in a thread, again and again while the database is away.
+        """Runs blocking ``work`` in a thread, again and again while the database is away or others do not let go of it.
 
         What it does must be idempotent (see :func:`runtime.database.transaction`). A cancellation waits for the
         transaction that is under way, so that a worker never stops in the middle of one.
@@ -64,14 +64,15 @@ class Worker:
             try:
                 return await _to_its_end(work)
             except (DatabaseUnavailable, DBAPIError) as error:
-                if isinstance(error, DBAPIError) and not is_unavailable(error):
+                if isinstance(error, DBAPIError) and not (is_unavailable(error) or is_conflict(error)):
                     raise
-                complaint.warning("database: %s; waiting for it", error)
+                # Without the statement and its values, which may be long and private.
+                complaint.warning("database: %s; waiting for it", getattr(error, "orig", error))
                 await asyncio.sleep(_DATABASE_RETRY)
 
 
 _END_WITHIN: Final = 3.0
-"""Seconds from the signal until we no longer wait for a transaction that is under way; the whole end takes less than 5."""
+"""Seconds from the signal until a transaction under way is waited for no longer; the whole end takes less than 5."""
 
 Start = Callable[[Worker, asyncio.TaskGroup], Awaitable[None]]
 """Adds subscriptions and commands to the worker, and starts its tasks in the group."""

@@ -1,0 +1,117 @@
+"""A worker's work in the database: tried again while it is away, given up when it is wrong, never cut in two."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pymysql
+import pytest
+from opentelemetry.metrics import NoOpMeter
+from opentelemetry.trace import NoOpTracer
+from sqlalchemy import create_engine
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from runtime import worker as runtime_worker
+from runtime.broker import BrokerAddress, BrokerSession, Identity
+from runtime.control import Control
+from runtime.database import DatabaseUnavailable
+from runtime.live_stream import LiveStream
+from runtime.pool_settings import PoolSettingsReader
+from runtime.settings import WorkerSettings
+from runtime.telemetry import Telemetry
+from runtime.worker import Worker
+from schema.topics import Topics
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
+    monkeypatch.setattr(runtime_worker, "_DATABASE_RETRY", 0.001)
+    engine = create_engine("sqlite://")
+    broker = BrokerSession(BrokerAddress("127.0.0.1", 1), Identity("x", "x"), lambda: "t")
+    return Worker(
+        service="x",
+        settings=WorkerSettings(),
+        topics=Topics("devel"),
+        engine=engine,
+        broker=broker,
+        control=Control("x", dict),
+        live=LiveStream(broker),
+        pool=PoolSettingsReader(engine),
+        telemetry=Telemetry(NoOpMeter("x"), NoOpTracer()),
+    )
+
+
+def failing(*errors: Exception) -> Callable[[], str]:
+    """Work that fails with each of these, then succeeds."""
+    remaining = list(errors)
+
+    def work() -> str:
+        if remaining:
+            raise remaining.pop(0)
+        return "done"
+
+    return work
+
+
+def mysql_error(code: int) -> OperationalError:
+    return OperationalError(
+        "UPDATE secrets", {"password": "hunter2"}, pymysql.err.OperationalError(code, "of the test")
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [DatabaseUnavailable("away"), mysql_error(2013), mysql_error(2003), mysql_error(1213), mysql_error(1205)],
+    ids=str,
+)
+async def test_what_passes_is_waited_for(worker: Worker, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    assert await worker.in_database(failing(error, error, error)) == "done"
+    [message] = caplog.messages
+    assert message.startswith("database: ")
+    assert message.endswith("; waiting for it")
+    assert "hunter2" not in message
+    assert "UPDATE" not in message
+
+
+@pytest.mark.parametrize(
+    "error", [IntegrityError("INSERT", {}, Exception("x")), mysql_error(1146), ZeroDivisionError()], ids=repr
+)
+async def test_what_is_wrong_is_not_tried_again(worker: Worker, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        await worker.in_database(failing(error))
+
+
+async def test_an_end_waits_for_the_work_that_is_under_way(worker: Worker) -> None:
+    began, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        may_end.wait(10)
+        ended.set()
+
+    task = asyncio.create_task(worker.in_database(work))
+    await asyncio.to_thread(began.wait, 10)
+    task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+
+
+async def test_an_end_is_not_lost_while_the_database_is_away(worker: Worker, caplog: Any) -> None:
+    caplog.set_level(logging.CRITICAL)
+
+    def away() -> None:
+        raise DatabaseUnavailable("away")
+
+    task = asyncio.create_task(worker.in_database(away))
+    for _ in range(5):
+        await asyncio.sleep(0.002)
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=5)
+    assert done
+    assert task.cancelled()
