@@ -41,7 +41,10 @@ def register(app: typer.Typer) -> None:
         level: Annotated[str | None, typer.Option(metavar="LEVEL", help="For log-level.")] = None,
         timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for answers.")] = 2.0,
     ) -> None:
-        """Orders all workers of SERVICE to do COMMAND and prints their answers; exit code 1 if none, or one refuses."""
+        """Gives an order to workers or an agent.
+
+        Prints what each of them answers. Exit code 1 if nobody answers, or one refuses.
+        """
         settings = globals_of(context).for_a_person()
         check_service(service, settings.deployment_mode)
         order = parse_order(command, server, level)

@@ -16,13 +16,19 @@ def register(app: typer.Typer) -> None:
 
     @group.command()
     def upgrade(context: typer.Context) -> None:
-        """Brings the database to the version that this program needs; adopts one that holds the pool's tables."""
+        """Brings the tables to the version needed here.
+
+        A database that already holds the pool's own tables is adopted: they stay as they are, ours are added.
+        """
         with database_at(globals_of(context).for_a_person().database_url()) as engine:
             upgrade_ledger(engine)
 
     @group.command()
     def status(context: typer.Context) -> None:
-        """Says at which version the database is; exit code 1 if this program needs another."""
+        """Says at which version the tables are.
+
+        Exit code 1 if this program needs another.
+        """
         with database_at(globals_of(context).for_a_person().database_url()) as engine:
             write(status_line(engine))
             current = migrations.current(engine) == migrations.newest()

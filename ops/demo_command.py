@@ -33,10 +33,11 @@ def register(app: typer.Typer) -> None:
             typer.Option("--dir", metavar="DIR", help="Keep all files and logs there; default: a temporary directory."),
         ] = None,
     ) -> int:
-        """Runs broker, database, workers and agents here, against NTP servers whose faults are known.
+        """Runs the whole system on this machine.
 
-        The last line on stdout is a summary in JSON. Exit code 1 if anything was lost or counted twice, or a process
-        died. A temporary directory is removed when all went well.
+        Broker, database, workers and agents, against NTP servers whose faults are known. The last line on stdout is a
+        summary in JSON. Exit code 1 if anything was lost or counted twice, or a process died. A temporary directory
+        is removed when all went well.
         """
         # Here, since the other commands need none of it.
         from ops.demo.options import parse_options

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         all_: Annotated[bool, typer.Option("--all", help="Deleted ones too.")] = False,
     ) -> None:
-        """Lists the monitors, one line for each protocol of each."""
+        """Lists the monitors, a line per protocol."""
         with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
             rows = list_monitors(connection, status=parse_status(status), deleted=all_)
         show_table(_COLUMNS, rows)
@@ -46,12 +46,15 @@ def register(app: typer.Typer) -> None:
         names: Annotated[list[str], _NAMES],
         active: Annotated[bool, typer.Option("--active", help="Make it active, not testing.")] = False,
     ) -> None:
-        """Lets pending monitors begin, as testing; with --active makes pending or testing ones active."""
+        """Lets pending monitors measure, as testing.
+
+        With --active pending and testing ones become active.
+        """
         _change(context, names, "approve", active=active)
 
     @group.command()
     def pause(context: typer.Context, names: Annotated[list[str], _NAMES]) -> None:
-        """Stops monitors from measuring; their servers get others."""
+        """Stops monitors; their servers get others."""
         _change(context, names, "pause")
 
     @group.command()

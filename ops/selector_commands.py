@@ -28,14 +28,20 @@ def register(app: typer.Typer) -> None:
 
     @group.command("server")
     def server_(context: typer.Context) -> None:
-        """Reviews servers when they are due and tells the agents; any number may run."""
+        """Reviews servers when they are due.
+
+        Any number may run; they share the work.
+        """
         from selector.worker import start
 
         run_service(globals_of(context), "selector", start)
 
     @group.command()
     def once(context: typer.Context, server: Annotated[str | None, _SERVER] = None) -> None:
-        """Reviews the servers that are due, or SERVER whether due or not, tells the agents, and ends."""
+        """Reviews what is due, or SERVER, and ends.
+
+        The agents are told as by the running selector. SERVER is reviewed whether it is due or not.
+        """
         from ops.selector_once import SelectorOnce
 
         settings = globals_of(context).for_a_person()
@@ -56,7 +62,10 @@ def register(app: typer.Typer) -> None:
         server: Annotated[str, _SERVER],
         as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     ) -> None:
-        """Says rule by rule what a review of SERVER would do now and why, and changes nothing."""
+        """Says what a review would do now, and why.
+
+        Rule by rule: who moves, and why who does not move stays. It changes nothing.
+        """
         from selector import explain
 
         with open_ledger(globals_of(context).for_a_person()) as engine:

@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
         context: typer.Context,
         all_: Annotated[bool, typer.Option("--all", help="Also those to be deleted.")] = False,
     ) -> None:
-        """Lists the servers with their scores and how many monitors they have."""
+        """Lists the servers with their scores."""
         with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
             rows = list_servers(connection, deleted=all_)
         show_table(_COLUMNS, rows)
@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
         account: Annotated[str | None, typer.Option(metavar="ACCOUNT", help="Id, token or slug of its owner.")] = None,
         port: Annotated[int | None, typer.Option(metavar="PORT", help="Other than 123 in devel only.")] = None,
     ) -> None:
-        """Adds a server to the pool, or takes back its deletion."""
+        """Adds a server, or takes back its deletion."""
         settings = globals_of(context).for_a_person()
         server = new_server(settings.deployment_mode, address, hostname=hostname, account=account, port=port)
         now = utc_now().replace(microsecond=0)
@@ -66,7 +66,10 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(metavar="DATE", help="From this day on, in UTC; default: today.")
         ] = None,
     ) -> None:
-        """Ends the measuring of a server; what was measured stays."""
+        """Ends the measuring of a server.
+
+        What was measured stays.
+        """
         day = parse_day(on)
         with open_ledger(globals_of(context).for_a_person()) as engine:
             write(transaction(engine, lambda connection: delete_server(connection, server, day)))

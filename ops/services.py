@@ -18,14 +18,20 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def ingest(context: typer.Context) -> None:
-        """Takes results and presence from the broker into the ledger; any number may run."""
+        """Takes results and presence into the ledger.
+
+        Any number may run; they share the work.
+        """
         from ingest.worker import start
 
         run_service(globals_of(context), "ingest", start)
 
     @app.command()
     def scorer(context: typer.Context) -> None:
-        """Keeps the servers' scores; any number may run."""
+        """Keeps the servers' scores.
+
+        Any number may run; they share the work.
+        """
         from scorer.worker import start
 
         run_service(globals_of(context), "scorer", start)

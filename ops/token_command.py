@@ -29,7 +29,10 @@ def register(app: typer.Typer) -> None:
             typer.Option(metavar="TIME", help="Such as 90s, 10m, 2h, 7d; at most, and by default, the role's."),
         ] = None,
     ) -> None:
-        """Prints a token that lets NAME into the broker as a ROLE."""
+        """Prints a token for the broker.
+
+        It lets NAME in as a ROLE, for as long as the role may: an admin 5 minutes, a monitor 6 hours.
+        """
         given = globals_of(context)
         settings = given.for_a_person(deployment_mode=env or given.env)
         wanted = parse_role(role)
