@@ -1,0 +1,161 @@
+"""The scorer as a process of its own: results become scores within a second, and a killed scorer loses none."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from fixtures.broker import Broker
+from fixtures.world import add_log_score, add_monitor, add_pair, add_server, monitor_name
+from sqlalchemy.engine import Engine
+
+from auth.tokens import Role
+from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
+from runtime.database import utc_now
+from runtime.work_queue import SCORING
+from schema.messages import ScoreComputed, decode
+from schema.tables import log_scores, scoring_queue, servers
+from schema.topics import ANY, Topics
+from scorer.scorers.recentmedian import SCORER
+
+DEADLINE = 30.0
+TOPICS = Topics("devel")
+
+
+@pytest.fixture
+def environment(mariadb_engine: Engine, broker: Broker, tmp_path: Path) -> dict[str, str]:
+    key = tmp_path / "jwt.key"
+    key.write_text(broker.key.verification_text())
+    key.chmod(0o600)
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MQTT_", "JWT_", "DATABASE_"))}
+    return inherited | {
+        "MQTT_HOST": "127.0.0.1",
+        "MQTT_PORT": str(broker.port),
+        "JWT_KEY_FILE": str(key),
+        "DATABASE_DSN": mariadb_engine.url.render_as_string(hide_password=False),
+    }
+
+
+@contextmanager
+def scorer(environment: dict[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Runs ``ntppool-monitor scorer``, and ends it whatever happens."""
+    with log.open("ab") as out:
+        command = [sys.executable, "-m", "ops", "--env", "devel", "scorer"]
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def new_pairs(engine: Engine, count: int) -> list[tuple[int, int]]:
+    """Servers, each with one active monitor."""
+    with engine.begin() as connection:
+        monitor = add_monitor(connection, monitor_name("m"))
+        pairs = [(add_server(connection), monitor) for _ in range(count)]
+        for server, _ in pairs:
+            add_pair(connection, server, monitor)
+    return pairs
+
+
+def store_result(engine: Engine, server: int, monitor: int, score: float) -> None:
+    """As ingest does: the result, and that its server is due, in one transaction."""
+    with engine.begin() as connection:
+        SCORING.hold(connection, [server])
+        add_log_score(connection, server, monitor, utc_now().replace(microsecond=0), score=score)
+        SCORING.make_due(connection, [server], utc_now())
+
+
+def scores(engine: Engine) -> dict[int, float]:
+    with engine.connect() as connection:
+        return {row.id: row.score_raw for row in connection.execute(sa.select(servers.c.id, servers.c.score_raw))}
+
+
+def wait_for_scores(engine: Engine, expected: dict[int, float]) -> float:
+    """Seconds until they are what is expected."""
+    began = time.monotonic()
+    while not expected.items() <= scores(engine).items():
+        assert time.monotonic() - began < DEADLINE, "results without scores"
+        time.sleep(0.01)
+    return time.monotonic() - began
+
+
+def test_a_result_becomes_a_score_within_a_second(
+    mariadb_engine: Engine, environment: dict[str, str], tmp_path: Path
+) -> None:
+    pairs = new_pairs(mariadb_engine, 25)
+    with scorer(environment, tmp_path / "scorer.log"):
+        store_result(mariadb_engine, *pairs[0], 1.0)
+        wait_for_scores(mariadb_engine, {pairs[0][0]: 1.0})  # the process is there
+        for server, monitor in pairs:
+            store_result(mariadb_engine, server, monitor, 12.5)
+            assert wait_for_scores(mariadb_engine, {server: 12.5}) < 1.0
+
+
+def test_a_scorer_that_is_killed_again_and_again_scores_every_server_once(
+    mariadb_engine: Engine, environment: dict[str, str], tmp_path: Path
+) -> None:
+    pairs = new_pairs(mariadb_engine, 600)
+    log = tmp_path / "scorer.log"
+    with mariadb_engine.begin() as connection:
+        for server, monitor in pairs:
+            add_log_score(connection, server, monitor, utc_now().replace(microsecond=0), score=7.5)
+        SCORING.add(connection, [server for server, _ in pairs], utc_now())
+    for turn in range(3):
+        with scorer(environment, log) as process:
+            _wait_for_some(mariadb_engine, 1 + 150 * turn)
+            process.kill()
+    with scorer(environment, log):
+        wait_for_scores(mariadb_engine, {server: 7.5 for server, _ in pairs})
+    with mariadb_engine.connect() as connection:
+        rows = connection.scalar(sa.select(sa.func.count()).select_from(log_scores))
+        waiting = connection.scalar(sa.select(sa.func.count()).where(scoring_queue.c.due_on.is_not(None)))
+    assert rows == 2 * len(pairs), "one result and one score of each server"
+    assert waiting == 0
+
+
+def _wait_for_some(engine: Engine, count: int) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while sum(score == 7.5 for score in scores(engine).values()) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+async def test_who_watches_is_told_of_every_server_that_was_scored(
+    mariadb_engine: Engine, environment: dict[str, str], broker: Broker, tmp_path: Path
+) -> None:
+    pairs = await asyncio.to_thread(new_pairs, mariadb_engine, 3)
+    heard: asyncio.Queue[Incoming] = asyncio.Queue()
+    session = BrokerSession(
+        BrokerAddress("127.0.0.1", broker.port),
+        Identity("watcher", "watcher"),
+        lambda: broker.token(Role.OBSERVER, "watcher", "devel"),
+        subscriptions=[Subscription(f"/devel/events/scores/{ANY}", heard.put_nowait)],
+    )
+    running = asyncio.create_task(session.run())
+    await session.wait_ready()
+    with scorer(environment, tmp_path / "scorer.log"):
+        told: dict[int, ScoreComputed] = {}
+        async with asyncio.timeout(DEADLINE):
+            # The stream may drop, also while the scorer is still connecting: what was not heard is stored again.
+            while len(told) < 3:
+                for server, monitor in pairs:
+                    await asyncio.to_thread(store_result, mariadb_engine, server, monitor, 12.5)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(1.1):
+                        while len(told) < 3:
+                            message = await heard.get()
+                            event = decode(message.payload, ScoreComputed)
+                            assert message.topic == TOPICS.score_event(event.server_id)
+                            told[event.server_id] = event
+    running.cancel()
+    await asyncio.wait({running})
+    assert {(event.scorer, event.score) for event in told.values()} == {(SCORER.name, 12.5)}
+    assert told.keys() == {server for server, _ in pairs}
