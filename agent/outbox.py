@@ -6,6 +6,7 @@ that it is in the ledger, put aside when ingest says that it can never be, and o
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
@@ -35,8 +36,10 @@ LONG_SILENCE: Final = ATTEMPTS * ACK_TIMEOUT
 """Seconds without any acknowledgement, after which it is not the fault of the batches that were sent. No batch is put
 off sooner, so none that waits only because nobody listened waits on when somebody does."""
 
-LATER: Final = 600.0
-"""Seconds until a batch that was not acknowledged is taken up again; others go before it."""
+LATER: Final = 15.0
+LONGEST_LATER: Final = 600.0
+"""Seconds until a batch that was not acknowledged is taken up again, others before it: twice as long each time. Most
+were just unlucky while the way to the ledger came and went."""
 
 MAX_LATER: Final = 1_000
 
@@ -97,6 +100,7 @@ class Outbox:
         self._unanswered_since: float | None = None
         self._busy: set[int] = set()
         self._later: dict[int, float] = {}
+        self._put_off: dict[int, int] = {}
         self._numbers: dict[str, int] = {}
         self._gone: dict[int, asyncio.Event] = {}
         self._again = asyncio.Event()
@@ -130,6 +134,7 @@ class Outbox:
         if (gone := self._gone.get(number)) is not None:
             gone.set()
         self._later.pop(number, None)
+        self._put_off.pop(number, None)
         self._on_done()
 
     async def run(self) -> None:
@@ -143,7 +148,7 @@ class Outbox:
             number = self._next()
             if number is None:
                 self._work.clear()
-                await _first_of(60.0, self._work)
+                await _first_of(self._until_next(), self._work)
                 continue
             self._busy.add(number)
             gone = self._gone[number] = asyncio.Event()
@@ -162,6 +167,11 @@ class Outbox:
             if number not in self._busy and self._later.get(number, 0.0) <= now:
                 return number
         return None
+
+    def _until_next(self) -> float:
+        """Seconds until a batch that was put off may be due."""
+        waiting = (due for number, due in self._later.items() if number in self._spool and number not in self._busy)
+        return min(60.0, max(0.1, min(waiting, default=math.inf) - _now()))
 
     async def _deliver(self, number: int, gone: asyncio.Event) -> None:
         """Sends a batch a few times, until it has left the spool."""
@@ -182,7 +192,8 @@ class Outbox:
             await _first_of(self._pause(), gone, again)
             if gone.is_set():
                 return
-        self._later[number] = _now() + LATER
+        times = self._put_off[number] = self._put_off.get(number, 0) + 1
+        self._later[number] = _now() + min(LONGEST_LATER, LATER * 2 ** min(times - 1, 16))
 
     async def _publish(self, batch: Batched, number: int) -> bool:
         """Whether the batch was handed to the broker."""
@@ -214,6 +225,7 @@ class Outbox:
         """The spool may have dropped what we remember."""
         self._numbers = {batch: number for batch, number in self._numbers.items() if number in self._spool}
         self._later = {number: due for number, due in self._later.items() if number in self._spool}
+        self._put_off = {number: times for number, times in self._put_off.items() if number in self._spool}
 
     def _report_rejections(self, ack: BatchCommitted) -> None:
         if not ack.rejected:
