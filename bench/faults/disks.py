@@ -13,7 +13,8 @@ _NEW_MOUNTS: Final = 0x00020000
 _NEW_USERS: Final = 0x10000000
 _RECURSIVE: Final = 0x4000
 _PRIVATE: Final = 1 << 18
-"""From linux/sched.h and linux/mount.h; Python 3.11 has no names for them."""
+_DETACH: Final = 2
+"""From linux/sched.h, linux/mount.h and sys/mount.h; Python 3.11 has no names for them."""
 
 _BALLAST: Final = "ballast"
 
@@ -58,6 +59,11 @@ def _mount(source: str, target: Path, kind: str | None, flags: int, options: str
     encoded = [None if text is None else text.encode() for text in (source, str(target), kind, options)]
     if libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]) != 0:
         raise NoDisks(f"mount(2) of {target}: {os.strerror(ctypes.get_errno())}")
+
+
+def remove_disk(path: Path) -> None:
+    """Takes the disk at ``path`` away, if there is one."""
+    ctypes.CDLL(None, use_errno=True).umount2(str(path).encode(), _DETACH)
 
 
 def fill(path: Path) -> None:

@@ -127,9 +127,22 @@ class Story:
     left: Why | None = None
 
 
-def read_stories(path: Path) -> list[Story]:
-    """All batches of a journal."""
-    return list(_stories(_lines(path)).values())
+@dataclass(frozen=True, slots=True)
+class Tale:
+    """A journal as it was read: its batches, and how many processes wrote it one after the other."""
+
+    stories: list[Story]
+    processes: int
+
+    def kept_by_last_process(self) -> int:
+        """Results that the agent's last process put into its spool and did not withdraw."""
+        last = (story for story in self.stories if story.process == self.processes)
+        return sum(len(story.batch.results) for story in last if story.stored and story.left != "withdrawn")
+
+
+def read_journal(path: Path) -> Tale:
+    """All of a journal."""
+    return read_lines(_lines(path))
 
 
 def _lines(path: Path) -> Iterator[Line]:
@@ -139,7 +152,8 @@ def _lines(path: Path) -> Iterator[Line]:
             yield decoder.decode(line)
 
 
-def _stories(lines: Iterable[Line]) -> dict[str, Story]:
+def read_lines(lines: Iterable[Line]) -> Tale:
+    """What the lines of a journal tell."""
     stories: dict[str, Story] = {}
     at: dict[int, str] = {}
     process = 0
@@ -155,6 +169,7 @@ def _stories(lines: Iterable[Line]) -> dict[str, Story]:
                 stories[at[line.number]].stored = True
             case Answered() if line.ack.batch in stories:
                 stories[line.ack.batch].answers.append(line.ack)
-            case Leaving() if line.number in at:
+            case Leaving() if line.number in at and stories[at[line.number]].left is None:
+                # What is gone already (acknowledged, though its publish seemed to fail) is removed without effect.
                 stories[at[line.number]].left = line.why
-    return stories
+    return Tale(list(stories.values()), process)

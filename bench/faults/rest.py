@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from bench.faults.journal import read_stories
+from bench.faults.journal import read_journal
 from bench.faults.launch import JOURNAL
 from bench.faults.rig import CannotRun, Rig
-from bench.faults.verdict import Diary, kept_by_last_process
+from bench.faults.verdict import Diary
 from ops.checker import ledger
 from ops.checker.assignments import Tree, compare_assignments, read_tree
 from ops.checker.difference import Difference
@@ -75,8 +75,8 @@ class Rest:
     async def _balanced(self, name: str) -> bool:
         """Whether an agent's counts are those of its journal. They may differ for as long as something is underway."""
         measured = await self._rig.orders.measured(self._rig.monitors[name].name)
-        stories = await asyncio.to_thread(read_stories, self._rig.site.handles(name) / JOURNAL)
-        return measured == kept_by_last_process(stories)
+        tale = await asyncio.to_thread(read_journal, self._rig.site.handles(name) / JOURNAL)
+        return measured == tale.kept_by_last_process()
 
     async def _reach(self, what: str, condition: Callable[[], Awaitable[bool]], within: float = REST_WITHIN) -> None:
         log.debug("waiting: %s", what)

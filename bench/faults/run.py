@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 AGENTS: Final = 4
 SERVERS: Final = 7
 """Of the demo's; the next ones are kept from some monitors, whose pairs are then paused."""
-LOAD_MONITORS: Final = 40
-ROUND: Final = 300.0
+LOAD_MONITORS: Final = 36
+ROUND: Final = 900.0
 """Seconds of a round, about. What is found is then not too far from what did it."""
 
 SETTLE: Final = 8.0

@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL, Connection
 
 from agent.state import Broker, State, StateDirectory, provision, write_token
 from auth.tokens import SigningKey
-from bench.faults.disks import make_disk
+from bench.faults.disks import make_disk, remove_disk
 from bench.load.spec import LoadSpec, Member, Shares, write_spec
 from ops.demo.process import Command
 from ops.demo.site import Site, agent_name, monitor_token, python_command
@@ -145,4 +145,6 @@ def through(url: URL, proxy: TcpProxy) -> URL:
 
 def remove(directory: Path) -> None:
     """Removes all files of a run."""
+    for path in (directory / "db", *directory.glob("agents/*")):
+        remove_disk(path)
     shutil.rmtree(directory, ignore_errors=True)

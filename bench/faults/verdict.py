@@ -1,12 +1,12 @@
 """The comparison after a round: what agents and load attempted and were told, and what ledger and broker hold."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy.engine import Connection, Engine
 
-from bench.faults.journal import Story, read_stories
+from bench.faults.journal import Tale, read_journal
 from ops.checker import ledger
 from ops.checker.assignments import Tree
 from ops.checker.batches import Attempt
@@ -84,13 +84,13 @@ def _read(connection: Connection, diaries: Iterable[Diary], records: Iterable[Pa
         known.attempts += attempts
         known.must_arrive += [attempt.key for attempt in attempts if attempt.results is not None]
     for diary in diaries:
-        _add_agent(known, ids, diary, read_stories(diary.journal))
+        _add_agent(known, ids, diary, read_journal(diary.journal))
     return known
 
 
-def _add_agent(known: _Known, ids: Mapping[str, int], diary: Diary, stories: Sequence[Story]) -> None:
+def _add_agent(known: _Known, ids: Mapping[str, int], diary: Diary, tale: Tale) -> None:
     monitor_id = ids[diary.monitor]
-    for story in stories:
+    for story in tale.stories:
         # What an honest agent measures is never rejected.
         attempt = Attempt(monitor_id, story.batch.id, story.batch.results, story.answers, expected={})
         known.attempts.append(attempt)
@@ -101,19 +101,9 @@ def _add_agent(known: _Known, ids: Mapping[str, int], diary: Diary, stories: Seq
         if story.left in ("expired", "put aside"):
             text = f"batch {story.batch.id} of {diary.monitor} was {story.left} by its agent"
             known.differences.append(Difference("lost", text))
-    if diary.measured is not None and (kept := kept_by_last_process(stories)) != diary.measured:
+    if diary.measured is not None and (kept := tale.kept_by_last_process()) != diary.measured:
         text = f"{diary.monitor} says that it measured {diary.measured} results, its spool was given {kept}"
         known.differences.append(Difference("lost" if kept < diary.measured else "invented", text))
-
-
-def kept_by_last_process(stories: Sequence[Story]) -> int:
-    """Results that the agent's last process put into its spool and did not withdraw."""
-    last = max((story.process for story in stories), default=0)
-    return sum(
-        len(story.batch.results)
-        for story in stories
-        if story.process == last and story.stored and story.left != "withdrawn"
-    )
 
 
 def _acknowledged(attempt: Attempt) -> int:
