@@ -1,7 +1,7 @@
 """Whether a monitor is gone: what its agent last said, and for how long it has said nothing."""
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -12,23 +12,23 @@ PSEUDO: Final = "%.system"
 """Names of the pseudo-monitors that hold settings, for SQL's LIKE."""
 
 
-def is_gone(
-    online: bool | None, since: datetime | None, seen: datetime | None, last_seen: datetime | None, now: datetime
-) -> bool:
-    """Whether a monitor has been offline, or without a status, for ``MONITOR_GONE`` (times in UTC without a zone).
+def is_gone(last_present: datetime | None, now: datetime) -> bool:
+    """Whether a monitor was last present ``MONITOR_GONE`` ago or never (both in UTC without a zone)."""
+    return last_present is None or now - last_present >= MONITOR_GONE
 
-    Without a status of its agent (``online`` None) it is judged by ``monitors.last_seen``; never seen at all is gone.
+
+def last_present() -> sa.ColumnElement[datetime | None]:
+    """When the agent of a monitor was last known to be there; see :func:`with_presence`.
+
+    While it is online: its last status. Offline: since when. Without any status, as of an agent that never sent one:
+    ``monitors.last_seen``.
     """
-    last = last_seen
-    if online is not None:
-        last = seen if online else since
-    return last is None or now - last >= MONITOR_GONE
-
-
-def presence_columns() -> list[sa.ColumnElement[Any]]:
-    """What :func:`is_gone` looks at; see :func:`with_presence`."""
     presence = monitor_presence.c
-    return [presence.online, presence.since, presence.seen, monitors.c.last_seen]
+    return sa.case(
+        (presence.online.is_(None), monitors.c.last_seen),
+        (presence.online, presence.seen),
+        else_=presence.since,
+    ).label("last_present")
 
 
 def is_real() -> sa.ColumnElement[bool]:

@@ -12,7 +12,7 @@ from schema.messages import LIVE, MonitorStatus
 from schema.names import IP_VERSIONS, IpVersion
 from schema.tables import accounts, monitors
 from selector.parse import BadRow, parse_limit
-from selector.presence import PSEUDO, is_gone, is_real, name_of, presence_columns, with_presence
+from selector.presence import PSEUDO, is_gone, is_real, last_present, name_of, with_presence
 from selector.store import text
 
 BROKEN: Final = "broken"
@@ -72,7 +72,7 @@ def _row(row: sa.Row[Any], now: datetime) -> MonitorRow:
         account_id=row.account_id,
         limit=_limit(row.flags),
         config=row.config or "",
-        gone=is_gone(row.online, row.since, row.seen, row.last_seen, now),
+        gone=is_gone(row.last_present, now),
     )
 
 
@@ -95,7 +95,7 @@ def _monitors() -> sa.Select[Any]:
             m.account_id,
             text(accounts.c.flags).label("flags"),
             m.config,
-            *presence_columns(),
+            last_present(),
         )
         .select_from(with_presence(monitors.outerjoin(accounts, accounts.c.id == m.account_id)))
         .where(is_real())

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Row
 from runtime.database import to_db, to_db_seconds
 from schema.tables import accounts, log_scores, monitors, server_scores, servers
 from selector.parse import RawMonitor
-from selector.presence import is_gone, is_real, name_of, presence_columns, with_presence
+from selector.presence import is_gone, is_real, last_present, name_of, with_presence
 
 WINDOW: Final = timedelta(hours=24)
 """How much of the past counts."""
@@ -74,7 +74,7 @@ def _raw_monitor(row: Row[Any], now: datetime) -> RawMonitor:
         count=row.results or 0,
         avg_step=row.avg_step,
         avg_rtt_ms=row.avg_rtt_ms,
-        gone=is_gone(row.online, row.since, row.seen, row.last_seen, now),
+        gone=is_gone(row.last_present, now),
         violation_type=row.constraint_violation_type,
         violation_since=row.constraint_violation_since,
         last_constraint_check=row.last_constraint_check,
@@ -131,7 +131,7 @@ def _query() -> sa.Select[Any]:
             results.c.results,
             results.c.avg_step,
             results.c.avg_rtt_ms,
-            *presence_columns(),
+            last_present(),
         )
         .select_from(source)
         .where(s.id.in_(sa.bindparam("server_ids", expanding=True)))
