@@ -12,12 +12,13 @@ from sqlalchemy.engine import Engine
 
 from bench.world import DEFAULT, STATUSES, analyze
 from runtime.database import utc_now
+from runtime.pool_settings import Intervals
 from scorer.steps import BEST_SCORE, BEST_STEP
 
 _ATTRIBUTES: Final = '{"leap":0,"stratum":2}'
 
 
-def add_history(engine: Engine, hours: int) -> int:
+def add_history(engine: Engine, hours: int, intervals: Intervals = DEFAULT) -> int:
     """Adds log rows of the last ``hours`` to an empty log, in the order of their time; returns how many."""
     begin = utc_now().replace(microsecond=0) - timedelta(hours=hours)
     # Of its own, since ours gives up on a statement after a minute.
@@ -26,16 +27,16 @@ def add_history(engine: Engine, hours: int) -> int:
         # Into an empty table, without these checks, InnoDB sorts the rows and builds each index at once.
         connection.exec_driver_sql("SET unique_checks = 0, foreign_key_checks = 0")
         values = {"begin": begin, "attributes": _ATTRIBUTES, "score": BEST_SCORE, "step": BEST_STEP}
-        rows = connection.execute(_insert(hours), values).rowcount
+        rows = connection.execute(_insert(hours, intervals), values).rowcount
         connection.commit()
-        _score(connection, begin, hours)
+        _score(connection, begin + timedelta(hours=hours) - timedelta(seconds=intervals.interval_candidate))
         connection.commit()
     analyze(engine)
     return rows
 
 
-def _insert(hours: int) -> sa.TextClause:
-    moments = " UNION ALL ".join(_moments(status, int(DEFAULT.of(status)), hours) for status in STATUSES)
+def _insert(hours: int, intervals: Intervals) -> sa.TextClause:
+    moments = " UNION ALL ".join(_moments(status, int(intervals.of(status)), hours) for status in STATUSES)
     return sa.text(f"""
         INSERT INTO log_scores (monitor_id, server_id, ts, score, step, `offset`, rtt, attributes)
         SELECT monitor_id, server_id, :begin + INTERVAL at SECOND, :score, :step, 0.001, 20000, :attributes
@@ -55,13 +56,8 @@ def _moments(status: str, interval: int, hours: int) -> str:
     )
 
 
-def _score(connection: sa.Connection, begin: datetime, hours: int) -> None:
-    """The scores that these rows have left."""
-    # Before the newest row of any pair; a score's time never goes back.
-    ts = begin + timedelta(hours=hours) - timedelta(seconds=DEFAULT.interval_candidate)
-    connection.execute(
-        sa.text("UPDATE server_scores SET score_raw = :score, score_ts = :ts"), {"score": BEST_SCORE, "ts": ts}
-    )
-    connection.execute(
-        sa.text("UPDATE servers SET score_raw = :score, score_ts = :ts"), {"score": BEST_SCORE, "ts": ts}
-    )
+def _score(connection: sa.Connection, ts: datetime) -> None:
+    """The scores that these rows have left. ``ts`` is before the newest row of any pair: a time never goes back."""
+    for table in ("server_scores", "servers"):
+        update = sa.text(f"UPDATE {table} SET score_raw = :score, score_ts = :ts")  # noqa: S608  # our own names
+        connection.execute(update, {"score": BEST_SCORE, "ts": ts})

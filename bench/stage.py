@@ -107,7 +107,13 @@ class Stage:
         pids["mariadb"] = self.database.pid
         return {name: _cpu_seconds(pid) for name, pid in pids.items() if pid is not None}
 
-    async def until(self, condition: Callable[[], Awaitable[bool]], what: str, within: float = START_WITHIN) -> None:
+    async def until(
+        self,
+        condition: Callable[[], Awaitable[bool]],
+        what: str,
+        within: float = START_WITHIN,
+        every: float = _LOOK_EVERY,
+    ) -> None:
         """Returns when ``condition`` is true.
 
         Raises:
@@ -119,7 +125,7 @@ class Stage:
                 raise CannotRun(str(self.supervisor.deaths[0]))
             if time.monotonic() > deadline:
                 raise CannotRun(f"{what} did not come about within {within:g} s; see {self.site.logs}")
-            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.sleep(every)
 
     async def _start(self, command: Command, sign: str) -> None:
         await self.supervisor.start(command)

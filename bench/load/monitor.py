@@ -61,6 +61,7 @@ class SimulatedMonitor:
         self._held: dict[int, Assignment] = {}
         self._duplicates: set[str] = set()
         self._repeats: deque[_Repeat] = deque()
+        self._writing: asyncio.Future[None] | None = None
         self._outbox = Outbox(
             spool,
             self,
@@ -76,7 +77,8 @@ class SimulatedMonitor:
     @property
     def idle(self) -> bool:
         """Whether nothing waits to be sent or answered."""
-        return not len(self.spool) and not self._repeats
+        written = self._writing is None or self._writing.done()
+        return written and not len(self.spool) and not self._repeats
 
     async def run(self) -> None:
         """Keeps the session up, sends and repeats, until cancelled."""
@@ -99,9 +101,14 @@ class SimulatedMonitor:
         if kind == "duplicate":
             self._duplicates.add(made.id)
         batch = Batched(id=made.id, results=len(targets), created=at // 1_000_000_000, payload=made.payload)
+        # What is written down as sent is sent, also when the load ends while a disk takes its time.
+        self._writing = asyncio.ensure_future(self._put(batch))
+        await asyncio.shield(self._writing)
+        return True
+
+    async def _put(self, batch: Batched) -> None:
         await self.spool.put(batch)
         self._outbox.wake()
-        return True
 
     # ---- the outbox's link -----------------------------------------------------------------------------------------
 

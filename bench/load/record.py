@@ -90,11 +90,12 @@ class History:
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """The lines of a record."""
+    """The lines of a record; what is still being written is left for later."""
     decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
     with path.open("rb") as file:
         for line in file:
-            yield decoder.decode(line)
+            if line.endswith(b"\n"):
+                yield decoder.decode(line)
 
 
 def histories(lines: Iterator[Line]) -> dict[tuple[str, IpVersion, str], History]:

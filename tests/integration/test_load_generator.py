@@ -1,0 +1,133 @@
+"""The load generator over a real broker against ingest: all that it sends is answered, and the checker agrees."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.broker import Broker
+from fixtures.running_ingest import running_ingest
+from fixtures.world import add_monitor, add_pair, add_server
+from sqlalchemy.engine import Engine
+
+from bench.load.generator import Generator
+from bench.load.record import Record, histories, read_lines
+from bench.load.spec import LoadSpec, Member, Shares, Target
+from ops.checker.check import Checked, check
+from ops.checker.load import read_attempts
+from runtime.database import reading, utc_now
+from runtime.pool_settings import Intervals
+from schema.messages import BatchCommitted, BatchRefused
+from schema.tables import rejected_messages
+from scorer.scorers import all_scorers
+from scorer.scoring import score_due
+from scorer.worker import add_missing_scorers
+
+SERVERS = 25
+
+
+def members(engine: Engine, count: int) -> list[Member]:
+    """Monitors and servers in the ledger, all paired."""
+    unique = f"{random.getrandbits(40):x}"  # the session's broker remembers names
+    with engine.begin() as connection:
+        ids = [add_monitor(connection, f"load{n}-{unique}.test.mon.example") for n in range(count)]
+        ips = [f"172.16.0.{n + 1}" for n in range(SERVERS)]
+        targets = [Target(add_server(connection, ip), ip, 1.0 + n % 3) for n, ip in enumerate(ips)]
+        for target in targets:
+            for monitor_id in ids:
+                add_pair(connection, target.server_id, monitor_id)
+    return [Member(name=f"load{n}-{unique}.test.mon.example", targets=targets) for n in range(count)]
+
+
+def spec_for(broker: Broker, found: list[Member], record: Path, **given: Any) -> LoadSpec:
+    address = {"env": "test", "host": "127.0.0.1", "port": broker.port, "key_file": Path("unused")}
+    return LoadSpec(**address, record=record, members=found, drain=20.0, **given)
+
+
+async def load(broker: Broker, spec: LoadSpec, when: Callable[[Generator], bool]) -> bool:
+    """Runs until ``when`` is true; whether everything was acknowledged."""
+    stop = asyncio.Event()
+    with Record(spec.record) as record:
+        generator = Generator(spec, broker.key, record)
+        running = asyncio.create_task(generator.run(stop))
+        async with asyncio.timeout(40):
+            while not when(generator) and not running.done():
+                await asyncio.sleep(0.02)
+            stop.set()
+            return await running
+
+
+def verdict(engine: Engine, record: Path) -> Checked:
+    add_missing_scorers(engine, all_scorers())
+    while True:
+        with engine.begin() as connection:
+            if not score_due(connection, all_scorers(), Intervals(), utc_now(), 100).claimed:
+                break
+    with reading(engine) as connection:
+        attempts = read_attempts(connection, record)
+    return check(engine, attempts=attempts, env="test")
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+async def test_whatever_is_sent_is_answered_and_the_ledger_agrees(
+    mariadb_engine: Engine, broker: Broker, tmp_path: Path, on_disk: bool
+) -> None:
+    shares = Shares(bad=0.2, late=0.2, duplicate=0.2, malformed=0.2)
+    spools = tmp_path / "spools" if on_disk else None
+    record = tmp_path / "record"
+    found = await asyncio.to_thread(members, mariadb_engine, 4)
+    spec = spec_for(broker, found, record, rate=400.0, batch=5, shares=shares, spools=spools)
+    async with running_ingest(mariadb_engine, broker):
+        assert await load(broker, spec, lambda _: record.stat().st_size > 120_000)
+    all_batches = list(histories(read_lines(record)).values())
+    kinds = Counter(history.sent.kind for history in all_batches)
+    assert set(kinds) == {"plain", "bad", "late", "duplicate", "malformed"}
+    assert all(history.answers for history in all_batches)
+    refused = {history.sent.kind for history in all_batches if isinstance(history.answers[0].ack, BatchRefused)}
+    assert refused == {"malformed"}
+    assert any(len(history.answers) > 1 for history in all_batches if history.sent.kind == "duplicate")
+    checked = await asyncio.to_thread(verdict, mariadb_engine, record)
+    assert checked.differences == ()
+    assert checked.rows == sum(
+        history.answers[0].ack.stored for history in all_batches if isinstance(history.answers[0].ack, BatchCommitted)
+    )
+    with reading(mariadb_engine) as connection:
+        assert connection.execute(rejected_messages.select()).first() is not None
+
+
+async def test_as_much_as_is_acknowledged_and_no_more_waits(
+    mariadb_engine: Engine, broker: Broker, tmp_path: Path
+) -> None:
+    record, most = tmp_path / "record", 0
+    found = await asyncio.to_thread(members, mariadb_engine, 3)
+    spec = spec_for(broker, found, record, outstanding=12, seconds=1.0)
+
+    def look(generator: Generator) -> bool:
+        nonlocal most
+        most = max(most, generator.left)
+        return False
+
+    async with running_ingest(mariadb_engine, broker):
+        assert await load(broker, spec, look)
+    assert 2 <= most <= 12
+    assert (await asyncio.to_thread(verdict, mariadb_engine, record)).differences == ()
+
+
+async def test_without_an_answer_a_batch_is_sent_again_until_there_is_one(
+    mariadb_engine: Engine, broker: Broker, tmp_path: Path
+) -> None:
+    record = tmp_path / "record"
+    found = await asyncio.to_thread(members, mariadb_engine, 2)
+    spec = spec_for(broker, found, record, rate=200.0, ack_timeout=0.2, seconds=0.5)
+    loading = asyncio.create_task(load(broker, spec, lambda _: False))
+    while not (record.exists() and any(True for _ in read_lines(record))):
+        await asyncio.sleep(0.02)
+    # Nobody listened so far.
+    async with running_ingest(mariadb_engine, broker):
+        assert await loading
+    checked = await asyncio.to_thread(verdict, mariadb_engine, record)
+    assert checked.differences == ()
+    assert checked.rows > 0
