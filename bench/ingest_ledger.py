@@ -15,8 +15,8 @@ from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
-from ulid import ULID
 
+from agent.ulid import new_ulid
 from bench.figure import Figure, median, report
 from ingest.committer import MOST_RESULTS
 from ingest.decode import Submission
@@ -99,7 +99,7 @@ def _submission() -> Submission:
         for s in chosen
     ]
     return Submission(
-        _name(random.randint(1, MONITORS)), "v4", Batch(id=str(ULID()), version="1", results=results), now
+        _name(random.randint(1, MONITORS)), "v4", Batch(id=new_ulid(time.time_ns()), version="1", results=results), now
     )
 
 
