@@ -193,8 +193,7 @@ async def _broker_answers(site: Site) -> bool:
 
 def run(main: Callable[[MariaDb], Coroutine[Any, Any, int]], *, buffer_pool: str = "1G") -> int:
     """Runs a benchmark on a MariaDB of its own, and returns the exit status: 2 when something it needs is missing."""
-    # So that SIGTERM ends it as Ctrl-C does, by unwinding.
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    end_by_unwinding()
     try:
         with temporary_mariadb(buffer_pool=buffer_pool, options=DATABASE_OPTIONS) as database:
             return asyncio.run(main(database))
@@ -204,6 +203,12 @@ def run(main: Callable[[MariaDb], Coroutine[Any, Any, int]], *, buffer_pool: str
     except (CannotRun, FileNotFoundError, RuntimeError) as error:
         sys.stderr.write(f"bench: {error}\n")
         return 2
+
+
+def end_by_unwinding() -> None:
+    """Has SIGTERM end this process as Ctrl-C does, also where a script has started it with Ctrl-C switched off."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
 
 
 def say(text: str) -> None:

@@ -1,0 +1,143 @@
+"""How much memory an agent takes on a monitor host: 1 000 assignments, connected with TLS, after ten minutes of work.
+
+The real daemon in an environment of its own, which holds what the agent's lock file names, measures simulated servers
+at the pool's intervals. RSS counts what is shared with other processes fully, PSS its part (proc(5), smaps_rollup).
+"""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from bench.agent_environment import make_agent_environment
+from bench.agent_stage import CLOCK_CHECKS, AgentStage, agent_stage, run
+from bench.figure import Figure, report
+from bench.measure import machine_load
+from bench.stage import CannotRun, say
+from bench.world import DEFAULT
+from ops.demo.site import free_ntp_port
+from simulation.fleet import standard_fleet
+
+AT_MOST: Final = 30.0
+"""MB of RSS."""
+
+MEGABYTE: Final = 1_000_000
+
+_LEAST_PROBED: Final = 0.7
+"""Of the probes that the intervals ask for, which have come to their end: otherwise it did not really work."""
+
+_SMAPS: Final = ("Rss", "Pss", "Private_Dirty")
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Of a process, in megabytes of 10⁶ bytes."""
+
+    rss: float
+    pss: float
+    private_dirty: float
+    """What is its own alone and cannot be read from a file again."""
+    peak: float
+    """The highest RSS so far."""
+
+
+def main() -> int:
+    """Prints the figures."""
+    arguments = argparse.ArgumentParser(prog="scripts/bench agent_memory", description=__doc__)
+    arguments.add_argument("--minutes", type=float, default=10.0)
+    arguments.add_argument("--assignments", type=int, default=1_000)
+    arguments.add_argument(
+        "--project-environment",
+        action="store_true",
+        help="with all the server-side packages beside it, as in the checkout",
+    )
+    given = arguments.parse_args()
+    if given.minutes <= 0:
+        arguments.error("argument --minutes: must be more than 0")
+    if not 1 <= given.assignments <= 5_000:
+        arguments.error("argument --assignments: must be 1 to 5000")
+    return run(partial(_measure, given))
+
+
+async def _measure(given: argparse.Namespace) -> int:
+    async with agent_stage() as on:
+        command: Sequence[str] = ()
+        if not given.project_environment:
+            say("making the agent's environment")
+            python = await asyncio.to_thread(make_agent_environment, on.directory / "environment")
+            command = (str(python), "-P", "-m", "agent", "monitor")
+        await _give_work(on, given.assignments)
+        say("starting the agent")
+        pid = await on.start_agent(*command)
+        start, before = read_memory(pid), len(on.pool.results)
+        await _work(on, given.minutes, pid)
+        end, results = read_memory(pid), len(on.pool.results) - before
+        metrics = await on.pool.metrics()
+    asked = given.assignments / DEFAULT.interval_active * given.minutes * 60
+    if results < _LEAST_PROBED * asked and asked >= 10:
+        raise CannotRun(f"the agent made {results} of {asked:.0f} probes; that is no measurement of one that works")
+    conditions = {
+        "minutes": given.minutes,
+        "assignments": given.assignments,
+        "environment": "project" if given.project_environment else "requirements/agent.txt",
+        "tls": True,
+        "otlp": False,
+        "results": results,
+        "samples": round(metrics["ntppool_agent_samples_received_total"]),
+        "rss_at_start_mb": round(start.rss, 2),
+        "highest_rss_mb": round(end.peak, 2),
+        "private_dirty_mb": round(end.private_dirty, 2),
+        **machine_load(),
+    }
+    name = "agent memory"
+    return report(
+        Figure(f"{name}, RSS", end.rss, "MB", at_most=AT_MOST, conditions=conditions),
+        Figure(f"{name}, PSS", end.pss, "MB", conditions={"pss_at_start_mb": round(start.pss, 2)}),
+    )
+
+
+async def _give_work(on: AgentStage, count: int) -> None:
+    """Servers, good and bad ones, that the agent is to measure as often as an active monitor does."""
+    addresses = [spec.address for spec in standard_fleet(count)]
+    port = await asyncio.to_thread(free_ntp_port, [*addresses, *CLOCK_CHECKS])
+    fleet = standard_fleet(count, port=port)
+    await on.start_servers(fleet)
+    await on.pool.configure(samples=3, clock_checks=[f"{address}:{port}" for address in CLOCK_CHECKS])
+    await on.pool.assign(dict(enumerate(fleet, 1)), DEFAULT.interval_active)
+
+
+async def _work(on: AgentStage, minutes: float, pid: int) -> None:
+    left = minutes * 60
+    while left > 0:
+        await on.rest(min(left, 60.0))
+        left -= 60.0
+        say(f"{max(left, 0):.0f} s left; RSS {read_memory(pid).rss:.2f} MB, {len(on.pool.results)} results")
+
+
+def read_memory(pid: int) -> Memory:
+    """What the kernel says of a process.
+
+    Raises:
+        CannotRun: it does not, or there is no such process.
+    """
+    try:
+        rollup = _kilobytes(Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii"))
+        status = _kilobytes(Path(f"/proc/{pid}/status").read_text(encoding="utf-8"))
+        rss, pss, dirty = (rollup[name] for name in _SMAPS)
+        return Memory(rss, pss, dirty, max(rss, status["VmHWM"]))
+    except (OSError, KeyError) as error:
+        raise CannotRun(f"the memory of process {pid} cannot be read: {error}") from None
+
+
+def _kilobytes(text: str) -> dict[str, float]:
+    """The lines ``Name: N kB``, in megabytes. The kernel's kB are 1024 bytes."""
+    lines = (line.split() for line in text.splitlines())
+    return {parts[0].rstrip(":"): int(parts[1]) * 1024 / MEGABYTE for parts in lines if parts[2:3] == ["kB"]}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""The pool as one agent sees it: assigns servers to it, acknowledges its batches, and keeps what it measured."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from auth.tokens import Role, SigningKey, token_source
+from bench.world import ENV
+from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
+from schema.messages import (
+    AdHocAnswer,
+    AdHocRequest,
+    Assignment,
+    Batch,
+    BatchCommitted,
+    MonitorConfig,
+    ProtocolConfig,
+    Result,
+    Status,
+    decode,
+    encode,
+)
+from schema.names import IpVersion
+from schema.topics import ANY, Topics
+from simulation.faults import ServerSpec
+
+_TOPICS: Final = Topics(ENV)
+_IPV: Final[IpVersion] = "v4"
+_ANSWER_WITHIN: Final = 10.0
+
+
+class PoolSide:
+    """What ingest, selector and an operator do with the agent ``name``. Use it while :meth:`connected`."""
+
+    def __init__(self, address: BrokerAddress, key: SigningKey, name: str) -> None:
+        self.results: list[Result] = []
+        """Of all batches, each batch once."""
+        self.assigned = 0
+        """Servers that the agent is to probe."""
+        self._name = name
+        self._status = Status(online=False)
+        self._seen: set[str] = set()
+        self._arrived: asyncio.Queue[Batch] = asyncio.Queue()
+        self._answers: asyncio.Queue[AdHocAnswer] = asyncio.Queue()
+        self._session = BrokerSession(
+            address,
+            Identity("ingest", "ingest/bench"),
+            token_source(key, Role.SERVER, "ingest", ENV),
+            subscriptions=[
+                Subscription(_TOPICS.results(name, _IPV), self._on_batch),
+                Subscription(_TOPICS.status(name), self._on_status),
+                Subscription(_TOPICS.data(name, ANY), self._on_answer, qos=0),
+            ],
+        )
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[None]:
+        """Connects, and acknowledges what arrives."""
+        tasks = [asyncio.create_task(self._session.run()), asyncio.create_task(self._acknowledge())]
+        try:
+            await self._session.wait_ready()
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    @property
+    def probing(self) -> bool:
+        """Whether the agent has said that it probes, holds all it shall hold, and has sent a result."""
+        state = self._status.protocols.get(_IPV)
+        return (
+            self._status.online
+            and state is not None
+            and state.probing
+            and state.assignments == self.assigned
+            and bool(self.results)
+        )
+
+    def forget(self) -> None:
+        """Whatever an agent has said so far was said by another one."""
+        self._status = Status(online=False)
+        self.results.clear()
+
+    async def configure(self, *, samples: int, clock_checks: Sequence[str]) -> None:
+        """How the agent works; retained. ``clock_checks`` are addresses with their ports."""
+        protocol = ProtocolConfig(status="active", samples=samples, base_checks=list(clock_checks))
+        config = MonitorConfig(protocols={_IPV: protocol})
+        await self._session.publish(_TOPICS.config(self._name), encode(config), retain=True)
+
+    async def assign(self, servers: Mapping[int, ServerSpec], interval: float) -> None:
+        """What it is to measure, every ``interval`` seconds; retained."""
+        for server_id, spec in servers.items():
+            message = Assignment(
+                server_id=server_id, ip=spec.address, port=spec.port, status="active", interval=interval
+            )
+            topic = _TOPICS.assignment(self._name, _IPV, server_id)
+            await self._session.publish(topic, encode(message), retain=True)
+        self.assigned += len(servers)
+
+    async def metrics(self) -> dict[str, float]:
+        """The agent's own counters, by their Prometheus names.
+
+        Raises:
+            TimeoutError: it does not answer.
+        """
+        await self._session.publish(_TOPICS.request(self._name, "metrics"), encode(AdHocRequest(id="bench")), qos=0)
+        async with asyncio.timeout(_ANSWER_WITHIN):
+            answer = await self._answers.get()
+        lines = (line.split() for line in (answer.metrics or "").splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, value in lines}
+
+    async def _acknowledge(self) -> None:
+        topic = _TOPICS.acks(self._name, _IPV)
+        while True:
+            batch = await self._arrived.get()
+            ack = BatchCommitted(batch=batch.id, stored=len(batch.results))
+            await self._session.publish(topic, encode(ack))
+
+    def _on_batch(self, message: Incoming) -> None:
+        batch = decode(message.payload, Batch)
+        self._arrived.put_nowait(batch)
+        if batch.id not in self._seen:
+            self._seen.add(batch.id)
+            self.results += batch.results
+
+    def _on_status(self, message: Incoming) -> None:
+        if message.payload:
+            self._status = decode(message.payload, Status)
+
+    def _on_answer(self, message: Incoming) -> None:
+        self._answers.put_nowait(decode(message.payload, AdHocAnswer))
