@@ -1,0 +1,77 @@
+"""Fault runs: a short one by a fixed seed finds nothing wrong, and whatever ends a run, it leaves nothing behind."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.faults.plan import NAMES
+
+COMMAND = [sys.executable, "-P", "-m", "bench.faults"]
+LONG = ("second agent with the same name", "expired token", "full disk under the spool")
+"""Kinds that a run of half a minute has no time for: each takes most of it."""
+
+
+@pytest.mark.timeout(240)
+def test_half_a_minute_of_faults_loses_nothing() -> None:
+    kinds = [name for name in NAMES if name not in LONG]
+    ended = subprocess.run(
+        [*COMMAND, "--minutes", "0.5", "--seed", "4", "--only", *kinds], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    summary = json.loads(ended.stdout.splitlines()[-1])
+    assert summary["good"]
+    assert (summary["lost"], summary["duplicated"], summary["unexplained"]) == (0, 0, 0)
+    assert sum(summary["faults"].values()) >= 3
+    assert summary["results_stored"] > 500
+    assert summary["results_acknowledged"] >= summary["results_stored"]
+
+
+def test_an_interrupted_run_leaves_no_process_and_says_so() -> None:
+    with subprocess.Popen([*COMMAND, "--minutes", "5"], stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        directory = re.search(r"in (\S+)$", running.stderr.readline().strip())
+        assert directory is not None
+        deadline = time.monotonic() + 60
+        while len(processes(directory[1])) < 6:
+            assert time.monotonic() < deadline and running.poll() is None
+            time.sleep(0.2)
+        running.send_signal(signal.SIGTERM)
+        said = running.stderr.read()
+        assert running.wait(30) == 130
+    assert "interrupted" in said
+    assert processes(directory[1]) == []
+
+
+def processes(directory: str) -> list[str]:
+    """Command lines of all processes that have to do with a directory."""
+    listed = subprocess.run(["pgrep", "-af", directory], capture_output=True, text=True, check=False)
+    return [line for line in listed.stdout.splitlines() if "pgrep" not in line]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--minutes", "0"], "--minutes 0: must be"),
+        (["--only", "rain"], "--only 'rain': is no fault"),
+        (["--seed", "x"], "--seed"),
+    ],
+)
+def test_a_wrong_argument_is_named(arguments: list[str], said: str) -> None:
+    ended = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert said in ended.stderr
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    environ = {**os.environ, "PATH": str(tmp_path), "LC_ALL": "C"}
+    ended = subprocess.run(
+        [*COMMAND, "--minutes", "0.1"], capture_output=True, text=True, check=False, env=environ, timeout=60
+    )
+    assert ended.returncode == 2, ended.stderr
