@@ -25,7 +25,8 @@ class Bench:
     def __init__(self, path: Path) -> None:
         self.spool = Spool(path / "spool", max_bytes=10**8, max_age=3600)
         self.batches_made = 0
-        self.collector = Collector(self.spool, "1.2.3", AgentCounters(), self.count)
+        self.counters = AgentCounters()
+        self.collector = Collector(self.spool, "1.2.3", self.counters, self.count)
 
     def count(self) -> None:
         self.batches_made += 1
@@ -159,6 +160,7 @@ async def test_a_batch_being_written_during_a_step_is_taken_back(bench: Bench) -
     bench.collector.withdraw(since=15.0, now=time.monotonic())
     await writing
     assert (bench.spooled(), bench.batches_made) == ([], 0)
+    assert bench.counters.probes_discarded == 1, "what was measured is in the ledger, on its way, or discarded"
     bench.add(2)
     await bench.collector.flush()
     assert bench.spooled() == [[2]]

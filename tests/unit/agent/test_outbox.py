@@ -142,6 +142,21 @@ async def test_after_a_long_silence_all_are_taken_up_again(tmp_path: Path, monke
         await bench.until(lambda: all(bench.wire.published.count(batch) > module.ATTEMPTS for batch in made[:4]))
 
 
+async def test_a_batch_that_was_put_off_is_tried_again_soon_and_then_ever_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LATER", 0.05)
+    async with running(tmp_path, ack_timeout=0.01) as bench:
+        (stuck,) = bench.add()
+        seen = []
+        for turns in range(1, 4):
+            await bench.until(lambda turns=turns: bench.wire.published.count(stuck) >= turns * module.ATTEMPTS)
+            seen.append(time.monotonic())
+        assert 0.05 < seen[1] - seen[0] < seen[2] - seen[1]
+        bench.commit(stuck)
+        assert len(bench.spool) == 0
+
+
 async def test_what_is_refused_is_put_aside(tmp_path: Path) -> None:
     async with running(tmp_path) as bench:
         (batch,) = bench.add()
