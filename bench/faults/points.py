@@ -30,7 +30,7 @@ def set_traps(program: str, directory: Path) -> None:
     """Makes this process end at the points of its program, when it is ordered to in ``directory``."""
     traps = {point: _trap(order_file(directory, point)) for point in POINTS if program_of(point) == program}
     for point, trap in traps.items():
-        owner, name, when = _place(point)
+        owner, name, when = place(point)
         setattr(owner, name, _wrap(getattr(owner, name), trap, when))
 
 
@@ -56,7 +56,7 @@ def _wrap(wrapped: Callable[..., Any], trap: Callable[[], None], when: When) -> 
     return inner
 
 
-def _place(point: str) -> tuple[Any, str, When]:
+def place(point: str) -> tuple[Any, str, When]:
     """The function whose beginning or end is the point: what it belongs to, its name, and which of both."""
     # Imported here, since an agent's process has no business with the workers' packages.
     match point:

@@ -1,0 +1,60 @@
+"""What an agent's journal tells of its batches, and that every point to die at is still in the programs."""
+
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+
+from bench.faults.journal import Answered, Began, Leaving, Line, Stored, Storing, read_lines
+from bench.faults.plan import POINTS
+from bench.faults.points import place
+from schema.messages import Batch, BatchCommitted, Result, encode
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def batch_id(number: int) -> str:
+    return f"{number:026d}"
+
+
+def storing(number: int, batch: int, results: int = 1) -> Storing:
+    held = [Result(server_id=server, ip="192.0.2.1", ts=NOW) for server in range(1, results + 1)]
+    payload = encode(Batch(id=batch_id(batch), version="1", results=held))
+    return Storing(number, batch_id(batch), msgspec.Raw(payload))
+
+
+def told(*lines: Line) -> list[tuple[int, bool, str | None]]:
+    return [(story.process, story.stored, story.left) for story in read_lines(lines).stories]
+
+
+def test_a_batch_from_the_spool_to_its_acknowledgement() -> None:
+    ack = BatchCommitted(batch=batch_id(7), stored=1)
+    tale = read_lines([Began(1), storing(1, 7), Stored(1), Answered(ack), Leaving(1, "acknowledged")])
+    (story,) = tale.stories
+    assert (story.batch.id, story.stored, story.answers, story.left) == (batch_id(7), True, [ack], "acknowledged")
+    assert tale.kept_by_last_process() == 1
+
+
+def test_what_was_not_whole_when_the_process_ended_need_not_arrive() -> None:
+    assert told(Began(1), storing(1, 7), Began(2), storing(1, 8), Stored(1)) == [(1, False, None), (2, True, None)]
+
+
+def test_what_is_gone_is_not_withdrawn_once_more() -> None:
+    lines = [Began(1), storing(1, 7), Stored(1), Leaving(1, "acknowledged"), Leaving(1, "withdrawn")]
+    assert told(*lines) == [(1, True, "acknowledged")]
+
+
+def test_only_the_last_process_counts_for_what_it_measured() -> None:
+    lines: list[Line] = [Began(1), storing(1, 7, 5), Stored(1)]
+    assert read_lines(lines).kept_by_last_process() == 5
+    lines.append(Began(2))
+    assert read_lines(lines).kept_by_last_process() == 0, "it has measured nothing yet"
+    lines += [storing(2, 8, 3), Stored(2), storing(3, 9, 2), Stored(3), Leaving(3, "withdrawn")]
+    assert read_lines(lines).kept_by_last_process() == 3
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_every_point_is_a_function_of_its_program(point: str) -> None:
+    owner, name, when = place(point)
+    assert callable(getattr(owner, name))
+    assert when in ("before", "after")
