@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -37,28 +38,40 @@ def run_demo(options: Options) -> int:
         OperatorError: it cannot be started.
         UsageError: the options do not fit together.
     """
+    world = _world(options)
     with demo_directory(options.directory) as directory:
         try:
-            world = _world(options)
             site = make_site(directory, options.database)
-        except (OSError, BrokerUnavailable) as error:
-            raise OperatorError(str(error)) from None
-        summary = asyncio.run(Demo(site, world, options.seconds).run())
+            summary = asyncio.run(Demo(site, world, options.seconds).run())
+        except BaseException as error:
+            _leave(directory, temporary=options.directory is None, good=False)
+            if isinstance(error, OSError | BrokerUnavailable):
+                raise OperatorError(str(error)) from None
+            raise
         good = summary is not None and summary.good
-        if options.directory is None and good:
-            remove(directory)
-        elif not good:
-            sys.stderr.write(f"demo: the logs of all processes are in {site.logs}\n")
+        _leave(directory, temporary=options.directory is None, good=good)
     if summary is not None:
         sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
     return 0 if good else 1
+
+
+def _leave(directory: Path, *, temporary: bool, good: bool) -> None:
+    """Removes a directory that nobody asked for, unless its logs may tell what went wrong."""
+    logs = directory / "logs"
+    if not good and logs.is_dir() and any(log.stat().st_size for log in logs.iterdir()):
+        sys.stderr.write(f"demo: the logs of all processes are in {logs}\n")
+    elif temporary:
+        remove(directory)
 
 
 def _world(options: Options) -> World:
     """The world on a port that is free."""
     draft = make_world(options.agents, options.servers, 1, options.ntp)
     check_apart(draft)
-    port = free_ntp_port([spec.address for spec in draft.fleet])
+    try:
+        port = free_ntp_port([spec.address for spec in draft.fleet])
+    except OSError as error:
+        raise OperatorError(str(error)) from None
     return make_world(options.agents, options.servers, port, options.ntp)
 
 

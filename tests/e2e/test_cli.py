@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,11 +103,15 @@ def one_line(err: str) -> str:
         (["demo", "--database-url", "oracle://u:secret@h/d"], "--database-url"),
     ],
 )
-def test_a_wrong_argument_is_one_line_that_names_it(run: Run, arguments: list[str], named: str) -> None:
+def test_a_wrong_argument_is_one_line_that_names_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], named: str
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert named in one_line(err)
     assert "secret" not in err
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 
 
 @pytest.mark.parametrize(
