@@ -233,6 +233,8 @@ async def _to_its_end(work: Callable[[], T]) -> T:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         await asyncio.wait({running})
+        if not running.cancelled():
+            running.exception()  # looked at: who is told to end has no use for it
         raise
 
 
