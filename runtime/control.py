@@ -70,7 +70,8 @@ class Control:
         return ControlAnswer(ok=False, service=self._service, command=command, message=why)
 
     async def _ping(self, order: ControlCommand) -> Mapping[str, Any]:
-        return {}
+        # Which of several workers of a kind is the one that answers?
+        return {name: value for name, value in self._status().items() if name == "client_id"}
 
     async def _report(self, order: ControlCommand) -> Mapping[str, Any]:
         return self._status()
