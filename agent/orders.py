@@ -46,6 +46,8 @@ class Orders:
 
     def take(self, message: Incoming) -> None:
         """A control message has arrived."""
+        if message.retain:  # an order is for now, not for whoever comes later
+            return
         try:
             self._waiting.put_nowait(message)
         except asyncio.QueueFull:

@@ -159,8 +159,8 @@ CHANNELS: Final = (
         senders=_OPERATOR,
         receivers=_AGENT,
         examples=(examples.PAUSE,),
-        description="An order to an agent: ping, status, log-level, recheck, pause, resume, reload. It may answer on its "
-        "data topics only.",
+        description="An order to an agent: ping, status, log-level, recheck, pause, resume, reload. It may answer on "
+        "its data topics only.",
         answered_on="data",
         user_properties=_SENDER,
     ),
