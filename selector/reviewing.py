@@ -38,6 +38,7 @@ class Reviewing:
         self._numbers = numbers
         self._unpublished: asyncio.Queue[Sequence[Pair]] = asyncio.Queue(UNPUBLISHED)
         self._wake = asyncio.Event()
+        self._under_way = asyncio.Lock()
         self._resumed = asyncio.Event()
         self._resumed.set()
         self.reviewed = 0
@@ -48,9 +49,11 @@ class Reviewing:
         """Whether it was told to pause."""
         return not self._resumed.is_set()
 
-    def pause(self) -> None:
-        """No review is begun from now on."""
+    async def pause(self) -> None:
+        """No review is begun from now on; returns when none is under way any more."""
         self._resumed.clear()
+        async with self._under_way:
+            pass
 
     def resume(self) -> None:
         """Reviews go on."""
@@ -65,7 +68,10 @@ class Reviewing:
         while True:
             await self._resumed.wait()
             self._wake.clear()
-            reviewed, seconds = await self._worker.in_database(self._review)
+            async with self._under_way:
+                if self.paused:
+                    continue
+                reviewed, seconds = await self._worker.in_database(self._review)
             for one in reviewed:
                 self._tell(one, seconds / len(reviewed))
             touched = [pair for one in reviewed for pair in one.touched]

@@ -94,11 +94,11 @@ class Watch:
         for name in _probing(before) ^ _probing(self._registry):
             self._reconciler.mark(name[0])
         connections = self._worker.broker.connections
-        if connections != self._connections:
+        if connections != self._connections and connections > 1:
             # A broker that was away may have lost what it had acknowledged.
-            self._connections = connections
             self._configs.forget()
             self._mark_all()
+        self._connections = connections
 
     async def _look_at_settings(self) -> None:
         pool = await self._worker.in_database(self._worker.pool.get)

@@ -67,7 +67,7 @@ def _take_orders(worker: Worker, reviewing: Reviewing) -> None:
         return {"due": due}
 
     async def pause(order: ControlCommand) -> Mapping[str, Any]:
-        reviewing.pause()
+        await reviewing.pause()
         worker.status["paused"] = True
         return {"paused": True}
 
