@@ -113,7 +113,7 @@ class Topics:
         return f"/{self.env}/events/rejected"
 
     def echo(self, client_id: str) -> str:
-        """A session's word to itself: when it comes back, all that the broker had for the session before has come."""
+        """Below this a session talks to itself: when its word comes back, all that the broker had for it has come."""
         return f"/{self.env}/echo/{client_id}"
 
     def parse(self, topic: str) -> Address | None:
