@@ -24,9 +24,9 @@ from agent.timestamps import from_unix_ns
 from bench.figure import Figure, report
 from ingest.check import impossible
 from ingest.decode import Submission, read_results, read_status
-from runtime.broker import seconds_to_renewal
 from runtime.broker_types import Incoming
 from runtime.dsn import InvalidDsn, parse_dsn
+from runtime.token_life import seconds_to_renewal
 from schema import messages
 from schema.names import InvalidName, check_monitor_name
 from schema.topics import Topics

@@ -6,9 +6,6 @@ is acknowledged end to end by those who send it, so a publish simply fails when 
 """
 
 import asyncio
-import base64
-import binascii
-import json
 import logging
 import socket
 import ssl
@@ -20,8 +17,6 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import aiomqtt
 import paho.mqtt.client as paho
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from runtime.broker_types import (
@@ -37,6 +32,8 @@ from runtime.broker_types import (
 )
 from runtime.log import Repeating
 from runtime.mqtt_client import Client, PublishRefused
+from runtime.mqtt_packets import as_aiomqtt_will, as_incoming, connect_properties, publish_properties
+from runtime.token_life import OPAQUE, TokenUnavailable, seconds_to_renewal
 
 __all__ = [
     "BrokerAddress",
@@ -58,8 +55,6 @@ _CONNECT_TIMEOUT: Final = 15.0
 # Our messages are small. Nagle's algorithm would keep each one back until the other side has acknowledged the one
 # before, for which that takes its time: 40 ms on Linux.
 _AT_ONCE: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
-_SAME_TOKEN_AGAIN: Final = 60.0
-"""Seconds until the source is asked again when it had no newer token."""
 
 
 class NotConnected(Exception):
@@ -199,7 +194,7 @@ class BrokerSession:
         """
         if not topic.isprintable() or not topic:
             raise PublishRefused(f"{topic!r} is no topic")  # the broker would end the connection
-        properties = _properties(PacketTypes.PUBLISH, expiry, response_topic, correlation, user_properties)
+        properties = publish_properties(expiry, response_topic, correlation, user_properties)
         try:
             if qos > 0:
                 async with asyncio.timeout(timeout):
@@ -272,7 +267,7 @@ class BrokerSession:
             with suppress(TokenUnavailable):
                 if await self._fresh_token() != token:
                     return
-            wait = _SAME_TOKEN_AGAIN
+            wait = OPAQUE
 
     async def _fresh_token(self) -> str:
         try:
@@ -282,8 +277,6 @@ class BrokerSession:
             raise TokenUnavailable(f"no token: {error}") from error
 
     def _new_client(self, token: str, tls: ssl.SSLContext | None) -> Client:
-        properties = _new_properties(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = int(self._keep.total_seconds())
         return Client(
             self.address.host,
             self.address.port,
@@ -292,9 +285,9 @@ class BrokerSession:
             username=self.identity.name,
             password=token,
             tls_context=tls,
-            will=None if self._will is None else _aiomqtt_will(self._will),
+            will=None if self._will is None else as_aiomqtt_will(self._will),
             clean_start=not self._keep,
-            properties=properties,
+            properties=connect_properties(self._keep),
             keepalive=self._keepalive,
             timeout=_CONNECT_TIMEOUT,
             max_inflight_messages=self._max_inflight,
@@ -302,7 +295,7 @@ class BrokerSession:
         )
 
     def _dispatch(self, message: paho.MQTTMessage) -> None:
-        incoming = _incoming(message)
+        incoming = as_incoming(message)
         for subscription in (*self._watches, *self._subscriptions):
             if subscription.takes(incoming.topic):
                 try:
@@ -312,10 +305,6 @@ class BrokerSession:
                     log.exception("message on %s could not be handled", incoming.topic)
                 return
         log.debug("message on %s is not for us", incoming.topic)
-
-
-class TokenUnavailable(Exception):
-    """The token source failed; the cause says why."""
 
 
 async def _subscribe(client: Client, subscription: Subscription, *, retain_handling: int) -> None:
@@ -348,60 +337,8 @@ async def _agreed(client: Client, call: Coroutine[Any, Any, T]) -> T:
     return answer.result()
 
 
-def seconds_to_renewal(token: str) -> float:
-    """Two thirds of the token's lifetime from its issue, counted from now; a minute when the token is opaque."""
-    try:
-        body = token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-        issued, expires = float(claims["iat"]), float(claims["exp"])
-    except (IndexError, KeyError, TypeError, ValueError, binascii.Error):
-        return _SAME_TOKEN_AGAIN
-    return max(1.0, issued + (expires - issued) * 2 / 3 - time.time())
-
-
 def _lost(error: aiomqtt.MqttError, began: float | None) -> Lost:
     code = getattr(error, "rc", None)
     value = getattr(code, "value", code)
     lasted = 0.0 if began is None else time.monotonic() - began
     return Lost(str(error), value if isinstance(value, int) else None, lasted)
-
-
-def _new_properties(kind: int) -> Properties:
-    return Properties(kind)  # type: ignore[no-untyped-call]  # paho annotates this constructor only in part
-
-
-def _properties(
-    kind: int,
-    expiry: timedelta | None,
-    response_topic: str | None = None,
-    correlation: bytes | None = None,
-    user_properties: Sequence[tuple[str, str]] = (),
-) -> Properties:
-    properties = _new_properties(kind)
-    if expiry is not None:
-        properties.MessageExpiryInterval = int(expiry.total_seconds())
-    if response_topic is not None:
-        properties.ResponseTopic = response_topic
-    if correlation is not None:
-        properties.CorrelationData = correlation
-    if user_properties:
-        properties.UserProperty = list(user_properties)
-    return properties
-
-
-def _aiomqtt_will(will: Will) -> aiomqtt.Will:
-    properties = _properties(PacketTypes.WILLMESSAGE, will.expiry)
-    properties.WillDelayInterval = int(will.delay.total_seconds())
-    return aiomqtt.Will(will.topic, will.payload, will.qos, will.retain, properties)
-
-
-def _incoming(message: paho.MQTTMessage) -> Incoming:
-    properties = message.properties
-    return Incoming(
-        topic=message.topic,
-        payload=bytes(message.payload),
-        retain=message.retain,
-        response_topic=getattr(properties, "ResponseTopic", None),
-        correlation=getattr(properties, "CorrelationData", None),
-        user_properties=tuple(tuple(pair) for pair in getattr(properties, "UserProperty", ())),
-    )

@@ -553,7 +553,7 @@ async def test_a_session_that_is_told_to_end_while_its_connection_ends_does_end(
 async def test_a_source_without_a_newer_token_is_asked_again_later(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime_broker, "_SAME_TOKEN_AGAIN", 0.05)
+    monkeypatch.setattr(runtime_broker, "OPAQUE", 0.05)
     monkeypatch.setattr(runtime_broker, "seconds_to_renewal", lambda token: 0.05)
     name, asked = new_monitor(), 0
     tokens = [broker.token(Role.MONITOR, name), broker.token(Role.MONITOR, name)]
@@ -569,16 +569,6 @@ async def test_a_source_without_a_newer_token_is_asked_again_later(
         await until(lambda: asked == 5)
         assert session.connections == 1
         await until(lambda: session.connections == 2)
-
-
-@pytest.mark.parametrize("token", ["", "opaque", "a.b.c", "a.e30.c", "a.bnVsbA.c", "a.eyJpYXQiOiJ4In0.c", "a.W10.c"])
-def test_the_lifetime_of_an_opaque_token_is_taken_to_be_short(token: str) -> None:
-    assert runtime_broker.seconds_to_renewal(token) == 60.0
-
-
-def test_a_token_is_renewed_after_two_thirds_of_its_lifetime(broker: Broker) -> None:
-    token = broker.token(Role.MONITOR, new_monitor())
-    assert 14_390 < runtime_broker.seconds_to_renewal(token) <= 14_400
 
 
 # ---- TLS -----------------------------------------------------------------------------------------------------------
