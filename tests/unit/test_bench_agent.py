@@ -1,0 +1,135 @@
+"""The benchmarks of the agent: what they compute from what they have seen, and what they refuse to measure."""
+
+import asyncio
+import importlib.metadata
+import os
+import ssl
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from bench import agent_accuracy, agent_environment, agent_memory, agent_stage
+from bench.agent_environment import make_agent_environment
+from bench.local_tls import make_certificates
+from bench.stage import CannotRun
+from ops.local_broker import BrokerUnavailable
+from schema.messages import Result
+
+OFFSETS = {number: number / 1000 for number in range(1, 301)}
+
+
+def result(server_id: int, offset: float | None) -> Result:
+    return Result(server_id=server_id, ip="127.30.0.1", ts=datetime.now(UTC), offset=offset, no_response=offset is None)
+
+
+def test_an_error_is_what_the_offset_differs_from_that_of_its_server_in_either_direction() -> None:
+    measured = [result(n, offset + (10e-6 if n % 2 else -30e-6)) for n, offset in OFFSETS.items()]
+    found = agent_accuracy._errors(measured, OFFSETS, {})
+    assert found.percentile(50) == pytest.approx(10)
+    assert found.percentile(99) == pytest.approx(30)
+    assert found.unanswered == 0
+
+
+def test_a_probe_without_an_offset_counts_as_unanswered() -> None:
+    measured = [result(n, None if n <= 7 else offset) for n, offset in OFFSETS.items()]
+    found = agent_accuracy._errors(measured, OFFSETS, {})
+    assert (found.unanswered, len(found.errors)) == (7, 293)
+
+
+def test_a_few_results_are_no_measurement() -> None:
+    with pytest.raises(CannotRun, match="only 100 of 300 probes were answered"):
+        agent_accuracy._errors([result(n, None if n > 100 else 0.0) for n in OFFSETS], OFFSETS, {})
+
+
+def test_memory_is_that_of_the_process_in_megabytes() -> None:
+    memory = agent_memory.read_memory(os.getpid())
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    assert memory.rss == pytest.approx(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, rel=0.05)
+    assert 0 < memory.private_dirty <= memory.rss
+    assert 0 < memory.pss <= memory.rss <= memory.peak
+
+
+def test_the_memory_of_a_process_that_is_gone_cannot_be_measured() -> None:
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    with pytest.raises(CannotRun, match=f"the memory of process {gone.pid} cannot be read"):
+        agent_memory.read_memory(gone.pid)
+
+
+def test_the_agents_environment_holds_what_its_lock_file_names_and_runs_the_agent(tmp_path: Path) -> None:
+    python = make_agent_environment(tmp_path / "environment")
+    modules = "agent.__main__ aiomqtt pydantic_settings"
+    check = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(sys.prefix)"
+    there = subprocess.run([python, "-I", "-c", check, *modules.split()], capture_output=True, text=True, check=False)
+    assert (there.returncode, there.stdout.strip()) == (0, str(tmp_path / "environment")), there.stderr
+    for missing in ("sqlalchemy", "jwt", "opentelemetry", "ops", "auth"):
+        absent = subprocess.run([python, "-I", "-c", f"import {missing}"], capture_output=True, check=False)
+        assert b"ModuleNotFoundError" in absent.stderr, missing
+
+
+def test_an_environment_of_other_versions_is_refused() -> None:
+    version = importlib.metadata.version("msgspec")
+    with pytest.raises(CannotRun, match=f"msgspec {version} is installed, not msgspec==0.1: run scripts/bootstrap"):
+        agent_environment._installed(Requirement("msgspec==0.1"))
+    with pytest.raises(CannotRun, match="no-such-package==1 is not installed: run scripts/bootstrap"):
+        agent_environment._installed(Requirement("no-such-package==1"))
+
+
+def test_certificates_are_of_the_ca_and_for_the_loopback_address(tmp_path: Path) -> None:
+    make_certificates(tmp_path)
+    assert (tmp_path / "key.pem").stat().st_mode & 0o077 == 0
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    client = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+
+    async def shake_hands() -> str | None:
+        async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.close()
+
+        async with await asyncio.start_server(greet, "127.0.0.1", 0, ssl=server) as listening:
+            port = listening.sockets[0].getsockname()[1]
+            _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client)
+            version = writer.get_extra_info("ssl_object").version()
+            writer.close()
+            return str(version)
+
+    assert asyncio.run(shake_hands()) >= "TLSv1.2"
+
+
+def test_without_a_broker_nothing_is_measured_and_it_is_said_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none_here() -> None:
+        raise BrokerUnavailable("mosquitto is not installed: run scripts/bootstrap")
+
+    async def measure() -> int:
+        async with agent_stage.agent_stage():
+            return 0
+
+    monkeypatch.setattr("ops.local_broker.find_parts", none_here)
+    monkeypatch.setattr("bench.agent_stage.end_by_unwinding", lambda: None)
+    assert agent_stage.run(measure) == 2
+    assert capsys.readouterr().err == "bench: mosquitto is not installed: run scripts/bootstrap\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "says"),
+    [
+        ("agent_memory", ["--minutes", "0"], "--minutes: must be more than 0"),
+        ("agent_memory", ["--assignments", "0"], "--assignments: must be 1 to 5000"),
+        ("agent_accuracy", ["--rate", "0"], "--rate: must be 1 to 500"),
+        ("agent_accuracy", ["--seconds", "1"], "--seconds: 200 probes are needed"),
+        ("agent_accuracy", ["--runs", "0"], "--runs: must be 1 or more"),
+    ],
+)
+def test_a_wrong_argument_is_named(
+    program: str, arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [program, *arguments])
+    with pytest.raises(SystemExit) as end:
+        {"agent_memory": agent_memory.main, "agent_accuracy": agent_accuracy.main}[program]()
+    assert end.value.code == 2
+    assert says in capsys.readouterr().err
