@@ -4,15 +4,16 @@ On MySQL and MariaDB a statement for each row costs ten times as much in round t
 a third more in the driver. SQLite runs in our own process, where neither matters, and only spells it differently.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from schema.tables import server_scores
+from schema.tables import log_scores, server_scores
 
 _pair = server_scores.c
 _PAIR_COLUMNS: Final = [
@@ -54,6 +55,23 @@ _MOVE_MYSQL: Final = sa.text("""
     SET pair.score_raw = moved.score, pair.score_ts = moved.score_ts, pair.stratum = moved.stratum
 """)
 
+_LOG_COLUMNS: Final = ("monitor_id", "server_id", "ts", "score", "step", "offset", "rtt", "attributes")
+_LOG_VALUES: Final = itemgetter(*_LOG_COLUMNS)
+
+_LOG_MYSQL: Final = sa.text("""
+    INSERT INTO log_scores (monitor_id, server_id, ts, score, step, `offset`, rtt, attributes)
+    SELECT monitor_id, server_id, ts, score, step, `offset`, rtt, attributes
+    FROM JSON_TABLE(:rows, '$[*]' COLUMNS (
+             monitor_id INT UNSIGNED PATH '$[0]',
+             server_id INT UNSIGNED PATH '$[1]',
+             ts DATETIME PATH '$[2]',
+             score DOUBLE PATH '$[3]',
+             step DOUBLE PATH '$[4]',
+             `offset` DOUBLE PATH '$[5]',
+             rtt INT PATH '$[6]',
+             attributes TEXT PATH '$[7]')) AS added
+""")
+
 _MOVE_ONE: Final = (
     sa.update(server_scores)
     .where(_pair.id == sa.bindparam("pair"))
@@ -68,6 +86,14 @@ def read_pairs(connection: Connection, wanted: Iterable[tuple[int, int]]) -> Seq
     """The rows of ``server_scores`` of these (server, monitor), as far as there are any."""
     query = _READ_SQLITE if connection.dialect.name == "sqlite" else _READ_MYSQL
     return connection.execute(query, {"wanted": _json(list(wanted))}).all()
+
+
+def add_log_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Adds rows to ``log_scores``; their ids are in the order of ``rows``."""
+    if connection.dialect.name == "sqlite":
+        connection.execute(sa.insert(log_scores), list(rows))
+    else:
+        connection.execute(_LOG_MYSQL, {"rows": _json([_LOG_VALUES(row) for row in rows])})
 
 
 def move_pairs(connection: Connection, moved: Sequence[MovedPair]) -> None:

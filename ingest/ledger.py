@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from ingest.bulk import move_pairs, read_pairs
+from ingest.bulk import add_log_rows, move_pairs, read_pairs
 from ingest.check import known_id, needs_history
 from ingest.decode import Submission
 from ingest.plan import (
@@ -29,7 +29,7 @@ from ingest.plan import (
 )
 from runtime.database import transaction
 from runtime.work_queue import SCORING
-from schema.tables import assignment_changes, log_scores, monitors, result_batches, servers
+from schema.tables import assignment_changes, monitors, result_batches, servers
 
 _ATTEMPTS: Final = 5
 
@@ -119,7 +119,7 @@ def _write(connection: Connection, plan: Plan, now: datetime) -> None:
     if plan.batches:
         connection.execute(sa.insert(result_batches), _batch_rows(plan, now))
     if plan.log_rows:
-        connection.execute(sa.insert(log_scores), plan.log_rows)
+        add_log_rows(connection, plan.log_rows)
         move_pairs(connection, sorted((p.id, p.score, p.score_ts, p.stratum) for p in plan.pairs.values()))
         SCORING.make_due(connection, plan.servers(), now)
 

@@ -8,7 +8,7 @@ and changes nothing.
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -155,10 +155,10 @@ def _store(plan: Plan, known: Known, submission: Submission, monitor: Monitor) -
         pair = plan.pairs.get(pair_key) or known.pairs.get(pair_key)
         reason = _refused(result, submission.arrived, monitor, known.servers.get(result.server_id), pair)
         if reason is None and pair is not None:
-            taken = step(result)
-            moved = _move(pair, result, taken)
+            taken, ts = step(result), to_db_seconds(result.ts)
+            moved = _move(pair, result, taken, ts)
             plan.pairs[pair_key] = moved
-            plan.log_rows.append(_log_row(result, monitor.id, taken, moved.score))
+            plan.log_rows.append(_log_row(result, monitor.id, ts, taken, moved.score))
             plan.newest[result.server_id] = (submission, result)
         else:
             rejected.append(_rejection(index, result, reason or check.NO_PAIR))
@@ -184,24 +184,25 @@ def _refused(
     return None
 
 
-def _move(pair: Pair, result: Result, taken: Step) -> Pair:
+def _move(pair: Pair, result: Result, taken: Step, ts: datetime) -> Pair:
     """The pair after ``result``. A late result counts, but does not turn back the pair's time, nor its stratum."""
-    ts = to_db_seconds(result.ts)
     late = pair.score_ts is not None and ts < pair.score_ts
-    return replace(
-        pair,
+    return Pair(
+        pair.id,
+        pair.status,
         score=next_score(pair.score, taken),
         score_ts=pair.score_ts if late else ts,
         # Without an answer, or with a kiss code, a server has told no stratum: the last one stays.
         stratum=pair.stratum if late or not result.stratum else result.stratum,
+        ended=pair.ended,
     )
 
 
-def _log_row(result: Result, monitor_id: int, taken: Step, score: float) -> dict[str, Any]:
+def _log_row(result: Result, monitor_id: int, ts: datetime, taken: Step, score: float) -> dict[str, Any]:
     return {
         "monitor_id": monitor_id,
         "server_id": result.server_id,
-        "ts": to_db_seconds(result.ts),
+        "ts": ts,
         "score": score,
         "step": taken.step,
         "offset": None if result.no_response else result.offset,

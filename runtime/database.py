@@ -165,7 +165,7 @@ def to_db(moment: datetime) -> datetime:
 
 def to_db_seconds(moment: datetime) -> datetime:
     """``moment`` for a column with whole seconds: cut, since MySQL would round it into the future."""
-    return to_db(moment).replace(microsecond=0)
+    return moment.astimezone(UTC).replace(tzinfo=None, microsecond=0)
 
 
 def from_db(moment: datetime) -> datetime:
