@@ -1,0 +1,106 @@
+"""Orders to an agent: carried out one after the other, for now only, and never its end."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from agent.orders import Orders
+from runtime.broker import Incoming
+from schema.messages import ControlAnswer, Status, decode
+
+NAME = "a.devel.mon.example"
+
+
+class RecordingSession:
+    """Keeps what is published."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[str, ControlAnswer]] = []
+        self.error: Exception | None = None
+
+    async def publish(self, topic: str, payload: bytes, *, correlation: bytes | None = None) -> None:
+        if self.error is not None:
+            raise self.error
+        self.published.append((topic, decode(payload, ControlAnswer)))
+
+
+class Done:
+    """What the orders had done."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def call(self, name: str) -> Any:
+        return lambda: self.calls.append(name)
+
+
+@pytest.fixture
+def done() -> Done:
+    return Done()
+
+
+@pytest.fixture
+def orders(done: Done) -> Orders:
+    return Orders(NAME, lambda: Status(online=True), done.call("recheck"), done.call("look again"), done.call("reload"))
+
+
+def order(command: str, *, retain: bool = False, number: int = 0) -> Incoming:
+    payload = json.dumps({"command": command}).encode()
+    return Incoming(f"/devel/monitors/control/{NAME}", payload, retain, response_topic=f"/answers/{number}")
+
+
+async def carry_out(orders: Orders, session: Any, answers: int) -> None:
+    running = asyncio.create_task(orders.run(session))
+    async with asyncio.timeout(5):
+        while len(session.published) < answers:
+            await asyncio.sleep(0)
+    running.cancel()
+
+
+async def test_orders_are_carried_out_in_their_order_and_answered(orders: Orders, done: Done) -> None:
+    session = RecordingSession()
+    for number, command in enumerate(["recheck", "pause", "status", "resume", "reload"]):
+        orders.take(order(command, number=number))
+    await carry_out(orders, session, 5)
+    assert [topic for topic, _ in session.published] == [f"/answers/{number}" for number in range(5)]
+    assert all(answer.ok for _, answer in session.published)
+    assert done.calls == ["recheck", "look again", "look again", "reload"]
+    assert session.published[1][1].details == {"paused": True}
+    assert session.published[2][1].details["online"] is True
+    assert not orders.paused
+
+
+async def test_a_retained_order_is_not_obeyed(orders: Orders, done: Done) -> None:
+    session = RecordingSession()
+    orders.take(order("pause", retain=True))
+    orders.take(order("ping", number=1))
+    await carry_out(orders, session, 1)
+    assert session.published[0][0] == "/answers/1"
+    assert not orders.paused
+
+
+async def test_more_orders_than_can_wait_are_dropped(orders: Orders, caplog: pytest.LogCaptureFixture) -> None:
+    session = RecordingSession()
+    for number in range(20):
+        orders.take(order("ping", number=number))
+    await carry_out(orders, session, 16)
+    assert len(session.published) == 16
+    assert caplog.messages.count("control message dropped: too many at once") == 4
+
+
+async def test_an_answer_that_fails_ends_nothing(orders: Orders) -> None:
+    session = RecordingSession()
+    session.error = ValueError("no topic")
+    orders.take(order("pause"))
+    running = asyncio.create_task(orders.run(session))  # type: ignore[arg-type]
+    async with asyncio.timeout(5):
+        while not orders.paused:
+            await asyncio.sleep(0)
+    session.error = None
+    orders.take(order("ping"))
+    async with asyncio.timeout(5):
+        while not session.published:
+            await asyncio.sleep(0)
+    running.cancel()
