@@ -89,6 +89,10 @@ int on_basic_auth(int event, void *event_data, void *userdata)
 	const char *id = mosquitto_client_id(login->client);
 
 	(void)event;
+	/* A session read from disk, which the broker asks for at a reload: only a CONNECT packet sets the version. */
+	if (mosquitto_client_protocol_version(login->client) == 0) {
+		return MOSQ_ERR_SUCCESS;
+	}
 	if (plugin->reloading && id != NULL) {
 		struct grant *grant = grants_find(plugin->grants, id);
 		bool is_known = grant != NULL && grant->client == login->client;
