@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -48,14 +49,26 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def summarize(
-    seed: int, seconds: float, rounds: int, struck: Sequence[Struck], verdict: Verdict, others: Sequence[Difference]
-) -> Summary:
-    """The run in figures. ``others`` are the differences of earlier rounds, of rests, and of deaths."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """All that is wrong."""
+
+    differences: list[Difference] = field(default_factory=list)
+    died: list[str] = field(default_factory=list)
+    """Processes that ended although nobody asked them to, each with the end of its log."""
+
+    def __bool__(self) -> bool:
+        return bool(self.differences or self.died)
+
+    def __len__(self) -> int:
+        return len(self.differences) + len(self.died)
+
+
+def summarize(seed: int, seconds: float, rounds: int, struck: Sequence[Struck], last: Verdict, found: Found) -> Summary:
+    """The run in figures. ``last`` is the verdict of the last round, which is about all of them."""
     kinds = Counter(one.planned.kind for one in struck)
     points = Counter(one.planned.target for one in struck if one.reached and "point" in one.planned.kind)
-    found = [*others, *verdict.differences]
-    count = Counter(difference.kind for difference in found)
+    count = Counter(difference.kind for difference in found.differences)
     lost, duplicated = count["lost"], count["duplicated"] + count["invented"]
     return Summary(
         good=not found,
@@ -65,19 +78,19 @@ def summarize(
         faults={name: kinds[name] for name in NAMES if kinds[name]},
         points=dict(sorted(points.items())),
         left_out=[],
-        results_attempted=verdict.attempted,
-        results_acknowledged=verdict.acknowledged,
-        results_stored=verdict.stored,
-        results_discarded=verdict.discarded,
+        results_attempted=last.attempted,
+        results_acknowledged=last.acknowledged,
+        results_stored=last.stored,
+        results_discarded=last.discarded,
         lost=lost,
         duplicated=duplicated,
         unexplained=len(found) - lost - duplicated,
     )
 
 
-def print_all(summary: Summary, differences: Sequence[Difference]) -> None:
-    """Each difference, and the summary."""
-    for line in lines(differences):
+def print_all(summary: Summary, found: Found) -> None:
+    """Each difference and death, and the summary."""
+    for line in (*lines(found.differences), *(f"died: {death}" for death in found.died)):
         sys.stdout.write(line + "\n")
     sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
     sys.stdout.flush()

@@ -14,14 +14,14 @@ from typing import Final
 import msgspec
 
 from bench.faults import disks
-from bench.faults.faults import KillAtPoint, make_fault
+from bench.faults.faults import make_fault
 from bench.faults.plan import NAMES, Planned, make_plan
-from bench.faults.report import Struck, Summary, print_all, say, summarize
+from bench.faults.processes import KillAtPoint
+from bench.faults.report import Found, Struck, Summary, print_all, say, summarize
 from bench.faults.rest import Rest
 from bench.faults.rig import DATABASE, WORKERS, CannotRun, Rig
 from bench.faults.site import DISK_OF_DATABASE, LOAD, FaultSite, remove
 from bench.faults.verdict import Verdict, judge
-from ops.checker.difference import Difference
 from ops.demo.site import free_ntp_port, make_site
 from ops.demo.world import World, make_world
 from ops.local_broker import BrokerUnavailable
@@ -76,7 +76,7 @@ def run_faults(options: Options) -> int:
         else:
             remove(directory)
     left_out = sorted(set(options.kinds) - set(kinds))
-    print_all(msgspec.structs.replace(summary, left_out=left_out), run.differences)
+    print_all(msgspec.structs.replace(summary, left_out=left_out), run.found)
     return 0 if summary.good else 1
 
 
@@ -136,8 +136,7 @@ class Run:
         self._records: list[Path] = []
         self._struck: list[Struck] = []
         self._deaths = 0
-        self.differences: list[Difference] = []
-        """All that was found."""
+        self.found = Found()
 
     async def run(self) -> Summary:
         """The summary.
@@ -154,16 +153,10 @@ class Run:
             stack.push_async_callback(_ended, watch)
             for number in range(1, rounds + 1):
                 verdict = await self._round(rig, number, self._options.seconds / rounds)
-                if self.differences:
+                if self.found:
                     break
-        return summarize(
-            self._options.seed,
-            time.monotonic() - began,
-            number,
-            self._struck,
-            Verdict(*_figures(verdict), ()),
-            self.differences,
-        )
+        seconds = time.monotonic() - began
+        return summarize(self._options.seed, seconds, number, self._struck, verdict, self.found)
 
     async def _round(self, rig: Rig, number: int, seconds: float) -> Verdict:
         seed = f"{self._options.seed} {number}"
@@ -179,8 +172,8 @@ class Run:
         tree = await rest.come(load)
         diaries = await rest.diaries()
         verdict = await asyncio.to_thread(judge, rig.engine, diaries, self._records, tree)
-        self.differences += [*rest.differences, *verdict.differences]
-        say(f"{verdict.stored} results, {len(self.differences)} differences")
+        self.found.differences.extend((*rest.differences, *verdict.differences))
+        say(f"{verdict.stored} results, {len(self.found.differences)} differences")
         await rest.go_on()
         return verdict
 
@@ -214,23 +207,19 @@ class Run:
             await asyncio.sleep(_LOOK_EVERY)
             for death in rig.supervisor.deaths[self._deaths :]:
                 self._deaths += 1
-                self._found(str(death))
+                self._died(str(death))
                 if not death.name.startswith(LOAD):
                     async with rig.lock(death.name):
                         await rig.start_again(death.name)
             if not rig.database.running and not rig.lock(DATABASE).locked():
                 async with rig.lock(DATABASE):
-                    self._found("the database ended by itself")
+                    self._died("the database ended by itself")
                     await rig.kill(DATABASE)
                     await rig.start_again(DATABASE)
 
-    def _found(self, text: str) -> None:
+    def _died(self, text: str) -> None:
         say(text)
-        self.differences.append(Difference("waiting", f"died: {text}"))
-
-
-def _figures(verdict: Verdict) -> tuple[int, int, int, int]:
-    return verdict.attempted, verdict.acknowledged, verdict.stored, verdict.discarded
+        self.found.died.append(text)
 
 
 async def _ended(task: "asyncio.Task[None]") -> None:

@@ -1,0 +1,103 @@
+"""Faults of identities: tokens that run out, keys that change, and two agents with one name."""
+
+import asyncio
+import secrets
+import signal
+from datetime import timedelta
+from typing import Final
+
+from agent.state import write_token
+from auth.tokens import Role, load_key, sign
+from bench.faults.plan import LINKS, Planned
+from bench.faults.rig import BROKER, WORKERS, Rig
+from ops.demo.spools import is_empty
+from ops.demo.world import ENV
+
+_SHORT_TOKEN: Final = timedelta(seconds=10)
+
+
+class ExpiredToken:
+    """An agent's token runs out while it is connected, and for a while there is no new one."""
+
+    def __init__(self, rig: Rig, planned: Planned) -> None:
+        self._rig, self._name = rig, planned.target
+        self.touches = frozenset({planned.target, LINKS[0]})
+
+    async def begin(self) -> None:
+        monitor = self._rig.monitors[self._name]
+        token = sign(self._rig.site.key, Role.MONITOR, monitor.name, ENV, lifetime=_SHORT_TOKEN)
+        write_token(self._rig.site.state(monitor), token)
+        await self._rig.links[LINKS[0]].cut()  # so that it connects with this one
+
+    async def end(self) -> None:
+        self._rig.site.renew_token(self._rig.monitors[self._name])
+
+
+class Rotation:
+    """A new key, with the former one accepted for a while; those who sign with it are started anew, as operators do."""
+
+    def __init__(self, rig: Rig, planned: Planned) -> None:
+        self._rig = rig
+        self.touches = frozenset({*rig.monitors, *WORKERS, BROKER})
+
+    async def begin(self) -> None:
+        site = self._rig.site
+        former = site.key.verification_text()
+        secret = secrets.token_urlsafe(48)
+        site.key = load_key(secret)
+        self._reload(former)
+        replacement = site.key_file.with_suffix(".new")
+        replacement.touch(mode=0o600)
+        replacement.write_text(secret + "\n", encoding="utf-8")
+        replacement.replace(site.key_file)
+        for monitor in self._rig.monitors.values():
+            site.renew_token(monitor)
+        for name in WORKERS:
+            await self._rig.stop(name)
+            await self._rig.start_again(name)
+
+    async def end(self) -> None:
+        self._reload(None)
+
+    def _reload(self, former: str | None) -> None:
+        self._rig.site.site.broker.set_keys(self._rig.site.key.verification_text(), former)
+        self._rig.signal(BROKER, signal.SIGHUP)
+
+
+class Duplicate:
+    """A second agent with the same identity, on another host: both want the session."""
+
+    def __init__(self, rig: Rig, planned: Planned) -> None:
+        self._rig, self._name = rig, planned.target
+        self._copy = f"{planned.target} copy"
+        self.touches = frozenset({planned.target, self._copy})
+
+    async def begin(self) -> None:
+        monitor = self._rig.monitors[self._name]
+        await asyncio.to_thread(self._rig.site.provision, monitor, self._rig.links[LINKS[0]].port, True)
+        await self._rig.supervisor.start(self._rig.site.agent(monitor, copy=True))
+
+    async def end(self) -> None:
+        """Takes the copy away. What it measured is delivered first, alone, as whoever moves an agent would have it."""
+        await self._rig.stop(self._copy)
+        state = self._rig.site.state(self._rig.monitors[self._name], copy=True)
+        if is_empty(state):
+            return
+        await self._rig.stop(self._name)
+        while not is_empty(state):
+            await self._rig.start_again(self._copy)
+            await self._deliver()
+            await self._rig.stop(self._copy)
+        await self._rig.start_again(self._name)
+
+    async def _deliver(self) -> None:
+        """Returns when the copy has sent what it had, or has tried for a while."""
+        monitor = self._rig.monitors[self._name]
+        state = self._rig.site.state(monitor, copy=True)
+        quiet = 0
+        for _ in range(120):
+            paused = await self._rig.orders.agent(monitor.name, "pause")
+            quiet = quiet + 1 if paused and is_empty(state) else 0
+            if quiet > 6:  # longer than results are gathered before they become a batch
+                return
+            await asyncio.sleep(0.25)

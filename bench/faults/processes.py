@@ -1,0 +1,100 @@
+"""Faults of processes: killed, stopped, restarted, gone at a point, and more of them than before."""
+
+import asyncio
+import signal
+from contextlib import suppress
+from typing import Final
+
+from bench.faults.plan import Planned
+from bench.faults.points import order_file, program_of
+from bench.faults.rig import WORKERS, Rig
+
+_AT_THE_POINT_WITHIN: Final = 20.0
+"""Seconds until a process must have come by the point where it is to die."""
+
+_RETAINED: Final = "mosquitto.db*"
+"""Where Mosquitto keeps sessions and retained messages."""
+
+
+class Kill:
+    """A process is gone without a word, and comes back."""
+
+    def __init__(self, rig: Rig, planned: Planned) -> None:
+        self._rig, self._name = rig, planned.target
+        self.touches = frozenset({planned.target})
+
+    async def begin(self) -> None:
+        await self._rig.kill(self._name)
+
+    async def end(self) -> None:
+        await self._rig.start_again(self._name)
+
+
+class Restart(Kill):
+    """A process ends in order, and comes back."""
+
+    async def begin(self) -> None:
+        await self._rig.stop(self._name)
+
+
+class Wiped(Kill):
+    """The broker comes back without sessions and retained messages."""
+
+    async def end(self) -> None:
+        for path in self._rig.site.site.broker.directory.glob(_RETAINED):
+            path.unlink()
+        await super().end()
+
+
+class Stop:
+    """A process is stopped, its connections stay open, and it goes on."""
+
+    def __init__(self, rig: Rig, planned: Planned) -> None:
+        self._rig, self._name = rig, planned.target
+        self.touches = frozenset({planned.target})
+
+    async def begin(self) -> None:
+        self._rig.signal(self._name, signal.SIGSTOP)
+
+    async def end(self) -> None:
+        self._rig.signal(self._name, signal.SIGCONT)
+
+
+class KillAtPoint:
+    """A process kills itself at a point of its program, and comes back."""
+
+    def __init__(self, rig: Rig, planned: Planned) -> None:
+        program = program_of(planned.target)
+        some = [name for name in (*rig.monitors, *WORKERS) if name.partition(" ")[0] == program]
+        self._rig, self._name = rig, some[int(planned.luck * len(some))]
+        self._order = order_file(rig.site.handles(self._name), planned.target)
+        self.reached = False
+        self.touches = frozenset({self._name})
+
+    async def begin(self) -> None:
+        self._order.touch()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_AT_THE_POINT_WITHIN):
+                await self._rig.supervisor.wait(self._name)
+                self.reached = True
+        self._order.unlink(missing_ok=True)
+
+    async def end(self) -> None:
+        # Who did not come by is killed now: it must not die later, when nobody expects it.
+        await self._rig.kill(self._name)
+        await self._rig.start_again(self._name)
+
+
+class Arrival:
+    """One more ingest worker, for a while."""
+
+    def __init__(self, rig: Rig, planned: Planned) -> None:
+        self._rig, self._name = rig, planned.target
+        # A rotation restarts those that it knows of; who comes for a while would be left with the former key.
+        self.touches = frozenset({planned.target, WORKERS[0]})
+
+    async def begin(self) -> None:
+        await self._rig.start_worker(self._name)
+
+    async def end(self) -> None:
+        await self._rig.stop(self._name)

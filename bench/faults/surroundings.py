@@ -1,0 +1,94 @@
+"""Faults of what processes stand on: the clock, the disk, the network."""
+
+import asyncio
+from typing import Final
+
+from bench.faults import disks
+from bench.faults.clock import ClockOffset
+from bench.faults.launch import CLOCK
+from bench.faults.plan import Planned
+from bench.faults.rig import DATABASE, Rig
+from simulation.tcp_proxy import Direction, TcpProxy
+
+_HOUR: Final = 3600.0
+_CUT_EVERY: Final = 1.0
+
+
+class Clock:
+    """An agent's clock is set by an hour, and back."""
+
+    def __init__(self, rig: Rig, planned: Planned) -> None:
+        self._offset = ClockOffset(rig.site.handles(planned.target) / CLOCK)
+        self._seconds = _HOUR if planned.kind.endswith("ahead") else -_HOUR
+        self.touches = frozenset({planned.target})
+
+    async def begin(self) -> None:
+        self._offset.set(self._seconds)
+
+    async def end(self) -> None:
+        self._offset.set(0.0)
+
+
+class FullDisk:
+    """No space is left under an agent's state and spool, or under the database."""
+
+    def __init__(self, rig: Rig, planned: Planned) -> None:
+        self._rig, self._name = rig, planned.target
+        self._path = (
+            rig.database.directory if self._name == DATABASE else rig.site.state(rig.monitors[self._name]).path.parent
+        )
+        self.touches = frozenset({planned.target})
+
+    async def begin(self) -> None:
+        await asyncio.to_thread(disks.fill, self._path)
+
+    async def end(self) -> None:
+        await asyncio.to_thread(disks.free, self._path)
+        if self._name == DATABASE and not self._rig.database.running:
+            # A MariaDB that cannot write gives up; its operator makes room and starts it again.
+            await self._rig.kill(DATABASE)
+            await self._rig.start_again(DATABASE)
+
+
+class Network:
+    """The connections between two kinds of processes suffer."""
+
+    def __init__(self, rig: Rig, planned: Planned) -> None:
+        self._link = rig.links[planned.target]
+        self._luck = planned.luck
+        self._cutting: asyncio.Task[None] | None = None
+        self._manner = planned.kind.partition(" ")[0]
+        self.touches = frozenset({planned.target})
+
+    async def begin(self) -> None:
+        match self._manner:
+            case "delayed":
+                self._link.delay(0.02 + self._luck * 0.5)
+            case "sliced":
+                self._link.slice(20 + int(self._luck * 500))
+            case "hanging":
+                self._link.pause(*[(), (Direction.TO_CLIENT,), (Direction.TO_TARGET,)][int(self._luck * 3)])
+            case "refused":
+                self._link.refuse()
+                await self._link.cut()
+            case "cut":
+                self._cutting = asyncio.create_task(_keep_cutting(self._link, self._luck))
+
+    async def end(self) -> None:
+        if self._cutting is not None:
+            self._cutting.cancel()
+            await asyncio.wait({self._cutting})
+        self._link.delay(0.0)
+        self._link.slice(0)
+        self._link.resume()
+        await self._link.accept()
+
+
+async def _keep_cutting(link: TcpProxy, luck: float) -> None:
+    """In the middle of what is on its way, now in one direction, now in the other."""
+    directions = list(Direction)
+    for turn in range(1_000):
+        link.cut_after(1 + int(luck * 5_000), directions[turn % 2])
+        await asyncio.sleep(_CUT_EVERY * (1 + 3 * luck))
+        if turn % 3 == 2:
+            await link.cut()
