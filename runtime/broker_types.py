@@ -2,13 +2,14 @@
 
 import random
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-import paho.mqtt.client as paho
+from paho.mqtt.matcher import MQTTMatcher
 
 from schema.topics import unshared
 
@@ -96,7 +97,16 @@ class Subscription:
 
     def takes(self, topic: str) -> bool:
         """Whether a message on ``topic`` is for this subscription."""
-        return paho.topic_matches_sub(unshared(self.topic_filter), topic)
+        matches: Iterator[bool] = _matcher(self.topic_filter).iter_match(topic)  # type: ignore[no-untyped-call]
+        return next(matches, False)
+
+
+@lru_cache(maxsize=256)
+def _matcher(topic_filter: str) -> MQTTMatcher:
+    """Made once: every message is compared with some filters, and to make it takes ten times as long as to ask it."""
+    matcher = MQTTMatcher()  # type: ignore[no-untyped-call]  # paho does not annotate it
+    matcher[unshared(topic_filter)] = True
+    return matcher
 
 
 @dataclass(frozen=True, slots=True)
