@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from bench.agent_stage import AGENT, CLOCK_CHECKS, AgentStage, agent_stage, run
@@ -106,19 +107,25 @@ async def _run(on: AgentStage, machine: Machine, stamps: Stamps, seconds: float,
     if machine == "busy":
         loops = await on.start_busy_loops(os.cpu_count() or 1, seconds + _SETTLE + _LATEST)
     await on.rest(_SETTLE)
-    load_before, begin = machine_load(), time.time()
+    before, begin = _processor_times(), time.time()
     await on.rest(seconds)
-    load, end = machine_load(), time.time()
+    after, end = _processor_times(), time.time()
     await on.until(lambda: _is_complete(on.pool.results, end), "the last result", _LATEST)
     await on.supervisor.stop(loops)
     metrics = await on.pool.metrics()
     await on.supervisor.stop([AGENT])
     conditions = {
         "by_program": metrics["ntppool_agent_stamps_by_program_total"],
-        "load_before": load_before["load_average"],
-        "load_after": load["load_average"],
+        "idle_share": round((after[0] - before[0]) / max(1, after[1] - before[1]), 2),
+        **machine_load(),
     }
     return _errors([one for one in on.pool.results if begin <= one.ts.timestamp() < end], offsets, conditions)
+
+
+def _processor_times() -> tuple[int, int]:
+    """Of all cores together since the start of the machine: idle, and in all (proc(5), /proc/stat, in ticks)."""
+    times = [int(text) for text in Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]]
+    return times[3] + times[4], sum(times)
 
 
 def _is_complete(results: Sequence[Result], end: float) -> bool:
@@ -150,7 +157,9 @@ def _figure(machine: Machine, stamps: Stamps, given: argparse.Namespace, runs: S
         "p99_us_of_runs": [round(one.percentile(99), 1) for one in runs],
         "busy_loops": (os.cpu_count() or 1) if machine == "busy" else 0,
         "seconds": given.seconds,
-        "load_average": [[one.conditions["load_before"], one.conditions["load_after"]] for one in runs],
+        # Others may be at work on this machine, too.
+        "idle_share_of_runs": [one.conditions["idle_share"] for one in runs],
+        "load_average_of_runs": [one.conditions["load_average"] for one in runs],
     }
     return Figure(
         f"agent accuracy, {machine}, {stamps} stamps, p99 of |offset error|",
