@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.fuzz import Broken, Target, fuzz, targets
+from bench.fuzz import fuzz
+from bench.fuzz_targets import Broken, Target, targets
 
 INPUTS = 3_000
 NAMES = [
