@@ -70,8 +70,11 @@ def run_faults(options: Options) -> int:
             site = _site(directory, database, disks=can_fill)
             run = Run(site, database, options, kinds)
             summary = asyncio.run(run.run())
+    except KeyboardInterrupt:
+        remove(directory)
+        raise
     finally:
-        if summary is None or not summary.good:
+        if (directory / "logs").exists() and (summary is None or not summary.good):
             say(f"the logs of all processes are in {directory / 'logs'}")
         else:
             remove(directory)
@@ -108,8 +111,9 @@ def _database(directory: Path, *, disk: bool) -> Iterator[MariaDb]:
             raise CannotRun(str(error)) from None
         yield server
     finally:
-        (directory / "logs" / "database.log").write_bytes((path / "log").read_bytes())
         server.stop(kill=True)
+        with suppress(OSError):  # its disk goes with us; there may be no logs yet
+            (directory / "logs" / "database.log").write_bytes((path / "log").read_bytes())
 
 
 def _site(directory: Path, database: MariaDb, *, disks: bool) -> FaultSite:
