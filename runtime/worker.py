@@ -5,6 +5,7 @@ starts its tasks. This module runs it; nothing of a worker lives longer than tha
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -158,6 +159,9 @@ async def _work(worker: Worker, start: Start) -> None:
         await start(worker, tasks)
         tasks.create_task(worker.live.run(), name="live stream")
         tasks.create_task(worker.broker.run(), name="broker session")
+        # A hundred thousand objects of modules that stay: to look through them again and again for garbage would stop
+        # everything for 50 ms at a time.
+        gc.freeze()
 
 
 async def _first(stop: asyncio.Event, running: asyncio.Task[None]) -> None:
