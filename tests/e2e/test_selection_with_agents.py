@@ -1,0 +1,134 @@
+"""The whole path of a selection, every process a real one: the ledger changes, the selector decides, the agents follow.
+
+What an agent holds is known from its own status, as ingest has written it down.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ops.demo import store
+from ops.demo.site import free_ntp_port, make_site
+from ops.demo.system import System
+from ops.demo.world import ENV, make_world
+from ops.local_database import temporary_mariadb
+from ops.monitors import change_monitor
+from runtime.database import open_database, transaction, utc_now
+from runtime.pool_settings import PoolSettingsReader
+from schema.messages import Status, assignment_set_hash, decode
+from schema.tables import accounts, log_scores, monitor_presence, monitors, server_scores
+from schema.topics import Topics
+from selector.assignments import Terms, assignment, read_pairs_of_monitor
+from selector.complaints import Complaints
+
+AGENTS = 6
+TARGET = 3
+"""Active monitors; fewer than usual are reached sooner."""
+WITHIN = 90.0
+
+
+class Pool:
+    """A running system with one good server."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.engine = open_database(system.site.database)
+        self.intervals = PoolSettingsReader(self.engine).get().monitors
+
+    async def until(self, condition: Callable[[Connection], bool], what: str) -> None:
+        """Waits for it; no process may die meanwhile."""
+        deadline = time.monotonic() + WITHIN
+        while not await self.system.read(condition):
+            assert not self.system.supervisor.deaths, str(self.system.supervisor.deaths[0])
+            assert time.monotonic() < deadline, f"{what}: not within {WITHIN:g} s"
+            await asyncio.sleep(0.2)
+
+    async def change(self, work: Callable[[Connection], Any]) -> None:
+        """What operators and time do to the ledger."""
+        await asyncio.to_thread(transaction, self.engine, work)
+
+    async def active(self) -> set[int]:
+        return await self.system.read(active)
+
+    async def agents_follow(self, what: str) -> None:
+        """Every agent says that it holds what the ledger says it should."""
+        await self.until(self._agents_follow, f"agents follow: {what}")
+
+    def _agents_follow(self, connection: Connection) -> bool:
+        terms = Terms(Topics(ENV), self.intervals, datetime.now(UTC).date())
+        said = {row.tls_name: row.status for row in connection.execute(sa.select(monitor_presence))}
+        for monitor in self.system.world.monitors:
+            rows = read_pairs_of_monitor(connection, monitor.name)
+            made = [a for a in (assignment(row, terms, Complaints()) for row in rows) if a is not None]
+            state = decode(said[monitor.name].encode(), Status).protocols["v4"]
+            if (state.assignments, state.assignments_hash) != (len(made), assignment_set_hash(made)):
+                return False
+        return True
+
+
+def active(connection: Connection) -> set[int]:
+    pair = server_scores.c
+    query = sa.select(pair.monitor_id).join(monitors, monitors.c.id == pair.monitor_id)
+    return set(connection.scalars(query.where(pair.status == "active", monitors.c.type == "monitor")))
+
+
+def full(connection: Connection) -> bool:
+    return len(active(connection)) == TARGET
+
+
+@asynccontextmanager
+async def running(directory: Path) -> AsyncIterator[Pool]:
+    draft = make_world(AGENTS, 1, 1)
+    world = make_world(AGENTS, 1, free_ntp_port([spec.address for spec in draft.fleet]))
+    with temporary_mariadb(buffer_pool="64M") as database:
+        site = make_site(directory, database.create("selection"))
+        async with System(site, world, asyncio.Event()) as system:
+            await system.start()
+            pool = Pool(system)
+            try:
+                yield pool
+            finally:
+                pool.engine.dispose()
+
+
+@pytest.mark.timeout(400)
+async def test_agents_follow_what_the_selector_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(store._SETTINGS["selector"], "target_active", TARGET)
+    async with running(tmp_path) as pool:
+        await pool.until(full, "the active places are taken")
+        await pool.agents_follow("the beginning")
+
+        bad = min(await pool.active())
+        worse = sa.update(log_scores).where(log_scores.c.monitor_id == bad).values(step=-5.0)
+        await pool.change(lambda c: c.execute(worse))
+        await pool.until(lambda c: bad not in active(c) and full(c), "a monitor that turned bad is replaced")
+        await pool.agents_follow("a monitor that turned bad")
+
+        await pool.change(partial(one_account, limit=1))
+        await pool.until(lambda c: len(active(c)) == 1, "an account over its limit shrinks, but not to nothing")
+        await pool.agents_follow("an account over its limit")
+        await pool.change(partial(one_account, limit=AGENTS))
+        await pool.until(full, "and grows again")
+
+        lost = await pool.active()
+        await pool.change(lambda c: [change_monitor(c, str(m), "pause", utc_now()) for m in sorted(lost)])
+        await pool.until(lambda c: len(active(c)) == AGENTS - len(lost) and not active(c) & lost, "others take over")
+        await pool.agents_follow("all active ones are paused")
+
+
+def one_account(connection: Connection, *, limit: int) -> None:
+    """All monitors belong to one account, which may have ``limit`` of them at a server."""
+    m = monitors.c
+    account = connection.scalar(sa.select(sa.func.min(m.account_id)).where(m.tls_name.not_like("%.system")))
+    connection.execute(sa.update(monitors).where(m.tls_name.not_like("%.system")).values(account_id=account))
+    flags = {"monitors_per_server_limit": limit}
+    connection.execute(sa.update(accounts).where(accounts.c.id == account).values(flags=flags))
