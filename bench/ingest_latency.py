@@ -5,26 +5,13 @@ the agent's outbox, so what it waits there for others counts too.
 """
 
 import argparse
-import asyncio
 import sys
 from functools import partial
 
 from bench.figure import Figure, percentile, report
-from bench.history import add_history
-from bench.measure import (
-    answers,
-    checked,
-    come_to_rest,
-    differences,
-    latencies,
-    load_for,
-    load_spec,
-    machine_load,
-    rate,
-)
-from bench.stage import run, say, stage
-from bench.world import World, fill, paced
-from ops.checker.check import read_before
+from bench.measure import differences, latencies, machine_load, rate, run_paced
+from bench.stage import run
+from bench.world import World, paced
 from ops.local_database import MariaDb
 
 AT_MOST = 0.25
@@ -45,35 +32,24 @@ def main() -> int:
 
 async def _measure(given: argparse.Namespace, database: MariaDb) -> int:
     world = paced(World(servers=given.servers, monitors=given.monitors), given.rate)
-    async with stage(database) as on:
-        say("filling the ledger")
-        await asyncio.to_thread(fill, on.engine, world)
-        rows = await asyncio.to_thread(add_history, on.engine, given.history) if given.history else 0
-        before = await on.read(read_before)
-        await on.start_worker("ingest")
-        await on.start_worker("scorer")
-        record = on.site.directory / "record"
-        window = await load_for(
-            on, load_spec(on, world.members(), record, rate=given.rate), given.warm_up, given.seconds
-        )
-        await come_to_rest(on)
-        found = answers(record, window)
-        check = await checked(on, record, before)
+    ran = await run_paced(
+        database, world, rate=given.rate, history=given.history, warm_up=given.warm_up, seconds=given.seconds
+    )
     conditions = {
-        "rate": round(rate(found, window)),
+        "rate": round(rate(ran.answers, ran.window)),
         "batch": 10,
         "servers": given.servers,
         "monitors": given.monitors,
-        "log_rows_before": rows,
+        "log_rows_before": ran.rows_before,
         "seconds": given.seconds,
-        **latencies(found),
-        "cores": window.cores,
+        **latencies(ran.answers),
+        "cores": ran.window.cores,
         **machine_load(),
     }
-    p99 = percentile([answer.after for answer in found], 99)
+    p99 = percentile([answer.after for answer in ran.answers], 99)
     return report(
         Figure("ingest latency, p99 from publish to ack", p99, "s", at_most=AT_MOST, conditions=conditions),
-        differences("ingest latency, differences", [check]),
+        differences("ingest latency, differences", [ran.checked]),
     )
 
 

@@ -12,13 +12,15 @@ from typing import Final
 import msgspec
 
 from bench.figure import Figure, percentile
+from bench.history import add_history
 from bench.load.record import History, histories, read_lines
 from bench.load.spec import LoadSpec, Member
-from bench.stage import Stage, say, shares
-from bench.world import ENV
-from ops.checker.check import Before, Checked, check
+from bench.stage import Stage, say, shares, stage
+from bench.world import ENV, World, fill
+from ops.checker.check import Before, Checked, check, read_before
 from ops.checker.difference import lines
 from ops.checker.load import read_attempts
+from ops.local_database import MariaDb
 from runtime.database import reading, utc_now
 from runtime.work_queue import SCORING
 from schema.messages import BatchCommitted
@@ -79,6 +81,41 @@ async def load_for(stage: Stage, spec: LoadSpec, warm_up: float, seconds: float)
     after, end = stage.cpu_seconds(), time.time()
     await stage.wait_load(name, within=_DRAIN + 10.0)
     return Window(begin, end, shares(before, after, end - begin))
+
+
+@dataclass(frozen=True, slots=True)
+class PacedRun:
+    """What a load at a fixed rate showed."""
+
+    answers: list[Answer]
+    window: Window
+    checked: Checked
+    rows_before: int
+    """In the log."""
+    rest_after: float
+    """Seconds from the last acknowledgement until every server had its score."""
+
+
+async def run_paced(
+    database: MariaDb, world: World, *, rate: float, history: int, warm_up: float, seconds: float
+) -> PacedRun:
+    """Ingest and a scorer under a load of ``rate`` results a second, over a log of so many hours before.
+
+    Raises:
+        CannotRun: something is missing or failed.
+    """
+    async with stage(database) as on:
+        say("filling the ledger")
+        await asyncio.to_thread(fill, on.engine, world)
+        rows = await asyncio.to_thread(add_history, on.engine, history) if history else 0
+        before = await on.read(read_before)
+        await on.start_worker("ingest")
+        await on.start_worker("scorer")
+        record = on.site.directory / "record"
+        spec = load_spec(on, world.members(), record, rate=rate)
+        window = await load_for(on, spec, warm_up, seconds)
+        rest_after = await come_to_rest(on)
+        return PacedRun(answers(record, window), window, await checked(on, record, before), rows, rest_after)
 
 
 def answers(record: Path, window: Window) -> list[Answer]:

@@ -4,7 +4,7 @@ The scorer asks the database for the rows that one of its tiers needs; here its 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 
 import sqlalchemy as sa
@@ -19,9 +19,14 @@ from schema.tables import log_scores
 from scorer.model import Scorer
 from scorer.scorers import POOL_SCORER, all_scorers
 
+_Differing = tuple[int, Difference]
+"""A server and what is wrong with its score."""
 
-def compare_aggregates(connection: Connection, intervals: Intervals) -> list[Difference]:
-    """Differences between the servers' scores and their results. The ledger must be at rest.
+
+def compare_aggregates(
+    connection: Connection, intervals: Intervals, of: Collection[int] | None = None
+) -> list[Difference]:
+    """Differences between the scores of servers (of these, or all) and their results. The ledger must be at rest.
 
     A score changes when a result arrives, and not when a monitor is moved: without a result since the move, the score
     is still that of before.
@@ -30,7 +35,8 @@ def compare_aggregates(connection: Connection, intervals: Intervals) -> list[Dif
     ids = scorer_ids(connection)
     for scorer in all_scorers():
         if scorer.tls_name in ids:
-            found += _compare(connection, scorer, ids[scorer.tls_name], intervals)
+            differing = _compare(connection, scorer, ids[scorer.tls_name], intervals)
+            found += [difference for server_id, difference in differing if of is None or server_id in of]
             found += _compare_log(connection, scorer, ids[scorer.tls_name])
     return found
 
@@ -44,7 +50,7 @@ def _waiting(connection: Connection) -> list[Difference]:
     ]
 
 
-def _compare(connection: Connection, scorer: Scorer, scorer_id: int, intervals: Intervals) -> Iterator[Difference]:
+def _compare(connection: Connection, scorer: Scorer, scorer_id: int, intervals: Intervals) -> Iterator[_Differing]:
     window = max((tier.window for tier in scorer.tiers(intervals)), default=timedelta(0))
     given = {scorer.name: scores_by(connection, scorer_id)}
     if scorer.name == POOL_SCORER:
@@ -58,11 +64,11 @@ def _compare(connection: Connection, scorer: Scorer, scorer_id: int, intervals: 
         for where, scores in given.items():
             found = scores.get(server_id, (None, 0.0))
             if not _agree(found, (newest, score.score)):
-                yield _difference(server_id, where, found, f"{score.score!r} at {newest}")
+                yield server_id, _difference(server_id, where, found, f"{score.score!r} at {newest}")
     for where, scores in given.items():
         for server_id, (ts, raw) in scores.items():
             if server_id not in seen and ts is not None:
-                yield _difference(server_id, where, (ts, raw), "no score, since it has no result")
+                yield server_id, _difference(server_id, where, (ts, raw), "no score, since it has no result")
 
 
 def _agree(one: ServerScore, other: ServerScore) -> bool:

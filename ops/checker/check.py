@@ -74,7 +74,7 @@ def check(
         found = replay.differences + replay.compare_pairs(ledger.pair_scores(connection))
         if attempts is not None:
             found += _compare_attempts(connection, attempts, before)
-        found += compare_aggregates(connection, intervals)
+        found += compare_aggregates(connection, intervals, of=replay.servers if before.last_log_id else None)
         if tree is not None:
             found += compare_assignments(connection, tree, Topics(env), intervals)
     return Checked(replay.rows, tuple(found))

@@ -69,6 +69,7 @@ class Replay:
     """Take the score of a pair's first row as it is: the rows before it may be gone for their age."""
     rows: int = 0
     by_monitor: Counter[int] = field(default_factory=Counter)
+    servers: set[int] = field(default_factory=set)
     repeated: int = 0
     """Rows that hold the same measurement as the one before of the same pair."""
     differences: list[Difference] = field(default_factory=list)
@@ -85,6 +86,7 @@ class Replay:
         """Applies the next row."""
         self.rows += 1
         self.by_monitor[row.monitor_id] += 1
+        self.servers.add(row.server_id)
         self._compare(row)
         self.scores[row.pair] = row.score
         if row.offset is not None:

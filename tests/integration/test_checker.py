@@ -278,3 +278,11 @@ def test_a_replay_without_rows_has_nothing_to_say_of_a_pair_it_does_not_know() -
     assert Replay().compare_pairs({(1, 1): 0.0}) == []
     assert Replay(trusting=True).compare_pairs({(1, 1): 5.0}) == []
     assert len(Replay().compare_pairs({(1, 1): 5.0})) == 1
+
+
+def test_servers_without_a_result_in_the_run_are_not_judged(run: Run) -> None:
+    with reading(run.engine) as connection:
+        before = read_before(connection)
+    run.execute(sa.update(servers).where(servers.c.id == run.servers[0]).values(score_raw=7.0))
+    assert run.check(attempts=None, before=before).differences == ()
+    assert run.kinds(attempts=None) == {"aggregate"}
