@@ -16,21 +16,17 @@ from schema.topics import unshared
 TokenSource = Callable[[], str | Awaitable[str]]
 """Yields a token that is valid now. May raise; the session then tries again later."""
 
-ATTEMPT: Final = 2.5
-"""Seconds for reaching a broker, and again for the TLS handshake: a process that is told to stop waits for them."""
-
 SESSION_TAKEN_OVER: Final = 0x8E  # MQTT 5, 3.14.2.1
 
 
-class _TimelySocket(ssl.SSLSocket):
-    """Gives up a handshake that is not answered."""
+class _TidySocket(ssl.SSLSocket):
+    """Closes itself when a handshake fails, which paho leaves to the garbage collector."""
 
     def do_handshake(self, block: bool = False) -> None:
-        self.settimeout(ATTEMPT)
         try:
             super().do_handshake(block)
         except OSError:
-            self.close()  # nobody else does
+            self.close()
             raise
 
 
@@ -54,7 +50,7 @@ class BrokerAddress:
             return None
         context = ssl.create_default_context(cafile=str(self.ca_file))
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.sslsocket_class = _TimelySocket
+        context.sslsocket_class = _TidySocket
         if self.cert_file is not None:
             context.load_cert_chain(self.cert_file, self.key_file)
         return context

@@ -16,9 +16,11 @@ import paho.mqtt.client as paho
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from runtime.broker_types import ATTEMPT
-
 log = logging.getLogger(__name__)
+
+_ATTEMPT: Final = 2.5
+"""Seconds for reaching the broker, and again for the TLS handshake: they block a thread that a process which is told to
+stop waits for."""
 
 _GOODBYE: Final = 2.0
 """Seconds for telling the broker that we leave; a process that ends does not wait for longer."""
@@ -33,8 +35,7 @@ class Client(aiomqtt.Client):
 
     def __init__(self, *args: Any, deliver: Callable[[paho.MQTTMessage], None], **kwargs: Any) -> None:
         super().__init__(*args, protocol=aiomqtt.ProtocolVersion.V5, **kwargs)
-        # The attempt blocks a thread that the end of the process waits for.
-        self._client.connect_timeout = ATTEMPT
+        self._client.connect_timeout = _ATTEMPT
         self.session_present = False
         self._deliver = deliver
         self._unacknowledged: dict[int, asyncio.Future[ReasonCode]] = {}
@@ -52,7 +53,7 @@ class Client(aiomqtt.Client):
         try:
             await super().__aenter__()
         except BaseException:
-            await asyncio.wait({self._attempted}, timeout=2 * ATTEMPT)  # the thread goes on when its task is cancelled
+            await asyncio.wait({self._attempted}, timeout=2 * _ATTEMPT)  # the thread goes on when its task is cancelled
             self._close_socket()
             raise
         if self._disconnected is not first:

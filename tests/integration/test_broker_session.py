@@ -535,17 +535,19 @@ async def test_what_is_unanswered_when_the_token_is_renewed_is_waited_for(broker
     assert lost == []
 
 
-@pytest.mark.parametrize("turn", range(5))
-async def test_a_session_that_is_told_to_end_while_its_connection_ends_does_end(broker: Broker, turn: int) -> None:
-    session = worker(broker)
+async def test_a_session_that_is_told_to_end_while_its_connection_ends_does_end(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told in the very turn of the event loop in which the connection of the old token is over."""
+    monkeypatch.setattr(runtime_broker, "seconds_to_renewal", lambda token: 0.05)
+    lifetimes = iter(range(60, 10_000))
+    token = lambda: broker.token(Role.SERVER, "scorer", lifetime=timedelta(seconds=next(lifetimes)))  # noqa: E731
+    session = worker(broker, token=token)
     running_session = asyncio.create_task(session.run())
     await session.wait_ready()
     client = session._client
     assert client is not None
     client.lost.add_done_callback(lambda _: running_session.cancel())
-    for _ in range(turn):
-        await asyncio.sleep(0)
-    client._client.disconnect()
     await asyncio.wait({running_session}, timeout=PATIENCE)
     assert running_session.cancelled()
 

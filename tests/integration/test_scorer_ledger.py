@@ -224,6 +224,15 @@ def test_a_fall_makes_the_server_due_for_review_at_once(engine: Engine, recentme
     assert due == set(scored.alarming)
 
 
+def test_a_pair_that_was_never_scored_does_not_fall(engine: Engine, recentmedian: int) -> None:
+    with engine.begin() as connection:
+        server, _ = watched_server(connection, -5.0)
+        add_pair(connection, server, recentmedian, "candidate")
+    assert score_all(engine).alarming == ()
+    [pair] = rows(engine, server_scores, server_scores.c.monitor_id == recentmedian)
+    assert (pair["score_raw"], pair["score_ts"], pair["status"]) == (-5.0, NOW, "candidate")
+
+
 # ---- many workers --------------------------------------------------------------------------------------------------
 
 

@@ -134,7 +134,10 @@ def numbers(reader: InMemoryMetricReader) -> dict[str, Any]:
     return {metric.name: getattr(metric.data.data_points[0], "value", None) for metric in found}
 
 
-async def test_a_batch_of_the_pools_size_after_another_until_nothing_is_due(engine: Engine) -> None:
+async def test_a_batch_of_the_pools_size_after_another_until_nothing_is_due(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scorer_worker, "POLL", 3600.0)  # it does not rest while something is due
     await asyncio.to_thread(servers_with_a_result, engine, 450)
     with new_worker(engine) as (worker, _, _):
         async with running(worker):
