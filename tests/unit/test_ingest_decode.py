@@ -43,6 +43,7 @@ def test_correlation_data_may_be_missing() -> None:
 @pytest.mark.parametrize(
     "correlation",
     [b"", b"01ARZ3NDEKTSV4RRFFQ69G5FAV", GOOD.id.lower().encode(), GOOD.id.encode() + b"\n", b"\xff" * 26],
+    ids=["empty", "another", "lower case", "with a line break", "no text"],
 )
 def test_correlation_data_that_names_another_batch_is_refused(correlation: bytes) -> None:
     found = read(encode(GOOD), correlation)
