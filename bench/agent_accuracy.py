@@ -18,7 +18,8 @@ from typing import Any, Final, Literal
 from bench.agent_stage import AGENT, CLOCK_CHECKS, AgentStage, agent_stage, run
 from bench.figure import Figure, median, percentile, report
 from bench.measure import machine_load
-from bench.stage import CannotRun, say
+from bench.progress import say
+from bench.stage import CannotRun
 from ops.demo.site import free_ntp_port
 from schema.messages import Result
 from simulation.faults import ServerSpec

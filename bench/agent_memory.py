@@ -17,7 +17,8 @@ from bench.agent_environment import make_agent_environment
 from bench.agent_stage import CLOCK_CHECKS, AgentStage, agent_stage, run
 from bench.figure import Figure, report
 from bench.measure import machine_load
-from bench.stage import CannotRun, say
+from bench.progress import say
+from bench.stage import CannotRun
 from bench.world import DEFAULT
 from ops.demo.site import free_ntp_port
 from simulation.fleet import standard_fleet

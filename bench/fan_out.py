@@ -28,7 +28,8 @@ from bench.history import add_history
 from bench.load.record import Told, read_lines
 from bench.load.spec import Member
 from bench.measure import load_spec, machine_load
-from bench.stage import CannotRun, Stage, run, say, shares, stage
+from bench.progress import pass_time, say
+from bench.stage import CannotRun, Stage, run, shares, stage
 from bench.world import ENV, World, fill, monitor_name
 from ops.checker.assignments import compare_assignments, read_tree
 from ops.checker.difference import Difference
@@ -151,9 +152,8 @@ async def _decide(on: Stage, world: World, seconds: float) -> tuple[Decisions, d
     watching = asyncio.create_task(asyncio.to_thread(decisions.run))
     try:
         await asyncio.to_thread(_make_due, on.engine, world)
-        say(f"watching decisions for {seconds:g} s")
         before, began = on.cpu_seconds(), time.monotonic()
-        await asyncio.sleep(seconds)
+        await pass_time("watching decisions", seconds)
         cores = shares(before, on.cpu_seconds(), time.monotonic() - began)
         await asyncio.to_thread(_end_reviews, on.engine)
         await asyncio.sleep(_SETTLE)

@@ -29,7 +29,8 @@ from bench.measure import (
     machine_load,
     rate,
 )
-from bench.stage import Stage, migrated, run, say, stage
+from bench.progress import say
+from bench.stage import Stage, migrated, run, stage
 from bench.world import World, fill, paced
 from ops.checker.check import Checked, read_before
 from ops.local_database import MariaDb

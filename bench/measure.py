@@ -15,7 +15,8 @@ from bench.figure import Figure, percentile
 from bench.history import add_history
 from bench.load.record import History, histories, read_lines
 from bench.load.spec import LoadSpec, Member
-from bench.stage import Stage, say, shares, stage
+from bench.progress import pass_time, say
+from bench.stage import Stage, shares, stage
 from bench.world import ENV, World, fill
 from ops.checker.check import Before, Checked, check, read_before
 from ops.checker.difference import lines
@@ -74,10 +75,9 @@ async def load_for(stage: Stage, spec: LoadSpec, warm_up: float, seconds: float)
         CannotRun: the load failed, or was not acknowledged completely.
     """
     name = await stage.start_load(msgspec.structs.replace(spec, seconds=warm_up + seconds))
-    await asyncio.sleep(warm_up)
-    say(f"measuring for {seconds:g} s")
+    await pass_time("warming up", warm_up)
     before, begin = stage.cpu_seconds(), time.time()
-    await asyncio.sleep(seconds)
+    await pass_time("measuring", seconds)
     after, end = stage.cpu_seconds(), time.time()
     await stage.wait_load(name, within=_DRAIN + 10.0)
     return Window(begin, end, shares(before, after, end - begin))

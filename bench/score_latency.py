@@ -13,7 +13,8 @@ from bench.history import add_history
 from bench.load.record import Record
 from bench.markers import MARKERS, Watch, Watched, add_markers
 from bench.measure import checked, come_to_rest, differences, load_for, load_spec, machine_load
-from bench.stage import CannotRun, run, say, stage
+from bench.progress import say
+from bench.stage import CannotRun, run, stage
 from bench.world import World, fill, paced
 from ops.checker.check import read_before
 from ops.local_database import MariaDb

@@ -211,12 +211,6 @@ def end_by_unwinding() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
 
 
-def say(text: str) -> None:
-    """Tells a person who watches what is going on."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"bench: {text}\n")
-
-
 def shares(before: Mapping[str, float], after: Mapping[str, float], seconds: float) -> dict[str, float]:
     """Cores that each process kept busy between two looks at :meth:`Stage.cpu_seconds`."""
     return {name: round((used - before.get(name, 0.0)) / seconds, 2) for name, used in after.items()}
