@@ -108,10 +108,11 @@ async def test_agents_follow_what_the_selector_decides(tmp_path: Path, monkeypat
         await pool.agents_follow("the beginning")
 
         bad = min(await pool.active())
-        worse = sa.update(log_scores).where(log_scores.c.monitor_id == bad).values(step=-5.0)
-        await pool.change(lambda c: c.execute(worse))
+        past = sa.update(log_scores).where(log_scores.c.monitor_id == bad)
+        await pool.change(lambda c: c.execute(past.values(step=-5.0)))
         await pool.until(lambda c: bad not in active(c) and full(c), "a monitor that turned bad is replaced")
         await pool.agents_follow("a monitor that turned bad")
+        await pool.change(lambda c: c.execute(past.values(step=1.0)))
 
         await pool.change(partial(one_account, limit=1))
         await pool.until(lambda c: len(active(c)) == 1, "an account over its limit shrinks, but not to nothing")
