@@ -9,36 +9,33 @@ import argparse
 import asyncio
 import json
 import sys
-import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Engine
 
-from auth.tokens import Role, token_source
+from bench.decisions import Decisions, times, told
+from bench.faults.orders import Orders
 from bench.figure import Figure, percentile, report
 from bench.history import add_history
-from bench.load.record import Told, read_lines
 from bench.load.spec import Member
 from bench.measure import load_spec, machine_load
 from bench.progress import pass_time, say
 from bench.stage import CannotRun, Stage, run, shares, stage
-from bench.world import ENV, World, fill, monitor_name
+from bench.world import World, fill, monitor_name
 from ops.checker.assignments import compare_assignments, read_tree
 from ops.checker.difference import Difference
 from ops.local_database import MariaDb
-from runtime.broker import BrokerSession, Identity
-from runtime.database import reading, utc_now
+from runtime.database import utc_now
 from runtime.pool_settings import Intervals, PoolSettingsReader
-from schema.tables import assignment_changes, servers_monitor_review, system_settings
-from schema.topics import Topics
+from schema.tables import servers_monitor_review, system_settings
 
 AT_MOST: Final = 0.1
 FEWEST: Final = 300
@@ -47,49 +44,11 @@ FEWEST: Final = 300
 REVIEW: Final = 4.0
 """Seconds between two reviews of a server."""
 
-_LOOK_EVERY: Final = 0.003
 _PAST: Final = Intervals(interval_candidate=45 * 60.0)
 """More than 24 results in a day, as a monitor needs to become active."""
 
-_SETTLE: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A monitor was moved on a server; committed between two looks at the ledger (Unix time)."""
-
-    server_id: int
-    monitor_id: int
-    status: str
-    after: float
-    seen: float
-
-
-@dataclass(slots=True)
-class Decisions:
-    """Looks for new decisions again and again, in a thread."""
-
-    engine: Engine
-    found: list[Decision] = field(default_factory=list)
-    looks: list[float] = field(default_factory=list)
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    def run(self) -> None:
-        """Looks until ``stop`` is set."""
-        changes, last_id = assignment_changes.c, 0
-        query = sa.select(changes.id, changes.server_id, changes.monitor_id, changes.after_status)
-        with reading(self.engine) as connection:
-            before = time.time()
-            while not self.stop.wait(_LOOK_EVERY):
-                now = time.time()
-                rows = connection.execute(query.where(changes.id > last_id).order_by(changes.id)).all()
-                seen = time.time()
-                for row in rows:
-                    last_id = row.id
-                    self.found.append(Decision(row.server_id, row.monitor_id, row.after_status, before, seen))
-                self.looks.append(now - before)
-                # The query may have begun before a commit that it does not show.
-                before = now
+_LAST: Final = 2.0
+_SETTLE_WITHIN: Final = 10.0
 
 
 def main() -> int:
@@ -112,15 +71,15 @@ async def _measure(given: argparse.Namespace, database: MariaDb) -> int:
             await on.start_worker(name)
         record = on.site.directory / "record"
         members = [Member(name=monitor_name(monitor_id)) for monitor_id in world.monitor_ids]
-        seconds = 60.0 + given.seconds + _SETTLE
-        load = await on.start_load(load_spec(on, members, record, listen=True, rate=given.rate, seconds=seconds))
+        load = await on.start_load(load_spec(on, members, record, listen=True, rate=given.rate))
         say("waiting until all agents hold their first assignments")
         await on.until(partial(_all_told, record, world), "first assignments of all agents", 60.0, every=1.0)
-        decisions, cores = await _decide(on, world, given.seconds)
-        found = await _compare_with_retained(on)
+        async with _orders(on) as orders:
+            decisions, cores = await _decide(on, world, given.seconds, orders)
+            found = await _differences(on, orders)
         await on.supervisor.stop([load])
-        times = _times(decisions.found, record)
-    return report(*_figures(given, decisions, times, found, cores))
+        seconds = times(decisions.found, record)
+    return report(*_figures(given, decisions, seconds, found, cores))
 
 
 def _prepare(engine: Engine, world: World) -> None:
@@ -137,16 +96,12 @@ def _prepare(engine: Engine, world: World) -> None:
 
 async def _all_told(record: Path, world: World) -> bool:
     held = defaultdict(set)
-    for line in _told(record):
+    for line in told(record):
         held[line.monitor].add(line.server_id)
     return len(held) == world.monitors and all(len(servers) == world.servers for servers in held.values())
 
 
-def _told(record: Path) -> Iterable[Told]:
-    return (line for line in read_lines(record) if isinstance(line, Told))
-
-
-async def _decide(on: Stage, world: World, seconds: float) -> tuple[Decisions, dict[str, float]]:
+async def _decide(on: Stage, world: World, seconds: float, orders: Orders) -> tuple[Decisions, dict[str, float]]:
     """Makes all servers due, one after the other, and watches for so long what is decided."""
     decisions = Decisions(on.engine)
     watching = asyncio.create_task(asyncio.to_thread(decisions.run))
@@ -155,8 +110,10 @@ async def _decide(on: Stage, world: World, seconds: float) -> tuple[Decisions, d
         before, began = on.cpu_seconds(), time.monotonic()
         await pass_time("watching decisions", seconds)
         cores = shares(before, on.cpu_seconds(), time.monotonic() - began)
-        await asyncio.to_thread(_end_reviews, on.engine)
-        await asyncio.sleep(_SETTLE)
+        if not await orders.service("selector", "pause"):
+            raise CannotRun("the selector did not pause")
+        # What was decided last is on its way.
+        await asyncio.sleep(_LAST)
     finally:
         decisions.stop.set()
         await watching
@@ -172,70 +129,46 @@ def _make_due(engine: Engine, world: World) -> None:
             connection.execute(sa.update(review).where(review.c.server_id == server_id).values(next_review=due))
 
 
-def _end_reviews(engine: Engine) -> None:
-    """No server is due any more; reviews that are under way make theirs due once more."""
-    with engine.begin() as connection:
-        connection.execute(sa.delete(system_settings).where(system_settings.c.key == "selector"))
-        later = utc_now() + timedelta(days=1)
-        connection.execute(sa.update(servers_monitor_review).values(next_review=later))
-
-
-async def _compare_with_retained(on: Stage) -> list[Difference]:
-    name, topics = "fan-out", Topics(ENV)
-    session = BrokerSession(
-        on.site.broker_address, Identity(name, name), token_source(on.site.key, Role.SERVER, name, ENV)
-    )
-    running = asyncio.create_task(session.run())
+@asynccontextmanager
+async def _orders(on: Stage) -> AsyncIterator[Orders]:
+    """A session that gives orders to the selector, and reads what is retained."""
+    orders = Orders(on.site.broker_address, lambda: on.site.key)
+    running = asyncio.create_task(orders.session.run())
     try:
-        await session.wait_ready()
-        tree = await read_tree(session, topics)
+        await orders.session.wait_ready()
+        yield orders
     finally:
         running.cancel()
         await asyncio.wait({running})
-    intervals: Intervals = await asyncio.to_thread(lambda: PoolSettingsReader(on.engine).get().monitors)
-
-    def compare(connection: Connection) -> list[Difference]:
-        return compare_assignments(connection, tree, topics, intervals)
-
-    return await on.read(compare)
 
 
-def _times(decisions: Iterable[Decision], record: Path) -> list[float]:
-    """Seconds from each decision until its agent had it.
-
-    Raises:
-        CannotRun: an agent was never told.
-    """
-    arrivals: defaultdict[tuple[str, int], deque[Told]] = defaultdict(deque)
-    for line in _told(record):
-        arrivals[line.monitor, line.server_id].append(line)
-    times = []
-    for decision in decisions:
-        told = arrivals[monitor_name(decision.monitor_id), decision.server_id]
-        while told and (told[0].at / 1e9 < decision.after or told[0].status != decision.status):
-            told.popleft()
-        if not told:
-            raise CannotRun(f"{decision} never reached its agent")
-        times.append(told.popleft().at / 1e9 - decision.after)
-    return times
+async def _differences(on: Stage, orders: Orders) -> list[Difference]:
+    """Retained assignments that are not the ledger's, after repairs that may be under way."""
+    intervals = (await asyncio.to_thread(PoolSettingsReader(on.engine).get)).monitors
+    deadline = time.monotonic() + _SETTLE_WITHIN
+    while True:
+        tree = await read_tree(orders.session, orders.topics)
+        found = await on.read(partial(compare_assignments, tree=tree, topics=orders.topics, intervals=intervals))
+        if not found or time.monotonic() > deadline:
+            return found
 
 
 def _figures(
     given: argparse.Namespace,
     decisions: Decisions,
-    times: list[float],
+    seconds: list[float],
     found: list[Difference],
     cores: dict[str, float],
 ) -> list[Figure]:
-    if len(times) < FEWEST:
-        raise CannotRun(f"only {len(times)} decisions were made; {FEWEST} are needed: more --seconds or --servers")
+    if len(seconds) < FEWEST:
+        raise CannotRun(f"only {len(seconds)} decisions were made; {FEWEST} are needed: more --seconds or --servers")
     conditions = {
         "agents": given.agents,
         "servers": given.servers,
-        "decisions": len(times),
+        "decisions": len(seconds),
         "rate": given.rate,
-        "p50_ms": round(percentile(times, 50) * 1e3, 1),
-        "max_ms": round(max(times) * 1e3, 1),
+        "p50_ms": round(percentile(seconds, 50) * 1e3, 1),
+        "max_ms": round(max(seconds) * 1e3, 1),
         # What a look at the ledger adds to a time, at most, is counted in it.
         "looked_every_ms": round(percentile(decisions.looks, 50) * 1e3, 1),
         "cores": cores,
@@ -243,7 +176,9 @@ def _figures(
     }
     first = {"first": [str(one) for one in found[:3]]} if found else {}
     return [
-        Figure("fan-out, p99 from commit to agent", percentile(times, 99), "s", at_most=AT_MOST, conditions=conditions),
+        Figure(
+            "fan-out, p99 from commit to agent", percentile(seconds, 99), "s", at_most=AT_MOST, conditions=conditions
+        ),
         Figure("fan-out, differences", len(found), "differences", at_most=0, conditions=first),
     ]
 
