@@ -183,7 +183,7 @@ async def test_the_numbers_say_what_is_there(engine: Engine, broker: Broker, nam
         await eventually(lambda: selector.number("pairs", status="testing") == 3)
         assert selector.number("violations", type="limit") == 1
         assert selector.number("bad_rows", kind="monitor") >= 1
-        assert selector.number("due") == 0
+        await eventually(lambda: selector.number("due") == 0)
 
 
 async def test_two_selectors_agree(engine: Engine, broker: Broker) -> None:

@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -27,6 +27,13 @@ PATIENCE = 20.0
 
 def commands(program: str) -> list[str]:
     return [command for command in COMMANDS if command.startswith(f"mosquitto_{program} ")]
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Broker]:
+    """A broker of our own: what other tests have retained would be shown, too."""
+    with Broker() as running:
+        yield running
 
 
 @pytest.fixture
