@@ -37,6 +37,7 @@ class Rest:
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
+        self._measured: dict[str, int | None] = {}
         self.differences: list[Difference] = []
 
     async def come(self, load: str) -> Tree:
@@ -50,6 +51,9 @@ class Rest:
         await self._end_load(load)
         for monitor in rig.site.world.monitors:
             await self._reach(f"{monitor.name} pauses", lambda name=monitor.name: rig.orders.agent(name, "pause"))  # type: ignore[misc]  # mypy sees no type of a default
+        # A probe that is underway, or a result that waits for others, comes into the spool after a pause.
+        for name in rig.monitors:
+            await self._reach(f"the counts of {name}", lambda name=name: self._balanced(name))  # type: ignore[misc]  # mypy sees no type of a default
         await self._reach("spools are delivered", self._delivered)
         await self._reach("everything is scored", self._scored)
         return await self._told()
@@ -60,13 +64,12 @@ class Rest:
             await self._rig.orders.agent(monitor.name, "resume")
         await self._rig.orders.service("selector", "resume")
 
-    async def diaries(self) -> list[Diary]:
-        """The journals of all agents, with what those that run say."""
+    def diaries(self) -> list[Diary]:
+        """The journals of all agents, with what those that run said on the way to rest."""
         found = []
         for name, monitor in self._rig.monitors.items():
             journal = self._rig.site.handles(name) / JOURNAL
-            await self._reach(f"the counts of {name}", lambda name=name: self._balanced(name))  # type: ignore[misc]  # mypy sees no type of a default
-            found.append(Diary(monitor.name, journal, await self._rig.orders.measured(monitor.name)))
+            found.append(Diary(monitor.name, journal, self._measured.get(name)))
             of_copy = self._rig.site.handles(f"{name} copy") / JOURNAL
             if of_copy.exists():
                 found.append(Diary(monitor.name, of_copy))
@@ -74,7 +77,7 @@ class Rest:
 
     async def _balanced(self, name: str) -> bool:
         """Whether an agent's counts are those of its journal. They may differ for as long as something is underway."""
-        measured = await self._rig.orders.measured(self._rig.monitors[name].name)
+        measured = self._measured[name] = await self._rig.orders.measured(self._rig.monitors[name].name)
         tale = await asyncio.to_thread(read_journal, self._rig.site.handles(name) / JOURNAL)
         return measured == tale.kept_by_last_process()
 
