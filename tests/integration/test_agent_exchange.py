@@ -18,7 +18,7 @@ import pytest
 
 from agent import udp
 from agent.exchange import Source, exchange
-from agent.sample import Sample
+from agent.sample import Sample, best
 from agent.targets import Target
 from simulation.faults import Behaviour, ServerSpec
 from simulation.ntp_server import Fleet
@@ -30,6 +30,12 @@ def place(spec: ServerSpec) -> Target:
     return Target(spec.address, spec.port, "v6" if ":" in spec.address else "v4")
 
 
+async def ask_well(**spec: Any) -> Sample:
+    """The best of five, as an agent takes it: a busy machine may hold back one of the two packets of an exchange."""
+    async with Fleet([ServerSpec(**{"address": "127.42.0.1", "port": 0, **spec})]) as fleet:
+        return best([await exchange(place(fleet.specs[0]), HOME, 3.0) for _ in range(5)])
+
+
 async def ask(timeout: float = 3.0, source: Source = HOME, **spec: Any) -> Sample:
     async with Fleet([ServerSpec(**{"address": "127.42.0.1", "port": 0, **spec})]) as fleet:
         return await exchange(place(fleet.specs[0]), source, timeout)
@@ -38,7 +44,7 @@ async def ask(timeout: float = 3.0, source: Source = HOME, **spec: Any) -> Sampl
 @pytest.mark.parametrize("address", ["127.42.0.1", "::1"])
 @pytest.mark.parametrize("offset", [0.0, 0.4, -5.0, 86400.0 * 200])
 async def test_offset_and_rtt(address: str, offset: float) -> None:
-    sample = await ask(address=address, offset=offset, delay=0.01)
+    sample = await ask_well(address=address, offset=offset, delay=0.01)
     assert sample.offset == pytest.approx(offset, abs=0.0005)
     assert sample.rtt == pytest.approx(0.02, abs=0.0005)
     assert sample.kernel_stamps or sys.platform != "linux"
@@ -55,7 +61,7 @@ async def test_offset_and_rtt(address: str, offset: float) -> None:
     ],
 )
 async def test_what_is_not_the_answer_is_counted_and_passed_over(behaviour: Behaviour, counted: str) -> None:
-    sample = await ask(behaviour=behaviour, then_answer=True, offset=0.1)
+    sample = await ask_well(behaviour=behaviour, then_answer=True, offset=0.1)
     assert sample.error is None
     assert sample.offset == pytest.approx(0.1, abs=0.0005)
     assert getattr(sample.ignored, counted) == 1
@@ -90,7 +96,7 @@ async def test_kiss_codes_and_strata_are_reported_with_their_numbers() -> None:
     assert (kiss.error, kiss.kissed) == ("DENY", True)
     rate = await ask(kiss="RATE")
     assert (rate.error, rate.offset, rate.rtt is not None) == ("RATE", None, True)
-    high = await ask(stratum=16, offset=0.1)
+    high = await ask_well(stratum=16, offset=0.1)
     assert high.error == "bad stratum 16"
     assert high.offset == pytest.approx(0.1, abs=0.0005)
 
