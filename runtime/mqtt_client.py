@@ -7,9 +7,9 @@ are overridden; the tests of the session hold the pinned version to this. An ins
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import aiomqtt
 import paho.mqtt.client as paho
@@ -17,6 +17,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _ATTEMPT: Final = 2.5
 """Seconds for reaching the broker, and again for the TLS handshake: they block a thread that a process which is told to
@@ -101,6 +102,19 @@ class Client(aiomqtt.Client):
             self._unacknowledged.pop(info.mid, None)
         if reason.is_failure:
             raise PublishRefused(f"the broker refused a message on {topic}: {reason}")
+
+    async def _wait_for(self, fut: Awaitable[T], timeout: float | None) -> T:
+        """Raises CancelledError when the task was cancelled meanwhile and nobody noticed.
+
+        Before Python 3.12, ``asyncio.wait_for`` takes no notice of a cancellation that comes together with what it
+        waits for: a session that is told to end in the moment of the broker's welcome would go on for ever.
+        """
+        task = asyncio.current_task()
+        before = 0 if task is None else task.cancelling()
+        found = await super()._wait_for(fut, timeout)
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
+        return found
 
     def _client_connect(self) -> None:
         try:

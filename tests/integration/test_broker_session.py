@@ -32,6 +32,7 @@ from runtime.broker import (
     quick_back_off,
 )
 from runtime.broker_types import SESSION_TAKEN_OVER
+from runtime.mqtt_client import Client
 from schema.topics import Topics, shared
 from simulation.tcp_proxy import TcpProxy
 
@@ -98,6 +99,24 @@ def worker(broker: Broker, **options: Any) -> BrokerSession:
 
 def new_topic() -> str:
     return f"/test/events/{secrets.token_hex(4)}"
+
+
+async def test_a_session_that_is_told_to_end_at_the_brokers_welcome_ends(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    welcome = Client._on_connect
+
+    def welcome_and_end(client: Client, *given: Any) -> None:
+        welcome(client, *given)
+        session.cancel()
+
+    monkeypatch.setattr(Client, "_on_connect", welcome_and_end)
+    session = asyncio.create_task(worker(broker).run())
+    await asyncio.wait({session}, timeout=PATIENCE)
+    ended = session.done()
+    session.cancel()  # should the first time have been lost
+    await asyncio.wait({session})
+    assert ended and session.cancelled()
 
 
 # ---- messages ------------------------------------------------------------------------------------------------------
