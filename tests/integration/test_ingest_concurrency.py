@@ -57,6 +57,13 @@ def deadlocks(engine: Engine) -> int:
         return int(connection.exec_driver_sql("SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'").one()[1])
 
 
+def last_deadlock(engine: Engine) -> str:
+    """Who waited for whom, as InnoDB tells it."""
+    with engine.connect() as connection:
+        status = str(connection.exec_driver_sql("SHOW ENGINE INNODB STATUS").one()[2])
+    return status.partition("LATEST DETECTED DEADLOCK")[2].partition("\nTRANSACTIONS\n")[0]
+
+
 def at_once(works: Sequence[Callable[[], object]]) -> list[object]:
     """What each returns; all begin together."""
     gate = threading.Barrier(len(works))
@@ -150,7 +157,7 @@ def test_ingest_scoring_and_presence_do_not_deadlock(mariadb_engine: Engine, ids
     before = deadlocks(mariadb_engine)
     at_once([partial(ingest, submissions[:60], 1), partial(ingest, submissions[60:], 2), score, see, see])
     scores_follow_the_log(mariadb_engine)
-    assert deadlocks(mariadb_engine) == before
+    assert deadlocks(mariadb_engine) == before, last_deadlock(mariadb_engine)
     with mariadb_engine.connect() as connection:
         assert connection.scalar(sa.select(sa.func.count()).where(monitors.c.last_submit.is_(None))) == 0
         # What the scorer did not get to is still due: nothing is forgotten.
