@@ -17,7 +17,7 @@ from runtime.database import reading
 
 _SCRIPTS: Final = Path(schema.__file__).parent / "migrations"
 _LOCK: Final = "ntppool_monitor_migrations"
-_LOCK_WAIT: Final = 60  # seconds
+_LOCK_WAIT: Final = 50  # seconds; shorter than the driver waits for an answer
 
 
 class MigrationBusy(Exception):
@@ -30,7 +30,7 @@ def upgrade(engine: Engine) -> None:
     Raises:
         MigrationBusy: the other one took too long.
     """
-    with engine.begin() as connection, _alone(connection):
+    with _alone(engine), engine.begin() as connection:
         command.upgrade(_config(connection), "head")
 
 
@@ -55,15 +55,17 @@ def _config(connection: Connection | None) -> Config:
 
 
 @contextmanager
-def _alone(connection: Connection) -> Iterator[None]:
-    """Holds the migration lock. On SQLite the transaction that is open already is the lock."""
-    if connection.dialect.name == "sqlite":
+def _alone(engine: Engine) -> Iterator[None]:
+    """Holds the migration lock, on a connection of its own: it is held until the migrations are committed. On SQLite
+    the transaction of the migrations is the lock."""
+    if engine.dialect.name == "sqlite":
         yield
         return
-    taken = connection.scalar(sa.text("SELECT GET_LOCK(:name, :wait)"), {"name": _LOCK, "wait": _LOCK_WAIT})
-    if not taken:
-        raise MigrationBusy(f"another process has been migrating this database for {_LOCK_WAIT} s")
-    try:
-        yield
-    finally:
-        connection.execute(sa.text("SELECT RELEASE_LOCK(:name)"), {"name": _LOCK})
+    with engine.connect() as connection:
+        taken = connection.scalar(sa.text("SELECT GET_LOCK(:name, :wait)"), {"name": _LOCK, "wait": _LOCK_WAIT})
+        if not taken:
+            raise MigrationBusy(f"another process has been migrating this database for {_LOCK_WAIT} s")
+        try:
+            yield
+        finally:
+            connection.execute(sa.text("SELECT RELEASE_LOCK(:name)"), {"name": _LOCK})

@@ -270,3 +270,20 @@ def test_two_at_once_follow_each_other(mariadb: MariaDb) -> None:
     assert current(engine) == newest()
     assert differences(engine) == []
     engine.dispose()
+
+
+def test_the_next_one_begins_when_the_last_one_is_committed(mariadb: MariaDb) -> None:
+    engine = open_database(mariadb.create(f"migration{next(_numbers)}"))
+    free: list[bool] = []
+
+    def look(connection: Connection) -> None:
+        with engine.connect() as other:
+            free.append(bool(other.scalar(sa.text("SELECT IS_FREE_LOCK('ntppool_monitor_migrations')"))))
+
+    with engine.begin() as connection:
+        sa.event.listen(connection, "commit", look)  # so that it is known that it is told
+    assert free == [True]
+    sa.event.listen(engine, "commit", look)
+    upgrade(engine)
+    engine.dispose()
+    assert len(free) > 1 and not any(free[1:])
