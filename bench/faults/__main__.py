@@ -5,7 +5,6 @@ unexplained; 1: something was; 2: it could not run.
 """
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from bench.faults.plan import NAMES
 from bench.faults.report import say
 from bench.faults.rig import CannotRun
 from bench.faults.run import Options, run_faults
+from bench.stage import end_by_unwinding
 from runtime.log import set_up_logging
 
 _LONGEST = 24 * 60.0
@@ -22,8 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs, and returns the exit code."""
     options = _options(arguments)
     set_up_logging("error")
-    # So that SIGTERM ends it as Ctrl-C does, by unwinding.
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    end_by_unwinding()
     try:
         return run_faults(options)
     except KeyboardInterrupt:

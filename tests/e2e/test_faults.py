@@ -34,7 +34,9 @@ def test_half_a_minute_of_faults_loses_nothing() -> None:
 
 
 def test_an_interrupted_run_leaves_no_process_and_says_so() -> None:
-    with subprocess.Popen([*COMMAND, "--minutes", "5"], stderr=subprocess.PIPE, text=True) as running:
+    # As a script starts it in the background: with Ctrl-C switched off.
+    in_background = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *COMMAND, "--minutes", "5"]
+    with subprocess.Popen(in_background, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
         directory = re.search(r"in (\S+)$", running.stderr.readline().strip())
         assert directory is not None
