@@ -13,9 +13,11 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from schema.tables import log_scores, server_scores
+from schema.messages import PairStatus
+from schema.tables import log_scores, result_batches, server_scores, servers
 
 _pair = server_scores.c
+_batch = result_batches.c
 _PAIR_COLUMNS: Final = [
     _pair.id,
     _pair.server_id,
@@ -25,25 +27,55 @@ _PAIR_COLUMNS: Final = [
     _pair.score_ts,
     _pair.stratum,
 ]
-_NAMES: Final = ", ".join(f"pair.{column.name}" for column in _PAIR_COLUMNS)
+_PAIR_NAMES: Final = ", ".join(f"pair.{column.name}" for column in _PAIR_COLUMNS)
+_BATCH_COLUMNS: Final = [_batch.monitor_id, _batch.batch, _batch.stored, _batch.rejected]
+_BATCH_NAMES: Final = ", ".join(f"batch.{column.name}" for column in _BATCH_COLUMNS)
 
-# The joins name their order: the wanted rows are few, the table is large.
-_READ_MYSQL: Final = sa.text(f"""
-    SELECT {_NAMES}
+# The joins name their order: the wanted rows are few, the tables are large.
+_READ_PAIRS_MYSQL: Final = sa.text(f"""
+    SELECT {_PAIR_NAMES}, server.ip
     FROM JSON_TABLE(:wanted, '$[*]' COLUMNS (
              server_id INT UNSIGNED PATH '$[0]',
              monitor_id INT UNSIGNED PATH '$[1]')) AS wanted
     STRAIGHT_JOIN server_scores AS pair
         ON pair.server_id = wanted.server_id AND pair.monitor_id = wanted.monitor_id
-""").columns(*_PAIR_COLUMNS)  # noqa: S608  # made of our own column names
+    STRAIGHT_JOIN servers AS server ON server.id = pair.server_id
+""").columns(*_PAIR_COLUMNS, servers.c.ip)  # noqa: S608  # made of our own column names
 
-_READ_SQLITE: Final = sa.text(f"""
-    SELECT {_NAMES}
+_READ_PAIRS_SQLITE: Final = sa.text(f"""
+    SELECT {_PAIR_NAMES}, server.ip
     FROM json_each(:wanted) AS wanted
     CROSS JOIN server_scores AS pair
         ON pair.server_id = json_extract(wanted.value, '$[0]')
         AND pair.monitor_id = json_extract(wanted.value, '$[1]')
-""").columns(*_PAIR_COLUMNS)  # noqa: S608  # made of our own column names
+    CROSS JOIN servers AS server ON server.id = pair.server_id
+""").columns(*_PAIR_COLUMNS, servers.c.ip)  # noqa: S608  # made of our own column names
+
+_READ_BATCHES_MYSQL: Final = sa.text(f"""
+    SELECT {_BATCH_NAMES}
+    FROM JSON_TABLE(:wanted, '$[*]' COLUMNS (
+             monitor_id INT UNSIGNED PATH '$[0]',
+             batch CHAR(26) CHARACTER SET ascii COLLATE ascii_bin PATH '$[1]')) AS wanted
+    STRAIGHT_JOIN result_batches AS batch ON batch.monitor_id = wanted.monitor_id AND batch.batch = wanted.batch
+""").columns(*_BATCH_COLUMNS)  # noqa: S608  # made of our own column names
+
+_READ_BATCHES_SQLITE: Final = sa.text(f"""
+    SELECT {_BATCH_NAMES}
+    FROM json_each(:wanted) AS wanted
+    CROSS JOIN result_batches AS batch
+        ON batch.monitor_id = json_extract(wanted.value, '$[0]')
+        AND batch.batch = json_extract(wanted.value, '$[1]')
+""").columns(*_BATCH_COLUMNS)  # noqa: S608  # made of our own column names
+
+_ADD_BATCHES_MYSQL: Final = sa.text("""
+    INSERT INTO result_batches (monitor_id, batch, received_on, stored, rejected)
+    SELECT monitor_id, batch, :received_on, stored, rejected
+    FROM JSON_TABLE(:rows, '$[*]' COLUMNS (
+             monitor_id INT UNSIGNED PATH '$[0]',
+             batch CHAR(26) CHARACTER SET ascii COLLATE ascii_bin PATH '$[1]',
+             stored INT PATH '$[2]',
+             rejected TEXT PATH '$[3]')) AS added
+""")
 
 _MOVE_MYSQL: Final = sa.text("""
     UPDATE JSON_TABLE(:moved, '$[*]' COLUMNS (
@@ -82,10 +114,35 @@ MovedPair = tuple[int, float, datetime | None, int | None]
 """Id of a row of ``server_scores``, and its new score, time and stratum."""
 
 
-def read_pairs(connection: Connection, wanted: Iterable[tuple[int, int]]) -> Sequence[sa.Row[Any]]:
-    """The rows of ``server_scores`` of these (server, monitor), as far as there are any."""
-    query = _READ_SQLITE if connection.dialect.name == "sqlite" else _READ_MYSQL
-    return connection.execute(query, {"wanted": _json(list(wanted))}).all()
+PairRow = tuple[int, int, int, PairStatus, float, datetime | None, int | None, str]
+"""A row of ``server_scores`` (id, server, monitor, status, score, its time, stratum), and the server's address."""
+
+BatchRow = tuple[int, str, int, str | None]
+"""Monitor, ULID, number of stored results, and the rejections as text."""
+
+
+def read_pairs(connection: Connection, wanted: Iterable[tuple[int, int]]) -> Sequence[PairRow]:
+    """The pairs of these (server, monitor), as far as there are any."""
+    query = _READ_PAIRS_SQLITE if connection.dialect.name == "sqlite" else _READ_PAIRS_MYSQL
+    rows: Sequence[Any] = connection.execute(query, {"wanted": _json(list(wanted))}).all()
+    return rows
+
+
+def read_batches(connection: Connection, wanted: Iterable[tuple[int, str]]) -> Sequence[BatchRow]:
+    """What is remembered of these (monitor, ULID)."""
+    query = _READ_BATCHES_SQLITE if connection.dialect.name == "sqlite" else _READ_BATCHES_MYSQL
+    rows: Sequence[Any] = connection.execute(query, {"wanted": _json(list(wanted))}).all()
+    return rows
+
+
+def add_batches(connection: Connection, rows: Sequence[BatchRow], received_on: datetime) -> None:
+    """Remembers batches, in the order of ``rows``."""
+    if connection.dialect.name == "sqlite":
+        names = ("monitor_id", "batch", "stored", "rejected")
+        added = [{"received_on": received_on, **dict(zip(names, row, strict=True))} for row in rows]
+        connection.execute(sa.insert(result_batches), added)
+    else:
+        connection.execute(_ADD_BATCHES_MYSQL, {"rows": _json(list(rows)), "received_on": received_on})
 
 
 def add_log_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -5,16 +5,17 @@ writes results of these servers until it ends, so that scores build on each othe
 committed in the order of their ids. It may run again at any time, since a remembered batch changes nothing.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from ingest.bulk import add_log_rows, move_pairs, read_pairs
+from ingest.bulk import BatchRow, add_batches, add_log_rows, move_pairs, read_batches, read_pairs
 from ingest.check import known_id, needs_history
 from ingest.decode import Submission
 from ingest.plan import (
@@ -29,7 +30,7 @@ from ingest.plan import (
 )
 from runtime.database import transaction
 from runtime.work_queue import SCORING
-from schema.tables import assignment_changes, monitors, result_batches, servers
+from schema.tables import assignment_changes, monitors, servers
 
 _ATTEMPTS: Final = 5
 
@@ -52,13 +53,13 @@ def _commit(connection: Connection, submissions: Sequence[Submission], now: date
     known_monitors = _monitors(connection, {s.name for s in submissions})
     senders = [(s, known_monitors[s.name, s.ipv]) for s in submissions if (s.name, s.ipv) in known_monitors]
     asked = sorted({(r.server_id, m.id) for s, m in senders for r in s.batch.results if known_id(r.server_id)})
-    addresses = _servers(connection, {server_id for server_id, _ in asked})
-    SCORING.hold(connection, addresses)
+    SCORING.hold(connection, {server_id for server_id, _ in asked})
+    pairs, addresses = _pairs(connection, asked, {m.id: m for _, m in senders})
     known = Known(
         monitors=known_monitors,
-        servers=addresses,
-        pairs=_pairs(connection, asked, {m.id: m for _, m in senders}),
-        batches=_batches(connection, sorted({(m.id, s.batch.id) for s, m in senders})),
+        servers=addresses | _servers(connection, {server_id for server_id, _ in asked} - addresses.keys()),
+        pairs=pairs,
+        batches=_batches(connection, {(m.id, s.batch.id) for s, m in senders}),
     )
     plan = make_plan(known, submissions)
     _write(connection, plan, now)
@@ -73,25 +74,27 @@ def _monitors(connection: Connection, names: Iterable[str]) -> dict[tuple[str, s
 
 
 def _servers(connection: Connection, ids: Iterable[int]) -> dict[int, str]:
-    query = sa.select(servers.c.id, servers.c.ip).where(servers.c.id.in_(sorted(ids)))
+    if not (wanted := sorted(ids)):
+        return {}
+    query = sa.select(servers.c.id, servers.c.ip).where(servers.c.id.in_(wanted))
     return {row.id: row.ip for row in connection.execute(query)}
 
 
 def _pairs(
     connection: Connection, asked: Sequence[tuple[int, int]], by_id: Mapping[int, Monitor]
-) -> dict[tuple[int, int], Pair]:
-    """The pairs of ``asked`` (server, monitor) that there are."""
+) -> tuple[dict[tuple[int, int], Pair], dict[int, str]]:
+    """The pairs of ``asked`` (server, monitor) that there are, and the addresses of their servers."""
     if not asked:
-        return {}
-    rows = read_pairs(connection, asked)
-    idle = [(r.server_id, r.monitor_id) for r in rows if needs_history(by_id[r.monitor_id].status, r.status)]
-    ended = _last_changes(connection, idle)
-    return {
-        (r.server_id, r.monitor_id): Pair(
-            r.id, r.status, r.score_raw, r.score_ts, r.stratum, ended.get((r.server_id, r.monitor_id))
-        )
-        for r in rows
-    }
+        return {}, {}
+    pairs: dict[tuple[int, int], Pair] = {}
+    addresses: dict[int, str] = {}
+    for pair_id, server_id, monitor_id, status, score, score_ts, stratum, ip in read_pairs(connection, asked):
+        pairs[server_id, monitor_id] = Pair(pair_id, status, score, score_ts, stratum)
+        addresses[server_id] = ip
+    idle = [key for key, pair in pairs.items() if needs_history(by_id[key[1]].status, pair.status)]
+    for key, ended in _last_changes(connection, idle).items():
+        pairs[key] = replace(pairs[key], ended=ended)
+    return pairs, addresses
 
 
 def _last_changes(connection: Connection, asked: Sequence[tuple[int, int]]) -> dict[tuple[int, int], datetime]:
@@ -106,33 +109,27 @@ def _last_changes(connection: Connection, asked: Sequence[tuple[int, int]]) -> d
     return {(row.server_id, row.monitor_id): row.on for row in connection.execute(query)}
 
 
-def _batches(connection: Connection, asked: Sequence[tuple[int, str]]) -> dict[tuple[int, str], Remembered]:
+def _batches(connection: Connection, asked: Collection[tuple[int, str]]) -> dict[tuple[int, str], Remembered]:
     if not asked:
         return {}
-    b = result_batches.c
-    query = sa.select(b.monitor_id, b.batch, b.stored, b.rejected)
-    rows = connection.execute(query.where(sa.tuple_(b.monitor_id, b.batch).in_(asked)))
-    return {(r.monitor_id, r.batch): Remembered(r.stored, rejections_from_text(r.rejected)) for r in rows}
+    return {
+        (monitor_id, batch): Remembered(stored, rejections_from_text(rejected))
+        for monitor_id, batch, stored, rejected in read_batches(connection, sorted(asked))
+    }
 
 
 def _write(connection: Connection, plan: Plan, now: datetime) -> None:
     if plan.batches:
-        connection.execute(sa.insert(result_batches), _batch_rows(plan, now))
+        add_batches(connection, _batch_rows(plan), now)
     if plan.log_rows:
         add_log_rows(connection, plan.log_rows)
         move_pairs(connection, sorted((p.id, p.score, p.score_ts, p.stratum) for p in plan.pairs.values()))
         SCORING.make_due(connection, plan.servers(), now)
 
 
-def _batch_rows(plan: Plan, now: datetime) -> list[dict[str, Any]]:
+def _batch_rows(plan: Plan) -> list[BatchRow]:
     # In the order of their key: two workers with the same batches then wait for, but never deadlock, each other.
     return [
-        {
-            "monitor_id": monitor_id,
-            "batch": batch,
-            "received_on": now,
-            "stored": remembered.stored,
-            "rejected": rejections_to_text(remembered.rejected),
-        }
+        (monitor_id, batch, remembered.stored, rejections_to_text(remembered.rejected))
         for (monitor_id, batch), remembered in sorted(plan.batches.items(), key=lambda item: item[0])
     ]

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.engine import Connection
 
-from schema.tables import scoring_queue, servers_monitor_review
+from schema.tables import scoring_queue, servers, servers_monitor_review
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class WorkQueue:
     def hold(self, connection: Connection, server_ids: Iterable[int]) -> None:
         """Locks the rows of these servers, in the order of their ids, waiting for who holds them.
 
-        Rows that are missing are made, so that there is something to hold.
+        Rows that are missing are made, so that there is something to hold; not of servers that do not exist.
         """
         wanted = sorted(set(server_ids))
         if not wanted:
@@ -50,9 +50,10 @@ class WorkQueue:
         locking = query.order_by(self.table.c.server_id).with_for_update()
         missing = set(wanted) - set(connection.scalars(locking))
         if missing:
-            rows = [{"server_id": server_id} for server_id in sorted(missing)]
-            connection.execute(_insert_ignore(connection, self.table), rows)
-            connection.execute(locking).all()
+            existing = connection.scalars(sa.select(servers.c.id).where(servers.c.id.in_(missing))).all()
+            if existing:
+                self.add(connection, existing, None)
+                connection.execute(locking).all()
 
     def make_due(self, connection: Connection, server_ids: Iterable[int], at: datetime) -> None:
         """Due at ``at``, unless they are due earlier already. Rows must exist (see :meth:`hold`, :meth:`add`)."""
