@@ -112,9 +112,10 @@ def test_a_will_is_sent_after_the_connection_is_gone_and_only_where_its_owner_ma
     broker: Broker, keep: int, delay: int
 ) -> None:
     with server(broker) as listener:
-        assert listener.subscribe("/test/monitors/status/#")
-        assert listener.subscribe("/test/monitors/config/#")
-        for topic in (TOPICS.config(NAME), TOPICS.status(OTHER), TOPICS.status(NAME)):
+        asked = (TOPICS.config(NAME), TOPICS.status(OTHER), TOPICS.status(NAME))
+        for topic in asked:
+            assert listener.subscribe(topic)
+        for topic in asked:
             monitor(broker, will=Will(topic, "gone", delay), keep=keep).connect().vanish()
         assert [message.topic for message in listener.receive()] == [TOPICS.status(NAME)]
     if delay == 0:
@@ -132,8 +133,10 @@ def test_a_will_is_not_sent_after_an_orderly_end(broker: Broker) -> None:
 
 def test_the_will_of_a_client_whose_place_is_taken_is_checked(broker: Broker) -> None:
     with server(broker) as listener:
-        listener.subscribe("/test/monitors/status/#")
-        for topic in (TOPICS.status(OTHER), TOPICS.status(NAME)):
+        asked = (TOPICS.status(OTHER), TOPICS.status(NAME))
+        for topic in asked:
+            assert listener.subscribe(topic)
+        for topic in asked:
             first = monitor(broker, will=Will(topic)).connect()
             monitor(broker).connect().close()
             first.vanish()
