@@ -135,9 +135,6 @@ class BrokerSession:
         failures = 0
         while True:
             lost = await self._connect_once(tls)
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                # asyncio.wait_for() loses a cancellation that comes together with what it waits for (Python 3.11).
-                raise asyncio.CancelledError
             if lost is None:
                 failures = 0
                 continue  # the token was renewed: reconnect at once

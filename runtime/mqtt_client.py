@@ -104,17 +104,19 @@ class Client(aiomqtt.Client):
             raise PublishRefused(f"the broker refused a message on {topic}: {reason}")
 
     async def _wait_for(self, fut: Awaitable[T], timeout: float | None) -> T:
-        """Raises CancelledError when the task was cancelled meanwhile and nobody noticed.
+        """Raises CancelledError whenever the task was cancelled meanwhile.
 
         Before Python 3.12, ``asyncio.wait_for`` takes no notice of a cancellation that comes together with what it
-        waits for: a session that is told to end in the moment of the broker's welcome would go on for ever.
+        waits for, be it a result or an error: a session that is told to end in the moment of the broker's welcome
+        would go on for ever.
         """
         task = asyncio.current_task()
         before = 0 if task is None else task.cancelling()
-        found = await super()._wait_for(fut, timeout)
-        if task is not None and task.cancelling() > before:
-            raise asyncio.CancelledError
-        return found
+        try:
+            return await super()._wait_for(fut, timeout)
+        finally:
+            if task is not None and task.cancelling() > before:
+                raise asyncio.CancelledError
 
     def _client_connect(self) -> None:
         try:
