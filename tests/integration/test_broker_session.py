@@ -101,17 +101,20 @@ def new_topic() -> str:
     return f"/test/events/{secrets.token_hex(4)}"
 
 
-async def test_a_session_that_is_told_to_end_at_the_brokers_welcome_ends(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("welcome", [True, False])
+async def test_a_session_that_is_told_to_end_as_the_broker_answers_its_login_ends(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, welcome: bool
 ) -> None:
-    welcome = Client._on_connect
+    answered = Client._on_connect
 
-    def welcome_and_end(client: Client, *given: Any) -> None:
-        welcome(client, *given)
+    def answered_and_told(client: Client, *given: Any) -> None:
+        answered(client, *given)
+        monkeypatch.undo()  # it is told once
         session.cancel()
 
-    monkeypatch.setattr(Client, "_on_connect", welcome_and_end)
-    session = asyncio.create_task(worker(broker).run())
+    monkeypatch.setattr(Client, "_on_connect", answered_and_told)
+    options = {} if welcome else {"token": lambda: "no token"}
+    session = asyncio.create_task(worker(broker, **options).run())
     await asyncio.wait({session}, timeout=PATIENCE)
     ended = session.done()
     session.cancel()  # should the first time have been lost
