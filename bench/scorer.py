@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from bench.figure import Figure, report
 from ops.local_database import temporary_mariadb
-from runtime.database import open_database, to_db, transaction, utc_now
+from runtime.database import open_database, to_db, utc_now
 from runtime.migrations import upgrade
 from runtime.pool_settings import Intervals, Scoring
 from runtime.work_queue import SCORING
@@ -67,7 +67,7 @@ def _round(engine: Engine, count: int, number: int) -> Iterator[tuple[int, float
     limit = Scoring().batch_size
     while True:
         began = time.perf_counter()
-        scored = transaction(engine, lambda c: score_due(c, all_scorers(), INTERVALS, utc_now(), limit))
+        scored = score_due(engine, all_scorers(), INTERVALS, utc_now(), limit)
         if not scored.claimed:
             return
         yield scored.claimed, time.perf_counter() - began

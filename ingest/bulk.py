@@ -1,18 +1,14 @@
-"""A thousand rows in one statement with one parameter: the rows as a JSON text, which the database takes apart.
-
-On MySQL and MariaDB a statement for each row costs ten times as much in round trips, and a parameter for each value
-a third more in the driver. SQLite runs in our own process, where neither matters, and only spells it differently.
-"""
+"""Statements for a thousand rows each, with one parameter: the rows as a JSON text (:mod:`runtime.json_rows`)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import Any, Final
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from runtime.json_rows import json_rows, json_time
 from schema.messages import PairStatus
 from schema.tables import log_scores, result_batches, server_scores, servers
 
@@ -124,14 +120,14 @@ BatchRow = tuple[int, str, int, str | None]
 def read_pairs(connection: Connection, wanted: Iterable[tuple[int, int]]) -> Sequence[PairRow]:
     """The pairs of these (server, monitor), as far as there are any."""
     query = _READ_PAIRS_SQLITE if connection.dialect.name == "sqlite" else _READ_PAIRS_MYSQL
-    rows: Sequence[Any] = connection.execute(query, {"wanted": _json(list(wanted))}).all()
+    rows: Sequence[Any] = connection.execute(query, {"wanted": json_rows(wanted)}).all()
     return rows
 
 
 def read_batches(connection: Connection, wanted: Iterable[tuple[int, str]]) -> Sequence[BatchRow]:
     """What is remembered of these (monitor, ULID)."""
     query = _READ_BATCHES_SQLITE if connection.dialect.name == "sqlite" else _READ_BATCHES_MYSQL
-    rows: Sequence[Any] = connection.execute(query, {"wanted": _json(list(wanted))}).all()
+    rows: Sequence[Any] = connection.execute(query, {"wanted": json_rows(wanted)}).all()
     return rows
 
 
@@ -142,7 +138,7 @@ def add_batches(connection: Connection, rows: Sequence[BatchRow], received_on: d
         added = [{"received_on": received_on, **dict(zip(names, row, strict=True))} for row in rows]
         connection.execute(sa.insert(result_batches), added)
     else:
-        connection.execute(_ADD_BATCHES_MYSQL, {"rows": _json(list(rows)), "received_on": received_on})
+        connection.execute(_ADD_BATCHES_MYSQL, {"rows": json_rows(rows), "received_on": received_on})
 
 
 def add_log_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -150,18 +146,13 @@ def add_log_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> N
     if connection.dialect.name == "sqlite":
         connection.execute(sa.insert(log_scores), list(rows))
     else:
-        connection.execute(_LOG_MYSQL, {"rows": _json([_LOG_VALUES(row) for row in rows])})
+        connection.execute(_LOG_MYSQL, {"rows": json_rows(map(_LOG_VALUES, rows))})
 
 
 def move_pairs(connection: Connection, moved: Sequence[MovedPair]) -> None:
     """Gives pairs their new scores."""
     if connection.dialect.name == "sqlite":
-        # Also because SQLite reads numbers in JSON less exactly than it stores them.
         names = ("pair", "score", "ts", "new_stratum")
         connection.execute(_MOVE_ONE, [dict(zip(names, row, strict=True)) for row in moved])
     else:
-        connection.execute(_MOVE_MYSQL, {"moved": _json([(i, s, ts and str(ts), st) for i, s, ts, st in moved])})
-
-
-def _json(rows: list[Any]) -> str:
-    return msgspec.json.encode(rows).decode()
+        connection.execute(_MOVE_MYSQL, {"moved": json_rows((i, s, json_time(ts), st) for i, s, ts, st in moved)})

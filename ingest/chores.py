@@ -30,11 +30,11 @@ PRESENCE: Final = 1.0
 SIGHTINGS: Final = 5.0
 """Seconds between two times that ``last_seen`` and ``last_submit`` are written."""
 
-NEW_RATES: Final = 5.0
-"""Seconds until the rate of a new sender is looked up."""
+RATES: Final = 5.0
+"""Seconds between two looks for monitors whose rate matters."""
 
-ALL_RATES: Final = 300.0
-"""Seconds until the rates of all are looked up again."""
+DOUBT_RATES: Final = 300.0
+"""Seconds until a rate that was looked up is looked up again, if it still matters."""
 
 RETENTION: Final = timedelta(minutes=5)
 
@@ -66,15 +66,14 @@ async def keep_sightings(worker: Worker, sightings: Sightings) -> NoReturn:
 
 async def keep_rates(worker: Worker, throttle: Throttle) -> NoReturn:
     """Looks up how much monitors may send."""
-    all_at = time.monotonic()
+    doubted = time.monotonic()
     while True:
-        await asyncio.sleep(NEW_RATES)
-        wanted = throttle.unrated()
-        if time.monotonic() - all_at >= ALL_RATES:
-            all_at = time.monotonic()
-            throttle.forget_idle(all_at)
-            wanted = throttle.senders()
-        if wanted:
+        await asyncio.sleep(RATES)
+        if time.monotonic() - doubted >= DOUBT_RATES:
+            doubted = time.monotonic()
+            throttle.forget_idle(doubted)
+            throttle.doubt_rates()
+        if wanted := throttle.wanting():
             throttle.rate(await persist(worker, partial(_rates, worker, wanted)))
 
 

@@ -1,8 +1,9 @@
 """The one transaction of an intake: batch ids, log rows and scores are written together, or not at all.
 
-It first takes the scoring queue's rows of its servers, in the order of their ids, and only then reads: nobody else
+It takes the scoring queue's rows of its servers, in the order of their ids, before it reads their scores: nobody else
 writes results of these servers until it ends, so that scores build on each other and log rows of a server are
-committed in the order of their ids. It may run again at any time, since a remembered batch changes nothing.
+committed in the order of their ids. What it can read before it has to wait, it does. It may run again at any time,
+since a remembered batch changes nothing.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -52,14 +53,16 @@ def commit(engine: Engine, submissions: Sequence[Submission], now: datetime) -> 
 def _commit(connection: Connection, submissions: Sequence[Submission], now: datetime) -> Plan:
     known_monitors = _monitors(connection, {s.name for s in submissions})
     senders = [(s, known_monitors[s.name, s.ipv]) for s in submissions if (s.name, s.ipv) in known_monitors]
-    asked = sorted({(r.server_id, m.id) for s, m in senders for r in s.batch.results if known_id(r.server_id)})
-    SCORING.hold(connection, {server_id for server_id, _ in asked})
+    batches = _batches(connection, {(m.id, s.batch.id) for s, m in senders})
+    new = [(s, m) for s, m in senders if (m.id, s.batch.id) not in batches]
+    asked = sorted({(r.server_id, m.id) for s, m in new for r in s.batch.results if known_id(r.server_id)})
+    SCORING.hold_due(connection, {server_id for server_id, _ in asked}, now)
     pairs, addresses = _pairs(connection, asked, {m.id: m for _, m in senders})
     known = Known(
         monitors=known_monitors,
         servers=addresses | _servers(connection, {server_id for server_id, _ in asked} - addresses.keys()),
         pairs=pairs,
-        batches=_batches(connection, {(m.id, s.batch.id) for s, m in senders}),
+        batches=batches,
     )
     plan = make_plan(known, submissions)
     _write(connection, plan, now)
@@ -124,7 +127,6 @@ def _write(connection: Connection, plan: Plan, now: datetime) -> None:
     if plan.log_rows:
         add_log_rows(connection, plan.log_rows)
         move_pairs(connection, sorted((p.id, p.score, p.score_ts, p.stratum) for p in plan.pairs.values()))
-        SCORING.make_due(connection, plan.servers(), now)
 
 
 def _batch_rows(plan: Plan) -> list[BatchRow]:

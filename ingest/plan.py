@@ -90,10 +90,6 @@ class Plan:
     monitor_ids: dict[tuple[str, str], int] = field(default_factory=dict)
     """Of the known monitors that submitted, by name and protocol."""
 
-    def servers(self) -> set[int]:
-        """Servers that got a result."""
-        return {server_id for server_id, _ in self.pairs}
-
     def events(self) -> list[ResultStored]:
         """One event per server, of its last result."""
         return [self._event(server_id, *last) for server_id, last in self.newest.items()]

@@ -2,7 +2,8 @@
 
 Each monitor and protocol has a bucket of results. It fills at many times the pace of the monitor's assignments, so
 that a spool is drained quickly after an outage, and is emptied by what the monitor sends, whether new or repeated. A
-monitor with an empty bucket is not listened to: it gets no acks, keeps its batches, and sends them again, later.
+monitor with an empty bucket is not listened to: it gets no acks, keeps its batches, and sends them again, later. How
+many assignments a monitor has is looked up only when it matters: few ever send more than any of them may.
 """
 
 import logging
@@ -58,6 +59,11 @@ class Bucket:
         """Whether nothing was taken from it lately."""
         return self.level >= self.rate * BURST
 
+    @property
+    def low(self) -> bool:
+        """Whether less than half of it is left."""
+        return self.level < self.rate * BURST / 2
+
 
 @dataclass(slots=True)
 class _Sender:
@@ -101,9 +107,14 @@ class Throttle:
         """All that are remembered."""
         return list(self._senders)
 
-    def unrated(self) -> list[Sender]:
-        """Those whose rate has not been set yet."""
-        return [sender for sender, known in self._senders.items() if not known.rated]
+    def wanting(self) -> list[Sender]:
+        """Those whose rate is to be looked up: it is not known, and they have used up half of their bucket."""
+        return [sender for sender, known in self._senders.items() if not known.rated and known.bucket.low]
+
+    def doubt_rates(self) -> None:
+        """What was looked up so far may have changed; it holds until it is looked up again."""
+        for known in self._senders.values():
+            known.rated = False
 
     def forget_idle(self, now: float) -> None:
         """Forgets senders that were not heard of for :data:`REMEMBERED`; their buckets are full long since."""

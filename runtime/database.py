@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
+from pymysql.constants import FIELD_TYPE
+from pymysql.converters import conversions, convert_datetime
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 
@@ -53,7 +55,7 @@ def open_database(url: URL) -> Engine:
         pool_recycle=1800,
         pool_size=4,
         max_overflow=4,
-        connect_args={"connect_timeout": 5, "read_timeout": 60, "write_timeout": 60},
+        connect_args={"connect_timeout": 5, "read_timeout": 60, "write_timeout": 60, "conv": _CONVERSIONS},
     )
 
     @sa.event.listens_for(engine, "connect")
@@ -82,6 +84,17 @@ def _open_sqlite(url: URL) -> Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _read_datetime(text: str) -> datetime | str | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return convert_datetime(text)  # a date that is none, as 0000-00-00
+
+
+# Rows of scores are mostly times, and the driver's way to read one takes as long as all else that a row takes.
+_CONVERSIONS: Final = {**conversions, FIELD_TYPE.DATETIME: _read_datetime, FIELD_TYPE.TIMESTAMP: _read_datetime}
 
 
 def transaction(

@@ -5,16 +5,23 @@ itself: it lasts until the transaction ends, is released when the worker dies, a
 MQTT only wakes a worker earlier than its next look.
 """
 
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.engine import Connection
 
 from schema.tables import scoring_queue, servers, servers_monitor_review
+
+_TOGETHER: Final = 500
+"""Servers of one statement."""
+
+_CHOICE: Final = 4
+"""Times as many servers as are wanted, of which they are chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +50,25 @@ class WorkQueue:
 
         Rows that are missing are made, so that there is something to hold; not of servers that do not exist.
         """
-        wanted = sorted(set(server_ids))
-        if not wanted:
-            return
-        query = sa.select(self.table.c.server_id).where(self.table.c.server_id.in_(wanted))
-        locking = query.order_by(self.table.c.server_id).with_for_update()
-        missing = set(wanted) - set(connection.scalars(locking))
-        if missing:
-            existing = connection.scalars(sa.select(servers.c.id).where(servers.c.id.in_(missing))).all()
-            if existing:
-                self.add(connection, existing, None)
+        for some in _chunks(server_ids):
+            query = sa.select(self.table.c.server_id).where(self.table.c.server_id.in_(some))
+            locking = query.order_by(self.table.c.server_id).with_for_update()
+            if len(connection.scalars(locking).all()) < len(some) and self._add_missing(connection, some):
                 connection.execute(locking).all()
+
+    def _add_missing(self, connection: Connection, server_ids: Sequence[int]) -> bool:
+        """Makes the rows that are missing of servers that exist; whether there was any."""
+        has_row = sa.select(self.table.c.server_id).where(self.table.c.server_id == servers.c.id).exists()
+        missing = connection.scalars(sa.select(servers.c.id).where(servers.c.id.in_(server_ids), ~has_row)).all()
+        self.add(connection, missing, None)
+        return bool(missing)
 
     def make_due(self, connection: Connection, server_ids: Iterable[int], at: datetime) -> None:
         """Due at ``at``, unless they are due earlier already. Rows must exist (see :meth:`hold`, :meth:`add`)."""
-        ids = sorted(set(server_ids))
-        if ids:
+        for some in _chunks(server_ids):
             connection.execute(
                 sa.update(self.table)
-                .where(self.table.c.server_id.in_(ids), sa.or_(self.due.is_(None), self.due > at))
+                .where(self.table.c.server_id.in_(some), sa.or_(self.due.is_(None), self.due > at))
                 .values({self.due: at})
             )
 
@@ -83,6 +90,55 @@ class WorkQueue:
         return connection.scalar(sa.select(sa.func.count()).select_from(self.table).where(self.due <= now)) or 0
 
 
+@dataclass(frozen=True, slots=True)
+class CountingQueue(WorkQueue):
+    """A queue that also counts what makes a server due, for those who look at servers before they lock them."""
+
+    stored: sa.Column[Any]
+
+    def look(self, connection: Connection, now: datetime, limit: int) -> dict[int, int]:
+        """Some of the servers that are due longest, without locking them: for :meth:`claim_unchanged`.
+
+        Which ones, is left to chance, so that several workers rarely do the same work.
+        """
+        query = sa.select(self.table.c.server_id, self.stored.label("stored")).where(self.due <= now)
+        rows = connection.execute(query.order_by(self.due, self.table.c.server_id).limit(limit * _CHOICE)).all()
+        chosen = random.sample(rows, min(limit, len(rows)))
+        return {row.server_id: row.stored for row in chosen}
+
+    def claim_unchanged(self, connection: Connection, looked: Mapping[int, int], now: datetime) -> list[int]:
+        """Those of the servers looked at that are as they were, locked until the transaction ends.
+
+        Servers that another worker holds, or has dealt with, or made due once more, are passed over.
+        """
+        c = self.table.c
+        claimed: list[int] = []
+        for some in _chunks(looked):
+            query = sa.select(c.server_id, self.due, self.stored).where(c.server_id.in_(some))
+            rows = connection.execute(query.order_by(c.server_id).with_for_update(skip_locked=True))
+            claimed += [id_ for id_, due, stored in rows if due is not None and due <= now and stored == looked[id_]]
+        return claimed
+
+    def hold_due(self, connection: Connection, server_ids: Iterable[int], at: datetime) -> None:
+        """As :meth:`hold`, and :meth:`make_due` at the same time, which nobody sees before the transaction ends.
+
+        Who had a look at one of these servers before knows that it was not the last (:meth:`claim_unchanged`).
+        """
+        earlier = sa.case((sa.or_(self.due.is_(None), self.due > at), at), else_=self.due)
+        changed = {self.due: earlier, self.stored: self.stored + 1}
+        for some in _chunks(server_ids):
+            locking = sa.update(self.table).where(self.table.c.server_id.in_(some)).values(changed)
+            if connection.execute(locking).rowcount < len(some) and self._add_missing(connection, some):
+                connection.execute(locking)
+
+
+def _chunks(server_ids: Iterable[int]) -> Iterator[list[int]]:
+    """In order, and few enough for one statement: MariaDB plans a list of a thousand as a join."""
+    ids = sorted(set(server_ids))
+    for start in range(0, len(ids), _TOGETHER):
+        yield ids[start : start + _TOGETHER]
+
+
 def _insert_ignore(connection: Connection, table: sa.Table) -> sa.Insert:
     """An insert that leaves rows alone that are there already."""
     if connection.dialect.name == "sqlite":
@@ -91,7 +147,7 @@ def _insert_ignore(connection: Connection, table: sa.Table) -> sa.Insert:
     return insert.on_duplicate_key_update(server_id=insert.inserted.server_id)
 
 
-SCORING = WorkQueue(scoring_queue, scoring_queue.c.due_on)
+SCORING = CountingQueue(scoring_queue, scoring_queue.c.due_on, scoring_queue.c.stored)
 """Servers whose score was overtaken by a result."""
 
 REVIEWS = WorkQueue(servers_monitor_review, servers_monitor_review.c.next_review)

@@ -181,7 +181,9 @@ log_scores = sa.Table(
     # {"leap": int, "stratum": int, "no_response": bool, "error": str, "warning": str, "from_ls_id": int,
     #  "from_ss_id": int}
     Column("attributes", sa.Text),
-    sa.Index("log_scores_server_ts", "server_id", "ts"),
+    # The pool's key (server_id, ts), widened: reviews add up 24 h of results, and scores need the newest ones, and both
+    # read this index alone. One with the first two columns beside it would cost each new row as much again.
+    sa.Index("log_scores_review", "server_id", "ts", "monitor_id", "step", "rtt", "score"),
     sa.Index("log_scores_ts", "ts"),
     sa.Index("log_scores_monitor", "monitor_id"),
     **TABLE_OPTIONS,

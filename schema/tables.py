@@ -74,10 +74,12 @@ scoring_queue = sa.Table(
     of_server(primary_key=True),
     # When its score was last overtaken by a result; null when nothing waits.
     Column("due_on", datetime6()),
+    # How often results of it were stored: who reads results before locking the row sees whether they were all.
+    Column("stored", bigint_u(), nullable=False, server_default="0"),
     sa.Index("scoring_queue_due", "due_on"),
     **TABLE_OPTIONS,
 )
-"""One row per server. Ingest locks it before it writes results of the server, the scorer while it scores."""
+"""One row per server. Ingest locks it before it writes results of the server, the scorer before it writes its score."""
 
 rejected_messages = sa.Table(
     "rejected_messages",
@@ -146,13 +148,5 @@ selector_seen = sa.Table(
 )
 """Every monitor as the selector last saw it. What differs now has changed, also while no selector was running."""
 
-# A review adds up 24 h of results per monitor, and a score needs the newest ones: both read this index alone.
-sa.Index(
-    "log_scores_review",
-    log_scores.c.server_id,
-    log_scores.c.ts,
-    log_scores.c.monitor_id,
-    log_scores.c.step,
-    log_scores.c.rtt,
-    log_scores.c.score,
-)
+# How many pairs a monitor has in each status, and with which servers: asked of all monitors again and again.
+sa.Index("server_scores_monitor_status", server_scores.c.monitor_id, server_scores.c.status, server_scores.c.server_id)

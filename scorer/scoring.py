@@ -1,20 +1,21 @@
-"""One transaction of the scorer: claims servers that are due, computes their scores, and writes what changed.
+"""One round of the scorer: looks at servers that are due, computes their scores, and writes what changed.
 
-A score is an aggregate of what the ledger holds, so a transaction that is tried again, or a server that is scored
+A score is an aggregate of what the ledger holds, so a round that is made again, or a server that is scored
 twice, changes nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 
+from runtime.database import reading, transaction
 from runtime.pool_settings import Intervals
 from runtime.work_queue import REVIEWS, SCORING
 from scorer import store
 from scorer.model import Score, Scorer
-from scorer.news import is_alarming, is_news
+from scorer.news import Logged, is_alarming, is_news
 from scorer.scorers import POOL_SCORER
 from scorer.store import Given, ScorerRow, ServerState
 
@@ -32,10 +33,12 @@ class ServerScored:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What one transaction did."""
+    """What one round did."""
 
+    found: int = 0
+    """Servers that were looked at because they are due."""
     claimed: int = 0
-    """Servers that were due, also those that have no result to be scored by."""
+    """Those that were dealt with, also if they have no result to be scored by."""
     scores: tuple[ServerScored, ...] = ()
     logged: int = 0
     """Scores that were news."""
@@ -57,30 +60,72 @@ class _Computed:
         return Given(max(self.state.newest, before.ts), self.score.score)
 
 
-def score_due(
-    connection: Connection, scorers: Sequence[Scorer], intervals: Intervals, now: datetime, limit: int
-) -> Scored:
-    """Scores up to ``limit`` servers that are due at ``now`` (UTC without a zone) and that nobody else holds."""
-    claimed = SCORING.claim(connection, now, limit)
-    if not claimed:
+@dataclass(frozen=True, slots=True)
+class _Verdicts:
+    """What a scorer makes of some servers, and what it made of them before."""
+
+    scorer: Scorer
+    row: ScorerRow
+    computed: Sequence[_Computed]
+    before: Mapping[int, Given]
+    logged: Mapping[int, Logged]
+
+    def of(self, server_ids: Collection[int]) -> list[_Computed]:
+        """Those of these servers."""
+        return [c for c in self.computed if c.state.id in server_ids]
+
+
+def score_due(engine: Engine, scorers: Sequence[Scorer], intervals: Intervals, now: datetime, limit: int) -> Scored:
+    """Scores up to ``limit`` servers that are due at ``now`` (UTC without a zone) and that nobody else holds.
+
+    Reading and computing take most of the time, and hold nothing that ingest would have to wait for. What was read of a
+    server is written only if no result of it was stored meanwhile; else it stays due.
+
+    Raises:
+        DatabaseUnavailable, sqlalchemy.exc.DBAPIError: nothing was written, or nobody knows; it may be called again.
+    """
+    with reading(engine) as connection:
+        looked = SCORING.look(connection, now, limit)
+        verdicts = _judge(connection, scorers, intervals, looked) if looked else []
+    if not looked:
         return Scored()
+    return transaction(engine, lambda connection: write_scores(connection, looked, verdicts, now))
+
+
+def _judge(
+    connection: Connection, scorers: Sequence[Scorer], intervals: Intervals, server_ids: Collection[int]
+) -> list[_Verdicts]:
     rows = store.scorer_rows(connection)
     excluded = [row.id for row in rows]
-    states = store.server_states(connection, claimed, excluded)
-    scores: list[ServerScored] = []
-    alarming: list[int] = []
-    logged = 0
+    states = store.server_states(connection, server_ids, excluded)
+    verdicts = []
     for scorer, row in _at_work(scorers, rows):
         computed = _compute(connection, scorer, states, intervals, excluded)
         before = store.scores_of(connection, row.id, [c.state.id for c in computed])
-        if scorer.name == POOL_SCORER:
-            alarming = _alarm(connection, computed, before, now)
+        logged = store.last_logged(connection, row.id, [c.state for c in computed])
+        verdicts.append(_Verdicts(scorer, row, computed, before, logged))
+    return verdicts
+
+
+def write_scores(
+    connection: Connection, looked: Mapping[int, int], verdicts: Sequence[_Verdicts], now: datetime
+) -> Scored:
+    """Writes the verdicts on those servers that are as they were when they were looked at."""
+    claimed = SCORING.claim_unchanged(connection, looked, now)
+    taken = frozenset(claimed)
+    scores: list[ServerScored] = []
+    alarming: list[int] = []
+    logged = 0
+    for verdict in verdicts:
+        computed = verdict.of(taken)
+        if verdict.scorer.name == POOL_SCORER:
+            alarming = _alarm(connection, computed, verdict.before, now)
             _write_servers(connection, computed)
-        _write_pairs(connection, row.id, computed, before, now)
-        logged += _write_news(connection, row.id, computed)
-        scores += [ServerScored(c.state.id, scorer.name, c.state.newest, c.score.score) for c in computed]
+        _write_pairs(connection, verdict.row.id, computed, verdict.before, now)
+        logged += _write_news(connection, verdict.row.id, computed, verdict.logged)
+        scores += [ServerScored(c.state.id, verdict.scorer.name, c.state.newest, c.score.score) for c in computed]
     SCORING.done(connection, claimed)
-    return Scored(len(claimed), tuple(scores), logged, tuple(alarming))
+    return Scored(len(looked), len(claimed), tuple(scores), logged, tuple(alarming))
 
 
 def _at_work(scorers: Sequence[Scorer], rows: Sequence[ScorerRow]) -> list[tuple[Scorer, ScorerRow]]:
@@ -139,12 +184,13 @@ def _write_pairs(
     store.write_pair_scores(connection, scorer_id, changed, before.keys(), now)
 
 
-def _write_news(connection: Connection, scorer_id: int, computed: Sequence[_Computed]) -> int:
-    last = store.last_logged(connection, scorer_id, [c.state for c in computed])
+def _write_news(
+    connection: Connection, scorer_id: int, computed: Sequence[_Computed], logged: Mapping[int, Logged]
+) -> int:
     news = {
         c.state.id: (c.state.newest, c.score)
         for c in computed
-        if is_news(c.score.score, c.state.newest, last.get(c.state.id))
+        if is_news(c.score.score, c.state.newest, logged.get(c.state.id))
     }
     store.write_log(connection, scorer_id, news)
     return len(news)

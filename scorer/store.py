@@ -1,27 +1,25 @@
 """The scorer's part of the ledger: the latest results of many servers in few queries, and what a score changes.
 
-All of it runs inside one transaction that holds the servers' rows of the scoring queue. Nobody else scores these
-servers or stores results of theirs meanwhile, so what is read here is still so when the scores are written.
+What is read here may be overtaken before the scores are written: who writes them looks whether it was (see
+:func:`scorer.scoring.score_due`).
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.engine import Connection
 
+from runtime.json_rows import json_rows, json_time
 from schema.messages import MonitorStatus
-from schema.tables import log_scores, monitors, scoring_queue, server_scores, servers
+from schema.tables import log_scores, monitors, server_scores, servers
 from scorer.model import PairScore, Score, Tier
 from scorer.news import SAME_FOR, Logged
-
-_CHUNK: Final = 200
-"""Servers in one statement."""
 
 _REVIEW_INDEX: Final = "FORCE INDEX (log_scores_review)"
 """It holds all that is asked for, in order of time. Statistics of a growing table sometimes suggest another one, and
@@ -53,14 +51,6 @@ class ScorerRow:
     id: int
     tls_name: str
     status: MonitorStatus
-
-
-def is_due(connection: Connection, now: datetime) -> bool:
-    """Whether any server waits for its score."""
-    return (
-        connection.scalar(sa.select(scoring_queue.c.server_id).where(scoring_queue.c.due_on <= now).limit(1))
-        is not None
-    )
 
 
 def servers_after(server_id: int, limit: int) -> sa.Select[Any]:
@@ -150,12 +140,11 @@ def last_logged(connection: Connection, scorer_id: int, states: Collection[Serve
     if not states:
         return {}
     log = _log("log")
-    query = _hinted(sa.select(log.c.server_id, log.c.ts, log.c.score, log.c.id), log)
-    rows = connection.execute(query.where(log.c.monitor_id == scorer_id, _since(log, states, SAME_FOR)))
-    newest: dict[int, tuple[datetime, int, float]] = {}
-    for server_id, ts, score, log_score_id in rows:
-        newest[server_id] = max(newest.get(server_id, (ts, log_score_id, score)), (ts, log_score_id, score))
-    return {server_id: Logged(ts, score) for server_id, (ts, _, score) in newest.items()}
+    newest_first = sa.func.row_number().over(partition_by=log.c.server_id, order_by=(log.c.ts.desc(), log.c.id.desc()))
+    query = _hinted(sa.select(log.c.server_id, log.c.ts, log.c.score, newest_first.label("place")), log)
+    seen = query.where(log.c.monitor_id == scorer_id, _since(log, states, SAME_FOR)).subquery("seen")
+    rows = connection.execute(sa.select(seen.c.server_id, seen.c.ts, seen.c.score).where(seen.c.place == 1))
+    return {server_id: Logged(ts, score) for server_id, ts, score in rows}
 
 
 def write_pair_scores(
@@ -166,9 +155,8 @@ def write_pair_scores(
     now: datetime,
 ) -> None:
     """Writes time and score of these servers to the scorer's rows of ``server_scores``; ``known`` are there already."""
-    c = server_scores.c
     there = {server_id: score for server_id, score in scores.items() if server_id in known}
-    _update_scores(connection, server_scores, c.server_id, there, c.monitor_id == scorer_id)
+    _move(connection, _MOVE_PAIRS_MYSQL, _MOVE_PAIR, there, scorer=scorer_id)
     new = [
         {
             "monitor_id": scorer_id,
@@ -182,12 +170,12 @@ def write_pair_scores(
         if s not in known
     ]
     if new:
-        connection.execute(sa.insert(server_scores), new)
+        connection.execute(_ADD_PAIR_SQLITE if connection.dialect.name == "sqlite" else _ADD_PAIR_MYSQL, new)
 
 
 def write_server_scores(connection: Connection, scores: Mapping[int, Given]) -> None:
     """Writes time and score of these servers to ``servers``."""
-    _update_scores(connection, servers, servers.c.id, scores)
+    _move(connection, _MOVE_SERVERS_MYSQL, _MOVE_SERVER, scores)
 
 
 def write_log(connection: Connection, scorer_id: int, scores: Mapping[int, tuple[datetime, Score]]) -> None:
@@ -230,21 +218,57 @@ def _since(log: sa.FromClause, states: Iterable[ServerState], window: timedelta)
     return sa.or_(*(sa.and_(log.c.server_id.in_(ids), log.c.ts >= begin) for begin, ids in begins.items()))
 
 
-def _update_scores(
+def _move(
     connection: Connection,
-    table: sa.Table,
-    server_id: sa.Column[Any],
+    on_mysql: sa.TextClause,
+    elsewhere: sa.Update,
     scores: Mapping[int, Given],
-    *where: sa.ColumnElement[bool],
+    **of_pairs: int,
 ) -> None:
-    """One statement for many rows: a round trip for each would take most of the time of a scoring."""
-    for chunk in _chunks(sorted(scores)):
-        ts = sa.case({s: scores[s][0] for s in chunk}, value=server_id)
-        raw = sa.case({s: scores[s][1] for s in chunk}, value=server_id)
-        connection.execute(sa.update(table).where(server_id.in_(chunk), *where).values(score_ts=ts, score_raw=raw))
+    """Gives servers, or a scorer's pairs with them, new scores, in the order of their ids."""
+    if not scores:
+        return
+    moved = sorted(scores.items())
+    if connection.dialect.name == "sqlite":
+        connection.execute(elsewhere, [{"server": s, "ts": ts, "score": raw, **of_pairs} for s, (ts, raw) in moved])
+    else:
+        text = json_rows((s, json_time(ts), raw) for s, (ts, raw) in moved)
+        connection.execute(on_mysql, {"moved": text, **of_pairs})
 
 
-def _chunks(ids: Sequence[int]) -> Iterator[list[int]]:
-    remaining = iter(ids)
-    while chunk := list(islice(remaining, _CHUNK)):
-        yield chunk
+_MOVED: Final = """
+    JSON_TABLE(:moved, '$[*]' COLUMNS (
+        server_id INT UNSIGNED PATH '$[0]',
+        ts DATETIME PATH '$[1]',
+        score DOUBLE PATH '$[2]')) AS moved
+"""
+
+_MOVE_SERVERS_MYSQL: Final = sa.text(f"""
+    UPDATE {_MOVED} STRAIGHT_JOIN servers AS server ON server.id = moved.server_id
+    SET server.score_ts = moved.ts, server.score_raw = moved.score
+""")  # noqa: S608  # made of our own text
+
+_MOVE_PAIRS_MYSQL: Final = sa.text(f"""
+    UPDATE {_MOVED}
+    STRAIGHT_JOIN server_scores AS pair ON pair.server_id = moved.server_id AND pair.monitor_id = :scorer
+    SET pair.score_ts = moved.ts, pair.score_raw = moved.score
+""")  # noqa: S608  # made of our own text
+
+_NEW_SCORE: Final[dict[str, Any]] = {"score_ts": sa.bindparam("ts"), "score_raw": sa.bindparam("score")}
+_MOVE_SERVER: Final = sa.update(servers).where(servers.c.id == sa.bindparam("server")).values(_NEW_SCORE)
+_MOVE_PAIR: Final = (
+    sa.update(server_scores)
+    .where(server_scores.c.server_id == sa.bindparam("server"), server_scores.c.monitor_id == sa.bindparam("scorer"))
+    .values(_NEW_SCORE)
+)
+
+# Another scorer may have been quicker.
+_ADDED_ON_MYSQL: Final = mysql.insert(server_scores)
+_ADD_PAIR_MYSQL: Final = _ADDED_ON_MYSQL.on_duplicate_key_update(
+    score_ts=_ADDED_ON_MYSQL.inserted.score_ts, score_raw=_ADDED_ON_MYSQL.inserted.score_raw
+)
+_ADDED_ON_SQLITE: Final = sqlite.insert(server_scores)
+_ADD_PAIR_SQLITE: Final = _ADDED_ON_SQLITE.on_conflict_do_update(
+    index_elements=["server_id", "monitor_id"],
+    set_={"score_ts": _ADDED_ON_SQLITE.excluded.score_ts, "score_raw": _ADDED_ON_SQLITE.excluded.score_raw},
+)

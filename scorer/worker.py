@@ -30,6 +30,12 @@ log = logging.getLogger(__name__)
 POLL: Final = 0.2
 """Seconds between two looks into an empty queue: what a result waits at most, a fifth of what it may."""
 
+COUNT: Final = 1.0
+"""Seconds between two counts of the servers that wait, while there are more than one transaction takes."""
+
+_CALM: Final = 1_000
+"""Servers that may wait while the live stream is fed; with more, there is better to do."""
+
 _MAX_ID: Final = 2**32 - 1
 """Of a server; SQLite would choke on a much larger number."""
 
@@ -71,6 +77,8 @@ class _Scoring:
         self._worker = worker
         self._scorers = scorers
         self._total = 0
+        self._waiting = 0
+        self._counted = -COUNT
         self._servers = meter.create_counter("ntppool.scorer.servers", description="servers scored")
         self._logged = meter.create_counter("ntppool.scorer.logged", description="scores that were news")
         self._alarms = meter.create_counter("ntppool.scorer.alarms", description="servers sent to review by a fall")
@@ -80,34 +88,42 @@ class _Scoring:
     async def run(self) -> None:
         """Scores what is due, until cancelled."""
         while True:
-            scored, seconds, backlog = await self._worker.in_database(self._once)
-            self._count(scored, seconds, backlog)
-            for score in scored.scores:
-                self._tell(score)
-            if backlog == 0:
+            scored, seconds = await self._worker.in_database(self._once)
+            # Without any that could be dealt with, those that are due are held by others, and will be for a while.
+            more = scored.claimed > 0 and scored.found >= self._worker.pool.get().scorer.batch_size
+            self._count(scored, seconds)
+            await self._look_back(more)
+            if self._waiting <= _CALM:
+                for score in scored.scores:
+                    self._tell(score)
+            if not more:
                 await asyncio.sleep(POLL)
 
-    def _once(self) -> tuple[Scored, float, int]:
-        """One transaction: what it did, its time (s), and how many servers still wait. Blocks on the database."""
-        worker, now = self._worker, utc_now()
-        pool = worker.pool.get()
-        with reading(worker.engine) as connection:
-            if not store.is_due(connection, now):
-                return Scored(), 0.0, 0
-        began = time.monotonic()
-        limit = pool.scorer.batch_size
-        with worker.telemetry.tracer.start_as_current_span("score") as span:
-            scored = transaction(worker.engine, lambda c: score_due(c, self._scorers, pool.monitors, now, limit))
-            span.set_attribute("servers", scored.claimed)
-        seconds = time.monotonic() - began
-        if scored.claimed < limit:
-            return scored, seconds, 0
-        with reading(worker.engine) as connection:
-            return scored, seconds, SCORING.backlog(connection, utc_now())
+    async def _look_back(self, more: bool) -> None:
+        """Keeps count of the servers that wait, but not all the time: a count takes as long as scoring some of them."""
+        now = time.monotonic()
+        if not more:
+            self._waiting = 0
+        elif now - self._counted >= COUNT:
+            self._counted = now
+            self._waiting = await self._worker.in_database(self._read_backlog)
+        self._backlog.set(self._waiting)
+        self._worker.status["backlog"] = self._waiting
 
-    def _count(self, scored: Scored, seconds: float, backlog: int) -> None:
-        self._backlog.set(backlog)
-        self._worker.status["backlog"] = backlog
+    def _read_backlog(self) -> int:
+        with reading(self._worker.engine) as connection:
+            return SCORING.backlog(connection, utc_now())
+
+    def _once(self) -> tuple[Scored, float]:
+        """One round: what it did, and its time (s). Blocks on the database."""
+        worker, pool = self._worker, self._worker.pool.get()
+        began = time.monotonic()
+        with worker.telemetry.tracer.start_as_current_span("score") as span:
+            scored = score_due(worker.engine, self._scorers, pool.monitors, utc_now(), pool.scorer.batch_size)
+            span.set_attribute("servers", scored.claimed)
+        return scored, time.monotonic() - began
+
+    def _count(self, scored: Scored, seconds: float) -> None:
         if not scored.claimed:
             return
         self._total += scored.claimed

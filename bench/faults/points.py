@@ -85,7 +85,7 @@ def place(point: str) -> tuple[Any, str, When]:
 
             return selector.publishing.Publisher, "publish_pairs", "before"
         case "scorer: before the commit":
-            import scorer.worker
+            import scorer.scoring
 
-            return scorer.worker, "score_due", "after"
+            return scorer.scoring, "write_scores", "after"
     raise ValueError(point)

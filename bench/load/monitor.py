@@ -11,6 +11,7 @@ from typing import Final
 
 from agent.counters import AgentCounters
 from agent.outbox import Outbox
+from agent.pace import monitor_number
 from agent.presence import Presence
 from agent.spool import Batched
 from auth.tokens import Role, SigningKey, token_source
@@ -53,7 +54,7 @@ class SimulatedMonitor:
     ) -> None:
         self.member = member
         self.spool = spool
-        self.rota = Rota(member.targets)
+        self.rota = Rota(member.targets, monitor=monitor_number(member.name))
         self._spec = spec
         self._record = record
         self._topics = Topics(spec.env)

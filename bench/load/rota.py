@@ -3,16 +3,19 @@
 import heapq
 from collections.abc import Iterable
 
+from agent.pace import phase
 from bench.load.spec import Target
-
-_GOLDEN = 0.6180339887498949
-"""Multiples of it fill an interval more evenly than random numbers."""
 
 
 class Rota:
-    """The targets of one monitor. Its clock runs only as far as it is asked: who asks faster goes through faster."""
+    """The targets of one monitor, at the phases that an agent has them.
 
-    def __init__(self, targets: Iterable[Target] = ()) -> None:
+    So the monitors do not measure the same servers at the same time, which would make a load easier than life is. Its
+    clock runs only as far as it is asked: who asks faster goes through faster.
+    """
+
+    def __init__(self, targets: Iterable[Target] = (), *, monitor: int = 0) -> None:
+        self._monitor = monitor
         self._targets: dict[int, Target] = {}
         self._heap: list[tuple[float, int]] = []
         self._queued: set[int] = set()
@@ -36,8 +39,8 @@ class Rota:
         """Adds a target, or changes its interval."""
         self._targets[target.server_id] = target
         if target.server_id not in self._queued:
-            phase = target.server_id * _GOLDEN % 1.0
-            heapq.heappush(self._heap, (self._now + phase * target.interval, target.server_id))
+            wait = phase(target.server_id, self._monitor) * target.interval
+            heapq.heappush(self._heap, (self._now + wait, target.server_id))
             self._queued.add(target.server_id)
 
     def remove(self, server_id: int) -> None:

@@ -30,6 +30,12 @@ def create_index(name: str, table: str, columns: Sequence[str]) -> None:
         op.create_index(name, table, list(columns))
 
 
+def add_column(table: str, column: sa.Column[Any]) -> None:
+    """Adds a column, unless there is one of that name."""
+    if column.name not in {present["name"] for present in sa.inspect(op.get_bind()).get_columns(table)}:
+        op.add_column(table, column)
+
+
 def finish_empty_table(bind: Connection, table: sa.Table) -> None:
     """Adds the indexes that ``table`` lacks, when it holds no row: then it may be one that we were creating.
 

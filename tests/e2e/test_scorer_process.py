@@ -68,9 +68,8 @@ def new_pairs(engine: Engine, count: int) -> list[tuple[int, int]]:
 def store_result(engine: Engine, server: int, monitor: int, score: float) -> None:
     """As ingest does: the result, and that its server is due, in one transaction."""
     with engine.begin() as connection:
-        SCORING.hold(connection, [server])
+        SCORING.hold_due(connection, [server], utc_now())
         add_log_score(connection, server, monitor, utc_now().replace(microsecond=0), score=score)
-        SCORING.make_due(connection, [server], utc_now())
 
 
 def scores(engine: Engine) -> dict[int, float]:

@@ -99,8 +99,7 @@ def run(engine: Engine) -> Run:
 
 def _score(engine: Engine) -> None:
     add_missing_scorers(engine, all_scorers())
-    with engine.begin() as connection:
-        score_due(connection, all_scorers(), Intervals(), utc_now(), 100)
+    score_due(engine, all_scorers(), Intervals(), utc_now(), 100)
 
 
 def _tree(ips: dict[int, str]) -> dict[str, bytes]:

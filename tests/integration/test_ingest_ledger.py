@@ -102,10 +102,8 @@ def test_a_batch_leaves_its_id_log_rows_scores_and_servers_to_score(engine: Engi
     silent = pair_of(engine, world.servers[1], world.bob)
     assert (silent["score_raw"], silent["score_ts"], silent["stratum"]) == (4.5, second["ts"], None)
     queue = rows(engine, scoring_queue)
-    assert [(row["server_id"], row["due_on"]) for row in queue if row["due_on"]] == [
-        (world.servers[0], NOW),
-        (world.servers[1], NOW),
-    ]
+    due = {row["server_id"]: row["due_on"] for row in queue if row["due_on"]}
+    assert due.items() >= {world.servers[0]: NOW, world.servers[1]: NOW}.items()
 
 
 def test_scores_are_stored_exactly(engine: Engine, world: World) -> None:

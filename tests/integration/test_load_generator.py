@@ -62,10 +62,8 @@ async def load(broker: Broker, spec: LoadSpec, when: Callable[[Generator], bool]
 
 def verdict(engine: Engine, record: Path) -> Checked:
     add_missing_scorers(engine, all_scorers())
-    while True:
-        with engine.begin() as connection:
-            if not score_due(connection, all_scorers(), Intervals(), utc_now(), 100).claimed:
-                break
+    while score_due(engine, all_scorers(), Intervals(), utc_now(), 100).claimed:
+        pass
     with reading(engine) as connection:
         attempts = read_attempts(connection, record)
     return check(engine, attempts=attempts, env="test")

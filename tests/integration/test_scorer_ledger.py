@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from fixtures.world import add_log_score, add_monitor, add_pair, add_scorer, add_server, monitor_name
 from sqlalchemy.engine import Connection, Engine
 
-from runtime.database import open_database, transaction
+from runtime.database import open_database
 from runtime.pool_settings import Intervals
 from runtime.work_queue import REVIEWS, SCORING
 from schema.messages import PairStatus
@@ -37,7 +37,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def score_all(engine: Engine, now: datetime = NOW, limit: int = 100) -> Scored:
-    return transaction(engine, lambda c: score_due(c, all_scorers(), INTERVALS, now, limit))
+    return score_due(engine, all_scorers(), INTERVALS, now, limit)
 
 
 def make_due(connection: Connection, *server_ids: int) -> None:
@@ -246,8 +246,8 @@ def test_two_scorers_at_once_never_take_the_same_server(mariadb_engine: Engine) 
     def work(mine: list[int]) -> None:
         engine = open_database(mariadb_engine.url)
         start.wait()
-        while scored := score_all(engine, limit=7).scores:
-            mine += [score.server_id for score in scored]
+        while (scored := score_all(engine, limit=7)).found:
+            mine += [score.server_id for score in scored.scores]
         engine.dispose()
 
     _together([Thread(target=work, args=(mine,)) for mine in taken])

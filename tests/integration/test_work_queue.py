@@ -15,7 +15,9 @@ SECOND = timedelta(seconds=1)
 
 
 def add_servers(connection: Connection, *ids: int) -> None:
-    connection.execute(sa.insert(servers), [{"id": i, "ip": f"192.0.2.{i}", "created_on": NOW} for i in ids])
+    connection.execute(
+        sa.insert(servers), [{"id": i, "ip": f"10.0.{i >> 8}.{i & 255}", "created_on": NOW} for i in ids]
+    )
 
 
 @pytest.mark.parametrize("queue", [SCORING, REVIEWS], ids=["scoring", "reviews"])
@@ -58,6 +60,32 @@ def test_holding_makes_the_missing_rows(engine: Engine) -> None:
         assert SCORING.claim(connection, NOW, 10) == [2], "holding must not change what is due"
         SCORING.make_due(connection, [1], NOW)
         assert SCORING.claim(connection, NOW, 10) == [1, 2]
+
+
+def test_holding_and_making_due_in_one(engine: Engine) -> None:
+    with engine.begin() as connection:
+        add_servers(connection, 1, 2, 3, 4)
+        SCORING.add(connection, [2], NOW - SECOND)
+        SCORING.add(connection, [3], NOW + SECOND)
+        SCORING.add(connection, [4], None)
+        SCORING.hold_due(connection, [2, 1, 3, 9, 2], NOW)
+        assert SCORING.claim(connection, NOW - SECOND, 10) == [2], "never later than before"
+        assert SCORING.claim(connection, NOW, 10) == [2, 1, 3]
+
+
+def test_what_is_held_is_not_claimed_and_is_due_when_it_is_let_go(mariadb_engine: Engine) -> None:
+    many = range(1, 1_201)
+    other = open_database(mariadb_engine.url)
+    with mariadb_engine.begin() as connection:
+        add_servers(connection, *many)
+        SCORING.add(connection, many, NOW)
+    with mariadb_engine.begin() as first:
+        SCORING.hold_due(first, many[:-1], NOW)
+        with other.begin() as second:
+            assert SCORING.claim(second, NOW, 2_000) == [many[-1]]
+    with other.begin() as second:
+        assert SCORING.claim(second, NOW, 2_000) == list(many)
+    other.dispose()
 
 
 def test_what_one_worker_holds_another_passes_over(mariadb_engine: Engine) -> None:

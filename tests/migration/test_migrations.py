@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 from runtime.database import open_database
 from runtime.migrations import current, newest, upgrade
 from schema import pool_tables
-from schema.tables import log_scores, metadata, monitors, servers
+from schema.tables import log_scores, metadata, monitors, server_scores, servers
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 _numbers = itertools.count(1)
@@ -142,15 +142,19 @@ def test_the_view_shows_monitors_by_their_short_names_without_the_settings(empty
 
 def make_pool(connection: Connection) -> None:
     """The pool's tables as they are today, with something in them."""
-    ours = [index for index in log_scores.indexes if index.name == "log_scores_review"]
-    for index in ours:
-        log_scores.indexes.remove(index)
+    ours = {"log_scores_review": log_scores, "server_scores_monitor_status": server_scores}
+    removed = [index for name, table in ours.items() for index in table.indexes if index.name == name]
+    for index in removed:
+        index.table.indexes.remove(index)
+    theirs = sa.Index("log_scores_server_ts", log_scores.c.server_id, log_scores.c.ts)
     try:
         pool_tables.metadata.create_all(
             connection, tables=[pool_tables.metadata.tables[name] for name in pool_tables.NAMES]
         )
     finally:
-        log_scores.indexes.update(ours)
+        log_scores.indexes.remove(theirs)
+        for index in removed:
+            index.table.indexes.add(index)
     connection.exec_driver_sql(pool_tables.MONITORS_DATA_VIEW)
     connection.exec_driver_sql("ALTER TABLE monitors ADD COLUMN of_the_pool INTEGER")
     connection.execute(sa.insert(servers).values(id=7, ip="192.0.2.7", created_on=NOW, score_raw=19.5))
@@ -162,7 +166,7 @@ def test_a_database_with_the_pools_tables_is_adopted_with_its_rows(empty: Engine
         make_pool(connection)
     upgrade(empty)
     assert current(empty) == newest()
-    assert [d[3].name for d in differences(empty)] == ["of_the_pool"], "what is the pool's own stays"
+    assert _names_of(differences(empty)) == ["log_scores_server_ts", "of_the_pool"], "what is the pool's own stays"
     with empty.connect() as connection:
         assert connection.execute(sa.select(servers.c.id, servers.c.score_raw)).all() == [(7, 19.5)]
         assert connection.scalar(sa.select(log_scores.c.score)) == 19.5
@@ -174,7 +178,7 @@ def test_only_missing_tables_are_added_to_the_pools(empty: Engine) -> None:
         connection.exec_driver_sql("DROP TABLE api_keys_monitors")
         connection.exec_driver_sql("DROP VIEW monitors_data")
     upgrade(empty)
-    assert [d[3].name for d in differences(empty)] == ["of_the_pool"]
+    assert _names_of(differences(empty)) == ["log_scores_server_ts", "of_the_pool"]
     with empty.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM monitors_data").scalar() == 0
 
@@ -206,6 +210,11 @@ def test_an_older_pool_is_refused_with_what_it_lacks_and_stays_as_it_is(empty: E
     assert current(empty) is None
     with empty.connect() as connection:
         assert "result_batches" not in sa.inspect(connection).get_table_names()
+
+
+def _names_of(found: list[Any]) -> list[str]:
+    """Of the columns and indexes in what :func:`differences` found."""
+    return sorted(difference[-1].name for difference in found)
 
 
 def _is_mariadb(engine: Engine) -> bool:

@@ -104,7 +104,7 @@ def test_results_of_a_pair_count_one_after_the_other() -> None:
         expected.append(score)
     assert [row["score"] for row in plan.log_rows] == pytest.approx(expected)
     assert plan.pairs[1, 10].score == pytest.approx(score)
-    assert plan.servers() == {1}
+    assert set(plan.pairs) == {(1, 10)}
 
 
 def test_a_late_result_counts_but_does_not_turn_back_time_or_stratum() -> None:
@@ -284,7 +284,7 @@ def test_each_result_is_stored_or_rejected(submissions: list[Submission]) -> Non
         assert ack.stored + len(ack.rejected) == len(submission.batch.results)
     stored = sum(remembered.stored for remembered in plan.batches.values())
     assert stored == len(plan.log_rows)
-    assert set(plan.newest) == plan.servers()
+    assert set(plan.newest) == {server_id for server_id, _ in plan.pairs}
 
 
 @given(intakes(), st.integers(0, 12))

@@ -67,11 +67,25 @@ def test_an_empty_batch_is_not_free() -> None:
 def test_a_monitor_with_many_assignments_may_send_more() -> None:
     throttle = Throttle()
     throttle.admits(ALICE, 0.0)
-    assert throttle.unrated() == [ALICE]
     throttle.rate({ALICE: 100.0, BOB: 1.0})
-    assert throttle.unrated() == []
     assert throttle.senders() == [ALICE]
     assert send(throttle, ALICE, 0.0, 1000) == 100 * BURST / 10
+
+
+def test_a_rate_is_looked_up_when_it_matters_and_again_when_it_may_have_changed() -> None:
+    throttle = Throttle()
+    half = int(LEAST_RATE * BURST / 2 / 10)
+    send(throttle, ALICE, 0.0, half)
+    send(throttle, BOB, 0.0, 1)
+    assert throttle.wanting() == []
+    send(throttle, ALICE, 0.0, 1)
+    assert throttle.wanting() == [ALICE]
+    throttle.rate({ALICE: LEAST_RATE})
+    assert throttle.wanting() == []
+    throttle.doubt_rates()
+    assert throttle.wanting() == [ALICE]
+    assert throttle.admits(ALICE, LEAST_RATE * BURST)
+    assert throttle.wanting() == [], "it has rested, so its rate does not matter any more"
 
 
 def test_a_lower_rate_holds_at_once() -> None:

@@ -1,0 +1,17 @@
+"""An index of the pairs of each monitor by status, and a number that tells of results stored since a look."""
+
+import sqlalchemy as sa
+
+from schema.columns import bigint_u
+from schema.migrations.building import add_column, create_index
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Creates what is missing."""
+    create_index("server_scores_monitor_status", "server_scores", ["monitor_id", "status", "server_id"])
+    add_column("scoring_queue", sa.Column("stored", bigint_u(), nullable=False, server_default="0"))
