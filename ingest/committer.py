@@ -1,8 +1,7 @@
-"""From the intake to the ledger, and only then to the acks.
+"""From the intake to the ledger, and only then to the acks: one transaction after the other.
 
-A transaction takes what waits: so a lone batch is committed at once, and many share the cost of one. While enough waits
-for another one, a second transaction is under way: it reads what it needs before it has to wait for the servers'
-rows, and the acks of one are sent while the other writes.
+Each takes what waits: so a lone batch is committed at once, and many share the cost of a transaction. A second one at
+the same time would wait for the first, since two full ones always have servers in common.
 """
 
 import asyncio
@@ -36,14 +35,11 @@ MOST_RESULTS: Final = 1_000
 """Results of one transaction: it holds the rows of its servers for about a tenth of a second."""
 
 _ENOUGH: Final = MOST_RESULTS // 2
-"""Results that are worth a transaction of their own at once."""
+"""Results that are worth a transaction without a rest."""
 
 _REST: Final = 0.02
 """Seconds between two transactions, unless enough waits. A transaction costs about as much as forty results, so that at
 a steady trickle it pays to let a few batches come together."""
-
-_AT_ONCE: Final = 2
-"""Transactions under way at most. A third would only wait for the same servers' rows."""
 
 _STALE: Final = timedelta(hours=1)
 """How long a batch may wait here, because we are paused or the database is away, and still be committed. Its sender
@@ -85,17 +81,13 @@ class Committer:
         self._going.set()
 
     async def run(self) -> None:
-        """Commits what comes, until cancelled; transactions that are under way are finished."""
-        under_way: set[asyncio.Task[None]] = set()
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                submissions = await self._intake.take(MOST_RESULTS)
-                await self._going.wait()
-                under_way.add(tasks.create_task(self._commit(submissions), name="transaction"))
-                while under_way and (len(under_way) == _AT_ONCE or self._intake.results < _ENOUGH):
-                    _, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                if self._intake.results < _ENOUGH:
-                    await asyncio.sleep(_REST)
+        """Commits what comes, until cancelled; a transaction that is under way is finished."""
+        while True:
+            submissions = await self._intake.take(MOST_RESULTS)
+            await self._going.wait()
+            await self._commit(submissions)
+            if self._intake.results < _ENOUGH:
+                await asyncio.sleep(_REST)
 
     async def _commit(self, submissions: Sequence[Submission]) -> None:
         try:

@@ -5,7 +5,6 @@ itself: it lasts until the transaction ends, is released when the worker dies, a
 MQTT only wakes a worker earlier than its next look.
 """
 
-import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -102,8 +101,8 @@ class CountingQueue(WorkQueue):
         Which ones, is left to chance, so that several workers rarely do the same work.
         """
         query = sa.select(self.table.c.server_id, self.stored.label("stored")).where(self.due <= now)
-        rows = connection.execute(query.order_by(self.due, self.table.c.server_id).limit(limit * _CHOICE)).all()
-        chosen = random.sample(rows, min(limit, len(rows)))
+        due = query.order_by(self.due, self.table.c.server_id).limit(limit * _CHOICE).subquery()
+        chosen = connection.execute(sa.select(due).order_by(sa.func.random()).limit(limit))
         return {row.server_id: row.stored for row in chosen}
 
     def claim_unchanged(self, connection: Connection, looked: Mapping[int, int], now: datetime) -> list[int]:

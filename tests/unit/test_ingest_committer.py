@@ -1,4 +1,4 @@
-"""How many transactions of ingest are under way: one for a trickle, two for a flood, and never more."""
+"""Transactions of ingest follow each other, and take what waits."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -75,15 +75,14 @@ async def test_a_trickle_is_committed_one_transaction_after_the_other() -> None:
         await until(lambda: committer.committed == 40)
 
 
-async def test_of_a_flood_two_transactions_are_under_way_and_no_third() -> None:
+async def test_a_flood_is_committed_in_full_transactions_one_after_the_other() -> None:
     intake = Intake()
-    put(intake, 5 * MOST_RESULTS // 10)
+    put(intake, 3 * MOST_RESULTS // 10)
     async with committing(intake) as committer:
-        await until(lambda: len(committer.under_way) == 2)
-        for _ in range(3):
+        for full in range(3):
+            await until(lambda: len(committer.under_way) == 1)
             await all_had_their_turn()
-            assert len(committer.under_way) == 2
-            first = committer.under_way[0]
-            first.set()
-            await until(lambda first=first: first not in committer.under_way and len(committer.under_way) == 2)  # type: ignore[misc]  # mypy sees no type of a default
-        assert committer.committed == 3 * MOST_RESULTS
+            assert len(committer.under_way) == 1
+            assert committer.committed == full * MOST_RESULTS
+            committer.under_way[0].set()
+            await until(lambda full=full: committer.committed == (full + 1) * MOST_RESULTS)  # type: ignore[misc]  # mypy sees no type of a default
