@@ -25,6 +25,7 @@ from schema.tables import (
     servers,
     servers_monitor_review,
 )
+from scorer import store
 from scorer.model import PairScore
 from scorer.scorers import all_scorers
 from scorer.scorers.recentmedian import SCORER
@@ -198,6 +199,29 @@ def test_only_news_are_logged_but_the_score_always_follows(engine: Engine, recen
         logged += [(ts, score)] if news else []
     written = rows(engine, log_scores, log_scores.c.monitor_id == recentmedian)
     assert [(row["ts"], row["score"]) for row in written] == logged
+
+
+def test_a_result_that_is_stored_meanwhile_is_not_passed_over(
+    engine: Engine, recentmedian: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.begin() as connection:
+        server, _ = watched_server(connection, 10.0)
+        [monitor] = connection.scalars(sa.select(server_scores.c.monitor_id))
+    read = store.scorer_rows
+
+    def overtaken(connection: Connection) -> list[store.ScorerRow]:
+        with engine.begin() as other:
+            SCORING.hold_due(other, [server], NOW)
+            add_log_score(other, server, monitor, NOW + MINUTE, score=12.0)
+        return read(connection)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "scorer_rows", overtaken)
+        scored = score_all(engine)
+    assert (scored.found, scored.claimed, scored.scores) == (1, 0, ())
+    assert [row["score_ts"] for row in rows(engine, servers)] == [None]
+    assert score_all(engine).claimed == 1
+    assert [(row["score_ts"], row["score_raw"]) for row in rows(engine, servers)] == [(NOW + MINUTE, 12.0)]
 
 
 # ---- falls ---------------------------------------------------------------------------------------------------------

@@ -73,6 +73,34 @@ def test_holding_and_making_due_in_one(engine: Engine) -> None:
         assert SCORING.claim(connection, NOW, 10) == [2, 1, 3]
 
 
+def test_what_was_overtaken_since_the_look_is_not_claimed(engine: Engine) -> None:
+    with engine.begin() as connection:
+        add_servers(connection, 1, 2, 3, 4, 5)
+        SCORING.add(connection, [1, 2, 3, 4], NOW)
+        SCORING.add(connection, [5], NOW + SECOND)
+        looked = SCORING.look(connection, NOW, 10)
+        assert set(looked) == {1, 2, 3, 4}
+        SCORING.hold_due(connection, [1], NOW)
+        SCORING.done(connection, [2])
+        SCORING.done(connection, [3])
+        SCORING.hold_due(connection, [3], NOW)
+        assert SCORING.claim_unchanged(connection, looked, NOW) == [4]
+        assert set(SCORING.look(connection, NOW, 10)) == {1, 3, 4}
+        assert len(SCORING.look(connection, NOW, 2)) == 2
+
+
+def test_what_is_held_since_the_look_is_passed_over(mariadb_engine: Engine) -> None:
+    other = open_database(mariadb_engine.url)
+    with mariadb_engine.begin() as connection:
+        add_servers(connection, 1, 2)
+        SCORING.add(connection, [1, 2], NOW)
+        looked = SCORING.look(connection, NOW, 10)
+    with mariadb_engine.begin() as first, other.begin() as second:
+        SCORING.hold_due(first, [1], NOW)
+        assert SCORING.claim_unchanged(second, looked, NOW) == [2]
+    other.dispose()
+
+
 def test_what_is_held_is_not_claimed_and_is_due_when_it_is_let_go(mariadb_engine: Engine) -> None:
     many = range(1, 1_201)
     other = open_database(mariadb_engine.url)
