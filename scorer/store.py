@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from runtime.json_rows import json_rows, json_time
 from schema.messages import MonitorStatus
-from schema.tables import log_scores, monitors, server_scores, servers
+from schema.tables import log_scores, monitors, scoring_queue, server_scores, servers
 from scorer.model import PairScore, Score, Tier
 from scorer.news import SAME_FOR, Logged
 
@@ -51,6 +51,12 @@ class ScorerRow:
     id: int
     tls_name: str
     status: MonitorStatus
+
+
+def is_due(connection: Connection, now: datetime) -> bool:
+    """Whether any server waits for its score."""
+    queue = scoring_queue.c
+    return connection.scalar(sa.select(queue.server_id).where(queue.due_on <= now).limit(1)) is not None
 
 
 def servers_after(server_id: int, limit: int) -> sa.Select[Any]:

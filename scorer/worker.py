@@ -117,6 +117,9 @@ class _Scoring:
     def _once(self) -> tuple[Scored, float]:
         """One round: what it did, and its time (s). Blocks on the database."""
         worker, pool = self._worker, self._worker.pool.get()
+        with reading(worker.engine) as connection:
+            if not store.is_due(connection, utc_now()):
+                return Scored(), 0.0  # without a span: nothing was done
         began = time.monotonic()
         with worker.telemetry.tracer.start_as_current_span("score") as span:
             scored = score_due(worker.engine, self._scorers, pool.monitors, utc_now(), pool.scorer.batch_size)
