@@ -150,7 +150,7 @@ async def come_to_rest(stage: Stage) -> float:
     began = time.monotonic()
 
     async def scored() -> bool:
-        return not await stage.read(lambda connection: SCORING.backlog(connection, utc_now()))
+        return not await stage.read(lambda connection: SCORING.backlog(connection, utc_now()).due)
 
     await stage.until(scored, "the end of the scoring", _REST_WITHIN)
     return time.monotonic() - began

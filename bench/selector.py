@@ -100,7 +100,7 @@ def _all_reviews(engine: Engine, servers: int) -> list[Figure]:
     now = datetime.now(UTC)
     with reading(engine) as connection:
         rows = connection.scalar(sa.select(sa.func.count()).select_from(log_scores))
-        assert REVIEWS.backlog(connection, now.replace(tzinfo=None)) == servers
+        assert REVIEWS.backlog(connection, now.replace(tzinfo=None)).due == servers
     reviewed = changes = 0
     began = time.perf_counter()
     while some := review_due(engine, Reviews(), now, BATCH):

@@ -8,7 +8,7 @@ MQTT only wakes a worker earlier than its next look.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, sqlite
@@ -21,6 +21,15 @@ _TOGETHER: Final = 500
 
 _CHOICE: Final = 4
 """Times as many servers as are wanted, of which they are chosen."""
+
+
+class Backlog(NamedTuple):
+    """How much of a queue waits."""
+
+    due: int
+    """Servers that are due."""
+    servers: int
+    """All that have a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +93,11 @@ class WorkQueue:
         if rows:
             connection.execute(_insert_ignore(connection, self.table), rows)
 
-    def backlog(self, connection: Connection, now: datetime) -> int:
-        """How many servers are due."""
-        return connection.scalar(sa.select(sa.func.count()).select_from(self.table).where(self.due <= now)) or 0
+    def backlog(self, connection: Connection, now: datetime) -> Backlog:
+        """How many servers are due, and of how many."""
+        count = sa.select(sa.func.count()).select_from(self.table)
+        due, servers = count.where(self.due <= now).scalar_subquery(), count.scalar_subquery()
+        return Backlog(*connection.execute(sa.select(due, servers)).one())
 
 
 @dataclass(frozen=True, slots=True)

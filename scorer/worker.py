@@ -17,10 +17,11 @@ from sqlalchemy.engine import Connection, Engine
 
 from runtime.control import CommandRefused
 from runtime.database import from_db, reading, transaction, utc_now
-from runtime.work_queue import SCORING
+from runtime.work_queue import SCORING, Backlog
 from runtime.worker import Worker
 from schema.messages import ControlCommand, ScoreComputed
 from scorer import store
+from scorer.leisure import rest_after
 from scorer.model import Scorer
 from scorer.scorers import all_scorers
 from scorer.scoring import Scored, ServerScored, score_due
@@ -77,7 +78,7 @@ class _Scoring:
         self._worker = worker
         self._scorers = scorers
         self._total = 0
-        self._waiting = 0
+        self._behind = Backlog(0, 0)
         self._counted = -COUNT
         self._servers = meter.create_counter("ntppool.scorer.servers", description="servers scored")
         self._logged = meter.create_counter("ntppool.scorer.logged", description="scores that were news")
@@ -93,24 +94,23 @@ class _Scoring:
             more = scored.claimed > 0 and scored.found >= self._worker.pool.get().scorer.batch_size
             self._count(scored, seconds)
             await self._look_back(more)
-            if self._waiting <= _CALM:
+            if self._behind.due <= _CALM:
                 for score in scored.scores:
                     self._tell(score)
-            if not more:
-                await asyncio.sleep(POLL)
+            await asyncio.sleep(rest_after(seconds, self._behind) if more else POLL)
 
     async def _look_back(self, more: bool) -> None:
         """Keeps count of the servers that wait, but not all the time: a count takes as long as scoring some of them."""
         now = time.monotonic()
         if not more:
-            self._waiting = 0
+            self._behind = Backlog(0, 0)
         elif now - self._counted >= COUNT:
             self._counted = now
-            self._waiting = await self._worker.in_database(self._read_backlog)
-        self._backlog.set(self._waiting)
-        self._worker.status["backlog"] = self._waiting
+            self._behind = await self._worker.in_database(self._read_backlog)
+        self._backlog.set(self._behind.due)
+        self._worker.status["backlog"] = self._behind.due
 
-    def _read_backlog(self) -> int:
+    def _read_backlog(self) -> Backlog:
         with reading(self._worker.engine) as connection:
             return SCORING.backlog(connection, utc_now())
 

@@ -127,7 +127,7 @@ class Watch:
 
     def _backlog(self) -> int:
         with reading(self._worker.engine) as connection:
-            return REVIEWS.backlog(connection, to_db(datetime.now(UTC)))
+            return REVIEWS.backlog(connection, to_db(datetime.now(UTC))).due
 
     def _pools(self) -> tuple[dict[str, int], dict[str, int]]:
         pairs, violation = server_scores.c, server_scores.c.constraint_violation_type

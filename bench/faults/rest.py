@@ -114,7 +114,7 @@ class Rest:
 
     async def _scored(self) -> bool:
         try:
-            return not await self._rig.read(lambda connection: SCORING.backlog(connection, utc_now()))
+            return not await self._rig.read(lambda connection: SCORING.backlog(connection, utc_now()).due)
         except DatabaseUnavailable:
             return False
 

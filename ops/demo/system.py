@@ -205,7 +205,7 @@ class System:
     async def _is_at_rest(self) -> bool:
         try:
             in_ledger = await self.read(ledger.results_by_monitor)
-            unscored = await self.read(lambda c: SCORING.backlog(c, utc_now()))
+            unscored = await self.read(lambda c: SCORING.backlog(c, utc_now()).due)
         except DatabaseUnavailable:
             return False
         spools_are_empty = all(is_empty(self.site.agent_directory(monitor)) for monitor in self.world.monitors)

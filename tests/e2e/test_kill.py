@@ -72,7 +72,7 @@ class Killing:
 
     async def scores_pile_up(self) -> bool:
         """Every server waits for its score."""
-        return await self.system.read(lambda c: SCORING.backlog(c, utc_now())) == len(self.system.world.servers)
+        return await self.system.read(lambda c: SCORING.backlog(c, utc_now()).due) == len(self.system.world.servers)
 
     async def _results(self) -> dict[str, int]:
         try:

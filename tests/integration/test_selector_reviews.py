@@ -255,7 +255,7 @@ def review_all(engine: Engine, now: datetime) -> list[Reviewed]:
         some = review_due(engine, SETTINGS, now, 3)
         done += some
         with engine.connect() as connection:
-            if not some and REVIEWS.backlog(connection, to_db(now)) == 0:
+            if not some and REVIEWS.backlog(connection, to_db(now)).due == 0:
                 break
     return done
 

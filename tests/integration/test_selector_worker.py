@@ -210,7 +210,7 @@ async def test_two_selectors_agree(engine: Engine, broker: Broker) -> None:
 
 def _backlog(engine: Engine) -> int:
     with engine.connect() as connection:
-        return REVIEWS.backlog(connection, datetime.now(UTC).replace(tzinfo=None))
+        return REVIEWS.backlog(connection, datetime.now(UTC).replace(tzinfo=None)).due
 
 
 def _agree(engine: Engine, tree: Tree, names: list[str]) -> bool:

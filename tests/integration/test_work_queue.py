@@ -30,7 +30,7 @@ def test_due_servers_are_claimed_longest_due_first(engine: Engine, queue: WorkQu
         queue.add(connection, [4], None)
         assert queue.claim(connection, NOW, 10) == [2, 1]
         assert queue.claim(connection, NOW, 1) == [2]
-        assert queue.backlog(connection, NOW) == 2
+        assert queue.backlog(connection, NOW).due == 2
 
 
 def test_done_is_not_claimed_again_until_due(engine: Engine) -> None:
