@@ -1,14 +1,15 @@
-"""Statements for a thousand rows each, with one parameter: the rows as a JSON text (:mod:`runtime.json_rows`)."""
+"""Statements for a thousand rows each, which travel as one JSON text (:mod:`runtime.json_rows`)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from operator import itemgetter
 from typing import Any, Final
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from runtime.json_rows import json_rows, json_time
+from ingest.plan import LogRow
+from runtime.json_rows import json_rows, json_time, rows_of
 from schema.messages import PairStatus
 from schema.tables import log_scores, result_batches, server_scores, servers
 
@@ -29,14 +30,14 @@ _BATCH_NAMES: Final = ", ".join(f"batch.{column.name}" for column in _BATCH_COLU
 
 # The joins name their order: the wanted rows are few, the tables are large.
 _READ_PAIRS_MYSQL: Final = sa.text(f"""
-    SELECT {_PAIR_NAMES}, server.ip
+    SELECT JSON_ARRAY({_PAIR_NAMES}, server.ip)
     FROM JSON_TABLE(:wanted, '$[*]' COLUMNS (
              server_id INT UNSIGNED PATH '$[0]',
              monitor_id INT UNSIGNED PATH '$[1]')) AS wanted
     STRAIGHT_JOIN server_scores AS pair
         ON pair.server_id = wanted.server_id AND pair.monitor_id = wanted.monitor_id
     STRAIGHT_JOIN servers AS server ON server.id = pair.server_id
-""").columns(*_PAIR_COLUMNS, servers.c.ip)  # noqa: S608  # made of our own column names
+""")  # noqa: S608  # made of our own column names
 
 _READ_PAIRS_SQLITE: Final = sa.text(f"""
     SELECT {_PAIR_NAMES}, server.ip
@@ -83,9 +84,6 @@ _MOVE_MYSQL: Final = sa.text("""
     SET pair.score_raw = moved.score, pair.score_ts = moved.score_ts, pair.stratum = moved.stratum
 """)
 
-_LOG_COLUMNS: Final = ("monitor_id", "server_id", "ts", "score", "step", "offset", "rtt", "attributes")
-_LOG_VALUES: Final = itemgetter(*_LOG_COLUMNS)
-
 _LOG_MYSQL: Final = sa.text("""
     INSERT INTO log_scores (monitor_id, server_id, ts, score, step, `offset`, rtt, attributes)
     SELECT monitor_id, server_id, ts, score, step, `offset`, rtt, attributes
@@ -117,11 +115,16 @@ BatchRow = tuple[int, str, int, str | None]
 """Monitor, ULID, number of stored results, and the rejections as text."""
 
 
+_PAIR_ROWS: Final = msgspec.json.Decoder(list[PairRow])
+
+
 def read_pairs(connection: Connection, wanted: Iterable[tuple[int, int]]) -> Sequence[PairRow]:
     """The pairs of these (server, monitor), as far as there are any."""
-    query = _READ_PAIRS_SQLITE if connection.dialect.name == "sqlite" else _READ_PAIRS_MYSQL
-    rows: Sequence[Any] = connection.execute(query, {"wanted": json_rows(wanted)}).all()
-    return rows
+    asked = {"wanted": json_rows(wanted)}
+    if connection.dialect.name == "sqlite":
+        rows: Sequence[Any] = connection.execute(_READ_PAIRS_SQLITE, asked).all()
+        return rows
+    return rows_of(connection.scalars(_READ_PAIRS_MYSQL, asked), _PAIR_ROWS)
 
 
 def read_batches(connection: Connection, wanted: Iterable[tuple[int, str]]) -> Sequence[BatchRow]:
@@ -141,12 +144,12 @@ def add_batches(connection: Connection, rows: Sequence[BatchRow], received_on: d
         connection.execute(_ADD_BATCHES_MYSQL, {"rows": json_rows(rows), "received_on": received_on})
 
 
-def add_log_rows(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def add_log_rows(connection: Connection, rows: Sequence[LogRow]) -> None:
     """Adds rows to ``log_scores``; their ids are in the order of ``rows``."""
     if connection.dialect.name == "sqlite":
-        connection.execute(sa.insert(log_scores), list(rows))
+        connection.execute(sa.insert(log_scores), [row._asdict() for row in rows])
     else:
-        connection.execute(_LOG_MYSQL, {"rows": json_rows(map(_LOG_VALUES, rows))})
+        connection.execute(_LOG_MYSQL, {"rows": json_rows(rows)})
 
 
 def move_pairs(connection: Connection, moved: Sequence[MovedPair]) -> None:

@@ -7,11 +7,11 @@ since a remembered batch changes nothing.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Final
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
@@ -96,7 +96,7 @@ def _pairs(
         addresses[server_id] = ip
     idle = [key for key, pair in pairs.items() if needs_history(by_id[key[1]].status, pair.status)]
     for key, ended in _last_changes(connection, idle).items():
-        pairs[key] = replace(pairs[key], ended=ended)
+        pairs[key] = msgspec.structs.replace(pairs[key], ended=ended)
     return pairs, addresses
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -36,8 +37,7 @@ class Monitor:
     status: MonitorStatus
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(msgspec.Struct, frozen=True):
     """A row of ``server_scores``: times are UTC without a zone, as the ledger has them."""
 
     id: int
@@ -47,6 +47,22 @@ class Pair:
     stratum: int | None
     ended: datetime | None = None
     """When it was last changed; known of pairs that are not measured now (:func:`ingest.check.needs_history`)."""
+
+
+class LogRow(NamedTuple):
+    """A new row of ``log_scores``, by the names of its columns."""
+
+    monitor_id: int
+    server_id: int
+    ts: datetime
+    score: float
+    step: float
+    offset: float | None
+    """Seconds."""
+    rtt: int | None
+    """Microseconds."""
+    attributes: str | None
+    """JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +94,7 @@ class Plan:
     acks: list[tuple[Submission, BatchCommitted]] = field(default_factory=list)
     batches: dict[tuple[int, str], Remembered] = field(default_factory=dict)
     """New ones, by monitor and ULID."""
-    log_rows: list[dict[str, Any]] = field(default_factory=list)
+    log_rows: list[LogRow] = field(default_factory=list)
     pairs: dict[tuple[int, int], Pair] = field(default_factory=dict)
     """Those that changed, by server and monitor."""
     newest: dict[int, tuple[Submission, Result]] = field(default_factory=dict)
@@ -116,13 +132,8 @@ def make_plan(known: Known, submissions: Iterable[Submission]) -> Plan:
         ack = _refuse_all(plan, submission) if monitor is None else _take(plan, known, submission, monitor)
         plan.acks.append((submission, ack))
     # Foreign keys lock the monitors' rows as log rows are inserted: always ascending, so that nobody deadlocks.
-    plan.log_rows.sort(key=_monitor_of)
+    plan.log_rows.sort(key=attrgetter("monitor_id"))
     return plan
-
-
-def _monitor_of(row: Mapping[str, Any]) -> int:
-    monitor_id: int = row["monitor_id"]
-    return monitor_id
 
 
 def _refuse_all(plan: Plan, submission: Submission) -> BatchCommitted:
@@ -194,17 +205,17 @@ def _move(pair: Pair, result: Result, taken: Step, ts: datetime) -> Pair:
     )
 
 
-def _log_row(result: Result, monitor_id: int, ts: datetime, taken: Step, score: float) -> dict[str, Any]:
-    return {
-        "monitor_id": monitor_id,
-        "server_id": result.server_id,
-        "ts": ts,
-        "score": score,
-        "step": taken.step,
-        "offset": None if result.no_response else result.offset,
-        "rtt": None if result.no_response else _microseconds(result.rtt),
-        "attributes": _attributes(result.leap, result.stratum, result.no_response, cut(result.error)),
-    }
+def _log_row(result: Result, monitor_id: int, ts: datetime, taken: Step, score: float) -> LogRow:
+    return LogRow(
+        monitor_id,
+        result.server_id,
+        ts,
+        score,
+        taken.step,
+        offset=None if result.no_response else result.offset,
+        rtt=None if result.no_response else _microseconds(result.rtt),
+        attributes=_attributes(result.leap, result.stratum, result.no_response, cut(result.error)),
+    )
 
 
 def _microseconds(seconds: float | None) -> int | None:

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,6 +14,8 @@ from pymysql.constants import FIELD_TYPE
 from pymysql.converters import conversions, convert_datetime
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
+
+from runtime.json_rows import JsonText, mysql_literal
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -93,8 +96,14 @@ def _read_datetime(text: str) -> datetime | str | None:
         return convert_datetime(text)  # a date that is none, as 0000-00-00
 
 
-# Rows of scores are mostly times, and the driver's way to read one takes as long as all else that a row takes.
-_CONVERSIONS: Final = {**conversions, FIELD_TYPE.DATETIME: _read_datetime, FIELD_TYPE.TIMESTAMP: _read_datetime}
+_CONVERSIONS: Final = {
+    **conversions,
+    # Rows of scores are mostly times, and the driver's way to read one takes as long as all else that a row takes.
+    FIELD_TYPE.DATETIME: _read_datetime,
+    FIELD_TYPE.TIMESTAMP: _read_datetime,
+    JsonText: mysql_literal,
+}
+sqlite3.register_adapter(JsonText, str)
 
 
 def transaction(

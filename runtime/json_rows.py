@@ -1,23 +1,51 @@
-"""Many rows as one parameter of a statement: a JSON text, which MySQL and MariaDB take apart with JSON_TABLE.
+"""Many rows as one value: a JSON text, which MySQL and MariaDB take apart with JSON_TABLE, or make with JSON_ARRAY.
 
-A statement for each row costs ten times as much in round trips, and a parameter for each value a third more in the
-driver. SQLite runs in our own process, where neither matters, and reads numbers in JSON less exactly than it stores
-them.
+A statement for each row costs ten times as much in round trips, and a parameter or a column for each value twice as
+much in the driver. SQLite runs in our own process, where neither matters, and reads and writes numbers in JSON less
+exactly than it stores them.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 Value = int | float | str | None
 
 
-def json_rows(rows: Iterable[Sequence[Value]]) -> str:
-    """``rows`` as an array of arrays. Numbers keep every digit."""
-    return msgspec.json.encode(list(rows)).decode()
+@dataclass(frozen=True, slots=True)
+class JsonText:
+    """A parameter of a statement. :func:`runtime.database.open_database` tells the drivers how to pass it on."""
+
+    utf8: bytes
+
+    def __str__(self) -> str:
+        return self.utf8.decode()
+
+
+def json_rows(rows: Iterable[Value | Sequence[Value]]) -> JsonText:
+    """``rows`` as an array of arrays, or of values. Numbers keep every digit."""
+    return JsonText(msgspec.json.encode(list(rows)))
 
 
 def json_time(moment: datetime | None) -> str | None:
     """A time without zone, as JSON_TABLE reads it."""
     return None if moment is None else str(moment)
+
+
+def mysql_literal(text: JsonText, mapping: Any = None) -> str:
+    """``text`` within a statement, for PyMySQL, whose encoders have these two arguments.
+
+    In hexadecimal: it means the same in every ``sql_mode``, nothing in it can end it, and to write it takes a tenth of
+    the time that looking for quotes takes.
+    """
+    return f"_utf8mb4 X'{text.utf8.hex()}'"
+
+
+def rows_of(texts: Iterable[str], rows: msgspec.json.Decoder[list[T]]) -> list[T]:
+    """The rows whose texts JSON_ARRAY made, as ``rows`` reads them."""
+    return rows.decode(f"[{','.join(texts)}]")

@@ -17,6 +17,7 @@ from ingest.plan import (
     MAX_ERROR,
     MAX_RTT,
     Known,
+    LogRow,
     Monitor,
     Pair,
     Plan,
@@ -77,16 +78,16 @@ def test_a_result_moves_its_pair_and_leaves_a_row() -> None:
     score = 0.95 * 12.5 + 1
     assert plan.pairs == {(1, 20): pair(3, "candidate", score=score, score_ts=NOON - timedelta(seconds=1), stratum=2)}
     assert plan.log_rows == [
-        {
-            "monitor_id": 20,
-            "server_id": 1,
-            "ts": NOON - timedelta(seconds=1),
-            "score": score,
-            "step": 1.0,
-            "offset": 0.0012,
-            "rtt": 25_000,
-            "attributes": '{"leap":0,"stratum":2}',
-        }
+        LogRow(
+            monitor_id=20,
+            server_id=1,
+            ts=NOON - timedelta(seconds=1),
+            score=score,
+            step=1.0,
+            offset=0.0012,
+            rtt=25_000,
+            attributes='{"leap":0,"stratum":2}',
+        )
     ]
     assert plan.acks[0][1].stored == 1
     assert plan.acks[0][1].rejected == []
@@ -102,7 +103,7 @@ def test_results_of_a_pair_count_one_after_the_other() -> None:
     for moved in (1.0, -5.0, -2.308 * 0.4 + 0.731, 1.0):
         score = 0.95 * score + moved
         expected.append(score)
-    assert [row["score"] for row in plan.log_rows] == pytest.approx(expected)
+    assert [row.score for row in plan.log_rows] == pytest.approx(expected)
     assert plan.pairs[1, 10].score == pytest.approx(score)
     assert set(plan.pairs) == {(1, 10)}
 
@@ -113,7 +114,7 @@ def test_a_late_result_counts_but_does_not_turn_back_time_or_stratum() -> None:
     assert moved.score == 1.95
     assert moved.score_ts == NOON - timedelta(seconds=1)
     assert moved.stratum == 3
-    assert [row["ts"] for row in plan.log_rows] == [NOON - timedelta(seconds=1), NOON - timedelta(seconds=3600)]
+    assert [row.ts for row in plan.log_rows] == [NOON - timedelta(seconds=1), NOON - timedelta(seconds=3600)]
 
 
 @pytest.mark.parametrize("stratum", [None, 0])
@@ -125,7 +126,7 @@ def test_without_a_stratum_the_last_one_stays(stratum: int | None) -> None:
 
 def test_log_rows_are_in_the_order_of_their_monitors() -> None:
     plan = make_plan(WORLD, [new_submission(BOB, good(offset=0.1)), new_submission(ALICE, good(), good(offset=0.2))])
-    assert [(row["monitor_id"], row["offset"]) for row in plan.log_rows] == [(10, 0.0012), (10, 0.2), (20, 0.1)]
+    assert [(row.monitor_id, row.offset) for row in plan.log_rows] == [(10, 0.0012), (10, 0.2), (20, 0.1)]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_ids_beyond_all_columns_are_rejected_with_an_ack_that_can_be_sent() -> N
 )
 def test_a_round_trip_is_cut_to_what_the_column_holds(seconds: float | None, microseconds: int | None) -> None:
     [row] = make_plan(WORLD, [new_submission(ALICE, good(rtt=seconds))]).log_rows
-    assert row["rtt"] == microseconds
+    assert row.rtt == microseconds
 
 
 @pytest.mark.parametrize(
@@ -211,14 +212,14 @@ def test_a_round_trip_is_cut_to_what_the_column_holds(seconds: float | None, mic
 )
 def test_attributes_leave_out_what_is_empty(fields: dict[str, Any], attributes: dict[str, Any] | None) -> None:
     [row] = make_plan(WORLD, [new_submission(ALICE, good(**fields))]).log_rows
-    text = row["attributes"]
+    text = row.attributes
     assert (text and json.loads(text)) == attributes
     assert text is None or text.isascii()
 
 
 def test_a_lost_reply_has_no_numbers() -> None:
     [row] = make_plan(WORLD, [new_submission(ALICE, good(no_response=True))]).log_rows
-    assert (row["offset"], row["rtt"], row["step"]) == (None, None, -5.0)
+    assert (row.offset, row.rtt, row.step) == (None, None, -5.0)
 
 
 def test_a_thousand_rejections_are_remembered_in_64_kib() -> None:
@@ -297,8 +298,8 @@ def test_how_batches_are_spread_over_transactions_does_not_matter(submissions: l
     assert first.duplicates + second.duplicates == whole.duplicates
     assert first.rejected + second.rejected == whole.rejected
     for monitor_id in (10, 20, 30):
-        rows = [row for row in first.log_rows + second.log_rows if row["monitor_id"] == monitor_id]
-        assert rows == [row for row in whole.log_rows if row["monitor_id"] == monitor_id]
+        rows = [row for row in first.log_rows + second.log_rows if row.monitor_id == monitor_id]
+        assert rows == [row for row in whole.log_rows if row.monitor_id == monitor_id]
 
 
 @given(intakes())
@@ -314,12 +315,12 @@ def test_a_score_is_the_sum_of_its_steps_and_its_time_the_latest(submissions: li
     plan = make_plan(WORLD, submissions)
     for (server_id, monitor_id), moved in plan.pairs.items():
         score = WORLD.pairs[server_id, monitor_id].score
-        rows = [r for r in plan.log_rows if (r["server_id"], r["monitor_id"]) == (server_id, monitor_id)]
+        rows = [r for r in plan.log_rows if (r.server_id, r.monitor_id) == (server_id, monitor_id)]
         for row in rows:
-            assert row["score"] <= 0.95 * score + row["step"]
-            score = row["score"]
+            assert row.score <= 0.95 * score + row.step
+            score = row.score
         assert moved.score == score
-        assert moved.score_ts == max(row["ts"] for row in rows)
+        assert moved.score_ts == max(row.ts for row in rows)
 
 
 @given(st.lists(st.builds(good, offset=st.floats(-4, 4), age=st.floats(0, 200_000)), min_size=1, max_size=20))
