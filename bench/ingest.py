@@ -58,7 +58,9 @@ def main() -> int:
     arguments = argparse.ArgumentParser(prog="scripts/bench ingest", description=__doc__)
     arguments.add_argument("--seconds", type=float, default=10.0, help="of ingest in one round; half of it the others")
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--warm-up", type=float, default=20.0, help="by then monitors are known, and what they may send")
+    arguments.add_argument(
+        "--warm-up", type=float, default=20.0, help="by then monitors are known, and what they may send"
+    )
     arguments.add_argument("--servers", type=int, default=5_000)
     arguments.add_argument("--monitors", type=int, default=60)
     arguments.add_argument("--outstanding", type=int, default=300, help="batches of 10 without an answer at any time")

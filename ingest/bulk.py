@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ingest.plan import LogRow
-from runtime.json_rows import json_rows, json_time, rows_of
+from runtime.json_rows import json_rows, rows_of
 from schema.messages import PairStatus
 from schema.tables import log_scores, result_batches, server_scores, servers
 
@@ -158,4 +158,4 @@ def move_pairs(connection: Connection, moved: Sequence[MovedPair]) -> None:
         names = ("pair", "score", "ts", "new_stratum")
         connection.execute(_MOVE_ONE, [dict(zip(names, row, strict=True)) for row in moved])
     else:
-        connection.execute(_MOVE_MYSQL, {"moved": json_rows((i, s, json_time(ts), st) for i, s, ts, st in moved)})
+        connection.execute(_MOVE_MYSQL, {"moved": json_rows(moved)})

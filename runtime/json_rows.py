@@ -14,7 +14,7 @@ import msgspec
 
 T = TypeVar("T")
 
-Value = int | float | str | None
+Value = int | float | str | datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +28,8 @@ class JsonText:
 
 
 def json_rows(rows: Iterable[Value | Sequence[Value]]) -> JsonText:
-    """``rows`` as an array of arrays, or of values. Numbers keep every digit."""
+    """``rows`` as an array of arrays, or of values. Numbers keep every digit; times have no zone."""
     return JsonText(msgspec.json.encode(list(rows)))
-
-
-def json_time(moment: datetime | None) -> str | None:
-    """A time without zone, as JSON_TABLE reads it."""
-    return None if moment is None else str(moment)
 
 
 def mysql_literal(text: JsonText, mapping: Any = None) -> str:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.engine import Connection
 
-from runtime.json_rows import json_rows, json_time
+from runtime.json_rows import json_rows
 from schema.messages import MonitorStatus
 from schema.tables import log_scores, monitors, scoring_queue, server_scores, servers
 from scorer.model import PairScore, Score, Tier
@@ -238,7 +238,7 @@ def _move(
     if connection.dialect.name == "sqlite":
         connection.execute(elsewhere, [{"server": s, "ts": ts, "score": raw, **of_pairs} for s, (ts, raw) in moved])
     else:
-        text = json_rows((s, json_time(ts), raw) for s, (ts, raw) in moved)
+        text = json_rows((s, ts, raw) for s, (ts, raw) in moved)
         connection.execute(on_mysql, {"moved": text, **of_pairs})
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from selector.model import Address, GlobalStatus, Monitor, PairStatus, Rejected, Server
@@ -51,6 +52,7 @@ class RawMonitor:
     pause_reason: str | None = None
 
 
+@lru_cache(maxsize=16_384)  # the same monitors, at every server
 def parse_address(text: str | None, ip_version: str | None = None) -> Address:
     """The address with the networks the constraints compare. An IPv4-mapped IPv6 address counts as IPv4.
 

@@ -8,12 +8,13 @@ only the selector's own columns are written: score and time belong to ingest.
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from runtime.database import to_db, to_db_seconds
+from runtime.json_rows import json_rows
 from schema.tables import assignment_changes, server_scores, servers_monitor_review
 from selector.model import PairRecord, Review
 
@@ -23,10 +24,13 @@ _ALMOST_A_SECOND: Final = timedelta(microseconds=999_999)
 
 def write_pairs(connection: Connection, reviews: Sequence[tuple[int, Review]]) -> None:
     """Writes the records of these servers' reviews; pairs without one stay as they are."""
-    rows = [_pair_row(server_id, record) for server_id, review in reviews for record in review.records]
-    if rows:
-        rows.sort(key=lambda row: (row["pair_server"], row["pair_monitor"]))
-        connection.execute(_UPDATE_PAIR, rows)
+    rows = sorted(_pair_row(server_id, record) for server_id, review in reviews for record in review.records)
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        connection.execute(_UPDATE_PAIR, [row._asdict() for row in rows])
+    else:
+        connection.execute(_UPDATE_PAIRS_MYSQL, {"rows": json_rows(rows)})
 
 
 def write_changes(connection: Connection, reviews: Sequence[tuple[int, Review]], now: datetime) -> None:
@@ -64,38 +68,53 @@ def write_times(
     connection.execute(sa.update(table).where(table.c.server_id.in_(sorted(server_ids))).values(values))
 
 
-def _pair_row(server_id: int, record: PairRecord) -> dict[str, Any]:
-    return {
-        "pair_server": server_id,
-        "pair_monitor": record.monitor_id,
-        "status": record.status.value,
-        "constraint_violation_type": record.violation_type,
-        "constraint_violation_since": _seconds(record.violation_since),
-        "last_constraint_check": _seconds(record.last_constraint_check),
-        "pause_reason": record.pause_reason,
-    }
+class _PairRow(NamedTuple):
+    pair_server: int
+    pair_monitor: int
+    status: str
+    constraint_violation_type: str | None
+    constraint_violation_since: datetime | None
+    last_constraint_check: datetime | None
+    pause_reason: str | None
+
+
+def _pair_row(server_id: int, record: PairRecord) -> _PairRow:
+    return _PairRow(
+        server_id,
+        record.monitor_id,
+        record.status.value,
+        record.violation_type,
+        _seconds(record.violation_since),
+        _seconds(record.last_constraint_check),
+        record.pause_reason,
+    )
 
 
 def _seconds(moment: datetime | None) -> datetime | None:
     return None if moment is None else to_db_seconds(moment)
 
 
-def _update_pair() -> sa.Update:
-    columns = (
-        "status",
-        "constraint_violation_type",
-        "constraint_violation_since",
-        "last_constraint_check",
-        "pause_reason",
-    )
-    return (
-        sa.update(server_scores)
-        .where(
-            server_scores.c.server_id == sa.bindparam("pair_server"),
-            server_scores.c.monitor_id == sa.bindparam("pair_monitor"),
-        )
-        .values({column: sa.bindparam(column) for column in columns})
-    )
+_WRITTEN: Final = _PairRow._fields[2:]
 
+_UPDATE_PAIR: Final = (
+    sa.update(server_scores)
+    .where(
+        server_scores.c.server_id == sa.bindparam("pair_server"),
+        server_scores.c.monitor_id == sa.bindparam("pair_monitor"),
+    )
+    .values({column: sa.bindparam(column) for column in _WRITTEN})
+)
 
-_UPDATE_PAIR: Final = _update_pair()
+_UPDATE_PAIRS_MYSQL: Final = sa.text(f"""
+    UPDATE JSON_TABLE(:rows, '$[*]' COLUMNS (
+               server_id INT UNSIGNED PATH '$[0]',
+               monitor_id INT UNSIGNED PATH '$[1]',
+               status VARCHAR(20) PATH '$[2]',
+               constraint_violation_type VARCHAR(50) PATH '$[3]',
+               constraint_violation_since DATETIME PATH '$[4]',
+               last_constraint_check DATETIME PATH '$[5]',
+               pause_reason VARCHAR(20) PATH '$[6]')) AS written
+    STRAIGHT_JOIN server_scores AS pair
+        ON pair.server_id = written.server_id AND pair.monitor_id = written.monitor_id
+    SET {", ".join(f"pair.{column} = written.{column}" for column in _WRITTEN)}
+""")  # noqa: S608  # made of our own column names

@@ -1,0 +1,64 @@
+"""Rows that travel as one JSON text arrive as they were sent, whatever is in them and whatever a quote means there."""
+
+from datetime import datetime
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy.engine import Engine
+
+from runtime.json_rows import JsonText, json_rows, rows_of
+
+HOSTILE = ["'", "\\'", "'; DROP TABLE servers; --", '"\\"', "\x00\n\x1a", "%s %(name)s ::x", "ü€🕑", ""]
+
+
+@pytest.mark.parametrize("mode", ["", "NO_BACKSLASH_ESCAPES,ANSI_QUOTES"])
+def test_mysql_takes_any_text_as_a_value_in_every_mode(mariadb_engine: Engine, mode: str) -> None:
+    with mariadb_engine.connect() as connection:
+        connection.execute(sa.text("SET SESSION sql_mode = :mode"), {"mode": mode})
+        found = connection.scalar(sa.text("SELECT :rows"), {"rows": json_rows(HOSTILE)})
+        connection.invalidate()  # nobody else shall have the mode
+    assert msgspec.json.decode(found) == HOSTILE
+
+
+def test_sqlite_takes_it_as_text() -> None:
+    engine = sa.create_engine("sqlite://")
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT typeof(:rows)"), {"rows": json_rows([1])}) == "text"
+        found = connection.scalar(sa.text("SELECT :rows"), {"rows": json_rows(HOSTILE)})
+    assert msgspec.json.decode(found) == HOSTILE
+
+
+SECONDS = st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1)).map(lambda moment: moment.replace(microsecond=0))
+
+Row = tuple[int, float | None, str, datetime | None]
+_TABLE = sa.text("""
+    SELECT JSON_ARRAY(a, b, c, d) FROM JSON_TABLE(:rows, '$[*]' COLUMNS (
+        a BIGINT PATH '$[0]', b DOUBLE PATH '$[1]', c TEXT PATH '$[2]', d DATETIME PATH '$[3]')) AS rows_of_it
+""")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(-(2**63), 2**63 - 1),
+            st.none() | st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300),
+            st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=20),
+            st.none()
+            | st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1)).map(lambda t: t.replace(microsecond=0)),
+        ),
+        min_size=1,
+        max_size=20,
+    )
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_rows_go_there_and_back_unchanged(mariadb_engine: Engine, rows: list[Row]) -> None:
+    with mariadb_engine.connect() as connection:
+        texts = connection.scalars(_TABLE, {"rows": json_rows(rows)}).all()
+    assert rows_of(texts, msgspec.json.Decoder(list[Row])) == rows
+
+
+def test_it_is_shown_as_text() -> None:
+    assert str(JsonText(b"[1]")) == "[1]"

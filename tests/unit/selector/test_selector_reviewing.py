@@ -1,0 +1,70 @@
+"""Reviews and publishing take turns: what was decided is told before the next reviews take the processor."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+from selector.reviewer import Reviewed
+from selector.reviewing import Reviewing
+from selector.store import Pair
+
+
+class _Worker:
+    """Reviews one server after the other, each with something to publish."""
+
+    topics = SimpleNamespace(assignment_event=lambda server_id: "")
+
+    def __init__(self, story: list[str], count: int) -> None:
+        self._story = story
+        self._left = count
+
+    async def in_database(self, work: Callable[[], Any]) -> tuple[list[Reviewed], float]:
+        if not self._left:
+            await asyncio.Event().wait()
+        self._left -= 1
+        self._story.append("review")
+        # As many as a full transaction, so that nobody waits for the next look.
+        return [Reviewed(number, "unchanged", touched=((number, 1),)) for number in range(10)], 0.1
+
+
+class _Publisher:
+    def __init__(self, story: list[str], release: asyncio.Event) -> None:
+        self._story = story
+        self._release = release
+
+    async def publish_pairs(self, pairs: Sequence[Pair]) -> None:
+        self._story.append(f"publish {len(pairs)}")
+        await self._release.wait()
+        self._story.append("published")
+
+
+class _Numbers:
+    def reviewed(self, reviewed: Reviewed, seconds: float) -> None:
+        pass
+
+
+async def _story(release: asyncio.Event, until: Callable[[list[str]], bool], count: int = 2) -> list[str]:
+    story: list[str] = []
+    worker, publisher = _Worker(story, count), _Publisher(story, release)
+    reviewing = Reviewing(cast(Any, worker), cast(Any, publisher), cast(Any, None), cast(Any, _Numbers()))
+    tasks = [asyncio.create_task(reviewing.run()), asyncio.create_task(reviewing.publish())]
+    async with asyncio.timeout(10):
+        while not until(story):
+            await asyncio.sleep(0.001)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    return story
+
+
+async def test_the_next_reviews_begin_when_the_last_ones_are_published() -> None:
+    release = asyncio.Event()
+    release.set()
+    story = await _story(release, lambda story: story.count("published") == 2)
+    assert story == ["review", "publish 10", "published"] * 2
+
+
+async def test_a_broker_that_takes_its_time_does_not_stop_reviews() -> None:
+    story = await _story(asyncio.Event(), lambda story: story.count("review") == 2)
+    assert story == ["review", "publish 10", "review"]
