@@ -63,6 +63,7 @@ def main() -> int:
     )
     arguments.add_argument("--servers", type=int, default=5_000)
     arguments.add_argument("--monitors", type=int, default=60)
+    arguments.add_argument("--alone", action="store_true", help="without a scorer beside; scores come afterwards")
     arguments.add_argument("--outstanding", type=int, default=300, help="batches of 10 without an answer at any time")
     given = arguments.parse_args()
     return run(partial(_measure, given))
@@ -78,7 +79,8 @@ async def _measure(given: argparse.Namespace, database: MariaDb) -> int:
             for engine in (on.engine, others):
                 await asyncio.to_thread(fill, engine, world)
             await on.start_worker("ingest")
-            await on.start_worker("scorer")
+            if not given.alone:
+                await on.start_worker("scorer")
             rounds = [await _round(on, others, world, given, number) for number in range(given.rounds)]
         finally:
             others.dispose()
@@ -91,7 +93,7 @@ async def _round(on: Stage, others: Engine, world: World, given: argparse.Namesp
     before = await on.read(read_before)
     spec = load_spec(on, world.members(), record, outstanding=given.outstanding, seed=number)
     window = await load_for(on, spec, given.warm_up, given.seconds)
-    scored_after = await come_to_rest(on)
+    scored_after = await _scored(on, given)
     sent = _sent(record)
     half = given.seconds / 2
     rows = await asyncio.to_thread(writers.row_at_a_time, others, sent, half)
@@ -100,6 +102,16 @@ async def _round(on: Stage, others: Engine, world: World, given: argparse.Namesp
     return Round(
         window, rate(found, window), rows, inserts, latencies(found), scored_after, await checked(on, record, before)
     )
+
+
+async def _scored(on: Stage, given: argparse.Namespace) -> float:
+    """Seconds until every server had its score."""
+    if not given.alone:
+        return await come_to_rest(on)
+    scorer = await on.start_worker("scorer")
+    seconds = await come_to_rest(on)
+    await on.supervisor.stop([scorer])
+    return seconds
 
 
 def _sent(record: Path) -> list[Sent]:
@@ -112,6 +124,7 @@ def _figures(given: argparse.Namespace, rounds: list[Round]) -> list[Figure]:
         "monitors": given.monitors,
         "batch": 10,
         "outstanding": given.outstanding,
+        "beside_a_scorer": not given.alone,
         "rounds": [round(one.ingest) for one in rounds],
         "cores": rounds[-1].window.cores,
         "latency": rounds[-1].latency,

@@ -120,13 +120,9 @@ def fleet_command(site: Site, world: World) -> Command:
     return _command(site, FLEET, _python("simulation", "fleet", str(path)), {})
 
 
-_SHARES: Final = {"scorer": ("nice", "-n", "7")}
-"""In place of ``CPUWeight=20``: where processors are short, results are stored first."""
-
-
 def worker_command(site: Site, name: str) -> Command:
-    """One of :data:`WORKERS`, with the share of a busy machine that its systemd unit gives it."""
-    return _command(site, name, [*_SHARES.get(name, ()), *_python("ops", *WORKERS[name])], site.settings())
+    """One of :data:`WORKERS`."""
+    return _command(site, name, _python("ops", *WORKERS[name]), site.settings())
 
 
 def agent_command(site: Site, monitor: Monitor) -> Command:
