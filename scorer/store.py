@@ -7,7 +7,7 @@ What is read here may be overtaken before the scores are written: who writes the
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -24,6 +24,10 @@ from scorer.news import SAME_FOR, Logged
 _REVIEW_INDEX: Final = "FORCE INDEX (log_scores_review)"
 """It holds all that is asked for, in order of time. Statistics of a growing table sometimes suggest another one, and
 then a query reads the log of weeks instead of minutes."""
+
+
+_ABOUT: Final = 10
+"""Seconds within which windows begin at about the same time; a divisor of 60."""
 
 
 class Given(NamedTuple):
@@ -87,19 +91,10 @@ def add_scorer(connection: Connection, name: str, tls_name: str, now: datetime) 
 
 def server_states(connection: Connection, server_ids: Collection[int], scorers: Collection[int]) -> list[ServerState]:
     """The servers among ``server_ids`` that have any result not written by one of the ``scorers``."""
-    log = _log("newest")
-    newest = (
-        _hinted(sa.select(log.c.ts), log)
-        .where(log.c.server_id == servers.c.id, log.c.monitor_id.not_in(scorers))
-        .order_by(log.c.ts.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-    s = servers.c
-    query = sa.select(s.id, newest.label("newest"), s.score_ts, s.score_raw).where(s.id.in_(server_ids))
+    found = connection.execute(_STATES, {"servers": list(server_ids), "scorers": list(scorers)})
     return [
         ServerState(server_id, newest_ts, Given(score_ts, score_raw))
-        for server_id, newest_ts, score_ts, score_raw in connection.execute(query)
+        for server_id, newest_ts, score_ts, score_raw in found
         if newest_ts is not None
     ]
 
@@ -111,46 +106,30 @@ def tier_results(
 
     The database picks the latest, since most of the time went into handing over the others.
     """
-    log, pair = _log("log"), server_scores.alias("pair")
-    c, p = log.c, pair.c
-    newest_first = sa.func.row_number().over(
-        partition_by=(c.server_id, c.monitor_id), order_by=(c.ts.desc(), c.id.desc())
-    )
-    query = (
-        _hinted(sa.select(c.server_id, c.id, c.monitor_id, p.status, c.ts, c.score, c.step, c.rtt), log)
-        .add_columns(newest_first.label("place"))
-        # In the order as written: from the few rows of the window to their pairs, never the other way round.
-        .prefix_with("STRAIGHT_JOIN", dialect="mysql")
-        .prefix_with("STRAIGHT_JOIN", dialect="mariadb")
-        .join_from(log, pair, sa.and_(p.server_id == c.server_id, p.monitor_id == c.monitor_id))
-        .where(p.status.in_(tier.statuses), c.monitor_id.not_in(scorers), _since(log, states, tier.window))
-        .subquery("seen")
-    )
-    latest = sa.select(*(column for column in query.c if column.name != "place")).where(query.c.place == 1)
+    begins = {state.id: state.newest - tier.window for state in states}
     results: defaultdict[int, list[PairScore]] = defaultdict(list)
-    for server_id, *result in connection.execute(latest):
-        results[server_id].append(PairScore(*result))
+    for begin, server_ids in _together(begins).items():
+        asked = {"servers": server_ids, "begin": begin, "statuses": list(tier.statuses), "scorers": list(scorers)}
+        for server_id, *result in connection.execute(_TIER_RESULTS, asked):
+            latest = PairScore(*result)
+            if latest.ts >= begins[server_id]:
+                results[server_id].append(latest)
     return dict(results)
 
 
 def scores_of(connection: Connection, scorer_id: int, server_ids: Collection[int]) -> dict[int, Given]:
     """What a scorer has given to these servers, where it has a row for them."""
-    c = server_scores.c
-    query = sa.select(c.server_id, c.score_ts, c.score_raw)
-    rows = connection.execute(query.where(c.monitor_id == scorer_id, c.server_id.in_(server_ids)))
+    rows = connection.execute(_SCORES, {"scorer": scorer_id, "servers": list(server_ids)})
     return {server_id: Given(ts, score) for server_id, ts, score in rows}
 
 
 def last_logged(connection: Connection, scorer_id: int, states: Collection[ServerState]) -> dict[int, Logged]:
     """The scorer's newest log row of each server, where there is one that may make the next one no news."""
-    if not states:
-        return {}
-    log = _log("log")
-    newest_first = sa.func.row_number().over(partition_by=log.c.server_id, order_by=(log.c.ts.desc(), log.c.id.desc()))
-    query = _hinted(sa.select(log.c.server_id, log.c.ts, log.c.score, newest_first.label("place")), log)
-    seen = query.where(log.c.monitor_id == scorer_id, _since(log, states, SAME_FOR)).subquery("seen")
-    rows = connection.execute(sa.select(seen.c.server_id, seen.c.ts, seen.c.score).where(seen.c.place == 1))
-    return {server_id: Logged(ts, score) for server_id, ts, score in rows}
+    logged: dict[int, Logged] = {}
+    for begin, server_ids in _together({state.id: state.newest - SAME_FOR for state in states}).items():
+        rows = connection.execute(_LOGGED, {"servers": server_ids, "begin": begin, "scorer": scorer_id})
+        logged |= {server_id: Logged(ts, score) for server_id, ts, score in rows}
+    return logged
 
 
 def write_pair_scores(
@@ -205,23 +184,15 @@ def _attributes(from_ls_id: int) -> str:
     return msgspec.json.encode({"from_ls_id": from_ls_id}).decode()
 
 
-def _log(name: str) -> sa.FromClause:
-    return log_scores.alias(name)
+def _together(begins: Mapping[int, datetime]) -> dict[datetime, list[int]]:
+    """Servers whose windows begin at about the same time, by a time that is not after any of these.
 
-
-def _hinted(query: sa.Select[Any], log: sa.FromClause) -> sa.Select[Any]:
-    return query.with_hint(log, _REVIEW_INDEX, "mysql").with_hint(log, _REVIEW_INDEX, "mariadb")
-
-
-def _since(log: sa.FromClause, states: Iterable[ServerState], window: timedelta) -> sa.ColumnElement[bool]:
-    """Rows of each server from ``window`` before its newest result on.
-
-    Servers that are scored together were mostly measured together, so their windows begin in few different seconds.
+    Servers that are scored together were mostly measured together, so there are few such times.
     """
-    begins: defaultdict[datetime, list[int]] = defaultdict(list)
-    for state in states:
-        begins[state.newest - window].append(state.id)
-    return sa.or_(*(sa.and_(log.c.server_id.in_(ids), log.c.ts >= begin) for begin, ids in begins.items()))
+    found: defaultdict[datetime, list[int]] = defaultdict(list)
+    for server_id, begin in begins.items():
+        found[begin.replace(second=begin.second // _ABOUT * _ABOUT, microsecond=0)].append(server_id)
+    return found
 
 
 def _move(
@@ -278,3 +249,64 @@ _ADD_PAIR_SQLITE: Final = _ADDED_ON_SQLITE.on_conflict_do_update(
     index_elements=["server_id", "monitor_id"],
     set_={"score_ts": _ADDED_ON_SQLITE.excluded.score_ts, "score_raw": _ADDED_ON_SQLITE.excluded.score_raw},
 )
+
+
+def _hinted(query: sa.Select[Any], log: sa.FromClause) -> sa.Select[Any]:
+    return query.with_hint(log, _REVIEW_INDEX, "mysql").with_hint(log, _REVIEW_INDEX, "mariadb")
+
+
+def _several(name: str) -> sa.BindParameter[Any]:
+    return sa.bindparam(name, expanding=True)
+
+
+def _states() -> sa.Select[Any]:
+    log, s = log_scores.alias("newest"), servers.c
+    newest = (
+        _hinted(sa.select(log.c.ts), log)
+        .where(log.c.server_id == s.id, log.c.monitor_id.not_in(_several("scorers")))
+        .order_by(log.c.ts.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    return sa.select(s.id, newest.label("newest"), s.score_ts, s.score_raw).where(s.id.in_(_several("servers")))
+
+
+def _tier_results() -> sa.Select[Any]:
+    log, pair = log_scores.alias("log"), server_scores.alias("pair")
+    c, p = log.c, pair.c
+    newest_first = sa.func.row_number().over(
+        partition_by=(c.server_id, c.monitor_id), order_by=(c.ts.desc(), c.id.desc())
+    )
+    query = (
+        _hinted(sa.select(c.server_id, c.id, c.monitor_id, p.status, c.ts, c.score, c.step, c.rtt), log)
+        .add_columns(newest_first.label("place"))
+        # In the order as written: from the few rows of the window to their pairs, never the other way round.
+        .prefix_with("STRAIGHT_JOIN", dialect="mysql")
+        .prefix_with("STRAIGHT_JOIN", dialect="mariadb")
+        .join_from(log, pair, sa.and_(p.server_id == c.server_id, p.monitor_id == c.monitor_id))
+        .where(p.status.in_(_several("statuses")), c.monitor_id.not_in(_several("scorers")))
+        .where(c.server_id.in_(_several("servers")), c.ts >= sa.bindparam("begin"))
+        .subquery("seen")
+    )
+    return sa.select(*(column for column in query.c if column.name != "place")).where(query.c.place == 1)
+
+
+def _logged() -> sa.Select[Any]:
+    log = log_scores.alias("log")
+    newest_first = sa.func.row_number().over(partition_by=log.c.server_id, order_by=(log.c.ts.desc(), log.c.id.desc()))
+    seen = (
+        _hinted(sa.select(log.c.server_id, log.c.ts, log.c.score, newest_first.label("place")), log)
+        .where(log.c.monitor_id == sa.bindparam("scorer"))
+        .where(log.c.server_id.in_(_several("servers")), log.c.ts >= sa.bindparam("begin"))
+        .subquery("seen")
+    )
+    return sa.select(seen.c.server_id, seen.c.ts, seen.c.score).where(seen.c.place == 1)
+
+
+# Made once: to build a statement anew took a quarter of the scorer's own time.
+_STATES: Final = _states()
+_TIER_RESULTS: Final = _tier_results()
+_SCORES: Final = sa.select(server_scores.c.server_id, server_scores.c.score_ts, server_scores.c.score_raw).where(
+    server_scores.c.monitor_id == sa.bindparam("scorer"), server_scores.c.server_id.in_(_several("servers"))
+)
+_LOGGED: Final = _logged()
