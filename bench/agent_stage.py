@@ -23,7 +23,8 @@ from bench.stage import START_WITHIN, CannotRun, end_by_unwinding
 from bench.world import DOMAIN, ENV
 from ops.demo.process import Command
 from ops.demo.supervisor import Supervisor
-from ops.local_broker import ADDRESS, BrokerUnavailable
+from ops.local_broker import BrokerUnavailable
+from ops.local_ports import ADDRESS
 from runtime.broker import BrokerAddress
 from simulation.faults import ServerSpec, encode_specs
 

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from ops.local_broker import ADDRESS, LocalBroker, free_port
+from ops.local_broker import LocalBroker
+from ops.local_ports import ADDRESS, free_port
 
 _LIFETIME = timedelta(days=1)
 

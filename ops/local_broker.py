@@ -4,25 +4,21 @@ For the demo, the tests and the benchmarks. An installed system runs its broker 
 """
 
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-ADDRESS: Final = "127.0.0.1"
+from ops.local_ports import ADDRESS
 
 _CHECKOUT: Final = Path(__file__).parents[1] / "broker-config"
 _COMMON: Final = (_CHECKOUT / "common", Path("/usr/share/ntppool-monitor/broker-config/common"))
 _PLUGIN: Final = (_CHECKOUT / "jwt-auth/build/jwt-auth.so", Path("/usr/lib/ntppool-monitor/jwt-auth.so"))
-_EPHEMERAL_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _SBIN: Final = ":/usr/sbin:/usr/local/sbin"
 _RUNNING: Final = b" running\n"
 """How Mosquitto's log ends the start."""
@@ -63,20 +59,6 @@ def _first_of(paths: Sequence[Path], what: str) -> Path:
         if path.exists():
             return path.resolve()
     raise BrokerUnavailable(f"{what} is not at {' or '.join(map(str, paths))}: run scripts/bootstrap")
-
-
-def free_port() -> int:
-    """A TCP port of the loopback address that nothing listens on right now.
-
-    It is none of those that the kernel gives to outgoing connections: one of them could take it while the broker is
-    being restarted.
-    """
-    first_ephemeral = int(_EPHEMERAL_PORTS.read_text().split()[0]) if _EPHEMERAL_PORTS.exists() else 32768
-    while True:
-        port = random.randrange(10_000, max(first_ephemeral, 20_000))
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((ADDRESS, port))
-            return port
 
 
 def render(parts: BrokerParts, directory: Path, port: int) -> str:

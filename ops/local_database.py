@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,15 +14,10 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from ops.local_ports import free_port
+
 START_TIMEOUT: Final = 60.0
 """Seconds for the server to start, and to stop."""
-
-
-def free_port() -> int:
-    """A TCP port that nothing listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def find_program(*names: str) -> str:

@@ -19,7 +19,7 @@ from ops.demo.process import Command
 from ops.demo.site import Site, agent_name, monitor_token, python_command
 from ops.demo.store import store_world
 from ops.demo.world import ENV, Monitor, World
-from ops.local_broker import ADDRESS
+from ops.local_ports import ADDRESS
 from runtime.work_queue import REVIEWS
 from schema.names import short_name
 from schema.tables import accounts, monitors

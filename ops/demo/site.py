@@ -16,7 +16,8 @@ from agent.state import Broker, State, StateDirectory, provision, write_token
 from auth.tokens import Role, SigningKey, load_key, sign
 from ops.demo.process import Command
 from ops.demo.world import ENV, Monitor, World
-from ops.local_broker import ADDRESS, LocalBroker, free_port
+from ops.local_broker import LocalBroker
+from ops.local_ports import ADDRESS, free_port
 from runtime.broker_types import BrokerAddress
 from schema.names import short_name
 from simulation.faults import encode_specs

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 from fixtures.broker import Broker
-from fixtures.database import free_port
 
 from auth.tokens import Role
 from ops.local_database import temporary_mariadb
+from ops.local_ports import free_port
 from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
 from runtime.database import open_database
 from runtime.dsn import parse_dsn

@@ -20,7 +20,8 @@ from fixtures.broker import Broker
 from fixtures.mqtt import MqttClient, Refused, signed, user_properties, wait_until
 
 from auth.tokens import Role, load_key
-from ops.local_broker import LocalBroker, free_port
+from ops.local_broker import LocalBroker
+from ops.local_ports import free_port
 from schema.limits import MAX_PAYLOAD_BYTES
 from schema.names import Environment
 from schema.topics import Topics

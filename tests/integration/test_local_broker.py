@@ -11,7 +11,8 @@ from fixtures.mqtt import MqttClient, signed, wait_until
 
 from auth.tokens import load_key
 from ops import local_broker
-from ops.local_broker import BrokerUnavailable, LocalBroker, find_parts, free_port
+from ops.local_broker import BrokerUnavailable, LocalBroker, find_parts
+from ops.local_ports import free_port
 
 KEY = load_key("k" * 48)
 
