@@ -46,8 +46,7 @@ _TABLE = sa.text("""
             st.integers(-(2**63), 2**63 - 1),
             st.none() | st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300),
             st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=20),
-            st.none()
-            | st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1)).map(lambda t: t.replace(microsecond=0)),
+            st.none() | SECONDS,
         ),
         min_size=1,
         max_size=20,
