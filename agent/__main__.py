@@ -17,6 +17,7 @@ from agent.settings import AgentSettings, ConfigurationError, base_directory, fo
 from agent.state import StateDirectory, StateError, running_process
 from agent.status_file import read_report
 from agent.targets import Target, TargetRefused, TargetRules
+from agent.udp import stamping
 from agent.version import VERSION
 from agent.wording import check_line, status_lines
 from runtime.log import set_up_logging
@@ -81,7 +82,8 @@ def check(
         targets = [rules.parse(address) for address in addresses]
     except TargetRefused as error:
         raise ConfigurationError(f"argument IP: {error}") from error
-    good = asyncio.run(_check_all(targets, samples))
+    with stamping():
+        good = asyncio.run(_check_all(targets, samples))
     raise typer.Exit(0 if good else EXIT_ERROR)
 
 

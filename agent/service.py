@@ -14,6 +14,7 @@ from agent.monitor import Monitor
 from agent.once import probe_once
 from agent.sanity import check_clock_once
 from agent.state import Lock, State, StateDirectory, StateError
+from agent.udp import stamping
 from runtime.log import Repeating, set_up_logging
 
 log = logging.getLogger(__name__)
@@ -33,18 +34,23 @@ def run(settings: DaemonSettings) -> int:
     set_up_logging(settings.log_level)
     directory = StateDirectory(Path(settings.state_base), settings.env)
     try:
-        if settings.sanity_only:
-            return asyncio.run(check_clock_once(settings, directory))
-        directory.prepare()
-        with Lock(directory):
-            if settings.once:
-                return asyncio.run(probe_once(settings, directory))
-            return asyncio.run(_serve(settings, directory))
+        with stamping():
+            return _run(settings, directory)
     except StateError as error:
         log.error("%s", error)
         return EXIT_CONFIGURATION
     except BaseExceptionGroup as group:
         return _explain(group)
+
+
+def _run(settings: DaemonSettings, directory: StateDirectory) -> int:
+    if settings.sanity_only:
+        return asyncio.run(check_clock_once(settings, directory))
+    directory.prepare()
+    with Lock(directory):
+        if settings.once:
+            return asyncio.run(probe_once(settings, directory))
+        return asyncio.run(_serve(settings, directory))
 
 
 def _explain(group: BaseExceptionGroup[BaseException]) -> int:

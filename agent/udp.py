@@ -9,6 +9,8 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -68,7 +70,7 @@ class UdpSocket:
         self._sent_at = 0
         try:
             self._socket.setblocking(False)
-            self._ask_for_stamps()
+            _ask_for_stamps(self._socket)
             if source is not None:
                 self._bind(source)
             self._socket.connect(peer)
@@ -116,13 +118,15 @@ class UdpSocket:
         Raises:
             OSError: an ICMP error came back, such as of a closed port.
         """
+        looked_at = time.time_ns()
         try:
             data, control, _, source = self._socket.recvmsg(_LARGEST, _CONTROL_SPACE)
         except BlockingIOError:
             return None
         stamp = _receive_stamp(control)
         at = time.time_ns() if stamp is None else stamp
-        return Datagram(data, (source[0], source[1]), at, stamp is not None)
+        # A packet that came before the kernel stamped any gets its stamp when it is read, which is no better than ours.
+        return Datagram(data, (source[0], source[1]), at, stamp is not None and stamp < looked_at)
 
     def _bind(self, source: str) -> None:
         try:
@@ -131,18 +135,6 @@ class UdpSocket:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EINVAL):
                 raise
             self.source_is_foreign = True
-
-    def _ask_for_stamps(self) -> None:
-        try:
-            if sys.platform == "linux":
-                self._socket.setsockopt(socket.SOL_SOCKET, _LINUX_TIMESTAMPNS, 1)
-                self._socket.setsockopt(
-                    socket.SOL_SOCKET, _LINUX_TIMESTAMPING, _TX_SOFTWARE | _SOFTWARE | _TIMESTAMP_ONLY
-                )
-            elif sys.platform.startswith("freebsd"):
-                self._socket.setsockopt(socket.SOL_SOCKET, _FREEBSD_TIMESTAMP, 1)
-        except OSError:
-            return  # then every packet says that it was not stamped
 
     def _transmit_stamp(self) -> int | None:
         if sys.platform != "linux":
@@ -154,6 +146,30 @@ class UdpSocket:
             except OSError:
                 return found
             found = _receive_stamp(control) or found
+
+
+@contextmanager
+def stamping() -> Iterator[None]:
+    """Keeps the kernel stamping what arrives, between exchanges, too.
+
+    Linux begins some time after the first socket of the host has asked for stamps, and ends with the last one that has
+    (``net_enable_timestamp`` in net/core/dev.c leaves the beginning to a worker of the kernel). Were there only the
+    socket of the exchange, its answer could come before, and be stamped as late as it is read.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
+        _ask_for_stamps(held)
+        yield
+
+
+def _ask_for_stamps(sock: socket.socket) -> None:
+    try:
+        if sys.platform == "linux":
+            sock.setsockopt(socket.SOL_SOCKET, _LINUX_TIMESTAMPNS, 1)
+            sock.setsockopt(socket.SOL_SOCKET, _LINUX_TIMESTAMPING, _TX_SOFTWARE | _SOFTWARE | _TIMESTAMP_ONLY)
+        elif sys.platform.startswith("freebsd"):
+            sock.setsockopt(socket.SOL_SOCKET, _FREEBSD_TIMESTAMP, 1)
+    except OSError:
+        return  # then every packet says that it was not stamped
 
 
 def _receive_stamp(control: list[tuple[int, int, bytes]]) -> int | None:

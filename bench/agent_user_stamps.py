@@ -4,20 +4,21 @@ It takes the time of its packets itself, as a program that does not ask the kern
 """
 
 import os
+import socket
 import sys
 
+import agent.udp
 from agent.daemon import main as run_daemon
 from agent.daemon_settings import DaemonSettings, hand_over
-from agent.udp import UdpSocket
 from bench.world import ENV
 
 
-def _ask_for_none(self: UdpSocket) -> None:
+def _ask_for_none(sock: socket.socket) -> None:
     """In the place of what asks the kernel: every packet then says that it was not stamped."""
 
 
 def _run(state_base: str) -> None:
-    UdpSocket._ask_for_stamps = _ask_for_none  # type: ignore[method-assign]  # the point of this program
+    agent.udp._ask_for_stamps = _ask_for_none  # the point of this program
     sys.argv[1:] = [str(hand_over(DaemonSettings(env=ENV, state_base=state_base)))]
     run_daemon()
 

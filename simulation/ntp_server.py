@@ -33,6 +33,8 @@ _MOST_AT_ONCE: Final = 64
 _MOST_PENDING: Final = 20_000
 """Replies that wait for their time; what comes beyond that is dropped, as a full network would."""
 
+_STAMPED_WITHIN_MS: Final = 5000
+
 
 class FleetError(Exception):
     """A server cannot listen where it should."""
@@ -113,6 +115,7 @@ class Fleet:
     async def __aenter__(self) -> Self:
         try:
             self.apply(self._wanted)
+            await _until_stamped()
         except BaseException:
             self.close()
             raise
@@ -194,6 +197,22 @@ def _listen(address: str, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+async def _until_stamped() -> None:
+    """Returns when the kernel stamps what arrives, which it begins some time after a first socket has asked for it.
+
+    A datagram that came before that is stamped when it is read.
+    """
+    with _listen("127.0.0.1", 0) as sock:
+        for _ in range(_STAMPED_WITHIN_MS):
+            sock.sendto(b"?", sock.getsockname())
+            await asyncio.sleep(0.001)
+            looked_at = time.time_ns()
+            _, ancillary, _, _ = sock.recvmsg(1, socket.CMSG_SPACE(_TIMESPEC.size))
+            if _arrival_ns(ancillary) < looked_at:
+                return
+    raise FleetError("the kernel does not stamp what arrives")
 
 
 def _arrival_ns(ancillary: list[tuple[int, int, bytes]]) -> int:

@@ -229,10 +229,43 @@ async def test_being_interrupted_while_sending_or_receiving_does_not_move_the_ti
 
 
 async def test_without_kernel_stamps_the_program_stamps_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(udp.UdpSocket, "_ask_for_stamps", lambda self: None)
+    monkeypatch.setattr(udp, "_ask_for_stamps", lambda sock: None)
     sample = await ask(offset=0.1)
     assert not sample.kernel_stamps
     assert sample.offset == pytest.approx(0.1, abs=0.01)
+
+
+def read_late(monkeypatch: pytest.MonkeyPatch) -> tuple[udp.Datagram, int]:
+    """A packet that came while its socket had not asked for stamps yet, and when we began to read it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        with monkeypatch.context() as patch:
+            patch.setattr(udp, "_ask_for_stamps", lambda sock: None)
+            receiver = udp.UdpSocket(peer.getsockname(), None)
+        with receiver:
+            peer.sendto(b"x", receiver._socket.getsockname())
+            udp._ask_for_stamps(receiver._socket)
+            began = time.time_ns()
+            datagram = receiver.receive()
+            assert datagram is not None
+            return datagram, began
+
+
+async def test_a_stamp_that_the_kernel_made_for_the_reader_is_not_called_its(monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(20):
+        datagram, began = read_late(monkeypatch)
+        assert datagram.by_kernel == (datagram.at < began), "of no packet is it said that it came when it was read"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, the kernel stamps at once")
+async def test_the_kernel_is_kept_stamping(monkeypatch: pytest.MonkeyPatch) -> None:
+    with udp.stamping():
+        async with asyncio.timeout(5):
+            while not read_late(monkeypatch)[0].by_kernel:
+                await asyncio.sleep(0.001)
+        for _ in range(5):
+            await asyncio.sleep(0.1)  # within which the kernel leaves off when nobody is interested
+            assert read_late(monkeypatch)[0].by_kernel
 
 
 async def test_nothing_remains_open() -> None:
