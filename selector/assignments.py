@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from runtime.json_rows import JsonText, json_rows
 from runtime.pool_settings import Intervals
 from schema.messages import LIVE, Assignment
 from schema.names import IP_VERSIONS, Environment, InvalidName, IpVersion, check_monitor_name
@@ -59,15 +60,8 @@ def read_pairs_of_monitor(connection: Connection, name: str) -> list[PairRow]:
 
 def read_pairs(connection: Connection, pairs: Collection[Pair]) -> list[PairRow]:
     """These pairs, as far as they exist."""
-    ss = server_scores.c
-    # Not as a list of tuples: MariaDB reads the whole table for one. What is read too much is little.
-    query = _PAIRS.where(
-        ss.server_id.in_(sorted({server for server, _ in pairs})),
-        ss.monitor_id.in_(sorted({monitor for _, monitor in pairs})),
-    ).add_columns(ss.monitor_id)
-    wanted = set(pairs)
-    found = connection.execute(query).all()
-    return [_row(row) for row in found if (row.server_id, row.monitor_id) in wanted and row.ipv in IP_VERSIONS]
+    query = _WANTED_SQLITE if connection.dialect.name == "sqlite" else _WANTED_MYSQL
+    return _rows(connection, query, wanted=json_rows(sorted(set(pairs))))
 
 
 def assignment(row: PairRow, terms: Terms, complaints: Complaints) -> Assignment | None:
@@ -163,8 +157,19 @@ def _pairs() -> sa.Select[Any]:
     )
 
 
-def _rows(connection: Connection, query: sa.Select[Any]) -> list[PairRow]:
-    return [_row(row) for row in connection.execute(query) if row.ipv in IP_VERSIONS]
+def _wanted(rows: str) -> sa.Select[Any]:
+    """The pairs of (server, monitor) that ``rows`` takes out of a JSON text.
+
+    Not as a list of tuples: MariaDB reads the whole table for one.
+    """
+    ss, names = server_scores.c, [sa.column("server_id", sa.Integer), sa.column("monitor_id", sa.Integer)]
+    wanted = sa.text(rows).columns(*names).cte("wanted")
+    pair = sa.and_(ss.server_id == wanted.c.server_id, ss.monitor_id == wanted.c.monitor_id)
+    return _PAIRS.join_from(server_scores, wanted, pair)
+
+
+def _rows(connection: Connection, query: sa.Select[Any], **bound: JsonText) -> list[PairRow]:
+    return [_row(row) for row in connection.execute(query, bound) if row.ipv in IP_VERSIONS]
 
 
 def _row(row: sa.Row[Any]) -> PairRow:
@@ -174,3 +179,14 @@ def _row(row: sa.Row[Any]) -> PairRow:
 
 
 _PAIRS: Final = _pairs()
+
+_WANTED_MYSQL: Final = _wanted("""
+    SELECT server_id, monitor_id
+    FROM JSON_TABLE(:wanted, '$[*]' COLUMNS (
+             server_id INT UNSIGNED PATH '$[0]',
+             monitor_id INT UNSIGNED PATH '$[1]')) AS taken
+""")
+
+_WANTED_SQLITE: Final = _wanted("""
+    SELECT json_extract(value, '$[0]') AS server_id, json_extract(value, '$[1]') AS monitor_id FROM json_each(:wanted)
+""")

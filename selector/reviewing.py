@@ -76,14 +76,11 @@ class Reviewing:
                 if self.paused:
                     continue
                 reviewed, seconds = await self._worker.in_database(self._review)
-            for one in reviewed:
-                self._tell(one, seconds / len(reviewed))
-            touched = [pair for one in reviewed for pair in one.touched]
-            if touched:
-                await self._unpublished.put(touched)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(PUBLISH_FIRST):
-                        await self._unpublished.join()
+            try:
+                await self._hand_over([pair for one in reviewed for pair in one.touched])
+            finally:
+                for one in reviewed:
+                    self._tell(one, seconds / len(reviewed))
             if len(reviewed) < BATCH:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(POLL):
@@ -98,6 +95,15 @@ class Reviewing:
             await self._publisher.publish_pairs([pair for pairs in together for pair in pairs])
             for _ in together:
                 self._unpublished.task_done()
+
+    async def _hand_over(self, touched: Sequence[Pair]) -> None:
+        """Has these pairs published, and lets the agents be told first: others may wait that long."""
+        if not touched:
+            return
+        await self._unpublished.put(touched)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PUBLISH_FIRST):
+                await self._unpublished.join()
 
     def _review(self) -> tuple[list[Reviewed], float]:
         began = time.perf_counter()

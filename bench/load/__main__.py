@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 from pathlib import Path
+from typing import Final
 
 from auth.tokens import InvalidKey, load_key
 from bench.load.generator import Generator, NotReady
@@ -14,6 +15,8 @@ from bench.load.spec import LoadSpec, SpecError, read_spec
 from runtime.log import set_up_logging
 
 log = logging.getLogger("bench.load")
+
+_COLLECT_EVERY: Final = 0.1
 
 
 def main() -> int:
@@ -39,13 +42,24 @@ async def _run(spec: LoadSpec) -> int:
     key = load_key(spec.key_file.read_text(encoding="utf-8"))
     with Record(spec.record) as record:
         generator = Generator(spec, key, record)
-        # Looking for garbage among all that the monitors hold would stop them for a tenth of a second at a time, and
-        # that would be measured. What is young is looked through; what grows old stays, and that is little.
+        # Looking for garbage among all that the monitors hold, or among all that they made in some seconds, would stop
+        # them for a tenth of a second at a time, and that would be measured.
         gc.freeze()
-        gc.set_threshold(10_000, 10, 1_000_000)
-        complete = await generator.run(stop)
+        gc.disable()
+        collecting = asyncio.create_task(_collect_young())
+        try:
+            complete = await generator.run(stop)
+        finally:
+            collecting.cancel()
         log.info("%d batches were not acknowledged; at most %.3f s late", generator.left, generator.late)
     return 0 if complete else 1
+
+
+async def _collect_young() -> None:
+    """Looks through what is young, often and briefly; what grows old stays, and that is little."""
+    while True:
+        await asyncio.sleep(_COLLECT_EVERY)
+        gc.collect(0)
 
 
 if __name__ == "__main__":
