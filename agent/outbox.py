@@ -9,6 +9,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final, Protocol
 
 from agent.counters import AgentCounters
@@ -98,12 +99,10 @@ class Outbox:
         self._ack_timeout = ack_timeout
         self._shortest_rest = shortest_rest
         self._unanswered_since: float | None = None
-        self._busy: set[int] = set()
         self._later: dict[int, float] = {}
         self._put_off: dict[int, int] = {}
         self._numbers: dict[str, int] = {}
-        self._gone: dict[int, asyncio.Event] = {}
-        self._again = asyncio.Event()
+        self._flights: dict[int, _Flight] = {}
         self._work = asyncio.Event()
         self._refusals = Repeating(log)
         self._rejections = Repeating(log)
@@ -114,8 +113,8 @@ class Outbox:
 
     def send_again(self) -> None:
         """The broker has forgotten our session, and perhaps what we published: do not wait for acknowledgements."""
-        self._again.set()
-        self._again = asyncio.Event()
+        for flight in self._flights.values():
+            flight.news.set()
 
     def acknowledge(self, ack: Ack) -> None:
         """Ingest says what became of a batch."""
@@ -131,8 +130,9 @@ class Outbox:
             log.error("batch %s was refused and put aside: %s", ack.batch, ack.reason)
             self._spool.set_aside(number)
         self._somebody_listens()
-        if (gone := self._gone.get(number)) is not None:
-            gone.set()
+        if (flight := self._flights.get(number)) is not None:
+            flight.gone = True
+            flight.news.set()
         self._later.pop(number, None)
         self._put_off.pop(number, None)
         self._on_done()
@@ -148,15 +148,13 @@ class Outbox:
             number = self._next()
             if number is None:
                 self._work.clear()
-                await _first_of(self._until_next(), self._work)
+                await _wait(self._work, self._until_next())
                 continue
-            self._busy.add(number)
-            gone = self._gone[number] = asyncio.Event()
+            flight = self._flights[number] = _Flight()
             try:
-                await self._deliver(number, gone)
+                await self._deliver(number, flight)
             finally:
-                self._busy.discard(number)
-                del self._gone[number]
+                del self._flights[number]
 
     def _next(self) -> int | None:
         """The oldest batch that nobody is sending and that is not to wait."""
@@ -164,16 +162,16 @@ class Outbox:
         if len(self._numbers) > 2 * MAX_LATER:
             self._forget_dropped()
         for number in self._spool:
-            if number not in self._busy and self._later.get(number, 0.0) <= now:
+            if number not in self._flights and self._later.get(number, 0.0) <= now:
                 return number
         return None
 
     def _until_next(self) -> float:
         """Seconds until a batch that was put off may be due."""
-        waiting = (due for number, due in self._later.items() if number in self._spool and number not in self._busy)
+        waiting = (due for number, due in self._later.items() if number in self._spool and number not in self._flights)
         return min(60.0, max(0.1, min(waiting, default=math.inf) - _now()))
 
-    async def _deliver(self, number: int, gone: asyncio.Event) -> None:
+    async def _deliver(self, number: int, flight: "_Flight") -> None:
         """Sends a batch a few times, until it has left the spool."""
         attempts = 0
         while attempts < ATTEMPTS or len(self._later) >= MAX_LATER:
@@ -182,15 +180,15 @@ class Outbox:
                 self._on_done()
                 return
             self._numbers[batch.id] = number
-            again = self._again
+            flight.news.clear()
             await self._link.wait_ready()
             if await self._publish(batch, number):
                 attempts += 1
-                await _first_of(self._ack_timeout, gone, again)
-            if gone.is_set():
+                await _wait(flight.news, self._ack_timeout)
+            if flight.gone:
                 return
-            await _first_of(self._pause(), gone, again)
-            if gone.is_set():
+            await _wait(flight.news, self._pause())
+            if flight.gone:
                 return
         times = self._put_off[number] = self._put_off.get(number, 0) + 1
         self._later[number] = _now() + min(LONGEST_LATER, LATER * 2 ** min(times - 1, 16))
@@ -241,11 +239,18 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def _first_of(timeout: float, *events: asyncio.Event) -> None:
-    """Returns when one of the events is set, or after ``timeout`` seconds."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
+class _Flight:
+    """A batch that a sender has in hand."""
+
+    def __init__(self) -> None:
+        self.news = asyncio.Event()
+        """It was acknowledged, or is to be sent again at once."""
+        self.gone = False
+        """It has left the spool."""
+
+
+async def _wait(event: asyncio.Event, timeout: float) -> None:
+    """Returns when ``event`` is set, or after ``timeout`` seconds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            await event.wait()

@@ -30,7 +30,7 @@ _BATCH_NAMES: Final = ", ".join(f"batch.{column.name}" for column in _BATCH_COLU
 
 # The joins name their order: the wanted rows are few, the tables are large.
 _READ_PAIRS_MYSQL: Final = sa.text(f"""
-    SELECT JSON_ARRAY({_PAIR_NAMES}, server.ip)
+    SELECT JSON_ARRAYAGG(JSON_ARRAY({_PAIR_NAMES}, server.ip))
     FROM JSON_TABLE(:wanted, '$[*]' COLUMNS (
              server_id INT UNSIGNED PATH '$[0]',
              monitor_id INT UNSIGNED PATH '$[1]')) AS wanted
@@ -124,7 +124,7 @@ def read_pairs(connection: Connection, wanted: Iterable[tuple[int, int]]) -> Seq
     if connection.dialect.name == "sqlite":
         rows: Sequence[Any] = connection.execute(_READ_PAIRS_SQLITE, asked).all()
         return rows
-    return rows_of(connection.scalars(_READ_PAIRS_MYSQL, asked), _PAIR_ROWS)
+    return rows_of(connection.scalar(_READ_PAIRS_MYSQL, asked), _PAIR_ROWS)
 
 
 def read_batches(connection: Connection, wanted: Iterable[tuple[int, str]]) -> Sequence[BatchRow]:

@@ -193,13 +193,12 @@ class BrokerSession:
             raise PublishRefused(f"{topic!r} is no topic")  # the broker would end the connection
         properties = publish_properties(expiry, response_topic, correlation, user_properties)
         try:
-            if qos > 0:
+            client = self._client
+            if client is None and qos == 0:
+                raise NotConnected(f"not connected to {self.address}")
+            if client is None or (qos > 0 and not self._is_live(client)):
                 async with asyncio.timeout(timeout):
                     client = await self._live_client()
-            elif self._client is not None:
-                client = self._client
-            else:
-                raise NotConnected(f"not connected to {self.address}")
             await client.send(topic, payload, qos=qos, retain=retain, properties=properties, timeout=timeout)
         except TimeoutError:
             raise NotConnected(f"{self.address} did not answer within {timeout:g} s") from None
@@ -212,9 +211,12 @@ class BrokerSession:
     async def _live_client(self) -> Client:
         while True:
             await self._ready.wait()
-            if self._client is not None and not self._client.lost.done():
+            if self._client is not None and self._is_live(self._client):
                 return self._client
             await asyncio.sleep(0)  # the connection was lost just now, and run() has yet to see it
+
+    def _is_live(self, client: Client) -> bool:
+        return self._ready.is_set() and not client.lost.done()
 
     async def _connect_once(self, tls: ssl.SSLContext | None) -> Lost | None:
         """One connection from beginning to end: None when its token was due for renewal, else why it was lost."""

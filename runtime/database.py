@@ -62,10 +62,11 @@ def open_database(url: URL) -> Engine:
     )
 
     @sa.event.listens_for(engine, "connect")
-    def _in_utc(connection: Any, record: Any) -> None:
-        # TIMESTAMP columns are converted to the session's zone; ours is UTC, whatever the server's is.
+    def _set_up(connection: Any, record: Any) -> None:
+        # TIMESTAMP columns are converted to the session's zone; ours is UTC, whatever the server's is. And where
+        # MariaDB puts rows into one text, it would cut it off.
         with connection.cursor() as cursor:
-            cursor.execute("SET time_zone = '+00:00', innodb_lock_wait_timeout = 20")
+            cursor.execute("SET time_zone = '+00:00', innodb_lock_wait_timeout = 20, group_concat_max_len = 1073741824")
 
     return engine
 

@@ -1,4 +1,4 @@
-"""Many rows as one value: a JSON text, which MySQL and MariaDB take apart with JSON_TABLE, or make with JSON_ARRAY.
+"""Many rows as one value: a JSON text, which MySQL and MariaDB take apart with JSON_TABLE and make with JSON_ARRAYAGG.
 
 A statement for each row costs ten times as much in round trips, and a parameter or a column for each value twice as
 much in the driver. SQLite runs in our own process, where neither matters, and reads and writes numbers in JSON less
@@ -41,6 +41,19 @@ def mysql_literal(text: JsonText, mapping: Any = None) -> str:
     return f"_utf8mb4 X'{text.utf8.hex()}'"
 
 
-def rows_of(texts: Iterable[str], rows: msgspec.json.Decoder[list[T]]) -> list[T]:
-    """The rows whose texts JSON_ARRAY made, as ``rows`` reads them."""
-    return rows.decode(f"[{','.join(texts)}]")
+def rows_of(text: str | None, rows: msgspec.json.Decoder[list[T]]) -> list[T]:
+    """The rows that JSON_ARRAYAGG has put into ``text``, each made by JSON_ARRAY; None, of no row, is none."""
+    return [] if text is None else rows.decode(text)
+
+
+def stored_time(stored: datetime | str | None) -> datetime | None:
+    """A time of such a row, whose texts may be no times: 0000-00-00, which old tables hold, is None.
+
+    As a time, as SQLite's rows have them, it stays what it is.
+    """
+    if not isinstance(stored, str):
+        return stored
+    try:
+        return datetime.fromisoformat(stored)
+    except ValueError:
+        return None

@@ -8,6 +8,7 @@ MQTT only wakes a worker earlier than its next look.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -45,14 +46,7 @@ class WorkQueue:
 
         Servers that another worker holds are passed over.
         """
-        query = (
-            sa.select(self.table.c.server_id)
-            .where(self.due <= now)
-            .order_by(self.due, self.table.c.server_id)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-        return list(connection.scalars(query))
+        return list(connection.scalars(_claiming(self), {"now": now, "limit": limit}))
 
     def hold(self, connection: Connection, server_ids: Iterable[int]) -> None:
         """Locks the rows of these servers, in the order of their ids, waiting for who holds them.
@@ -156,6 +150,18 @@ class CountingQueue(WorkQueue):
             STRAIGHT_JOIN {self.table.name} AS queue ON queue.server_id = held.server_id
             SET {due} = CASE WHEN {due} IS NULL OR {due} > :at THEN :at ELSE {due} END, {stored} = {stored} + 1
         """)  # noqa: S608  # made of our own column names
+
+
+@lru_cache
+def _claiming(queue: WorkQueue) -> sa.Select[tuple[int]]:
+    """Made once: to make it takes longer than to ask it."""
+    return (
+        sa.select(queue.table.c.server_id)
+        .where(queue.due <= sa.bindparam("now"))
+        .order_by(queue.due, queue.table.c.server_id)
+        .limit(sa.bindparam("limit"))
+        .with_for_update(skip_locked=True)
+    )
 
 
 def _chunks(server_ids: Iterable[int]) -> Iterator[list[int]]:

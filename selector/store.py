@@ -5,15 +5,17 @@ rows and the pseudo-monitors of settings are not. Text goes on as it stands: wha
 say, so types that would refuse a row (enumerations, JSON) are read as text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import msgspec
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from runtime.database import to_db, to_db_seconds
+from runtime.json_rows import rows_of, stored_time
 from schema.tables import accounts, log_scores, monitors, server_scores, servers
 from selector.parse import RawMonitor
 from selector.presence import is_gone, is_real, last_present, name_of, with_presence
@@ -41,18 +43,46 @@ class ReviewInput:
         return self.deletion_on is not None and self.deletion_on <= now.date()
 
 
+class _Row(NamedTuple):
+    """A pair of a review, with its server; without a monitor, a server that has no pairs. Times are as stored."""
+
+    server_id: int
+    server_ip: str
+    server_version: str | None
+    server_account: int | None
+    deletion_on: date | None
+    monitor_id: int | None
+    tls_name: str | None
+    ip: str | None
+    ip_version: str | None
+    account_id: int | None
+    account_flags: str | None
+    global_status: str | None
+    pair_status: str | None
+    violation_type: str | None
+    violation_since: Any
+    last_constraint_check: Any
+    pause_reason: str | None
+    results: int | None
+    avg_step: float | None
+    avg_rtt_ms: float | None
+    last_present: Any
+
+
+_ROWS: Final = msgspec.json.Decoder(list[_Row])
+
+
 def read_inputs(connection: Connection, server_ids: Sequence[int], now: datetime) -> dict[int, ReviewInput]:
     """What a review of each of these servers needs, as of ``now`` (aware, UTC). Unknown servers are left out."""
     inputs: dict[int, ReviewInput] = {}
     moment = to_db(now)
-    bound = {"server_ids": list(server_ids), "since": to_db_seconds(now - WINDOW)}
-    for row in connection.execute(_QUERY, bound):
+    for row in _read(connection, {"server_ids": list(server_ids), "since": to_db_seconds(now - WINDOW)}):
         found = inputs.get(row.server_id)
         if found is None:
             found = ReviewInput(row.server_id, row.server_ip, row.server_version, row.server_account, row.deletion_on)
             inputs[row.server_id] = found
         if row.monitor_id is not None:
-            found.monitors.append(_raw_monitor(row, moment))
+            found.monitors.append(_raw_monitor(row, row.monitor_id, moment))
     return inputs
 
 
@@ -61,23 +91,29 @@ def text(column: sa.Column[Any]) -> sa.ColumnElement[str]:
     return sa.type_coerce(column, sa.Text)
 
 
-def _raw_monitor(row: Row[Any], now: datetime) -> RawMonitor:
+def _read(connection: Connection, bound: Mapping[str, Any]) -> Iterable[_Row]:
+    if connection.dialect.name == "sqlite":
+        return map(_Row._make, connection.execute(_QUERY, bound))
+    return rows_of(connection.scalar(_QUERY_MYSQL, bound), _ROWS)
+
+
+def _raw_monitor(row: _Row, monitor_id: int, now: datetime) -> RawMonitor:
     return RawMonitor(
-        id=row.monitor_id,
-        name=name_of(row.tls_name, row.monitor_id),
+        id=monitor_id,
+        name=name_of(row.tls_name, monitor_id),
         ip=row.ip,
         ip_version=row.ip_version,
         account_id=row.account_id,
-        account_flags=row.flags,
-        global_status=row.global_status,
+        account_flags=row.account_flags,
+        global_status=row.global_status or "",
         pair_status=row.pair_status,
         count=row.results or 0,
         avg_step=row.avg_step,
         avg_rtt_ms=row.avg_rtt_ms,
-        gone=is_gone(row.last_present, now),
-        violation_type=row.constraint_violation_type,
-        violation_since=row.constraint_violation_since,
-        last_constraint_check=row.last_constraint_check,
+        gone=is_gone(stored_time(row.last_present), now),
+        violation_type=row.violation_type,
+        violation_since=stored_time(row.violation_since),
+        last_constraint_check=stored_time(row.last_constraint_check),
         pause_reason=row.pause_reason,
     )
 
@@ -102,40 +138,44 @@ def _results() -> sa.Subquery:
     return query.subquery("results")
 
 
-def _query() -> sa.Select[Any]:
+def _query(*, as_json: bool) -> sa.Select[Any]:
     m, ss, s, results = monitors.c, server_scores.c, servers.c, _results()
     pairs = server_scores.join(monitors, sa.and_(m.id == ss.monitor_id, is_real()))
     source = servers.outerjoin(pairs, ss.server_id == s.id).outerjoin(accounts, accounts.c.id == m.account_id)
     source = with_presence(source).outerjoin(
         results, sa.and_(results.c.server_id == s.id, results.c.monitor_id == ss.monitor_id)
     )
+    columns: dict[str, sa.ColumnElement[Any]] = {
+        "server_id": s.id,
+        "server_ip": s.ip,
+        "server_version": text(s.ip_version),
+        "server_account": s.account_id,
+        "deletion_on": s.deletion_on,
+        "monitor_id": m.id,
+        "tls_name": m.tls_name,
+        "ip": m.ip,
+        "ip_version": text(m.ip_version),
+        "account_id": m.account_id,
+        # A text, also where the column is JSON, which JSON_ARRAY would take in as what it says.
+        "account_flags": sa.cast(accounts.c.flags, sa.Text),
+        "global_status": text(m.status),
+        "pair_status": text(ss.status),
+        "violation_type": ss.constraint_violation_type,
+        "violation_since": ss.constraint_violation_since,
+        "last_constraint_check": ss.last_constraint_check,
+        "pause_reason": ss.pause_reason,
+        "results": results.c.results,
+        "avg_step": results.c.avg_step,
+        "avg_rtt_ms": results.c.avg_rtt_ms,
+        "last_present": last_present(),
+    }
+    ordered = [columns[name] for name in _Row._fields]
     return (
-        sa.select(
-            s.id.label("server_id"),
-            s.ip.label("server_ip"),
-            text(s.ip_version).label("server_version"),
-            s.account_id.label("server_account"),
-            s.deletion_on,
-            m.id.label("monitor_id"),
-            m.tls_name,
-            m.ip,
-            text(m.ip_version).label("ip_version"),
-            m.account_id,
-            text(accounts.c.flags).label("flags"),
-            text(m.status).label("global_status"),
-            text(ss.status).label("pair_status"),
-            ss.constraint_violation_type,
-            ss.constraint_violation_since,
-            ss.last_constraint_check,
-            ss.pause_reason,
-            results.c.results,
-            results.c.avg_step,
-            results.c.avg_rtt_ms,
-            last_present(),
-        )
+        sa.select(*([sa.func.json_arrayagg(sa.func.json_array(*ordered))] if as_json else ordered))
         .select_from(source)
         .where(s.id.in_(sa.bindparam("server_ids", expanding=True)))
     )
 
 
-_QUERY: Final = _query()
+_QUERY: Final = _query(as_json=False)
+_QUERY_MYSQL: Final = _query(as_json=True)

@@ -8,7 +8,7 @@ only the selector's own columns are written: score and time belong to ingest.
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -57,15 +57,12 @@ def write_times(
     """These servers were reviewed ``now``, and are due again ``after`` that (None: not until something asks for it)."""
     if not server_ids:
         return
-    values: dict[str, Any] = {
-        "last_review": to_db_seconds(now),
+    times = {
+        "reviewed": to_db_seconds(now),
         # Rounded up: a server is not due again in the moment of its review.
-        "next_review": None if after is None else to_db_seconds(now + after + _ALMOST_A_SECOND),
+        "due": None if after is None else to_db_seconds(now + after + _ALMOST_A_SECOND),
     }
-    if changed:
-        values["last_change"] = to_db_seconds(now)
-    table = servers_monitor_review
-    connection.execute(sa.update(table).where(table.c.server_id.in_(sorted(server_ids))).values(values))
+    connection.execute(_CHANGED if changed else _UNCHANGED, {"servers": sorted(server_ids), **times})
 
 
 class _PairRow(NamedTuple):
@@ -93,6 +90,14 @@ def _pair_row(server_id: int, record: PairRecord) -> _PairRow:
 def _seconds(moment: datetime | None) -> datetime | None:
     return None if moment is None else to_db_seconds(moment)
 
+
+_queue: Final = servers_monitor_review.c
+_UNCHANGED: Final = (
+    sa.update(servers_monitor_review)
+    .where(_queue.server_id.in_(sa.bindparam("servers", expanding=True)))
+    .values({_queue.last_review: sa.bindparam("reviewed"), _queue.next_review: sa.bindparam("due")})
+)
+_CHANGED: Final = _UNCHANGED.values({_queue.last_change: sa.bindparam("reviewed")})
 
 _WRITTEN: Final = _PairRow._fields[2:]
 
