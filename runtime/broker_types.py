@@ -1,14 +1,15 @@
 """The values that a broker session is made from, takes and gives."""
 
 import random
-import re
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
+
+from paho.mqtt.matcher import MQTTMatcher
 
 from schema.topics import unshared
 
@@ -92,20 +93,16 @@ class Subscription:
 
     def takes(self, topic: str) -> bool:
         """Whether a message on ``topic`` is for this subscription."""
-        return _pattern(self.topic_filter).fullmatch(topic) is not None
+        matches: Iterator[bool] = _matcher(self.topic_filter).iter_match(topic)  # type: ignore[no-untyped-call]
+        return next(matches, False)
 
 
 @lru_cache(maxsize=256)
-def _pattern(topic_filter: str) -> re.Pattern[str]:
-    """What a filter takes (MQTT 5, 4.7). Every message is compared with some, and the library takes 15 µs for each."""
-    levels = unshared(topic_filter).split("/")
-    wild = levels[0] in {"+", "#"}
-    below = levels[-1] == "#" and bool(levels.pop())
-    pattern = "/".join("[^/]*" if level == "+" else re.escape(level) for level in levels)
-    if below:
-        pattern += "(/.*)?" if levels else ".*"
-    # Wildcards at the beginning do not take the broker's own topics.
-    return re.compile(rf"(?!\$){pattern}" if wild else pattern, re.DOTALL)
+def _matcher(topic_filter: str) -> MQTTMatcher:
+    """Made once: every message is compared with some filters, and to make it takes ten times as long as to ask it."""
+    matcher = MQTTMatcher()  # type: ignore[no-untyped-call]  # paho does not annotate it
+    matcher[unshared(topic_filter)] = True
+    return matcher
 
 
 @dataclass(frozen=True, slots=True)

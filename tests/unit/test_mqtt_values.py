@@ -5,8 +5,6 @@ from itertools import product
 
 import paho.mqtt.client as paho
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -46,23 +44,6 @@ def test_a_subscription_takes_what_its_filter_matches_also_when_it_is_shared(top
     expected = paho.topic_matches_sub(topic_filter, topic)
     assert Subscription(topic_filter, print).takes(topic) is expected
     assert Subscription(shared("group", topic_filter), print).takes(topic) is expected
-
-
-LEVELS = st.sampled_from(["", "a", "b", "$SYS", "a.c", "abc", "\n", "(", "+a"])
-ANY_TOPIC = st.lists(LEVELS, min_size=1, max_size=5).map("/".join)
-ANY_FILTER = st.builds(
-    lambda levels, end: "/".join([*levels, *end]),
-    st.lists(LEVELS | st.just("+"), min_size=1, max_size=5),
-    st.sampled_from([(), ("#",)]),
-)
-
-
-@given(ANY_FILTER, ANY_TOPIC)
-@example("a.c", "abc")
-@example("a/#", "a")
-@example("+/a", "$SYS/a")
-def test_a_subscription_takes_what_the_library_would_match(topic_filter: str, topic: str) -> None:
-    assert Subscription(topic_filter, print).takes(topic) is paho.topic_matches_sub(topic_filter, topic)
 
 
 def test_properties_are_those_that_were_asked_for_and_no_others() -> None:
