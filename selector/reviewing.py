@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from runtime.worker import Worker
@@ -20,6 +21,10 @@ log = logging.getLogger(__name__)
 
 POLL: Final = 1.0
 """Seconds between two looks for servers that are due, when there were few or none."""
+
+LONGEST: Final = 0.25
+"""Seconds that a transaction of reviews should take at most: agents wait for all of its decisions, and others for its
+locks. With sixty monitors a server that is a full batch, with hundreds it is less."""
 
 UNPUBLISHED: Final = 50
 """Transactions whose changes may wait to be published before reviews wait for them."""
@@ -45,6 +50,7 @@ class Reviewing:
         self._under_way = asyncio.Lock()
         self._resumed = asyncio.Event()
         self._resumed.set()
+        self._together = BATCH
         self.reviewed = 0
         """How many servers, since the start."""
 
@@ -75,13 +81,15 @@ class Reviewing:
             async with self._under_way:
                 if self.paused:
                     continue
-                reviewed, seconds = await self._worker.in_database(self._review)
+                together = self._together
+                reviewed, seconds = await self._worker.in_database(partial(self._review, together))
+            self._together = next_together(len(reviewed), seconds)
             try:
                 await self._hand_over([pair for one in reviewed for pair in one.touched])
             finally:
                 for one in reviewed:
                     self._tell(one, seconds / len(reviewed))
-            if len(reviewed) < BATCH:
+            if len(reviewed) < together:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(POLL):
                         await self._wake.wait()
@@ -105,9 +113,9 @@ class Reviewing:
             async with asyncio.timeout(PUBLISH_FIRST):
                 await self._unpublished.join()
 
-    def _review(self) -> tuple[list[Reviewed], float]:
+    def _review(self, together: int) -> tuple[list[Reviewed], float]:
         began = time.perf_counter()
-        reviewed = review_due(self._worker.engine, self._worker.pool.get().selector, datetime.now(UTC))
+        reviewed = review_due(self._worker.engine, self._worker.pool.get().selector, datetime.now(UTC), together)
         return reviewed, time.perf_counter() - began
 
     def _tell(self, reviewed: Reviewed, seconds: float) -> None:
@@ -124,6 +132,11 @@ class Reviewing:
                 reason=f"{change.rule}: {change.reason}",
             )
             self._worker.live.offer(topic, event)
+
+
+def next_together(reviewed: int, seconds: float) -> int:
+    """Servers of the next transaction, when the last one reviewed so many in so long."""
+    return max(1, min(BATCH, round(LONGEST * reviewed / seconds))) if reviewed else BATCH
 
 
 def tell(reviewed: Reviewed, complaints: Complaints) -> None:

@@ -5,8 +5,12 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
-from selector.reviewer import Reviewed
-from selector.reviewing import Reviewing
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selector.reviewer import BATCH, Reviewed
+from selector.reviewing import LONGEST, Reviewing, next_together
 from selector.store import Pair
 
 
@@ -68,3 +72,19 @@ async def test_the_next_reviews_begin_when_the_last_ones_are_published() -> None
 async def test_a_broker_that_takes_its_time_does_not_stop_reviews() -> None:
     story = await _story(asyncio.Event(), lambda story: story.count("review") == 2)
     assert story == ["review", "publish 10", "review"]
+
+
+@pytest.mark.parametrize(
+    ("reviewed", "seconds", "together"),
+    [(10, 0.2, 10), (10, 1.0, 2), (10, 0.5, 5), (1, 60.0, 1), (2, 0.05, 10), (0, 0.001, BATCH)],
+)
+def test_a_transaction_has_as_many_servers_as_its_time_allows(reviewed: int, seconds: float, together: int) -> None:
+    assert next_together(reviewed, seconds) == together
+
+
+@given(st.floats(1e-4, 2.0), st.integers(1, BATCH))
+def test_transactions_find_their_size_at_once_and_keep_it(server: float, together: int) -> None:
+    """With servers that take ``server`` seconds each, however many were reviewed together at first."""
+    size = next_together(together, together * server)
+    assert size * server <= LONGEST + server / 2 or size == 1
+    assert next_together(size, size * server) == size
