@@ -10,7 +10,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Final, Self
 
@@ -156,8 +156,9 @@ def stamping() -> Iterator[None]:
     (``net_enable_timestamp`` in net/core/dev.c leaves the beginning to a worker of the kernel). Were there only the
     socket of the exchange, its answer could come before, and be stamped as late as it is read.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
-        _ask_for_stamps(held)
+    with ExitStack() as held:
+        with suppress(OSError):  # without one, it is as said above
+            _ask_for_stamps(held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
         yield
 
 

@@ -33,7 +33,7 @@ _MOST_AT_ONCE: Final = 64
 _MOST_PENDING: Final = 20_000
 """Replies that wait for their time; what comes beyond that is dropped, as a full network would."""
 
-_STAMPED_WITHIN_MS: Final = 5000
+_STAMPED_WITHIN_MS: Final = 1000
 
 
 class FleetError(Exception):
@@ -202,7 +202,7 @@ def _listen(address: str, port: int) -> socket.socket:
 async def _until_stamped() -> None:
     """Returns when the kernel stamps what arrives, which it begins some time after a first socket has asked for it.
 
-    A datagram that came before that is stamped when it is read.
+    A datagram that came before that is stamped when it is read. A kernel that never does is not waited for.
     """
     with _listen("127.0.0.1", 0) as sock:
         for _ in range(_STAMPED_WITHIN_MS):
@@ -212,7 +212,7 @@ async def _until_stamped() -> None:
             _, ancillary, _, _ = sock.recvmsg(1, socket.CMSG_SPACE(_TIMESPEC.size))
             if _arrival_ns(ancillary) < looked_at:
                 return
-    raise FleetError("the kernel does not stamp what arrives")
+    _log.warning("the kernel does not stamp what arrives: simulated servers are less exact than they could be")
 
 
 def _arrival_ns(ancillary: list[tuple[int, int, bytes]]) -> int:
