@@ -107,7 +107,8 @@ _SPOILED: Final[tuple[tuple[Spoil, str], ...]] = (
     (lambda now: {"server_id": _NO_SERVER}, check.UNKNOWN_SERVER),
     (lambda now: {"server_id": -1}, check.UNKNOWN_SERVER),
     (lambda now: {"ip": "192.0.2.77"}, check.OTHER_ADDRESS),
-    (lambda now: {"ts": now + 2 * CLOCK_AHEAD}, check.IN_THE_FUTURE),
+    # Also when the batch arrives as late as one can.
+    (lambda now: {"ts": now + SPOOL_AGE + 2 * CLOCK_AHEAD}, check.IN_THE_FUTURE),
     (lambda now: {"ts": now - SPOOL_AGE - timedelta(hours=1)}, check.TOO_OLD),
     (lambda now: {"ts": datetime(1900, 1, 1, tzinfo=UTC)}, check.TOO_OLD),
     (lambda now: {"offset": 1e300}, check.IMPOSSIBLE_OFFSET),

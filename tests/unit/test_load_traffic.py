@@ -35,14 +35,16 @@ def test_a_plain_batch_is_what_ingest_accepts() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_what_is_spoiled_is_refused_for_the_reason_that_is_expected(seed: int) -> None:
+@pytest.mark.parametrize("delay", [timedelta(0), timedelta(minutes=2), SPOOL_AGE - timedelta(hours=1)])
+def test_what_is_spoiled_is_refused_for_the_reason_that_is_expected(seed: int, delay: timedelta) -> None:
+    """However late its batch arrives."""
     made = make_batch(TARGETS, "bad", NOW, random.Random(seed))
     assert 1 <= len(made.expected) <= 3
     known = {target.server_id: target.ip for target in TARGETS}
     reasons = {
         index: reason
         for index, result in enumerate(made.results)
-        if (reason := impossible(result, NOW) or server_refused(result, known.get(result.server_id)))
+        if (reason := impossible(result, NOW + delay) or server_refused(result, known.get(result.server_id)))
     }
     assert reasons == dict(made.expected)
 
