@@ -84,11 +84,13 @@ class Reviewing:
                 together = self._together
                 reviewed, seconds = await self._worker.in_database(partial(self._review, together))
             self._together = next_together(len(reviewed), seconds)
+            for one in reviewed:
+                self._count(one, seconds / len(reviewed))
             try:
                 await self._hand_over([pair for one in reviewed for pair in one.touched])
             finally:
                 for one in reviewed:
-                    self._tell(one, seconds / len(reviewed))
+                    self._tell(one)
             if len(reviewed) < together:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(POLL):
@@ -118,9 +120,11 @@ class Reviewing:
         reviewed = review_due(self._worker.engine, self._worker.pool.get().selector, datetime.now(UTC), together)
         return reviewed, time.perf_counter() - began
 
-    def _tell(self, reviewed: Reviewed, seconds: float) -> None:
+    def _count(self, reviewed: Reviewed, seconds: float) -> None:
         self.reviewed += 1
         self._numbers.reviewed(reviewed, seconds)
+
+    def _tell(self, reviewed: Reviewed) -> None:
         tell(reviewed, self._complaints)
         topic = self._worker.topics.assignment_event(reviewed.server_id)
         for change in reviewed.changes:
