@@ -38,6 +38,7 @@ from runtime.database import open_database
 
 LEAST = 6_000.0
 LEAST_RATIO = 3.0
+_BATCH = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def main() -> int:
     arguments.add_argument("--servers", type=int, default=5_000)
     arguments.add_argument("--monitors", type=int, default=60)
     arguments.add_argument("--alone", action="store_true", help="without a scorer beside; scores come afterwards")
-    arguments.add_argument("--outstanding", type=int, default=300, help="batches of 10 without an answer at any time")
+    arguments.add_argument("--outstanding", type=int, default=300, help="batches without an answer at any time")
     given = arguments.parse_args()
     return run(partial(_measure, given))
 
@@ -91,7 +92,8 @@ async def _round(on: Stage, others: Engine, world: World, given: argparse.Namesp
     say(f"round {number + 1} of {given.rounds}")
     record = on.site.directory / f"record-{number}"
     before = await on.read(read_before)
-    spec = load_spec(on, world.members(), record, outstanding=given.outstanding, seed=number)
+    ahead = round((given.warm_up + given.seconds) * LEAST / _BATCH / given.monitors)
+    spec = load_spec(on, world.members(), record, outstanding=given.outstanding, ahead=ahead, batch=_BATCH, seed=number)
     window = await load_for(on, spec, given.warm_up, given.seconds)
     scored_after = await _scored(on, given)
     sent = _sent(record)
@@ -122,7 +124,7 @@ def _figures(given: argparse.Namespace, rounds: list[Round]) -> list[Figure]:
     conditions = {
         "servers": given.servers,
         "monitors": given.monitors,
-        "batch": 10,
+        "batch": _BATCH,
         "outstanding": given.outstanding,
         "beside_a_scorer": not given.alone,
         "rounds": [round(one.ingest) for one in rounds],

@@ -7,7 +7,6 @@ is acknowledged end to end by those who send it, so a publish simply fails when 
 
 import asyncio
 import logging
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -52,9 +51,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _CONNECT_TIMEOUT: Final = 15.0
-# Our messages are small. Nagle's algorithm would keep each one back until the other side has acknowledged the one
-# before, for which that takes its time: 40 ms on Linux.
-_AT_ONCE: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
 
 
 class NotConnected(Exception):
@@ -290,7 +286,6 @@ class BrokerSession:
             keepalive=self._keepalive,
             timeout=_CONNECT_TIMEOUT,
             max_inflight_messages=self._max_inflight,
-            socket_options=_AT_ONCE,
         )
 
     def _dispatch(self, message: paho.MQTTMessage) -> None:

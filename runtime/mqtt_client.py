@@ -16,6 +16,8 @@ import paho.mqtt.client as paho
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from runtime.mqtt_socket import BufferedSocket
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -146,6 +148,28 @@ class Client(aiomqtt.Client):
             self._loop.remove_writer(sock.fileno())
             self._on_socket_close(self._client, None, sock)
             sock.close()
+
+    def _on_socket_open(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        self._socket = BufferedSocket(sock, self._loop)
+        client._sock = self._socket  # as much of a socket as paho asks for
+        super()._on_socket_open(client, userdata, self._socket)
+
+    def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        # The socket takes everything at once: there is no need to ask the system whether it would. Whatever is
+        # published until then goes with it.
+        self._loop.call_soon_threadsafe(self._write)
+
+    def _on_socket_unregister_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        pass
+
+    def _write(self) -> None:
+        try:
+            self._client.loop_write()
+            self._socket.flush()
+        except Exception as error:
+            # As aiomqtt does when it writes: a connection on which that fails is over.
+            if not self._disconnected.done():
+                self._disconnected.set_exception(error)
 
     def _on_connect(
         self,

@@ -59,6 +59,8 @@ class Generator:
             NotReady: not all monitors could connect.
         """
         async with AsyncExitStack() as stack:
+            for monitor in self.monitors:
+                monitor.make_ahead(self._spec.ahead)
             running: list[asyncio.Task[None]] = []
             stack.push_async_callback(_end, running)
             await self._connect(running)

@@ -19,7 +19,7 @@ from bench.load.record import Record
 from bench.load.rota import Rota
 from bench.load.spec import LoadSpec, Member, Target
 from bench.load.spool import LoadSpool
-from bench.load.traffic import VERSION, Kind, make_batch, pick_kind
+from bench.load.traffic import VERSION, Kind, Made, make_batch, pick_kind
 from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, NotConnected, Subscription, Will
 from schema.limits import STATUS_EXPIRY, WILL_DELAY
 from schema.messages import Ack, Assignment, ProtocolState, Status, assignment_set_hash, decode, encode
@@ -60,6 +60,7 @@ class SimulatedMonitor:
         self._topics = Topics(spec.env)
         self._rng = random.Random(f"{spec.seed} {member.name} {member.ipv}")
         self._held: dict[int, Assignment] = {}
+        self._ahead: deque[Made] = deque()
         self._duplicates: set[str] = set()
         self._repeats: deque[_Repeat] = deque()
         self._writing: asyncio.Future[None] | None = None
@@ -90,22 +91,33 @@ class SimulatedMonitor:
             if self._spec.shares.duplicate:
                 tasks.create_task(self._repeat())
 
+    def make_ahead(self, count: int) -> None:
+        """Makes so many batches that the next calls of :meth:`submit` take; fewer when there is nothing to measure."""
+        made = (self._make() for _ in range(count))
+        self._ahead.extend(one for one in made if one is not None)
+
     async def submit(self) -> bool:
-        """Measures some servers and puts the batch into the spool; False when there is nothing to measure."""
-        targets = self.rota.take(self._spec.batch)
-        if not targets:
+        """Puts a batch into the spool, one that was made ahead or of servers that are measured now; False when there is
+        nothing to measure."""
+        made = self._ahead.popleft() if self._ahead else self._make()
+        if made is None:
             return False
-        kind: Kind = pick_kind(self._spec.shares, self._rng.random())
-        made = make_batch(targets, kind, datetime.now(UTC), self._rng)
         at = time.time_ns()
         self._record.sent(at, self.member.name, self.member.ipv, made)
-        if kind == "duplicate":
+        if made.kind == "duplicate":
             self._duplicates.add(made.id)
-        batch = Batched(id=made.id, results=len(targets), created=at // 1_000_000_000, payload=made.payload)
+        batch = Batched(id=made.id, results=made.measured, created=at // 1_000_000_000, payload=made.payload)
         # What is written down as sent is sent, also when the load ends while a disk takes its time.
         self._writing = asyncio.ensure_future(self._put(batch))
         await asyncio.shield(self._writing)
         return True
+
+    def _make(self) -> Made | None:
+        targets = self.rota.take(self._spec.batch)
+        if not targets:
+            return None
+        kind: Kind = pick_kind(self._spec.shares, self._rng.random())
+        return make_batch(targets, kind, datetime.now(UTC), self._rng)
 
     async def _put(self, batch: Batched) -> None:
         await self.spool.put(batch)

@@ -62,6 +62,9 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Results a second of all monitors together; None: as the intervals of their targets say."""
     outstanding: Annotated[int, Meta(ge=1)] | None = None
     """Instead of a rate: always so many batches unacknowledged, so as much as is acknowledged."""
+    ahead: Annotated[int, Meta(ge=0)] = 0
+    """Batches that each monitor has before it sends the first, like one whose broker was away. To make a batch takes as
+    long as to send it, and the machine is shared with what is measured."""
     batch: Annotated[int, Meta(ge=1, le=1000)] = 10
     """Results in a batch."""
     shares: Shares = Shares()

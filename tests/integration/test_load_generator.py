@@ -60,6 +60,14 @@ async def load(broker: Broker, spec: LoadSpec, when: Callable[[Generator], bool]
             return await running
 
 
+def made_at(ulid: str) -> int:
+    """Milliseconds of Unix time."""
+    found = 0
+    for character in ulid[:10]:
+        found = found * 32 + "0123456789ABCDEFGHJKMNPQRSTVWXYZ".index(character)
+    return found
+
+
 def verdict(engine: Engine, record: Path) -> Checked:
     add_missing_scorers(engine, all_scorers())
     while score_due(engine, all_scorers(), Intervals(), utc_now(), 100).claimed:
@@ -111,6 +119,24 @@ async def test_as_much_as_is_acknowledged_and_no_more_waits(
     async with running_ingest(mariadb_engine, broker):
         assert await load(broker, spec, look)
     assert 2 <= most <= 12
+    assert (await asyncio.to_thread(verdict, mariadb_engine, record)).differences == ()
+
+
+async def test_what_was_made_ahead_is_sent_first_and_counts_like_the_rest(
+    mariadb_engine: Engine, broker: Broker, tmp_path: Path
+) -> None:
+    record = tmp_path / "record"
+    found = await asyncio.to_thread(members, mariadb_engine, 3)
+    shares = Shares(bad=0.3, duplicate=0.3)
+    spec = spec_for(broker, found, record, outstanding=12, ahead=5, seconds=1.0, shares=shares)
+    async with running_ingest(mariadb_engine, broker):
+        assert await load(broker, spec, lambda _: False)
+    sent = [history.sent for history in histories(read_lines(record)).values()]
+    first_sent = min(line.at for line in sent) // 1_000_000
+    for member in found:
+        made = [made_at(line.batch) for line in sent if line.monitor == member.name]
+        assert len(made) > 5
+        assert max(made[:5]) <= first_sent <= min(made[5:])
     assert (await asyncio.to_thread(verdict, mariadb_engine, record)).differences == ()
 
 
