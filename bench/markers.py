@@ -141,7 +141,7 @@ class Watch:
         # Measured now, each later than the one before: it is the latest result that makes the score.
         results = [msgspec.structs.replace(measure(marker.target, now, self._rng), ts=now) for marker in markers]
         batch = Batch(id=new_ulid(time.time_ns()), version=VERSION, results=results)
-        return Made(batch.id, "plain", encode(batch), len(results), results)
+        return Made(batch.id, "plain", encode(batch), results)
 
     def _look(self, complete: threading.Event) -> None:
         """Looks until nothing more is published and all has shown, or been given up."""

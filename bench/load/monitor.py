@@ -19,7 +19,7 @@ from bench.load.record import Record
 from bench.load.rota import Rota
 from bench.load.spec import LoadSpec, Member, Target
 from bench.load.spool import LoadSpool
-from bench.load.traffic import VERSION, Kind, Made, make_batch, pick_kind
+from bench.load.traffic import VERSION, Kind, make_batch, pick_kind
 from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, NotConnected, Subscription, Will
 from schema.limits import STATUS_EXPIRY, WILL_DELAY
 from schema.messages import Ack, Assignment, ProtocolState, Status, assignment_set_hash, decode, encode
@@ -28,6 +28,17 @@ from schema.topics import Topics
 KEEP_SESSION: Final = timedelta(hours=1)
 _REPEAT_AFTER: Final = (0.0, 1.0)
 """Seconds after the first publish at which a duplicate is published: at once, and most likely after its ack."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A batch that was made, as it will be sent and recorded."""
+
+    id: str
+    kind: Kind
+    measured: int
+    payload: bytes
+    record: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,7 @@ class SimulatedMonitor:
         self._topics = Topics(spec.env)
         self._rng = random.Random(f"{spec.seed} {member.name} {member.ipv}")
         self._held: dict[int, Assignment] = {}
-        self._ahead: deque[Made] = deque()
+        self._ahead: deque[_Ready] = deque()
         self._duplicates: set[str] = set()
         self._repeats: deque[_Repeat] = deque()
         self._writing: asyncio.Future[None] | None = None
@@ -99,25 +110,27 @@ class SimulatedMonitor:
     async def submit(self) -> bool:
         """Puts a batch into the spool, one that was made ahead or of servers that are measured now; False when there is
         nothing to measure."""
-        made = self._ahead.popleft() if self._ahead else self._make()
-        if made is None:
+        ready = self._ahead.popleft() if self._ahead else self._make()
+        if ready is None:
             return False
         at = time.time_ns()
-        self._record.sent(at, self.member.name, self.member.ipv, made)
-        if made.kind == "duplicate":
-            self._duplicates.add(made.id)
-        batch = Batched(id=made.id, results=made.measured, created=at // 1_000_000_000, payload=made.payload)
+        self._record.sent_text(at, ready.record)
+        if ready.kind == "duplicate":
+            self._duplicates.add(ready.id)
+        batch = Batched(id=ready.id, results=ready.measured, created=at // 1_000_000_000, payload=ready.payload)
         # What is written down as sent is sent, also when the load ends while a disk takes its time.
         self._writing = asyncio.ensure_future(self._put(batch))
         await asyncio.shield(self._writing)
         return True
 
-    def _make(self) -> Made | None:
+    def _make(self) -> _Ready | None:
         targets = self.rota.take(self._spec.batch)
         if not targets:
             return None
         kind: Kind = pick_kind(self._spec.shares, self._rng.random())
-        return make_batch(targets, kind, datetime.now(UTC), self._rng)
+        made = make_batch(targets, kind, datetime.now(UTC), self._rng)
+        record = self._record.text(self.member.name, self.member.ipv, made)
+        return _Ready(made.id, kind, len(targets), made.payload, record)
 
     async def _put(self, batch: Batched) -> None:
         await self.spool.put(batch)

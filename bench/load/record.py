@@ -16,16 +16,21 @@ from schema.messages import Ack, Result
 from schema.names import IpVersion
 
 
-class Sent(msgspec.Struct, frozen=True, tag="sent"):
-    """A batch was made, and is about to be published for the first time. Times are nanoseconds of Unix time."""
+class Content(msgspec.Struct, frozen=True):
+    """A batch that was made, and what must become of it."""
 
-    at: int
     monitor: str
     ipv: IpVersion
     batch: str
     kind: Kind
     results: Sequence[Result]
     expected: Mapping[int, str]
+
+
+class Sent(Content, frozen=True, tag="sent", kw_only=True):
+    """It is about to be published for the first time. Times are nanoseconds of Unix time."""
+
+    at: int
 
 
 class Answered(msgspec.Struct, frozen=True, tag="answered"):
@@ -67,7 +72,16 @@ class Record:
 
     def sent(self, at: int, monitor: str, ipv: IpVersion, made: Made) -> None:
         """``made`` is about to be published."""
-        self._write(Sent(at, monitor, ipv, made.id, made.kind, made.results, made.expected))
+        self.sent_text(at, self.text(monitor, ipv, made))
+
+    def text(self, monitor: str, ipv: IpVersion, made: Made) -> bytes:
+        """What is to be written of ``made``, for who makes batches long before they are sent."""
+        return self._encoder.encode(Content(monitor, ipv, made.id, made.kind, made.results, made.expected))
+
+    def sent_text(self, at: int, text: bytes) -> None:
+        """What :meth:`text` was made of is about to be published."""
+        # An object with two more members in front.
+        self._file.write(b'{"type":"sent","at":%d,%b\n' % (at, text[1:]))
 
     def answered(self, at: int, monitor: str, ipv: IpVersion, ack: Ack) -> None:
         """``ack`` arrived."""

@@ -35,8 +35,6 @@ class Made:
     id: str
     kind: Kind
     payload: bytes
-    measured: int
-    """Results that went into it."""
     results: Sequence[Result] = ()
     """None of a malformed batch."""
     expected: Mapping[int, str] = field(default_factory=dict)
@@ -71,8 +69,8 @@ def make_batch(targets: Sequence[Target], kind: Kind, now: datetime, rng: random
             expected[index] = reason
     payload = encode(Batch(id=batch_id, version=VERSION, results=results))
     if kind == "malformed":
-        return Made(batch_id, kind, rng.choice(_TORN)(payload), len(targets))
-    return Made(batch_id, kind, payload, len(targets), results, expected)
+        return Made(batch_id, kind, rng.choice(_TORN)(payload))
+    return Made(batch_id, kind, payload, results, expected)
 
 
 def measure(target: Target, now: datetime, rng: random.Random) -> Result:
