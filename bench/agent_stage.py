@@ -24,7 +24,7 @@ from bench.world import DOMAIN, ENV
 from ops.demo.process import Command
 from ops.demo.supervisor import Supervisor
 from ops.local_broker import BrokerUnavailable
-from ops.local_ports import ADDRESS
+from ops.local_ports import ADDRESS, free_port
 from runtime.broker import BrokerAddress
 from simulation.faults import ServerSpec, encode_specs
 
@@ -135,7 +135,7 @@ async def agent_stage() -> AsyncIterator[AgentStage]:
     key = load_key(secrets.token_urlsafe(48))
     with tempfile.TemporaryDirectory(prefix="ntpbench-") as directory:
         try:
-            broker = TlsBroker(Path(directory) / "broker", key.verification_text())
+            broker = TlsBroker(Path(directory) / "broker", free_port(), key.verification_text())
         except BrokerUnavailable as error:
             raise CannotRun(str(error)) from None
         async with Supervisor() as supervisor:

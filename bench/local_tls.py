@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from ops.local_broker import LocalBroker
+from ops.local_broker import BrokerParts, LocalBroker
 from ops.local_ports import ADDRESS, free_port
 
 _LIFETIME = timedelta(days=1)
@@ -21,8 +21,8 @@ _LIFETIME = timedelta(days=1)
 class TlsBroker(LocalBroker):
     """A :class:`LocalBroker` with a second listener, of which ``tls_port`` is the port and ``ca_file`` the CA."""
 
-    def __init__(self, directory: Path, key: str) -> None:
-        super().__init__(directory, free_port(), key)
+    def __init__(self, directory: Path, port: int, key: str, *, parts: BrokerParts | None = None) -> None:
+        super().__init__(directory, port, key, parts=parts)
         self.ca_file = self.directory / "ca.pem"
         self.tls_port = free_port()
         while self.tls_port == self.port:

@@ -23,6 +23,7 @@ class BufferedSocket:
         self._loop = loop
         self._read = b""
         self._taken = 0
+        self._received = False
         self._unsent = bytearray()
         self._waiting = False
         # Our messages are small. Nagle's algorithm would keep each one back until the other side has acknowledged the
@@ -39,22 +40,38 @@ class BufferedSocket:
 
     def pending(self) -> int:
         """Bytes that were received and not taken: nobody is told of them by the system."""
-        decrypted = self._sock.pending() if isinstance(self._sock, ssl.SSLSocket) else 0
-        return len(self._read) - self._taken + decrypted
+        return len(self._read) - self._taken + self._decrypted()
 
     def recv(self, size: int) -> bytes:
         """At most ``size`` bytes; none at the end.
 
+        A piece from the system comes once in each round of the loop, so that the others in it have their turn however
+        much is sent to us; what is left there is told of in the next round.
+
         Raises:
-            BlockingIOError, ssl.SSLWantReadError: nothing is there yet.
+            BlockingIOError, ssl.SSLWantReadError: nothing is there, or nothing more in this round.
             OSError: the connection is broken.
         """
         if self._taken == len(self._read):
-            self._read, self._taken = b"", 0
-            self._read = self._sock.recv(_PIECE)
+            self._receive()
         taken = self._read[self._taken : self._taken + size]
         self._taken += len(taken)
         return taken
+
+    def _receive(self) -> None:
+        if self._received and not self._decrypted():
+            raise BlockingIOError
+        self._read, self._taken = b"", 0
+        self._read = self._sock.recv(_PIECE)
+        if not self._received:
+            self._received = True
+            self._loop.call_soon(self._next_round)
+
+    def _next_round(self) -> None:
+        self._received = False
+
+    def _decrypted(self) -> int:
+        return self._sock.pending() if isinstance(self._sock, ssl.SSLSocket) else 0
 
     def send(self, data: bytes | bytearray) -> int:
         """Takes all of ``data`` for the next :meth:`flush`."""

@@ -79,10 +79,30 @@ def test_what_arrives_is_taken_in_any_pieces_and_read_once(pieces: list[bytes], 
             assert buffered.pending() == 0
             with pytest.raises(BlockingIOError):
                 buffered.recv(1)
+            next_round(loop)
             theirs.close()
             assert buffered.recv(1) == b""
     finally:
         loop.close()
+
+
+def next_round(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_until_complete(asyncio.sleep(0))
+
+
+def test_who_sends_without_end_gets_one_piece_in_a_round(pair: Pair, loop: asyncio.AbstractEventLoop) -> None:
+    buffered, counting, theirs = pair
+    for number in range(1, 4):
+        theirs.sendall(b"first ")
+        assert buffered.recv(100) == b"first "
+        theirs.sendall(b"second ")
+        for _ in range(3):
+            with pytest.raises(BlockingIOError):
+                buffered.recv(100)
+        assert (counting.received, buffered.pending()) == (2 * number - 1, 0)
+        next_round(loop)
+        assert buffered.recv(100) == b"second "
+        next_round(loop)
 
 
 def test_packets_go_together(pair: Pair) -> None:
