@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from fixtures.broker import Broker
@@ -19,7 +20,7 @@ MANY = 400
 def session(broker: Broker, process: TlsBroker, role: Role, name: str, *subscriptions: Subscription) -> BrokerSession:
     address = BrokerAddress("127.0.0.1", process.tls_port, process.ca_file)
     identity = Identity(name, name if role is Role.MONITOR else f"{name}/{secrets.token_hex(4)}")
-    token = lambda: broker.token(role, name)  # noqa: E731  # as short as it gets
+    token = partial(broker.token, role, name)
     return BrokerSession(address, identity, token, subscriptions=subscriptions, keep=timedelta(hours=1))
 
 
