@@ -32,9 +32,6 @@ SHORT: Final = 60.0
 FIGHT: Final = 3
 """Connections in a row, each cut short without a word, that mean a fight: a restarting broker refuses some between."""
 
-_NO_WORD: Final = (None, 0x80)
-"""Reason codes of a connection that just ended: none, or MQTT 5's "unspecified error", which paho makes of it."""
-
 
 class Reconnect:
     """Decides when to connect again. An instance belongs to one session."""
@@ -60,7 +57,7 @@ class Reconnect:
     def _thrown_out(self, lost: Lost) -> bool:
         if lost.taken_over:
             return True
-        if lost.lasted == 0 or lost.lasted >= SHORT or lost.code not in _NO_WORD:
+        if lost.lasted == 0 or lost.lasted >= SHORT or lost.code is not None:
             self._cut_short = 0
             return False
         self._cut_short += 1

@@ -9,14 +9,10 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
-from typing import Any, Final, NoReturn, TypeVar
-
-import aiomqtt
-import paho.mqtt.client as paho
-from paho.mqtt.subscribeoptions import SubscribeOptions
+from typing import Final, NoReturn
 
 from runtime.broker_types import (
     BackOff,
@@ -30,8 +26,8 @@ from runtime.broker_types import (
     quick_back_off,
 )
 from runtime.log import Repeating
-from runtime.mqtt_client import Client, PublishRefused
-from runtime.mqtt_packets import as_aiomqtt_will, as_incoming, connect_properties, publish_properties
+from runtime.mqtt_client import Client, MqttError, PublishRefused, connection
+from runtime.mqtt_packets import connect_packet
 from runtime.token_life import OPAQUE, TokenUnavailable, seconds_to_renewal
 
 __all__ = [
@@ -48,9 +44,9 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
-_CONNECT_TIMEOUT: Final = 15.0
+_SETTLE: Final = 15.0
+"""Seconds to wait for what is unanswered when the token is renewed."""
 
 
 class NotConnected(Exception):
@@ -155,14 +151,14 @@ class BrokerSession:
         self._watches.append(subscription)
         try:
             try:
-                await _subscribe(client, subscription, retain_handling=0)
-            except aiomqtt.MqttError as error:
+                await client.subscribe(subscription, retain_handling=0)
+            except MqttError as error:
                 raise NotConnected(str(error)) from error
             yield client.lost
         finally:
             self._watches.remove(subscription)
-            with suppress(aiomqtt.MqttError):
-                await _agreed(client, client.unsubscribe(subscription.topic_filter))
+            with suppress(MqttError):
+                await client.unsubscribe(subscription)
 
     async def publish(
         self,
@@ -187,7 +183,6 @@ class BrokerSession:
         """
         if not topic.isprintable() or not topic:
             raise PublishRefused(f"{topic!r} is no topic")  # the broker would end the connection
-        properties = publish_properties(expiry, response_topic, correlation, user_properties)
         try:
             client = self._client
             if client is None and qos == 0:
@@ -195,13 +190,23 @@ class BrokerSession:
             if client is None or (qos > 0 and not self._is_live(client)):
                 async with asyncio.timeout(timeout):
                     client = await self._live_client()
-            await client.send(topic, payload, qos=qos, retain=retain, properties=properties, timeout=timeout)
+            await client.publish(
+                topic,
+                payload,
+                qos=qos,
+                timeout=timeout,
+                retain=retain,
+                expiry=expiry,
+                response_topic=response_topic,
+                correlation=correlation,
+                user_properties=user_properties,
+            )
         except TimeoutError:
             raise NotConnected(f"{self.address} did not answer within {timeout:g} s") from None
-        except aiomqtt.MqttError as error:
+        except MqttError as error:
             raise NotConnected(f"connection to {self.address} lost: {error}") from error
         except ValueError as error:
-            # The client's own check; a topic may come from outside, as that of an answer does.
+            # A topic may come from outside, as that of an answer does.
             raise PublishRefused(f"cannot publish on {topic!r}: {error}") from error
 
     async def _live_client(self) -> Client:
@@ -219,19 +224,19 @@ class BrokerSession:
         began: float | None = None
         try:
             token = await self._fresh_token()
-            async with self._new_client(token, tls) as client:
+            async with self._connection(token, tls) as client:
                 began = time.monotonic()
                 await self._enter(client)
                 try:
                     await self._hold(client, token)
                     self._ready.clear()  # what is published from now on waits for the next connection
-                    await client.settled(_CONNECT_TIMEOUT)
+                    await client.settled(_SETTLE)
                 finally:
                     self._ready.clear()
                     self._client = None
-        except aiomqtt.MqttError as error:
-            return _lost(error, began)
-        except (TokenUnavailable, UnicodeError) as error:  # UnicodeError: the host's name is none
+        except MqttError as error:
+            return Lost(str(error), error.code, 0.0 if began is None else time.monotonic() - began)
+        except (TokenUnavailable, ValueError) as error:  # ValueError: the host's name or the token can be none
             return Lost(str(error), None, 0.0)
         return None
 
@@ -241,7 +246,7 @@ class BrokerSession:
         for subscription in self._subscriptions:
             # Retained messages only with a new subscription: a kept session has been told of every change. But the
             # session may have been kept from a former process, whose memory we do not have: then all of them at first.
-            await _subscribe(client, subscription, retain_handling=1 if self._informed else 0)
+            await client.subscribe(subscription, retain_handling=1 if self._informed else 0)
         self._informed = True
         self._client = client
         self._connections += 1
@@ -258,7 +263,7 @@ class BrokerSession:
             done, _ = await asyncio.wait({client.lost}, timeout=wait)
             if done:
                 client.lost.result()
-                raise aiomqtt.MqttError("disconnected")
+                raise MqttError("disconnected")
             with suppress(TokenUnavailable):
                 if await self._fresh_token() != token:
                     return
@@ -271,25 +276,18 @@ class BrokerSession:
         except Exception as error:
             raise TokenUnavailable(f"no token: {error}") from error
 
-    def _new_client(self, token: str, tls: ssl.SSLContext | None) -> Client:
-        return Client(
+    def _connection(self, token: str, tls: ssl.SSLContext | None) -> AbstractAsyncContextManager[Client]:
+        return connection(
             self.address.host,
             self.address.port,
+            tls,
+            connect_packet(self.identity, token, self._will, self._keep, self._keepalive),
             deliver=self._dispatch,
-            identifier=self.identity.client_id,
-            username=self.identity.name,
-            password=token,
-            tls_context=tls,
-            will=None if self._will is None else as_aiomqtt_will(self._will),
-            clean_start=not self._keep,
-            properties=connect_properties(self._keep),
             keepalive=self._keepalive,
-            timeout=_CONNECT_TIMEOUT,
-            max_inflight_messages=self._max_inflight,
+            max_inflight=self._max_inflight,
         )
 
-    def _dispatch(self, message: paho.MQTTMessage) -> None:
-        incoming = as_incoming(message)
+    def _dispatch(self, incoming: Incoming) -> None:
         for subscription in (*self._watches, *self._subscriptions):
             if subscription.takes(incoming.topic):
                 try:
@@ -299,40 +297,3 @@ class BrokerSession:
                     log.exception("message on %s could not be handled", incoming.topic)
                 return
         log.debug("message on %s is not for us", incoming.topic)
-
-
-async def _subscribe(client: Client, subscription: Subscription, *, retain_handling: int) -> None:
-    options = SubscribeOptions(qos=subscription.qos, retainHandling=retain_handling)
-    reasons = await _agreed(client, client.subscribe(subscription.topic_filter, options=options))
-    if any(getattr(reason, "is_failure", False) for reason in reasons):
-        raise aiomqtt.MqttError(f"not allowed to subscribe to {subscription.topic_filter}: {reasons[0]}")
-
-
-async def _agreed(client: Client, call: Coroutine[Any, Any, T]) -> T:
-    """What ``call`` returns when the broker answers.
-
-    In a task of its own: asyncio.wait_for() of Python 3.11, which aiomqtt waits with, loses a cancellation that comes
-    together with the answer, and asyncio.wait() does not.
-
-    Raises:
-        aiomqtt.MqttError: the connection ended first, or no answer came.
-    """
-    answer = asyncio.ensure_future(call)
-    ends: set[asyncio.Future[Any]] = {answer, client.lost}
-    try:
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        answer.cancel()
-        await asyncio.wait({answer})
-        if not answer.cancelled():
-            answer.exception()  # looked at, also when nobody asks for it any more
-    if answer.cancelled():
-        raise aiomqtt.MqttError("disconnected")
-    return answer.result()
-
-
-def _lost(error: aiomqtt.MqttError, began: float | None) -> Lost:
-    code = getattr(error, "rc", None)
-    value = getattr(code, "value", code)
-    lasted = 0.0 if began is None else time.monotonic() - began
-    return Lost(str(error), value if isinstance(value, int) else None, lasted)

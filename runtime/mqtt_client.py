@@ -1,206 +1,360 @@
-"""aiomqtt's client with the facts of MQTT 5 that it keeps to itself.
+"""One connection to the broker: who waits for which answer, and what its end means for them.
 
-We need to know whether the broker kept our session, why a publish was refused, and why we were disconnected; and we
-take messages in the callback, not through a queue and a task for each. Only callbacks that aiomqtt itself registers
-are overridden; the tests of the session hold the pinned version to this. An instance serves one connection.
+The packets are read and written by the mqtt5 library, which knows MQTT 5 and does no input or output; the system's
+side of it is asyncio's. An instance serves one connection.
 """
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+import os
+import socket
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import cycle, islice
+from typing import Any, Final, Protocol
 
-import aiomqtt
-import paho.mqtt.client as paho
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
+import mqtt5
 
-from runtime.mqtt_socket import BufferedSocket
+from runtime.broker_types import Incoming, Subscription
+from runtime.mqtt_packets import as_incoming, publish_packet, subscribe_packet
+from runtime.mqtt_stream import Malformed, PacketStream
 
-log = logging.getLogger(__name__)
-T = TypeVar("T")
+_REACH: Final = 5.0
+"""Seconds for reaching one of the broker's addresses and shaking hands with who is there."""
 
-_ATTEMPT: Final = 2.5
-"""Seconds for reaching the broker, and again for the TLS handshake: they block a thread that a process which is told to
-stop waits for."""
+_ANSWER: Final = 15.0
+"""Seconds for the broker to answer anything but a message."""
 
 _GOODBYE: Final = 2.0
 """Seconds for telling the broker that we leave; a process that ends does not wait for longer."""
+
+_PING: Final = 0.75
+"""Of the keepalive: how often the broker is asked for a sign of life. After 1.5 of it without any, it drops us
+(MQTT 5, 3.1.2.10), and so it does us when we have not heard from it at the next time."""
+
+_Reason = mqtt5.DisconnectReasonCode
+
+_IDENTIFIERS: Final = 65_535
+"""Packet identifiers are 1 to this (MQTT 5, 2.2.1)."""
+
+
+class MqttError(Exception):
+    """There is no connection, or there is none any more. ``code`` is the reason code that the broker gave, or that MQTT
+    has for what we found; None when the connection just ended, or was never made."""
+
+    def __init__(self, reason: str, code: int | None = None) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class PublishRefused(Exception):
     """The broker accepted the connection but not this message, for instance because the token does not allow it."""
 
 
-class Client(aiomqtt.Client):
-    """One connection to the broker, speaking MQTT 5."""
+class _Answer(Protocol):
+    """What answers a packet of ours."""
 
-    def __init__(self, *args: Any, deliver: Callable[[paho.MQTTMessage], None], **kwargs: Any) -> None:
-        super().__init__(*args, protocol=aiomqtt.ProtocolVersion.V5, **kwargs)
-        self._client.connect_timeout = _ATTEMPT
+    @property
+    def packet_id(self) -> int: ...
+
+
+@asynccontextmanager
+async def connection(
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None,
+    hello: bytes,
+    *,
+    deliver: Callable[[Incoming], None],
+    keepalive: int,
+    max_inflight: int,
+) -> AsyncIterator["Client"]:
+    """A connection that the broker has welcomed, for as long as the ``with`` block lasts; then it is ended in order.
+
+    Args:
+        hello: the CONNECT packet.
+        deliver: is given each message. It must not raise.
+
+    Raises:
+        MqttError: the broker cannot be reached, or does not welcome us.
+    """
+    client = Client(deliver, keepalive, max_inflight)
+    await _reach(host, port, tls, client.stream)
+    try:
+        await client.enter(hello)
+        try:
+            yield client
+        finally:
+            await client.leave()
+    finally:
+        client.stream.abort()
+
+
+async def _reach(host: str, port: int, tls: ssl.SSLContext | None, stream: PacketStream) -> None:
+    """Connects with the first of the broker's addresses where somebody answers."""
+    loop = asyncio.get_running_loop()
+    failure = f"{host} has no address"
+    try:
+        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise MqttError(f"{host}: {error}") from error
+    for *_, address in addresses:
+        try:
+            async with asyncio.timeout(_REACH):
+                await loop.create_connection(
+                    lambda: stream, str(address[0]), port, ssl=tls, server_hostname=host if tls else None
+                )
+                return
+        except TimeoutError:
+            failure = "the attempt to connect timed out"
+        except OSError as error:
+            failure = _why(error)
+    raise MqttError(failure)
+
+
+def _why(error: OSError) -> str:
+    """In the system's words: asyncio has its own for a connection that is refused, and none for one that just ends."""
+    if isinstance(error, ssl.SSLError):
+        return str(error)
+    return os.strerror(error.errno) if error.errno else str(error) or "the broker closed the connection"
+
+
+class Client:
+    """Our side of a connection. Made by :func:`connection`."""
+
+    def __init__(self, deliver: Callable[[Incoming], None], keepalive: int, max_inflight: int) -> None:
+        self.stream = PacketStream(self._take, self._ended)
         self.session_present = False
         self._deliver = deliver
-        self._unacknowledged: dict[int, asyncio.Future[ReasonCode]] = {}
-        self._attempted: asyncio.Future[None] = self._loop.create_future()
+        self._keepalive = keepalive
+        self._room = max_inflight
+        self._loop = asyncio.get_running_loop()
+        self._numbers = cycle(range(1, _IDENTIFIERS + 1))
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._inflight: set[int] = set()
+        self._queue: deque[tuple[int, bytes]] = deque()
+        self._welcome: asyncio.Future[mqtt5.ConnAckPacket] = self._loop.create_future()
         self._lost: asyncio.Future[None] = self._loop.create_future()
-        self._disconnected.add_done_callback(self._over)
+        self._left = False
+        self._reason: MqttError | None = None
+        self._silent = False
+        self._beat: asyncio.TimerHandle | None = None
+        self._handlers: dict[type, Callable[[Any], None]] = {mqtt5.ConnAckPacket: self._on_connack}
 
     @property
     def lost(self) -> asyncio.Future[None]:
-        """Done when the connection is over; unless we ended it, with an :class:`aiomqtt.MqttError` that says why."""
+        """Done when the connection is over; unless we ended it, with a :class:`MqttError` that says why."""
         return self._lost
 
-    async def __aenter__(self) -> Self:
-        first = self._disconnected
-        try:
-            await super().__aenter__()
-        except BaseException:
-            await asyncio.wait({self._attempted}, timeout=2 * _ATTEMPT)  # the thread goes on when its task is cancelled
-            self._close_socket()
-            raise
-        if self._disconnected is not first:
-            # aiomqtt forgets an end that comes together with the broker's welcome. ``lost`` does not.
-            self._disconnected.add_done_callback(self._over)
-        return self
+    async def enter(self, hello: bytes) -> None:
+        """Introduces us, and returns when the broker has welcomed us.
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.timeout = _GOODBYE
+        Raises:
+            MqttError: it did not.
+        """
+        self.stream.send(hello)
         try:
-            await super().__aexit__(kind, error, trace)
-        except aiomqtt.MqttError as failure:
-            log.debug("the broker did not take our leave: %s", failure)
-        finally:
-            self._close_socket()
+            async with asyncio.timeout(_ANSWER):
+                welcome = await self._welcome
+        except TimeoutError:
+            raise MqttError("the broker did not answer") from None
+        if welcome.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
+            raise MqttError(f"the broker refused the connection: {_text(welcome.reason_code)}", welcome.reason_code)
+        self.session_present = welcome.session_present
+        self._room = min(self._room, welcome.receive_max)
+        self._keepalive = welcome.server_keep_alive or self._keepalive
+        self._ask_later()
+
+    async def leave(self) -> None:
+        """Tells the broker that we leave, so that it sends no will, and waits a little until it was told."""
+        self._left = True
+        self.stream.send(mqtt5.DisconnectPacket().write())
+        self.stream.close()
+        await asyncio.wait({self._lost}, timeout=_GOODBYE)
 
     async def settled(self, timeout: float) -> None:
         """Returns when the broker has acknowledged all that was sent, or after ``timeout`` seconds."""
-        if self._unacknowledged:
-            await asyncio.wait(set(self._unacknowledged.values()), timeout=timeout)
+        if self._answers:
+            await asyncio.wait(set(self._answers.values()), timeout=timeout)
 
-    async def send(
-        self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: Properties, timeout: float
-    ) -> None:
-        """Publishes, and with QoS 1 waits for the broker's acknowledgement.
+    async def publish(self, topic: str, payload: bytes, *, qos: int, timeout: float, **properties: Any) -> None:
+        """Publishes, and with QoS 1 waits for the broker's acknowledgement. As many messages as the broker allows are
+        under way at the same time; further ones follow in their order.
+
+        Args:
+            properties: as :func:`runtime.mqtt_packets.publish_packet` takes them.
 
         Raises:
             PublishRefused: the broker answered with a failure.
-            aiomqtt.MqttError: the connection is lost.
+            MqttError: the connection is lost.
             TimeoutError: no answer came within ``timeout`` seconds.
+            ValueError: the message is impossible.
         """
-        info = self._client.publish(topic, payload, qos, retain, properties)
-        if info.rc != paho.MQTT_ERR_SUCCESS:
-            raise aiomqtt.MqttCodeError(info.rc, "Could not publish message")
         if qos == 0:
+            self.stream.send(publish_packet(None, topic, payload, **properties))
             return
-        acknowledged: asyncio.Future[ReasonCode] = self._loop.create_future()
-        self._unacknowledged[info.mid] = acknowledged
-        try:
-            async with asyncio.timeout(timeout):
-                reason = await acknowledged
-        finally:
-            self._unacknowledged.pop(info.mid, None)
-        if reason.is_failure:
-            raise PublishRefused(f"the broker refused a message on {topic}: {reason}")
+        number = self._new_identifier()
+        self._queue.append((number, publish_packet(number, topic, payload, **properties)))
+        acknowledged = self._expect(number)
+        self._send_queued()
+        reason = (await self._answer(number, acknowledged, timeout)).reason_code
+        if reason.value >= 0x80:
+            raise PublishRefused(f"the broker refused a message on {topic}: {_text(reason)}")
 
-    async def _wait_for(self, fut: Awaitable[T], timeout: float | None) -> T:
-        """Raises CancelledError whenever the task was cancelled meanwhile.
+    async def subscribe(self, subscription: Subscription, *, retain_handling: int) -> None:
+        """Subscribes; returns when the broker has agreed.
 
-        Before Python 3.12, ``asyncio.wait_for`` takes no notice of a cancellation that comes together with what it
-        waits for, be it a result or an error: a session that is told to end in the moment of the broker's welcome
-        would go on for ever.
+        Raises:
+            MqttError: it did not, or the connection is lost.
         """
-        task = asyncio.current_task()
-        before = 0 if task is None else task.cancelling()
+        number = self._new_identifier()
         try:
-            return await super()._wait_for(fut, timeout)
-        finally:
-            if task is not None and task.cancelling() > before:
-                raise asyncio.CancelledError
+            packet = subscribe_packet(number, subscription, retain_handling)
+        except ValueError as error:
+            raise MqttError(f"{subscription.topic_filter} is no topic filter: {error}") from error
+        for reason in (await self._request(number, packet)).reason_codes:
+            if reason.value >= 0x80:
+                raise MqttError(f"not allowed to subscribe to {subscription.topic_filter}: {_text(reason)}")
 
-    def _client_connect(self) -> None:
-        try:
-            super()._client_connect()
-        finally:
-            self._loop.call_soon_threadsafe(self._attempted.set_result, None)
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """Ends a subscription; returns when the broker knows.
 
-    def _over(self, disconnected: asyncio.Future[None]) -> None:
-        reason = None if disconnected.cancelled() else disconnected.exception()
+        Raises:
+            MqttError: the connection is lost.
+        """
+        number = self._new_identifier()
+        await self._request(number, mqtt5.UnsubscribePacket(number, [subscription.topic_filter]).write())
+
+    # ---- answers ---------------------------------------------------------------------------------------------------
+
+    def _new_identifier(self) -> int:
+        """One that nothing under way has.
+
+        Raises:
+            MqttError: the connection is lost, or so much is under way that there is none.
+        """
         if self._lost.done():
+            raise self._failure()
+        for number in islice(self._numbers, _IDENTIFIERS):
+            if number not in self._answers and number not in self._inflight:
+                return number
+        raise MqttError("too much is under way")
+
+    async def _request(self, number: int, packet: bytes) -> Any:
+        answer = self._expect(number)
+        self.stream.send(packet)
+        try:
+            return await self._answer(number, answer, _ANSWER)
+        except TimeoutError:
+            raise MqttError("the broker did not answer") from None
+
+    def _expect(self, number: int) -> asyncio.Future[Any]:
+        answer = self._answers[number] = self._loop.create_future()
+        return answer
+
+    async def _answer(self, number: int, answer: asyncio.Future[Any], timeout: float) -> Any:
+        # A timer costs a fraction of asyncio.timeout(), and there is one for each message.
+        timer = self._loop.call_later(timeout, _give_up, answer)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+            self._answers.pop(number, None)
+
+    def _send_queued(self) -> None:
+        while self._queue and len(self._inflight) < self._room:
+            number, packet = self._queue.popleft()
+            if number in self._answers:  # otherwise nobody waits for it any more
+                self._inflight.add(number)
+                self.stream.send(packet)
+
+    # ---- what the broker sends -------------------------------------------------------------------------------------
+
+    def _take(self, packet: mqtt5.Packet) -> None:
+        self._silent = False
+        handler = self._handlers.get(type(packet))
+        if handler is None:
+            self._end(_Reason.PROTOCOL_ERROR, f"protocol error: the broker sent a {type(packet).__name__}")
+        else:
+            handler(packet)
+
+    def _on_connack(self, packet: mqtt5.ConnAckPacket) -> None:
+        self._handlers = {
+            mqtt5.PublishPacket: self._on_publish,
+            mqtt5.PubAckPacket: self._on_puback,
+            mqtt5.SubAckPacket: self._on_answer,
+            mqtt5.UnsubAckPacket: self._on_answer,
+            mqtt5.PingRespPacket: lambda packet: None,
+            mqtt5.DisconnectPacket: self._on_disconnect,
+        }
+        if not self._welcome.done():
+            self._welcome.set_result(packet)
+
+    def _on_publish(self, packet: mqtt5.PublishPacket) -> None:
+        self._deliver(as_incoming(packet))
+        if packet.packet_id is not None:
+            # We subscribe with QoS 1 at most, so that is what this is.
+            self.stream.send(mqtt5.PubAckPacket(packet.packet_id).write())
+
+    def _on_puback(self, packet: mqtt5.PubAckPacket) -> None:
+        self._inflight.discard(packet.packet_id)
+        self._on_answer(packet)
+        self._send_queued()
+
+    def _on_answer(self, packet: _Answer) -> None:
+        answer = self._answers.get(packet.packet_id)
+        if answer is not None and not answer.done():
+            answer.set_result(packet)
+
+    def _on_disconnect(self, packet: mqtt5.DisconnectPacket) -> None:
+        self._end(packet.reason_code, f"disconnected: {_text(packet.reason_code)}")
+
+    # ---- the end ---------------------------------------------------------------------------------------------------
+
+    def _ask_later(self) -> None:
+        self._beat = self._loop.call_later(self._keepalive * _PING, self._ask)
+
+    def _ask(self) -> None:
+        """Asks the broker for a sign of life, unless there was none since it was asked before."""
+        if self._silent:
+            self._end(_Reason.KEEP_ALIVE_TIMEOUT, "the broker is silent")
             return
-        if reason is None:
+        self._silent = True
+        self.stream.send(mqtt5.PingReqPacket().write())
+        self._ask_later()
+
+    def _end(self, code: mqtt5.DisconnectReasonCode, reason: str) -> None:
+        self._reason = self._reason or MqttError(reason, code)
+        self.stream.abort()
+
+    def _ended(self, error: Exception | None) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
+        if self._reason is None and error is not None:
+            code = _Reason.MALFORMED_PACKET if isinstance(error, Malformed) else None
+            self._reason = MqttError(_why(error) if isinstance(error, OSError) else str(error), code)
+        if self._left:
             self._lost.set_result(None)
         else:
-            # Packets that cannot be decoded end a connection with whatever the decoder raised.
-            known = isinstance(reason, aiomqtt.MqttError)
-            self._lost.set_exception(reason if known else aiomqtt.MqttError(f"{type(reason).__name__}: {reason}"))
+            self._lost.set_exception(self._failure())
             self._lost.exception()  # whoever waits is told; if nobody does, that is no error
-        for acknowledged in self._unacknowledged.values():
-            if not acknowledged.done():
-                acknowledged.set_exception(aiomqtt.MqttError(str(reason or "disconnected")))
+        for waiting in (self._welcome, *self._answers.values()):
+            if not waiting.done():
+                waiting.set_exception(self._failure())
+        if not self._welcome.cancelled():
+            self._welcome.exception()
 
-    def _close_socket(self) -> None:
-        """Lets go of what a connection that ended out of order leaves behind."""
-        sock = self._client.socket()
-        if sock is not None and sock.fileno() >= 0:
-            self._loop.remove_writer(sock.fileno())
-            self._on_socket_close(self._client, None, sock)
-            sock.close()
+    def _failure(self) -> MqttError:
+        reason = self._reason or MqttError("the broker closed the connection")
+        return MqttError(str(reason), reason.code)
 
-    def _on_socket_open(self, client: paho.Client, userdata: Any, sock: Any) -> None:
-        self._socket = BufferedSocket(sock, self._loop)
-        client._sock = self._socket  # as much of a socket as paho asks for
-        super()._on_socket_open(client, userdata, self._socket)
 
-    def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
-        # The socket takes everything at once: there is no need to ask the system whether it would. Whatever is
-        # published until then goes with it.
-        self._loop.call_soon_threadsafe(self._write)
+def _give_up(answer: asyncio.Future[Any]) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())
 
-    def _on_socket_unregister_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
-        pass
 
-    def _write(self) -> None:
-        try:
-            self._client.loop_write()
-            self._socket.flush()
-        except Exception as error:
-            # As aiomqtt does when it writes: a connection on which that fails is over.
-            if not self._disconnected.done():
-                self._disconnected.set_exception(error)
-
-    def _on_connect(
-        self,
-        client: paho.Client,
-        userdata: Any,
-        flags: paho.ConnectFlags,
-        reason_code: ReasonCode,
-        properties: Properties | None = None,
-    ) -> None:
-        self.session_present = flags.session_present
-        super()._on_connect(client, userdata, flags, reason_code, properties)
-
-    def _on_disconnect(
-        self,
-        client: paho.Client,
-        userdata: Any,
-        flags: paho.DisconnectFlags,
-        reason_code: ReasonCode,
-        properties: Properties | None = None,
-    ) -> None:
-        if not self._connected.done():
-            # aiomqtt would go on waiting for a welcome that cannot come any more.
-            self._connected.set_exception(aiomqtt.MqttError(f"closed before the broker answered: {reason_code}"))
-        super()._on_disconnect(client, userdata, flags, reason_code, properties)
-
-    def _on_publish(
-        self, client: paho.Client, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
-    ) -> None:
-        acknowledged = self._unacknowledged.pop(mid, None)
-        if acknowledged is not None and not acknowledged.done():
-            acknowledged.set_result(reason_code)
-
-    def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
-        self._deliver(message)
+def _text(reason: Any) -> str:
+    """A reason code in words."""
+    return str(reason.name).replace("_", " ").capitalize()

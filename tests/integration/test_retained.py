@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from fixtures.broker import Broker
@@ -152,26 +153,20 @@ async def test_the_end_of_a_task_is_not_lost_when_the_broker_answers_at_the_same
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with session(broker) as made:
-        loop = asyncio.get_running_loop()
         inside = False
+        answered = Client._on_answer
 
-        async def subscribe(client: Client, *args: object, **options: object) -> list[object]:
-            answer = loop.create_future()
-
-            def at_once() -> None:
-                answer.set_result([])
-                watching.cancel()
-
-            loop.call_soon(at_once)
-            # As aiomqtt waits for an answer.
-            return await asyncio.wait_for(answer, PATIENCE)
+        def answered_and_told(client: Client, packet: Any) -> None:
+            answered(client, packet)
+            monkeypatch.undo()  # it is told once
+            watching.cancel()
 
         async def watch() -> None:
             nonlocal inside
             async with made.watching(Subscription(f"{place()}/#", lambda message: None)):
                 inside = True
 
-        monkeypatch.setattr(Client, "subscribe", subscribe)
+        monkeypatch.setattr(Client, "_on_answer", answered_and_told)
         watching = asyncio.create_task(watch())
         with pytest.raises(asyncio.CancelledError):
             await watching

@@ -114,7 +114,7 @@ def taken_over(lasted: float = 100.0) -> Lost:
 
 
 def silently(lasted: float) -> Lost:
-    return Lost("unspecified error", 0x80, lasted)
+    return Lost("the broker closed the connection", None, lasted)
 
 
 def test_takeovers_keep_us_away_for_longer_each_time() -> None:
