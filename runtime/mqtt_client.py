@@ -192,6 +192,7 @@ class Client:
             ValueError: the message is impossible.
         """
         if qos == 0:
+            self._check()
             self.stream.send(publish_packet(None, topic, payload, **properties))
             return
         number = self._new_identifier()
@@ -234,12 +235,15 @@ class Client:
         Raises:
             MqttError: the connection is lost, or so much is under way that there is none.
         """
-        if self._lost.done():
-            raise self._failure()
+        self._check()
         for number in islice(self._numbers, _IDENTIFIERS):
             if number not in self._answers and number not in self._inflight:
                 return number
         raise MqttError("too much is under way")
+
+    def _check(self) -> None:
+        if self._lost.done():
+            raise self._failure()
 
     async def _request(self, number: int, packet: bytes) -> Any:
         answer = self._expect(number)
@@ -329,6 +333,8 @@ class Client:
         self.stream.abort()
 
     def _ended(self, error: Exception | None) -> None:
+        if self._lost.done():
+            return  # an attempt that ended as it succeeded, and then the connection with the broker's next address
         if self._beat is not None:
             self._beat.cancel()
         if self._reason is None and error is not None:

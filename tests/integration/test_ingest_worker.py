@@ -242,7 +242,7 @@ async def test_presence_is_kept_through_restarts_of_ingest(engine: Engine, broke
             # Gone without a goodbye: the broker speaks its last will.
             client = monitor.session._client
             assert client is not None
-            client._client.socket().shutdown(socket.SHUT_RDWR)
+            client.stream.abort()
             await until(lambda: state(False), "the last will")
 
 
@@ -356,8 +356,9 @@ async def test_small_messages_are_not_kept_back(engine: Engine, broker: Broker) 
     """Nagle's algorithm would delay every answer by 40 ms."""
     async with running_ingest(engine, broker) as worker:
         client = worker.broker._client
-        assert client is not None
-        assert client._client.socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        assert client is not None and client.stream._transport is not None
+        connection = client.stream._transport.get_extra_info("socket")
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
 
 async def test_it_subscribes_to_nothing_else(engine: Engine, broker: Broker) -> None:

@@ -152,25 +152,25 @@ async def test_a_watch_ends_at_once_with_its_session(broker: Broker) -> None:
 async def test_the_end_of_a_task_is_not_lost_when_the_broker_answers_at_the_same_time(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    inside = False
+    answered = Client._on_answer
+
+    def answered_and_told(client: Client, packet: Any) -> None:
+        answered(client, packet)
+        watching.cancel()
+
+    async def watch(made: BrokerSession) -> None:
+        nonlocal inside
+        async with made.watching(Subscription(f"{place()}/#", lambda message: None)):
+            inside = True
+
+    monkeypatch.setattr(Client, "_on_answer", answered_and_told)
     async with session(broker) as made:
-        inside = False
-        answered = Client._on_answer
-
-        def answered_and_told(client: Client, packet: Any) -> None:
-            answered(client, packet)
-            monkeypatch.undo()  # it is told once
-            watching.cancel()
-
-        async def watch() -> None:
-            nonlocal inside
-            async with made.watching(Subscription(f"{place()}/#", lambda message: None)):
-                inside = True
-
-        monkeypatch.setattr(Client, "_on_answer", answered_and_told)
-        watching = asyncio.create_task(watch())
+        watching = asyncio.create_task(watch(made))
         with pytest.raises(asyncio.CancelledError):
             await watching
-        assert not inside
+        monkeypatch.undo()
+    assert not inside
 
 
 async def test_a_filter_that_the_token_does_not_allow_is_told(broker: Broker) -> None:

@@ -135,6 +135,8 @@ async def test_the_end_of_the_connection_is_told_to_all_who_wait_and_to_those_wh
         with pytest.raises(MqttError, match="Session taken over") as told:
             await task
         assert told.value.code == 0x8E
+    with pytest.raises(MqttError, match="Session taken over"):
+        await broker.client.publish("a", b"4", qos=0, timeout=1.0, **PLAIN)
     assert await broker.messages() == {}
 
 
