@@ -39,8 +39,11 @@ from runtime.database import open_database
 LEAST = 6_000.0
 LEAST_RATIO = 3.0
 _BATCH = 10
-_MOST_AHEAD = 20_000
-"""Batches that all monitors together have when they begin: 80 MB, made in some seconds."""
+_AHEAD = 1.5
+"""Times the bound: how much the load has made before it begins, so that it need not make more while it is measured."""
+
+_MOST_AHEAD = 30_000
+"""Batches that all monitors together have when they begin: 120 MB, made in some seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ async def _round(on: Stage, others: Engine, world: World, given: argparse.Namesp
     say(f"round {number + 1} of {given.rounds}")
     record = on.site.directory / f"record-{number}"
     before = await on.read(read_before)
-    ahead = round(min((given.warm_up + given.seconds) * LEAST / _BATCH, _MOST_AHEAD) / given.monitors)
+    ahead = round(min((given.warm_up + given.seconds) * _AHEAD * LEAST / _BATCH, _MOST_AHEAD) / given.monitors)
     spec = load_spec(on, world.members(), record, outstanding=given.outstanding, ahead=ahead, batch=_BATCH, seed=number)
     window = await load_for(on, spec, given.warm_up, given.seconds)
     scored_after = await _scored(on, given)
