@@ -26,7 +26,8 @@ from runtime.broker_types import (
     quick_back_off,
 )
 from runtime.log import Repeating
-from runtime.mqtt_client import Client, MqttError, PublishRefused, connection
+from runtime.mqtt_client import Client, MqttError, PublishRefused
+from runtime.mqtt_connection import connection
 from runtime.mqtt_packets import connect_packet
 from runtime.token_life import OPAQUE, TokenUnavailable, seconds_to_renewal
 

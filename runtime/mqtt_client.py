@@ -1,16 +1,8 @@
-"""One connection to the broker: who waits for which answer, and what its end means for them.
-
-The packets are read and written by the mqtt5 library, which knows MQTT 5 and does no input or output; the system's
-side of it is asyncio's. An instance serves one connection.
-"""
+"""Our side of one connection to the broker: who waits for which answer, and what its end means for them."""
 
 import asyncio
-import os
-import socket
-import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from itertools import cycle, islice
 from typing import Any, Final, Protocol
 
@@ -18,10 +10,7 @@ import mqtt5
 
 from runtime.broker_types import Incoming, Subscription
 from runtime.mqtt_packets import as_incoming, publish_packet, subscribe_packet
-from runtime.mqtt_stream import Malformed, PacketStream
-
-_REACH: Final = 5.0
-"""Seconds for reaching one of the broker's addresses and shaking hands with who is there."""
+from runtime.mqtt_stream import Malformed, PacketStream, in_words
 
 _ANSWER: Final = 15.0
 """Seconds for the broker to answer anything but a message."""
@@ -59,69 +48,8 @@ class _Answer(Protocol):
     def packet_id(self) -> int: ...
 
 
-@asynccontextmanager
-async def connection(
-    host: str,
-    port: int,
-    tls: ssl.SSLContext | None,
-    hello: bytes,
-    *,
-    deliver: Callable[[Incoming], None],
-    keepalive: int,
-    max_inflight: int,
-) -> AsyncIterator["Client"]:
-    """A connection that the broker has welcomed, for as long as the ``with`` block lasts; then it is ended in order.
-
-    Args:
-        hello: the CONNECT packet.
-        deliver: is given each message. It must not raise.
-
-    Raises:
-        MqttError: the broker cannot be reached, or does not welcome us.
-    """
-    client = Client(deliver, keepalive, max_inflight)
-    await _reach(host, port, tls, client.stream)
-    try:
-        await client.enter(hello)
-        try:
-            yield client
-        finally:
-            await client.leave()
-    finally:
-        client.stream.abort()
-
-
-async def _reach(host: str, port: int, tls: ssl.SSLContext | None, stream: PacketStream) -> None:
-    """Connects with the first of the broker's addresses where somebody answers."""
-    loop = asyncio.get_running_loop()
-    failure = f"{host} has no address"
-    try:
-        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise MqttError(f"{host}: {error}") from error
-    for *_, address in addresses:
-        try:
-            async with asyncio.timeout(_REACH):
-                await loop.create_connection(
-                    lambda: stream, str(address[0]), port, ssl=tls, server_hostname=host if tls else None
-                )
-                return
-        except TimeoutError:
-            failure = "the attempt to connect timed out"
-        except OSError as error:
-            failure = _why(error)
-    raise MqttError(failure)
-
-
-def _why(error: OSError) -> str:
-    """In the system's words: asyncio has its own for a connection that is refused, and none for one that just ends."""
-    if isinstance(error, ssl.SSLError):
-        return str(error)
-    return os.strerror(error.errno) if error.errno else str(error) or "the broker closed the connection"
-
-
 class Client:
-    """Our side of a connection. Made by :func:`connection`."""
+    """Our side of a connection. Made by :func:`runtime.mqtt_connection.connection`."""
 
     def __init__(self, deliver: Callable[[Incoming], None], keepalive: int, max_inflight: int) -> None:
         self.stream = PacketStream(self._take, self._ended)
@@ -339,7 +267,7 @@ class Client:
             self._beat.cancel()
         if self._reason is None and error is not None:
             code = _Reason.MALFORMED_PACKET if isinstance(error, Malformed) else None
-            self._reason = MqttError(_why(error) if isinstance(error, OSError) else str(error), code)
+            self._reason = MqttError(in_words(error) if isinstance(error, OSError) else str(error), code)
         if self._left:
             self._lost.set_result(None)
         else:

@@ -1,10 +1,12 @@
 """MQTT packets over a stream of bytes: taken out of large pieces, and sent together.
 
-Our packets are small. A system call costs more than all else that is done with an acknowledgement, and whoever is on
-the other side is woken for each.
+The mqtt5 library reads and writes packets, and does no input or output. Our packets are small: a system call costs more
+than all else that is done with an acknowledgement, and whoever is on the other side is woken for each.
 """
 
 import asyncio
+import os
+import ssl
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -121,3 +123,10 @@ def _read(received: memoryview) -> tuple[mqtt5.Packet, int] | None:
         if type(error).__module__ == "pyo3_runtime":
             raise Malformed("malformed packet") from None
         raise
+
+
+def in_words(error: OSError) -> str:
+    """In the system's words: asyncio has its own for a connection that is refused, and none for one that just ends."""
+    if isinstance(error, ssl.SSLError):
+        return str(error)
+    return os.strerror(error.errno) if error.errno else str(error) or "the broker closed the connection"
