@@ -13,6 +13,11 @@ from simulation.tcp_proxy import Direction, TcpProxy
 _HOUR: Final = 3600.0
 _CUT_EVERY: Final = 1.0
 
+_GIVES_UP_WITHIN: Final = 10.0
+"""Seconds in which a MariaDB that could not write may still end: before it does, it writes down where it stood."""
+
+_LOOK_EVERY: Final = 0.1
+
 
 class Clock:
     """An agent's clock is set by an hour, and back."""
@@ -44,10 +49,17 @@ class FullDisk:
 
     async def end(self) -> None:
         await asyncio.to_thread(disks.free, self._path)
-        if self._name == DATABASE and not self._rig.database.running:
+        if self._name == DATABASE and await self._gave_up():
             # A MariaDB that cannot write gives up; its operator makes room and starts it again.
             await self._rig.kill(DATABASE)
             await self._rig.start_again(DATABASE)
+
+    async def _gave_up(self) -> bool:
+        for _ in range(round(_GIVES_UP_WITHIN / _LOOK_EVERY)):
+            if not self._rig.database.running:
+                return True
+            await asyncio.sleep(_LOOK_EVERY)
+        return False
 
 
 class Network:
