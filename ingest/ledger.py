@@ -1,15 +1,14 @@
 """The one transaction of an intake: batch ids, log rows and scores are written together, or not at all.
 
-It takes the scoring queue's rows of its servers, in the order of their ids, before it reads their scores: nobody else
-writes results of these servers until it ends, so that scores build on each other and log rows of a server are
-committed in the order of their ids. What it can read before it has to wait, it does. It may run again at any time,
-since a remembered batch changes nothing.
+It takes the scoring queue's rows of the servers of new batches, in the order of their ids, before it reads their scores
+and whether the batches are still new: nobody else writes results of these servers until it ends, so that scores build
+on each other and log rows of a server are committed in the order of their ids. It may run again at any time, since a
+remembered batch changes nothing.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Final
 
 import msgspec
 import sqlalchemy as sa
@@ -33,21 +32,19 @@ from runtime.database import transaction
 from runtime.work_queue import SCORING
 from schema.tables import assignment_changes, monitors, servers
 
-_ATTEMPTS: Final = 5
-
 
 def commit(engine: Engine, submissions: Sequence[Submission], now: datetime) -> Plan:
     """Writes ``submissions`` and returns what was written. ``now`` is UTC without a zone.
 
-    Another worker may commit one of the batches, or a server may be deleted, between our look and our write: the
-    violated key then makes us look again.
+    Another worker may commit a batch of which no server is known, so that none is held, or a server may be deleted,
+    between our look and our write: the violated key then makes us look again.
 
     Raises:
         DatabaseUnavailable: nothing was committed, or nobody knows; it may be called again.
         sqlalchemy.exc.SQLAlchemyError: the database refused.
     """
     work = partial(_commit, submissions=submissions, now=now)
-    return transaction(engine, work, attempts=_ATTEMPTS, retry_on=(IntegrityError,))
+    return transaction(engine, work, retry_on=(IntegrityError,))
 
 
 def _commit(connection: Connection, submissions: Sequence[Submission], now: datetime) -> Plan:
@@ -57,6 +54,8 @@ def _commit(connection: Connection, submissions: Sequence[Submission], now: date
     new = [(s, m) for s, m in senders if (m.id, s.batch.id) not in batches]
     asked = sorted({(r.server_id, m.id) for s, m in new for r in s.batch.results if known_id(r.server_id)})
     SCORING.hold_due(connection, {server_id for server_id, _ in asked}, now)
+    # Another worker may have committed one of them while we waited for it.
+    batches |= _batches(connection, {(m.id, s.batch.id) for s, m in new})
     pairs, addresses = _pairs(connection, asked, {m.id: m for _, m in senders})
     known = Known(
         monitors=known_monitors,

@@ -1,5 +1,6 @@
 """Several ingest workers, a scorer and the writing of presence at the same time, on a real MariaDB."""
 
+import logging
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -105,7 +106,10 @@ def scores_follow_the_log(engine: Engine) -> None:
         assert found[pair].score_ts == newest
 
 
-def test_each_batch_counts_once_whoever_commits_it(mariadb_engine: Engine, ids: tuple[list[int], list[int]]) -> None:
+def test_each_batch_counts_once_whoever_commits_it(
+    mariadb_engine: Engine, ids: tuple[list[int], list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="runtime.database")
     submissions = some_batches(ids[0], 60)
     engines = [open_database(mariadb_engine.url) for _ in range(3)]
     before = deadlocks(mariadb_engine)
@@ -122,6 +126,7 @@ def test_each_batch_counts_once_whoever_commits_it(mariadb_engine: Engine, ids: 
         assert connection.scalar(sa.select(sa.func.count()).select_from(result_batches)) == 60
     scores_follow_the_log(mariadb_engine)
     assert deadlocks(mariadb_engine) == before
+    assert not caplog.messages, "who waited for the other's batch sees it, and needs no second attempt"
 
 
 def test_ingest_scoring_and_presence_do_not_deadlock(mariadb_engine: Engine, ids: tuple[list[int], list[int]]) -> None:
