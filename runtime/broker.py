@@ -222,10 +222,14 @@ class BrokerSession:
 
     async def _connect_once(self, tls: ssl.SSLContext | None) -> Lost | None:
         """One connection from beginning to end: None when its token was due for renewal, else why it was lost."""
-        began: float | None = None
         try:
             token = await self._fresh_token()
-            async with self._connection(token, tls) as client:
+            hello = connect_packet(self.identity, token, self._will, self._keep, self._keepalive)
+        except (TokenUnavailable, ValueError) as error:  # ValueError: MQTT has no room for such a token
+            return Lost(str(error), None, 0.0)
+        began: float | None = None
+        try:
+            async with self._connection(hello, tls) as client:
                 began = time.monotonic()
                 await self._enter(client)
                 try:
@@ -237,8 +241,6 @@ class BrokerSession:
                     self._client = None
         except MqttError as error:
             return Lost(str(error), error.code, 0.0 if began is None else time.monotonic() - began)
-        except (TokenUnavailable, ValueError) as error:  # ValueError: the host's name or the token can be none
-            return Lost(str(error), None, 0.0)
         return None
 
     async def _enter(self, client: Client) -> None:
@@ -277,12 +279,12 @@ class BrokerSession:
         except Exception as error:
             raise TokenUnavailable(f"no token: {error}") from error
 
-    def _connection(self, token: str, tls: ssl.SSLContext | None) -> AbstractAsyncContextManager[Client]:
+    def _connection(self, hello: bytes, tls: ssl.SSLContext | None) -> AbstractAsyncContextManager[Client]:
         return connection(
             self.address.host,
             self.address.port,
             tls,
-            connect_packet(self.identity, token, self._will, self._keep, self._keepalive),
+            hello,
             deliver=self._dispatch,
             keepalive=self._keepalive,
             max_inflight=self._max_inflight,

@@ -15,7 +15,7 @@ from pymysql.converters import conversions, convert_datetime
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 
-from runtime.json_rows import JsonText, mysql_literal
+from runtime.json_rows import JsonText, mysql_literal, stored_day
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -102,6 +102,7 @@ _CONVERSIONS: Final = {
     # Rows of scores are mostly times, and the driver's way to read one takes as long as all else that a row takes.
     FIELD_TYPE.DATETIME: _read_datetime,
     FIELD_TYPE.TIMESTAMP: _read_datetime,
+    FIELD_TYPE.DATE: stored_day,
     JsonText: mysql_literal,
 }
 sqlite3.register_adapter(JsonText, str)

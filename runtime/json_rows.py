@@ -7,7 +7,7 @@ exactly than it stores them.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -57,3 +57,13 @@ def stored_time(stored: datetime | str | None) -> datetime | None:
         return datetime.fromisoformat(stored)
     except ValueError:
         return None
+
+
+def stored_day(stored: date | str | None) -> date | None:
+    """A day of such a row. 0000-00-00 is the first of all days, as it is where the database compares it."""
+    if not isinstance(stored, str):
+        return stored
+    try:
+        return date.fromisoformat(stored)
+    except ValueError:
+        return date.min

@@ -53,7 +53,7 @@ async def _reach(host: str, port: int, tls: ssl.SSLContext | None, stream: Packe
     failure = f"{host} has no address"
     try:
         addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of a host can be like this
         raise MqttError(f"{host}: {error}") from error
     for *_, address in addresses:
         try:

@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from selector.world import Step, World
 
@@ -93,8 +95,7 @@ class Server:
     account_id: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Monitor:
+class Monitor(msgspec.Struct, frozen=True, kw_only=True):
     """A monitor and its pair with the server under review.
 
     `address` is None only for a paused or deleted monitor whose row is broken: it has to leave whatever its

@@ -10,10 +10,11 @@ never rejected for its address, its account's flags or its measurements.
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
+
+import msgspec
 
 from selector.model import Address, GlobalStatus, Monitor, PairStatus, Rejected, Server
 
@@ -30,8 +31,7 @@ class BadRow(ValueError):
     """A value of a row that cannot be used; the message names it, its value and what would be right."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawMonitor:
+class RawMonitor(msgspec.Struct, frozen=True, kw_only=True):
     """One row as the store reads it: text as it stands in the ledger, times in UTC (aware, or naive as stored)."""
 
     id: int

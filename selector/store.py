@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from runtime.database import to_db, to_db_seconds
-from runtime.json_rows import rows_of, stored_time
+from runtime.json_rows import rows_of, stored_day, stored_time
 from schema.tables import accounts, log_scores, monitors, server_scores, servers
 from selector.parse import RawMonitor
 from selector.presence import is_gone, is_real, last_present, name_of, with_presence
@@ -44,13 +44,13 @@ class ReviewInput:
 
 
 class _Row(NamedTuple):
-    """A pair of a review, with its server; without a monitor, a server that has no pairs. Times are as stored."""
+    """A pair of a review, with its server; without a monitor, a server without pairs. Days and times are as stored."""
 
     server_id: int
     server_ip: str
     server_version: str | None
     server_account: int | None
-    deletion_on: date | None
+    deletion_on: Any
     monitor_id: int | None
     tls_name: str | None
     ip: str | None
@@ -79,8 +79,7 @@ def read_inputs(connection: Connection, server_ids: Sequence[int], now: datetime
     for row in _read(connection, {"server_ids": list(server_ids), "since": to_db_seconds(now - WINDOW)}):
         found = inputs.get(row.server_id)
         if found is None:
-            found = ReviewInput(row.server_id, row.server_ip, row.server_version, row.server_account, row.deletion_on)
-            inputs[row.server_id] = found
+            found = inputs[row.server_id] = _without_monitors(row)
         if row.monitor_id is not None:
             found.monitors.append(_raw_monitor(row, row.monitor_id, moment))
     return inputs
@@ -95,6 +94,11 @@ def _read(connection: Connection, bound: Mapping[str, Any]) -> Iterable[_Row]:
     if connection.dialect.name == "sqlite":
         return map(_Row._make, connection.execute(_QUERY, bound))
     return rows_of(connection.scalar(_QUERY_MYSQL, bound), _ROWS)
+
+
+def _without_monitors(row: _Row) -> ReviewInput:
+    day = stored_day(row.deletion_on)
+    return ReviewInput(row.server_id, row.server_ip, row.server_version, row.server_account, day)
 
 
 def _raw_monitor(row: _Row, monitor_id: int, now: datetime) -> RawMonitor:

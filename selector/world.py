@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 
+import msgspec
+
 from selector.constraints import Placed
 from selector.model import (
     Change,
@@ -30,8 +32,7 @@ LEAVE_AT_ONCE = "rule 1: leave at once"
 _RANK = {PairStatus.PAUSED: 0, PairStatus.CANDIDATE: 1, PairStatus.TESTING: 2, PairStatus.ACTIVE: 3}
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """A monitor as the review judged it before the first rule; `status` is its pair's at that time."""
 
     id: int

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from runtime.database import to_db, to_db_seconds
 from runtime.json_rows import json_rows
 from schema.tables import assignment_changes, server_scores, servers_monitor_review
-from selector.model import PairRecord, Review
+from selector.model import Change, PairRecord, Review
 
 _REASON_LENGTH: Final = 255
 _ALMOST_A_SECOND: Final = timedelta(microseconds=999_999)
@@ -35,20 +35,13 @@ def write_pairs(connection: Connection, reviews: Sequence[tuple[int, Review]]) -
 
 def write_changes(connection: Connection, reviews: Sequence[tuple[int, Review]], now: datetime) -> None:
     """Adds every move and its reason to ``assignment_changes``."""
-    rows = [
-        {
-            "server_id": server_id,
-            "monitor_id": change.monitor_id,
-            "before_status": change.from_status.value,
-            "after_status": change.to_status.value,
-            "reason": f"{change.rule}: {change.reason}"[:_REASON_LENGTH],
-            "changed_on": to_db(now),
-        }
-        for server_id, review in reviews
-        for change in review.changes
-    ]
-    if rows:
-        connection.execute(sa.insert(assignment_changes), rows)
+    rows = [_change_row(server_id, change) for server_id, review in reviews for change in review.changes]
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        connection.execute(_ADD_CHANGE, [{"changed_on": to_db(now), **row._asdict()} for row in rows])
+    else:
+        connection.execute(_ADD_CHANGES_MYSQL, {"rows": json_rows(rows), "changed_on": to_db(now)})
 
 
 def write_times(
@@ -84,6 +77,24 @@ def _pair_row(server_id: int, record: PairRecord) -> _PairRow:
         _seconds(record.violation_since),
         _seconds(record.last_constraint_check),
         record.pause_reason,
+    )
+
+
+class _ChangeRow(NamedTuple):
+    server_id: int
+    monitor_id: int
+    before_status: str
+    after_status: str
+    reason: str
+
+
+def _change_row(server_id: int, change: Change) -> _ChangeRow:
+    return _ChangeRow(
+        server_id,
+        change.monitor_id,
+        change.from_status.value,
+        change.to_status.value,
+        f"{change.rule}: {change.reason}"[:_REASON_LENGTH],
     )
 
 
@@ -123,3 +134,16 @@ _UPDATE_PAIRS_MYSQL: Final = sa.text(f"""
         ON pair.server_id = written.server_id AND pair.monitor_id = written.monitor_id
     SET {", ".join(f"pair.{column} = written.{column}" for column in _WRITTEN)}
 """)  # noqa: S608  # made of our own column names
+
+_ADD_CHANGE: Final = sa.insert(assignment_changes)
+
+_ADD_CHANGES_MYSQL: Final = sa.text("""
+    INSERT INTO assignment_changes (server_id, monitor_id, before_status, after_status, reason, changed_on)
+    SELECT server_id, monitor_id, before_status, after_status, reason, :changed_on
+    FROM JSON_TABLE(:rows, '$[*]' COLUMNS (
+             server_id INT UNSIGNED PATH '$[0]',
+             monitor_id INT UNSIGNED PATH '$[1]',
+             before_status VARCHAR(10) PATH '$[2]',
+             after_status VARCHAR(10) PATH '$[3]',
+             reason VARCHAR(255) PATH '$[4]')) AS added
+""")

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 from fixtures.broker import Broker
+from sqlalchemy.engine import Engine
 
 from auth.tokens import Role
-from ops.local_database import temporary_mariadb
+from ops.local_database import MariaDb, temporary_mariadb
 from ops.local_ports import free_port
 from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
 from runtime.database import open_database
@@ -24,6 +25,7 @@ from runtime.dsn import parse_dsn
 from runtime.migrations import upgrade
 from schema.messages import ControlAnswer, ControlCommand, decode, encode
 from schema.topics import Topics
+from scorer.worker import POLL
 
 DEADLINE = 20.0
 
@@ -100,16 +102,30 @@ def settings(broker: Broker, key_file: Path, dsn: str) -> dict[str, str]:
     }
 
 
-def wait_for_unread(port: int) -> None:
-    """Waits until a server on 127.0.0.1 has been sent something that it does not read (proc(5), net/tcp)."""
+def hang(database: MariaDb, engine: Engine) -> None:
+    """Stops the server such that somebody asks it in vain.
+
+    It may have read a question just before it was stopped, of which no sign is left; then it goes on until it answers.
+    """
     deadline = time.monotonic() + DEADLINE
+    database.signal(signal.SIGSTOP)
+    while not soon_unread(database.port):
+        assert time.monotonic() < deadline, "nobody asks the server"
+        database.signal(signal.SIGCONT)
+        engine.connect().close()
+        database.signal(signal.SIGSTOP)
+
+
+def soon_unread(port: int) -> bool:
+    """Whether a server on 127.0.0.1 is soon sent something that it does not read (proc(5), net/tcp)."""
+    deadline = time.monotonic() + 3 * POLL
     here = f"0100007F:{port:04X}"
-    while True:
+    while time.monotonic() < deadline:
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
         if any(row[1] == here and int(row[4].partition(":")[2], 16) for row in rows):
-            return
-        assert time.monotonic() < deadline, "nobody asks the server"
+            return True
         time.sleep(0.02)
+    return False
 
 
 async def ask(broker: Broker, payload: bytes) -> ControlAnswer:
@@ -213,13 +229,12 @@ def test_a_database_that_hangs_does_not_keep_it(tmp_path: Path, broker: Broker, 
         url = database.create("hanging")
         engine = open_database(url)
         upgrade(engine)
-        engine.dispose()
         with scorer(tmp_path, **settings(broker, key_file, url.render_as_string(hide_password=False))) as worker:
             worker.wait_for_log("connected to")
-            database.signal(signal.SIGSTOP)
             try:
-                wait_for_unread(database.port)
+                hang(database, engine)
                 assert worker.ends_after(signal.SIGTERM) < 5
             finally:
                 database.signal(signal.SIGCONT)
             assert "does not answer" in worker.log_text()
+        engine.dispose()

@@ -271,6 +271,37 @@ async def test_a_token_source_that_fails_is_asked_again(broker: Broker) -> None:
         assert lost[0].lasted == 0.0
 
 
+@pytest.mark.parametrize("text", ["x" * 70_000, "\ud800"])
+async def test_a_token_that_no_packet_can_hold_is_asked_for_again(broker: Broker, text: str) -> None:
+    lost: list[Lost] = []
+    tokens = [text]
+    name = new_monitor()
+    source = lambda: tokens.pop() if tokens else broker.token(Role.MONITOR, name)  # noqa: E731
+    async with running(make(broker, Role.MONITOR, name, token=source, on_lost=lost.append)):
+        [reason] = [each.reason for each in lost]
+    assert reason
+    assert text not in reason
+
+
+@pytest.mark.parametrize("host", ["a..example", "x" * 70])
+async def test_a_host_that_is_none_is_said_and_tried_again(host: str) -> None:
+    lost: list[Lost] = []
+    address, who = BrokerAddress(host, 1), Identity("scorer", "scorer/1")
+    session = BrokerSession(address, who, lambda: "token", back_off=at_once, on_lost=lost.append)
+    async with running(session, ready=False):
+        await until(lambda: len(lost) >= 2)
+    assert lost[0].reason.startswith(f"{host}: ")
+
+
+async def test_a_defect_of_ours_is_not_taken_for_a_lost_connection(broker: Broker) -> None:
+    def broken(session_present: bool) -> None:
+        raise ValueError("a defect")
+
+    with pytest.raises(ValueError, match="a defect"):
+        async with asyncio.timeout(PATIENCE):
+            await worker(broker, on_session=broken).run()
+
+
 # ---- connections that end ------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """Rows that travel as one JSON text arrive as they were sent, whatever is in them and whatever a quote means there."""
 
-from datetime import datetime
+from datetime import date, datetime
 
 import msgspec
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
-from runtime.json_rows import JsonText, json_rows, rows_of, stored_time
+from runtime.json_rows import JsonText, json_rows, rows_of, stored_day, stored_time
 
 HOSTILE = ["'", "\\'", "'; DROP TABLE servers; --", '"\\"', "\x00\n\x1a", "%s %(name)s ::x", "ü€🕑", ""]
 
@@ -78,6 +78,19 @@ def test_many_rows_come_whole(mariadb_engine: Engine) -> None:
 )
 def test_a_time_that_is_none_is_read_as_none(stored: datetime | str | None, time: datetime | None) -> None:
     assert stored_time(stored) == time
+
+
+@pytest.mark.parametrize(
+    ("stored", "day"),
+    [
+        ("2026-01-02", date(2026, 1, 2)),
+        ("0000-00-00", date.min),
+        (None, None),
+        (date(2026, 1, 2), date(2026, 1, 2)),
+    ],
+)
+def test_a_day_that_is_none_is_the_first_of_all(stored: date | str | None, day: date | None) -> None:
+    assert stored_day(stored) == day
 
 
 def test_it_is_shown_as_text() -> None:

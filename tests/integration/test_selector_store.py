@@ -161,6 +161,17 @@ def test_a_server_is_deleted_when_its_day_has_come(engine: Engine) -> None:
             assert read(connection, server).deleted(NOW) is deleted
 
 
+def test_a_day_that_is_none_has_come(mariadb_engine: Engine) -> None:
+    """MariaDB accepts 0000-00-00, and takes it for earlier than any day; it must not stop other servers' reviews."""
+    with mariadb_engine.begin() as connection:
+        server, other = add_server(connection), add_server(connection, "192.0.2.2")
+        connection.execute(sa.text("UPDATE servers SET deletion_on = '0000-00-00' WHERE id = :id"), {"id": server})
+        inputs = read_inputs(connection, [server, other], NOW)
+        assert (inputs[server].deleted(NOW), inputs[other].deleted(NOW)) == (True, False)
+        [day] = connection.scalars(sa.select(servers.c.deletion_on).where(servers.c.deletion_on <= NOW.date()))
+        assert day <= NOW.date()
+
+
 def test_the_results_are_read_from_their_index_alone(mariadb_engine: Engine) -> None:
     with mariadb_engine.begin() as connection:
         server = add_server(connection)

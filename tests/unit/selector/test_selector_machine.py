@@ -4,7 +4,6 @@ After every event a review is held against all promises; whenever it is quiet fo
 not come back to where it was, and starves nobody.
 """
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +13,7 @@ from fixtures.selection_worlds import COUNTS, LIMITS, NETS, NOW, STEPS, Scene, a
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 
 from selector.model import GlobalStatus, Monitor, Rejected, Server
 from selector.parse import parse_address

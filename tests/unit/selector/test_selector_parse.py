@@ -1,6 +1,5 @@
 """Rows of the ledger become values, and a broken row is named, left out and keeps its place."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -9,6 +8,7 @@ import pytest
 from fixtures.selection_worlds import many, scene
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from selector.model import GlobalStatus, Monitor, PairStatus, Rejected, Settings
 from selector.parse import BadRow, RawMonitor, parse_address, parse_limit, parse_monitor, parse_monitors, parse_server
