@@ -128,6 +128,18 @@ def soon_unread(port: int) -> bool:
     return False
 
 
+def wait_for_metric(port: int, name: str) -> None:
+    """Waits until the worker tells ``name``: what it counts in the database, it has not counted yet as it begins."""
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        status, metrics = fetch(port, "/metrics")
+        assert status == 200
+        if name in metrics:
+            return
+        assert time.monotonic() < deadline, metrics
+        time.sleep(0.02)
+
+
 async def ask(broker: Broker, payload: bytes) -> ControlAnswer:
     """The scorer's answer to an order."""
     topics = Topics("test")
@@ -207,9 +219,7 @@ def test_health_follows_the_broker(tmp_path: Path, fresh_broker: Broker, ledger:
     with scorer(tmp_path, **settings(fresh_broker, key_file, ledger), METRICS_PORT=str(port)) as worker:
         worker.wait_for_log("connected to")
         assert fetch(port, "/healthz") == (200, "ok\n")
-        status, metrics = fetch(port, "/metrics")
-        assert status == 200
-        assert "ntppool_scorer_backlog" in metrics
+        wait_for_metric(port, "ntppool_scorer_backlog")
         assert fetch(port, "/")[0] == 404
         fresh_broker.stop()
         worker.wait_for_log("trying again")
