@@ -32,7 +32,6 @@ from schema.messages import (
     AssignmentChanged,
     ControlAnswer,
     ControlCommand,
-    MonitorConfig,
     decode,
     encode,
 )
@@ -62,9 +61,10 @@ async def test_a_new_monitor_is_told_its_candidates_and_its_config(engine: Engin
         await eventually(lambda: tree.statuses(name) == dict.fromkeys(ids, "testing"))
         told = tree.assignments(name)[ids[0]]
         assert (told.interval, told.port) == (2700.0, 123)
-        await eventually(lambda: tree.topics.config(name) in tree.retained)
-        config = decode(tree.retained[tree.topics.config(name)], MonitorConfig)
-        assert (config.protocols["v4"].status, config.protocols["v4"].samples) == ("active", 2)
+        await eventually(lambda: tree.config(name))
+        config = tree.config(name)
+        assert config is not None
+        assert (config.status, config.samples) == ("active", 2)
         assert selector.number("pairs_made") == len(ids)
         assert selector.number("status_changes", **{"from": "candidate", "to": "testing"}) == len(ids)
         late = some_servers(engine, 1)
@@ -96,11 +96,7 @@ async def test_a_monitor_that_stops_being_live_is_told_nothing(
         await eventually(lambda: set(tree.assignments(name)) == set(ids))
         change(engine, monitors, monitors.c.id == monitor, status=status)
         await eventually(lambda: tree.assignments(name) == {})
-
-        def told() -> str:
-            return decode(tree.retained[tree.topics.config(name)], MonitorConfig).protocols["v4"].status
-
-        await eventually(lambda: told() == status)
+        await eventually(lambda: (config := tree.config(name)) and config.status == status)
         change(engine, monitors, monitors.c.id == monitor, status="active")
         await eventually(lambda: set(tree.assignments(name)) == set(ids))
 
@@ -112,11 +108,7 @@ async def test_other_intervals_reach_the_agents(engine: Engine, broker: Broker, 
         with engine.begin() as connection:
             set_setting(connection, "monitors", {"interval_testing": 33.0, "samples": 1})
         await eventually(lambda: {one.interval for one in tree.assignments(name).values()} == {33.0})
-
-        def samples() -> int:
-            return decode(tree.retained[tree.topics.config(name)], MonitorConfig).protocols["v4"].samples
-
-        await eventually(lambda: samples() == 1)
+        await eventually(lambda: (config := tree.config(name)) and config.samples == 1)
 
 
 async def test_a_deleted_server_is_no_longer_measured(engine: Engine, broker: Broker, name: str) -> None:
