@@ -19,13 +19,7 @@ from fixtures.broker_sessions import (
 )
 
 from auth.tokens import Role
-from runtime.broker import (
-    BrokerSession,
-    Incoming,
-    Lost,
-    PublishRefused,
-    Subscription,
-)
+from runtime.broker import BrokerSession, Incoming, Lost, PublishRefused, Subscription
 from schema.topics import shared
 
 # ---- messages --------------------------------------------------------------------------------------------------------

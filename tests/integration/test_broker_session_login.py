@@ -29,13 +29,7 @@ from fixtures.broker_sessions import (
 
 from auth.tokens import Role
 from runtime import broker as runtime_broker
-from runtime.broker import (
-    BrokerAddress,
-    BrokerSession,
-    Identity,
-    Lost,
-    Subscription,
-)
+from runtime.broker import BrokerAddress, BrokerSession, Identity, Lost, Subscription
 from runtime.mqtt_client import Client
 from simulation.tcp_proxy import TcpProxy
 
