@@ -5,12 +5,16 @@ It replaces the command line's process, so that nothing that only the command li
 
 import sys
 
-from agent.daemon_settings import take_over
-from agent.service import run
+from agent.postponed import postpone
 
 
 def main() -> None:
     """Reads its settings from the file descriptor that it was given, runs, and exits."""
+    postpone("urllib.request")
+    # After that, since they import paho.
+    from agent.daemon_settings import take_over
+    from agent.service import run
+
     if len(sys.argv) != 2 or not sys.argv[1].isdigit():
         sys.exit("this program is started by: ntppool-agent monitor")
     sys.exit(run(take_over(int(sys.argv[1]))))

@@ -10,9 +10,12 @@ import logging
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Final, NoReturn
+
+from aiomqtt import MqttError
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from runtime.broker_types import (
     BackOff,
@@ -26,9 +29,8 @@ from runtime.broker_types import (
     quick_back_off,
 )
 from runtime.log import Repeating
-from runtime.mqtt_client import Client, MqttError, PublishRefused
-from runtime.mqtt_connection import connection
-from runtime.mqtt_packets import connect_packet
+from runtime.mqtt_client import Client, Disconnected, PublishRefused
+from runtime.mqtt_packets import publish_properties
 from runtime.token_life import OPAQUE, TokenUnavailable, seconds_to_renewal
 
 __all__ = [
@@ -152,14 +154,14 @@ class BrokerSession:
         self._watches.append(subscription)
         try:
             try:
-                await client.subscribe(subscription, retain_handling=0)
+                await _subscribe(client, subscription, retain_handling=0)
             except MqttError as error:
                 raise NotConnected(str(error)) from error
             yield client.lost
         finally:
             self._watches.remove(subscription)
             with suppress(MqttError):
-                await client.unsubscribe(subscription)
+                await client.unsubscribe(subscription.topic_filter)
 
     async def publish(
         self,
@@ -185,23 +187,16 @@ class BrokerSession:
         if not topic.isprintable() or not topic:
             raise PublishRefused(f"{topic!r} is no topic")  # the broker would end the connection
         try:
+            properties = publish_properties(
+                expiry=expiry, response_topic=response_topic, correlation=correlation, user_properties=user_properties
+            )
             client = self._client
             if client is None and qos == 0:
                 raise NotConnected(f"not connected to {self.address}")
             if client is None or (qos > 0 and not self._is_live(client)):
                 async with asyncio.timeout(timeout):
                     client = await self._live_client()
-            await client.publish(
-                topic,
-                payload,
-                qos=qos,
-                timeout=timeout,
-                retain=retain,
-                expiry=expiry,
-                response_topic=response_topic,
-                correlation=correlation,
-                user_properties=user_properties,
-            )
+            await client.send(topic, payload, qos=qos, retain=retain, properties=properties, timeout=timeout)
         except TimeoutError:
             raise NotConnected(f"{self.address} did not answer within {timeout:g} s") from None
         except MqttError as error:
@@ -224,12 +219,12 @@ class BrokerSession:
         """One connection from beginning to end: None when its token was due for renewal, else why it was lost."""
         try:
             token = await self._fresh_token()
-            hello = connect_packet(self.identity, token, self._will, self._keep, self._keepalive)
+            connection = self._new_client(token, tls)
         except (TokenUnavailable, ValueError) as error:  # ValueError: MQTT has no room for such a token
             return Lost(str(error), None, 0.0)
         began: float | None = None
         try:
-            async with self._connection(hello, tls) as client:
+            async with connection as client:
                 began = time.monotonic()
                 await self._enter(client)
                 try:
@@ -240,7 +235,8 @@ class BrokerSession:
                     self._ready.clear()
                     self._client = None
         except MqttError as error:
-            return Lost(str(error), error.code, 0.0 if began is None else time.monotonic() - began)
+            code = error.code if isinstance(error, Disconnected) else None
+            return Lost(str(error), code, 0.0 if began is None else time.monotonic() - began)
         return None
 
     async def _enter(self, client: Client) -> None:
@@ -249,7 +245,7 @@ class BrokerSession:
         for subscription in self._subscriptions:
             # Retained messages only with a new subscription: a kept session has been told of every change. But the
             # session may have been kept from a former process, whose memory we do not have: then all of them at first.
-            await client.subscribe(subscription, retain_handling=1 if self._informed else 0)
+            await _subscribe(client, subscription, retain_handling=1 if self._informed else 0)
         self._informed = True
         self._client = client
         self._connections += 1
@@ -279,15 +275,17 @@ class BrokerSession:
         except Exception as error:
             raise TokenUnavailable(f"no token: {error}") from error
 
-    def _connection(self, hello: bytes, tls: ssl.SSLContext | None) -> AbstractAsyncContextManager[Client]:
-        return connection(
-            self.address.host,
-            self.address.port,
-            tls,
-            hello,
-            deliver=self._dispatch,
+    def _new_client(self, token: str, tls: ssl.SSLContext | None) -> Client:
+        return Client(
+            self.address,
+            self.identity,
+            token,
+            tls=tls,
+            will=self._will,
+            keep=self._keep,
             keepalive=self._keepalive,
             max_inflight=self._max_inflight,
+            deliver=self._dispatch,
         )
 
     def _dispatch(self, incoming: Incoming) -> None:
@@ -300,3 +298,19 @@ class BrokerSession:
                     log.exception("message on %s could not be handled", incoming.topic)
                 return
         log.debug("message on %s is not for us", incoming.topic)
+
+
+async def _subscribe(client: Client, subscription: Subscription, *, retain_handling: int) -> None:
+    """Subscribes; returns when the broker has agreed. ``retain_handling`` as in MQTT 5, 3.8.3.1.
+
+    Raises:
+        MqttError: it did not agree, or the connection is lost.
+    """
+    options = SubscribeOptions(qos=subscription.qos, retainHandling=retain_handling)
+    try:
+        reasons = await client.subscribe(subscription.topic_filter, options=options)
+    except ValueError as error:
+        raise MqttError(f"{subscription.topic_filter} is no topic filter: {error}") from error
+    for reason in reasons:
+        if getattr(reason, "is_failure", False):
+            raise MqttError(f"not allowed to subscribe to {subscription.topic_filter}: {reason}")

@@ -1,16 +1,44 @@
-"""Our side of one connection to the broker: who waits for which answer, and what its end means for them."""
+"""One connection to the broker: aiomqtt's client, with the facts of MQTT 5 that it keeps to itself.
+
+These names of the libraries are not public, and each is needed:
+
+- ``Client._client``, and its ``_create_socket`` and ``_sock_close``: the connection is made and ended without a
+  thread, so that a process that is told to end does not wait for one, and no socket stays open.
+- ``Client._on_connect``: the broker's receive maximum, and whether it kept the session.
+- ``Client._on_disconnect``, ``_disconnected``: the reason why a connection ended, also together with the welcome or
+  instead of it.
+- ``Client._on_publish``: the reason why the broker refused a message.
+- ``Client._on_message``: messages are taken as they are read. The iterator runs in a task of its own, in which answers
+  overtake messages.
+- ``Client._on_socket_register_write``, ``_on_socket_unregister_write``: all packets of a moment are sent together.
+- ``Client._wait_for``, ``_pending_subscribes``, ``_pending_unsubscribes``: a lost connection ends every wait at once,
+  and ``asyncio.wait_for`` of Python 3.11 loses a cancellation that comes together with the answer.
+
+They are the reason why ``pyproject.toml`` allows one minor version. An instance serves one connection.
+"""
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
-from itertools import cycle, islice
-from typing import Any, Final, Protocol
+import logging
+import ssl
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
 
-import mqtt5
+import aiomqtt
+import paho.mqtt.client as paho
+from aiomqtt import MqttError
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
-from runtime.broker_types import Incoming, Subscription
-from runtime.mqtt_packets import as_incoming, publish_packet, subscribe_packet
-from runtime.mqtt_stream import Malformed, PacketStream, in_words
+from runtime.broker_types import BrokerAddress, Identity, Incoming, Will
+from runtime.mqtt_packets import as_aiomqtt_will, as_incoming, check_text, connect_properties
+from runtime.mqtt_socket import BufferedSocket, Unreachable, describe, open_socket
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _ANSWER: Final = 15.0
 """Seconds for the broker to answer anything but a message."""
@@ -18,277 +46,297 @@ _ANSWER: Final = 15.0
 _GOODBYE: Final = 2.0
 """Seconds for telling the broker that we leave; a process that ends does not wait for longer."""
 
-_PING: Final = 0.75
-"""Of the keepalive: how often the broker is asked for a sign of life. After 1.5 of it without any, it drops us
-(MQTT 5, 3.1.2.10), and so it does us when we have not heard from it at the next time."""
+_BACKLOG: Final = 16 * 1024 * 1024
+"""Bytes on their way to the broker, at most, when a message with QoS 0 is published."""
 
-_Reason = mqtt5.DisconnectReasonCode
-
-_IDENTIFIERS: Final = 65_535
-"""Packet identifiers are 1 to this (MQTT 5, 2.2.1)."""
-
-
-class MqttError(Exception):
-    """There is no connection, or there is none any more. ``code`` is the reason code that the broker gave, or that MQTT
-    has for what we found; None when the connection just ended, or was never made."""
-
-    def __init__(self, reason: str, code: int | None = None) -> None:
-        super().__init__(reason)
-        self.code = code
+_PROTOCOL_ERROR: Final = 0x82  # MQTT 5, 2.4
+_KEEP_ALIVE_TIMEOUT: Final = 0x8D
 
 
 class PublishRefused(Exception):
     """The broker accepted the connection but not this message, for instance because the token does not allow it."""
 
 
-class _Answer(Protocol):
-    """What answers a packet of ours."""
+class Disconnected(MqttError):
+    """The connection was refused or is over. ``code`` is the reason code that the broker gave, or that MQTT 5 has for
+    the fault that we found; None when the connection just ended, or was never made."""
 
-    @property
-    def packet_id(self) -> int: ...
+    def __init__(self, reason: str, code: int | None = None) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
-class Client:
-    """Our side of a connection. Made by :func:`runtime.mqtt_connection.connection`."""
+class Client(aiomqtt.Client):
+    """One connection to the broker, open inside an ``async with`` block.
 
-    def __init__(self, deliver: Callable[[Incoming], None], keepalive: int, max_inflight: int) -> None:
-        self.stream = PacketStream(self._take, self._ended)
+    Args:
+        keep: for how long the broker keeps the session after the connection; zero starts clean.
+        max_inflight: messages without acknowledgement at the same time, at most; fewer if the broker asks for that.
+        deliver: receives each message. It must not raise.
+
+    Raises:
+        ValueError: no packet can hold this token.
+    """
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        identity: Identity,
+        token: str,
+        *,
+        tls: ssl.SSLContext | None,
+        will: Will | None,
+        keep: timedelta,
+        keepalive: int,
+        max_inflight: int,
+        deliver: Callable[[Incoming], None],
+    ) -> None:
+        check_text(token)
+        super().__init__(
+            address.host,
+            address.port,
+            identifier=identity.client_id,
+            username=identity.name,
+            password=token,
+            protocol=aiomqtt.ProtocolVersion.V5,
+            will=None if will is None else as_aiomqtt_will(will),
+            clean_start=not keep,
+            properties=connect_properties(keep),
+            keepalive=keepalive,
+            timeout=_ANSWER,
+            max_inflight_messages=0,  # counted here: the library's queue has no bound and forgets nobody
+        )
+        self._client.disable_logger()  # its errors reach us as reasons, and the log once
         self.session_present = False
+        self._tls = tls
         self._deliver = deliver
-        self._keepalive = keepalive
         self._room = max_inflight
-        self._loop = asyncio.get_running_loop()
-        self._numbers = cycle(range(1, _IDENTIFIERS + 1))
-        self._answers: dict[int, asyncio.Future[Any]] = {}
-        self._inflight: set[int] = set()
-        self._queue: deque[tuple[int, bytes]] = deque()
-        self._welcome: asyncio.Future[mqtt5.ConnAckPacket] = self._loop.create_future()
+        self._unacknowledged: dict[int, asyncio.Future[ReasonCode]] = {}
+        self._waiting: OrderedDict[asyncio.Future[ReasonCode], tuple[str, bytes, int, bool, Properties]] = OrderedDict()
+        self._writing = False
+        self._welcome: asyncio.Future[None] = self._loop.create_future()
         self._lost: asyncio.Future[None] = self._loop.create_future()
-        self._left = False
-        self._reason: MqttError | None = None
-        self._silent = False
-        self._beat: asyncio.TimerHandle | None = None
-        self._handlers: dict[type, Callable[[Any], None]] = {mqtt5.ConnAckPacket: self._on_connack}
+        self._disconnected.add_done_callback(self._failed)
 
     @property
     def lost(self) -> asyncio.Future[None]:
-        """Done when the connection is over; unless we ended it, with a :class:`MqttError` that says why."""
+        """Done when the connection is over; unless we ended it, with a :class:`Disconnected` that says why."""
         return self._lost
 
-    async def enter(self, hello: bytes) -> None:
-        """Introduces us, and returns when the broker has welcomed us.
+    async def __aenter__(self) -> Self:
+        """Connects; returns when the broker has welcomed us.
 
         Raises:
-            MqttError: it did not.
+            aiomqtt.MqttError: it cannot be reached, or does not welcome us.
         """
-        self.stream.send(hello)
         try:
-            async with asyncio.timeout(_ANSWER):
-                welcome = await self._welcome
-        except TimeoutError:
-            raise MqttError("the broker did not answer") from None
-        if welcome.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
-            raise MqttError(f"the broker refused the connection: {_text(welcome.reason_code)}", welcome.reason_code)
-        self.session_present = welcome.session_present
-        self._room = min(self._room, welcome.receive_max)
-        self._keepalive = welcome.server_keep_alive or self._keepalive
-        self._ask_later()
+            self._socket = BufferedSocket(await open_socket(self._hostname, self._port, self._tls))
+        except Unreachable as error:
+            raise Disconnected(str(error)) from error
+        try:
+            self._client._create_socket = lambda: self._socket  # type: ignore[method-assign]
+            self._client.connect(
+                self._hostname,
+                self._port,
+                self._keepalive,
+                clean_start=self._clean_start,
+                properties=self._properties,
+            )
+            await self._wait_for(self._welcome, None)
+        except BaseException:
+            self.abort()
+            raise
+        return self
 
-    async def leave(self) -> None:
-        """Tells the broker that we leave, so that it sends no will, and waits a little until it was told."""
-        self._left = True
-        self.stream.send(mqtt5.DisconnectPacket().write())
-        self.stream.close()
-        await asyncio.wait({self._lost}, timeout=_GOODBYE)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Tells the broker that we leave, so that it sends no will; waits for two seconds at most."""
+        try:
+            if not self._lost.done():
+                async with asyncio.timeout(_GOODBYE):
+                    self._write()
+                    await self._socket.flushed()
+                    self._client.disconnect()
+                    await asyncio.wait({self._lost})
+        except TimeoutError:
+            log.debug("the broker does not listen as we leave")
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Ends the connection at once, without a word to the broker."""
+        with suppress(OSError):
+            self._client._sock_close()
+        self._socket.close()
+        self._end(Disconnected("disconnected"))
 
     async def settled(self, timeout: float) -> None:
-        """Returns when the broker has acknowledged all that was sent, or after ``timeout`` seconds."""
-        if self._answers:
-            await asyncio.wait(set(self._answers.values()), timeout=timeout)
+        """Returns when the broker has acknowledged everything that was sent, or after ``timeout`` seconds."""
+        waiting = {*self._unacknowledged.values(), *self._waiting}
+        if waiting:
+            await asyncio.wait(waiting, timeout=timeout)
 
-    async def publish(self, topic: str, payload: bytes, *, qos: int, timeout: float, **properties: Any) -> None:
-        """Publishes, and with QoS 1 waits for the broker's acknowledgement. As many messages as the broker allows are
-        under way at the same time; further ones follow in their order.
+    async def send(
+        self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: Properties, timeout: float
+    ) -> None:
+        """Publishes, and with QoS 1 waits for the broker's acknowledgement.
 
-        Args:
-            properties: as :func:`runtime.mqtt_packets.publish_packet` takes them.
+        As many messages as the broker allows are under way at the same time; further ones follow in order, unless their
+        time is over.
 
         Raises:
             PublishRefused: the broker answered with a failure.
-            MqttError: the connection is lost.
-            TimeoutError: no answer came within ``timeout`` seconds.
-            ValueError: the message is impossible.
+            aiomqtt.MqttError: the connection is lost.
+            TimeoutError: no answer came within ``timeout`` seconds, or the broker does not keep up with QoS 0.
+            ValueError: it is not possible to publish there.
         """
-        if qos == 0:
-            self._check()
-            self.stream.send(publish_packet(None, topic, payload, **properties))
-            return
-        number = self._new_identifier()
-        self._queue.append((number, publish_packet(number, topic, payload, **properties)))
-        acknowledged = self._expect(number)
-        self._send_queued()
-        reason = (await self._answer(number, acknowledged, timeout)).reason_code
-        if reason.value >= 0x80:
-            raise PublishRefused(f"the broker refused a message on {topic}: {_text(reason)}")
-
-    async def subscribe(self, subscription: Subscription, *, retain_handling: int) -> None:
-        """Subscribes; returns when the broker has agreed.
-
-        Raises:
-            MqttError: it did not, or the connection is lost.
-        """
-        number = self._new_identifier()
-        try:
-            packet = subscribe_packet(number, subscription, retain_handling)
-        except ValueError as error:
-            raise MqttError(f"{subscription.topic_filter} is no topic filter: {error}") from error
-        for reason in (await self._request(number, packet)).reason_codes:
-            if reason.value >= 0x80:
-                raise MqttError(f"not allowed to subscribe to {subscription.topic_filter}: {_text(reason)}")
-
-    async def unsubscribe(self, subscription: Subscription) -> None:
-        """Ends a subscription; returns when the broker knows.
-
-        Raises:
-            MqttError: the connection is lost.
-        """
-        number = self._new_identifier()
-        await self._request(number, mqtt5.UnsubscribePacket(number, [subscription.topic_filter]).write())
-
-    # ---- answers ---------------------------------------------------------------------------------------------------
-
-    def _new_identifier(self) -> int:
-        """One that nothing under way has.
-
-        Raises:
-            MqttError: the connection is lost, or so much is under way that there is none.
-        """
-        self._check()
-        for number in islice(self._numbers, _IDENTIFIERS):
-            if number not in self._answers and number not in self._inflight:
-                return number
-        raise MqttError("too much is under way")
-
-    def _check(self) -> None:
         if self._lost.done():
             raise self._failure()
-
-    async def _request(self, number: int, packet: bytes) -> Any:
-        answer = self._expect(number)
-        self.stream.send(packet)
+        if qos == 0:
+            if self._socket.backlog > _BACKLOG:
+                raise TimeoutError
+            self._client.publish(topic, payload, 0, retain, properties)
+            return
+        acknowledged: asyncio.Future[ReasonCode] = self._loop.create_future()
+        self._waiting[acknowledged] = (topic, payload, qos, retain, properties)
+        # A timer costs a fraction of asyncio.timeout(), and each message has one.
+        timer = self._loop.call_later(timeout, _give_up, acknowledged)
         try:
-            return await self._answer(number, answer, _ANSWER)
+            self._send_queued()
+            reason = await acknowledged
+        finally:
+            timer.cancel()
+            self._waiting.pop(acknowledged, None)
+        if reason.is_failure:
+            raise PublishRefused(f"the broker refused a message on {topic}: {reason}")
+
+    # ---- sending -----------------------------------------------------------------------------------------------------
+
+    def _send_queued(self) -> None:
+        while self._waiting and len(self._unacknowledged) < self._room:
+            acknowledged, message = self._waiting.popitem(last=False)
+            if not acknowledged.done():
+                self._transmit(acknowledged, message)
+
+    def _transmit(
+        self, acknowledged: asyncio.Future[ReasonCode], message: tuple[str, bytes, int, bool, Properties]
+    ) -> None:
+        for _ in range(len(self._unacknowledged) + 1):
+            info = self._client.publish(*message)
+            if info.rc != paho.MQTT_ERR_QUEUE_SIZE:  # a message under way still has this packet identifier
+                break
+        if info.rc == paho.MQTT_ERR_SUCCESS:
+            self._unacknowledged[info.mid] = acknowledged
+        else:
+            acknowledged.set_exception(Disconnected(paho.error_string(info.rc)))
+
+    def _on_publish(
+        self, client: paho.Client, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
+    ) -> None:
+        if self._writing:
+            return  # the library says of a message with QoS 0 that it was sent
+        acknowledged = self._unacknowledged.pop(mid, None)
+        if acknowledged is not None and not acknowledged.done():
+            acknowledged.set_result(reason_code)
+        self._send_queued()
+
+    def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        # The socket takes everything: there is no need to ask the system for room. The rest of this moment goes along.
+        self._loop.call_soon(self._write)
+
+    def _on_socket_unregister_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        pass
+
+    def _write(self) -> None:
+        self._writing = True
+        try:
+            self._client.loop_write()
+        finally:
+            self._writing = False
+        self._socket.flush()
+
+    # ---- receiving ---------------------------------------------------------------------------------------------------
+
+    def _on_connect(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        flags: paho.ConnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        if self._welcome.done():
+            return
+        if reason_code.is_failure:
+            self._end(Disconnected(f"the broker refused the connection: {reason_code}", reason_code.value))
+            return
+        self.session_present = flags.session_present
+        self._room = min(self._room, getattr(properties, "ReceiveMaximum", self._room))
+        self._welcome.set_result(None)
+
+    def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
+        self._deliver(as_incoming(message))
+
+    async def _wait_for(self, fut: Awaitable[T], timeout: float | None) -> T:
+        try:
+            async with asyncio.timeout(self.timeout if timeout is None else timeout):
+                return await fut
         except TimeoutError:
             raise MqttError("the broker did not answer") from None
 
-    def _expect(self, number: int) -> asyncio.Future[Any]:
-        answer = self._answers[number] = self._loop.create_future()
-        return answer
+    # ---- the end -----------------------------------------------------------------------------------------------------
 
-    async def _answer(self, number: int, answer: asyncio.Future[Any], timeout: float) -> Any:
-        # A timer costs a fraction of asyncio.timeout(), and there is one for each message.
-        timer = self._loop.call_later(timeout, _give_up, answer)
-        try:
-            return await answer
-        finally:
-            timer.cancel()
-            self._answers.pop(number, None)
-
-    def _send_queued(self) -> None:
-        while self._queue and len(self._inflight) < self._room:
-            number, packet = self._queue.popleft()
-            if number in self._answers:  # otherwise nobody waits for it any more
-                self._inflight.add(number)
-                self.stream.send(packet)
-
-    # ---- what the broker sends -------------------------------------------------------------------------------------
-
-    def _take(self, packet: mqtt5.Packet) -> None:
-        self._silent = False
-        handler = self._handlers.get(type(packet))
-        if handler is None:
-            self._end(_Reason.PROTOCOL_ERROR, f"protocol error: the broker sent a {type(packet).__name__}")
+    def _on_disconnect(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        flags: paho.DisconnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._end(Disconnected(f"disconnected: {reason_code}", reason_code.value))
+        elif reason_code.value == _KEEP_ALIVE_TIMEOUT:
+            self._end(Disconnected("the broker is silent", _KEEP_ALIVE_TIMEOUT))
+        elif reason_code.value == _PROTOCOL_ERROR:
+            self._end(Disconnected("the broker sent a malformed packet", _PROTOCOL_ERROR))
+        elif reason_code.is_failure:
+            failure = self._socket.failure
+            self._end(Disconnected("the broker closed the connection" if failure is None else describe(failure)))
         else:
-            handler(packet)
+            self._end(None)
 
-    def _on_connack(self, packet: mqtt5.ConnAckPacket) -> None:
-        self._handlers = {
-            mqtt5.PublishPacket: self._on_publish,
-            mqtt5.PubAckPacket: self._on_puback,
-            mqtt5.SubAckPacket: self._on_answer,
-            mqtt5.UnsubAckPacket: self._on_answer,
-            mqtt5.PingRespPacket: lambda packet: None,
-            mqtt5.DisconnectPacket: self._on_disconnect,
-        }
-        if not self._welcome.done():
-            self._welcome.set_result(packet)
+    def _failed(self, disconnected: asyncio.Future[None]) -> None:
+        """aiomqtt reports an error of reading that the library does not know."""
+        error = None if disconnected.cancelled() else disconnected.exception()
+        self._end(Disconnected(f"the broker sent a malformed packet: {type(error).__name__}", _PROTOCOL_ERROR))
+        self.abort()
 
-    def _on_publish(self, packet: mqtt5.PublishPacket) -> None:
-        self._deliver(as_incoming(packet))
-        if packet.packet_id is not None:
-            # We subscribe with QoS 1 at most, so that is what this is.
-            self.stream.send(mqtt5.PubAckPacket(packet.packet_id).write())
-
-    def _on_puback(self, packet: mqtt5.PubAckPacket) -> None:
-        self._inflight.discard(packet.packet_id)
-        self._on_answer(packet)
-        self._send_queued()
-
-    def _on_answer(self, packet: _Answer) -> None:
-        answer = self._answers.get(packet.packet_id)
-        if answer is not None and not answer.done():
-            answer.set_result(packet)
-
-    def _on_disconnect(self, packet: mqtt5.DisconnectPacket) -> None:
-        self._end(packet.reason_code, f"disconnected: {_text(packet.reason_code)}")
-
-    # ---- the end ---------------------------------------------------------------------------------------------------
-
-    def _ask_later(self) -> None:
-        self._beat = self._loop.call_later(self._keepalive * _PING, self._ask)
-
-    def _ask(self) -> None:
-        """Asks the broker for a sign of life, unless there was none since it was asked before."""
-        if self._silent:
-            self._end(_Reason.KEEP_ALIVE_TIMEOUT, "the broker is silent")
-            return
-        self._silent = True
-        self.stream.send(mqtt5.PingReqPacket().write())
-        self._ask_later()
-
-    def _end(self, code: mqtt5.DisconnectReasonCode, reason: str) -> None:
-        self._reason = self._reason or MqttError(reason, code)
-        self.stream.abort()
-
-    def _ended(self, error: Exception | None) -> None:
+    def _end(self, error: Disconnected | None) -> None:
+        """Everybody who waits is told."""
         if self._lost.done():
-            return  # an attempt that ended as it succeeded, and then the connection with the broker's next address
-        if self._beat is not None:
-            self._beat.cancel()
-        if self._reason is None and error is not None:
-            code = _Reason.MALFORMED_PACKET if isinstance(error, Malformed) else None
-            self._reason = MqttError(in_words(error) if isinstance(error, OSError) else str(error), code)
-        if self._left:
+            return
+        if error is None:
             self._lost.set_result(None)
         else:
-            self._lost.set_exception(self._failure())
-            self._lost.exception()  # whoever waits is told; if nobody does, that is no error
-        for waiting in (self._welcome, *self._answers.values()):
-            if not waiting.done():
-                waiting.set_exception(self._failure())
+            self._lost.set_exception(error)
+            self._lost.exception()  # looked at: nobody need wait for it
+        waiting: list[asyncio.Future[Any]] = [self._welcome, *self._unacknowledged.values(), *self._waiting]
+        for future in (*waiting, *self._pending_subscribes.values()):
+            if not future.done():
+                future.set_exception(self._failure())
         if not self._welcome.cancelled():
             self._welcome.exception()
+        for gone in self._pending_unsubscribes.values():
+            gone.set()
 
-    def _failure(self) -> MqttError:
-        reason = self._reason or MqttError("the broker closed the connection")
-        return MqttError(str(reason), reason.code)
-
-
-def _give_up(answer: asyncio.Future[Any]) -> None:
-    if not answer.done():
-        answer.set_exception(TimeoutError())
+    def _failure(self) -> Disconnected:
+        """A new error for each who waits: tracebacks of several must not mix."""
+        error = self._lost.exception()
+        return Disconnected(str(error), error.code) if isinstance(error, Disconnected) else Disconnected("disconnected")
 
 
-def _text(reason: Any) -> str:
-    """A reason code in words."""
-    return str(reason.name).replace("_", " ").capitalize()
+def _give_up(acknowledged: asyncio.Future[ReasonCode]) -> None:
+    if not acknowledged.done():
+        acknowledged.set_exception(TimeoutError())

@@ -1,92 +1,111 @@
-"""Our values as MQTT packets, and packets as our values."""
+"""Our values as those of the MQTT library, and its values as ours."""
 
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import cache
+from typing import Any, Final
 
-import mqtt5
+import aiomqtt
+import paho.mqtt.client as paho
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
-from runtime.broker_types import Identity, Incoming, Subscription, Will
+from runtime.broker_types import Incoming, Will
 
-
-def connect_packet(identity: Identity, token: str, will: Will | None, keep: timedelta, keepalive: int) -> bytes:
-    """Opens a session that the broker keeps for ``keep`` after the connection; zero starts clean.
-
-    Raises:
-        ValueError: a text is longer than MQTT allows, or cannot be encoded.
-    """
-    return mqtt5.ConnectPacket(
-        identity.client_id,
-        username=identity.name,
-        password=token.encode(),
-        clean_start=not keep,
-        session_expiry_interval=int(keep.total_seconds()),
-        will=None if will is None else _will(will),
-        keep_alive=keepalive,
-    ).write()
+_TEXT: Final = 65_535
+"""Bytes in a text or in binary data, at most (MQTT 5, 1.5.4 and 1.5.6)."""
 
 
-def publish_packet(
-    number: int | None,
-    topic: str,
-    payload: bytes,
+def connect_properties(keep: timedelta) -> Properties:
+    """Ask the broker to keep the session for ``keep`` after the connection."""
+    properties = _new(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = int(keep.total_seconds())
+    return properties
+
+
+def publish_properties(
     *,
-    retain: bool,
     expiry: timedelta | None,
     response_topic: str | None,
     correlation: bytes | None,
     user_properties: Sequence[tuple[str, str]],
-) -> bytes:
-    """A message: with QoS 1 if it has a packet identifier, otherwise with QoS 0.
+) -> Properties:
+    """Describe a message.
 
     Raises:
-        ValueError: it is not possible to publish on that topic, or to ask for an answer there.
+        ValueError: no packet can hold this, or nobody can answer on that topic. The library would find that out only
+            after it has taken note of the message.
     """
-    return mqtt5.PublishPacket(
-        topic,
-        payload,
-        qos=mqtt5.QoS.AT_MOST_ONCE if number is None else mqtt5.QoS.AT_LEAST_ONCE,
-        packet_id=number,
-        retain=retain,
-        message_expiry_interval=None if expiry is None else int(expiry.total_seconds()),
-        response_topic=response_topic,
-        correlation_data=correlation,
-        user_properties=list(user_properties),
-    ).write()
+    properties = _new(PacketTypes.PUBLISH)
+    if expiry is not None:
+        properties.MessageExpiryInterval = int(expiry.total_seconds())
+    if response_topic is not None:
+        if not response_topic or not _TOPIC_FORBIDS.isdisjoint(response_topic):
+            raise ValueError("it is not possible to answer there")
+        check_text(response_topic)
+        properties.ResponseTopic = response_topic
+    if correlation is not None:
+        if len(correlation) > _TEXT:
+            raise ValueError("the correlation data are too long")
+        properties.CorrelationData = correlation
+    if user_properties:
+        for pair in user_properties:
+            for text in pair:
+                check_text(text)
+        properties.UserProperty = list(user_properties)
+    return properties
 
 
-def subscribe_packet(number: int, subscription: Subscription, retain_handling: int) -> bytes:
-    """A subscription; ``retain_handling`` as MQTT 5 numbers it (3.8.3.1).
+_TOPIC_FORBIDS: Final = frozenset("+#\0")
+
+
+def check_text(text: str) -> None:
+    """Refuse a text that no packet can hold.
 
     Raises:
-        ValueError: its topic filter is none.
+        ValueError: it is too long, or is no UTF-8. The message does not repeat the text, which may be secret.
     """
-    topic_filter = mqtt5.TopicFilter(
-        subscription.topic_filter,
-        max_qos=mqtt5.QoS(subscription.qos),
-        retain_as_published=False,
-        retain_handling=mqtt5.RetainHandling(retain_handling),
-    )
-    return mqtt5.SubscribePacket(number, [topic_filter]).write()
+    try:
+        size = len(text.encode())
+    except UnicodeError:
+        raise ValueError("a text cannot be encoded as UTF-8") from None
+    if size > _TEXT:
+        raise ValueError(f"a text is longer than {_TEXT} bytes")
 
 
-def as_incoming(packet: mqtt5.PublishPacket) -> Incoming:
-    """A message that was received."""
+def as_aiomqtt_will(will: Will) -> aiomqtt.Will:
+    """The last will as the library takes it."""
+    properties = _new(PacketTypes.WILLMESSAGE)
+    properties.MessageExpiryInterval = int(will.expiry.total_seconds())
+    properties.WillDelayInterval = int(will.delay.total_seconds())
+    return aiomqtt.Will(will.topic, will.payload, will.qos, will.retain, properties)
+
+
+def as_incoming(message: paho.MQTTMessage) -> Incoming:
+    """A received message.
+
+    Raises:
+        UnicodeDecodeError: its topic is no UTF-8.
+    """
+    given = vars(message.properties)
+    pairs = given.get("UserProperty")
     return Incoming(
-        packet.topic,
-        packet.payload,
-        packet.retain,
-        packet.response_topic,
-        packet.correlation_data,
-        tuple(packet.user_properties),
+        message.topic,
+        bytes(message.payload),
+        bool(message.retain),
+        given.get("ResponseTopic"),
+        given.get("CorrelationData"),
+        tuple(tuple(pair) for pair in pairs) if pairs else (),
     )
 
 
-def _will(will: Will) -> mqtt5.Will:
-    return mqtt5.Will(
-        will.topic,
-        payload=will.payload,
-        qos=mqtt5.QoS(will.qos),
-        retain=will.retain,
-        message_expiry_interval=int(will.expiry.total_seconds()),
-        will_delay_interval=int(will.delay.total_seconds()),
-    )
+def _new(kind: int) -> Properties:
+    """Empty properties, copied: their constructor fills two tables that never change, which costs more than sending."""
+    properties = Properties.__new__(Properties)
+    vars(properties).update(_empty(kind))
+    return properties
+
+
+@cache
+def _empty(kind: int) -> dict[str, Any]:
+    return dict(vars(Properties(kind)))  # type: ignore[no-untyped-call]  # annotated only in part

