@@ -36,11 +36,18 @@ from ops.checker.check import Checked, read_before
 from ops.local_database import MariaDb
 from runtime.database import open_database
 
-LEAST = 6_000.0
-LEAST_RATIO = 3.0
+LEAST_RATIO = 5.0
+"""Times the writer that takes a row at a time, in the same run."""
+
+LEAST_SHARE = 0.20
+"""Of plain inserts of the same rows, in the same run: machines of one size differ by a factor of two, ratios hardly."""
+
 _BATCH = 10
-_AHEAD = 1.5
-"""Times the bound: how much the load has made before it begins, so that it need not make more while it is measured."""
+_AHEAD = 9_000.0
+"""Results a second that the load has made before it begins, so that it need not make more while it is measured."""
+
+_PACE = 6_000.0
+"""Results a second that the world's assignments allow: nobody is throttled."""
 
 _MOST_AHEAD = 30_000
 """Batches that all monitors together have when they begin: 120 MB, made in some seconds."""
@@ -76,7 +83,7 @@ def main() -> int:
 
 
 async def _measure(given: argparse.Namespace, database: MariaDb) -> int:
-    world = paced(World(servers=given.servers, monitors=given.monitors), LEAST)
+    world = paced(World(servers=given.servers, monitors=given.monitors), _PACE)
     async with stage(database) as on:
         say("filling two ledgers")
         # The other writers have a ledger of their own, so that ours can be checked.
@@ -97,7 +104,7 @@ async def _round(on: Stage, others: Engine, world: World, given: argparse.Namesp
     say(f"round {number + 1} of {given.rounds}")
     record = on.site.directory / f"record-{number}"
     before = await on.read(read_before)
-    ahead = round(min((given.warm_up + given.seconds) * _AHEAD * LEAST / _BATCH, _MOST_AHEAD) / given.monitors)
+    ahead = round(min((given.warm_up + given.seconds) * _AHEAD / _BATCH, _MOST_AHEAD) / given.monitors)
     spec = load_spec(on, world.members(), record, outstanding=given.outstanding, ahead=ahead, batch=_BATCH, seed=number)
     window = await load_for(on, spec, given.warm_up, given.seconds)
     scored_after = await _scored(on, given)
@@ -138,19 +145,16 @@ def _figures(given: argparse.Namespace, rounds: list[Round]) -> list[Figure]:
         "all_scored_after_s": [round(one.scored_after, 1) for one in rounds],
         **machine_load(),
     }
-    ingest = Figure(
-        "ingest", median([one.ingest for one in rounds]), "results/s", at_least=LEAST, conditions=conditions
-    )
     rows = median([one.rows for one in rounds])
     inserts = median([one.inserts for one in rounds])
     ratio = median([one.ingest / one.rows for one in rounds])
     share = median([one.ingest / one.inserts for one in rounds])
     return [
-        ingest,
+        Figure("ingest", median([one.ingest for one in rounds]), "results/s", conditions=conditions),
         Figure("ingest, row at a time", rows, "results/s", conditions={"statements_per_result": 5}),
         Figure("ingest against row at a time", ratio, "ratio", at_least=LEAST_RATIO),
         Figure("ingest, plain multi-row inserts", inserts, "rows/s", conditions={"rows_per_statement": writers.ROWS}),
-        Figure("ingest against plain multi-row inserts", share, "ratio"),
+        Figure("ingest against plain multi-row inserts", share, "ratio", at_least=LEAST_SHARE),
         differences("ingest, differences", (one.checked for one in rounds)),
     ]
 
