@@ -79,16 +79,31 @@ async def test_while_the_broker_is_slow_events_are_dropped_and_memory_is_bounded
     stream = LiveStream(broker)
     with running(stream):
         for number in range(5_000):
+            clock.now = number / 100
             stream.offer(f"topic/{number}", event(number))
         assert stream.dropped == 4_500
         broker.open.set()
         assert len(await published(broker, 500)) == 500
 
 
+async def test_a_flood_of_topics_takes_no_more_than_its_share(clock: Clock) -> None:
+    broker: Any = SlowBroker()
+    broker.open.set()
+    stream = LiveStream(broker)
+    with running(stream):
+        for number in range(3_000):
+            clock.now = number / 1_000
+            stream.offer(f"topic/{number}", event(number))
+            await asyncio.sleep(0)
+        assert len(await published(broker, 750)) == 750
+    assert stream.dropped == 2_250
+
+
 async def test_a_dropped_event_does_not_silence_its_topic(clock: Clock) -> None:
     broker: Any = SlowBroker()
     stream = LiveStream(broker)
     for number in range(501):
+        clock.now = number / 100
         stream.offer(f"topic/{number}", event(number))
     broker.open.set()
     with running(stream):
