@@ -15,17 +15,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from agent.state import Broker, State, provision
+from agent.state import State, provision
 from auth.tokens import Role, SigningKey, load_key, sign
 from bench.agent_pool import PoolSide
-from bench.local_tls import TlsBroker
 from bench.stage import START_WITHIN, CannotRun, end_by_unwinding
 from bench.world import DOMAIN, ENV
 from ops.demo.process import Command
+from ops.demo.site import broker_of_agent
 from ops.demo.supervisor import Supervisor
-from ops.local_broker import BrokerUnavailable
-from ops.local_ports import ADDRESS, free_port
-from runtime.broker import BrokerAddress
+from ops.local_broker import BrokerUnavailable, LocalBroker
+from ops.local_ports import free_port
 from simulation.faults import ServerSpec, encode_specs
 
 AGENT: Final = "agent"
@@ -41,10 +40,10 @@ _LOOK_EVERY: Final = 0.05
 class AgentStage:
     """Processes by name, and the pool; see :func:`agent_stage`."""
 
-    def __init__(self, directory: Path, broker: TlsBroker, key: SigningKey, supervisor: Supervisor) -> None:
+    def __init__(self, directory: Path, broker: LocalBroker, key: SigningKey, supervisor: Supervisor) -> None:
         self.directory = directory
         self.supervisor = supervisor
-        self.pool = PoolSide(BrokerAddress(ADDRESS, broker.port), key, _NAME)
+        self.pool = PoolSide(broker.address(), key, _NAME)
         self._broker = broker
         self._key = key
 
@@ -68,8 +67,7 @@ class AgentStage:
             argv: what to run; default: the agent with our interpreter.
         """
         base = Path(tempfile.mkdtemp(prefix="agent-", dir=self.directory))
-        broker = Broker(host=ADDRESS, port=self._broker.tls_port, ca_file=str(self._broker.ca_file))
-        state = State(name=_NAME, broker=broker, allow_private_targets=True)
+        state = State(name=_NAME, broker=broker_of_agent(self._broker.address(tls=True)), allow_private_targets=True)
         provision(base, ENV, state, sign(self._key, Role.MONITOR, _NAME, ENV))
         settings = {"DEPLOYMENT_MODE": ENV, "MONITOR_STATE_DIR": str(base), "MONITOR_DEFAULTS_FILE": os.devnull}
         self.pool.forget()
@@ -135,7 +133,7 @@ async def agent_stage() -> AsyncIterator[AgentStage]:
     key = load_key(secrets.token_urlsafe(48))
     with tempfile.TemporaryDirectory(prefix="ntpbench-") as directory:
         try:
-            broker = TlsBroker(Path(directory) / "broker", free_port(), key.verification_text())
+            broker = LocalBroker(Path(directory) / "broker", free_port(), key.verification_text())
         except BrokerUnavailable as error:
             raise CannotRun(str(error)) from None
         async with Supervisor() as supervisor:

@@ -32,6 +32,10 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option("--dir", metavar="DIR", help="Keep all files and logs there; default: a temporary directory."),
         ] = None,
+        tls: Annotated[
+            bool, typer.Option("--tls", help="Everybody reaches the broker by TLS, not by plain TCP.")
+        ] = False,
+        ipv6: Annotated[bool, typer.Option("--ipv6", help="Everybody reaches the broker by IPv6, at ::1.")] = False,
     ) -> int:
         """Runs the whole system on this machine.
 
@@ -52,5 +56,7 @@ def register(app: typer.Typer) -> None:
             ntp=ntp or [],
             database_url=database_url,
             directory=directory,
+            tls=tls,
+            ipv6=ipv6,
         )
         return run_demo(options)

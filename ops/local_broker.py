@@ -1,4 +1,4 @@
-"""A broker of our own on this machine: the real configuration and the real plugin, on loopback and without TLS.
+"""A broker of our own on this machine: the real configuration and the real plugin, on loopback, with TLS and without.
 
 For the demo, the tests and the benchmarks. An installed system runs its broker as a service instead.
 """
@@ -14,7 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from ops.local_ports import ADDRESS
+from ops.local_ports import ADDRESS, free_port, loopback_addresses
+from ops.local_tls import Certificate, LocalCa
+from runtime.broker_types import BrokerAddress
 
 _CHECKOUT: Final = Path(__file__).parents[1] / "broker-config"
 _COMMON: Final = (_CHECKOUT / "common", Path("/usr/share/ntppool-monitor/broker-config/common"))
@@ -61,8 +63,19 @@ def _first_of(paths: Sequence[Path], what: str) -> Path:
     raise BrokerUnavailable(f"{what} is not at {' or '.join(map(str, paths))}: run scripts/bootstrap")
 
 
-def render(parts: BrokerParts, directory: Path, port: int) -> str:
-    """The configuration of a broker that keeps its files in ``directory`` and listens on the loopback address only."""
+def render(parts: BrokerParts, directory: Path, port: int, tls_port: int) -> str:
+    """The configuration of a broker that keeps its files in ``directory`` and listens on the loopback addresses only.
+
+    On ``tls_port`` it meets its clients as a broker of the pool does: TLS 1.2 or newer, and no client certificate asked
+    for.
+    """
+    tls = [
+        "tls_version tlsv1.2",
+        f"cafile {directory / 'ca.pem'}",
+        f"certfile {directory / 'cert.pem'}",
+        f"keyfile {directory / 'key.pem'}",
+        "require_certificate false",
+    ]
     lines = [
         # Started by root, Mosquitto would become another user, who cannot read this directory.
         *(["user root"] if os.geteuid() == 0 else []),
@@ -71,13 +84,16 @@ def render(parts: BrokerParts, directory: Path, port: int) -> str:
         f"plugin_opt_key_file {directory / 'jwt.key'}",
         f"plugin_opt_previous_key_file {directory / 'jwt-previous.key'}",
         f"persistence_location {directory}/",
-        f"listener {port} {ADDRESS}",
     ]
+    for address in loopback_addresses():
+        lines += [f"listener {port} {address}", f"listener {tls_port} {address}", *tls]
     return "\n".join(lines) + "\n"
 
 
 class LocalBroker:
     """A Mosquitto process with its files in a directory. As a context manager it is started and stopped.
+
+    It listens for plain TCP on ``port`` and for TLS on ``tls_port``, on each at all loopback addresses.
 
     Args:
         directory: made when missing; its persistent state is taken up again when there is some.
@@ -87,9 +103,11 @@ class LocalBroker:
 
     def __init__(self, directory: Path, port: int, key: str, *, parts: BrokerParts | None = None) -> None:
         self.directory = directory.resolve()
-        self.port = port
         self.parts = parts or find_parts()
+        self.ca = LocalCa()
+        self.certificate = self.ca.issue(*loopback_addresses())
         self._key = key
+        self.listen_at(port)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -106,6 +124,16 @@ class LocalBroker:
         """The running process; None before the start and after the end."""
         return self._process
 
+    def listen_at(self, port: int) -> None:
+        """From the next start on it listens on ``port``, and for TLS on another one that is free."""
+        self.port = self.tls_port = port
+        while self.tls_port == self.port:
+            self.tls_port = free_port()
+
+    def address(self, host: str = ADDRESS, *, tls: bool = False) -> BrokerAddress:
+        """How clients reach it, at one of the loopback addresses."""
+        return BrokerAddress(host, self.tls_port, self.directory / "ca.pem") if tls else BrokerAddress(host, self.port)
+
     @property
     def log_file(self) -> Path:
         """Where the broker's log goes."""
@@ -121,16 +149,23 @@ class LocalBroker:
         self._write("jwt.key", key)
         self._write("jwt-previous.key", previous or "")
 
+    def show(self, certificate: Certificate) -> None:
+        """Changes what clients of TLS are shown until the next :meth:`prepare`; a running broker has to reload it."""
+        self._write("cert.pem", certificate.certificate)
+        self._write("key.pem", certificate.key)
+
     def prepare(self) -> list[str]:
         """Writes what the broker reads when it starts, and returns the command that runs it in the foreground."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._write("jwt.key", self._key)
+        self._write("ca.pem", self.ca.certificate)
+        self.show(self.certificate)
         self._write("broker.conf", self.configuration())
         return [str(self.parts.program), "-c", str(self.directory / "broker.conf")]
 
     def configuration(self) -> str:
         """What it is started with."""
-        return render(self.parts, self.directory, self.port)
+        return render(self.parts, self.directory, self.port, self.tls_port)
 
     def start(self) -> None:
         """Starts the broker and returns when it accepts connections.
@@ -158,7 +193,7 @@ class LocalBroker:
         self._end(signal.SIGKILL)
 
     def reload(self) -> None:
-        """Has the broker read its keys again. It does so within a tenth of a second, and says so in its log."""
+        """Has it read keys and certificate again. It does so within a tenth of a second, and says so in its log."""
         if self._process is not None:
             self._process.send_signal(signal.SIGHUP)
 

@@ -31,6 +31,7 @@ class _Wire:
     delay: float = 0.0
     slice: int = 0
     cut_after: int | None = None
+    cut_new_after: int | None = None
     octets: int = 0
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -75,12 +76,14 @@ class TcpProxy:
             proxy.refuse()                          # new ones ...
             await proxy.accept()                    # ... until now, on the same port
 
-    A direction that is not given means both.
+    A direction that is not given means both. What it forwards may be TLS; it knows nothing of it.
+
+    Args:
+        host: the loopback address to listen on.
     """
 
-    host: Final = "127.0.0.1"
-
-    def __init__(self, target_host: str, target_port: int, port: int = 0) -> None:
+    def __init__(self, target_host: str, target_port: int, port: int = 0, *, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.port = port
         self.connections = 0
         """Accepted so far."""
@@ -138,6 +141,10 @@ class TcpProxy:
     def cut_after(self, octets: int, direction: Direction) -> None:
         """Resets the connection on which the last of so many more octets passes; once."""
         self._wires[direction].cut_after = octets
+
+    def cut_new_after(self, octets: int | None, direction: Direction) -> None:
+        """Resets each connection that is made from now on as soon as so many octets have passed; None: no more."""
+        self._wires[direction].cut_new_after = octets
 
     async def cut(self) -> None:
         """Resets all connections; what is underway is lost. New ones are accepted as before."""
@@ -207,6 +214,7 @@ async def _take(reader: asyncio.StreamReader, wire: _Wire, underway: asyncio.Que
 
 async def _deliver(underway: asyncio.Queue[tuple[float, bytes]], wire: _Wire, writer: asyncio.StreamWriter) -> None:
     loop = asyncio.get_running_loop()
+    allowance = _Allowance(wire)
     while True:
         due, data = await underway.get()
         await asyncio.sleep(max(0.0, due - loop.time()))
@@ -217,25 +225,41 @@ async def _deliver(underway: asyncio.Queue[tuple[float, bytes]], wire: _Wire, wr
         size = wire.slice or len(data)
         for start in range(0, len(data), size):
             await wire.open.wait()
-            await _write(data[start : start + size], wire, writer)
+            await _write(data[start : start + size], allowance, writer)
             # Whoever listens in this very loop shall see the slices, too.
             await asyncio.sleep(0)
 
 
-async def _write(data: bytes, wire: _Wire, writer: asyncio.StreamWriter) -> None:
-    cut = wire.cut_after is not None and wire.cut_after <= len(data)
-    if wire.cut_after is not None:
-        data = data[: wire.cut_after]
-        wire.cut_after = None if cut else wire.cut_after - len(data)
-    writer.write(data)
+class _Allowance:
+    """How much may still pass in one direction of one connection."""
+
+    def __init__(self, wire: _Wire) -> None:
+        self.wire = wire
+        self._own = wire.cut_new_after
+
+    def take(self, octets: int) -> tuple[int, bool]:
+        """How many of so many octets may pass, and whether the connection is to end then."""
+        common = self.wire.cut_after
+        limits = [limit for limit in (common, self._own) if limit is not None and limit <= octets]
+        passing = min([octets, *limits])
+        if common is not None:
+            self.wire.cut_after = common - passing or None
+        if self._own is not None:
+            self._own -= passing
+        return passing, bool(limits)
+
+
+async def _write(data: bytes, allowance: _Allowance, writer: asyncio.StreamWriter) -> None:
+    passing, cut = allowance.take(len(data))
+    writer.write(data[:passing])
     await writer.drain()
-    wire.octets += len(data)
+    allowance.wire.octets += passing
     if cut:
         raise _Cut
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         # Lets listener and placeholder share the port: Linux allows it while only one of them listens.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from bench.faults.certificates import WrongCertificate
 from bench.faults.identities import Duplicate, ExpiredToken, Rotation
 from bench.faults.plan import Planned
 from bench.faults.processes import Arrival, Kill, KillAtPoint, Restart, Stop, Wiped
@@ -45,6 +46,11 @@ MAKERS: Final[dict[str, Maker]] = {
     "sliced TCP": Network,
     "hanging TCP": Network,
     "refused TCP": Network,
+    "silent TCP": Network,
+    "cut TLS handshakes": Network,
+    "certificate of another CA": WrongCertificate,
+    "certificate of another host": WrongCertificate,
+    "expired certificate": WrongCertificate,
     "worker leaves in order": Restart,
     "worker comes": Arrival,
 }

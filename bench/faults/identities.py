@@ -74,7 +74,7 @@ class Duplicate:
 
     async def begin(self) -> None:
         monitor = self._rig.monitors[self._name]
-        await asyncio.to_thread(self._rig.site.provision, monitor, self._rig.links[LINKS[0]].port, True)
+        await asyncio.to_thread(self._rig.site.provision, monitor, self._rig.broker_by(LINKS[0]), True)
         await self._rig.supervisor.start(self._rig.site.agent(monitor, copy=True))
 
     async def end(self) -> None:

@@ -59,12 +59,21 @@ KINDS: Final = (
     Kind("sliced TCP", LINKS, (5.0, 15.0)),
     Kind("hanging TCP", LINKS, (2.0, 15.0)),
     Kind("refused TCP", LINKS, (2.0, 10.0)),
+    Kind("silent TCP", LINKS, (6.0, 15.0)),
+    Kind("cut TLS handshakes", LINKS[:2], (3.0, 10.0)),
+    Kind("certificate of another CA", ("broker",), (3.0, 10.0)),
+    Kind("certificate of another host", ("broker",), (3.0, 10.0)),
+    Kind("expired certificate", ("broker",), (3.0, 10.0)),
     Kind("worker leaves in order", ("ingest *", "scorer", "selector"), (0.5, 8.0)),
     Kind("worker comes", ("ingest 3", "ingest 4"), (5.0, 20.0)),
 )
 """All of them."""
 
 NAMES: Final = tuple(kind.name for kind in KINDS)
+ONLY_TLS: Final = frozenset(
+    {"cut TLS handshakes", "certificate of another CA", "certificate of another host", "expired certificate"}
+)
+"""Kinds that plain TCP does not know."""
 
 
 @dataclass(frozen=True, slots=True)

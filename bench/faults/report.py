@@ -32,6 +32,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """How often a process died at each point."""
     left_out: list[str]
     """Kinds that this machine does not allow."""
+    tls: bool = False
+    ipv6: bool = False
     results_attempted: int
     results_acknowledged: int
     results_stored: int

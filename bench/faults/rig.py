@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Final, Self, TypeVar
 
@@ -22,6 +23,7 @@ from ops.demo.site import BROKER, FLEET, agent_name, broker_command, fleet_comma
 from ops.demo.spools import is_empty
 from ops.demo.supervisor import Supervisor
 from ops.local_database import MariaDb
+from runtime.broker_types import BrokerAddress
 from runtime.database import open_database, reading, transaction, utc_now
 from runtime.migrations import upgrade
 from simulation.tcp_proxy import TcpProxy
@@ -53,9 +55,9 @@ class Rig:
         self.monitors = {agent_name(monitor): monitor for monitor in site.world.monitors}
         broker, ledger = site.site.broker_address, site.site.database
         self.links = {
-            LINKS[0]: TcpProxy(broker.host, broker.port),
-            LINKS[1]: TcpProxy(broker.host, broker.port),
-            LINKS[2]: TcpProxy(str(ledger.host), int(ledger.port or 0)),
+            LINKS[0]: TcpProxy(broker.host, broker.port, host=broker.host),
+            LINKS[1]: TcpProxy(broker.host, broker.port, host=broker.host),
+            LINKS[2]: TcpProxy(str(ledger.host), int(ledger.port or 0), host=broker.host),
         }
         self.engine = open_database(ledger)
         self._locks: dict[str, asyncio.Lock] = {}
@@ -92,7 +94,7 @@ class Rig:
         for name in WORKERS:
             await self.start_worker(name)
         for monitor in self.site.world.monitors:
-            await asyncio.to_thread(self.site.provision, monitor, self.links[LINKS[0]].port)
+            await asyncio.to_thread(self.site.provision, monitor, self.broker_by(LINKS[0]))
             await self.supervisor.start(self.site.agent(monitor))
 
     def _prepare_ledger(self) -> None:
@@ -103,16 +105,21 @@ class Rig:
     async def _is_connected(self) -> bool:
         return self.orders.session.connected
 
+    def broker_by(self, link: str) -> BrokerAddress:
+        """The broker by way of one of the proxies."""
+        proxy = self.links[link]
+        return replace(self.site.site.broker_address, host=proxy.host, port=proxy.port)
+
     async def start_worker(self, name: str) -> None:
         """Starts a worker, or starts it again."""
         if name in self.supervisor.running:
             return
         database = through(self.site.site.database, self.links[LINKS[2]])
-        await self.supervisor.start(self.site.worker(name, self.links[LINKS[1]].port, database))
+        await self.supervisor.start(self.site.worker(name, self.broker_by(LINKS[1]), database))
 
     async def start_load(self, number: int, seed: int) -> str:
         """Starts the load generator of a round, and returns its name when it sends."""
-        command, _ = self.site.load(number, self.links[LINKS[0]].port, seed)
+        command, _ = self.site.load(number, self.broker_by(LINKS[0]), seed)
         await self.supervisor.start(command)
 
         async def sends() -> bool:

@@ -50,6 +50,8 @@ class Options:
     seconds: float
     seed: int
     kinds: tuple[str, ...] = NAMES
+    tls: bool = False
+    ipv6: bool = False
     gap: tuple[float, float] | None = None
     """Between the beginnings of two faults; None: as the plan has it."""
 
@@ -67,7 +69,7 @@ def run_faults(options: Options) -> int:
     summary = None
     try:
         with _database(directory, disk=can_fill) as database:
-            site = _site(directory, database, disks=can_fill)
+            site = _site(directory, database, options, disks=can_fill)
             run = Run(site, database, options, kinds)
             summary = asyncio.run(run.run())
     except KeyboardInterrupt:
@@ -79,7 +81,8 @@ def run_faults(options: Options) -> int:
         else:
             remove(directory)
     left_out = sorted(set(options.kinds) - set(kinds))
-    print_all(msgspec.structs.replace(summary, left_out=left_out), run.found)
+    by = {"tls": options.tls, "ipv6": options.ipv6}
+    print_all(msgspec.structs.replace(summary, left_out=left_out, **by), run.found)
     return 0 if summary.good else 1
 
 
@@ -116,9 +119,9 @@ def _database(directory: Path, *, disk: bool) -> Iterator[MariaDb]:
             (directory / "logs" / "database.log").write_bytes((path / "log").read_bytes())
 
 
-def _site(directory: Path, database: MariaDb, *, disks: bool) -> FaultSite:
+def _site(directory: Path, database: MariaDb, options: Options, *, disks: bool) -> FaultSite:
     try:
-        site = make_site(directory, database.create("faults"))
+        site = make_site(directory, database.create("faults"), tls=options.tls, ipv6=options.ipv6)
         return FaultSite(site, _world(), LOAD_MONITORS, disks)
     except (OSError, BrokerUnavailable) as error:
         raise CannotRun(str(error)) from None

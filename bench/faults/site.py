@@ -11,15 +11,15 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
 
-from agent.state import Broker, State, StateDirectory, provision, write_token
+from agent.state import State, StateDirectory, provision, write_token
 from auth.tokens import SigningKey
 from bench.faults.disks import make_disk, remove_disk
 from bench.load.spec import LoadSpec, Member, Shares, write_spec
 from ops.demo.process import Command
-from ops.demo.site import Site, agent_name, monitor_token, python_command
+from ops.demo.site import Site, agent_name, broker_of_agent, broker_settings, monitor_token, python_command
 from ops.demo.store import store_world
 from ops.demo.world import ENV, Monitor, World
-from ops.local_ports import ADDRESS
+from runtime.broker_types import BrokerAddress
 from runtime.work_queue import REVIEWS
 from schema.names import short_name
 from schema.tables import accounts, monitors
@@ -56,13 +56,13 @@ class FaultSite:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def worker(self, name: str, broker_port: int, database: URL) -> Command:
+    def worker(self, name: str, broker: BrokerAddress, database: URL) -> Command:
         """``name`` is the service, and a number if there are several: ``ingest 2``."""
         service = name.partition(" ")[0]
         arguments = [service, *(["server"] if service == "selector" else [])]
         command = python_command(self.site, name, LAUNCH, "worker", str(self.handles(name)), *arguments)
         settings = self.site.settings() | {
-            "MQTT_PORT": str(broker_port),
+            **broker_settings(broker),
             "DATABASE_DSN": database.render_as_string(hide_password=False),
         }
         return dataclasses.replace(command, env={**command.env, **settings})
@@ -80,26 +80,27 @@ class FaultSite:
         short = short_name(monitor.name) + ("-copy" if copy else "")
         return StateDirectory(self.site.directory / "agents" / short, ENV)
 
-    def provision(self, monitor: Monitor, broker_port: int, copy: bool = False) -> None:
+    def provision(self, monitor: Monitor, broker: BrokerAddress, copy: bool = False) -> None:
         """Gives an agent its identity, and a disk of its own."""
         base = self.state(monitor, copy).path.parent
         if self.disks and not copy:
             make_disk(base, DISK_OF_AGENT)
-        state = State(name=monitor.name, broker=Broker(host=ADDRESS, port=broker_port), allow_private_targets=True)
+        state = State(name=monitor.name, broker=broker_of_agent(broker), allow_private_targets=True)
         provision(base, ENV, state, monitor_token(self._with_key(), monitor))
 
     def renew_token(self, monitor: Monitor) -> None:
         """Gives an agent a new token, signed with the key of now."""
         write_token(self.state(monitor), monitor_token(self._with_key(), monitor))
 
-    def load(self, number: int, broker_port: int, seed: int) -> tuple[Command, Path]:
+    def load(self, number: int, broker: BrokerAddress, seed: int) -> tuple[Command, Path]:
         """The load generator of a round, and its record."""
         name = f"{LOAD} {number}"
         record = self.site.directory / f"load-{number}.jsonl"
         spec = LoadSpec(
             env=ENV,
-            host=ADDRESS,
-            port=broker_port,
+            host=broker.host,
+            port=broker.port,
+            ca_file=broker.ca_file,
             key_file=self.key_file,
             record=record,
             members=[Member(name=name) for name in self.load_names],

@@ -6,12 +6,14 @@ from typing import Final
 from bench.faults import disks
 from bench.faults.clock import ClockOffset
 from bench.faults.launch import CLOCK
-from bench.faults.plan import Planned
+from bench.faults.plan import ONLY_TLS, Planned
 from bench.faults.rig import DATABASE, Rig
 from simulation.tcp_proxy import Direction, TcpProxy
 
 _HOUR: Final = 3600.0
 _CUT_EVERY: Final = 1.0
+_HANDSHAKE: Final = 400
+"""Octets that pass in each direction before a handshake of TLS is over, at least."""
 
 _GIVES_UP_WITHIN: Final = 10.0
 """Seconds in which a MariaDB that could not write may still end: before it does, it writes down where it stood."""
@@ -70,6 +72,7 @@ class Network:
         self._luck = planned.luck
         self._cutting: asyncio.Task[None] | None = None
         self._manner = planned.kind.partition(" ")[0]
+        self._in_handshake = planned.kind in ONLY_TLS
         self.touches = frozenset({planned.target})
 
     async def begin(self) -> None:
@@ -83,6 +86,14 @@ class Network:
             case "refused":
                 self._link.refuse()
                 await self._link.cut()
+            case "silent":
+                # Whoever connects is accepted, and hears nothing.
+                self._link.pause()
+                await self._link.cut()
+            case "cut" if self._in_handshake:
+                direction = list(Direction)[int(self._luck * 2)]
+                self._link.cut_new_after(1 + int(self._luck * 2 % 1 * _HANDSHAKE), direction)
+                await self._link.cut()
             case "cut":
                 self._cutting = asyncio.create_task(_keep_cutting(self._link, self._luck))
 
@@ -92,6 +103,8 @@ class Network:
             await asyncio.wait({self._cutting})
         self._link.delay(0.0)
         self._link.slice(0)
+        for direction in Direction:
+            self._link.cut_new_after(None, direction)
         self._link.resume()
         await self._link.accept()
 

@@ -177,7 +177,7 @@ class SimulatedMonitor:
         if self._spec.listen:
             subscriptions.append(Subscription(self._topics.assignments(name), self._take_assignment))
         return BrokerSession(
-            BrokerAddress(self._spec.host, self._spec.port),
+            BrokerAddress(self._spec.host, self._spec.port, self._spec.ca_file),
             Identity(name, name),
             token_source(key, Role.MONITOR, name, env),
             subscriptions=subscriptions,

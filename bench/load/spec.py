@@ -51,6 +51,8 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     env: Environment
     host: str
     port: int
+    ca_file: Path | None = None
+    """None: plain TCP."""
     key_file: Path
     """The key that tokens are signed with."""
     record: Path

@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL
 
 from ops.demo.world import MAX_AGENTS, MAX_SERVERS, World
 from ops.errors import UsageError
+from ops.local_ports import NO_IPV6, has_ipv6
 from runtime.dsn import InvalidDsn, parse_dsn
 
 _NTP_PORT: Final = 123
@@ -32,6 +33,8 @@ class Options:
     """None: SQLite in the directory."""
     directory: Path | None = None
     """None: a temporary one."""
+    tls: bool = False
+    ipv6: bool = False
 
 
 def parse_options(
@@ -42,6 +45,8 @@ def parse_options(
     ntp: Sequence[str],
     database_url: str | None,
     directory: Path | None,
+    tls: bool = False,
+    ipv6: bool = False,
 ) -> Options:
     """The options, if they make sense.
 
@@ -54,6 +59,8 @@ def parse_options(
         raise UsageError(f"--agents {agents}: must be 1 to {MAX_AGENTS}")
     if not (0 if ntp else 1) <= servers <= MAX_SERVERS:
         raise UsageError(f"--servers {servers}: must be 1 to {MAX_SERVERS}, or 0 with --ntp")
+    if ipv6 and not has_ipv6():
+        raise UsageError(f"--ipv6: {NO_IPV6}")
     return Options(
         seconds=seconds,
         agents=agents,
@@ -61,6 +68,8 @@ def parse_options(
         ntp=parse_servers(ntp),
         database=None if database_url is None else _database(database_url),
         directory=directory,
+        tls=tls,
+        ipv6=ipv6,
     )
 
 

@@ -41,7 +41,7 @@ def run_demo(options: Options) -> int:
     world = _world(options)
     with demo_directory(options.directory) as directory:
         try:
-            site = make_site(directory, options.database)
+            site = make_site(directory, options.database, tls=options.tls, ipv6=options.ipv6)
             summary = asyncio.run(Demo(site, world, options.seconds).run())
         except BaseException as error:
             _leave(directory, temporary=options.directory is None, good=False)

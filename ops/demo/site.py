@@ -17,7 +17,7 @@ from auth.tokens import Role, SigningKey, load_key, sign
 from ops.demo.process import Command
 from ops.demo.world import ENV, Monitor, World
 from ops.local_broker import LocalBroker
-from ops.local_ports import ADDRESS, free_port
+from ops.local_ports import ADDRESS, ADDRESS_V6, free_port
 from runtime.broker_types import BrokerAddress
 from schema.names import short_name
 from simulation.faults import encode_specs
@@ -43,16 +43,13 @@ class Site:
     database: URL
     key: SigningKey
     broker: LocalBroker
+    broker_address: BrokerAddress
+    """How all others reach the broker."""
 
     @property
     def logs(self) -> Path:
         """One file per process."""
         return self.directory / "logs"
-
-    @property
-    def broker_address(self) -> BrokerAddress:
-        """Where the broker listens."""
-        return BrokerAddress(ADDRESS, self.broker.port)
 
     def agent_directory(self, monitor: Monitor) -> StateDirectory:
         """The state of the agent that is this monitor."""
@@ -62,15 +59,29 @@ class Site:
         """What the workers are told through their environment; what is secret in it goes nowhere else."""
         return {
             "DEPLOYMENT_MODE": ENV,
-            "MQTT_HOST": ADDRESS,
-            "MQTT_PORT": str(self.broker.port),
+            **broker_settings(self.broker_address),
             "JWT_KEY_FILE": str(self.directory / "jwt.key"),
             "DATABASE_DSN": self.database.render_as_string(hide_password=False),
         }
 
 
-def make_site(directory: Path, database: URL | None) -> Site:
+def broker_settings(address: BrokerAddress) -> dict[str, str]:
+    """How a worker's environment names a broker."""
+    tls = {} if address.ca_file is None else {"MQTT_CA_FILE": str(address.ca_file)}
+    return {"MQTT_HOST": address.host, "MQTT_PORT": str(address.port), **tls}
+
+
+def broker_of_agent(address: BrokerAddress) -> Broker:
+    """How an agent's state names a broker."""
+    ca_file = None if address.ca_file is None else str(address.ca_file)
+    return Broker(host=address.host, port=address.port, ca_file=ca_file)
+
+
+def make_site(directory: Path, database: URL | None, *, tls: bool = False, ipv6: bool = False) -> Site:
     """Prepares ``directory``: a new key, and settings for whoever wants to look into the running demo.
+
+    Args:
+        tls, ipv6: how everybody reaches the broker.
 
     Raises:
         BrokerUnavailable: Mosquitto or its plugin are missing.
@@ -79,7 +90,7 @@ def make_site(directory: Path, database: URL | None) -> Site:
     key = load_key(secret)
     url = database or URL.create("sqlite", database=str(directory / "ledger.db"))
     broker = LocalBroker(directory / "broker", free_port(), key.verification_text())
-    site = Site(directory, url, key, broker)
+    site = Site(directory, url, key, broker, broker.address(ADDRESS_V6 if ipv6 else ADDRESS, tls=tls))
     site.logs.mkdir(mode=0o700)
     _write_private(directory / "jwt.key", secret + "\n")
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in site.settings().items()]
@@ -92,7 +103,7 @@ def provision_agents(site: Site, world: World) -> None:
     for monitor in world.monitors:
         state = State(
             name=monitor.name,
-            broker=Broker(host=ADDRESS, port=site.broker.port),
+            broker=broker_of_agent(site.broker_address),
             allow_private_targets=True,
         )
         provision(site.agent_directory(monitor).path.parent, ENV, state, monitor_token(site, monitor))

@@ -92,8 +92,8 @@ class System:
             Stopped: see ``stopping``.
         """
         await asyncio.to_thread(self._prepare_ledger)
-        provision_agents(self.site, self.world)
         await self.supervisor.start(broker_command(self.site))
+        provision_agents(self.site, self.world)
         if self.world.fleet:
             await self.supervisor.start(fleet_command(self.site, self.world))
             await self._until(self._fleet_is_ready, "the simulated NTP servers")

@@ -1,7 +1,5 @@
 """The brokers' configuration files: what they listen on, and how much they hold and send."""
 
-import datetime as dt
-import ipaddress
 import re
 import socket
 import ssl
@@ -12,10 +10,6 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from fixtures.broker import Broker
 from fixtures.mqtt import MqttClient, Refused, signed, user_properties, wait_until
 
@@ -64,34 +58,6 @@ def test_no_two_environments_share_a_port_and_plain_ones_are_on_loopback() -> No
             assert "certfile" in section or section.split()[1] == "127.0.0.1"
 
 
-def make_certificates(directory: Path) -> None:
-    now = dt.datetime.now(dt.UTC)
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
-
-    def certificate(name: str, key: ec.EllipticCurvePrivateKey, ca: bool) -> x509.Certificate:
-        subject = ca_name if ca else x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = (
-            x509.CertificateBuilder(ca_name, subject, key.public_key(), x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(hours=1))
-            .not_valid_after(now + dt.timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        )
-        if not ca:
-            address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-            builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        return builder.sign(ca_key, hashes.SHA256())
-
-    for file, key, ca in (("ca", ca_key, True), ("cert", ec.generate_private_key(ec.SECP256R1()), False)):
-        pem = certificate(file, key, ca).public_bytes(serialization.Encoding.PEM)
-        (directory / f"{file}.pem").write_bytes(pem)
-        if not ca:
-            private = key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            (directory / "key.pem").write_bytes(private)
-
-
 @dataclass(frozen=True)
 class Installed:
     """A broker that runs with one of the files; only paths and ports are other ones."""
@@ -124,8 +90,6 @@ def installed(request: pytest.FixtureRequest) -> Iterator[Installed]:
             return f"user root\n{text}"
 
     broker = Broker(kind=AsInstalled)
-    broker.process.directory.mkdir(mode=0o700)
-    make_certificates(broker.process.directory)
     with broker:
         yield Installed(broker, env, *ports)
 

@@ -4,7 +4,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from fixtures.broker import Broker
+from fixtures.broker import Broker, Transport
 from fixtures.broker_sessions import (
     HOUR,
     PATIENCE,
@@ -21,6 +21,13 @@ from fixtures.broker_sessions import (
 from auth.tokens import Role
 from runtime.broker import BrokerSession, Incoming, Lost, PublishRefused, Subscription
 from schema.topics import shared
+
+
+@pytest.fixture
+def broker(broker: Broker, transport: Transport) -> Broker:
+    """The session's broker, reached by each transport in turn."""
+    return broker.via(transport)
+
 
 # ---- messages --------------------------------------------------------------------------------------------------------
 

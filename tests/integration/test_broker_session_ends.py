@@ -2,31 +2,30 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 import pytest
-from fixtures.broker import Broker
+from fixtures.broker import Broker, Transport
 from fixtures.broker_sessions import (
     HOUR,
     PATIENCE,
+    TAKEN_OVER,
     TOPICS,
+    WELCOME,
     Inbox,
-    at_once,
+    a_broker_that_says,
+    listening,
     make,
     new_monitor,
     new_topic,
     running,
+    stranger,
     until,
     worker,
 )
 
 from auth.tokens import Role
 from runtime.broker import (
-    BrokerAddress,
-    BrokerSession,
-    Identity,
     Lost,
     NotConnected,
     Subscription,
@@ -35,7 +34,18 @@ from runtime.broker import (
 )
 from runtime.broker_types import SESSION_TAKEN_OVER
 from schema.topics import shared
-from simulation.tcp_proxy import TcpProxy
+
+
+@pytest.fixture
+def broker(broker: Broker, transport: Transport) -> Broker:
+    """The session's broker, reached by each transport in turn."""
+    return broker.via(transport)
+
+
+@pytest.fixture
+def fresh_broker(fresh_broker: Broker, transport: Transport) -> Broker:
+    """A broker of the test's own, reached by each transport in turn."""
+    return fresh_broker.via(transport)
 
 
 async def test_nobody_there_is_said_once_and_waited_for(fresh_broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
@@ -76,7 +86,7 @@ async def test_after_the_broker_was_away_the_session_subscribes_again(fresh_brok
 
 async def test_a_publish_whose_connection_is_cut_fails_and_the_next_succeeds(broker: Broker) -> None:
     lost: list[Lost] = []
-    async with TcpProxy("127.0.0.1", broker.port) as proxy:
+    async with broker.proxy() as proxy:
         session = worker(broker, port=proxy.port, on_lost=lost.append)
         async with running(session):
             proxy.pause()
@@ -93,7 +103,7 @@ async def test_a_publish_whose_connection_is_cut_fails_and_the_next_succeeds(bro
 
 
 async def test_a_broker_that_does_not_answer_is_not_waited_for_longer_than_asked(broker: Broker) -> None:
-    async with TcpProxy("127.0.0.1", broker.port) as proxy, running(session := worker(broker, port=proxy.port)):
+    async with broker.proxy() as proxy, running(session := worker(broker, port=proxy.port)):
         proxy.pause()
         with pytest.raises(NotConnected, match=r"did not answer within 0\.2 s"):
             await session.publish(new_topic(), b"x", timeout=0.2)
@@ -104,7 +114,7 @@ async def test_a_kept_session_gets_what_was_published_meanwhile_but_nothing_reta
     name, inbox, sessions = new_monitor(), Inbox(), list[bool]()
     topic = TOPICS.acks(name, "v4")
     subscriptions = [Subscription(TOPICS.acks(name, "+"), inbox.take), Subscription(TOPICS.config(name), inbox.take)]
-    async with TcpProxy("127.0.0.1", broker.port) as proxy, running(sender := worker(broker)):
+    async with broker.proxy() as proxy, running(sender := worker(broker)):
         await sender.publish(TOPICS.config(name), b"config", retain=True)
         options = {"port": proxy.port, "keep": HOUR, "on_session": sessions.append, "subscriptions": subscriptions}
         async with running(monitor := make(broker, Role.MONITOR, name, **options)):
@@ -153,53 +163,27 @@ async def test_another_client_of_our_name_ends_the_session(broker: Broker) -> No
 
 SILENT = b"\x20\x06\x00\x00\x03\x13\x00\x01"  # CONNACK: success, keepalive of 1 s
 PING, PONG = b"\xc0\x00", b"\xd0\x00"
-WELCOME = b"\x20\x03\x00\x00\x00"  # CONNACK: success, no properties
-TAKEN_OVER = b"\xe0\x02\x8e\x00"  # DISCONNECT: session taken over, no properties
 
 
-@asynccontextmanager
-async def a_broker_that_says(
-    *answers: bytes, then_close: bool = False
-) -> AsyncIterator[tuple[BrokerAddress, list[int]]]:
-    """Its address, and how many connections it has had and how many of them ended."""
-    counts = [0, 0]
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        counts[0] += 1
-        with suppress(ConnectionError):
-            await reader.read(1_000)
-            for answer in answers:
-                writer.write(answer)
-                await writer.drain()
-            while not then_close and await reader.read(1_000):
-                pass
-        writer.close()
-        counts[1] += 1
-
-    async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
-        yield BrokerAddress("127.0.0.1", server.sockets[0].getsockname()[1]), counts
-
-
-def stranger(address: BrokerAddress, lost: list[Lost]) -> BrokerSession:
-    return BrokerSession(address, Identity("a", "a"), lambda: "t", back_off=at_once, on_lost=lost.append)
-
-
-async def test_the_reason_that_a_broker_gives_is_known_also_with_its_welcome() -> None:
+async def test_the_reason_that_a_broker_gives_is_known_also_with_its_welcome(transport: Transport) -> None:
     lost: list[Lost] = []
-    async with a_broker_that_says(WELCOME + TAKEN_OVER) as (address, _), running(stranger(address, lost), ready=False):
+    async with (
+        a_broker_that_says(transport, WELCOME + TAKEN_OVER) as (address, _),
+        running(stranger(address, lost), ready=False),
+    ):
         await until(lambda: lost)
     assert lost[0].taken_over
 
 
-async def test_a_broker_that_falls_silent_is_left() -> None:
+async def test_a_broker_that_falls_silent_is_left(transport: Transport) -> None:
     lost: list[Lost] = []
-    async with a_broker_that_says(SILENT) as (address, _), running(stranger(address, lost)):
+    async with a_broker_that_says(transport, SILENT) as (address, _), running(stranger(address, lost)):
         await until(lambda: lost)
     assert (lost[0].reason, lost[0].code) == ("the broker is silent", 0x8D)
     assert lost[0].lasted >= 1.0
 
 
-async def test_a_broker_that_answers_pings_is_kept() -> None:
+async def test_a_broker_that_answers_pings_is_kept(transport: Transport) -> None:
     pings = 0
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -212,22 +196,23 @@ async def test_a_broker_that_answers_pings_is_kept() -> None:
         writer.close()
 
     lost: list[Lost] = []
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        address = BrokerAddress("127.0.0.1", server.sockets[0].getsockname()[1])
-        async with running(stranger(address, lost)):
-            await until(lambda: pings == 3)
+    async with listening(transport, answer) as address, running(stranger(address, lost)):
+        await until(lambda: pings == 3)
     assert not lost
 
 
-async def test_a_broker_that_closes_instead_of_answering_is_not_waited_for() -> None:
+async def test_a_broker_that_closes_instead_of_answering_is_not_waited_for(transport: Transport) -> None:
     lost: list[Lost] = []
-    async with a_broker_that_says(then_close=True) as (address, _), running(stranger(address, lost), ready=False):
+    async with (
+        a_broker_that_says(transport, then_close=True) as (address, _),
+        running(stranger(address, lost), ready=False),
+    ):
         await until(lambda: len(lost) >= 3)
     assert all(each.lasted == 0.0 for each in lost)
 
 
-async def test_a_session_that_ends_before_it_was_welcomed_leaves_no_connection() -> None:
-    async with a_broker_that_says() as (address, counts):
+async def test_a_session_that_ends_before_it_was_welcomed_leaves_no_connection(transport: Transport) -> None:
+    async with a_broker_that_says(transport) as (address, counts):
         async with running(stranger(address, []), ready=False):
             await until(lambda: counts[0] == 1)
         await until(lambda: counts[1] == 1)
@@ -251,14 +236,14 @@ NONSENSE = [
 
 
 @pytest.mark.parametrize("nonsense", NONSENSE)
-async def test_a_broker_that_talks_nonsense_never_ends_a_session(nonsense: bytes) -> None:
-    broker = a_broker_that_says(nonsense, then_close=True)
+async def test_a_broker_that_talks_nonsense_never_ends_a_session(transport: Transport, nonsense: bytes) -> None:
+    broker = a_broker_that_says(transport, nonsense, then_close=True)
     async with broker as (address, counts), running(stranger(address, []), ready=False):
         await until(lambda: counts[0] >= 3)
 
 
 async def test_a_session_ends_soon_also_when_the_broker_does_not_hear_it(broker: Broker) -> None:
-    async with TcpProxy("127.0.0.1", broker.port) as proxy:
+    async with broker.proxy() as proxy:
         async with running(session := worker(broker, port=proxy.port)):
             proxy.pause()
             unheard = [asyncio.create_task(session.publish(new_topic(), bytes(500_000))) for _ in range(40)]
@@ -286,7 +271,7 @@ async def test_a_monitor_that_vanishes_is_reported_by_its_will(broker: Broker) -
     name, inbox = new_monitor(), Inbox()
     hearing = worker(broker, subscriptions=[Subscription(TOPICS.status(name), inbox.take)])
     async with (
-        TcpProxy("127.0.0.1", broker.port) as proxy,
+        broker.proxy() as proxy,
         running(hearing, make(broker, Role.MONITOR, name, port=proxy.port, will=will_of(name))),
     ):
         proxy.refuse()

@@ -1,18 +1,21 @@
 """The broker that demo, tests and benchmarks run: its life, its files, and what it says when it cannot run."""
 
 import os
+import re
 import signal
+import ssl
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fixtures.broker import Broker, build_plugin
-from fixtures.mqtt import MqttClient, signed, wait_until
+from fixtures.broker import Broker, build_plugin, require
+from fixtures.mqtt import MqttClient, Refused, signed, wait_until
 
 from auth.tokens import load_key
 from ops import local_broker
 from ops.local_broker import BrokerUnavailable, LocalBroker, find_parts
-from ops.local_ports import free_port
+from ops.local_ports import ADDRESS, ADDRESS_V6, free_port, loopback_addresses
+from ops.local_tls import LocalCa
 
 KEY = load_key("k" * 48)
 
@@ -75,13 +78,47 @@ def test_its_files_are_its_own(local: LocalBroker) -> None:
     try:
         with local:
             assert local.directory.stat().st_mode & 0o077 == 0
-            assert (local.directory / "jwt.key").stat().st_mode & 0o777 == 0o600
+            for name in ("jwt.key", "key.pem"):
+                assert (local.directory / name).stat().st_mode & 0o777 == 0o600
     finally:
         os.umask(before)
 
 
 def test_it_listens_on_loopback_only(local: LocalBroker) -> None:
-    assert f"\nlistener {local.port} 127.0.0.1\n" in local.configuration()
+    listeners = re.findall(r"^listener (.*)$", local.configuration(), re.M)
+    ports = (local.port, local.tls_port)
+    assert sorted(listeners) == sorted(f"{port} {host}" for port in ports for host in loopback_addresses())
+    assert local.port != local.tls_port
+
+
+@pytest.mark.parametrize("host", [ADDRESS, ADDRESS_V6])
+@pytest.mark.parametrize("tls", [False, True])
+def test_it_is_reached_at_all_its_addresses(local: LocalBroker, host: str, tls: bool) -> None:
+    require(host)
+    with local:
+        address = local.address(host, tls=tls)
+        with MqttClient(address.port, "joe", signed(KEY), host=address.host, tls=address.tls()) as joe:
+            assert joe.is_alive()
+
+
+def test_who_reaches_it_without_tls_where_tls_is_spoken_is_not_heard(local: LocalBroker) -> None:
+    with local, pytest.raises(Refused, match="closed"):
+        MqttClient(local.tls_port, "joe", signed(KEY)).connect()
+
+
+def test_it_shows_another_certificate_when_it_is_told_to(local: LocalBroker) -> None:
+    def shown() -> str:
+        return ssl.get_server_certificate((ADDRESS, local.tls_port), timeout=5)
+
+    other = LocalCa().issue(ADDRESS)
+    with local:
+        assert shown() == local.certificate.certificate
+        local.show(other)
+        local.reload()
+        wait_until(lambda: shown() == other.certificate)
+        local.show(local.certificate)
+        local.reload()
+        wait_until(lambda: shown() == local.certificate.certificate)
 
 
 def test_a_port_that_is_taken_is_said(local: LocalBroker, broker: Broker) -> None:

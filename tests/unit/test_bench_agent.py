@@ -1,9 +1,7 @@
 """The benchmarks of the agent: what they compute from what they have seen, and what they refuse to measure."""
 
-import asyncio
 import importlib.metadata
 import os
-import ssl
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +11,6 @@ from packaging.requirements import Requirement
 
 from bench import agent_accuracy, agent_environment, agent_memory, agent_stage
 from bench.agent_environment import make_agent_environment
-from bench.local_tls import make_certificates
 from bench.stage import CannotRun
 from ops.local_broker import BrokerUnavailable
 from schema.messages import Result
@@ -76,27 +73,6 @@ def test_an_environment_of_other_versions_is_refused() -> None:
         agent_environment._installed(Requirement("msgspec==0.1"))
     with pytest.raises(CannotRun, match="no-such-package==1 is not installed: run scripts/bootstrap"):
         agent_environment._installed(Requirement("no-such-package==1"))
-
-
-def test_certificates_are_of_the_ca_and_for_the_loopback_address(tmp_path: Path) -> None:
-    make_certificates(tmp_path)
-    assert (tmp_path / "key.pem").stat().st_mode & 0o077 == 0
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
-    client = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
-
-    async def shake_hands() -> str | None:
-        async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.close()
-
-        async with await asyncio.start_server(greet, "127.0.0.1", 0, ssl=server) as listening:
-            port = listening.sockets[0].getsockname()[1]
-            _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client)
-            version = writer.get_extra_info("ssl_object").version()
-            writer.close()
-            return str(version)
-
-    assert asyncio.run(shake_hands()) >= "TLSv1.2"
 
 
 def test_without_a_broker_nothing_is_measured_and_it_is_said_why(

@@ -1,0 +1,67 @@
+"""Faults of the broker's certificate: one that nobody may accept, until the right one is back."""
+
+import asyncio
+import signal
+import ssl
+import time
+from contextlib import suppress
+from datetime import timedelta
+from typing import Final
+
+from bench.faults.plan import LINKS, Planned
+from bench.faults.rig import BROKER, CannotRun, Rig
+from ops.local_ports import loopback_addresses
+from ops.local_tls import Certificate, LocalCa
+
+_SHOWN_WITHIN: Final = 10.0
+_LOOK_EVERY: Final = 0.05
+
+
+class WrongCertificate:
+    """The broker shows a certificate that everybody has to refuse."""
+
+    def __init__(self, rig: Rig, planned: Planned) -> None:
+        self._rig = rig
+        self._broker = rig.site.site.broker
+        self._wrong = _wrong(planned.kind, self._broker.ca)
+        self.touches = frozenset({BROKER, *LINKS[:2]})
+
+    async def begin(self) -> None:
+        await self._show(self._wrong)
+
+    async def end(self) -> None:
+        await self._show(self._broker.certificate)
+
+    async def _show(self, certificate: Certificate) -> None:
+        """Returns when the broker shows it, and has everybody connect anew.
+
+        Raises:
+            CannotRun: the broker does not show it.
+        """
+        self._broker.show(certificate)
+        self._rig.signal(BROKER, signal.SIGHUP)
+        deadline = time.monotonic() + _SHOWN_WITHIN
+        while not await asyncio.to_thread(self._is_shown, certificate):
+            if time.monotonic() > deadline:
+                raise CannotRun(f"the broker did not show another certificate within {_SHOWN_WITHIN:g} s")
+            await asyncio.sleep(_LOOK_EVERY)
+        for link in LINKS[:2]:
+            await self._rig.links[link].cut()
+
+    def _is_shown(self, certificate: Certificate) -> bool:
+        address = self._rig.site.site.broker_address
+        with suppress(OSError):
+            shown = ssl.get_server_certificate((address.host, address.port), timeout=_SHOWN_WITHIN)
+            return shown.split() == certificate.certificate.split()
+        return False
+
+
+def _wrong(kind: str, ca: LocalCa) -> Certificate:
+    match kind:
+        case "certificate of another CA":
+            return LocalCa().issue(*loopback_addresses())
+        case "certificate of another host":
+            return ca.issue("broker.example", "192.0.2.1")
+        case "expired certificate":
+            return ca.issue(*loopback_addresses(), lifetime=timedelta(minutes=-1))
+    raise ValueError(kind)
