@@ -26,6 +26,7 @@ from fixtures.broker_sessions import (
 
 from auth.tokens import Role
 from runtime.broker import (
+    BrokerSession,
     Lost,
     NotConnected,
     Subscription,
@@ -163,6 +164,8 @@ async def test_another_client_of_our_name_ends_the_session(broker: Broker) -> No
 
 SILENT = b"\x20\x06\x00\x00\x03\x13\x00\x01"  # CONNACK: success, keepalive of 1 s
 PING, PONG = b"\xc0\x00", b"\xd0\x00"
+GIVEN_UP = 20.0
+"""Seconds in which a session has given up a broker that does not say whether it is welcome."""
 
 
 async def test_the_reason_that_a_broker_gives_is_known_also_with_its_welcome(transport: Transport) -> None:
@@ -199,6 +202,60 @@ async def test_a_broker_that_answers_pings_is_kept(transport: Transport) -> None
     async with listening(transport, answer) as address, running(stranger(address, lost)):
         await until(lambda: pings == 3)
     assert not lost
+
+
+async def test_a_connection_that_is_half_open_is_left_and_made_anew(broker: Broker) -> None:
+    lost: list[Lost] = []
+    async with broker.proxy() as proxy:
+        session = worker(broker, port=proxy.port, on_lost=lost.append, keepalive=1)
+        async with running(session):
+            proxy.pause()
+            await until(lambda: lost)
+            proxy.resume()
+            await until(lambda: session.connections >= 2)
+            await session.publish(new_topic(), b"x", timeout=PATIENCE)
+    assert lost[0].lasted >= 1.0
+
+
+async def test_a_broker_that_never_welcomes_is_given_up_in_time(transport: Transport) -> None:
+    lost: list[Lost] = []
+    broker = a_broker_that_says(transport, WELCOME[:3])
+    async with broker as (address, counts), running(stranger(address, lost), ready=False):
+        await until(lambda: lost, GIVEN_UP)
+        await until(lambda: counts[1] >= 1)  # it is let go
+        await until(lambda: counts[0] >= 2)
+    assert lost[0].reason and lost[0].lasted == 0.0
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed", "cut"])
+async def test_whoever_ends_the_connection_publishing_goes_on(fresh_broker: Broker, how: str) -> None:
+    """What is on its way fails in time, or succeeds; a publish that is repeated until it succeeds always does."""
+    inbox, topic, lost = Inbox(), new_topic(), list[Lost]()
+    async with fresh_broker.proxy() as proxy:
+        receiver = worker(fresh_broker, subscriptions=[Subscription(topic, inbox.take)])
+        sender = worker(fresh_broker, port=proxy.port, on_lost=lost.append)
+        async with running(receiver, sender):
+            sending = [asyncio.create_task(publish_until_it_succeeds(sender, topic, str(n))) for n in range(50)]
+            await until(lambda: inbox.messages)
+            if how == "cut":
+                await proxy.cut()
+            else:
+                await asyncio.to_thread(fresh_broker.stop if how == "stopped" else fresh_broker.kill)
+                await asyncio.to_thread(fresh_broker.start)
+            await until(lambda: lost)
+            await asyncio.gather(*sending)
+            await sender.publish(topic, b"after")
+            await until(lambda: receiver.connected)
+            assert sender.connections == 2
+
+
+async def publish_until_it_succeeds(session: BrokerSession, topic: str, payload: str) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                return await session.publish(topic, payload.encode())
+            except NotConnected:
+                await asyncio.sleep(0.01)
 
 
 async def test_a_broker_that_closes_instead_of_answering_is_not_waited_for(transport: Transport) -> None:

@@ -2,27 +2,27 @@
 
 import asyncio
 import logging
-import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Never
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-from fixtures.broker import Broker
+from fixtures.broker import Broker, Transport
 from fixtures.broker_sessions import (
     HOUR,
     PATIENCE,
+    REFUSAL,
+    TAKEN_OVER,
     TOPICS,
+    WELCOME,
     Inbox,
     at_once,
+    listening,
     make,
     new_monitor,
     new_topic,
     running,
+    stranger,
     until,
     worker,
 )
@@ -30,31 +30,69 @@ from fixtures.broker_sessions import (
 from auth.tokens import Role
 from runtime import broker as runtime_broker
 from runtime.broker import BrokerAddress, BrokerSession, Identity, Lost, Subscription
-from runtime.mqtt_client import Client
-from simulation.tcp_proxy import TcpProxy
+from simulation.tcp_proxy import Direction
+
+TURNS = 40
+"""Of the event loop; more than any step of a connection takes."""
+
+
+@pytest.fixture
+def broker(broker: Broker, transport: Transport) -> Broker:
+    """The session's broker, reached by each transport in turn."""
+    return broker.via(transport)
+
 
 # ---- tokens ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("welcome", [True, False])
+@pytest.mark.parametrize("answer", [WELCOME, REFUSAL, WELCOME + TAKEN_OVER])
 async def test_a_session_that_is_told_to_end_as_the_broker_answers_its_login_ends(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch, welcome: bool
+    transport: Transport, answer: bytes
 ) -> None:
-    answered = Client._on_connect
+    """It is told so in each of the turns of the event loop in which the answer is on its way, and is understood."""
+    told = asyncio.Event()
 
-    def answered_and_told(client: Client, *given: Any) -> None:
-        answered(client, *given)
-        monkeypatch.undo()  # it is told once
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1_000)
+        writer.write(answer)
+        for _ in range(turns):
+            await asyncio.sleep(0)
         session.cancel()
+        told.set()
+        writer.close()
 
-    monkeypatch.setattr(Client, "_on_connect", answered_and_told)
-    options = {} if welcome else {"token": lambda: "no token"}
-    session = asyncio.create_task(worker(broker, **options).run())
-    await asyncio.wait({session}, timeout=PATIENCE)
+    async with listening(transport, talk) as address:
+        for turns in range(TURNS):
+            told.clear()
+            session = asyncio.create_task(stranger(address, []).run())
+            await told.wait()
+            assert await ends(session), f"told after {turns} turns"
+
+
+async def test_a_session_that_is_told_to_end_while_it_connects_ends_and_leaves_no_connection(broker: Broker) -> None:
+    """It is told so after any number of octets of handshake, login and subscribing."""
+    async with broker.proxy() as proxy:
+        proxy.slice(60)
+        passed, connected = 0, False
+        while not connected:
+            before = proxy.octets(Direction.TO_CLIENT)
+            session = worker(broker, port=proxy.port, subscriptions=[Subscription(new_topic(), Inbox().take)])
+            run = asyncio.create_task(session.run())
+            await until(lambda: session.connected or proxy.octets(Direction.TO_CLIENT) - before >= passed)  # noqa: B023
+            connected = session.connected
+            run.cancel()
+            assert await ends(run), f"told after {passed} octets"
+            await until(lambda: proxy.active == 0)
+            passed += 30
+
+
+async def ends(session: "asyncio.Task[Never]") -> bool:
+    """Whether a session that was cancelled ends by that, and soon."""
+    await asyncio.wait({session}, timeout=2)
     ended = session.done()
     session.cancel()  # should the first time have been lost
     await asyncio.wait({session})
-    assert ended and session.cancelled()
+    return ended and session.cancelled()
 
 
 async def test_a_wrong_token_is_refused_and_a_right_one_later_is_taken(broker: Broker) -> None:
@@ -128,7 +166,7 @@ async def test_what_is_unanswered_when_the_token_is_renewed_is_waited_for(broker
     """On a slow line something is always under way; what nobody answers would be sent twice, or be lost."""
     lost: list[Lost] = []
     lifetime = timedelta(seconds=3)
-    async with TcpProxy("127.0.0.1", broker.port) as proxy:
+    async with broker.proxy() as proxy:
         proxy.delay(0.15)
         token = lambda: broker.token(Role.SERVER, "scorer", lifetime=lifetime)  # noqa: E731
         session = worker(broker, port=proxy.port, token=token, on_lost=lost.append)
@@ -141,18 +179,44 @@ async def test_what_is_unanswered_when_the_token_is_renewed_is_waited_for(broker
 async def test_a_session_that_is_told_to_end_while_its_connection_ends_does_end(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is told in the very turn of the event loop in which the connection of the old token is over."""
+    """It is told so in each turn of the event loop in which the connection of the old token comes to its end."""
     monkeypatch.setattr(runtime_broker, "seconds_to_renewal", lambda token: 0.05)
     lifetimes = iter(range(60, 10_000))
     token = lambda: broker.token(Role.SERVER, "scorer", lifetime=timedelta(seconds=next(lifetimes)))  # noqa: E731
-    session = worker(broker, token=token)
-    running_session = asyncio.create_task(session.run())
-    await session.wait_ready()
-    client = session._client
-    assert client is not None
-    client.lost.add_done_callback(lambda _: running_session.cancel())
-    await asyncio.wait({running_session}, timeout=PATIENCE)
-    assert running_session.cancelled()
+    for turns in range(TURNS):
+        session = worker(broker, token=token)
+        run = asyncio.create_task(session.run())
+        await session.wait_ready()
+        while session.connected:
+            await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        run.cancel()
+        assert await ends(run), f"told after {turns} turns"
+
+
+@pytest.mark.parametrize("end", ["given again", "withheld"])
+async def test_a_token_that_expires_without_a_newer_one_ends_the_connection_and_not_the_session(
+    broker: Broker, end: str
+) -> None:
+    lost: list[Lost] = []
+    name = new_monitor()
+    expiring = broker.token(Role.MONITOR, name, lifetime=timedelta(seconds=2))
+    tokens = [expiring]
+
+    def source() -> str:
+        if end == "withheld" and lost and tokens == [expiring]:
+            raise OSError("the API is away")
+        return tokens[-1]
+
+    async with running(session := make(broker, Role.MONITOR, name, token=source, on_lost=lost.append)):
+        await until(lambda: len(lost) >= 3)
+        assert not session.connected
+        tokens.append(broker.token(Role.MONITOR, name))
+        await session.publish(TOPICS.results(name, "v4"), b"{}", timeout=PATIENCE)
+        assert session.connections == 2
+    assert lost[0].lasted > 0
+    assert all(each.lasted == 0.0 for each in lost[1:]), "an expired token is refused"
 
 
 async def test_a_source_without_a_newer_token_is_asked_again_later(
@@ -187,34 +251,6 @@ async def test_a_ca_file_that_is_none_ends_the_process(tmp_path: Path) -> None:
         session = BrokerSession(BrokerAddress("127.0.0.1", 1, path), Identity("a", "a"), lambda: "t")
         with pytest.raises(OSError, match=r"No such file|PEM|NO_CERTIFICATE"):
             await session.run()
-
-
-async def test_a_broker_that_never_shakes_hands_is_given_up_soon_and_holds_nobody_up(
-    broker: Broker, tmp_path: Path
-) -> None:
-    lost: list[Lost] = []
-    ca = tmp_path / "ca.pem"
-    ca.write_bytes(_self_signed())
-    async with TcpProxy("127.0.0.1", broker.port) as silent:
-        silent.pause()
-        address = BrokerAddress("127.0.0.1", silent.port, ca)
-        session = BrokerSession(address, Identity("a", "a"), lambda: "t", back_off=at_once, on_lost=lost.append)
-        began = time.monotonic()
-        async with running(session, ready=False):
-            await until(lambda: lost)
-            told = time.monotonic()
-        ended = time.monotonic()
-    assert told - began < 7
-    assert ended - told < 1
-    assert "timed out" in lost[0].reason
-
-
-def _self_signed() -> bytes:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + HOUR)
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 @pytest.mark.parametrize("host", ["a" * 64, "..", "x.invalid"])

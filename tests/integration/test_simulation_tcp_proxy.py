@@ -7,7 +7,9 @@ import os
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from fixtures.broker import require
 
+from ops.local_ports import ADDRESS_V6
 from simulation.tcp_proxy import Direction, TcpProxy
 
 DEADLINE = 5.0
@@ -209,6 +211,33 @@ async def test_cutting_in_the_middle_of_a_message(proxy: TcpProxy, octets: int) 
     assert proxy.octets(Direction.TO_TARGET) == 5 + octets
     async with connected(proxy) as streams:
         assert await exchange(streams, b"and only once") == b"and only once"
+
+
+@pytest.mark.parametrize("octets", [1, 7])
+async def test_cutting_every_new_connection_after_some_octets(proxy: TcpProxy, octets: int) -> None:
+    async with connected(proxy) as old:
+        await exchange(old, b"x")
+        proxy.cut_new_after(octets, Direction.TO_TARGET)
+        for _ in range(3):
+            before = proxy.octets(Direction.TO_TARGET)
+            async with connected(proxy) as streams:
+                with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+                    await exchange(streams, b"cut early")
+            assert proxy.octets(Direction.TO_TARGET) == before + octets
+        assert await exchange(old, b"not a new one") == b"not a new one"
+        proxy.cut_new_after(None, Direction.TO_TARGET)
+        async with connected(proxy) as streams:
+            assert await exchange(streams, b"no more") == b"no more"
+
+
+async def test_it_listens_where_it_is_told_to(target: int) -> None:
+    require(ADDRESS_V6)
+    async with TcpProxy("127.0.0.1", target, host=ADDRESS_V6) as proxy:
+        for _ in range(2):
+            async with connected(proxy) as streams:
+                assert await exchange(streams, b"by IPv6") == b"by IPv6"
+            proxy.refuse()
+            await proxy.accept()
 
 
 async def test_refusing_refuses_new_connections_and_keeps_old_ones(proxy: TcpProxy) -> None:
