@@ -63,6 +63,7 @@ def processes(directory: str) -> list[str]:
         (["--minutes", "0"], "--minutes 0: must be"),
         (["--only", "rain"], "--only 'rain': is no fault"),
         (["--seed", "x"], "--seed"),
+        (["--only", "expired certificate"], "--only 'expired certificate': is a fault of --tls"),
     ],
 )
 def test_a_wrong_argument_is_named(arguments: list[str], said: str) -> None:

@@ -114,3 +114,10 @@ def test_a_given_server_must_not_be_one_of_the_demo() -> None:
     taken = make_world(8, 12, 11123).servers[0].ip
     with pytest.raises(UsageError, match=taken):
         check_apart(make_world(8, 12, 11123, ((taken, 123),)))
+
+
+def test_without_ipv6_it_is_said_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ops.demo.options.has_ipv6", lambda: False)
+    assert not options().ipv6
+    with pytest.raises(UsageError, match=r"^--ipv6: this machine has no ::1, the loopback address of IPv6$"):
+        options(ipv6=True)

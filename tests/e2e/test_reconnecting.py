@@ -1,0 +1,232 @@
+"""Agents and workers, as real processes, outlive every end of their connections with the broker, and go on storing.
+
+Over TLS, where a library has more to do when a connection ends, and more that it can do wrong.
+"""
+
+import asyncio
+import dataclasses
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from fixtures.broker import TRANSPORTS, Transport, require
+from fixtures.mqtt import MqttClient
+
+import ops.demo.system
+from agent.state import write_token
+from auth.tokens import Role, sign
+from ops.demo.accounting import settle
+from ops.demo.ledger import results_by_monitor
+from ops.demo.process import Command
+from ops.demo.site import (
+    BROKER,
+    WORKERS,
+    Site,
+    agent_command,
+    agent_name,
+    free_ntp_port,
+    make_site,
+    renew_tokens,
+    worker_command,
+)
+from ops.demo.spools import is_empty
+from ops.demo.system import System
+from ops.demo.world import ENV, Monitor, make_world
+
+AGENTS, SERVERS = 2, 2
+WITHIN = 60.0
+"""Seconds in which all must work again; the longest wait of an agent here is 16, after it was thrown out twice."""
+
+TOKEN = 8
+"""Seconds that a worker's token lives: it is renewed all the time, and expires when the worker cannot do so."""
+
+SHORT_TOKEN = timedelta(seconds=6)
+"""Of an agent whose token is to expire."""
+
+WITH_SHORT_TOKENS = f"""
+import datetime, functools, sys
+import auth.tokens
+auth.tokens.sign = functools.partial(auth.tokens.sign, lifetime=datetime.timedelta(seconds={TOKEN}))
+from ops.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(params=[each for each in TRANSPORTS if each.tls], ids=str)
+def transport(request: pytest.FixtureRequest) -> Transport:
+    """Each that has TLS."""
+    chosen: Transport = request.param
+    require(chosen.host)
+    return chosen
+
+
+def impatient_agent(site: Site, monitor: Monitor) -> Command:
+    """The agent as it is, but it waits seconds instead of minutes when another one has come with its name."""
+    handles = site.directory / "handles" / agent_name(monitor).replace(" ", "-")
+    handles.mkdir(parents=True)
+    argv = [sys.executable, "-P", "-m", "bench.faults.launch", "agent", str(handles)]
+    return dataclasses.replace(agent_command(site, monitor), argv=argv)
+
+
+def worker_with_short_tokens(site: Site, name: str) -> Command:
+    """A worker as it is, but for the life of its tokens."""
+    argv = [sys.executable, "-P", "-c", WITH_SHORT_TOKENS, *WORKERS[name]]
+    return dataclasses.replace(worker_command(site, name), argv=argv)
+
+
+class Pool:
+    """A running system, and what ends connections in it."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.site = system.site
+
+    async def until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
+        """Waits for it; no process may end meanwhile."""
+        deadline = time.monotonic() + WITHIN
+        while not await condition():
+            assert not self.system.supervisor.deaths, "\n".join(map(str, self.system.supervisor.deaths))
+            assert time.monotonic() < deadline, f"{what}: not within {WITHIN:g} s"
+            await asyncio.sleep(0.1)
+
+    async def flows(self, when: str) -> None:
+        """New results of every monitor reach the ledger, and every worker is connected."""
+        before = await self.system.read(results_by_monitor)
+
+        async def more() -> bool:
+            now = await self.system.read(results_by_monitor)
+            return all(now[m.name] >= before[m.name] + 3 for m in self.system.world.monitors)
+
+        await self.until(more, f"results of all monitors, {when}")
+
+    async def results_pile_up(self) -> bool:
+        """Every agent has something in its spool that cannot be delivered."""
+        return not any(is_empty(self.site.agent_directory(m)) for m in self.system.world.monitors)
+
+    def log(self) -> str:
+        """The broker's."""
+        return (self.site.logs / f"{BROKER}.log").read_text()
+
+    def client_id(self, name: str) -> str:
+        """That of the last connection of this name."""
+        return re.findall(rf"^New client connected from \S+ as ({re.escape(name)}(?:/\S+)?) \(", self.log(), re.M)[-1]
+
+    async def connects(self, client_id: str, since: int, times: int = 1) -> None:
+        """Waits until so many connections of this client are in the broker's log after its first ``since`` letters."""
+
+        async def found() -> bool:
+            return self._connections(client_id, since) >= times
+
+        await self.until(found, f"{client_id} connects")
+
+    async def connect_with_short_tokens(self, since: int) -> None:
+        """Gives agents tokens that will expire soon, until each has connected with one."""
+
+        async def all_connected() -> bool:
+            left = [monitor for monitor in self.system.world.monitors if not self._connections(monitor.name, since)]
+            for monitor in left:
+                token = sign(self.site.key, Role.MONITOR, monitor.name, ENV, lifetime=SHORT_TOKEN)
+                write_token(self.site.agent_directory(monitor), token)
+            return not left
+
+        await self.until(all_connected, "agents connect with tokens that expire soon")
+
+    def _connections(self, client_id: str, since: int) -> int:
+        pattern = rf"^New client connected from \S+ as {re.escape(client_id)} \("
+        return len(re.findall(pattern, self.log()[since:], re.M))
+
+    async def expires(self, client_id: str, since: int) -> None:
+        """Waits until the broker has ended a connection of this client because its token had expired."""
+
+        async def found() -> bool:
+            return f"{client_id} is disconnected: the token has expired" in self.log()[since:]
+
+        await self.until(found, f"the token of {client_id} expires")
+
+    async def take_over(self, name: str, role: Role) -> None:
+        """Another client comes with the name of one, and goes; returns when the first one is back."""
+        address, client_id, since = self.site.broker_address, self.client_id(name), len(self.log())
+        token = sign(self.site.key, role, name, ENV)
+        other = MqttClient(address.port, name, token, client_id=client_id, tls=address.tls(), host=address.host)
+        await asyncio.to_thread(other.connect)
+        await asyncio.to_thread(other.close)
+        await self.connects(client_id, since, times=2)
+
+    @contextmanager
+    def stopped(self, name: str) -> Iterator[None]:
+        """SIGSTOP, and SIGCONT at the end."""
+        pid = self.system.supervisor.pid(name)
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+@asynccontextmanager
+async def running(directory: Path, transport: Transport) -> AsyncIterator[Pool]:
+    draft = make_world(AGENTS, SERVERS, 1)
+    world = make_world(AGENTS, SERVERS, free_ntp_port([spec.address for spec in draft.fleet]))
+    site = make_site(directory, None, tls=transport.tls, ipv6=":" in transport.host)
+    async with System(site, world, asyncio.Event()) as system:
+        await system.start()
+        pool = Pool(system)
+        await pool.flows("after the start")
+        yield pool
+        assert await system.come_to_rest(), "all that was measured is in the ledger, and scored"
+        await system.stop()
+        account = settle(await system.evidence())
+        assert account.reasons == ()
+        assert (account.lost, account.duplicated, account.waiting, account.unscored) == (0, 0, 0, 0)
+        assert system.supervisor.deaths == [], "nobody died of it"
+        assert system.hung == []
+
+
+@pytest.mark.timeout(400)
+async def test_no_end_of_a_connection_ends_a_process_and_all_go_on_storing(
+    tmp_path: Path, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops.demo.system, "agent_command", impatient_agent)
+    monkeypatch.setattr(ops.demo.system, "worker_command", worker_with_short_tokens)
+    async with running(tmp_path, transport) as pool:
+        system, agents = pool.system, [monitor.name for monitor in pool.system.world.monitors]
+
+        for name in WORKERS:
+            await pool.take_over(name, Role.SERVER)
+        for name in agents:
+            await pool.take_over(name, Role.MONITOR)
+        await pool.flows("others came with the names of all")
+
+        await system.supervisor.stop([BROKER])
+        await pool.until(pool.results_pile_up, "the broker is away")
+        await system.restart(BROKER)
+        await pool.flows("the broker was stopped and started")
+
+        since = len(pool.log())
+        await system.kill(BROKER)
+        await system.restart(BROKER)
+        await pool.connect_with_short_tokens(since)
+        for name in agents:
+            await pool.expires(name, since)
+        await pool.until(pool.results_pile_up, "no agent has a token")
+        renew_tokens(pool.site, system.world.monitors)
+        await pool.flows("the broker was killed and started, and tokens expired")
+
+        since = len(pool.log())
+        ids = {name: pool.client_id(name) for name in WORKERS}
+        with ExitStack() as stack:
+            for name in WORKERS:
+                stack.enter_context(pool.stopped(name))
+            for client_id in ids.values():
+                await pool.expires(client_id, since)
+        for client_id in ids.values():
+            await pool.connects(client_id, since)
+        await pool.flows("the tokens of workers expired")
