@@ -45,7 +45,9 @@ def broker(broker: Broker, transport: Transport) -> Broker:
 # ---- tokens ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("answer", [WELCOME, REFUSAL, WELCOME + TAKEN_OVER])
+@pytest.mark.parametrize(
+    "answer", [WELCOME, REFUSAL, WELCOME + TAKEN_OVER], ids=["welcome", "refusal", "welcome and end"]
+)
 async def test_a_session_that_is_told_to_end_as_the_broker_answers_its_login_ends(
     transport: Transport, answer: bytes
 ) -> None:
