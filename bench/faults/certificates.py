@@ -1,6 +1,7 @@
 """Faults of the broker's certificate: one that nobody may accept, until the right one is back."""
 
 import asyncio
+import re
 import signal
 import ssl
 import time
@@ -10,11 +11,14 @@ from typing import Final
 
 from bench.faults.plan import LINKS, Planned
 from bench.faults.rig import BROKER, CannotRun, Rig
+from ops.checker.difference import Difference
 from ops.local_ports import loopback_addresses
 from ops.local_tls import Certificate, LocalCa
 
 _SHOWN_WITHIN: Final = 10.0
 _LOOK_EVERY: Final = 0.05
+_LOGIN: Final = re.compile(r"^New client connected from \S+ as (\S+)", re.MULTILINE)
+"""In Mosquitto's log."""
 
 
 class WrongCertificate:
@@ -22,15 +26,26 @@ class WrongCertificate:
 
     def __init__(self, rig: Rig, planned: Planned) -> None:
         self._rig = rig
+        self._planned = planned
+        self._began: int | None = None
         self._broker = rig.site.site.broker
         self._wrong = _wrong(planned.kind, self._broker.ca)
         self.touches = frozenset({BROKER, *LINKS[:2]})
 
     async def begin(self) -> None:
         await self._show(self._wrong)
+        # Who was just being served is in the log once the broker has served somebody else.
+        await asyncio.to_thread(self._is_shown, self._wrong)
+        self._began = len(self._log())
 
     async def end(self) -> None:
+        if self._began is not None:
+            names = set(_LOGIN.findall(self._log(), self._began))
+            self._rig.differences.extend(Difference("trusted", f"{name}, {self._planned}") for name in sorted(names))
         await self._show(self._broker.certificate)
+
+    def _log(self) -> str:
+        return (self._rig.site.site.logs / f"{BROKER}.log").read_text(encoding="utf-8", errors="replace")
 
     async def _show(self, certificate: Certificate) -> None:
         """Returns when the broker shows it, and has everybody connect anew.

@@ -18,6 +18,7 @@ from bench.faults.orders import Orders
 from bench.faults.plan import LINKS
 from bench.faults.site import DISK_OF_DATABASE, FaultSite, store_all, through
 from bench.load.generator import READY
+from ops.checker.difference import Difference
 from ops.demo.process import last_lines
 from ops.demo.site import BROKER, FLEET, agent_name, broker_command, fleet_command
 from ops.demo.spools import is_empty
@@ -60,6 +61,8 @@ class Rig:
             LINKS[2]: TcpProxy(str(ledger.host), int(ledger.port or 0), host=broker.host),
         }
         self.engine = open_database(ledger)
+        self.differences: list[Difference] = []
+        """What faults have found while they lasted."""
         self._locks: dict[str, asyncio.Lock] = {}
         self._exit = AsyncExitStack()
 

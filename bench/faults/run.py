@@ -178,7 +178,8 @@ class Run:
         rest = Rest(rig)
         tree = await rest.come(load)
         verdict = await asyncio.to_thread(judge, rig.engine, rest.diaries(), self._records, tree)
-        self.found.differences.extend((*rest.differences, *verdict.differences))
+        self.found.differences.extend((*rig.differences, *rest.differences, *verdict.differences))
+        rig.differences.clear()
         say(f"{verdict.stored} results, {len(self.found.differences)} differences")
         await rest.go_on()
         return verdict

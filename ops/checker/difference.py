@@ -15,6 +15,7 @@ Kind = Literal[
     "aggregate",
     "waiting",
     "assignment",
+    "trusted",
 ]
 """
 - ``lost``: acknowledged, or remembered as stored, but not there
@@ -25,6 +26,7 @@ Kind = Literal[
 - ``score``, ``aggregate``: of a pair, of a server
 - ``waiting``: not at rest yet
 - ``assignment``: what is retained and what was decided differ
+- ``trusted``: somebody logged in to a broker that had to be refused
 """
 
 MOST_SHOWN: Final = 20

@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from fixtures.broker import require
 
-from bench.faults.plan import NAMES
+from bench.faults.plan import NAMES, ONLY_TLS
+from ops.local_ports import ADDRESS_V6
 
 COMMAND = [sys.executable, "-P", "-m", "bench.faults"]
 LONG = ("second agent with the same name", "expired token", "full disk under the spool")
@@ -19,14 +21,21 @@ LONG = ("second agent with the same name", "expired token", "full disk under the
 
 
 @pytest.mark.timeout(240)
-def test_half_a_minute_of_faults_loses_nothing() -> None:
-    kinds = [name for name in NAMES if name not in LONG]
+@pytest.mark.parametrize("by", [[], ["--tls"], ["--tls", "--ipv6"]], ids=["TCP", "TLS", "TLS by IPv6"])
+def test_half_a_minute_of_faults_loses_nothing(by: list[str]) -> None:
+    if "--ipv6" in by:
+        require(ADDRESS_V6)
+    kinds = [name for name in NAMES if name not in LONG and (by or name not in ONLY_TLS)]
     ended = subprocess.run(
-        [*COMMAND, "--minutes", "0.5", "--seed", "4", "--only", *kinds], capture_output=True, text=True, check=False
+        [*COMMAND, "--minutes", "0.5", "--seed", "4", *by, "--only", *kinds],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     summary = json.loads(ended.stdout.splitlines()[-1])
     assert summary["good"]
+    assert (summary["tls"], summary["ipv6"]) == ("--tls" in by, "--ipv6" in by)
     assert (summary["lost"], summary["duplicated"], summary["unexplained"]) == (0, 0, 0)
     assert sum(summary["faults"].values()) >= 3
     assert summary["results_stored"] > 500
