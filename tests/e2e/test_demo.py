@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,22 +124,23 @@ def test_a_run_finds_out_what_is_true_and_loses_nothing(tmp_path: Path) -> None:
 def test_with_tls_nobody_reaches_the_broker_without_it(tmp_path: Path, host: str) -> None:
     require(host)
     by = ["--tls", *(["--ipv6"] if host == ADDRESS_V6 else [])]
-    with demo(tmp_path, "--seconds", "12", "--agents", "2", "--servers", "2", *by) as running:
+    with demo(tmp_path, "--agents", "2", "--servers", "2", *by) as running:
         running.until_said("all is running")
+        log_file = running.directory / "logs" / "broker.log"
+        for name in ("nlams1-demo", "uspao1-demo", "ingest", "scorer", "selector", "demo-operator"):
+            running.until(lambda name=name: f" as {name}" in log_file.read_text(), f"{name} is connected")  # type: ignore[misc]
         _the_operators_tools_work(running.directory)
+        running.until(lambda: re.search(r"\D[1-9]\d* results", running.err.read_text()) is not None, "stores results")
+        running.process.send_signal(signal.SIGINT)
         code, summary, err = running.end()
-        log = (running.directory / "logs" / "broker.log").read_text()
+        log = log_file.read_text()
         ports = set(re.findall(r"^listener (\d+) ", (running.directory / "broker/broker.conf").read_text(), re.M))
         settings = (running.directory / "env").read_text()
-    assert code == 0 and summary is not None and summary["committed"] > 5, err
+    assert code == 0 and summary is not None and summary["committed"] > 0, err
     (port,) = re.findall(r"^export MQTT_PORT=(\d+)$", settings, re.M)
     assert ports > {port}, "there is another way, which nobody took"
-    connected = re.findall(r"^New client connected from (\S+):\d+ as ([^/ .]+)", log, re.M)
-    assert {address for address, _ in connected} == {host}
-    assert {"nlams1-demo", "uspao1-demo", "ingest", "scorer", "selector", "demo-operator"} <= {n for _, n in connected}
-    # At first it is looked whether the broker is there.
-    met = Counter(re.findall(r"^New connection from \S+ on port (\d+)\.$", log, re.M))
-    assert set(met) == {port} and met[port] >= len(connected)
+    assert set(re.findall(r"^New client connected from (\S+):\d+ as", log, re.M)) == {host}
+    assert set(re.findall(r"^New connection from \S+ on port (\d+)\.$", log, re.M)) == {port}
 
 
 def _the_operators_tools_work(directory: Path) -> None:
