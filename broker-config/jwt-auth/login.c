@@ -1,5 +1,4 @@
 /* Logging in and out. */
-#include <mosquitto.h>
 #include <string.h>
 
 #include "identity.h"

@@ -2,10 +2,10 @@
  * may publish and subscribe stands in the token.
  *
  * This file, login.c, requests.c and stamp.c bind the broker's events to the parts that know nothing of a broker. What
- * they must know of Mosquitto (2.0.11 is the oldest version they are used with) is said where it matters. */
+ * they must know of Mosquitto (2.0.11 is the oldest version they are used with) is said where it matters, and in broker.h
+ * where its versions differ. */
 #include "plugin.h"
 
-#include <mosquitto.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -61,8 +61,7 @@ int on_reload(int event, void *event_data, void *userdata)
 	}
 	/* Without ticks nothing would end the state that this begins. */
 	plugin->reloading = plugin->ticking;
-	/* Any other answer would keep the broker from reloading the rest. */
-	return MOSQ_ERR_PLUGIN_DEFER;
+	return broker_reload_answer();
 }
 
 /* --- expiry --------------------------------------------------------------------------------------------- */
@@ -190,6 +189,9 @@ EXPORTED int mosquitto_plugin_version(int supported_version_count, const int *su
 EXPORTED int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, void **userdata, struct mosquitto_opt *options,
                                    int option_count)
 {
+	if (!broker_is_known()) {
+		return MOSQ_ERR_INVAL;
+	}
 	struct plugin *plugin = calloc(1, sizeof *plugin);
 
 	if (plugin == NULL) {

@@ -2,11 +2,10 @@
 #ifndef NTPPOOL_PLUGIN_H
 #define NTPPOOL_PLUGIN_H
 
-#include <mosquitto_broker.h>
-#include <mosquitto_plugin.h>
 #include <stdbool.h>
 #include <time.h>
 
+#include "broker.h"
 #include "grants.h"
 #include "keys.h"
 

@@ -1,6 +1,4 @@
 /* What clients publish, subscribe and receive. */
-#include <mosquitto.h>
-
 #include "access.h"
 #include "identity.h"
 #include "plugin.h"

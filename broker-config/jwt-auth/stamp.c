@@ -1,17 +1,21 @@
 #include "stamp.h"
 
-#include <mosquitto.h>
-#include <mqtt_protocol.h>
 #include <stdlib.h>
 #include <strings.h>
 
 static const char SENDER[] = "sender";
 
+/* Since 2.1 NULL is read where a text is empty. */
+static const char *text_or_empty(const char *text)
+{
+	return text == NULL ? "" : text;
+}
+
 static bool copy_string(const mosquitto_property *from, int identifier, mosquitto_property **to)
 {
 	char *text = NULL;
 	bool good = mosquitto_property_read_string(from, identifier, &text, false) != NULL &&
-	            mosquitto_property_add_string(to, identifier, text) == MOSQ_ERR_SUCCESS;
+	            mosquitto_property_add_string(to, identifier, text_or_empty(text)) == MOSQ_ERR_SUCCESS;
 
 	free(text);
 	return good;
@@ -36,21 +40,25 @@ static bool copy_byte(const mosquitto_property *from, int identifier, mosquitto_
 	       mosquitto_property_add_byte(to, identifier, value) == MOSQ_ERR_SUCCESS;
 }
 
+static bool add_pair(mosquitto_property **to, const char *name, const char *value)
+{
+	return mosquitto_property_add_string_pair(to, MQTT_PROP_USER_PROPERTY, name, value) == MOSQ_ERR_SUCCESS;
+}
+
 static bool copy_pair(const mosquitto_property *from, mosquitto_property **to)
 {
 	char *name = NULL, *value = NULL;
 	bool good = mosquitto_property_read_string_pair(from, MQTT_PROP_USER_PROPERTY, &name, &value, false) != NULL;
 
-	if (good && strcasecmp(name, SENDER) != 0) {
-		good = mosquitto_property_add_string_pair(to, MQTT_PROP_USER_PROPERTY, name, value) == MOSQ_ERR_SUCCESS;
+	if (good && strcasecmp(text_or_empty(name), SENDER) != 0) {
+		good = add_pair(to, text_or_empty(name), text_or_empty(value));
 	}
 	free(name);
 	free(value);
 	return good;
 }
 
-/* The broker has no function that takes one property out of a list, so all others are copied. These five are all that
- * a message keeps of its PUBLISH packet. */
+/* These five are all that a message keeps of its PUBLISH packet. */
 static bool copy(const mosquitto_property *from, mosquitto_property **to)
 {
 	int identifier = mosquitto_property_identifier(from);
@@ -70,21 +78,57 @@ static bool copy(const mosquitto_property *from, mosquitto_property **to)
 	}
 }
 
-bool stamp_sender(mosquitto_property **properties, const char *name)
+/* The list that shall be there instead of the given one; NULL when memory is short. Before 2.1 the broker has no function
+ * that takes one property out of a list, so the others are copied. */
+static mosquitto_property *stamped_copy(const mosquitto_property *given, const char *name)
 {
 	mosquitto_property *stamped = NULL;
 	bool good = true;
 
-	for (const mosquitto_property *p = *properties; good && p != NULL; p = mosquitto_property_next(p)) {
-		good = copy(p, &stamped);
+	for (; good && given != NULL; given = mosquitto_property_next(given)) {
+		good = copy(given, &stamped);
 	}
-	good = good && mosquitto_property_add_string_pair(&stamped, MQTT_PROP_USER_PROPERTY, SENDER, name) ==
-	                       MOSQ_ERR_SUCCESS;
-	if (!good) {
+	if (!good || !add_pair(&stamped, SENDER, name)) {
 		mosquitto_property_free_all(&stamped);
+	}
+	return stamped;
+}
+
+/* A name that cannot be read counts as forged: copying the list then fails as well. */
+static bool is_forged(const mosquitto_property *property)
+{
+	char *name = NULL;
+
+	if (mosquitto_property_identifier(property) != MQTT_PROP_USER_PROPERTY) {
 		return false;
 	}
-	mosquitto_property_free_all(properties);
+	bool forged =
+		mosquitto_property_read_string_pair(property, MQTT_PROP_USER_PROPERTY, &name, NULL, false) == NULL ||
+		strcasecmp(text_or_empty(name), SENDER) == 0;
+
+	free(name);
+	return forged;
+}
+
+bool stamp_sender(mosquitto_property **properties, const char *name)
+{
+	const mosquitto_property *property = *properties;
+
+	while (property != NULL && !is_forged(property)) {
+		property = mosquitto_property_next(property);
+	}
+	/* The usual case: the list stays the broker's, and becomes longer. */
+	if (property == NULL) {
+		return add_pair(properties, SENDER, name);
+	}
+	mosquitto_property *given = *properties, *stamped = stamped_copy(given, name);
+
+	if (stamped == NULL) {
+		return false;
+	}
 	*properties = stamped;
+	if (!broker_frees_replaced_properties()) {
+		mosquitto_property_free_all(&given);
+	}
 	return true;
 }

@@ -2,11 +2,12 @@
 #ifndef NTPPOOL_STAMP_H
 #define NTPPOOL_STAMP_H
 
-#include <mosquitto_broker.h>
 #include <stdbool.h>
 
-/* Replaces the list by one without the properties called "sender" that the client wrote, and with ours. False when
- * memory is short; then the list is as it was. */
+#include "broker.h"
+
+/* Adds the property "sender" to the list of a message that the broker is being told of, and takes out those of that name
+ * which the client wrote. False when memory is short; then the list is as it was. */
 bool stamp_sender(mosquitto_property **properties, const char *name);
 
 #endif

@@ -1,0 +1,28 @@
+/* Mosquitto's interface, of every version that the plugin is used with, and what these versions do differently.
+ *
+ * The plugin may be compiled with the headers of one version and be loaded by another one, so the differences are
+ * asked for when it is loaded. */
+#ifndef NTPPOOL_BROKER_H
+#define NTPPOOL_BROKER_H
+
+#include <mosquitto.h>
+
+/* From 2.1 on this header brings all the others, and those warn when they are included by name. */
+#if LIBMOSQUITTO_VERSION_NUMBER < 2001000
+#include <mosquitto_broker.h>
+#include <mosquitto_plugin.h>
+#include <mqtt_protocol.h>
+#endif
+
+#include <stdbool.h>
+
+/* False when the broker and the loaded libmosquitto are of different versions; the reason is logged. */
+bool broker_is_known(void);
+
+/* Whether the broker frees a message's list of properties when MOSQ_EVT_MESSAGE has put another one in its place. */
+bool broker_frees_replaced_properties(void);
+
+/* The answer to MOSQ_EVT_RELOAD after which the broker goes on with all that it reloads. */
+int broker_reload_answer(void);
+
+#endif
