@@ -22,7 +22,20 @@ bool broker_is_known(void);
 /* Whether the broker frees a message's list of properties when MOSQ_EVT_MESSAGE has put another one in its place. */
 bool broker_frees_replaced_properties(void);
 
+/* Told instead of MOSQ_EVT_DISCONNECT from 2.1 on, with the same data, when the session outlasts its connection. */
+#define BROKER_EVT_CLIENT_OFFLINE 28
+
+/* Whether the broker tells plugins of the event. */
+bool broker_has_event(int event);
+
 /* The answer to MOSQ_EVT_RELOAD after which the broker goes on with all that it reloads. */
 int broker_reload_answer(void);
+
+/* Whether a login is none, but the broker asking again, after a reload, for a session that it has, connected or not.
+ * `reloading` is true from the reload to the next tick, `is_connected` when the client is known to be. */
+bool broker_asks_again(const struct mosquitto *client, bool reloading, bool is_connected);
+
+/* Makes the id of a client that is being refused unreadable, for the broker's own log. */
+void broker_hide_client_id(const struct mosquitto *client);
 
 #endif

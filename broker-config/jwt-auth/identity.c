@@ -29,10 +29,15 @@ bool identity_owns_client_id(const char *name, const char *id)
 	return strncmp(id, name, length) == 0 && (id[length] == '\0' || id[length] == '/') && strpbrk(id, "+#") == NULL;
 }
 
-const char *identity_for_log(const char *id, char *out, size_t size)
+bool identity_quotes_token(const char *id)
 {
 	/* Every part of a JWT begins with '{"', which is this in base64. */
-	if (id == NULL || strstr(id, "eyJ") != NULL) {
+	return strstr(id, "eyJ") != NULL;
+}
+
+const char *identity_for_log(const char *id, char *out, size_t size)
+{
+	if (id == NULL || identity_quotes_token(id)) {
 		id = "(not shown)";
 	}
 	size_t length = strnlen(id, size - 1);

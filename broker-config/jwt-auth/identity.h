@@ -13,8 +13,11 @@ bool identity_name_is_valid(const char *name);
 /* Whether `id` is the name, or begins with it and a slash, and holds no wildcard. */
 bool identity_owns_client_id(const char *name, const char *id);
 
-/* `id` for the log: cut, without control characters, and not at all when it is NULL or could be a token put
- * into the wrong field. Returns `out`. */
+/* Whether a token may stand in the id, put into the wrong field. */
+bool identity_quotes_token(const char *id);
+
+/* `id` for the log: cut, without control characters, and not at all when it is NULL or may hold a token.
+ * Returns `out`. */
 const char *identity_for_log(const char *id, char *out, size_t size);
 
 #endif

@@ -14,6 +14,9 @@ static const char *fault_of_login(struct plugin *plugin, const struct mosquitto_
 {
 	const char *id = mosquitto_client_id(login->client);
 
+	if (mosquitto_client_protocol_version(login->client) == 0) {
+		return "only connections that speak MQTT are let in";
+	}
 	if (id == NULL || login->username == NULL || login->password == NULL) {
 		return "client id, user name and password are needed";
 	}
@@ -54,7 +57,8 @@ static int log_in(struct plugin *plugin, const struct mosquitto_evt_basic_auth *
 	const char *address = mosquitto_client_address(login->client);
 
 	/* People do put secrets into the wrong field. */
-	if (id != NULL && keyring_is_quoted(&plugin->keyring, id)) {
+	if (id != NULL && (identity_quotes_token(id) || keyring_is_quoted(&plugin->keyring, id))) {
+		broker_hide_client_id(login->client);
 		id = NULL;
 	}
 	mosquitto_log_printf(MOSQ_LOG_NOTICE, "jwt-auth: login of %s from %s refused: %s",
@@ -70,13 +74,11 @@ static int check_again(struct plugin *plugin, struct grant *grant, const struct 
 {
 	struct claims claims;
 
-	if (grant != NULL && grant->client == login->client) {
-		grant->withdrawn = login->password == NULL
-		                           ? "the token is gone"
-		                           : token_check(login->password, &plugin->keyring, time(NULL), &claims);
-		if (grant->withdrawn == NULL) {
-			claims_free(&claims);
-		}
+	grant->withdrawn = login->password == NULL
+	                           ? "the token is gone"
+	                           : token_check(login->password, &plugin->keyring, time(NULL), &claims);
+	if (grant->withdrawn == NULL) {
+		claims_free(&claims);
 	}
 	return MOSQ_ERR_SUCCESS;
 }
@@ -86,21 +88,12 @@ int on_basic_auth(int event, void *event_data, void *userdata)
 	struct plugin *plugin = userdata;
 	struct mosquitto_evt_basic_auth *login = event_data;
 	const char *id = mosquitto_client_id(login->client);
+	struct grant *grant = id == NULL ? NULL : grants_find(plugin->grants, id);
+	bool is_connected = grant != NULL && grant->client == login->client;
 
 	(void)event;
-	/* A session read from disk, which the broker asks for at a reload: only a CONNECT packet sets the version. */
-	if (mosquitto_client_protocol_version(login->client) == 0) {
-		return MOSQ_ERR_SUCCESS;
-	}
-	if (plugin->reloading && id != NULL) {
-		struct grant *grant = grants_find(plugin->grants, id);
-		bool is_known = grant != NULL && grant->client == login->client;
-
-		/* Between a reload and the next tick new connections can come through websockets only. Even if one
-		 * came in another way, it would have no rights: it gets no grant here. */
-		if (is_known || mosquitto_client_protocol(login->client) != mp_websockets) {
-			return check_again(plugin, grant, login);
-		}
+	if (broker_asks_again(login->client, plugin->reloading, is_connected)) {
+		return is_connected ? check_again(plugin, grant, login) : MOSQ_ERR_SUCCESS;
 	}
 	return log_in(plugin, login);
 }

@@ -142,16 +142,17 @@ static const struct {
 	MOSQ_FUNC_generic_callback callback;
 } EVENTS[] = {
 	{MOSQ_EVT_RELOAD, on_reload},   {MOSQ_EVT_BASIC_AUTH, on_basic_auth}, {MOSQ_EVT_ACL_CHECK, on_acl_check},
-	{MOSQ_EVT_MESSAGE, on_message}, {MOSQ_EVT_DISCONNECT, on_disconnect}, {MOSQ_EVT_TICK, on_tick},
+	{MOSQ_EVT_MESSAGE, on_message}, {MOSQ_EVT_DISCONNECT, on_disconnect}, {BROKER_EVT_CLIENT_OFFLINE, on_disconnect},
+	{MOSQ_EVT_TICK, on_tick},
 };
 #define EVENT_COUNT (sizeof EVENTS / sizeof *EVENTS)
 
 static bool register_events(struct plugin *plugin)
 {
 	for (size_t i = 0; i < EVENT_COUNT; i++) {
-		int failed = mosquitto_callback_register(plugin->id, EVENTS[i].event, EVENTS[i].callback, NULL, plugin);
-
-		if (failed != MOSQ_ERR_SUCCESS) {
+		if (broker_has_event(EVENTS[i].event) &&
+		    mosquitto_callback_register(plugin->id, EVENTS[i].event, EVENTS[i].callback, NULL, plugin) !=
+			    MOSQ_ERR_SUCCESS) {
 			mosquitto_log_printf(MOSQ_LOG_ERR, "jwt-auth: this broker does not offer event %d",
 			                     EVENTS[i].event);
 			return false;
@@ -163,7 +164,9 @@ static bool register_events(struct plugin *plugin)
 static void unregister_events(struct plugin *plugin)
 {
 	for (size_t i = 0; i < EVENT_COUNT; i++) {
-		mosquitto_callback_unregister(plugin->id, EVENTS[i].event, EVENTS[i].callback, NULL);
+		if (broker_has_event(EVENTS[i].event)) {
+			mosquitto_callback_unregister(plugin->id, EVENTS[i].event, EVENTS[i].callback, NULL);
+		}
 	}
 }
 
