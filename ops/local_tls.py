@@ -13,6 +13,19 @@ from cryptography.x509.oid import NameOID
 _LIFETIME: Final = timedelta(days=90)
 """Longer than any demo runs: clients that connect anew check it each time."""
 
+_MAY_SIGN: Final = x509.KeyUsage(
+    key_cert_sign=True,
+    crl_sign=True,
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+"""For the CA: clients of Python 3.13 and newer follow RFC 5280 and refuse a CA that does not say so."""
+
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
@@ -31,6 +44,7 @@ class LocalCa:
         self._certificate = (
             _draft(self._name, self._name, self._key, _LIFETIME)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_MAY_SIGN, critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )

@@ -167,7 +167,9 @@ def test_a_signed_token_with_broken_claims_is_refused(broker: Broker, case: str)
 
 @pytest.mark.parametrize("name", ["a+b", "a#b", "+", "#", "a/b", "/", "a\tb", "n" * 254])
 def test_a_subject_that_is_no_single_level_is_refused(broker: Broker, name: str) -> None:
-    assert refusal(broker, broker.key.encode(claims(sub=name)), name) in (NOT_AUTHORIZED, "closed")
+    # Since 2.1 Mosquitto itself refuses a client id with a control character.
+    answers = (NOT_AUTHORIZED, "closed", "Client identifier not valid")
+    assert refusal(broker, broker.key.encode(claims(sub=name)), name) in answers
     assert refusal(broker, broker.key.encode(claims(sub=name)), name, "joe") in (NOT_AUTHORIZED, "closed")
 
 
