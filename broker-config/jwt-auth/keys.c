@@ -17,7 +17,7 @@ static const char END_PUBLIC[] = "-----END PUBLIC KEY-----";
 /* How a SubjectPublicKeyInfo of an uncompressed point on P-384 begins (RFC 5480); 96 bytes of the point follow. */
 static const unsigned char P384_PREFIX[] = {0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02,
                                             0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22, 0x03, 0x62, 0x00, 0x04};
-#define P384_DER_BYTES (sizeof P384_PREFIX + 96)
+#define P384_DER_BYTES (sizeof P384_PREFIX + P384_POINT_BYTES)
 
 static bool is_space(unsigned char c)
 {
@@ -61,24 +61,25 @@ static size_t base64_decode(const unsigned char *text, size_t length, unsigned c
 	return count;
 }
 
-static bool is_p384_public_key(const unsigned char *text, size_t length)
+static bool read_p384_public_key(const unsigned char *text, size_t length, unsigned char der[P384_DER_BYTES])
 {
-	unsigned char der[P384_DER_BYTES];
 	size_t begin = sizeof BEGIN_PUBLIC - 1, end = sizeof END_PUBLIC - 1;
 
 	if (length < begin + end || memcmp(text, BEGIN_PUBLIC, begin) != 0 ||
 	    memcmp(text + length - end, END_PUBLIC, end) != 0) {
 		return false;
 	}
-	return base64_decode(text + begin, length - begin - end, der, sizeof der) == sizeof der &&
+	return base64_decode(text + begin, length - begin - end, der, P384_DER_BYTES) == P384_DER_BYTES &&
 	       memcmp(der, P384_PREFIX, sizeof P384_PREFIX) == 0;
 }
 
-static const char *fault_of(const unsigned char *text, size_t length, jwt_alg_t *algorithm)
+static const char *fault_of(const unsigned char *text, size_t length, enum algorithm *algorithm)
 {
+	unsigned char der[P384_DER_BYTES];
+
 	if (length >= sizeof BEGIN_ANY - 1 && memcmp(text, BEGIN_ANY, sizeof BEGIN_ANY - 1) == 0) {
-		*algorithm = JWT_ALG_ES384;
-		if (is_p384_public_key(text, length)) {
+		*algorithm = ES384;
+		if (read_p384_public_key(text, length, der)) {
 			return NULL;
 		}
 		if (memmem(text, length, "PRIVATE KEY", strlen("PRIVATE KEY")) != NULL) {
@@ -86,7 +87,7 @@ static const char *fault_of(const unsigned char *text, size_t length, jwt_alg_t 
 		}
 		return "is no PEM public key on the curve P-384 as 'openssl ec -pubout' writes it";
 	}
-	*algorithm = JWT_ALG_HS384;
+	*algorithm = HS384;
 	if (length < MIN_SECRET_BYTES) {
 		return "is too short: an HMAC secret needs at least 48 bytes (openssl rand -base64 48)";
 	}
@@ -187,7 +188,7 @@ bool key_file_is_open(const char *path, const struct key *key)
 {
 	struct stat status;
 
-	return key->algorithm == JWT_ALG_HS384 && stat(path, &status) == 0 && (status.st_mode & S_IROTH) != 0;
+	return key->algorithm == HS384 && stat(path, &status) == 0 && (status.st_mode & S_IROTH) != 0;
 }
 
 void keyring_free(struct keyring *keyring)
@@ -209,7 +210,15 @@ bool keyring_is_quoted(const struct keyring *keyring, const char *text)
 	return false;
 }
 
+void key_point(const struct key *key, unsigned char point[P384_POINT_BYTES])
+{
+	unsigned char der[P384_DER_BYTES] = {0};
+
+	read_p384_public_key(key->bytes, key->length, der);
+	memcpy(point, der + sizeof P384_PREFIX, P384_POINT_BYTES);
+}
+
 const char *key_algorithm_name(const struct key *key)
 {
-	return key->algorithm == JWT_ALG_ES384 ? "ES384" : "HS384";
+	return key->algorithm == ES384 ? "ES384" : "HS384";
 }

@@ -2,15 +2,16 @@
 #ifndef NTPPOOL_KEYS_H
 #define NTPPOOL_KEYS_H
 
-#include <jwt.h>
 #include <stdbool.h>
 #include <stddef.h>
 
 #define MIN_SECRET_BYTES 48 /* RFC 7518, 3.2: at least the size of the hash */
 
+enum algorithm { HS384, ES384 };
+
 struct key {
-	jwt_alg_t algorithm; /* the only one this key may be used with */
-	unsigned char *bytes;
+	enum algorithm algorithm; /* the only one this key may be used with */
+	unsigned char *bytes;     /* a secret, or PEM; a NUL follows */
 	size_t length;
 };
 
@@ -36,6 +37,10 @@ void keyring_free(struct keyring *keyring);
 
 /* Whether one of the secrets stands in the text. */
 bool keyring_is_quoted(const struct keyring *keyring, const char *text);
+
+/* The point of a public key: x and y. */
+#define P384_POINT_BYTES 96
+void key_point(const struct key *key, unsigned char point[P384_POINT_BYTES]);
 
 const char *key_algorithm_name(const struct key *key);
 

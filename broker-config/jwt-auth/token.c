@@ -1,10 +1,10 @@
 #include "token.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "identity.h"
+#include "signature.h"
 
 /* A client that speaks MQTT 3.1.1 is not told when a publish of its is denied. That is bearable for people and
  * exporters with mosquitto_sub and mosquitto_pub, but a monitor would wait for its acknowledgement for ever. */
@@ -20,62 +20,22 @@ static bool role_may_use_old_protocol(const char *role)
 	return false;
 }
 
-/* The token when one of the keys has signed it with the key's own algorithm, else NULL. */
-static jwt_t *decode(const char *token, const struct keyring *keyring)
+static bool read_filters(jwt_t *token, const char *claim, struct filters *out)
 {
-	for (size_t i = 0; i < keyring->count; i++) {
-		const struct key *key = &keyring->keys[i];
-		jwt_t *jwt = NULL;
-
-		if (jwt_decode(&jwt, token, key->bytes, (int)key->length) == 0 && jwt != NULL) {
-			/* The header is the sender's: what it names must be what the key is for. */
-			if (jwt_get_alg(jwt) == key->algorithm) {
-				return jwt;
-			}
-			jwt_free(jwt);
-		}
-	}
-	return NULL;
-}
-
-/* Reads the claim's JSON: jwt_get_grant_int takes 0 for what is no integer (libjwt 1.10). */
-static bool read_time(jwt_t *jwt, const char *claim, time_t *out)
-{
-	char *json = jwt_get_grants_json(jwt, claim), *end = NULL;
-
-	errno = 0;
-	*out = json == NULL ? 0 : (time_t)strtoll(json, &end, 10);
-	bool good = json != NULL && errno == 0 && end != json && *end == '\0';
-
-	free(json);
-	return good;
-}
-
-static bool read_filters(jwt_t *jwt, const char *claim, struct filters *out)
-{
-	char *json = jwt_get_grants_json(jwt, claim);
+	char *json = signature_claim_array(token, claim);
 	bool good = json != NULL && filters_parse(json, out);
 
 	free(json);
 	return good;
 }
 
-static bool has_critical_extension(jwt_t *jwt)
+static const char *read_claims(jwt_t *token, time_t now, struct claims *out)
 {
-	char *json = jwt_get_headers_json(jwt, "crit");
-	bool found = json != NULL;
-
-	free(json);
-	return found;
-}
-
-static const char *read_claims(jwt_t *jwt, time_t now, struct claims *out)
-{
-	const char *name = jwt_get_grant(jwt, "sub");
-	const char *role = jwt_get_grant(jwt, "role");
+	const char *name = signature_claim_text(token, "sub");
+	const char *role = signature_claim_text(token, "role");
 	time_t not_before;
 
-	if (has_critical_extension(jwt)) {
+	if (signature_has_parameter(token, "crit")) {
 		return "the token has a critical extension that is not known here";
 	}
 	if (name == NULL || !identity_name_is_valid(name)) {
@@ -84,10 +44,10 @@ static const char *read_claims(jwt_t *jwt, time_t now, struct claims *out)
 	if (role == NULL) {
 		return "claim role is missing or no string";
 	}
-	if (!read_time(jwt, "exp", &out->expires)) {
+	if (!signature_claim_time(token, "exp", &out->expires)) {
 		return "claim exp is missing or no integer";
 	}
-	if (!read_time(jwt, "nbf", &not_before)) {
+	if (!signature_claim_time(token, "nbf", &not_before)) {
 		return "claim nbf is missing or no integer";
 	}
 	if (now >= out->expires) {
@@ -96,7 +56,7 @@ static const char *read_claims(jwt_t *jwt, time_t now, struct claims *out)
 	if (now < not_before) {
 		return "the token is not valid yet: compare the clocks of broker and signer";
 	}
-	if (!read_filters(jwt, "subs", &out->subscribe) || !read_filters(jwt, "publ", &out->publish)) {
+	if (!read_filters(token, "subs", &out->subscribe) || !read_filters(token, "publ", &out->publish)) {
 		return "claim subs or publ is missing or no list of topic filters";
 	}
 	out->may_use_old_protocol = role_may_use_old_protocol(role);
@@ -104,24 +64,38 @@ static const char *read_claims(jwt_t *jwt, time_t now, struct claims *out)
 	return out->name == NULL ? "out of memory" : NULL;
 }
 
+struct reading {
+	time_t now;
+	struct claims *out;
+	const char *reason;
+};
+
+static void read_into(jwt_t *token, void *context)
+{
+	struct reading *reading = context;
+
+	reading->reason = read_claims(token, reading->now, reading->out);
+}
+
 const char *token_check(const char *token, const struct keyring *keyring, time_t now, struct claims *out)
 {
+	struct reading reading = {now, out, NULL};
+	bool is_signed = false;
+
 	*out = (struct claims){.name = NULL};
 	if (strnlen(token, MAX_TOKEN_BYTES + 1) > MAX_TOKEN_BYTES) {
 		return "the token is longer than 8192 bytes";
 	}
-	jwt_t *jwt = decode(token, keyring);
-
-	if (jwt == NULL) {
-		return "the token is not signed with a key that is valid here";
+	for (size_t i = 0; i < keyring->count && !is_signed; i++) {
+		is_signed = signature_read(token, &keyring->keys[i], read_into, &reading);
 	}
-	const char *reason = read_claims(jwt, now, out);
-
-	jwt_free(jwt);
-	if (reason != NULL) {
+	if (!is_signed) {
+		reading.reason = "the token is not signed with a key that is valid here";
+	}
+	if (reading.reason != NULL) {
 		claims_free(out);
 	}
-	return reason;
+	return reading.reason;
 }
 
 void claims_free(struct claims *claims)
