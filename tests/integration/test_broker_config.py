@@ -14,7 +14,6 @@ from fixtures.broker import Broker
 from fixtures.mqtt import MqttClient, Refused, signed, user_properties, wait_until
 
 from auth.tokens import Role, load_key
-from bench.local_tls import make_certificates
 from ops.local_broker import LocalBroker
 from ops.local_ports import free_port
 from schema.limits import MAX_PAYLOAD_BYTES
