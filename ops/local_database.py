@@ -52,7 +52,8 @@ class MariaDb:
     def install(self) -> None:
         """Makes the system tables."""
         command = [find_program("mariadb-install-db"), "--no-defaults", "--auth-root-authentication-method=normal"]
-        command += [f"--datadir={self.directory / 'data'}", "--skip-test-db", *self._user]
+        # By force also on a host whose own name, and even "localhost", cannot be resolved.
+        command += ["--force", f"--datadir={self.directory / 'data'}", "--skip-test-db", *self._user]
         subprocess.run(command, check=True, capture_output=True, env=self._environment())
 
     def start(self) -> None:
