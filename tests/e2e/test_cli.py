@@ -1,6 +1,7 @@
 """The operators' command line: what it prints, and that every wrong argument or setting is one clear line."""
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -286,7 +287,7 @@ def test_help_and_no_arguments_explain() -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(ledger: str) -> None:
-    shell = f"{sys.executable} -P -m ops servers list | true; exit ${{PIPESTATUS[0]}}"
+    shell = f"{shlex.quote(sys.executable)} -P -m ops servers list | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", shell],
         capture_output=True,

@@ -38,7 +38,7 @@ def test_there_is_one_for_each_process() -> None:
 def test_systemd_understands_all_of_them(tmp_path: Path) -> None:
     for unit in UNITS:
         # Only the program's path differs from an installed system.
-        text = re.sub(r"^ExecStart=\S+", f"ExecStart={sys.executable}", unit.read_text(), flags=re.MULTILINE)
+        text = re.sub(r"^ExecStart=\S+", f'ExecStart="{sys.executable}"', unit.read_text(), flags=re.MULTILINE)
         (tmp_path / unit.name.replace("@", "@devel")).write_text(text)
     names = sorted(str(path) for path in tmp_path.iterdir())
     verified = subprocess.run(

@@ -202,7 +202,6 @@ def test_wrong_types_are_refused_with_their_place(field: str, value: Any) -> Non
         (b'{"online":true,"version":"\\ud800"}', Status),
         (b"[" * 100_000, Status),
         (b'{"a":' * 100_000, Status),
-        (b'{"online":true,"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", Status),
         (b'{"ok":true,"service":"a","command":"b","details":{"a":' + b"9" * 10_000 + b"}}", ControlAnswer),
     ],
 )
@@ -210,6 +209,13 @@ def test_impossible_payloads_are_refused(payload: bytes, message_type: Any) -> N
     with pytest.raises(Undecodable) as refusal:
         decode(payload, message_type)
     assert 0 < len(str(refusal.value)) < 200
+
+
+def test_an_unknown_field_that_is_nested_deeply_harms_nobody() -> None:
+    """Refused where the interpreter bounds the depth; passed over from Python 3.14 on, where it bounds the stack."""
+    payload = b'{"online":true,"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    with suppress(Undecodable):
+        assert decode(payload, Status) == Status(online=True)
 
 
 @pytest.mark.parametrize(
