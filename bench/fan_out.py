@@ -32,7 +32,7 @@ from bench.stage import CannotRun, Stage, run, shares, stage
 from bench.world import World, fill, monitor_name
 from ops.checker.assignments import compare_assignments, read_tree
 from ops.checker.difference import Difference
-from ops.local_database import MariaDb
+from ops.local_database import DatabaseServer
 from runtime.database import utc_now
 from runtime.pool_settings import Intervals, PoolSettingsReader
 from schema.tables import servers_monitor_review, system_settings
@@ -62,7 +62,7 @@ def main() -> int:
     return run(partial(_measure, given))
 
 
-async def _measure(given: argparse.Namespace, database: MariaDb) -> int:
+async def _measure(given: argparse.Namespace, database: DatabaseServer) -> int:
     world = World(servers=given.servers, monitors=given.agents, active=0, testing=0)
     async with stage(database) as on:
         say("filling the ledger")

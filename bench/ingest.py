@@ -33,7 +33,7 @@ from bench.progress import say
 from bench.stage import Stage, migrated, run, stage
 from bench.world import World, fill, paced
 from ops.checker.check import Checked, read_before
-from ops.local_database import MariaDb
+from ops.local_database import DatabaseServer
 from runtime.database import open_database
 
 LEAST_RATIO = 5.0
@@ -82,7 +82,7 @@ def main() -> int:
     return run(partial(_measure, given))
 
 
-async def _measure(given: argparse.Namespace, database: MariaDb) -> int:
+async def _measure(given: argparse.Namespace, database: DatabaseServer) -> int:
     world = paced(World(servers=given.servers, monitors=given.monitors), _PACE)
     async with stage(database) as on:
         say("filling two ledgers")

@@ -12,7 +12,7 @@ from bench.figure import Figure, percentile, report
 from bench.measure import differences, latencies, machine_load, rate, run_paced
 from bench.stage import run
 from bench.world import World, paced
-from ops.local_database import MariaDb
+from ops.local_database import DatabaseServer
 
 AT_MOST = 0.25
 
@@ -30,7 +30,7 @@ def main() -> int:
     return run(partial(_measure, given))
 
 
-async def _measure(given: argparse.Namespace, database: MariaDb) -> int:
+async def _measure(given: argparse.Namespace, database: DatabaseServer) -> int:
     world = paced(World(servers=given.servers, monitors=given.monitors), given.rate)
     ran = await run_paced(
         database, world, rate=given.rate, history=given.history, warm_up=given.warm_up, seconds=given.seconds

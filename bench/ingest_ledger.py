@@ -21,7 +21,7 @@ from bench.figure import Figure, median, report
 from ingest.committer import MOST_RESULTS
 from ingest.decode import Submission
 from ingest.ledger import commit
-from ops.local_database import temporary_mariadb
+from ops.local_database import temporary_database
 from runtime.database import open_database, to_db, utc_now
 from runtime.migrations import upgrade
 from runtime.work_queue import SCORING
@@ -57,7 +57,7 @@ def main() -> int:
 
 @contextmanager
 def _ledger() -> Iterator[Engine]:
-    with temporary_mariadb() as database:
+    with temporary_database() as database:
         engine = open_database(database.create("bench"))
         try:
             upgrade(engine)

@@ -21,7 +21,7 @@ from bench.world import ENV, World, fill
 from ops.checker.check import Before, Checked, check, read_before
 from ops.checker.difference import lines
 from ops.checker.load import read_attempts
-from ops.local_database import MariaDb
+from ops.local_database import DatabaseServer
 from runtime.database import reading, utc_now
 from runtime.work_queue import SCORING
 from schema.messages import BatchCommitted
@@ -97,7 +97,7 @@ class PacedRun:
 
 
 async def run_paced(
-    database: MariaDb, world: World, *, rate: float, history: int, warm_up: float, seconds: float
+    database: DatabaseServer, world: World, *, rate: float, history: int, warm_up: float, seconds: float
 ) -> PacedRun:
     """Ingest and a scorer under a load of ``rate`` results a second, over a log of so many hours before.
 

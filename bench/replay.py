@@ -12,7 +12,7 @@ from bench.figure import Figure, percentile, report
 from bench.measure import differences, latencies, machine_load, rate, run_paced
 from bench.stage import run
 from bench.world import World
-from ops.local_database import MariaDb
+from ops.local_database import DatabaseServer
 
 
 def main() -> int:
@@ -27,7 +27,7 @@ def main() -> int:
     return run(partial(_measure, given), buffer_pool="4G")
 
 
-async def _measure(given: argparse.Namespace, database: MariaDb) -> int:
+async def _measure(given: argparse.Namespace, database: DatabaseServer) -> int:
     world = World(servers=given.servers, monitors=given.monitors, speed=given.speed)
     seconds = given.minutes * 60 / given.speed
     ran = await run_paced(

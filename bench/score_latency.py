@@ -17,7 +17,7 @@ from bench.progress import say
 from bench.stage import CannotRun, run, stage
 from bench.world import World, fill, paced
 from ops.checker.check import read_before
-from ops.local_database import MariaDb
+from ops.local_database import DatabaseServer
 
 AT_MOST = 1.0
 
@@ -35,7 +35,7 @@ def main() -> int:
     return run(partial(_measure, given))
 
 
-async def _measure(given: argparse.Namespace, database: MariaDb) -> int:
+async def _measure(given: argparse.Namespace, database: DatabaseServer) -> int:
     world = paced(World(servers=given.servers, monitors=given.monitors), given.rate)
     async with stage(database) as on:
         say("filling the ledger")

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from bench.figure import Figure, report
-from ops.local_database import temporary_mariadb
+from ops.local_database import temporary_database
 from runtime.database import open_database, to_db, utc_now
 from runtime.migrations import upgrade
 from runtime.pool_settings import Intervals, Scoring
@@ -41,7 +41,7 @@ def main() -> int:
     arguments.add_argument("--servers", type=int, default=400)
     arguments.add_argument("--rounds", type=int, default=5)
     given = arguments.parse_args()
-    with temporary_mariadb() as database:
+    with temporary_database() as database:
         engine = open_database(database.create("bench"))
         upgrade(engine)
         _fill(engine, given.servers)

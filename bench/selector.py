@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL, Engine
 
 from bench.figure import Figure, median, report
 from bench.world import World, analyze, fill
-from ops.local_database import MariaDb, temporary_mariadb
+from ops.local_database import DatabaseServer, temporary_database
 from runtime.database import open_database, reading
 from runtime.migrations import upgrade
 from runtime.pool_settings import Reviews
@@ -59,7 +59,7 @@ def main() -> int:
     arguments.add_argument("--reviews", type=int, default=300, help="single reviews that are timed in each of 3 rounds")
     given = arguments.parse_args()
     # The log of a day of the whole pool has to fit into the buffer pool, as it does on a database server.
-    with temporary_mariadb(buffer_pool="3G", options=("--innodb-log-file-size=512M",)) as database:
+    with temporary_database(buffer_pool="3G", redo_log="512M") as database:
         # Minutes apart, since a machine that is shared has better and worse ones.
         rounds = [_round(database, "first", given.reviews)]
         with _pool(database.create("all"), given.servers, DEFAULT_INTERVALS) as engine:
@@ -77,7 +77,7 @@ class Round:
     rules: float
 
 
-def _round(database: MariaDb, name: str, reviews: int) -> Round:
+def _round(database: DatabaseServer, name: str, reviews: int) -> Round:
     with _pool(database.create(name), FEW, EACH_SLOT) as engine:
         return Round(median(_reviews(engine, reviews)), median(_rules(engine)))
 

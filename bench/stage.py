@@ -24,7 +24,7 @@ from ops.demo.process import Command, last_lines
 from ops.demo.site import Site, broker_command, make_site, python_command, worker_command
 from ops.demo.supervisor import Supervisor
 from ops.local_broker import BrokerUnavailable
-from ops.local_database import MariaDb, temporary_mariadb
+from ops.local_database import DatabaseServer, temporary_database
 from runtime.database import open_database, reading
 from runtime.migrations import upgrade
 
@@ -36,7 +36,7 @@ START_WITHIN: Final = 90.0
 _LOOK_EVERY: Final = 0.05
 _COMPLAINTS: Final = 5
 
-DATABASE_OPTIONS: Final = ("--innodb-log-file-size=512M",)
+REDO_LOG: Final = "512M"
 """As large as any server has that is written to: a small log makes MariaDB write its pages again and again."""
 
 
@@ -47,7 +47,7 @@ class CannotRun(Exception):
 class Stage:
     """Processes by name; see :func:`stage`."""
 
-    def __init__(self, site: Site, database: MariaDb, supervisor: Supervisor, engine: Engine) -> None:
+    def __init__(self, site: Site, database: DatabaseServer, supervisor: Supervisor, engine: Engine) -> None:
         self.site = site
         self.database = database
         self.supervisor = supervisor
@@ -150,7 +150,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(database: MariaDb) -> AsyncIterator[Stage]:
+async def stage(database: DatabaseServer) -> AsyncIterator[Stage]:
     """A running broker, and an empty ledger in ``database``.
 
     Raises:
@@ -172,7 +172,7 @@ async def stage(database: MariaDb) -> AsyncIterator[Stage]:
             engine.dispose()
 
 
-def migrated(database: MariaDb, name: str) -> URL:
+def migrated(database: DatabaseServer, name: str) -> URL:
     """An empty ledger of that name."""
     url = database.create(name)
     engine = open_database(url)
@@ -191,11 +191,11 @@ async def _broker_answers(site: Site) -> bool:
     return True
 
 
-def run(main: Callable[[MariaDb], Coroutine[Any, Any, int]], *, buffer_pool: str = "1G") -> int:
+def run(main: Callable[[DatabaseServer], Coroutine[Any, Any, int]], *, buffer_pool: str = "1G") -> int:
     """Runs a benchmark on a MariaDB of its own, and returns the exit status: 2 when something it needs is missing."""
     end_by_unwinding()
     try:
-        with temporary_mariadb(buffer_pool=buffer_pool, options=DATABASE_OPTIONS) as database:
+        with temporary_database(buffer_pool=buffer_pool, redo_log=REDO_LOG) as database:
             return asyncio.run(main(database))
     except KeyboardInterrupt:
         sys.stderr.write("bench: interrupted\n")

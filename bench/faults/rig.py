@@ -23,7 +23,7 @@ from ops.demo.process import last_lines
 from ops.demo.site import BROKER, FLEET, agent_name, broker_command, fleet_command
 from ops.demo.spools import is_empty
 from ops.demo.supervisor import Supervisor
-from ops.local_database import MariaDb
+from ops.local_database import DatabaseServer
 from runtime.broker_types import BrokerAddress
 from runtime.database import open_database, reading, transaction, utc_now
 from runtime.migrations import upgrade
@@ -48,7 +48,7 @@ class Rig:
     """Broker, database, NTP servers, workers, agents and proxies between them. As a context manager it leaves nothing
     behind."""
 
-    def __init__(self, site: FaultSite, database: MariaDb) -> None:
+    def __init__(self, site: FaultSite, database: DatabaseServer) -> None:
         self.site = site
         self.database = database
         self.supervisor = Supervisor()

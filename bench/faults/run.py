@@ -25,7 +25,7 @@ from bench.faults.verdict import Verdict, judge
 from ops.demo.site import free_ntp_port, make_site
 from ops.demo.world import World, make_world
 from ops.local_broker import BrokerUnavailable
-from ops.local_database import MariaDb
+from ops.local_database import DatabaseServer
 
 log = logging.getLogger(__name__)
 
@@ -96,14 +96,14 @@ def _own_disks() -> bool:
 
 
 @contextmanager
-def _database(directory: Path, *, disk: bool) -> Iterator[MariaDb]:
+def _database(directory: Path, *, disk: bool) -> Iterator[DatabaseServer]:
     try:
         path = directory / "db"
         if disk:
             disks.make_disk(path, DISK_OF_DATABASE)
         else:
             path.mkdir()
-        server = MariaDb(path, buffer_pool="128M", options=("--innodb-log-file-size=64M",))
+        server = DatabaseServer(path, buffer_pool="128M", redo_log="64M")
         server.install()
     except (OSError, RuntimeError) as error:
         raise CannotRun(str(error)) from None
@@ -119,7 +119,7 @@ def _database(directory: Path, *, disk: bool) -> Iterator[MariaDb]:
             (directory / "logs" / "database.log").write_bytes((path / "log").read_bytes())
 
 
-def _site(directory: Path, database: MariaDb, options: Options, *, disks: bool) -> FaultSite:
+def _site(directory: Path, database: DatabaseServer, options: Options, *, disks: bool) -> FaultSite:
     try:
         site = make_site(directory, database.create("faults"), tls=options.tls, ipv6=options.ipv6)
         return FaultSite(site, _world(), LOAD_MONITORS, disks)
@@ -135,7 +135,7 @@ def _world() -> World:
 class Run:
     """One run."""
 
-    def __init__(self, site: FaultSite, database: MariaDb, options: Options, kinds: Collection[str]) -> None:
+    def __init__(self, site: FaultSite, database: DatabaseServer, options: Options, kinds: Collection[str]) -> None:
         self._site = site
         self._database = database
         self._options = options

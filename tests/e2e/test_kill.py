@@ -18,7 +18,7 @@ from ops.demo.site import BROKER, agent_name, free_ntp_port, make_site
 from ops.demo.spools import is_empty
 from ops.demo.system import System
 from ops.demo.world import make_world
-from ops.local_database import MariaDb, temporary_mariadb
+from ops.local_database import DatabaseServer, temporary_database
 from runtime.database import DatabaseUnavailable, utc_now
 from runtime.work_queue import SCORING
 
@@ -30,7 +30,7 @@ WITHIN = 45.0
 class Killing:
     """A running system, and what the tests of it wait for."""
 
-    def __init__(self, system: System, database: MariaDb) -> None:
+    def __init__(self, system: System, database: DatabaseServer) -> None:
         self.system = system
         self.database = database
 
@@ -85,7 +85,7 @@ class Killing:
 async def running(directory: Path) -> AsyncIterator[Killing]:
     draft = make_world(AGENTS, SERVERS, 1)
     world = make_world(AGENTS, SERVERS, free_ntp_port([spec.address for spec in draft.fleet]))
-    with temporary_mariadb(buffer_pool="64M") as database:
+    with temporary_database(buffer_pool="64M") as database:
         site = make_site(directory, database.create("kills"))
         async with System(site, world, asyncio.Event()) as system:
             await system.start()

@@ -29,7 +29,7 @@ TOPICS = Topics("devel")
 
 
 @pytest.fixture
-def environment(mariadb_engine: Engine, broker: Broker, tmp_path: Path) -> dict[str, str]:
+def environment(server_engine: Engine, broker: Broker, tmp_path: Path) -> dict[str, str]:
     key = tmp_path / "jwt.key"
     key.write_text(broker.key.verification_text())
     key.chmod(0o600)
@@ -38,7 +38,7 @@ def environment(mariadb_engine: Engine, broker: Broker, tmp_path: Path) -> dict[
         "MQTT_HOST": "127.0.0.1",
         "MQTT_PORT": str(broker.port),
         "JWT_KEY_FILE": str(key),
-        "DATABASE_DSN": mariadb_engine.url.render_as_string(hide_password=False),
+        "DATABASE_DSN": server_engine.url.render_as_string(hide_password=False),
     }
 
 
@@ -87,33 +87,33 @@ def wait_for_scores(engine: Engine, expected: dict[int, float]) -> float:
 
 
 def test_a_result_becomes_a_score_within_a_second(
-    mariadb_engine: Engine, environment: dict[str, str], tmp_path: Path
+    server_engine: Engine, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    pairs = new_pairs(mariadb_engine, 25)
+    pairs = new_pairs(server_engine, 25)
     with scorer(environment, tmp_path / "scorer.log"):
-        store_result(mariadb_engine, *pairs[0], 1.0)
-        wait_for_scores(mariadb_engine, {pairs[0][0]: 1.0})  # the process is there
+        store_result(server_engine, *pairs[0], 1.0)
+        wait_for_scores(server_engine, {pairs[0][0]: 1.0})  # the process is there
         for server, monitor in pairs:
-            store_result(mariadb_engine, server, monitor, 12.5)
-            assert wait_for_scores(mariadb_engine, {server: 12.5}) < 1.0
+            store_result(server_engine, server, monitor, 12.5)
+            assert wait_for_scores(server_engine, {server: 12.5}) < 1.0
 
 
 def test_a_scorer_that_is_killed_again_and_again_scores_every_server_once(
-    mariadb_engine: Engine, environment: dict[str, str], tmp_path: Path
+    server_engine: Engine, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    pairs = new_pairs(mariadb_engine, 600)
+    pairs = new_pairs(server_engine, 600)
     log = tmp_path / "scorer.log"
-    with mariadb_engine.begin() as connection:
+    with server_engine.begin() as connection:
         for server, monitor in pairs:
             add_log_score(connection, server, monitor, utc_now().replace(microsecond=0), score=7.5)
         SCORING.add(connection, [server for server, _ in pairs], utc_now())
     for turn in range(3):
         with scorer(environment, log) as process:
-            _wait_for_some(mariadb_engine, 1 + 150 * turn)
+            _wait_for_some(server_engine, 1 + 150 * turn)
             process.kill()
     with scorer(environment, log):
-        wait_for_scores(mariadb_engine, {server: 7.5 for server, _ in pairs})
-    with mariadb_engine.connect() as connection:
+        wait_for_scores(server_engine, {server: 7.5 for server, _ in pairs})
+    with server_engine.connect() as connection:
         rows = connection.scalar(sa.select(sa.func.count()).select_from(log_scores))
         waiting = connection.scalar(sa.select(sa.func.count()).where(scoring_queue.c.due_on.is_not(None)))
     assert rows == 2 * len(pairs), "one result and one score of each server"
@@ -128,9 +128,9 @@ def _wait_for_some(engine: Engine, count: int) -> None:
 
 
 async def test_who_watches_is_told_of_every_server_that_was_scored(
-    mariadb_engine: Engine, environment: dict[str, str], broker: Broker, tmp_path: Path
+    server_engine: Engine, environment: dict[str, str], broker: Broker, tmp_path: Path
 ) -> None:
-    pairs = await asyncio.to_thread(new_pairs, mariadb_engine, 3)
+    pairs = await asyncio.to_thread(new_pairs, server_engine, 3)
     heard: asyncio.Queue[Incoming] = asyncio.Queue()
     session = BrokerSession(
         BrokerAddress("127.0.0.1", broker.port),
@@ -146,7 +146,7 @@ async def test_who_watches_is_told_of_every_server_that_was_scored(
             # The stream may drop, also while the scorer is still connecting: what was not heard is stored again.
             while len(told) < 3:
                 for server, monitor in pairs:
-                    await asyncio.to_thread(store_result, mariadb_engine, server, monitor, 12.5)
+                    await asyncio.to_thread(store_result, server_engine, server, monitor, 12.5)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(1.1):
                         while len(told) < 3:

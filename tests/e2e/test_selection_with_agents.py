@@ -20,7 +20,7 @@ from ops.demo import store
 from ops.demo.site import free_ntp_port, make_site
 from ops.demo.system import System
 from ops.demo.world import ENV, make_world
-from ops.local_database import temporary_mariadb
+from ops.local_database import temporary_database
 from ops.monitors import change_monitor
 from runtime.database import open_database, transaction, utc_now
 from runtime.pool_settings import PoolSettingsReader
@@ -89,7 +89,7 @@ def full(connection: Connection) -> bool:
 async def running(directory: Path) -> AsyncIterator[Pool]:
     draft = make_world(AGENTS, 1, 1)
     world = make_world(AGENTS, 1, free_ntp_port([spec.address for spec in draft.fleet]))
-    with temporary_mariadb(buffer_pool="64M") as database:
+    with temporary_database(buffer_pool="64M") as database:
         site = make_site(directory, database.create("selection"))
         async with System(site, world, asyncio.Event()) as system:
             await system.start()

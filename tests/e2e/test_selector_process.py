@@ -117,8 +117,8 @@ class World:
 
 
 @pytest.fixture
-def world(mariadb_engine: Engine) -> World:
-    return World(mariadb_engine)
+def world(server_engine: Engine) -> World:
+    return World(server_engine)
 
 
 async def test_a_monitor_that_turns_bad_is_replaced(world: World, broker: Broker, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fixtures.broker import Broker
 from sqlalchemy.engine import Engine
 
 from auth.tokens import Role
-from ops.local_database import MariaDb, temporary_mariadb
+from ops.local_database import DatabaseServer, temporary_database
 from ops.local_ports import free_port
 from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
 from runtime.database import open_database
@@ -102,7 +102,7 @@ def settings(broker: Broker, key_file: Path, dsn: str) -> dict[str, str]:
     }
 
 
-def hang(database: MariaDb, engine: Engine) -> None:
+def hang(database: DatabaseServer, engine: Engine) -> None:
     """Stops the server such that somebody asks it in vain.
 
     It may have read a question just before it was stopped, of which no sign is left; then it goes on until it answers.
@@ -235,7 +235,7 @@ def test_a_wrong_setting_is_named(tmp_path: Path, broker: Broker, key_file: Path
 
 
 def test_a_database_that_hangs_does_not_keep_it(tmp_path: Path, broker: Broker, key_file: Path) -> None:
-    with temporary_mariadb() as database:
+    with temporary_database() as database:
         url = database.create("hanging")
         engine = open_database(url)
         upgrade(engine)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pymysql
 import pytest
 import sqlalchemy as sa
-from fixtures.database import MariaDb
+from fixtures.database import DatabaseServer
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 
@@ -60,9 +60,11 @@ def test_a_full_sqlite_is_unavailable(limited: Engine) -> None:
         transaction(limited, lambda c: c.exec_driver_sql("INSERT INTO t VALUES (?)", ("x" * 100_000,)))
 
 
-async def test_a_connection_lost_at_any_octet_is_unavailable_and_costs_no_place_in_the_pool(mariadb: MariaDb) -> None:
-    async with TcpProxy("127.0.0.1", mariadb.port) as proxy:
-        engine = open_database(mariadb.create("lost").set(host=proxy.host, port=proxy.port))
+async def test_a_connection_lost_at_any_octet_is_unavailable_and_costs_no_place_in_the_pool(
+    server: DatabaseServer,
+) -> None:
+    async with TcpProxy("127.0.0.1", server.port) as proxy:
+        engine = open_database(server.create("lost").set(host=proxy.host, port=proxy.port))
 
         def read() -> None:
             with reading(engine) as connection:

@@ -27,9 +27,9 @@ IPS = [f"192.0.2.{i}" for i in range(1, 21)]
 
 
 @pytest.fixture
-def ids(mariadb_engine: Engine) -> tuple[list[int], list[int]]:
+def ids(server_engine: Engine) -> tuple[list[int], list[int]]:
     """Servers and monitors, each with each a pair."""
-    with mariadb_engine.begin() as connection:
+    with server_engine.begin() as connection:
         monitor_ids = [add_monitor(connection, name) for name in NAMES]
         server_ids = [add_server(connection, ip) for ip in IPS]
         for server_id in server_ids:
@@ -107,12 +107,12 @@ def scores_follow_the_log(engine: Engine) -> None:
 
 
 def test_each_batch_counts_once_whoever_commits_it(
-    mariadb_engine: Engine, ids: tuple[list[int], list[int]], caplog: pytest.LogCaptureFixture
+    server_engine: Engine, ids: tuple[list[int], list[int]], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="runtime.database")
     submissions = some_batches(ids[0], 60)
-    engines = [open_database(mariadb_engine.url) for _ in range(3)]
-    before = deadlocks(mariadb_engine)
+    engines = [open_database(server_engine.url) for _ in range(3)]
+    before = deadlocks(server_engine)
     try:
         results = at_once([partial(ingest_all, engine, submissions, seed) for seed, engine in enumerate(engines)])
     finally:
@@ -121,22 +121,22 @@ def test_each_batch_counts_once_whoever_commits_it(
     acks = [{s.batch.id: ack for plan in plans for s, ack in plan.acks} for plans in results]
     assert acks[0] == acks[1] == acks[2]
     assert all(ack.stored == 8 and not ack.rejected for ack in acks[0].values())
-    with mariadb_engine.connect() as connection:
+    with server_engine.connect() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(log_scores)) == 60 * 8
         assert connection.scalar(sa.select(sa.func.count()).select_from(result_batches)) == 60
-    scores_follow_the_log(mariadb_engine)
-    assert deadlocks(mariadb_engine) == before
+    scores_follow_the_log(server_engine)
+    assert deadlocks(server_engine) == before
     assert not caplog.messages, "who waited for the other's batch sees it, and needs no second attempt"
 
 
-def test_ingest_scoring_and_presence_do_not_deadlock(mariadb_engine: Engine, ids: tuple[list[int], list[int]]) -> None:
+def test_ingest_scoring_and_presence_do_not_deadlock(server_engine: Engine, ids: tuple[list[int], list[int]]) -> None:
     server_ids, monitor_ids = ids
     submissions = some_batches(server_ids, 120)
     ended = threading.Event()
 
     def ingest(share: Sequence[Submission], seed: int) -> None:
         try:
-            ingest_all(mariadb_engine, share, seed)
+            ingest_all(server_engine, share, seed)
         finally:
             ended.set()
 
@@ -151,19 +151,19 @@ def test_ingest_scoring_and_presence_do_not_deadlock(mariadb_engine: Engine, ids
                     connection.execute(row.values(score_raw=1.0, score_ts=NOW))
                 SCORING.done(connection, claimed)
 
-            transaction(mariadb_engine, work)
+            transaction(server_engine, work)
 
     def see() -> None:
         while not ended.is_set():
             now = utc_now()
             shuffled = random.sample(monitor_ids, len(monitor_ids))
-            write_sightings(mariadb_engine, [Sighting(i, now, submitted=now) for i in shuffled])
+            write_sightings(server_engine, [Sighting(i, now, submitted=now) for i in shuffled])
 
-    before = deadlocks(mariadb_engine)
+    before = deadlocks(server_engine)
     at_once([partial(ingest, submissions[:60], 1), partial(ingest, submissions[60:], 2), score, see, see])
-    scores_follow_the_log(mariadb_engine)
-    assert deadlocks(mariadb_engine) == before, last_deadlock(mariadb_engine)
-    with mariadb_engine.connect() as connection:
+    scores_follow_the_log(server_engine)
+    assert deadlocks(server_engine) == before, last_deadlock(server_engine)
+    with server_engine.connect() as connection:
         assert connection.scalar(sa.select(sa.func.count()).where(monitors.c.last_submit.is_(None))) == 0
         # What the scorer did not get to is still due: nothing is forgotten.
         due = set(connection.scalars(sa.select(scoring_queue.c.server_id).where(scoring_queue.c.due_on.is_not(None))))
@@ -171,28 +171,28 @@ def test_ingest_scoring_and_presence_do_not_deadlock(mariadb_engine: Engine, ids
         assert due | scored == set(server_ids)
 
 
-def test_new_servers_get_their_place_in_the_queue_from_several_workers(mariadb_engine: Engine) -> None:
+def test_new_servers_get_their_place_in_the_queue_from_several_workers(server_engine: Engine) -> None:
     """Rows that are missing are made by whoever comes first; that may take a second attempt, but loses nothing."""
-    with mariadb_engine.begin() as connection:
+    with server_engine.begin() as connection:
         monitor_ids = [add_monitor(connection, name) for name in NAMES]
         server_ids = [add_server(connection, ip) for ip in IPS]
         for server_id in server_ids:
             for monitor_id in monitor_ids:
                 add_pair(connection, server_id, monitor_id)
     submissions = some_batches(server_ids, 40)
-    at_once([partial(ingest_all, mariadb_engine, submissions, seed) for seed in range(4)])
-    with mariadb_engine.connect() as connection:
+    at_once([partial(ingest_all, server_engine, submissions, seed) for seed in range(4)])
+    with server_engine.connect() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(log_scores)) == 40 * 8
-    scores_follow_the_log(mariadb_engine)
+    scores_follow_the_log(server_engine)
 
 
 def test_batches_without_a_stored_result_count_once_too(
-    mariadb_engine: Engine, ids: tuple[list[int], list[int]]
+    server_engine: Engine, ids: tuple[list[int], list[int]]
 ) -> None:
     """Nothing but their key keeps two workers apart, since there is no server to hold."""
     submissions = [new_submission(NAMES[0], new_result(99_999, "192.0.2.99")) for _ in range(30)]
-    results = at_once([partial(ingest_all, mariadb_engine, submissions, seed) for seed in range(4)])
+    results = at_once([partial(ingest_all, server_engine, submissions, seed) for seed in range(4)])
     acks = [{s.batch.id: ack for plan in plans for s, ack in plan.acks} for plans in results]
     assert acks[0] == acks[1] == acks[2] == acks[3]
-    with mariadb_engine.connect() as connection:
+    with server_engine.connect() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(result_batches)) == 30

@@ -76,17 +76,17 @@ def test_one_topic_cannot_fill_the_table(engine: Engine) -> None:
     assert len(found) == MOST_PER_TOPIC + 1
 
 
-def test_two_workers_keep_the_same_message(mariadb_engine: Engine) -> None:
+def test_two_workers_keep_the_same_message(server_engine: Engine) -> None:
     same = [message(str(number).encode()) for number in range(30)]
     gate = threading.Barrier(4)
 
     def one(number: int) -> None:
         gate.wait(10)
-        keep(mariadb_engine, same[number:] + same[:number])
+        keep(server_engine, same[number:] + same[:number])
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(one, range(4)))
-    assert [row.times for row in rows(mariadb_engine, rejected_messages)] == [4] * 30
+    assert [row.times for row in rows(server_engine, rejected_messages)] == [4] * 30
 
 
 # ---- presence and times --------------------------------------------------------------------------------------------
@@ -112,9 +112,9 @@ def test_presence_is_one_row_for_both_protocols(engine: Engine) -> None:
     assert found == {ALICE: (False, NOW + SECOND), BOB: (False, NOW)}
 
 
-def test_two_workers_write_the_same_presence(mariadb_engine: Engine) -> None:
+def test_two_workers_write_the_same_presence(server_engine: Engine) -> None:
     names = [monitor_name(f"m{number}") for number in range(20)]
-    with mariadb_engine.begin() as connection:
+    with server_engine.begin() as connection:
         for name in names:
             add_monitor(connection, name)
     online = Status(online=True, ts=NOW.replace(tzinfo=UTC))
@@ -122,11 +122,11 @@ def test_two_workers_write_the_same_presence(mariadb_engine: Engine) -> None:
 
     def one(number: int) -> None:
         gate.wait(10)
-        write_presence(mariadb_engine, [says(name, online, NOW + number * SECOND) for name in names[::-1]])
+        write_presence(server_engine, [says(name, online, NOW + number * SECOND) for name in names[::-1]])
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(one, range(4)))
-    assert [bool(row.online) for row in rows(mariadb_engine, monitor_presence)] == [True] * 20
+    assert [bool(row.online) for row in rows(server_engine, monitor_presence)] == [True] * 20
 
 
 def test_times_never_go_back_and_versions_are_kept(engine: Engine) -> None:
@@ -212,12 +212,12 @@ def test_a_step_is_small(engine: Engine) -> None:
     assert [remove_step(engine, what, NOW) for _ in range(3)] == [STEP, 5, 0]
 
 
-def test_several_workers_share_the_removing(mariadb_engine: Engine) -> None:
+def test_several_workers_share_the_removing(server_engine: Engine) -> None:
     """What one has taken, another passes over without waiting."""
-    fill(mariadb_engine, 2 * STEP)
+    fill(server_engine, 2 * STEP)
     what = by_name("log_scores")
-    other = open_database(mariadb_engine.url)
-    with mariadb_engine.begin() as connection:
+    other = open_database(server_engine.url)
+    with server_engine.begin() as connection:
         held = sa.select(log_scores.c.id).order_by(log_scores.c.ts).limit(STEP).with_for_update()
         assert len(connection.execute(held).all()) == STEP
         assert remove_step(other, what, NOW) == STEP

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from fixtures.batches import new_batch
 from fixtures.broker import Broker
-from fixtures.database import MariaDb
+from fixtures.database import DatabaseServer, require
 from fixtures.running_ingest import (
     TOPICS,
     TestMonitor,
@@ -25,6 +25,7 @@ from ulid import ULID
 
 from auth.tokens import Role
 from ingest import check
+from ops.local_database import SERVERS, temporary_database
 from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
 from runtime.database import open_database
 from runtime.migrations import upgrade
@@ -259,12 +260,12 @@ async def test_the_presence_of_strangers_is_not_kept(engine: Engine, broker: Bro
 
 
 async def test_a_batch_that_the_database_cannot_take_is_refused_alone(
-    mariadb_engine: Engine, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    server_engine: Engine, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(mariadb_engine)
+    world = World(server_engine)
     # Without the cut, a mediumint does not hold 9000 s.
     monkeypatch.setattr("ingest.plan.MAX_RTT", 2**60)
-    async with running_ingest(mariadb_engine, broker) as worker, connected_monitor(broker, world.name) as monitor:
+    async with running_ingest(server_engine, broker) as worker, connected_monitor(broker, world.name) as monitor:
         await order(worker, "pause")
         good, bad, also_good = world.batch(), world.batch(rtt=9000.0), world.batch()
         for batch in (good, bad, also_good):
@@ -277,37 +278,33 @@ async def test_a_batch_that_the_database_cannot_take_is_refused_alone(
         refused = answers[bad.id]
         assert isinstance(refused, BatchRefused)
         assert "DataError" in refused.reason
-    assert count(mariadb_engine, log_scores) == 4
-    kept = row_of(mariadb_engine, rejected_messages, rejected_messages.c.times == 1)
+    assert count(server_engine, log_scores) == 4
+    kept = row_of(server_engine, rejected_messages, rejected_messages.c.times == 1)
     assert json.loads(kept.payload)["id"] == bad.id
 
 
-@pytest.fixture
-def own_mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDb]:
-    """A MariaDB that may be stopped."""
-    server = MariaDb(tmp_path_factory.mktemp("db", numbered=True))
-    server.install()
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
+@pytest.fixture(params=SERVERS.values(), ids=tuple(SERVERS))
+def own_server(request: pytest.FixtureRequest) -> Iterator[DatabaseServer]:
+    """A server that may be stopped."""
+    require(request.param)
+    with temporary_database(request.param) as found:
+        yield found
 
 
 async def test_a_database_that_is_killed_is_waited_for(
-    own_mariadb: MariaDb, broker: Broker, caplog: pytest.LogCaptureFixture
+    own_server: DatabaseServer, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = open_database(own_mariadb.create("ledger"))
+    engine = open_database(own_server.create("ledger"))
     upgrade(engine)
     world = World(engine)
     batches = [world.batch() for _ in range(30)]
     async with running_ingest(engine, broker), connected_monitor(broker, world.name) as monitor:
         assert await monitor.exchange(batches[0]) == BatchCommitted(batch=batches[0].id, stored=2)
         sending = asyncio.create_task(send_all(monitor, batches[1:]))
-        await asyncio.to_thread(own_mariadb.stop, kill=True)
+        await asyncio.to_thread(own_server.stop, kill=True)
         await sending
         await until(lambda: "waiting for it" in caplog.text, "the reason is logged")
-        await asyncio.to_thread(own_mariadb.start)
+        await asyncio.to_thread(own_server.start)
         acks = [await monitor.answer() for _ in batches[1:]]
         assert {ack.batch for ack in acks} == {batch.id for batch in batches[1:]}
     assert (count(engine, result_batches), count(engine, log_scores)) == (30, 60)

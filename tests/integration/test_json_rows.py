@@ -15,8 +15,8 @@ HOSTILE = ["'", "\\'", "'; DROP TABLE servers; --", '"\\"', "\x00\n\x1a", "%s %(
 
 
 @pytest.mark.parametrize("mode", ["", "NO_BACKSLASH_ESCAPES,ANSI_QUOTES"])
-def test_mysql_takes_any_text_as_a_value_in_every_mode(mariadb_engine: Engine, mode: str) -> None:
-    with mariadb_engine.connect() as connection:
+def test_mysql_takes_any_text_as_a_value_in_every_mode(server_engine: Engine, mode: str) -> None:
+    with server_engine.connect() as connection:
         connection.execute(sa.text("SET SESSION sql_mode = :mode"), {"mode": mode})
         found = connection.scalar(sa.text("SELECT :rows"), {"rows": json_rows(HOSTILE)})
         connection.invalidate()  # nobody else shall have the mode
@@ -52,16 +52,16 @@ _TABLE = sa.text("""
     )
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_rows_go_there_and_back_unchanged(mariadb_engine: Engine, rows: list[Row]) -> None:
-    with mariadb_engine.connect() as connection:
+def test_rows_go_there_and_back_unchanged(server_engine: Engine, rows: list[Row]) -> None:
+    with server_engine.connect() as connection:
         text = connection.scalar(_TABLE, {"rows": json_rows(rows)})
     assert rows_of(text, msgspec.json.Decoder(list[Row])) == rows
 
 
-def test_many_rows_come_whole(mariadb_engine: Engine) -> None:
+def test_many_rows_come_whole(server_engine: Engine) -> None:
     """MariaDB itself cuts such a text off after 1 MiB."""
     rows: list[Row] = [(number, 0.1, "x" * 1_000, None) for number in range(5_000)]
-    with mariadb_engine.connect() as connection:
+    with server_engine.connect() as connection:
         text = connection.scalar(_TABLE, {"rows": json_rows(rows)})
     assert rows_of(text, msgspec.json.Decoder(list[Row])) == rows
 

@@ -79,14 +79,14 @@ def verdict(engine: Engine, record: Path) -> Checked:
 
 @pytest.mark.parametrize("on_disk", [False, True])
 async def test_whatever_is_sent_is_answered_and_the_ledger_agrees(
-    mariadb_engine: Engine, broker: Broker, tmp_path: Path, on_disk: bool
+    server_engine: Engine, broker: Broker, tmp_path: Path, on_disk: bool
 ) -> None:
     shares = Shares(bad=0.2, late=0.2, duplicate=0.2, malformed=0.2)
     spools = tmp_path / "spools" if on_disk else None
     record = tmp_path / "record"
-    found = await asyncio.to_thread(members, mariadb_engine, 4)
+    found = await asyncio.to_thread(members, server_engine, 4)
     spec = spec_for(broker, found, record, rate=400.0, batch=5, shares=shares, spools=spools)
-    async with running_ingest(mariadb_engine, broker):
+    async with running_ingest(server_engine, broker):
         assert await load(broker, spec, lambda _: record.stat().st_size > 120_000)
     all_batches = list(histories(read_lines(record)).values())
     kinds = Counter(history.sent.kind for history in all_batches)
@@ -95,20 +95,20 @@ async def test_whatever_is_sent_is_answered_and_the_ledger_agrees(
     refused = {history.sent.kind for history in all_batches if isinstance(history.answers[0].ack, BatchRefused)}
     assert refused == {"malformed"}
     assert any(len(history.answers) > 1 for history in all_batches if history.sent.kind == "duplicate")
-    checked = await asyncio.to_thread(verdict, mariadb_engine, record)
+    checked = await asyncio.to_thread(verdict, server_engine, record)
     assert checked.differences == ()
     assert checked.rows == sum(
         history.answers[0].ack.stored for history in all_batches if isinstance(history.answers[0].ack, BatchCommitted)
     )
-    with reading(mariadb_engine) as connection:
+    with reading(server_engine) as connection:
         assert connection.execute(rejected_messages.select()).first() is not None
 
 
 async def test_as_much_as_is_acknowledged_and_no_more_waits(
-    mariadb_engine: Engine, broker: Broker, tmp_path: Path
+    server_engine: Engine, broker: Broker, tmp_path: Path
 ) -> None:
     record, most = tmp_path / "record", 0
-    found = await asyncio.to_thread(members, mariadb_engine, 3)
+    found = await asyncio.to_thread(members, server_engine, 3)
     spec = spec_for(broker, found, record, outstanding=12, seconds=1.0)
 
     def look(generator: Generator) -> bool:
@@ -116,20 +116,20 @@ async def test_as_much_as_is_acknowledged_and_no_more_waits(
         most = max(most, generator.left)
         return False
 
-    async with running_ingest(mariadb_engine, broker):
+    async with running_ingest(server_engine, broker):
         assert await load(broker, spec, look)
     assert 2 <= most <= 12
-    assert (await asyncio.to_thread(verdict, mariadb_engine, record)).differences == ()
+    assert (await asyncio.to_thread(verdict, server_engine, record)).differences == ()
 
 
 async def test_what_was_made_ahead_is_sent_first_and_counts_like_the_rest(
-    mariadb_engine: Engine, broker: Broker, tmp_path: Path
+    server_engine: Engine, broker: Broker, tmp_path: Path
 ) -> None:
     record = tmp_path / "record"
-    found = await asyncio.to_thread(members, mariadb_engine, 3)
+    found = await asyncio.to_thread(members, server_engine, 3)
     shares = Shares(bad=0.3, duplicate=0.3)
     spec = spec_for(broker, found, record, outstanding=12, ahead=5, seconds=1.0, shares=shares)
-    async with running_ingest(mariadb_engine, broker):
+    async with running_ingest(server_engine, broker):
         assert await load(broker, spec, lambda _: False)
     sent = [history.sent for history in histories(read_lines(record)).values()]
     first_sent = min(line.at for line in sent) // 1_000_000
@@ -137,21 +137,21 @@ async def test_what_was_made_ahead_is_sent_first_and_counts_like_the_rest(
         made = [made_at(line.batch) for line in sent if line.monitor == member.name]
         assert len(made) > 5
         assert max(made[:5]) <= first_sent <= min(made[5:])
-    assert (await asyncio.to_thread(verdict, mariadb_engine, record)).differences == ()
+    assert (await asyncio.to_thread(verdict, server_engine, record)).differences == ()
 
 
 async def test_without_an_answer_a_batch_is_sent_again_until_there_is_one(
-    mariadb_engine: Engine, broker: Broker, tmp_path: Path
+    server_engine: Engine, broker: Broker, tmp_path: Path
 ) -> None:
     record = tmp_path / "record"
-    found = await asyncio.to_thread(members, mariadb_engine, 2)
+    found = await asyncio.to_thread(members, server_engine, 2)
     spec = spec_for(broker, found, record, rate=200.0, ack_timeout=0.2, seconds=0.5)
     loading = asyncio.create_task(load(broker, spec, lambda _: False))
     while not (record.exists() and any(True for _ in read_lines(record))):
         await asyncio.sleep(0.02)
     # Nobody listened so far.
-    async with running_ingest(mariadb_engine, broker):
+    async with running_ingest(server_engine, broker):
         assert await loading
-    checked = await asyncio.to_thread(verdict, mariadb_engine, record)
+    checked = await asyncio.to_thread(verdict, server_engine, record)
     assert checked.differences == ()
     assert checked.rows > 0

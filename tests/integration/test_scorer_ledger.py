@@ -260,15 +260,15 @@ def test_a_pair_that_was_never_scored_does_not_fall(engine: Engine, recentmedian
 # ---- many workers --------------------------------------------------------------------------------------------------
 
 
-def test_two_scorers_at_once_never_take_the_same_server(mariadb_engine: Engine) -> None:
-    add_missing_scorers(mariadb_engine, all_scorers())
-    with mariadb_engine.begin() as connection:
+def test_two_scorers_at_once_never_take_the_same_server(server_engine: Engine) -> None:
+    add_missing_scorers(server_engine, all_scorers())
+    with server_engine.begin() as connection:
         ids = {watched_server(connection, 20.0)[0] for _ in range(120)}
     start = Barrier(3)
     taken: list[list[int]] = [[], [], []]
 
     def work(mine: list[int]) -> None:
-        engine = open_database(mariadb_engine.url)
+        engine = open_database(server_engine.url)
         start.wait()
         while (scored := score_all(engine, limit=7)).found:
             mine += [score.server_id for score in scored.scores]
@@ -276,8 +276,8 @@ def test_two_scorers_at_once_never_take_the_same_server(mariadb_engine: Engine) 
 
     _together([Thread(target=work, args=(mine,)) for mine in taken])
     assert sorted(server for mine in taken for server in mine) == sorted(ids), "every server once"
-    assert len(rows(mariadb_engine, server_scores)) == 240
-    assert len(rows(mariadb_engine, log_scores)) == 240
+    assert len(rows(server_engine, server_scores)) == 240
+    assert len(rows(server_engine, log_scores)) == 240
 
 
 def test_the_scorers_rows_are_made_once(engine: Engine) -> None:
@@ -288,18 +288,18 @@ def test_the_scorers_rows_are_made_once(engine: Engine) -> None:
     assert (row["ip"], row["ip_version"], row["status"]) == (None, None, "active")
 
 
-def test_workers_that_start_together_make_the_scorers_rows_once(mariadb_engine: Engine) -> None:
+def test_workers_that_start_together_make_the_scorers_rows_once(server_engine: Engine) -> None:
     start = Barrier(4)
 
     def work() -> None:
-        engine = open_database(mariadb_engine.url)
+        engine = open_database(server_engine.url)
         engine.connect().close()  # so that nobody is late for connecting
         start.wait()
         add_missing_scorers(engine, all_scorers())
         engine.dispose()
 
     _together([Thread(target=work) for _ in range(4)])
-    assert len(rows(mariadb_engine, monitors)) == 1
+    assert len(rows(server_engine, monitors)) == 1
 
 
 def _together(threads: Sequence[Thread]) -> None:

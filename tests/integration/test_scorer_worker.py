@@ -186,12 +186,12 @@ async def test_what_is_due_in_the_future_waits(sqlite_engine: Engine) -> None:
     assert scores(sqlite_engine) == [0.0, 12.0]
 
 
-async def test_two_workers_share_the_servers_and_log_each_once(mariadb_engine: Engine) -> None:
-    await asyncio.to_thread(servers_with_a_result, mariadb_engine, 300)
-    other_engine = open_database(mariadb_engine.url)
-    with new_worker(mariadb_engine) as (one, _, _), new_worker(other_engine) as (other, _, _):
+async def test_two_workers_share_the_servers_and_log_each_once(server_engine: Engine) -> None:
+    await asyncio.to_thread(servers_with_a_result, server_engine, 300)
+    other_engine = open_database(server_engine.url)
+    with new_worker(server_engine) as (one, _, _), new_worker(other_engine) as (other, _, _):
         async with running(one), running(other):
             await until(lambda: one.status.get("scored", 0) + other.status.get("scored", 0) == 300)
     other_engine.dispose()
-    with mariadb_engine.connect() as connection:
+    with server_engine.connect() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(log_scores)) == 600

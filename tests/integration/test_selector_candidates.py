@@ -82,18 +82,18 @@ def test_pairs_are_made_in_batches(engine: Engine, monkeypatch: pytest.MonkeyPat
     assert queue_servers(engine, NOW) == 5
 
 
-def test_two_selectors_make_each_pair_once(mariadb_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_selectors_make_each_pair_once(server_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(candidates, "BATCH", 3)
-    with mariadb_engine.begin() as connection:
+    with server_engine.begin() as connection:
         ids = [add_server(connection) for _ in range(30)]
         monitors_made = [add_monitor(connection, unique("m")) for _ in range(4)]
-    engines = [open_database(mariadb_engine.url) for _ in range(2)]
+    engines = [open_database(server_engine.url) for _ in range(2)]
     with ThreadPoolExecutor(2) as threads:
         for job in [threads.submit(make_all, one) for one in engines]:
             job.result()
     for one in engines:
         one.dispose()
-    assert all(pair_statuses(mariadb_engine, server).keys() == set(monitors_made) for server in ids)
+    assert all(pair_statuses(server_engine, server).keys() == set(monitors_made) for server in ids)
 
 
 def test_every_server_has_a_place_in_the_queue(engine: Engine) -> None:

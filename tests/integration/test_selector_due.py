@@ -162,14 +162,14 @@ def test_a_server_without_a_place_in_the_queue_gets_one(engine: Engine) -> None:
     assert due(engine) == {ids["active"], ids["testing"]}
 
 
-def test_only_one_of_two_selectors_takes_the_news(mariadb_engine: Engine) -> None:
-    monitor, _ = world(mariadb_engine)
-    other = open_database(mariadb_engine.url)
+def test_only_one_of_two_selectors_takes_the_news(server_engine: Engine) -> None:
+    monitor, _ = world(server_engine)
+    other = open_database(server_engine.url)
     for turn in range(10):
-        with mariadb_engine.begin() as connection:
+        with server_engine.begin() as connection:
             of_monitor(ip=f"203.0.113.{turn + 10}")(connection, monitor)
         with ThreadPoolExecutor(2) as threads:
-            jobs = [threads.submit(note, one) for one in (mariadb_engine, other)]
+            jobs = [threads.submit(note, one) for one in (server_engine, other)]
             news = [one for job in jobs for one in job.result()]
         assert [one.monitor_id for one in news] == [monitor]
     other.dispose()

@@ -296,9 +296,9 @@ def test_a_review_by_hand_waits_for_the_one_under_way(engine: Engine, monkeypatc
     overlaps.assert_none()
 
 
-def test_results_and_scores_come_in_while_servers_are_reviewed(mariadb_engine: Engine) -> None:
+def test_results_and_scores_come_in_while_servers_are_reviewed(server_engine: Engine) -> None:
     """Ingest and scorer take their locks in another table first; neither they nor reviews lose anything."""
-    with mariadb_engine.begin() as connection:
+    with server_engine.begin() as connection:
         ids = [add_server(connection) for _ in range(12)]
         monitors = monitors_of(connection, *ids, count=8, results=30)
         scorer = add_scorer(connection)
@@ -330,7 +330,7 @@ def test_results_and_scores_come_in_while_servers_are_reviewed(mariadb_engine: E
     written: dict[int, int] = defaultdict(int)
 
     def until_stopped(work: Any) -> None:
-        own = open_database(mariadb_engine.url)
+        own = open_database(server_engine.url)
         try:
             turn = 0
             while not stop.is_set():
@@ -356,13 +356,13 @@ def test_results_and_scores_come_in_while_servers_are_reviewed(mariadb_engine: E
     try:
         for turn in range(30):
             now = NOW + timedelta(hours=2 * turn)
-            review_due(mariadb_engine, SETTINGS, now, 5)
+            review_due(server_engine, SETTINGS, now, 5)
     finally:
         stop.set()
         for thread in threads:
             thread.join(30)
     assert failed == []
-    with mariadb_engine.connect() as connection:
+    with server_engine.connect() as connection:
         total = sa.select(scores.monitor_id, sa.func.sum(scores.score_raw)).group_by(scores.monitor_id)
         found = {row[0]: int(row[1]) for row in connection.execute(total) if row[0] != scorer}
     assert found == {monitor: written[monitor] for monitor in monitors}

@@ -161,9 +161,9 @@ def test_a_server_is_deleted_when_its_day_has_come(engine: Engine) -> None:
             assert read(connection, server).deleted(NOW) is deleted
 
 
-def test_a_day_that_is_none_has_come(mariadb_engine: Engine) -> None:
+def test_a_day_that_is_none_has_come(server_engine: Engine) -> None:
     """MariaDB accepts 0000-00-00, and takes it for earlier than any day; it must not stop other servers' reviews."""
-    with mariadb_engine.begin() as connection:
+    with server_engine.begin() as connection:
         server, other = add_server(connection), add_server(connection, "192.0.2.2")
         connection.execute(sa.text("UPDATE servers SET deletion_on = '0000-00-00' WHERE id = :id"), {"id": server})
         inputs = read_inputs(connection, [server, other], NOW)
@@ -172,8 +172,8 @@ def test_a_day_that_is_none_has_come(mariadb_engine: Engine) -> None:
         assert day <= NOW.date()
 
 
-def test_the_results_are_read_from_their_index_alone(mariadb_engine: Engine) -> None:
-    with mariadb_engine.begin() as connection:
+def test_the_results_are_read_from_their_index_alone(server_engine: Engine) -> None:
+    with server_engine.begin() as connection:
         server = add_server(connection)
         for _ in range(10):
             monitor = add_monitor(connection, unique("m"))
@@ -186,12 +186,12 @@ def test_the_results_are_read_from_their_index_alone(mariadb_engine: Engine) -> 
             plan = connection.exec_driver_sql("EXPLAIN " + statement, parameters)  # type: ignore[arg-type]
             plans.extend(f"{row.key} {row.Extra}" for row in plan if row.table == "log_scores")
 
-    sa.event.listen(mariadb_engine, "before_cursor_execute", explain)
+    sa.event.listen(server_engine, "before_cursor_execute", explain)
     try:
-        with mariadb_engine.connect() as connection:
+        with server_engine.connect() as connection:
             read_inputs(connection, [server, server + 1], NOW)
     finally:
-        sa.event.remove(mariadb_engine, "before_cursor_execute", explain)
+        sa.event.remove(server_engine, "before_cursor_execute", explain)
     [plan] = plans
     assert plan.startswith("log_scores_review")
     assert "Using index" in plan

@@ -89,25 +89,25 @@ def test_what_was_overtaken_since_the_look_is_not_claimed(engine: Engine) -> Non
         assert len(SCORING.look(connection, NOW, 2)) == 2
 
 
-def test_what_is_held_since_the_look_is_passed_over(mariadb_engine: Engine) -> None:
-    other = open_database(mariadb_engine.url)
-    with mariadb_engine.begin() as connection:
+def test_what_is_held_since_the_look_is_passed_over(server_engine: Engine) -> None:
+    other = open_database(server_engine.url)
+    with server_engine.begin() as connection:
         add_servers(connection, 1, 2)
         SCORING.add(connection, [1, 2], NOW)
         looked = SCORING.look(connection, NOW, 10)
-    with mariadb_engine.begin() as first, other.begin() as second:
+    with server_engine.begin() as first, other.begin() as second:
         SCORING.hold_due(first, [1], NOW)
         assert SCORING.claim_unchanged(second, looked, NOW) == [2]
     other.dispose()
 
 
-def test_what_is_held_is_not_claimed_and_is_due_when_it_is_let_go(mariadb_engine: Engine) -> None:
+def test_what_is_held_is_not_claimed_and_is_due_when_it_is_let_go(server_engine: Engine) -> None:
     many = range(1, 1_201)
-    other = open_database(mariadb_engine.url)
-    with mariadb_engine.begin() as connection:
+    other = open_database(server_engine.url)
+    with server_engine.begin() as connection:
         add_servers(connection, *many)
         SCORING.add(connection, many, NOW)
-    with mariadb_engine.begin() as first:
+    with server_engine.begin() as first:
         SCORING.hold_due(first, many[:-1], NOW)
         with other.begin() as second:
             assert SCORING.claim(second, NOW, 2_000) == [many[-1]]
@@ -116,12 +116,12 @@ def test_what_is_held_is_not_claimed_and_is_due_when_it_is_let_go(mariadb_engine
     other.dispose()
 
 
-def test_what_one_worker_holds_another_passes_over(mariadb_engine: Engine) -> None:
-    other = open_database(mariadb_engine.url)
-    with mariadb_engine.begin() as connection:
+def test_what_one_worker_holds_another_passes_over(server_engine: Engine) -> None:
+    other = open_database(server_engine.url)
+    with server_engine.begin() as connection:
         add_servers(connection, 1, 2, 3)
         SCORING.add(connection, [1, 2, 3], NOW)
-    with mariadb_engine.begin() as first, other.begin() as second:
+    with server_engine.begin() as first, other.begin() as second:
         assert SCORING.claim(first, NOW, 2) == [1, 2]
         assert SCORING.claim(second, NOW, 10) == [3]
     other.dispose()

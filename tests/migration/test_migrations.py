@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from fixtures.database import MariaDb
+from fixtures.database import SERVERS, DatabaseServer
 from sqlalchemy.engine import URL, Connection, Engine
 
 from runtime.database import open_database
@@ -24,14 +24,14 @@ NOW = datetime(2026, 1, 2, 3, 4, 5)
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(params=["sqlite", "mariadb"])
+@pytest.fixture(params=["sqlite", *SERVERS])
 def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """A database without any table."""
     if request.param == "sqlite":
         url = URL.create("sqlite", database=str(tmp_path / "empty.db"))
     else:
-        mariadb: MariaDb = request.getfixturevalue("mariadb")
-        url = mariadb.create(f"migration{next(_numbers)}")
+        server: DatabaseServer = request.getfixturevalue(request.param)
+        url = server.create(f"migration{next(_numbers)}")
     engine = open_database(url)
     yield engine
     engine.dispose()
@@ -108,9 +108,9 @@ POOL_TYPES = {
 }
 
 
-def test_on_mariadb_the_pools_columns_have_the_pools_types(mariadb_engine: Engine) -> None:
+def test_on_a_server_the_pools_columns_have_the_pools_types(server_engine: Engine) -> None:
     query = "SELECT table_name, column_name, column_type, extra FROM information_schema.columns"
-    with mariadb_engine.connect() as connection:
+    with server_engine.connect() as connection:
         rows = connection.exec_driver_sql(f"{query} WHERE table_schema = database()").all()
     # A display width is decoration, and MySQL 8 shows none.
     found = {(row[0], row[1]): re.sub(r"(int)\(\d+\)", r"\1", row[2]) for row in rows}
@@ -201,10 +201,10 @@ def test_an_index_that_the_pool_lacks_or_calls_otherwise_is_its_own_affair(empty
 def test_an_older_pool_is_refused_with_what_it_lacks_and_stays_as_it_is(empty: Engine) -> None:
     with empty.begin() as connection:
         make_pool(connection)
-        connection.exec_driver_sql("ALTER TABLE server_scores DROP COLUMN pause_reason") if _is_mariadb(
+        connection.exec_driver_sql("ALTER TABLE server_scores DROP COLUMN pause_reason") if _is_server(
             empty
         ) else connection.exec_driver_sql("ALTER TABLE server_alerts DROP COLUMN last_email_time")
-    lacks = "server_scores is there but lacks pause_reason" if _is_mariadb(empty) else "server_alerts is .* last_email"
+    lacks = "server_scores is there but lacks pause_reason" if _is_server(empty) else "server_alerts is .* last_email"
     with pytest.raises(RuntimeError, match=lacks):
         upgrade(empty)
     assert current(empty) is None
@@ -217,7 +217,7 @@ def _names_of(found: list[Any]) -> list[str]:
     return sorted(difference[-1].name for difference in found)
 
 
-def _is_mariadb(engine: Engine) -> bool:
+def _is_server(engine: Engine) -> bool:
     return engine.dialect.name != "sqlite"
 
 
@@ -254,8 +254,8 @@ def test_a_migration_that_is_cut_off_after_any_statement_is_finished_by_the_next
     assert [d for d in differences(empty) if d[:1] != ("add_index",) or d[1].name != "log_scores_monitor"] == []
 
 
-def test_two_at_once_follow_each_other(mariadb: MariaDb) -> None:
-    url = mariadb.create(f"migration{next(_numbers)}")
+def test_two_at_once_follow_each_other(server: DatabaseServer) -> None:
+    url = server.create(f"migration{next(_numbers)}")
     start = Barrier(3)
     errors: list[Exception] = []
 
@@ -281,8 +281,8 @@ def test_two_at_once_follow_each_other(mariadb: MariaDb) -> None:
     engine.dispose()
 
 
-def test_the_next_one_begins_when_the_last_one_is_committed(mariadb: MariaDb) -> None:
-    engine = open_database(mariadb.create(f"migration{next(_numbers)}"))
+def test_the_next_one_begins_when_the_last_one_is_committed(server: DatabaseServer) -> None:
+    engine = open_database(server.create(f"migration{next(_numbers)}"))
     free: list[bool] = []
 
     def look(connection: Connection) -> None:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
-from fixtures.database import MariaDb
+from fixtures.database import DatabaseServer
 from fixtures.selector import set_presence, unique
 from fixtures.world import add_monitor, add_pair, add_server
 from sqlalchemy.engine import Connection
@@ -20,8 +20,8 @@ def collation(connection: Connection, table: str) -> str:
     return str(connection.scalar(sa.text(query + where), {"table": table}))
 
 
-def test_monitors_of_another_collation_are_joined_with_their_presence(mariadb: MariaDb) -> None:
-    engine = open_database(mariadb.create("collations"))
+def test_monitors_of_another_collation_are_joined_with_their_presence(server: DatabaseServer) -> None:
+    engine = open_database(server.create("collations"))
     with engine.begin() as connection:
         pool_tables.metadata.create_all(connection, tables=[pool_tables.metadata.tables[n] for n in pool_tables.NAMES])
         change = "ALTER TABLE monitors MODIFY tls_name VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_swedish_ci"
@@ -30,9 +30,9 @@ def test_monitors_of_another_collation_are_joined_with_their_presence(mariadb: M
     now, name = datetime.now(UTC), unique("m")
     with engine.begin() as connection:
         assert collation(connection, "monitors") == collation(connection, "monitor_presence") == "utf8mb4_swedish_ci"
-        server, monitor = add_server(connection), add_monitor(connection, name)
-        add_pair(connection, server, monitor)
+        measured, monitor = add_server(connection), add_monitor(connection, name)
+        add_pair(connection, measured, monitor)
         set_presence(connection, name, seen=now)
-        [found] = read_inputs(connection, [server], now)[server].monitors
+        [found] = read_inputs(connection, [measured], now)[measured].monitors
         assert not found.gone
     engine.dispose()
