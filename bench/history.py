@@ -38,9 +38,9 @@ def add_history(engine: Engine, hours: int, intervals: Intervals = DEFAULT) -> i
 def _insert(hours: int, intervals: Intervals) -> sa.TextClause:
     moments = " UNION ALL ".join(_moments(status, int(intervals.of(status)), hours) for status in STATUSES)
     return sa.text(f"""
-        INSERT INTO log_scores (monitor_id, server_id, ts, score, step, `offset`, rtt, attributes)
-        SELECT monitor_id, server_id, :begin + INTERVAL at SECOND, :score, :step, 0.001, 20000, :attributes
-        FROM ({moments}) AS made ORDER BY at
+        INSERT INTO `log_scores` (`monitor_id`, `server_id`, `ts`, `score`, `step`, `offset`, `rtt`, `attributes`)
+        SELECT `monitor_id`, `server_id`, :begin + INTERVAL `at` SECOND, :score, :step, 0.001, 20000, :attributes
+        FROM ({moments}) AS `made` ORDER BY `at`
     """)  # noqa: S608  # made of our own text
 
 
@@ -48,16 +48,16 @@ def _moments(status: str, interval: int, hours: int) -> str:
     """Seconds since the beginning at which the pairs of this status were measured."""
     last = hours * 3600 // interval - 1
     if last < 0:
-        return "SELECT 0 AS monitor_id, 0 AS server_id, 0 AS at FROM DUAL WHERE FALSE"
-    phase = f"MOD(monitor_id * 7919 + server_id * 104729, {interval})"
+        return "SELECT 0 AS `monitor_id`, 0 AS `server_id`, 0 AS `at` FROM DUAL WHERE FALSE"
+    phase = f"MOD(`monitor_id` * 7919 + `server_id` * 104729, {interval})"
     return (
-        f"SELECT monitor_id, server_id, nth.seq * {interval} + {phase} AS at "  # noqa: S608  # made of our own text
-        f"FROM server_scores JOIN seq_0_to_{last} AS nth WHERE status = '{status}'"
+        f"SELECT `monitor_id`, `server_id`, `nth`.`seq` * {interval} + {phase} AS `at` "  # noqa: S608  # our own text
+        f"FROM `server_scores` JOIN `seq_0_to_{last}` AS `nth` WHERE `status` = '{status}'"
     )
 
 
 def _score(connection: sa.Connection, ts: datetime) -> None:
     """The scores that these rows have left. ``ts`` is before the newest row of any pair: a time never goes back."""
     for table in ("server_scores", "servers"):
-        update = sa.text(f"UPDATE {table} SET score_raw = :score, score_ts = :ts")  # noqa: S608  # our own names
+        update = sa.text(f"UPDATE `{table}` SET `score_raw` = :score, `score_ts` = :ts")  # noqa: S608  # our own names
         connection.execute(update, {"score": BEST_SCORE, "ts": ts})

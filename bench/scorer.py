@@ -97,7 +97,7 @@ def _fill(engine: Engine, count: int) -> None:
         )
         _insert(connection, log_scores, _log_rows(count))
     with engine.connect() as connection:
-        connection.execute(sa.text("ANALYZE TABLE log_scores, server_scores, servers")).all()
+        connection.execute(sa.text("ANALYZE TABLE `log_scores`, `server_scores`, `servers`")).all()
 
 
 def _monitor_rows() -> Iterator[dict[str, Any]]:

@@ -156,13 +156,13 @@ def _pool(url: URL, servers: int, every: Mapping[str, int]) -> Iterator[Engine]:
         for statement in (_ACCOUNTS, _PRESENCE, _QUEUE):
             connection.execute(sa.text(statement), {"accounts": ACCOUNTS})
     # Rows come in the order of time, as in life. The index that no review reads is made afterwards, which is quicker.
-    _execute(engine, "DROP INDEX log_scores_ts ON log_scores")
+    _execute(engine, "DROP INDEX `log_scores_ts` ON `log_scores`")
     for slot in range(SLOTS):
         with engine.begin() as connection:
             connection.execute(sa.text("SET foreign_key_checks = 0, unique_checks = 0"))
             connection.execute(sa.text(_SLOT), {**every, "slot": slot, "ago": (SLOTS - slot) * 540 - 500})
             connection.execute(sa.text("SET foreign_key_checks = 1, unique_checks = 1"))
-    _execute(engine, "CREATE INDEX log_scores_ts ON log_scores (ts)")
+    _execute(engine, "CREATE INDEX `log_scores_ts` ON `log_scores` (`ts`)")
     analyze(engine)
     sys.stderr.write(f"{servers} servers made in {time.perf_counter() - began:.0f} s\n")
     try:
@@ -176,23 +176,25 @@ def _execute(engine: Engine, statement: str) -> None:
         connection.execute(sa.text(statement))
 
 
-_ACCOUNTS: Final = "UPDATE monitors SET account_id = 1 + id MOD :accounts"
+_ACCOUNTS: Final = "UPDATE `monitors` SET `account_id` = 1 + `id` MOD :accounts"
 _PRESENCE: Final = """
-    INSERT INTO monitor_presence (tls_name, online, since, seen, status)
-    SELECT tls_name, 1, UTC_TIMESTAMP(), UTC_TIMESTAMP() + INTERVAL 1 HOUR, '{}' FROM monitors
+    INSERT INTO `monitor_presence` (`tls_name`, `online`, `since`, `seen`, `status`)
+    SELECT `tls_name`, 1, UTC_TIMESTAMP(), UTC_TIMESTAMP() + INTERVAL 1 HOUR, '{}' FROM `monitors`
 """
-_QUEUE: Final = "INSERT INTO servers_monitor_review (server_id, next_review) SELECT id, UTC_TIMESTAMP() FROM servers"
+_QUEUE: Final = """
+    INSERT INTO `servers_monitor_review` (`server_id`, `next_review`) SELECT `id`, UTC_TIMESTAMP() FROM `servers`
+"""
 
 # One result in 20 is bad, and every pair has an rtt of its own of 10 to 110 ms.
 _SLOT: Final = """
-    INSERT INTO log_scores (monitor_id, server_id, ts, score, step, `offset`, rtt, attributes)
-    SELECT monitor_id, server_id, UTC_TIMESTAMP() - INTERVAL :ago SECOND, 19,
-           IF((monitor_id * 31 + server_id * 17 + :slot) MOD 20 = 0, -2, 1), 0.001,
-           10000 + (monitor_id * 7919 + server_id * 104729) MOD 100000 + :slot, '{"leap": 0, "stratum": 2}'
-    FROM server_scores
-    WHERE (monitor_id + :slot) MOD
-          CASE status WHEN 'active' THEN :active WHEN 'testing' THEN :testing ELSE :candidate END = 0
-    ORDER BY id
+    INSERT INTO `log_scores` (`monitor_id`, `server_id`, `ts`, `score`, `step`, `offset`, `rtt`, `attributes`)
+    SELECT `monitor_id`, `server_id`, UTC_TIMESTAMP() - INTERVAL :ago SECOND, 19,
+           IF((`monitor_id` * 31 + `server_id` * 17 + :slot) MOD 20 = 0, -2, 1), 0.001,
+           10000 + (`monitor_id` * 7919 + `server_id` * 104729) MOD 100000 + :slot, '{"leap": 0, "stratum": 2}'
+    FROM `server_scores`
+    WHERE (`monitor_id` + :slot) MOD
+          CASE `status` WHEN 'active' THEN :active WHEN 'testing' THEN :testing ELSE :candidate END = 0
+    ORDER BY `id`
 """
 
 

@@ -130,7 +130,7 @@ def fill(engine: Engine, world: World) -> None:
 def analyze(engine: Engine) -> None:
     """Has the database count its rows, as it does by itself in time."""
     with engine.connect() as connection:
-        connection.execute(sa.text("ANALYZE TABLE log_scores, server_scores, servers, monitors")).all()
+        connection.execute(sa.text("ANALYZE TABLE `log_scores`, `server_scores`, `servers`, `monitors`")).all()
 
 
 def insert_all(connection: Connection, table: sa.Table, rows: Iterator[dict[str, Any]]) -> None:
@@ -173,15 +173,15 @@ def _numbers(world: World) -> dict[str, int]:
 
 
 _STATUS_SQL: Final = """
-    CASE WHEN MOD(m.seq + (s.seq + :first) * :active, :monitors) < :active THEN 'active'
-         WHEN MOD(m.seq + (s.seq + :first) * :active, :monitors) < :placed THEN 'testing'
+    CASE WHEN MOD(`m`.`seq` + (`s`.`seq` + :first) * :active, :monitors) < :active THEN 'active'
+         WHEN MOD(`m`.`seq` + (`s`.`seq` + :first) * :active, :monitors) < :placed THEN 'testing'
          ELSE 'candidate' END
 """
 
 _PAIRS: Final = sa.text(f"""
-    INSERT INTO server_scores (server_id, monitor_id, status, created_on)
-    SELECT s.seq + :first, m.seq, {_STATUS_SQL}, :now
-    FROM seq_1_to_100000 AS s JOIN seq_1_to_10000 AS m
-    WHERE s.seq <= :servers AND m.seq <= :monitors
-    ORDER BY s.seq, m.seq
+    INSERT INTO `server_scores` (`server_id`, `monitor_id`, `status`, `created_on`)
+    SELECT `s`.`seq` + :first, `m`.`seq`, {_STATUS_SQL}, :now
+    FROM `seq_1_to_100000` AS `s` JOIN `seq_1_to_10000` AS `m`
+    WHERE `s`.`seq` <= :servers AND `m`.`seq` <= :monitors
+    ORDER BY `s`.`seq`, `m`.`seq`
 """)  # noqa: S608  # made of our own text

@@ -20,17 +20,18 @@ from scorer.steps import next_score, step
 ROWS: Final = 1_000
 """Rows of one insert."""
 
-_MONITOR: Final = "SELECT id, status FROM monitors WHERE tls_name = %s AND ip_version = %s"
-_SERVER: Final = "SELECT ip FROM servers WHERE id = %s"
+_MONITOR: Final = "SELECT `id`, `status` FROM `monitors` WHERE `tls_name` = %s AND `ip_version` = %s"
+_SERVER: Final = "SELECT `ip` FROM `servers` WHERE `id` = %s"
 _PAIR: Final = (
-    "SELECT id, status, score_raw, score_ts FROM server_scores WHERE server_id = %s AND monitor_id = %s FOR UPDATE"
+    "SELECT `id`, `status`, `score_raw`, `score_ts` FROM `server_scores` "
+    "WHERE `server_id` = %s AND `monitor_id` = %s FOR UPDATE"
 )
 _LOG: Final = (
-    "INSERT INTO log_scores (monitor_id, server_id, ts, score, step, `offset`, rtt, attributes) "
+    "INSERT INTO `log_scores` (`monitor_id`, `server_id`, `ts`, `score`, `step`, `offset`, `rtt`, `attributes`) "
     "VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
 )
-_MOVE: Final = "UPDATE server_scores SET score_raw = %s, score_ts = %s, stratum = %s WHERE id = %s"
-_BATCH: Final = "INSERT INTO result_batches (monitor_id, batch, received_on, stored) VALUES (%s, %s, %s, %s)"
+_MOVE: Final = "UPDATE `server_scores` SET `score_raw` = %s, `score_ts` = %s, `stratum` = %s WHERE `id` = %s"
+_BATCH: Final = "INSERT INTO `result_batches` (`monitor_id`, `batch`, `received_on`, `stored`) VALUES (%s, %s, %s, %s)"
 
 
 def row_at_a_time(engine: Engine, batches: Sequence[Sent], seconds: float) -> float:

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 
 from ingest.plan import LogRow
 from runtime.json_rows import json_rows, rows_of
+from runtime.sql import column_list
 from schema.messages import PairStatus
 from schema.tables import log_scores, result_batches, server_scores, servers
 
@@ -24,78 +25,81 @@ _PAIR_COLUMNS: Final = [
     _pair.score_ts,
     _pair.stratum,
 ]
-_PAIR_NAMES: Final = ", ".join(f"pair.{column.name}" for column in _PAIR_COLUMNS)
+_PAIR_NAMES: Final = column_list("pair", [column.name for column in _PAIR_COLUMNS])
 _BATCH_COLUMNS: Final = [_batch.monitor_id, _batch.batch, _batch.stored, _batch.rejected]
-_BATCH_NAMES: Final = ", ".join(f"batch.{column.name}" for column in _BATCH_COLUMNS)
+_BATCH_NAMES: Final = column_list("batch", [column.name for column in _BATCH_COLUMNS])
 
 # The joins name their order: the wanted rows are few, the tables are large.
 _READ_PAIRS_MYSQL: Final = sa.text(f"""
-    SELECT JSON_ARRAYAGG(JSON_ARRAY({_PAIR_NAMES}, server.ip))
+    SELECT JSON_ARRAYAGG(JSON_ARRAY({_PAIR_NAMES}, `server`.`ip`))
     FROM JSON_TABLE(:wanted, '$[*]' COLUMNS (
-             server_id INT UNSIGNED PATH '$[0]',
-             monitor_id INT UNSIGNED PATH '$[1]')) AS wanted
-    STRAIGHT_JOIN server_scores AS pair
-        ON pair.server_id = wanted.server_id AND pair.monitor_id = wanted.monitor_id
-    STRAIGHT_JOIN servers AS server ON server.id = pair.server_id
+             `server_id` INT UNSIGNED PATH '$[0]',
+             `monitor_id` INT UNSIGNED PATH '$[1]')) AS `wanted`
+    STRAIGHT_JOIN `server_scores` AS `pair`
+        ON `pair`.`server_id` = `wanted`.`server_id` AND `pair`.`monitor_id` = `wanted`.`monitor_id`
+    STRAIGHT_JOIN `servers` AS `server` ON `server`.`id` = `pair`.`server_id`
 """)  # noqa: S608  # made of our own column names
 
 _READ_PAIRS_SQLITE: Final = sa.text(f"""
-    SELECT {_PAIR_NAMES}, server.ip
-    FROM json_each(:wanted) AS wanted
-    CROSS JOIN server_scores AS pair
-        ON pair.server_id = json_extract(wanted.value, '$[0]')
-        AND pair.monitor_id = json_extract(wanted.value, '$[1]')
-    CROSS JOIN servers AS server ON server.id = pair.server_id
+    SELECT {_PAIR_NAMES}, `server`.`ip`
+    FROM JSON_EACH(:wanted) AS `wanted`
+    CROSS JOIN `server_scores` AS `pair`
+        ON `pair`.`server_id` = JSON_EXTRACT(`wanted`.`value`, '$[0]')
+        AND `pair`.`monitor_id` = JSON_EXTRACT(`wanted`.`value`, '$[1]')
+    CROSS JOIN `servers` AS `server` ON `server`.`id` = `pair`.`server_id`
 """).columns(*_PAIR_COLUMNS, servers.c.ip)  # noqa: S608  # made of our own column names
 
 _READ_BATCHES_MYSQL: Final = sa.text(f"""
     SELECT {_BATCH_NAMES}
     FROM JSON_TABLE(:wanted, '$[*]' COLUMNS (
-             monitor_id INT UNSIGNED PATH '$[0]',
-             batch CHAR(26) CHARACTER SET ascii COLLATE ascii_bin PATH '$[1]')) AS wanted
-    STRAIGHT_JOIN result_batches AS batch ON batch.monitor_id = wanted.monitor_id AND batch.batch = wanted.batch
+             `monitor_id` INT UNSIGNED PATH '$[0]',
+             `batch` CHAR(26) CHARACTER SET ASCII COLLATE ASCII_BIN PATH '$[1]')) AS `wanted`
+    STRAIGHT_JOIN `result_batches` AS `batch`
+        ON `batch`.`monitor_id` = `wanted`.`monitor_id` AND `batch`.`batch` = `wanted`.`batch`
 """).columns(*_BATCH_COLUMNS)  # noqa: S608  # made of our own column names
 
 _READ_BATCHES_SQLITE: Final = sa.text(f"""
     SELECT {_BATCH_NAMES}
-    FROM json_each(:wanted) AS wanted
-    CROSS JOIN result_batches AS batch
-        ON batch.monitor_id = json_extract(wanted.value, '$[0]')
-        AND batch.batch = json_extract(wanted.value, '$[1]')
+    FROM JSON_EACH(:wanted) AS `wanted`
+    CROSS JOIN `result_batches` AS `batch`
+        ON `batch`.`monitor_id` = JSON_EXTRACT(`wanted`.`value`, '$[0]')
+        AND `batch`.`batch` = JSON_EXTRACT(`wanted`.`value`, '$[1]')
 """).columns(*_BATCH_COLUMNS)  # noqa: S608  # made of our own column names
 
 _ADD_BATCHES_MYSQL: Final = sa.text("""
-    INSERT INTO result_batches (monitor_id, batch, received_on, stored, rejected)
-    SELECT monitor_id, batch, :received_on, stored, rejected
+    INSERT INTO `result_batches` (`monitor_id`, `batch`, `received_on`, `stored`, `rejected`)
+    SELECT `monitor_id`, `batch`, :received_on, `stored`, `rejected`
     FROM JSON_TABLE(:rows, '$[*]' COLUMNS (
-             monitor_id INT UNSIGNED PATH '$[0]',
-             batch CHAR(26) CHARACTER SET ascii COLLATE ascii_bin PATH '$[1]',
-             stored INT PATH '$[2]',
-             rejected TEXT PATH '$[3]')) AS added
+             `monitor_id` INT UNSIGNED PATH '$[0]',
+             `batch` CHAR(26) CHARACTER SET ASCII COLLATE ASCII_BIN PATH '$[1]',
+             `stored` INT PATH '$[2]',
+             `rejected` TEXT PATH '$[3]')) AS `added`
 """)
 
 _MOVE_MYSQL: Final = sa.text("""
     UPDATE JSON_TABLE(:moved, '$[*]' COLUMNS (
-               id BIGINT UNSIGNED PATH '$[0]',
-               score DOUBLE PATH '$[1]',
-               score_ts DATETIME PATH '$[2]',
-               stratum INT PATH '$[3]')) AS moved
-    STRAIGHT_JOIN server_scores AS pair ON pair.id = moved.id
-    SET pair.score_raw = moved.score, pair.score_ts = moved.score_ts, pair.stratum = moved.stratum
+               `id` BIGINT UNSIGNED PATH '$[0]',
+               `score` DOUBLE PATH '$[1]',
+               `score_ts` DATETIME PATH '$[2]',
+               `stratum` INT PATH '$[3]')) AS `moved`
+    STRAIGHT_JOIN `server_scores` AS `pair` ON `pair`.`id` = `moved`.`id`
+    SET `pair`.`score_raw` = `moved`.`score`,
+        `pair`.`score_ts` = `moved`.`score_ts`,
+        `pair`.`stratum` = `moved`.`stratum`
 """)
 
 _LOG_MYSQL: Final = sa.text("""
-    INSERT INTO log_scores (monitor_id, server_id, ts, score, step, `offset`, rtt, attributes)
-    SELECT monitor_id, server_id, ts, score, step, `offset`, rtt, attributes
+    INSERT INTO `log_scores` (`monitor_id`, `server_id`, `ts`, `score`, `step`, `offset`, `rtt`, `attributes`)
+    SELECT `monitor_id`, `server_id`, `ts`, `score`, `step`, `offset`, `rtt`, `attributes`
     FROM JSON_TABLE(:rows, '$[*]' COLUMNS (
-             monitor_id INT UNSIGNED PATH '$[0]',
-             server_id INT UNSIGNED PATH '$[1]',
-             ts DATETIME PATH '$[2]',
-             score DOUBLE PATH '$[3]',
-             step DOUBLE PATH '$[4]',
+             `monitor_id` INT UNSIGNED PATH '$[0]',
+             `server_id` INT UNSIGNED PATH '$[1]',
+             `ts` DATETIME PATH '$[2]',
+             `score` DOUBLE PATH '$[3]',
+             `step` DOUBLE PATH '$[4]',
              `offset` DOUBLE PATH '$[5]',
-             rtt INT PATH '$[6]',
-             attributes TEXT PATH '$[7]')) AS added
+             `rtt` INT PATH '$[6]',
+             `attributes` TEXT PATH '$[7]')) AS `added`
 """)
 
 _MOVE_ONE: Final = (

@@ -119,7 +119,7 @@ class DatabaseServer(abc.ABC):
         engine = sa.create_engine(self.url("mysql"), poolclass=sa.NullPool)
         with engine.begin() as connection:
             connection.exec_driver_sql(f"DROP DATABASE IF EXISTS `{database}`")
-            connection.exec_driver_sql(f"CREATE DATABASE `{database}` CHARACTER SET utf8mb4")
+            connection.exec_driver_sql(f"CREATE DATABASE `{database}` CHARACTER SET UTF8MB4")
         return self.url(database)
 
     @property

@@ -144,10 +144,10 @@ class CountingQueue(WorkQueue):
 
     @property
     def _hold_due_mysql(self) -> sa.TextClause:
-        due, stored = f"queue.{self.due.name}", f"queue.{self.stored.name}"
+        due, stored = f"`queue`.`{self.due.name}`", f"`queue`.`{self.stored.name}`"
         return sa.text(f"""
-            UPDATE JSON_TABLE(:held, '$[*]' COLUMNS (server_id INT UNSIGNED PATH '$')) AS held
-            STRAIGHT_JOIN {self.table.name} AS queue ON queue.server_id = held.server_id
+            UPDATE JSON_TABLE(:held, '$[*]' COLUMNS (`server_id` INT UNSIGNED PATH '$')) AS `held`
+            STRAIGHT_JOIN `{self.table.name}` AS `queue` ON `queue`.`server_id` = `held`.`server_id`
             SET {due} = CASE WHEN {due} IS NULL OR {due} > :at THEN :at ELSE {due} END, {stored} = {stored} + 1
         """)  # noqa: S608  # made of our own column names
 

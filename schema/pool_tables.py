@@ -282,14 +282,14 @@ server_alerts = sa.Table(
 )
 
 MONITORS_DATA_VIEW = """
-CREATE VIEW monitors_data AS
-SELECT id, account_id, type,
-       CASE WHEN type = 'score' THEN hostname
-            WHEN instr(tls_name, '.') = 0 THEN tls_name
-            ELSE substr(tls_name, 1, instr(tls_name, '.') - 1) END AS name,
-       ip, ip_version, status, client_version, last_seen, last_submit
-FROM monitors
-WHERE tls_name NOT LIKE '%.system'
+CREATE VIEW `monitors_data` AS
+SELECT `id`, `account_id`, `type`,
+       CASE WHEN `type` = 'score' THEN `hostname`
+            WHEN INSTR(`tls_name`, '.') = 0 THEN `tls_name`
+            ELSE SUBSTR(`tls_name`, 1, INSTR(`tls_name`, '.') - 1) END AS `name`,
+       `ip`, `ip_version`, `status`, `client_version`, `last_seen`, `last_submit`
+FROM `monitors`
+WHERE `tls_name` NOT LIKE '%.system'
 """
 """The view of all monitors but the pseudo-monitors of settings."""
 

@@ -21,7 +21,7 @@ from schema.tables import log_scores, monitors, scoring_queue, server_scores, se
 from scorer.model import PairScore, Score, Tier
 from scorer.news import SAME_FOR, Logged
 
-_REVIEW_INDEX: Final = "FORCE INDEX (log_scores_review)"
+_REVIEW_INDEX: Final = "FORCE INDEX (`log_scores_review`)"
 """It holds all that is asked for, in order of time. Statistics of a growing table sometimes suggest another one, and
 then a query reads the log of weeks instead of minutes."""
 
@@ -215,20 +215,21 @@ def _move(
 
 _MOVED: Final = """
     JSON_TABLE(:moved, '$[*]' COLUMNS (
-        server_id INT UNSIGNED PATH '$[0]',
-        ts DATETIME PATH '$[1]',
-        score DOUBLE PATH '$[2]')) AS moved
+        `server_id` INT UNSIGNED PATH '$[0]',
+        `ts` DATETIME PATH '$[1]',
+        `score` DOUBLE PATH '$[2]')) AS `moved`
 """
 
 _MOVE_SERVERS_MYSQL: Final = sa.text(f"""
-    UPDATE {_MOVED} STRAIGHT_JOIN servers AS server ON server.id = moved.server_id
-    SET server.score_ts = moved.ts, server.score_raw = moved.score
+    UPDATE {_MOVED} STRAIGHT_JOIN `servers` AS `server` ON `server`.`id` = `moved`.`server_id`
+    SET `server`.`score_ts` = `moved`.`ts`, `server`.`score_raw` = `moved`.`score`
 """)  # noqa: S608  # made of our own text
 
 _MOVE_PAIRS_MYSQL: Final = sa.text(f"""
     UPDATE {_MOVED}
-    STRAIGHT_JOIN server_scores AS pair ON pair.server_id = moved.server_id AND pair.monitor_id = :scorer
-    SET pair.score_ts = moved.ts, pair.score_raw = moved.score
+    STRAIGHT_JOIN `server_scores` AS `pair`
+        ON `pair`.`server_id` = `moved`.`server_id` AND `pair`.`monitor_id` = :scorer
+    SET `pair`.`score_ts` = `moved`.`ts`, `pair`.`score_raw` = `moved`.`score`
 """)  # noqa: S608  # made of our own text
 
 _NEW_SCORE: Final[dict[str, Any]] = {"score_ts": sa.bindparam("ts"), "score_raw": sa.bindparam("score")}

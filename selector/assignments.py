@@ -181,12 +181,13 @@ def _row(row: sa.Row[Any]) -> PairRow:
 _PAIRS: Final = _pairs()
 
 _WANTED_MYSQL: Final = _wanted("""
-    SELECT server_id, monitor_id
+    SELECT `server_id`, `monitor_id`
     FROM JSON_TABLE(:wanted, '$[*]' COLUMNS (
-             server_id INT UNSIGNED PATH '$[0]',
-             monitor_id INT UNSIGNED PATH '$[1]')) AS taken
+             `server_id` INT UNSIGNED PATH '$[0]',
+             `monitor_id` INT UNSIGNED PATH '$[1]')) AS `taken`
 """)
 
 _WANTED_SQLITE: Final = _wanted("""
-    SELECT json_extract(value, '$[0]') AS server_id, json_extract(value, '$[1]') AS monitor_id FROM json_each(:wanted)
+    SELECT JSON_EXTRACT(`value`, '$[0]') AS `server_id`, JSON_EXTRACT(`value`, '$[1]') AS `monitor_id`
+    FROM JSON_EACH(:wanted)
 """)

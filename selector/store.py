@@ -138,7 +138,7 @@ def _results() -> sa.Subquery:
     )
     # Its statistics may be old, and with another index every result is a look-up in the table.
     for dialect in ("mysql", "mariadb"):
-        query = query.with_hint(log_scores, "FORCE INDEX (log_scores_review)", dialect)
+        query = query.with_hint(log_scores, "FORCE INDEX (`log_scores_review`)", dialect)
     return query.subquery("results")
 
 

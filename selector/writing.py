@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 
 from runtime.database import to_db, to_db_seconds
 from runtime.json_rows import json_rows
+from runtime.sql import assignment_list
 from schema.tables import assignment_changes, server_scores, servers_monitor_review
 from selector.model import Change, PairRecord, Review
 
@@ -121,29 +122,32 @@ _UPDATE_PAIR: Final = (
     .values({column: sa.bindparam(column) for column in _WRITTEN})
 )
 
+_ASSIGNED: Final = assignment_list("pair", "written", _WRITTEN)
+
 _UPDATE_PAIRS_MYSQL: Final = sa.text(f"""
     UPDATE JSON_TABLE(:rows, '$[*]' COLUMNS (
-               server_id INT UNSIGNED PATH '$[0]',
-               monitor_id INT UNSIGNED PATH '$[1]',
-               status VARCHAR(20) PATH '$[2]',
-               constraint_violation_type VARCHAR(50) PATH '$[3]',
-               constraint_violation_since DATETIME PATH '$[4]',
-               last_constraint_check DATETIME PATH '$[5]',
-               pause_reason VARCHAR(20) PATH '$[6]')) AS written
-    STRAIGHT_JOIN server_scores AS pair
-        ON pair.server_id = written.server_id AND pair.monitor_id = written.monitor_id
-    SET {", ".join(f"pair.{column} = written.{column}" for column in _WRITTEN)}
+               `server_id` INT UNSIGNED PATH '$[0]',
+               `monitor_id` INT UNSIGNED PATH '$[1]',
+               `status` VARCHAR(20) PATH '$[2]',
+               `constraint_violation_type` VARCHAR(50) PATH '$[3]',
+               `constraint_violation_since` DATETIME PATH '$[4]',
+               `last_constraint_check` DATETIME PATH '$[5]',
+               `pause_reason` VARCHAR(20) PATH '$[6]')) AS `written`
+    STRAIGHT_JOIN `server_scores` AS `pair`
+        ON `pair`.`server_id` = `written`.`server_id` AND `pair`.`monitor_id` = `written`.`monitor_id`
+    SET {_ASSIGNED}
 """)  # noqa: S608  # made of our own column names
 
 _ADD_CHANGE: Final = sa.insert(assignment_changes)
 
 _ADD_CHANGES_MYSQL: Final = sa.text("""
-    INSERT INTO assignment_changes (server_id, monitor_id, before_status, after_status, reason, changed_on)
-    SELECT server_id, monitor_id, before_status, after_status, reason, :changed_on
+    INSERT INTO `assignment_changes`
+        (`server_id`, `monitor_id`, `before_status`, `after_status`, `reason`, `changed_on`)
+    SELECT `server_id`, `monitor_id`, `before_status`, `after_status`, `reason`, :changed_on
     FROM JSON_TABLE(:rows, '$[*]' COLUMNS (
-             server_id INT UNSIGNED PATH '$[0]',
-             monitor_id INT UNSIGNED PATH '$[1]',
-             before_status VARCHAR(10) PATH '$[2]',
-             after_status VARCHAR(10) PATH '$[3]',
-             reason VARCHAR(255) PATH '$[4]')) AS added
+             `server_id` INT UNSIGNED PATH '$[0]',
+             `monitor_id` INT UNSIGNED PATH '$[1]',
+             `before_status` VARCHAR(10) PATH '$[2]',
+             `after_status` VARCHAR(10) PATH '$[3]',
+             `reason` VARCHAR(255) PATH '$[4]')) AS `added`
 """)

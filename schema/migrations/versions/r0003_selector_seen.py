@@ -34,14 +34,14 @@ def _compare_names_alike(bind: sa.Connection) -> None:
     collations, and where it converts one it cannot use its index.
     """
     collations = sa.text(
-        "SELECT table_name, character_set_name, collation_name FROM information_schema.columns "
-        "WHERE table_schema = DATABASE() AND column_name = 'tls_name' "
-        "AND table_name IN ('monitors', 'monitor_presence')"
+        "SELECT `table_name`, `character_set_name`, `collation_name` FROM `information_schema`.`columns` "
+        "WHERE `table_schema` = DATABASE() AND `column_name` = 'tls_name' "
+        "AND `table_name` IN ('monitors', 'monitor_presence')"
     )
     found = {row[0]: (row[1], row[2]) for row in bind.execute(collations)}
     if found["monitors"] != found["monitor_presence"]:
         charset, collation = found["monitors"]
         op.execute(
-            f"ALTER TABLE monitor_presence MODIFY tls_name VARCHAR(255) "
-            f"CHARACTER SET {charset} COLLATE {collation} NOT NULL"
+            f"ALTER TABLE `monitor_presence` MODIFY `tls_name` VARCHAR(255) "
+            f"CHARACTER SET `{charset}` COLLATE `{collation}` NOT NULL"
         )

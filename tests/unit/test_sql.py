@@ -1,0 +1,54 @@
+"""Every name in hand-written SQL is quoted, whatever it is called; see ``fixtures.sql``."""
+
+from pathlib import Path
+
+import pytest
+from fixtures.sql import hand_written, unquoted
+
+from runtime.sql import assignment_list, column_list
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(
+    path for path in ROOT.glob("*/**/*.py") if path.relative_to(ROOT).parts[0] not in {"tests", ".venv", "build"}
+)
+
+
+def test_names_are_quoted() -> None:
+    found = [(path.relative_to(ROOT), line, text) for path in SOURCES for line, text in hand_written(path)]
+    assert len(found) > 30, "there are that many"
+    assert [(str(path), line, words) for path, line, text in found if (words := unquoted(text))] == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("SELECT `stored` FROM `t` WHERE `a`.`b` = :stored AND `c` = 'it''s' AND `d` = %s", []),
+        ("SELECT stored FROM `t`", ["stored"]),
+        ("INSERT INTO `t` (`a`, rank) VALUES (:a, 1e-3)", ["rank"]),
+        ("UPDATE `t` AS pair SET pair.`a` = 1", ["pair", "pair"]),
+        ("FROM JSON_TABLE(:rows, '$[*]' COLUMNS (`a` INT PATH '$[0]')) AS added", ["added"]),
+        ("ALTER TABLE monitors MODIFY `tls_name` VARCHAR(255) CHARACTER SET ASCII", ["monitors"]),
+    ],
+)
+def test_a_name_without_quotes_is_found(statement: str, words: list[str]) -> None:
+    assert unquoted(statement) == words
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ('x = f"SELECT `{a}` FROM `t` {rest}"', []),
+        ('x = f"SELECT {self.column.name} FROM `t`"', ["self", "column", "name"]),
+        ('x = sa.text(f"""\n  UPDATE `t` AS q SET {names}\n""")', ["q"]),
+    ],
+)
+def test_statements_are_found_in_code(source: str, words: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "some.py"
+    path.write_text(source)
+    [(_, text)] = hand_written(path)
+    assert unquoted(text) == words
+
+
+def test_lists_of_columns_are_quoted() -> None:
+    assert column_list("pair", ["id", "stored"]) == "`pair`.`id`, `pair`.`stored`"
+    assert assignment_list("a", "b", ["x", "key"]) == "`a`.`x` = `b`.`x`, `a`.`key` = `b`.`key`"
