@@ -70,18 +70,18 @@ _ADD_BATCHES_MYSQL: Final = sa.text("""
     INSERT INTO `result_batches` (`monitor_id`, `batch`, `received_on`, `stored`, `rejected`)
     SELECT `monitor_id`, `batch`, :received_on, `stored`, `rejected`
     FROM JSON_TABLE(:rows, '$[*]' COLUMNS (
-             `monitor_id` INT UNSIGNED PATH '$[0]',
-             `batch` CHAR(26) CHARACTER SET ASCII COLLATE ASCII_BIN PATH '$[1]',
-             `stored` INT PATH '$[2]',
-             `rejected` TEXT PATH '$[3]')) AS `added`
+             `monitor_id` INT UNSIGNED PATH '$[0]' ERROR ON ERROR,
+             `batch` CHAR(26) CHARACTER SET ASCII COLLATE ASCII_BIN PATH '$[1]' ERROR ON ERROR,
+             `stored` INT PATH '$[2]' ERROR ON ERROR,
+             `rejected` TEXT PATH '$[3]' ERROR ON ERROR)) AS `added`
 """)
 
 _MOVE_MYSQL: Final = sa.text("""
     UPDATE JSON_TABLE(:moved, '$[*]' COLUMNS (
-               `id` BIGINT UNSIGNED PATH '$[0]',
-               `score` DOUBLE PATH '$[1]',
-               `score_ts` DATETIME PATH '$[2]',
-               `stratum` INT PATH '$[3]')) AS `moved`
+               `id` BIGINT UNSIGNED PATH '$[0]' ERROR ON ERROR,
+               `score` DOUBLE PATH '$[1]' ERROR ON ERROR,
+               `score_ts` DATETIME PATH '$[2]' ERROR ON ERROR,
+               `stratum` INT PATH '$[3]' ERROR ON ERROR)) AS `moved`
     STRAIGHT_JOIN `server_scores` AS `pair` ON `pair`.`id` = `moved`.`id`
     SET `pair`.`score_raw` = `moved`.`score`,
         `pair`.`score_ts` = `moved`.`score_ts`,
@@ -92,14 +92,14 @@ _LOG_MYSQL: Final = sa.text("""
     INSERT INTO `log_scores` (`monitor_id`, `server_id`, `ts`, `score`, `step`, `offset`, `rtt`, `attributes`)
     SELECT `monitor_id`, `server_id`, `ts`, `score`, `step`, `offset`, `rtt`, `attributes`
     FROM JSON_TABLE(:rows, '$[*]' COLUMNS (
-             `monitor_id` INT UNSIGNED PATH '$[0]',
-             `server_id` INT UNSIGNED PATH '$[1]',
-             `ts` DATETIME PATH '$[2]',
-             `score` DOUBLE PATH '$[3]',
-             `step` DOUBLE PATH '$[4]',
-             `offset` DOUBLE PATH '$[5]',
-             `rtt` INT PATH '$[6]',
-             `attributes` TEXT PATH '$[7]')) AS `added`
+             `monitor_id` INT UNSIGNED PATH '$[0]' ERROR ON ERROR,
+             `server_id` INT UNSIGNED PATH '$[1]' ERROR ON ERROR,
+             `ts` DATETIME PATH '$[2]' ERROR ON ERROR,
+             `score` DOUBLE PATH '$[3]' ERROR ON ERROR,
+             `step` DOUBLE PATH '$[4]' ERROR ON ERROR,
+             `offset` DOUBLE PATH '$[5]' ERROR ON ERROR,
+             `rtt` INT PATH '$[6]' ERROR ON ERROR,
+             `attributes` TEXT PATH '$[7]' ERROR ON ERROR)) AS `added`
 """)
 
 _MOVE_ONE: Final = (

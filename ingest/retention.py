@@ -6,7 +6,7 @@ Several workers may do this at the same time: each step takes rows that no other
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from runtime.database import transaction
+from runtime.json_rows import json_rows
 from schema.limits import BATCH_MEMORY, REJECTED_MEMORY
 from schema.tables import assignment_changes, log_scores, rejected_messages, result_batches, scorer_status
 
@@ -68,8 +69,34 @@ def _remove(connection: Connection, what: Expiring, before: datetime) -> int:
         old = old.where(~what.unless)
     rows = connection.execute(old.with_for_update(skip_locked=True)).all()
     if rows:
-        connection.execute(sa.delete(what.table).where(_one_of(keys, rows)))
+        _delete(connection, what.table, rows)
     return len(rows)
+
+
+def _delete(connection: Connection, table: sa.Table, rows: Sequence[sa.Row[Any]]) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.execute(sa.delete(table).where(_one_of(list(table.primary_key.columns), rows)))
+    else:
+        connection.execute(_delete_on_mysql(table), {"gone": json_rows([tuple(row) for row in rows])})
+
+
+@cache
+def _delete_on_mysql(table: sa.Table) -> sa.TextClause:
+    """By its key, row by row: for a list of keys MySQL may read the whole table, MariaDB does so for pairs, and either
+    then waits for rows that another worker holds."""
+    keys = list(table.primary_key.columns)
+    columns = ", ".join(f"`{key.name}` {_KEY_TYPES[key.type.python_type]} PATH '$[{n}]'" for n, key in enumerate(keys))
+    same = " AND ".join(f"`old`.`{key.name}` = `gone`.`{key.name}`" for key in keys)
+    return sa.text(f"""
+        DELETE `old` FROM JSON_TABLE(:gone, '$[*]' COLUMNS ({columns})) AS `gone`
+        STRAIGHT_JOIN `{table.name}` AS `old` ON {same}
+    """)  # made of our own column names
+
+
+_KEY_TYPES: Final[dict[type, str]] = {
+    int: "BIGINT UNSIGNED",
+    str: "CHAR(26) CHARACTER SET ASCII COLLATE ASCII_BIN",
+}
 
 
 def _one_of(keys: Sequence[sa.Column[Any]], rows: Sequence[sa.Row[Any]]) -> sa.ColumnElement[bool]:

@@ -1,8 +1,11 @@
 """Many rows as one value: a JSON text, which MySQL and MariaDB take apart with JSON_TABLE and make with JSON_ARRAYAGG.
 
 A statement for each row costs ten times as much in round trips, and a parameter or a column for each value twice as
-much in the driver. SQLite runs in our own process, where neither matters, and reads and writes numbers in JSON less
-exactly than it stores them.
+much in the driver. A statement that writes what it takes out of such a text says ERROR ON ERROR for each value: where
+one does not fit its type, MySQL would write NULL instead.
+
+SQLite runs in our own process, where neither matters, and reads and writes numbers in JSON less exactly than it stores
+them.
 """
 
 from collections.abc import Iterable, Sequence

@@ -146,7 +146,7 @@ class CountingQueue(WorkQueue):
     def _hold_due_mysql(self) -> sa.TextClause:
         due, stored = f"`queue`.`{self.due.name}`", f"`queue`.`{self.stored.name}`"
         return sa.text(f"""
-            UPDATE JSON_TABLE(:held, '$[*]' COLUMNS (`server_id` INT UNSIGNED PATH '$')) AS `held`
+            UPDATE JSON_TABLE(:held, '$[*]' COLUMNS (`server_id` INT UNSIGNED PATH '$' ERROR ON ERROR)) AS `held`
             STRAIGHT_JOIN `{self.table.name}` AS `queue` ON `queue`.`server_id` = `held`.`server_id`
             SET {due} = CASE WHEN {due} IS NULL OR {due} > :at THEN :at ELSE {due} END, {stored} = {stored} + 1
         """)  # noqa: S608  # made of our own column names

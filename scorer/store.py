@@ -215,9 +215,9 @@ def _move(
 
 _MOVED: Final = """
     JSON_TABLE(:moved, '$[*]' COLUMNS (
-        `server_id` INT UNSIGNED PATH '$[0]',
-        `ts` DATETIME PATH '$[1]',
-        `score` DOUBLE PATH '$[2]')) AS `moved`
+        `server_id` INT UNSIGNED PATH '$[0]' ERROR ON ERROR,
+        `ts` DATETIME PATH '$[1]' ERROR ON ERROR,
+        `score` DOUBLE PATH '$[2]' ERROR ON ERROR)) AS `moved`
 """
 
 _MOVE_SERVERS_MYSQL: Final = sa.text(f"""

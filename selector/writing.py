@@ -126,13 +126,13 @@ _ASSIGNED: Final = assignment_list("pair", "written", _WRITTEN)
 
 _UPDATE_PAIRS_MYSQL: Final = sa.text(f"""
     UPDATE JSON_TABLE(:rows, '$[*]' COLUMNS (
-               `server_id` INT UNSIGNED PATH '$[0]',
-               `monitor_id` INT UNSIGNED PATH '$[1]',
-               `status` VARCHAR(20) PATH '$[2]',
-               `constraint_violation_type` VARCHAR(50) PATH '$[3]',
-               `constraint_violation_since` DATETIME PATH '$[4]',
-               `last_constraint_check` DATETIME PATH '$[5]',
-               `pause_reason` VARCHAR(20) PATH '$[6]')) AS `written`
+               `server_id` INT UNSIGNED PATH '$[0]' ERROR ON ERROR,
+               `monitor_id` INT UNSIGNED PATH '$[1]' ERROR ON ERROR,
+               `status` VARCHAR(20) PATH '$[2]' ERROR ON ERROR,
+               `constraint_violation_type` VARCHAR(50) PATH '$[3]' ERROR ON ERROR,
+               `constraint_violation_since` DATETIME PATH '$[4]' ERROR ON ERROR,
+               `last_constraint_check` DATETIME PATH '$[5]' ERROR ON ERROR,
+               `pause_reason` VARCHAR(20) PATH '$[6]' ERROR ON ERROR)) AS `written`
     STRAIGHT_JOIN `server_scores` AS `pair`
         ON `pair`.`server_id` = `written`.`server_id` AND `pair`.`monitor_id` = `written`.`monitor_id`
     SET {_ASSIGNED}
@@ -145,9 +145,9 @@ _ADD_CHANGES_MYSQL: Final = sa.text("""
         (`server_id`, `monitor_id`, `before_status`, `after_status`, `reason`, `changed_on`)
     SELECT `server_id`, `monitor_id`, `before_status`, `after_status`, `reason`, :changed_on
     FROM JSON_TABLE(:rows, '$[*]' COLUMNS (
-             `server_id` INT UNSIGNED PATH '$[0]',
-             `monitor_id` INT UNSIGNED PATH '$[1]',
-             `before_status` VARCHAR(10) PATH '$[2]',
-             `after_status` VARCHAR(10) PATH '$[3]',
-             `reason` VARCHAR(255) PATH '$[4]')) AS `added`
+             `server_id` INT UNSIGNED PATH '$[0]' ERROR ON ERROR,
+             `monitor_id` INT UNSIGNED PATH '$[1]' ERROR ON ERROR,
+             `before_status` VARCHAR(10) PATH '$[2]' ERROR ON ERROR,
+             `after_status` VARCHAR(10) PATH '$[3]' ERROR ON ERROR,
+             `reason` VARCHAR(255) PATH '$[4]' ERROR ON ERROR)) AS `added`
 """)

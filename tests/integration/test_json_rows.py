@@ -35,8 +35,8 @@ SECONDS = st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1)).map(lambda mo
 
 Row = tuple[int, float | None, str, datetime | None]
 _TABLE = sa.text("""
-    SELECT JSON_ARRAYAGG(JSON_ARRAY(a, b, c, d)) FROM JSON_TABLE(:rows, '$[*]' COLUMNS (
-        a BIGINT PATH '$[0]', b DOUBLE PATH '$[1]', c TEXT PATH '$[2]', d DATETIME PATH '$[3]')) AS rows_of_it
+    SELECT JSON_ARRAYAGG(JSON_ARRAY(`a`, `b`, `c`, `d`)) FROM JSON_TABLE(:rows, '$[*]' COLUMNS (
+        `a` BIGINT PATH '$[0]', `b` DOUBLE PATH '$[1]', `c` TEXT PATH '$[2]', `d` DATETIME PATH '$[3]')) AS `taken`
 """)
 
 

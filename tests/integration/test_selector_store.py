@@ -165,7 +165,9 @@ def test_a_day_that_is_none_has_come(server_engine: Engine) -> None:
     """MariaDB accepts 0000-00-00, and takes it for earlier than any day; it must not stop other servers' reviews."""
     with server_engine.begin() as connection:
         server, other = add_server(connection), add_server(connection, "192.0.2.2")
-        connection.execute(sa.text("UPDATE servers SET deletion_on = '0000-00-00' WHERE id = :id"), {"id": server})
+        connection.execute(
+            sa.text("UPDATE `servers` SET `deletion_on` = '0000-00-00' WHERE `id` = :id"), {"id": server}
+        )
         inputs = read_inputs(connection, [server, other], NOW)
         assert (inputs[server].deleted(NOW), inputs[other].deleted(NOW)) == (True, False)
         [day] = connection.scalars(sa.select(servers.c.deletion_on).where(servers.c.deletion_on <= NOW.date()))
@@ -183,7 +185,8 @@ def test_the_results_are_read_from_their_index_alone(server_engine: Engine) -> N
 
     def explain(connection: Connection, cursor: object, statement: str, parameters: object, *rest: object) -> None:
         if "log_scores" in statement and not statement.startswith("EXPLAIN"):
-            plan = connection.exec_driver_sql("EXPLAIN " + statement, parameters)  # type: ignore[arg-type]
+            how = "EXPLAIN FORMAT=TRADITIONAL " if connection.dialect.name == "mysql" else "EXPLAIN "
+            plan = connection.exec_driver_sql(how + statement, parameters)  # type: ignore[arg-type]
             plans.extend(f"{row.key} {row.Extra}" for row in plan if row.table == "log_scores")
 
     sa.event.listen(server_engine, "before_cursor_execute", explain)

@@ -19,6 +19,13 @@ def test_names_are_quoted() -> None:
     assert [(str(path), line, words) for path, line, text in found if (words := unquoted(text))] == []
 
 
+def test_what_is_written_from_json_is_never_null_for_an_error() -> None:
+    found = [text for path in SOURCES for _, text in hand_written(path)]
+    writes = [t for t in found if "JSON_TABLE(" in t and t.lstrip().startswith(("INSERT", "UPDATE", "JSON_TABLE"))]
+    assert len(writes) > 5
+    assert [text for text in writes if text.count(" PATH '") != text.count(" ERROR ON ERROR")] == []
+
+
 @pytest.mark.parametrize(
     ("statement", "words"),
     [
