@@ -25,8 +25,12 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 metavar="URL",
                 envvar="DEMO_DATABASE_URL",
-                help="An empty database, such as mysql://user:password@127.0.0.1/demo; default: SQLite in DIR.",
+                help="An empty database, such as mysql://user:password@127.0.0.1/demo; default: see --database.",
             ),
+        ] = None,
+        database: Annotated[
+            str | None,
+            typer.Option(metavar="KIND", help="Its own: sqlite (default), mariadb or mysql."),
         ] = None,
         directory: Annotated[
             Path | None,
@@ -55,6 +59,7 @@ def register(app: typer.Typer) -> None:
             servers=servers,
             ntp=ntp or [],
             database_url=database_url,
+            database=database,
             directory=directory,
             tls=tls,
             ipv6=ipv6,

@@ -23,6 +23,10 @@ START_TIMEOUT: Final = 60.0
 """Seconds for the server to start, and to stop."""
 
 
+class DatabaseFailed(RuntimeError):
+    """A server of our own does not start; the message is the end of its log."""
+
+
 def find_program(*names: str) -> str:
     """The path of a server program; Debian keeps them where a user's PATH does not look.
 
@@ -66,6 +70,7 @@ class DatabaseServer(abc.ABC):
 
         Raises:
             FileNotFoundError: the server is not there.
+            DatabaseFailed: it does not make them.
         """
 
     @abc.abstractmethod
@@ -83,7 +88,11 @@ class DatabaseServer(abc.ABC):
         return self.directory / "data"
 
     def start(self) -> None:
-        """Starts the server and waits until it answers."""
+        """Starts the server and waits until it answers.
+
+        Raises:
+            DatabaseFailed: it does not.
+        """
         command = [*self._program(), *self._settings()]
         with (self.directory / "log").open("ab") as log:
             # In a group of its own, so that Ctrl-C reaches us first and the database goes last.
@@ -107,7 +116,7 @@ class DatabaseServer(abc.ABC):
                 return
             except sa.exc.OperationalError:
                 if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError((self.directory / "log").read_text()[-2000:]) from None
+                    raise DatabaseFailed((self.directory / "log").read_text()[-2000:]) from None
                 time.sleep(0.05)
 
     def url(self, database: str) -> URL:
@@ -181,7 +190,7 @@ class MySql(DatabaseServer):
             command += ["--caching-sha2-password-auto-generate-rsa-keys=OFF", *_as_root()]
             made = subprocess.run(command, capture_output=True, text=True, env=self._environment())
             if made.returncode != 0:
-                raise RuntimeError(made.stderr[-2000:])
+                raise DatabaseFailed(made.stderr[-2000:])
             (new / "auto.cnf").unlink()
             with suppress(OSError):  # another one was quicker
                 new.rename(_template())
@@ -218,21 +227,29 @@ def _as_root() -> list[str]:
 
 
 @contextmanager
-def temporary_database(
-    kind: type[DatabaseServer] = MariaDb, *, buffer_pool: str = "256M", redo_log: str | None = None
-) -> Iterator[DatabaseServer]:
-    """A running server that is gone afterwards with all its data.
+def running(server: DatabaseServer) -> Iterator[DatabaseServer]:
+    """Has a new server run.
 
     Raises:
         FileNotFoundError: it is not installed.
-        RuntimeError: it does not start; the message is the end of its log.
+        DatabaseFailed: it does not start.
     """
+    server.install()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def temporary_database(
+    kind: type[DatabaseServer] = MariaDb, *, buffer_pool: str = "256M", redo_log: str | None = None
+) -> Iterator[DatabaseServer]:
+    """A running server that is gone afterwards with all its data; raises what :func:`running` raises."""
     # In the system's temporary directory, whose path is short enough for a socket.
-    with tempfile.TemporaryDirectory(prefix="ntpdb") as directory:
-        server = kind(Path(directory), buffer_pool=buffer_pool, redo_log=redo_log)
-        server.install()
-        try:
-            server.start()
-            yield server
-        finally:
-            server.stop()
+    with (
+        tempfile.TemporaryDirectory(prefix="ntpdb") as directory,
+        running(kind(Path(directory), buffer_pool=buffer_pool, redo_log=redo_log)) as server,
+    ):
+        yield server

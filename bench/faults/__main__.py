@@ -13,6 +13,7 @@ from bench.faults.report import say
 from bench.faults.rig import CannotRun
 from bench.faults.run import Options, run_faults
 from bench.stage import end_by_unwinding
+from ops.local_database import SERVERS
 from ops.local_ports import NO_IPV6, has_ipv6
 from runtime.log import set_up_logging
 
@@ -41,6 +42,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--only", nargs="+", metavar="KIND", help=f"only these faults: {'; '.join(NAMES)}")
     parser.add_argument("--tls", action="store_true", help="all reach the broker by TLS; its own faults are added")
     parser.add_argument("--ipv6", action="store_true", help="all reach broker and database by IPv6, at ::1")
+    parser.add_argument("--database", choices=tuple(SERVERS), default="mariadb", help="default: mariadb")
     given = parser.parse_args(arguments)
     if not 0.1 <= given.minutes <= _LONGEST:
         parser.error(f"--minutes {given.minutes:g}: must be 0.1 to {_LONGEST:g}")
@@ -52,7 +54,14 @@ def _options(arguments: Sequence[str] | None) -> Options:
     if given.ipv6 and not has_ipv6():
         parser.error(f"--ipv6: {NO_IPV6}")
     kinds = tuple(given.only or (name for name in NAMES if given.tls or name not in ONLY_TLS))
-    return Options(seconds=given.minutes * 60, seed=given.seed, kinds=kinds, tls=given.tls, ipv6=given.ipv6)
+    return Options(
+        seconds=given.minutes * 60,
+        seed=given.seed,
+        kinds=kinds,
+        tls=given.tls,
+        ipv6=given.ipv6,
+        database=SERVERS[given.database],
+    )
 
 
 if __name__ == "__main__":

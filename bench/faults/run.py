@@ -25,7 +25,7 @@ from bench.faults.verdict import Verdict, judge
 from ops.demo.site import free_ntp_port, make_site
 from ops.demo.world import World, make_world
 from ops.local_broker import BrokerUnavailable
-from ops.local_database import DatabaseServer
+from ops.local_database import DatabaseServer, MariaDb
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class Options:
     ipv6: bool = False
     gap: tuple[float, float] | None = None
     """Between the beginnings of two faults; None: as the plan has it."""
+    database: type[DatabaseServer] = MariaDb
 
 
 def run_faults(options: Options) -> int:
@@ -65,10 +66,10 @@ def run_faults(options: Options) -> int:
     can_fill = _own_disks()
     kinds = [kind for kind in options.kinds if can_fill or kind not in _NEEDS_DISKS]
     directory = Path(tempfile.mkdtemp(prefix="ntpfaults-"))
-    say(f"seed {options.seed}, {options.seconds:g} s, in {directory}")
+    say(f"seed {options.seed}, {options.seconds:g} s, {options.database.name}, in {directory}")
     summary = None
     try:
-        with _database(directory, disk=can_fill) as database:
+        with _database(options.database, directory, disk=can_fill) as database:
             site = _site(directory, database, options, disks=can_fill)
             run = Run(site, database, options, kinds)
             summary = asyncio.run(run.run())
@@ -96,14 +97,14 @@ def _own_disks() -> bool:
 
 
 @contextmanager
-def _database(directory: Path, *, disk: bool) -> Iterator[DatabaseServer]:
+def _database(kind: type[DatabaseServer], directory: Path, *, disk: bool) -> Iterator[DatabaseServer]:
     try:
         path = directory / "db"
         if disk:
             disks.make_disk(path, DISK_OF_DATABASE)
         else:
             path.mkdir()
-        server = DatabaseServer(path, buffer_pool="128M", redo_log="64M")
+        server = kind(path, buffer_pool="128M", redo_log="64M")
         server.install()
     except (OSError, RuntimeError) as error:
         raise CannotRun(str(error)) from None

@@ -16,7 +16,7 @@ _HANDSHAKE: Final = 400
 """Octets that pass in each direction before a handshake of TLS is over, at least."""
 
 _GIVES_UP_WITHIN: Final = 10.0
-"""Seconds in which a MariaDB that could not write may still end: before it does, it writes down where it stood."""
+"""Seconds in which a server that could not write may still end: before it does, it writes down where it stood."""
 
 _LOOK_EVERY: Final = 0.1
 
@@ -52,7 +52,7 @@ class FullDisk:
     async def end(self) -> None:
         await asyncio.to_thread(disks.free, self._path)
         if self._name == DATABASE and await self._gave_up():
-            # A MariaDB that cannot write gives up; its operator makes room and starts it again.
+            # A server that cannot write gives up; its operator makes room and starts it again.
             await self._rig.kill(DATABASE)
             await self._rig.start_again(DATABASE)
 

@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL
 
 from ops.demo.world import MAX_AGENTS, MAX_SERVERS, World
 from ops.errors import UsageError
+from ops.local_database import SERVERS, DatabaseServer
 from ops.local_ports import NO_IPV6, has_ipv6
 from runtime.dsn import InvalidDsn, parse_dsn
 
@@ -30,7 +31,9 @@ class Options:
     ntp: tuple[tuple[str, int], ...] = ()
     """Real servers: loopback address and port."""
     database: URL | None = None
-    """None: SQLite in the directory."""
+    """None: one of its own."""
+    server: type[DatabaseServer] | None = None
+    """Of which its own is started; None: SQLite in the directory."""
     directory: Path | None = None
     """None: a temporary one."""
     tls: bool = False
@@ -44,6 +47,7 @@ def parse_options(
     servers: int,
     ntp: Sequence[str],
     database_url: str | None,
+    database: str | None = None,
     directory: Path | None,
     tls: bool = False,
     ipv6: bool = False,
@@ -67,6 +71,7 @@ def parse_options(
         servers=servers,
         ntp=parse_servers(ntp),
         database=None if database_url is None else _database(database_url),
+        server=_server_of(database, database_url),
         directory=directory,
         tls=tls,
         ipv6=ipv6,
@@ -103,6 +108,16 @@ def _server(text: str) -> tuple[str, int]:
             "such as 127.0.0.1:11123 (the demo asks every second or two, which nobody else would welcome)"
         )
     return str(address), port
+
+
+def _server_of(kind: str | None, database_url: str | None) -> type[DatabaseServer] | None:
+    if kind is not None and database_url is not None:
+        raise UsageError(f"--database {kind}: is for a database of the demo's own, --database-url names another one")
+    if kind in (None, "sqlite"):
+        return None
+    if kind not in SERVERS:
+        raise UsageError(f"--database {kind!r}: must be sqlite, {' or '.join(SERVERS)}")
+    return SERVERS[kind]
 
 
 def _database(text: str) -> URL:

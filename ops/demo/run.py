@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from sqlalchemy.engine import URL
 
 from ops.demo.accounting import Evidence, settle
 from ops.demo.directory import demo_directory, remove
@@ -22,6 +23,7 @@ from ops.demo.table import Display
 from ops.demo.world import World, make_world
 from ops.errors import OperatorError
 from ops.local_broker import BrokerUnavailable
+from ops.local_database import DatabaseFailed, running
 from runtime.database import DatabaseUnavailable
 
 _LOOK_EVERY: Final = 1.0
@@ -41,11 +43,12 @@ def run_demo(options: Options) -> int:
     world = _world(options)
     with demo_directory(options.directory) as directory:
         try:
-            site = make_site(directory, options.database, tls=options.tls, ipv6=options.ipv6)
-            summary = asyncio.run(Demo(site, world, options.seconds).run())
+            with _database(options, directory) as database:
+                site = make_site(directory, database, tls=options.tls, ipv6=options.ipv6)
+                summary = asyncio.run(Demo(site, world, options.seconds).run())
         except BaseException as error:
             _leave(directory, temporary=options.directory is None, good=False)
-            if isinstance(error, OSError | BrokerUnavailable):
+            if isinstance(error, OSError | BrokerUnavailable | DatabaseFailed):
                 raise OperatorError(str(error)) from None
             raise
         good = summary is not None and summary.good
@@ -53,6 +56,18 @@ def run_demo(options: Options) -> int:
     if summary is not None:
         sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
     return 0 if good else 1
+
+
+@contextmanager
+def _database(options: Options, directory: Path) -> Iterator[URL | None]:
+    """Where the ledger shall be, if not in SQLite; a server of the demo's own runs as long."""
+    if options.server is None:
+        yield options.database
+        return
+    path = directory / "database"
+    path.mkdir(mode=0o700)
+    with running(options.server(path)) as server:
+        yield server.create("demo")
 
 
 def _leave(directory: Path, *, temporary: bool, good: bool) -> None:
