@@ -17,6 +17,7 @@ from typing import ClassVar, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from ops.demo.process import ending_with_us
 from ops.local_ports import free_port
 
 START_TIMEOUT: Final = 60.0
@@ -93,7 +94,7 @@ class DatabaseServer(abc.ABC):
         Raises:
             DatabaseFailed: it does not.
         """
-        command = [*self._program(), *self._settings()]
+        command = [*ending_with_us(), *self._program(), *self._settings()]
         with (self.directory / "log").open("ab") as log:
             # In a group of its own, so that Ctrl-C reaches us first and the database goes last.
             self._process = subprocess.Popen(

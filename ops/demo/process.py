@@ -77,7 +77,7 @@ class Process:
         assert not self.running, f"{self.name} runs already"
         with self.command.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *_ending_with_us(),
+                *ending_with_us(),
                 *self.command.argv,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -128,7 +128,7 @@ class Process:
         return Death(self.name, describe(status), self.command.log, last_lines(self.command.log))
 
 
-def _ending_with_us() -> list[str]:
+def ending_with_us() -> list[str]:
     """The kernel kills the process when we are gone (prctl(2), PR_SET_PDEATHSIG), if util-linux is here to ask it."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.broker import require
+from fixtures.broker import require_address
+from fixtures.database import SERVERS, require
 
 from ops.local_ports import ADDRESS, ADDRESS_V6
 from schema.topics import Topics
@@ -122,7 +123,7 @@ def test_a_run_finds_out_what_is_true_and_loses_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", [ADDRESS, ADDRESS_V6])
 def test_with_tls_nobody_reaches_the_broker_without_it(tmp_path: Path, host: str) -> None:
-    require(host)
+    require_address(host)
     by = ["--tls", *(["--ipv6"] if host == ADDRESS_V6 else [])]
     with demo(tmp_path, "--agents", "2", "--servers", "2", *by) as running:
         running.until_said("all is running")
@@ -141,6 +142,17 @@ def test_with_tls_nobody_reaches_the_broker_without_it(tmp_path: Path, host: str
     assert ports > {port}, "there is another way, which nobody took"
     assert set(re.findall(r"^New client connected from (\S+):\d+ as", log, re.M)) == {host}
     assert set(re.findall(r"^New connection from \S+ on port (\d+)\.$", log, re.M)) == {port}
+
+
+@pytest.mark.parametrize("database", SERVERS)
+def test_on_a_server_of_its_own_it_loses_nothing(database: str, tmp_path: Path) -> None:
+    require(database)
+    with demo(tmp_path, "--seconds", "15", "--agents", "3", "--servers", "2", "--database", database) as running:
+        code, summary, err = running.end(15 + WITHIN)
+    assert summary is not None
+    assert (code, summary["problems"], summary["died"]) == (0, [], []), err
+    assert summary["committed"] > 3 * 2
+    assert not (running.directory / "database" / "s").exists(), "the server has ended"
 
 
 def _the_operators_tools_work(directory: Path) -> None:
@@ -237,11 +249,13 @@ def test_a_signal_during_the_start_leaves_nothing_behind(tmp_path: Path) -> None
     assert alive(children) == []
 
 
-def test_nothing_outlives_a_demo_that_is_killed(tmp_path: Path) -> None:
-    with demo(tmp_path, "--agents", "1", "--servers", "1") as running:
+@pytest.mark.parametrize("database", ["sqlite", *SERVERS])
+def test_nothing_outlives_a_demo_that_is_killed(database: str, tmp_path: Path) -> None:
+    require(database)
+    with demo(tmp_path, "--agents", "1", "--servers", "1", "--database", database) as running:
         running.until_said("all is running")
         children = list(running.children())
-        assert len(children) == 6
+        assert len(children) == (6 if database == "sqlite" else 7)
         running.process.kill()
         running.process.wait()
         running.until(lambda: alive(children) == [], "children end")

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from fixtures.broker import require
+from fixtures.broker import require_address
+from fixtures.database import require
 
 from bench.faults.plan import NAMES, ONLY_TLS
 from ops.local_ports import ADDRESS_V6
@@ -21,17 +22,16 @@ LONG = ("second agent with the same name", "expired token", "full disk under the
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("by", [[], ["--tls"], ["--tls", "--ipv6"]], ids=["TCP", "TLS", "TLS by IPv6"])
-def test_half_a_minute_of_faults_loses_nothing(by: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("database", "by"), [("mariadb", []), ("mysql", ["--tls"]), ("mariadb", ["--tls", "--ipv6"])], ids=str
+)
+def test_half_a_minute_of_faults_loses_nothing(database: str, by: list[str]) -> None:
+    require(database)
     if "--ipv6" in by:
-        require(ADDRESS_V6)
+        require_address(ADDRESS_V6)
     kinds = [name for name in NAMES if name not in LONG and (by or name not in ONLY_TLS)]
-    ended = subprocess.run(
-        [*COMMAND, "--minutes", "0.5", "--seed", "4", *by, "--only", *kinds],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    given = ["--minutes", "0.5", "--seed", "4", "--database", database, *by, "--only", *kinds]
+    ended = subprocess.run([*COMMAND, *given], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     summary = json.loads(ended.stdout.splitlines()[-1])
     assert summary["good"]
@@ -73,6 +73,7 @@ def processes(directory: str) -> list[str]:
         (["--only", "rain"], "--only 'rain': is no fault"),
         (["--seed", "x"], "--seed"),
         (["--only", "expired certificate"], "--only 'expired certificate': is a fault of --tls"),
+        (["--database", "sqlite"], "--database"),
     ],
 )
 def test_a_wrong_argument_is_named(arguments: list[str], said: str) -> None:

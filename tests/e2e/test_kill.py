@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from fixtures.database import require
 
 from ops.demo.accounting import settle
 from ops.demo.ledger import results_by_monitor
@@ -18,7 +19,7 @@ from ops.demo.site import BROKER, agent_name, free_ntp_port, make_site
 from ops.demo.spools import is_empty
 from ops.demo.system import System
 from ops.demo.world import make_world
-from ops.local_database import DatabaseServer, temporary_database
+from ops.local_database import SERVERS, DatabaseServer, temporary_database
 from runtime.database import DatabaseUnavailable, utc_now
 from runtime.work_queue import SCORING
 
@@ -82,10 +83,10 @@ class Killing:
 
 
 @asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[Killing]:
+async def running(directory: Path, server: str) -> AsyncIterator[Killing]:
     draft = make_world(AGENTS, SERVERS, 1)
     world = make_world(AGENTS, SERVERS, free_ntp_port([spec.address for spec in draft.fleet]))
-    with temporary_database(buffer_pool="64M") as database:
+    with temporary_database(SERVERS[server], buffer_pool="64M") as database:
         site = make_site(directory, database.create("kills"))
         async with System(site, world, asyncio.Event()) as system:
             await system.start()
@@ -95,8 +96,10 @@ async def running(directory: Path) -> AsyncIterator[Killing]:
 
 
 @pytest.mark.timeout(300)
-async def test_no_process_is_needed_for_nothing_to_be_lost(tmp_path: Path) -> None:
-    async with running(tmp_path) as killing:
+@pytest.mark.parametrize("server", SERVERS)
+async def test_no_process_is_needed_for_nothing_to_be_lost(server: str, tmp_path: Path) -> None:
+    require(server)
+    async with running(tmp_path, server) as killing:
         system = killing.system
         agent = agent_name(system.world.monitors[0])
 

@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from fixtures.broker import TRANSPORTS, Transport, require
+from fixtures.broker import TRANSPORTS, Transport, require_address
 from fixtures.mqtt import MqttClient
 
 import ops.demo.system
@@ -63,7 +63,7 @@ sys.exit(main(sys.argv[1:]))
 def transport(request: pytest.FixtureRequest) -> Transport:
     """Each that has TLS."""
     chosen: Transport = request.param
-    require(chosen.host)
+    require_address(chosen.host)
     return chosen
 
 

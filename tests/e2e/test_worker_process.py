@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 from fixtures.broker import Broker
+from fixtures.database import require
 from sqlalchemy.engine import Engine
 
 from auth.tokens import Role
-from ops.local_database import DatabaseServer, temporary_database
+from ops.local_database import SERVERS, DatabaseServer, temporary_database
 from ops.local_ports import free_port
 from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
 from runtime.database import open_database
@@ -234,8 +235,10 @@ def test_a_wrong_setting_is_named(tmp_path: Path, broker: Broker, key_file: Path
         assert "MQTT_PORT=70000" in worker.log_text()
 
 
-def test_a_database_that_hangs_does_not_keep_it(tmp_path: Path, broker: Broker, key_file: Path) -> None:
-    with temporary_database() as database:
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_database_that_hangs_does_not_keep_it(server: str, tmp_path: Path, broker: Broker, key_file: Path) -> None:
+    require(server)
+    with temporary_database(SERVERS[server]) as database:
         url = database.create("hanging")
         engine = open_database(url)
         upgrade(engine)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from fixtures.broker import TRANSPORTS, Broker, Transport, require
+from fixtures.broker import TRANSPORTS, Broker, Transport, require_address
 from fixtures.broker_sessions import (
     HOUR,
     PATIENCE,
@@ -39,7 +39,7 @@ MANY = 400
 def transport(request: pytest.FixtureRequest) -> Transport:
     """Each that has TLS."""
     chosen: Transport = request.param
-    require(chosen.host)
+    require_address(chosen.host)
     return chosen
 
 

@@ -283,11 +283,11 @@ async def test_a_batch_that_the_database_cannot_take_is_refused_alone(
     assert json.loads(kept.payload)["id"] == bad.id
 
 
-@pytest.fixture(params=SERVERS.values(), ids=tuple(SERVERS))
+@pytest.fixture(params=SERVERS)
 def own_server(request: pytest.FixtureRequest) -> Iterator[DatabaseServer]:
     """A server that may be stopped."""
     require(request.param)
-    with temporary_database(request.param) as found:
+    with temporary_database(SERVERS[request.param]) as found:
         yield found
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fixtures.broker import Broker, build_plugin, require
+from fixtures.broker import Broker, build_plugin, require_address
 from fixtures.mqtt import MqttClient, Refused, signed, wait_until
 
 from auth.tokens import load_key
@@ -94,7 +94,7 @@ def test_it_listens_on_loopback_only(local: LocalBroker) -> None:
 @pytest.mark.parametrize("host", [ADDRESS, ADDRESS_V6])
 @pytest.mark.parametrize("tls", [False, True])
 def test_it_is_reached_at_all_its_addresses(local: LocalBroker, host: str, tls: bool) -> None:
-    require(host)
+    require_address(host)
     with local:
         address = local.address(host, tls=tls)
         with MqttClient(address.port, "joe", signed(KEY), host=address.host, tls=address.tls()) as joe:

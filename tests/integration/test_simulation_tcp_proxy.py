@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from fixtures.broker import require
+from fixtures.broker import require_address
 
 from ops.local_ports import ADDRESS_V6
 from simulation.tcp_proxy import Direction, TcpProxy
@@ -231,7 +231,7 @@ async def test_cutting_every_new_connection_after_some_octets(proxy: TcpProxy, o
 
 
 async def test_it_listens_where_it_is_told_to(target: int) -> None:
-    require(ADDRESS_V6)
+    require_address(ADDRESS_V6)
     async with TcpProxy("127.0.0.1", target, host=ADDRESS_V6) as proxy:
         for _ in range(2):
             async with connected(proxy) as streams:

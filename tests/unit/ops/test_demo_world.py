@@ -8,6 +8,7 @@ import pytest
 from ops.demo.options import check_apart, parse_options
 from ops.demo.world import MAX_AGENTS, MAX_SERVERS, make_world
 from ops.errors import UsageError
+from ops.local_database import SERVERS
 from schema.names import check_monitor_name
 
 
@@ -55,6 +56,16 @@ def test_nobody_knows_the_truth_about_a_given_server() -> None:
     given = make_world(2, 1, 11123, (("127.0.0.1", 123),)).servers[-1]
     assert (given.true_offset, given.spec, given.port) == (None, None, 123)
     assert json.dumps(given.true_offset) == "null"
+
+
+def test_the_demos_own_database_is_one_that_it_knows() -> None:
+    assert options().server is None
+    assert options(database="sqlite").server is None
+    assert options(database="mysql").server is SERVERS["mysql"]
+    with pytest.raises(UsageError, match="--database 'oracle': must be sqlite, mariadb or mysql"):
+        options(database="oracle")
+    with pytest.raises(UsageError, match="--database mysql: is for a database of the demo's own"):
+        options(database="mysql", database_url="mysql://somewhere/demo")
 
 
 @pytest.mark.parametrize(
