@@ -19,7 +19,8 @@ from ops.demo.site import BROKER, agent_name, free_ntp_port, make_site
 from ops.demo.spools import is_empty
 from ops.demo.system import System
 from ops.demo.world import make_world
-from ops.local_database import SERVERS, DatabaseServer, temporary_database
+from ops.local_database import SERVERS as DATABASES
+from ops.local_database import DatabaseServer, temporary_database
 from runtime.database import DatabaseUnavailable, utc_now
 from runtime.work_queue import SCORING
 
@@ -86,7 +87,7 @@ class Killing:
 async def running(directory: Path, server: str) -> AsyncIterator[Killing]:
     draft = make_world(AGENTS, SERVERS, 1)
     world = make_world(AGENTS, SERVERS, free_ntp_port([spec.address for spec in draft.fleet]))
-    with temporary_database(SERVERS[server], buffer_pool="64M") as database:
+    with temporary_database(DATABASES[server], buffer_pool="64M") as database:
         site = make_site(directory, database.create("kills"))
         async with System(site, world, asyncio.Event()) as system:
             await system.start()
@@ -96,7 +97,7 @@ async def running(directory: Path, server: str) -> AsyncIterator[Killing]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("server", DATABASES)
 async def test_no_process_is_needed_for_nothing_to_be_lost(server: str, tmp_path: Path) -> None:
     require(server)
     async with running(tmp_path, server) as killing:
