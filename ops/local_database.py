@@ -177,24 +177,30 @@ class MySql(DatabaseServer):
     name = "mysql"
 
     def install(self) -> None:
-        if not _template().is_dir():
+        if os.access(mysql_directory(), os.W_OK) and not _template().exists():
             self._make_template()
-        shutil.copytree(_template(), self.data)
+        if os.access(_template(), os.R_OK | os.X_OK):
+            shutil.copytree(_template(), self.data)
+        else:  # it belongs to somebody else
+            self._initialize(self.data)
 
     def _make_template(self) -> None:
         """Makes the system tables once for all servers to come: it takes seconds, to copy them a tenth of one."""
         with tempfile.TemporaryDirectory(prefix="new-", dir=mysql_directory()) as directory:
             new = Path(directory) / "data"
-            # Keys and the number of the server are made by each server when it starts.
-            command = [*_mysqld(), "--initialize-insecure", f"--datadir={new}", "--auto-generate-certs=OFF"]
-            command += ["--sha256-password-auto-generate-rsa-keys=OFF", "--innodb-redo-log-capacity=32M"]
-            command += ["--caching-sha2-password-auto-generate-rsa-keys=OFF", *_as_root()]
-            made = subprocess.run(command, capture_output=True, text=True, env=self._environment())
-            if made.returncode != 0:
-                raise DatabaseFailed(made.stderr[-2000:])
+            self._initialize(new)
             (new / "auto.cnf").unlink()
             with suppress(OSError):  # another one was quicker
                 new.rename(_template())
+
+    def _initialize(self, data: Path) -> None:
+        # Keys are made by each server when it starts.
+        command = [*_mysqld(), "--initialize-insecure", f"--datadir={data}", "--auto-generate-certs=OFF"]
+        command += ["--sha256-password-auto-generate-rsa-keys=OFF", "--innodb-redo-log-capacity=32M"]
+        command += ["--caching-sha2-password-auto-generate-rsa-keys=OFF", *_as_root()]
+        made = subprocess.run(command, capture_output=True, text=True, env=self._environment())
+        if made.returncode != 0:
+            raise DatabaseFailed(made.stderr[-2000:])
 
     def _program(self) -> list[str]:
         redo_log = [f"--innodb-redo-log-capacity={self._redo_log}"] if self._redo_log else []

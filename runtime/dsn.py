@@ -14,6 +14,7 @@ _PARAMETERS: Final = {
         {"charset", "unix_socket", "ssl_ca", "ssl_cert", "ssl_key", "ssl_verify_cert", "ssl_verify_identity"}
     ),
 }
+_VERIFY: Final = ("ssl_verify_cert", "ssl_verify_identity")
 _GO_FORM: Final = re.compile(
     r"(?:(?P<user>[^:@/]*)(?::(?P<password>.*))?@)?"  # the password may hold any character, so the last @ ends it
     r"(?P<network>tcp|unix)\((?P<address>[^()]+)\)"
@@ -47,6 +48,9 @@ def parse_dsn(text: str, *, user: str | None = None, password: str | None = None
         return url.set(drivername="sqlite")
     if not url.database:
         raise InvalidDsn("database DSN: names no database")
+    if "ssl_ca" in url.query:
+        # It has certificate and identity verified by itself; with one of these beside it, the driver would forget it.
+        url = url.difference_update_query(_VERIFY)
     return url.set(
         drivername=f"{url.get_backend_name()}+pymysql",
         username=user or url.username,
@@ -60,6 +64,8 @@ def _check_parameters(url: URL) -> None:
     known = _PARAMETERS["sqlite" if url.get_backend_name() == "sqlite" else "mysql"]
     if url.query.keys() - known:
         raise InvalidDsn(f"database DSN: has unknown parameters after '?'; known are {', '.join(sorted(known))}")
+    if any(url.query.get(name, "true") != "true" for name in _VERIFY):
+        raise InvalidDsn(f"database DSN: {' and '.join(_VERIFY)} can only be true, or be left out")
     if url.port is not None and not 0 < url.port <= 65535:
         raise InvalidDsn("database DSN: its port must be 1 to 65535")
 

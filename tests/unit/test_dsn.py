@@ -71,6 +71,8 @@ def test_user_and_password_from_elsewhere_win() -> None:
         ("mysql://u:p@db:0/ntppool", "port must be 1 to 65535"),
         ("mysql://u:p@db:x/ntppool", "must be mysql://"),
         ("mysql://u:p@db/ntppool?parseTime=true", "unknown parameters after '?'"),
+        ("mysql://db/ntppool?ssl_verify_cert=false", "can only be true"),
+        ("mysql://db/ntppool?ssl_ca=ca.pem&ssl_verify_identity=0", "can only be true"),
         ("sqlite:///x.db?timeout=1", "known are mode, uri"),
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
@@ -79,6 +81,11 @@ def test_user_and_password_from_elsewhere_win() -> None:
 def test_what_is_wrong_is_said(text: str, complaint: str) -> None:
     with pytest.raises(InvalidDsn, match=f"^database DSN: .*{complaint}".replace("?'", r"\?'")):
         parse_dsn(text)
+
+
+def test_a_ca_of_ones_own_is_what_a_certificate_is_verified_with() -> None:
+    asked = "ssl_ca=/etc/ca.pem&ssl_verify_cert=true&ssl_verify_identity=true"
+    assert parse_dsn(f"mysql://db/ntppool?{asked}").query == {"ssl_ca": "/etc/ca.pem"}
 
 
 pieces = st.sampled_from(
