@@ -1,4 +1,4 @@
-"""The ledger's engine: one place that knows how each database must be opened, and when a transaction is tried again."""
+"""The ledger's engine: one place that knows how each database must be opened, and how a transaction is tried again."""
 
 import logging
 import random
@@ -9,13 +9,18 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
+import pymysql
 import sqlalchemy as sa
 from pymysql.constants import FIELD_TYPE
 from pymysql.converters import conversions, convert_datetime
-from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.engine import URL, Connection, Dialect, Engine, ExceptionContext
+from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.pool import ConnectionPoolEntry
 
+from runtime.database_errors import Reaction, reaction_to
 from runtime.json_rows import JsonText, mysql_literal, stored_day
+from runtime.log import Repeating
+from runtime.settings import ConfigurationError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -23,52 +28,120 @@ T = TypeVar("T")
 _BUSY_TIMEOUT: Final = 30.0
 """Seconds that SQLite waits for another writer."""
 
-_CONFLICTS: Final = frozenset({1205, 1213})
-"""MySQL's error codes of a lock wait time-out and of a deadlock: the other one won, try again."""
+ANSWER_WITHIN: Final = 60.0
+"""Seconds that a server has for each answer; what may take longer says so (:func:`wait_without_end`)."""
 
-_LOST: Final = frozenset({0, 1040, 1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055})
-"""Codes of no connection, too many of them, a server going down and a connection that was cut."""
+LOOK_AGAIN: Final = 10.0
+"""Seconds after which a connection is asked whether its server may still be written to."""
 
-_NO_ROOM: Final = frozenset({3, 20, 1021, 1026, 1114, 1290, 1836})
-"""Codes of a disk that is full or takes nothing, a table without room, and a server that may only be read. Whatever is
-written then fails, until somebody helps: it is waited for, as for a server that is away."""
-
-_STORAGE_ENGINE: Final = 1030
-"""The storage engine's own error, whose number is in the message; 28 is a full disk (ENOSPC)."""
-
-_SQLITE_NO_ROOM: Final = ("database or disk is full", "disk I/O error", "readonly database")
+_NO_TLS: Final = 2026
+"""The driver's number for TLS that cannot be set up."""
 
 
 class DatabaseUnavailable(Exception):
     """The database cannot be reached, went away, or has no room; nothing was committed, or nobody knows."""
 
 
-def open_database(url: URL) -> Engine:
+def open_database(url: URL, *, reread: Callable[[], URL] | None = None) -> Engine:
     """The engine for ``url``. Connects to nothing yet.
 
     MySQL and MariaDB run at READ COMMITTED: with REPEATABLE READ, locks on gaps stop others, and the snapshot can miss
     the rows a worker was woken for. SQLite runs in WAL mode, its transactions begin as writers.
+
+    Args:
+        url: where the ledger is now, and with which password.
+        reread: says so again, before each connection: passwords are rotated, and primaries move.
     """
     if url.get_backend_name() == "sqlite":
         return _open_sqlite(url)
     engine = sa.create_engine(
-        url.update_query_dict({"charset": "utf8mb4"}),
+        url,
         isolation_level="READ COMMITTED",
         pool_pre_ping=True,
         pool_recycle=1800,
         pool_size=4,
         max_overflow=4,
-        connect_args={"connect_timeout": 5, "read_timeout": 60, "write_timeout": 60, "conv": _CONVERSIONS},
     )
+    _Connecting(url, reread or (lambda: url)).attach(engine)
 
-    @sa.event.listens_for(engine, "connect")
-    def _set_up(connection: Any, record: Any) -> None:
-        # TIMESTAMP columns are converted to the session's zone; ours is UTC, whatever the server's is. And where
-        # MariaDB puts rows into one text, it would cut it off.
-        with connection.cursor() as cursor:
-            cursor.execute("SET time_zone = '+00:00', innodb_lock_wait_timeout = 20, group_concat_max_len = 1073741824")
+    @sa.event.listens_for(engine, "handle_error")
+    def _give_up(context: ExceptionContext) -> None:
+        # SQLAlchemy then closes this connection now, and each other one before it is used again.
+        if reaction_to(context.original_exception) is Reaction.RECONNECT:
+            context.is_disconnect = True
 
     return engine
+
+
+class _Connecting:
+    """How connections are made, and when they are given up although nothing failed.
+
+    A primary moves: its name leads to another server, or ``database.yaml`` names another one. The old one stays, and
+    may be read. Whoever only reads would never be told.
+    """
+
+    def __init__(self, url: URL, reread: Callable[[], URL]) -> None:
+        self._url = url
+        self._reread = reread
+        self._complaint = Repeating(log)
+
+    def attach(self, engine: Engine) -> None:
+        """Has the connections of ``engine`` made, set up and looked at here."""
+        sa.event.listen(engine, "do_connect", self._connect)
+        sa.event.listen(engine, "connect", _set_up)
+        sa.event.listen(engine, "checkout", self._look)
+
+    def _connect(
+        self, dialect: Dialect, record: ConnectionPoolEntry, args: list[Any], parameters: dict[str, Any]
+    ) -> Any:
+        url = self._url = self._read()
+        record.info["url"] = url
+        of_url = dialect.create_connect_args(url.update_query_dict({"charset": "utf8mb4"}))[1]
+        try:
+            return dialect.connect(**{**of_url, **_TIMEOUTS, "conv": _CONVERSIONS})
+        except OSError as error:
+            # Of a certificate that cannot be read just now; what fails later is an error of the driver already.
+            raise pymysql.OperationalError(_NO_TLS, f"TLS to the database: {error}") from error
+
+    def _read(self) -> URL:
+        try:
+            url = self._reread()
+            if url.get_backend_name() == "sqlite":
+                raise ConfigurationError("DATABASE_DSN: leads to SQLite now, which needs a restart")
+        except ConfigurationError as error:
+            # A file that is being replaced, a Vault that is away: what was right until now may still be.
+            self._complaint.warning("%s; going on with what was read before", error)
+            return self._url
+        self._complaint.over()
+        return url
+
+    def _look(self, connection: Any, record: ConnectionPoolEntry, fairy: object) -> None:
+        if record.info["url"] != self._url:
+            raise InvalidatePoolError("the database is to be reached otherwise now")
+        now = time.monotonic()
+        # A new connection is taken as it is: there may be none but a server that is read only.
+        if "looked" not in record.info:
+            record.info["looked"] = now
+        elif now - record.info["looked"] >= LOOK_AGAIN:
+            record.info["looked"] = now
+            if not _may_write(connection):
+                raise InvalidatePoolError("the server is read only, or gone")
+
+
+def _may_write(connection: Any) -> bool:
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT @@global.read_only")
+            return cursor.fetchone()[0] in (0, "OFF")  # a number, or a word since MariaDB 12
+    except pymysql.MySQLError:
+        return False
+
+
+def _set_up(connection: Any, record: ConnectionPoolEntry) -> None:
+    # TIMESTAMP columns are converted to the session's zone; ours is UTC, whatever the server's is. And where MariaDB
+    # puts rows into one text, it would cut it off.
+    with connection.cursor() as cursor:
+        cursor.execute("SET time_zone = '+00:00', innodb_lock_wait_timeout = 20, group_concat_max_len = 1073741824")
 
 
 def _open_sqlite(url: URL) -> Engine:
@@ -107,6 +180,8 @@ _CONVERSIONS: Final = {
 }
 sqlite3.register_adapter(JsonText, str)
 
+_TIMEOUTS: Final = {"connect_timeout": 5, "read_timeout": ANSWER_WITHIN, "write_timeout": ANSWER_WITHIN}
+
 
 def transaction(
     engine: Engine, work: Callable[[Connection], T], *, attempts: int = 10, retry_on: tuple[type[Exception], ...] = ()
@@ -126,14 +201,12 @@ def transaction(
             with engine.begin() as connection:
                 return work(connection)
         except Exception as error:
-            if isinstance(error, DBAPIError) and is_unavailable(error):
-                raise DatabaseUnavailable(str(error.orig)) from error
-            if isinstance(error, engine.dialect.loaded_dbapi.Error):
-                # SQLAlchemy does not wrap what fails while an isolation level is set on a connection, or taken back.
-                raise DatabaseUnavailable(str(error)) from error
-            if attempt == attempts or not (isinstance(error, retry_on) or is_conflict(error)):
+            reaction = reaction_to(error)
+            if reaction is Reaction.RECONNECT:
+                raise DatabaseUnavailable(str(getattr(error, "orig", error))) from error
+            if attempt == attempts or not (isinstance(error, retry_on) or reaction is Reaction.AGAIN):
                 raise
-            log.debug("transaction tried again after %s", error)
+            log.debug("transaction tried again after %s", getattr(error, "orig", error))
             time.sleep(random.uniform(0.5, 1.0) * min(0.005 * 2**attempt, 0.5))
     raise AssertionError("unreachable")
 
@@ -149,32 +222,15 @@ def reading(engine: Engine) -> AbstractContextManager[Connection]:
     return connection
 
 
-def is_conflict(error: Exception) -> bool:
-    """Whether another transaction stood in the way, so that the same may succeed now."""
-    if not isinstance(error, OperationalError):
-        return False
-    return _code(error) in _CONFLICTS or "database is locked" in str(error.orig)
+def wait_without_end(connection: Connection) -> None:
+    """Lets the server take as long as it needs for each answer, as for an index of a large table.
 
-
-def is_unavailable(error: DBAPIError) -> bool:
-    """Whether the connection or the server, not the statement, failed."""
-    if error.connection_invalidated:
-        return True
-    if not isinstance(error, OperationalError | InterfaceError | InternalError):
-        return False
-    return _code(error) in _LOST | _NO_ROOM or _has_no_room(error)
-
-
-def _has_no_room(error: DBAPIError) -> bool:
-    text = str(error.orig)
-    if _code(error) == _STORAGE_ENGINE:
-        return "error 28 " in text
-    return any(phrase in text for phrase in _SQLITE_NO_ROOM)
-
-
-def _code(error: DBAPIError) -> int | None:
-    args = getattr(error.orig, "args", ())
-    return args[0] if args and isinstance(args[0], int) else None
+    The connection leaves the pool, and is closed where others are returned.
+    """
+    if connection.dialect.name != "sqlite":
+        connection.detach()
+        driver: Any = connection.connection.dbapi_connection
+        driver._read_timeout = None  # the driver takes it when it connects, and then looks at it for each answer
 
 
 def utc_now() -> datetime:

@@ -17,13 +17,13 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import DBAPIError
 
 from runtime import migrations
 from runtime.broker import BrokerSession, Identity, Incoming, Subscription
 from runtime.broker_types import TokenSource
 from runtime.control import Control
-from runtime.database import DatabaseUnavailable, is_conflict, is_unavailable, open_database
+from runtime.database import DatabaseUnavailable, open_database
+from runtime.database_errors import Reaction, reaction_to
 from runtime.live_stream import LiveStream
 from runtime.log import Repeating
 from runtime.pool_settings import PoolSettingsReader
@@ -64,8 +64,8 @@ class Worker:
         while True:
             try:
                 return await _to_its_end(work)
-            except (DatabaseUnavailable, DBAPIError) as error:
-                if isinstance(error, DBAPIError) and not (is_unavailable(error) or is_conflict(error)):
+            except Exception as error:
+                if not isinstance(error, DatabaseUnavailable) and reaction_to(error) is Reaction.DEFECT:
                     raise
                 # Without the statement and its values, which may be long and private.
                 complaint.warning("database: %s; waiting for it", getattr(error, "orig", error))
@@ -191,7 +191,7 @@ def assemble(service: str, settings: WorkerSettings, token: TokenSource, numbers
     # Several workers of a kind run side by side: the process makes the client id its own.
     identity = Identity(service, f"{service}/{os.getpid()}-{time.time_ns() % 1_000_000:06d}")
     broker = BrokerSession(settings.broker_address(), identity, token)
-    engine = open_database(settings.database_url())
+    engine = open_database(settings.database_url(), reread=settings.database_url)
     status: dict[str, Any] = {}
     control = Control(service, lambda: {"client_id": identity.client_id, **status})
     return Worker(

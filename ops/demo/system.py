@@ -33,7 +33,8 @@ from ops.demo.supervisor import Supervisor
 from ops.demo.witness import Witness
 from ops.demo.world import ENV, World
 from ops.errors import OperatorError
-from runtime.database import DatabaseUnavailable, is_unavailable, open_database, reading, transaction, utc_now
+from runtime.database import DatabaseUnavailable, open_database, reading, transaction, utc_now
+from runtime.database_errors import Reaction, reaction_to
 from runtime.migrations import upgrade
 from runtime.work_queue import SCORING
 
@@ -177,7 +178,7 @@ class System:
             with reading(self._engine) as connection:
                 return work(connection)
         except DBAPIError as error:
-            if is_unavailable(error):
+            if reaction_to(error) is Reaction.RECONNECT:
                 raise DatabaseUnavailable(str(error.orig)) from error
             raise
 

@@ -12,7 +12,8 @@ from fixtures.database import DatabaseServer
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 
-from runtime.database import DatabaseUnavailable, is_unavailable, open_database, reading, transaction
+from runtime.database import DatabaseUnavailable, open_database, reading, transaction
+from runtime.database_errors import Reaction, reaction_to
 from simulation.tcp_proxy import Direction, TcpProxy
 
 
@@ -45,14 +46,14 @@ def driver_error(kind: type[pymysql.err.Error], code: int, text: str) -> DBAPIEr
     ],
 )
 def test_a_server_that_takes_nothing_is_unavailable(kind: type[pymysql.err.Error], code: int, text: str) -> None:
-    assert is_unavailable(driver_error(kind, code, text))
+    assert reaction_to(driver_error(kind, code, text)) is Reaction.RECONNECT
 
 
 @pytest.mark.parametrize(
     ("code", "text"), [(1030, 'Got error 122 "Internal error" from storage engine'), (1054, "Unknown column 'x'")]
 )
 def test_a_mistake_of_ours_is_none_of_the_server(code: int, text: str) -> None:
-    assert not is_unavailable(driver_error(pymysql.err.OperationalError, code, text))
+    assert reaction_to(driver_error(pymysql.err.OperationalError, code, text)) is Reaction.DEFECT
 
 
 def test_a_full_sqlite_is_unavailable(limited: Engine) -> None:
@@ -84,7 +85,7 @@ async def test_a_connection_lost_at_any_octet_is_unavailable_and_costs_no_place_
                     except DatabaseUnavailable:
                         pass
                     except DBAPIError as error:
-                        assert is_unavailable(error)
+                        assert reaction_to(error) is Reaction.RECONNECT
         await asyncio.to_thread(read)
         assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of the pool that the engine has
         engine.dispose()
