@@ -1,5 +1,10 @@
 """``ntppool-monitor db``: the ledger's tables."""
 
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import typer
 from sqlalchemy.engine import Engine
 
@@ -19,8 +24,9 @@ def register(app: typer.Typer) -> None:
         """Brings the tables to the version needed here.
 
         A database that already holds the pool's own tables is adopted: they stay as they are, ours are added.
+        That takes many minutes where log_scores has many millions of rows. It may be interrupted and run again.
         """
-        with database_at(globals_of(context).for_a_person().database_url()) as engine:
+        with database_at(globals_of(context).for_a_person().database_url()) as engine, _told_to_end_like_ctrl_c():
             upgrade_ledger(engine)
 
     @group.command()
@@ -40,15 +46,35 @@ def upgrade_ledger(engine: Engine) -> None:
     """Migrates, and says what was done.
 
     Raises:
-        OperatorError: another process is at it for too long, or the pool's tables are not of the version we adopt.
+        OperatorError: another process is at it for too long, or the pool's tables are not of the version we adopt, or
+            it was interrupted.
     """
     before = migrations.current(engine)
     try:
-        migrations.upgrade(engine)
+        migrations.upgrade(engine, _tell)
     except (migrations.MigrationBusy, RuntimeError) as error:
         raise OperatorError(f"database {place_of(engine.url)}: {error}") from None
+    except KeyboardInterrupt:
+        raise OperatorError(
+            f"database {place_of(engine.url)}: interrupted; run 'ntppool-monitor db upgrade' again to go on"
+        ) from None
     after = migrations.current(engine)
     write(f"{place_of(engine.url)}: at version {after}" + ("" if before == after else f", was at {before or 'none'}"))
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"ntppool-monitor: {line}\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def _told_to_end_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does: not without taking back what the database is at."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def status_line(engine: Engine) -> str:

@@ -25,8 +25,10 @@ _ip_version = sa.Enum("v4", "v6", name="ip_version")
 TABLE_OPTIONS: Final[dict[str, Any]] = {
     f"{dialect}_{option}": value
     for dialect in ("mysql", "mariadb")
-    for option, value in (("engine", "InnoDB"), ("charset", "utf8mb4"))
+    for option, value in (("engine", "InnoDB"), ("charset", "utf8mb4"), ("row_format", "DYNAMIC"))
 }
+"""Of every table that we make. The row format is said, since a server's default may be one whose keys have at most 767
+bytes, less than names of 255 characters take (error 1709)."""
 
 
 def of_server(*, primary_key: bool = False) -> sa.Column[int]:

@@ -3,12 +3,14 @@
 MySQL commits every statement of a migration by itself: a table may be there without its indexes, or some of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
 from schema.pool_tables import TABLE_OPTIONS
 
@@ -17,23 +19,42 @@ def create_table(
     name: str, *parts: sa.Column[Any] | sa.Constraint, indexes: Mapping[str, Sequence[str]] | None = None
 ) -> None:
     """Creates a table of ours, or what is missing of it; ``indexes`` are the columns of each."""
-    if not sa.inspect(op.get_bind()).has_table(name):
-        op.create_table(name, *parts, **TABLE_OPTIONS)
+    _make(lambda: sa.inspect(op.get_bind()).has_table(name), partial(op.create_table, name, *parts, **TABLE_OPTIONS))
     for index, columns in (indexes or {}).items():
         create_index(index, name, columns)
 
 
 def create_index(name: str, table: str, columns: Sequence[str]) -> None:
     """Creates an index, unless there is one of that name."""
+
     # MySQL knows no CREATE INDEX IF NOT EXISTS.
-    if name not in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}:
-        op.create_index(name, table, list(columns))
+    def is_there() -> bool:
+        return name in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}
+
+    _make(is_there, partial(op.create_index, name, table, list(columns)))
 
 
 def add_column(table: str, column: sa.Column[Any]) -> None:
     """Adds a column, unless there is one of that name."""
-    if column.name not in {present["name"] for present in sa.inspect(op.get_bind()).get_columns(table)}:
-        op.add_column(table, column)
+
+    def is_there() -> bool:
+        return column.name in {present["name"] for present in sa.inspect(op.get_bind()).get_columns(table)}
+
+    _make(is_there, partial(op.add_column, table, column))
+
+
+def _make(is_there: Callable[[], bool], make: Callable[[], object]) -> None:
+    """Makes what is not there, or lets an earlier run make it.
+
+    A server goes on with the statement of a run that was killed. Ours then waits for it, and finds that it was done.
+    """
+    if is_there():
+        return
+    try:
+        make()
+    except DBAPIError:
+        if not is_there():
+            raise
 
 
 def finish_empty_table(bind: Connection, table: sa.Table) -> None:

@@ -1,0 +1,262 @@
+"""Upgrades that take long: they wait for the server, tell how far they are, and can be ended and run again."""
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterator
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from fixtures.database import MariaDb
+from sqlalchemy.engine import Connection, Engine
+
+from runtime import database, migrations
+from runtime.database import open_database
+from runtime.migrations import current, newest, upgrade
+from schema.tables import log_scores, metadata, servers
+
+DEADLINE = 60.0
+INDEX = "CREATE INDEX log_scores_review"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def empty(mariadb: MariaDb) -> Iterator[Engine]:
+    """A database without any table."""
+    engine = open_database(mariadb.create(f"long{next(_numbers)}"))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def behind(empty: Engine) -> Engine:
+    """A database whose log lacks the index that takes long to make."""
+    upgrade(empty)
+    with empty.begin() as connection:
+        connection.exec_driver_sql("CREATE INDEX theirs ON log_scores (server_id, ts)")
+        connection.exec_driver_sql("DROP INDEX log_scores_review ON log_scores")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+    return empty
+
+
+@pytest.fixture(autouse=True)
+def _talkative(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "TELL_EVERY", 0.2)
+
+
+@contextlib.contextmanager
+def reading_the_log(engine: Engine) -> Iterator[Connection]:
+    """A transaction that has read the log: while it lasts, the log cannot be altered."""
+    with engine.connect() as connection:
+        connection.execute(sa.select(log_scores.c.id).limit(1))
+        yield connection
+
+
+def statements(engine: Engine) -> dict[int, str]:
+    """What the server is doing in this database, by connection, beside answering this question."""
+    query = "SELECT id, info FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
+    with engine.connect() as connection:
+        return {id_: info for id_, info in connection.execute(sa.text(query)) if info}
+
+
+def until(true: bool, deadline: float, what: str) -> bool:
+    assert true or time.monotonic() < deadline, what
+    time.sleep(0.02)
+    return true
+
+
+ALLOWED = {"theirs", "log_scores_monitor"}
+"""The pool's own index; and one that InnoDB made for a foreign key before ours of the same column was there."""
+
+
+def is_complete(engine: Engine) -> bool:
+    with engine.connect() as connection:
+        found = compare_metadata(MigrationContext.configure(connection), metadata)
+    return current(engine) == newest() and {d[-1].name for d in found} <= ALLOWED
+
+
+# ---- long --------------------------------------------------------------------------------------------------------
+
+
+def test_a_statement_may_take_longer_than_other_answers(behind: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(database._TIMEOUTS, "read_timeout", 1.0)
+    behind.dispose()
+    lines: list[str] = []
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(reading_the_log(behind))
+        began = time.monotonic()
+
+        def tell(line: str) -> None:
+            lines.append(line)
+            if time.monotonic() - began > 3.0:
+                reader.rollback()
+
+        upgrade(behind, tell)
+    assert is_complete(behind)
+    told = [line for line in lines if line.startswith(INDEX)]
+    assert any(": 2 s" in line for line in told), lines
+    assert any("metadata lock" in line for line in told), "it must say what it waits for"
+
+
+def fill_log(engine: Engine, rows: int) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.insert(servers).values(id=1, ip="192.0.2.1", created_on=sa.func.now()))
+        row = {"server_id": 1, "ts": sa.func.now(), "score": 1.0, "step": 1.0}
+        connection.execute(sa.insert(log_scores).values(row))
+        columns = [log_scores.c.server_id, log_scores.c.ts, log_scores.c.score, log_scores.c.step]
+        for _ in range(rows.bit_length()):
+            connection.execute(sa.insert(log_scores).from_select(columns, sa.select(*columns)))
+
+
+def test_it_is_told_how_far_an_index_is(behind: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server says so by itself (MariaDB), or when it keeps count of stages (MySQL)."""
+    monkeypatch.setattr(migrations, "TELL_EVERY", 0.02)
+    fill_log(behind, 200_000)
+    count = "UPDATE performance_schema.setup_consumers SET enabled = 'YES' WHERE name LIKE 'events_stages%'"
+    with behind.begin() as connection:
+        connection.execute(sa.text(count))
+    lines: list[str] = []
+    upgrade(behind, lines.append)
+    assert any(line.startswith(INDEX) and line.endswith(" %") for line in lines), lines
+
+
+# ---- ended and run again -----------------------------------------------------------------------------------------
+
+
+def test_an_upgrade_that_is_ended_leaves_nothing_running_and_is_finished_by_the_next(behind: Engine) -> None:
+    def tell(line: str) -> None:
+        if line.startswith(INDEX):
+            raise KeyboardInterrupt
+
+    with reading_the_log(behind):
+        with pytest.raises(KeyboardInterrupt):
+            upgrade(behind, tell)
+        assert statements(behind) == {}
+        assert current(behind) == "0001"
+    upgrade(behind)
+    assert is_complete(behind)
+
+
+def test_sqlite_is_ended_too(sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sqlite_engine.begin() as connection:
+        connection.exec_driver_sql("DROP INDEX log_scores_review")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+        numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500000)"
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+        connection.execute(sa.insert(servers).values(id=1, ip="192.0.2.1", created_on=sa.func.now()))
+        connection.exec_driver_sql(
+            f"{numbers} INSERT INTO log_scores (server_id, ts, score, step) SELECT 1, '2026-01-01', i, 1 FROM n"
+        )
+
+    def tell(line: str) -> None:
+        if line.startswith(INDEX):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(migrations, "TELL_EVERY", 0.02)
+    with pytest.raises(KeyboardInterrupt):
+        upgrade(sqlite_engine, tell)
+    assert current(sqlite_engine) == "0001"
+    upgrade(sqlite_engine)
+    assert current(sqlite_engine) == newest()
+
+
+@contextlib.contextmanager
+def command(engine: Engine) -> "Iterator[subprocess.Popen[str]]":
+    """``ntppool-monitor db upgrade`` on this database."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MQTT_", "JWT_", "DATABASE_"))}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ops", "db", "upgrade"],
+        env={**inherited, "DATABASE_DSN": engine.url.render_as_string(hide_password=False)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        process.stderr.close()
+
+
+def wait_for_index(engine: Engine, beside: Collection[int] = ()) -> set[int]:
+    """Waits until the index is being made, on another connection than ``beside``; returns on which."""
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        found = statements(engine)
+        making = {id_ for id_, statement in found.items() if INDEX in statement} - set(beside)
+        if until(bool(making), deadline, f"the index is not being made, but {found}"):
+            return making
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_ends_when_it_is_told_to(behind: Engine, number: signal.Signals) -> None:
+    with reading_the_log(behind), command(behind) as process:
+        wait_for_index(behind)
+        process.send_signal(number)
+        _, complaint = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 1
+        assert "run 'ntppool-monitor db upgrade' again" in complaint
+        assert statements(behind) == {}
+    with command(behind) as process:
+        process.communicate(timeout=DEADLINE)
+        assert process.returncode == 0
+    assert is_complete(behind)
+
+
+def test_what_a_killed_command_had_begun_is_no_obstacle_for_the_next(behind: Engine) -> None:
+    """The server goes on with the statement of the first; the second waits for it, and finds the index made."""
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(reading_the_log(behind))
+        first = stack.enter_context(command(behind))
+        begun = wait_for_index(behind)
+        first.kill()
+        first.wait()
+        second = stack.enter_context(command(behind))
+        wait_for_index(behind, begun)
+        reader.rollback()
+        _, complaint = second.communicate(timeout=DEADLINE)
+        assert second.returncode == 0, complaint
+    assert is_complete(behind)
+
+
+def tables(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return len(sa.inspect(connection).get_table_names())
+
+
+def test_a_command_that_is_killed_again_and_again_gets_further_each_time(empty: Engine) -> None:
+    for wanted in (1, 6, 12, 18, 21):
+        with command(empty) as process:
+            deadline = time.monotonic() + DEADLINE
+            while not until(tables(empty) >= wanted or process.poll() is not None, deadline, f"not {wanted} tables"):
+                pass
+    with command(empty) as process:
+        _, complaint = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 0, complaint
+    assert is_complete(empty)
+
+
+# ---- a server with other defaults --------------------------------------------------------------------------------
+
+
+def test_a_server_whose_rows_are_compact_by_default_has_room_for_our_keys(mariadb: MariaDb, empty: Engine) -> None:
+    with empty.connect() as connection:
+        before = connection.scalar(sa.text("SELECT @@global.innodb_default_row_format"))
+        connection.execute(sa.text("SET GLOBAL innodb_default_row_format = compact"))
+        try:
+            upgrade(empty)
+        finally:
+            connection.execute(sa.text(f"SET GLOBAL innodb_default_row_format = {before}"))
+        query = "SELECT table_name, row_format FROM information_schema.tables WHERE table_schema = database()"
+        formats = dict(connection.execute(sa.text(f"{query} AND engine IS NOT NULL")).all())
+    assert is_complete(empty)
+    assert {name for name, found in formats.items() if found != "Dynamic"} == {"alembic_version"}
