@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterator
+from threading import Thread
 
 import pytest
 import sqlalchemy as sa
@@ -212,8 +213,7 @@ def test_the_command_ends_when_it_is_told_to(behind: Engine, number: signal.Sign
     assert is_complete(behind)
 
 
-def test_what_a_killed_command_had_begun_is_no_obstacle_for_the_next(behind: Engine) -> None:
-    """The server goes on with the statement of the first; the second waits for it, and finds the index made."""
+def test_a_command_that_was_killed_is_no_obstacle_for_the_next(behind: Engine) -> None:
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(reading_the_log(behind))
         first = stack.enter_context(command(behind))
@@ -225,6 +225,27 @@ def test_what_a_killed_command_had_begun_is_no_obstacle_for_the_next(behind: Eng
         reader.rollback()
         _, complaint = second.communicate(timeout=DEADLINE)
         assert second.returncode == 0, complaint
+    assert is_complete(behind)
+
+
+def test_what_the_server_still_makes_for_a_killed_command_is_waited_for(behind: Engine) -> None:
+    """A server that is at work on an index does not notice that nobody waits for it any more."""
+
+    def make() -> None:
+        with behind.connect() as connection:
+            connection.exec_driver_sql(f"{INDEX} ON log_scores (server_id, ts, monitor_id, step, rtt, score)")
+
+    left = Thread(target=make)
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(reading_the_log(behind))
+        left.start()
+        begun = wait_for_index(behind)
+        process = stack.enter_context(command(behind))
+        wait_for_index(behind, begun)
+        reader.rollback()
+        left.join(DEADLINE)
+        _, complaint = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 0, complaint
     assert is_complete(behind)
 
 
