@@ -53,7 +53,7 @@ def rejected_message(topic: str, payload: bytes, reason: str, seen: datetime) ->
 
 
 def keep(engine: Engine, messages: Sequence[RejectedMessage]) -> None:
-    """Keeps ``messages``, or counts them once more.
+    """Keeps ``messages``, or counts them once more; twice when the answer to a commit was lost, which does no harm.
 
     Raises:
         DatabaseUnavailable: it may be called again.

@@ -38,6 +38,13 @@ _DATABASE_RETRY: Final = 1.0
 """Seconds between two attempts to reach a database that is away."""
 
 
+@dataclass(slots=True)
+class Doubts:
+    """How often a transaction failed such that it may have been committed all the same."""
+
+    count: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Worker:
     """All that a worker needs of the outside."""
@@ -53,6 +60,8 @@ class Worker:
     telemetry: Telemetry
     status: dict[str, Any] = field(default_factory=dict)
     """What the worker tells about itself in its answer to ``status``."""
+    doubts: Doubts = field(default_factory=Doubts)
+    """For those who tell others after the commit: what was committed may be something that nobody was told of."""
 
     async def in_database(self, work: Callable[[], T]) -> T:
         """Runs blocking ``work`` in a thread, again and again while the database is away or others do not let go of it.
@@ -65,7 +74,9 @@ class Worker:
             try:
                 return await _to_its_end(work)
             except Exception as error:
-                if not isinstance(error, DatabaseUnavailable) and reaction_to(error) is Reaction.DEFECT:
+                if isinstance(error, DatabaseUnavailable):
+                    self.doubts.count += 1
+                elif reaction_to(error) is Reaction.DEFECT:
                     raise
                 # Without the statement and its values, which may be long and private.
                 complaint.warning("database: %s; waiting for it", getattr(error, "orig", error))

@@ -89,9 +89,9 @@ class _Scoring:
     async def run(self) -> None:
         """Scores what is due, until cancelled."""
         while True:
-            scored, seconds = await self._worker.in_database(self._once)
+            scored, seconds, most = await self._worker.in_database(self._once)
             # Without any that could be dealt with, those that are due are held by others, and will be for a while.
-            more = scored.claimed > 0 and scored.found >= self._worker.pool.get().scorer.batch_size
+            more = scored.claimed > 0 and scored.found >= most
             self._count(scored, seconds)
             await self._look_back(more)
             if self._behind.due <= _CALM:
@@ -114,17 +114,18 @@ class _Scoring:
         with reading(self._worker.engine) as connection:
             return SCORING.backlog(connection, utc_now())
 
-    def _once(self) -> tuple[Scored, float]:
-        """One round: what it did, and its time (s). Blocks on the database."""
+    def _once(self) -> tuple[Scored, float, int]:
+        """One round: what it did, its time (s), and how many servers it may have scored. Blocks on the database."""
         worker, pool = self._worker, self._worker.pool.get()
+        most = pool.scorer.batch_size
         with reading(worker.engine) as connection:
             if not store.is_due(connection, utc_now()):
-                return Scored(), 0.0  # without a span: nothing was done
+                return Scored(), 0.0, most  # without a span: nothing was done
         began = time.monotonic()
         with worker.telemetry.tracer.start_as_current_span("score") as span:
-            scored = score_due(worker.engine, self._scorers, pool.monitors, utc_now(), pool.scorer.batch_size)
+            scored = score_due(worker.engine, self._scorers, pool.monitors, utc_now(), most)
             span.set_attribute("servers", scored.claimed)
-        return scored, time.monotonic() - began
+        return scored, time.monotonic() - began, most
 
     def _count(self, scored: Scored, seconds: float) -> None:
         if not scored.claimed:

@@ -55,6 +55,7 @@ class Watch:
         self._registry = Registry((), {})
         self._intervals: Intervals | None = None
         self._connections = 0
+        self._doubts = 0
         self._counted = float("-inf")
 
     def knows(self, name: str) -> bool:
@@ -93,12 +94,15 @@ class Watch:
         self._reconciler.know(self._registry.names)
         for name in _probing(before) ^ _probing(self._registry):
             self._reconciler.mark(name[0])
-        connections = self._worker.broker.connections
+        connections, doubts = self._worker.broker.connections, self._worker.doubts.count
+        if doubts != self._doubts:
+            # Reviews may have been committed without our knowing, so that nobody was told what they decided.
+            self._mark_all()
         if connections != self._connections and connections > 1:
             # A broker that was away may have lost what it had acknowledged.
             self._configs.forget()
             self._mark_all()
-        self._connections = connections
+        self._connections, self._doubts = connections, doubts
 
     async def _look_at_settings(self) -> None:
         pool = await self._worker.in_database(self._worker.pool.get)

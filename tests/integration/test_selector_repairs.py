@@ -1,12 +1,14 @@
 """What got lost on the way to the agents is repaired, whatever the reason: beside a real broker and both databases."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from fixtures.broker import Broker
+from fixtures.commits import answers_lost
 from fixtures.selector import (
     add_results,
     change,
@@ -25,6 +27,7 @@ from sqlalchemy.engine import Engine
 
 from auth.tokens import Role
 from runtime.broker import BrokerSession, NotConnected
+from runtime.database import DatabaseUnavailable
 from schema.messages import (
     Assignment,
     MonitorConfig,
@@ -145,6 +148,23 @@ async def test_a_broker_that_lost_everything_is_told_everything(
         async with watching_tree(fresh_broker) as tree:
             await eventually(lambda: set(tree.assignments(name)) == set(ids))
             await eventually(lambda: tree.topics.config(name) in tree.retained)
+
+
+async def test_a_decision_whose_commit_was_not_answered_is_published(
+    engine: Engine, broker: Broker, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor, [server] = with_pairs(engine, name, 1)
+    with engine.begin() as connection:
+        add_results(connection, server, monitor, 40)
+    async with watching_tree(broker) as tree, running_selector(engine, broker) as selector:
+        await eventually(lambda: tree.statuses(name) == {server: "testing"})
+        await quiet(selector, lambda: len(tree.heard))
+        with answers_lost(engine, monkeypatch):
+            with contextlib.suppress(DatabaseUnavailable):
+                await asyncio.to_thread(make_due, engine, server, datetime.now(UTC))
+            await eventually(lambda: pair_statuses(engine, server) == {monitor: "active"})
+            await eventually(lambda: selector.worker.doubts.count > 0)
+        await eventually(lambda: tree.statuses(name) == {server: "active"})
 
 
 def holding(*assignments: Assignment) -> bytes:
