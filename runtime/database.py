@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -33,6 +34,12 @@ ANSWER_WITHIN: Final = 60.0
 
 LOOK_AGAIN: Final = 10.0
 """Seconds after which a connection is asked whether its server may still be written to."""
+
+SIGN_IN_AGAIN: Final = 5.0
+"""Seconds until a password that the server has refused is tried again: servers lock accounts that often give a wrong
+one, and a worker has many connections. Another password is tried at once."""
+
+_WRONG_PASSWORD: Final = frozenset({1045, 1698})
 
 _NO_TLS: Final = 2026
 """The driver's number for TLS that cannot be set up."""
@@ -73,6 +80,19 @@ def open_database(url: URL, *, reread: Callable[[], URL] | None = None) -> Engin
     return engine
 
 
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """A name and password that the server did not take, and what it said."""
+
+    url: URL
+    since: float
+    told: tuple[Any, ...]
+
+    def holds(self, url: URL) -> bool:
+        """Whether the same need not be tried now."""
+        return url == self.url and time.monotonic() - self.since < SIGN_IN_AGAIN
+
+
 class _Connecting:
     """How connections are made, and when they are given up although nothing failed.
 
@@ -84,6 +104,7 @@ class _Connecting:
         self._url = url
         self._reread = reread
         self._complaint = Repeating(log)
+        self._refused: _Refused | None = None
 
     def attach(self, engine: Engine) -> None:
         """Has the connections of ``engine`` made, set up and looked at here."""
@@ -96,9 +117,15 @@ class _Connecting:
     ) -> Any:
         url = self._url = self._read()
         record.info["url"] = url
+        if self._refused is not None and self._refused.holds(url):
+            raise pymysql.OperationalError(*self._refused.told)
         of_url = dialect.create_connect_args(url.update_query_dict({"charset": "utf8mb4"}))[1]
         try:
             return dialect.connect(**{**of_url, **_TIMEOUTS, "conv": _CONVERSIONS})
+        except pymysql.OperationalError as error:
+            if error.args[0] in _WRONG_PASSWORD:
+                self._refused = _Refused(url, time.monotonic(), error.args)
+            raise
         except OSError as error:
             # Of a certificate that cannot be read just now; what fails later is an error of the driver already.
             raise pymysql.OperationalError(_NO_TLS, f"TLS to the database: {error}") from error

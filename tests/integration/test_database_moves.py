@@ -23,6 +23,7 @@ from runtime.database import open_database, reading, transaction
 from runtime.settings import WorkerSettings
 from runtime.telemetry import Telemetry
 from runtime.worker import Worker, assemble
+from simulation.tcp_proxy import TcpProxy
 
 DEADLINE = 20.0
 NAME = "moves"
@@ -244,6 +245,9 @@ def secret(password: str) -> str:
 def rotate(server: MariaDb) -> None:
     """Changes the password, and ends every connection that was made with the old one."""
     administer(server, *of_account(f"ALTER USER {{}} IDENTIFIED BY '{ROTATED}'"))
+    # MySQL may go by what it remembers of the last one who was let in.
+    new = server.url(NAME).set(username=NAME, password=ROTATED)
+    sa.create_engine(new, poolclass=sa.NullPool).connect().close()
     engine = sa.create_engine(server.url("mysql"), poolclass=sa.NullPool)
     with engine.connect() as connection:
         query = sa.text("SELECT id FROM information_schema.processlist WHERE user = :user")
@@ -292,6 +296,21 @@ async def test_a_secret_that_names_another_server_moves_every_connection(mariadb
         connection.close()
     assert {port(engine) for _ in range(4)} == {mariadb.port}
     engine.dispose()
+
+
+async def test_a_wrong_password_is_not_tried_again_and_again(mariadb: MariaDb) -> None:
+    """Servers lock accounts that do."""
+    good = prepare(mariadb)
+    async with TcpProxy("127.0.0.1", mariadb.port) as proxy:
+        now = good.set(host=proxy.host, port=proxy.port, password="wrong")
+        engine = open_database(now, reread=lambda: now)
+        for _ in range(5):
+            with pytest.raises(sa.exc.OperationalError, match="1045"):
+                await asyncio.to_thread(port, engine)
+        assert proxy.connections == 1
+        now = now.set(password=PASSWORD)
+        assert await asyncio.to_thread(port, engine) == mariadb.port
+        engine.dispose()
 
 
 async def test_a_certificate_that_cannot_be_read_just_now_is_waited_for(
