@@ -16,6 +16,7 @@ from sqlalchemy.exc import DataError
 from ingest.bulk import add_log_rows
 from ingest.ledger import commit
 from ingest.plan import LogRow
+from ops.local_database import mysql_directory
 from runtime.database import open_database, utc_now
 from runtime.dsn import parse_dsn
 from runtime.migrations import upgrade
@@ -38,6 +39,14 @@ def test_the_server_of_the_tests_is_as_strict_as_mysql_is_by_itself_and_more(mys
     assert variable(mysql_engine, "collation_database") == "utf8mb4_0900_ai_ci"
     assert variable(mysql_engine, "innodb_flush_log_at_trx_commit") == "1"
     assert variable(mysql_engine, "log_bin") == "ON"
+
+
+def test_it_runs_with_the_libraries_that_it_was_built_for(mysql: DatabaseServer) -> None:
+    """And with nothing of this system's, which may be years older."""
+    maps = Path(f"/proc/{mysql.pid}/maps").read_text().splitlines()
+    files = {line.split(maxsplit=5)[5] for line in maps if "x" in line.split()[1] and "/" in line}
+    assert len(files) > 10
+    assert {str(Path(file).parents[1]) for file in files} == {str(mysql_directory())}
 
 
 def test_what_mysql_reserves_among_our_names_is_quoted(mysql_engine: Engine) -> None:
