@@ -159,9 +159,12 @@ def test_a_monitor_that_is_not_one_of_us_stores_nothing(engine: Engine, world: W
     assert len(rows(engine, log_scores)) == 1
 
 
-def test_names_are_told_apart_by_their_case(engine: Engine, world: World) -> None:
-    plan = commit(engine, [new_submission(ALICE.upper(), world.good(0))], NOW)
+@pytest.mark.parametrize("name", [ALICE.upper(), ALICE.replace("a", "á", 1), f"{ALICE} "])
+def test_names_are_told_apart_by_case_accent_and_blank(engine: Engine, world: World, name: str) -> None:
+    """Which a database's collation may not do."""
+    plan = commit(engine, [new_submission(name, world.good(0)), new_submission(ALICE, world.good(1))], NOW)
     assert plan.rejected == {check.UNKNOWN_MONITOR: 1}
+    assert stored(plan) == [0, 1]
 
 
 def test_a_scorer_is_no_monitor(engine: Engine, world: World) -> None:
