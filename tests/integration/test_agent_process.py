@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.agent import AgentProcess, Pool, pool_of, until
-from fixtures.broker import Broker
+from fixtures.broker import PLAIN, TRANSPORTS, Broker, Transport, require
 
 from schema.messages import AdHocRequest, BatchCommitted, BatchRefused, assignment_set_hash
 from simulation.faults import Behaviour, ServerSpec
@@ -21,6 +21,23 @@ NUMBERS = itertools.count(1)
 @pytest.fixture
 def name() -> str:
     return f"agent{next(NUMBERS)}.devel.mon.example"
+
+
+@pytest.fixture
+def broker(broker: Broker, request: pytest.FixtureRequest) -> Broker:
+    """The session's broker, by plain TCP, or by the transport that a test names."""
+    transport: Transport = getattr(request, "param", PLAIN)
+    require(transport.host)
+    return broker.via(transport)
+
+
+@pytest.fixture
+def fresh_broker(fresh_broker: Broker, transport: Transport) -> Broker:
+    """A broker of the test's own, reached by each transport in turn."""
+    return fresh_broker.via(transport)
+
+
+by_any_transport = pytest.mark.parametrize("broker", TRANSPORTS, ids=str, indirect=True)
 
 
 @pytest.fixture
@@ -145,6 +162,7 @@ async def test_a_refused_batch_is_put_aside_and_reported(pool: Pool, agent: Agen
     assert list(agent.directory.spool.glob("v4/set-aside/*"))
 
 
+@by_any_transport
 async def test_sigterm_says_offline_within_five_seconds_and_keeps_the_spool(
     pool: Pool, agent: AgentProcess, fleet: Fleet
 ) -> None:
@@ -162,6 +180,7 @@ async def test_sigterm_says_offline_within_five_seconds_and_keeps_the_spool(
     assert agent.spooled()
 
 
+@by_any_transport
 async def test_a_restart_finds_its_assignments_in_the_kept_session(
     pool: Pool, agent: AgentProcess, fleet: Fleet
 ) -> None:
@@ -216,7 +235,7 @@ async def test_a_new_name_in_state_json_is_taken_up_and_the_old_one_says_goodbye
     await until(lambda: "going on with what was there before" in agent.log_text, what=agent.log_text)
     other = f"other-{name}"
     async with pool_of(broker, other) as its_pool:
-        agent.provision(broker.port, other)
+        agent.provision(other)
         await until(lambda: its_pool.status.online, what=agent.log_text)
         await until(lambda: not pool.status.online, what=agent.log_text)
         await its_pool.forget()
@@ -287,6 +306,7 @@ async def test_status_and_version(pool: Pool, agent: AgentProcess, fleet: Fleet)
     assert agent.run("version").stdout.startswith("ntppool-agent ")
 
 
+@by_any_transport
 async def test_once_probes_everything_once_delivers_and_ends(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
     await pool.configure(base_checks=base_check(fleet))
     for server_id, spec in enumerate(fleet.specs, start=1):
@@ -299,6 +319,7 @@ async def test_once_probes_everything_once_delivers_and_ends(pool: Pool, agent: 
     assert pool.statuses == [], "who only passes by is not present"
 
 
+@by_any_transport
 async def test_sanity_only_says_what_the_clock_check_found(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
     early = fleet.specs[1]
     await pool.configure(base_checks=base_check(fleet))
