@@ -43,7 +43,8 @@ class BrokerAddress:
         return context
 
     def __str__(self) -> str:
-        return f"{'mqtts' if self.ca_file else 'mqtt'}://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.ca_file else 'mqtt'}://{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

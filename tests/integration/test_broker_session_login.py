@@ -268,6 +268,7 @@ async def test_a_host_that_does_not_exist_is_complained_about(host: str) -> None
 
 def test_an_address_says_whether_it_is_encrypted() -> None:
     assert str(BrokerAddress("localhost", 1883)) == "mqtt://localhost:1883"
+    assert str(BrokerAddress("::1", 1883)) == "mqtt://[::1]:1883"
     assert str(BrokerAddress("broker.example", 8883, Path("ca.pem"))) == "mqtts://broker.example:8883"
 
 
