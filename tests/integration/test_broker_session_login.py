@@ -90,7 +90,7 @@ async def test_a_session_that_is_told_to_end_while_it_connects_ends_and_leaves_n
 
 async def ends(session: "asyncio.Task[Never]") -> bool:
     """Whether a session that was cancelled ends by that, and soon."""
-    await asyncio.wait({session}, timeout=2)
+    await asyncio.wait({session}, timeout=4)
     ended = session.done()
     session.cancel()  # should the first time have been lost
     await asyncio.wait({session})
