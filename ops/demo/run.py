@@ -66,7 +66,7 @@ def _database(options: Options, directory: Path) -> Iterator[URL | None]:
         return
     path = directory / "database"
     path.mkdir(mode=0o700)
-    with running(options.server(path)) as server:
+    with running(options.server(path, buffer_pool="64M")) as server:
         yield server.create("demo")
 
 

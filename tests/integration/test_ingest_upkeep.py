@@ -1,6 +1,7 @@
 """What ingest keeps beside the results, on MariaDB and SQLite, and for how long."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -212,15 +213,25 @@ def test_a_step_is_small(engine: Engine) -> None:
     assert [remove_step(engine, what, NOW) for _ in range(3)] == [STEP, 5, 0]
 
 
-def test_several_workers_share_the_removing(server_engine: Engine) -> None:
+def fill_batches(engine: Engine, count: int) -> None:
+    with engine.begin() as connection:
+        alice = add_monitor(connection, ALICE)
+        row = {"monitor_id": alice, "received_on": NOW - timedelta(days=20), "stored": 1}
+        connection.execute(sa.insert(result_batches), [{**row, "batch": f"{n:026}"} for n in range(count)])
+
+
+@pytest.mark.parametrize(("table", "make"), [(log_scores, fill), (result_batches, fill_batches)], ids=str)
+def test_several_workers_share_the_removing(
+    server_engine: Engine, table: sa.Table, make: Callable[[Engine, int], None]
+) -> None:
     """What one has taken, another passes over without waiting."""
-    fill(server_engine, 2 * STEP)
+    make(server_engine, 2 * STEP)
     with server_engine.connect() as connection:  # so that it knows that a step is half of the table
-        connection.execute(sa.text("ANALYZE TABLE `log_scores`")).all()
-    what = by_name("log_scores")
+        connection.execute(sa.text(f"ANALYZE TABLE `{table.name}`")).all()
+    what = by_name(table.name)
     other = open_database(server_engine.url)
     with server_engine.begin() as connection:
-        held = sa.select(log_scores.c.id).order_by(log_scores.c.ts).limit(STEP).with_for_update()
+        held = sa.select(*table.primary_key.columns).order_by(what.age).limit(STEP).with_for_update()
         assert len(connection.execute(held).all()) == STEP
         assert remove_step(other, what, NOW) == STEP
         assert remove_step(other, what, NOW) == 0
