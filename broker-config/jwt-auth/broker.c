@@ -20,7 +20,7 @@ static int version(void)
 	return mosquitto_lib_version(NULL, NULL, NULL);
 }
 
-/* Properties are read by functions of libmosquitto where the broker exports none (2.0.20 to 2.0.22). Their layout is
+/* Properties are read by functions of libmosquitto where the broker exports none (2.0 from 2.0.20 on). Their layout is
  * private and changed with 2.1, so libmosquitto must not be of another line than the broker. */
 bool broker_is_known(void)
 {
@@ -58,7 +58,7 @@ int broker_reload_answer(void)
  * without connection counts as none. (Even if one came in another way, it would have no rights: it gets no grant.)
  *
  * 2.1 enters a client in its table when the login has succeeded. Its websockets may be its own, which look the same
- * when the connection is gone, and its HTTP API asks for logins without a version. */
+ * when the connection is gone. */
 bool broker_asks_again(const struct mosquitto *client, bool reloading, bool is_connected)
 {
 	const char *id = mosquitto_client_id(client);

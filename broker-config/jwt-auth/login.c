@@ -14,9 +14,6 @@ static const char *fault_of_login(struct plugin *plugin, const struct mosquitto_
 {
 	const char *id = mosquitto_client_id(login->client);
 
-	if (mosquitto_client_protocol_version(login->client) == 0) {
-		return "only connections that speak MQTT are let in";
-	}
 	if (id == NULL || login->username == NULL || login->password == NULL) {
 		return "client id, user name and password are needed";
 	}
@@ -87,11 +84,16 @@ int on_basic_auth(int event, void *event_data, void *userdata)
 {
 	struct plugin *plugin = userdata;
 	struct mosquitto_evt_basic_auth *login = event_data;
+
+	(void)event;
+	/* The HTTP interface of Mosquitto 2.1 asks from a thread of its own, which must not touch what is here. */
+	if (!pthread_equal(pthread_self(), plugin->thread)) {
+		return MOSQ_ERR_AUTH;
+	}
 	const char *id = mosquitto_client_id(login->client);
 	struct grant *grant = id == NULL ? NULL : grants_find(plugin->grants, id);
 	bool is_connected = grant != NULL && grant->client == login->client;
 
-	(void)event;
 	if (broker_asks_again(login->client, plugin->reloading, is_connected)) {
 		return is_connected ? check_again(plugin, grant, login) : MOSQ_ERR_SUCCESS;
 	}

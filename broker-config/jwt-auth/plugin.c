@@ -201,6 +201,7 @@ EXPORTED int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, void **use
 		return MOSQ_ERR_NOMEM;
 	}
 	plugin->id = identifier;
+	plugin->thread = pthread_self();
 	plugin->last_tick = monotonic_seconds();
 	plugin->grants = grants_new();
 	if (plugin->grants == NULL || !read_options(plugin, options, option_count) || !load_keys(plugin) ||

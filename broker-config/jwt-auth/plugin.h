@@ -2,6 +2,7 @@
 #ifndef NTPPOOL_PLUGIN_H
 #define NTPPOOL_PLUGIN_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <time.h>
 
@@ -13,6 +14,7 @@
 
 struct plugin {
 	mosquitto_plugin_id_t *id;
+	pthread_t thread; /* of the broker's loop */
 	char *key_file;
 	char *previous_key_file;
 	struct keyring keyring;
