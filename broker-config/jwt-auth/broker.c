@@ -13,8 +13,8 @@ static bool broker_is_2_1(void)
 	return mosquitto_client != NULL;
 }
 
-/* A broker tells a plugin nothing about its version. But it comes from one source with libmosquitto, and the packages of
- * Debian and Ubuntu depend on a libmosquitto of exactly their own version. */
+/* A broker tells a plugin nothing about its version. But it comes from one source with libmosquitto, and the packages
+ * of Debian and Ubuntu depend on a libmosquitto of exactly their own version. */
 static int version(void)
 {
 	return mosquitto_lib_version(NULL, NULL, NULL);
@@ -53,8 +53,8 @@ int broker_reload_answer(void)
 	return broker_is_2_1() ? MOSQ_ERR_SUCCESS : MOSQ_ERR_PLUGIN_DEFER;
 }
 
-/* 2.0 has no function that tells. There only a CONNECT packet sets the version, so a client without one is a session read
- * from disk. And between a reload and the next tick new connections come through libwebsockets only, where a session
+/* 2.0 has no function that tells. There only a CONNECT packet sets the version, so a client without one is a session
+ * read from disk. And between a reload and the next tick new connections come through libwebsockets only, where a session
  * without connection counts as none. (Even if one came in another way, it would have no rights: it gets no grant.)
  *
  * 2.1 enters a client in its table when the login has succeeded. Its websockets may be its own, which look the same

@@ -2,8 +2,8 @@
  * may publish and subscribe stands in the token.
  *
  * This file, login.c, requests.c and stamp.c bind the broker's events to the parts that know nothing of a broker. What
- * they must know of Mosquitto (2.0.11 is the oldest version they are used with) is said where it matters, and in broker.h
- * where its versions differ. */
+ * they must know of Mosquitto (2.0.11 is the oldest version they are used with) is said where it matters, and in
+ * broker.h where its versions differ. */
 #include "plugin.h"
 
 #include <stdlib.h>

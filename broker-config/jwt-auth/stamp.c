@@ -78,8 +78,8 @@ static bool copy(const mosquitto_property *from, mosquitto_property **to)
 	}
 }
 
-/* The list that shall be there instead of the given one; NULL when memory is short. Before 2.1 the broker has no function
- * that takes one property out of a list, so the others are copied. */
+/* The list that shall be there instead of the given one; NULL when memory is short. Before 2.1 the broker has no
+ * function that takes one property out of a list, so the others are copied. */
 static mosquitto_property *stamped_copy(const mosquitto_property *given, const char *name)
 {
 	mosquitto_property *stamped = NULL;

@@ -6,8 +6,8 @@
 
 #include "broker.h"
 
-/* Adds the property "sender" to the list of a message that the broker is being told of, and takes out those of that name
- * which the client wrote. False when memory is short; then the list is as it was. */
+/* Adds the property "sender" to a message's list, and takes out those of that name which the client wrote. To be called
+ * while the broker tells of the message only. False when memory is short; then the list is as it was. */
 bool stamp_sender(mosquitto_property **properties, const char *name);
 
 #endif
