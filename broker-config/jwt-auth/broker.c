@@ -54,8 +54,9 @@ int broker_reload_answer(void)
 }
 
 /* 2.0 has no function that tells. There only a CONNECT packet sets the version, so a client without one is a session
- * read from disk. And between a reload and the next tick new connections come through libwebsockets only, where a session
- * without connection counts as none. (Even if one came in another way, it would have no rights: it gets no grant.)
+ * read from disk. And between a reload and the next tick new connections come through libwebsockets only, where a
+ * session without connection counts as none. (Even if one came in another way, it would have no rights: it gets no
+ * grant.)
  *
  * 2.1 enters a client in its table when the login has succeeded. Its websockets may be its own, which look the same
  * when the connection is gone. */
