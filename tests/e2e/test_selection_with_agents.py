@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from fixtures.database import require
 from sqlalchemy.engine import Connection
 
 from ops.demo import store
 from ops.demo.site import free_ntp_port, make_site
 from ops.demo.system import System
 from ops.demo.world import ENV, make_world
+from ops.local_database import SERVERS as DATABASES
 from ops.local_database import temporary_database
 from ops.monitors import change_monitor
 from runtime.database import open_database, transaction, utc_now
@@ -86,10 +88,10 @@ def full(connection: Connection) -> bool:
 
 
 @asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[Pool]:
+async def running(directory: Path, server: str) -> AsyncIterator[Pool]:
     draft = make_world(AGENTS, 1, 1)
     world = make_world(AGENTS, 1, free_ntp_port([spec.address for spec in draft.fleet]))
-    with temporary_database(buffer_pool="64M") as database:
+    with temporary_database(DATABASES[server], buffer_pool="64M") as database:
         site = make_site(directory, database.create("selection"))
         async with System(site, world, asyncio.Event()) as system:
             await system.start()
@@ -101,9 +103,13 @@ async def running(directory: Path) -> AsyncIterator[Pool]:
 
 
 @pytest.mark.timeout(400)
-async def test_agents_follow_what_the_selector_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("server", DATABASES)
+async def test_agents_follow_what_the_selector_decides(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(store._SETTINGS["selector"], "target_active", TARGET)
-    async with running(tmp_path) as pool:
+    require(server)
+    async with running(tmp_path, server) as pool:
         await pool.until(full, "the active places are taken")
         await pool.agents_follow("the beginning")
 

@@ -220,7 +220,7 @@ def fill_batches(engine: Engine, count: int) -> None:
         connection.execute(sa.insert(result_batches), [{**row, "batch": f"{n:026}"} for n in range(count)])
 
 
-@pytest.mark.parametrize(("table", "make"), [(log_scores, fill), (result_batches, fill_batches)], ids=str)
+@pytest.mark.parametrize(("table", "make"), [(log_scores, fill), (result_batches, fill_batches)], ids=("ids", "pairs"))
 def test_several_workers_share_the_removing(
     server_engine: Engine, table: sa.Table, make: Callable[[Engine, int], None]
 ) -> None:
