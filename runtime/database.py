@@ -135,6 +135,8 @@ class _Connecting:
             url = self._reread()
             if url.get_backend_name() == "sqlite":
                 raise ConfigurationError("DATABASE_DSN: leads to SQLite now, which needs a restart")
+            if url.username is None and self._url.username is not None:
+                raise ConfigurationError("DATABASE_DSN: its user is in no file and no Vault any more")
         except ConfigurationError as error:
             # A file that is being replaced, a Vault that is away: what was right until now may still be.
             self._complaint.warning("%s; going on with what was read before", error)
@@ -143,13 +145,14 @@ class _Connecting:
         return url
 
     def _look(self, connection: Any, record: ConnectionPoolEntry, fairy: object) -> None:
+        now = time.monotonic()
+        if "looked" not in record.info:
+            # A new connection is taken as it is: there may be none but a server that is read only.
+            record.info["looked"] = now
+            return
         if record.info["url"] != self._url:
             raise InvalidatePoolError("the database is to be reached otherwise now")
-        now = time.monotonic()
-        # A new connection is taken as it is: there may be none but a server that is read only.
-        if "looked" not in record.info:
-            record.info["looked"] = now
-        elif now - record.info["looked"] >= LOOK_AGAIN:
+        if now - record.info["looked"] >= LOOK_AGAIN:
             record.info["looked"] = now
             if not _may_write(connection):
                 raise InvalidatePoolError("the server is read only, or gone")

@@ -270,14 +270,19 @@ async def test_a_rotated_password_is_read_without_a_restart(
     assert ROTATED not in caplog.text
 
 
+@pytest.mark.parametrize("spoil", [lambda file: file.write_text(f"mysql: [half of {ROTATED}"), Path.unlink])
 async def test_a_secret_that_cannot_be_read_just_now_is_the_one_before(
-    mariadb: MariaDb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    mariadb: MariaDb,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[Path], object],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     url = prepare(mariadb)._replace(username=None, password=None)
     write_secret(tmp_path, secret(PASSWORD))
     with working_on(url) as worker:
-        write_secret(tmp_path, f"mysql: [half of {ROTATED}")
+        spoil(tmp_path / "database.yaml")
         await in_time(worker.in_database(lambda: add(worker.engine, 1)))
     assert "going on with what was read before" in caplog.text
     assert ROTATED not in caplog.text
