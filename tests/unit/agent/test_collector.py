@@ -1,6 +1,7 @@
 """From results to batches on disk; and what a clock step takes back."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ import pytest
 from agent import collector as module
 from agent.collector import Collector
 from agent.counters import AgentCounters
-from agent.spool import Spool
+from agent.spool import Batched, Spool
 from schema.limits import MAX_BATCH_RESULTS
 from schema.messages import Batch, Result, decode
 
@@ -151,13 +152,20 @@ async def test_a_check_vouches_only_for_what_came_before_it(bench: Bench) -> Non
     assert bench.collector.withdraw(since=15.0, now=time.monotonic()) == 1
 
 
-async def test_a_batch_being_written_during_a_step_is_taken_back(bench: Bench) -> None:
+async def test_a_batch_being_written_during_a_step_is_taken_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, stepped, store = threading.Event(), threading.Event(), bench.spool.store
+
+    def slowly(number: int, batch: Batched) -> int:
+        begun.set()
+        assert stepped.wait(10)
+        return store(number, batch)
+
+    monkeypatch.setattr(bench.spool, "store", slowly)
     bench.add(1, at=20.0)
     writing = asyncio.create_task(bench.collector.flush())
-    while bench.collector._writing is None:
-        await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    assert await asyncio.to_thread(begun.wait, 10)
     bench.collector.withdraw(since=15.0, now=time.monotonic())
+    stepped.set()
     await writing
     assert (bench.spooled(), bench.batches_made) == ([], 0)
     assert bench.counters.probes_discarded == 1, "what was measured is in the ledger, on its way, or discarded"
