@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -156,7 +157,7 @@ def test_on_a_server_of_its_own_it_loses_nothing(database: str, tmp_path: Path) 
 
 
 def _the_operators_tools_work(directory: Path) -> None:
-    ops = f"{sys.executable} -P -m ops"
+    ops = f"{shlex.quote(sys.executable)} -P -m ops"
     orders = f"{ops} control selector status && {ops} control nlams1-demo.devel.mon.example ping"
     shell = f". {directory}/env && {orders} && {ops} servers list"
     done = subprocess.run(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,11 @@ def test_an_interrupted_run_leaves_no_process_and_says_so() -> None:
 
 def processes(directory: str) -> list[str]:
     """Command lines of all processes that have to do with a directory."""
-    listed = subprocess.run(["pgrep", "-af", directory], capture_output=True, text=True, check=False)
-    return [line for line in listed.stdout.splitlines() if "pgrep" not in line]
+    found = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            found.append(process.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in found if directory in line]
 
 
 @pytest.mark.parametrize(

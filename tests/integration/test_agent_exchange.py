@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fixtures.hosts import needs_ipv6
 
 from agent import udp
 from agent.exchange import Source, exchange
@@ -41,7 +42,7 @@ async def ask(timeout: float = 3.0, source: Source = HOME, **spec: Any) -> Sampl
         return await exchange(place(fleet.specs[0]), source, timeout)
 
 
-@pytest.mark.parametrize("address", ["127.42.0.1", "::1"])
+@pytest.mark.parametrize("address", ["127.42.0.1", pytest.param("::1", marks=needs_ipv6)])
 @pytest.mark.parametrize("offset", [0.0, 0.4, -5.0, 86400.0 * 200])
 async def test_offset_and_rtt(address: str, offset: float) -> None:
     sample = await ask_well(address=address, offset=offset, delay=0.01)

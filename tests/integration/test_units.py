@@ -35,6 +35,11 @@ def test_there_is_one_for_each_process() -> None:
     assert [unit.name for unit in UNITS] == [f"ntppool-{service}@.service" for service in services]
 
 
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_it_reloads_on_a_host_without_procps(unit: Path) -> None:
+    assert "/kill" not in settings(unit).get("ExecReload", "")
+
+
 def test_systemd_understands_all_of_them(tmp_path: Path) -> None:
     for unit in UNITS:
         # Only the program's path differs from an installed system.
