@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from fixtures.database import MariaDb
+from fixtures.database import SERVERS, DatabaseServer, require
 from opentelemetry.metrics import NoOpMeter
 from opentelemetry.trace import NoOpTracer
 from sqlalchemy.engine import URL, Connection, Engine
 
-from ops.local_database import temporary_mariadb
+from ops.local_database import temporary_database
 from runtime import database
 from runtime import worker as runtime_worker
 from runtime.database import open_database, reading, transaction
@@ -33,15 +33,23 @@ PASSWORD, ROTATED = "before-the-rotation", "after-the-rotation"  # of an account
 
 
 @pytest.fixture(scope="module")
-def old(_another: MariaDb) -> MariaDb:
-    """A server beside the session's, which may be spoilt."""
-    return _another
+def _old_mariadb() -> Iterator[DatabaseServer]:
+    with temporary_database(SERVERS["mariadb"], buffer_pool="32M") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
-def _another() -> Iterator[MariaDb]:
-    with temporary_mariadb(buffer_pool="32M") as server:
-        yield server
+def _old_mysql() -> Iterator[DatabaseServer]:
+    require("mysql")
+    with temporary_database(SERVERS["mysql"], buffer_pool="32M") as found:
+        yield found
+
+
+@pytest.fixture
+def old(request: pytest.FixtureRequest, server: DatabaseServer) -> DatabaseServer:
+    """A server beside the session's, of the same kind, which may be spoilt."""
+    found: DatabaseServer = request.getfixturevalue(f"_old_{server.name}")
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +81,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Resolver:
     return found
 
 
-def administer(server: MariaDb, *statements: str) -> None:
+def administer(server: DatabaseServer, *statements: str) -> None:
     engine = sa.create_engine(server.url("mysql"), poolclass=sa.NullPool)
     with engine.connect() as connection:
         for statement in statements:
@@ -85,7 +93,7 @@ def of_account(what: str) -> list[str]:
     return [what.format(f"'{NAME}'@'{host}'") for host in ("%", "localhost", "127.0.0.1")]
 
 
-def prepare(server: MariaDb) -> URL:
+def prepare(server: DatabaseServer) -> URL:
     """An empty database with one table, and an account that may write to it."""
     url = server.create(NAME)
     administer(
@@ -154,7 +162,7 @@ async def waits_then(worker: Worker, caplog: pytest.LogCaptureFixture, complaint
 
 
 @contextlib.contextmanager
-def only_readable(server: MariaDb, variable: str) -> Iterator[None]:
+def only_readable(server: DatabaseServer, variable: str) -> Iterator[None]:
     administer(server, f"SET GLOBAL {variable} = 1")
     try:
         yield
@@ -162,7 +170,7 @@ def only_readable(server: MariaDb, variable: str) -> Iterator[None]:
         administer(server, f"SET GLOBAL {variable} = 0")
 
 
-def variable_for_1792(server: MariaDb) -> str:
+def variable_for_1792(server: DatabaseServer) -> str:
     engine = sa.create_engine(server.url("mysql"), poolclass=sa.NullPool)
     with engine.connect() as connection:
         names = connection.execute(sa.text("SHOW VARIABLES LIKE '%_read_only'")).scalars().all()
@@ -170,11 +178,11 @@ def variable_for_1792(server: MariaDb) -> str:
 
 
 async def test_a_worker_follows_a_primary_that_has_moved(
-    mariadb: MariaDb, old: MariaDb, resolver: Resolver, monkeypatch: pytest.MonkeyPatch
+    server: DatabaseServer, old: DatabaseServer, resolver: Resolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "LOOK_AGAIN", 3600.0)  # it is the refused write that must tell
     url = prepare(old).set(host=HOST)
-    prepare(mariadb)
+    prepare(server)
     resolver.port = old.port
     with working_on(url) as worker:
         engine = worker.engine
@@ -183,17 +191,17 @@ async def test_a_worker_follows_a_primary_that_has_moved(
         for connection in idle:
             connection.close()
         with only_readable(old, "read_only"):
-            resolver.port = mariadb.port
-            assert await in_time(worker.in_database(lambda: add(engine, 2))) == mariadb.port
+            resolver.port = server.port
+            assert await in_time(worker.in_database(lambda: add(engine, 2))) == server.port
             held = [engine.connect() for _ in range(4)]
             found = {connection.scalar(sa.text("SELECT @@port")) for connection in held}
             for connection in held:
                 connection.close()
-            assert found == {mariadb.port}, "every connection of the pool must have been given up"
+            assert found == {server.port}, "every connection of the pool must have been given up"
 
 
 async def test_a_worker_waits_while_no_primary_can_be_written_to(
-    mariadb: MariaDb, old: MariaDb, resolver: Resolver, caplog: pytest.LogCaptureFixture
+    server: DatabaseServer, old: DatabaseServer, resolver: Resolver, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The session's default counts here, so a server that may be written to again shows in a new connection only."""
     url = prepare(old).set(host=HOST)
@@ -207,10 +215,10 @@ async def test_a_worker_waits_while_no_primary_can_be_written_to(
 
 
 async def test_who_only_reads_follows_too(
-    mariadb: MariaDb, old: MariaDb, resolver: Resolver, monkeypatch: pytest.MonkeyPatch
+    server: DatabaseServer, old: DatabaseServer, resolver: Resolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = prepare(old).set(host=HOST)
-    prepare(mariadb)
+    prepare(server)
     resolver.port = old.port
     with working_on(url) as worker:
         assert port(worker.engine) == old.port
@@ -218,15 +226,15 @@ async def test_who_only_reads_follows_too(
         assert port(worker.engine) == old.port
         with only_readable(old, "read_only"):
             assert port(worker.engine) == old.port, "where there is no other, this one may still be read"
-            resolver.port = mariadb.port
-            assert port(worker.engine) == mariadb.port
+            resolver.port = server.port
+            assert port(worker.engine) == server.port
 
 
 async def test_a_name_that_does_not_resolve_just_now_is_waited_for(
-    mariadb: MariaDb, resolver: Resolver, caplog: pytest.LogCaptureFixture
+    server: DatabaseServer, resolver: Resolver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with working_on(prepare(mariadb).set(host=HOST)) as worker:
-        await waits_then(worker, caplog, "name resolution", lambda: setattr(resolver, "port", mariadb.port))
+    with working_on(prepare(server).set(host=HOST)) as worker:
+        await waits_then(worker, caplog, "name resolution", lambda: setattr(resolver, "port", server.port))
 
 
 # ---- secrets -------------------------------------------------------------------------------------------------------
@@ -242,7 +250,7 @@ def secret(password: str) -> str:
     return f"mysql: {{user: {NAME}, pass: {password}}}"
 
 
-def rotate(server: MariaDb) -> None:
+def rotate(server: DatabaseServer) -> None:
     """Changes the password, and ends every connection that was made with the old one."""
     administer(server, *of_account(f"ALTER USER {{}} IDENTIFIED BY '{ROTATED}'"))
     # MySQL may go by what it remembers of the last one who was let in.
@@ -256,15 +264,15 @@ def rotate(server: MariaDb) -> None:
 
 
 async def test_a_rotated_password_is_read_without_a_restart(
-    mariadb: MariaDb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: DatabaseServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
     monkeypatch.chdir(tmp_path)
-    url = prepare(mariadb)._replace(username=None, password=None)
+    url = prepare(server)._replace(username=None, password=None)
     write_secret(tmp_path, secret(PASSWORD))
     with working_on(url) as worker:
         await worker.in_database(lambda: add(worker.engine, 1))
-        rotate(mariadb)
+        rotate(server)
         await waits_then(worker, caplog, "(1045, ", lambda: write_secret(tmp_path, secret(ROTATED)))
     assert PASSWORD not in caplog.text
     assert ROTATED not in caplog.text
@@ -272,14 +280,14 @@ async def test_a_rotated_password_is_read_without_a_restart(
 
 @pytest.mark.parametrize("spoil", [lambda file: file.write_text(f"mysql: [half of {ROTATED}"), Path.unlink])
 async def test_a_secret_that_cannot_be_read_just_now_is_the_one_before(
-    mariadb: MariaDb,
+    server: DatabaseServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     spoil: Callable[[Path], object],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    url = prepare(mariadb)._replace(username=None, password=None)
+    url = prepare(server)._replace(username=None, password=None)
     write_secret(tmp_path, secret(PASSWORD))
     with working_on(url) as worker:
         spoil(tmp_path / "database.yaml")
@@ -288,8 +296,10 @@ async def test_a_secret_that_cannot_be_read_just_now_is_the_one_before(
     assert ROTATED not in caplog.text
 
 
-async def test_a_secret_that_names_another_server_moves_every_connection(mariadb: MariaDb, old: MariaDb) -> None:
-    places = [prepare(old), prepare(mariadb)]
+async def test_a_secret_that_names_another_server_moves_every_connection(
+    server: DatabaseServer, old: DatabaseServer
+) -> None:
+    places = [prepare(old), prepare(server)]
     now = places[0]
     engine = open_database(now, reread=lambda: now)
     with contextlib.closing(engine.connect()), contextlib.closing(engine.connect()):
@@ -299,14 +309,14 @@ async def test_a_secret_that_names_another_server_moves_every_connection(mariadb
     third = engine.connect()
     for connection in (first, second, third):
         connection.close()
-    assert {port(engine) for _ in range(4)} == {mariadb.port}
+    assert {port(engine) for _ in range(4)} == {server.port}
     engine.dispose()
 
 
-async def test_a_wrong_password_is_not_tried_again_and_again(mariadb: MariaDb) -> None:
+async def test_a_wrong_password_is_not_tried_again_and_again(server: DatabaseServer) -> None:
     """Servers lock accounts that do."""
-    good = prepare(mariadb)
-    async with TcpProxy("127.0.0.1", mariadb.port) as proxy:
+    good = prepare(server)
+    async with TcpProxy("127.0.0.1", server.port) as proxy:
         now = good.set(host=proxy.host, port=proxy.port, password="wrong")
         engine = open_database(now, reread=lambda: now)
         for _ in range(5):
@@ -314,14 +324,14 @@ async def test_a_wrong_password_is_not_tried_again_and_again(mariadb: MariaDb) -
                 await asyncio.to_thread(port, engine)
         assert proxy.connections == 1
         now = now.set(password=PASSWORD)
-        assert await asyncio.to_thread(port, engine) == mariadb.port
+        assert await asyncio.to_thread(port, engine) == server.port
         engine.dispose()
 
 
 async def test_a_certificate_that_cannot_be_read_just_now_is_waited_for(
-    mariadb: MariaDb, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: DatabaseServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    good = prepare(mariadb)
+    good = prepare(server)
     now = good.update_query_dict({"ssl_ca": str(tmp_path / "being-replaced.pem")})
     engine = open_database(now, reread=lambda: now)
     with working_on(good) as worker:
@@ -335,26 +345,28 @@ async def test_a_certificate_that_cannot_be_read_just_now_is_waited_for(
 # ---- no room for us ------------------------------------------------------------------------------------------------
 
 
-async def test_a_locked_account_is_waited_for(mariadb: MariaDb, caplog: pytest.LogCaptureFixture) -> None:
-    url = prepare(mariadb)
-    administer(mariadb, *of_account("ALTER USER {} ACCOUNT LOCK"))
+async def test_a_locked_account_is_waited_for(server: DatabaseServer, caplog: pytest.LogCaptureFixture) -> None:
+    url = prepare(server)
+    administer(server, *of_account("ALTER USER {} ACCOUNT LOCK"))
     with working_on(url) as worker:
         await waits_then(
-            worker, caplog, "locked", lambda: administer(mariadb, *of_account("ALTER USER {} ACCOUNT UNLOCK"))
+            worker, caplog, "locked", lambda: administer(server, *of_account("ALTER USER {} ACCOUNT UNLOCK"))
         )
 
 
 async def test_an_account_without_connections_left_is_waited_for(
-    mariadb: MariaDb, caplog: pytest.LogCaptureFixture
+    server: DatabaseServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    url = prepare(mariadb)
-    administer(mariadb, *of_account("ALTER USER {} WITH MAX_USER_CONNECTIONS 1"))
+    url = prepare(server)
+    administer(server, *of_account("ALTER USER {} WITH MAX_USER_CONNECTIONS 1"))
     others = sa.create_engine(url, poolclass=sa.NullPool)
     with working_on(url) as worker, contextlib.closing(others.connect()) as taken:
         await waits_then(worker, caplog, "(1226, ", taken.close)
 
 
-async def test_a_server_without_connections_left_is_waited_for(old: MariaDb, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_without_connections_left_is_waited_for(
+    old: DatabaseServer, caplog: pytest.LogCaptureFixture
+) -> None:
     url = prepare(old)
     administer(old, "SET GLOBAL max_connections = 10")
     others = sa.create_engine(url, poolclass=sa.NullPool)
@@ -371,8 +383,8 @@ async def test_a_server_without_connections_left_is_waited_for(old: MariaDb, cap
         administer(old, "SET GLOBAL max_connections = 151")
 
 
-async def test_a_statement_that_somebody_killed_runs_again(mariadb: MariaDb) -> None:
-    url = prepare(mariadb)
+async def test_a_statement_that_somebody_killed_runs_again(server: DatabaseServer) -> None:
+    url = prepare(server)
     ours = open_database(url)
     add(ours, 1)
     ids: list[int] = []
@@ -384,9 +396,9 @@ async def test_a_statement_that_somebody_killed_runs_again(mariadb: MariaDb) -> 
     with contextlib.closing(sa.create_engine(url, poolclass=sa.NullPool).connect()) as other:
         other.execute(sa.text("SELECT * FROM t WHERE n = 1 FOR UPDATE"))
         task = asyncio.create_task(asyncio.to_thread(transaction, ours, work))
-        while not ids or not await asyncio.to_thread(is_running, mariadb, ids[0], "UPDATE"):
+        while not ids or not await asyncio.to_thread(is_running, server, ids[0], "UPDATE"):
             await asyncio.sleep(0.02)
-        administer(mariadb, f"KILL QUERY {ids[0]}")
+        administer(server, f"KILL QUERY {ids[0]}")
         while len(ids) < 2:
             await asyncio.sleep(0.02)
             assert not task.done()
@@ -397,7 +409,7 @@ async def test_a_statement_that_somebody_killed_runs_again(mariadb: MariaDb) -> 
     ours.dispose()
 
 
-def is_running(server: MariaDb, connection_id: int, statement: str) -> bool:
+def is_running(server: DatabaseServer, connection_id: int, statement: str) -> bool:
     engine = sa.create_engine(server.url("mysql"), poolclass=sa.NullPool)
     query = sa.text("SELECT info FROM information_schema.processlist WHERE id = :id")
     with engine.connect() as connection:
@@ -409,9 +421,9 @@ def is_running(server: MariaDb, connection_id: int, statement: str) -> bool:
 
 @pytest.mark.parametrize("code", [1180, 1205, 1213, 3101])
 def test_a_conflict_that_shows_at_commit_runs_the_transaction_again(
-    mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch, code: int
+    server: DatabaseServer, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    engine = open_database(prepare(mariadb))
+    engine = open_database(prepare(server))
     add(engine, 1)
     commit, conflicts = engine.dialect.do_commit, iter([True, True])
 

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from fixtures.database import MariaDb
+from fixtures.database import DatabaseServer
 from sqlalchemy.engine import Connection, Engine
 
 from runtime import database, migrations
@@ -28,9 +28,9 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture
-def empty(mariadb: MariaDb) -> Iterator[Engine]:
+def empty(server: DatabaseServer) -> Iterator[Engine]:
     """A database without any table."""
-    engine = open_database(mariadb.create(f"long{next(_numbers)}"))
+    engine = open_database(server.create(f"long{next(_numbers)}"))
     yield engine
     engine.dispose()
 
@@ -120,7 +120,7 @@ def fill_log(engine: Engine, rows: int) -> None:
             connection.execute(sa.insert(log_scores).from_select(columns, sa.select(*columns)))
 
 
-def test_it_is_told_how_far_an_index_is(mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_told_how_far_an_index_is(mariadb: DatabaseServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """MySQL counts only where an administrator has it count, MariaDB always."""
     monkeypatch.setattr(migrations, "TELL_EVERY", 0.02)
     engine = open_database(mariadb.create("told"))
@@ -274,7 +274,9 @@ def test_a_command_that_is_killed_again_and_again_gets_further_each_time(empty: 
 # ---- a server with other defaults --------------------------------------------------------------------------------
 
 
-def test_a_server_whose_rows_are_compact_by_default_has_room_for_our_keys(mariadb: MariaDb, empty: Engine) -> None:
+def test_a_server_whose_rows_are_compact_by_default_has_room_for_our_keys(
+    server: DatabaseServer, empty: Engine
+) -> None:
     with empty.connect() as connection:
         before = connection.scalar(sa.text("SELECT @@global.innodb_default_row_format"))
         connection.execute(sa.text("SET GLOBAL innodb_default_row_format = compact"))
