@@ -164,8 +164,10 @@ def _percent(lock: Connection, connection_id: int) -> float | None:
         found = lock.execute(sa.text("SHOW GLOBAL STATUS LIKE 'Innodb_onlineddl_pct_progress'")).first()
         return None if found is None else float(found[1]) / 100
     query = sa.text(
-        "SELECT 100 * s.work_completed / s.work_estimated FROM performance_schema.events_stages_current AS s "
-        "JOIN performance_schema.threads AS t ON t.thread_id = s.thread_id WHERE t.processlist_id = :id"
+        "SELECT 100 * `s`.`work_completed` / `s`.`work_estimated` "
+        "FROM `performance_schema`.`events_stages_current` AS `s` "
+        "JOIN `performance_schema`.`threads` AS `t` ON `t`.`thread_id` = `s`.`thread_id` "
+        "WHERE `t`.`processlist_id` = :id"
     )
     try:
         counted = lock.scalar(query, {"id": connection_id})

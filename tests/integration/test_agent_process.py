@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.agent import AgentProcess, Pool, pool_of, until
-from fixtures.broker import PLAIN, TRANSPORTS, Broker, Transport, require
+from fixtures.broker import PLAIN, TRANSPORTS, Broker, Transport, require_address
 
 from schema.messages import AdHocRequest, BatchCommitted, BatchRefused, assignment_set_hash
 from simulation.faults import Behaviour, ServerSpec
@@ -27,7 +27,7 @@ def name() -> str:
 def broker(broker: Broker, request: pytest.FixtureRequest) -> Broker:
     """The session's broker, by plain TCP, or by the transport that a test names."""
     transport: Transport = getattr(request, "param", PLAIN)
-    require(transport.host)
+    require_address(transport.host)
     return broker.via(transport)
 
 

@@ -88,12 +88,13 @@ def test_a_client_that_renews_in_time_is_not_disconnected(broker: Broker) -> Non
 
 
 class PerListener(LocalBroker):
-    """With what is about security where it belongs when each listener has settings of its own."""
+    """One listener, whose settings follow it, as they must where each listener has its own."""
 
     def configuration(self) -> str:
         lines = super().configuration().splitlines()
+        first = next(at for at, line in enumerate(lines) if line.startswith("listener "))
         settings = [line for line in lines if line.startswith("plugin")]
-        rest = [line for line in lines if not line.startswith("plugin")]
+        rest = [line for line in lines[: first + 1] if not line.startswith("plugin")]
         return "\n".join([*rest, "allow_anonymous false", *settings, ""])
 
 

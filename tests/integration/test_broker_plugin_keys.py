@@ -208,7 +208,7 @@ def test_at_a_reload_a_broken_key_leaves_the_old_ones_in_use(broker: Broker, cas
 def unreadable(broker: Broker, options: str) -> str:
     broker.stop()
     directory = broker.process.directory
-    text = render(broker.process.parts, directory, broker.port)
+    text = render(broker.process.parts, directory, broker.port, broker.process.tls_port)
     lines = [line for line in text.splitlines() if not line.startswith("plugin_opt")]
     at = next(i for i, line in enumerate(lines) if line.startswith("plugin "))
     lines[at + 1 : at + 1] = options.format(directory=directory).splitlines()

@@ -37,13 +37,13 @@ def namespaces() -> None:
 
 DATABASE = """
 import socket
-from ops.local_database import temporary_mariadb
+from ops.local_database import MariaDb, temporary_database
 for name in "localhost", socket.gethostname():
     try:
         raise SystemExit(f"{name} is {socket.gethostbyname(name)}")
     except socket.gaierror:
         pass
-with temporary_mariadb() as server:
+with temporary_database(MariaDb) as server:
     print(server.create("made").database)
 """
 

@@ -14,7 +14,7 @@ from fixtures.world import add_monitor, add_pair, add_server
 from sqlalchemy.engine import Engine
 
 from bench.load.generator import Generator
-from bench.load.record import Record, histories, read_lines
+from bench.load.record import Record, Sent, histories, read_lines
 from bench.load.spec import LoadSpec, Member, Shares, Target
 from ops.checker.check import Checked, check
 from ops.checker.load import read_attempts
@@ -128,9 +128,16 @@ async def test_what_was_made_ahead_is_sent_first_and_counts_like_the_rest(
     record = tmp_path / "record"
     found = await asyncio.to_thread(members, server_engine, 3)
     shares = Shares(bad=0.3, duplicate=0.3)
-    spec = spec_for(broker, found, record, outstanding=12, ahead=5, seconds=1.0, shares=shares)
+    spec = spec_for(broker, found, record, outstanding=12, ahead=5, seconds=30.0, shares=shares)
+
+    def all_have_sent_more(_: Generator) -> bool:
+        if not record.exists():
+            return False
+        sent = Counter(line.monitor for line in read_lines(record) if isinstance(line, Sent))
+        return len(sent) == len(found) and min(sent.values()) > 10
+
     async with running_ingest(server_engine, broker):
-        assert await load(broker, spec, lambda _: False)
+        assert await load(broker, spec, all_have_sent_more)
     sent = [history.sent for history in histories(read_lines(record)).values()]
     first_sent = min(line.at for line in sent) // 1_000_000
     for member in found:

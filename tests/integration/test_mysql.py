@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from bench.local_tls import make_certificates
 from fixtures.batches import new_result, new_submission
 from fixtures.database import DatabaseServer
 from fixtures.world import add_monitor, add_pair, add_server
@@ -17,6 +16,7 @@ from ingest.bulk import add_log_rows
 from ingest.ledger import commit
 from ingest.plan import LogRow
 from ops.local_database import mysql_directory
+from ops.local_tls import LocalCa
 from runtime.database import open_database, utc_now
 from runtime.dsn import parse_dsn
 from runtime.migrations import upgrade
@@ -106,7 +106,10 @@ def no_tls(mysql: DatabaseServer) -> Iterator[DatabaseServer]:
 @pytest.fixture
 def tls(mysql: DatabaseServer, tmp_path: Path) -> Iterator[tuple[DatabaseServer, Path]]:
     """A MySQL with a certificate for its address, and the file of the CA."""
-    make_certificates(tmp_path)
+    ca = LocalCa()
+    issued = ca.issue("127.0.0.1")
+    for file, text in (("ca.pem", ca.certificate), ("cert.pem", issued.certificate), ("key.pem", issued.key)):
+        (tmp_path / file).write_text(text)
     files = {"ssl_ca": "ca.pem", "ssl_cert": "cert.pem", "ssl_key": "key.pem"}
     with settings(mysql, **{name: str(tmp_path / file) for name, file in files.items()}):
         yield mysql, tmp_path / "ca.pem"
