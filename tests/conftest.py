@@ -1,9 +1,26 @@
 """Fixtures of all floors live in ``tests/fixtures``; this makes them known."""
 
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 # Tests are imported by path, so the folder of fixtures must be named.
 sys.path.insert(0, str(Path(__file__).parent))
 
 pytest_plugins = ["fixtures.broker", "fixtures.database"]
+
+
+def pytest_configure() -> None:
+    """Gives the processes that tests start the default signals.
+
+    A run in the background of a script, or with nohup, ignores SIGINT or SIGHUP, and children inherit that: bash could
+    not even trap them. A handler is not inherited, and goes on ignoring them here.
+    """
+
+    def ignore(number: int, frame: FrameType | None) -> None:
+        pass
+
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, ignore)
