@@ -47,7 +47,7 @@ _AHEAD = 9_000.0
 """Results a second that the load has made before it begins, so that it need not make more while it is measured."""
 
 _PACE = 6_000.0
-"""Results a second that the world's assignments allow: nobody is throttled."""
+"""Results a second that the assignments allow, so that the rate limit slows nobody."""
 
 _MOST_AHEAD = 30_000
 """Batches that all monitors together have when they begin: 120 MB, made in some seconds."""

@@ -1,4 +1,4 @@
-"""Faults of the broker's certificate: one that nobody may accept, until the right one is back."""
+"""Certificate faults: the broker shows a certificate that every client must refuse, then the right one again."""
 
 import asyncio
 import re
@@ -34,7 +34,7 @@ class WrongCertificate:
 
     async def begin(self) -> None:
         await self._show(self._wrong)
-        # Who was just being served is in the log once the broker has served somebody else.
+        # The broker logs one login before it serves the next, so a later login shows that the log is complete.
         await asyncio.to_thread(self._is_shown, self._wrong)
         self._began = len(self._log())
 
@@ -48,7 +48,7 @@ class WrongCertificate:
         return (self._rig.site.site.logs / f"{BROKER}.log").read_text(encoding="utf-8", errors="replace")
 
     async def _show(self, certificate: Certificate) -> None:
-        """Returns when the broker shows it, and has everybody connect anew.
+        """Waits until the broker shows it, then makes every client reconnect.
 
         Raises:
             CannotRun: the broker does not show it.

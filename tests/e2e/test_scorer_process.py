@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -98,8 +97,8 @@ def test_a_result_becomes_a_score_within_a_second(
         for server, monitor in pairs:
             store_result(server_engine, server, monitor, 12.5)
             taken.append(wait_for_scores(server_engine, {server: 12.5}))
-    # Not each of them: on a busy machine one may have to wait for the processor alone.
-    assert statistics.median(taken) < 1.0
+    # All but one: on a busy machine one may wait for the processor alone.
+    assert sorted(taken)[-2] < 1.0
 
 
 def test_a_scorer_that_is_killed_again_and_again_scores_every_server_once(
