@@ -29,6 +29,10 @@ ATTEMPTS: Final = 3
 ACK_TIMEOUT: Final = 10.0
 """Seconds to wait for an acknowledgement."""
 
+OVERTAKEN: Final = 2.0
+"""Seconds more for the acknowledgement of a batch, once one that was sent after it has been acknowledged. Ingest takes
+batches in the order of their coming, so it has probably never seen this one: it was sent while nobody listened yet."""
+
 SHORTEST_REST: Final = 2.0
 LONGEST_REST: Final = 300.0
 """Seconds between two attempts: a quarter of how long nothing has been acknowledged, within these bounds."""
@@ -89,6 +93,7 @@ class Outbox:
         on_done: Callable[[], None],
         *,
         ack_timeout: float = ACK_TIMEOUT,
+        overtaken: float = OVERTAKEN,
         shortest_rest: float = SHORTEST_REST,
     ) -> None:
         self._spool = spool
@@ -97,6 +102,7 @@ class Outbox:
         self._on_sent = on_sent
         self._on_done = on_done
         self._ack_timeout = ack_timeout
+        self._overtaken = overtaken
         self._shortest_rest = shortest_rest
         self._unanswered_since: float | None = None
         self._later: dict[int, float] = {}
@@ -133,6 +139,7 @@ class Outbox:
         if (flight := self._flights.get(number)) is not None:
             flight.gone = True
             flight.news.set()
+            self._hurry_the_overtaken(flight)
         self._later.pop(number, None)
         self._put_off.pop(number, None)
         self._on_done()
@@ -184,7 +191,7 @@ class Outbox:
             await self._link.wait_ready()
             if await self._publish(batch, number):
                 attempts += 1
-                await _wait(flight.news, self._ack_timeout)
+                await flight.wait(self._ack_timeout)
             if flight.gone:
                 return
             await _wait(flight.news, self._pause())
@@ -192,6 +199,11 @@ class Outbox:
                 return
         times = self._put_off[number] = self._put_off.get(number, 0) + 1
         self._later[number] = _now() + min(LONGEST_LATER, LATER * 2 ** min(times - 1, 16))
+
+    def _hurry_the_overtaken(self, acknowledged: "_Flight") -> None:
+        for flight in self._flights.values():
+            if flight.sent < acknowledged.sent:
+                flight.wait_no_longer_than(self._overtaken)
 
     async def _publish(self, batch: Batched, number: int) -> bool:
         """Whether the batch was handed to the broker."""
@@ -204,6 +216,7 @@ class Outbox:
             return False
         self._refusals.over()
         self._counters.batches_sent += 1
+        self._flights[number].sent = _now()
         if self._unanswered_since is None:
             self._unanswered_since = _now()
         self._on_sent(number)
@@ -247,6 +260,24 @@ class _Flight:
         """It was acknowledged, or is to be sent again at once."""
         self.gone = False
         """It has left the spool."""
+        self.sent = math.inf
+        """When it was handed to the broker, by the clock of the event loop."""
+        self._waiting: asyncio.Timeout | None = None
+
+    async def wait(self, seconds: float) -> None:
+        """Returns when there is news, or after ``seconds``."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds) as self._waiting:
+                try:
+                    await self.news.wait()
+                finally:
+                    self._waiting = None
+
+    def wait_no_longer_than(self, seconds: float) -> None:
+        """Shortens the wait that is under way, if there is one."""
+        if self._waiting is not None and not self._waiting.expired():
+            until = self._waiting.when() or math.inf
+            self._waiting.reschedule(min(until, _now() + seconds))
 
 
 async def _wait(event: asyncio.Event, timeout: float) -> None:

@@ -122,8 +122,8 @@ class Demo:
             display.say(str(death))
         if not system.supervisor.deaths:
             display.say("the agents pause, and what they measured is brought in; Ctrl-C ends everything at once")
-            if not await system.come_to_rest():
-                display.say("not everything came to rest in time")
+            for what in await system.come_to_rest():
+                display.say(f"still on its way when the time was over: {what}")
         await system.stop()
         state, evidence = await self._read_end(system)
         display.finish(state)

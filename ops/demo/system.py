@@ -31,7 +31,7 @@ from ops.demo.spools import is_empty, read_spools
 from ops.demo.store import require_empty, store_world
 from ops.demo.supervisor import Supervisor
 from ops.demo.witness import Witness
-from ops.demo.world import ENV, World
+from ops.demo.world import ENV, Monitor, World
 from ops.errors import OperatorError
 from runtime.database import DatabaseUnavailable, open_database, reading, transaction, utc_now
 from runtime.database_errors import Reaction, reaction_to
@@ -41,8 +41,9 @@ from runtime.work_queue import SCORING
 START_WITHIN: Final = 30.0
 """Seconds that one process has to be ready."""
 
-REST_WITHIN: Final = 20.0
-"""Seconds that everything measured has to reach the ledger, once nothing more is measured."""
+REST_WITHIN: Final = 60.0
+"""Seconds that everything measured has to reach the ledger, once nothing more is measured. A batch that was lost on its
+way three times, 10 s and a rest each, is put off for 15 s and comes with the next try: more than 50 s."""
 
 _LAST_RESULT_WITHIN: Final = 5.0
 """Seconds after a pause in which the last result is in the spool: a probe takes three at most, a batch gathers one."""
@@ -184,10 +185,10 @@ class System:
 
     # ---- the end ---------------------------------------------------------------------------------------------------
 
-    async def come_to_rest(self) -> bool:
+    async def come_to_rest(self) -> list[str]:
         """Has the agents pause, and waits until all that they measured is in the ledger and scored.
 
-        Returns whether it was, in time.
+        Returns what was still on its way when the time was over, in words; nothing when all had arrived.
         """
         agents = [monitor.name for monitor in self.world.monitors if agent_name(monitor) in self.supervisor.running]
         deadline = time.monotonic() + REST_WITHIN
@@ -197,23 +198,32 @@ class System:
         # of those that were started once.
         quiet_at = time.monotonic() + (_LAST_RESULT_WITHIN if self._restarted else 0.0)
         while True:
-            if time.monotonic() >= quiet_at and await self._is_at_rest():
-                return True
+            on_the_way = await self._on_the_way()
+            if not on_the_way and time.monotonic() >= quiet_at:
+                return []
             if time.monotonic() > deadline or not self.supervisor.running:
-                return False
+                return on_the_way or ["the agents had no time to finish their last probes"]
             await asyncio.sleep(_LOOK_EVERY)
 
-    async def _is_at_rest(self) -> bool:
+    async def _on_the_way(self) -> list[str]:
+        """What is measured and not yet in the ledger and scored, in words."""
         try:
             in_ledger = await self.read(ledger.results_by_monitor)
             unscored = await self.read(lambda c: SCORING.backlog(c, utc_now()).due)
-        except DatabaseUnavailable:
-            return False
-        spools_are_empty = all(is_empty(self.site.agent_directory(monitor)) for monitor in self.world.monitors)
-        names = [monitor.name for monitor in self.world.monitors if agent_name(monitor) in self.supervisor.running]
-        self._measured = await self.operator.measured(names)
-        arrived = all(in_ledger[name] >= count for name, count in self._measured.items())
-        return spools_are_empty and not unscored and arrived and len(self._measured) == len(names)
+        except DatabaseUnavailable as error:
+            return [f"the database is away: {error}"]
+        monitors = [monitor.name for monitor in self.world.monitors if agent_name(monitor) in self.supervisor.running]
+        self._measured = await self.operator.measured(monitors)
+        said = [f"{unscored} servers wait for their score"] if unscored else []
+        said += [f"{monitor.name} has batches in its spool" for monitor in self.world.monitors if self._waits(monitor)]
+        said += [f"{name} does not answer" for name in monitors if name not in self._measured]
+        for name, count in self._measured.items():
+            if in_ledger[name] < count:
+                said.append(f"{name} has measured {count}, and {in_ledger[name]} are in the ledger")
+        return said
+
+    def _waits(self, monitor: Monitor) -> bool:
+        return not is_empty(self.site.agent_directory(monitor))
 
     async def stop(self) -> None:
         """Ends everything in order: agents, then workers, then what they need."""

@@ -114,7 +114,7 @@ async def test_no_process_is_needed_for_nothing_to_be_lost(server: str, tmp_path
         await killing.kill_database()
         await killing.kill(BROKER, killing.results_pile_up)
 
-        assert await system.come_to_rest(), "all that was measured is in the ledger, and scored"
+        assert await system.come_to_rest() == [], "all that was measured is in the ledger, and scored"
         await system.stop()
         evidence = await system.evidence()
         account = settle(evidence)

@@ -181,7 +181,7 @@ async def running(directory: Path, transport: Transport) -> AsyncIterator[Pool]:
         pool = Pool(system)
         await pool.flows("after the start")
         yield pool
-        assert await system.come_to_rest(), "all that was measured is in the ledger, and scored"
+        assert await system.come_to_rest() == [], "all that was measured is in the ledger, and scored"
         await system.stop()
         account = settle(await system.evidence())
         assert account.reasons == ()

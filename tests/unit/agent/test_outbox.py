@@ -36,7 +36,7 @@ class Wire:
 
 
 class Bench:
-    def __init__(self, path: Path, ack_timeout: float, rest: float) -> None:
+    def __init__(self, path: Path, ack_timeout: float, rest: float, overtaken: float) -> None:
         self.spool = Spool(path / "spool", max_bytes=10**6, max_age=3600)
         self.wire, self.counters = Wire(), AgentCounters()
         self.sent: list[int] = []
@@ -47,6 +47,7 @@ class Bench:
             self.sent.append,
             lambda: None,
             ack_timeout=ack_timeout,
+            overtaken=overtaken,
             shortest_rest=rest,
         )
 
@@ -71,8 +72,10 @@ class Bench:
 
 
 @asynccontextmanager
-async def running(path: Path, ack_timeout: float = 30.0, rest: float = 0.01) -> AsyncIterator[Bench]:
-    bench = Bench(path, ack_timeout, rest)
+async def running(
+    path: Path, ack_timeout: float = 30.0, rest: float = 0.01, overtaken: float = 30.0
+) -> AsyncIterator[Bench]:
+    bench = Bench(path, ack_timeout, rest, overtaken)
     task = asyncio.create_task(bench.outbox.run())
     try:
         yield bench
@@ -216,6 +219,25 @@ async def test_when_the_broker_forgot_us_what_is_in_flight_goes_out_at_once(tmp_
         await bench.until(lambda: bench.wire.published)
         bench.outbox.send_again()
         await bench.until(lambda: bench.wire.published == [batch, batch])
+
+
+async def test_what_a_later_batch_has_overtaken_was_not_heard_and_is_sent_again(tmp_path: Path) -> None:
+    async with running(tmp_path, overtaken=0.01) as bench:
+        first, second, third = bench.add(3)
+        await bench.until(lambda: len(bench.wire.published) == 3)
+        bench.commit(second)
+        await bench.until(lambda: bench.wire.published.count(first) > 1)
+        assert bench.wire.published.count(third) == 1, "it was sent after the one that was acknowledged"
+        bench.commit(first)
+        assert len(bench.spool) == 1
+
+
+async def test_an_acknowledgement_hurries_only_waits_that_are_longer(tmp_path: Path) -> None:
+    async with running(tmp_path, ack_timeout=0.05, overtaken=30.0) as bench:
+        first, second = bench.add(2)
+        await bench.until(lambda: len(bench.wire.published) == 2)
+        bench.commit(second)
+        await bench.until(lambda: bench.wire.published.count(first) > 1)
 
 
 async def test_a_batch_that_the_spool_dropped_is_passed_over(tmp_path: Path) -> None:
