@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from hypothesis import HealthCheck, settings
+
 # Tests are imported by path, so the folder of fixtures must be named.
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -24,3 +26,8 @@ def pytest_configure() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, ignore)
+
+
+# How long an example takes says something about the machine, not about the code: it is no reason to fail.
+settings.register_profile("any machine", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")

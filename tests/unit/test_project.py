@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -143,3 +144,8 @@ def test_the_agent_imports_without_the_server_side_packages() -> None:
 def test_programs_can_be_run(program: Path) -> None:
     assert os.access(program, os.X_OK)
     assert program.read_bytes().startswith(b"#!")
+
+
+def test_random_input_may_take_its_time_on_a_slow_machine() -> None:
+    assert settings().deadline is None
+    assert HealthCheck.too_slow in settings().suppress_health_check
