@@ -3,9 +3,11 @@
 import re
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import get_args
 
@@ -24,6 +26,8 @@ CONFIG = Path(__file__).parents[2] / "broker-config"
 ENVIRONMENTS = get_args(Environment)
 NAME = "config1-x.test.mon.example"
 TOPICS = Topics("test")
+LISTEN = "0A"
+"""The state of a socket in /proc/net/tcp that waits for connections."""
 
 
 # --- the files per environment ------------------------------------------------------------------------
@@ -120,6 +124,25 @@ def test_all_listeners_take_messages_for_one_another(installed: Installed) -> No
             assert user_properties(message) == [("sender", "joe")]
     for each in clients:
         each.close()
+
+
+def addresses_listening_on(port: int) -> set[IPv4Address | IPv6Address]:
+    """What Linux says of sockets that listen on this port: addresses in hexadecimal, each 32 bits in the host's order."""
+    found: set[IPv4Address | IPv6Address] = set()
+    for table in "tcp", "tcp6":
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            local, state = (line.split()[field] for field in (1, 3))
+            address, at = local.split(":")
+            if state == LISTEN and int(at, 16) == port:
+                words = [int(address[start : start + 8], 16) for start in range(0, len(address), 8)]
+                found.add(ip_address(b"".join(word.to_bytes(4, sys.byteorder) for word in words)))
+    return found
+
+
+def test_what_is_without_tls_listens_on_loopback_only(installed: Installed) -> None:
+    assert addresses_listening_on(installed.websockets_port) == {IPv4Address("127.0.0.1")}
+    assert addresses_listening_on(installed.plain_port) == {IPv4Address("127.0.0.1")}
+    assert IPv4Address("127.0.0.1") not in addresses_listening_on(installed.tls_port), "agents come from elsewhere"
 
 
 def test_the_token_is_needed_everywhere(installed: Installed) -> None:
