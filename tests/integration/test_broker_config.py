@@ -127,7 +127,7 @@ def test_all_listeners_take_messages_for_one_another(installed: Installed) -> No
 
 
 def addresses_listening_on(port: int) -> set[IPv4Address | IPv6Address]:
-    """What Linux says of sockets that listen on this port: addresses in hexadecimal, each 32 bits in the host's order."""
+    """Reads Linux' list of sockets, whose addresses are in hexadecimal, each 32 bits in the order of the host."""
     found: set[IPv4Address | IPv6Address] = set()
     for table in "tcp", "tcp6":
         for line in Path("/proc/net", table).read_text().splitlines()[1:]:
