@@ -26,6 +26,8 @@ IMPOSSIBLE_RTT: Final = "impossible rtt"
 IMPOSSIBLE_STRATUM: Final = "impossible stratum"
 IMPOSSIBLE_LEAP: Final = "impossible leap"
 IMPOSSIBLE_SAMPLES: Final = "impossible number of samples"
+IMPOSSIBLE_ROOT_DELAY: Final = "impossible root delay"
+IMPOSSIBLE_ROOT_DISPERSION: Final = "impossible root dispersion"
 
 MAX_SERVER_ID: Final = 2**32 - 1
 """``servers.id`` is an ``int unsigned``."""
@@ -33,6 +35,10 @@ MAX_SERVER_ID: Final = 2**32 - 1
 MAX_SECONDS: Final = 2.0**33
 """Seconds of an offset or a round trip. A server may send any time, and differences of NTP's 64-bit times reach 68
 years either way; what is beyond two whole eras was never computed from two of them."""
+
+MAX_ROOT_SECONDS: Final = 2.0**16
+"""Seconds of a root delay or a root dispersion, which stay below it: NTP sends both as 16 bits of seconds, unsigned,
+and 16 bits of their fraction."""
 
 MAX_SAMPLES: Final = 1_000
 """Samples of one result, far above what an agent can be told to take."""
@@ -51,7 +57,7 @@ def impossible(result: Result, arrived: datetime) -> str | None:
     # Written so that NaN fails.
     if result.offset is not None and not abs(result.offset) <= MAX_SECONDS:
         return IMPOSSIBLE_OFFSET
-    if result.rtt is not None and not abs(result.rtt) <= MAX_SECONDS:
+    if result.rtt is not None and not 0 <= result.rtt <= MAX_SECONDS:
         return IMPOSSIBLE_RTT
     if result.stratum is not None and not 0 <= result.stratum <= 255:
         return IMPOSSIBLE_STRATUM
@@ -59,6 +65,10 @@ def impossible(result: Result, arrived: datetime) -> str | None:
         return IMPOSSIBLE_LEAP
     if not 0 <= result.received <= result.sent <= MAX_SAMPLES:
         return IMPOSSIBLE_SAMPLES
+    if result.root_delay is not None and not 0 <= result.root_delay < MAX_ROOT_SECONDS:
+        return IMPOSSIBLE_ROOT_DELAY
+    if result.root_dispersion is not None and not 0 <= result.root_dispersion < MAX_ROOT_SECONDS:
+        return IMPOSSIBLE_ROOT_DISPERSION
     return None
 
 

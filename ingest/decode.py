@@ -10,7 +10,7 @@ from typing import Final
 
 from runtime.broker import Incoming
 from schema.limits import MAX_BATCH_RESULTS
-from schema.messages import Batch, Status, Undecodable, decode, encode
+from schema.messages import Batch, Status, Undecodable, decode, decode_status, encode
 from schema.names import IpVersion
 from schema.topics import Topics
 
@@ -95,7 +95,7 @@ def read_results(name: str, ipv: IpVersion, message: Incoming, arrived: datetime
 def read_status(name: str, message: Incoming, arrived: datetime) -> Presence | Unreadable:
     """The presence in ``message``."""
     try:
-        status = decode(message.payload, Status)
+        status = decode_status(message.payload)
     except Undecodable as error:
         return Unreadable(message.topic, message.payload, str(error), name)
     # Measured as we would write it: what we do not know of is not kept.

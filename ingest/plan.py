@@ -59,8 +59,8 @@ class LogRow(NamedTuple):
     step: float
     offset: float | None
     """Seconds."""
-    rtt: int | None
-    """Microseconds."""
+    rtt: int
+    """Microseconds; 0 without a measurement, as the pool's rows have it: the column's NULL means the same."""
     attributes: str | None
     """JSON."""
 
@@ -213,15 +213,14 @@ def _log_row(result: Result, monitor_id: int, ts: datetime, taken: Step, score: 
         score,
         taken.step,
         offset=None if result.no_response else result.offset,
-        rtt=None if result.no_response else _microseconds(result.rtt),
+        rtt=0 if result.no_response else microseconds(result.rtt),
         attributes=_attributes(result.leap, result.stratum, result.no_response, cut(result.error)),
     )
 
 
-def _microseconds(seconds: float | None) -> int | None:
-    if seconds is None:
-        return None
-    return max(-MAX_RTT, min(MAX_RTT, round(seconds * 1e6)))
+def microseconds(rtt: float | None) -> int:
+    """A round trip of so many seconds as the ledger has it. One that was measured is never 0, which means none."""
+    return 0 if rtt is None else max(1, min(MAX_RTT, round(rtt * 1e6)))
 
 
 @lru_cache(maxsize=4096)

@@ -14,9 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from runtime.database import transaction
+from schema.messages import plain_version
 from schema.tables import monitors
-
-_MAX_VERSION: Final = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ def write_sightings(engine: Engine, sightings: Sequence[Sighting]) -> None:
 
 def _write(connection: Connection, sightings: Sequence[Sighting]) -> None:
     rows = [
-        {"monitor": s.monitor_id, "seen": s.seen, "submitted": s.submitted, "version": s.version[:_MAX_VERSION]}
+        {"monitor": s.monitor_id, "seen": s.seen, "submitted": s.submitted, "version": plain_version(s.version)}
         for s in sorted(sightings, key=lambda s: s.monitor_id)
     ]
     connection.execute(_UPDATE, rows)

@@ -159,9 +159,12 @@ def _schemas() -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(used, ref_template="#/components/schemas/{name}")
     for schema in schemas.values():
         schema["description"] = _plain(schema["description"])
+    on_the_wire = {
+        kind.__name__: dict(zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True)) for kind in types
+    }
     for name, fields in _field_descriptions().items():
         for field, text in fields.items():
-            schemas[name]["properties"][field].setdefault("description", text)
+            schemas[name]["properties"][on_the_wire[name][field]].setdefault("description", text)
     return dict(sorted(schemas.items()))
 
 

@@ -79,9 +79,9 @@ CHANNELS: Final = (
         address=_T.status("{name}"),
         senders=_AGENT,
         receivers=("ingest", "selector", "operator"),
-        examples=(examples.STATUS,),
+        examples=(examples.STATUS, examples.OLDER_STATUS),
         description="Presence of an agent: when something changes, and every 5 minutes. Its last will, 30 s after it "
-        "vanished, says online false.",
+        "vanished, says online false. Agents of the former kind say less, with other names.",
         retained=True,
         expiry=STATUS_EXPIRY,
     ),

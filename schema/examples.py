@@ -15,6 +15,8 @@ from schema.messages import (
     ControlCommand,
     MessageRejected,
     MonitorConfig,
+    OlderStatus,
+    OlderVersion,
     ProtocolConfig,
     ProtocolState,
     Rejection,
@@ -72,6 +74,9 @@ STATUS: Final = Status(
         ),
     },
     spool=SpoolState(batches=1, bytes=812),
+)
+OLDER_STATUS: Final = OlderStatus(
+    online=True, version=OlderVersion(number="v4.1.5"), ts=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 )
 REQUEST: Final = AdHocRequest(id="a1", ip="192.0.2.10")
 ANSWER: Final = AdHocAnswer(id="a1", result=RESULT)

@@ -16,12 +16,17 @@ from msgspec import Meta
 
 from schema.names import IpVersion
 
-UtcTime = Annotated[datetime, Meta(tz=True, description="RFC 3339, UTC, microseconds")]
+UtcTime = Annotated[datetime, Meta(tz=True, description="RFC 3339, UTC, microseconds; a year from 2 to 9998")]
 # A pattern's $ lets a line break follow, which a column of 26 characters or a topic does not: hence (?!\\n).
 Ulid = Annotated[str, Meta(pattern="^[0-9A-HJKMNP-TV-Z]{26}(?!\\n)$")]
 PairStatus = Literal["candidate", "testing", "active", "paused"]
 MonitorStatus = Literal["pending", "testing", "active", "paused", "deleted"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+MAX_VERSION = 100
+"""Characters of an agent's version that are kept."""
+
+_UNPRINTABLE = re.compile("[^ -~]")
 
 LIVE: frozenset[MonitorStatus] = frozenset({"testing", "active"})
 """Global statuses in which a monitor probes."""
@@ -29,6 +34,16 @@ LIVE: frozenset[MonitorStatus] = frozenset({"testing", "active"})
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """What all payloads are: immutable, and compared by value."""
+
+
+def _check_time(moment: datetime) -> None:
+    """Refuses what has no place in the calendar once it is in UTC: the first and the last year of ``datetime``.
+
+    Raises:
+        ValueError: it is one of these; in a payload this makes it undecodable.
+    """
+    if not 2 <= moment.year <= 9998:
+        raise ValueError("Expected a year from 2 to 9998")
 
 
 # ---- results -------------------------------------------------------------------------------------------------------
@@ -58,6 +73,9 @@ class Result(Message, frozen=True, kw_only=True):
     """Samples sent."""
     received: int = 0
     """Samples answered."""
+
+    def __post_init__(self) -> None:
+        _check_time(self.ts)
 
 
 class Batch(Message, frozen=True, kw_only=True):
@@ -169,6 +187,33 @@ class Status(Message, frozen=True, kw_only=True):
     protocols: dict[IpVersion, ProtocolState] = {}
     spool: SpoolState = SpoolState()
 
+    def __post_init__(self) -> None:
+        if self.ts is not None:
+            _check_time(self.ts)
+
+
+class OlderVersion(Message, frozen=True, kw_only=True):
+    """The version in an :class:`OlderStatus`."""
+
+    number: str = msgspec.field(name="Version", default="")
+
+
+class OlderStatus(Message, frozen=True, kw_only=True):
+    """The presence of an agent of the pool's former kind, which is written in Go; its last will, too."""
+
+    online: bool = msgspec.field(name="Online")
+    version: OlderVersion = msgspec.field(name="Version", default=OlderVersion())
+    ts: UtcTime | None = msgspec.field(name="UpdatedMQ", default=None)
+    """When it was written; in the last will, when the agent started."""
+
+    def __post_init__(self) -> None:
+        if self.ts is not None:
+            _check_time(self.ts)
+
+    def as_status(self) -> Status:
+        """The same, as today's agents say it. Such an agent says no goodbye: its offline message is the last will."""
+        return Status(online=self.online, ts=self.ts if self.online else None, version=self.version.number)
+
 
 # ---- requests and control ------------------------------------------------------------------------------------------
 
@@ -227,6 +272,9 @@ class ResultStored(Message, frozen=True, kw_only=True):
     rtt: float | None = None
     error: str | None = None
 
+    def __post_init__(self) -> None:
+        _check_time(self.ts)
+
 
 class ScoreComputed(Message, frozen=True, kw_only=True):
     """A server's score was computed."""
@@ -235,6 +283,9 @@ class ScoreComputed(Message, frozen=True, kw_only=True):
     scorer: str
     ts: UtcTime
     score: float
+
+    def __post_init__(self) -> None:
+        _check_time(self.ts)
 
 
 class AssignmentChanged(Message, frozen=True, kw_only=True):
@@ -281,6 +332,35 @@ def decode(payload: bytes, message_type: type[M]) -> M:
         raise Undecodable(_QUOTED.sub(r"\1", str(error))) from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Undecodable(str(error)) from error
+
+
+def decode_status(payload: bytes) -> Status:
+    """The presence in ``payload``, of whichever kind of agent; its version is cleaned (:func:`plain_version`).
+
+    Raises:
+        Undecodable: it is neither kind.
+    """
+    try:
+        status = decode(payload, Status)
+    except Undecodable as error:
+        status = _older_status(payload, error)
+    return msgspec.structs.replace(status, version=plain_version(status.version))
+
+
+def _older_status(payload: bytes, not_todays: Undecodable) -> Status:
+    try:
+        return decode(payload, OlderStatus).as_status()
+    except Undecodable as error:
+        # Of a payload that says ``Online``, what is wrong with it; of any other, why it is no status of today's kind.
+        raise (error if b'"Online"' in payload else not_todays) from None
+
+
+def plain_version(version: str) -> str:
+    """What is kept of an agent's version: printable ASCII, and not too much of it.
+
+    A column of the pool's database may hold less than Unicode, and operators see it in their terminals.
+    """
+    return _UNPRINTABLE.sub("?", version[:MAX_VERSION])
 
 
 def assignment_set_hash(assignments: Iterable[Assignment]) -> str:

@@ -15,7 +15,7 @@ from typing import Final
 from runtime.broker import Incoming
 from runtime.database import reading
 from runtime.worker import Worker
-from schema.messages import Status, Undecodable, assignment_set_hash, decode
+from schema.messages import Undecodable, assignment_set_hash, decode_status
 from schema.names import IpVersion
 from selector.assignments import has_topics, read_pairs_of_monitor
 from selector.complaints import Complaints
@@ -71,7 +71,7 @@ class AgentWatch:
             self._forget(name)
             return
         try:
-            status = decode(message.payload, Status)
+            status = decode_status(message.payload)
         except Undecodable as error:
             self._complaints.say("status", name, str(error))
             return

@@ -131,7 +131,8 @@ def _results() -> sa.Subquery:
             log.monitor_id,
             sa.func.count().label("results"),
             sa.func.avg(log.step).label("avg_step"),
-            sa.func.avg(log.rtt * sa.literal_column("1e-3", sa.Double)).label("avg_rtt_ms"),
+            # A result without an rtt has 0 in new rows, and NULL in some older ones.
+            sa.func.avg(sa.func.nullif(log.rtt, 0) * sa.literal_column("1e-3", sa.Double)).label("avg_rtt_ms"),
         )
         .where(log.server_id.in_(sa.bindparam("server_ids", expanding=True)), log.ts > sa.bindparam("since"))
         .group_by(log.server_id, log.monitor_id)

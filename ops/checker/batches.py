@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from ingest.plan import MAX_RTT
+from ingest.plan import microseconds
 from ops.checker.difference import Difference, Kind
 from ops.checker.replay import BatchKey, LogRow
 from runtime.database import to_db_seconds
@@ -42,7 +42,7 @@ class StoredBatch:
 
 _Differ = Callable[[Kind, str], None]
 
-RowKey = tuple[int, int, datetime, float | None, int | None]
+RowKey = tuple[int, int, datetime, float | None, int]
 """Server, monitor, time, offset and rtt: what tells one measurement from all others."""
 
 
@@ -120,16 +120,15 @@ def compare_rows(
 
 def row_key(row: LogRow) -> RowKey:
     """What tells a row from all others."""
-    return row.server_id, row.monitor_id, row.ts, row.offset, row.rtt
+    return row.server_id, row.monitor_id, row.ts, row.offset, row.rtt or 0
 
 
 def result_key(monitor_id: int, result: Result) -> RowKey:
     """The key of the row that ``result`` becomes."""
     ts = to_db_seconds(result.ts)
     if result.no_response:
-        return result.server_id, monitor_id, ts, None, None
-    rtt = None if result.rtt is None else max(-MAX_RTT, min(MAX_RTT, round(result.rtt * 1e6)))
-    return result.server_id, monitor_id, ts, result.offset, rtt
+        return result.server_id, monitor_id, ts, None, 0
+    return result.server_id, monitor_id, ts, result.offset, microseconds(result.rtt)
 
 
 def _difference(kind: Kind, key: BatchKey, text: str) -> Difference:

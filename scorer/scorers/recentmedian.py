@@ -35,13 +35,13 @@ def tiers(intervals: Intervals) -> tuple[Tier, ...]:
 def median(results: Sequence[PairScore]) -> Score:
     """The result in the middle by score, then rtt, then id; of fewer than three, the one measured first.
 
-    Results without an rtt sort first, as NULL does in SQL. Two results say nothing about which of them is wrong, so
+    Results without an rtt (0, or NULL) sort first, as in SQL. Two results say nothing about which of them is wrong, so
     the one that stood longest is kept: a monitor that just came cannot move a score alone.
     """
     if len(results) < FEWEST:
         chosen = min(results, key=lambda r: (r.ts, r.log_score_id))
     else:
-        ordered = sorted(results, key=lambda r: (r.score, r.rtt is not None, r.rtt or 0, r.log_score_id))
+        ordered = sorted(results, key=lambda r: (r.score, r.rtt or 0, r.log_score_id))
         chosen = ordered[(len(ordered) - 1) // 2]
     return Score(chosen.score, chosen.step, chosen.log_score_id)
 

@@ -94,7 +94,7 @@ def test_a_batch_leaves_its_id_log_rows_scores_and_servers_to_score(engine: Engi
         "rtt": 30_123,
         "attributes": '{"leap":1,"stratum":3}',
     }
-    assert (second["offset"], second["rtt"], second["score"]) == (None, None, 4.5)
+    assert (second["offset"], second["rtt"], second["score"]) == (None, 0, 4.5)
     assert second["attributes"] == '{"no_response":true}'
     moved = pair_of(engine, world.servers[0], world.bob)
     assert (moved["score_raw"], moved["score_ts"], moved["stratum"]) == (first["score"], first["ts"], 3)

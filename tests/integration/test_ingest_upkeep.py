@@ -12,13 +12,14 @@ from fixtures.world import add_log_score, add_monitor, add_pair, add_scorer, add
 from sqlalchemy.engine import Engine
 from ulid import ULID
 
-from ingest.decode import Presence
+from ingest.decode import Presence, read_status
 from ingest.presence import write_presence
 from ingest.rates import read_rates
 from ingest.rejected import MOST_PER_TOPIC, RejectedMessage, keep, rejected_message
 from ingest.retention import STEP, Expiring, expiring, remove_step
 from ingest.sightings import Sighting, write_sightings
 from ingest.throttle import DRAINING, LEAST_RATE
+from runtime.broker import Incoming
 from runtime.database import open_database
 from runtime.pool_settings import Intervals
 from schema.limits import BATCH_MEMORY, MAX_REJECTED_PAYLOAD, REJECTED_MEMORY
@@ -113,6 +114,27 @@ def test_presence_is_one_row_for_both_protocols(engine: Engine) -> None:
     assert found == {ALICE: (False, NOW + SECOND), BOB: (False, NOW)}
 
 
+def test_an_agent_of_the_former_kind_is_present_until_its_last_will(engine: Engine) -> None:
+    """As such agents were recorded: their will has the time of their start, and they say no goodbye."""
+    with engine.begin() as connection:
+        alice = add_monitor(connection, ALICE)
+
+    def said(online: str, arrived: datetime) -> Presence:
+        version = b'{"Version":"v4.1.5","GitRev":"c06769b6"}'
+        payload = b'{"Online":%s,"Version":%s,"UpdatedMQ":"2026-01-20T13:00:00+01:00"}'
+        found = read_status(ALICE, Incoming("", payload % (online.encode(), version)), arrived.replace(tzinfo=UTC))
+        assert isinstance(found, Presence)
+        return found
+
+    [seen] = write_presence(engine, [said("true", NOW)])
+    assert (seen.monitor_id, seen.seen, seen.version) == (alice, NOW, "v4.1.5")
+    [row] = rows(engine, monitor_presence)
+    assert (bool(row.online), row.since, row.seen) == (True, NOW, NOW)
+    assert write_presence(engine, [said("false", NOW + 90 * SECOND)]) == [], "who is gone is not seen"
+    [row] = rows(engine, monitor_presence)
+    assert (bool(row.online), row.since) == (False, NOW + 90 * SECOND)
+
+
 def test_two_workers_write_the_same_presence(server_engine: Engine) -> None:
     names = [monitor_name(f"m{number}") for number in range(20)]
     with server_engine.begin() as connection:
@@ -138,7 +160,7 @@ def test_times_never_go_back_and_versions_are_kept(engine: Engine) -> None:
     write_sightings(engine, [Sighting(bob, NOW + SECOND, version="2"), Sighting(99_999, NOW)])
     write_sightings(engine, [])
     found = {row.id: (row.last_seen, row.last_submit, row.client_version) for row in rows(engine, monitors)}
-    assert found == {alice: (NOW, NOW, "1" * 255), bob: (NOW + SECOND, None, "2")}
+    assert found == {alice: (NOW, NOW, "1" * 100), bob: (NOW + SECOND, None, "2")}
 
 
 # ---- rates ---------------------------------------------------------------------------------------------------------

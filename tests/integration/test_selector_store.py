@@ -33,11 +33,12 @@ def test_the_results_of_24_hours_are_added_up_for_each_pair(engine: Engine) -> N
         add_log_score(connection, server, monitor, NOW - SECOND, step=1.0, rtt=10_000)
         add_log_score(connection, server, monitor, NOW - MINUTE, step=0.5, rtt=30_000)
         add_log_score(connection, server, monitor, NOW - WINDOW + SECOND, step=-5.0, rtt=None)
+        add_log_score(connection, server, monitor, NOW - WINDOW + 2 * SECOND, step=-5.0, rtt=0)
         add_log_score(connection, server, monitor, NOW - WINDOW, step=-100.0, rtt=8_000_000)
         found = only(connection, server)
-    assert found.count == 3, "the result exactly 24 h old is too old"
-    assert found.avg_step == pytest.approx(-3.5 / 3)
-    assert found.avg_rtt_ms == pytest.approx(20.0), "a result without rtt has no part in the average"
+    assert found.count == 4, "the result exactly 24 h old is too old"
+    assert found.avg_step == pytest.approx(-8.5 / 4)
+    assert found.avg_rtt_ms == pytest.approx(20.0), "a result without rtt, be it 0 or NULL, has no part in the average"
 
 
 def test_a_pair_without_results_is_there(engine: Engine) -> None:

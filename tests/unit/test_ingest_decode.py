@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.decode import (
-    MAX_STATUS_BYTES,
     Presence,
     Submission,
     Unreadable,
@@ -17,7 +16,7 @@ from ingest.decode import (
 )
 from runtime.broker import Incoming
 from schema.limits import MAX_BATCH_RESULTS
-from schema.messages import Status, encode
+from schema.messages import ProtocolState, Status, encode
 from schema.topics import Topics
 
 TOPICS = Topics("devel")
@@ -116,6 +115,10 @@ def test_only_status_topics_have_a_sender_of_status() -> None:
         assert sender_of_status(TOPICS, topic) is None
 
 
+_CHATTY = ProtocolState(status="active", probing=False, assignments=0, assignments_hash="", why_not="x" * 16_384)
+_EXTREME = b'{"online":true,"ts":"0001-01-01T00:00:00+23:59"}'
+
+
 def test_a_status_is_taken() -> None:
     status = Status(online=True, ts=ARRIVED, version="1")
     message = Incoming(TOPICS.status(NAME), encode(status), retain=True)
@@ -123,7 +126,9 @@ def test_a_status_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [b"{}", b"nonsense", encode(Status(online=True, version="x" * MAX_STATUS_BYTES))], ids=len
+    "payload",
+    [b"{}", b"nonsense", encode(Status(online=True, ts=ARRIVED, protocols={"v4": _CHATTY})), _EXTREME],
+    ids=["empty", "nonsense", "long", "a time that is none"],
 )
 def test_what_is_no_status_is_refused(payload: bytes) -> None:
     found = read_status(NAME, Incoming(TOPICS.status(NAME), payload), ARRIVED)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schema import messages
+from schema import examples, messages
 from schema.messages import (
     Ack,
     AdHocRequest,
@@ -31,6 +31,7 @@ from schema.messages import (
     Undecodable,
     assignment_set_hash,
     decode,
+    decode_status,
     encode,
 )
 
@@ -41,7 +42,7 @@ ALL_MESSAGES = [value for value in vars(messages).values() if isinstance(value, 
 # ---- round trips ---------------------------------------------------------------------------------------------------
 
 text = st.text(st.characters(codec="utf-8"), max_size=30)
-times = st.datetimes(timezones=st.just(UTC))
+times = st.datetimes(datetime(2, 1, 1), datetime(9998, 12, 31), timezones=st.just(UTC))
 numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 ids = st.integers(0, 2**63)
 statuses = st.sampled_from(get_args(messages.MonitorStatus))
@@ -175,6 +176,105 @@ def test_wrong_types_are_refused_with_their_place(field: str, value: Any) -> Non
     batch = {"id": ULID, "version": "1", "results": [result_fields() | {field: value}]}
     with pytest.raises(Undecodable, match=rf"at `\$\.results\[0\]\.{field}`"):
         decode(json.dumps(batch).encode(), Batch)
+
+
+EXTREMES = (
+    "0001-01-01T00:00:00+23:59",
+    "0001-01-01T00:00:00Z",
+    "0001-12-31T23:59:59.999999-23:59",
+    "9999-01-01T00:00:00+23:59",
+    "9999-12-31T23:59:59.999999Z",
+    "9999-12-31T23:59:59.999999-23:59",
+)
+
+
+def time_fields(message_type: Any) -> list[str]:
+    """The names on the wire of the fields of a message that hold a time, optional or not."""
+    found = msgspec.inspect.type_info(message_type)
+    assert isinstance(found, msgspec.inspect.StructType)
+    return [field.encode_name for field in found.fields if "DateTimeType" in repr(field.type)]
+
+
+def with_times() -> dict[type[Message], Message]:
+    """An example of each message with a time of its own."""
+    said = {type(value): value for value in vars(examples).values() if isinstance(value, Message)}
+    return {kind: said[kind] for kind in ALL_MESSAGES if kind is not Message and "ts" in kind.__struct_fields__}
+
+
+def test_times_are_where_they_are_looked_for() -> None:
+    holding = {kind for kind in ALL_MESSAGES if time_fields(kind)}
+    assert {Result, Status, messages.OlderStatus, messages.ResultStored, messages.ScoreComputed} <= holding
+    # What else has a time has it in a message within it.
+    assert holding - set(with_times()) <= {Batch, messages.AdHocAnswer}
+
+
+@pytest.mark.parametrize("extreme", EXTREMES)
+@pytest.mark.parametrize("message_type", with_times(), ids=lambda t: t.__name__)
+def test_a_time_at_either_end_of_the_calendar_is_refused(message_type: type[Message], extreme: str) -> None:
+    """Converted to UTC it would be no time at all, and an error wherever somebody reckons with it."""
+    good = json.loads(encode(with_times()[message_type]))
+    [name] = [name for name in good if name in ("ts", "UpdatedMQ")]
+    with pytest.raises(Undecodable, match="year") as refusal:
+        decode(json.dumps(good | {name: extreme}).encode(), message_type)
+    assert extreme not in str(refusal.value)
+
+
+@pytest.mark.parametrize("edge", ["0002-01-01T00:00:00+23:59", "9998-12-31T23:59:59.999999-23:59"])
+@pytest.mark.parametrize("message_type", with_times(), ids=lambda t: t.__name__)
+def test_any_other_time_can_be_reckoned_with(message_type: type[Message], edge: str) -> None:
+    good = json.loads(encode(with_times()[message_type]))
+    [name] = [name for name in good if name in ("ts", "UpdatedMQ")]
+    decoded: Any = decode(json.dumps(good | {name: edge}).encode(), message_type)
+    assert decoded.ts.astimezone(UTC).utcoffset() == timedelta(0)
+    assert decoded.ts + timedelta(days=1) > decoded.ts - timedelta(days=1)
+
+
+# ---- presence of both kinds of agents ------------------------------------------------------------------------------
+
+
+def older(online: bool, updated: str = "2026-01-02T04:04:05+01:00", version: str = "v4.1.5") -> bytes:
+    """As an agent of the former kind says it."""
+    said = {"Version": version, "GitRev": "c06769b6", "BuildTime": "2026-04-29T10:13:20Z"}
+    return json.dumps({"Online": online, "Version": said, "UpdatedMQ": updated}).encode()
+
+
+def test_an_agent_of_the_former_kind_is_present_too() -> None:
+    written = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert decode_status(older(True)) == Status(online=True, ts=written, version="v4.1.5")
+    assert decode_status(b'{"Online":true}') == Status(online=True)
+
+
+def test_the_last_will_of_an_agent_of_the_former_kind_does_not_say_when() -> None:
+    """Its time is that of the agent's start."""
+    assert decode_status(older(False)) == Status(online=False, version="v4.1.5")
+
+
+def test_a_status_of_today_is_read_as_it_is() -> None:
+    assert decode_status(encode(examples.STATUS)) == examples.STATUS
+
+
+@pytest.mark.parametrize(
+    "payload", [older(True, updated="0001-01-01T00:00:00+23:59"), b"{}", b"null", b'{"Online":"yes"}', b"{"]
+)
+def test_what_is_neither_kind_is_refused(payload: bytes) -> None:
+    with pytest.raises(Undecodable):
+        decode_status(payload)
+
+
+@pytest.mark.parametrize(
+    ("version", "kept"),
+    [
+        ("4.1.5/c06769b (2026)", "4.1.5/c06769b (2026)"),
+        ("1.0-\N{BUG}", "1.0-?"),
+        ("1\x1b[31m\n\x00\x7f\x85é", "1?[31m?????"),
+        ("x" * 5_000, "x" * 100),
+        ("", ""),
+    ],
+)
+def test_a_version_is_short_and_printable_ascii(version: str, kept: str) -> None:
+    assert messages.plain_version(version) == kept
+    assert decode_status(encode(Status(online=True, version=version))).version == kept
+    assert decode_status(older(True, version=version)).version == kept
 
 
 @pytest.mark.parametrize(

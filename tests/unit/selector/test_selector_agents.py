@@ -1,0 +1,37 @@
+"""Whom the selector takes for online, by what agents of both kinds say."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from runtime.broker import Incoming
+from schema.messages import Status, encode
+from schema.topics import Topics
+from selector.agents import AgentWatch
+from selector.complaints import Complaints
+
+TOPICS = Topics("test")
+NAME = "nlams1-x.test.mon.example"
+
+
+class Marked:
+    """Stands for the reconciler: keeps whose retained tree is to be compared."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def mark(self, name: str, *, everything: bool = False) -> None:
+        self.names.append(name)
+
+
+def test_an_agent_of_either_kind_comes_and_goes() -> None:
+    marked, worker = Marked(), cast(Any, SimpleNamespace(topics=TOPICS))
+    watch = AgentWatch(worker, cast(Any, None), cast(Any, marked), Complaints(), known=lambda name: True)
+    for online, offline in (
+        (b'{"Online":true,"Version":{"Version":"v4.1.5"},"UpdatedMQ":"2026-11-29T16:46:35Z"}', b'{"Online":false}'),
+        (encode(Status(online=True)), encode(Status(online=False))),
+    ):
+        watch.hear(Incoming(TOPICS.status(NAME), online))
+        assert watch.online == 1
+        watch.hear(Incoming(TOPICS.status(NAME), offline))
+        assert watch.online == 0
+    assert marked.names == [NAME, NAME]
