@@ -4,7 +4,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from datetime import UTC, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final, NoReturn
 
@@ -44,9 +45,15 @@ _REST: Final = 0.05
 
 async def keep_presence(worker: Worker, book: PresenceBook, sightings: Sightings) -> NoReturn:
     """Writes the monitors' presence."""
+    doubted = False
     while True:
         await asyncio.sleep(PRESENCE)
-        if waiting := book.take():
+        if not worker.clock.trusted:
+            doubted = True
+        elif waiting := book.take():
+            if doubted:
+                waiting = [replace(presence, arrived=datetime.now(UTC)) for presence in waiting]
+                doubted = False
             try:
                 sightings.note(await persist(worker, partial(write_presence, worker.engine, waiting)))
             except ContentRefused as error:
@@ -57,6 +64,7 @@ async def keep_sightings(worker: Worker, sightings: Sightings) -> NoReturn:
     """Writes when monitors were seen."""
     while True:
         await asyncio.sleep(SIGHTINGS)
+        await worker.clock.agreed()
         if waiting := sightings.take():
             try:
                 await persist(worker, partial(write_sightings, worker.engine, waiting))

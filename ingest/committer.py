@@ -7,7 +7,7 @@ the same time would wait for the first, since two full ones always have servers 
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -25,6 +25,7 @@ from ingest.plan import Plan
 from ingest.refusals import Refusals
 from ingest.sightings import Sighting, Sightings
 from ingest.throttle import Sender
+from runtime.clock import ClockDoubted
 from runtime.database import utc_now
 from runtime.worker import Worker
 from schema.messages import encode
@@ -109,11 +110,22 @@ class Committer:
         engine = self._worker.engine
         with transaction_span(self._worker.telemetry.tracer, submissions):
             began = time.monotonic()
-            plan = await persist(self._worker, lambda: commit(engine, still_fresh(submissions), utc_now()))
+            plan = await self._when_trusted(lambda now: commit(engine, still_fresh(submissions), now))
             self._numbers.committed(plan, time.monotonic() - began)
         for _ in range(len(submissions) - len(plan.acks)):
             self._numbers.dropped(WAITED_TOO_LONG)
         return plan
+
+    async def _when_trusted(self, work: Callable[[datetime], Plan]) -> Plan:
+        """Does ``work`` in the database at a time when our clock is trusted: what it writes has times."""
+        clock = self._worker.clock
+        while True:
+            await clock.agreed()
+            try:
+                with self._worker.rounds.one("results"):
+                    return await persist(self._worker, lambda: work(clock.now()))
+            except ClockDoubted:
+                log.debug("the clock was set while a transaction was tried")
 
     def _answer(self, plan: Plan) -> None:
         for submission, ack in plan.acks:

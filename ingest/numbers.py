@@ -11,6 +11,7 @@ from ingest.plan import Plan
 IGNORED: Final = "no topic of ours"
 INTAKE_FULL: Final = "intake is full"
 THROTTLED: Final = "monitor is throttled"
+CLOCK_IS_DOUBTED: Final = "our clock is doubted"
 WAITED_TOO_LONG: Final = "waited too long"
 UNREADABLE_FULL: Final = "too many unreadable messages"
 ACKS_FULL: Final = "too many acks"

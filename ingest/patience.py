@@ -34,16 +34,23 @@ async def persist(worker: Worker, work: Callable[[], T]) -> T:
         ContentRefused: it is the content's.
     """
     complaint = Repeating(log)
-    while True:
-        try:
-            return await worker.in_database(work)
-        except Exception as error:
-            if _is_contents_fault(error):
-                raise ContentRefused(reason_of(error)) from error
-            if not isinstance(error, SQLAlchemyError):
-                raise
-            complaint.warning("database: %s; trying again", reason_of(error))
-        await asyncio.sleep(_AGAIN)
+    try:
+        while True:
+            try:
+                result = await worker.in_database(work)
+            except Exception as error:
+                if _is_contents_fault(error):
+                    raise ContentRefused(reason_of(error)) from error
+                if not isinstance(error, SQLAlchemyError):
+                    raise
+                worker.contact.failed(complaint, reason_of(error))
+                complaint.warning("database: %s; trying again", reason_of(error))
+            else:
+                worker.contact.succeeded(complaint)
+                return result
+            await asyncio.sleep(_AGAIN)
+    finally:
+        worker.contact.gave_up(complaint)
 
 
 def _is_contents_fault(error: Exception) -> bool:

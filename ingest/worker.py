@@ -8,13 +8,13 @@ from ingest.acks import Acks
 from ingest.chores import keep_presence, keep_rates, keep_retention, keep_sightings, keep_status
 from ingest.committer import Committer
 from ingest.intake import Intake
-from ingest.numbers import Numbers
+from ingest.numbers import CLOCK_IS_DOUBTED, Numbers
 from ingest.presence import PresenceBook
 from ingest.reception import Reception
 from ingest.refusals import Refusals
 from ingest.sightings import Sightings
 from ingest.throttle import Throttle
-from runtime.broker import Subscription
+from runtime.broker import Incoming, Subscription
 from runtime.worker import Worker
 from schema.messages import ControlCommand
 from schema.topics import ANY, shared
@@ -30,7 +30,7 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     acks = Acks(worker.broker, worker.topics, numbers)
     refusals = Refusals(worker, acks, numbers)
     committer = Committer(worker, intake, acks, refusals, sightings, numbers)
-    _subscribe(worker, Reception(worker.topics, intake, throttle, presences, refusals, numbers))
+    _subscribe(worker, Reception(worker.topics, intake, throttle, presences, refusals, numbers), numbers)
     _add_commands(worker, committer)
     for name, work in (
         ("results", committer.run()),
@@ -45,9 +45,15 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
         tasks.create_task(work, name=name)
 
 
-def _subscribe(worker: Worker, reception: Reception) -> None:
-    results = shared(GROUP, worker.topics.results(ANY, ANY))
-    worker.broker.subscribe(Subscription(results, reception.take_results))
+def _subscribe(worker: Worker, reception: Reception, numbers: Numbers) -> None:
+    def take_results(message: Incoming) -> None:
+        # The time of its arrival is what its results are judged by. Its sender keeps it, and sends it again.
+        if worker.clock.trusted:
+            reception.take_results(message)
+        else:
+            numbers.dropped(CLOCK_IS_DOUBTED)
+
+    worker.broker.subscribe(Subscription(shared(GROUP, worker.topics.results(ANY, ANY)), take_results))
     # Not shared: the members of a group are not given what the broker has retained.
     worker.broker.subscribe(Subscription(worker.topics.status(ANY), reception.take_status))
 

@@ -53,6 +53,13 @@ class Control:
         except Undecodable as error:
             log.warning("control message from %s refused: %s", sender, error)
             return self._refusal("", f'must be JSON such as {{"command": "ping"}}: {error}')
+        answer = await self._carry_out(order, sender)
+        if not answer.ok:
+            # Not everybody asks for the answer, or is there to read it.
+            log.warning("command %.100r from %s refused: %.500r", order.command, sender, answer.message)
+        return answer
+
+    async def _carry_out(self, order: ControlCommand, sender: str) -> ControlAnswer:
         log.info("command %.100r from %s", order.command, sender)
         command = self._commands.get(order.command)
         if command is None:

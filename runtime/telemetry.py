@@ -1,25 +1,36 @@
 """Numbers and traces of the server side: OpenTelemetry inside, Prometheus' format at /metrics, OTLP when configured."""
 
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import Meter
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics import Histogram, MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Tracer
 from prometheus_client import REGISTRY, make_wsgi_app
 
-Health = Callable[[], str | None]
-"""None when all is well, else what is not."""
+from runtime.health import Report
+
+Health = Callable[[], Report]
+"""Asked from another thread than the event loop's, so that a loop that hangs is noticed."""
+
+
+# The library's own buckets are for milliseconds: 5 to 10 000.
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_IN_SECONDS: Final = View(
+    instrument_type=Histogram, instrument_unit="s", aggregation=ExplicitBucketHistogramAggregation(_SECONDS)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +54,8 @@ def telemetry(service: str, env: str) -> Iterator[Telemetry]:
 
         readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
         tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    meters = MeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False)
+    views = [_IN_SECONDS]
+    meters = MeterProvider(metric_readers=readers, resource=resource, views=views, shutdown_on_exit=False)
     try:
         yield Telemetry(meters.get_meter("ntppool"), tracers.get_tracer("ntppool"))
     finally:
@@ -53,7 +65,7 @@ def telemetry(service: str, env: str) -> Iterator[Telemetry]:
 
 @contextmanager
 def metrics_server(address: str, port: int | None, health: Health) -> Iterator[None]:
-    """Serves ``/metrics`` and ``/healthz`` (200, or 503 with the reason) from a thread; nothing without a port.
+    """Serves ``/metrics`` and ``/healthz`` (JSON; 503 when something is unwell) from a thread; nothing without a port.
 
     Raises:
         OSError: the address is not ours, or the port is taken.
@@ -85,9 +97,10 @@ def _app(health: Health) -> Callable[[Any, Any], Any]:
         if environ["PATH_INFO"] == "/metrics":
             return metrics(environ, start_response)
         if environ["PATH_INFO"] == "/healthz":
-            problem = health()
-            start_response("503 Service Unavailable" if problem else "200 OK", [("Content-Type", "text/plain")])
-            return [f"{problem or 'ok'}\n".encode()]
+            report = health()
+            status = "200 OK" if report.ok else "503 Service Unavailable"
+            start_response(status, [("Content-Type", "application/json"), ("Cache-Control", "no-store")])
+            return [json.dumps(report.as_json()).encode() + b"\n"]
         start_response("404 Not Found", [("Content-Type", "text/plain")])
         return [b"try /metrics or /healthz\n"]
 

@@ -14,16 +14,20 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeVar
+from importlib.metadata import version
+from typing import Any, Final, NoReturn, TypeVar
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from runtime import migrations
 from runtime.broker import BrokerSession, Identity, Incoming, Subscription
 from runtime.broker_types import TokenSource
+from runtime.clock import COMPARE_EVERY, Clock, Comparison
 from runtime.control import Control
-from runtime.database import DatabaseUnavailable, open_database
+from runtime.database import DatabaseUnavailable, open_database, reading
 from runtime.database_errors import Reaction, reaction_to
+from runtime.health import Contact, Finding, LastWell, Report, Rounds
 from runtime.live_stream import LiveStream
 from runtime.log import Repeating
 from runtime.pool_settings import PoolSettingsReader
@@ -62,6 +66,10 @@ class Worker:
     """What the worker tells about itself in its answer to ``status``."""
     doubts: Doubts = field(default_factory=Doubts)
     """For those who tell others after the commit: what was committed may be something that nobody was told of."""
+    clock: Clock = field(default_factory=Clock)
+    contact: Contact = field(default_factory=Contact)
+    rounds: Rounds = field(default_factory=Rounds)
+    """For the loops that do the work: each says when it is at it."""
 
     async def in_database(self, work: Callable[[], T]) -> T:
         """Runs blocking ``work`` in a thread, again and again while the database is away or others do not let go of it.
@@ -70,21 +78,98 @@ class Worker:
         transaction that is under way, so that a worker never stops in the middle of one.
         """
         complaint = Repeating(log)
-        while True:
-            try:
-                return await _to_its_end(work)
-            except Exception as error:
-                if isinstance(error, DatabaseUnavailable):
-                    self.doubts.count += 1
-                elif reaction_to(error) is Reaction.DEFECT:
-                    raise
-                # Without the statement and its values, which may be long and private.
-                complaint.warning("database: %s; waiting for it", getattr(error, "orig", error))
+        try:
+            while True:
+                try:
+                    result = await _to_its_end(work)
+                except Exception as error:
+                    if isinstance(error, DatabaseUnavailable):
+                        self.doubts.count += 1
+                    elif reaction_to(error) is Reaction.DEFECT:
+                        raise
+                    # Without the statement and its values, which may be long and private.
+                    reason = str(getattr(error, "orig", error))
+                    self.contact.failed(complaint, reason)
+                    complaint.warning("database: %s; waiting for it", reason)
+                else:
+                    self.contact.succeeded(complaint)
+                    return result
                 await asyncio.sleep(_DATABASE_RETRY)
+        finally:
+            self.contact.gave_up(complaint)
 
+    async def compare_clocks(self) -> None:
+        """Has this host's clock compared with the database's, before something that depends on it."""
+        self.clock.note(await self.in_database(self._compare))
+
+    def _compare(self) -> Comparison | None:
+        with reading(self.engine) as connection:
+            connection.scalar(_ANYTHING)  # the connection may have to be made first, which is not the clock's fault
+            return self.clock.compare(connection)
+
+
+_ANYTHING: Final = sa.text("SELECT 1")
+
+_PULSE: Final = 1.0
+"""Seconds between two looks at what is well."""
 
 _END_WITHIN: Final = 3.0
 """Seconds from the signal until a transaction under way is waited for no longer; the whole end takes less than 5."""
+
+
+class Vitals:
+    """When broker, clock and event loop were last well: noted every second, and asked for from another thread."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._connected, self._trusted, self._pulse = LastWell(), LastWell(), LastWell()
+        meter = worker.telemetry.meter
+        self._ahead = meter.create_gauge(
+            "ntppool.clock.ahead", unit="s", description="this host's clock, ahead of the database's"
+        )
+        self._doubted = meter.create_gauge("ntppool.clock.doubted", description="1 while the clock is not trusted")
+
+    async def watch(self) -> NoReturn:
+        """Notes what is well."""
+        worker = self._worker
+        while True:
+            self._pulse.note()
+            if worker.broker.connected:
+                self._connected.note()
+            doubt = worker.clock.doubt
+            if doubt is None:
+                self._trusted.note()
+            self._ahead.set(worker.clock.ahead)
+            self._doubted.set(int(doubt is not None))
+            worker.status["clock"] = doubt or "trusted"
+            await asyncio.sleep(_PULSE)
+
+    def report(self) -> Report:
+        """For ``/healthz``."""
+        worker = self._worker
+        away = None if worker.broker.connected else f"not connected to {worker.broker.address}"
+        findings = {
+            "broker": Finding(0.0 if away is None else self._connected.age(), detail=away),
+            "clock": Finding(self._trusted.age(), detail=worker.clock.doubt),
+            "database": worker.contact.finding(),
+            "loop": Finding(self._pulse.age()),
+            "work": worker.rounds.finding(),
+        }
+        return Report(worker.service, findings)
+
+
+def introduction(worker: Worker) -> str:
+    """What a worker says of itself as it starts: which program, for whom, and where all that it uses is; no secret."""
+    settings = worker.settings
+    places = {
+        "database": worker.engine.url.set(query={}).render_as_string(hide_password=True),
+        "broker": str(worker.broker.address),
+        "client": worker.broker.identity.client_id,
+        "metrics": "none" if settings.metrics_port is None else f"{settings.metrics_address}:{settings.metrics_port}",
+    }
+    told = ", ".join(f"{name} {place}" for name, place in places.items())
+    return f"{worker.service} {version('ntppool-monitor')} starts for {settings.deployment_mode}: {told}"
+
 
 Start = Callable[[Worker, asyncio.TaskGroup], Awaitable[None]]
 """Adds subscriptions and commands to the worker, and starts its tasks in the group."""
@@ -125,6 +210,9 @@ async def _run_task(worker: Worker, work: Callable[[Worker], Awaitable[None]]) -
     ]
     try:
         await worker.in_database(partial(require_migrated, worker.engine))
+        await worker.compare_clocks()
+        if worker.clock.doubt is not None:
+            raise ConfigurationError(f"clock: {worker.clock.doubt}: it must be right")
         await work(worker)
     finally:
         for task in background:
@@ -135,14 +223,16 @@ async def _run_task(worker: Worker, work: Callable[[Worker], Awaitable[None]]) -
 
 async def _run(service: str, settings: WorkerSettings, token: TokenSource, start: Start, numbers: Telemetry) -> None:
     worker = assemble(service, settings, token, numbers)
+    vitals = Vitals(worker)
+    log.info("%s", introduction(worker))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        with _listening(settings, partial(_health, worker)):
+        with _listening(settings, vitals.report):
             async with asyncio.TaskGroup() as tasks:
-                running = tasks.create_task(_work(worker, start), name=service)
+                running = tasks.create_task(_work(worker, start, vitals), name=service)
                 await _first(stop, running)
                 await _end(running)
     finally:
@@ -165,9 +255,12 @@ def _listening(settings: WorkerSettings, health: Health) -> Iterator[None]:
         yield
 
 
-async def _work(worker: Worker, start: Start) -> None:
-    await worker.in_database(partial(require_migrated, worker.engine))
+async def _work(worker: Worker, start: Start, vitals: Vitals) -> None:
     async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(vitals.watch(), name="vitals")
+        await worker.in_database(partial(require_migrated, worker.engine))
+        await worker.compare_clocks()
+        tasks.create_task(_keep_clock(worker), name="clock")
         _take_orders(worker, tasks)
         await start(worker, tasks)
         tasks.create_task(worker.live.run(), name="live stream")
@@ -175,6 +268,12 @@ async def _work(worker: Worker, start: Start) -> None:
         # A hundred thousand objects of modules that stay: to look through them again and again for garbage would stop
         # everything for 50 ms at a time.
         gc.freeze()
+
+
+async def _keep_clock(worker: Worker) -> NoReturn:
+    while True:
+        await asyncio.sleep(COMPARE_EVERY)
+        await worker.compare_clocks()
 
 
 async def _first(stop: asyncio.Event, running: asyncio.Task[None]) -> None:
@@ -238,10 +337,6 @@ def require_migrated(engine: Engine) -> None:
         raise ConfigurationError(
             f"database: is at version {found or 'none'}, this program needs {needed}: run 'ntppool-monitor db upgrade'"
         )
-
-
-def _health(worker: Worker) -> str | None:
-    return None if worker.broker.connected else f"not connected to {worker.broker.address}"
 
 
 async def _to_its_end(work: Callable[[], T]) -> T:

@@ -89,7 +89,10 @@ class _Scoring:
     async def run(self) -> None:
         """Scores what is due, until cancelled."""
         while True:
-            scored, seconds, most = await self._worker.in_database(self._once)
+            # What is due by a wrong clock is not, and what it makes due is not for others.
+            await self._worker.clock.agreed()
+            with self._worker.rounds.one("scoring"):
+                scored, seconds, most = await self._worker.in_database(self._once)
             # Without any that could be dealt with, those that are due are held by others, and will be for a while.
             more = scored.claimed > 0 and scored.found >= most
             self._count(scored, seconds)

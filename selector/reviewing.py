@@ -77,12 +77,15 @@ class Reviewing:
         """Reviews until cancelled."""
         while True:
             await self._resumed.wait()
+            # By a wrong clock every monitor is gone, or has no results of the last day.
+            await self._worker.clock.agreed()
             self._wake.clear()
             async with self._under_way:
                 if self.paused:
                     continue
                 together = self._together
-                reviewed, seconds = await self._worker.in_database(partial(self._review, together))
+                with self._worker.rounds.one("reviews"):
+                    reviewed, seconds = await self._worker.in_database(partial(self._review, together))
             self._together = next_together(len(reviewed), seconds)
             for one in reviewed:
                 self._count(one, seconds / len(reviewed))

@@ -69,6 +69,7 @@ class Watch:
     async def run(self) -> None:
         """Looks until cancelled."""
         while True:
+            await self._worker.clock.agreed()
             await self.look()
             await asyncio.sleep(LOOK)
 

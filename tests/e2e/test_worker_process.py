@@ -1,6 +1,7 @@
 """A worker as its operator meets it: started, asked, stopped, and told of everything that is not there yet."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixtures.broker import Broker
@@ -213,19 +215,73 @@ def test_a_database_without_tables_is_a_configuration_error(tmp_path: Path, brok
         assert "Traceback" not in worker.log_text()
 
 
-def test_health_follows_the_broker(tmp_path: Path, fresh_broker: Broker, ledger: str) -> None:
+def health(port: int) -> tuple[int, dict[str, Any]]:
+    status, text = fetch(port, "/healthz")
+    return status, json.loads(text)
+
+
+def wait_for_health(port: int, well: dict[str, bool], within: float) -> dict[str, Any]:
+    """Waits until exactly these checks are well or not; what they say then."""
+    deadline = time.monotonic() + within
+    while True:
+        status, told = health(port)
+        found = {name: check["ok"] for name, check in told["checks"].items()}
+        assert status == (200 if all(found.values()) else 503), "the status is that of all checks"
+        assert told["ok"] == all(found.values())
+        if found == well:
+            return dict(told["checks"])
+        assert time.monotonic() < deadline, told
+        time.sleep(0.1)
+
+
+WELL = {"broker": True, "clock": True, "database": True, "loop": True, "work": True}
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_health_follows_broker_and_database_with_their_ages(server: str, tmp_path: Path, fresh_broker: Broker) -> None:
+    require(server)
     key_file = tmp_path / "jwt.key"
     key_file.write_text(fresh_broker.key.verification_text())
     port = free_port()
-    with scorer(tmp_path, **settings(fresh_broker, key_file, ledger), METRICS_PORT=str(port)) as worker:
-        worker.wait_for_log("connected to")
-        assert fetch(port, "/healthz") == (200, "ok\n")
-        wait_for_metric(port, "ntppool_scorer_backlog")
-        assert fetch(port, "/")[0] == 404
-        fresh_broker.stop()
-        worker.wait_for_log("trying again")
-        status, reason = fetch(port, "/healthz")
-        assert (status, "not connected" in reason) == (503, True)
+    with temporary_database(SERVERS[server]) as database:
+        url = database.create("ledger")
+        engine = open_database(url)
+        upgrade(engine)
+        engine.dispose()
+        dsn = url.render_as_string(hide_password=False)
+        with scorer(tmp_path, **settings(fresh_broker, key_file, dsn), METRICS_PORT=str(port)) as worker:
+            worker.wait_for_log("connected to")
+            checks = wait_for_health(port, WELL, DEADLINE)
+            assert checks["broker"] == {"ok": True, "age": 0.0, "bound": 30.0}
+            wait_for_metric(port, "ntppool_scorer_backlog")
+            wait_for_metric(port, "ntppool_clock_ahead")
+            assert fetch(port, "/")[0] == 404
+            fresh_broker.stop()
+            database.stop(kill=True)
+            worker.wait_for_log("trying again")
+            worker.wait_for_log("waiting for it")
+            status, told = health(port)
+            assert status == 200, "a restart is no illness"
+            assert "not connected" in told["checks"]["broker"]["detail"]
+            # A round that is under way is under way for as long, but may be so for longer.
+            checks = wait_for_health(port, WELL | {"broker": False, "database": False}, 30 + DEADLINE)
+            assert min(checks["broker"]["age"], checks["database"]["age"]) >= 30
+            assert "Lost connection" in checks["database"]["detail"] or "connect" in checks["database"]["detail"]
+            fresh_broker.start()
+            database.start()
+            wait_for_health(port, WELL, 30 + DEADLINE)
+            assert worker.log_text().count("database: works again, after ") == 1
+            password = str(url.password or "no password")
+            assert password not in worker.log_text() + json.dumps(told)
+
+
+def test_a_worker_introduces_itself(tmp_path: Path, broker: Broker, key_file: Path) -> None:
+    dsn = f"mysql://nobody:Pa55word@127.0.0.1:{free_port()}/ledger"
+    with scorer(tmp_path, **settings(broker, key_file, dsn), METRICS_PORT=str(port := free_port())) as worker:
+        worker.wait_for_log("scorer 0.1.0 starts for test: database mysql+pymysql://nobody:***@127.0.0.1:")
+        worker.wait_for_log(f"broker mqtt://127.0.0.1:{broker.port}, client scorer/")
+        worker.wait_for_log(f"metrics 127.0.0.1:{port}")
+        assert "Pa55word" not in worker.log_text()
 
 
 def test_a_wrong_setting_is_named(tmp_path: Path, broker: Broker, key_file: Path, ledger: str) -> None:

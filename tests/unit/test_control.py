@@ -98,9 +98,30 @@ async def test_every_order_is_logged_with_its_sender(control: Control, caplog: p
 async def test_a_command_cannot_forge_a_line_of_the_log(control: Control, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     await control.answer(order({"command": "ping\nERROR all is lost" + "!" * 10_000}))
-    [message] = caplog.messages
-    assert "\n" not in message
-    assert len(message) < 200
+    order_came, was_refused = caplog.messages
+    for message in (order_came, was_refused):
+        assert "\n" not in message
+        assert len(message) < 250
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"command": "explode"}, "unknown command"),
+        ({"command": "rescore", "server_id": 404}, "there is no server 404"),
+        ({"command": "log-level"}, "log-level needs a level"),
+    ],
+)
+async def test_why_an_order_is_refused_is_logged_also_when_nobody_asks_for_an_answer(
+    control: Control, caplog: pytest.LogCaptureFixture, given: dict[str, Any], reason: str
+) -> None:
+    broker: Any = RecordingBroker()
+    await control.handle(broker, order(given, user_properties=(("sender", "ask"),)))
+    assert broker.published == []
+    [(level, message)] = [(r.levelno, r.getMessage()) for r in caplog.records if r.levelno >= logging.WARNING]
+    assert level == logging.WARNING
+    assert message.startswith(f"command '{given['command']}' from ask refused: ")
+    assert reason in message
 
 
 async def test_the_answer_goes_to_the_response_topic_with_its_correlation(control: Control) -> None:

@@ -1,0 +1,151 @@
+"""Whether the host's clock is trusted: beside the database's, alone, when it is set, and what is said of it."""
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+
+import pytest
+
+from runtime.clock import Clock, ClockDoubted, Comparison
+
+NOON = datetime(2026, 1, 20, 12, tzinfo=UTC).timestamp()
+
+
+class Host:
+    """A host's two clocks: one that can be set, and one that only goes on."""
+
+    def __init__(self) -> None:
+        self.wall = NOON
+        self.monotonic = 1_000.0
+
+    def clock(self) -> Clock:
+        return Clock(lambda: self.wall, lambda: self.monotonic)
+
+    def compared(self, ahead: float, margin: float = 0.0) -> Comparison:
+        """A comparison at this moment."""
+        return Comparison(ahead, margin, self.wall - self.monotonic)
+
+    def wait(self, seconds: float) -> None:
+        self.wall += seconds
+        self.monotonic += seconds
+
+
+@pytest.fixture
+def host() -> Host:
+    return Host()
+
+
+@pytest.mark.parametrize(
+    ("ahead", "margin", "agree"),
+    [
+        (0.0, 0.0, True),
+        (4.9, 0.05, True),
+        (-4.9, 0.05, True),
+        (5.1, 0.0, False),
+        (-5.1, 0.0, False),
+        (20 * 86400.0, 0.5, False),
+        # What a slow answer can tell.
+        (0.0, 30.0, None),
+        (4.9, 0.2, None),
+        (5.1, 0.2, None),
+        (40.0, 30.0, False),
+    ],
+)
+def test_clocks_agree_within_five_seconds_as_far_as_the_round_trip_tells(
+    ahead: float, margin: float, agree: bool | None
+) -> None:
+    assert Comparison(ahead, margin, 0.0).agree is agree
+
+
+def test_a_clock_that_differs_is_doubted_until_it_agrees(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    clock = host.clock()
+    assert clock.trusted
+    for _ in range(3):
+        clock.note(host.compared(-120.0))
+        assert clock.doubt == "this host's clock and the database's differ by 120 s, this one is behind"
+        with pytest.raises(ClockDoubted, match="differ by 120 s"):
+            clock.now()
+    clock.note(host.compared(0.0, 30.0))
+    assert not clock.trusted, "a slow answer changes nothing"
+    clock.note(host.compared(0.1))
+    assert clock.trusted
+    assert clock.now() == datetime(2026, 1, 20, 12)
+    assert [message.split(":")[0] for message in caplog.messages] == ["clock"] * 2
+    assert caplog.messages[1] == "clock: trusted again"
+
+
+@pytest.mark.parametrize("step", [20 * 86400.0, -120.0, 7200.0, 5.1, -5.1])
+def test_a_clock_that_is_set_is_doubted_at_once(host: Host, step: float) -> None:
+    clock = host.clock()
+    clock.note(host.compared(0.0))
+    host.wait(1_000.0)
+    assert clock.trusted
+    host.wall += step
+    assert clock.doubt is not None and clock.doubt.startswith("this host's clock was set by ")
+    host.wall -= step
+    assert clock.trusted
+
+
+@pytest.mark.parametrize("step", [4.9, -4.9])
+def test_a_small_step_is_no_news(host: Host, step: float) -> None:
+    clock = host.clock()
+    host.wall += step
+    assert clock.trusted
+
+
+def test_a_clock_that_was_put_right_is_trusted_after_the_next_comparison(host: Host) -> None:
+    clock = host.clock()
+    clock.note(host.compared(-600.0))
+    host.wall += 600.0
+    assert not clock.trusted
+    clock.note(host.compared(0.0))
+    assert clock.trusted
+    host.wall -= 600.0
+    assert not clock.trusted
+
+
+def test_a_clock_that_is_set_during_a_comparison_is_doubted(host: Host) -> None:
+    clock = host.clock()
+    found = host.compared(0.0)
+    host.wall += 7_200.0
+    clock.note(found)
+    assert not clock.trusted
+
+
+def test_drift_is_not_taken_for_a_step(host: Host) -> None:
+    clock = host.clock()
+    for _ in range(100):
+        host.wait(5.0)
+        host.wall += 0.1
+        clock.note(host.compared(0.0))
+        assert clock.trusted
+
+
+def test_without_another_clock_one_that_was_set_is_doubted_for_five_minutes(host: Host) -> None:
+    clock = host.clock()
+    clock.note(None)
+    assert clock.trusted
+    host.wall += 20 * 86400.0
+    assert not clock.trusted
+    for _ in range(59):
+        clock.note(None)
+        host.wait(5.0)
+        assert clock.doubt is not None
+    host.wait(5.1)
+    assert clock.trusted
+    clock.note(None)
+    assert clock.trusted
+
+
+async def test_who_needs_the_time_waits_for_it(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.clock._LOOK_AGAIN", 0.001)
+    clock = host.clock()
+    clock.note(host.compared(99.0))
+    waiting = asyncio.create_task(clock.agreed())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    clock.note(host.compared(0.0))
+    async with asyncio.timeout(10):
+        await waiting

@@ -1,0 +1,92 @@
+"""What a worker says of its health: each thing it depends on, for how long it may be away, and what is logged."""
+
+import logging
+
+import pytest
+
+from runtime.health import Contact, Finding, LastWell, Report, Rounds
+
+
+class Time:
+    def __init__(self) -> None:
+        self.now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+def test_a_report_is_well_while_all_of_it_is() -> None:
+    well = Report("ingest", {"broker": Finding(0.0), "database": Finding(29.96, detail="away")})
+    assert well.as_json() == {
+        "ok": True,
+        "service": "ingest",
+        "checks": {
+            "broker": {"ok": True, "age": 0.0, "bound": 30.0},
+            "database": {"ok": True, "age": 30.0, "bound": 30.0, "detail": "away"},
+        },
+    }
+    ill = Report("ingest", {"broker": Finding(0.0), "database": Finding(30.1, detail="away")})
+    assert (ill.ok, ill.as_json()["ok"], ill.as_json()["checks"]["database"]["ok"]) == (False, False, False)
+
+
+def test_the_age_is_the_time_since_it_was_well(time: Time) -> None:
+    well = LastWell(time)
+    time.now += 7
+    assert well.age() == 7
+    well.note()
+    assert well.age() == 0
+
+
+def test_a_database_that_nobody_asks_gets_older(time: Time) -> None:
+    contact = Contact(time)
+    time.now += 31
+    assert (contact.finding().age, contact.finding().ok) == (31, False)
+    contact.succeeded("clock")
+    assert contact.finding() == Finding(0.0)
+
+
+def test_one_who_fails_is_not_made_well_by_others(time: Time, caplog: pytest.LogCaptureFixture) -> None:
+    """As on a full disk: reads work."""
+    caplog.set_level(logging.INFO)
+    contact = Contact(time)
+    contact.failed("results", "the disk is full")
+    time.now += 20
+    contact.failed("presence", "the disk is full")
+    contact.failed("results", "still full")
+    time.now += 11
+    contact.succeeded("clock")
+    assert contact.finding() == Finding(31.0, detail="still full")
+    assert not contact.finding().ok
+    assert caplog.messages == []
+    contact.succeeded("results")
+    assert contact.finding() == Finding(11.0, detail="the disk is full")
+    contact.succeeded("presence")
+    assert contact.finding().ok
+    assert caplog.messages == ["database: works again, after 31 s"], "one line, however many waited"
+
+
+def test_who_gave_up_waits_no_longer(time: Time) -> None:
+    contact = Contact(time)
+    contact.failed("results", "away")
+    contact.gave_up("results")
+    contact.gave_up("results")
+    assert contact.finding().detail is None
+
+
+def test_a_round_that_does_not_end_is_an_illness(time: Time) -> None:
+    rounds = Rounds(time)
+    assert rounds.finding() == Finding(0.0, 120.0)
+    with rounds.one("scoring"):
+        time.now += 30
+        with rounds.one("results"):
+            time.now += 91
+            found = rounds.finding()
+            assert (found.age, found.ok, found.detail) == (121, False, "a round of scoring is under way")
+    with pytest.raises(ZeroDivisionError), rounds.one("scoring"):
+        _ = 1 / 0
+    assert rounds.finding().ok
