@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from schema.addresses import why_not_public
 from schema.names import Environment, IpVersion
 
 NTP_PORT: Final = 123
@@ -53,8 +54,8 @@ class TargetRules(msgspec.Struct, frozen=True, gc=False):
             raise TargetRefused(f"{address} is an IPv4 address or bound to an interface")
         if port != NTP_PORT and self.env != "devel":
             raise TargetRefused(f"{address} port {port}: another port than 123 is for devel only")
-        if not self._may_be_private and (kind := _private_kind(address)):
-            raise TargetRefused(f"{address} is {kind}")
+        if not self._may_be_private and (kind := why_not_public(address)):
+            raise TargetRefused(f"{address} is not a public address: {kind}")
         if address.is_multicast or address.is_unspecified:
             raise TargetRefused(f"{address} is no address of one host")
         return Target(str(address), port, family)
@@ -87,15 +88,3 @@ def _split_port(text: str) -> tuple[str, int]:
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
         raise TargetRefused(f"{text[:80]!r} must be an address, address:port or [address]:port")
     return ip, int(port)
-
-
-def _private_kind(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str | None:
-    if address.is_loopback:
-        return "a loopback address"
-    if address.is_link_local:
-        return "a link-local address"
-    if address.is_multicast:
-        return "a multicast address"
-    if address.is_unspecified:
-        return "the unspecified address"
-    return None if address.is_global else "not a public address"

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from ops.errors import OperatorError, UsageError
 from ops.ids import parse_id
 from runtime.work_queue import REVIEWS
+from schema.addresses import why_not_public
 from schema.names import Environment, IpVersion
 from schema.tables import accounts, monitors, server_scores, servers, servers_monitor_review
 
@@ -44,8 +45,8 @@ def new_server(
         address = address.ipv4_mapped
     if address.is_multicast or address.is_unspecified or getattr(address, "scope_id", None):
         raise UsageError(f"address {ip!r}: must be one host's, without a zone")
-    if env != "devel" and not address.is_global:
-        raise UsageError(f"address {ip!r}: must be a public one; others are for the environment devel")
+    if env != "devel" and (kind := why_not_public(address)):
+        raise UsageError(f"address {ip!r}: is {kind}, must be a public one; others are for the environment devel")
     if port is not None and not 1 <= port <= 65535:
         raise UsageError(f"--port {port}: must be 1 to 65535")
     if port not in (None, 123) and env != "devel":

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 from runtime.json_rows import JsonText, json_rows
 from runtime.pool_settings import Intervals
+from schema.addresses import why_not_public
 from schema.messages import LIVE, Assignment
 from schema.names import IP_VERSIONS, Environment, InvalidName, IpVersion, check_monitor_name
 from schema.tables import monitors, server_scores, servers
@@ -74,6 +75,9 @@ def assignment(row: PairRow, terms: Terms, complaints: Complaints) -> Assignment
     if version != row.ipv:
         wrong = "is no IP address" if version is None else f"is IP{version}, but its monitor {row.monitor} is {row.ipv}"
         complaints.say("server", row.server_id, f"address {row.ip!r}: {wrong}, so it is not assigned")
+        return None
+    if terms.topics.env != "devel" and (kind := _why_not_public(row.ip)):
+        complaints.say("server", row.server_id, f"address {row.ip!r}: is {kind}, so it is not assigned")
         return None
     status = cast(Any, row.status)
     return Assignment(
@@ -137,6 +141,11 @@ def _version(ip: str) -> IpVersion | None:
         return "v4" if ip_address(ip).version == 4 else "v6"
     except ValueError:
         return None
+
+
+@lru_cache(maxsize=16_384)
+def _why_not_public(ip: str) -> str | None:
+    return why_not_public(ip_address(ip))
 
 
 def _pairs() -> sa.Select[Any]:

@@ -224,7 +224,13 @@ def test_servers_are_listed_with_their_monitors_but_no_scorers(engine: Engine) -
     assert dict(read(engine, lambda c: show_server(c, "192.0.2.1")))["score"] == 17.5
 
 
-@pytest.mark.parametrize("ip", ["10.0.0.1", "127.0.0.1", "224.0.0.1", "0.0.0.0", "fe80::1%eth0", "example.org", ""])
+@pytest.mark.parametrize(
+    "ip",
+    [
+        *("10.0.0.1", "127.0.0.1", "224.0.0.1", "0.0.0.0", "fe80::1%eth0", "example.org", ""),
+        *("fec0::1", "::8.8.8.8", "64:ff9b::a00:1", "2002:a00:1::1", "192.0.2.1", "::ffff:10.0.0.1"),
+    ],
+)
 def test_only_public_addresses_are_servers_of_the_pool(ip: str) -> None:
     with pytest.raises(UsageError, match="address"):
         new_server("prod", ip)

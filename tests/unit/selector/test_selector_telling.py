@@ -26,7 +26,7 @@ def row(**changes: Any) -> PairRow:
         "ipv": "v4",
         "monitor_status": "active",
         "server_id": 7,
-        "ip": "192.0.2.1",
+        "ip": "198.41.0.4",
         "deletion_on": None,
         "flags": "{}",
         "status": "active",
@@ -38,7 +38,7 @@ def row(**changes: Any) -> PairRow:
 def test_a_pair_is_measured_at_the_interval_of_its_status(status: str, interval: float) -> None:
     told = assignment(row(status=status), PROD, Complaints())
     assert told is not None
-    assert (told.server_id, told.ip, told.port, told.status, told.interval) == (7, "192.0.2.1", 123, status, interval)
+    assert (told.server_id, told.ip, told.port, told.status, told.interval) == (7, "198.41.0.4", 123, status, interval)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,12 @@ def test_a_pair_is_measured_at_the_interval_of_its_status(status: str, interval:
 )
 def test_what_is_no_assignment(changes: dict[str, Any]) -> None:
     assert assignment(row(**changes), DEVEL, Complaints()) is None
+
+
+@pytest.mark.parametrize("ip", ["10.0.0.1", "192.0.2.1", "169.254.169.254"])
+def test_outside_devel_only_public_servers_are_measured_as_agents_have_it(ip: str) -> None:
+    assert assignment(row(ip=ip), PROD, Complaints()) is None
+    assert assignment(row(ip=ip), DEVEL, Complaints()) is not None
 
 
 def test_a_server_is_measured_until_its_day() -> None:
