@@ -13,9 +13,6 @@ from schema.messages import Result
 MAX_OFFSET: Final = 0.010
 """Seconds that our clock may differ from a base-check server's."""
 
-NOT_SYNCHRONISED: Final = 3
-"""The leap indicator of a server that does not know the time itself."""
-
 VALID_FOR: Final = 180.0
 """Seconds for which a check counts."""
 
@@ -62,8 +59,6 @@ def failure(result: Result) -> str | None:
         return result.error
     if result.no_response:
         return "no answer"
-    if result.leap == NOT_SYNCHRONISED:
-        return "leap 3 (not synchronised)"
     if result.offset is None:
         return "no offset"
     if abs(result.offset) > MAX_OFFSET:

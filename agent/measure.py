@@ -11,7 +11,11 @@ class Measurement(msgspec.Struct, frozen=True, gc=False):
     offset: float
     """Seconds; positive: the server's clock is ahead of ours."""
     rtt: float
-    """Seconds on the way, both directions, without the time that the server held the request. Never negative."""
+    """Seconds on the way, both directions, without the time that the server held the request. Never negative, never
+    more than we waited."""
+    consistent: bool = True
+    """Whether the timestamps can be true: the server held the request for a time not below zero and no longer than we
+    waited. Else offset and round-trip time are guesses."""
 
 
 def measure(t1: Timestamp, t2: Timestamp, t3: Timestamp, t4: Timestamp) -> Measurement | None:
@@ -22,12 +26,13 @@ def measure(t1: Timestamp, t2: Timestamp, t3: Timestamp, t4: Timestamp) -> Measu
         t2: the server's clock when it arrived.
         t3: the server's clock when the reply left.
         t4: our clock when it arrived.
-
-    A server whose clock is coarse, or that lies, may claim to have held the request for longer than we waited; the
-    round-trip time is then zero.
     """
     if t2 == 0 or t3 == 0:
         return None
     there, back = difference(t2, t1), difference(t3, t4)
     elapsed, held = difference(t4, t1), difference(t3, t2)
-    return Measurement(offset=to_seconds((there + back) / 2), rtt=max(0.0, to_seconds(elapsed - held)))
+    return Measurement(
+        offset=to_seconds((there + back) / 2),
+        rtt=to_seconds(min(max(0, elapsed - held), max(0, elapsed))),
+        consistent=0 <= held <= elapsed,
+    )

@@ -63,15 +63,20 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def best(samples: Sequence[Sample]) -> Sample:
-    """The sample that says most: no error before error, an answer before none, then the lowest round-trip time."""
+    """The sample that says most.
+
+    No error before error, an answer before none, timestamps that can be true before others, then the lowest
+    round-trip time.
+    """
     return min(samples, key=_rank)
 
 
-def _rank(sample: Sample) -> tuple[int, float]:
-    rtt = float("inf") if sample.rtt is None else sample.rtt
-    if sample.reply is not None:
-        return (0 if sample.error is None else 1), rtt
-    return (2 if sample.network_error is not None else 3), rtt
+def _rank(sample: Sample) -> tuple[int, int, float]:
+    measured = sample.measurement
+    if sample.reply is None:
+        return (2 if sample.network_error is not None else 3), 0, 0.0
+    truth = 2 if measured is None else 0 if measured.consistent else 1
+    return (0 if sample.error is None else 1), truth, 0.0 if measured is None else measured.rtt
 
 
 def to_result(server_id: int, ip: str, samples: Sequence[Sample]) -> Result:

@@ -64,7 +64,8 @@ class Result(Message, frozen=True, kw_only=True):
     leap: int | None = None
     """The two leap bits, 0 to 3."""
     error: str | None = None
-    """``RATE``, ``DENY``, ``RSTR``, another kiss code, ``bad stratum N`` or ``network: ...``."""
+    """``RATE``, ``DENY``, ``RSTR``, another kiss code, ``bad stratum N``, ``not synchronised``,
+    ``root distance N s`` or ``network: ...``."""
     no_response: bool = False
     root_delay: float | None = None
     root_dispersion: float | None = None

@@ -63,8 +63,8 @@ def answer(spec: ServerSpec, request: Request, arrival_ns: int, random: Random) 
     forward = _ns(spec.delay + spec.asymmetry + _jitter(spec, random))
     backward = _ns(spec.delay + _jitter(spec, random))
     offset = _ns(spec.offset)
-    proper = _Proper(spec, request, arrival_ns + forward + offset, offset - backward)
     kiss = bool(spec.kiss) and random.random() < spec.kiss_share
+    proper = _Proper(spec, request, arrival_ns + forward + offset, offset - backward + _ns(spec.hold))
     due = arrival_ns + forward + backward
     return tuple(proper.replies(due, kiss))
 

@@ -76,6 +76,9 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Kiss code (RFC 5905, section 7.4), four ASCII characters such as RATE: it answers with that at stratum 0."""
     kiss_share: float = 1.0
     """Share of the answers that are the kiss, 0 to 1; the others are proper."""
+    hold: float = 0.0
+    """Seconds by which it says to have held a request longer than it did. More than the exchange took, or a negative
+    time, contradicts what the client knows."""
     behaviour: Behaviour = Behaviour.NORMAL
     then_answer: bool = False
     """After what is wrong, the proper answer follows."""
@@ -94,6 +97,7 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             yield name, value, "0 to 60 (s)", 0 <= value <= 60
         least = f"{-self.delay:g} to 60 (s), so that the way to the server takes no negative time"
         yield "asymmetry", self.asymmetry, least, -self.delay <= self.asymmetry <= 60
+        yield "hold", self.hold, "at most a day (s)", abs(self.hold) <= 86400
         for name in ("loss", "kiss_share"):
             value = getattr(self, name)
             yield name, value, "0 to 1", 0 <= value <= 1

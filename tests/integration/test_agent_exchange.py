@@ -108,6 +108,28 @@ async def test_without_a_transmit_time_there_is_an_answer_but_no_offset() -> Non
     assert (sample.offset, sample.rtt, sample.error) == (None, None, None)
 
 
+async def test_a_server_that_no_client_would_follow_is_reported_with_its_numbers() -> None:
+    lost = await ask_well(leap=3, offset=0.1)
+    assert lost.error == "not synchronised"
+    assert lost.offset == pytest.approx(0.1, abs=0.0005)
+    far = await ask_well(root_delay=1.0, root_dispersion=16.0)
+    assert far.error == "root distance 16.5 s"
+
+
+@pytest.mark.parametrize("hold", [1.0, -1.0])
+async def test_a_sample_with_contradictory_timestamps_counts_only_without_a_better_one(hold: float) -> None:
+    wrong = await ask_well(hold=hold)
+    assert wrong.offset == pytest.approx(hold / 2, abs=0.0005)
+    async with Fleet([ServerSpec(address="127.42.0.1", port=0, delay=0.01)]) as fleet:
+        samples = []
+        for said in (hold, 0.0, 0.0, 0.0, 0.0, 0.0, hold):
+            fleet.replace(fleet.specs[0], hold=said)
+            samples.append(await exchange(place(fleet.specs[0]), HOME))
+    mixed = best(samples)
+    assert mixed.offset == pytest.approx(0, abs=0.0005)
+    assert mixed.rtt == pytest.approx(0.02, abs=0.0005)
+
+
 async def test_two_answers_are_one() -> None:
     assert (await ask(behaviour=Behaviour.DUPLICATE)).reply is not None
 

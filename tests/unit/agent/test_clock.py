@@ -22,7 +22,7 @@ GOOD = answer()
 BAD = {
     "ahead": answer(0.0101),
     "behind": answer(-0.0101),
-    "leap 3": answer(leap=3),
+    "leap 3": answer(leap=3, error="not synchronised"),
     "no answer": answer(None, no_response=True),
     "network": answer(None, no_response=True, error="network: connection refused"),
     "stratum": answer(error="bad stratum 16"),
@@ -66,7 +66,7 @@ def test_the_reason_names_hosts_and_offsets() -> None:
     said = judge_clock([("192.0.2.1", BAD["ahead"]), ("192.0.2.2", BAD["leap 3"])], ("'x' is no IP address",)).reason
     assert said == (
         "local clock check failed at 3 of 3: 'x' is no IP address; 192.0.2.1 offset +10.100 ms; "
-        "192.0.2.2 leap 3 (not synchronised)"
+        "192.0.2.2 not synchronised"
     )
 
 

@@ -3,6 +3,7 @@
 import struct
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,13 +84,39 @@ def test_verdicts(stratum: int, reference: bytes, verdict: str | None) -> None:
     assert judge(reply(stratum=stratum, reference=reference)) == verdict
 
 
+@pytest.mark.parametrize(
+    ("fields", "verdict"),
+    [
+        ({"leap": 0}, None),
+        ({"leap": 1}, None),
+        ({"leap": 2}, None),
+        ({"leap": 3}, "not synchronised"),
+        ({"root_delay": 6.0}, None),
+        ({"root_dispersion": 3.0}, None),
+        ({"root_delay": 2.0, "root_dispersion": 2.0}, None),
+        ({"root_delay": 2.5, "root_dispersion": 2.0}, "root distance 3.2 s"),
+        ({"root_delay": 6.5}, "root distance 3.2 s"),
+        ({"root_dispersion": 16.0}, "root distance 16.0 s"),
+        ({"root_delay": 65535.0, "root_dispersion": 65535.0}, "root distance 98302.5 s"),
+        ({"leap": 3, "root_dispersion": 16.0}, "not synchronised"),
+        ({"leap": 3, "stratum": 16}, "bad stratum 16"),
+        ({"leap": 3, "stratum": 0, "reference": b"RATE"}, "RATE"),
+    ],
+)
+def test_no_client_follows_a_server_that_is_lost_itself(fields: dict[str, Any], verdict: str | None) -> None:
+    lost = {"root_delay": 0.0, "root_dispersion": 0.0, **fields}
+    assert judge(msgspec.structs.replace(reply(), **lost)) == verdict
+
+
 def test_only_stratum_0_has_kiss_codes() -> None:
     assert kiss_code(reply(stratum=1, reference=b"RATE")) is None
 
 
 def test_only_a_rate_limit_takes_the_offset_away() -> None:
     assert drops_offset("RATE")
-    assert not any(map(drops_offset, ("DENY", "RSTR", "bad stratum 16", None)))
+    assert not any(
+        map(drops_offset, ("DENY", "RSTR", "bad stratum 16", "not synchronised", "root distance 3.1 s", None))
+    )
 
 
 @pytest.mark.parametrize(

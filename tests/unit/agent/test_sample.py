@@ -29,6 +29,7 @@ SILENT = Sample(sent_at=AT)
 REFUSED = Sample(sent_at=AT, network_error="connection refused")
 NO_TIME = Sample(sent_at=AT, reply=reply())
 FAST, SLOW = good(0.01), good(0.02)
+IMPOSSIBLE = Sample(sent_at=AT, reply=reply(), measurement=Measurement(5.0, 0.0, consistent=False))
 BAD_BUT_FAST = Sample(sent_at=AT, reply=reply(16), measurement=Measurement(0.0, 0.0001))
 
 
@@ -44,6 +45,11 @@ BAD_BUT_FAST = Sample(sent_at=AT, reply=reply(16), measurement=Measurement(0.0, 
         ([SILENT, NO_TIME], NO_TIME),
         ([SLOW, kiss(b"RATE")], SLOW),
         ([SILENT, SILENT], SILENT),
+        ([IMPOSSIBLE, SLOW], SLOW),
+        ([SLOW, IMPOSSIBLE, FAST], FAST),
+        ([IMPOSSIBLE, BAD_BUT_FAST], IMPOSSIBLE),
+        ([NO_TIME, IMPOSSIBLE], IMPOSSIBLE),
+        ([SILENT, IMPOSSIBLE], IMPOSSIBLE),
     ],
 )
 def test_the_best_sample(samples: list[Sample], expected: Sample) -> None:

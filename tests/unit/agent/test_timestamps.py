@@ -75,7 +75,7 @@ def test_whatever_a_server_says_the_numbers_are_finite(
     measured = measure(t1, t2, t3, t4)
     if measured is not None:
         assert abs(measured.offset) <= 2**31
-        assert 0 <= measured.rtt <= 2**32
+        assert 0 <= measured.rtt <= max(0.0, to_seconds(difference(t4, t1)))
 
 
 @pytest.mark.parametrize("zero", [1, 2])
@@ -85,8 +85,28 @@ def test_a_missing_server_timestamp_is_no_measurement(zero: int) -> None:
     assert measure(*stamps) is None
 
 
-def test_a_server_that_claims_to_have_held_us_longer_than_we_waited_has_no_negative_rtt() -> None:
-    base = 1000 * SECOND
-    measured = measure(at(0, base), at(0.1, base), at(5, base), at(0.2, base))
+# The last base is 0.15 s before an era ends: request and reply lie in different ones.
+BASES = [1000 * SECOND, 0, ERA // 2, ERA - 15 * SECOND // 100]
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(
+    ("received", "transmitted", "consistent", "rtt"),
+    [
+        (0.1, 0.1001, True, 0.1999),
+        (0.05, 0.25, True, 0.0),  # held for all of the time
+        (0.1, 5.0, False, 0.0),  # for longer than we waited
+        (0.1, 0.3001, False, 0.0),
+        (0.1, 0.0999, False, 0.2),  # sent before it came
+        (86400.0, 0.1, False, 0.2),
+        (-3600.0, -3599.9, True, 0.1),  # a wrong clock contradicts nothing
+        (3600.0, 3600.1, True, 0.1),
+    ],
+)
+def test_timestamps_that_cannot_be_true_are_called_so(
+    base: int, received: float, transmitted: float, consistent: bool, rtt: float
+) -> None:
+    measured = measure(at(0.01, base), at(received + 0.01, base), at(transmitted + 0.01, base), at(0.21, base))
     assert measured is not None
-    assert measured.rtt == 0
+    assert measured.consistent == consistent
+    assert measured.rtt == pytest.approx(rtt, abs=1e-8)
