@@ -13,6 +13,7 @@ from agent.collector import Collector
 from agent.daemon_settings import DaemonSettings
 from agent.inbox import Inbox
 from agent.line import BatchLink, Kept, Line
+from agent.login import Login
 from agent.orders import Orders
 from agent.outbox import Outbox
 from agent.overview import metrics, offline_status, online_status, report
@@ -20,7 +21,7 @@ from agent.presence import Presence, report_changes
 from agent.reconnect import Reconnect
 from agent.runner import MAX_PROBES, Runner, Situation
 from agent.spool import Spool
-from agent.state import State, StateDirectory, StateError
+from agent.state import StateDirectory, StateError
 from agent.status_file import write_report
 from agent.version import VERSION
 from runtime.broker import BrokerSession, Identity, Incoming, Lost, NotConnected, PublishRefused, Subscription, Will
@@ -54,14 +55,15 @@ class Monitor:
         self,
         settings: DaemonSettings,
         directory: StateDirectory,
-        state: State,
+        login: Login,
         kept: Kept,
         on_reload: Callable[[], None],
         *,
         passing: bool = False,
     ) -> None:
-        self.state = state
+        self.state = login.state
         self.kept = kept
+        self._login = login
         self._directory = directory
         self._topics = Topics(settings.env)
         self._passing = passing
@@ -83,9 +85,9 @@ class Monitor:
             self._topics, runners, outboxes, kept.counters, settings.log_level, on_config=self.configured.set
         )
         self._adhoc = AdHoc(
-            state.name, self._topics, self._situation.rules, runners, kept.counters, self.metrics, self._answer
+            self.state.name, self._topics, self._situation.rules, runners, kept.counters, self.metrics, self._answer
         )
-        self._orders = Orders(state.name, self.status, self._recheck, self._look_again, self._reload)
+        self._orders = Orders(self.state.name, self.status, self._recheck, self._look_again, self._reload)
         self.session = self._make_session()
 
     # ---- running ---------------------------------------------------------------------------------------------------
@@ -95,9 +97,6 @@ class Monitor:
 
         Args:
             farewell: asked in the end whether to tell the pool that we are gone.
-
-        Raises:
-            ExceptionGroup: of :class:`StateError` when certificates cannot be read.
         """
         await self.serve(self._parts(), ends, farewell)
 
@@ -106,7 +105,7 @@ class Monitor:
     ) -> None:
         """Like :meth:`run`, with these parts beside the broker session."""
         async with asyncio.TaskGroup() as group:
-            session = group.create_task(self._connect(), name="session")
+            session = group.create_task(self.session.run(), name="session")
             tasks = [group.create_task(part, name=name) for name, part in parts.items()]
             await ends.wait()
             for task in tasks:
@@ -133,12 +132,6 @@ class Monitor:
             parts[f"collector {ipv}"] = line.collector.run()
             parts[f"outbox {ipv}"] = line.outbox.run()
         return parts
-
-    async def _connect(self) -> None:
-        try:
-            await self.session.run()
-        except OSError as error:
-            raise StateError(f"{self._directory.path}: certificates or key cannot be used: {error}") from error
 
     async def watch_clock(self) -> None:
         """Looks for steps of the wall clock until cancelled."""
@@ -228,9 +221,9 @@ class Monitor:
         name, topics = self.state.name, self._topics
         gone = Status(online=False)
         return BrokerSession(
-            self._directory.broker_address(self.state),
+            self._login.tls.address,
             Identity(name, f"{name}/once" if self._passing else name),
-            self._directory.read_token,
+            self._login.token.read,
             subscriptions=[
                 Subscription(topics.config(name), self._inbox.config),
                 Subscription(topics.assignments(name), self._inbox.assignment),
@@ -244,6 +237,7 @@ class Monitor:
             on_ready=self._on_ready,
             on_lost=self._on_lost,
             back_off=self._back_off,
+            tls=self._login.tls,
         )
 
     def _on_session(self, kept: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 
 from agent.daemon_settings import DaemonSettings
 from agent.line import keep
+from agent.login import Login
 from agent.monitor import Monitor
 from agent.state import StateDirectory
 
@@ -28,8 +29,8 @@ class RunFailed(Exception):
 
 async def probe_once(settings: DaemonSettings, directory: StateDirectory) -> int:
     """Probes what is assigned, delivers the results, and returns the exit status."""
-    state = directory.read_state()
-    monitor = Monitor(settings, directory, state, keep(settings, directory), on_reload=lambda: None, passing=True)
+    login = Login(directory, directory.read_state())
+    monitor = Monitor(settings, directory, login, keep(settings, directory), on_reload=lambda: None, passing=True)
     ends, failed = asyncio.Event(), False
     try:
         async with asyncio.TaskGroup() as tasks:

@@ -4,14 +4,15 @@ import asyncio
 import logging
 import sys
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from agent.clock_check import failure, in_ms
 from agent.counters import AgentCounters
 from agent.daemon_settings import DaemonSettings
 from agent.exchange import Source
 from agent.local_clock import base_checks, check_clock
-from agent.state import State, StateDirectory, StateError
+from agent.login import Login
+from agent.state import State, StateDirectory
 from runtime.broker import BrokerSession, Identity, Incoming, Subscription
 from schema.messages import LIVE, MonitorConfig, ProtocolConfig, Result, Undecodable, decode
 from schema.names import IpVersion
@@ -51,25 +52,22 @@ async def _fetch_config(directory: StateDirectory, state: State) -> MonitorConfi
             arrived.set_result(config)
 
     topics = Topics(directory.env)
+    login = Login(directory, state)
     session = BrokerSession(
-        directory.broker_address(state),
+        login.tls.address,
         # Beside the daemon, if one is running, and not in its place.
         Identity(state.name, f"{state.name}/sanity"),
-        directory.read_token,
+        login.token.read,
         subscriptions=[Subscription(topics.config(state.name), take)],
+        tls=login.tls,
     )
     connection = asyncio.create_task(session.run())
     try:
-        either: set[asyncio.Future[Any]] = {connection, arrived}
-        await asyncio.wait(either, timeout=CONFIGURED_WITHIN, return_when=asyncio.FIRST_COMPLETED)
-        if connection.done():
-            connection.result()
+        await asyncio.wait({arrived}, timeout=CONFIGURED_WITHIN)
         return arrived.result() if arrived.done() else None
-    except OSError as error:
-        raise StateError(f"{directory.path}: certificates or key cannot be used: {error}") from error
     finally:
         connection.cancel()
-        with suppress(asyncio.CancelledError, OSError):
+        with suppress(asyncio.CancelledError):
             await connection
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from agent.daemon_settings import DaemonSettings
 from agent.line import Kept, keep
+from agent.login import Login
 from agent.monitor import Monitor
 from agent.once import probe_once
 from agent.sanity import check_clock_once
@@ -69,7 +70,8 @@ def _first(error: BaseException) -> BaseException:
 
 
 async def _serve(settings: DaemonSettings, directory: StateDirectory) -> int:
-    service = Service(settings, directory, directory.read_state(), keep(settings, directory))
+    login = Login(directory, directory.read_state())
+    service = Service(settings, directory, login, keep(settings, directory))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)
@@ -81,12 +83,12 @@ async def _serve(settings: DaemonSettings, directory: StateDirectory) -> int:
 
 
 class Service:
-    """Runs an agent, and another one in its place when the state has changed."""
+    """Runs an agent, and another one in its place when the files that it logs in with have changed."""
 
-    def __init__(self, settings: DaemonSettings, directory: StateDirectory, state: State, kept: Kept) -> None:
+    def __init__(self, settings: DaemonSettings, directory: StateDirectory, login: Login, kept: Kept) -> None:
         self._settings = settings
         self._directory = directory
-        self._state = state
+        self._login = login
         self._kept = kept
         self._ends = asyncio.Event()
         self._stopping = False
@@ -99,7 +101,7 @@ class Service:
         self._ends.set()
 
     def reload(self) -> None:
-        """Reads the state again now."""
+        """Reads the files again now."""
         self._look.set()
 
     async def run(self) -> None:
@@ -107,56 +109,44 @@ class Service:
         async with asyncio.TaskGroup() as tasks:
             watch = tasks.create_task(self._watch_files(), name="state")
             while not self._stopping:
-                state = self._state
+                login = self._login
                 self._ends.clear()
-                monitor = Monitor(self._settings, self._directory, state, self._kept, on_reload=self.reload)
-                await monitor.run(self._ends, farewell=self._farewell(state))
+                monitor = Monitor(self._settings, self._directory, login, self._kept, on_reload=self.reload)
+                await monitor.run(self._ends, farewell=self._farewell(login.state))
                 monitor.report()
             watch.cancel()
 
     def _farewell(self, state: State) -> Callable[[], bool]:
         """A monitor that only reconnects is not gone; one that gets another name is."""
-        return lambda: self._stopping or self._state.name != state.name
+        return lambda: self._stopping or self._login.state.name != state.name
 
     async def _watch_files(self) -> None:
-        seen = self._fingerprint()
+        seen = self._login.stamp
         while True:
             try:
                 async with asyncio.timeout(LOOK_EVERY):
                     await self._look.wait()
             except TimeoutError:
-                if self._fingerprint() == seen:
+                # What could not be taken up is tried again: the reason may lie elsewhere than in the files.
+                if self._login.stamp == seen and self._login.complete and not self._complaint.lasting:
                     continue
             self._look.clear()
             await asyncio.sleep(SETTLE)
-            before, seen = seen, self._fingerprint()
-            self._take_up(certificates_changed=before[1:] != seen[1:])
+            seen = self._login.stamp
+            if self._take_up():
+                seen = self._login.stamp
 
-    def _take_up(self, *, certificates_changed: bool) -> None:
+    def _take_up(self) -> bool:
+        """Whether there is something new, which is used from now on."""
         try:
-            state = self._directory.read_state()
-            self._directory.broker_address(state)
+            login = self._login.renewed()
         except StateError as error:
             self._complaint.warning("%s; going on with what was there before", error)
-            return
+            return False
         self._complaint.over()
-        if state == self._state and not certificates_changed:
-            return
+        if login is self._login:
+            return False
         log.info("%s has changed", self._directory.path)
-        self._state = state
+        self._login = login
         self._ends.set()
-
-    def _fingerprint(self) -> tuple[tuple[int, int, int] | None, ...]:
-        """What tells whether ``state.json`` or the certificates were replaced."""
-        files = [self._directory.state_file, self._directory.certificate_file, self._directory.key_file]
-        if self._state.broker.ca_file is not None:
-            files.append(self._directory.path / self._state.broker.ca_file)
-        return tuple(map(_stat, files))
-
-
-def _stat(path: Path) -> tuple[int, int, int] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+        return True

@@ -19,6 +19,7 @@ from msgspec import Meta
 from agent.files import write_durably
 from agent.targets import TargetRules
 from runtime.broker_types import BrokerAddress
+from runtime.tls_files import file_stamp
 from schema.names import Environment, InvalidName, check_monitor_name
 
 _MAX_TOKEN: Final = 8192
@@ -106,21 +107,27 @@ class StateDirectory:
         return content.decode("ascii")
 
     def broker_address(self, state: State) -> BrokerAddress:
-        """Where to connect, with our certificate if there is one.
-
-        Raises:
-            StateError: our key is readable by others, or missing.
-        """
+        """Where to connect, with our certificate if there is one."""
         broker = state.broker
         if broker.ca_file is None:
             return BrokerAddress(broker.host, broker.port)
         ca_file = self.path / broker.ca_file
-        if not self.certificate_file.exists():
+        if file_stamp(self.certificate_file) is None:
             return BrokerAddress(broker.host, broker.port, ca_file)
-        if not self.key_file.exists():
-            raise StateError(f"{self.key_file}: is missing, though {self.certificate_file.name} is there")
-        _refuse_public(self.key_file)
         return BrokerAddress(broker.host, broker.port, ca_file, self.certificate_file, self.key_file)
+
+    def check_key(self) -> None:
+        """Refuses a key that is missing, or that others can read.
+
+        Raises:
+            OSError: that is so; the message names the file.
+        """
+        try:
+            mode = self.key_file.stat().st_mode
+        except OSError as error:
+            raise OSError(f"{self.key_file}: {error.strerror}, though {self.certificate_file.name} is there") from error
+        if mode & 0o077:
+            raise PermissionError(_open_to_others(self.key_file, mode))
 
     def rules(self, state: State) -> TargetRules:
         """What this agent may probe."""
@@ -252,7 +259,11 @@ def _refuse_public(path: Path) -> None:
     except OSError:
         return  # reading it says why
     if mode & 0o077:
-        raise StateError(f"{path}: is open to others (mode {mode & 0o777:04o}); must be 0600")
+        raise StateError(_open_to_others(path, mode))
+
+
+def _open_to_others(path: Path, mode: int) -> str:
+    return f"{path}: is open to others (mode {mode & 0o777:04o}); must be 0600"
 
 
 def _is_loopback(host: str) -> bool:

@@ -24,6 +24,7 @@ from runtime.broker_types import (
     Incoming,
     Lost,
     Subscription,
+    TlsUnusable,
     TokenSource,
     Will,
     quick_back_off,
@@ -31,6 +32,7 @@ from runtime.broker_types import (
 from runtime.log import Repeating
 from runtime.mqtt_client import Client, Disconnected, PublishRefused
 from runtime.mqtt_packets import publish_properties
+from runtime.tls_files import TlsFiles
 from runtime.token_life import OPAQUE, TokenUnavailable, seconds_to_renewal
 
 __all__ = [
@@ -65,6 +67,7 @@ class BrokerSession:
         on_session: called on every connect before subscribing, told whether the broker kept the session.
         on_ready: called after subscribing.
         on_lost: called when a connection ends or an attempt fails.
+        tls: certificates and key of ``address``; given by those who have read them already.
     """
 
     def __init__(
@@ -82,10 +85,12 @@ class BrokerSession:
         back_off: BackOff = quick_back_off,
         keepalive: int = 30,
         max_inflight: int = 100,
+        tls: TlsFiles | None = None,
     ) -> None:
         self.address = address
         self.identity = identity
         self._token = token
+        self._tls = tls or TlsFiles(address)
         self._subscriptions = list(subscriptions)
         self._watches: list[Subscription] = []
         self._will = will
@@ -121,15 +126,10 @@ class BrokerSession:
         await self._ready.wait()
 
     async def run(self) -> NoReturn:
-        """Keeps the session up until cancelled; then disconnects in order, so that no will is sent.
-
-        Raises:
-            OSError: a TLS file cannot be read (a configuration error, so it ends the process).
-        """
-        tls = self.address.tls()
+        """Keeps the session up until cancelled; then disconnects in order, so that no will is sent."""
         failures = 0
         while True:
-            lost = await self._connect_once(tls)
+            lost = await self._connect_once()
             if lost is None:
                 failures = 0
                 continue  # the token was renewed: reconnect at once
@@ -215,12 +215,13 @@ class BrokerSession:
     def _is_live(self, client: Client) -> bool:
         return self._ready.is_set() and not client.lost.done()
 
-    async def _connect_once(self, tls: ssl.SSLContext | None) -> Lost | None:
+    async def _connect_once(self) -> Lost | None:
         """One connection from beginning to end: None when its token was due for renewal, else why it was lost."""
         try:
+            tls = self._tls.context()
             token = await self._fresh_token()
             connection = self._new_client(token, tls)
-        except (TokenUnavailable, ValueError) as error:  # ValueError: MQTT has no room for such a token
+        except (TlsUnusable, TokenUnavailable, ValueError) as error:  # ValueError: MQTT has no room for such a token
             return Lost(str(error), None, 0.0)
         began: float | None = None
         try:

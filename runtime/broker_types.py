@@ -18,6 +18,10 @@ TokenSource = Callable[[], str | Awaitable[str]]
 SESSION_TAKEN_OVER: Final = 0x8E  # MQTT 5, 3.14.2.1
 
 
+class TlsUnusable(OSError):
+    """Certificates or key cannot be used; the message names the files."""
+
+
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
     """Where the broker listens. Without ``ca_file`` the connection is plain, which is for loopback only."""
@@ -32,19 +36,33 @@ class BrokerAddress:
         """The TLS context, or None for plain TCP.
 
         Raises:
-            OSError: a file cannot be read, or is no certificate or key (:class:`ssl.SSLError`).
+            TlsUnusable: a file cannot be read, is no certificate or key, or the two do not belong together.
         """
         if self.ca_file is None:
             return None
-        context = ssl.create_default_context(cafile=str(self.ca_file))
+        try:
+            context = ssl.create_default_context(cafile=str(self.ca_file))
+        except OSError as error:
+            raise TlsUnusable(f"{self.ca_file}: {_in_words(error)}") from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if self.cert_file is not None:
-            context.load_cert_chain(self.cert_file, self.key_file)
+            try:
+                # Without a password a key that is encrypted would be asked for on the terminal.
+                context.load_cert_chain(self.cert_file, self.key_file, password="")
+            except (OSError, ValueError) as error:
+                raise TlsUnusable(f"{self.cert_file}, {self.key_file}: {_in_words(error)}") from error
         return context
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'mqtts' if self.ca_file else 'mqtt'}://{host}:{self.port}"
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        # Without OpenSSL's own place in its source, which changes from version to version.
+        return f"no certificate or key, or not of the same pair ({error.reason or 'unreadable'})"
+    return getattr(error, "strerror", None) or str(error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,11 @@ class Repeating:
         self._said, self._said_at = message, now
         self._log.warning("%s", message)
 
+    @property
+    def lasting(self) -> bool:
+        """Whether something was complained about and is not over."""
+        return self._said is not None
+
     def over(self) -> None:
         """It works again: the next complaint is new."""
         self._said = None

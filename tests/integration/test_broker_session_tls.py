@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from fixtures.broker import TRANSPORTS, Broker, Transport, require_address
@@ -122,6 +123,24 @@ async def test_a_certificate_that_changes_is_not_asked_of_a_connection_that_live
         await asyncio.to_thread(show, fresh_broker, of_another_ca(fresh_broker))
         await session.publish(new_topic(), b"x")
         assert session.connections == 1
+
+
+async def test_a_ca_file_that_breaks_ends_no_session_and_keeps_none_from_coming_back(
+    fresh_broker: Broker, tmp_path: Path
+) -> None:
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_text("not yet")
+    lost: list[Lost] = []
+    session = worker(fresh_broker, ca_file=ca_file, on_lost=lost.append)
+    async with running(session, ready=False):
+        await until(lambda: len(lost) >= 2)
+        assert all(f"certificates or key cannot be used: {ca_file}: no certificate" in each.reason for each in lost)
+        ca_file.write_text(fresh_broker.process.ca.certificate)
+        async with asyncio.timeout(PATIENCE):
+            await session.wait_ready()
+        ca_file.write_text("broken again")
+        await asyncio.to_thread(fresh_broker.restart)
+        await until(lambda: session.connections == 2)
 
 
 # ---- handshakes ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auth.tokens import Role, load_key, sign
-from runtime.token_life import OPAQUE, seconds_to_renewal
+from runtime.token_life import has_expired, seconds_to_renewal
 
 
 def token(claims: Any) -> str:
@@ -47,9 +47,15 @@ def test_a_token_that_is_overdue_is_renewed_soon_but_not_at_once() -> None:
     ],
 )
 def test_a_token_of_unknown_lifetime_is_renewed_every_minute(text: str) -> None:
-    assert seconds_to_renewal(text) == OPAQUE
+    assert seconds_to_renewal(text) == 60.0
+    assert not has_expired(text)
 
 
 @given(st.text() | st.builds(token, st.dictionaries(st.sampled_from(["iat", "exp"]), st.floats() | st.integers())))
 def test_there_is_always_an_answer(text: str) -> None:
     assert seconds_to_renewal(text) >= 1.0
+
+
+@pytest.mark.parametrize(("left", "expired"), [(-1, True), (0, True), (60, False)])
+def test_an_expired_token_is_told_from_a_good_one(left: int, expired: bool) -> None:
+    assert has_expired(token({"iat": 0, "exp": time.time() + left})) is expired

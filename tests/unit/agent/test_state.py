@@ -154,14 +154,17 @@ def test_a_certificate_is_used_with_its_key_only(tmp_path: Path) -> None:
     directory = StateDirectory(tmp_path, "devel")
     directory.prepare()
     assert directory.broker_address(state).ca_file == directory.path / "ca.pem"
+    assert directory.broker_address(state).cert_file is None
     directory.certificate_file.write_text("")
-    with pytest.raises(StateError, match=r"key\.pem: is missing"):
-        directory.broker_address(state)
+    assert directory.broker_address(state).cert_file == directory.certificate_file
+    with pytest.raises(OSError, match=r"key\.pem: No such file or directory, though cert\.pem is there"):
+        directory.check_key()
     directory.key_file.write_text("")
     directory.key_file.chmod(0o644)
-    with pytest.raises(StateError, match="must be 0600"):
-        directory.broker_address(state)
+    with pytest.raises(PermissionError, match="must be 0600"):
+        directory.check_key()
     directory.key_file.chmod(0o600)
+    directory.check_key()
     assert directory.broker_address(state).key_file == directory.key_file
 
 
