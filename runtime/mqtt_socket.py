@@ -9,11 +9,18 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 _REACH: Final = 5.0
 """Seconds for reaching one of the broker's addresses and shaking hands there."""
+
+_RESOLVE: Final = 15.0
+"""Seconds for looking up the broker's name. A resolver whose first server is dead needs ten."""
+
+_Addresses = Sequence[tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]]
 
 _PIECE: Final = 64 * 1024
 """Bytes read at once, at most: every connection of a process has its turn, however much one of them is sent."""
@@ -34,11 +41,13 @@ async def open_socket(host: str, port: int, tls: ssl.SSLContext | None) -> socke
     Raises:
         Unreachable: nobody answered, or the other side is not the one that we expect.
     """
-    loop = asyncio.get_running_loop()
     failure = f"{host} has no address"
     try:
-        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:  # UnicodeError: no host can have this name
+        async with asyncio.timeout(_RESOLVE):
+            addresses = await _resolve(host, port)
+    except TimeoutError:
+        raise Unreachable(f"{host}: the look-up of the name takes too long") from None
+    except (OSError, UnicodeError, RuntimeError) as error:  # UnicodeError: no host can have this name
         raise Unreachable(f"{host}: {error}") from error
     for family, kind, protocol, _, address in addresses:
         try:
@@ -49,6 +58,37 @@ async def open_socket(host: str, port: int, tls: ssl.SSLContext | None) -> socke
         except OSError as error:
             failure = describe(error)
     raise Unreachable(failure)
+
+
+async def _resolve(host: str, port: int) -> _Addresses:
+    """The host's addresses.
+
+    Asks in a thread that nobody waits for: the system's look-up cannot be cancelled and takes as long as it likes, and
+    threads of the event loop's own would keep the process from ending.
+
+    Raises:
+        OSError, UnicodeError: there is none, or nobody knows now.
+        RuntimeError: the system has no room for another thread.
+    """
+    with suppress(socket.gaierror):  # an address needs no look-up
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[_Addresses] = loop.create_future()
+
+    def tell(set_value: Callable[[Any], None], value: Any) -> None:
+        if not found.done():
+            set_value(value)
+
+    def look_up() -> None:
+        try:
+            told = (found.set_result, socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except Exception as error:
+            told = (found.set_exception, error)  # type: ignore[assignment]  # the value fits its function
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, *told)
+
+    threading.Thread(target=look_up, name=f"look-up of {host}", daemon=True).start()
+    return await found
 
 
 async def _connected(sock: socket.socket, address: Any, host: str, tls: ssl.SSLContext | None) -> socket.socket:

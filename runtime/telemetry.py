@@ -3,9 +3,11 @@
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from socketserver import ThreadingMixIn
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -32,6 +34,12 @@ _IN_SECONDS: Final = View(
     instrument_type=Histogram, instrument_unit="s", aggregation=ExplicitBucketHistogramAggregation(_SECONDS)
 )
 
+_EXPORT_WITHIN: Final = 1.0
+"""Seconds for the last export: the work of a process may have taken three of the five until its promised end."""
+
+_LOOK_FOR_END: Final = 0.1
+"""Seconds until the server for /metrics notices that it is to end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
@@ -43,10 +51,10 @@ class Telemetry:
 
 @contextmanager
 def telemetry(service: str, env: str) -> Iterator[Telemetry]:
-    """Telemetry of one process. What was not exported yet is exported at the end, within two seconds."""
+    """Telemetry of one process. What was not exported yet is exported at the end, within a second."""
     resource = Resource.create({"service.name": f"ntppool-{service}", "deployment.environment": env})
     readers: list[MetricReader] = [PrometheusMetricReader()]
-    tracers = TracerProvider(resource=resource)
+    tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
     if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         # Imported here: the exporter is slow to load and most installations have no collector.
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -59,8 +67,22 @@ def telemetry(service: str, env: str) -> Iterator[Telemetry]:
     try:
         yield Telemetry(meters.get_meter("ntppool"), tracers.get_tracer("ntppool"))
     finally:
-        meters.shutdown(timeout_millis=2_000)
-        tracers.shutdown()
+        _end_within(_EXPORT_WITHIN, meters.shutdown, tracers.shutdown)
+
+
+def _end_within(seconds: float, *ends: Callable[[], object]) -> None:
+    """Runs all at once, and leaves those alone that take longer.
+
+    The exporters' own time-outs bound neither the look-up of a name nor an answer that comes byte by byte.
+    """
+    deadline = time.monotonic() + seconds
+    threads = [threading.Thread(target=end, name="last export", daemon=True) for end in ends]
+    with suppress(RuntimeError):  # the system has no room for another thread: nobody waits for numbers then
+        for thread in threads:
+            thread.start()
+    for thread in threads:
+        if thread.ident is not None:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 @contextmanager
@@ -73,8 +95,8 @@ def metrics_server(address: str, port: int | None, health: Health) -> Iterator[N
     if port is None:
         yield
         return
-    with make_server(address, port, _app(health), WSGIServer, _QuietHandler) as server:
-        thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    with make_server(address, port, _app(health), _Server, _QuietHandler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(_LOOK_FOR_END,), name="metrics", daemon=True)
         thread.start()
         try:
             yield
@@ -83,8 +105,15 @@ def metrics_server(address: str, port: int | None, health: Health) -> Iterator[N
             thread.join()
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread per client: one that says nothing keeps neither others nor the end of the process waiting."""
+
+    daemon_threads = True
+    block_on_close = False
+
+
 class _QuietHandler(WSGIRequestHandler):
-    timeout = 10  # a client that says nothing must not hold the only thread
+    timeout = 10  # seconds until a client that says nothing is given up
 
     def log_message(self, format: str, *args: Any) -> None:
         """Scrapes are not news."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -307,3 +308,15 @@ def test_a_database_that_hangs_does_not_keep_it(server: str, tmp_path: Path, bro
                 database.signal(signal.SIGCONT)
             assert "does not answer" in worker.log_text()
         engine.dispose()
+
+
+def test_a_dead_collector_does_not_keep_a_worker_from_ending(
+    tmp_path: Path, broker: Broker, key_file: Path, ledger: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        exporting = {"OTEL_EXPORTER_OTLP_ENDPOINT": where, "OTEL_METRIC_EXPORT_INTERVAL": "100"}
+        with scorer(tmp_path, **settings(broker, key_file, ledger), **exporting) as worker:
+            worker.wait_for_log("connected to")
+            assert worker.ends_after(signal.SIGTERM) < 5.0
+            assert worker.process.returncode == 0
