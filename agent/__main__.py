@@ -20,7 +20,7 @@ from agent.targets import Target, TargetRefused, TargetRules
 from agent.udp import stamping
 from agent.version import VERSION
 from agent.wording import check_line, status_lines
-from runtime.log import set_up_logging
+from runtime.log import set_up_logging, stderr_is_journal
 
 EXIT_ERROR: Final = 1
 EXIT_CONFIGURATION: Final = 2
@@ -36,7 +36,9 @@ app = typer.Typer(
 @app.callback()
 def _settings(
     context: typer.Context,
-    env: Annotated[str | None, typer.Option("-e", "--env", help="prod, test or devel (DEPLOYMENT_MODE).")] = None,
+    env: Annotated[
+        str | None, typer.Option("-e", "--env", "--deploy-env", help="prod, test or devel (DEPLOYMENT_MODE).")
+    ] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Directory of the state (MONITOR_STATE_DIR).")] = None,
     debug: Annotated[bool, typer.Option("--debug", help="The same as --log-level debug.")] = False,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error (MONITOR_LOG_LEVEL).")] = None,
@@ -50,7 +52,7 @@ def _settings(
         "ipv4": ipv4,
         "ipv6": ipv6,
     }
-    context.obj = load_settings(os.environ, given)
+    context.obj = load_settings(os.environ, given, warn=_warn)
 
 
 @app.command()
@@ -113,6 +115,10 @@ def main() -> NoReturn:
         sys.stderr.write(f"ntppool-agent: {error}\n")
         sys.exit(EXIT_CONFIGURATION)
     sys.exit(0)
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"{'<4>' if stderr_is_journal() else ''}ntppool-agent: warning: {text}\n")
 
 
 def _opened(context: typer.Context) -> tuple[AgentSettings, StateDirectory]:

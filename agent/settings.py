@@ -1,18 +1,24 @@
-"""The agent's settings: arguments over environment over ``/etc/default/ntppool-agent``, all checked at the start."""
+"""The agent's settings: arguments over environment over ``/etc/default/ntppool-agent``, all checked at the start.
+
+Hosts bring files and habits from the older agent along, so its spellings are understood, and what only it knew is named
+and passed over.
+"""
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from agent.daemon_settings import DaemonSettings
 from agent.state import state_base
+from runtime.log import level_name
 from schema.messages import LogLevel
-from schema.names import Environment, IpVersion
+from schema.names import DEFAULT_ENVIRONMENT, Environment, IpVersion
 
 DEFAULTS_FILE: Final = Path("/etc/default/ntppool-agent")
 _DEFAULTS_FILE_KEY: Final = "MONITOR_DEFAULTS_FILE"
@@ -29,9 +35,11 @@ class AgentSettings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore", populate_by_name=True)
 
-    env: Environment = Field("prod", alias="DEPLOYMENT_MODE")
+    env: Environment = Field(DEFAULT_ENVIRONMENT, alias="DEPLOYMENT_MODE")
     state_dir: Path | None = Field(None, alias="MONITOR_STATE_DIR")
-    log_level: LogLevel = Field("info", alias="MONITOR_LOG_LEVEL")
+    log_level: Annotated[LogLevel, BeforeValidator(level_name)] = Field("info", alias="MONITOR_LOG_LEVEL")
+    debug: bool = Field(False, alias="MONITOR_DEBUG")
+    """The older agents' way to say ``debug``."""
     ipv4: bool = Field(True, alias="MONITOR_IPV4")
     ipv6: bool = Field(True, alias="MONITOR_IPV6")
     spool_megabytes: int = Field(64, ge=1, le=4096, alias="MONITOR_SPOOL_MEGABYTES")
@@ -54,8 +62,14 @@ KNOWN: Final = frozenset(
 ) | {_DEFAULTS_FILE_KEY}
 
 
-def load_settings(environ: Mapping[str, str], given: Mapping[str, Any]) -> AgentSettings:
-    """The settings of this process; ``given`` are arguments by field name, of which None means: not given.
+def load_settings(
+    environ: Mapping[str, str], given: Mapping[str, Any], warn: Callable[[str], object] = lambda text: None
+) -> AgentSettings:
+    """The settings of this process.
+
+    Args:
+        given: arguments by field name; None means: not given.
+        warn: told of variables that are none of ours. An older agent may know them, so they end nothing.
 
     Raises:
         ConfigurationError: something is wrong, in any of the places.
@@ -63,23 +77,40 @@ def load_settings(environ: Mapping[str, str], given: Mapping[str, Any]) -> Agent
     named = environ.get(_DEFAULTS_FILE_KEY)
     path = Path(named) if named else DEFAULTS_FILE
     from_file = read_defaults(path, must_exist=bool(named))
-    complaints = [*_unknown(from_file, str(path)), *_unknown(environ, "environment")]
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
+    for text in (*_unknown(from_file, str(path)), *_unknown(environ, "environment")):
+        warn(text)
+    found = _found(given, from_file, str(path), environ)
+    try:
+        settings = AgentSettings(**{key: value.given for key, value in found.items()})
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_complaint(e, found) for e in error.errors(include_url=False))) from None
+    level, debug = found.get("MONITOR_LOG_LEVEL"), found.get("MONITOR_DEBUG")
+    if settings.debug and debug is not None and (level is None or level.rank <= debug.rank):
+        return settings.model_copy(update={"log_level": "debug"})
+    return settings
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    given: Any
+    origin: str
+    rank: int
+    """Of the place where it was found: a higher one wins."""
+
+
+def _found(
+    given: Mapping[str, Any], from_file: Mapping[str, str], path: str, environ: Mapping[str, str]
+) -> dict[str, _Value]:
+    """By alias, what wins of what the places say."""
+    found: dict[str, _Value] = {}
     for name, field in AgentSettings.model_fields.items():
         key = str(field.alias)
-        for origin, source in ((str(path), from_file), ("environment", environ)):
+        for rank, (origin, source) in enumerate(((path, from_file), ("environment", environ))):
             if source.get(key):
-                values[key], origins[key] = source[key], f"{key} ({origin})"
+                found[key] = _Value(source[key], f"{key} ({origin})", rank)
         if given.get(name) is not None:
-            values[key], origins[key] = given[name], f"argument for {key}"
-    try:
-        settings = AgentSettings(**values)
-    except ValidationError as error:
-        complaints += [_complaint(e, origins) for e in error.errors(include_url=False)]
-    if complaints:
-        raise ConfigurationError("\n".join(complaints))
-    return settings
+            found[key] = _Value(given[name], f"argument for {key}", 2)
+    return found
 
 
 def base_directory(settings: AgentSettings, environ: Mapping[str, str]) -> Path:
@@ -136,7 +167,7 @@ def read_defaults(path: Path, *, must_exist: bool) -> dict[str, str]:
 
 def _unknown(variables: Mapping[str, str], origin: str) -> list[str]:
     strange = sorted(key for key in variables if key.startswith("MONITOR_") and key not in KNOWN)
-    return [f"{key} ({origin}): is no setting; {_advice(key)}" for key in strange]
+    return [f"{key} ({origin}): is no setting of this agent and is passed over; {_advice(key)}" for key in strange]
 
 
 def _advice(key: str) -> str:
@@ -144,7 +175,8 @@ def _advice(key: str) -> str:
     return f"did you mean {similar[0]}?" if similar else f"known are {', '.join(sorted(KNOWN))}"
 
 
-def _complaint(error: Any, origins: Mapping[str, str]) -> str:
+def _complaint(error: Any, found: Mapping[str, _Value]) -> str:
     key = str(error["loc"][0])
     message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{origins.get(key, key)}={error['input']}: {message[:1].lower()}{message[1:]}"
+    origin = found[key].origin if key in found else key
+    return f"{origin}={error['input']}: {message[:1].lower()}{message[1:]}"

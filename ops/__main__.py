@@ -57,7 +57,7 @@ def _globals(
     context: typer.Context,
     env: Annotated[
         str | None,
-        typer.Option("-e", "--env", metavar="ENV", help=f"{', '.join(ENVIRONMENTS)}; default: DEPLOYMENT_MODE."),
+        typer.Option("-e", "--env", metavar="ENV", help=f"{', '.join(ENVIRONMENTS)} (DEPLOYMENT_MODE)."),
     ] = None,
     log_level: Annotated[
         str | None,

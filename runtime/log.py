@@ -14,6 +14,15 @@ _LEVELS: Final = {
 }
 LEVEL_NAMES: Final = tuple(_LEVELS)
 
+
+def level_name(given: object) -> object:
+    """The name of a level in our spelling: ``warn`` and capitals are what others use. Anything else stays as it is."""
+    if not isinstance(given, str):
+        return given
+    name = given.strip().lower()
+    return "warning" if name == "warn" else name if name in _LEVELS else given
+
+
 _PRIORITIES: Final = {
     logging.DEBUG: 7,
     logging.INFO: 6,

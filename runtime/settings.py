@@ -5,15 +5,16 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL
 
 from runtime.broker_types import BrokerAddress
 from runtime.dsn import InvalidDsn, parse_dsn
+from runtime.log import level_name
 from runtime.secrets import SecretUnavailable, database_secret, from_vault
 from schema.messages import LogLevel
-from schema.names import Environment
+from schema.names import DEFAULT_ENVIRONMENT, Environment
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -27,8 +28,8 @@ class WorkerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore")
 
-    deployment_mode: Environment = "devel"
-    log_level: LogLevel = "info"
+    deployment_mode: Environment = DEFAULT_ENVIRONMENT
+    log_level: Annotated[LogLevel, BeforeValidator(level_name)] = "info"
 
     mqtt_host: str = "localhost"
     mqtt_port: Port | None = None

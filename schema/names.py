@@ -7,6 +7,9 @@ Environment = Literal["prod", "test", "devel"]
 IpVersion = Literal["v4", "v6"]
 
 ENVIRONMENTS: Final[tuple[Environment, ...]] = get_args(Environment)
+DEFAULT_ENVIRONMENT: Final[Environment] = "prod"
+"""Where agents and workers are that nobody has told: where the pool's hosts are, and where nothing is allowed that is
+for developers only."""
 IP_VERSIONS: Final[tuple[IpVersion, ...]] = get_args(IpVersion)
 
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"

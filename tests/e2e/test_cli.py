@@ -38,6 +38,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
     monkeypatch.chdir(tmp_path)  # no database.yaml of anybody's
     monkeypatch.setenv("DATABASE_DSN", dsn)
     monkeypatch.setenv("JWT_KEY", KEY)
+    monkeypatch.setenv("DEPLOYMENT_MODE", "devel")
 
     def run(*arguments: str, **settings: str | None) -> tuple[int, str, str]:
         for name, value in settings.items():

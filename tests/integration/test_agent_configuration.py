@@ -17,7 +17,7 @@ NAME = "wrong.devel.mon.example"
 
 
 def command(tmp_path: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    (tmp_path / "defaults").touch()
+    (tmp_path / "defaults").touch()  # what a test has written there stays
     return subprocess.run(
         [sys.executable, "-m", "agent", *arguments],
         cwd=ROOT,
@@ -39,7 +39,6 @@ def command(tmp_path: Path, *arguments: str, **environ: str) -> subprocess.Compl
     [
         (["-e", "production", "status"], {}, "argument for DEPLOYMENT_MODE=production: input should be 'prod', 'test'"),
         (["monitor"], {"MONITOR_IPV4": "maybe"}, "MONITOR_IPV4 (environment)=maybe: input should be a valid boolean"),
-        (["monitor"], {"MONITOR_SPOOL_MEGABYTE": "5"}, "did you mean MONITOR_SPOOL_MEGABYTES?"),
         (["monitor"], {"MONITOR_DEFAULTS_FILE": "/nowhere"}, "MONITOR_DEFAULTS_FILE=/nowhere: must be a file"),
         (["monitor"], {}, "ntppool-agent/prod/state.json: is missing: this monitor has not been set up"),
         (["monitor", "--once", "--sanity-only"], {}, "only one of them"),
@@ -55,6 +54,13 @@ def test_wrong_settings(tmp_path: Path, arguments: list[str], environ: dict[str,
     assert said.returncode == 2, said
     assert why in said.stderr
     assert "Traceback" not in said.stderr
+
+
+def test_settings_of_an_older_agent_are_understood(tmp_path: Path) -> None:
+    (tmp_path / "defaults").write_text("MONITOR_DEBUG_NTP_QUERIES=true\nMONITOR_LOG_LEVEL=warn\nMONITOR_DEBUG=true\n")
+    said = command(tmp_path, "--deploy-env", "devel", "--log-level", "WARN", "monitor")
+    assert (said.returncode, "devel/state.json: is missing" in said.stderr) == (2, True), said.stderr
+    assert "ntppool-agent: warning: MONITOR_DEBUG_NTP_QUERIES (" in said.stderr
 
 
 def test_wrong_files(tmp_path: Path) -> None:

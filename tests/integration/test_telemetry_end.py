@@ -133,15 +133,15 @@ def test_a_collector_that_cannot_be_reached_holds_nobody_up(tmp_path: Path, endp
 
 def test_a_scraper_that_says_nothing_holds_nobody_up(tmp_path: Path) -> None:
     port = free_port()
-    with process("http://127.0.0.1:1", tmp_path, port) as running:
-        with (
-            socket.create_connection(("127.0.0.1", port)) as silent,
-            socket.create_connection(("127.0.0.1", port)) as asks,
-        ):
-            silent.send(b"GET /metr")
-            asks.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
-            assert asks.recv(15) == b"HTTP/1.0 200 OK", "others are answered meanwhile"
-            assert seconds_to_end(running) < 4.0
+    with (
+        process("http://127.0.0.1:1", tmp_path, port) as running,
+        socket.create_connection(("127.0.0.1", port)) as silent,
+        socket.create_connection(("127.0.0.1", port)) as asks,
+    ):
+        silent.send(b"GET /metr")
+        asks.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert asks.recv(15) == b"HTTP/1.0 200 OK", "others are answered meanwhile"
+        assert seconds_to_end(running) < 4.0
 
 
 def test_what_was_not_exported_yet_is_exported_at_the_end(tmp_path: Path) -> None:

@@ -78,6 +78,12 @@ def test_each_gives_away_nothing_has_bounds_and_comes_back(unit: Path) -> None:
         assert found["RestartPreventExitStatus"] == "2"
 
 
+@pytest.mark.parametrize("unit", [unit for unit in UNITS if "broker" not in unit.name], ids=lambda unit: unit.name)
+def test_each_instance_says_its_environment_itself(unit: Path) -> None:
+    assert " --env %i " in settings(unit)["ExecStart"]
+    assert "DEPLOYMENT_MODE" not in unit.read_text()
+
+
 def test_the_example_of_settings_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = (ROOT / "deploy" / "systemd" / "ntppool-monitor.env").read_text().splitlines()
     assignments = [line.split("=", 1) for line in lines if line and not line.startswith("#")]
@@ -85,6 +91,8 @@ def test_the_example_of_settings_is_accepted(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.delenv(name, raising=False)
     for name, value in assignments:
         monkeypatch.setenv(name, value)
-    loaded = load_settings(deployment_mode="prod")
+    assert ["DEPLOYMENT_MODE", "prod"] in assignments, "a token made by hand is for the environment of the file"
+    loaded = load_settings()
+    assert loaded.deployment_mode == "prod"
     assert loaded.database_url().host == "127.0.0.1"
     assert str(loaded.broker_address()) == "mqtt://127.0.0.1:1883"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agent.settings import load_settings as load_agent_settings
 from runtime import secrets
 from runtime.broker_types import BrokerAddress
 from runtime.settings import ConfigurationError, WorkerSettings, load_settings, server_state_directory
@@ -32,9 +33,9 @@ def complaint(**given: Any) -> str:
 # ---- reading -------------------------------------------------------------------------------------------------------
 
 
-def test_the_defaults_are_those_of_a_developer() -> None:
+def test_the_defaults() -> None:
     settings = load_settings()
-    assert (settings.deployment_mode, settings.log_level, settings.log_scores_days) == ("devel", "info", 15)
+    assert (settings.deployment_mode, settings.log_level, settings.log_scores_days) == ("prod", "info", 15)
     assert settings.broker_address() == BrokerAddress("localhost", 1883)
 
 
@@ -44,6 +45,17 @@ def test_arguments_win_over_the_environment_and_empty_means_unset(monkeypatch: p
     monkeypatch.setenv("LOG_LEVEL", "debug")
     settings = load_settings(log_level="error", deployment_mode=None)
     assert (settings.deployment_mode, settings.log_level, settings.mqtt_port) == ("test", "error", None)
+
+
+@pytest.mark.parametrize(("given", "level"), [("warn", "warning"), ("WARNING", "warning"), ("Info", "info")])
+def test_levels_as_others_spell_them(given: str, level: str) -> None:
+    assert load_settings(log_level=given).log_level == level
+
+
+def test_agents_and_workers_that_nobody_has_told_are_in_the_same_environment(tmp_path: Path) -> None:
+    (tmp_path / "defaults").touch()
+    agent = load_agent_settings({"MONITOR_DEFAULTS_FILE": str(tmp_path / "defaults")}, {})
+    assert (agent.env, load_settings().deployment_mode) == ("prod", "prod")
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -203,5 +215,5 @@ def test_a_wrong_database_is_named_without_its_password(dsn: str | None, file: s
 def test_a_state_directory_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "file"))
-    with pytest.raises(ConfigurationError, match=rf"STATE_DIRECTORY: {tmp_path}/file/devel cannot be made"):
+    with pytest.raises(ConfigurationError, match=rf"STATE_DIRECTORY: {tmp_path}/file/prod cannot be made"):
         load_settings().database_url()

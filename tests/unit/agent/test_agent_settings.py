@@ -13,7 +13,8 @@ from agent.settings import AgentSettings, ConfigurationError, base_directory, fo
 def load(tmp_path: Path, file: str = "", environ: dict[str, str] | None = None, **given: Any) -> AgentSettings:
     path = tmp_path / "defaults"
     path.write_text(file)
-    return load_settings({"MONITOR_DEFAULTS_FILE": str(path), **(environ or {})}, given)
+    warn = given.pop("warn", None) or pytest.fail
+    return load_settings({"MONITOR_DEFAULTS_FILE": str(path), **(environ or {})}, given, warn)
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -49,26 +50,66 @@ def test_other_lines_are_refused_with_file_and_number(tmp_path: Path, line: str)
 def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.mktemp("d")
     try:
-        load(path, text.replace("\r", ""))
+        load(path, text.replace("\r", ""), warn=lambda text: None)
     except ConfigurationError as error:
         assert "defaults" in str(error)
 
 
 def test_everything_wrong_is_named_at_once_with_its_origin(tmp_path: Path) -> None:
-    environ = {"MONITOR_IPV8": "1", "DEPLOYMENT_MODE": "production", "MONITOR_SPOOL_MEGABYTES": "0"}
+    environ = {"DEPLOYMENT_MODE": "production", "MONITOR_SPOOL_MEGABYTES": "0", "MONITOR_DEBUG": "perhaps"}
     with pytest.raises(ConfigurationError) as refused:
-        load(tmp_path, "MONITOR_STAET_DIR=/x\n", environ, log_level="loud")
+        load(tmp_path, "", environ, log_level="loud")
     said = str(refused.value).splitlines()
-    assert len(said) == 5
+    assert len(said) == 4
     for words in (
-        "MONITOR_STAET_DIR",
-        "did you mean MONITOR_STATE_DIR?",
-        "MONITOR_IPV8 (environment): is no setting",
         "DEPLOYMENT_MODE (environment)=production: input should be 'prod', 'test' or 'devel'",
         "MONITOR_SPOOL_MEGABYTES (environment)=0: input should be greater than or equal to 1",
+        "MONITOR_DEBUG (environment)=perhaps: input should be a valid boolean",
         "argument for MONITOR_LOG_LEVEL=loud: input should be 'debug', 'info', 'warning' or 'error'",
     ):
         assert words in str(refused.value)
+
+
+def test_what_is_no_setting_is_named_and_passed_over(tmp_path: Path) -> None:
+    warned: list[str] = []
+    file = "MONITOR_STAET_DIR=/x\nMONITOR_DEBUG_NTP_QUERIES=true\nMONITOR_IPV4=yes\n"
+    settings = load(tmp_path, file, {"MONITOR_IPV8": "1"}, warn=warned.append)
+    assert (settings.env, settings.state_dir) == ("prod", None)
+    assert len(warned) == 3
+    for text, words in (
+        ("MONITOR_STAET_DIR", "defaults): is no setting of this agent and is passed over; did you mean MONITOR_STATE_"),
+        ("MONITOR_DEBUG_NTP_QUERIES", "is no setting of this agent"),
+        ("MONITOR_IPV8 (environment)", "did you mean MONITOR_IPV"),
+    ):
+        assert [line for line in warned if text in line and words in line], (text, warned)
+
+
+@pytest.mark.parametrize(
+    ("level", "meant"),
+    [("warn", "warning"), ("WARN", "warning"), ("Warning", "warning"), ("ERROR", "error"), ("Debug", "debug")],
+)
+def test_levels_as_others_spell_them(tmp_path: Path, level: str, meant: str) -> None:
+    assert load(tmp_path, log_level=level).log_level == meant
+    assert load(tmp_path, f"MONITOR_LOG_LEVEL={level}\n").log_level == meant
+
+
+@pytest.mark.parametrize(
+    ("file", "environ", "given", "level"),
+    [
+        ("MONITOR_DEBUG=true", {}, {}, "debug"),
+        ("MONITOR_DEBUG=1\nMONITOR_LOG_LEVEL=error", {}, {}, "debug"),
+        ("MONITOR_DEBUG=0\nMONITOR_LOG_LEVEL=error", {}, {}, "error"),
+        ("MONITOR_DEBUG=", {}, {}, "info"),
+        ("MONITOR_DEBUG=T", {"MONITOR_LOG_LEVEL": "warning"}, {}, "warning"),
+        ("MONITOR_LOG_LEVEL=warning", {"MONITOR_DEBUG": "yes"}, {}, "debug"),
+        ("MONITOR_DEBUG=true", {"MONITOR_DEBUG": "false"}, {}, "info"),
+        ("MONITOR_DEBUG=true", {}, {"log_level": "error"}, "error"),
+    ],
+)
+def test_debug_as_older_agents_are_told(
+    tmp_path: Path, file: str, environ: dict[str, str], given: dict[str, str], level: str
+) -> None:
+    assert load(tmp_path, file + "\n", environ, **given).log_level == level
 
 
 def test_a_defaults_file_that_was_named_must_exist() -> None:
