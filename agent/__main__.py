@@ -9,18 +9,25 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
-from agent.certificate import CertificateError, valid_until
 from agent.daemon_settings import DaemonSettings, hand_over
 from agent.exchange import Source
+from agent.inspection import inspect
 from agent.probe import probe
-from agent.settings import AgentSettings, ConfigurationError, base_directory, for_daemon, load_settings
-from agent.state import StateDirectory, StateError, running_process
-from agent.status_file import read_report
+from agent.settings import (
+    AgentSettings,
+    ConfigurationError,
+    base_directory,
+    for_daemon,
+    load_settings,
+    places_to_look,
+)
+from agent.state import StateDirectory, StateError
 from agent.targets import Target, TargetRefused, TargetRules
 from agent.udp import stamping
 from agent.version import VERSION
 from agent.wording import check_line, status_lines
 from runtime.log import set_up_logging, stderr_is_journal
+from runtime.tls_files import file_stamp
 
 EXIT_ERROR: Final = 1
 EXIT_CONFIGURATION: Final = 2
@@ -92,13 +99,11 @@ def check(
 @app.command()
 def status(context: typer.Context) -> None:
     """Say whether the agent runs, is connected and probes, and if not, why not."""
-    _, directory = _opened(context)
-    process, report = running_process(directory), read_report(directory)
-    now = datetime.now(UTC)
-    for line in status_lines(report, process, _certificate(directory, now), now):
+    settings: AgentSettings = context.obj
+    found, now = inspect(places_to_look(settings, os.environ), settings.env), datetime.now(UTC)
+    for line in status_lines(found, now):
         typer.echo(line)
-    running = process is not None and report is not None and report.connected
-    raise typer.Exit(0 if running else EXIT_ERROR)
+    raise typer.Exit(0 if found.healthy(now) else EXIT_ERROR)
 
 
 @app.command()
@@ -139,7 +144,7 @@ def _become_daemon(settings: DaemonSettings) -> NoReturn:
 
 def _rules(settings: AgentSettings, directory: StateDirectory) -> TargetRules:
     """As of the state when there is one; a host that is not set up may still measure public servers."""
-    if not directory.state_file.exists():
+    if file_stamp(directory.state_file) is None:
         return TargetRules(settings.env)
     return directory.rules(directory.read_state())
 
@@ -151,16 +156,6 @@ async def _check_all(targets: list[Target], samples: int) -> bool:
         return any(sample.reply is not None and sample.error is None for sample in taken)
 
     return all(await asyncio.gather(*map(one, targets)))
-
-
-def _certificate(directory: StateDirectory, now: datetime) -> str:
-    if not directory.certificate_file.exists():
-        return "none"
-    try:
-        until = valid_until(directory.certificate_file)
-    except CertificateError as error:
-        return f"unusable: {error}"
-    return f"{'valid until' if until > now else 'EXPIRED on'} {until:%Y-%m-%d %H:%M} UTC"
 
 
 if __name__ == "__main__":

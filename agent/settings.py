@@ -7,6 +7,7 @@ and passed over.
 import difflib
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -15,13 +16,16 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from agent.daemon_settings import DaemonSettings
-from agent.state import state_base
+from agent.state import StateError, state_base
 from runtime.log import level_name
 from schema.messages import LogLevel
 from schema.names import DEFAULT_ENVIRONMENT, Environment, IpVersion
 
 DEFAULTS_FILE: Final = Path("/etc/default/ntppool-agent")
 _DEFAULTS_FILE_KEY: Final = "MONITOR_DEFAULTS_FILE"
+
+SERVICE_STATE: Final = Path("/var/lib/ntppool-agent")
+"""The state directory that systemd makes for the units."""
 
 _LINE: Final = re.compile(r"""([A-Za-z_][A-Za-z0-9_]*)=(?:"([^"]*)"|'([^']*)'|([^"'\s]*))""")
 
@@ -116,6 +120,17 @@ def _found(
 def base_directory(settings: AgentSettings, environ: Mapping[str, str]) -> Path:
     """Where the state directories of all environments are."""
     return state_base(settings.state_dir, {key: value for key, value in environ.items() if key != "MONITOR_STATE_DIR"})
+
+
+def places_to_look(settings: AgentSettings, environ: Mapping[str, str]) -> list[Path]:
+    """Where to look for an agent's state: what was named, else the user's own directory and that of the units."""
+    own = {key: value for key, value in environ.items() if key != "MONITOR_STATE_DIR"}
+    if settings.state_dir is not None or own.get("STATE_DIRECTORY"):
+        return [state_base(settings.state_dir, own)]
+    places = [SERVICE_STATE]
+    with suppress(StateError):
+        places.insert(0, state_base(None, own))
+    return places
 
 
 def for_daemon(settings: AgentSettings, base: Path, *, once: bool = False, sanity_only: bool = False) -> DaemonSettings:

@@ -209,15 +209,23 @@ def running_process(directory: StateDirectory) -> int | None:
 
 
 def state_base(given: Path | None, environ: Mapping[str, str]) -> Path:
-    """Where state directories are: argument, ``MONITOR_STATE_DIR``, ``STATE_DIRECTORY``, or in the user's config."""
+    """Where state directories are: argument, ``MONITOR_STATE_DIR``, ``STATE_DIRECTORY``, or in the user's config.
+
+    Raises:
+        StateError: nothing is said, and the user has no home.
+    """
     if given is not None:
         return given
     if own := environ.get("MONITOR_STATE_DIR"):
         return Path(own)
     if by_systemd := environ.get("STATE_DIRECTORY"):
         return Path(by_systemd.split(":")[0])
-    config = environ.get("XDG_CONFIG_HOME")
-    return (Path(config) if config else Path.home() / ".config") / "ntppool-agent"
+    if config := environ.get("XDG_CONFIG_HOME"):
+        return Path(config) / "ntppool-agent"
+    try:
+        return Path.home() / ".config" / "ntppool-agent"
+    except RuntimeError:  # neither HOME nor an entry in the list of users
+        raise StateError("this user has no home: --state-dir or MONITOR_STATE_DIR must name a directory") from None
 
 
 def provision(base: Path, env: Environment, state: State, token: str) -> StateDirectory:

@@ -23,6 +23,8 @@ class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
     disconnected_because: str | None = None
     status: Status
     """As the pool is told."""
+    troubles: list[str] = []
+    """What the agent complains about right now."""
     set_aside_torn: int = 0
     """Batches of the spool that could not be read."""
     last_results: list[Result] = []

@@ -4,23 +4,52 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from agent.clock_check import in_ms
+from agent.inspection import Inspection
 from agent.sample import Sample, to_result
 from agent.status_file import AgentReport
 from agent.targets import Target
 from schema.messages import ProtocolState, Result
+from schema.names import Environment
 
 
-def status_lines(report: AgentReport | None, process: int | None, certificate: str, now: datetime) -> Iterator[str]:
-    """What the ``status`` command says; ``process`` is the running daemon's id, None when there is none."""
-    if report is None:
-        yield "this monitor has never run" if process is None else "started; nothing to say yet"
+def status_lines(found: Inspection, now: datetime) -> Iterator[str]:
+    """What the ``status`` command says."""
+    yield f"state        {found.path}"
+    if found.closed_by is not None:
+        yield f"closed       only {found.closed_by} may look into it: ask with sudo"
         return
-    yield f"monitor      {report.name}"
-    if process is None:
-        yield f"daemon       not running; what follows is from {_ago(report.written, now)}"
+    yield from (f"trouble      {trouble}" for trouble in found.troubles)
+    if found.report is None:
+        yield from _without_report(found)
+        return
+    yield from _report_lines(found, found.report, now)
+
+
+def _without_report(found: Inspection) -> Iterator[str]:
+    if found.process is not None:
+        yield "daemon       started; nothing to say yet"
+    elif found.set_up:
+        yield f"monitor      {found.name or 'unknown'}"
+        yield f"daemon       has never run here: {_start(found.env)}"
     else:
-        reported = f"version {report.status.version}, reported {_ago(report.written, now)}"
-        yield f"daemon       running as process {process}, {reported}"
+        yield f"monitor      not set up for {found.env}: there is no state.json"
+        if found.others:
+            yield f"hint         set up here: {', '.join(found.others)}; ask with --env {found.others[0]}"
+        else:
+            yield "hint         --state-dir or MONITOR_STATE_DIR name another directory, --env another environment"
+
+
+def _report_lines(found: Inspection, report: AgentReport, now: datetime) -> Iterator[str]:
+    yield f"monitor      {report.name}"
+    ago = _ago(report.written, now)
+    if found.process is None:
+        yield f"daemon       not running; what follows is from {ago}. {_start(found.env).capitalize()}"
+    elif found.stale(now):
+        yield f"daemon       process {found.process or 'unknown'} has reported nothing since {ago}: it hangs, or cannot"
+        yield "             write here (disk full, failing or read-only; directory removed)"
+    else:
+        yield f"daemon       running as process {found.process}, version {report.status.version}, reported {ago}"
+    yield from (f"trouble      {trouble}" for trouble in report.troubles)
     because = f" ({report.disconnected_because})" if report.disconnected_because else ""
     yield f"broker       {report.broker}, {'connected' if report.connected else f'not connected{because}'}"
     for ipv, state in report.status.protocols.items():
@@ -31,10 +60,14 @@ def status_lines(report: AgentReport | None, process: int | None, certificate: s
     yield f"spool        {spool.batches} batches, {spool.bytes} bytes; {spool.dropped_results} results dropped, " + (
         f"{spool.set_aside} batches refused, {report.set_aside_torn} torn"
     )
-    yield f"certificate  {certificate}"
+    yield f"certificate  {found.certificate}"
     yield f"last results {'' if report.last_results else 'none'}".rstrip()
     for result in report.last_results:
         yield f"  {result.ts:%Y-%m-%d %H:%M:%S}  server {result.server_id} ({result.ip}): {result_words(result)}"
+
+
+def _start(env: Environment) -> str:
+    return f"start it, such as with: systemctl start ntppool-agent@{env}"
 
 
 def check_line(target: Target, samples: list[Sample]) -> str:

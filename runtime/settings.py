@@ -155,8 +155,12 @@ def server_state_directory(env: Environment) -> Path:
     """Where the server side keeps files: systemd's state directory, else the user's data directory."""
     if given := os.environ.get("STATE_DIRECTORY"):
         return Path(given.split(":")[0]) / env
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data) / "ntppool-monitor" / env
+    if data := os.environ.get("XDG_DATA_HOME"):
+        return Path(data) / "ntppool-monitor" / env
+    try:
+        return Path.home() / ".local" / "share" / "ntppool-monitor" / env
+    except RuntimeError:  # neither HOME nor an entry in the list of users
+        raise ConfigurationError("STATE_DIRECTORY: must be set, or DATABASE_DSN, since this user has no home") from None
 
 
 def load_settings(**given: Any) -> WorkerSettings:

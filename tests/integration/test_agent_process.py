@@ -3,12 +3,14 @@
 import asyncio
 import itertools
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from fixtures.agent import AgentProcess, Pool, pool_of, until
+from fixtures.agent import ROOT, AgentProcess, Pool, pool_of, until
 from fixtures.broker import PLAIN, TRANSPORTS, Broker, Transport, require_address
 
 from schema.messages import AdHocRequest, BatchCommitted, BatchRefused, assignment_set_hash
@@ -290,7 +292,7 @@ async def test_broken_messages_change_nothing(pool: Pool, agent: AgentProcess, f
 
 
 async def test_status_and_version(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
-    assert "has never run" in agent.run("status").stdout
+    assert "has never run here: start it" in agent.run("status").stdout
     await pool.configure(base_checks=base_check(fleet))
     await pool.assign(1, fleet.specs[0])
     agent.start()
@@ -304,6 +306,25 @@ async def test_status_and_version(pool: Pool, agent: AgentProcess, fleet: Fleet)
     said = agent.run("status")
     assert (said.returncode, "not running" in said.stdout) == (1, True)
     assert agent.run("version").stdout.startswith("ntppool-agent ")
+
+
+async def test_status_finds_the_running_service(pool: Pool, agent: AgentProcess, tmp_path: Path, fleet: Fleet) -> None:
+    """As somebody asks who has no state of an own, beside a unit: systemd gives only that one ``STATE_DIRECTORY``."""
+    agent.start()
+    await until(lambda: (agent.report() or {}).get("connected"), what=agent.log_text)
+    code = (
+        "import sys, pathlib, agent.settings as s, agent.__main__ as m;"
+        "s.SERVICE_STATE = pathlib.Path(sys.argv.pop(1)); m.main()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), "--env", "devel", "status"]
+    environ = {**agent.environ, "HOME": str(tmp_path / "home")}
+    environ.pop("XDG_CONFIG_HOME", None)
+    asked = await asyncio.to_thread(
+        subprocess.run, command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60
+    )
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert f"state        {tmp_path}/devel\n" in asked.stdout
+    assert agent.process is not None and f"running as process {agent.process.pid}, " in asked.stdout
 
 
 @by_any_transport

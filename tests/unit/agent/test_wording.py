@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from agent.certificate import CertificateError, valid_until
 from agent.counters import AgentCounters, prometheus_text
+from agent.inspection import Inspection
 from agent.measure import Measurement
 from agent.packet import Reply
 from agent.sample import Sample
@@ -45,8 +46,19 @@ def report(**fields: object) -> AgentReport:
     return AgentReport(**values)  # type: ignore[arg-type]
 
 
+def found(**fields: object) -> Inspection:
+    values = {"path": "/var/lib/ntppool-agent/test", "env": "test", "name": "a.test.mon.example", "set_up": True}
+    return Inspection(**{**values, **fields})  # type: ignore[arg-type]
+
+
+def said(inspection: Inspection, now: datetime = NOW) -> str:
+    return "\n".join(status_lines(inspection, now))
+
+
 def test_status_of_a_running_agent() -> None:
-    assert list(status_lines(report(), 5, "none", NOW)) == [
+    running = found(report=report(), process=5)
+    assert list(status_lines(running, NOW)) == [
+        "state        /var/lib/ntppool-agent/test",
         "monitor      a.test.mon.example",
         "daemon       running as process 5, version 0.1.0, reported 9 s ago",
         "broker       mqtts://b:8883, connected",
@@ -56,6 +68,7 @@ def test_status_of_a_running_agent() -> None:
         "last results",
         "  2026-01-01 12:00:00  server 7 (192.0.2.7): no response",
     ]
+    assert running.healthy(NOW)
 
 
 def test_status_says_what_is_wrong() -> None:
@@ -67,21 +80,50 @@ def test_status_says_what_is_wrong() -> None:
         disconnected_because="refused",
         last_results=[],
         status=Status(online=True, protocols={"v6": state}),
+        troubles=["spool: No space left on device"],
     )
-    text = "\n".join(status_lines(made, None, "EXPIRED on 2025-01-01", NOW + timedelta(hours=5)))
+    text = said(found(report=made, certificate="EXPIRED on 2025-01-01"), NOW + timedelta(hours=5))
     for words in (
-        "not running; what follows is from 5 h ago",
+        "not running; what follows is from 5 h ago. Start it, such as with: systemctl start ntppool-agent@test",
         "not connected (refused)",
         "EXPIRED",
         "IPv6         paused, not probing: status is paused",
+        "trouble      spool: No space left on device",
         "last results none",
     ):
         assert words in text
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"process": None},
+        {"report": None},
+        {"report": report(connected=False)},
+        {"report": report(troubles=["spool"])},
+        {"troubles": ("token: is missing",)},
+        {"report": report(written=NOW - timedelta(seconds=91))},
+    ],
+    ids=str,
+)
+def test_not_everything_that_runs_is_healthy(fields: dict[str, object]) -> None:
+    assert not found(**{"report": report(), "process": 5, **fields}).healthy(NOW)
+
+
+def test_an_agent_that_hangs_or_cannot_write_does_not_look_healthy() -> None:
+    text = said(found(report=report(written=NOW - timedelta(seconds=91)), process=5))
+    assert "process 5 has reported nothing since 91 s ago: it hangs, or cannot" in text
+    assert "running as" not in text
+
+
 def test_status_without_a_report() -> None:
-    assert list(status_lines(None, None, "none", NOW)) == ["this monitor has never run"]
-    assert list(status_lines(None, 7, "none", NOW)) == ["started; nothing to say yet"]
+    assert "has never run here: start it, such as with: systemctl start ntppool-agent@test" in said(found())
+    assert "started; nothing to say yet" in said(found(process=7))
+    missing = found(set_up=False, name=None)
+    assert "not set up for test: there is no state.json" in said(missing)
+    assert "--state-dir" in said(missing)
+    assert "set up here: prod, devel; ask with --env prod" in said(found(set_up=False, others=("prod", "devel")))
+    assert "only ntppool-agent may look into it: ask with sudo" in said(found(closed_by="ntppool-agent"))
 
 
 def test_a_measurement_in_one_line() -> None:

@@ -1,0 +1,96 @@
+"""Where the ``status`` command looks, and what it finds there."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from agent.inspection import inspect
+from agent.settings import AgentSettings, places_to_look
+from agent.state import Broker, Lock, State, StateDirectory, provision
+from agent.status_file import AgentReport, write_report
+from schema.messages import Status
+
+ROOT = Path(__file__).parents[3]
+STATE = State(name="a.devel.mon.example", broker=Broker(host="127.0.0.1", port=1))
+
+
+def set_up(base: Path) -> StateDirectory:
+    return provision(base, "devel", STATE, "token")
+
+
+def write(directory: StateDirectory) -> None:
+    now = datetime.now(UTC)
+    status = Status(online=True)
+    made = AgentReport(
+        name="a", env="devel", pid=1, written=now, started=now, broker="b", connected=True, status=status
+    )
+    write_report(directory, made)
+
+
+def test_it_looks_where_the_units_keep_their_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    unit = (ROOT / "deploy" / "systemd" / "ntppool-agent@.service").read_text()
+    assert "\nStateDirectory=ntppool-agent\n" in unit
+    home = {"XDG_CONFIG_HOME": str(tmp_path)}
+    service = Path("/var/lib/ntppool-agent")
+    assert places_to_look(AgentSettings(), home) == [tmp_path / "ntppool-agent", service]
+    assert places_to_look(AgentSettings(state_dir=tmp_path), home) == [tmp_path]
+    assert places_to_look(AgentSettings(), {**home, "STATE_DIRECTORY": "/x"}) == [Path("/x")]
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert places_to_look(AgentSettings(), {}) == [service], "a user without a home may ask, too"
+
+
+def test_where_a_daemon_runs_comes_first_then_what_is_set_up(tmp_path: Path) -> None:
+    own, service = tmp_path / "own", tmp_path / "service"
+    nothing = inspect([own, service], "devel")
+    assert (nothing.path, nothing.set_up, nothing.process) == (str(own / "devel"), False, None)
+    running = set_up(service)
+    assert inspect([own, service], "devel").path == str(service / "devel")
+    set_up(own)
+    assert inspect([own, service], "devel").path == str(own / "devel")
+    with Lock(running):
+        seen = inspect([own, service], "devel")
+    assert (seen.path, seen.process, seen.name) == (str(service / "devel"), os.getpid(), "a.devel.mon.example")
+
+
+def test_another_environment_is_named(tmp_path: Path) -> None:
+    set_up(tmp_path / "service")
+    seen = inspect([tmp_path / "own", tmp_path / "service"], "prod")
+    assert (seen.set_up, seen.others) == (False, ("devel",))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("state.json", b"{", "state.json: "),
+        ("token", b"", "token: must hold one token"),
+        ("status.json", b"{", "status.json: "),
+        ("status.json", b"\xff", "status.json: "),
+    ],
+)
+def test_what_is_broken_is_named(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    directory = set_up(tmp_path)
+    write(directory)
+    assert inspect([tmp_path], "devel").troubles == ()
+    (directory.path / name).write_bytes(content)
+    seen = inspect([tmp_path], "devel")
+    assert [trouble for trouble in seen.troubles if says in trouble], seen
+    assert seen.set_up
+
+
+def test_what_is_not_for_us_to_see_is_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up(tmp_path)
+    stat = Path.stat
+
+    def closed(path: Path, **how: bool) -> os.stat_result:
+        if "devel" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **how)
+
+    monkeypatch.setattr(Path, "stat", closed)
+    assert inspect([tmp_path], "devel").closed_by is not None
