@@ -1,7 +1,6 @@
 """What pool operators set in the ledger: read, defaulted where broken, and read again in time."""
 
 import json
-import logging
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,15 @@ from sqlalchemy.engine import URL, Engine
 
 from runtime import pool_settings
 from runtime.database import open_database
-from runtime.pool_settings import REREAD, Intervals, PoolSettings, PoolSettingsReader, Reviews, Scoring
+from runtime.pool_settings import (
+    REREAD,
+    Intervals,
+    PoolSettings,
+    PoolSettingsReader,
+    Reviews,
+    Scoring,
+    all_settings,
+)
 from schema.tables import system_settings
 
 
@@ -44,6 +51,47 @@ def test_they_are_what_operators_set(engine: Engine) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("value", "intervals"),
+    [
+        (
+            {"interval_active": "9m", "interval_testing": "45m", "interval_all": "2h", "batch_size": 10},
+            (540.0, 2700.0, 7200.0),
+        ),
+        ({"interval_active": "1h30m", "interval_testing": "1.5m", "interval_all": "500ms"}, (5400.0, 90.0, 0.5)),
+        ({"interval_active": 8, "interval_testing": "2m", "interval_all": 60}, (8.0, 120.0, 60.0)),
+        ({"interval_candidate": "3h", "interval_all": "2h"}, (540.0, 2700.0, 10_800.0)),
+        ({"interval_active": "720h", "interval_testing": "100ms"}, (2_592_000.0, 0.1, 7200.0)),
+    ],
+)
+def test_the_pools_own_form_is_understood(
+    engine: Engine, value: Any, intervals: tuple[float, float, float], caplog: pytest.LogCaptureFixture
+) -> None:
+    put(engine, "monitors", value)
+    put(engine, "selector", {"review_changed": "1h", "review_unchanged": "10m"})
+    found = PoolSettingsReader(engine).get()
+    assert [found.monitors.of(status) for status in ("active", "testing", "candidate")] == list(intervals)
+    assert (found.selector.review_changed, found.selector.review_unchanged) == (3600.0, 600.0)
+    assert found.monitors.batch_size == 10
+    assert caplog.messages == []
+
+
+def test_bounds_and_defaults_are_the_documented_ones() -> None:
+    duration = (0.1, 2_592_000)
+    assert {str(one): (one.default, (one.meta.ge, one.meta.le)) for one in all_settings()} == {
+        "monitors.interval_active": (540, duration),
+        "monitors.interval_testing": (2700, duration),
+        "monitors.interval_candidate": (7200, duration),
+        "monitors.samples": (3, (1, 10)),
+        "monitors.batch_size": (10, (1, 1_000)),
+        "selector.review_changed": (3600, duration),
+        "selector.review_unchanged": (1200, duration),
+        "selector.target_active": (7, (1, 50)),
+        "selector.target_testing": (5, (1, 50)),
+        "scorer.batch_size": (200, (1, 10_000)),
+    }
+
+
 @pytest.mark.parametrize("value", ["", "no JSON", "[]", "7", "null", '{"interval_active": 2', '{"a": NaN}'])
 def test_what_is_no_object_means_defaults_and_is_said(
     sqlite_engine: Engine, value: str, caplog: pytest.LogCaptureFixture
@@ -60,7 +108,18 @@ def test_what_is_no_object_means_defaults_and_is_said(
     [
         ("monitors", "interval_active", 0, 540.0),
         ("monitors", "interval_active", -1, 540.0),
-        ("monitors", "interval_active", "9m", 540.0),
+        ("monitors", "interval_active", "9", 540.0),
+        ("monitors", "interval_active", "-9m", 540.0),
+        ("monitors", "interval_active", "9 minutes", 540.0),
+        ("monitors", "interval_active", "99ms", 540.0),
+        ("monitors", "interval_active", 540_000_000_000, 540.0),
+        ("monitors", "interval_testing", "721h", 2700.0),
+        ("monitors", "interval_candidate", "soon", 7200.0),
+        ("monitors", "interval_all", "soon", 7200.0),
+        ("monitors", "interval_all", 0, 7200.0),
+        ("monitors", "batch_size", 0, 10),
+        ("monitors", "batch_size", "10", 10),
+        ("monitors", "batch_size", 1_001, 10),
         ("monitors", "interval_active", None, 540.0),
         ("monitors", "interval_testing", 1e300, 2700.0),
         ("monitors", "interval_candidate", 2_592_001, 7200.0),
@@ -81,7 +140,7 @@ def test_a_broken_value_means_its_default_alone_and_is_named(
     others = {"monitors": {"interval_active": 2}, "selector": {"review_changed": 5}, "scorer": {}}[key]
     put(sqlite_engine, key, {**others, field: value})
     found = getattr(PoolSettingsReader(sqlite_engine).get(), key)
-    assert getattr(found, field) == default
+    assert getattr(found, "interval_candidate" if field == "interval_all" else field) == default
     assert all(getattr(found, other) == kept for other, kept in others.items() if other != field)
     [message] = caplog.messages
     assert message.startswith(f"system_settings {key}.{field}: ")
@@ -105,16 +164,24 @@ def test_a_change_is_seen_within_a_minute_and_not_asked_for_all_the_time(engine:
     assert reader.get().scorer.batch_size == 10
 
 
-def test_a_broken_value_is_said_again_every_minute_at_most(
+def test_a_broken_value_is_said_once_until_it_is_another_or_mended(
     sqlite_engine: Engine, now: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
-    put(sqlite_engine, "scorer", {"batch_size": 0})
-    reader = PoolSettingsReader(sqlite_engine, reread=0)
-    for second in range(0, 90, 10):
-        now[0] = 1_000.0 + second
+    reader = PoolSettingsReader(sqlite_engine)
+
+    def said(value: Any) -> list[str]:
+        caplog.clear()
+        put(sqlite_engine, "scorer", {"batch_size": value})
+        now[0] += 60
         reader.get()
-    assert len(caplog.messages) == 2
-    assert all(record.levelno == logging.WARNING for record in caplog.records)
+        return [record.levelname for record in caplog.records]
+
+    assert said(0) == ["WARNING"]
+    assert [said(0) for _ in range(5)] == [[]] * 5
+    assert said("x") == ["WARNING"]
+    assert said("x") == []
+    assert said(10) == []
+    assert said("x") == ["WARNING"]
 
 
 def test_while_the_database_is_away_it_says_so_and_forgets_nothing(
@@ -134,11 +201,24 @@ def test_while_the_database_is_away_it_says_so_and_forgets_nothing(
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.from_regex(r"[0-9]{1,3}(ns|us|ms|s|m|h)", fullmatch=True),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=4,
 )
-FIELDS = ["interval_active", "interval_testing", "interval_candidate", "samples", "target_active", "batch_size"]
+FIELDS = [
+    "interval_all",
+    "interval_active",
+    "interval_testing",
+    "interval_candidate",
+    "samples",
+    "target_active",
+    "batch_size",
+]
 
 
 @given(
@@ -149,7 +229,8 @@ FIELDS = ["interval_active", "interval_testing", "interval_candidate", "samples"
 def test_no_slip_of_the_pen_stops_a_worker(sqlite_engine: Engine, text: str, key: str) -> None:
     put(sqlite_engine, key, text)
     found = PoolSettingsReader(sqlite_engine).get()
-    assert 0 < found.monitors.interval_candidate <= 30 * 86_400
+    for seconds in (found.monitors.interval_active, found.monitors.interval_candidate):
+        assert 0.1 <= seconds <= 30 * 86_400
     assert 1 <= found.monitors.samples <= 10
     assert 1 <= found.selector.target_active <= 50
     assert 1 <= found.scorer.batch_size <= 10_000
