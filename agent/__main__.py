@@ -9,10 +9,11 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
+from agent.check import Checked, check_arguments
+from agent.check import check as check_servers
 from agent.daemon_settings import DaemonSettings, hand_over
-from agent.exchange import Source
 from agent.inspection import inspect
-from agent.probe import probe
+from agent.output import complain, write, write_json
 from agent.settings import (
     AgentSettings,
     ConfigurationError,
@@ -20,12 +21,13 @@ from agent.settings import (
     for_daemon,
     load_settings,
     places_to_look,
+    wanted_protocols,
 )
 from agent.state import StateDirectory, StateError
-from agent.targets import Target, TargetRefused, TargetRules
+from agent.targets import TargetRefused, TargetRules
 from agent.udp import stamping
 from agent.version import VERSION
-from agent.wording import check_line, status_lines
+from agent.wording import status_lines
 from runtime.log import set_up_logging, stderr_is_journal
 from runtime.tls_files import file_stamp
 
@@ -80,20 +82,31 @@ def monitor(
 @app.command()
 def check(
     context: typer.Context,
-    addresses: Annotated[list[str], typer.Argument(metavar="IP...", help="Addresses to measure.")],
+    servers: Annotated[list[str], typer.Argument(metavar="SERVER...", help="Addresses or host names to measure.")],
     samples: Annotated[int, typer.Option(min=1, max=10, help="Samples of each.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: one list of results.")] = False,
 ) -> None:
-    """Measure servers now and say what came out; nothing is sent to the pool."""
+    """Measure servers now and say what came out; nothing is sent to the pool.
+
+    All addresses of a host name are measured. Exit code 1 if one has no good answer.
+    """
     settings, directory = _opened(context)
     set_up_logging(settings.log_level)
-    rules = _rules(settings, directory)
+    rules, protocols = _rules(settings, directory), wanted_protocols(settings)
     try:
-        targets = [rules.parse(address) for address in addresses]
+        check_arguments(servers, rules)
     except TargetRefused as error:
-        raise ConfigurationError(f"argument IP: {error}") from error
+        raise ConfigurationError(f"argument SERVER: {error}") from error
+
+    def done(checked: Checked) -> None:
+        if not as_json:
+            write(checked.line())
+
     with stamping():
-        good = asyncio.run(_check_all(targets, samples))
-    raise typer.Exit(0 if good else EXIT_ERROR)
+        found = asyncio.run(check_servers(servers, rules, protocols, samples, done))
+    if as_json:
+        write_json([checked.as_dict() for checked in found])
+    raise typer.Exit(0 if all(checked.good for checked in found) else EXIT_ERROR)
 
 
 @app.command()
@@ -102,14 +115,14 @@ def status(context: typer.Context) -> None:
     settings: AgentSettings = context.obj
     found, now = inspect(places_to_look(settings, os.environ), settings.env), datetime.now(UTC)
     for line in status_lines(found, now):
-        typer.echo(line)
+        write(line)
     raise typer.Exit(0 if found.healthy(now) else EXIT_ERROR)
 
 
 @app.command()
 def version() -> None:
     """Say the version."""
-    typer.echo(f"ntppool-agent {VERSION}")
+    write(f"ntppool-agent {VERSION}")
 
 
 def main() -> NoReturn:
@@ -117,7 +130,8 @@ def main() -> NoReturn:
     try:
         app()
     except (ConfigurationError, StateError) as error:
-        sys.stderr.write(f"ntppool-agent: {error}\n")
+        for line in str(error).split("\n"):
+            complain(line)
         sys.exit(EXIT_CONFIGURATION)
     sys.exit(0)
 
@@ -147,15 +161,6 @@ def _rules(settings: AgentSettings, directory: StateDirectory) -> TargetRules:
     if file_stamp(directory.state_file) is None:
         return TargetRules(settings.env)
     return directory.rules(directory.read_state())
-
-
-async def _check_all(targets: list[Target], samples: int) -> bool:
-    async def one(target: Target) -> bool:
-        taken = await probe(target, Source(None), samples)
-        typer.echo(check_line(target, taken))
-        return any(sample.reply is not None and sample.error is None for sample in taken)
-
-    return all(await asyncio.gather(*map(one, targets)))
 
 
 if __name__ == "__main__":

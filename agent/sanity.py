@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sys
 from contextlib import suppress
 from typing import Final
 
@@ -12,6 +11,7 @@ from agent.daemon_settings import DaemonSettings
 from agent.exchange import Source
 from agent.local_clock import base_checks, check_clock
 from agent.login import Login
+from agent.output import write
 from agent.state import State, StateDirectory
 from runtime.broker import BrokerSession, Identity, Incoming, Subscription
 from schema.messages import LIVE, MonitorConfig, ProtocolConfig, Result, Undecodable, decode
@@ -77,7 +77,8 @@ async def _check(ipv: IpVersion, protocol: ProtocolConfig, directory: StateDirec
     lines = [f"  {name}: {_in_words(result)}" for name, result in results]
     lines += [f"  {reason}" for reason in checks.refused]
     headline = f"IP{ipv}: {'the local clock is good' if verdict.good else verdict.reason}"
-    sys.stdout.write("\n".join([headline, *lines]) + "\n")
+    for line in (headline, *lines):
+        write(line)
     return verdict.good
 
 

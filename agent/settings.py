@@ -139,10 +139,7 @@ def for_daemon(settings: AgentSettings, base: Path, *, once: bool = False, sanit
     Raises:
         ConfigurationError: neither protocol may be used.
     """
-    wanted: dict[IpVersion, bool] = {"v4": settings.ipv4, "v6": settings.ipv6}
-    protocols = tuple(ipv for ipv, on in wanted.items() if on)
-    if not protocols:
-        raise ConfigurationError("MONITOR_IPV4, MONITOR_IPV6: at least one of them must be on")
+    protocols = wanted_protocols(settings)
     return DaemonSettings(
         env=settings.env,
         state_base=str(base.absolute()),
@@ -152,6 +149,19 @@ def for_daemon(settings: AgentSettings, base: Path, *, once: bool = False, sanit
         once=once,
         sanity_only=sanity_only,
     )
+
+
+def wanted_protocols(settings: AgentSettings) -> tuple[IpVersion, ...]:
+    """The protocols that may be used.
+
+    Raises:
+        ConfigurationError: none.
+    """
+    wanted: dict[IpVersion, bool] = {"v4": settings.ipv4, "v6": settings.ipv6}
+    protocols = tuple(ipv for ipv, on in wanted.items() if on)
+    if not protocols:
+        raise ConfigurationError("MONITOR_IPV4, MONITOR_IPV6: at least one of them must be on")
+    return protocols
 
 
 def read_defaults(path: Path, *, must_exist: bool) -> dict[str, str]:

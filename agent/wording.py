@@ -1,6 +1,6 @@
 """What the command line says, as lines of text for people. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from agent.clock_check import in_ms
@@ -70,7 +70,7 @@ def _start(env: Environment) -> str:
     return f"start it, such as with: systemctl start ntppool-agent@{env}"
 
 
-def check_line(target: Target, samples: list[Sample]) -> str:
+def check_line(target: Target, samples: Sequence[Sample]) -> str:
     """What the ``check`` command says of one address."""
     result = to_result(0, target.ip, samples)
     return f"{target}: {result_words(result)}, {result.received} of {result.sent} samples answered"

@@ -24,6 +24,7 @@ from ops import (
 )
 from ops.context import Globals
 from ops.errors import OperatorError, UsageError, leaf_of
+from ops.output import complain, cope_with_any_character, explain
 from runtime.database import DatabaseUnavailable
 from runtime.log import LEVEL_NAMES, set_up_logging
 from runtime.settings import ConfigurationError
@@ -74,6 +75,7 @@ def _globals(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     set_up_logging("warning")
+    cope_with_any_character()
     try:
         result = app(args=arguments, prog_name="ntppool-monitor", standalone_mode=False)
         sys.stdout.flush()
@@ -92,7 +94,10 @@ def _report(error: BaseException) -> int:
     match error:
         case typer.TyperException():
             return _usage(error)
-        case ConfigurationError() | UsageError() | InvalidName():
+        case ConfigurationError():
+            # A line for each setting; strangers have no say in it.
+            return _complain_lines(str(error), 2)
+        case UsageError() | InvalidName():
             return _complain(str(error), 2)
         case OperatorError():
             return _complain(str(error), 1)
@@ -113,15 +118,20 @@ def _usage(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
     text = error.format_message()
     if context is not None and text == context.get_help():
-        sys.stderr.write(text + "\n")
+        explain(text)
         return error.exit_code
     hint = "" if context is None else f" (see '{context.command_path} --help')"
     return _complain(text.removesuffix(".") + hint, error.exit_code)
 
 
 def _complain(text: str, code: int) -> int:
-    for line in text.splitlines() or [""]:
-        sys.stderr.write(f"ntppool-monitor: {line}\n")
+    complain(text)
+    return code
+
+
+def _complain_lines(text: str, code: int) -> int:
+    for line in text.split("\n"):
+        complain(line)
     return code
 
 

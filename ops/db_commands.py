@@ -10,7 +10,7 @@ from sqlalchemy.engine import Engine
 
 from ops.context import database_at, globals_of, place_of
 from ops.errors import OperatorError
-from ops.output import write
+from ops.output import complain, write
 from runtime import migrations
 
 
@@ -63,7 +63,7 @@ def upgrade_ledger(engine: Engine) -> None:
 
 
 def _tell(line: str) -> None:
-    sys.stderr.write(f"ntppool-monitor: {line}\n")
+    complain(line)
     sys.stderr.flush()
 
 

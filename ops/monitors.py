@@ -144,7 +144,9 @@ def list_monitors(connection: Connection, *, status: MonitorStatus | None, delet
         query = query.where(m.status == status)
     elif not deleted:
         query = query.where(m.status != "deleted")
-    return [tuple(row) for row in connection.execute(query)]
+    rows = [row._mapping for row in connection.execute(query)]
+    # MySQL has numbers for yes and no.
+    return [tuple({**row, "online": None if row["online"] is None else bool(row["online"])}.values()) for row in rows]
 
 
 def show_monitor(connection: Connection, text: str) -> list[tuple[str, str | int | datetime | bool | None]]:

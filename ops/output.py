@@ -1,35 +1,82 @@
-"""How commands show what they found: aligned for people, tab-separated when the output goes to another program."""
+"""How commands show what they found: aligned for people, separated by tabs for other programs, or as JSON.
 
+Everything that a command writes passes here and so :func:`runtime.printable.printable`: much of it was written by
+agents, or by whoever could write to the broker.
+"""
+
+import io
 import sys
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from runtime.printable import printable, printable_json
 
-Cell = str | int | float | bool | datetime | None
+Cell = str | int | float | bool | datetime | date | None
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    """Rows under their headings. Into a pipe: a line each, cells separated by tabs, nothing cut."""
-    if sys.stdout.isatty():
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, as_json: bool = False) -> None:
+    """Rows under their headings. Into a pipe: a line each, cells separated by tabs, nothing cut. As JSON: objects."""
+    if as_json:
+        write_json(rows_as_dicts(columns, rows))
+    elif sys.stdout.isatty():
         _aligned(columns, rows)
+    else:
+        for row in [columns, *rows]:
+            sys.stdout.write("\t".join(printable(as_text(cell)) for cell in row) + "\n")
+
+
+def show_fields(fields: Sequence[tuple[str, Cell]], *, as_json: bool = False) -> None:
+    """One line each: name and value. As JSON: one object."""
+    if as_json:
+        write_json(fields_as_dict(fields))
         return
-    for row in [columns, *rows]:
-        write("\t".join(as_text(cell).replace("\t", " ").replace("\n", " ") for cell in row))
-
-
-def show_fields(fields: Sequence[tuple[str, Cell]]) -> None:
-    """One line each: name and value."""
     width = max(len(name) for name, _ in fields)
     for name, value in fields:
         write(f"{name:<{width}}  {as_text(value)}".rstrip())
 
 
+def fields_as_dict(fields: Sequence[tuple[str, Cell]]) -> dict[str, Cell]:
+    """The fields with names as JSON has them."""
+    return {_key(name): value for name, value in fields}
+
+
+def rows_as_dicts(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[dict[str, Cell]]:
+    """The rows of a table as JSON has them."""
+    return [dict(zip(map(_key, columns), row, strict=True)) for row in rows]
+
+
 def write(line: str) -> None:
-    """One line on stdout."""
-    sys.stdout.write(line + "\n")
+    """One line on stdout, whatever is in it."""
+    sys.stdout.write(printable(line) + "\n")
+
+
+def write_lines(text: str) -> None:
+    """A text of several lines, which are ours; what is in them need not be."""
+    for line in text.removesuffix("\n").split("\n"):
+        write(line)
+
+
+def write_json(value: Any) -> None:
+    """``value`` as JSON on one line. Times are RFC 3339 in UTC, days ISO 8601."""
+    sys.stdout.write(printable_json(value, default=_json_time) + "\n")
+
+
+def complain(line: str, *, program: str = "ntppool-monitor") -> None:
+    """One line on stderr, with the program's name."""
+    sys.stderr.write(f"{program}: {printable(line)}\n")
+
+
+def explain(text: str) -> None:
+    """Our own text of several lines on stderr, as it is."""
+    sys.stderr.write("".join(printable(line) + "\n" for line in text.split("\n")))
+
+
+def cope_with_any_character() -> None:
+    """Has characters that the terminal's encoding lacks written as escapes; they would end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def as_text(cell: Cell) -> str:
@@ -46,11 +93,34 @@ def as_text(cell: Cell) -> str:
     return str(cell)
 
 
+def _key(name: str) -> str:
+    return name.replace(" ", "_")
+
+
+def _json_time(value: object) -> str:
+    match value:
+        case datetime():
+            # The ledger's times are UTC without a zone.
+            return value.isoformat() + ("Z" if value.tzinfo is None else "")
+        case date():
+            return value.isoformat()
+    raise TypeError(f"{type(value).__name__} is nothing that JSON has")
+
+
 def _aligned(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
-        numeric = all(isinstance(row[index], int | float | None) for row in rows)
+        numeric = all(_is_number(row[index]) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(as_text(cell)) for cell in row))  # Text: what is in the ledger is no markup
+        # Text: what is in the ledger is no markup.
+        table.add_row(*(Text(printable(as_text(cell))) for cell in row))
     Console().print(table)
+
+
+def _is_number(cell: Cell) -> bool:
+    return cell is None or (isinstance(cell, int | float) and not isinstance(cell, bool))

@@ -1,20 +1,23 @@
 """``ntppool-monitor selector``: the worker that decides who measures whom, a single run of it, and its reasons."""
 
-import json
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
+import msgspec
 import typer
 from sqlalchemy.engine import Engine
 
 from auth.tokens import Role, token_source
 from ops.context import globals_of, open_ledger, signing_key
 from ops.errors import OperatorError
-from ops.output import write
+from ops.output import write, write_json, write_lines
 from ops.servers import find_server
 from ops.services import run_service
 from runtime.database import reading
 from runtime.pool_settings import PoolSettingsReader
+from runtime.printable import printable
 from runtime.worker import run_task
 from selector.model import Review
 
@@ -69,12 +72,21 @@ def register(app: typer.Typer) -> None:
         from selector import explain
 
         with open_ledger(globals_of(context).for_a_person()) as engine:
-            review = simulated(engine, server, datetime.now(UTC))
-        write(json.dumps(explain.as_dict(review)) if as_json else explain.as_text(review))
+            review = simulated(engine, server, datetime.now(UTC), shown=str if as_json else printable)
+        if as_json:
+            write_json(explain.as_dict(review))
+        else:
+            write_lines(explain.as_text(review))
 
 
-def simulated(engine: Engine, server: str, now: datetime) -> Review:
+def simulated(engine: Engine, server: str, now: datetime, *, shown: Callable[[str], str] = str) -> Review:
     """The review of a server as it would be now.
+
+    Args:
+        engine: the ledger.
+        server: id or address.
+        now: when, with its zone.
+        shown: makes a monitor's name what is shown for it; a line break in one would make two lines of an explanation.
 
     Raises:
         OperatorError: there is no such server, or its own row is broken.
@@ -92,7 +104,8 @@ def simulated(engine: Engine, server: str, now: datetime) -> Review:
     if found.deleted(now):
         raise OperatorError(f"server {found.ip} (id {server_id}): is deleted, nobody is assigned to it")
     try:
-        return judge(found, settings, now)
+        named = [msgspec.structs.replace(monitor, name=shown(monitor.name)) for monitor in found.monitors]
+        return judge(replace(found, monitors=named), settings, now)
     except BadRow as bad:
         raise OperatorError(f"server {found.ip} (id {server_id}): {bad}") from None
 

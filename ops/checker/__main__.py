@@ -19,6 +19,7 @@ from ops.checker.check import Before, Checked, check
 from ops.checker.difference import lines
 from ops.checker.load import read_attempts
 from ops.context import signing_key
+from ops.output import complain, write
 from runtime import migrations
 from runtime.broker import BrokerSession, Identity, NotConnected
 from runtime.database import open_database, reading
@@ -53,8 +54,8 @@ def main() -> int:
     except DBAPIError as error:
         return _complain(f"database: {error.orig}", 1)
     for line in lines(checked.differences):
-        sys.stdout.write(line + "\n")
-    sys.stdout.write(f"{checked.rows} results, {len(checked.differences)} differences\n")
+        write(line)
+    write(f"{checked.rows} results, {len(checked.differences)} differences")
     return 0 if checked.good else 1
 
 
@@ -101,7 +102,8 @@ async def _tree(settings: WorkerSettings) -> Tree:
 
 
 def _complain(text: str, code: int) -> int:
-    sys.stderr.write(f"checker: {text}\n")
+    for line in text.split("\n"):
+        complain(line, program=_NAME)
     return code
 
 

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures.world import add_account, add_monitor, add_server, monitor_name
+import sqlalchemy as sa
+from fixtures.world import add_account, add_monitor, add_pair, add_server, monitor_name
 from sqlalchemy.engine import URL
 
 from ops.__main__ import main
 from runtime.database import open_database, transaction
 from schema.names import ENVIRONMENTS
+from schema.tables import monitors, servers
 
 KEY = "0123456789abcdef" * 4
 SETTINGS = (
@@ -270,6 +272,48 @@ def test_simulate_speaks_to_people_and_to_machines(run: Run, ledger: str) -> Non
     text, machine = run("selector", "simulate", "192.0.2.1")[1], run("selector", "simulate", "1", "--json")[1]
     assert "rule 1: leave at once" in text
     assert machine.startswith('{"server": {"id": 1, "ip": "192.0.2.1"')
+
+
+EVIL = "nlams1-e\x1b[31m\n2 fake.devel.mon.example"
+SEEN = r"nlams1-e\x1b[31m\n2 fake.devel.mon.example"
+
+
+@pytest.fixture
+def evil(ledger: str) -> None:
+    """A ledger with a monitor and a server whose texts a terminal would obey."""
+    engine = open_database(URL.create("sqlite", database=ledger.removeprefix("sqlite:///")))
+
+    def rows(connection):  # type: ignore[no-untyped-def]
+        monitor = add_monitor(connection, EVIL, "v4")
+        connection.execute(sa.update(monitors).where(monitors.c.id == monitor).values(client_version="1\x9b2J"))
+        add_pair(connection, add_server(connection, "192.0.2.66"), monitor)
+        connection.execute(sa.update(servers).where(servers.c.ip == "192.0.2.66").values(hostname="h\u202eost"))
+
+    transaction(engine, rows)
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seen"),
+    [
+        (["monitors", "list"], SEEN),
+        (["monitors", "list"], r"1\x9b2J"),
+        (["monitors", "show", "3"], SEEN),
+        (["monitors", "pause", "3"], r"nlams1-e\x1b[31m\n2 fake"),
+        (["servers", "list"], r"h\u202eost"),
+        (["servers", "show", "192.0.2.66"], SEEN),
+        (["selector", "simulate", "192.0.2.66"], SEEN),
+        (["monitors", "resume", "3"], r"nlams1-e\x1b[31m\n2 fake"),
+        (["control", "a\x1b[2J\nb", "ping"], r"a\x1b[2J\nb"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_shown_as_an_escape(
+    run: Run, evil: None, arguments: list[str], seen: str
+) -> None:
+    _, out, err = run(*arguments)
+    assert seen in out + err
+    assert all(line.isprintable() for line in (out + err).replace("\t", "").split("\n"))
+    assert "\n2 fake" not in out + err
 
 
 def test_help_and_no_arguments_explain() -> None:

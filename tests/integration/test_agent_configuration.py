@@ -44,7 +44,7 @@ def command(tmp_path: Path, *arguments: str, **environ: str) -> subprocess.Compl
         (["monitor", "--once", "--sanity-only"], {}, "only one of them"),
         (["check", "127.0.0.1"], {}, "127.0.0.1 is a loopback address"),
         (["check", "8.8.8.8:124"], {}, "another port than 123 is for devel only"),
-        (["check", "time.example"], {}, "'time.example' is no IP address"),
+        (["check", "time.example.1"], {}, "'time.example.1' is neither an IP address nor a host name"),
         (["dance"], {}, "No such command 'dance'"),
         (["monitor", "--twice"], {}, "No such option: --twice"),
     ],

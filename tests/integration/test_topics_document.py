@@ -1,6 +1,7 @@
 """The commands that docs/topics.md shows do what it says, with Mosquitto's own programs and a real broker."""
 
 import asyncio
+import json
 import os
 import re
 import shlex
@@ -71,6 +72,11 @@ def test_the_document_shows_each_program() -> None:
     assert subprocess.run(["sh", "-n"], input=shell, text=True, capture_output=True).stderr == ""
 
 
+def test_no_command_hands_payloads_to_the_terminal() -> None:
+    shown = [*commands("sub"), *commands("rr")]
+    assert [command for command in shown if " -F %j " not in command or " -v " in command] == []
+
+
 @pytest.mark.parametrize("command", commands("sub"))
 async def test_what_is_watched_is_shown(broker: Broker, environment: dict[str, str], command: str) -> None:
     filters = [word for word in shlex.split(command) if word.startswith("/test/")]
@@ -78,12 +84,14 @@ async def test_what_is_watched_is_shown(broker: Broker, environment: dict[str, s
     watching = asyncio.create_task(asyncio.to_thread(run, command, environment, "-C", "1"))
     async with session(broker, Role.SERVER, "ingest") as sender:
         while not watching.done():
-            await sender.publish(topic, b'{"seen": true}')
+            await sender.publish(topic, b"\x1b[2J seen\n")
             await asyncio.wait({watching}, timeout=0.05)
     shown = watching.result()
     assert (shown.returncode, shown.stderr) == (0, "")
     if filters != ["/test/#"]:
-        assert shown.stdout == f'{topic} {{"seen": true}}\n'
+        assert "\x1b" not in shown.stdout and shown.stdout.count("\n") == 1, "a terminal has nothing to obey"
+        message = json.loads(shown.stdout)
+        assert (message["topic"], message["payload"]) == (topic, "\x1b[2J seen\n")
 
 
 @asynccontextmanager
@@ -134,4 +142,4 @@ async def test_an_order_arrives_is_understood_and_answered(
     assert topic in command
     assert answer.ok, answer.message
     if command.startswith("mosquitto_rr"):
-        assert decode(done.stdout.encode(), ControlAnswer) == answer
+        assert decode(json.loads(done.stdout)["payload"].encode(), ControlAnswer) == answer

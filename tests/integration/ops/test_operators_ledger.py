@@ -14,7 +14,7 @@ from ops.errors import OperatorError, UsageError
 from ops.monitors import change_monitor, find_monitor, list_monitors, show_monitor
 from ops.servers import delete_server, list_servers, monitors_of, new_server, show_server
 from runtime.database import reading, transaction
-from schema.tables import monitors, servers, servers_monitor_review
+from schema.tables import monitor_presence, monitors, servers, servers_monitor_review
 
 NOW = datetime(2026, 11, 23, 12, 0, 0)
 TODAY = NOW.date()
@@ -156,6 +156,17 @@ def test_a_monitor_is_shown_with_its_servers(engine: Engine) -> None:
     shown = dict(read(engine, lambda c: show_monitor(c, "m")))
     assert shown["id"] == monitor and shown["online"] is None
     assert (shown["servers as active"], shown["servers as candidate"], shown["servers as paused"]) == (2, 1, 0)
+
+
+def test_presence_is_yes_or_no_on_every_database(engine: Engine) -> None:
+    for name, online in (("a", True), ("b", False), ("c", None)):
+        write(engine, lambda c, n=name: add_monitor(c, monitor_name(n)))  # type: ignore[misc]
+        if online is not None:
+            row = {"tls_name": monitor_name(name), "online": online, "since": NOW, "seen": NOW, "status": "{}"}
+            write(engine, lambda c, row=row: c.execute(sa.insert(monitor_presence).values(row)))  # type: ignore[misc]
+    listed = read(engine, lambda c: list_monitors(c, status=None, deleted=False))
+    assert [[cell for cell in row if isinstance(cell, bool)] for row in listed] == [[True], [False], []]
+    assert [dict(read(engine, lambda c, n=n: show_monitor(c, n)))["online"] for n in "abc"] == [True, False, None]  # type: ignore[misc]
 
 
 # ---- servers -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,146 @@
+"""The ``check`` command: measures servers now, by address or host name, and says what came out."""
+
+import asyncio
+import re
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from agent.exchange import Source
+from agent.probe import probe
+from agent.sample import Sample, to_result
+from agent.targets import FAMILY_OF, NTP_PORT, Target, TargetRefused, TargetRules
+from agent.wording import check_line
+from schema.names import IpVersion
+
+MOST_ADDRESSES: Final = 16
+"""Addresses of one name that are measured."""
+
+_LABEL: Final = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST: Final = re.compile(
+    # The last label begins with a letter: 8.8.8.8.8 is a mistyped address.
+    rf"(?P<host>(?:{_LABEL}\.)*[A-Za-z](?:[A-Za-z0-9-]{{0,61}}[A-Za-z0-9])?\.?)(?::(?P<port>\d{{1,5}}))?"
+)
+_FAMILIES: Final = {socket.AF_INET: FAMILY_OF[4], socket.AF_INET6: FAMILY_OF[6]}
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One address of what was asked for, and its samples; or why nothing was measured."""
+
+    asked: str
+    """As it was given: an address or a host name."""
+    target: Target | None = None
+    samples: Sequence[Sample] = ()
+    problem: str | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether one sample at least is an answer without error."""
+        return any(sample.reply is not None and sample.error is None for sample in self.samples)
+
+    def line(self) -> str:
+        """In words."""
+        if self.target is None:
+            return f"{self.asked}: {self.problem}"
+        told = check_line(self.target, self.samples)
+        return told if self.asked == str(self.target) or _host_of(self.asked) is None else f"{self.asked} {told}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines: a result as the pool is told it, and what it is of."""
+        found: dict[str, Any] = {"asked": self.asked, "good": self.good}
+        if self.target is None:
+            return found | {"error": self.problem}
+        result: dict[str, Any] = msgspec.to_builtins(to_result(0, self.target.ip, self.samples))
+        del result["server_id"]
+        return found | {"port": self.target.port} | result
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """An address to measure, or why there is none."""
+
+    asked: str
+    target: Target | None = None
+    problem: str | None = None
+
+
+def check_arguments(asked: Iterable[str], rules: TargetRules) -> None:
+    """Refuses what can be refused before anybody is asked.
+
+    Raises:
+        TargetRefused: an address that may not be probed, or neither an address nor a host name.
+    """
+    for text in asked:
+        if _host_of(text) is None:
+            try:
+                rules.parse(text)
+            except TargetRefused as error:
+                if "is no IP address" in str(error):
+                    raise TargetRefused(f"{text[:80]!r} is neither an IP address nor a host name") from None
+                raise
+
+
+async def check(
+    asked: Sequence[str],
+    rules: TargetRules,
+    protocols: Iterable[IpVersion],
+    samples: int,
+    done: Callable[[Checked], None] = lambda checked: None,
+) -> list[Checked]:
+    """Measures all addresses of what was asked for, at the same time; ``done`` is given each as soon as it is there.
+
+    Args:
+        asked: addresses and host names, as :func:`check_arguments` lets pass.
+        rules: which addresses may be probed; of a name, others are told as a problem.
+        protocols: those on which names are looked up.
+        samples: of each address.
+        done: takes each one.
+    """
+    wanted = frozenset(protocols)
+
+    async def one(plan: _Planned) -> Checked:
+        taken = await probe(plan.target, Source(None), samples) if plan.target else []
+        checked = Checked(plan.asked, plan.target, taken, plan.problem)
+        done(checked)
+        return checked
+
+    async def all_of(text: str) -> list[Checked]:
+        return await asyncio.gather(*map(one, await _plan(text, rules, wanted)))
+
+    return [checked for group in await asyncio.gather(*map(all_of, asked)) for checked in group]
+
+
+async def _plan(text: str, rules: TargetRules, protocols: frozenset[IpVersion]) -> list[_Planned]:
+    host = _host_of(text)
+    if host is None:
+        return [_Planned(text, rules.parse(text))]
+    name, port = host
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return [_Planned(text, problem=f"cannot be resolved: {reason}")]
+    addresses = [str(address[0]) for family, _, _, _, address in found if _FAMILIES.get(family) in protocols]
+    if not addresses:
+        return [_Planned(text, problem=f"has no address of IP{' or IP'.join(sorted(protocols))}")]
+    return [_allowed(text, ip, port, rules) for ip in dict.fromkeys(addresses[:MOST_ADDRESSES])]
+
+
+def _allowed(text: str, ip: str, port: int, rules: TargetRules) -> _Planned:
+    try:
+        return _Planned(text, rules.check(ip, port))
+    except TargetRefused as error:
+        return _Planned(text, problem=str(error))
+
+
+def _host_of(text: str) -> tuple[str, int] | None:
+    """Name and port when ``text`` is a host name, None when it can only be an address."""
+    match = _HOST.fullmatch(text)
+    if match is None or len(match["host"]) > 253:
+        return None
+    port = int(match["port"] or NTP_PORT)
+    return (match["host"], port) if 1 <= port <= 65535 else None

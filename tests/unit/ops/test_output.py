@@ -1,0 +1,127 @@
+"""What commands write: for people, for pipes, as JSON; and that no stranger's text reaches a terminal as it is."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ops.control_command import answer_line
+from ops.output import complain, cope_with_any_character, show_fields, show_table, write, write_json, write_lines
+from schema.messages import ControlAnswer
+
+EVIL = "a\x1b[2J\nb\t\u202ec\x9b\x7f\u2028d"
+CLEAN = r"a\x1b[2J\nb\t\u202ec\x9b\x7f\u2028d"
+ANY = st.text(st.characters(codec=None, exclude_categories=()), max_size=12)
+
+
+def on_terminal(show: Callable[[], None]) -> list[str]:
+    """The lines that ``show`` writes to a terminal of 80 columns."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        patch.setenv("COLUMNS", "80")
+        patch.setenv("TERM", "dumb")
+        show()
+    return [line.rstrip(" ") for line in stream.getvalue().removesuffix("\n").split("\n")]
+
+
+def test_a_cell_cannot_leave_its_place_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(("id", "name"), [(1, EVIL), (2, "x")])
+    assert capsys.readouterr().out == f"id\tname\n1\t{CLEAN}\n2\tx\n"
+
+
+def test_a_cell_cannot_leave_its_place_on_a_terminal() -> None:
+    lines = on_terminal(lambda: show_table(("id", "name"), [(1, EVIL), (2, "[red]x[/red]")]))
+    assert lines == ["id  name", f" 1  {CLEAN}", " 2  [red]x[/red]"]
+
+
+def test_numbers_stand_to_the_right_and_words_to_the_left() -> None:
+    lines = on_terminal(lambda: show_table(("n", "online"), [(1, True), (20, False), (3, None)]))
+    assert lines == [" n  online", " 1  yes", "20  no", " 3"]
+
+
+def test_fields_lines_and_errors_are_cleaned(capsys: pytest.CaptureFixture[str]) -> None:
+    show_fields([("name", EVIL), ("seen", None), ("online", False), ("score", 19.46)])
+    write(EVIL)
+    write_lines(f"one\n{EVIL.replace(chr(10), '')}\n")
+    complain(EVIL)
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [
+        f"name    {CLEAN}",
+        "seen",
+        "online  no",
+        "score   19.5",
+        CLEAN,
+        "one",
+        CLEAN.replace(r"\n", ""),
+    ]
+    assert said.err == f"ntppool-monitor: {CLEAN}\n"
+
+
+def test_json_is_exact(capsys: pytest.CaptureFixture[str]) -> None:
+    write_json({"name": EVIL, "at": datetime(2026, 1, 2, 3, 4, 5, 6), "day": date(2026, 1, 2), "zone": NOW})
+    text = capsys.readouterr().out
+    assert text.removesuffix("\n").isprintable() and text.isascii()
+    assert json.loads(text) == {
+        "name": EVIL,
+        "at": "2026-01-02T03:04:05.000006Z",
+        "day": "2026-01-02",
+        "zone": "2026-01-02T03:04:05+00:00",
+    }
+
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def test_tables_and_fields_as_json_have_plain_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(("id", "last seen"), [(1, None), (2, "x")], as_json=True)
+    show_fields([("last seen", None), ("online", True)], as_json=True)
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        [{"id": 1, "last_seen": None}, {"id": 2, "last_seen": "x"}],
+        {"last_seen": None, "online": True},
+    ]
+
+
+@given(rows=st.lists(st.tuples(ANY, ANY), min_size=1, max_size=3))
+@settings(deadline=None)
+def test_whatever_agents_say_tables_keep_their_form(rows: list[tuple[str, str]]) -> None:
+    assert all(line.isprintable() for line in on_terminal(lambda: show_table(("one", "two"), rows)))
+    assert all(line.isprintable() for line in on_terminal(lambda: show_fields(rows)))
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        show_table(("one", "two"), rows)
+    lines = out.getvalue().removesuffix("\n").split("\n")
+    assert [len(line.split("\t")) for line in lines] == [2] * (len(rows) + 1)
+
+
+@given(answer=st.builds(ControlAnswer, ok=st.booleans(), service=ANY, command=ANY, message=ANY))
+def test_an_answer_is_one_line(answer: ControlAnswer) -> None:
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        write(answer_line(answer))
+    assert out.getvalue().endswith("\n") and out.getvalue()[:-1].isprintable()
+
+
+@pytest.mark.parametrize("show", [write, complain])
+def test_a_terminal_that_knows_few_characters_is_no_error(
+    show: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "stdout" if show is write else "stderr"
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, name, io.TextIOWrapper(raw, encoding="ascii"))
+    cope_with_any_character()
+    show("é 日")
+    getattr(sys, name).flush()
+    assert raw.getvalue().endswith(b"\\xe9 \\u65e5\n")
