@@ -26,7 +26,7 @@ from ops.context import Globals
 from ops.errors import OperatorError, UsageError, leaf_of
 from ops.output import complain, cope_with_any_character, explain
 from runtime.database import DatabaseUnavailable
-from runtime.log import LEVEL_NAMES, set_up_logging
+from runtime.log import LEVEL_NAMES, set_up_logging, without_secrets
 from runtime.settings import ConfigurationError
 from schema.names import ENVIRONMENTS, InvalidName
 
@@ -125,12 +125,12 @@ def _usage(error: typer.TyperException) -> int:
 
 
 def _complain(text: str, code: int) -> int:
-    complain(text)
+    complain(without_secrets(text))
     return code
 
 
 def _complain_lines(text: str, code: int) -> int:
-    for line in text.split("\n"):
+    for line in without_secrets(text).split("\n"):
         complain(line)
     return code
 

@@ -120,6 +120,9 @@ class _Connecting:
         if self._refused is not None and self._refused.holds(url):
             raise pymysql.OperationalError(*self._refused.told)
         of_url = dialect.create_connect_args(url.update_query_dict({"charset": "utf8mb4"}))[1]
+        if url.password is not None:
+            # The driver would take Latin-1, and repeat the password in its error where that does not do.
+            of_url["password"] = str(url.password).encode("utf-8", "surrogateescape")
         try:
             return dialect.connect(**{**of_url, **_TIMEOUTS, "conv": _CONVERSIONS})
         except pymysql.OperationalError as error:

@@ -1,13 +1,15 @@
-"""Where the ledger is: a SQLAlchemy URL, or the form that the pool's Go programs are configured with."""
+"""Where the ledger is: a SQLAlchemy URL, or the form that the pool's Go programs are configured with.
+
+In both forms the last ``@`` ends the password, so that one with any character in it need not be quoted, and no part of
+it is ever taken for a host, which errors and logs would show. What stands behind that ``@`` is held to narrow forms.
+"""
 
 import re
 from typing import Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 
-_BACKENDS: Final = ("mysql", "mariadb", "sqlite")
 _PARAMETERS: Final = {
     "sqlite": frozenset({"mode", "uri"}),
     "mysql": frozenset(
@@ -15,14 +17,22 @@ _PARAMETERS: Final = {
     ),
 }
 _VERIFY: Final = ("ssl_verify_cert", "ssl_verify_identity")
-_GO_FORM: Final = re.compile(
-    r"(?:(?P<user>[^:@/]*)(?::(?P<password>.*))?@)?"  # the password may hold any character, so the last @ ends it
-    r"(?P<network>tcp|unix)\((?P<address>[^()]+)\)"
-    r"/(?P<database>[^?/]*)"
-    r"(?:\?(?P<params>.*))?",
+_SCHEME: Final = re.compile(r"(?P<backend>[a-z0-9]+)(?:\+[a-z0-9]+)?://(?P<rest>.*)", re.DOTALL)
+_DATABASE_AND_PARAMETERS: Final = r"(?P<database>[^@/?#:\s]*)(?:\?(?P<params>[^@]*))?"
+_URL_FORM: Final = re.compile(
+    r"(?:(?P<user>[^:]*?)(?::(?P<password>.*))?@)?"
+    r"(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]*)(?::(?P<port>[0-9]{1,5}))?"
+    rf"(?:/{_DATABASE_AND_PARAMETERS})?",
     re.DOTALL,
 )
-_HOST_PORT: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(?P<port>\d{1,5}))?")
+_GO_FORM: Final = re.compile(
+    r"(?:(?P<user>[^:@/]*)(?::(?P<password>.*))?@)?"
+    rf"(?P<network>tcp|unix)\((?P<address>[^()@]+)\)/{_DATABASE_AND_PARAMETERS}",
+    re.DOTALL,
+)
+_SQLITE_FORM: Final = re.compile(r"(?:/(?P<database>[^?]*)(?:\?(?P<params>.*))?)?", re.DOTALL)
+_HOST_PORT: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::(?P<port>[0-9]{1,5}))?")
+_DEFAULT_PORT: Final = 3306
 
 
 class InvalidDsn(ValueError):
@@ -33,35 +43,55 @@ def parse_dsn(text: str, *, user: str | None = None, password: str | None = None
     """The URL that ``text`` stands for.
 
     ``text`` is a SQLAlchemy URL (``mysql://``, ``mariadb://``, ``sqlite:///file``) or ``user:pass@tcp(host:port)/db``,
-    as Go's MySQL driver takes it; that driver's parameters have no meaning here and are left out. ``user`` and
-    ``password``, where given, replace what the text says.
+    as Go's MySQL driver takes it; that driver's parameters have no meaning here and are left out. In a URL, ``%``
+    and two digits stand for a character. ``user`` and ``password``, where given, replace what the text says.
 
     Raises:
         InvalidDsn: it is neither.
     """
-    go = _GO_FORM.fullmatch(text)
-    url = _from_go(go) if go else _from_url(text)
+    url = _parse(text)
     _check_parameters(url)
-    if url.get_backend_name() == "sqlite":
+    if url.drivername == "sqlite":
         if url.database in (None, "", ":memory:"):
             raise InvalidDsn("database DSN: names no file, and every connection to SQLite's memory finds it empty")
-        return url.set(drivername="sqlite")
+        return url
     if not url.database:
         raise InvalidDsn("database DSN: names no database")
     if "ssl_ca" in url.query:
         # It has certificate and identity verified by itself; with one of these beside it, the driver would forget it.
         url = url.difference_update_query(_VERIFY)
     return url.set(
-        drivername=f"{url.get_backend_name()}+pymysql",
+        drivername=f"{url.drivername}+pymysql",
         username=user or url.username,
         password=password or url.password,
     )
 
 
+def _parse(text: str) -> URL:
+    """The URL with the name of the database's kind as its driver."""
+    scheme = _SCHEME.fullmatch(text)
+    backend, rest = ("mysql", text) if scheme is None else (scheme["backend"], scheme["rest"])
+    if go := _GO_FORM.fullmatch(rest if backend in ("mysql", "mariadb") else text):
+        return _from_go(go)
+    if scheme is None:
+        raise _no_known_form()
+    match backend:
+        case "mysql" | "mariadb":
+            return _from_url(backend, rest)
+        case "sqlite":
+            return _from_sqlite(rest)
+    # Not even the kind is repeated: what stands before "://" may be part of a password.
+    raise InvalidDsn("database DSN: is of a kind that is not supported; known are mysql, mariadb, sqlite")
+
+
+def _no_known_form() -> InvalidDsn:
+    return InvalidDsn("database DSN: must be mysql://user:pass@host/db, sqlite:///file or user:pass@tcp(host:port)/db")
+
+
 def _check_parameters(url: URL) -> None:
     # The driver would fail on a wrong one with an error of its own, at the first connection. Neither is repeated: in a
     # DSN with a character forgotten, what looks like a port or a parameter is part of the password.
-    known = _PARAMETERS["sqlite" if url.get_backend_name() == "sqlite" else "mysql"]
+    known = _PARAMETERS["sqlite" if url.drivername == "sqlite" else "mysql"]
     if url.query.keys() - known:
         raise InvalidDsn(f"database DSN: has unknown parameters after '?'; known are {', '.join(sorted(known))}")
     if any(url.query.get(name, "true") != "true" for name in _VERIFY):
@@ -70,17 +100,26 @@ def _check_parameters(url: URL) -> None:
         raise InvalidDsn("database DSN: its port must be 1 to 65535")
 
 
-def _from_url(text: str) -> URL:
-    try:
-        url = make_url(text)
-        backend = url.get_backend_name()
-    except (ArgumentError, ValueError):
-        raise InvalidDsn(
-            "database DSN: must be mysql://user:pass@host/db, sqlite:///file or user:pass@tcp(host:port)/db"
-        ) from None
-    if backend not in _BACKENDS:
-        raise InvalidDsn(f"database DSN: {backend!r} is not supported, only {', '.join(_BACKENDS)}")
-    return url
+def _from_url(backend: str, rest: str) -> URL:
+    match = _URL_FORM.fullmatch(rest)
+    if match is None:
+        raise _no_known_form()
+    return URL.create(
+        backend,
+        unquote(match["user"]) if match["user"] else None,
+        None if match["password"] is None else unquote(match["password"]),
+        match["host"].strip("[]") or None,
+        None if match["port"] is None else int(match["port"]),
+        match["database"],
+        dict(parse_qsl(match["params"] or "")),
+    )
+
+
+def _from_sqlite(rest: str) -> URL:
+    match = _SQLITE_FORM.fullmatch(rest)
+    if match is None:
+        raise _no_known_form()
+    return URL.create("sqlite", database=match["database"], query=dict(parse_qsl(match["params"] or "")))
 
 
 def _from_go(match: re.Match[str]) -> URL:
@@ -94,7 +133,7 @@ def _from_go(match: re.Match[str]) -> URL:
         if address is None:
             raise InvalidDsn("database DSN: tcp(...) must hold host:port")
         host = address["host"].strip("[]")
-        port = int(address["port"] or 3306)
+        port = int(address["port"] or _DEFAULT_PORT)
     if dict(parse_qsl(match["params"] or "")).get("tls") not in (None, "false"):
         query["ssl_verify_cert"] = "true"
     return URL.create("mysql", match["user"] or None, match["password"], host, port, match["database"], query)

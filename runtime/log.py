@@ -1,7 +1,9 @@
-"""Logging to stderr, in the journal's own terms when stderr is the journal, and without repeating itself."""
+"""Logging to stderr, in the journal's own terms when stderr is the journal, without repeating itself, and without
+secrets: others choose names, topics and texts that are logged, and some hold what should be nowhere."""
 
 import logging
 import os
+import re
 import sys
 import time
 from typing import Final
@@ -33,7 +35,42 @@ _PRIORITIES: Final = {
 """Of syslog, which systemd reads as a prefix ``<N>`` of a line (sd-daemon(3))."""
 
 
-class _JournalFormatter(logging.Formatter):
+_HIDDEN: Final = "[secret]"
+_LOOKS_SECRET: Final = re.compile(
+    r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"  # a JWT
+    r"|\bhv[sbr]\.[\w-]{8,}"  # a token of Vault
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+    re.DOTALL,
+)
+_SHORTEST_SECRET: Final = 12
+"""Characters. Less may be a word, and would be hidden wherever somebody uses it."""
+
+_kept_out: Final[set[str]] = set()
+
+
+def keep_out_of_logs(secret: str) -> None:
+    """Hides ``secret``, each line of it, wherever it is logged from now on, also as part of a text of somebody else."""
+    lines = (line.strip() for line in secret.splitlines())
+    _kept_out.update(line for line in lines if len(line) >= _SHORTEST_SECRET and not line.startswith("-----"))
+
+
+def without_secrets(text: str) -> str:
+    """``text`` without what was kept out of logs, and without what looks like a token or a private key."""
+    for secret in _kept_out:
+        text = text.replace(secret, _HIDDEN)
+    return _LOOKS_SECRET.sub(_HIDDEN, text)
+
+
+class _Formatter(logging.Formatter):
+    """A record with its traceback, its time in UTC, and without secrets."""
+
+    converter = staticmethod(time.gmtime)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
+
+
+class _JournalFormatter(_Formatter):
     """Each line with its priority; the journal adds time and unit itself."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -47,11 +84,8 @@ def set_up_logging(level: str) -> None:
     if stderr_is_journal():
         handler.setFormatter(_JournalFormatter("%(name)s: %(message)s"))
     else:
-        formatter = logging.Formatter(
-            "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
-        )
-        formatter.converter = time.gmtime
-        handler.setFormatter(formatter)
+        line = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
+        handler.setFormatter(_Formatter(line, "%Y-%m-%dT%H:%M:%S"))
     logging.basicConfig(handlers=[handler], force=True)
     set_level(level)
 

@@ -1,19 +1,39 @@
-"""Secrets come from the environment, from files that a sidecar writes, or from Vault, and go to their use alone."""
+"""Secrets come from the environment, from files that a sidecar writes, or from Vault, and go to their use alone.
 
+Vault's token goes to the address that ``VAULT_ADDR`` names and to no other: over https, or to this machine itself.
+"""
+
+import functools
+import logging
 import os
+import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
+from runtime.log import keep_out_of_logs
+from runtime.loopback import is_loopback
 from schema.names import Environment
+
+if TYPE_CHECKING:
+    import hvac
+
+log = logging.getLogger(__name__)
 
 DATABASE_FILES: Final = (Path("database.yaml"), Path("/vault/secrets/database.yaml"))
 _VAULT_TOKEN_FILE: Final = Path("/vault/secrets/token")
 _VAULT_MOUNT: Final = "kv"
 _VAULT_TIMEOUT: Final = 10
+_VAULT_ADDRESS: Final = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?"
+)
+_TOKEN: Final = re.compile(r"[!-~]+")
+_LONGEST_REASON: Final = 200
+"""Characters of what Vault, or whoever answers in its place, says of an error."""
 
 
 class SecretUnavailable(Exception):
@@ -40,6 +60,7 @@ def database_secret(env: Environment, *, files: tuple[Path, ...] = DATABASE_FILE
     """
     for path in files:
         if path.exists():
+            warn_of_exposed(path)
             return _from_mapping(_read_yaml(path).get("mysql"), str(path))
     vault = from_vault(env, "database")
     return DatabaseSecret() if vault is None else _from_mapping(vault, f"Vault's ntppool/{env}/database")
@@ -82,28 +103,109 @@ def from_vault(env: Environment, name: str) -> Mapping[str, Any] | None:
     address = os.environ.get("VAULT_ADDR")
     if not address:
         return None
+    _check_address(address)
+    token = _vault_token()
     # Imported here: most installations have no Vault, and its client is slow to load.
-    import hvac
     from hvac.exceptions import VaultError
 
     path = f"ntppool/{env}/{name}"
-    client = hvac.Client(
-        url=address, token=_vault_token(), verify=os.environ.get("VAULT_CACERT") or True, timeout=_VAULT_TIMEOUT
-    )
+    unreadable = f"Vault at {address}: cannot read {_VAULT_MOUNT}/{path}"
     try:
-        answer = client.secrets.kv.v2.read_secret_version(
+        answer = _client(address, token).secrets.kv.v2.read_secret_version(
             path=path, mount_point=_VAULT_MOUNT, raise_on_deleted_version=True
         )
-        data = answer["data"]["data"]
-    except (VaultError, OSError, ValueError, KeyError, TypeError) as error:  # requests' errors are of OSError
-        raise SecretUnavailable(f"Vault at {address}: cannot read {_VAULT_MOUNT}/{path}: {error}") from error
+    except (VaultError, OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        # Its own, those of HTTP (OSError), and those of a client that expects well-formed answers. None is chained to
+        # ours, because some show the headers, and so the token.
+        raise SecretUnavailable(f"{unreadable}: {_reason(error, token)}") from None
+    if not isinstance(answer, Mapping):
+        raise SecretUnavailable(f"{unreadable}: {_not_ok(answer)}")
+    versions = answer.get("data")
+    data = versions.get("data") if isinstance(versions, Mapping) else None
     if not isinstance(data, Mapping):
-        raise SecretUnavailable(f"Vault at {address}: {_VAULT_MOUNT}/{path} is no mapping")
+        raise SecretUnavailable(f"{unreadable}: it is no mapping")
     return data
 
 
-def _vault_token() -> str | None:
+def _check_address(address: str) -> None:
+    match = _VAULT_ADDRESS.fullmatch(address)
+    if match is None:
+        # Not repeated: what is written there may be a password, or the token.
+        raise SecretUnavailable(
+            "VAULT_ADDR: must be an address such as https://vault.example:8200, without a user or a password"
+        )
+    if match["scheme"] == "http" and not is_loopback(match["host"].strip("[]")):
+        raise SecretUnavailable(
+            f"VAULT_ADDR={address}: must begin with https://, since everybody on the way could read the token; "
+            "plain http is for loopback only"
+        )
+
+
+def _client(address: str, token: str) -> "hvac.Client":
+    import hvac
+    import requests
+
+    session = requests.Session()
+    # A proxy for plain http would be told the token. Through one for https goes what only Vault can read.
+    session.trust_env = address.startswith("https:")
+    session.verify = os.environ.get("VAULT_CACERT") or True
+    # A redirect would take the token along, to whatever host it names.
+    return hvac.Client(url=address, token=token, session=session, timeout=_VAULT_TIMEOUT, allow_redirects=False)
+
+
+def _vault_token() -> str:
+    """Nothing where there is none: an agent of Vault on this machine may add its own."""
     try:
-        return _VAULT_TOKEN_FILE.read_text(encoding="utf-8").strip()
+        token = _VAULT_TOKEN_FILE.read_text(encoding="utf-8").strip()
+        warn_of_exposed(_VAULT_TOKEN_FILE)
+    except (OSError, UnicodeDecodeError):
+        token = os.environ.get("VAULT_TOKEN", "").strip()
+    if token and not _TOKEN.fullmatch(token):
+        raise SecretUnavailable(f"{_VAULT_TOKEN_FILE} or VAULT_TOKEN: must be printable ASCII without white space")
+    keep_out_of_logs(token)
+    return token
+
+
+def _reason(error: Exception, token: str) -> str:
+    """What went wrong, on one line; whoever answered may have sent the token back."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return "".join(filter(str.isprintable, said.replace(token, "...") if token else said))[:_LONGEST_REASON]
+
+
+def _not_ok(answer: Any) -> str:
+    """Why an answer is none: hvac returns the response itself when it is not 200 with JSON."""
+    status = getattr(answer, "status_code", None)
+    if status is not None and 300 <= status < 400:
+        return f"it answers with a redirect (HTTP {status}), which the token does not follow; set VAULT_ADDR to its end"
+    return f"its answer is no JSON object (HTTP {status})"
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def warn_of_exposed(path: Path) -> None:
+    """Says loudly, once, that everybody on this machine may read or change a file with a secret.
+
+    It is used all the same. Kubernetes and Vault's agent write 0644, in containers where nobody else is, and there
+    only the platform's own configuration can change that.
+    """
+    try:
+        rights = _rights_of_all(path)
     except OSError:
-        return os.environ.get("VAULT_TOKEN")
+        return
+    if rights:
+        _warn_once(path, rights)
+
+
+def _rights_of_all(path: Path) -> str:
+    """What those can do with it who are neither its owner nor of its group; nothing where they cannot get there."""
+    real = path.resolve(strict=True)
+    if not all(parent.stat().st_mode & stat.S_IXOTH for parent in real.parents):
+        return ""
+    mode = real.stat().st_mode
+    return " and ".join(word for word, bit in (("read", stat.S_IROTH), ("change", stat.S_IWOTH)) if mode & bit)
+
+
+@functools.cache
+def _warn_once(path: Path, rights: str) -> None:
+    log.warning("%s: holds a secret, and everybody on this machine may %s it; run 'chmod o= %s'", path, rights, path)

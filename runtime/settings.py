@@ -1,6 +1,5 @@
 """The settings of a worker: environment over default, checked once, frozen, with every wrong value named."""
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -11,8 +10,9 @@ from sqlalchemy.engine import URL
 
 from runtime.broker_types import BrokerAddress
 from runtime.dsn import InvalidDsn, parse_dsn
-from runtime.log import level_name
-from runtime.secrets import SecretUnavailable, database_secret, from_vault
+from runtime.log import keep_out_of_logs, level_name, without_secrets
+from runtime.loopback import is_loopback
+from runtime.secrets import SecretUnavailable, database_secret, from_vault, warn_of_exposed
 from schema.messages import LogLevel
 from schema.names import DEFAULT_ENVIRONMENT, Environment
 
@@ -56,9 +56,16 @@ class WorkerSettings(BaseSettings):
             raise ValueError("is no readable file")
         return path
 
+    @field_validator("mqtt_key_file", "jwt_key_file")
+    @classmethod
+    def _private(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            warn_of_exposed(path)
+        return path
+
     @model_validator(mode="after")
     def _plain_only_on_loopback(self) -> Self:
-        if self.mqtt_ca_file is None and not _is_loopback(self.mqtt_host):
+        if self.mqtt_ca_file is None and not is_loopback(self.mqtt_host):
             raise ValueError(f"MQTT_CA_FILE: needed for {self.mqtt_host}, since plain TCP is for loopback only")
         return self
 
@@ -81,6 +88,11 @@ class WorkerSettings(BaseSettings):
         Raises:
             ConfigurationError: there is none.
         """
+        text = self._jwt_key_text()
+        keep_out_of_logs(text)
+        return text
+
+    def _jwt_key_text(self) -> str:
         if self.jwt_key is not None:
             return self.jwt_key.get_secret_value()
         if self.jwt_key_file is not None:
@@ -108,6 +120,7 @@ class WorkerSettings(BaseSettings):
             return URL.create("sqlite", database=str(_made(directory) / "ledger.db"))
         if url.get_backend_name() == "sqlite" and not Path(str(url.database)).parent.is_dir():
             raise ConfigurationError(f"DATABASE_DSN: {url.database}: its directory does not exist")
+        keep_out_of_logs(url.password or "")
         return url
 
     def _configured_url(self) -> URL | None:
@@ -125,13 +138,6 @@ class WorkerSettings(BaseSettings):
         if secret.user is not None and url.username in (None, secret.user):
             return url.set(username=secret.user, password=secret.password)
         return url
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _read_key(path: Path) -> str:
@@ -181,5 +187,5 @@ def _complaint(error: Any) -> str:
         return message
     name = str(error["loc"][0])
     # Of the key's file not even the name: some write the key itself there.
-    value = "" if name in ("jwt_key", "jwt_key_file", "database_dsn") else f"={error['input']}"
+    value = "" if name in ("jwt_key", "jwt_key_file", "database_dsn") else without_secrets(f"={error['input']}")
     return f"{name.upper()}{value}: {message}"

@@ -1,11 +1,16 @@
 """Where the ledger is: both forms of a DSN, and complaints that keep its password."""
 
 import string
+import traceback
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.exc import OperationalError
 
+from ops.__main__ import main
+from ops.context import place_of
+from runtime.database import open_database
 from runtime.dsn import InvalidDsn, parse_dsn
 
 
@@ -14,6 +19,9 @@ from runtime.dsn import InvalidDsn, parse_dsn
     [
         ("mysql://u:p@db.example/ntppool", "mysql+pymysql://u:p@db.example/ntppool"),
         ("mysql://u:p%40ss@db:3307/ntppool", "mysql+pymysql://u:p%40ss@db:3307/ntppool"),
+        ("mysql://u:p@[2001:db8::1]:3307/ntppool", "mysql+pymysql://u:p@[2001:db8::1]:3307/ntppool"),
+        ("mysql://u:p@/ntppool?unix_socket=/run/s", "mysql+pymysql://u:p@/ntppool?unix_socket=%2Frun%2Fs"),
+        ("mysql://u:p@tcp(db:3307)/ntppool?parseTime=true", "mysql+pymysql://u:p@db:3307/ntppool"),
         ("mariadb://u@db/ntppool", "mariadb+pymysql://u@db/ntppool"),
         ("mysql+mysqldb://u@db/ntppool", "mysql+pymysql://u@db/ntppool"),
         ("sqlite:////var/lib/ledger.db", "sqlite:////var/lib/ledger.db"),
@@ -42,6 +50,18 @@ def test_any_password_in_gos_form(password: str) -> None:
     assert (url.username, url.password, url.host, url.port, url.database) == ("user", password, "db", 3307, "ntppool")
 
 
+@pytest.mark.parametrize("password", [text for text in ODD_PASSWORDS if "%" not in text])
+def test_any_password_in_a_url_unquoted(password: str) -> None:
+    url = parse_dsn(f"mysql://user:{password}@db:3307/ntppool?charset=utf8mb4")
+    assert (url.username, url.password, url.host, url.port, url.database) == ("user", password, "db", 3307, "ntppool")
+
+
+def test_a_percent_sign_in_a_url_quotes() -> None:
+    assert parse_dsn("mysql://us%3Aer:p%40%25@db/ntppool").password == "p@%"
+    assert parse_dsn("mysql://us%3Aer:p%40%25@db/ntppool").username == "us:er"
+    assert parse_dsn("mysql://user:100%@db/ntppool").password == "100%"
+
+
 @given(st.text(min_size=1))
 def test_every_password_in_gos_form(password: str) -> None:
     url = parse_dsn(f"user:{password}@tcp(db:3307)/ntppool")
@@ -60,7 +80,10 @@ def test_user_and_password_from_elsewhere_win() -> None:
         ("", "must be mysql://user:pass@host/db, sqlite:///file or user:pass@tcp"),
         ("ntppool", "must be mysql://"),
         ("u:p@/ntppool", "must be mysql://"),
-        ("postgresql://u:p@db/ntppool", "'postgresql' is not supported, only mysql, mariadb, sqlite"),
+        ("postgresql://u:p@db/ntppool", "not supported; known are mysql, mariadb, sqlite"),
+        ("mysql://u:p@db/ntppool?ssl_ca=/etc/a@b.pem", "names no database"),
+        ("mysql://u:p@db/ntp pool", "must be mysql://"),
+        ("u:p@tcp(db)/ntp@pool", "must be mysql://"),
         ("mysql://u:p@db", "names no database"),
         ("mysql://u:p@db/", "names no database"),
         ("u:p@tcp(db)/", "names no database"),
@@ -117,3 +140,81 @@ def test_a_complaint_never_holds_the_password(secret: str, before: str, after: s
         except InvalidDsn as error:
             assert secret not in str(error)
             assert error.__cause__ is None, "a traceback would show it"
+
+
+# Letters that stand in no message of ours, and all that means something in a DSN.
+PSI, OMEGA, EURO = "\N{GREEK CAPITAL LETTER PSI}", "\N{GREEK CAPITAL LETTER OMEGA}", "\N{EURO SIGN}"
+OWN = PSI + OMEGA + EURO
+passwords = st.text(OWN + "@/:#?&=%()[]+. \n'", max_size=24)
+FORMS = (
+    "mysql://pool:{}@127.0.0.1:1/ntppool",
+    "mariadb://pool:{}@127.0.0.1:1/ntppool?charset=utf8mb4",
+    "mysql+pymysql://:{}@127.0.0.1:1/ntppool",
+    "pool:{}@tcp(127.0.0.1:1)/ntppool",
+    "pool:{}@tcp(127.0.0.1:1)/ntppool?parseTime=true",
+    "pool:{}@unix(/nowhere/s)/ntppool",
+    "mysql://pool:{}@tcp(127.0.0.1:1)/ntppool",
+    # And what is wrong with each of them, or left out.
+    "mysql://pool:{}@127.0.0.1:port/ntppool",
+    "mysql://pool:{}@127.0.0.1:1",
+    "mysql://pool:{}@tcp(127.0.0.1:port)/ntppool",
+    "mysql:/pool:{}@127.0.0.1:1/ntppool",
+    "mysql://pool:{}@127.0.0.1:1/ntp/pool",
+    "mysql://pool:{}@127.0.0.1:1/ntppool?parseTime=true",
+    "postgresql://pool:{}@127.0.0.1:1/ntppool",
+    "pool:{}@127.0.0.1:1/ntppool",
+    "pool:{}@tcp(127.0.0.1:1)",
+    "pool:{}@tcp(127.0.0.1:1)/ntp/pool",
+    "pool:{}@tcp()/ntppool",
+    "{}://pool@127.0.0.1:1/ntppool",
+)
+
+
+def parts(password: str) -> set[str]:
+    """Every four characters of it that could come from nowhere else."""
+    fours = (password[start : start + 4] for start in range(len(password) - 3))
+    return {four for four in fours if set(four) & set(OWN)}
+
+
+def shown(text: str) -> list[str]:
+    """All that people may come to see of a DSN: complaints, and its own representations."""
+    try:
+        url = parse_dsn(text)
+    except InvalidDsn as error:
+        return [str(error), repr(error), "".join(traceback.format_exception(error))]
+    return [str(url), repr(url), place_of(url), f"{url.host} {url.port} {url.database} {dict(url.query)}"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(deadline=None)
+@given(password=passwords)
+@example(password=f"{PSI}@{OMEGA}" * 3)
+@example(password=f"{PSI * 5}/{OMEGA * 5}")
+@example(password=f"{PSI * 5}@tcp({OMEGA * 5})/x?y")
+def test_no_four_characters_of_a_password_are_ever_shown(form: str, password: str) -> None:
+    seen = "\n".join(shown(form.format(password)))
+    assert not [part for part in parts(password) if part in seen or repr(part)[1:-1] in seen]
+
+
+@pytest.mark.parametrize("form", FORMS[:5])
+@pytest.mark.parametrize("password", [f"{EURO}{PSI * 4}", f"{PSI * 5}@{OMEGA * 5}", f"{PSI * 5}@tcp({OMEGA * 5})/x?y"])
+def test_nor_by_the_driver(form: str, password: str) -> None:
+    engine = open_database(parse_dsn(form.format(password)))
+    with pytest.raises(OperationalError) as refused, engine.connect():
+        pass
+    failed = refused.value
+    seen = f"{engine!r} {failed} {failed!r} {failed.orig!r} {failed.__cause__!r}"
+    assert not [part for part in parts(password) if part in seen or repr(part)[1:-1] in seen]
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if "unix" not in form])
+@pytest.mark.parametrize("level", ["warning", "debug"])
+def test_nor_by_a_command(
+    form: str, level: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    password = f"{PSI * 5}@{OMEGA * 5}/{EURO * 4}"
+    monkeypatch.setenv("DATABASE_DSN", form.format(password))
+    assert main(["--log-level", level, "db", "status"]) in (1, 2)
+    seen = "".join(capfd.readouterr())
+    assert "ntppool-monitor: " in seen
+    assert not [part for part in parts(password) if part in seen or repr(part)[1:-1] in seen]

@@ -11,7 +11,15 @@ from typing import TextIO
 import pytest
 
 from runtime import log
-from runtime.log import LEVEL_NAMES, Repeating, set_level, set_up_logging, stderr_is_journal
+from runtime.log import (
+    LEVEL_NAMES,
+    Repeating,
+    keep_out_of_logs,
+    set_level,
+    set_up_logging,
+    stderr_is_journal,
+    without_secrets,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -141,3 +149,63 @@ def test_another_reason_and_a_new_beginning_are_said_at_once(
 def test_what_is_complained_about_may_hold_percent_signs(caplog: pytest.LogCaptureFixture) -> None:
     Repeating(logging.getLogger("x")).warning("%s", "100 % away, %s")
     assert caplog.messages == ["100 % away, %s"]
+
+
+# ---- secrets -------------------------------------------------------------------------------------------------------
+
+KEY = "Zm9ydHktZWlnaHQgYnl0ZXMgYXQgbGVhc3QsIG9mIHRoaXMgdGVzdA"
+JWT = "eyJhbGciOiJIUzM4NCJ9.eyJzdWIiOiJzb21lYm9keSJ9.c2lnbmF0dXJlLW9mLXNvbWVib2R5"
+
+
+@pytest.mark.parametrize("journal", [False, True])
+def test_a_secret_of_ours_in_what_others_say_is_not_logged(
+    stderr: TextIO, monkeypatch: pytest.MonkeyPatch, journal: bool
+) -> None:
+    redirect(stderr, monkeypatch, journal=journal)
+    monkeypatch.setattr(log, "_kept_out", set())
+    set_up_logging("info")
+    keep_out_of_logs(f"{KEY}\n")
+    logging.getLogger("x").warning("message on %s refused", f"/test/{KEY}/x")
+    try:
+        raise ValueError(f"no such topic: {KEY}")
+    except ValueError:
+        logging.getLogger("x").exception("failed")
+    text = "\n".join(lines(stderr))
+    assert KEY not in text
+    assert "message on /test/[secret]/x refused" in text
+    assert "ValueError: no such topic: [secret]" in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        JWT,
+        f"/test/monitors/data/{JWT}/x",
+        f"Bearer {JWT}",
+        "hvs.CAESIJlU9jVsQ7WrpSDj",
+        "-----BEGIN EC PRIVATE KEY-----\nMIGkAgEBBDCx\n-----END EC PRIVATE KEY-----",
+        "-----BEGIN PRIVATE KEY-----\nMIGkAgEBBDCx",
+    ],
+)
+def test_what_looks_like_a_token_or_a_key_is_hidden(text: str) -> None:
+    shown = without_secrets(f"before {text} after" if "KEY" not in text else f"before {text}")
+    assert shown.startswith("before ") and "[secret]" in shown
+    assert not {"c2lnbmF0dXJl", "eyJzdWIi", "CAESIJlU9", "MIGkAgEBBDCx"} & set(re.split(r"[^A-Za-z0-9]", shown))
+
+
+@pytest.mark.parametrize("text", ["monitor uspao1.test.mon.example", "eyJ", "hvs.", "key for tokens: has 3 bytes", ""])
+def test_other_texts_stay_as_they_are(text: str) -> None:
+    assert without_secrets(text) == text
+
+
+def test_a_key_of_many_lines_is_hidden_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "_kept_out", set())
+    keep_out_of_logs("-----BEGIN X-----\nMIGkAgEBBDCxMIGk\nAgEBBDCxMIGkAgEB\nend\n-----END X-----\n")
+    assert without_secrets("a MIGkAgEBBDCxMIGk b AgEBBDCxMIGkAgEB end c") == "a [secret] b [secret] end c"
+
+
+def test_a_word_that_is_somebodys_password_is_no_secret_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "_kept_out", set())
+    keep_out_of_logs("")
+    keep_out_of_logs("monitor")
+    assert without_secrets("monitor a") == "monitor a"

@@ -1,8 +1,12 @@
 """Secrets: from database.yaml or Vault, with complaints that name the place and keep the secret."""
 
 import json
+import logging
+import re
+import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ def _no_vault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("VAULT_ADDR", "VAULT_CACERT", "VAULT_TOKEN", "VAULT_NAMESPACE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(secrets, "_VAULT_TOKEN_FILE", tmp_path / "no token here")
+    secrets._warn_once.cache_clear()
 
 
 # ---- database.yaml -------------------------------------------------------------------------------------------------
@@ -94,6 +99,10 @@ class FakeVault(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _FakeVaultHandler)
         self.secrets: dict[str, Any] = {}
         self.raw: bytes | None = None
+        self.status = 200
+        self.redirect: str | None = None
+        self.tokens: list[str | None] = []
+        """Of each request."""
 
     @property
     def address(self) -> str:
@@ -105,10 +114,16 @@ class _FakeVaultHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].removeprefix("/v1/kv/data/")
-        if self.headers.get("X-Vault-Token") != TOKEN:
+        self.server.tokens.append(self.headers.get("X-Vault-Token"))
+        if self.server.redirect is not None:
+            self.send_response(307)
+            self.send_header("Location", self.server.redirect)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif self.headers.get("X-Vault-Token") != TOKEN:
             self._answer(403, {"errors": ["permission denied"]})
         elif self.server.raw is not None:
-            self._answer(200, self.server.raw)
+            self._answer(self.server.status, self.server.raw)
         elif path in self.server.secrets:
             self._answer(200, {"data": {"data": self.server.secrets[path], "metadata": {"version": 3}}})
         else:
@@ -126,16 +141,30 @@ class _FakeVaultHandler(BaseHTTPRequestHandler):
         """Quiet."""
 
 
-@pytest.fixture
-def vault(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeVault]:
+@contextmanager
+def serving() -> Iterator[FakeVault]:
     with FakeVault() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        monkeypatch.setenv("VAULT_ADDR", server.address)
-        monkeypatch.setenv("VAULT_TOKEN", TOKEN)
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def vault(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeVault]:
+    with serving() as server:
+        monkeypatch.setenv("VAULT_ADDR", server.address)
+        monkeypatch.setenv("VAULT_TOKEN", TOKEN)
+        yield server
+
+
+@pytest.fixture
+def other() -> Iterator[FakeVault]:
+    """Another host's, which must never see the token."""
+    with serving() as server:
+        server.raw = b'{"data": {"data": {"key": "of somebody else"}}}'
+        yield server
 
 
 def test_without_an_address_there_is_no_vault() -> None:
@@ -180,10 +209,108 @@ def test_a_vault_that_talks_nonsense(vault: FakeVault, raw: bytes) -> None:
         from_vault("test", "jwt")
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "nowhere", "http://[", "ftp://127.0.0.1"])
-def test_a_vault_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+def test_a_vault_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAULT_ADDR", "http://127.0.0.1:1")
+    with pytest.raises(SecretUnavailable, match=r"^Vault at http://127\.0\.0\.1:1: cannot read kv/ntppool/test/jwt: "):
+        from_vault("test", "jwt")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "nowhere",
+        "http://[",
+        "ftp://127.0.0.1",
+        "https://",
+        "https://somebody:hunter2@vault.example",
+        "https://hunter2@vault.example",
+        "https://vault.example/?token=hunter2",
+        "https://vault.example/#hunter2",
+        "hunter2",
+        "https://127.0.0.1\\@vault.example",
+        "https://vault.example\n",
+    ],
+)
+def test_an_address_that_is_none_is_not_repeated(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("VAULT_ADDR", address)
-    with pytest.raises(SecretUnavailable, match="Vault at"):
+    with pytest.raises(
+        SecretUnavailable, match=r"^VAULT_ADDR: must be an address such as https://vault\.example:8200,"
+    ):
+        from_vault("test", "jwt")
+
+
+@pytest.mark.parametrize("host", ["vault.example", "192.0.2.1:8200", "localhost.example", "[2001:db8::1]", "0.0.0.0"])
+def test_plain_http_is_for_loopback_only(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("connects"))
+    monkeypatch.setenv("VAULT_ADDR", f"http://{host}")
+    monkeypatch.setenv("VAULT_TOKEN", TOKEN)
+    with pytest.raises(SecretUnavailable, match=r"^VAULT_ADDR=http://\S+: must begin with https://"):
+        from_vault("test", "jwt")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_an_agent_of_vault_on_this_machine_may_be_asked_by_plain_http(
+    vault: FakeVault, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    vault.secrets["ntppool/test/jwt"] = {"key": "k"}
+    monkeypatch.setenv("VAULT_ADDR", f"http://{host}:{vault.server_address[1]}")
+    assert from_vault("test", "jwt") == {"key": "k"}
+
+
+def test_the_token_follows_no_redirect(vault: FakeVault, other: FakeVault) -> None:
+    vault.redirect = f"{other.address}/v1/kv/data/ntppool/test/jwt"
+    with pytest.raises(
+        SecretUnavailable, match=r"answers with a redirect \(HTTP 307\), which the token does not follow"
+    ):
+        from_vault("test", "jwt")
+    assert (vault.tokens, other.tokens) == ([TOKEN], [])
+
+
+def test_plain_http_goes_through_no_proxy(vault: FakeVault, other: FakeVault, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, other.address)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    vault.secrets["ntppool/test/jwt"] = {"key": "k"}
+    assert from_vault("test", "jwt") == {"key": "k"}
+    assert other.tokens == []
+
+
+def test_a_token_is_that_of_its_two_places_only(
+    vault: FakeVault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".vault-token").write_text("of somebody who logged in here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("VAULT_TOKEN")
+    with pytest.raises(SecretUnavailable, match="permission denied"):
+        from_vault("test", "jwt")
+    assert vault.tokens == [None]
+
+
+@pytest.mark.parametrize(
+    "token", ["hvs.hunter2\nX-Other: 1", "hvs.hunter2 ", "hvs.h\N{EURO SIGN}nter2", " hvs.hun ter2"]
+)
+def test_a_token_that_is_none_is_not_shown(vault: FakeVault, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setenv("VAULT_TOKEN", token)
+    with pytest.raises(SecretUnavailable) as refusal:
+        from_vault("test", "jwt")
+    assert "nter2" not in str(refusal.value)
+    assert refusal.value.__cause__ is None and refusal.value.__suppress_context__ | (refusal.value.__context__ is None)
+
+
+def test_what_answers_cannot_make_us_show_the_token(vault: FakeVault) -> None:
+    vault.status = 500
+    vault.raw = json.dumps({"errors": [f"you said {TOKEN}\n\x1b[2J" + "x" * 5_000]}).encode()
+    with pytest.raises(SecretUnavailable, match=r"you said \.\.\.") as refusal:
+        from_vault("test", "jwt")
+    assert TOKEN not in str(refusal.value)
+    assert str(refusal.value).isprintable() and len(str(refusal.value)) < 400
+
+
+@pytest.mark.parametrize("raw", [b"[]", b"[1]", b"null", b"{", b'"text"', b'{"errors": 1}'])
+def test_an_error_that_is_none_is_unavailable_too(vault: FakeVault, raw: bytes) -> None:
+    vault.status, vault.raw = 500, raw
+    with pytest.raises(SecretUnavailable, match="cannot read kv/ntppool/test/jwt: "):
         from_vault("test", "jwt")
 
 
@@ -192,3 +319,59 @@ def test_a_ca_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("VAULT_CACERT", str(tmp_path / "none.pem"))
     with pytest.raises(SecretUnavailable, match=r"none\.pem"):
         from_vault("test", "jwt")
+
+
+# ---- files that all may read -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A directory that everybody may enter; pytest's own are for their owner alone."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+@pytest.mark.parametrize(
+    ("mode", "rights"),
+    [(0o644, "read"), (0o666, "read and change"), (0o602, "change"), (0o640, None), (0o600, None), (0o660, None)],
+)
+def test_a_file_that_all_may_read_is_told_of_once(
+    open_path: Path, caplog: pytest.LogCaptureFixture, mode: int, rights: str | None
+) -> None:
+    (open_path / "database.yaml").touch(mode=0o600)
+    (open_path / "database.yaml").write_text("mysql: {user: ntppool}")
+    (open_path / "database.yaml").chmod(mode)
+    for _ in range(2):
+        assert database_secret("test", files=(open_path / "database.yaml",)).user == "ntppool", (
+            "it is used all the same"
+        )
+    path = open_path / "database.yaml"
+    said = f"{path}: holds a secret, and everybody on this machine may {rights} it; run 'chmod o= {path}'"
+    assert [record.getMessage() for record in caplog.records] == ([] if rights is None else [said])
+    assert all(record.levelno == logging.WARNING for record in caplog.records)
+
+
+def test_where_nobody_can_get_a_file_may_say_what_it_wants(open_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    closed = open_path / "closed"
+    closed.mkdir()
+    (closed / "key").touch(mode=0o666)
+    (open_path / "link").symlink_to(closed / "key")
+    closed.chmod(0o750)
+    secrets.warn_of_exposed(open_path / "link")
+    assert caplog.records == []
+    closed.chmod(0o751)
+    secrets.warn_of_exposed(open_path / "link")
+    assert len(caplog.records) == 1, "a link leads there"
+
+
+def test_a_token_file_that_all_may_read_is_told_of(
+    vault: FakeVault, monkeypatch: pytest.MonkeyPatch, open_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = open_path / "token"
+    path.write_text(TOKEN)
+    path.chmod(0o644)
+    monkeypatch.setattr(secrets, "_VAULT_TOKEN_FILE", path)
+    vault.secrets["ntppool/test/jwt"] = {"key": "k"}
+    from_vault("test", "jwt")
+    assert re.search(rf"{path}: holds a secret, and everybody on this machine may read it", caplog.text)

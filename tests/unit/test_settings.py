@@ -1,13 +1,14 @@
 """The settings of a worker: defaults, what wins, and a complaint for every wrong one."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.settings import load_settings as load_agent_settings
-from runtime import secrets
+from runtime import log, secrets
 from runtime.broker_types import BrokerAddress
 from runtime.settings import ConfigurationError, WorkerSettings, load_settings, server_state_directory
 
@@ -150,6 +151,37 @@ def test_a_key_written_where_its_file_is_named_stays_secret() -> None:
     assert complaint(jwt_key_file=SECRET) == "JWT_KEY_FILE: is no readable file"
 
 
+def test_a_certificates_key_written_where_its_file_is_named_stays_secret() -> None:
+    said = complaint(
+        mqtt_cert_file=__file__, mqtt_ca_file=__file__, mqtt_key_file=f"-----BEGIN PRIVATE KEY-----{SECRET}"
+    )
+    assert "MQTT_KEY_FILE=[secret]: is no readable file" in said and SECRET not in said
+
+
+@pytest.mark.parametrize("name", ["jwt_key_file", "mqtt_key_file"])
+def test_a_key_file_that_all_may_read_is_told_of(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        Path(directory).chmod(0o755)
+        key = Path(directory) / "key"
+        key.write_text(SECRET)
+        key.chmod(0o644)
+        given = {"mqtt_ca_file": key, "mqtt_cert_file": key} if name == "mqtt_key_file" else {}
+        load_settings(**{name: key, **given})
+        assert f"{key}: holds a secret, and everybody on this machine may read it" in caplog.text
+        caplog.clear()
+        key.chmod(0o640)
+        load_settings(**{name: key, **given})
+        assert caplog.text == ""
+
+
+def test_key_and_password_are_kept_out_of_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "_kept_out", set())
+    load_settings(jwt_key=SECRET).jwt_key_text()
+    assert log.without_secrets(f"/{SECRET}/") == "/[secret]/"
+    load_settings(database_dsn="u:another-pass@word@tcp(db)/ntppool").database_url()
+    assert log.without_secrets("of another-pass@word.") == "of [secret]."
+
+
 def test_a_key_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"\xff\xfe" + SECRET.encode())
     with pytest.raises(ConfigurationError, match="JWT_KEY_FILE: cannot be read as text") as refusal:
@@ -193,7 +225,7 @@ def test_the_whole_dsn_may_come_from_database_yaml() -> None:
 @pytest.mark.parametrize(
     ("dsn", "file", "says"),
     [
-        (f"postgresql://u:{SECRET}@db/x", None, "DATABASE_DSN: database DSN: 'postgresql' is not supported"),
+        (f"postgresql://u:{SECRET}@db/x", None, "DATABASE_DSN: database DSN: is of a kind that is not supported"),
         (f"mysql://u:{SECRET}@db", None, "names no database"),
         (f"u:{SECRET}@db/x", None, "must be mysql://"),
         ("sqlite:////nowhere/at/all.db", None, "/nowhere/at/all.db: its directory does not exist"),
