@@ -224,13 +224,13 @@ async def _run_task(worker: Worker, work: Callable[[Worker], Awaitable[None]]) -
 async def _run(service: str, settings: WorkerSettings, token: TokenSource, start: Start, numbers: Telemetry) -> None:
     worker = assemble(service, settings, token, numbers)
     vitals = Vitals(worker)
-    log.info("%s", introduction(worker))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
         with _listening(settings, vitals.report):
+            log.info("%s", introduction(worker))
             async with asyncio.TaskGroup() as tasks:
                 running = tasks.create_task(_work(worker, start, vitals), name=service)
                 await _first(stop, running)

@@ -64,7 +64,7 @@ async def test_what_cannot_be_measured_is_told_and_stops_nothing(network: dict[s
         "v4.example: has no address of IPv6",
     ]
     assert await lines("inside.example", rules=TargetRules("prod")) == [
-        "inside.example: 10.0.0.1 is not a public address",
+        "inside.example: 10.0.0.1 is not a public address: a private address",
         "inside.example 8.8.8.8: no response, 0 of 2 samples answered",
     ]
 
