@@ -84,6 +84,12 @@ def test_each_instance_says_its_environment_itself(unit: Path) -> None:
     assert "DEPLOYMENT_MODE" not in unit.read_text()
 
 
+def test_the_broker_may_look_for_the_interface_that_websockets_listen_on() -> None:
+    """libwebsockets asks netlink for it, and listens on all addresses when nobody answers. Seen under systemd only."""
+    broker = next(unit for unit in UNITS if "broker" in unit.name)
+    assert set(settings(broker)["RestrictAddressFamilies"].split()) == {"AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"}
+
+
 def test_the_example_of_settings_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = (ROOT / "deploy" / "systemd" / "ntppool-monitor.env").read_text().splitlines()
     assignments = [line.split("=", 1) for line in lines if line and not line.startswith("#")]
