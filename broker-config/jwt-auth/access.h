@@ -21,8 +21,17 @@ enum presence {
 
 enum request { SUBSCRIBE, UNSUBSCRIBE, RECEIVE, PUBLISH };
 
+#define MAX_FILTER_BYTES 1024 /* of a subscription, which the broker keeps; none of ours has half of it */
+
+struct wish {
+	enum request request;
+	const char *topic; /* or the filter of a subscription */
+	int qos;
+	bool retain;
+	int subscriptions; /* that the client has */
+};
+
 /* `grant` is the one of the client id, and may be NULL. */
-bool access_is_allowed(const struct grant *grant, enum presence presence, enum request request, const char *topic,
-                       bool retain);
+bool access_is_allowed(const struct grant *grant, enum presence presence, const struct wish *wish);
 
 #endif

@@ -53,6 +53,13 @@ int broker_reload_answer(void)
 	return broker_is_2_1() ? MOSQ_ERR_SUCCESS : MOSQ_ERR_PLUGIN_DEFER;
 }
 
+/* Ending a session that has no connection does nothing more than this. But one that was read from disk and was not
+ * connected since must not be ended: 2.0 then enters it a second time into its list of sessions that end. */
+bool broker_keeps_session(const char *client_id)
+{
+	return mosquitto_kick_client_by_clientid(client_id, true) == MOSQ_ERR_SUCCESS;
+}
+
 /* 2.0 has no function that tells. There only a CONNECT packet sets the version, so a client without one is a session
  * read from disk. And between a reload and the next tick new connections come through libwebsockets only, where a
  * session without connection counts as none. (Even if one came in another way, it would have no rights: it gets no

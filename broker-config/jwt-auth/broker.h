@@ -31,6 +31,10 @@ bool broker_has_event(int event);
 /* The answer to MOSQ_EVT_RELOAD after which the broker goes on with all that it reloads. */
 int broker_reload_answer(void);
 
+/* Whether the broker keeps a session of that id, which must not be connected and must have left in this life of the
+ * broker. As a side effect the broker may ask for the right to each of its subscriptions, and removes what is denied. */
+bool broker_keeps_session(const char *client_id);
+
 /* Whether a login is none, but the broker asking again, after a reload, for a session that it has, connected or not.
  * `reloading` is true from the reload to the next tick, `is_connected` when the client is known to be. */
 bool broker_asks_again(const struct mosquitto *client, bool reloading, bool is_connected);

@@ -109,28 +109,41 @@ static void forget(struct grants *grants, struct grant *grant)
 	grant_free(grant);
 }
 
-/* A name that logs in under ever new client ids pushes out its own entries, and nobody else's. */
-static void forget_surplus(struct grants *grants, const char *name)
+void grants_forget(struct grants *grants, time_t now, bool (*is_kept)(const char *client_id))
 {
-	struct grant *oldest = NULL;
-	size_t count = 0;
+	for (struct grant *grant = grants->oldest, *newer; grant != NULL; grant = newer) {
+		bool is_due = grant->looked == 0 || now - grant->looked >= LOOK_SECONDS;
 
-	for (struct grant *grant = grants->newest; grant != NULL; grant = grant->older) {
-		if (strcmp(grant->claims.name, name) == 0) {
-			oldest = grant;
-			count++;
+		newer = grant->newer;
+		if (now - grant->left > REMEMBERED_SECONDS || (is_due && !is_kept(grant->client_id))) {
+			forget(grants, grant);
+		} else if (is_due) {
+			grant->looked = now;
 		}
-	}
-	if (count > REMEMBERED_PER_NAME) {
-		forget(grants, oldest);
 	}
 }
 
-void grants_forget(struct grants *grants, time_t now)
+/* --- all of them ---------------------------------------------------------------------------------------- */
+
+void grants_withdraw(struct grants *grants, const struct keyring *keyring)
 {
-	while (grants->oldest != NULL && now - grants->oldest->left > REMEMBERED_SECONDS) {
-		forget(grants, grants->oldest);
+	for (size_t i = 0; i < grants->bucket_count; i++) {
+		for (struct grant *grant = grants->buckets[i]; grant != NULL; grant = grant->next) {
+			grant->withdrawn = grant->withdrawn || !keyring_has(keyring, grant->claims.key);
+		}
 	}
+}
+
+size_t grants_of(const struct grants *grants, const char *name)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < grants->bucket_count; i++) {
+		for (struct grant *grant = grants->buckets[i]; grant != NULL; grant = grant->next) {
+			count += !grant->withdrawn && strcmp(grant->claims.name, name) == 0;
+		}
+	}
+	return count;
 }
 
 /* --- coming and going ----------------------------------------------------------------------------------- */
@@ -195,11 +208,15 @@ bool grants_enter(struct grants *grants, const char *client_id, struct claims *c
 			/* The broker ends the earlier connection after this one has logged in. */
 			grant->former = grant->client;
 		}
+		/* Its will is not this client's. */
+		if (grant->withdrawn) {
+			grant->former = NULL;
+		}
 	}
 	grant->claims = *claims;
 	*claims = (struct claims){.name = NULL};
 	grant->client = client;
-	grant->withdrawn = NULL;
+	grant->withdrawn = false;
 	grant->ending = false;
 	return true;
 }
@@ -214,15 +231,15 @@ void grants_leave(struct grants *grants, const char *client_id, const void *clie
 	grant->former = client;
 	grant->client = NULL;
 	grant->left = now;
+	grant->looked = 0;
 	list_append(grants, grant);
-	forget_surplus(grants, grant->claims.name);
 }
 
 struct grant *grants_next_to_end(struct grants *grants, time_t now)
 {
 	for (size_t i = 0; i < grants->bucket_count; i++) {
 		for (struct grant *grant = grants->buckets[i]; grant != NULL; grant = grant->next) {
-			bool over = grant->withdrawn != NULL || now >= grant->claims.expires;
+			bool over = grant->withdrawn || now >= grant->claims.expires;
 
 			if (over && grant->client != NULL && !grant->ending) {
 				grant->ending = true;

@@ -9,6 +9,7 @@
 #include "grants.h"
 #include "identity.h"
 #include "keys.h"
+#include "shown.h"
 #include "token.h"
 #include "topic.h"
 
@@ -75,10 +76,15 @@ static const void *pointer(const char *number)
 	return &OBJECTS[strtoul(number, NULL, 10) % sizeof OBJECTS];
 }
 
-static void enter(const char *client_id, const char *object)
+static unsigned int number(const char *text)
+{
+	return (unsigned int)strtoul(text, NULL, 10);
+}
+
+static void enter(const char *client_id, const char *object, const char *key)
 {
 	size_t length = strcspn(client_id, "/");
-	struct claims claims = {.name = strndup(client_id, length), .expires = 1000};
+	struct claims claims = {.name = strndup(client_id, length), .expires = 1000, .key = number(key)};
 
 	printf("%s\n", yes_or_no(claims.name != NULL && grants_enter(table, client_id, &claims, pointer(object))));
 	claims_free(&claims);
@@ -92,7 +98,7 @@ static void show(const char *client_id, const char *object)
 	                    : grant->former == pointer(object)       ? "departed"
 	                                                             : "stranger";
 
-	printf("%s\t%zu\n", found, grants_count(table));
+	printf("%s\t%s\t%zu\n", found, grant != NULL && grant->withdrawn ? "withdrawn" : "good", grants_count(table));
 }
 
 static void end(const char *now)
@@ -102,17 +108,40 @@ static void end(const char *now)
 	puts(grant == NULL ? "none" : grant->client_id);
 }
 
+static const char *kept; /* the sessions that the broker keeps, each between commas */
+
+static bool is_kept(const char *client_id)
+{
+	char quoted[64];
+
+	snprintf(quoted, sizeof quoted, ",%s,", client_id);
+	return strstr(kept, quoted) != NULL;
+}
+
+static void withdraw(const char *key)
+{
+	struct keyring keyring = {.keys = {{.serial = number(key)}}, .count = 1};
+
+	grants_withdraw(table, &keyring);
+}
+
 static void answer_about_table(char **field)
 {
 	const char *question = field[0];
 
 	if (strcmp(question, "enter") == 0) {
-		enter(field[1], field[2]);
+		enter(field[1], field[2], field[3]);
 	} else if (strcmp(question, "leave") == 0) {
 		grants_leave(table, field[1], pointer(field[2]), (time_t)strtoll(field[3], NULL, 10));
 		puts("done");
 	} else if (strcmp(question, "forget") == 0) {
-		grants_forget(table, (time_t)strtoll(field[1], NULL, 10));
+		kept = field[2];
+		grants_forget(table, (time_t)strtoll(field[1], NULL, 10), is_kept);
+		puts("done");
+	} else if (strcmp(question, "sessions") == 0) {
+		printf("%zu\n", grants_of(table, field[1]));
+	} else if (strcmp(question, "withdraw") == 0) {
+		withdraw(field[1]);
 		puts("done");
 	} else if (strcmp(question, "end") == 0) {
 		end(field[1]);
@@ -126,6 +155,7 @@ static void answer_about_table(char **field)
 static void answer(char **field)
 {
 	const char *question = field[0];
+	static const struct keyring no_keys = {.count = 0};
 	char shown[64];
 
 	if (strcmp(question, "valid") == 0) {
@@ -134,6 +164,8 @@ static void answer(char **field)
 		puts(yes_or_no(topic_filter_covers(field[1], field[2])));
 	} else if (strcmp(question, "matches") == 0) {
 		puts(yes_or_no(topic_filter_matches(field[1], field[2])));
+	} else if (strcmp(question, "status") == 0) {
+		puts(yes_or_no(topic_is_status_of(field[1], field[2])));
 	} else if (strcmp(question, "control") == 0) {
 		puts(yes_or_no(topic_is_control(field[1])));
 	} else if (strcmp(question, "filters") == 0) {
@@ -145,7 +177,7 @@ static void answer(char **field)
 	} else if (strcmp(question, "owns") == 0) {
 		puts(yes_or_no(identity_owns_client_id(field[1], field[2])));
 	} else if (strcmp(question, "log") == 0) {
-		puts(identity_for_log(field[1], shown, sizeof shown));
+		puts(shown_text(&no_keys, field[1], shown, sizeof shown));
 	} else if (strcmp(question, "token") == 0) {
 		check_token(field[1], field[2], field[3]);
 	} else {

@@ -26,29 +26,6 @@ bool identity_owns_client_id(const char *name, const char *id)
 {
 	size_t length = strlen(name);
 
-	return strncmp(id, name, length) == 0 && (id[length] == '\0' || id[length] == '/') && strpbrk(id, "+#") == NULL;
-}
-
-bool identity_quotes_token(const char *id)
-{
-	/* Every part of a JWT begins with '{"', which is this in base64. */
-	return strstr(id, "eyJ") != NULL;
-}
-
-const char *identity_for_log(const char *id, char *out, size_t size)
-{
-	if (id == NULL || identity_quotes_token(id)) {
-		id = "(not shown)";
-	}
-	size_t length = strnlen(id, size - 1);
-
-	/* Not in the middle of a character. */
-	while (length > 0 && ((unsigned char)id[length] & 0xc0) == 0x80) {
-		length--;
-	}
-	for (size_t i = 0; i < length; i++) {
-		out[i] = is_control((unsigned char)id[i]) ? '?' : id[i];
-	}
-	out[length] = '\0';
-	return out;
+	return strncmp(id, name, length) == 0 && (id[length] == '\0' || id[length] == '/') && strpbrk(id, "+#") == NULL &&
+	       strnlen(id, MAX_CLIENT_ID_LENGTH + 1) <= MAX_CLIENT_ID_LENGTH;
 }

@@ -3,21 +3,15 @@
 #define NTPPOOL_IDENTITY_H
 
 #include <stdbool.h>
-#include <stddef.h>
 
 #define MAX_NAME_LENGTH 253 /* of a domain name, RFC 1035 */
 
 /* Whether a token can be about this name: one level of a topic, no wildcard, no control character. */
 bool identity_name_is_valid(const char *name);
 
-/* Whether `id` is the name, or begins with it and a slash, and holds no wildcard. */
+#define MAX_CLIENT_ID_LENGTH 512 /* a name and more; the broker remembers it for every session */
+
+/* Whether `id` is the name, or begins with it and a slash, holds no wildcard and is not too long. */
 bool identity_owns_client_id(const char *name, const char *id);
-
-/* Whether a token may stand in the id, put into the wrong field. */
-bool identity_quotes_token(const char *id);
-
-/* `id` for the log: cut, without control characters, and not at all when it is NULL or may hold a token.
- * Returns `out`. */
-const char *identity_for_log(const char *id, char *out, size_t size);
 
 #endif

@@ -120,10 +120,10 @@ bool key_parse(const unsigned char *text, size_t length, struct key *out, const 
 	return true;
 }
 
-/* Reads the whole file. Returns the number of bytes, or -1 with errno set. */
-static ssize_t read_file(const char *path, unsigned char *buffer, size_t size)
+/* Reads the whole file. Returns the number of bytes, or -1 with errno set. `*mode` are its permissions. */
+static ssize_t read_file(const char *path, unsigned char *buffer, size_t size, mode_t *mode)
 {
-	struct stat status;
+	struct stat status = {.st_mode = 0};
 	size_t count = 0;
 	ssize_t got = -1;
 	int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -144,15 +144,29 @@ static ssize_t read_file(const char *path, unsigned char *buffer, size_t size)
 	}
 	int saved = errno;
 
+	*mode = status.st_mode;
 	close(file);
 	errno = saved;
 	return got < 0 ? -1 : (ssize_t)count;
 }
 
+static const char *fault_of_mode(mode_t mode, const struct key *key)
+{
+	if ((mode & S_IWOTH) != 0) {
+		return "is writable by everybody (chmod o-w)";
+	}
+	if ((mode & S_IROTH) != 0 && key->algorithm == HS384) {
+		return "is readable by everybody, who could sign tokens with it (chmod o-r, and make a new secret)";
+	}
+	return NULL;
+}
+
 static bool load_one(const char *path, bool may_be_missing, struct keyring *out, struct complaint *complaint)
 {
 	unsigned char buffer[MAX_KEY_FILE_BYTES];
-	ssize_t length = read_file(path, buffer, sizeof buffer);
+	mode_t mode = 0;
+	ssize_t length = read_file(path, buffer, sizeof buffer, &mode);
+	struct key *key = &out->keys[out->count];
 	const char *why = NULL;
 
 	if (may_be_missing && (length == 0 || (length < 0 && errno == ENOENT))) {
@@ -163,15 +177,16 @@ static bool load_one(const char *path, bool may_be_missing, struct keyring *out,
 		         strerror(errno));
 		return false;
 	}
-	bool good = key_parse(buffer, (size_t)length, &out->keys[out->count], &why);
-
-	explicit_bzero(buffer, sizeof buffer);
-	if (good) {
+	/* A key that is refused afterwards is in the ring already, and freed with it. */
+	if (key_parse(buffer, (size_t)length, key, &why)) {
 		out->count++;
-	} else {
+		why = fault_of_mode(mode, key);
+	}
+	explicit_bzero(buffer, sizeof buffer);
+	if (why != NULL) {
 		snprintf(complaint->text, sizeof complaint->text, "key file %.200s: %s", path, why);
 	}
-	return good;
+	return why == NULL;
 }
 
 bool keyring_load(const char *current, const char *previous, struct keyring *out, struct complaint *complaint)
@@ -184,11 +199,35 @@ bool keyring_load(const char *current, const char *previous, struct keyring *out
 	return false;
 }
 
-bool key_file_is_open(const char *path, const struct key *key)
+static unsigned int serial_of(const struct keyring *keyring, const struct key *key)
 {
-	struct stat status;
+	for (size_t i = 0; i < keyring->count; i++) {
+		if (keyring->keys[i].algorithm == key->algorithm && keyring->keys[i].length == key->length &&
+		    memcmp(keyring->keys[i].bytes, key->bytes, key->length) == 0) {
+			return keyring->keys[i].serial;
+		}
+	}
+	return 0;
+}
 
-	return key->algorithm == HS384 && stat(path, &status) == 0 && (status.st_mode & S_IROTH) != 0;
+void keyring_number(struct keyring *keyring, const struct keyring *before)
+{
+	keyring->last_serial = before->last_serial;
+	for (size_t i = 0; i < keyring->count; i++) {
+		unsigned int known = serial_of(before, &keyring->keys[i]);
+
+		keyring->keys[i].serial = known != 0 ? known : ++keyring->last_serial;
+	}
+}
+
+bool keyring_has(const struct keyring *keyring, unsigned int serial)
+{
+	for (size_t i = 0; i < keyring->count; i++) {
+		if (keyring->keys[i].serial == serial) {
+			return true;
+		}
+	}
+	return false;
 }
 
 void keyring_free(struct keyring *keyring)
@@ -200,10 +239,23 @@ void keyring_free(struct keyring *keyring)
 	*keyring = (struct keyring){.count = 0};
 }
 
+static bool is_quoted(const struct key *key, const char *text)
+{
+	size_t length = strlen(text);
+
+	for (size_t i = 0; i + QUOTED_BYTES <= key->length; i++) {
+		if (memmem(text, length, key->bytes + i, QUOTED_BYTES) != NULL) {
+			return true;
+		}
+	}
+	return false;
+}
+
+/* A public key is no secret. */
 bool keyring_is_quoted(const struct keyring *keyring, const char *text)
 {
 	for (size_t i = 0; i < keyring->count; i++) {
-		if (strstr(text, (const char *)keyring->keys[i].bytes) != NULL) {
+		if (keyring->keys[i].algorithm == HS384 && is_quoted(&keyring->keys[i], text)) {
 			return true;
 		}
 	}

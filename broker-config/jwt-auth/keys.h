@@ -13,11 +13,13 @@ struct key {
 	enum algorithm algorithm; /* the only one this key may be used with */
 	unsigned char *bytes;     /* a secret, or PEM; a NUL follows */
 	size_t length;
+	unsigned int serial;      /* tells it from all others that this broker has had since its start */
 };
 
 struct keyring {
 	struct key keys[2];
 	size_t count;
+	unsigned int last_serial;
 };
 
 /* What is wrong with a key file, for the operator. It never quotes the file. */
@@ -26,16 +28,22 @@ struct complaint {
 };
 
 /* Reads the keys. `previous` may be NULL, missing or empty: then there is only one key. False with a complaint when a
- * file cannot be read or holds neither an HMAC secret of enough bytes nor a public key on P-384 as PEM. */
+ * file cannot be read, holds neither an HMAC secret of enough bytes nor a public key on P-384 as PEM, or when everybody
+ * on the machine may read a secret from it, or write to it. */
 bool keyring_load(const char *current, const char *previous, struct keyring *out, struct complaint *complaint);
 
-/* Whether everybody on the machine may read a secret from the file. */
-bool key_file_is_open(const char *path, const struct key *key);
+/* Gives the keys of `keyring` their serials: a key that is in `before` keeps the one it has there. */
+void keyring_number(struct keyring *keyring, const struct keyring *before);
+
+/* Whether the key with that serial is (still) in use. */
+bool keyring_has(const struct keyring *keyring, unsigned int serial);
 
 /* Forgets the keys, also in memory. */
 void keyring_free(struct keyring *keyring);
 
-/* Whether one of the secrets stands in the text. */
+#define QUOTED_BYTES 16
+
+/* Whether 16 bytes in a row of one of the secrets stand in the text. */
 bool keyring_is_quoted(const struct keyring *keyring, const char *text);
 
 /* The point of a public key: x and y. */

@@ -3,11 +3,20 @@
 
 #include "identity.h"
 #include "plugin.h"
+#include "shown.h"
 #include "token.h"
 
 #ifndef TICK_MISSED_SECONDS
 #define TICK_MISSED_SECONDS 60
 #endif
+
+/* The session that is called as its owner is always let in: nobody who has a token of that name, or had, can take all
+ * the room and keep the owner out. */
+static bool has_room(const struct grants *grants, const struct claims *claims, const char *id)
+{
+	return grants_find(grants, id) != NULL || strcmp(id, claims->name) == 0 ||
+	       grants_of(grants, claims->name) < claims->rules->sessions;
+}
 
 static const char *fault_of_login(struct plugin *plugin, const struct mosquitto_evt_basic_auth *login,
                                   struct claims *claims)
@@ -31,8 +40,11 @@ static const char *fault_of_login(struct plugin *plugin, const struct mosquitto_
 	if (!identity_owns_client_id(claims->name, id)) {
 		return "the client id must be the user name, or begin with it and a slash";
 	}
-	if (!claims->may_use_old_protocol && mosquitto_client_protocol_version(login->client) != 5) {
+	if (!claims->rules->may_use_old_protocol && mosquitto_client_protocol_version(login->client) != 5) {
 		return "monitors must speak MQTT 5";
+	}
+	if (!has_room(plugin->grants, claims, id)) {
+		return "the user name has too many sessions, connected or kept";
 	}
 	return NULL;
 }
@@ -53,31 +65,13 @@ static int log_in(struct plugin *plugin, const struct mosquitto_evt_basic_auth *
 	}
 	const char *address = mosquitto_client_address(login->client);
 
-	/* People do put secrets into the wrong field. */
-	if (id != NULL && (identity_quotes_token(id) || keyring_is_quoted(&plugin->keyring, id))) {
+	if (id != NULL && shown_is_secret(&plugin->keyring, id)) {
 		broker_hide_client_id(login->client);
 		id = NULL;
 	}
 	mosquitto_log_printf(MOSQ_LOG_NOTICE, "jwt-auth: login of %s from %s refused: %s",
-	                     identity_for_log(id, shown, sizeof shown), address == NULL ? "nowhere" : address, fault);
+	                     shown_text(&plugin->keyring, id, shown, sizeof shown), address == NULL ? "nowhere" : address, fault);
 	return MOSQ_ERR_AUTH;
-}
-
-/* After a reload the broker asks again for every session it knows. Refusing one that has no connection corrupts
- * Mosquitto's list of expiring sessions (it is entered a second time, and freed once), so such a session is let be:
- * its owner has to log in again anyway. A connection whose token is no longer good is ended at the next tick, which,
- * other than a refusal here, tells the client why and sends its will. */
-static int check_again(struct plugin *plugin, struct grant *grant, const struct mosquitto_evt_basic_auth *login)
-{
-	struct claims claims;
-
-	grant->withdrawn = login->password == NULL
-	                           ? "the token is gone"
-	                           : token_check(login->password, &plugin->keyring, time(NULL), &claims);
-	if (grant->withdrawn == NULL) {
-		claims_free(&claims);
-	}
-	return MOSQ_ERR_SUCCESS;
 }
 
 int on_basic_auth(int event, void *event_data, void *userdata)
@@ -94,8 +88,12 @@ int on_basic_auth(int event, void *event_data, void *userdata)
 	struct grant *grant = id == NULL ? NULL : grants_find(plugin->grants, id);
 	bool is_connected = grant != NULL && grant->client == login->client;
 
+	/* After a reload the broker asks again for every session it knows. Refusing one that has no connection corrupts
+	 * Mosquitto's list of expiring sessions (it is entered a second time, and freed once). Those whose key was
+	 * withdrawn have lost their rights already, and a connection is ended at the next tick, which, other than a
+	 * refusal here, tells the client why. */
 	if (broker_asks_again(login->client, plugin->reloading, is_connected)) {
-		return is_connected ? check_again(plugin, grant, login) : MOSQ_ERR_SUCCESS;
+		return MOSQ_ERR_SUCCESS;
 	}
 	return log_in(plugin, login);
 }
@@ -109,6 +107,7 @@ int on_disconnect(int event, void *event_data, void *userdata)
 	(void)event;
 	if (id != NULL) {
 		grants_leave(plugin->grants, id, over->client, time(NULL));
+		plugin->last_look = 0;
 	}
 	return MOSQ_ERR_SUCCESS;
 }

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "identity.h"
+#include "shown.h"
 
 #define EXPORTED __attribute__((visibility("default")))
 
@@ -31,6 +31,16 @@ static void log_keys(const struct keyring *keyring)
 	                     keyring->count > 1 ? key_algorithm_name(&keyring->keys[1]) : "");
 }
 
+static bool misses_key(const struct keyring *keyring, const struct keyring *before)
+{
+	for (size_t i = 0; i < before->count; i++) {
+		if (!keyring_has(keyring, before->keys[i].serial)) {
+			return true;
+		}
+	}
+	return false;
+}
+
 static bool load_keys(struct plugin *plugin)
 {
 	struct keyring keyring;
@@ -40,13 +50,12 @@ static bool load_keys(struct plugin *plugin)
 		mosquitto_log_printf(MOSQ_LOG_ERR, "jwt-auth: %s", complaint.text);
 		return false;
 	}
+	keyring_number(&keyring, &plugin->keyring);
+	plugin->withdrawing = plugin->withdrawing || misses_key(&keyring, &plugin->keyring);
 	keyring_free(&plugin->keyring);
 	plugin->keyring = keyring;
+	grants_withdraw(plugin->grants, &plugin->keyring);
 	log_keys(&keyring);
-	if (key_file_is_open(plugin->key_file, &keyring.keys[0])) {
-		mosquitto_log_printf(MOSQ_LOG_WARNING, "jwt-auth: key file %s is readable by everybody",
-		                     plugin->key_file);
-	}
 	return true;
 }
 
@@ -73,8 +82,9 @@ static void end_connections(struct plugin *plugin, time_t now)
 
 	while ((grant = grants_next_to_end(plugin->grants, now)) != NULL) {
 		mosquitto_log_printf(MOSQ_LOG_NOTICE, "jwt-auth: %s is disconnected: %s",
-		                     identity_for_log(grant->client_id, shown, sizeof shown),
-		                     grant->withdrawn == NULL ? "the token has expired" : grant->withdrawn);
+		                     shown_text(&plugin->keyring, grant->client_id, shown, sizeof shown),
+		                     grant->withdrawn ? "the token is not signed with a key that is valid here"
+		                                      : "the token has expired");
 		/* Never with NULL for an id: that would end all connections. */
 		mosquitto_kick_client_by_clientid(grant->client_id, true);
 	}
@@ -96,7 +106,7 @@ int on_tick(int event, void *event_data, void *userdata)
 	if (now != plugin->last_look || plugin->reloading) {
 		plugin->last_look = now;
 		end_connections(plugin, now);
-		grants_forget(plugin->grants, now);
+		grants_forget(plugin->grants, now, broker_keeps_session);
 	}
 	plugin->reloading = false;
 	return MOSQ_ERR_SUCCESS;

@@ -10,7 +10,8 @@
 #include "grants.h"
 #include "keys.h"
 
-#define LOG_NAME_BYTES 128 /* of a client id */
+#define LOG_NAME_BYTES 128  /* of a client id */
+#define LOG_TOPIC_BYTES 256
 
 struct plugin {
 	mosquitto_plugin_id_t *id;
@@ -19,9 +20,10 @@ struct plugin {
 	char *previous_key_file;
 	struct keyring keyring;
 	struct grants *grants;
-	time_t last_look;     /* at the expiry of connections */
+	time_t last_look;     /* at the table of grants, which is due every second, and when somebody has left */
 	time_t last_tick;     /* by the monotonic clock; of the start, before the first one */
 	bool ticking;
+	bool withdrawing;     /* a key has been withdrawn since the start */
 	bool reloading;       /* between the reload of the keys and the next tick */
 	bool order_unstamped; /* between the check of an order and its stamp */
 };

@@ -1,7 +1,7 @@
 /* What clients publish, subscribe and receive. */
 #include "access.h"
-#include "identity.h"
 #include "plugin.h"
+#include "shown.h"
 #include "stamp.h"
 #include "topic.h"
 
@@ -37,16 +37,36 @@ static bool request_of(int access, enum request *out)
 	}
 }
 
-static void log_denial(const char *id, enum presence presence, enum request request, const char *topic)
+static void log_denial(const struct plugin *plugin, const char *id, enum presence presence, const struct wish *wish)
 {
-	char shown[LOG_NAME_BYTES];
+	char name[LOG_NAME_BYTES], topic[LOG_TOPIC_BYTES];
 
-	identity_for_log(id, shown, sizeof shown);
-	if (request == SUBSCRIBE) {
-		mosquitto_log_printf(MOSQ_LOG_NOTICE, "jwt-auth: %s may not subscribe to %.256s", shown, topic);
-	} else if (request == PUBLISH && presence == DEPARTED) {
-		mosquitto_log_printf(MOSQ_LOG_NOTICE, "jwt-auth: the will of %s on %.256s is refused", shown, topic);
+	shown_text(&plugin->keyring, id, name, sizeof name);
+	shown_text(&plugin->keyring, wish->topic, topic, sizeof topic);
+	if (wish->request == SUBSCRIBE && presence == CONNECTED) {
+		mosquitto_log_printf(MOSQ_LOG_NOTICE, "jwt-auth: %s may not subscribe to %s", name, topic);
+	} else if (wish->request == PUBLISH && presence == DEPARTED) {
+		mosquitto_log_printf(MOSQ_LOG_NOTICE, "jwt-auth: the will of %s on %s is refused", name, topic);
 	}
+}
+
+static bool is_allowed(struct plugin *plugin, const struct grant *grant, enum presence presence,
+                       const struct wish *wish)
+{
+	/* A session from before the start may belong to a key that was withdrawn since: nobody knows. */
+	if (grant == NULL && presence == WITHOUT_CONNECTION && wish->request == RECEIVE && plugin->withdrawing) {
+		return false;
+	}
+	bool allowed = access_is_allowed(grant, presence, wish);
+
+	/* When the broker stops it sends the wills of connections that are still there, which look like messages of
+	 * theirs. But what is not stamped right after this check is none, and nobody may receive it. */
+	if (wish->request == PUBLISH) {
+		plugin->order_unstamped = allowed && presence == CONNECTED && topic_is_control(wish->topic);
+	} else if (wish->request == RECEIVE && plugin->order_unstamped && topic_is_control(wish->topic)) {
+		return false;
+	}
+	return allowed;
 }
 
 int on_acl_check(int event, void *event_data, void *userdata)
@@ -54,27 +74,22 @@ int on_acl_check(int event, void *event_data, void *userdata)
 	struct plugin *plugin = userdata;
 	struct mosquitto_evt_acl_check *check = event_data;
 	const char *id = mosquitto_client_id(check->client);
-	enum request request;
+	struct wish wish = {.topic = check->topic, .qos = check->qos, .retain = check->retain};
 
 	(void)event;
-	if (id == NULL || check->topic == NULL || !request_of(check->access, &request)) {
+	if (id == NULL || check->topic == NULL || !request_of(check->access, &wish.request)) {
 		return MOSQ_ERR_ACL_DENIED;
+	}
+	if (wish.request == SUBSCRIBE) {
+		wish.subscriptions = mosquitto_client_sub_count(check->client);
 	}
 	struct grant *grant = grants_find(plugin->grants, id);
 	enum presence presence = presence_of(grant, check->client);
-	bool allowed = access_is_allowed(grant, presence, request, check->topic, check->retain);
 
-	/* When the broker stops it sends the wills of connections that are still there, which look like messages of
-	 * theirs. But what is not stamped right after this check is none, and nobody may receive it. */
-	if (request == PUBLISH) {
-		plugin->order_unstamped = allowed && presence == CONNECTED && topic_is_control(check->topic);
-	} else if (request == RECEIVE && plugin->order_unstamped && topic_is_control(check->topic)) {
-		allowed = false;
-	}
-	if (allowed) {
+	if (is_allowed(plugin, grant, presence, &wish)) {
 		return MOSQ_ERR_SUCCESS;
 	}
-	log_denial(id, presence, request, check->topic);
+	log_denial(plugin, id, presence, &wish);
 	return MOSQ_ERR_ACL_DENIED;
 }
 

@@ -6,18 +6,28 @@
 #include "identity.h"
 #include "signature.h"
 
-/* A client that speaks MQTT 3.1.1 is not told when a publish of its is denied. That is bearable for people and
+/* Monitors are strangers, and there are hundreds; the others are the pool's own. An agent has three sessions: its own,
+ * and one each for "monitor --once" and "--sanity-only". Every start of a worker is a session of its name. None of them
+ * has more than a dozen subscriptions.
+ *
+ * A client that speaks MQTT 3.1.1 is not told when a publish of its is denied. That is bearable for people and
  * exporters with mosquitto_sub and mosquitto_pub, but a monitor would wait for its acknowledgement for ever. */
-static bool role_may_use_old_protocol(const char *role)
-{
-	static const char *const ROLES[] = {"admin", "exporter", "observer", "server"};
+static const struct rules OF_STRANGERS = {"monitor", false, false, 8, 32};
+static const struct rules OF_OUR_OWN[] = {
+	{"admin", true, true, 256, 1024},
+	{"exporter", true, false, 256, 1024},
+	{"observer", true, false, 256, 1024},
+	{"server", true, true, 256, 1024},
+};
 
-	for (size_t i = 0; i < sizeof ROLES / sizeof *ROLES; i++) {
-		if (strcmp(role, ROLES[i]) == 0) {
-			return true;
+static const struct rules *rules_of(const char *role)
+{
+	for (size_t i = 0; i < sizeof OF_OUR_OWN / sizeof *OF_OUR_OWN; i++) {
+		if (strcmp(role, OF_OUR_OWN[i].role) == 0) {
+			return &OF_OUR_OWN[i];
 		}
 	}
-	return false;
+	return &OF_STRANGERS;
 }
 
 static bool read_filters(jwt_t *token, const char *claim, struct filters *out)
@@ -59,7 +69,7 @@ static const char *read_claims(jwt_t *token, time_t now, struct claims *out)
 	if (!read_filters(token, "subs", &out->subscribe) || !read_filters(token, "publ", &out->publish)) {
 		return "claim subs or publ is missing or no list of topic filters";
 	}
-	out->may_use_old_protocol = role_may_use_old_protocol(role);
+	out->rules = rules_of(role);
 	out->name = strdup(name);
 	return out->name == NULL ? "out of memory" : NULL;
 }
@@ -88,6 +98,7 @@ const char *token_check(const char *token, const struct keyring *keyring, time_t
 	}
 	for (size_t i = 0; i < keyring->count && !is_signed; i++) {
 		is_signed = signature_read(token, &keyring->keys[i], read_into, &reading);
+		out->key = keyring->keys[i].serial;
 	}
 	if (!is_signed) {
 		reading.reason = "the token is not signed with a key that is valid here";

@@ -10,9 +10,19 @@
 
 #define MAX_TOKEN_BYTES 8192
 
+/* What a role may do beyond its topics, and how much of the broker's memory it may take. */
+struct rules {
+	const char *role;
+	bool may_use_old_protocol; /* MQTT 3 */
+	bool may_retain;           /* whatever it may publish; else its status only */
+	size_t sessions;           /* of one name, connected or kept */
+	int subscriptions;         /* of one session */
+};
+
 struct claims {
 	char *name; /* the subject */
-	bool may_use_old_protocol;
+	const struct rules *rules;
+	unsigned int key; /* the serial of the key that the token is signed with */
 	time_t expires;
 	struct filters subscribe;
 	struct filters publish;

@@ -99,3 +99,16 @@ bool topic_is_control(const char *topic)
 {
 	return topic_filter_matches("/+/control/#", topic) || topic_filter_matches("/+/monitors/control/#", topic);
 }
+
+bool topic_is_status_of(const char *topic, const char *name)
+{
+	static const char BEFORE[] = "/monitors/status/", AFTER[] = "/status";
+	const char *rest = *topic == '/' ? strchr(topic + 1, '/') : NULL;
+	size_t length = strlen(name);
+
+	if (rest == NULL || strncmp(rest, BEFORE, sizeof BEFORE - 1) != 0) {
+		return false;
+	}
+	rest += sizeof BEFORE - 1;
+	return strncmp(rest, name, length) == 0 && strcmp(rest + length, AFTER) == 0;
+}

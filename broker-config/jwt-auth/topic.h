@@ -26,4 +26,7 @@ bool topic_is_shared(const char *filter);
 /* Whether this is a topic that orders are given on: /{env}/control/# or /{env}/monitors/control/#. */
 bool topic_is_control(const char *topic);
 
+/* Whether this is the topic of the status of that name: /{env}/monitors/status/{name}/status. */
+bool topic_is_status_of(const char *topic, const char *name);
+
 #endif

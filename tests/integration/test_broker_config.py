@@ -6,6 +6,7 @@ import ssl
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -243,5 +244,111 @@ def test_the_largest_payload_passes_and_who_exceeds_the_limit_is_told(broker: Br
 
 
 def test_the_limit_leaves_room_for_topic_and_properties() -> None:
-    (limit,) = re.findall(r"^max_packet_size (\d+)$", (CONFIG / "common" / "ntppool.conf").read_text(), re.M)
-    assert int(limit) == MAX_PAYLOAD_BYTES + 65536
+    assert int(dict(directives((CONFIG / "common" / "ntppool.conf").read_text()))["max_packet_size"]) == (
+        MAX_PAYLOAD_BYTES + 65536
+    )
+
+
+# --- what the files must say --------------------------------------------------------------------------
+
+COMMON = {
+    "per_listener_settings": "false",
+    "allow_anonymous": "false",
+    "allow_zero_length_clientid": "false",
+    "check_retain_source": "false",
+    "max_queued_messages": "500000",
+    "max_queued_bytes": "67108864",
+    "max_inflight_messages": "1000",
+    "max_inflight_bytes": "4194304",
+    "queue_qos0_messages": "false",
+    "set_tcp_nodelay": "true",
+    "persistent_client_expiration": "2d",
+    "max_keepalive": "300",
+    "max_packet_size": "589824",
+    "persistence": "true",
+    "autosave_interval": "900",
+    "log_dest": "stderr",
+    "log_timestamp": "false",
+    "log_type": ["error", "warning", "notice", "information"],
+    "connection_messages": "true",
+    "sys_interval": "10",
+}
+"""All of it. The reason of each stands in the file."""
+
+BEFORE_THE_LISTENERS = [
+    ("include_dir", "/etc/ntppool-monitor/broker/common"),
+    ("plugin", "/usr/lib/ntppool-monitor/jwt-auth.so"),
+    ("plugin_opt_key_file", "/etc/ntppool-monitor/broker/prod/jwt.key"),
+    ("plugin_opt_previous_key_file", "/etc/ntppool-monitor/broker/prod/jwt-previous.key"),
+    ("persistence_location", "/var/lib/ntppool-monitor/broker/prod/"),
+]
+LISTENERS = [
+    [
+        ("listener", "8883"),
+        ("tls_version", "tlsv1.2"),
+        ("cafile", "/etc/ntppool-monitor/broker/prod/ca.pem"),
+        ("certfile", "/etc/ntppool-monitor/broker/prod/cert.pem"),
+        ("keyfile", "/etc/ntppool-monitor/broker/prod/key.pem"),
+        ("require_certificate", "false"),
+        ("max_qos", "1"),
+        ("max_connections", "2000"),
+    ],
+    [("listener", "9001 127.0.0.1"), ("protocol", "websockets"), ("max_qos", "1"), ("max_connections", "200")],
+    [("listener", "1883 127.0.0.1"), ("max_qos", "1")],
+]
+
+
+def directives(text: str) -> list[tuple[str, str]]:
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [(name, value) for name, _, value in (line.partition(" ") for line in lines)]
+
+
+def test_the_common_part_says_just_this() -> None:
+    said: dict[str, object] = {}
+    for name, value in directives((CONFIG / "common" / "ntppool.conf").read_text()):
+        before = said.get(name)
+        said[name] = value if before is None else [*(before if isinstance(before, list) else [before]), value]
+    assert said == COMMON
+    assert [file.name for file in (CONFIG / "common").iterdir()] == ["ntppool.conf"]
+
+
+def test_an_environments_file_says_just_this() -> None:
+    said = directives(config("prod"))
+    at = [number for number, (name, _) in enumerate(said) if name == "listener"]
+    assert said[: at[0]] == BEFORE_THE_LISTENERS
+    assert [said[begin:end] for begin, end in zip(at, [*at[1:], None], strict=True)] == LISTENERS
+
+
+def test_the_broker_of_demo_and_tests_has_the_same_limits() -> None:
+    with_limit = re.findall(r"^listener .*\nmax_qos 1$", LocalBroker(CONFIG, 1, "k" * 48).configuration(), re.M)
+    assert len(with_limit) == LocalBroker(CONFIG, 1, "k" * 48).configuration().count("\nlistener ")
+
+
+class FewConnections(LocalBroker):
+    """One listener takes three connections, the other one any number."""
+
+    def configuration(self) -> str:
+        first = next(line for line in super().configuration().splitlines() if line.startswith("listener"))
+        return super().configuration().replace(f"{first}\n", f"{first}\nmax_connections 3\n", 1)
+
+
+def test_a_listener_that_is_full_takes_nobody_and_leaves_the_others_alone() -> None:
+    with Broker(kind=FewConnections) as broker, ExitStack() as sockets:
+        idle = [sockets.enter_context(socket.create_connection(("127.0.0.1", broker.port), timeout=10)) for _ in "123"]
+        wait_until(lambda: broker.log_text().count("New connection") == 3)
+        with pytest.raises(Refused):
+            agent(broker).connect()
+        assert "denied: max_connections exceeded" in broker.log_text()
+        address = broker.process.address(tls=True)
+        worker = MqttClient(address.port, "ingest", broker.token(Role.SERVER, "ingest"), tls=address.tls())
+        worker.connect().close()
+        idle[0].close()
+
+        def is_let_in() -> bool:
+            try:
+                agent(broker).connect().close()
+            except Refused:
+                return False
+            return True
+
+        wait_until(is_let_in)

@@ -1,6 +1,7 @@
 """The broker's keys: what it refuses to start with, and their rotation while it runs."""
 
 import secrets
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -213,8 +214,6 @@ def unreadable(broker: Broker, options: str) -> str:
     at = next(i for i, line in enumerate(lines) if line.startswith("plugin "))
     lines[at + 1 : at + 1] = options.format(directory=directory).splitlines()
     (directory / "other.conf").write_text("\n".join(lines) + "\n")
-    import subprocess
-
     run = subprocess.run(
         [broker.process.parts.program, "-c", directory / "other.conf"], capture_output=True, text=True, timeout=10
     )
@@ -241,10 +240,32 @@ def test_files_with_keys_are_for_the_broker_only(broker: Broker) -> None:
         assert file.stat().st_mode & 0o077 == 0
 
 
-def test_a_key_that_everybody_can_read_is_pointed_out(fresh_broker: Broker) -> None:
-    key: Path = fresh_broker.process.directory / "jwt.key"
+@pytest.mark.parametrize("name", ["jwt.key", "jwt-previous.key"])
+@pytest.mark.parametrize(("mode", "why"), [(0o604, "readable by everybody"), (0o602, "writable by everybody")])
+def test_a_secret_that_others_can_read_or_change_is_refused(
+    fresh_broker: Broker, name: str, mode: int, why: str
+) -> None:
+    fresh_broker.rotate(fresh_broker.key, previous=new_secret())
+    key: Path = fresh_broker.process.directory / name
+    key.chmod(mode)
     reloaded(fresh_broker)
-    assert "readable by everybody" not in fresh_broker.log_text()
+    log = fresh_broker.log_text()
+    assert f"key file {key}: is {why}" in log
+    assert "the keys that were loaded before stay in use" in log
+    assert accepts(fresh_broker, signed(fresh_broker.key))
+    program, configuration = fresh_broker.process.parts.program, fresh_broker.process.directory / "broker.conf"
+    started = subprocess.run([program, "-c", configuration], capture_output=True, text=True, timeout=10, check=False)
+    assert started.returncode != 0
+    assert f"key file {key}: is {why}" in started.stdout + started.stderr
+
+
+def test_a_public_key_may_be_read_by_everybody_and_changed_by_nobody(fresh_broker: Broker) -> None:
+    pair = new_pair()
+    fresh_broker.rotate(pair, previous=None)
+    key: Path = fresh_broker.process.directory / "jwt.key"
     key.chmod(0o644)
     reloaded(fresh_broker)
-    assert f"{key} is readable by everybody" in fresh_broker.log_text()
+    assert accepts(fresh_broker, signed(pair))
+    key.chmod(0o646)
+    reloaded(fresh_broker)
+    assert f"key file {key}: is writable by everybody" in fresh_broker.log_text()
