@@ -13,16 +13,131 @@ from runtime.settings import load_settings
 ROOT = Path(__file__).parents[2]
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
 OURS = {"ntppool-monitor": "ops", "ntppool-agent": "agent"}
-CLOSED = {
-    "NoNewPrivileges": "yes",
-    "CapabilityBoundingSet": "",
-    "ProtectSystem": "strict",
-    "ProtectHome": "yes",
-    "PrivateTmp": "yes",
-    "PrivateDevices": "yes",
-    "RestrictNamespaces": "yes",
-    "UMask": "0077",
+CLOSED = [
+    "NoNewPrivileges=yes",
+    "CapabilityBoundingSet=",
+    "AmbientCapabilities=",
+    "ProtectSystem=strict",
+    "ProtectHome=yes",
+    "PrivateTmp=yes",
+    "PrivateDevices=yes",
+    "ProtectClock=yes",
+    "ProtectHostname=yes",
+    "ProtectKernelLogs=yes",
+    "ProtectKernelModules=yes",
+    "ProtectKernelTunables=yes",
+    "ProtectControlGroups=yes",
+    "ProtectProc=invisible",
+    "ProcSubset=pid",
+    "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX",
+    "RestrictNamespaces=yes",
+    "RestrictRealtime=yes",
+    "RestrictSUIDSGID=yes",
+    "LockPersonality=yes",
+    "RemoveIPC=yes",
+    "SystemCallArchitectures=native",
+    "SystemCallFilter=@system-service",
+    "SystemCallFilter=~@privileged @resources",
+    "SystemCallErrorNumber=EPERM",
+    "UMask=0077",
+]
+"""What all units say, in [Service]."""
+
+RELOAD = "ExecReload=/bin/sh -c 'kill -HUP $MAINPID'"
+
+
+def _worker(name: str, command: str, high: str, most: str) -> dict[str, list[str]]:
+    return {
+        "Unit": [
+            f"Description=NTP Pool {name}, %i",
+            "Wants=network-online.target time-sync.target",
+            "After=network-online.target time-sync.target ntppool-broker@%i.service mariadb.service mysql.service",
+        ],
+        "Service": [
+            "Type=exec",
+            "User=ntppool-monitor",
+            "EnvironmentFile=/etc/ntppool-monitor/%i.env",
+            f"ExecStart=/usr/bin/ntppool-monitor --env %i {command}",
+            "StateDirectory=ntppool-monitor/server",
+            "StateDirectoryMode=0700",
+            "WorkingDirectory=/var/lib/ntppool-monitor/server",
+            "Restart=always",
+            "RestartSec=2",
+            "RestartPreventExitStatus=2",
+            "TimeoutStopSec=10",
+            f"MemoryHigh={high}",
+            f"MemoryMax={most}",
+            "TasksMax=64",
+            *CLOSED,
+        ],
+        "Install": ["WantedBy=multi-user.target"],
+    }
+
+
+SAID = {
+    "ntppool-agent@.service": {
+        "Unit": [
+            "Description=NTP Pool monitoring agent, %i",
+            "Wants=network-online.target time-sync.target",
+            "After=network-online.target time-sync.target",
+        ],
+        "Service": [
+            "Type=exec",
+            "User=ntppool-agent",
+            "ExecStart=/usr/bin/ntppool-agent --env %i monitor",
+            RELOAD,
+            "StateDirectory=ntppool-agent",
+            "StateDirectoryMode=0700",
+            "Restart=always",
+            "RestartSec=10",
+            "RestartPreventExitStatus=2",
+            "TimeoutStopSec=10",
+            "MemoryHigh=96M",
+            "MemoryMax=128M",
+            "TasksMax=32",
+            *CLOSED,
+        ],
+        "Install": ["WantedBy=multi-user.target"],
+    },
+    "ntppool-broker@.service": {
+        "Unit": [
+            "Description=NTP Pool MQTT broker, %i",
+            "Wants=network-online.target time-sync.target",
+            "After=network-online.target time-sync.target",
+        ],
+        "Service": [
+            "Type=exec",
+            "User=mosquitto",
+            "ExecStart=/usr/sbin/mosquitto -c /etc/ntppool-monitor/broker/mosquitto.%i.conf",
+            RELOAD,
+            "StateDirectory=ntppool-monitor/broker/%i",
+            "StateDirectoryMode=0700",
+            "Restart=always",
+            "RestartSec=2",
+            "TimeoutStopSec=60",
+            "LimitNOFILE=3072",
+            "MemoryMax=2G",
+            "TasksMax=16",
+            *CLOSED,
+        ],
+        "Install": ["WantedBy=multi-user.target"],
+    },
+    "ntppool-ingest@.service": _worker("ingest", "ingest", "768M", "1G"),
+    "ntppool-scorer@.service": _worker("scorer", "scorer", "512M", "768M"),
+    "ntppool-selector@.service": _worker("selector", "selector server", "768M", "1G"),
 }
+"""All that each unit says. The reasons stand in the units."""
+
+
+def sections(unit: Path) -> dict[str, list[str]]:
+    """The lines of each section, without comments."""
+    found: dict[str, list[str]] = {}
+    for line in unit.read_text().splitlines():
+        if heading := re.fullmatch(r"\[(\w+)\]", line):
+            found[heading[1]] = []
+        elif line and not line.startswith("#"):
+            found[list(found)[-1]].append(line)
+    return found
 
 
 def settings(unit: Path) -> dict[str, str]:
@@ -67,15 +182,58 @@ def test_the_command_exists(unit: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
-def test_each_gives_away_nothing_has_bounds_and_comes_back(unit: Path) -> None:
+def test_it_says_just_this(unit: Path) -> None:
+    assert sections(unit) == SAID[unit.name]
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_it_gives_away_nothing_has_bounds_and_comes_back(unit: Path) -> None:
     found = settings(unit)
-    assert {name: found[name] for name in CLOSED} == CLOSED
     assert found["User"] not in ("root", "")
     assert {"MemoryMax", "TasksMax", "StateDirectory"} <= found.keys()
     assert found["Restart"] == "always"
     assert int(found["TimeoutStopSec"]) > 5
-    if "broker" not in unit.name:
-        assert found["RestartPreventExitStatus"] == "2"
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_systemd_finds_little_that_could_still_be_taken_away(unit: Path, tmp_path: Path) -> None:
+    copy = tmp_path / unit.name.replace("@", "@devel")
+    copy.write_text(re.sub(r"^ExecStart=\S+", f'ExecStart="{sys.executable}"', unit.read_text(), flags=re.MULTILINE))
+    judged = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", str(copy)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert judged.returncode == 0, judged.stdout[-200:] + judged.stderr
+
+
+def test_a_unit_gives_what_it_starts_the_directory_that_it_works_in() -> None:
+    for unit in UNITS:
+        found = settings(unit)
+        if "WorkingDirectory" in found:
+            assert found["WorkingDirectory"] == f"/var/lib/{found['StateDirectory']}"
+    broker = settings(ROOT / "deploy" / "systemd" / "ntppool-broker@.service")
+    for env in ("prod", "test", "devel"):
+        told = (ROOT / "broker-config" / f"mosquitto.{env}.conf").read_text()
+        assert f"\npersistence_location /var/lib/{broker['StateDirectory'].replace('%i', env)}/\n" in told
+
+
+def test_the_users_of_the_units_are_made() -> None:
+    lines = (ROOT / "deploy" / "systemd" / "ntppool-monitor.sysusers").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [
+        'u ntppool-monitor - "NTP Pool monitor workers" /var/lib/ntppool-monitor',
+        'u ntppool-agent - "NTP Pool monitoring agent" /var/lib/ntppool-agent',
+    ]
+
+
+def test_more_files_than_connections() -> None:
+    broker = settings(ROOT / "deploy" / "systemd" / "ntppool-broker@.service")
+    for env in ("prod", "test", "devel"):
+        told = (ROOT / "broker-config" / f"mosquitto.{env}.conf").read_text()
+        bounds = [int(number) for number in re.findall(r"^max_connections (\d+)$", told, re.MULTILINE)]
+        assert sum(bounds) + 500 < int(broker["LimitNOFILE"])
 
 
 @pytest.mark.parametrize("unit", [unit for unit in UNITS if "broker" not in unit.name], ids=lambda unit: unit.name)
