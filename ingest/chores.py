@@ -17,7 +17,7 @@ from ingest.numbers import Numbers
 from ingest.patience import ContentRefused, persist
 from ingest.presence import PresenceBook, write_presence
 from ingest.rates import read_rates
-from ingest.retention import STEP, Expiring, expiring, remove_step
+from ingest.retention import Removing, expiring, is_adopted, kept_log_scores
 from ingest.sightings import Sightings, write_sightings
 from ingest.throttle import Sender, Throttle
 from runtime.database import utc_now
@@ -105,8 +105,9 @@ async def keep_status(
 
 
 async def keep_retention(worker: Worker, numbers: Numbers) -> None:
-    """Removes what is old, every few minutes."""
-    tables = expiring(timedelta(days=worker.settings.log_scores_days))
+    """Removes what is old, every few minutes, and says in advance what that is."""
+    tables = await _tables(worker)
+    await _announce(worker, tables)
     scheduler = AsyncIOScheduler(timezone=UTC)
     # The jitter keeps several workers apart; a round that takes longer than the interval is not doubled.
     jitter = int(RETENTION.total_seconds() / 5)
@@ -126,12 +127,35 @@ async def keep_retention(worker: Worker, numbers: Numbers) -> None:
         scheduler.shutdown(wait=False)
 
 
-async def remove_expired(worker: Worker, tables: Sequence[Expiring], numbers: Numbers) -> None:
-    """Removes all that is old, step by step, at rest for half of the time or more."""
-    for what in tables:
-        removed = STEP
-        while removed == STEP:
+async def _tables(worker: Worker) -> list[Removing]:
+    adopted = await persist(worker, partial(is_adopted, worker.engine))
+    kept = kept_log_scores(worker.settings.log_scores_days, adopted=adopted)
+    if kept is None:
+        log.warning(
+            "log_scores: nothing is removed, since this database was adopted with its rows: "
+            "LOG_SCORES_DAYS says for how many days they are to be kept"
+        )
+    return [Removing(worker.engine, what) for what in expiring(kept)]
+
+
+async def _announce(worker: Worker, tables: Sequence[Removing]) -> None:
+    await worker.clock.agreed()
+    for removing in tables:
+        outlook = await persist(worker, partial(removing.outlook, utc_now()))
+        log.info("%s", outlook)
+
+
+async def remove_expired(worker: Worker, tables: Sequence[Removing], numbers: Numbers) -> None:
+    """Removes what is old, step by step, at rest for half of the time or more; nothing by a clock that is doubted."""
+    await worker.compare_clocks()
+    for removing in tables:
+        if not worker.clock.trusted:
+            return
+        found = await persist(worker, partial(removing.round, utc_now()))
+        while found is not None and worker.clock.trusted:
             began = time.monotonic()
-            removed = await persist(worker, partial(remove_step, worker.engine, what, utc_now()))
-            numbers.expired(what.table.name, removed)
+            step = await persist(worker, partial(removing.step, found))
+            numbers.expired(removing.what.table.name, step.removed)
             await asyncio.sleep(max(_REST, time.monotonic() - began))
+            if not step.more:
+                break

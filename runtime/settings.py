@@ -42,8 +42,9 @@ class WorkerSettings(BaseSettings):
     jwt_key_file: Path | None = None
 
     database_dsn: SecretStr | None = None
-    log_scores_days: Annotated[int, Field(ge=2, le=3650)] = 15
-    """How long log rows are kept; a review of a server's monitors looks back a day."""
+    log_scores_days: Annotated[int, Field(ge=2, le=3650)] | None = None
+    """How long log rows are kept; a review of a server's monitors looks back a day. Unset: 15 days, or for ever in a
+    database that was adopted with its rows."""
 
     metrics_address: str = "127.0.0.1"
     metrics_port: Port | None = None

@@ -34,6 +34,7 @@ __all__ = [
     "api_keys",
     "api_keys_monitors",
     "assignment_changes",
+    "ledger_origin",
     "log_scores",
     "metadata",
     "monitor_presence",
@@ -147,6 +148,17 @@ selector_seen = sa.Table(
     **TABLE_OPTIONS,
 )
 """Every monitor as the selector last saw it. What differs now has changed, also while no selector was running."""
+
+ledger_origin = sa.Table(
+    "ledger_origin",
+    metadata,
+    Column("id", int_u(), primary_key=True, autoincrement=False),
+    # Whether it held rows of the pool when it became ours.
+    Column("adopted", boolean(), nullable=False),
+    Column("recorded_on", datetime6(), nullable=False),
+    **TABLE_OPTIONS,
+)
+"""One row: where this ledger comes from. In an adopted one nothing of the pool's is removed unless somebody says so."""
 
 # How many pairs a monitor has in each status, and with which servers: asked of all monitors again and again.
 sa.Index("server_scores_monitor_status", server_scores.c.monitor_id, server_scores.c.status, server_scores.c.server_id)

@@ -4,6 +4,7 @@ MySQL commits every statement of a migration by itself: a table may be there wit
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from alembic import op
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
+from schema.columns import boolean, datetime6, int_u
 from schema.pool_tables import TABLE_OPTIONS
 
 
@@ -57,12 +59,31 @@ def _make(is_there: Callable[[], bool], make: Callable[[], object]) -> None:
             raise
 
 
+def record_origin(bind: Connection, *, adopted: bool) -> None:
+    """Records once whether the ledger held rows of the pool when it became ours."""
+    create_table(
+        "ledger_origin",
+        sa.Column("id", int_u(), primary_key=True, autoincrement=False),
+        sa.Column("adopted", boolean(), nullable=False),
+        sa.Column("recorded_on", datetime6(), nullable=False),
+    )
+    origin = sa.table("ledger_origin", *(sa.column(name) for name in ("id", "adopted", "recorded_on")))
+    if bind.scalar(sa.select(sa.func.count()).select_from(origin)) == 0:
+        now = datetime.now(UTC).replace(tzinfo=None)
+        bind.execute(sa.insert(origin).values(id=1, adopted=adopted, recorded_on=sa.literal(now, sa.DateTime())))
+
+
+def has_rows(bind: Connection, name: str) -> bool:
+    """Whether there is anything in the table."""
+    return bind.execute(sa.select(sa.literal(1)).select_from(sa.table(name)).limit(1)).first() is not None
+
+
 def finish_empty_table(bind: Connection, table: sa.Table) -> None:
     """Adds the indexes that ``table`` lacks, when it holds no row: then it may be one that we were creating.
 
     A table with rows is not ours to change, and an index of the same columns under another name is as good.
     """
-    if bind.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() is not None:
+    if has_rows(bind, table.name):
         return
     inspector = sa.inspect(bind)
     present = {tuple(index["column_names"]) for index in inspector.get_indexes(table.name)}

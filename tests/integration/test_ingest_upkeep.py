@@ -1,28 +1,29 @@
 """What ingest keeps beside the results, on MariaDB and SQLite, and for how long."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from fixtures.world import add_log_score, add_monitor, add_pair, add_scorer, add_server, monitor_name
+from fixtures.world import add_log_score, add_monitor, add_pair, add_scorer, add_server, adopt, monitor_name
 from sqlalchemy.engine import Engine
 from ulid import ULID
 
 from ingest.decode import Presence, read_status
 from ingest.presence import write_presence
 from ingest.rates import read_rates
+from ingest.referrers import referrers_of
 from ingest.rejected import MOST_PER_TOPIC, RejectedMessage, keep, rejected_message
-from ingest.retention import STEP, Expiring, expiring, remove_step
+from ingest.retention import STEP, Removing, Round, cut, expiring, is_adopted, kept_log_scores
 from ingest.sightings import Sighting, write_sightings
 from ingest.throttle import DRAINING, LEAST_RATE
 from runtime.broker import Incoming
 from runtime.database import open_database
 from runtime.pool_settings import Intervals
-from schema.limits import BATCH_MEMORY, MAX_REJECTED_PAYLOAD, REJECTED_MEMORY
+from schema.limits import MAX_REJECTED_PAYLOAD
 from schema.messages import Status
 from schema.tables import (
     assignment_changes,
@@ -32,6 +33,7 @@ from schema.tables import (
     rejected_messages,
     result_batches,
     scorer_status,
+    servers,
 )
 
 NOW = datetime(2026, 1, 20, 12, 0, 0, 250_000)
@@ -187,11 +189,47 @@ def test_a_rate_follows_from_the_pairs(engine: Engine) -> None:
 # ---- retention -----------------------------------------------------------------------------------------------------
 
 KEPT = timedelta(days=15)
+HOUR = timedelta(hours=1)
 
 
-def by_name(name: str) -> Expiring:
+def removing(engine: Engine, name: str) -> Removing:
     [found] = [what for what in expiring(KEPT) if what.table.name == name]
-    return found
+    return Removing(engine, found)
+
+
+def remove_round(engine: Engine, name: str, now: datetime = NOW) -> int:
+    """One round with all of its steps."""
+    remover = removing(engine, name)
+    found = remover.round(now)
+    removed = 0
+    while found is not None:
+        step = remover.step(found)
+        removed += step.removed
+        if not step.more:
+            break
+    return removed
+
+
+@pytest.mark.parametrize(
+    ("oldest", "newest", "expected"),
+    [
+        (NOW - KEPT, NOW, None),
+        (NOW - KEPT - SECOND, NOW, NOW - KEPT),
+        (NOW - KEPT - 2 * HOUR, NOW, NOW - KEPT),
+        # What is much older leaves two hours at a time.
+        (NOW - KEPT - 3 * HOUR, NOW, NOW - KEPT - HOUR),
+        (NOW - timedelta(days=700), NOW, NOW - timedelta(days=700) + 2 * HOUR),
+        # A clock that is ahead of all rows makes none of them older.
+        (NOW - KEPT - SECOND, NOW - 20 * 24 * HOUR, None),
+        (NOW - 30 * 24 * HOUR, NOW - 14 * 24 * HOUR, NOW - 30 * 24 * HOUR + 2 * HOUR),
+        # Rows of the future make others no older.
+        (NOW - KEPT + HOUR, NOW + 20 * 24 * HOUR, None),
+    ],
+)
+def test_rows_are_as_old_as_the_newest_makes_them_and_leave_two_hours_at_a_time(
+    oldest: datetime, newest: datetime, expected: datetime | None
+) -> None:
+    assert cut(oldest, newest, KEPT, NOW) == expected
 
 
 def test_log_rows_go_when_they_are_old_unless_somebody_needs_them(engine: Engine) -> None:
@@ -202,37 +240,134 @@ def test_log_rows_go_when_they_are_old_unless_somebody_needs_them(engine: Engine
         ids = [add_log_score(connection, server, alice, ts) for ts in (old, old, edge, NOW)]
         status = {"scorer_id": scorer, "log_score_id": ids[1]}
         connection.execute(sa.insert(scorer_status).values(status))
-    assert remove_step(engine, by_name("log_scores"), NOW) == 1
+    assert remove_round(engine, "log_scores") == 1
     assert [row.id for row in rows(engine, log_scores)] == ids[1:]
+
+
+def test_a_host_whose_clock_is_twenty_days_ahead_removes_nothing(engine: Engine) -> None:
+    fill(engine, 30, days=14)
+    add_newest(engine)
+    assert remove_round(engine, "log_scores", NOW + timedelta(days=20)) == 0
+    assert len(rows(engine, log_scores)) == 31
+
+
+@pytest.fixture
+def archive(engine: Engine) -> Iterator[sa.Table]:
+    """A table of the pool's that we know nothing of, and that refers to the log."""
+    name, key = "log_scores_archive_status", "INTEGER" if engine.dialect.name == "sqlite" else "BIGINT UNSIGNED"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"CREATE TABLE `{name}` (`id` INTEGER PRIMARY KEY, `archiver` VARCHAR(255), `log_score_id` {key}, "
+            "FOREIGN KEY (`log_score_id`) REFERENCES `log_scores` (`id`))"
+        )
+    yield sa.table(name, *(sa.column(c) for c in ("id", "archiver", "log_score_id")))  # type: ignore[misc]
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP TABLE `{name}`")
+
+
+def test_rows_that_an_unknown_table_refers_to_stay_and_stop_nothing(engine: Engine, archive: sa.Table) -> None:
+    fill(engine, 2 * STEP + 10)
+    first = add_newest(engine)
+    with engine.begin() as connection:
+        referred = [first.id + number for number in range(1, STEP + 5)]
+        connection.execute(
+            sa.insert(archive), [{"id": n, "archiver": "s3", "log_score_id": id_} for n, id_ in enumerate(referred)]
+        )
+    outlook = str(removing(engine, "log_scores").outlook(NOW))
+    assert "unless log_scores_archive_status.log_score_id or scorer_status.log_score_id refers to them" in outlook
+    assert remove_round(engine, "log_scores") == STEP + 6
+    assert [row.id for row in rows(engine, log_scores)][:-1] == referred
+    assert remove_round(engine, "log_scores") == 0, "and the next round does not fail either"
+
+
+def test_a_reference_that_cannot_be_seen_keeps_only_its_row(
+    engine: Engine, archive: sa.Table, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of a table in another database, which our account may not look at."""
+    monkeypatch.setattr("ingest.retention.referrers_of", lambda connection, table: ())
+    fill(engine, STEP + 10)
+    first = add_newest(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(archive).values(id=1, archiver="s3", log_score_id=first.id + 3))
+    assert remove_round(engine, "log_scores") == STEP + 9
+    assert [row.id for row in rows(engine, log_scores)][:-1] == [first.id + 3]
+    [said] = [record.getMessage() for record in caplog.records if record.name == "ingest.retention"]
+    assert said == f"log_scores: the row with key ({first.id + 3},) stays, since something refers to it"
+
+
+def test_what_goes_with_the_row_does_not_keep_it(engine: Engine) -> None:
+    """A foreign key that cascades is no objection."""
+    with engine.connect() as connection:
+        assert [str(r) for r in referrers_of(connection, servers)] == []
+        assert [str(r) for r in referrers_of(connection, log_scores)] == ["scorer_status.log_score_id"]
 
 
 def test_the_other_tables_have_their_own_times(engine: Engine) -> None:
     with engine.begin() as connection:
         server = add_server(connection)
-        for age in (BATCH_MEMORY - SECOND, BATCH_MEMORY + SECOND):
+        for age in (timedelta(0), timedelta(days=4) - SECOND, timedelta(days=4) + SECOND):
             batch = {"monitor_id": 1, "batch": str(ULID()), "received_on": NOW - age, "stored": 1}
             connection.execute(sa.insert(result_batches).values(batch))
-        for age in (timedelta(days=89), timedelta(days=91)):
+        for age in (timedelta(0), timedelta(days=89), timedelta(days=90, seconds=1)):
             change = {"server_id": server, "monitor_id": 1, "after_status": "active", "reason": "x"}
             connection.execute(sa.insert(assignment_changes).values(**change, changed_on=NOW - age))
-    keep(engine, [message(b"a", seen=NOW - REJECTED_MEMORY - SECOND), message(b"b", seen=NOW - REJECTED_MEMORY)])
-    removed = {what.table.name: remove_step(engine, what, NOW) for what in expiring(KEPT)}
+    ages = (timedelta(0), timedelta(days=7), timedelta(days=7, seconds=1))
+    keep(engine, [message(b"%d" % n, seen=NOW - age) for n, age in enumerate(ages)])
+    removed = {what.table.name: remove_round(engine, what.table.name) for what in expiring(KEPT)}
     assert removed == {"log_scores": 0, "result_batches": 1, "rejected_messages": 1, "assignment_changes": 1}
     for table in (result_batches, rejected_messages, assignment_changes):
-        assert len(rows(engine, table)) == 1
+        assert len(rows(engine, table)) == 2
 
 
-def fill(engine: Engine, count: int) -> None:
+def add_newest(engine: Engine) -> Any:
+    """Adds a row of now, and returns the first one."""
+    first = rows(engine, log_scores)[0]
+    with engine.begin() as connection:
+        add_log_score(connection, first.server_id, first.monitor_id, NOW)
+    return first
+
+
+def fill(engine: Engine, count: int, days: int = 20) -> None:
     with engine.begin() as connection:
         alice, server = add_monitor(connection, ALICE), add_server(connection)
-        row = {"monitor_id": alice, "server_id": server, "ts": NOW - timedelta(days=20)}
+        row = {"monitor_id": alice, "server_id": server, "ts": NOW - timedelta(days=days)}
         connection.execute(sa.insert(log_scores), [row] * count)
 
 
 def test_a_step_is_small(engine: Engine) -> None:
     fill(engine, STEP + 5)
-    what = by_name("log_scores")
-    assert [remove_step(engine, what, NOW) for _ in range(3)] == [STEP, 5, 0]
+    remover = removing(engine, "log_scores")
+    found = Round(NOW - KEPT, ())
+    assert [remover.step(found) for _ in range(3)] == [(STEP, True), (5, False), (0, False)]
+
+
+def test_it_is_said_in_advance_what_will_be_removed(engine: Engine) -> None:
+    assert str(removing(engine, "log_scores").outlook(NOW)) == "log_scores: rows are kept for 15 days; none is older"
+    fill(engine, 5)
+    add_newest(engine)
+    assert str(removing(engine, "log_scores").outlook(NOW)) == (
+        "log_scores: rows are kept for 15 days; 5 are older, since 2025-12-31 12:00, and will be removed, "
+        "at most 2 hours of them a round, unless scorer_status.log_score_id refers to them"
+    )
+
+
+@pytest.mark.parametrize(
+    ("days", "adopted", "kept"),
+    [(None, False, 15), (None, True, None), (30, True, 30), (30, False, 30), (2, True, 2)],
+)
+def test_nothing_is_removed_from_an_adopted_log_unless_somebody_says_so(
+    days: int | None, adopted: bool, kept: int | None
+) -> None:
+    found = kept_log_scores(days, adopted=adopted)
+    assert found == (None if kept is None else timedelta(days=kept))
+    assert ("log_scores" in {what.table.name for what in expiring(found)}) == (kept is not None)
+
+
+def test_an_adopted_ledger_is_known(engine: Engine) -> None:
+    assert not is_adopted(engine)
+    with engine.begin() as connection:
+        adopt(connection)
+    assert is_adopted(engine)
 
 
 def fill_batches(engine: Engine, count: int) -> None:
@@ -250,12 +385,14 @@ def test_several_workers_share_the_removing(
     make(server_engine, 2 * STEP)
     with server_engine.connect() as connection:  # so that it knows that a step is half of the table
         connection.execute(sa.text(f"ANALYZE TABLE `{table.name}`")).all()
-    what = by_name(table.name)
     other = open_database(server_engine.url)
+    remover = removing(other, table.name)
+    with other.connect() as connection:
+        found = Round(NOW - KEPT, referrers_of(connection, table))
     with server_engine.begin() as connection:
-        held = sa.select(*table.primary_key.columns).order_by(what.age).limit(STEP).with_for_update()
+        held = sa.select(*table.primary_key.columns).order_by(remover.what.age).limit(STEP).with_for_update()
         assert len(connection.execute(held).all()) == STEP
-        assert remove_step(other, what, NOW) == STEP
-        assert remove_step(other, what, NOW) == 0
-    assert remove_step(other, what, NOW) == STEP
+        assert remover.step(found) == (STEP, True)
+        assert remover.step(found) == (0, False)
+    assert remover.step(found) == (STEP, True)
     other.dispose()

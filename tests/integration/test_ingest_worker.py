@@ -19,7 +19,7 @@ from fixtures.running_ingest import (
     running_ingest,
     until,
 )
-from fixtures.world import add_log_score, add_monitor, add_pair, add_server
+from fixtures.world import add_log_score, add_monitor, add_pair, add_server, adopt
 from sqlalchemy.engine import Engine
 from ulid import ULID
 
@@ -364,6 +364,29 @@ async def test_old_rows_are_removed_now_and_then(
             add_log_score(connection, world.server_ids[0], world.monitor_id, now - timedelta(days=days))
             for days in (16, 14)
         )
+        add_log_score(connection, world.server_ids[0], world.monitor_id, now)
     async with running_ingest(engine, broker):
         await until(lambda: row_of(engine, log_scores, log_scores.c.id == old) is None, "the old row is gone")
     assert row_of(engine, log_scores, log_scores.c.id == kept) is not None
+
+
+async def test_an_adopted_log_is_left_alone_and_that_is_said(
+    engine: Engine, broker: Broker, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ingest.chores.RETENTION", timedelta(seconds=0.2))
+    caplog.set_level(logging.INFO, "ingest.chores")
+    now = datetime.now(UTC)
+    with engine.begin() as connection:
+        adopt(connection)
+        for days in (700, 0):
+            add_log_score(connection, world.server_ids[0], world.monitor_id, now - timedelta(days=days))
+        for age in (timedelta(days=5), timedelta(0)):
+            batch = {"monitor_id": world.monitor_id, "batch": str(ULID()), "stored": 1}
+            connection.execute(sa.insert(result_batches).values(**batch, received_on=now.replace(tzinfo=None) - age))
+    async with running_ingest(engine, broker):
+        await until(lambda: count(engine, result_batches) == 1, "a round")
+    assert count(engine, log_scores) == 2
+    assert [m for m in caplog.messages if m.startswith("log_scores: ")] == [
+        "log_scores: nothing is removed, since this database was adopted with its rows: "
+        "LOG_SCORES_DAYS says for how many days they are to be kept"
+    ]

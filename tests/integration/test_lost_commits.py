@@ -15,7 +15,7 @@ from sqlalchemy.engine import Engine
 from ingest.decode import Presence
 from ingest.ledger import commit
 from ingest.presence import write_presence
-from ingest.retention import expiring, remove_step
+from ingest.retention import Removing, Round, expiring
 from ingest.sightings import Sighting, write_sightings
 from runtime.database import DatabaseUnavailable, reading, to_db
 from runtime.pool_settings import Intervals, Reviews
@@ -62,7 +62,7 @@ def removing(engine: Engine) -> Again:
         monitor, server = add_monitor(connection, unique("m")), add_server(connection)
         add_log_score(connection, server, monitor, NOW - timedelta(days=20))
         add_log_score(connection, server, monitor, NOW)
-    return partial(remove_step, engine, expiring(timedelta(days=15))[0], to_db(NOW))
+    return partial(Removing(engine, expiring(timedelta(days=15))[0]).step, Round(to_db(NOW) - timedelta(days=15), ()))
 
 
 def scoring(engine: Engine) -> Again:

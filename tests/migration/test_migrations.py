@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 from runtime.database import open_database
 from runtime.migrations import current, newest, upgrade
 from schema import pool_tables
-from schema.tables import log_scores, metadata, monitors, server_scores, servers
+from schema.tables import ledger_origin, log_scores, metadata, monitors, server_scores, servers
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 _numbers = itertools.count(1)
@@ -172,6 +172,39 @@ def test_a_database_with_the_pools_tables_is_adopted_with_its_rows(empty: Engine
         assert connection.scalar(sa.select(log_scores.c.score)) == 19.5
 
 
+def origin(engine: Engine) -> list[bool]:
+    with engine.connect() as connection:
+        return [bool(adopted) for adopted in connection.scalars(sa.select(ledger_origin.c.adopted))]
+
+
+def test_it_is_recorded_whether_a_ledger_was_adopted(empty: Engine) -> None:
+    with empty.begin() as connection:
+        make_pool(connection)
+    upgrade(empty)
+    upgrade(empty)
+    assert origin(empty) == [True]
+
+
+def test_a_new_ledger_is_not_adopted_nor_is_one_whose_tables_are_empty(empty: Engine) -> None:
+    with empty.begin() as connection:
+        make_pool(connection)
+        connection.execute(sa.delete(log_scores))
+        connection.execute(sa.delete(servers))
+    upgrade(empty)
+    assert origin(empty) == [False]
+
+
+def test_a_ledger_that_was_there_before_is_taken_for_ours(empty: Engine) -> None:
+    upgrade(empty)
+    with empty.begin() as connection:
+        connection.execute(sa.insert(servers).values(id=7, ip="192.0.2.7", created_on=NOW))
+        connection.exec_driver_sql("DROP TABLE ledger_origin")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0004'")
+    upgrade(empty)
+    assert origin(empty) == [False]
+    assert differences(empty) == []
+
+
 def test_only_missing_tables_are_added_to_the_pools(empty: Engine) -> None:
     with empty.begin() as connection:
         make_pool(connection)
@@ -250,6 +283,7 @@ def test_a_migration_that_is_cut_off_after_any_statement_is_finished_by_the_next
     sa.event.remove(empty, "before_cursor_execute", cut)
     assert statements > 20, "it must have been cut off often"
     assert current(empty) == newest()
+    assert origin(empty) == [False]
     # InnoDB makes an index for a foreign key that finds none, and it stands in for ours of the same column.
     assert [d for d in differences(empty) if d[:1] != ("add_index",) or d[1].name != "log_scores_monitor"] == []
 

@@ -36,7 +36,7 @@ def complaint(**given: Any) -> str:
 
 def test_the_defaults() -> None:
     settings = load_settings()
-    assert (settings.deployment_mode, settings.log_level, settings.log_scores_days) == ("prod", "info", 15)
+    assert (settings.deployment_mode, settings.log_level, settings.log_scores_days) == ("prod", "info", None)
     assert settings.broker_address() == BrokerAddress("localhost", 1883)
 
 

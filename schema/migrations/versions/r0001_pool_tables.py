@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from schema import pool_tables
-from schema.migrations.building import finish_empty_table
+from schema.migrations.building import finish_empty_table, has_rows, record_origin
 
 revision = "0001"
 down_revision = None
@@ -22,6 +22,9 @@ def upgrade() -> None:
     present = set(inspector.get_table_names())
     for name in sorted(pool_tables.NAMES & present):
         _check_columns(inspector, pool_tables.metadata.tables[name])
+    # Before anything of ours is there that could be taken for theirs.
+    record_origin(bind, adopted=any(has_rows(bind, name) for name in pool_tables.NAMES & present))
+    for name in sorted(pool_tables.NAMES & present):
         finish_empty_table(bind, pool_tables.metadata.tables[name])
     pool_tables.metadata.create_all(
         bind, tables=[pool_tables.metadata.tables[name] for name in pool_tables.NAMES - present]

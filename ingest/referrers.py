@@ -1,0 +1,69 @@
+"""Which tables refer to the rows of one of ours by a foreign key: such rows cannot be removed.
+
+The pool has more tables than we know of, as its archivers', each with a mark of how far it got.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Referrer:
+    """A column that refers to another table's key, and keeps what it refers to."""
+
+    table: str
+    column: str
+    key: sa.Column[Any]
+    """What it refers to."""
+    schema: str | None = None
+    """Where the table is, if that is another database."""
+
+    def refers(self) -> sa.ColumnElement[bool]:
+        """Whether it refers to the row that is looked at."""
+        column: sa.ColumnClause[Any] = sa.column(self.column)
+        table = sa.table(self.table, column, schema=self.schema).alias("referring")
+        return sa.exists().where(table.c[self.column] == self.key).correlate(self.key.table)
+
+    def __str__(self) -> str:
+        return f"{self.table}.{self.column}"
+
+
+def referrers_of(connection: Connection, table: sa.Table) -> tuple[Referrer, ...]:
+    """All that keep rows of ``table``, as far as our account may see them."""
+    found = _on_sqlite(connection, table) if connection.dialect.name == "sqlite" else _on_mysql(connection, table)
+    return tuple(sorted(found, key=str))
+
+
+def _on_sqlite(connection: Connection, table: sa.Table) -> list[Referrer]:
+    inspector = sa.inspect(connection)
+    return [
+        Referrer(name, column, table.c[referred])
+        for (_, name), keys in inspector.get_multi_foreign_keys().items()
+        for key in keys
+        if key["referred_table"] == table.name and key["options"].get("ondelete") not in ("CASCADE", "SET NULL")
+        for column, referred in zip(key["constrained_columns"], key["referred_columns"], strict=True)
+        if name is not None
+    ]
+
+
+def _on_mysql(connection: Connection, table: sa.Table) -> list[Referrer]:
+    rows = connection.execute(_REFERRERS, {"name": table.name})
+    return [
+        Referrer(name, column, table.c[referred], None if here else schema)
+        for schema, here, name, column, referred in rows
+    ]
+
+
+_REFERRERS = sa.text("""
+    SELECT `used`.`TABLE_SCHEMA`, `used`.`TABLE_SCHEMA` = DATABASE(), `used`.`TABLE_NAME`, `used`.`COLUMN_NAME`,
+        `used`.`REFERENCED_COLUMN_NAME`
+    FROM `information_schema`.`KEY_COLUMN_USAGE` AS `used`
+    JOIN `information_schema`.`REFERENTIAL_CONSTRAINTS` AS `rule`
+        ON `rule`.`CONSTRAINT_SCHEMA` = `used`.`CONSTRAINT_SCHEMA`
+        AND `rule`.`CONSTRAINT_NAME` = `used`.`CONSTRAINT_NAME` AND `rule`.`TABLE_NAME` = `used`.`TABLE_NAME`
+    WHERE `used`.`REFERENCED_TABLE_SCHEMA` = DATABASE() AND `used`.`REFERENCED_TABLE_NAME` = :name
+        AND `rule`.`DELETE_RULE` NOT IN ('CASCADE', 'SET NULL')
+""")

@@ -1,0 +1,15 @@
+"""Where a ledger comes from that was there before this was recorded: it is ours, since it has removed old rows."""
+
+from alembic import op
+
+from schema.migrations.building import record_origin
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Records what the first step has not."""
+    record_origin(op.get_bind(), adopted=False)
