@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -32,6 +33,9 @@ BACKLOG: Final = 50
 BACKLOG_WINDOW: Final = 30.0
 """Seconds that a batch is gathered for while there is a backlog: fewer files, each holding more."""
 
+AROUND_PAYLOAD: Final = 512
+"""Bytes of a packet beside its batch, at most: the topic with a name of 253 characters, and the batch's id."""
+
 MAX_GATHERED: Final = 5 * MAX_BATCH_RESULTS
 """Results in memory at most, should the disk take no more."""
 
@@ -48,13 +52,22 @@ class Collector:
     Args:
         version: of the agent, for the batches.
         on_batch: called when there is a batch more in the spool.
+        room: bytes of a packet that the broker takes, at most; None: any.
     """
 
-    def __init__(self, spool: Spool, version: str, counters: AgentCounters, on_batch: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        version: str,
+        counters: AgentCounters,
+        on_batch: Callable[[], None],
+        room: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self._spool = spool
         self._version = version
         self._counters = counters
         self._on_batch = on_batch
+        self._room = room
         self._gathered: deque[_Gathered] = deque()
         self._some = asyncio.Event()
         self._full = asyncio.Event()
@@ -120,20 +133,32 @@ class Collector:
         """Makes batches of all that was gathered so far; False when the disk did not take them."""
         self._some.clear()
         while self._gathered:
-            count = min(len(self._gathered), MAX_BATCH_RESULTS)
-            taken = [self._gathered.popleft() for _ in range(count)]
+            taken, batch = self._take()
             # Writing goes on when the task that waits for it is cancelled.
-            self._writing = asyncio.create_task(self._write(taken))
+            self._writing = asyncio.create_task(self._write(taken, batch))
             if not await asyncio.shield(self._writing):
                 return False
         return True
 
-    async def _write(self, taken: list[_Gathered]) -> bool:
+    def _take(self) -> tuple[list[_Gathered], Batched]:
+        """The next results, and a batch of them that the broker takes, if one result fits at all."""
+        room, count = self._room(), min(len(self._gathered), MAX_BATCH_RESULTS)
+        while True:
+            taken = list(islice(self._gathered, count))
+            batch = self._batch(taken)
+            if room is None or len(batch.payload) + AROUND_PAYLOAD <= room or count == 1:
+                break
+            count //= 2
+        for _ in taken:
+            self._gathered.popleft()
+        return taken, batch
+
+    async def _write(self, taken: list[_Gathered], batch: Batched) -> bool:
         number = self._spool.reserve()
         began = time.monotonic()
         try:
             # In a thread: a slow disk may take seconds to confirm, and probes go on meanwhile.
-            size = await asyncio.to_thread(self._spool.store, number, self._batch(taken))
+            size = await asyncio.to_thread(self._spool.store, number, batch)
         except OSError as error:
             self._complaint.warning("spool: cannot write a batch: %s", error.strerror or error)
             self._gathered.extendleft(reversed(taken))

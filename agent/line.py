@@ -65,6 +65,10 @@ class BatchLink:
         """Returns when there is a connection."""
         await self._session().wait_ready()
 
+    def room(self) -> int | None:
+        """Bytes of a packet that the broker takes, at most; None: any, or not known."""
+        return self._session().limits.packet
+
     async def publish_batch(self, batch: Batched) -> None:
         """Publishes a batch, with its id as correlation data. Raises what :meth:`BrokerSession.publish` raises."""
         await self._session().publish(self._topic, batch.payload, correlation=batch.id.encode())

@@ -209,7 +209,7 @@ class Monitor:
     def _line(self, ipv: IpVersion, spool: Spool, enabled: bool) -> Line:
         counters = self.kept.counters
         link = BatchLink(lambda: self.session, self._topics.results(self.state.name, ipv))
-        collector = Collector(spool, VERSION, counters, on_batch=lambda: outbox.wake())
+        collector = Collector(spool, VERSION, counters, on_batch=lambda: outbox.wake(), room=link.room)
         outbox = Outbox(spool, link, counters, on_sent=collector.sent, on_done=self._batch_left)
         return Line(Runner(ipv, self._situation, collector, enabled=enabled), collector, outbox, spool)
 
@@ -251,6 +251,8 @@ class Monitor:
     def _on_ready(self) -> None:
         self._reconnect.connected()
         self._lost_because = None
+        for line in self.lines.values():
+            line.outbox.welcome()
         self.presence.connected()
         self._look_again()
 

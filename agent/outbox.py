@@ -1,7 +1,9 @@
 """Sends what is in the spool, oldest first and a few at a time, until each batch has been acknowledged.
 
 The broker's own acknowledgement does not count: it may lose a message after that. A batch is deleted when ingest says
-that it is in the ledger, put aside when ingest says that it can never be, and otherwise sent again.
+that it is in the ledger, put aside when ingest says that it can never be, and otherwise sent again. One that is larger
+than the broker takes is kept, and not split: another broker may have taken it before, and its results would count twice
+in batches of another name.
 """
 
 import asyncio
@@ -14,7 +16,7 @@ from typing import Final, Protocol
 
 from agent.counters import AgentCounters
 from agent.spool import Batched
-from runtime.broker import NotConnected, PublishRefused
+from runtime.broker import NotConnected, PublishRefused, TooLarge
 from runtime.log import Repeating
 from schema.messages import Ack, BatchCommitted
 
@@ -110,8 +112,10 @@ class Outbox:
         self._numbers: dict[str, int] = {}
         self._flights: dict[int, _Flight] = {}
         self._work = asyncio.Event()
+        self._oversized: set[int] = set()
         self._refusals = Repeating(log)
         self._rejections = Repeating(log)
+        self._too_large = Repeating(log)
 
     def wake(self) -> None:
         """There may be something to send."""
@@ -121,6 +125,19 @@ class Outbox:
         """The broker has forgotten our session, and perhaps what we published: do not wait for acknowledgements."""
         for flight in self._flights.values():
             flight.news.set()
+
+    def welcome(self) -> None:
+        """A connection has begun; its broker may take what the one before did not."""
+        for number in self._oversized:
+            self._later.pop(number, None)
+        self._oversized.clear()
+        self._work.set()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why some batches stay in the spool; None when none does."""
+        waiting = sum(number in self._spool for number in self._oversized)
+        return f"{waiting} batches are larger than the broker takes" if waiting else None
 
     def acknowledge(self, ack: Ack) -> None:
         """Ingest says what became of a batch."""
@@ -166,7 +183,7 @@ class Outbox:
     def _next(self) -> int | None:
         """The oldest batch that nobody is sending and that is not to wait."""
         now = _now()
-        if len(self._numbers) > 2 * MAX_LATER:
+        if max(len(self._numbers), len(self._later)) > 2 * MAX_LATER:
             self._forget_dropped()
         for number in self._spool:
             if number not in self._flights and self._later.get(number, 0.0) <= now:
@@ -189,7 +206,11 @@ class Outbox:
             self._numbers[batch.id] = number
             flight.news.clear()
             await self._link.wait_ready()
-            if await self._publish(batch, number):
+            sent = await self._publish(batch, number)
+            if sent is None:
+                self._oversized.add(number)
+                break
+            if sent:
                 attempts += 1
                 await flight.wait(self._ack_timeout)
             if flight.gone:
@@ -197,6 +218,9 @@ class Outbox:
             await _wait(flight.news, self._pause())
             if flight.gone:
                 return
+        self._put_off_now(number)
+
+    def _put_off_now(self, number: int) -> None:
         times = self._put_off[number] = self._put_off.get(number, 0) + 1
         self._later[number] = _now() + min(LONGEST_LATER, LATER * 2 ** min(times - 1, 16))
 
@@ -205,10 +229,13 @@ class Outbox:
             if flight.sent < acknowledged.sent:
                 flight.wait_no_longer_than(self._overtaken)
 
-    async def _publish(self, batch: Batched, number: int) -> bool:
-        """Whether the batch was handed to the broker."""
+    async def _publish(self, batch: Batched, number: int) -> bool | None:
+        """Whether the batch was handed to the broker; None when it is too large for the broker of now."""
         try:
             await self._link.publish_batch(batch)
+        except TooLarge as error:
+            self._too_large.warning("%s; it waits in the spool for a broker that takes it", error)
+            return None
         except NotConnected:
             return False
         except PublishRefused as error:

@@ -1,14 +1,18 @@
 """Tells the pool that we are here, what we do, and what waits; and the ``status`` command the same."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 
 from runtime.broker import NotConnected, PublishRefused
+from runtime.log import Repeating
 from schema.limits import STATUS_REFRESH
 from schema.messages import SpoolState, Status
+
+log = logging.getLogger(__name__)
 
 SETTLE: Final = 1.0
 """Seconds to wait after a change for others that come with it."""
@@ -40,6 +44,7 @@ class Presence:
         self._settle = settle
         self._changed = asyncio.Event()
         self._said: Status | None = None
+        self._complaint = Repeating(log)
 
     def changed(self) -> None:
         """Something that the status says may have changed."""
@@ -71,10 +76,15 @@ class Presence:
         self._said = said
         try:
             await self._publish(status)
-        except (NotConnected, PublishRefused):
+        except NotConnected:
             if self._said is said:
                 self._said = None
             self._changed.set()
+        except PublishRefused as error:
+            # Saying it again at once would be refused again: the next change or refresh is early enough.
+            self._complaint.warning("the status could not be published: %s", error)
+        else:
+            self._complaint.over()
 
 
 def _news(status: Status) -> Status:

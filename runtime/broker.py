@@ -22,15 +22,17 @@ from runtime.broker_types import (
     BrokerAddress,
     Identity,
     Incoming,
+    Limits,
     Lost,
     Subscription,
     TlsUnusable,
     TokenSource,
     Will,
+    bearable,
     quick_back_off,
 )
 from runtime.log import Repeating
-from runtime.mqtt_client import Client, Disconnected, PublishRefused
+from runtime.mqtt_client import Client, Disconnected, PublishRefused, TooLarge
 from runtime.mqtt_packets import publish_properties
 from runtime.tls_files import TlsFiles
 from runtime.token_life import OPAQUE, TokenUnavailable, seconds_to_renewal
@@ -44,6 +46,7 @@ __all__ = [
     "NotConnected",
     "PublishRefused",
     "Subscription",
+    "TooLarge",
     "Will",
     "quick_back_off",
 ]
@@ -94,6 +97,7 @@ class BrokerSession:
         self._subscriptions = list(subscriptions)
         self._watches: list[Subscription] = []
         self._will = will
+        self._next_will = will
         self._keep = keep
         self._on_session = on_session
         self._on_ready = on_ready
@@ -102,6 +106,7 @@ class BrokerSession:
         self._keepalive = keepalive
         self._max_inflight = max_inflight
         self._client: Client | None = None
+        self._limits = Limits()
         self._informed = False
         self._ready = asyncio.Event()
         self._connections = 0
@@ -116,6 +121,11 @@ class BrokerSession:
     def connections(self) -> int:
         """How often we were connected and subscribed; when it has grown, the broker was away in between."""
         return self._connections
+
+    @property
+    def limits(self) -> Limits:
+        """What the broker allows, or allowed when we were last connected."""
+        return self._limits
 
     def subscribe(self, subscription: Subscription) -> None:
         """Adds a subscription; before :meth:`run`, since it is made when connecting."""
@@ -132,7 +142,11 @@ class BrokerSession:
             lost = await self._connect_once()
             if lost is None:
                 failures = 0
+                self._next_will = self._will
                 continue  # the token was renewed: reconnect at once
+            # Whoever refused our will is asked with less of it. After that connection it is the whole one again: a will
+            # that is not retained leaves us online for good.
+            self._next_will = bearable(self._next_will if lost.lasted == 0 else self._will, lost.code)
             if self._on_lost is not None:
                 self._on_lost(lost)
             failures = 0 if lost.lasted > 60 else failures + 1
@@ -182,7 +196,7 @@ class BrokerSession:
 
         Raises:
             NotConnected: no connection, or no acknowledgement, in time. The message may have arrived all the same.
-            PublishRefused: the broker does not allow it, or it is no topic.
+            PublishRefused: the broker does not allow it, or it is no topic. :class:`TooLarge`: nor will it ever.
         """
         if not topic.isprintable() or not topic:
             raise PublishRefused(f"{topic!r} is no topic")  # the broker would end the connection
@@ -248,10 +262,12 @@ class BrokerSession:
             # session may have been kept from a former process, whose memory we do not have: then all of them at first.
             await _subscribe(client, subscription, retain_handling=1 if self._informed else 0)
         self._informed = True
-        self._client = client
+        self._client, self._limits = client, client.limits
         self._connections += 1
         self._ready.set()
         log.info("connected to %s as %s", self.address, self.identity.client_id)
+        if not client.limits.retain:
+            log.warning("%s retains no messages: assignments and presence are not kept there", self.address)
         self._complaint.over()
         if self._on_ready is not None:
             self._on_ready()
@@ -282,7 +298,7 @@ class BrokerSession:
             self.identity,
             token,
             tls=tls,
-            will=self._will,
+            will=self._next_will,
             keep=self._keep,
             keepalive=self._keepalive,
             max_inflight=self._max_inflight,

@@ -4,7 +4,7 @@ import random
 import re
 import ssl
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -125,6 +125,30 @@ class Will:
     expiry: timedelta
     qos: int = 1
     retain: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a broker allows on a connection, as it announced (MQTT 5, 3.2.2.3). Its other limits need no care."""
+
+    packet: int | None = None
+    """Bytes of a packet, at most."""
+    qos: int = 2
+    retain: bool = True
+    """Whether it retains messages."""
+
+
+RETAIN_NOT_SUPPORTED: Final = 0x9A  # MQTT 5, 2.4
+QOS_NOT_SUPPORTED: Final = 0x9B
+
+
+def bearable(will: Will | None, refused: int | None) -> Will | None:
+    """The last will in a form that a broker takes which has refused to connect for the reason code ``refused``."""
+    if will is None:
+        return None
+    if refused == RETAIN_NOT_SUPPORTED:
+        return replace(will, retain=False)
+    return replace(will, qos=0) if refused == QOS_NOT_SUPPORTED else will
 
 
 @dataclass(frozen=True, slots=True)

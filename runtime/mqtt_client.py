@@ -4,7 +4,7 @@ These names of the libraries are not public, and each is needed:
 
 - ``Client._client``, and its ``_create_socket`` and ``_sock_close``: the connection is made and ended without a
   thread, so that a process that is told to end does not wait for one, and no socket stays open.
-- ``Client._on_connect``: the broker's receive maximum, and whether it kept the session.
+- ``Client._on_connect``: the limits that the broker announces, and whether it kept the session.
 - ``Client._on_disconnect``, ``_disconnected``: the reason why a connection ended, also together with the welcome or
   instead of it.
 - ``Client._on_publish``: the reason why the broker refused a message.
@@ -33,8 +33,16 @@ from aiomqtt import MqttError
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from runtime.broker_types import BrokerAddress, Identity, Incoming, Will
-from runtime.mqtt_packets import as_aiomqtt_will, as_incoming, check_text, connect_properties
+from runtime.broker_types import BrokerAddress, Identity, Incoming, Limits, Will
+from runtime.mqtt_packets import (
+    as_aiomqtt_will,
+    as_incoming,
+    check_text,
+    connect_properties,
+    limits_of,
+    publish_size,
+    surely_fits,
+)
 from runtime.mqtt_socket import BufferedSocket, Unreachable, describe, open_socket
 
 log = logging.getLogger(__name__)
@@ -55,6 +63,10 @@ _KEEP_ALIVE_TIMEOUT: Final = 0x8D
 
 class PublishRefused(Exception):
     """The broker accepted the connection but not this message, for instance because the token does not allow it."""
+
+
+class TooLarge(PublishRefused):
+    """The message is larger than the broker takes: it would end the connection, and the next one."""
 
 
 class Disconnected(MqttError):
@@ -108,6 +120,8 @@ class Client(aiomqtt.Client):
         )
         self._client.disable_logger()  # its errors reach us as reasons, and the log once
         self.session_present = False
+        self.limits = Limits()
+        """What the broker announced in its welcome."""
         self._tls = tls
         self._deliver = deliver
         self._room = max_inflight
@@ -185,14 +199,20 @@ class Client(aiomqtt.Client):
         As many messages as the broker allows are under way at the same time; further ones follow in order, unless their
         time is over.
 
+        A broker that retains nothing, or does not know QoS 1, would end the connection: what it cannot do is not asked
+        of it.
+
         Raises:
             PublishRefused: the broker answered with a failure.
+            TooLarge: the broker does not take messages of this size.
             aiomqtt.MqttError: the connection is lost.
             TimeoutError: no answer came within ``timeout`` seconds, or the broker does not keep up with QoS 0.
             ValueError: it is not possible to publish there.
         """
         if self._lost.done():
             raise self._failure()
+        qos, retain = min(qos, self.limits.qos), retain and self.limits.retain
+        self._check_size(topic, payload, qos, properties)
         if qos == 0:
             if self._socket.backlog > _BACKLOG:
                 raise TimeoutError
@@ -210,6 +230,14 @@ class Client(aiomqtt.Client):
             self._waiting.pop(acknowledged, None)
         if reason.is_failure:
             raise PublishRefused(f"the broker refused a message on {topic}: {reason}")
+
+    def _check_size(self, topic: str, payload: bytes, qos: int, properties: Properties) -> None:
+        most = self.limits.packet
+        if most is None or surely_fits(most, topic, payload):
+            return
+        size = publish_size(topic, payload, qos, properties)
+        if size > most:
+            raise TooLarge(f"a message of {size} bytes on {topic} is larger than the {most} that the broker takes")
 
     # ---- sending -----------------------------------------------------------------------------------------------------
 
@@ -273,6 +301,7 @@ class Client(aiomqtt.Client):
             return
         self.session_present = flags.session_present
         self._room = min(self._room, getattr(properties, "ReceiveMaximum", self._room))
+        self.limits = limits_of(properties)
         self._welcome.set_result(None)
 
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:

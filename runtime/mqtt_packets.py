@@ -10,7 +10,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties, VariableByteIntegers
 
-from runtime.broker_types import Incoming, Will
+from runtime.broker_types import Incoming, Limits, Will
 
 _TEXT: Final = 65_535
 """Bytes in a text or in binary data, at most (MQTT 5, 1.5.4 and 1.5.6)."""
@@ -54,6 +54,22 @@ def publish_properties(
     return Sparse(PacketTypes.PUBLISH, **held)
 
 
+_SMALL: Final = 64 * 1024
+"""Bytes that everything but the payload takes, at most, unless somebody makes very long topics or properties."""
+
+
+def surely_fits(limit: int | None, topic: str, payload: bytes) -> bool:
+    """Whether a usual message is so much smaller than ``limit`` that nobody need look closer."""
+    return limit is None or len(payload) + len(topic) + _SMALL <= limit
+
+
+def publish_size(topic: str, payload: bytes, qos: int, properties: Properties) -> int:
+    """Bytes of the PUBLISH packet (MQTT 5, 3.3)."""
+    identifier = 2 if qos else 0
+    rest = 2 + len(topic.encode()) + identifier + len(properties.pack()) + len(payload)  # type: ignore[no-untyped-call]
+    return 1 + len(VariableByteIntegers.encode(rest)) + rest  # type: ignore[no-untyped-call]
+
+
 _TOPIC_FORBIDS: Final = frozenset("+#\0")
 
 
@@ -79,6 +95,16 @@ def as_aiomqtt_will(will: Will) -> aiomqtt.Will:
         WillDelayInterval=int(will.delay.total_seconds()),
     )
     return aiomqtt.Will(will.topic, will.payload, will.qos, will.retain, properties)
+
+
+def limits_of(welcome: Properties | None) -> Limits:
+    """What the broker announced in its CONNACK; a property that is missing means: no limit (MQTT 5, 3.2.2.3)."""
+    given = {} if welcome is None else vars(welcome)
+    return Limits(
+        packet=given.get("MaximumPacketSize"),
+        qos=given.get("MaximumQoS", 2),
+        retain=bool(given.get("RetainAvailable", 1)),
+    )
 
 
 def as_incoming(message: paho.MQTTMessage) -> Incoming:

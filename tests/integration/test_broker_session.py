@@ -19,7 +19,7 @@ from fixtures.broker_sessions import (
 )
 
 from auth.tokens import Role
-from runtime.broker import BrokerSession, Incoming, Lost, PublishRefused, Subscription
+from runtime.broker import BrokerSession, Incoming, Lost, PublishRefused, Subscription, TooLarge, Will
 from schema.topics import shared
 
 
@@ -159,3 +159,25 @@ async def test_a_defect_of_ours_is_not_taken_for_a_lost_connection(broker: Broke
     with pytest.raises(ValueError, match="a defect"):
         async with asyncio.timeout(PATIENCE):
             await worker(broker, on_session=broken).run()
+
+
+async def test_a_real_broker_with_narrow_limits_is_served_as_it_wants() -> None:
+    """Mosquitto refuses a will that is to be retained, ends connections for a large packet, and shortens the keepalive."""
+    narrow = {
+        "max_packet_size 589824": "max_packet_size 3000\nretain_available false",
+        "max_keepalive 300": "max_keepalive 20",
+    }
+    name = new_monitor()
+    will = Will(TOPICS.status(name), b"{}", timedelta(seconds=1), timedelta(hours=1))
+    lost: list[Lost] = []
+    with Broker(changed=narrow) as broker:
+        session = make(broker, Role.MONITOR, name, will=will, on_lost=lost.append, keepalive=60)
+        async with running(session):
+            assert [one.code for one in lost] == [0x9A]
+            assert (session.limits.packet, session.limits.retain) == (3_000, False)
+            assert session._client is not None and session._client._client._keepalive == 20
+            with pytest.raises(TooLarge):
+                await session.publish(TOPICS.results(name, "v4"), b"x" * 3_000)
+            await session.publish(TOPICS.results(name, "v4"), b"x" * 2_000)
+            await session.publish(TOPICS.status(name), b"{}", retain=True)
+            assert session.connections == 1

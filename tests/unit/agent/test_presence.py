@@ -8,7 +8,7 @@ from itertools import pairwise
 import msgspec
 
 from agent.presence import Presence, report_changes
-from runtime.broker import NotConnected
+from runtime.broker import NotConnected, PublishRefused
 from schema.messages import ProtocolState, SpoolState, Status
 
 
@@ -84,3 +84,22 @@ async def test_reports_follow_changes_but_not_each_one() -> None:
             await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.wait({task})
+
+
+async def test_a_status_that_is_refused_is_not_said_again_and_again() -> None:
+    pool, tried = Pool(), 0
+
+    async def refuse(status: Status) -> None:
+        nonlocal tried
+        tried += 1
+        raise PublishRefused("not authorized")
+
+    presence = Presence(lambda: pool.status, refuse, pool.ready.wait, settle=0.001)
+    task = asyncio.create_task(presence.run())
+    await pool.until(lambda: tried == 1)
+    for _ in range(20):
+        await asyncio.sleep(0.002)
+    assert tried == 1
+    presence.connected()
+    await pool.until(lambda: tried == 2)
+    task.cancel()
