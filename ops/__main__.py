@@ -10,24 +10,24 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ops import (
+    accounts_commands,
     control_command,
     db_commands,
     demo_command,
     monitors_commands,
+    rejected_commands,
     selector_commands,
     servers_commands,
     services,
+    settings_commands,
     token_command,
 )
 from ops.context import Globals
 from ops.errors import OperatorError, UsageError, leaf_of
 from ops.output import complain, cope_with_any_character, explain
-from runtime.database import DatabaseUnavailable
 from runtime.log import LEVEL_NAMES, set_up_logging, without_secrets
-from runtime.settings import ConfigurationError
 from schema.names import ENVIRONMENTS, InvalidName
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,11 @@ for module in (
     selector_commands,
     db_commands,
     token_command,
+    accounts_commands,
     monitors_commands,
     servers_commands,
+    settings_commands,
+    rejected_commands,
     control_command,
     demo_command,
 ):
@@ -94,13 +97,26 @@ def _report(error: BaseException) -> int:
     match error:
         case typer.TyperException():
             return _usage(error)
-        case ConfigurationError():
-            # A line for each setting; strangers have no say in it.
-            return _complain_lines(str(error), 2)
         case UsageError() | InvalidName():
             return _complain(str(error), 2)
         case OperatorError():
             return _complain(str(error), 1)
+        case typer.Abort():
+            return _complain("aborted", 1)
+    return _report_of_libraries(error)
+
+
+def _report_of_libraries(error: BaseException) -> int:
+    """The same for errors whose types come with what most commands need, and the others do without."""
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+    from runtime.database import DatabaseUnavailable
+    from runtime.settings import ConfigurationError
+
+    match error:
+        case ConfigurationError():
+            # A line for each setting; strangers have no say in it.
+            return _complain_lines(str(error), 2)
         case DatabaseUnavailable():
             return _complain(f"database: {error}", 1)
         case DBAPIError():
@@ -109,8 +125,6 @@ def _report(error: BaseException) -> int:
             return _complain(f"database: {error}", 1)
         case OSError():
             return _complain(str(error), 1)
-        case typer.Abort():
-            return _complain("aborted", 1)
     return _complain(f"unexpected {type(error).__name__}: {error} (--log-level debug shows where)", 1)
 
 

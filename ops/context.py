@@ -1,20 +1,29 @@
-"""What every command starts from: the global options, and from them settings, ledger and signing key."""
+"""The start of every command: the global options, and from them settings, ledger and signing key.
 
+A person waits for most commands, so each loads the libraries that it needs, and no others: see ``test_start.py``.
+"""
+
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import typer
-from sqlalchemy.engine import URL, Engine
-from sqlalchemy.exc import DBAPIError
 
-from auth.tokens import InvalidKey, SigningKey, load_key
 from ops.errors import OperatorError
-from runtime import migrations
-from runtime.database import DatabaseUnavailable, open_database
+from ops.output import complain
 from runtime.log import set_up_logging
-from runtime.settings import ConfigurationError, WorkerSettings, load_settings
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL, Engine
+
+    from auth.tokens import SigningKey
+    from runtime.settings import WorkerSettings
+
+
+JSON_OPTION: Final = typer.Option("--json", help="For machines.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,25 +33,41 @@ class Globals:
     env: str | None = None
     log_level: str | None = None
 
-    def settings(self, **given: Any) -> WorkerSettings:
+    @property
+    def env_named_by(self) -> str | None:
+        """The option or variable that names the environment to act on; None: nothing does, so it is the default."""
+        if self.env is not None:
+            return "--env"
+        return "DEPLOYMENT_MODE" if os.environ.get("DEPLOYMENT_MODE") else None
+
+    def settings(self, **given: Any) -> "WorkerSettings":
         """The settings of this command; ``given`` are its own arguments.
 
         Raises:
             ConfigurationError: one is wrong.
         """
+        from runtime.settings import load_settings
+
         given = {"deployment_mode": self.env, "log_level": self.log_level} | given
         return load_settings(**given)
 
-    def for_a_worker(self) -> WorkerSettings:
+    def for_a_worker(self) -> "WorkerSettings":
         """Settings of a process that runs until it is told to stop; it logs what it does."""
         settings = self.settings()
         set_up_logging(settings.log_level)
         return settings
 
-    def for_a_person(self, **given: Any) -> WorkerSettings:
-        """Settings of a command that somebody waits for; it logs what is wrong, or as much as was asked for."""
+    def for_a_person(self, **given: Any) -> "WorkerSettings":
+        """Settings of a command that somebody waits for; it logs what is wrong, or as much as was asked for.
+
+        It says on stderr which environment it acts on: always where nobody named one, else on a terminal.
+        """
         settings = self.settings(**given)
         set_up_logging(self.log_level or "warning")
+        if self.env_named_by is None:
+            complain(f"environment {settings.deployment_mode}: neither --env nor DEPLOYMENT_MODE names another")
+        elif sys.stderr.isatty():
+            complain(f"environment {settings.deployment_mode}")
         return settings
 
 
@@ -51,12 +76,15 @@ def globals_of(context: typer.Context) -> Globals:
     return cast(Globals, context.find_object(Globals) or Globals())
 
 
-def signing_key(settings: WorkerSettings) -> SigningKey:
+def signing_key(settings: "WorkerSettings") -> "SigningKey":
     """The key that tokens are signed with.
 
     Raises:
         ConfigurationError: there is none, or it is none.
     """
+    from auth.tokens import InvalidKey, load_key
+    from runtime.settings import ConfigurationError
+
     text = settings.jwt_key_text()
     try:
         return load_key(text)
@@ -66,12 +94,16 @@ def signing_key(settings: WorkerSettings) -> SigningKey:
 
 
 @contextmanager
-def database_at(url: URL) -> Iterator[Engine]:
+def database_at(url: "URL") -> "Iterator[Engine]":
     """An engine for as long as a command needs it; what goes wrong with the database is told with its place.
 
     Raises:
         OperatorError: the database cannot be reached, or refuses.
     """
+    from sqlalchemy.exc import DBAPIError
+
+    from runtime.database import DatabaseUnavailable, open_database
+
     engine = open_database(url)
     try:
         yield engine
@@ -83,18 +115,20 @@ def database_at(url: URL) -> Iterator[Engine]:
         engine.dispose()
 
 
-def place_of(url: URL) -> str:
+def place_of(url: "URL") -> str:
     """A database's URL as it may be shown."""
     return url.render_as_string(hide_password=True)
 
 
 @contextmanager
-def open_ledger(settings: WorkerSettings) -> Iterator[Engine]:
+def open_ledger(settings: "WorkerSettings") -> "Iterator[Engine]":
     """The ledger, at the version that this program knows.
 
     Raises:
         OperatorError: it lacks migrations, cannot be reached, or refuses.
     """
+    from runtime import migrations
+
     with database_at(settings.database_url()) as engine:
         found, needed = migrations.current(engine), migrations.newest()
         if found != needed:
@@ -105,12 +139,14 @@ def open_ledger(settings: WorkerSettings) -> Iterator[Engine]:
         yield engine
 
 
-def check_broker_files(settings: WorkerSettings) -> None:
+def check_broker_files(settings: "WorkerSettings") -> None:
     """Reads certificates and key of the broker session now, while somebody looks.
 
     Raises:
         ConfigurationError: they cannot be used.
     """
+    from runtime.settings import ConfigurationError
+
     try:
         settings.broker_address().tls()
     except OSError as error:

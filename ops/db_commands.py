@@ -4,14 +4,16 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import typer
-from sqlalchemy.engine import Engine
 
 from ops.context import database_at, globals_of, place_of
 from ops.errors import OperatorError
 from ops.output import complain, write
-from runtime import migrations
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
 
 
 def register(app: typer.Typer) -> None:
@@ -35,6 +37,8 @@ def register(app: typer.Typer) -> None:
 
         Exit code 1 if this program needs another.
         """
+        from runtime import migrations
+
         with database_at(globals_of(context).for_a_person().database_url()) as engine:
             write(status_line(engine))
             current = migrations.current(engine) == migrations.newest()
@@ -42,13 +46,15 @@ def register(app: typer.Typer) -> None:
             raise OperatorError("database: run 'ntppool-monitor db upgrade'")
 
 
-def upgrade_ledger(engine: Engine) -> None:
+def upgrade_ledger(engine: "Engine") -> None:
     """Migrates, and says what was done.
 
     Raises:
         OperatorError: another process is at it for too long, or the pool's tables are not of the version we adopt, or
             it was interrupted.
     """
+    from runtime import migrations
+
     before = migrations.current(engine)
     try:
         migrations.upgrade(engine, _tell)
@@ -77,8 +83,10 @@ def _told_to_end_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def status_line(engine: Engine) -> str:
+def status_line(engine: "Engine") -> str:
     """Where the database is, its version, and the one that is needed."""
+    from runtime import migrations
+
     found, needed = migrations.current(engine), migrations.newest()
     return f"{place_of(engine.url)}: at version {found or 'none'}" + (
         "" if found == needed else f", {needed} is needed"

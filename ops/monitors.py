@@ -125,8 +125,15 @@ def _target(action: Action, active: bool) -> MonitorStatus:
     return "active" if active else "testing"
 
 
-def list_monitors(connection: Connection, *, status: MonitorStatus | None, deleted: bool) -> list[tuple[Any, ...]]:
-    """All monitors with their presence, by name; deleted ones only when asked for."""
+MONITOR_COLUMNS: Final = (
+    *("id", "name", "protocol", "address", "status", "account", "version", "online", "last seen"),
+)
+
+
+def list_monitors(
+    connection: Connection, *, status: MonitorStatus | None, deleted: bool, account_id: int | None = None
+) -> list[tuple[Any, ...]]:
+    """All monitors (or those of an account) with their presence, by name; deleted ones only when asked for."""
     m, p = monitors.c, monitor_presence.c
     query = (
         sa.select(
@@ -140,6 +147,8 @@ def list_monitors(connection: Connection, *, status: MonitorStatus | None, delet
         .where(_is_monitor())
         .order_by(m.tls_name, m.ip_version, m.id)
     )
+    if account_id is not None:
+        query = query.where(m.account_id == account_id)
     if status is not None:
         query = query.where(m.status == status)
     elif not deleted:
@@ -158,7 +167,7 @@ def show_monitor(connection: Connection, text: str) -> list[tuple[str, str | int
     found = find_monitor(connection, text)
     m = monitors.c
     row = connection.execute(sa.select(monitors).where(m.id == found.id)).one()
-    account = connection.execute(sa.select(accounts).where(accounts.c.id == row.account_id)).first()
+    account = connection.execute(account_name(row.account_id)).first()
     presence = connection.execute(
         sa.select(monitor_presence).where(monitor_presence.c.tls_name == row.tls_name)
     ).first()
@@ -181,6 +190,11 @@ def show_monitor(connection: Connection, text: str) -> list[tuple[str, str | int
         ("online since" if presence is not None and presence.online else "offline since", presence and presence.since),
         *((f"servers as {status}", count) for status, count in _pairs(connection, row.id)),
     ]
+
+
+def account_name(account_id: int | None) -> sa.Select[Any]:
+    """Id and name of an account, and not its flags, which may be broken."""
+    return sa.select(accounts.c.id, accounts.c.name).where(accounts.c.id == account_id)
 
 
 def _pairs(connection: Connection, monitor_id: int) -> list[tuple[str, int]]:

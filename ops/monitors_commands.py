@@ -1,26 +1,53 @@
 """``ntppool-monitor monitors``: who measures, and who may."""
 
-from typing import Annotated, get_args
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from ops.context import globals_of, open_ledger
-from ops.errors import UsageError
-from ops.monitors import Action, change_monitor, list_monitors, show_monitor
-from ops.output import show_fields, show_table, write
-from runtime.database import reading, transaction, utc_now
-from schema.messages import MonitorStatus
+from ops.context import JSON_OPTION, globals_of, open_ledger
+from ops.errors import OperatorError, UsageError
+from ops.output import confirmed, show_fields, show_table, write
+from schema.messages import LogLevel, MonitorStatus
+from schema.names import check_monitor_name
+
+if TYPE_CHECKING:
+    from ops.monitors import Action
 
 _NAME = typer.Argument(metavar="NAME", help="Id, full or short name; a name may end in /v4 or /v6.")
 _NAMES = typer.Argument(metavar="NAME...", help="Ids, full or short names; a name may end in /v4 or /v6.")
-_COLUMNS = ("id", "name", "protocol", "address", "status", "account", "version", "online", "last seen")
+_Account = Annotated[
+    str | None, typer.Option(metavar="ACCOUNT", help="Id, token, slug or name of the account it belongs to.")
+]
+_Location = Annotated[str | None, typer.Option(metavar="TEXT", help="Where it is.")]
+_Hostname = Annotated[str | None, typer.Option(metavar="TEXT", help="Of its host.")]
+_BaseChecks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--base-check",
+        metavar="SERVER",
+        help="Address or host name to check its clock with; give all of them, each with this option.",
+    ),
+]
+_Samples = Annotated[int | None, typer.Option(metavar="N", help="Packets of one probe, 1 to 10.")]
+_NatIp = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Its own address behind a translation.")]
+_LogLevel = Annotated[str | None, typer.Option(metavar="LEVEL", help=f"{', '.join(get_args(LogLevel))}.")]
+_Unset = Annotated[
+    list[str] | None,
+    typer.Option(metavar="OPTION", help="Has the default instead: base-check, samples, ...; may be given again."),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to ``app``."""
     group = typer.Typer(help="Monitors: who measures, and who may.", no_args_is_help=True)
     app.add_typer(group, name="monitors")
+    _register_views(group)
+    _register_edits(group)
+    _register_actions(group)
 
+
+def _register_views(group: typer.Typer) -> None:
     @group.command("list")
     def list_(
         context: typer.Context,
@@ -28,18 +55,173 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(metavar="STATUS", help=f"Only {', '.join(get_args(MonitorStatus))}.")
         ] = None,
         all_: Annotated[bool, typer.Option("--all", help="Deleted ones too.")] = False,
+        as_json: Annotated[bool, JSON_OPTION] = False,
     ) -> None:
         """Lists the monitors, a line per protocol."""
+        from ops.monitors import MONITOR_COLUMNS, list_monitors
+        from runtime.database import reading
+
         with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
             rows = list_monitors(connection, status=parse_status(status), deleted=all_)
-        show_table(_COLUMNS, rows)
+        show_table(MONITOR_COLUMNS, rows, as_json=as_json)
 
     @group.command()
-    def show(context: typer.Context, name: Annotated[str, _NAME]) -> None:
+    def show(
+        context: typer.Context,
+        name: Annotated[str, _NAME],
+        as_json: Annotated[bool, JSON_OPTION] = False,
+    ) -> None:
         """Shows all that is known of a monitor."""
-        with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
-            show_fields(show_monitor(connection, name))
+        from ops.monitors import show_monitor
+        from runtime.database import reading
 
+        with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
+            show_fields(show_monitor(connection, name), as_json=as_json)
+
+    @group.command()
+    def history(
+        context: typer.Context,
+        name: Annotated[str, _NAME],
+        since: Annotated[
+            str, typer.Option(metavar="TIME", help="A day such as 2026-11-30, or a time such as 12h, 7d.")
+        ] = "90d",
+        limit: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="The last N.")] = 50,
+        as_json: Annotated[bool, JSON_OPTION] = False,
+    ) -> None:
+        """Says when and why it came to its servers and left them.
+
+        The newest is the last. What was decided is kept for 90 days.
+        """
+        from ops.days import parse_since
+        from ops.history import MONITOR_COLUMNS, monitor_history
+        from ops.monitors import find_monitor
+        from runtime.database import reading, utc_now
+
+        begin = parse_since(since, utc_now())
+        with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
+            rows = monitor_history(connection, find_monitor(connection, name).id, begin, limit)
+        show_table(MONITOR_COLUMNS, rows, as_json=as_json)
+
+
+def _register_edits(group: typer.Typer) -> None:
+    @group.command()
+    def add(
+        context: typer.Context,
+        name: Annotated[str, typer.Argument(metavar="NAME", help="Full name: SHORT.ENV.DOMAIN.")],
+        address: Annotated[str, typer.Argument(metavar="ADDRESS", help="IPv4 or IPv6; it decides the protocol.")],
+        account: _Account = None,
+        status: Annotated[str, typer.Option(metavar="STATUS", help="pending, testing, active or paused.")] = "pending",
+        location: _Location = None,
+        hostname: _Hostname = None,
+        base_checks: _BaseChecks = None,
+        samples: _Samples = None,
+        nat_ip: _NatIp = None,
+        log_level: _LogLevel = None,
+    ) -> None:
+        """Adds one protocol of a monitor.
+
+        For both protocols, do so with each address. Its agent also needs a token.
+        """
+        from ops.monitor_edits import add_monitor, monitor_change
+        from runtime.database import transaction, utc_now
+
+        settings = globals_of(context).for_a_person()
+        check_monitor_name(name, settings.deployment_mode)
+        change = monitor_change(
+            settings.deployment_mode,
+            ip=address,
+            account=account,
+            status=status,
+            location=location,
+            hostname=hostname,
+            base_checks=base_checks,
+            samples=samples,
+            nat_ip=nat_ip,
+            log_level=log_level,
+        )
+        now = utc_now().replace(microsecond=0)
+        with open_ledger(settings) as engine:
+            write(transaction(engine, lambda connection: add_monitor(connection, name, change, now)))
+
+    @group.command("set")
+    def set_(
+        context: typer.Context,
+        name: Annotated[str, _NAME],
+        address: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Where the pool sees it.")] = None,
+        account: _Account = None,
+        status: Annotated[
+            str | None, typer.Option(metavar="STATUS", help="pending, testing, active or paused.")
+        ] = None,
+        location: _Location = None,
+        hostname: _Hostname = None,
+        base_checks: _BaseChecks = None,
+        samples: _Samples = None,
+        nat_ip: _NatIp = None,
+        log_level: _LogLevel = None,
+        unset: _Unset = None,
+    ) -> None:
+        """Changes what the pool says of a monitor; its agent is told."""
+        from ops.monitor_edits import monitor_change, set_monitor
+        from runtime.database import transaction
+
+        settings = globals_of(context).for_a_person()
+        change = monitor_change(
+            settings.deployment_mode,
+            ip=address,
+            account=account,
+            status=status,
+            location=location,
+            hostname=hostname,
+            base_checks=base_checks,
+            samples=samples,
+            nat_ip=nat_ip,
+            log_level=log_level,
+            unset=unset,
+        )
+        if change.empty:
+            raise UsageError("monitors set: nothing to change; see 'ntppool-monitor monitors set --help'")
+        with open_ledger(settings) as engine:
+            done = transaction(engine, lambda connection: set_monitor(connection, name, change))
+        for line in done:
+            write(line)
+
+    @group.command()
+    def defaults(
+        context: typer.Context,
+        protocol: Annotated[str, typer.Argument(metavar="PROTOCOL", help="v4 or v6.")],
+        base_checks: _BaseChecks = None,
+        samples: _Samples = None,
+        log_level: _LogLevel = None,
+        unset: Annotated[
+            list[str] | None, typer.Option(metavar="OPTION", help="base-check, samples, log-level.")
+        ] = None,
+        as_json: Annotated[bool, JSON_OPTION] = False,
+    ) -> None:
+        """Shows or changes what counts for monitors that say nothing else.
+
+        Without options other than --json it shows them.
+        """
+        from ops.monitor_edits import monitor_change, parse_protocol, set_defaults, show_defaults
+        from runtime.database import reading, transaction, utc_now
+
+        ipv, settings = parse_protocol(protocol), globals_of(context).for_a_person()
+        change = monitor_change(
+            settings.deployment_mode, base_checks=base_checks, samples=samples, log_level=log_level, unset=unset
+        )
+        if change.cleared:
+            raise UsageError(f"--unset {', '.join(sorted(change.cleared))}: every monitor has its own")
+        with open_ledger(settings) as engine:
+            if change.empty:
+                with reading(engine) as connection:
+                    show_fields(show_defaults(connection, ipv), as_json=as_json)
+                return
+            now = utc_now().replace(microsecond=0)
+            done = transaction(engine, lambda connection: set_defaults(connection, ipv, change, now))
+        for line in done:
+            write(line)
+
+
+def _register_actions(group: typer.Typer) -> None:
     @group.command()
     def approve(
         context: typer.Context,
@@ -67,9 +249,16 @@ def register(app: typer.Typer) -> None:
         _change(context, names, "resume", active=active)
 
     @group.command()
-    def delete(context: typer.Context, names: Annotated[list[str], _NAMES]) -> None:
-        """Removes monitors for good; what they measured stays."""
-        _change(context, names, "delete")
+    def delete(
+        context: typer.Context,
+        names: Annotated[list[str], _NAMES],
+        yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    ) -> None:
+        """Removes monitors for good; what they measured stays.
+
+        It asks before; where nobody can answer, --yes is needed.
+        """
+        _change(context, names, "delete", sure=None if yes else _sure)
 
 
 def parse_status(text: str | None) -> MonitorStatus | None:
@@ -87,10 +276,40 @@ def parse_status(text: str | None) -> MonitorStatus | None:
     raise UsageError(f"--status {text!r}: must be one of {', '.join(known)}")
 
 
-def _change(context: typer.Context, names: list[str], action: Action, *, active: bool = False) -> None:
+def _sure(env: str, found: list[str]) -> None:
+    """Has a person say that it is these.
+
+    Raises:
+        OperatorError: it is not; UsageError: there is nobody to ask.
+    """
+    answer = confirmed(f"delete for good, in {env}: {', '.join(found)}?")
+    if answer is None:
+        raise UsageError("monitors delete: asks before it deletes, and nobody can answer here: give --yes")
+    if not answer:
+        raise OperatorError("nothing was deleted")
+
+
+def _change(
+    context: typer.Context,
+    names: list[str],
+    action: "Action",
+    *,
+    active: bool = False,
+    sure: Callable[[str, list[str]], None] | None = None,
+) -> None:
     """All of them, or, when one cannot be changed, none."""
-    with open_ledger(globals_of(context).for_a_person()) as engine:
+    from ops.monitors import change_monitor, find_monitor
+    from runtime.database import reading, transaction, utc_now
+
+    settings = globals_of(context).for_a_person()
+    with open_ledger(settings) as engine:
+        wanted: list[Any] = list(names)
+        if sure is not None:
+            with reading(engine) as connection:
+                found = [find_monitor(connection, name) for name in names]
+            sure(settings.deployment_mode, [f"{one}, {one.status}" for one in found])
+            wanted = [str(one.id) for one in found]  # those that were named in the question
         now = utc_now().replace(microsecond=0)
-        done = transaction(engine, lambda c: [change_monitor(c, name, action, now, active=active) for name in names])
+        done = transaction(engine, lambda c: [change_monitor(c, name, action, now, active=active) for name in wanted])
     for line in done:
         write(line)

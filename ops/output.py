@@ -62,6 +62,22 @@ def write_json(value: Any) -> None:
     sys.stdout.write(printable_json(value, default=_json_time) + "\n")
 
 
+def write_bytes(payload: bytes) -> None:
+    """Somebody's bytes on stdout, as they are: for a file or a pipe, never for a terminal."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(payload)
+    sys.stdout.buffer.flush()
+
+
+def confirmed(question: str) -> bool | None:
+    """Whether the person at the terminal says yes; None: there is nobody to ask."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    sys.stderr.write(f"{printable(question)} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def complain(line: str, *, program: str = "ntppool-monitor") -> None:
     """One line on stderr, with the program's name."""
     sys.stderr.write(f"{program}: {printable(line)}\n")

@@ -3,23 +3,21 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from sqlalchemy.engine import Engine
 
-from auth.tokens import Role, token_source
 from ops.context import globals_of, open_ledger, signing_key
 from ops.errors import OperatorError
 from ops.output import write, write_json, write_lines
-from ops.servers import find_server
 from ops.services import run_service
-from runtime.database import reading
-from runtime.pool_settings import PoolSettingsReader
 from runtime.printable import printable
-from runtime.worker import run_task
-from selector.model import Review
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
+    from selector.model import Review
 
 _SERVER = typer.Argument(metavar="SERVER", help="Id or address.")
 
@@ -45,7 +43,9 @@ def register(app: typer.Typer) -> None:
 
         The agents are told as by the running selector. SERVER is reviewed whether it is due or not.
         """
+        from auth.tokens import Role, token_source
         from ops.selector_once import SelectorOnce
+        from runtime.worker import run_task
 
         settings = globals_of(context).for_a_person()
         with open_ledger(settings) as engine:
@@ -79,7 +79,7 @@ def register(app: typer.Typer) -> None:
             write_lines(explain.as_text(review))
 
 
-def simulated(engine: Engine, server: str, now: datetime, *, shown: Callable[[str], str] = str) -> Review:
+def simulated(engine: "Engine", server: str, now: datetime, *, shown: Callable[[str], str] = str) -> "Review":
     """The review of a server as it would be now.
 
     Args:
@@ -91,6 +91,8 @@ def simulated(engine: Engine, server: str, now: datetime, *, shown: Callable[[st
     Raises:
         OperatorError: there is no such server, or its own row is broken.
     """
+    from runtime.database import reading
+    from runtime.pool_settings import PoolSettingsReader
     from selector.parse import BadRow
     from selector.reviewer import judge, rule_settings
     from selector.store import read_inputs
@@ -110,6 +112,9 @@ def simulated(engine: Engine, server: str, now: datetime, *, shown: Callable[[st
         raise OperatorError(f"server {found.ip} (id {server_id}): {bad}") from None
 
 
-def _server_id(engine: Engine, text: str) -> int:
+def _server_id(engine: "Engine", text: str) -> int:
+    from ops.servers import find_server
+    from runtime.database import reading
+
     with reading(engine) as connection:
         return int(find_server(connection, text).id)

@@ -9,10 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from ops.accounts import find_account, flags_of
 from ops.errors import OperatorError, UsageError
 from ops.ids import parse_id
+from ops.monitor_edits import family_of, public_address
+from ops.monitors import account_name
 from runtime.work_queue import REVIEWS
-from schema.addresses import why_not_public
 from schema.names import Environment, IpVersion
 from schema.tables import accounts, monitors, server_scores, servers, servers_monitor_review
 
@@ -37,25 +39,14 @@ def new_server(
         UsageError: it is no address, or one that is not on the internet (allowed in ``devel``), or the port is
             another than 123 outside ``devel``.
     """
-    try:
-        address = ipaddress.ip_address(ip)
-    except ValueError:
-        raise UsageError(f"address {ip!r}: must be an IPv4 or IPv6 address, such as 192.0.2.1") from None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    if address.is_multicast or address.is_unspecified or getattr(address, "scope_id", None):
-        raise UsageError(f"address {ip!r}: must be one host's, without a zone")
-    if env != "devel" and (kind := why_not_public(address)):
-        raise UsageError(f"address {ip!r}: is {kind}, must be a public one; others are for the environment devel")
+    address = public_address(env, ip)
     if port is not None and not 1 <= port <= 65535:
         raise UsageError(f"--port {port}: must be 1 to 65535")
     if port not in (None, 123) and env != "devel":
         raise UsageError(f"--port {port}: must be 123; another is for the environment devel")
     if hostname is not None and not 1 <= len(hostname) <= 255:
         raise UsageError(f"--hostname: has {len(hostname)} characters, must have 1 to 255")
-    return NewServer(
-        ip=str(address), ipv="v4" if address.version == 4 else "v6", hostname=hostname, account=account, port=port
-    )
+    return NewServer(ip=address, ipv=family_of(address), hostname=hostname, account=account, port=port)
 
 
 def add_server(connection: Connection, server: NewServer, now: datetime) -> str:
@@ -92,31 +83,8 @@ def _values(connection: Connection, server: NewServer, flags: str) -> dict[str, 
     if server.account is not None:
         values["account_id"] = find_account(connection, server.account)
     if server.port is not None:
-        values["flags"] = json.dumps(_object(flags) | {"port": server.port})
+        values["flags"] = json.dumps(flags_of(flags) | {"port": server.port})
     return values
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def find_account(connection: Connection, text: str) -> int:
-    """The id of the account that ``text`` means: its id, its token or its slug.
-
-    Raises:
-        OperatorError: there is none.
-    """
-    a = accounts.c
-    number = parse_id(text)
-    wanted = sa.or_(a.id_token == text, a.url_slug == text) if number is None else a.id == number
-    found = connection.scalars(sa.select(a.id).where(wanted).order_by(a.id)).first()
-    if found is None:
-        raise OperatorError(f"account {text!r}: there is none with that id, token or slug")
-    return int(found)
 
 
 def find_server(connection: Connection, text: str, *, lock: bool = False) -> sa.Row[Any]:
@@ -187,7 +155,7 @@ def show_server(connection: Connection, text: str) -> list[tuple[str, Any]]:
         OperatorError: there is no such server.
     """
     row = find_server(connection, text)
-    account = connection.execute(sa.select(accounts).where(accounts.c.id == row.account_id)).first()
+    account = connection.execute(account_name(row.account_id)).first()
     review = connection.execute(
         sa.select(servers_monitor_review).where(servers_monitor_review.c.server_id == row.id)
     ).first()
@@ -198,7 +166,7 @@ def show_server(connection: Connection, text: str) -> list[tuple[str, Any]]:
         ("account", None if account is None else f"{account.name} (id {account.id})"),
         ("score", row.score_raw),
         ("scored", row.score_ts),
-        ("stratum", row.stratum),
+        ("stratum", _stratum(connection, row)),
         ("flags", row.flags),
         ("created", row.created_on),
         ("deleted from", row.deletion_on),
@@ -208,12 +176,24 @@ def show_server(connection: Connection, text: str) -> list[tuple[str, Any]]:
     ]
 
 
+def _stratum(connection: Connection, server: sa.Row[Any]) -> int | None:
+    """Of the server; where the row has none yet, of its newest pair that has one."""
+    if server.stratum is not None:
+        return int(server.stratum)
+    p = server_scores.c
+    known = sa.select(p.stratum).where(p.server_id == server.id, p.stratum.is_not(None))
+    stratum: int | None = connection.scalar(known.order_by(p.score_ts.desc()).limit(1))
+    return stratum
+
+
 def monitors_of(connection: Connection, server_id: int) -> list[tuple[Any, ...]]:
     """The server's monitors: active ones first, then by score."""
     p, m = server_scores.c, monitors.c
     order = sa.case({"active": 0, "testing": 1, "candidate": 2}, value=p.status, else_=3)
     query = (
-        sa.select(m.id, m.tls_name, p.status, p.score_raw, p.score_ts, p.constraint_violation_type, p.pause_reason)
+        sa.select(
+            m.id, m.tls_name, p.status, p.score_raw, p.score_ts, p.stratum, p.constraint_violation_type, p.pause_reason
+        )
         .select_from(server_scores.join(monitors, m.id == p.monitor_id))
         .where(p.server_id == server_id, m.type == "monitor")
         .order_by(order, p.score_raw.desc(), m.id)

@@ -1,20 +1,17 @@
 """``ntppool-monitor servers``: what is measured."""
 
-from datetime import UTC, date, datetime
 from typing import Annotated
 
 import typer
 
-from ops.context import globals_of, open_ledger
-from ops.errors import UsageError
-from ops.output import show_fields, show_table, write
-from ops.servers import add_server, delete_server, find_server, list_servers, monitors_of, new_server, show_server
-from runtime.database import reading, transaction, utc_now
+from ops.context import JSON_OPTION, globals_of, open_ledger
+from ops.days import parse_day, parse_since
+from ops.output import fields_as_dict, rows_as_dicts, show_fields, show_table, write, write_json
 
 _COLUMNS = (
     *("id", "address", "hostname", "account", "score", "scored", "active", "testing", "candidate", "deleted from"),
 )
-_PAIR_COLUMNS = ("id", "monitor", "status", "score", "scored", "violates", "paused for")
+_PAIR_COLUMNS = ("id", "monitor", "status", "score", "scored", "stratum", "violates", "paused for")
 _SERVER = typer.Argument(metavar="SERVER", help="Id or address.")
 
 
@@ -22,36 +19,84 @@ def register(app: typer.Typer) -> None:
     """Adds the commands to ``app``."""
     group = typer.Typer(help="Servers: what is measured.", no_args_is_help=True)
     app.add_typer(group, name="servers")
+    _register_views(group)
+    _register_changes(group)
 
+
+def _register_views(group: typer.Typer) -> None:
     @group.command("list")
     def list_(
         context: typer.Context,
         all_: Annotated[bool, typer.Option("--all", help="Also those to be deleted.")] = False,
+        as_json: Annotated[bool, JSON_OPTION] = False,
     ) -> None:
         """Lists the servers with their scores."""
+        from ops.servers import list_servers
+        from runtime.database import reading
+
         with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
             rows = list_servers(connection, deleted=all_)
-        show_table(_COLUMNS, rows)
+        show_table(_COLUMNS, rows, as_json=as_json)
 
     @group.command()
-    def show(context: typer.Context, server: Annotated[str, _SERVER]) -> None:
+    def show(
+        context: typer.Context,
+        server: Annotated[str, _SERVER],
+        as_json: Annotated[bool, JSON_OPTION] = False,
+    ) -> None:
         """Shows a server and its monitors."""
+        from ops.servers import find_server, monitors_of, show_server
+        from runtime.database import reading
+
         with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
             fields = show_server(connection, server)
             pairs = monitors_of(connection, find_server(connection, server).id)
+        if as_json:
+            write_json(fields_as_dict(fields) | {"monitors": rows_as_dicts(_PAIR_COLUMNS, pairs)})
+            return
         show_fields(fields)
         write("")
         show_table(_PAIR_COLUMNS, pairs)
 
     @group.command()
+    def history(
+        context: typer.Context,
+        server: Annotated[str, _SERVER],
+        since: Annotated[
+            str, typer.Option(metavar="TIME", help="A day such as 2026-11-30, or a time such as 12h, 7d.")
+        ] = "90d",
+        limit: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="The last N.")] = 50,
+        as_json: Annotated[bool, JSON_OPTION] = False,
+    ) -> None:
+        """Says when and why its monitors came and left, and when its score crossed 10.
+
+        The newest is the last. What was decided is kept for 90 days, scores for as long as log_scores.
+        """
+        from ops.history import SERVER_COLUMNS, server_history
+        from ops.servers import find_server
+        from runtime.database import reading, utc_now
+
+        begin = parse_since(since, utc_now())
+        with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
+            rows = server_history(connection, find_server(connection, server).id, begin, limit)
+        show_table(SERVER_COLUMNS, rows, as_json=as_json)
+
+
+def _register_changes(group: typer.Typer) -> None:
+    @group.command()
     def add(
         context: typer.Context,
         address: Annotated[str, typer.Argument(metavar="ADDRESS", help="IPv4 or IPv6.")],
-        hostname: Annotated[str | None, typer.Option(metavar="NAME")] = None,
-        account: Annotated[str | None, typer.Option(metavar="ACCOUNT", help="Id, token or slug of its owner.")] = None,
+        hostname: Annotated[str | None, typer.Option(metavar="NAME", help="Of its host.")] = None,
+        account: Annotated[
+            str | None, typer.Option(metavar="ACCOUNT", help="Id, token, slug or name of its owner.")
+        ] = None,
         port: Annotated[int | None, typer.Option(metavar="PORT", help="Other than 123 in devel only.")] = None,
     ) -> None:
         """Adds a server, or takes back its deletion."""
+        from ops.servers import add_server, new_server
+        from runtime.database import transaction, utc_now
+
         settings = globals_of(context).for_a_person()
         server = new_server(settings.deployment_mode, address, hostname=hostname, account=account, port=port)
         now = utc_now().replace(microsecond=0)
@@ -68,22 +113,11 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Ends the measuring of a server.
 
-        What was measured stays.
+        What was measured stays; 'servers add' takes the deletion back.
         """
+        from ops.servers import delete_server
+        from runtime.database import transaction
+
         day = parse_day(on)
         with open_ledger(globals_of(context).for_a_person()) as engine:
             write(transaction(engine, lambda connection: delete_server(connection, server, day)))
-
-
-def parse_day(text: str | None) -> date:
-    """The day that ``text`` says; today without a text.
-
-    Raises:
-        UsageError: it is none.
-    """
-    if text is None:
-        return datetime.now(UTC).date()
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"--on {text!r}: must be a day such as 2026-12-31") from None

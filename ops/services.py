@@ -1,14 +1,15 @@
 """``ntppool-monitor ingest`` and ``scorer``: the workers, each until it is told to stop."""
 
 import logging
+from typing import TYPE_CHECKING
 
 import typer
-from sqlalchemy.exc import DBAPIError
 
-from auth.tokens import Role, token_source
 from ops.context import Globals, check_broker_files, globals_of, place_of, signing_key
 from ops.errors import OperatorError, leaf_of
-from runtime.worker import Start, run_worker
+
+if TYPE_CHECKING:
+    from runtime.worker import Start
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +38,18 @@ def register(app: typer.Typer) -> None:
         run_service(globals_of(context), "scorer", start)
 
 
-def run_service(given: Globals, service: str, start: Start) -> None:
+def run_service(given: Globals, service: str, start: "Start") -> None:
     """Runs a worker until SIGTERM or SIGINT.
 
     Raises:
         ConfigurationError: a setting is wrong, or the database lacks migrations.
         OperatorError: it ended by an error.
     """
+    from sqlalchemy.exc import DBAPIError
+
+    from auth.tokens import Role, token_source
+    from runtime.worker import run_worker
+
     settings = given.for_a_worker()
     check_broker_files(settings)
     token = token_source(signing_key(settings), Role.SERVER, service, settings.deployment_mode)

@@ -2,15 +2,20 @@
 
 import re
 from datetime import timedelta
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from auth.tokens import Role, check_name, permissions, sign
-from ops.context import globals_of, signing_key
+from ops.context import Globals, globals_of, signing_key
 from ops.errors import UsageError
 from ops.output import write
+from schema.names import ENVIRONMENTS
 
+if TYPE_CHECKING:
+    from auth.tokens import Role
+
+ROLES: Final = ("monitor", "server", "observer", "admin", "exporter")
+"""The names of :class:`auth.tokens.Role`, for the help."""
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"(\d{1,9})([smhd]?)")
 
@@ -21,7 +26,7 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def token(
         context: typer.Context,
-        role: Annotated[str, typer.Argument(metavar="ROLE", help=", ".join(Role))],
+        role: Annotated[str, typer.Argument(metavar="ROLE", help=", ".join(ROLES))],
         name: Annotated[str, typer.Argument(metavar="NAME", help="Whose: the user name at the broker.")],
         env: Annotated[str | None, typer.Option("-e", "--env", metavar="ENV", help="Same as the global one.")] = None,
         lifetime: Annotated[
@@ -31,10 +36,19 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Prints a token for the broker.
 
-        It lets NAME in as a ROLE, for as long as the role may: an admin 5 minutes, a monitor 6 hours.
+        It lets NAME in as a ROLE, for as long as the role may: an admin 5 minutes, a monitor 6 hours. A token is good
+        for one environment, which must be named.
         """
+        from auth.tokens import check_name, permissions, sign
+
         given = globals_of(context)
-        settings = given.for_a_person(deployment_mode=env or given.env)
+        given = Globals(env or given.env, given.log_level)
+        if given.env_named_by is None:
+            raise UsageError(
+                f"environment: must be named with --env ({', '.join(ENVIRONMENTS)}) or DEPLOYMENT_MODE; "
+                "a token is good for one of them only"
+            )
+        settings = given.for_a_person()
         wanted = parse_role(role)
         mode = settings.deployment_mode
         check_name(wanted, name, mode)
@@ -43,12 +57,14 @@ def register(app: typer.Typer) -> None:
         write(sign(key, wanted, name, mode, lifetime=parse_lifetime(lifetime, longest)))
 
 
-def parse_role(text: str) -> Role:
+def parse_role(text: str) -> "Role":
     """The role called ``text``.
 
     Raises:
         UsageError: there is none.
     """
+    from auth.tokens import Role
+
     try:
         return Role(text)
     except ValueError:

@@ -2,19 +2,20 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy.engine import URL
 
 from runtime.broker_types import BrokerAddress
-from runtime.dsn import InvalidDsn, parse_dsn
 from runtime.log import keep_out_of_logs, level_name, without_secrets
 from runtime.loopback import is_loopback
-from runtime.secrets import SecretUnavailable, database_secret, from_vault, warn_of_exposed
 from schema.messages import LogLevel
 from schema.names import DEFAULT_ENVIRONMENT, Environment
+
+if TYPE_CHECKING:
+    # Loaded where the database is meant: a command that only speaks to the broker starts without SQLAlchemy.
+    from sqlalchemy.engine import URL
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -61,6 +62,8 @@ class WorkerSettings(BaseSettings):
     @classmethod
     def _private(cls, path: Path | None) -> Path | None:
         if path is not None:
+            from runtime.secrets import warn_of_exposed
+
             warn_of_exposed(path)
         return path
 
@@ -98,6 +101,8 @@ class WorkerSettings(BaseSettings):
             return self.jwt_key.get_secret_value()
         if self.jwt_key_file is not None:
             return _read_key(self.jwt_key_file)
+        from runtime.secrets import SecretUnavailable, from_vault
+
         try:
             vault = from_vault(self.deployment_mode, "jwt")
         except SecretUnavailable as error:
@@ -106,12 +111,17 @@ class WorkerSettings(BaseSettings):
             raise ConfigurationError("JWT_KEY or JWT_KEY_FILE: must be set to the key that tokens are signed with")
         return str(vault["key"])
 
-    def database_url(self) -> URL:
+    def database_url(self) -> "URL":
         """Where the ledger is; SQLite in the state directory when nothing says otherwise.
 
         Raises:
             ConfigurationError: the DSN is of no known form, or a file with its secret is broken.
         """
+        from sqlalchemy.engine import URL
+
+        from runtime.dsn import InvalidDsn
+        from runtime.secrets import SecretUnavailable
+
         try:
             url = self._configured_url()
         except (InvalidDsn, SecretUnavailable) as error:
@@ -124,7 +134,10 @@ class WorkerSettings(BaseSettings):
         keep_out_of_logs(url.password or "")
         return url
 
-    def _configured_url(self) -> URL | None:
+    def _configured_url(self) -> "URL | None":
+        from runtime.dsn import InvalidDsn, parse_dsn
+        from runtime.secrets import database_secret
+
         if self.database_dsn is None:
             secret = database_secret(self.deployment_mode)
             if secret.dsn is not None:

@@ -1,6 +1,7 @@
 """The operators' command line: what it prints, and that every wrong argument or setting is one clear line."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -249,6 +250,26 @@ def test_a_token_is_of_the_environment_that_was_asked_for(run: Run, env: str) ->
     assert run("token", "monitor", name, DEPLOYMENT_MODE=env)[0] == 0
 
 
+@pytest.mark.parametrize("role", ["monitor", "admin", "observer", "server", "exporter"])
+def test_a_token_of_an_environment_that_nobody_named_is_refused(run: Run, role: str) -> None:
+    for unset in (None, ""):
+        code, out, err = run("token", role, "nlams1-a.prod.mon.example", DEPLOYMENT_MODE=unset)
+        assert (code, out) == (2, "")
+        assert "environment: must be named with --env (prod, test, devel) or DEPLOYMENT_MODE" in one_line(err)
+
+
+@pytest.mark.parametrize("arguments", [["monitors", "list"], ["servers", "delete", "1"], ["db", "status"]])
+def test_a_command_says_on_which_environment_it_acts_when_nobody_named_it(
+    run: Run, ledger: str, arguments: list[str]
+) -> None:
+    assert run("--env", "devel", *arguments, DEPLOYMENT_MODE=None)[2] == ""
+    code, _, err = run(*arguments, DEPLOYMENT_MODE=None)
+    assert code == 0
+    assert re.match(
+        "ntppool-monitor: environment (prod|test|devel): neither --env nor DEPLOYMENT_MODE names another\n", err
+    )
+
+
 def test_the_database_says_at_which_version_it_is(run: Run) -> None:
     assert run("db", "status")[0] == 1
     assert "was at none" in run("db", "upgrade")[1]
@@ -341,6 +362,6 @@ def test_a_reader_that_has_seen_enough_is_no_error(ledger: str) -> None:
         text=True,
         timeout=60,
         check=False,
-        env={"PATH": os.environ["PATH"], "DATABASE_DSN": ledger},
+        env={"PATH": os.environ["PATH"], "DATABASE_DSN": ledger, "DEPLOYMENT_MODE": "devel"},
     )
     assert done.stderr == ""

@@ -1,0 +1,185 @@
+"""What pool operators set in ``system_settings``, shown and changed. What each value may be is said by its readers."""
+
+import difflib
+import json
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ops.errors import OperatorError, UsageError
+from runtime.durations import duration_text
+from runtime.pool_settings import BrokenSetting, Setting, all_settings, parse_section
+from schema.tables import system_settings
+
+SETTINGS: Final = tuple(all_settings())
+_KEYS: Final = frozenset(setting.key for setting in SETTINGS)
+
+
+def find_setting(text: str) -> Setting:
+    """The setting called ``text``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    known = {f"{setting.key}.{name}": setting for setting in SETTINGS for name in setting.names}
+    if text in known:
+        return known[text]
+    similar = difflib.get_close_matches(text, known, n=1)
+    advice = f"did you mean {similar[0]}?" if similar else "'ntppool-monitor settings show' lists them"
+    raise UsageError(f"setting {text!r}: there is none; {advice}")
+
+
+def as_given(setting: Setting, text: str) -> str:
+    """The JSON to store for what an operator typed.
+
+    Raises:
+        UsageError: it is no value of this setting; the message says what would be one.
+    """
+    raw = json.dumps(text) if setting.is_duration else text
+    try:
+        value = setting.parse(raw.encode())
+    except BrokenSetting:
+        raise UsageError(f"{setting}: {text!r}: must be {wanted(setting)}") from None
+    return json.dumps(duration_text(value) if setting.is_duration else value)
+
+
+def wanted(setting: Setting) -> str:
+    """In words, what the setting may be."""
+    least, most = (shown(setting, bound) for bound in (setting.meta.ge, setting.meta.le))
+    if setting.is_duration:
+        return f"a duration such as 90s, 9m or 1h30m, {least} to {most}"
+    return f"a whole number, {least} to {most}"
+
+
+def shown(setting: Setting, value: float | None) -> str:
+    """A value as people write it."""
+    return duration_text(value or 0.0) if setting.is_duration else str(value)
+
+
+def show_settings(connection: Connection, only: Setting | None = None) -> list[dict[str, Any]]:
+    """Every setting (or one): its value, where that is from, and what it may be. Those of others follow."""
+    rows = {row.key: row.value for row in connection.execute(sa.select(system_settings.c.key, system_settings.c.value))}
+    found = [_show(setting, rows.get(setting.key)) for setting in SETTINGS if only in (None, setting)]
+    if only is None:
+        found += [{"setting": name, "read": False} for name in _unread(rows)]
+    return found
+
+
+def _show(setting: Setting, text: str | None) -> dict[str, Any]:
+    value, problem = setting.default, None
+    is_set = False
+    try:
+        fields = {} if text is None else parse_section(text)
+        name = _name_in(setting, fields)
+        if name is not None:
+            value, is_set = setting.parse(fields[name]), True
+    except BrokenSetting as error:
+        problem = str(error)
+    return {
+        "setting": str(setting),
+        "value": shown(setting, value) if setting.is_duration else value,
+        "is_set": is_set,
+        "problem": problem,
+        "default": shown(setting, setting.default) if setting.is_duration else setting.default,
+        "may_be": wanted(setting),
+        "meaning": setting.meta.description,
+    }
+
+
+def _unread(rows: dict[str, str]) -> list[str]:
+    """Values that no program of ours reads: of other programs, or mistyped."""
+    found = sorted(rows.keys() - _KEYS)
+    for key in sorted(rows.keys() & _KEYS):
+        try:
+            fields = parse_section(rows[key])
+        except BrokenSetting:
+            continue
+        known = {name for setting in SETTINGS if setting.key == key for name in setting.names}
+        found += [f"{key}.{name}" for name in sorted(fields.keys() - known)]
+    return found
+
+
+def setting_lines(found: list[dict[str, Any]]) -> list[str]:
+    """The same for people."""
+    lines = []
+    for one in found:
+        if "value" not in one:
+            lines.append(f"{one['setting']}: no program of this system reads it")
+            continue
+        where = "set" if one["is_set"] else "default"
+        if one["problem"] is not None:
+            where = f"BROKEN, so its default: {one['problem']}"
+        lines.append(f"{one['setting']} = {one['value']} ({where})")
+        lines.append(f"    {one['meaning']}")
+        lines.append(f"    {one['may_be']}; default {one['default']}")
+    return lines
+
+
+def set_setting(connection: Connection, setting: Setting, value: str, now: datetime) -> str:
+    """Stores a value (JSON, of :func:`as_given`), and says what was done.
+
+    Raises:
+        OperatorError: the row holds something else than a JSON object.
+    """
+    fields = _locked(connection, setting)
+    before = _show(setting, None if fields is None else json.dumps(fields))
+    found = dict(fields or {})
+    found[_name_in(setting, found) or setting.name] = json.loads(value)
+    text = json.dumps(found)
+    if fields is None:
+        connection.execute(sa.insert(system_settings).values(key=setting.key, value=text, created_on=now))
+    else:
+        _update(connection, setting.key, text)
+    return f"{setting}: was {before['value']}, is {json.loads(value)}; workers see it within a minute"
+
+
+def reset_setting(connection: Connection, setting: Setting) -> str:
+    """Removes a value, so that its default counts, and says what was done.
+
+    Raises:
+        OperatorError: the row holds something else than a JSON object.
+    """
+    fields = _locked(connection, setting)
+    default = shown(setting, setting.default)
+    kept = {name: value for name, value in (fields or {}).items() if name not in setting.names}
+    if kept == (fields or {}):
+        return f"{setting}: is {default}, its default, already"
+    _update(connection, setting.key, json.dumps(kept))
+    return f"{setting}: is {default}, its default; workers see it within a minute"
+
+
+def _locked(connection: Connection, setting: Setting) -> dict[str, Any] | None:
+    """The values beside it and itself; None: there is no row."""
+    s = system_settings.c
+    row = connection.execute(sa.select(s.value).where(s.key == setting.key).with_for_update()).first()
+    if row is None:
+        return None
+    try:
+        return {name: json.loads(bytes(raw)) for name, raw in parse_section(row.value).items()}
+    except BrokenSetting as error:
+        raise OperatorError(
+            f"system_settings {setting.key!r} {error}: mend it, or remove it all with "
+            f"'ntppool-monitor settings reset {setting.key}'"
+        ) from None
+
+
+def reset_key(connection: Connection, key: str) -> str:
+    """Removes all values of a key, broken or not, and says what was done.
+
+    Raises:
+        UsageError: it is none of ours.
+    """
+    if key not in _KEYS:
+        raise UsageError(f"key {key!r}: must be one of {', '.join(sorted(_KEYS))}, or a setting")
+    connection.execute(sa.delete(system_settings).where(system_settings.c.key == key))
+    return f"{key}: all its settings have their defaults; workers see it within a minute"
+
+
+def _name_in(setting: Setting, fields: Any) -> str | None:
+    return next((name for name in setting.names if name in fields), None)
+
+
+def _update(connection: Connection, key: str, text: str) -> None:
+    connection.execute(sa.update(system_settings).where(system_settings.c.key == key).values(value=text))

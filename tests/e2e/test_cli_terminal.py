@@ -1,0 +1,181 @@
+"""The operators' command line at a terminal: it asks before it deletes, says where it acts, and fits 80 columns."""
+
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from fixtures.world import add_account, add_monitor, add_pair, add_server, monitor_name
+from sqlalchemy.engine import URL
+
+from ops.__main__ import app
+from runtime.database import open_database, reading, transaction
+from runtime.migrations import upgrade
+from schema.tables import monitors
+
+WITHIN = 60.0
+COLUMNS = 80
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> str:
+    path = tmp_path / "ledger.db"
+    engine = open_database(URL.create("sqlite", database=str(path)))
+    upgrade(engine)
+
+    def rows(connection: Any) -> None:
+        account = add_account(connection, "An account with a name that is rather long")
+        name = monitor_name("uspao1-with-a-name-as-long-as-they-get")
+        for ipv in ("v4", "v6"):
+            monitor = add_monitor(connection, name, ipv, account_id=account)  # type: ignore[arg-type]
+        server = add_server(connection, "2001:db8:1111:2222:3333:4444:5555:6666", account_id=account, score=-99.5)
+        add_pair(connection, server, monitor)
+
+    transaction(engine, rows)
+    engine.dispose()
+    return str(path)
+
+
+def environment(ledger: str) -> dict[str, str]:
+    here = {"PATH": os.environ["PATH"], "DATABASE_DSN": f"sqlite:///{ledger}", "DEPLOYMENT_MODE": "devel"}
+    return {**here, "TERM": "dumb", "COLUMNS": str(COLUMNS)}
+
+
+def at_terminal(ledger: str, *arguments: str, answer: str = "") -> tuple[int, str]:
+    """Runs a command at a terminal, types ``answer`` when it asks; the exit code and all that was shown."""
+    mine, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "ops", *arguments],
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        env=environment(ledger),
+        start_new_session=True,
+    )
+    os.close(its)
+    shown, answered, deadline = b"", False, time.monotonic() + WITHIN
+    try:
+        while time.monotonic() < deadline:
+            if not select.select([mine], [], [], 0.2)[0]:
+                continue
+            try:
+                piece = os.read(mine, 65536)
+            except OSError:  # the other end is closed
+                break
+            shown += piece
+            if b"[y/N]" in shown and not answered:
+                os.write(mine, answer.encode() + b"\n")
+                answered = True
+        code = process.wait(timeout=max(0.1, deadline - time.monotonic()))
+    finally:
+        process.kill()
+        process.wait()
+        os.close(mine)
+    return code, shown.decode().replace("\r\n", "\n")
+
+
+def statuses(ledger: str) -> list[str]:
+    engine = open_database(URL.create("sqlite", database=ledger))
+    with reading(engine) as connection:
+        found = [row.status for row in connection.execute(monitors.select().order_by(monitors.c.id))]
+    engine.dispose()
+    return found
+
+
+@pytest.mark.parametrize("answer", ["n", "", "no", "yesterday"])
+def test_nothing_is_deleted_without_a_yes(ledger: str, answer: str) -> None:
+    code, shown = at_terminal(ledger, "monitors", "delete", "1", answer=answer)
+    assert "delete for good, in devel: uspao1-with-a-name-as-long-as-they-get/v4 (id 1), active?" in shown
+    assert (code, "nothing was deleted" in shown) == (1, True)
+    assert statuses(ledger) == ["active", "active"]
+
+
+def test_a_yes_deletes_what_was_named(ledger: str) -> None:
+    code, shown = at_terminal(ledger, "monitors", "delete", "1", answer="y")
+    assert (code, "was active, is deleted" in shown) == (0, True)
+    assert statuses(ledger) == ["deleted", "active"]
+
+
+def test_where_nobody_can_answer_yes_is_needed(ledger: str) -> None:
+    def piped(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "ops", "monitors", "delete", *arguments],
+            input="y\n",
+            capture_output=True,
+            text=True,
+            timeout=WITHIN,
+            check=False,
+            env=environment(ledger),
+        )
+
+    refused = piped("1")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "nobody can answer here: give --yes" in refused.stderr
+    assert statuses(ledger) == ["active", "active"]
+    done = piped("--yes", "1", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert statuses(ledger) == ["deleted", "deleted"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["monitors", "list"],
+        ["monitors", "show", "1"],
+        ["servers", "list"],
+        ["servers", "show", "1"],
+        ["servers", "history", "1"],
+        ["accounts", "list"],
+        ["accounts", "show", "1"],
+        ["settings", "show"],
+        ["rejected", "list"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_shown_fits_the_terminal_and_says_where_it_is_from(ledger: str, arguments: list[str]) -> None:
+    code, shown = at_terminal(ledger, *arguments)
+    assert code == 0, shown
+    assert shown.startswith("ntppool-monitor: environment devel\n")
+    assert max(map(len, shown.splitlines())) <= COLUMNS, shown
+
+
+def commands(command: Any, *path: str) -> list[tuple[str, ...]]:
+    """Every command and group, as it is typed."""
+    found = [path]
+    for name, inner in getattr(command, "commands", {}).items():
+        found += commands(inner, *path, name)
+    return found
+
+
+ALL = commands(typer.main.get_command(app))
+
+
+def test_there_are_many_commands() -> None:
+    assert len(ALL) > 40
+
+
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_the_help_of_every_command_fits_and_explains_each_option(
+    path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
+    assert app(args=[*path, "--help"], prog_name="ntppool-monitor", standalone_mode=False) in (0, None)
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= COLUMNS
+    options = re.findall(r"^  (-[^\n]*(?:\n {4,}[^\n]*)*)", text, re.MULTILINE)
+    assert options
+    unexplained = [option for option in options if not re.search(r"\S\s{2,}\S", option)]
+    assert unexplained == []
+    about = re.search(r"Usage: [^\n]*(?:\n {4,}[^\n]*)*\n\n  (\S[^\n]*)", text)
+    assert about is not None and about[1][0].isupper(), text

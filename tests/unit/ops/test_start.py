@@ -1,0 +1,96 @@
+"""A person waits for a command: it loads what it needs, and none of the large libraries that others need."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from auth.tokens import Role
+from ops.token_command import ROLES
+
+ROOT = Path(__file__).parents[3]
+
+SERVER_SIDE = {
+    *("sqlalchemy", "alembic", "pymysql", "apscheduler", "hvac", "requests", "opentelemetry", "prometheus_client"),
+    *("yaml", "mako", "rich"),
+}
+SETTINGS = {"pydantic_settings"}
+"""Not pydantic itself, by which typer reads arguments."""
+TOKENS = {"jwt", "cryptography"}
+BROKER = {"aiomqtt", "paho"}
+
+PROGRAM = """
+import sys
+from ops.__main__ import main
+code = main(sys.argv[1:])
+print("MODULES", code, *sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+GROUPS = ["selector", "db", "accounts", "monitors", "servers", "settings", "rejected"]
+
+
+def loaded(*arguments: str, **settings: str) -> tuple[int, set[str]]:
+    """The exit code of a command, and the top-level modules that it has loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "DEPLOYMENT_MODE": "devel", "JWT_KEY": "k" * 64, **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("MODULES ")]
+    assert lines, done.stderr
+    _, code, *modules = lines[0].split()
+    return int(code), set(modules)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["nonsense"],
+        ["control", "--help"],
+        ["token", "--help"],
+        ["demo", "--help"],
+        ["ingest", "--help"],
+        *([group, "--help"] for group in GROUPS),
+        ["monitors", "set", "--help"],
+        ["servers", "history", "--help"],
+        ["settings", "set", "--help"],
+    ],
+    ids=" ".join,
+)
+def test_help_loads_no_library(arguments: list[str]) -> None:
+    code, modules = loaded(*arguments)
+    assert code == (2 if arguments == ["nonsense"] else 0)
+    assert modules & (SERVER_SIDE | SETTINGS | TOKENS | BROKER) == set()
+
+
+def test_control_needs_no_database() -> None:
+    code, modules = loaded("control", "ingest", "ping", MQTT_PORT="1")
+    assert code == 1, "there is no broker, and all the way there was gone"
+    assert modules & SERVER_SIDE == set()
+    assert modules > BROKER | TOKENS
+
+
+def test_token_needs_neither_database_nor_broker() -> None:
+    code, modules = loaded("token", "admin", "me")
+    assert code == 0
+    assert modules & (SERVER_SIDE | BROKER) == set()
+
+
+def test_a_list_needs_no_broker(tmp_path: Path) -> None:
+    dsn = f"sqlite:///{tmp_path / 'ledger.db'}"
+    assert loaded("db", "upgrade", DATABASE_DSN=dsn)[0] == 0
+    code, modules = loaded("monitors", "list", DATABASE_DSN=dsn)
+    assert code == 0
+    # cryptography comes with the driver of MySQL.
+    assert modules & (BROKER | {"jwt", "opentelemetry", "apscheduler", "hvac", "rich"}) == set()
+
+
+def test_the_roles_in_the_help_are_those_that_there_are() -> None:
+    assert list(ROLES) == list(Role)
