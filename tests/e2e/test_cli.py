@@ -1,5 +1,6 @@
 """The operators' command line: what it prints, and that every wrong argument or setting is one clear line."""
 
+import json
 import os
 import re
 import shlex
@@ -8,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -15,9 +17,9 @@ from fixtures.world import add_account, add_monitor, add_pair, add_server, monit
 from sqlalchemy.engine import URL
 
 from ops.__main__ import main
-from runtime.database import open_database, transaction
+from runtime.database import open_database, transaction, utc_now
 from schema.names import ENVIRONMENTS
-from schema.tables import monitors, servers
+from schema.tables import assignment_changes, monitors, rejected_messages, servers
 
 KEY = "0123456789abcdef" * 4
 SETTINGS = (
@@ -365,3 +367,195 @@ def test_a_reader_that_has_seen_enough_is_no_error(ledger: str) -> None:
         env={"PATH": os.environ["PATH"], "DATABASE_DSN": ledger, "DEPLOYMENT_MODE": "devel"},
     )
     assert done.stderr == ""
+
+
+# ---- what can be made and changed ----------------------------------------------------------------------------------
+
+
+def as_json(said: tuple[int, str, str]) -> Any:
+    code, out, err = said
+    assert (code, err) == (0, ""), err
+    assert out.count("\n") == 1 and out.isascii()
+    return json.loads(out)
+
+
+def done(said: tuple[int, str, str]) -> list[str]:
+    code, out, err = said
+    assert (code, err) == (0, ""), err
+    return out.splitlines()
+
+
+def test_a_pool_is_made_without_sql(run: Run) -> None:
+    assert run("db", "upgrade")[0] == 0
+    [said] = done(
+        run(
+            *("accounts", "add", "Ticks", "--organization", "Ticks Ltd", "--url", "https://ticks.example/"),
+            *("--slug", "ticks", "--token", "21wase0", "--monitor-limit", "4", "--monitors-per-server", "1"),
+            "--monitor-enabled",
+        )
+    )
+    assert said == "account Ticks (id 1, token 21wase0): added"
+    account = as_json(run("accounts", "show", "ticks", "--json"))
+    assert account.pop("created").endswith("Z")
+    assert account == {
+        "id": 1,
+        "token": "21wase0",
+        "slug": "ticks",
+        "name": "Ticks",
+        "organization": "Ticks Ltd",
+        "url": "https://ticks.example/",
+        "monitors": [],
+        "servers": 0,
+        "monitor_limit": 4,
+        "monitors_per_server_limit": 1,
+        "monitor_enabled": True,
+    }
+    assert done(run("accounts", "set", "ticks", "--no-monitor-enabled", "--unset", "monitor-limit")) == [
+        "account Ticks (id 1): monitor_enabled: was yes, is no",
+        "account Ticks (id 1): monitor_limit: was 4, is not set",
+    ]
+    name = "uspao1-21wase0.devel.mon.example"
+    assert done(
+        run(
+            *("monitors", "add", name, "192.0.2.7", "--account", "ticks", "--status", "testing", "--location", "PAO"),
+            *("--hostname", "m.example", "--base-check", "192.0.2.53", "--base-check", "time.example"),
+            *("--samples", "4", "--nat-ip", "10.0.0.7", "--log-level", "debug"),
+        )
+    ) == [f"{name}/v4 (id 1): added as testing"]
+    shown = as_json(run("monitors", "show", "uspao1-21wase0", "--json"))
+    assert {
+        key: shown[key] for key in ("name", "protocol", "address", "status", "account", "hostname", "location")
+    } == {
+        "name": name,
+        "protocol": "v4",
+        "address": "192.0.2.7",
+        "status": "testing",
+        "account": "Ticks (id 1)",
+        "hostname": "m.example",
+        "location": "PAO",
+    }
+    assert json.loads(shown["config"]) == {
+        "base_checks": ["192.0.2.53", "time.example"],
+        "samples": 4,
+        "nat_ip": "10.0.0.7",
+        "otlp_log_level": "debug",
+    }
+    assert done(
+        run(
+            *("monitors", "set", "1", "--address", "192.0.2.8", "--status", "active", "--samples", "5"),
+            *("--base-check", "192.0.2.54", "--unset", "nat-ip", "--unset", "account"),
+        )
+    ) == [
+        "uspao1-21wase0/v4 (id 1): address: was 192.0.2.7, is 192.0.2.8",
+        "uspao1-21wase0/v4 (id 1): account id: was 1, is not set",
+        "uspao1-21wase0/v4 (id 1): status: was testing, is active",
+        "uspao1-21wase0/v4 (id 1): base_checks: was 192.0.2.53, time.example, is 192.0.2.54",
+        "uspao1-21wase0/v4 (id 1): samples: was 4, is 5",
+        "uspao1-21wase0/v4 (id 1): nat_ip: was 10.0.0.7, is not set",
+    ]
+    assert done(run("monitors", "defaults", "v4", "--base-check", "192.0.2.55", "--samples", "2")) == [
+        "all IPv4 monitors: base_checks: was not set, is 192.0.2.55",
+        "all IPv4 monitors: samples: was not set, is 2",
+    ]
+    assert as_json(run("monitors", "defaults", "v4", "--json")) == {
+        "protocol": "v4",
+        "base_checks": "192.0.2.55",
+        "samples": 2,
+        "nat_ip": None,
+        "otlp_log_level": None,
+    }
+    [listed] = as_json(run("monitors", "list", "--json"))
+    assert (listed["name"], listed["online"], listed["last_seen"]) == (name, None, None)
+
+
+def test_settings_are_set_shown_and_reset(run: Run, ledger: str) -> None:
+    assert done(run("settings", "set", "monitors.interval_active", "8m")) == [
+        "monitors.interval_active: was 9m, is 8m; workers see it within a minute"
+    ]
+    [shown] = as_json(run("settings", "show", "monitors.interval_active", "--json"))
+    assert (shown["value"], shown["is_set"], shown["default"]) == ("8m", True, "9m")
+    assert "monitors.interval_active = 8m (set)" in done(run("settings", "show"))
+    assert "is 9m, its default" in done(run("settings", "reset", "monitors.interval_active"))[0]
+    assert "all its settings have their defaults" in done(run("settings", "reset", "monitors"))[0]
+
+
+def test_histories_and_rejected_messages_are_read(run: Run, ledger: str) -> None:
+    engine = open_database(URL.create("sqlite", database=ledger.removeprefix("sqlite:///")))
+    now = utc_now().replace(microsecond=0)
+    move = {"server_id": 1, "monitor_id": 1, "before_status": "active", "after_status": "testing", "changed_on": now}
+    message = {"topic": "/devel/x", "payload_hash": "h", "reason": "no JSON", "payload": b"\x1b[2J\xff", "bytes": 6}
+
+    def rows(connection):  # type: ignore[no-untyped-def]
+        connection.execute(sa.insert(assignment_changes).values(reason="rule 2: unhealthy", **move))
+        connection.execute(sa.insert(rejected_messages).values(first_seen=now, last_seen=now, **message))
+        connection.execute(sa.update(servers).values(stratum=2))
+
+    transaction(engine, rows)
+    engine.dispose()
+    at = f"{now.isoformat()}Z"
+    expected = {"at": at, "change": "active -> testing", "reason": "rule 2: unhealthy"}
+    assert as_json(run("servers", "history", "192.0.2.1", "--json")) == [
+        expected | {"monitor": monitor_name("nlams1-a")}
+    ]
+    assert as_json(run("monitors", "history", "nlams1-a/v4", "--json")) == [expected | {"server": "192.0.2.1"}]
+    assert as_json(run("monitors", "history", "nlams1-a/v4", "--since", "2099-01-01", "--json")) == []
+    assert as_json(run("servers", "show", "1", "--json"))["stratum"] == 2
+    [listed] = as_json(run("rejected", "list", "--json"))
+    assert (listed["id"], listed["topic"], listed["times"]) == (1, "/devel/x", 1)
+    assert as_json(run("rejected", "list", "--topic", "nobody", "--json")) == []
+    assert as_json(run("rejected", "show", "1", "--json"))["payload_base64"] == "G1sySv8="
+    assert done(run("rejected", "show", "1"))[-1] == r"\x1b[2J\xff"
+
+
+def test_a_payload_goes_into_a_pipe_byte_by_byte(run: Run, ledger: str) -> None:
+    engine = open_database(URL.create("sqlite", database=ledger.removeprefix("sqlite:///")))
+    now = utc_now()
+    message = {"topic": "/devel/x", "payload_hash": "h", "reason": "no JSON", "payload": b"\x1b\r\n\xff", "bytes": 4}
+    transaction(
+        engine, lambda c: c.execute(sa.insert(rejected_messages).values(first_seen=now, last_seen=now, **message))
+    )
+    engine.dispose()
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "ops", "rejected", "show", "1", "--raw"],
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env={"PATH": os.environ["PATH"], "DATABASE_DSN": ledger, "DEPLOYMENT_MODE": "devel"},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"\x1b\r\n\xff", b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (["accounts", "add", "X", "--monitor-limit", "0"], 2, "--monitor-limit 0: must be 1 to 1000"),
+        (["accounts", "set", "1"], 2, "accounts set: nothing to change"),
+        (["accounts", "show", "nobody"], 1, "account 'nobody': there is none"),
+        (["accounts", "set", "nobody", "--slug", "x"], 1, "account 'nobody': there is none"),
+        (["monitors", "add", "short", "192.0.2.9"], 2, "monitor name 'short': must be <short>.<env>.<domain>"),
+        (["monitors", "add", "a.prod.mon.example", "192.0.2.9"], 2, "belongs to prod, not to devel"),
+        (["monitors", "add", "a.devel.mon.example", "here"], 2, "address 'here'"),
+        (["monitors", "add", "nlams1-a.devel.mon.example", "192.0.2.9"], 1, "is there already, with id 1"),
+        (["monitors", "add", "a.devel.mon.example", "192.0.2.9", "--account", "nobody"], 1, "account 'nobody'"),
+        (["monitors", "set", "1"], 2, "monitors set: nothing to change"),
+        (["monitors", "set", "nlams1-a", "--samples", "3"], 1, "may be any of"),
+        (["monitors", "defaults", "v5"], 2, "protocol 'v5': must be one of v4, v6"),
+        (["monitors", "defaults", "v4", "--unset", "location"], 2, "--unset location: every monitor has its own"),
+        (["monitors", "history", "nobody"], 1, "monitor 'nobody': there is none"),
+        (["monitors", "delete", "1"], 2, "give --yes"),
+        (["servers", "history", "192.0.2.99"], 1, "server '192.0.2.99': there is none"),
+        (["servers", "history", "1", "--since", "soon"], 2, "--since 'soon': must be a day"),
+        (["settings", "set", "monitors.samples", "0"], 2, "monitors.samples: '0': must be a whole number, 1 to 10"),
+        (["settings", "set", "monitor.samples", "3"], 2, "did you mean monitors.samples?"),
+        (["settings", "reset", "clocks"], 2, "key 'clocks': must be one of monitors, scorer, selector"),
+        (["rejected", "show", "7"], 1, "message 7: there is none"),
+        (["rejected", "show", "x"], 2, "ID"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_cannot_be_made_or_changed_is_named(
+    run: Run, ledger: str, arguments: list[str], code: int, named: str
+) -> None:
+    found, out, err = run(*arguments)
+    assert (found, out) == (code, "")
+    assert named in one_line(err)
