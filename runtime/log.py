@@ -6,7 +6,9 @@ import os
 import re
 import sys
 import time
-from typing import Final
+from typing import Any, Final
+
+from runtime.printable import printable
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -62,12 +64,16 @@ def without_secrets(text: str) -> str:
 
 
 class _Formatter(logging.Formatter):
-    """A record with its traceback, its time in UTC, and without secrets."""
+    """Messages quote strangers, so each is one line, without secrets and characters that a terminal would obey."""
 
     converter = staticmethod(time.gmtime)
 
-    def format(self, record: logging.LogRecord) -> str:
-        return without_secrets(super().format(record))
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(without_secrets(record.message))
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(map(printable, without_secrets(super().formatException(ei)).split("\n")))
 
 
 class _JournalFormatter(_Formatter):

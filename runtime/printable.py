@@ -3,10 +3,9 @@ r"""Text from strangers, made fit for a terminal.
 Names, versions, error texts and answers are written by agents, servers and whoever can write to the broker or the
 ledger. A terminal obeys some of their characters: it would move the cursor, rewrite lines above, set the clipboard, or
 show two names in each other's order. Whatever a command shows passes :func:`printable`, in the one place where it is
-written (``ops.output``, ``agent.output``).
+written (``ops.output``, ``agent.output``), and so does what is logged.
 """
 
-import json
 import re
 from collections.abc import Callable
 from typing import Any, Final
@@ -40,5 +39,7 @@ def printable_json(value: Any, *, default: Callable[[object], Any] | None = None
         value: what JSON can hold.
         default: turns what JSON has no type for into what it has.
     """
+    import json  # not in every process that logs: the agent's daemon is to stay small
+
     # The one control character that JSON lets stand for itself.
     return json.dumps(value, default=default).replace("\x7f", "\\u007f")

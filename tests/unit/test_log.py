@@ -63,6 +63,23 @@ def test_a_line_has_time_in_utc_level_and_name(stderr: TextIO, monkeypatch: pyte
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARNING scorer\.worker: scored 3", line)
 
 
+@pytest.mark.parametrize("journal", [False, True])
+def test_what_strangers_say_is_one_line_that_does_nothing_to_a_terminal(
+    stderr: TextIO, monkeypatch: pytest.MonkeyPatch, journal: bool
+) -> None:
+    redirect(stderr, monkeypatch, journal=journal)
+    set_up_logging("info")
+    logging.getLogger("x").warning("reason: %s", "a\x1b[2J\n<3>forged\x9b\u202e")
+    try:
+        raise ValueError("b\x1b[2J\r\u2028c")
+    except ValueError:
+        logging.getLogger("x").exception("it failed")
+    first, *rest = Path(stderr.name).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    assert first.endswith(r"x: reason: a\x1b[2J\n<3>forged\x9b\u202e")
+    assert rest[-1].endswith(r"ValueError: b\x1b[2J\r\u2028c") and len(rest) > 3
+    assert all(line.isprintable() for line in rest)
+
+
 def test_the_journal_gets_priorities_and_no_time(stderr: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
     redirect(stderr, monkeypatch, journal=True)
     set_up_logging("debug")
