@@ -20,7 +20,7 @@ from ingest import check
 from ingest.decode import Submission
 from runtime.database import from_db, to_db_seconds
 from schema.messages import BatchCommitted, MonitorStatus, PairStatus, Rejection, Result, ResultStored
-from scorer.steps import Step, next_score, step
+from scorer.steps import Step, error_of, next_score, step
 
 MAX_ERROR: Final = 200
 """Characters of an error text that are kept."""
@@ -120,7 +120,7 @@ class Plan:
             score=self.pairs[server_id, monitor_id].score,
             offset=result.offset,
             rtt=result.rtt,
-            error=cut(result.error),
+            error=cut(error_of(result)),
         )
 
 
@@ -214,7 +214,7 @@ def _log_row(result: Result, monitor_id: int, ts: datetime, taken: Step, score: 
         taken.step,
         offset=None if result.no_response else result.offset,
         rtt=0 if result.no_response else microseconds(result.rtt),
-        attributes=_attributes(result.leap, result.stratum, result.no_response, cut(result.error)),
+        attributes=_attributes(result.leap, result.stratum, result.no_response, cut(error_of(result))),
     )
 
 

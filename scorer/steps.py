@@ -36,10 +36,17 @@ UNSYNCHRONISED: Final = Step(-2.0, 5.0)
 """Stratum 0 without an error, as other agents report it."""
 BROKEN: Final = Step(-4.0)
 """Any other error, or an answer without an offset."""
+NOT_FOLLOWED: Final = Step(-4.0)
+"""It says of itself that its time is not to be trusted: no common client would follow it."""
 FAR_OFF: Final = Step(-4.0, -20.0)
 TOO_FAR_FROM_REFERENCE: Final = Step(-4.0)
 OFF: Final = Step(-2.0)
 GOOD: Final = Step(BEST_STEP)
+
+UNSYNCHRONISED_LEAP: Final = 3
+"""Leap bits of a server that is not synchronised."""
+FARTHEST_ROOT: Final = 3.0
+"""Seconds of root delay / 2 + root dispersion up to which clients follow a server."""
 
 FAR_OFF_BEYOND: Final = 3.0
 """Seconds of ``|offset|``."""
@@ -72,7 +79,28 @@ def step(result: Result) -> Step:
         return special
     if result.error or result.offset is None:
         return BROKEN
+    if not_followed(result):
+        return NOT_FOLLOWED
     return _of_offset(abs(result.offset), result.stratum)
+
+
+def not_followed(result: Result) -> str | None:
+    """Why no common client would follow the server, whatever its offset; as an error text, and None when one would."""
+    if result.leap == UNSYNCHRONISED_LEAP:
+        return "not synchronised"
+    distance = (result.root_delay or 0.0) / 2 + (result.root_dispersion or 0.0)
+    return f"root distance {distance:.1f} s" if distance > FARTHEST_ROOT else None
+
+
+def error_of(result: Result) -> str | None:
+    """The error of ``result``: what its monitor says, else what the table finds wrong with what the server said.
+
+    Not every agent judges what it measures, and the ledger has no root distance. From this text the step can be
+    computed again.
+    """
+    if result.error or result.no_response or result.stratum == 0 or result.offset is None:
+        return result.error
+    return not_followed(result)
 
 
 def next_score(old: float, step: Step) -> float:

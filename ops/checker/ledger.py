@@ -46,6 +46,7 @@ def _log_row(row: sa.Row[Any]) -> LogRow:
         offset=row.offset,
         rtt=row.rtt,
         stratum=attributes.get("stratum"),
+        leap=attributes.get("leap"),
         error=attributes.get("error"),
         no_response=bool(attributes.get("no_response")),
         id=row.id,

@@ -36,6 +36,7 @@ class LogRow:
     error: str | None
     no_response: bool
     id: int = 0
+    leap: int | None = None
 
     @property
     def pair(self) -> Pair:
@@ -49,6 +50,7 @@ class LogRow:
             ts=self.ts.astimezone(),
             offset=self.offset,
             stratum=self.stratum,
+            leap=self.leap,
             error=self.error,
             no_response=self.no_response,
         )

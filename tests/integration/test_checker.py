@@ -1,7 +1,7 @@
 """The checker finds every kind of difference in a ledger that ingest and scorer made, and none where there is none."""
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from ingest.ledger import commit
 from ops.checker.batches import Attempt
 from ops.checker.check import Before, Checked, check, read_before
 from ops.checker.difference import MOST_SHOWN, Difference, lines
-from ops.checker.replay import Replay
+from ops.checker.replay import LogRow, Replay
 from runtime.database import reading, utc_now
 from runtime.pool_settings import Intervals
 from schema.messages import Ack, Assignment, BatchCommitted, BatchRefused, encode
@@ -268,6 +268,12 @@ def test_of_many_differences_of_one_kind_the_first_are_shown() -> None:
     shown = lines(Difference("lost", str(number)) for number in range(MOST_SHOWN + 5))
     assert len(shown) == MOST_SHOWN + 1
     assert shown[-1] == "lost: and 5 more"
+
+
+@pytest.mark.parametrize(("leap", "error", "wrong"), [(3, None, 1), (3, "not synchronised", 1), (0, None, 0)])
+def test_a_server_that_is_not_synchronised_earns_nothing(leap: int, error: str | None, wrong: int) -> None:
+    row = LogRow(1, 1, datetime(2026, 1, 2, tzinfo=UTC), 1.0, 1.0, 0.001, 1_000, 2, error, False, leap=leap)
+    assert Replay().all([row]).wrong == wrong
 
 
 def test_a_replay_without_rows_has_nothing_to_say_of_a_pair_it_does_not_know() -> None:

@@ -218,6 +218,19 @@ def test_attributes_leave_out_what_is_empty(fields: dict[str, Any], attributes: 
     assert text is None or text.isascii()
 
 
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [({"leap": 3}, "not synchronised"), ({"root_delay": 0.2, "root_dispersion": 4.0}, "root distance 4.1 s")],
+)
+def test_why_no_client_would_follow_is_kept_also_when_the_agent_did_not_judge(
+    fields: dict[str, Any], error: str
+) -> None:
+    plan = make_plan(WORLD, [new_submission(ALICE, good(**fields))])
+    [row] = plan.log_rows
+    assert (row.step, json.loads(row.attributes or "")["error"]) == (-4.0, error)
+    assert [event.error for event in plan.events()] == [error]
+
+
 def test_a_lost_reply_has_no_numbers() -> None:
     [row] = make_plan(WORLD, [new_submission(ALICE, good(no_response=True))]).log_rows
     assert (row.offset, row.rtt, row.step) == (None, 0, -5.0)

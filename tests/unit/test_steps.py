@@ -4,18 +4,34 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schema.messages import Result
-from scorer.steps import BEST_SCORE, Step, next_score, step
+from scorer.steps import BEST_SCORE, Step, error_of, next_score, step
 
 TS = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 def result(**fields: Any) -> Result:
     return Result(server_id=1, ip="192.0.2.1", ts=TS, **{"stratum": 2, **fields})
+
+
+results_with_roots = st.builds(
+    Result,
+    server_id=st.just(1),
+    ip=st.just("192.0.2.1"),
+    ts=st.just(TS),
+    offset=st.none() | st.floats(-10, 10),
+    stratum=st.none() | st.integers(0, 20),
+    leap=st.none() | st.integers(0, 3),
+    error=st.none() | st.sampled_from(["", "RATE", "DENY", "network: x", "bad stratum 0", "not synchronised"]),
+    no_response=st.booleans(),
+    root_delay=st.none() | st.floats(0, 20),
+    root_dispersion=st.none() | st.floats(0, 20),
+)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +56,20 @@ def result(**fields: Any) -> Result:
         ({"offset": 0.0, "stratum": 8}, Step(-4.0)),
         ({"offset": 0.0, "stratum": 7}, Step(1.0)),
         ({"offset": 0.0, "stratum": None}, Step(1.0)),
+        ({"offset": 0.0, "leap": 3}, Step(-4.0)),
+        ({"offset": 0.0, "leap": 2}, Step(1.0)),
+        ({"offset": 9.0, "leap": 3}, Step(-4.0)),
+        ({"offset": 0.0, "leap": 3, "stratum": 0}, Step(-2.0, 5.0)),
+        ({"offset": 0.0, "leap": 3, "stratum": 0, "error": "RATE"}, Step(-3.5)),
+        ({"offset": 0.0, "leap": 3, "no_response": True}, Step(-5.0)),
+        ({"offset": 0.0, "root_delay": 2.0, "root_dispersion": 2.0}, Step(1.0)),
+        ({"offset": 0.0, "root_delay": 2.0, "root_dispersion": 2.0001}, Step(-4.0)),
+        ({"offset": 0.0, "root_delay": 6.0}, Step(1.0)),
+        ({"offset": 0.0, "root_delay": 6.0001}, Step(-4.0)),
+        ({"offset": 0.0, "root_dispersion": 3.0}, Step(1.0)),
+        ({"offset": 9.0, "root_dispersion": 16.0}, Step(-4.0)),
+        ({"offset": 0.0, "error": "not synchronised"}, Step(-4.0)),
+        ({"offset": 0.0, "error": "root distance 16.5 s"}, Step(-4.0)),
         ({"offset": -0.750001}, Step(-2.0)),
         ({"offset": 0.75}, Step(-2.308 * 0.75 + 0.731)),
         ({"offset": -0.4}, Step(-2.308 * 0.4 + 0.731)),
@@ -53,6 +83,29 @@ def result(**fields: Any) -> Result:
 )
 def test_the_table(fields: dict[str, Any], expected: Step) -> None:
     assert step(result(**fields)) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"offset": 0.0}, None),
+        ({"offset": 0.0, "leap": 3}, "not synchronised"),
+        ({"offset": 0.0, "root_delay": 1.0, "root_dispersion": 16.0}, "root distance 16.5 s"),
+        ({"offset": 0.0, "leap": 3, "error": "bad stratum 16"}, "bad stratum 16"),
+        ({"leap": 3}, None),
+        ({"leap": 3, "offset": 0.0, "stratum": 0}, None),
+        ({"leap": 3, "no_response": True}, None),
+    ],
+)
+def test_the_error_is_that_of_the_monitor_or_of_the_table(fields: dict[str, Any], error: str | None) -> None:
+    assert error_of(result(**fields)) == error
+
+
+@given(results_with_roots)
+def test_from_what_the_ledger_keeps_the_step_is_computed_again(given_result: Result) -> None:
+    """Root delay and dispersion are not kept; the error is."""
+    kept = msgspec.structs.replace(given_result, error=error_of(given_result), root_delay=None, root_dispersion=None)
+    assert step(kept) == step(given_result)
 
 
 def test_scores_decay_and_are_cut() -> None:
