@@ -13,7 +13,7 @@ from agent.check import Checked, check_arguments
 from agent.check import check as check_servers
 from agent.daemon_settings import DaemonSettings, hand_over
 from agent.inspection import inspect
-from agent.output import complain, write, write_json
+from agent.output import complain, warn, write, write_json
 from agent.settings import (
     AgentSettings,
     ConfigurationError,
@@ -28,7 +28,7 @@ from agent.targets import TargetRefused, TargetRules
 from agent.udp import stamping
 from agent.version import VERSION
 from agent.wording import status_lines
-from runtime.log import set_up_logging, stderr_is_journal
+from runtime.log import set_up_logging
 from runtime.tls_files import file_stamp
 
 EXIT_ERROR: Final = 1
@@ -61,7 +61,7 @@ def _settings(
         "ipv4": ipv4,
         "ipv6": ipv6,
     }
-    context.obj = load_settings(os.environ, given, warn=_warn)
+    context.obj = load_settings(os.environ, given, warn=warn)
 
 
 @app.command()
@@ -134,10 +134,6 @@ def main() -> NoReturn:
             complain(line)
         sys.exit(EXIT_CONFIGURATION)
     sys.exit(0)
-
-
-def _warn(text: str) -> None:
-    sys.stderr.write(f"{'<4>' if stderr_is_journal() else ''}ntppool-agent: warning: {text}\n")
 
 
 def _opened(context: typer.Context) -> tuple[AgentSettings, StateDirectory]:

@@ -7,6 +7,7 @@ terminal would obey.
 import sys
 from typing import Any
 
+from runtime.log import stderr_is_journal
 from runtime.printable import printable, printable_json
 
 
@@ -23,3 +24,8 @@ def write_json(value: Any) -> None:
 def complain(line: str) -> None:
     """One line on stderr, with the program's name."""
     sys.stderr.write(f"ntppool-agent: {printable(line)}\n")
+
+
+def warn(line: str) -> None:
+    """One line on stderr about what does not stop the command; with its priority where that is the journal."""
+    sys.stderr.write(f"{'<4>' if stderr_is_journal() else ''}ntppool-agent: warning: {printable(line)}\n")
