@@ -23,7 +23,7 @@ from agent.settings import (
     places_to_look,
     wanted_protocols,
 )
-from agent.state import StateDirectory, StateError
+from agent.state import StateDirectory, StateError, StateUnavailable
 from agent.targets import TargetRefused, TargetRules
 from agent.udp import stamping
 from agent.version import VERSION
@@ -129,6 +129,9 @@ def main() -> NoReturn:
     """Runs the command line and exits: 0, 1 after an error, 2 when something is configured wrongly."""
     try:
         app()
+    except StateUnavailable as error:  # not a wrong setting, after which systemd would not start us again
+        complain(str(error))
+        sys.exit(EXIT_ERROR)
     except (ConfigurationError, StateError) as error:
         for line in str(error).split("\n"):
             complain(line)

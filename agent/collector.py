@@ -19,6 +19,7 @@ from agent.counters import AgentCounters
 from agent.spool import Batched, Spool
 from agent.ulid import new_ulid
 from runtime.log import Repeating
+from runtime.threads import NoThread, in_thread
 from schema.limits import MAX_BATCH_RESULTS
 from schema.messages import Batch, Result, encode
 
@@ -33,6 +34,12 @@ BACKLOG: Final = 50
 BACKLOG_WINDOW: Final = 30.0
 """Seconds that a batch is gathered for while there is a backlog: fewer files, each holding more."""
 
+RETRY: Final = 5.0
+"""Seconds until a disk that took nothing is tried again."""
+
+CLOSE_WITHIN: Final = 2.0
+"""Seconds that the last batches may take: an agent ends within five, whatever its disk does."""
+
 AROUND_PAYLOAD: Final = 512
 """Bytes of a packet beside its batch, at most: the topic with a name of 253 characters, and the batch's id."""
 
@@ -46,6 +53,14 @@ class _Gathered(msgspec.Struct, frozen=True, gc=False):
     result: Result
 
 
+class _Unsent(msgspec.Struct, frozen=True, gc=False):
+    """A batch in the spool that was never published."""
+
+    newest: float
+    """When its last result was accepted, monotonic."""
+    results: int
+
+
 class Collector:
     """Takes the results of one protocol. :meth:`run` it as a task, :meth:`close` it after that has ended.
 
@@ -53,6 +68,7 @@ class Collector:
         version: of the agent, for the batches.
         on_batch: called when there is a batch more in the spool.
         room: bytes of a packet that the broker takes, at most; None: any.
+        on_trouble: called when :attr:`trouble` has begun or is over.
     """
 
     def __init__(
@@ -62,16 +78,20 @@ class Collector:
         counters: AgentCounters,
         on_batch: Callable[[], None],
         room: Callable[[], int | None] = lambda: None,
+        on_trouble: Callable[[], None] = lambda: None,
     ) -> None:
         self._spool = spool
         self._version = version
         self._counters = counters
         self._on_batch = on_batch
         self._room = room
+        self._on_trouble = on_trouble
+        self.trouble: str | None = None
+        """Why results cannot be kept; None when they can."""
         self._gathered: deque[_Gathered] = deque()
         self._some = asyncio.Event()
         self._full = asyncio.Event()
-        self._unsent: dict[int, float] = {}
+        self._unsent: dict[int, _Unsent] = {}
         self._withdrawn_at = -1.0
         self._writing: asyncio.Task[bool] | None = None
         self._complaint = Repeating(log)
@@ -92,7 +112,7 @@ class Collector:
 
     def vouch(self, until: float) -> None:
         """The clock was good at ``until`` (monotonic seconds): what was gathered before stands."""
-        for number in [number for number, newest in self._unsent.items() if newest <= until]:
+        for number in [number for number, batch in self._unsent.items() if batch.newest <= until]:
             del self._unsent[number]
         self._full.set()  # so that no batch holds results from before and after
 
@@ -102,10 +122,9 @@ class Collector:
         kept = [gathered for gathered in self._gathered if gathered.at <= since]
         withdrawn = len(self._gathered) - len(kept)
         self._gathered = deque(kept)
-        for number in [number for number, newest in self._unsent.items() if newest > since]:
-            del self._unsent[number]
-            batch = self._spool.read(number)
-            withdrawn += 0 if batch is None else batch.results
+        for number in [number for number, batch in self._unsent.items() if batch.newest > since]:
+            batch = self._unsent.pop(number)
+            withdrawn += batch.results if number in self._spool else 0
             self._spool.remove(number)
         return withdrawn
 
@@ -121,10 +140,21 @@ class Collector:
                 pass
             self._full.clear()
             if not await self.flush():
-                await asyncio.sleep(BACKLOG_WINDOW)
+                await asyncio.sleep(RETRY)
 
-    async def close(self) -> None:
-        """Everything gathered is in the spool when this returns, unless the disk refuses it."""
+    async def close(self, within: float = CLOSE_WITHIN) -> None:
+        """Everything gathered is in the spool when this returns; what the disk does not take is counted as dropped."""
+        closing = asyncio.create_task(self._finish())
+        await asyncio.wait({closing}, timeout=within)
+        closing.cancel()
+        if self._writing is not None and not self._writing.done():
+            log.error("the disk does not answer")
+        if left := len(self._gathered):
+            log.error("%d results are lost: %s", left, self.trouble or "the disk does not answer")
+            self._gathered.clear()
+            self._spool.drop_results(left)
+
+    async def _finish(self) -> None:
         if self._writing is not None:
             await self._writing
         await self.flush()
@@ -157,23 +187,36 @@ class Collector:
         number = self._spool.reserve()
         began = time.monotonic()
         try:
-            # In a thread: a slow disk may take seconds to confirm, and probes go on meanwhile.
-            size = await asyncio.to_thread(self._spool.store, number, batch)
+            size = await self._store(number, batch)
         except OSError as error:
             self._complaint.warning("spool: cannot write a batch: %s", error.strerror or error)
             self._gathered.extendleft(reversed(taken))
             self._some.set()
+            self._tell(f"results cannot be written to disk: {error.strerror or error}")
             return False
         self._complaint.over()
+        self._tell(None)
         self._spool.admit(number, size, time.time())
         if self._withdrawn_at >= began:
             self._spool.remove(number)
             self._counters.probes_discarded += len(taken)
             return True
         self._counters.batches_made += 1
-        self._unsent[number] = taken[-1].at
+        self._unsent[number] = _Unsent(taken[-1].at, len(taken))
         self._on_batch()
         return True
+
+    async def _store(self, number: int, batch: Batched) -> int:
+        try:
+            # In a thread: a slow disk may take seconds to confirm, and probes go on meanwhile.
+            return await in_thread(lambda: self._spool.store(number, batch), "spool")
+        except NoThread:
+            return self._spool.store(number, batch)
+
+    def _tell(self, trouble: str | None) -> None:
+        if trouble != self.trouble:
+            self.trouble = trouble
+            self._on_trouble()
 
     def _batch(self, taken: list[_Gathered]) -> Batched:
         now = time.time_ns()

@@ -81,6 +81,8 @@ def _look(base: Path, env: Environment) -> Inspection:
         report = read_report(directory)
     except StateError as error:
         troubles.append(f"{error}; a running agent writes it anew every 30 s")
+    if set_up and (trouble := _disk_trouble(directory.path)):
+        troubles.append(trouble)
     return Inspection(
         path=str(directory.path),
         env=env,
@@ -92,6 +94,19 @@ def _look(base: Path, env: Environment) -> Inspection:
         troubles=tuple(troubles),
         certificate=_certificate(directory, datetime.now(UTC)),
     )
+
+
+def _disk_trouble(path: Path) -> str | None:
+    """Why nothing can be written there, as far as the file system says so."""
+    try:
+        disk = os.statvfs(path)
+    except OSError as error:
+        return f"{path}: {error.strerror or error}"
+    if disk.f_flag & os.ST_RDONLY:
+        return f"{path}: the file system is read-only, so results cannot be kept"
+    if disk.f_bavail == 0 or (disk.f_files and disk.f_favail == 0):
+        return f"{path}: the disk is full, so results cannot be kept"
+    return None
 
 
 def _is_there(path: Path) -> bool:

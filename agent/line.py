@@ -12,7 +12,7 @@ from agent.daemon_settings import DaemonSettings
 from agent.outbox import Outbox
 from agent.runner import Runner
 from agent.spool import Batched, Spool
-from agent.state import StateDirectory, StateError
+from agent.state import StateDirectory, state_error
 from runtime.broker import BrokerSession
 from schema.limits import SPOOL_AGE
 from schema.names import IP_VERSIONS, IpVersion
@@ -37,7 +37,7 @@ def keep(settings: DaemonSettings, directory: StateDirectory) -> Kept:
     try:
         spools = {ipv: Spool(directory.spool / ipv, max_bytes=half, max_age=age) for ipv in IP_VERSIONS}
     except OSError as error:
-        raise StateError(f"{directory.spool}: {error.strerror or error}") from error
+        raise state_error(str(directory.spool), error) from error
     return Kept(spools, AgentCounters(), ClockWatch(), datetime.now(UTC))
 
 

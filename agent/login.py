@@ -22,7 +22,13 @@ class Login:
         address = directory.broker_address(state)
         self.tls = TlsFiles(address, check=None if address.key_file is None else directory.check_key)
         self.token = TokenFile(directory)
+        self.trouble: str | None = None
+        """Why newer files cannot be taken up."""
         self._directory = directory
+
+    def troubles(self) -> list[str]:
+        """What is wrong with the files."""
+        return [trouble for trouble in (self.trouble, self.token.trouble) if trouble is not None]
 
     @property
     def stamp(self) -> Stamp:
@@ -70,6 +76,8 @@ class TokenFile:
     def __init__(self, directory: StateDirectory) -> None:
         self._directory = directory
         self._former: str | None = None
+        self.trouble: str | None = None
+        """Why the token before is used."""
         self._complaint = Repeating(log)
 
     def read(self) -> str:
@@ -83,7 +91,9 @@ class TokenFile:
         except StateError as error:
             if self._former is None or has_expired(self._former):
                 raise
+            self.trouble = str(error)
             self._complaint.warning("%s; going on with the token that was there before", error)
             return self._former
+        self.trouble = None
         self._complaint.over()
         return self._former

@@ -111,8 +111,7 @@ class Monitor:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            for line in self.lines.values():
-                await line.collector.close()
+            await asyncio.gather(*(line.collector.close() for line in self.lines.values()))
             if farewell():
                 await self._say_goodbye()
             session.cancel()
@@ -157,7 +156,9 @@ class Monitor:
         """Writes what the ``status`` command shows."""
         because = None if self.session.connected else self._lost_because or "disconnected"
         broker = str(self.session.address)
-        made = report(self.state.name, self._topics.env, self.kept.started, broker, because, self.lines)
+        made = report(
+            self.state.name, self._topics.env, self.kept.started, broker, because, self.lines, self._login.troubles()
+        )
         try:
             write_report(self._directory, made)
             self._report_complaint.over()
@@ -209,7 +210,14 @@ class Monitor:
     def _line(self, ipv: IpVersion, spool: Spool, enabled: bool) -> Line:
         counters = self.kept.counters
         link = BatchLink(lambda: self.session, self._topics.results(self.state.name, ipv))
-        collector = Collector(spool, VERSION, counters, on_batch=lambda: outbox.wake(), room=link.room)
+        collector = Collector(
+            spool,
+            VERSION,
+            counters,
+            on_batch=lambda: outbox.wake(),
+            room=link.room,
+            on_trouble=lambda: self._look_again(),
+        )
         outbox = Outbox(spool, link, counters, on_sent=collector.sent, on_done=self._batch_left)
         return Line(Runner(ipv, self._situation, collector, enabled=enabled), collector, outbox, spool)
 

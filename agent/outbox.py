@@ -69,7 +69,7 @@ class Waiting(Protocol):
     def __iter__(self) -> Iterator[int]: ...
 
     def read(self, number: int) -> Batched | None:
-        """A batch, or None when it is gone or cannot be read."""
+        """A batch, or None when it is gone or torn. Raises :class:`OSError` when it cannot be read now."""
 
     def remove(self, number: int) -> None:
         """Forgets a batch that was acknowledged."""
@@ -115,7 +115,7 @@ class Outbox:
         self._oversized: set[int] = set()
         self._refusals = Repeating(log)
         self._rejections = Repeating(log)
-        self._too_large = Repeating(log)
+        self._too_large, self._unreadable = Repeating(log), Repeating(log)
 
     def wake(self) -> None:
         """There may be something to send."""
@@ -199,7 +199,12 @@ class Outbox:
         """Sends a batch a few times, until it has left the spool."""
         attempts = 0
         while attempts < ATTEMPTS or len(self._later) >= MAX_LATER:
-            batch = self._spool.read(number)
+            try:
+                batch = self._spool.read(number)
+            except OSError as error:
+                self._unreadable.warning("spool: a batch cannot be read now: %s", error.strerror or error)
+                break
+            self._unreadable.over()
             if batch is None:
                 self._on_done()
                 return

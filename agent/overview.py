@@ -1,7 +1,7 @@
 """What an agent says about itself: to the pool, to operators, and to the ``status`` command."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from agent.counters import AgentCounters, prometheus_text
@@ -56,9 +56,16 @@ def metrics(lines: Lines, counters: AgentCounters, connected: bool) -> str:
 
 
 def report(
-    name: str, env: Environment, started: datetime, broker: str, disconnected_because: str | None, lines: Lines
+    name: str,
+    env: Environment,
+    started: datetime,
+    broker: str,
+    disconnected_because: str | None,
+    lines: Lines,
+    troubles: Sequence[str] = (),
 ) -> AgentReport:
     """What the ``status`` command shows; ``disconnected_because`` is None while there is a connection."""
+    stuck = (trouble for line in lines.values() for trouble in (line.collector.trouble, line.outbox.trouble))
     results = [result for line in lines.values() for result in line.runner.last_results]
     results.sort(key=lambda result: result.ts, reverse=True)
     return AgentReport(
@@ -71,6 +78,7 @@ def report(
         connected=disconnected_because is None,
         disconnected_because=disconnected_because,
         status=online_status(lines),
+        troubles=list(dict.fromkeys((*troubles, *filter(None, stuck)))),
         set_aside_torn=sum(line.spool.counters.torn for line in lines.values()),
         last_results=results[:LAST_RESULTS],
     )

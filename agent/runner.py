@@ -84,7 +84,7 @@ class Runner:
             return "not configured by the pool"
         if self.config.status not in LIVE:
             return f"status is {self.config.status}"
-        return self._situation.why_not() or self.clock.why_not
+        return self._situation.why_not() or self._collector.trouble or self.clock.why_not
 
     @property
     def live(self) -> bool:

@@ -14,7 +14,7 @@ from agent.login import Login
 from agent.monitor import Monitor
 from agent.once import probe_once
 from agent.sanity import check_clock_once
-from agent.state import Lock, State, StateDirectory, StateError
+from agent.state import Lock, State, StateDirectory, StateError, StateUnavailable
 from agent.udp import stamping
 from runtime.log import Repeating, set_up_logging
 
@@ -39,9 +39,10 @@ def run(settings: DaemonSettings) -> int:
             return _run(settings, directory)
     except StateError as error:
         log.error("%s", error)
-        return EXIT_CONFIGURATION
+        return EXIT_ERROR if isinstance(error, StateUnavailable) else EXIT_CONFIGURATION
     except BaseExceptionGroup as group:
-        return _explain(group)
+        log.error("ended by an error of its own", exc_info=group)
+        return EXIT_ERROR
 
 
 def _run(settings: DaemonSettings, directory: StateDirectory) -> int:
@@ -52,21 +53,6 @@ def _run(settings: DaemonSettings, directory: StateDirectory) -> int:
         if settings.once:
             return asyncio.run(probe_once(settings, directory))
         return asyncio.run(_serve(settings, directory))
-
-
-def _explain(group: BaseExceptionGroup[BaseException]) -> int:
-    wrong, other = group.split(StateError)
-    if other is None and wrong is not None:
-        log.error("%s", _first(wrong))
-        return EXIT_CONFIGURATION
-    log.error("ended by an error of its own", exc_info=group)
-    return EXIT_ERROR
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 async def _serve(settings: DaemonSettings, directory: StateDirectory) -> int:
@@ -141,8 +127,10 @@ class Service:
         try:
             login = self._login.renewed()
         except StateError as error:
+            self._login.trouble = str(error)
             self._complaint.warning("%s; going on with what was there before", error)
             return False
+        self._login.trouble = None
         self._complaint.over()
         if login is self._login:
             return False

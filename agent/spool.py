@@ -4,6 +4,9 @@ One file per batch, numbered in the order in which they were made, so that a clo
 file is complete before it has its name. It begins with a line that says what is in it, and a checksum over all of it:
 a file that a failing disk has torn is put aside and counted, never sent. The spool is bounded by age, bytes and
 number; beyond that the oldest batches are dropped, and their results counted.
+
+A disk may fail to do anything at any time: a file that cannot be read now stays where it is, and one that cannot be
+removed is remembered and removed before the next one is written.
 """
 
 import hashlib
@@ -16,6 +19,7 @@ from typing import Final
 import msgspec
 
 from agent.files import TEMPORARY, write_atomically, write_durably
+from runtime.log import Repeating
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +74,9 @@ class Spool:
         self._max_bytes = max_bytes
         self._max_age = max_age
         self._max_batches = max_batches
+        self._leftover: set[int] = set()
+        """Files that do not belong to the spool any more, or never did, and could not be removed yet."""
+        self._complaint, self._counters_complaint = Repeating(log), Repeating(log)
         self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._sizes = self._scan()
         self._next = max(self._sizes, default=0) + 1
@@ -97,13 +104,29 @@ class Spool:
         """Writes a batch under a reserved number and returns its size; may run in another thread.
 
         Raises:
-            OSError: it could not be written.
+            OSError: it could not be written. What may be there of it is removed before the next one is written, since
+                its results will come again, in a batch of another name.
         """
         header = f"{batch.id} {batch.results} {batch.created}".encode()
-        digest = _digest(header, batch.payload)
-        line = b"ntppool-spool 1 %s %s\n" % (digest, header)
-        write_durably(self._path(number), line, batch.payload)
+        line = b"ntppool-spool 1 %s %s\n" % (_digest(header, batch.payload), header)
+        try:
+            self._make_room()
+            write_durably(self._path(number), line, batch.payload)
+        except OSError:
+            self._leftover.add(number)
+            raise
         return len(line) + len(batch.payload)
+
+    def _make_room(self) -> None:
+        """Removes leftovers, and makes the directory anew when somebody has removed it.
+
+        Nothing above it is made: the file system may be gone that the state is on, and will come back over it.
+        """
+        for number in tuple(self._leftover):
+            self._path(number).unlink(missing_ok=True)
+            self._leftover.discard(number)
+        for directory in (self._directory.parent, self._directory):
+            directory.mkdir(mode=0o700, exist_ok=True)
 
     def admit(self, number: int, size: int, now: float) -> None:
         """A batch that was stored belongs to the spool from now on; what is now too much is dropped."""
@@ -112,15 +135,15 @@ class Spool:
         self.expire(now)
 
     def read(self, number: int) -> Batched | None:
-        """A batch, or None when it is gone or cannot be read."""
+        """A batch, or None when it is gone or torn.
+
+        Raises:
+            OSError: it cannot be read now.
+        """
         try:
             content = self._path(number).read_bytes()
         except FileNotFoundError:
-            self._forget(number)
-            return None
-        except OSError as error:
-            log.error("spool: batch %d cannot be read: %s", number, error)
-            self._put_aside_torn(number)
+            self._missing(number)
             return None
         batch = _parse(content)
         if batch is None:
@@ -129,9 +152,13 @@ class Spool:
         return batch
 
     def remove(self, number: int) -> None:
-        """Forgets a batch that was acknowledged."""
-        self._path(number).unlink(missing_ok=True)
+        """Forgets a batch that was acknowledged or withdrawn."""
         self._forget(number)
+        try:
+            self._path(number).unlink(missing_ok=True)
+        except OSError as error:
+            self._leftover.add(number)
+            self._complaint.warning("spool: a batch cannot be removed: %s", error.strerror or error)
 
     def set_aside(self, number: int) -> None:
         """Puts a batch that was refused where somebody can look at it, but never sends it again."""
@@ -153,12 +180,19 @@ class Spool:
         dropped = batches = 0
         while (oldest := next(iter(self._sizes), None)) is not None:
             too_much = self.bytes > self._max_bytes or len(self._sizes) > self._max_batches
-            header = self._header(oldest)
-            if not too_much and header is not None and now - header.created <= self._max_age:
-                break
+            try:
+                if not self._still_there(oldest):
+                    continue
+                header = self._header(oldest)
+            except OSError:
+                if not too_much:
+                    break  # it can be read another time
+                header = None
             if header is None:
                 self._put_aside_torn(oldest)
                 continue
+            if not too_much and now - header.created <= self._max_age:
+                break
             self.remove(oldest)
             dropped += header.results
             batches += 1
@@ -182,13 +216,33 @@ class Spool:
         self.bytes -= self._sizes.pop(number, 0)
 
     def _header(self, number: int) -> Batched | None:
-        try:
-            with self._path(number).open("rb") as file:
-                line = file.read(_LONGEST_HEADER).partition(b"\n")[0]
-        except OSError:
-            return None
-        parsed = _parse_header(line)
+        """What the header of a batch says, None when it is torn. Raises :class:`OSError`."""
+        with self._path(number).open("rb") as file:
+            parsed = _parse_header(file.read(_LONGEST_HEADER).partition(b"\n")[0])
         return None if parsed is None else parsed[1]
+
+    def _still_there(self, number: int) -> bool:
+        """Whether the file of a batch is there. Raises :class:`OSError` when that cannot be said now."""
+        try:
+            self._path(number).stat()
+        except FileNotFoundError:
+            self._missing(number)
+            return False
+        return True
+
+    def _missing(self, number: int) -> None:
+        """The file of a batch is not there. It may have left the spool in order, else it is lost.
+
+        Raises:
+            FileNotFoundError: the whole directory is missing, and may come back.
+        """
+        if number not in self._sizes:
+            return
+        self._directory.stat()
+        log.error("spool: batch %d was removed by somebody else", number)
+        self._forget(number)
+        self.counters.torn += 1
+        self._write_counters()
 
     def _put_aside_torn(self, number: int) -> None:
         self._move_aside(number)
@@ -196,14 +250,15 @@ class Spool:
         self._write_counters()
 
     def _move_aside(self, number: int) -> None:
-        try:
-            self._path(number).replace(self._aside / f"{number:012d}")
-        except OSError as error:
-            log.error("spool: batch %d cannot be put aside: %s", number, error)
-            self._path(number).unlink(missing_ok=True)
         self._forget(number)
-        for path in sorted(self._aside.iterdir())[:-MAX_SET_ASIDE]:
-            path.unlink(missing_ok=True)
+        try:
+            self._aside.mkdir(mode=0o700, exist_ok=True)
+            self._path(number).replace(self._aside / f"{number:012d}")
+            for path in sorted(self._aside.iterdir())[:-MAX_SET_ASIDE]:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            log.error("spool: batch %d cannot be put aside: %s", number, error.strerror or error)
+            self._leftover.add(number)
 
     def _read_counters(self) -> Counters:
         try:
@@ -218,7 +273,9 @@ class Spool:
         try:
             write_atomically(self._directory / "counters.json", msgspec.json.encode(self.counters))
         except OSError as error:
-            log.warning("spool: counters.json: %s", error)
+            self._counters_complaint.warning("spool: counters.json: %s", error.strerror or error)
+        else:
+            self._counters_complaint.over()
 
 
 def _digest(header: bytes, payload: bytes) -> bytes:

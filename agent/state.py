@@ -4,11 +4,13 @@ One directory per environment, readable by its owner only. Whoever provisions an
 ``token``; the agent reads them, notices when they change, and writes everything else.
 """
 
+import errno
 import fcntl
 import ipaddress
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Final, Self
@@ -30,6 +32,35 @@ _MAX_STATE: Final = 65536
 
 class StateError(Exception):
     """A file of the state directory is missing or wrong; the message names it and what would be right."""
+
+
+class StateUnavailable(StateError):
+    """The disk or the system does not give what is needed now. It may tomorrow, so the agent is to be started again."""
+
+
+_PASSES: Final = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EDQUOT,
+        errno.EINTR,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENODEV,
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.EROFS,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+"""Errors of a file system that somebody mends without touching what the agent is told."""
+
+
+def state_error(text: str, error: OSError) -> StateError:
+    """What to raise for an error of the system, by whether it passes by itself."""
+    kind = StateUnavailable if error.errno in _PASSES else StateError
+    return kind(f"{text}: {error.strerror or error}")
 
 
 class Broker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,8 +107,10 @@ class StateDirectory:
             if self.path.stat().st_mode & 0o077:
                 self.path.chmod(0o700)
         except OSError as error:
-            raise StateError(f"{self.path}: must be a directory that we may write: {error.strerror}") from error
+            raise state_error(f"{self.path}: must be a directory that we may write", error) from error
         if not os.access(self.path, os.W_OK | os.X_OK):
+            if os.statvfs(self.path).f_flag & os.ST_RDONLY:
+                raise StateUnavailable(f"{self.path}: the file system is read-only")
             raise StateError(f"{self.path}: must be a directory that we may write")
 
     def read_state(self) -> State:
@@ -164,15 +197,16 @@ class Lock:
         try:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StateError(f"{self._path}: cannot be opened: {error.strerror}") from error
+            raise state_error(f"{self._path}: cannot be opened", error) from error
         if not self._take():
             owner = os.read(self._descriptor, 20).decode("ascii", "replace").strip()
             os.close(self._descriptor)
             raise StateError(
                 f"{self._path.parent}: another agent (process {owner or 'unknown'}) is running on this directory"
             )
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # it is held all the same; only its owner is unknown then
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         return self
 
     def _take(self, attempts: int = 5) -> bool:
@@ -255,7 +289,7 @@ def _read(path: Path, limit: int, when_missing: str) -> bytes:
     except FileNotFoundError:
         raise StateError(f"{path}: is missing: {when_missing}") from None
     except OSError as error:
-        raise StateError(f"{path}: cannot be read: {error.strerror}") from error
+        raise state_error(f"{path}: cannot be read", error) from error
     if len(content) > limit:
         raise StateError(f"{path}: is larger than {limit} bytes")
     return content

@@ -9,10 +9,11 @@ import asyncio
 import os
 import socket
 import ssl
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
+
+from runtime.threads import NoThread, in_thread
 
 _REACH: Final = 5.0
 """Seconds for reaching one of the broker's addresses and shaking hands there."""
@@ -47,7 +48,7 @@ async def open_socket(host: str, port: int, tls: ssl.SSLContext | None) -> socke
             addresses = await _resolve(host, port)
     except TimeoutError:
         raise Unreachable(f"{host}: the look-up of the name takes too long") from None
-    except (OSError, UnicodeError, RuntimeError) as error:  # UnicodeError: no host can have this name
+    except (OSError, UnicodeError, NoThread) as error:  # UnicodeError: no host can have this name
         raise Unreachable(f"{host}: {error}") from error
     for family, kind, protocol, _, address in addresses:
         try:
@@ -63,32 +64,15 @@ async def open_socket(host: str, port: int, tls: ssl.SSLContext | None) -> socke
 async def _resolve(host: str, port: int) -> _Addresses:
     """The host's addresses.
 
-    Asks in a thread that nobody waits for: the system's look-up cannot be cancelled and takes as long as it likes, and
-    threads of the event loop's own would keep the process from ending.
+    The system's look-up cannot be cancelled, and takes as long as it likes.
 
     Raises:
         OSError, UnicodeError: there is none, or nobody knows now.
-        RuntimeError: the system has no room for another thread.
+        NoThread: the system has no room for another thread.
     """
     with suppress(socket.gaierror):  # an address needs no look-up
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    loop = asyncio.get_running_loop()
-    found: asyncio.Future[_Addresses] = loop.create_future()
-
-    def tell(set_value: Callable[[Any], None], value: Any) -> None:
-        if not found.done():
-            set_value(value)
-
-    def look_up() -> None:
-        try:
-            told = (found.set_result, socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except Exception as error:
-            told = (found.set_exception, error)  # type: ignore[assignment]  # the value fits its function
-        with suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(tell, *told)
-
-    threading.Thread(target=look_up, name=f"look-up of {host}", daemon=True).start()
-    return await found
+    return await in_thread(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), f"look-up of {host}")
 
 
 async def _connected(sock: socket.socket, address: Any, host: str, tls: ssl.SSLContext | None) -> socket.socket:

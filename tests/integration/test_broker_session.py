@@ -162,7 +162,7 @@ async def test_a_defect_of_ours_is_not_taken_for_a_lost_connection(broker: Broke
 
 
 async def test_a_real_broker_with_narrow_limits_is_served_as_it_wants() -> None:
-    """Mosquitto refuses a retained will, ends connections for a large packet, and shortens the keepalive."""
+    """Mosquitto refuses a will that is to be retained, ends a connection for a large packet, shortens keepalives."""
     narrow = {
         "max_packet_size 589824": "max_packet_size 3000\nretain_available false",
         "max_keepalive 300": "max_keepalive 20",

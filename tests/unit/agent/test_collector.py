@@ -1,6 +1,7 @@
 """From results to batches on disk; and what a clock step takes back."""
 
 import asyncio
+import errno
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -172,3 +173,87 @@ async def test_a_batch_being_written_during_a_step_is_taken_back(bench: Bench, m
     bench.add(2)
     await bench.collector.flush()
     assert bench.spooled() == [[2]]
+
+
+# ---- a disk that takes nothing -------------------------------------------------------------------------------------
+
+
+def full(*_: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def test_a_disk_that_takes_nothing_is_told_until_it_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, told = Bench(tmp_path), []
+    bench.collector._on_trouble = lambda: told.append(bench.collector.trouble)
+    monkeypatch.setattr("agent.collector.RETRY", 0.02)
+    monkeypatch.setattr("agent.collector.WINDOW", 0.001)
+    task = asyncio.create_task(bench.collector.run())
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.spool, "store", full)
+        bench.add(1, 2)
+        await bench.until(lambda: told)
+    await bench.until(lambda: bench.spooled() == [[1, 2]])
+    assert told == ["results cannot be written to disk: No space left on device", None]
+    assert bench.spool.counters.dropped_results == 0
+    task.cancel()
+
+
+async def test_what_the_disk_does_not_take_at_the_end_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(tmp_path)
+    monkeypatch.setattr(bench.spool, "store", full)
+    bench.add(1, 2, 3)
+    await bench.collector.close()
+    assert bench.spool.counters.dropped_results == 3
+    assert "3 results are lost: results cannot be written to disk: No space left on device" in caplog.text
+
+
+async def test_more_than_fits_into_memory_is_dropped_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path)
+    monkeypatch.setattr(bench.spool, "store", full)
+    bench.add(*range(5_007))
+    assert bench.spool.counters.dropped_results == 7
+    await bench.collector.close()
+    assert bench.spool.counters.dropped_results == 5_007
+
+
+async def test_a_disk_that_does_not_answer_does_not_keep_the_agent_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench, released = Bench(tmp_path), threading.Event()
+    store = bench.spool.store
+
+    def hang(number: int, batch: Batched) -> int:
+        released.wait(30)
+        return store(number, batch)
+
+    monkeypatch.setattr(bench.spool, "store", hang)
+    bench.add(1)
+    began = time.monotonic()
+    try:
+        await bench.collector.close(within=0.1)
+        assert time.monotonic() - began < 5
+        assert "the disk does not answer" in caplog.text
+    finally:
+        released.set()
+    await bench.until(lambda: bench.spooled() == [[1]])
+
+
+async def test_without_room_for_a_thread_a_batch_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path)
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    bench.add(1)
+    with monkeypatch.context() as full_table:
+        full_table.setattr(threading.Thread, "start", start)
+        assert await bench.collector.flush()
+    assert bench.spooled() == [[1]]

@@ -3,6 +3,7 @@
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -94,3 +95,23 @@ def test_what_is_not_for_us_to_see_is_said_to_be_so(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(Path, "stat", closed)
     assert inspect([tmp_path], "devel").closed_by is not None
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"f_flag": os.ST_RDONLY}, "the file system is read-only"),
+        ({"f_bavail": 0}, "the disk is full"),
+        ({"f_favail": 0}, "the disk is full"),
+        ({"f_favail": 0, "f_files": 0}, None),  # as file systems without a table of files have it
+        ({}, None),
+    ],
+)
+def test_a_disk_that_takes_nothing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, int], says: str | None
+) -> None:
+    set_up(tmp_path)
+    good = {"f_flag": 0, "f_bavail": 9, "f_favail": 9, "f_files": 9}
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(**good | changed))
+    troubles = inspect([tmp_path], "devel").troubles
+    assert [says in trouble for trouble in troubles] == ([True] if says else [])  # type: ignore[operator]  # a text then

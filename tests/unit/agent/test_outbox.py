@@ -248,3 +248,23 @@ async def test_a_batch_that_the_spool_dropped_is_passed_over(tmp_path: Path) -> 
         await bench.until(lambda: second in bench.wire.published)
         assert first not in bench.wire.published
         assert len(bench.spool) == 1
+
+
+async def test_a_batch_that_cannot_be_read_now_stops_no_other_and_is_sent_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LATER", 0.05)
+    async with running(tmp_path) as bench:
+        read, broken = bench.spool.read, True
+
+        def some(number: int) -> Batched | None:
+            if broken and number == 1:
+                raise OSError(24, "Too many open files")
+            return read(number)
+
+        monkeypatch.setattr(bench.spool, "read", some)
+        first, second = bench.add(2)
+        await bench.until(lambda: second in bench.wire.published)
+        assert first not in bench.wire.published
+        broken = False
+        await bench.until(lambda: first in bench.wire.published)

@@ -1,8 +1,10 @@
 """The state directory: what is read from it, whatever somebody wrote there, and that only one agent uses it."""
 
+import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.daemon_settings import DaemonSettings, hand_over, take_over
+from agent.line import keep
+from agent.service import run
 from agent.state import (
     Broker,
     Lock,
     State,
     StateDirectory,
     StateError,
+    StateUnavailable,
     provision,
     running_process,
     state_base,
@@ -209,3 +214,46 @@ def test_settings_are_handed_over() -> None:
     assert take_over(descriptor) == made
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("number", "passes"),
+    [
+        (errno.EROFS, True),
+        (errno.ENOSPC, True),
+        (errno.EDQUOT, True),
+        (errno.EIO, True),
+        (errno.EMFILE, True),
+        (errno.ENFILE, True),
+        (errno.ENOMEM, True),
+        (errno.ESTALE, True),
+        (errno.EACCES, False),
+        (errno.ENOTDIR, False),
+        (errno.ELOOP, False),
+    ],
+)
+def test_what_passes_by_itself_is_no_wrong_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, passes: bool
+) -> None:
+    """Exit status 2 would be the end: systemd does not start it again."""
+    directory = provision(tmp_path, "devel", STATE, TOKEN)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "open", fail)
+    monkeypatch.setattr(Path, "mkdir", fail)
+    monkeypatch.setattr(os, "open", fail)
+    monkeypatch.setattr("agent.service.set_up_logging", lambda level: None)
+    told = DaemonSettings(env="devel", state_base=str(tmp_path))
+    actions: list[Callable[[], object]] = [
+        directory.read_state,
+        directory.prepare,
+        Lock(directory).__enter__,
+        lambda: keep(told, directory),
+    ]
+    for action in actions:
+        with pytest.raises(StateError, match=os.strerror(number)) as raised:
+            action()
+        assert isinstance(raised.value, StateUnavailable) is passes
+    assert run(told) == (1 if passes else 2)
