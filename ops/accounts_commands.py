@@ -6,7 +6,7 @@ import typer
 
 from ops.context import JSON_OPTION, globals_of, open_ledger
 from ops.errors import UsageError
-from ops.output import fields_as_dict, rows_as_dicts, show_fields, show_table, write, write_json
+from ops.output import Layout, fields_as_dict, rows_as_dicts, show_fields, show_table, write, write_json
 
 _ACCOUNT = typer.Argument(metavar="ACCOUNT", help="Id, token, slug or name.")
 _Organization = Annotated[str | None, typer.Option(metavar="NAME", help="Of the people behind it.")]
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
         with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
             rows = list_accounts(connection)
-        show_table(ACCOUNT_COLUMNS, rows, as_json=as_json)
+        show_table(ACCOUNT_COLUMNS, rows, Layout(lesser=("slug", "enabled")), as_json=as_json)
 
     @group.command()
     def show(
@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Shows an account and its monitors."""
         from ops.accounts import show_account
-        from ops.monitors import MONITOR_COLUMNS, list_monitors
+        from ops.monitors import MONITOR_COLUMNS, MONITOR_LAYOUT, list_monitors
         from runtime.database import reading
 
         with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
@@ -55,7 +55,7 @@ def register(app: typer.Typer) -> None:
             return
         show_fields(fields)
         write("")
-        show_table(MONITOR_COLUMNS, monitors)
+        show_table(MONITOR_COLUMNS, monitors, MONITOR_LAYOUT)
 
     @group.command()
     def add(

@@ -1,6 +1,7 @@
 """``ntppool-monitor control``: an order to all workers of a service or to one agent, and what each of them answers."""
 
 import json
+import sys
 from typing import Annotated, Final, get_args
 
 import msgspec
@@ -8,7 +9,7 @@ import typer
 
 from ops.context import globals_of
 from ops.errors import OperatorError, UsageError
-from ops.output import write, write_json
+from ops.output import show_fields, write, write_json
 from schema.messages import ControlAnswer, ControlCommand, LogLevel
 from schema.names import Environment, check_monitor_name
 
@@ -49,8 +50,12 @@ def register(app: typer.Typer) -> None:
         answers = asyncio.run(ask(settings, service, order, timeout))
         if as_json:
             write_json(msgspec.to_builtins(answers))
-        for answer in () if as_json else answers:
-            write(answer_line(answer))
+        elif sys.stdout.isatty():
+            for answer in answers:
+                show_answer(answer)
+        else:
+            for answer in answers:
+                write(answer_line(answer))
         if not answers:
             raise OperatorError(f"{service}: nobody answered within {timeout:g} s")
         if refused := sum(not answer.ok for answer in answers):
@@ -86,11 +91,24 @@ def parse_order(command: str, server: int | None, level: str | None) -> ControlC
 
 
 def answer_line(answer: ControlAnswer) -> str:
-    """What one worker said."""
+    """One worker's answer on one line, for a pipe."""
+    head, details = _parts(answer)
+    return " ".join([head, *(f"{_value(name)}={_value(value)}" for name, value in details.items())])
+
+
+def show_answer(answer: ControlAnswer) -> None:
+    """One worker's answer for people: a line for each detail."""
+    head, details = _parts(answer)
+    write(head)
+    if details:
+        show_fields([(f"  {name}", _value(value)) for name, value in details.items()])
+
+
+def _parts(answer: ControlAnswer) -> tuple[str, dict[str, object]]:
+    """Who answered and what, and the details without what is said already."""
     details = dict(answer.details)
     who = details.pop("client_id", answer.service)
-    parts = [f"{who}:", "ok" if answer.ok else f"refused: {answer.message}"]
-    return " ".join([*parts, *(f"{_value(name)}={_value(value)}" for name, value in details.items())])
+    return f"{who}: {'ok' if answer.ok else f'refused: {answer.message}'}", details
 
 
 def _value(value: object) -> str:

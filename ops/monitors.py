@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from ops.errors import OperatorError
 from ops.ids import parse_id
+from ops.output import Layout
 from schema.messages import MonitorStatus
 from schema.names import IP_VERSIONS, IpVersion, short_name
 from schema.tables import accounts, monitor_presence, monitors, server_scores
@@ -128,6 +129,7 @@ def _target(action: Action, active: bool) -> MonitorStatus:
 MONITOR_COLUMNS: Final = (
     *("id", "name", "protocol", "address", "status", "account", "version", "online", "last seen"),
 )
+MONITOR_LAYOUT: Final = Layout(lesser=("account", "version", "last seen"), names=("name",))
 
 
 def list_monitors(

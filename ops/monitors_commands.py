@@ -58,12 +58,12 @@ def _register_views(group: typer.Typer) -> None:
         as_json: Annotated[bool, JSON_OPTION] = False,
     ) -> None:
         """Lists the monitors, a line per protocol."""
-        from ops.monitors import MONITOR_COLUMNS, list_monitors
+        from ops.monitors import MONITOR_COLUMNS, MONITOR_LAYOUT, list_monitors
         from runtime.database import reading
 
         with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
             rows = list_monitors(connection, status=parse_status(status), deleted=all_)
-        show_table(MONITOR_COLUMNS, rows, as_json=as_json)
+        show_table(MONITOR_COLUMNS, rows, MONITOR_LAYOUT, as_json=as_json)
 
     @group.command()
     def show(

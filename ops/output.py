@@ -6,21 +6,36 @@ agents, or by whoever could write to the broker.
 
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Literal
 
 from runtime.printable import printable, printable_json
+from schema.names import short_name
 
 Cell = str | int | float | bool | datetime | date | None
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, as_json: bool = False) -> None:
-    """Rows under their headings. Into a pipe: a line each, cells separated by tabs, nothing cut. As JSON: objects."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a table is made to fit a terminal."""
+
+    lesser: tuple[str, ...] = ()
+    """Columns to leave out, in this order, while the table is wider than the terminal."""
+    names: tuple[str, ...] = ()
+    """Columns with full names of monitors, of which people need the first part."""
+
+
+def show_table(
+    columns: Sequence[str], rows: Sequence[Sequence[Cell]], layout: Layout | None = None, *, as_json: bool = False
+) -> None:
+    """Rows under their headings, fitted to the terminal. Into a pipe: a line each, cells separated by tabs, nothing
+    left out. As JSON: objects."""
     if as_json:
         write_json(rows_as_dicts(columns, rows))
     elif sys.stdout.isatty():
-        _aligned(columns, rows)
+        _aligned(columns, rows, layout or Layout())
     else:
         for row in [columns, *rows]:
             sys.stdout.write("\t".join(printable(as_text(cell)) for cell in row) + "\n")
@@ -123,19 +138,39 @@ def _json_time(value: object) -> str:
     raise TypeError(f"{type(value).__name__} is nothing that JSON has")
 
 
-def _aligned(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+def _aligned(columns: Sequence[str], rows: Sequence[Sequence[Cell]], layout: Layout) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
+    shown = {
+        column: [_short(row[index], column in layout.names) for row in rows] for index, column in enumerate(columns)
+    }
+    numeric = {column: all(_is_number(row[index]) for row in rows) for index, column in enumerate(columns)}
+    for column in layout.lesser:
+        if _width(shown) > console.width:
+            del shown[column]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        numeric = all(_is_number(row[index]) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        # Text: what is in the ledger is no markup.
-        table.add_row(*(Text(printable(as_text(cell))) for cell in row))
-    Console().print(table)
+    for column in shown:
+        justify: Literal["left", "right"] = "right" if numeric[column] else "left"
+        table.add_column(column, justify=justify, overflow="fold", min_width=len(column))
+    for texts in zip(*shown.values(), strict=True):
+        table.add_row(*map(Text, texts))  # Text: what is in the ledger is no markup
+    console.print(table)
+
+
+def _width(shown: Mapping[str, Sequence[str]]) -> int:
+    """Columns that a table takes when no cell is folded."""
+    return sum(max(len(name), *map(len, texts), 0) + 2 for name, texts in shown.items()) - 2
+
+
+def _short(cell: Cell, is_name: bool) -> str:
+    """A cell for people: a time to the minute, a name without its domain."""
+    if isinstance(cell, datetime):
+        return cell.strftime("%Y-%m-%d %H:%M")
+    text = printable(as_text(cell))
+    return short_name(text) if is_name else text
 
 
 def _is_number(cell: Cell) -> bool:

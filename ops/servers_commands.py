@@ -6,12 +6,14 @@ import typer
 
 from ops.context import JSON_OPTION, globals_of, open_ledger
 from ops.days import parse_day, parse_since
-from ops.output import fields_as_dict, rows_as_dicts, show_fields, show_table, write, write_json
+from ops.output import Layout, fields_as_dict, rows_as_dicts, show_fields, show_table, write, write_json
 
 _COLUMNS = (
     *("id", "address", "hostname", "account", "score", "scored", "active", "testing", "candidate", "deleted from"),
 )
+_LAYOUT = Layout(lesser=("account", "hostname", "deleted from", "scored"))
 _PAIR_COLUMNS = ("id", "monitor", "status", "score", "scored", "stratum", "violates", "paused for")
+_PAIR_LAYOUT = Layout(lesser=("stratum", "scored"), names=("monitor",))
 _SERVER = typer.Argument(metavar="SERVER", help="Id or address.")
 
 
@@ -36,7 +38,7 @@ def _register_views(group: typer.Typer) -> None:
 
         with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
             rows = list_servers(connection, deleted=all_)
-        show_table(_COLUMNS, rows, as_json=as_json)
+        show_table(_COLUMNS, rows, _LAYOUT, as_json=as_json)
 
     @group.command()
     def show(
@@ -56,7 +58,7 @@ def _register_views(group: typer.Typer) -> None:
             return
         show_fields(fields)
         write("")
-        show_table(_PAIR_COLUMNS, pairs)
+        show_table(_PAIR_COLUMNS, pairs, _PAIR_LAYOUT)
 
     @group.command()
     def history(
@@ -79,7 +81,7 @@ def _register_views(group: typer.Typer) -> None:
         begin = parse_since(since, utc_now())
         with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
             rows = server_history(connection, find_server(connection, server).id, begin, limit)
-        show_table(SERVER_COLUMNS, rows, as_json=as_json)
+        show_table(SERVER_COLUMNS, rows, Layout(names=("monitor",)), as_json=as_json)
 
 
 def _register_changes(group: typer.Typer) -> None:

@@ -10,8 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ops.control_command import answer_line
-from ops.output import complain, cope_with_any_character, show_fields, show_table, write, write_json, write_lines
+from ops.control_command import answer_line, show_answer
+from ops.output import (
+    Layout,
+    complain,
+    cope_with_any_character,
+    show_fields,
+    show_table,
+    write,
+    write_json,
+    write_lines,
+)
 from schema.messages import ControlAnswer
 
 EVIL = "a\x1b[2J\nb\t\u202ec\x9b\x7f\u2028d"
@@ -48,6 +57,55 @@ def test_a_cell_cannot_leave_its_place_on_a_terminal() -> None:
 def test_numbers_stand_to_the_right_and_words_to_the_left() -> None:
     lines = on_terminal(lambda: show_table(("n", "online"), [(1, True), (20, False), (3, None)]))
     assert lines == [" n  online", " 1  yes", "20  no", " 3"]
+
+
+WIDE = (1, "nlams1-a.devel.mon.example", "x" * 50, "y" * 30, datetime(2026, 1, 2, 3, 4, 5))
+HEAD = ("id", "monitor", "first", "second", "seen")
+
+
+def test_lesser_columns_are_left_out_while_a_table_is_too_wide() -> None:
+    def shown(*lesser: str) -> list[list[str]]:
+        layout = Layout(lesser=lesser, names=("monitor",))
+        return [line.split() for line in on_terminal(lambda: show_table(HEAD, [WIDE], layout))]
+
+    at = ["2026-01-02", "03:04"]
+    assert shown("first", "second") == [["id", "monitor", "second", "seen"], ["1", "nlams1-a", "y" * 30, *at]]
+    assert shown("id", "second", "first") == [["monitor", "first", "seen"], ["nlams1-a", "x" * 50, *at]]
+    narrow = [(1, "a.devel.x", "x", "y", None)]
+    layout = Layout(lesser=("first",))
+    assert on_terminal(lambda: show_table(HEAD, narrow, layout))[0].split() == list(HEAD), "there is room"
+
+
+def test_a_table_of_just_the_width_is_whole() -> None:
+    for width, columns in ((80 - 4, ["id", "text"]), (80 - 3, ["id"])):
+        row = (1, "x" * width)
+        layout = Layout(lesser=("text",))
+        assert (
+            on_terminal(lambda row=row, layout=layout: show_table(("id", "text"), [row], layout))[0].split() == columns
+        )  # type: ignore[misc]
+
+
+def test_a_heading_is_never_broken() -> None:
+    row = ("x" * 60, "y" * 60, 1)
+    assert on_terminal(lambda: show_table(("one", "two", "a long heading"), [row]))[0].endswith("  a long heading")
+
+
+def test_a_pipe_has_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(HEAD, [WIDE], Layout(lesser=HEAD, names=("monitor",)))
+    assert capsys.readouterr().out.splitlines()[1].split("\t") == [
+        *("1", "nlams1-a.devel.mon.example", "x" * 50, "y" * 30, "2026-01-02 03:04:05")
+    ]
+
+
+def test_an_answer_for_people_has_a_line_for_each_detail(capsys: pytest.CaptureFixture[str]) -> None:
+    show_answer(
+        ControlAnswer(ok=True, service="ingest", command="status", details={"client_id": "i/1", "due": 7, EVIL: {}})
+    )
+    show_answer(ControlAnswer(ok=False, service="ingest", command="x", message=EVIL))
+    first, second, third, last = capsys.readouterr().out.removesuffix("\n").split("\n")
+    assert (first, second.split()) == ("i/1: ok", ["due", "7"])
+    assert third.isprintable() and third.endswith("  {}")
+    assert last == f"ingest: refused: {CLEAN}"
 
 
 def test_fields_lines_and_errors_are_cleaned(capsys: pytest.CaptureFixture[str]) -> None:
