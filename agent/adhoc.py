@@ -9,7 +9,7 @@ from agent.counters import AgentCounters
 from agent.exchange import Source
 from agent.probe import probe
 from agent.runner import Runner
-from agent.sample import to_result
+from agent.sample import best, to_result
 from agent.targets import TargetRefused, TargetRules
 from runtime.broker import Incoming, NotConnected, PublishRefused
 from schema.messages import AdHocAnswer, AdHocRequest, Undecodable, decode, encode
@@ -122,6 +122,8 @@ class AdHoc:
         source = Source(None if config is None else config.nat_ip or config.ip)
         samples = await probe(target, source, request.samples, TIMEOUT)
         self._counters.count_samples(samples)
+        if (chosen := best(samples)).ours:
+            return AdHocAnswer(id=request.id, error=f"this host cannot ask: {chosen.error}")
         return AdHocAnswer(id=request.id, result=to_result(0, target.ip, samples))
 
     def _too_many(self) -> bool:

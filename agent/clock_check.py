@@ -23,6 +23,10 @@ RETRY_AFTER: Final = 60.0
 """Seconds after which a failed check is made again."""
 
 
+ASKED_NOT_BEFORE: Final = 30.0
+"""Seconds after the beginning of a check before which another one is not begun only because servers are silent."""
+
+
 class ClockVerdict(msgspec.Struct, frozen=True):
     """Whether the clock is good, and what the servers said."""
 

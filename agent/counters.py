@@ -10,7 +10,11 @@ class AgentCounters(msgspec.Struct, kw_only=True, gc=False):
 
     probes: int = 0
     probes_discarded: int = 0
-    """Probes and results thrown away because the clock was set meanwhile, or this host could not ask."""
+    """Probes and results thrown away: the clock was set meanwhile, or one of the next two reasons."""
+    probes_unsent: int = 0
+    """Probes that this host could not send, for want of a route, a link or a socket."""
+    results_unproven: int = 0
+    """Results of silent servers thrown away because nobody else answered us either: our own network was down."""
     samples_sent: int = 0
     samples_received: int = 0
     ignored_short: int = 0

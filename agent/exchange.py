@@ -84,7 +84,8 @@ async def exchange(target: Target, source: Source, timeout: float = TIMEOUT) -> 
             source.foreign = source.foreign or udp.source_is_foreign
             return await _ask(udp, timeout)
     except OSError as error:
-        return Sample(sent_at=time.time_ns(), network_error=describe(error), ours=error.errno in _OURS)
+        # Nothing was sent, so nobody but this host has said so: no route, no such link, a firewall, no more sockets.
+        return Sample(sent_at=time.time_ns(), network_error=describe(error), ours=True)
 
 
 async def _ask(udp: UdpSocket, timeout: float) -> Sample:
@@ -95,13 +96,17 @@ async def _ask(udp: UdpSocket, timeout: float) -> Sample:
     waiting = _Waiting(udp, cookie, answered)
     loop.add_reader(udp.fileno(), waiting.readable)
     try:
-        udp.send(packet)
+        try:
+            udp.send(packet)
+        except OSError as error:
+            return Sample(sent_at=udp.sent_at(), network_error=describe(error), ours=True, ignored=waiting.ignored)
         # Not asyncio.timeout: after a stall both answer and deadline are there, and the answer must win.
         await asyncio.wait({answered}, timeout=timeout)
         if not answered.done():
             return Sample(sent_at=udp.sent_at(), ignored=waiting.ignored)
         answer = answered.result()
     except OSError as error:
+        # An ICMP message of the server or of a router, unless it is one of the errors that only this host can have.
         ours = error.errno in _OURS
         return Sample(sent_at=udp.sent_at(), network_error=describe(error), ours=ours, ignored=waiting.ignored)
     finally:
@@ -117,7 +122,7 @@ def _sample(sent_at: int, answer: _Answer, ignored: Ignored) -> Sample:
     )
 
 
-_OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENETDOWN})
 
 _WORDS: Final = {
     errno.ECONNREFUSED: "connection refused",
@@ -125,6 +130,9 @@ _WORDS: Final = {
     errno.EHOSTUNREACH: "host unreachable",
     errno.EACCES: "not permitted",
     errno.EPERM: "not permitted",
+    errno.ENETDOWN: "network down",
+    errno.EADDRNOTAVAIL: "address not available",
+    errno.ENOBUFS: "no buffer space",
     errno.EMFILE: "too many open files",
 }
 

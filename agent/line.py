@@ -10,6 +10,7 @@ from agent.collector import Collector
 from agent.counters import AgentCounters
 from agent.daemon_settings import DaemonSettings
 from agent.outbox import Outbox
+from agent.resolver import Resolver
 from agent.runner import Runner
 from agent.spool import Batched, Spool
 from agent.state import StateDirectory, state_error
@@ -24,6 +25,7 @@ class Kept(msgspec.Struct, frozen=True):
     spools: dict[IpVersion, Spool]
     counters: AgentCounters
     watch: ClockWatch
+    resolver: Resolver
     started: datetime
 
 
@@ -38,7 +40,7 @@ def keep(settings: DaemonSettings, directory: StateDirectory) -> Kept:
         spools = {ipv: Spool(directory.spool / ipv, max_bytes=half, max_age=age) for ipv in IP_VERSIONS}
     except OSError as error:
         raise state_error(str(directory.spool), error) from error
-    return Kept(spools, AgentCounters(), ClockWatch(), datetime.now(UTC))
+    return Kept(spools, AgentCounters(), ClockWatch(), Resolver(), datetime.now(UTC))
 
 
 class Line(msgspec.Struct, frozen=True):

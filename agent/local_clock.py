@@ -2,78 +2,38 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable
 
-import msgspec
-
-from agent.clock_check import RENEW_AFTER, RETRY_AFTER, VALID_FOR, ClockVerdict, judge_clock
+from agent.base_checks import BaseChecks, check_clock
+from agent.clock_check import ASKED_NOT_BEFORE, RENEW_AFTER, RETRY_AFTER, VALID_FOR, ClockVerdict
 from agent.counters import AgentCounters
 from agent.exchange import Source
-from agent.probe import probe
-from agent.sample import to_result
-from agent.targets import Target, TargetRefused, TargetRules
-from schema.messages import Result
-from schema.names import IpVersion
+from agent.resolver import Resolver
 
 log = logging.getLogger(__name__)
-
-MAX_BASE_CHECKS: Final = 16
-"""Servers asked at most, however many are configured."""
-
-
-class BaseChecks(msgspec.Struct, frozen=True):
-    """Whom to ask, and how."""
-
-    targets: tuple[Target, ...] = ()
-    refused: tuple[str, ...] = ()
-    """Entries that cannot be asked, each with the reason."""
-    samples: int = 1
-
-
-def base_checks(entries: Sequence[str], samples: int, rules: TargetRules, ipv: IpVersion) -> BaseChecks:
-    """The configured ``entries``, checked; one that is named twice has one voice."""
-    targets: dict[Target, None] = {}
-    refused: list[str] = []
-    for entry in list(dict.fromkeys(entries))[:MAX_BASE_CHECKS]:
-        try:
-            targets[rules.parse(entry, ipv)] = None
-        except TargetRefused as error:
-            refused.append(str(error))
-    return BaseChecks(tuple(targets), tuple(refused), samples)
-
-
-async def check_clock(
-    checks: BaseChecks, source: Source, counters: AgentCounters
-) -> tuple[ClockVerdict, list[tuple[str, Result]]]:
-    """Asks all base-check servers at once; the verdict, and what each of them said."""
-
-    async def ask(target: Target) -> tuple[str, Result]:
-        samples = await probe(target, source, checks.samples)
-        counters.count_samples(samples)
-        return str(target), to_result(0, target.ip, samples)
-
-    results = await asyncio.gather(*map(ask, checks.targets))
-    return judge_clock(results, checks.refused), results
 
 
 class LocalClock:
     """The verdict on our clock. :meth:`run` it as a task.
 
     Args:
+        resolver: looks up the names of base-check servers.
         clock: monotonic seconds.
         look_at_clock: notices whether the wall clock was set, and calls :meth:`recheck` if so.
-        on_verdict: called after every check with its verdict and the time from which it counts.
+        on_verdict: called after every check with its verdict, the time from which it counts, and when requests left
+            that somebody answered (Unix time in nanoseconds; None: nobody answered any).
     """
 
     def __init__(
         self,
         counters: AgentCounters,
+        resolver: Resolver,
         clock: Callable[[], float],
         look_at_clock: Callable[[], None],
-        on_verdict: Callable[[ClockVerdict, float], None],
+        on_verdict: Callable[[ClockVerdict, float, int | None], None],
     ) -> None:
         self._counters = counters
+        self._resolver = resolver
         self._clock = clock
         self._look_at_clock = look_at_clock
         self._on_verdict = on_verdict
@@ -83,7 +43,9 @@ class LocalClock:
         self._checked_at = 0.0
         self.last_good = 0.0
         """When the clock was last known to be good (monotonic seconds)."""
+        self._began = 0.0
         self._anew = asyncio.Event()
+        self._soon = asyncio.Event()
         self._checked = asyncio.Event()
 
     def use(self, checks: BaseChecks | None, source: Source) -> None:
@@ -98,6 +60,10 @@ class LocalClock:
         self._verdict = None
         self._checked.clear()
         self._anew.set()
+
+    def check_soon(self) -> None:
+        """Checks before it is time to, since nobody seems to answer; what is known counts until then."""
+        self._soon.set()
 
     async def checked(self) -> None:
         """Returns when there is a verdict."""
@@ -127,14 +93,16 @@ class LocalClock:
                 await asyncio.wait({anew, check}, return_when=asyncio.FIRST_COMPLETED)
                 if check.done():
                     check.result()
-                    await asyncio.wait({anew}, timeout=self._pause())
+                    await self._rest(anew)
             finally:
                 anew.cancel()
                 check.cancel()
 
     async def _check(self, checks: BaseChecks, source: Source) -> None:
-        began = self._clock()
-        verdict, _ = await check_clock(checks, source, self._counters)
+        began = self._began = self._clock()
+        self._soon.clear()
+        checked = await check_clock(checks, source, self._counters, self._resolver)
+        verdict = checked.verdict
         self._counters.clock_checks += 1
         self._counters.clock_checks_failed += not verdict.good
         self._look_at_clock()
@@ -145,7 +113,17 @@ class LocalClock:
         if verdict.good:
             self.last_good = began
         self._checked.set()
-        self._on_verdict(verdict, began)
+        self._on_verdict(verdict, began, checked.heard)
+
+    async def _rest(self, anew: asyncio.Task[bool]) -> None:
+        """Returns when the next check is due, or ``anew`` is done."""
+        soon = asyncio.create_task(self._soon.wait())
+        try:
+            await asyncio.wait({anew, soon}, timeout=self._pause(), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            soon.cancel()
+        if self._soon.is_set():
+            await asyncio.wait({anew}, timeout=max(0.0, self._began + ASKED_NOT_BEFORE - self._clock()))
 
     def _pause(self) -> float:
         good = self._verdict is not None and self._verdict.good

@@ -156,8 +156,9 @@ class Monitor:
         """Writes what the ``status`` command shows."""
         because = None if self.session.connected else self._lost_because or "disconnected"
         broker = str(self.session.address)
+        kept, troubles = self.kept, self._login.troubles()
         made = report(
-            self.state.name, self._topics.env, self.kept.started, broker, because, self.lines, self._login.troubles()
+            self.state.name, self._topics.env, kept.started, broker, because, self.lines, kept.counters, troubles
         )
         try:
             write_report(self._directory, made)
@@ -199,6 +200,7 @@ class Monitor:
             slots=asyncio.Semaphore(MAX_PROBES),
             watch=self.kept.watch,
             counters=self.kept.counters,
+            resolver=self.kept.resolver,
             clock=time.monotonic,
             why_not=self._why_not,
             look_at_clock=self.look_at_clock,

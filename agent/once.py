@@ -65,6 +65,8 @@ async def _probe_all(monitor: Monitor) -> None:
         raise RunFailed(f"not probing: {'; '.join(blocked)}")
     probes = [runner.probe_in_turn(i) for runner in runners if not runner.why_not for i in runner.assignments.ids()]
     await asyncio.gather(*probes)
+    for runner in runners:
+        await _within(CHECKED_WITHIN, runner.decide(), "whether silent servers or our network are at fault is open")
     for line in monitor.lines.values():
         await line.collector.close()
     log.info("%d servers probed", len(probes))

@@ -62,6 +62,7 @@ def report(
     broker: str,
     disconnected_because: str | None,
     lines: Lines,
+    counters: AgentCounters,
     troubles: Sequence[str] = (),
 ) -> AgentReport:
     """What the ``status`` command shows; ``disconnected_because`` is None while there is a connection."""
@@ -80,5 +81,7 @@ def report(
         status=online_status(lines),
         troubles=list(dict.fromkeys((*troubles, *filter(None, stuck)))),
         set_aside_torn=sum(line.spool.counters.torn for line in lines.values()),
+        probes_unsent=counters.probes_unsent,
+        results_unproven=counters.results_unproven,
         last_results=results[:LAST_RESULTS],
     )

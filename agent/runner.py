@@ -13,15 +13,18 @@ from typing import Final
 import msgspec
 
 from agent.assignments import AssignmentRefused, Assignments
+from agent.base_checks import base_checks
 from agent.clock_check import ClockVerdict
 from agent.clock_step import ClockWatch
 from agent.collector import Collector
 from agent.counters import AgentCounters
 from agent.exchange import Source
-from agent.local_clock import LocalClock, base_checks
+from agent.local_clock import LocalClock
 from agent.pace import Schedule, monitor_number
 from agent.probe import probe
-from agent.sample import best, to_result
+from agent.resolver import Resolver
+from agent.sample import Sample, best, to_result
+from agent.silence import Silence, Verdict
 from agent.targets import Target, TargetRules
 from runtime.log import Repeating
 from schema.messages import LIVE, Assignment, ProtocolConfig, ProtocolState, Result
@@ -44,6 +47,7 @@ class Situation(msgspec.Struct, frozen=True):
     slots: asyncio.Semaphore
     watch: ClockWatch
     counters: AgentCounters
+    resolver: Resolver
     clock: Callable[[], float]
     """Monotonic seconds."""
     why_not: Callable[[], str | None]
@@ -61,7 +65,9 @@ class Runner:
         self.ipv = ipv
         self.config: ProtocolConfig | None = None
         self.assignments = Assignments(ipv, situation.rules)
-        self.clock = LocalClock(situation.counters, situation.clock, situation.look_at_clock, self._on_verdict)
+        self.clock = LocalClock(
+            situation.counters, situation.resolver, situation.clock, situation.look_at_clock, self._on_verdict
+        )
         self.last_results: deque[Result] = deque(maxlen=LAST_RESULTS)
         self._situation = situation
         self._collector = collector
@@ -69,6 +75,10 @@ class Runner:
         self._schedule = Schedule(monitor_number(situation.name), situation.watch.wall_ahead)
         self._source = Source(None)
         self._probing = False
+        self._silence = Silence()
+        self._decided = asyncio.Event()
+        """No result waits for a check."""
+        self._decided.set()
         self._doubts = 0
         """Steps of the clock so far: what began before the last one does not count."""
         self._probes: set[asyncio.Task[None]] = set()
@@ -151,6 +161,8 @@ class Runner:
         """The wall clock was set: discards what cannot be trusted, and returns how much that was."""
         self._doubts += 1
         discarded = self._collector.withdraw(self.clock.last_good, self._situation.clock())
+        discarded += self._silence.start_over()
+        self._decided.set()
         current = asyncio.current_task()
         for task in self._probes - {current}:
             task.cancel()
@@ -172,18 +184,26 @@ class Runner:
         if assignment is None or config is None:
             return
         doubts = self._doubts
-        result = await self._measure(assignment, config)
+        samples = await self._measure(assignment, config)
         self._situation.look_at_clock()
-        if result is None or doubts != self._doubts:
+        if doubts != self._doubts:
             self._situation.counters.probes_discarded += 1
-            return
-        self.last_results.appendleft(result)
-        self._collector.add(result, self._situation.clock())
+        elif best(samples).ours:
+            self._not_sent(best(samples).error)
+        else:
+            self._trouble.over()
+            self._weigh(to_result(server_id, assignment.ip, samples), samples)
 
     async def probe_in_turn(self, server_id: int) -> None:
         """Like :meth:`probe`, when there is a free slot."""
         async with self._situation.slots:
             await self.probe(server_id)
+
+    async def decide(self) -> None:
+        """Checks the clock now if results wait for that; returns when none does."""
+        if len(self._silence):
+            self.clock.recheck()
+        await self._decided.wait()
 
     async def _probe_safely(self, server_id: int) -> None:
         try:
@@ -224,8 +244,7 @@ class Runner:
         self._situation.slots.release()
         self._wake.set()
 
-    async def _measure(self, assignment: Assignment, config: ProtocolConfig) -> Result | None:
-        """The result, or None when this host could not even ask."""
+    async def _measure(self, assignment: Assignment, config: ProtocolConfig) -> list[Sample]:
         counters = self._situation.counters
         counters.probes += 1
         target = Target(assignment.ip, assignment.port, self.ipv)  # checked when it was assigned
@@ -235,11 +254,47 @@ class Runner:
         if source.foreign and not was_foreign:
             log.warning("%s is not an address of this host: the kernel chooses the source address", source.address)
         counters.count_samples(samples)
-        if best(samples).ours:
-            self._trouble.warning("IP%s: probes fail on this host: %s", self.ipv, best(samples).error)
-            return None
-        self._trouble.over()
-        return to_result(assignment.server_id, assignment.ip, samples)
+        return samples
+
+    def _not_sent(self, why: str | None) -> None:
+        """This host could not ask: that is no result, and perhaps it can ask nobody."""
+        self._trouble.warning("IP%s: probes fail on this host: %s", self.ipv, why)
+        self._situation.counters.probes_unsent += 1
+        self._situation.counters.probes_discarded += 1
+        self.clock.check_soon()
+
+    def _weigh(self, result: Result, samples: list[Sample]) -> None:
+        """Takes a result, unless it may be our own network that is silent."""
+        match self._silence.judge(result, samples):
+            case Verdict.TRUE:
+                self._take(result)
+            case Verdict.OPEN:
+                self._count_unproven(self._silence.trim())
+                self._decided.clear()
+                self.clock.check_soon()
+            case Verdict.FALSE:
+                self._count_unproven(1)
+
+    def _take(self, result: Result) -> None:
+        self.last_results.appendleft(result)
+        self._collector.add(result, self._situation.clock())
+
+    def _count_unproven(self, results: int) -> None:
+        self._situation.counters.results_unproven += results
+        self._situation.counters.probes_discarded += results
+
+    def _heard(self, heard: int | None) -> None:
+        """A check has shown whether anybody answers us: decides about the results that wait for it."""
+        results, unproven = self._silence.checked(heard)
+        for result in results:
+            self._take(result)
+        self._count_unproven(unproven)
+        if unproven:
+            log.warning("IP%s: nobody answers: %d results of silent servers discarded", self.ipv, unproven)
+        if len(self._silence):
+            self.clock.check_soon()
+        else:
+            self._decided.set()
 
     async def _sleep(self, seconds: float) -> None:
         try:
@@ -261,12 +316,15 @@ class Runner:
     def _use_clock(self) -> None:
         config = self.config
         if config is None or not self.live:
+            self._count_unproven(self._silence.forget())  # no check will come that could decide
+            self._decided.set()
             self.clock.use(None, self._source)
             return
         checks = base_checks(config.base_checks, config.samples, self._situation.rules, self.ipv)
         self.clock.use(checks, self._source)
 
-    def _on_verdict(self, verdict: ClockVerdict, checked_at: float) -> None:
+    def _on_verdict(self, verdict: ClockVerdict, checked_at: float, heard: int | None) -> None:
+        self._heard(heard)
         if verdict.good:
             self._collector.vouch(checked_at)
         self.look_again()

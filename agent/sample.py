@@ -34,7 +34,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     network_error: str | None = None
     """Why the operating system gave up; None when nobody answered."""
     ours: bool = False
-    """The fault is this host's own, such as too many open files: it says nothing about the server."""
+    """This host could not send, such as without a route or with too many open files: it says nothing of the server."""
     kernel_stamps: bool = True
     """Whether the kernel said when the reply arrived; otherwise the interpreter did, some time later."""
     ignored: Ignored = msgspec.field(default_factory=Ignored)
@@ -74,7 +74,8 @@ def best(samples: Sequence[Sample]) -> Sample:
 def _rank(sample: Sample) -> tuple[int, int, float]:
     measured = sample.measurement
     if sample.reply is None:
-        return (2 if sample.network_error is not None else 3), 0, 0.0
+        # Silence is last: a server was not asked as often as it should have been if one request could not be sent.
+        return (4 if sample.network_error is None else 3 if sample.ours else 2), 0, 0.0
     truth = 2 if measured is None else 0 if measured.consistent else 1
     return (0 if sample.error is None else 1), truth, 0.0 if measured is None else measured.rtt
 
@@ -96,6 +97,6 @@ def to_result(server_id: int, ip: str, samples: Sequence[Sample]) -> Result:
         root_delay=None if reply is None else reply.root_delay,
         root_dispersion=None if reply is None else reply.root_dispersion,
         reference_id=None if reply is None else reference_text(reply),
-        sent=len(samples),
+        sent=sum(1 for sample in samples if not sample.ours),
         received=sum(1 for sample in samples if sample.reply is not None),
     )

@@ -5,13 +5,14 @@ import logging
 from contextlib import suppress
 from typing import Final
 
+from agent.base_checks import base_checks, check_clock
 from agent.clock_check import failure, in_ms
 from agent.counters import AgentCounters
 from agent.daemon_settings import DaemonSettings
 from agent.exchange import Source
-from agent.local_clock import base_checks, check_clock
 from agent.login import Login
 from agent.output import write
+from agent.resolver import Resolver
 from agent.state import State, StateDirectory
 from runtime.broker import BrokerSession, Identity, Incoming, Subscription
 from schema.messages import LIVE, MonitorConfig, ProtocolConfig, Result, Undecodable, decode
@@ -73,13 +74,13 @@ async def _fetch_config(directory: StateDirectory, state: State) -> MonitorConfi
 
 async def _check(ipv: IpVersion, protocol: ProtocolConfig, directory: StateDirectory, state: State) -> bool:
     checks = base_checks(protocol.base_checks, protocol.samples, directory.rules(state), ipv)
-    verdict, results = await check_clock(checks, Source(protocol.nat_ip or protocol.ip), AgentCounters())
-    lines = [f"  {name}: {_in_words(result)}" for name, result in results]
-    lines += [f"  {reason}" for reason in checks.refused]
-    headline = f"IP{ipv}: {'the local clock is good' if verdict.good else verdict.reason}"
+    checked = await check_clock(checks, Source(protocol.nat_ip or protocol.ip), AgentCounters(), Resolver())
+    lines = [f"  {name}: {_in_words(result)}" for name, result in checked.results]
+    lines += [f"  {reason}" for reason in checked.refused]
+    headline = f"IP{ipv}: {'the local clock is good' if checked.verdict.good else checked.verdict.reason}"
     for line in (headline, *lines):
         write(line)
-    return verdict.good
+    return checked.verdict.good
 
 
 def _in_words(result: Result) -> str:

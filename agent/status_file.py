@@ -27,6 +27,10 @@ class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
     """What the agent complains about right now."""
     set_aside_torn: int = 0
     """Batches of the spool that could not be read."""
+    probes_unsent: int = 0
+    """Probes that this host could not send."""
+    results_unproven: int = 0
+    """Results of silent servers that do not count, since nobody else answered either."""
     last_results: list[Result] = []
     """The newest first."""
 

@@ -1,6 +1,7 @@
 """Which addresses an agent may be told to send packets to. The order comes from the pool; the network is the host's."""
 
 import ipaddress
+import re
 from typing import Final
 
 import msgspec
@@ -30,6 +31,16 @@ class Target(msgspec.Struct, frozen=True, gc=False):
         return f"[{self.ip}]:{self.port}" if self.ipv == "v6" else f"{self.ip}:{self.port}"
 
 
+class HostName(msgspec.Struct, frozen=True, gc=False):
+    """A server that is known by its name."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return self.host if self.port == NTP_PORT else f"{self.host}:{self.port}"
+
+
 class TargetRules(msgspec.Struct, frozen=True, gc=False):
     """What this agent may probe."""
 
@@ -52,8 +63,7 @@ class TargetRules(msgspec.Struct, frozen=True, gc=False):
             raise TargetRefused(f"{address} is not an address of IP{ipv}")
         if isinstance(address, ipaddress.IPv6Address) and (address.scope_id or address.ipv4_mapped):
             raise TargetRefused(f"{address} is an IPv4 address or bound to an interface")
-        if port != NTP_PORT and self.env != "devel":
-            raise TargetRefused(f"{address} port {port}: another port than 123 is for devel only")
+        self._check_port(str(address), port)
         if not self._may_be_private and (kind := why_not_public(address)):
             raise TargetRefused(f"{address} is not a public address: {kind}")
         if address.is_multicast or address.is_unspecified:
@@ -69,9 +79,33 @@ class TargetRules(msgspec.Struct, frozen=True, gc=False):
         ip, port = _split_port(text)
         return self.check(ip, port, ipv)
 
+    def parse_or_name(self, text: str, ipv: IpVersion) -> Target | HostName:
+        """As :meth:`parse`; or the host written as ``name`` or ``name:port``, whose addresses must be checked, too.
+
+        Raises:
+            TargetRefused: it is neither.
+        """
+        host, port = _split_port(text)
+        if not _is_name(host):
+            return self.check(host, port, ipv)
+        self._check_port(host, port)
+        return HostName(host.lower(), port)
+
+    def _check_port(self, host: str, port: int) -> None:
+        if port != NTP_PORT and self.env != "devel":
+            raise TargetRefused(f"{host} port {port}: another port than 123 is for devel only")
+
     @property
     def _may_be_private(self) -> bool:
         return self.allow_private and self.env == "devel"
+
+
+_NAME: Final = re.compile(r"(?:\w(?:[\w-]{0,61}\w)?\.)*[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?\.?", re.ASCII | re.IGNORECASE)
+"""A name whose last label begins with a letter. Else the resolver would take ``127.1`` for an address."""
+
+
+def _is_name(host: str) -> bool:
+    return len(host) <= 254 and _NAME.fullmatch(host) is not None
 
 
 def _split_port(text: str) -> tuple[str, int]:

@@ -60,6 +60,9 @@ def _report_lines(found: Inspection, report: AgentReport, now: datetime) -> Iter
     yield f"spool        {spool.batches} batches, {spool.bytes} bytes; {spool.dropped_results} results dropped, " + (
         f"{spool.set_aside} batches refused, {report.set_aside_torn} torn"
     )
+    if report.probes_unsent or report.results_unproven:
+        unproven = f"{report.results_unproven} results of silent servers discarded while nobody answered"
+        yield f"network      {report.probes_unsent} probes could not be sent; {unproven}"
     yield f"certificate  {found.certificate}"
     yield f"last results {'' if report.last_results else 'none'}".rstrip()
     for result in report.last_results:

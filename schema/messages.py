@@ -140,7 +140,7 @@ class ProtocolConfig(Message, frozen=True, kw_only=True):
     samples: Annotated[int, Meta(ge=1, le=10)] = 3
     """Samples of one probe."""
     base_checks: list[str] = []
-    """Servers that the local clock is compared with before probing: addresses, or ``host:port`` in ``devel``."""
+    """Servers that the local clock is compared with before probing: addresses or names; with ``:port`` in ``devel``."""
 
 
 class MonitorConfig(Message, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent import local_clock, runner
+from agent import base_checks, runner
 from agent.assignments import AssignmentRefused
 from agent.clock_step import ClockWatch
 from agent.collector import Collector
@@ -17,6 +17,7 @@ from agent.counters import AgentCounters
 from agent.exchange import Source
 from agent.measure import Measurement
 from agent.packet import Reply
+from agent.resolver import Resolver
 from agent.runner import Runner, Situation
 from agent.sample import Sample, to_result
 from agent.spool import Spool
@@ -70,6 +71,7 @@ class Bench:
             slots=asyncio.Semaphore(4),
             watch=self.watch,
             counters=self.counters,
+            resolver=Resolver(),
             clock=time.monotonic,
             why_not=lambda: self.forbidden,
             look_at_clock=self.look_at_clock,
@@ -103,7 +105,7 @@ class Bench:
 def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     made = Network()
     monkeypatch.setattr(runner, "probe", made.probe)
-    monkeypatch.setattr(local_clock, "probe", made.probe)
+    monkeypatch.setattr(base_checks, "probe", made.probe)
     return made
 
 
@@ -250,7 +252,7 @@ async def test_a_clock_check_during_which_the_clock_was_set_does_not_count(
         return await network.probe(*arguments)
 
     vouched: list[int] = []
-    monkeypatch.setattr(local_clock, "probe", probe)
+    monkeypatch.setattr(base_checks, "probe", probe)
     monkeypatch.setattr(bench.collector, "vouch", lambda until: vouched.append(bench.counters.clock_checks))
     bench.configure()
     async with running(bench):

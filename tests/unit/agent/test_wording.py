@@ -79,6 +79,8 @@ def test_status_says_what_is_wrong() -> None:
         connected=False,
         disconnected_because="refused",
         last_results=[],
+        probes_unsent=7,
+        results_unproven=9,
         status=Status(online=True, protocols={"v6": state}),
         troubles=["spool: No space left on device"],
     )
@@ -90,6 +92,7 @@ def test_status_says_what_is_wrong() -> None:
         "IPv6         paused, not probing: status is paused",
         "trouble      spool: No space left on device",
         "last results none",
+        "network      7 probes could not be sent; 9 results of silent servers discarded while nobody answered",
     ):
         assert words in text
 

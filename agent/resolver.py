@@ -1,0 +1,133 @@
+"""Looks names up without waiting for the resolver longer than it is worth.
+
+The system's resolver blocks its thread, for half a minute when nobody answers it. So each look-up has a thread of its
+own that nobody waits for at exit, and there are only so many: a resolver that hangs holds these, and no more.
+"""
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from runtime.log import Repeating
+from schema.names import IpVersion
+
+log = logging.getLogger(__name__)
+
+MAX_LOOKUPS: Final = 4
+"""Look-ups at the same time, those included that nobody waits for any longer."""
+
+WITHIN: Final = 5.0
+"""Seconds that a look-up may take."""
+
+MAX_ADDRESSES: Final = 3
+"""Addresses of a name that are used: those that the resolver has first."""
+
+REMEMBERED_FOR: Final = 86400.0
+"""Seconds for which the last answer serves when the resolver gives none."""
+
+_MAX_REMEMBERED: Final = 64
+
+_FAMILIES: Final[dict[IpVersion, int]] = {"v4": socket.AF_INET, "v6": socket.AF_INET6}
+
+_NO_ADDRESS: Final = frozenset(
+    number for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if (number := getattr(socket, name, None))
+)
+"""Errors that are an answer: there is no such name, or it has no address of this family."""
+
+
+class LookupFailed(Exception):
+    """There are no addresses; the message says why."""
+
+
+class Resolver:
+    """The host's resolver, for the whole process.
+
+    Args:
+        getaddrinfo: asks; called in a thread.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, getaddrinfo: Callable[..., Any] = socket.getaddrinfo, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._getaddrinfo = getaddrinfo
+        self._clock = clock
+        self._free = asyncio.Semaphore(MAX_LOOKUPS)
+        self._remembered: dict[tuple[str, IpVersion], tuple[float, list[str]]] = {}
+        self._trouble = Repeating(log)
+
+    async def addresses(self, host: str, ipv: IpVersion) -> list[str]:
+        """The addresses that ``host`` has now, or had when the resolver last answered within a day.
+
+        Raises:
+            LookupFailed: it has none, or the resolver does not answer.
+        """
+        try:
+            found = await self._ask(host, ipv)
+        except socket.gaierror as error:
+            if error.errno in _NO_ADDRESS:
+                self._remembered.pop((host, ipv), None)
+                raise LookupFailed(f"has no IP{ipv} address") from None
+            return self._last(host, ipv, error.strerror or "the resolver failed")
+        except TimeoutError:
+            return self._last(host, ipv, f"the resolver did not answer within {WITHIN:g} s")
+        except (OSError, RuntimeError, UnicodeError) as error:  # also: no thread can be started
+            return self._last(host, ipv, str(error))
+        self._trouble.over()
+        self._remember(host, ipv, found)
+        return found
+
+    async def _ask(self, host: str, ipv: IpVersion) -> list[str]:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[list[str]] = loop.create_future()
+        async with asyncio.timeout(WITHIN):
+            await self._free.acquire()
+            try:
+                threading.Thread(
+                    target=self._look_up, args=(host, ipv, loop, answer), name=f"look up {host}", daemon=True
+                ).start()
+            except BaseException:
+                self._free.release()
+                raise
+            return await answer
+
+    def _look_up(
+        self, host: str, ipv: IpVersion, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[list[str]]
+    ) -> None:
+        """What the thread does."""
+        found: list[str] | Exception
+        try:
+            # As bytes: of a text, Python would load the tables of international names, which take a megabyte.
+            entries = self._getaddrinfo(host.encode("ascii"), None, _FAMILIES[ipv], socket.SOCK_DGRAM)
+            found = list(dict.fromkeys(entry[4][0] for entry in entries))[:MAX_ADDRESSES]
+        except Exception as error:
+            found = error
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(self._looked_up, answer, found)
+
+    def _looked_up(self, answer: asyncio.Future[list[str]], found: list[str] | Exception) -> None:
+        self._free.release()
+        if answer.done():
+            return  # too late
+        if isinstance(found, Exception):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
+
+    def _remember(self, host: str, ipv: IpVersion, found: list[str]) -> None:
+        self._remembered.pop((host, ipv), None)
+        self._remembered[host, ipv] = self._clock(), found
+        while len(self._remembered) > _MAX_REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
+
+    def _last(self, host: str, ipv: IpVersion, why: str) -> list[str]:
+        at, addresses = self._remembered.get((host, ipv), (0.0, []))
+        if not addresses or self._clock() - at > REMEMBERED_FOR:
+            raise LookupFailed(why)
+        self._trouble.warning("names cannot be looked up, and keep the addresses that they had: %s", why)
+        return addresses

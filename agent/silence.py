@@ -1,0 +1,91 @@
+"""A server did not answer: is it the server that is silent, or our own network?
+
+An answer from anybody, to something that was asked while the server was, says that the network works. Where nobody
+else was asked, or nobody answered, the result is held until the local clock has been checked, which asks the base-check
+servers: if one of them answers, the server was silent; if none does, nothing that we could say of it is true. Pure.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from enum import Enum
+from typing import Final
+
+from agent.sample import Sample
+from schema.messages import Result
+
+MAX_HELD: Final = 500
+"""Results held at most. Checks are half a minute apart at most, so there are rarely more than some dozen."""
+
+
+class Verdict(Enum):
+    """What to do with a result."""
+
+    TRUE = "true"
+    """The network works."""
+    OPEN = "open"
+    """It is held; a check must decide."""
+    FALSE = "false"
+    """Nobody answers us: it says nothing of the server."""
+
+
+class Silence:
+    """What one protocol has heard lately, and the results that wait. Times are Unix time in nanoseconds."""
+
+    def __init__(self) -> None:
+        self._heard = 0
+        """When the latest request left that was answered."""
+        self._deaf = False
+        """No base-check server answered the last check, nor has anybody since."""
+        self._held: deque[tuple[int, Result]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def judge(self, result: Result, samples: Sequence[Sample]) -> Verdict:
+        """Whether a result counts; an answer counts and says that the network works."""
+        answered = [sample.sent_at for sample in samples if sample.reply is not None]
+        if answered:
+            self._hear(max(answered))
+        began = samples[0].sent_at
+        if answered or began <= self._heard:
+            return Verdict.TRUE
+        if self._deaf:
+            return Verdict.FALSE
+        self._held.append((began, result))
+        return Verdict.OPEN
+
+    def trim(self) -> int:
+        """Drops the oldest of too many results, and returns how many."""
+        dropped = max(0, len(self._held) - MAX_HELD)
+        for _ in range(dropped):
+            self._held.popleft()
+        return dropped
+
+    def checked(self, heard: int | None) -> tuple[list[Result], int]:
+        """The base-check servers were asked: the results that count, and the number of those that do not.
+
+        Args:
+            heard: when the latest request left that one of them answered; None: nobody answered any.
+        """
+        if heard is None:
+            self._deaf = True
+            return [], self.forget()
+        self._hear(heard)
+        true = [result for began, result in self._held if began <= heard]
+        self._held = deque(held for held in self._held if held[0] > heard)
+        return true, 0
+
+    def forget(self) -> int:
+        """Drops all results that wait, and returns how many."""
+        dropped = len(self._held)
+        self._held.clear()
+        return dropped
+
+    def start_over(self) -> int:
+        """The clock was set: what was heard when does not count any longer. Returns the number of results dropped."""
+        self._heard, self._deaf = 0, False
+        return self.forget()
+
+    def _hear(self, sent_at: int) -> None:
+        self._heard = max(self._heard, sent_at)
+        self._deaf = False

@@ -1,0 +1,121 @@
+"""Whose silence it is: which results count when servers do not answer."""
+
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.packet import Reply
+from agent.sample import Sample
+from agent.silence import Silence, Verdict
+from agent.timestamps import Timestamp
+from schema.messages import Result
+
+REPLY = Reply(0, 4, 2, 0.0, 0.0, b"\xc0\x00\x02\x01", b"", Timestamp(1), Timestamp(1))
+
+
+def result(server_id: int = 1) -> Result:
+    return Result(server_id=server_id, ip="192.0.2.1", ts=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def silent(*sent_at: int) -> list[Sample]:
+    return [Sample(sent_at=at) for at in sent_at]
+
+
+def answered(sent_at: int) -> list[Sample]:
+    return [Sample(sent_at=sent_at, reply=REPLY)]
+
+
+def test_an_answer_counts_and_speaks_for_the_network() -> None:
+    silence = Silence()
+    assert silence.judge(result(), answered(100)) == Verdict.TRUE
+    assert silence.judge(result(), silent(90, 110)) == Verdict.TRUE, "asked before, so the network worked meanwhile"
+    assert silence.judge(result(), silent(101)) == Verdict.OPEN, "nothing that was asked since has been answered"
+
+
+def test_a_late_sample_of_a_series_that_is_answered_is_an_answer() -> None:
+    silence = Silence()
+    series = [*silent(100, 200), *answered(300)]
+    assert silence.judge(result(), series) == Verdict.TRUE
+    assert silence.judge(result(), silent(300)) == Verdict.TRUE
+    assert silence.judge(result(), silent(301)) == Verdict.OPEN
+
+
+def test_a_network_error_is_as_good_as_silence() -> None:
+    refused = [Sample(sent_at=100, network_error="connection refused")]
+    assert Silence().judge(result(), refused) == Verdict.OPEN
+
+
+def test_a_check_that_somebody_answers_sets_free_what_was_asked_before() -> None:
+    silence = Silence()
+    for number, at in enumerate((100, 200, 300)):
+        assert silence.judge(result(number), silent(at)) == Verdict.OPEN
+    free, dropped = silence.checked(200)
+    assert ([r.server_id for r in free], dropped, len(silence)) == ([0, 1], 0, 1)
+    free, dropped = silence.checked(400)
+    assert ([r.server_id for r in free], dropped, len(silence)) == ([2], 0, 0)
+
+
+def test_a_check_that_nobody_answers_drops_all_and_what_comes_until_somebody_does() -> None:
+    silence = Silence()
+    silence.judge(result(), silent(100))
+    assert silence.checked(None) == ([], 1)
+    assert silence.judge(result(), silent(150)) == Verdict.FALSE
+    assert silence.judge(result(), answered(200)) == Verdict.TRUE
+    assert silence.judge(result(), silent(250)) == Verdict.OPEN
+    silence.checked(None)
+    assert silence.checked(300) == ([], 0)
+    assert silence.judge(result(), silent(350)) == Verdict.OPEN
+
+
+def test_a_step_of_the_clock_ends_all_of_it() -> None:
+    silence = Silence()
+    silence.judge(result(), answered(10**18))
+    silence.judge(result(), silent(10**18 + 1))
+    assert silence.start_over() == 1
+    assert silence.judge(result(), silent(100)) == Verdict.OPEN, "what was heard later by the former clock is void"
+    silence.checked(None)
+    silence.start_over()
+    assert silence.judge(result(), silent(100)) == Verdict.OPEN
+
+
+def test_memory_is_bounded() -> None:
+    silence = Silence()
+    dropped = 0
+    for number in range(1_000):
+        silence.judge(result(number), silent(100 + number))
+        dropped += silence.trim()
+    assert (dropped, len(silence)) == (500, 500)
+    free, _ = silence.checked(10_000)
+    assert [r.server_id for r in free] == list(range(500, 1_000)), "the oldest went"
+
+
+EVENTS = st.lists(st.tuples(st.sampled_from(["silent", "answered", "good check", "bad check"]), st.integers(1, 9)))
+
+
+@given(EVENTS)
+def test_every_result_counts_once_or_is_dropped_once_and_never_without_an_answer_since(
+    events: list[tuple[str, int]],
+) -> None:
+    silence, now, heard = Silence(), 0, 0
+    open_at: dict[int, int] = {}
+    for number, (kind, took) in enumerate(events):
+        began, now = now + 1, now + 1 + took
+        if kind == "silent":
+            verdict = silence.judge(result(number), silent(began))
+            assert verdict != Verdict.TRUE or heard >= began
+            if verdict == Verdict.OPEN:
+                open_at[number] = began
+        elif kind == "answered":
+            assert silence.judge(result(number), answered(began)) == Verdict.TRUE
+            heard = began
+        elif kind == "good check":
+            free, dropped = silence.checked(began)
+            assert dropped == 0
+            heard = began
+            for one in free:
+                assert open_at.pop(one.server_id) <= heard
+        else:
+            assert silence.checked(None) == ([], len(open_at))
+            open_at.clear()
+        assert len(silence) == len(open_at)
