@@ -24,6 +24,7 @@ from ingest.ledger import commit
 from ops.local_database import temporary_database
 from runtime.database import open_database, to_db, utc_now
 from runtime.migrations import upgrade
+from runtime.pool_settings import Intervals
 from runtime.work_queue import SCORING
 from schema.messages import Batch, Result
 from schema.tables import log_scores, monitors, result_batches, scoring_queue, server_scores, servers
@@ -32,6 +33,9 @@ from scorer.steps import next_score, step
 BATCH: Final = 10
 MONITORS: Final = 60
 SERVERS: Final = 1_000
+OFTEN: Final = Intervals(interval_active=1.0)
+"""Pairs are chosen at random, so often that at any longer interval many results would come too soon."""
+
 LEAST_RATIO: Final = 3.0
 """How many times faster than the row-at-a-time writer it must be."""
 
@@ -42,8 +46,8 @@ def main() -> int:
     arguments.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     given = arguments.parse_args()
     with _ledger() as engine:
-        many = _rate(lambda some: commit(engine, some, utc_now()), MOST_RESULTS // BATCH, given.seconds)
-        one = _rate(lambda some: commit(engine, some, utc_now()), 1, given.seconds)
+        many = _rate(lambda some: commit(engine, some, utc_now(), OFTEN), MOST_RESULTS // BATCH, given.seconds)
+        one = _rate(lambda some: commit(engine, some, utc_now(), OFTEN), 1, given.seconds)
         rows = _rate(lambda some: _row_at_a_time(engine, some), 1, given.seconds)
     conditions = {"monitors": MONITORS, "servers": SERVERS, "batch": BATCH}
     full = {**conditions, "batches in a transaction": MOST_RESULTS // BATCH}

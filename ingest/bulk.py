@@ -12,7 +12,7 @@ from ingest.plan import LogRow
 from runtime.json_rows import json_rows, rows_of
 from runtime.sql import column_list
 from schema.messages import PairStatus
-from schema.tables import log_scores, result_batches, server_scores, servers
+from schema.tables import log_scores, result_batches, scoring_queue, server_scores, servers
 
 _pair = server_scores.c
 _batch = result_batches.c
@@ -26,28 +26,31 @@ _PAIR_COLUMNS: Final = [
     _pair.stratum,
 ]
 _PAIR_NAMES: Final = column_list("pair", [column.name for column in _PAIR_COLUMNS])
+_STORED: Final = scoring_queue.c.stored
 _BATCH_COLUMNS: Final = [_batch.monitor_id, _batch.batch, _batch.stored, _batch.rejected]
 _BATCH_NAMES: Final = column_list("batch", [column.name for column in _BATCH_COLUMNS])
 
 # The joins name their order: the wanted rows are few, the tables are large.
 _READ_PAIRS_MYSQL: Final = sa.text(f"""
-    SELECT JSON_ARRAYAGG(JSON_ARRAY({_PAIR_NAMES}, `server`.`ip`))
+    SELECT JSON_ARRAYAGG(JSON_ARRAY({_PAIR_NAMES}, `server`.`ip`, `queue`.`stored`))
     FROM JSON_TABLE(:wanted, '$[*]' COLUMNS (
              `server_id` INT UNSIGNED PATH '$[0]',
              `monitor_id` INT UNSIGNED PATH '$[1]')) AS `wanted`
     STRAIGHT_JOIN `server_scores` AS `pair`
         ON `pair`.`server_id` = `wanted`.`server_id` AND `pair`.`monitor_id` = `wanted`.`monitor_id`
     STRAIGHT_JOIN `servers` AS `server` ON `server`.`id` = `pair`.`server_id`
+    LEFT JOIN `scoring_queue` AS `queue` ON `queue`.`server_id` = `pair`.`server_id`
 """)  # noqa: S608  # made of our own column names
 
 _READ_PAIRS_SQLITE: Final = sa.text(f"""
-    SELECT {_PAIR_NAMES}, `server`.`ip`
+    SELECT {_PAIR_NAMES}, `server`.`ip`, `queue`.`stored`
     FROM JSON_EACH(:wanted) AS `wanted`
     CROSS JOIN `server_scores` AS `pair`
         ON `pair`.`server_id` = JSON_EXTRACT(`wanted`.`value`, '$[0]')
         AND `pair`.`monitor_id` = JSON_EXTRACT(`wanted`.`value`, '$[1]')
     CROSS JOIN `servers` AS `server` ON `server`.`id` = `pair`.`server_id`
-""").columns(*_PAIR_COLUMNS, servers.c.ip)  # noqa: S608  # made of our own column names
+    LEFT JOIN `scoring_queue` AS `queue` ON `queue`.`server_id` = `pair`.`server_id`
+""").columns(*_PAIR_COLUMNS, servers.c.ip, _STORED)  # noqa: S608  # made of our own column names
 
 _READ_BATCHES_MYSQL: Final = sa.text(f"""
     SELECT {_BATCH_NAMES}
@@ -108,12 +111,16 @@ _MOVE_ONE: Final = (
     .values(score_raw=sa.bindparam("score"), score_ts=sa.bindparam("ts"), stratum=sa.bindparam("new_stratum"))
 )
 
+_WINDOWS: Final = 200
+"""Windows of one statement."""
+
 MovedPair = tuple[int, float, datetime | None, int | None]
 """Id of a row of ``server_scores``, and its new score, time and stratum."""
 
 
-PairRow = tuple[int, int, int, PairStatus, float, datetime | None, int | None, str]
-"""A row of ``server_scores`` (id, server, monitor, status, score, its time, stratum), and the server's address."""
+PairRow = tuple[int, int, int, PairStatus, float, datetime | None, int | None, str, int | None]
+"""A row of ``server_scores`` (id, server, monitor, status, score, its time, stratum), the server's address, and how
+often results of the server were stored; None when it has no row in the queue."""
 
 BatchRow = tuple[int, str, int, str | None]
 """Monitor, ULID, number of stored results, and the rejections as text."""
@@ -129,6 +136,25 @@ def read_pairs(connection: Connection, wanted: Iterable[tuple[int, int]]) -> Seq
         rows: Sequence[Any] = connection.execute(_READ_PAIRS_SQLITE, asked).all()
         return rows
     return rows_of(connection.scalar(_READ_PAIRS_MYSQL, asked), _PAIR_ROWS)
+
+
+def read_times(
+    connection: Connection, wanted: Sequence[tuple[int, int, datetime, datetime]]
+) -> Iterable[tuple[int, int, datetime]]:
+    """Server, monitor and time of the results stored of these (server, monitor, after, before), both times outside.
+
+    The values stand in the statement: joined with a text of them, a server would read all results of a server.
+    """
+    log = log_scores.c
+    for first in range(0, len(wanted), _WINDOWS):
+        where = " OR ".join(
+            f"(`server_id` = {server:d} AND `monitor_id` = {monitor:d} AND `ts` > '{after}' AND `ts` < '{before}')"
+            for server, monitor, after, before in wanted[first : first + _WINDOWS]
+        )
+        hint = "" if connection.dialect.name == "sqlite" else "FORCE INDEX (`log_scores_review`)"
+        query = f"SELECT `server_id`, `monitor_id`, `ts` FROM `log_scores` {hint} WHERE {where}"  # noqa: S608  # numbers and times
+        found = connection.execute(sa.text(query.replace(":", "\\:")).columns(log.server_id, log.monitor_id, log.ts))
+        yield from ((row.server_id, row.monitor_id, row.ts) for row in found)
 
 
 def read_batches(connection: Connection, wanted: Iterable[tuple[int, str]]) -> Sequence[BatchRow]:

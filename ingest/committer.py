@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 from opentelemetry.trace import Link, Span, Tracer, get_current_span
@@ -107,25 +108,28 @@ class Committer:
             await self._commit([submission])
 
     async def _persist(self, submissions: Sequence[Submission]) -> Plan:
-        engine = self._worker.engine
         with transaction_span(self._worker.telemetry.tracer, submissions):
             began = time.monotonic()
-            plan = await self._when_trusted(lambda now: commit(engine, still_fresh(submissions), now))
+            plan = await self._when_trusted(partial(self._write, submissions))
             self._numbers.committed(plan, time.monotonic() - began)
         for _ in range(len(submissions) - len(plan.acks)):
             self._numbers.dropped(WAITED_TOO_LONG)
         return plan
 
-    async def _when_trusted(self, work: Callable[[datetime], Plan]) -> Plan:
-        """Does ``work`` in the database at a time when our clock is trusted: what it writes has times."""
+    async def _when_trusted(self, write: Callable[[datetime], Plan]) -> Plan:
+        """Writes at a time when our clock is trusted: what is written has times."""
         clock = self._worker.clock
         while True:
             await clock.agreed()
             try:
                 with self._worker.rounds.one("results"):
-                    return await persist(self._worker, lambda: work(clock.now()))
+                    return await persist(self._worker, lambda: write(clock.now()))
             except ClockDoubted:
                 log.debug("the clock was set while a transaction was tried")
+
+    def _write(self, submissions: Sequence[Submission], now: datetime) -> Plan:
+        intervals = self._worker.pool.get().monitors
+        return commit(self._worker.engine, still_fresh(submissions), now, intervals)
 
     def _answer(self, plan: Plan) -> None:
         for submission, ack in plan.acks:

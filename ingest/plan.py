@@ -6,6 +6,7 @@ and changes nothing.
 """
 
 import json
+from bisect import insort
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import msgspec
 
 from ingest import check
 from ingest.decode import Submission
+from ingest.pace import Recent, is_too_soon
 from runtime.database import from_db, to_db_seconds
 from schema.messages import BatchCommitted, MonitorStatus, PairStatus, Rejection, Result, ResultStored
 from scorer.steps import Step, error_of, next_score, step
@@ -85,6 +87,10 @@ class Known:
     """By server and monitor."""
     batches: Mapping[tuple[int, str], Remembered]
     """By monitor and ULID."""
+    recent: Mapping[tuple[int, int], Recent] = field(default_factory=dict)
+    """By server and monitor, of pairs of which a result may come too soon."""
+    stored: Mapping[int, int] = field(default_factory=dict)
+    """By server: how often results of it had been stored (:class:`runtime.work_queue.CountingQueue`)."""
 
 
 @dataclass(slots=True)
@@ -97,6 +103,8 @@ class Plan:
     log_rows: list[LogRow] = field(default_factory=list)
     pairs: dict[tuple[int, int], Pair] = field(default_factory=dict)
     """Those that changed, by server and monitor."""
+    times: dict[tuple[int, int], list[datetime]] = field(default_factory=dict)
+    """In order, of pairs of which a result may come too soon: :attr:`Recent.times` and those stored since."""
     newest: dict[int, tuple[Submission, Result]] = field(default_factory=dict)
     """The last result stored of each server."""
     rejected: Counter[str] = field(default_factory=Counter)
@@ -152,7 +160,9 @@ def _take(plan: Plan, known: Known, submission: Submission, monitor: Monitor) ->
     else:
         remembered = _store(plan, known, submission, monitor)
         plan.batches[key] = remembered
-    return BatchCommitted(batch=submission.batch.id, stored=remembered.stored, rejected=list(remembered.rejected))
+    # Of what it holds now: a batch without results that names an old one must not be answered with its thousand.
+    rejected = [each for each in remembered.rejected if each.index < len(submission.batch.results)]
+    return BatchCommitted(batch=submission.batch.id, stored=remembered.stored, rejected=rejected)
 
 
 def _store(plan: Plan, known: Known, submission: Submission, monitor: Monitor) -> Remembered:
@@ -161,8 +171,11 @@ def _store(plan: Plan, known: Known, submission: Submission, monitor: Monitor) -
         pair_key = (result.server_id, monitor.id)
         pair = plan.pairs.get(pair_key) or known.pairs.get(pair_key)
         reason = _refused(result, submission.arrived, monitor, known.servers.get(result.server_id), pair)
+        ts = to_db_seconds(result.ts)
+        if reason is None and pair is not None and pair_key in known.recent:
+            reason = _keep_pace(plan, known.recent[pair_key], pair_key, pair, ts)
         if reason is None and pair is not None:
-            taken, ts = step(result), to_db_seconds(result.ts)
+            taken = step(result)
             moved = _move(pair, result, taken, ts)
             plan.pairs[pair_key] = moved
             plan.log_rows.append(_log_row(result, monitor.id, ts, taken, moved.score))
@@ -171,6 +184,15 @@ def _store(plan: Plan, known: Known, submission: Submission, monitor: Monitor) -
             rejected.append(_rejection(index, result, reason or check.NO_PAIR))
     plan.rejected.update(each.reason for each in rejected)
     return Remembered(len(submission.batch.results) - len(rejected), tuple(rejected))
+
+
+def _keep_pace(plan: Plan, recent: Recent, key: tuple[int, int], pair: Pair, ts: datetime) -> str | None:
+    """Why a result measured at ``ts`` is refused although nothing else is wrong with it; else its time is noted."""
+    times = plan.times.setdefault(key, list(recent.times))
+    if is_too_soon(ts, pair.score_ts, recent.interval, times):
+        return check.TOO_SOON
+    insort(times, ts)
+    return None
 
 
 def _refused(

@@ -133,6 +133,25 @@ class CountingQueue(WorkQueue):
         if ids and self._hold_due(connection, ids, at) < len(ids) and self._add_missing(connection, ids):
             self._hold_due(connection, ids, at)
 
+    def only_ours(self, connection: Connection, looked: Mapping[int, int]) -> bool:
+        """Whether nobody but us made these servers due since we looked, now that we hold them due.
+
+        ``looked``: how often they had been made due; a server without a row counts as never.
+        """
+        if connection.dialect.name == "sqlite" or not looked:
+            return True  # a transaction has SQLite for itself, from its beginning
+        held = {"held": json_rows(looked.items())}
+        return bool(connection.scalar(self._only_ours_mysql, held) == len(looked))
+
+    @property
+    def _only_ours_mysql(self) -> sa.TextClause:
+        return sa.text(f"""
+            SELECT COUNT(*) FROM JSON_TABLE(:held, '$[*]' COLUMNS (
+                `server_id` INT UNSIGNED PATH '$[0]', `stored` BIGINT UNSIGNED PATH '$[1]')) AS `held`
+            STRAIGHT_JOIN `{self.table.name}` AS `queue` ON `queue`.`server_id` = `held`.`server_id`
+            WHERE `queue`.`{self.stored.name}` = `held`.`stored` + 1
+        """)  # noqa: S608  # made of our own column names
+
     def _hold_due(self, connection: Connection, server_ids: Sequence[int], at: datetime) -> int:
         if connection.dialect.name == "sqlite":
             due, stored = self.due, self.stored

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -16,7 +16,7 @@ from agent.presence import Presence
 from agent.spool import Batched
 from auth.tokens import Role, SigningKey, token_source
 from bench.load.record import Record
-from bench.load.rota import Rota
+from bench.load.rota import Rota, Turn
 from bench.load.spec import LoadSpec, Member, Target
 from bench.load.spool import LoadSpool
 from bench.load.traffic import VERSION, Kind, make_batch, pick_kind
@@ -26,6 +26,9 @@ from schema.messages import Ack, Assignment, ProtocolState, Status, assignment_s
 from schema.topics import Topics
 
 KEEP_SESSION: Final = timedelta(hours=1)
+_PAST: Final = timedelta(minutes=10)
+"""How long ago the first results were measured when more are sent than the intervals make."""
+
 _REPEAT_AFTER: Final = (0.0, 1.0)
 """Seconds after the first publish at which a duplicate is published: at once, and most likely after its ack."""
 
@@ -70,6 +73,8 @@ class SimulatedMonitor:
         self._record = record
         self._topics = Topics(spec.env)
         self._rng = random.Random(f"{spec.seed} {member.name} {member.ipv}")
+        as_intervals_say = spec.rate is None and spec.outstanding is None
+        self._began = datetime.now(UTC) - (timedelta(0) if as_intervals_say else _PAST)
         self._held: dict[int, Assignment] = {}
         self._ahead: deque[_Ready] = deque()
         self._duplicates: set[str] = set()
@@ -124,13 +129,23 @@ class SimulatedMonitor:
         return True
 
     def _make(self) -> _Ready | None:
-        targets = self.rota.take(self._spec.batch)
-        if not targets:
+        turns = self.rota.take(self._spec.batch)
+        if not turns:
             return None
         kind: Kind = pick_kind(self._spec.shares, self._rng.random())
-        made = make_batch(targets, kind, datetime.now(UTC), self._rng)
+        now = datetime.now(UTC)
+        times = self._times(turns, now)
+        made = make_batch([turn.target for turn in turns], kind, now, self._rng, times)
         record = self._record.text(self.member.name, self.member.ipv, made)
-        return _Ready(made.id, kind, len(targets), made.payload, record)
+        return _Ready(made.id, kind, len(turns), made.payload, record)
+
+    def _times(self, turns: Sequence[Turn], now: datetime) -> list[datetime]:
+        """When they were measured: a pair's results are an interval apart, however fast they are sent, or else ingest
+        would refuse them as too soon."""
+        last = self._began + timedelta(seconds=turns[-1].at)
+        if now - last > _PAST:  # there was nothing to measure for a while
+            self._began += now - last
+        return [self._began + timedelta(seconds=turn.at) for turn in turns]
 
     async def _put(self, batch: Batched) -> None:
         await self.spool.put(batch)

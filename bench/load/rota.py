@@ -2,9 +2,18 @@
 
 import heapq
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from agent.pace import phase
 from bench.load.spec import Target
+
+
+class Turn(NamedTuple):
+    """A measurement that is due."""
+
+    target: Target
+    at: float
+    """Seconds of the rota's clock, which begins at 0."""
 
 
 class Rota:
@@ -54,9 +63,9 @@ class Rota:
         self._heap.clear()
         self._queued.clear()
 
-    def take(self, count: int) -> list[Target]:
-        """The next ``count`` targets that are due; fewer when there is none."""
-        taken: list[Target] = []
+    def take(self, count: int) -> list[Turn]:
+        """The next ``count`` measurements that are due; fewer when there is nothing to measure."""
+        taken: list[Turn] = []
         while len(taken) < count and self._heap:
             due, server_id = self._heap[0]
             target = self._targets.get(server_id)
@@ -66,5 +75,5 @@ class Rota:
                 continue
             self._now = due
             heapq.heapreplace(self._heap, (due + target.interval, server_id))
-            taken.append(target)
+            taken.append(Turn(target, due))
         return taken

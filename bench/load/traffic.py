@@ -55,12 +55,14 @@ def pick_kind(shares: Shares, draw: float) -> Kind:
     return "plain"
 
 
-def make_batch(targets: Sequence[Target], kind: Kind, now: datetime, rng: random.Random) -> Made:
-    """A batch of one result of each target, measured within the last second before ``now``."""
+def make_batch(
+    targets: Sequence[Target], kind: Kind, now: datetime, rng: random.Random, times: Sequence[datetime] | None = None
+) -> Made:
+    """A batch of one result of each target, measured at ``times``, or within the last second before ``now``."""
     batch_id = new_ulid(int(now.timestamp() * 1e9))
     age = rng.uniform(60.0, _LATEST.total_seconds()) if kind == "late" else 0.0
-    then = now - timedelta(seconds=age)
-    results = [measure(target, then, rng) for target in targets]
+    measured = times or [now - timedelta(seconds=rng.random()) for _ in targets]
+    results = [measure(target, ts - timedelta(seconds=age), rng) for target, ts in zip(targets, measured, strict=True)]
     expected: dict[int, str] = {}
     if kind == "bad":
         for index in rng.sample(range(len(results)), min(len(results), rng.randint(1, 3))):
@@ -73,9 +75,8 @@ def make_batch(targets: Sequence[Target], kind: Kind, now: datetime, rng: random
     return Made(batch_id, kind, payload, results, expected)
 
 
-def measure(target: Target, now: datetime, rng: random.Random) -> Result:
+def measure(target: Target, ts: datetime, rng: random.Random) -> Result:
     """One result of ``target``. Most servers are good; what a server is depends on its id alone."""
-    ts = now - timedelta(seconds=rng.random())
     character = target.server_id % 20
     if character == 0 and rng.random() < 0.5:
         return Result(server_id=target.server_id, ip=target.ip, ts=ts, no_response=True, sent=1)

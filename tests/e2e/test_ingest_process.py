@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -97,12 +97,18 @@ async def test_nothing_is_lost_and_nothing_counts_twice(
         for server_id in servers:
             add_pair(connection, server_id, monitor_id)
 
-    def batch() -> Batch:
-        now = datetime.now(UTC)
-        fields = {"ts": now, "offset": 0.001, "rtt": 0.02, "stratum": 2, "sent": 1, "received": 1}
+    def batch(number: int) -> Batch:
+        fields = {
+            "ts": datetime.now(UTC) - timedelta(seconds=540) * number,
+            "offset": 0.001,
+            "rtt": 0.02,
+            "stratum": 2,
+            "sent": 1,
+            "received": 1,
+        }
         return new_batch(*(Result(server_id=s, ip=ip, **fields) for s, ip in zip(servers, ips, strict=True)))
 
-    batches = [batch() for _ in range(BATCHES)]
+    batches = [batch(number) for number in range(BATCHES)]
     ingest = Ingest(tmp_path, broker, engine)
     await asyncio.to_thread(ingest.start)
     try:

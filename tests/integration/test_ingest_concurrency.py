@@ -45,7 +45,7 @@ def some_batches(server_ids: Sequence[int], count: int) -> list[Submission]:
         new_submission(
             chosen.choice(NAMES),
             *(
-                new_result(server_ids[i], IPS[i], age=chosen.uniform(0, 1000), offset=chosen.gauss(0, 0.2))
+                new_result(server_ids[i], IPS[i], age=chosen.uniform(0, 200_000), offset=chosen.gauss(0, 0.2))
                 for i in chosen.sample(range(len(IPS)), 8)
             ),
         )

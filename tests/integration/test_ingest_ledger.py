@@ -109,7 +109,7 @@ def test_a_batch_leaves_its_id_log_rows_scores_and_servers_to_score(engine: Engi
 def test_scores_are_stored_exactly(engine: Engine, world: World) -> None:
     score = 0.0
     for number in range(40):
-        result = world.good(0, offset=0.0251 + number * 0.0173, age=100.0 - number)
+        result = world.good(0, offset=0.0251 + number * 0.0173, age=540.0 * (50 - number))
         commit(engine, [new_submission(ALICE, result)], NOW)
         score = next_score(score, step(result))
         assert pair_of(engine, world.servers[0], world.alice)["score_raw"] == score
@@ -241,7 +241,7 @@ def test_a_deleted_server_takes_its_rows_along_and_is_unknown(engine: Engine, wo
 
 
 def test_the_largest_intake_there_can_be(engine: Engine, world: World) -> None:
-    results = [world.good(i % 4, age=float(i)) for i in range(1000)]
+    results = [world.good(i % 4, age=i // 4 * 300.0) for i in range(1000)]
     bad = [new_result(2**32 - 1 - i, "192.0.2.1", error="x" * 5000) for i in range(1000)]
     plan = commit(engine, [new_submission(ALICE, *results), new_submission(ALICE, *bad)], NOW)
     assert stored(plan) == [1000, 0]

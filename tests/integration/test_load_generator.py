@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from fixtures.broker import Broker
 from fixtures.running_ingest import running_ingest
@@ -21,18 +22,21 @@ from ops.checker.load import read_attempts
 from runtime.database import reading, utc_now
 from runtime.pool_settings import Intervals
 from schema.messages import BatchCommitted, BatchRefused
-from schema.tables import rejected_messages
+from schema.tables import rejected_messages, system_settings
 from scorer.scorers import all_scorers
 from scorer.scoring import score_due
 from scorer.worker import add_missing_scorers
 
 SERVERS = 25
+EACH_SECOND = Intervals(interval_active=1.0)
 
 
 def members(engine: Engine, count: int) -> list[Member]:
     """Monitors and servers in the ledger, all paired."""
+    each_second = {"key": "monitors", "value": msgspec.json.encode(EACH_SECOND).decode(), "created_on": utc_now()}
     unique = f"{random.getrandbits(40):x}"  # the session's broker remembers names
     with engine.begin() as connection:
+        connection.execute(system_settings.insert().values(each_second))
         ids = [add_monitor(connection, f"load{n}-{unique}.test.mon.example") for n in range(count)]
         ips = [f"172.16.0.{n + 1}" for n in range(SERVERS)]
         targets = [Target(add_server(connection, ip), ip, 1.0 + n % 3) for n, ip in enumerate(ips)]
@@ -70,7 +74,7 @@ def made_at(ulid: str) -> int:
 
 def verdict(engine: Engine, record: Path) -> Checked:
     add_missing_scorers(engine, all_scorers())
-    while score_due(engine, all_scorers(), Intervals(), utc_now(), 100).claimed:
+    while score_due(engine, all_scorers(), EACH_SECOND, utc_now(), 100).claimed:
         pass
     with reading(engine) as connection:
         attempts = read_attempts(connection, record)

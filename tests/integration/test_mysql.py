@@ -176,7 +176,7 @@ def test_the_largest_intake_fits_into_the_smallest_packet(small_packets: Engine)
         monitor, server = add_monitor(connection, "a.test.mon.example"), add_server(connection, "192.0.2.1")
         add_pair(connection, server, monitor)
     assert int(variable(small_packets, "max_allowed_packet")) == SMALLEST_PACKET
-    good = [new_result(server, "192.0.2.1", age=float(i)) for i in range(1000)]
+    good = [new_result(server, "192.0.2.1", age=250.0 * i) for i in range(1000)]
     bad = [new_result(2**32 - 1 - i, "192.0.2.1", error="x" * 5000) for i in range(1000)]
     submissions = [new_submission("a.test.mon.example", *results) for results in (good, bad)]
     plan = commit(small_packets, submissions, utc_now())

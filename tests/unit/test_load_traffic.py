@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ def test_kinds_have_their_shares() -> None:
 
 def test_a_rota_measures_each_server_at_its_interval() -> None:
     rota = Rota([Target(1, "a", 1.0), Target(2, "b", 2.0), Target(3, "c", 4.0)])
-    counts = Counter(target.server_id for target in rota.take(700))
+    counts = Counter(turn.target.server_id for turn in rota.take(700))
     assert [round(counts[server_id] / 100) for server_id in (1, 2, 3)] == [4, 2, 1]
     assert rota.pace == pytest.approx(1.75)
 
@@ -89,12 +90,14 @@ def test_a_rota_follows_what_is_added_and_taken_away() -> None:
     rota.take(5)
     rota.add(Target(2, "b", 1.0))
     rota.remove(1)
-    assert {target.server_id for target in rota.take(3)} == {2}
+    assert {turn.target.server_id for turn in rota.take(3)} == {2}
     rota.remove(2)
     assert rota.take(3) == []
     rota.add(Target(1, "a", 1.0))
     rota.add(Target(1, "a", 0.5))
-    assert [target.interval for target in rota.take(4)] == [0.5] * 4
+    turns = rota.take(4)
+    assert [turn.target.interval for turn in turns] == [0.5] * 4
+    assert [later.at - earlier.at for earlier, later in pairwise(turns)] == [0.5] * 3
     rota.clear()
     assert (len(rota), rota.take(1)) == (0, [])
 
@@ -103,7 +106,7 @@ def test_a_server_that_comes_back_at_once_is_not_measured_twice_as_often() -> No
     rota = Rota([Target(1, "a", 1.0), Target(2, "b", 1.0)])
     rota.remove(1)
     rota.add(Target(1, "a", 1.0))
-    counts = Counter(target.server_id for target in rota.take(100))
+    counts = Counter(turn.target.server_id for turn in rota.take(100))
     assert abs(counts[1] - counts[2]) <= 1
 
 
