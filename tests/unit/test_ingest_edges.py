@@ -193,6 +193,7 @@ class Database:
 
     def __init__(self, *outcomes: Exception | str) -> None:
         self.outcomes = list(outcomes)
+        self.contact = Contact()
 
     async def in_database(self, work: Any) -> Any:
         assert self.outcomes, "asked once more than expected"
