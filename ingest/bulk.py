@@ -88,6 +88,7 @@ _MOVE_MYSQL: Final = sa.text("""
     STRAIGHT_JOIN `server_scores` AS `pair` ON `pair`.`id` = `moved`.`id`
     SET `pair`.`score_raw` = `moved`.`score`,
         `pair`.`score_ts` = `moved`.`score_ts`,
+        `pair`.`queue_ts` = `moved`.`score_ts`,
         `pair`.`stratum` = `moved`.`stratum`
 """)
 
@@ -108,7 +109,13 @@ _LOG_MYSQL: Final = sa.text("""
 _MOVE_ONE: Final = (
     sa.update(server_scores)
     .where(_pair.id == sa.bindparam("pair"))
-    .values(score_raw=sa.bindparam("score"), score_ts=sa.bindparam("ts"), stratum=sa.bindparam("new_stratum"))
+    .values(
+        score_raw=sa.bindparam("score"),
+        score_ts=sa.bindparam("ts"),
+        # When the pair was last in turn, as the former API kept it: its readers order by this.
+        queue_ts=sa.bindparam("ts"),
+        stratum=sa.bindparam("new_stratum"),
+    )
 )
 
 _WINDOWS: Final = 200

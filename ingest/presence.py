@@ -6,8 +6,8 @@ that comes back with an old state, and repetitions must all lead to the same row
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
@@ -17,7 +17,8 @@ from sqlalchemy.exc import IntegrityError
 
 from ingest.decode import Presence
 from ingest.sightings import Sighting
-from runtime.database import to_db, transaction
+from runtime.database import to_db, transaction, utc_now
+from schema.limits import CLOCK_AHEAD
 from schema.messages import encode
 from schema.tables import monitor_presence, monitors
 
@@ -56,6 +57,16 @@ def merge(row: Present | None, presence: Presence) -> Present | None:
     same = row is not None and row.online == presence.status.online
     since = row.since if row is not None and same else seen
     return Present(presence.name, presence.status.online, since, seen, text)
+
+
+def believed(row: Present, now: datetime) -> Present:
+    """The row, unless its time is one of the future: then a clock that was ahead has written it, and all is news."""
+    if row.seen <= now + CLOCK_AHEAD:
+        return row
+    return replace(row, seen=_LONG_AGO, since=min(row.since, now), status="")
+
+
+_LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 
 
 class PresenceBook:
@@ -113,7 +124,9 @@ def _rows(connection: Connection, names: Sequence[str]) -> dict[str, Present]:
     p = monitor_presence.c
     query = sa.select(p.tls_name, p.online, p.since, p.seen, p.status).where(p.tls_name.in_(names))
     rows = connection.execute(query.order_by(p.tls_name).with_for_update())
-    return {r.tls_name: Present(r.tls_name, bool(r.online), r.since, r.seen, r.status) for r in rows}
+    now = utc_now()
+    found = (Present(r.tls_name, bool(r.online), r.since, r.seen, r.status) for r in rows)
+    return {row.name: believed(row, now) for row in found}
 
 
 def _save(connection: Connection, present: Present, *, new: bool) -> None:

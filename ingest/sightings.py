@@ -13,7 +13,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from runtime.database import transaction
+from runtime.database import transaction, utc_now
+from schema.limits import CLOCK_AHEAD
 from schema.messages import plain_version
 from schema.tables import monitors
 
@@ -72,12 +73,15 @@ def _write(connection: Connection, sightings: Sequence[Sighting]) -> None:
         {"monitor": s.monitor_id, "seen": s.seen, "submitted": s.submitted, "version": plain_version(s.version)}
         for s in sorted(sightings, key=lambda s: s.monitor_id)
     ]
-    connection.execute(_UPDATE, rows)
+    furthest = utc_now() + CLOCK_AHEAD
+    connection.execute(_UPDATE, [row | {"furthest": furthest} for row in rows])
 
 
 def _later(column: sa.Column[Any], name: str) -> sa.ColumnElement[Any]:
+    """What is given, unless the column has a later time; one of the future is that of a clock that was ahead."""
     given = sa.bindparam(name, type_=column.type)
-    return sa.case((column.is_(None), given), (column < given, given), else_=column)
+    future = sa.and_(given.is_not(None), column > sa.bindparam("furthest", type_=column.type))
+    return sa.case((column.is_(None), given), (column < given, given), (future, given), else_=column)
 
 
 _UPDATE: Final = (

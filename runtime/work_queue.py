@@ -88,6 +88,16 @@ class WorkQueue:
         if rows:
             connection.execute(_insert_ignore(connection, self.table), rows)
 
+    def heal(self, connection: Connection, now: datetime, furthest: datetime) -> int:
+        """Makes servers due now that would be due later than anybody means: a clock that was ahead has written it.
+
+        Returns how many there were.
+        """
+        late = sa.select(self.table.c.server_id).where(self.due > furthest).order_by(self.table.c.server_id)
+        ids = list(connection.scalars(late.limit(_TOGETHER).with_for_update(skip_locked=True)))
+        self.done(connection, ids, now)
+        return len(ids)
+
     def backlog(self, connection: Connection, now: datetime) -> Backlog:
         """How many servers are due, and of how many."""
         count = sa.select(sa.func.count()).select_from(self.table)

@@ -5,6 +5,7 @@ the tiers are data, the ledger can be asked for exactly the rows that a tier nee
 to rows from anywhere else.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,6 +29,8 @@ class PairScore(NamedTuple):
     """What the result added to the score."""
     rtt: int | None
     """Microseconds."""
+    stratum: int | None = None
+    """What the server last told the monitor; None: nothing yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,12 @@ class Scorer:
             if seen:
                 return self.choose(seen)
         return None
+
+
+def common_stratum(results: Iterable[PairScore]) -> int | None:
+    """The stratum that most of the monitors were told, the lowest of several; None when none was told any."""
+    told = Counter(result.stratum for result in results if result.stratum is not None)
+    return min(told, key=lambda stratum: (-told[stratum], stratum), default=None)
 
 
 def latest_per_monitor(results: Iterable[PairScore]) -> list[PairScore]:

@@ -6,18 +6,24 @@ twice, changes nothing.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from sqlalchemy.engine import Connection, Engine
 
 from runtime.database import reading, transaction
 from runtime.pool_settings import Intervals
 from runtime.work_queue import REVIEWS, SCORING
+from schema.limits import CLOCK_AHEAD
 from scorer import store
-from scorer.model import Score, Scorer
+from scorer.model import Score, Scorer, common_stratum
 from scorer.news import Logged, is_alarming, is_news
 from scorer.scorers import POOL_SCORER
 from scorer.store import Given, ScorerRow, ServerState
+
+_AHEAD: Final = CLOCK_AHEAD + timedelta(seconds=30)
+"""How far ahead of now a result may be: as far as ingest lets it, and some more, since workers have two clocks.
+What is later was written by a clock that was wrong; it counts when its time has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +58,19 @@ class _Computed:
 
     state: ServerState
     score: Score
+    stratum: int | None
+    until: datetime
+    """What is later was written by a clock that was ahead."""
 
     def following(self, before: Given | None) -> Given:
-        """What replaces ``before``: the score as it is now, at the server's newest result; its time never goes back."""
-        if before is None or before.ts is None:
-            return Given(self.state.newest, self.score.score)
-        return Given(max(self.state.newest, before.ts), self.score.score)
+        """What replaces ``before``: the score as it is now, at the server's newest result; its time never goes back,
+        unless it was one of the future."""
+        ts, stratum = self.state.newest, self.stratum
+        if before is not None:
+            stratum = before.stratum if stratum is None else stratum
+            if before.ts is not None and before.ts <= self.until:
+                ts = max(ts, before.ts)
+        return Given(ts, self.score.score, stratum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +99,27 @@ def score_due(engine: Engine, scorers: Sequence[Scorer], intervals: Intervals, n
     """
     with reading(engine) as connection:
         looked = SCORING.look(connection, now, limit)
-        verdicts = _judge(connection, scorers, intervals, looked) if looked else []
+        verdicts = _judge(connection, scorers, intervals, looked, now + _AHEAD) if looked else []
     if not looked:
         return Scored()
     return transaction(engine, lambda connection: write_scores(connection, looked, verdicts, now))
 
 
 def _judge(
-    connection: Connection, scorers: Sequence[Scorer], intervals: Intervals, server_ids: Collection[int]
+    connection: Connection,
+    scorers: Sequence[Scorer],
+    intervals: Intervals,
+    server_ids: Collection[int],
+    until: datetime,
 ) -> list[_Verdicts]:
     rows = store.scorer_rows(connection)
     excluded = [row.id for row in rows]
-    states = store.server_states(connection, server_ids, excluded)
+    states = store.server_states(connection, server_ids, excluded, until)
     verdicts = []
     for scorer, row in _at_work(scorers, rows):
-        computed = _compute(connection, scorer, states, intervals, excluded)
+        computed = _compute(connection, scorer, states, intervals, excluded, until)
         before = store.scores_of(connection, row.id, [c.state.id for c in computed])
-        logged = store.last_logged(connection, row.id, [c.state for c in computed])
+        logged = store.last_logged(connection, row.id, [c.state for c in computed], until)
         verdicts.append(_Verdicts(scorer, row, computed, before, logged))
     return verdicts
 
@@ -140,15 +157,16 @@ def _compute(
     states: Sequence[ServerState],
     intervals: Intervals,
     excluded: Sequence[int],
+    until: datetime,
 ) -> list[_Computed]:
     """What :meth:`Scorer.compute` says, asking for the results of a tier only where none before it decided."""
     computed: list[_Computed] = []
     undecided = {state.id: state for state in states}
     for tier in scorer.tiers(intervals):
         if undecided:
-            results = store.tier_results(connection, undecided.values(), tier, excluded)
+            results = store.tier_results(connection, undecided.values(), tier, excluded, until)
             computed += [
-                _Computed(undecided.pop(server_id), scorer.choose(of_server))
+                _Computed(undecided.pop(server_id), scorer.choose(of_server), common_stratum(of_server), until)
                 for server_id, of_server in results.items()
             ]
     return computed

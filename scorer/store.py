@@ -36,6 +36,8 @@ class Given(NamedTuple):
     ts: datetime | None
     """Of the server's newest result; None: not scored yet."""
     score: float
+    stratum: int | None = None
+    """That most of its monitors were told; None: nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,28 +91,31 @@ def add_scorer(connection: Connection, name: str, tls_name: str, now: datetime) 
     )
 
 
-def server_states(connection: Connection, server_ids: Collection[int], scorers: Collection[int]) -> list[ServerState]:
-    """The servers among ``server_ids`` that have any result not written by one of the ``scorers``."""
-    found = connection.execute(_STATES, {"servers": list(server_ids), "scorers": list(scorers)})
+def server_states(
+    connection: Connection, server_ids: Collection[int], scorers: Collection[int], until: datetime
+) -> list[ServerState]:
+    """The servers among ``server_ids`` that have any result until then not written by one of the ``scorers``."""
+    asked = {"servers": list(server_ids), "scorers": list(scorers), "until": until}
     return [
-        ServerState(server_id, newest_ts, Given(score_ts, score_raw))
-        for server_id, newest_ts, score_ts, score_raw in found
+        ServerState(server_id, newest_ts, Given(*given))
+        for server_id, newest_ts, *given in connection.execute(_STATES, asked)
         if newest_ts is not None
     ]
 
 
 def tier_results(
-    connection: Connection, states: Iterable[ServerState], tier: Tier, scorers: Collection[int]
+    connection: Connection, states: Iterable[ServerState], tier: Tier, scorers: Collection[int], until: datetime
 ) -> dict[int, list[PairScore]]:
-    """The latest result of each monitor in ``tier``, of the servers that have any.
+    """The latest result until then of each monitor in ``tier``, of the servers that have any.
 
     The database picks the latest, since most of the time went into handing over the others.
     """
     begins = {state.id: state.newest - tier.window for state in states}
     results: defaultdict[int, list[PairScore]] = defaultdict(list)
     for begin, server_ids in _together(begins).items():
-        asked = {"servers": server_ids, "begin": begin, "statuses": list(tier.statuses), "scorers": list(scorers)}
-        for server_id, *result in connection.execute(_TIER_RESULTS, asked):
+        asked = {"servers": server_ids, "begin": begin, "until": until}
+        of = {"statuses": list(tier.statuses), "scorers": list(scorers)}
+        for server_id, *result in connection.execute(_TIER_RESULTS, asked | of):
             latest = PairScore(*result)
             if latest.ts >= begins[server_id]:
                 results[server_id].append(latest)
@@ -120,14 +125,17 @@ def tier_results(
 def scores_of(connection: Connection, scorer_id: int, server_ids: Collection[int]) -> dict[int, Given]:
     """What a scorer has given to these servers, where it has a row for them."""
     rows = connection.execute(_SCORES, {"scorer": scorer_id, "servers": list(server_ids)})
-    return {server_id: Given(ts, score) for server_id, ts, score in rows}
+    return {server_id: Given(*given) for server_id, *given in rows}
 
 
-def last_logged(connection: Connection, scorer_id: int, states: Collection[ServerState]) -> dict[int, Logged]:
-    """The scorer's newest log row of each server, where there is one that may make the next one no news."""
+def last_logged(
+    connection: Connection, scorer_id: int, states: Collection[ServerState], until: datetime
+) -> dict[int, Logged]:
+    """The scorer's newest log row of each server until then, where there is one that may make the next one no news."""
     logged: dict[int, Logged] = {}
     for begin, server_ids in _together({state.id: state.newest - SAME_FOR for state in states}).items():
-        rows = connection.execute(_LOGGED, {"servers": server_ids, "begin": begin, "scorer": scorer_id})
+        asked = {"servers": server_ids, "begin": begin, "until": until, "scorer": scorer_id}
+        rows = connection.execute(_LOGGED, asked)
         logged |= {server_id: Logged(ts, score) for server_id, ts, score in rows}
     return logged
 
@@ -148,10 +156,11 @@ def write_pair_scores(
             "server_id": s,
             "score_ts": ts,
             "score_raw": raw,
+            "stratum": stratum,
             "status": "active",
             "created_on": now,
         }
-        for s, (ts, raw) in sorted(scores.items())
+        for s, (ts, raw, stratum) in sorted(scores.items())
         if s not in known
     ]
     if new:
@@ -207,9 +216,10 @@ def _move(
         return
     moved = sorted(scores.items())
     if connection.dialect.name == "sqlite":
-        connection.execute(elsewhere, [{"server": s, "ts": ts, "score": raw, **of_pairs} for s, (ts, raw) in moved])
+        names = ("server", "ts", "score", "new_stratum")
+        connection.execute(elsewhere, [dict(zip(names, (s, *given), strict=True)) | of_pairs for s, given in moved])
     else:
-        text = json_rows((s, ts, raw) for s, (ts, raw) in moved)
+        text = json_rows((s, *given) for s, given in moved)
         connection.execute(on_mysql, {"moved": text, **of_pairs})
 
 
@@ -217,22 +227,28 @@ _MOVED: Final = """
     JSON_TABLE(:moved, '$[*]' COLUMNS (
         `server_id` INT UNSIGNED PATH '$[0]' ERROR ON ERROR,
         `ts` DATETIME PATH '$[1]' ERROR ON ERROR,
-        `score` DOUBLE PATH '$[2]' ERROR ON ERROR)) AS `moved`
+        `score` DOUBLE PATH '$[2]' ERROR ON ERROR,
+        `stratum` INT PATH '$[3]' ERROR ON ERROR)) AS `moved`
 """
 
 _MOVE_SERVERS_MYSQL: Final = sa.text(f"""
     UPDATE {_MOVED} STRAIGHT_JOIN `servers` AS `server` ON `server`.`id` = `moved`.`server_id`
-    SET `server`.`score_ts` = `moved`.`ts`, `server`.`score_raw` = `moved`.`score`
+    SET `server`.`score_ts` = `moved`.`ts`, `server`.`score_raw` = `moved`.`score`,
+        `server`.`stratum` = `moved`.`stratum`
 """)  # noqa: S608  # made of our own text
 
 _MOVE_PAIRS_MYSQL: Final = sa.text(f"""
     UPDATE {_MOVED}
     STRAIGHT_JOIN `server_scores` AS `pair`
         ON `pair`.`server_id` = `moved`.`server_id` AND `pair`.`monitor_id` = :scorer
-    SET `pair`.`score_ts` = `moved`.`ts`, `pair`.`score_raw` = `moved`.`score`
+    SET `pair`.`score_ts` = `moved`.`ts`, `pair`.`score_raw` = `moved`.`score`, `pair`.`stratum` = `moved`.`stratum`
 """)  # noqa: S608  # made of our own text
 
-_NEW_SCORE: Final[dict[str, Any]] = {"score_ts": sa.bindparam("ts"), "score_raw": sa.bindparam("score")}
+_NEW_SCORE: Final[dict[str, Any]] = {
+    "score_ts": sa.bindparam("ts"),
+    "score_raw": sa.bindparam("score"),
+    "stratum": sa.bindparam("new_stratum"),
+}
 _MOVE_SERVER: Final = sa.update(servers).where(servers.c.id == sa.bindparam("server")).values(_NEW_SCORE)
 _MOVE_PAIR: Final = (
     sa.update(server_scores)
@@ -243,12 +259,14 @@ _MOVE_PAIR: Final = (
 # Another scorer may have been quicker.
 _ADDED_ON_MYSQL: Final = mysql.insert(server_scores)
 _ADD_PAIR_MYSQL: Final = _ADDED_ON_MYSQL.on_duplicate_key_update(
-    score_ts=_ADDED_ON_MYSQL.inserted.score_ts, score_raw=_ADDED_ON_MYSQL.inserted.score_raw
+    score_ts=_ADDED_ON_MYSQL.inserted.score_ts,
+    score_raw=_ADDED_ON_MYSQL.inserted.score_raw,
+    stratum=_ADDED_ON_MYSQL.inserted.stratum,
 )
 _ADDED_ON_SQLITE: Final = sqlite.insert(server_scores)
 _ADD_PAIR_SQLITE: Final = _ADDED_ON_SQLITE.on_conflict_do_update(
     index_elements=["server_id", "monitor_id"],
-    set_={"score_ts": _ADDED_ON_SQLITE.excluded.score_ts, "score_raw": _ADDED_ON_SQLITE.excluded.score_raw},
+    set_={name: _ADDED_ON_SQLITE.excluded[name] for name in ("score_ts", "score_raw", "stratum")},
 )
 
 
@@ -265,11 +283,13 @@ def _states() -> sa.Select[Any]:
     newest = (
         _hinted(sa.select(log.c.ts), log)
         .where(log.c.server_id == s.id, log.c.monitor_id.not_in(_several("scorers")))
+        .where(log.c.ts <= sa.bindparam("until"))
         .order_by(log.c.ts.desc())
         .limit(1)
         .scalar_subquery()
     )
-    return sa.select(s.id, newest.label("newest"), s.score_ts, s.score_raw).where(s.id.in_(_several("servers")))
+    given = (s.score_ts, s.score_raw, s.stratum)
+    return sa.select(s.id, newest.label("newest"), *given).where(s.id.in_(_several("servers")))
 
 
 def _tier_results() -> sa.Select[Any]:
@@ -279,14 +299,14 @@ def _tier_results() -> sa.Select[Any]:
         partition_by=(c.server_id, c.monitor_id), order_by=(c.ts.desc(), c.id.desc())
     )
     query = (
-        _hinted(sa.select(c.server_id, c.id, c.monitor_id, p.status, c.ts, c.score, c.step, c.rtt), log)
+        _hinted(sa.select(c.server_id, c.id, c.monitor_id, p.status, c.ts, c.score, c.step, c.rtt, p.stratum), log)
         .add_columns(newest_first.label("place"))
         # In the order as written: from the few rows of the window to their pairs, never the other way round.
         .prefix_with("STRAIGHT_JOIN", dialect="mysql")
         .prefix_with("STRAIGHT_JOIN", dialect="mariadb")
         .join_from(log, pair, sa.and_(p.server_id == c.server_id, p.monitor_id == c.monitor_id))
         .where(p.status.in_(_several("statuses")), c.monitor_id.not_in(_several("scorers")))
-        .where(c.server_id.in_(_several("servers")), c.ts >= sa.bindparam("begin"))
+        .where(c.server_id.in_(_several("servers")), c.ts.between(sa.bindparam("begin"), sa.bindparam("until")))
         .subquery("seen")
     )
     return sa.select(*(column for column in query.c if column.name != "place")).where(query.c.place == 1)
@@ -298,7 +318,8 @@ def _logged() -> sa.Select[Any]:
     seen = (
         _hinted(sa.select(log.c.server_id, log.c.ts, log.c.score, newest_first.label("place")), log)
         .where(log.c.monitor_id == sa.bindparam("scorer"))
-        .where(log.c.server_id.in_(_several("servers")), log.c.ts >= sa.bindparam("begin"))
+        .where(log.c.server_id.in_(_several("servers")))
+        .where(log.c.ts.between(sa.bindparam("begin"), sa.bindparam("until")))
         .subquery("seen")
     )
     return sa.select(seen.c.server_id, seen.c.ts, seen.c.score).where(seen.c.place == 1)
@@ -307,7 +328,8 @@ def _logged() -> sa.Select[Any]:
 # Made once: to build a statement anew took a quarter of the scorer's own time.
 _STATES: Final = _states()
 _TIER_RESULTS: Final = _tier_results()
-_SCORES: Final = sa.select(server_scores.c.server_id, server_scores.c.score_ts, server_scores.c.score_raw).where(
-    server_scores.c.monitor_id == sa.bindparam("scorer"), server_scores.c.server_id.in_(_several("servers"))
+_pair = server_scores.c
+_SCORES: Final = sa.select(_pair.server_id, _pair.score_ts, _pair.score_raw, _pair.stratum).where(
+    _pair.monitor_id == sa.bindparam("scorer"), _pair.server_id.in_(_several("servers"))
 )
 _LOGGED: Final = _logged()

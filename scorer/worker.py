@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -33,6 +34,9 @@ POLL: Final = 0.2
 
 COUNT: Final = 1.0
 """Seconds between two counts of the servers that wait, while there are more than one transaction takes."""
+
+HEAL: Final = 60.0
+"""Seconds between two looks for servers that are due in the future."""
 
 _CALM: Final = 1_000
 """Servers that may wait while the live stream is fed; with more, there is better to do."""
@@ -70,6 +74,15 @@ def add_missing_scorers(engine: Engine, scorers: Sequence[Scorer]) -> None:
     transaction(engine, work)
 
 
+def heal(engine: Engine, now: datetime) -> int:
+    """Makes servers due that are so only later than now: their results are there. Returns how many there were."""
+
+    def work(connection: Connection) -> int:
+        return SCORING.heal(connection, now, now + timedelta(seconds=30))
+
+    return transaction(engine, work)
+
+
 class _Scoring:
     """The loop, and its numbers."""
 
@@ -80,6 +93,7 @@ class _Scoring:
         self._total = 0
         self._behind = Backlog(0, 0)
         self._counted = -COUNT
+        self._healed = -HEAL
         self._servers = meter.create_counter("ntppool.scorer.servers", description="servers scored")
         self._logged = meter.create_counter("ntppool.scorer.logged", description="scores that were news")
         self._alarms = meter.create_counter("ntppool.scorer.alarms", description="servers sent to review by a fall")
@@ -97,6 +111,7 @@ class _Scoring:
             more = scored.claimed > 0 and scored.found >= most
             self._count(scored, seconds)
             await self._look_back(more)
+            await self._heal()
             if self._behind.due <= _CALM:
                 for score in scored.scores:
                     self._tell(score)
@@ -112,6 +127,14 @@ class _Scoring:
             self._behind = await self._worker.in_database(self._read_backlog)
         self._backlog.set(self._behind.due)
         self._worker.status["backlog"] = self._behind.due
+
+    async def _heal(self) -> None:
+        """Finds servers that a wrong clock has made due in the future."""
+        if time.monotonic() - self._healed < HEAL:
+            return
+        self._healed = time.monotonic()
+        if healed := await self._worker.in_database(partial(heal, self._worker.engine, utc_now())):
+            log.warning("%d servers were due in the future: they are scored now", healed)
 
     def _read_backlog(self) -> Backlog:
         with reading(self._worker.engine) as connection:

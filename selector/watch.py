@@ -2,14 +2,15 @@
 
 import asyncio
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Engine
 
-from runtime.database import reading, to_db
-from runtime.pool_settings import Intervals
+from runtime.database import reading, to_db, transaction
+from runtime.pool_settings import Intervals, Reviews
 from runtime.work_queue import REVIEWS
 from runtime.worker import Worker
 from schema.tables import monitors, server_scores
@@ -128,7 +129,14 @@ class Watch:
         status |= {"due": due, "reviewed": reviewing.reviewed, "reconciling": self._reconciler.waiting}
         if time.monotonic() - self._counted >= COUNT:
             self._numbers.pools(*await self._worker.in_database(self._pools))
+            await self._heal()
             self._counted = time.monotonic()
+
+    async def _heal(self) -> None:
+        engine = self._worker.engine
+        reviews = (await self._worker.in_database(self._worker.pool.get)).selector
+        if await self._worker.in_database(partial(heal_reviews, engine, reviews, to_db(datetime.now(UTC)))):
+            self._reviewing.wake()
 
     def _backlog(self) -> int:
         with reading(self._worker.engine) as connection:
@@ -146,6 +154,12 @@ class Watch:
     def _mark_all(self) -> None:
         for name in self._registry.names:
             self._reconciler.mark(name)
+
+
+def heal_reviews(engine: Engine, reviews: Reviews, now: datetime) -> int:
+    """Makes servers due whose next review is later than any review plans one: a clock that was ahead has written it."""
+    longest = timedelta(seconds=max(reviews.review_changed, reviews.review_unchanged) + 60)
+    return transaction(engine, lambda connection: REVIEWS.heal(connection, now, now + longest))
 
 
 def _probing(registry: Registry) -> set[tuple[str, str]]:

@@ -98,6 +98,7 @@ def test_a_batch_leaves_its_id_log_rows_scores_and_servers_to_score(engine: Engi
     assert second["attributes"] == '{"no_response":true}'
     moved = pair_of(engine, world.servers[0], world.bob)
     assert (moved["score_raw"], moved["score_ts"], moved["stratum"]) == (first["score"], first["ts"], 3)
+    assert moved["queue_ts"] == first["ts"], "when the pair was last in turn"
     assert moved["status"] == "testing"
     silent = pair_of(engine, world.servers[1], world.bob)
     assert (silent["score_raw"], silent["score_ts"], silent["stratum"]) == (4.5, second["ts"], None)

@@ -21,7 +21,7 @@ from ingest.retention import STEP, Removing, Round, cut, expiring, is_adopted, k
 from ingest.sightings import Sighting, write_sightings
 from ingest.throttle import DRAINING, LEAST_RATE
 from runtime.broker import Incoming
-from runtime.database import open_database
+from runtime.database import open_database, utc_now
 from runtime.pool_settings import Intervals
 from schema.limits import MAX_REJECTED_PAYLOAD
 from schema.messages import Status
@@ -38,6 +38,7 @@ from schema.tables import (
 
 NOW = datetime(2026, 1, 20, 12, 0, 0, 250_000)
 SECOND = timedelta(seconds=1)
+HOUR = timedelta(hours=1)
 ALICE, BOB = monitor_name("alice"), monitor_name("bob")
 
 
@@ -165,6 +166,31 @@ def test_times_never_go_back_and_versions_are_kept(engine: Engine) -> None:
     assert found == {alice: (NOW, NOW, "1" * 100), bob: (NOW + SECOND, None, "2")}
 
 
+def test_a_time_of_the_future_gives_way(engine: Engine) -> None:
+    with engine.begin() as connection:
+        alice = add_monitor(connection, ALICE)
+    now = utc_now()
+    future, before = now + 2 * HOUR, now - HOUR
+    write_sightings(engine, [Sighting(alice, future, submitted=future)])
+    write_sightings(engine, [Sighting(alice, now)])
+    [row] = rows(engine, monitors)
+    assert (row.last_seen, row.last_submit) == (now, future), "of the last submission nothing new is known"
+    write_sightings(engine, [Sighting(alice, before, submitted=now)])
+    write_sightings(engine, [Sighting(alice, before, submitted=before)])
+    [row] = rows(engine, monitors)
+    assert (row.last_seen, row.last_submit) == (now, now), "what is written late turns nothing back"
+
+
+def test_presence_of_the_future_gives_way(engine: Engine) -> None:
+    with engine.begin() as connection:
+        add_monitor(connection, ALICE)
+    now = utc_now()
+    write_presence(engine, [says(ALICE, Status(online=True), now + 2 * HOUR)])
+    write_presence(engine, [says(ALICE, Status(online=False), now)])
+    [row] = rows(engine, monitor_presence)
+    assert (bool(row.online), row.since, row.seen) == (False, now, now)
+
+
 # ---- rates ---------------------------------------------------------------------------------------------------------
 
 
@@ -189,7 +215,6 @@ def test_a_rate_follows_from_the_pairs(engine: Engine) -> None:
 # ---- retention -----------------------------------------------------------------------------------------------------
 
 KEPT = timedelta(days=15)
-HOUR = timedelta(hours=1)
 
 
 def removing(engine: Engine, name: str) -> Removing:

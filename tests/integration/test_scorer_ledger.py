@@ -30,7 +30,7 @@ from scorer.model import PairScore
 from scorer.scorers import all_scorers
 from scorer.scorers.recentmedian import SCORER
 from scorer.scoring import Scored, score_due
-from scorer.worker import add_missing_scorers
+from scorer.worker import add_missing_scorers, heal
 
 NOW = datetime(2026, 1, 2, 12, 0, 0)
 INTERVALS = Intervals()
@@ -91,6 +91,78 @@ def test_a_score_is_written_to_the_pair_the_server_and_the_log(engine: Engine, r
     assert (logged["offset"], logged["rtt"]) == (None, None)
     assert json.loads(logged["attributes"]) == {"from_ls_id": results[0]}
     assert rows(engine, scoring_queue)[0]["due_on"] is None
+
+
+def test_what_a_wrong_clock_wrote_decides_nothing_until_its_time_has_come(engine: Engine, recentmedian: int) -> None:
+    with engine.begin() as connection:
+        server, results = watched_server(connection, 12.5, 20.0, -4.0)
+        monitor = add_monitor(connection, monitor_name("ahead"))
+        add_pair(connection, server, monitor)
+        add_log_score(connection, server, monitor, NOW + 120 * MINUTE, score=-80.0, step=-4.0)
+        add_log_score(connection, server, recentmedian, NOW + 119 * MINUTE, score=-80.0, step=-4.0)
+        future = {"score_ts": NOW + 120 * MINUTE, "score_raw": -80.0}
+        connection.execute(sa.update(servers).values(future))
+        scorers_pair = {"monitor_id": recentmedian, "server_id": server, "status": "active", "created_on": NOW}
+        connection.execute(sa.insert(server_scores).values(scorers_pair | future))
+    assert [(s.ts, s.score) for s in score_all(engine).scores] == [(NOW, 12.5)]
+    [found] = rows(engine, servers)
+    assert (found["score_ts"], found["score_raw"]) == (NOW, 12.5), "a time of the future goes back"
+    [pair] = rows(engine, server_scores, server_scores.c.monitor_id == recentmedian)
+    assert (pair["score_ts"], pair["score_raw"]) == (NOW, 12.5)
+    [logged] = rows(engine, log_scores, log_scores.c.monitor_id == recentmedian, log_scores.c.ts <= NOW)
+    assert json.loads(logged["attributes"]) == {"from_ls_id": results[0]}, "and the score is news"
+    with engine.begin() as connection:
+        make_due(connection, server)
+    assert [s.ts for s in score_all(engine, NOW + 121 * MINUTE).scores] == [NOW + 120 * MINUTE]
+
+
+@pytest.mark.parametrize(("ahead", "counts"), [(0, True), (60, True), (90, True), (91, False)])
+def test_a_result_that_ingest_let_through_counts_at_once(
+    engine: Engine, recentmedian: int, ahead: int, counts: bool
+) -> None:
+    now = NOW - timedelta(seconds=ahead)
+    with engine.begin() as connection:
+        watched_server(connection, 12.5)
+        connection.execute(sa.update(scoring_queue).values(due_on=now))
+    assert [s.ts for s in score_all(engine, now).scores] == ([NOW] if counts else [])
+
+
+def test_a_server_that_a_wrong_clock_made_due_later_is_scored_now(engine: Engine) -> None:
+    with engine.begin() as connection:
+        soon, later, idle = (add_server(connection) for _ in range(3))
+        SCORING.add(connection, [idle], None)
+        SCORING.add(connection, [soon], NOW + timedelta(seconds=29))
+        SCORING.add(connection, [later], NOW + timedelta(hours=2))
+    assert heal(engine, NOW) == 1
+    due = {row["server_id"]: row["due_on"] for row in rows(engine, scoring_queue)}
+    assert due == {soon: NOW + timedelta(seconds=29), later: NOW, idle: None}
+    assert heal(engine, NOW) == 0
+
+
+def strata(engine: Engine, scorer: int) -> tuple[int | None, int | None]:
+    [server], [pair] = rows(engine, servers), rows(engine, server_scores, server_scores.c.monitor_id == scorer)
+    return server["stratum"], pair["stratum"]
+
+
+def test_a_servers_stratum_is_the_one_that_most_monitors_were_told(engine: Engine, recentmedian: int) -> None:
+    with engine.begin() as connection:
+        server, _ = watched_server(connection, 12.5, 20.0, -4.0)
+
+    def told(*given: int | None) -> tuple[int | None, int | None]:
+        with engine.begin() as connection:
+            pairs = server_scores.c
+            of_monitors = sa.select(pairs.id).where(pairs.monitor_id != recentmedian).order_by(pairs.id)
+            for pair, stratum in zip(connection.scalars(of_monitors).all(), given, strict=True):
+                connection.execute(sa.update(server_scores).where(pairs.id == pair).values(stratum=stratum))
+            make_due(connection, server)
+        assert score_all(engine).claimed == 1
+        return strata(engine, recentmedian)
+
+    assert told(None, None, None) == (None, None)
+    assert told(2, 1, 2) == (2, 2)
+    assert told(3, 2, 1) == (1, 1), "of several the lowest"
+    assert told(None, 4, None) == (4, 4)
+    assert told(None, None, None) == (4, 4), "what nobody knows any more stays"
 
 
 def test_computing_again_changes_nothing(engine: Engine, recentmedian: int) -> None:
@@ -194,7 +266,7 @@ def test_only_news_are_logged_but_the_score_always_follows(engine: Engine, recen
         with engine.begin() as connection:
             add_log_score(connection, server, monitor, ts, score=score)
             make_due(connection, server)
-        assert score_all(engine).logged == news, f"minute {minute}"
+        assert score_all(engine, ts).logged == news, f"minute {minute}"
         assert [(row["score_ts"], row["score_raw"]) for row in rows(engine, servers)] == [(ts, score)]
         logged += [(ts, score)] if news else []
     written = rows(engine, log_scores, log_scores.c.monitor_id == recentmedian)

@@ -26,6 +26,7 @@ from ingest.reception import Reception
 from ingest.refusals import Refusals
 from ingest.throttle import BURST, LEAST_RATE, Throttle
 from runtime.broker import BrokerSession, Incoming, NotConnected
+from runtime.health import Contact
 from runtime.worker import Worker
 from schema.messages import BatchCommitted, Rejection, Status, encode
 from schema.topics import Topics

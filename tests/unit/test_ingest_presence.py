@@ -1,5 +1,6 @@
 """Who is there: the same row, however messages are repeated, kept by the broker, or split over workers."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.decode import Presence
-from ingest.presence import PresenceBook, Present, merge
+from ingest.presence import PresenceBook, Present, believed, merge
 from ingest.sightings import Sighting, Sightings
-from schema.messages import Status
+from schema.messages import Status, encode
 
 NAME = "nlams1.devel.mon.example"
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -75,6 +76,20 @@ def state(row: Present | None) -> tuple[bool, datetime, datetime] | None:
 )
 def test_what_is_believed(presences: list[Presence], expected: tuple[bool, datetime, datetime]) -> None:
     assert state(settle(*presences)) == expected
+
+
+def test_what_a_clock_that_was_ahead_wrote_gives_way() -> None:
+    row = settle(online(0))
+    assert row is not None
+    future = replace(row, seen=row.seen + timedelta(hours=2), since=row.since + timedelta(hours=2))
+    said = online(10)
+    again = settle(said, row=believed(replace(future, status=encode(said.status).decode()), at(5)))
+    assert state(again) == (True, at(5), at(10)), "also with the same words"
+    assert state(settle(will(20), row=believed(future, at(20)))) == (False, at(20), at(20))
+    assert state(settle(online(10, 20, retained=True), row=believed(future, at(20)))) == (True, at(20), at(10))
+    near = replace(row, seen=at(60))
+    assert believed(near, at(0)) == near, "a minute is within what clocks may differ"
+    assert believed(replace(row, seen=at(60.001)), at(0)) != near
 
 
 def test_an_agent_that_tells_no_time_is_seen_all_the_same() -> None:
