@@ -4,10 +4,12 @@ import logging
 import random
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import pymysql
@@ -179,12 +181,30 @@ def _set_up(connection: Any, record: ConnectionPoolEntry) -> None:
 
 def _open_sqlite(url: URL) -> Engine:
     engine = sa.create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT})
+    known: deque[tuple[int, int] | None] = deque(maxlen=1)
+
+    def gone() -> sqlite3.OperationalError:
+        return sqlite3.OperationalError(f"disk I/O error: {url.database} is gone")
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
+        record.info["file"] = _file(url)
+        known.append(record.info["file"])
+
+    @sa.event.listens_for(engine, "do_connect")
+    def _connect(dialect: Dialect, record: ConnectionPoolEntry, args: list[Any], parameters: dict[str, Any]) -> None:
+        if any(known) and _file(url) is None:
+            raise gone()  # or SQLite would make an empty one in its place
+
+    @sa.event.listens_for(engine, "checkout")
+    def _look(connection: Any, record: Any, fairy: object) -> None:
+        if record.info["file"] != (found := _file(url)):
+            if found is None:
+                raise gone()  # what is written into a file without a name is lost
+            raise InvalidatePoolError("the ledger is another file now")
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -194,6 +214,15 @@ def _open_sqlite(url: URL) -> Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _file(url: URL) -> tuple[int, int] | None:
+    """Which file the ledger is, whatever its name; None without one."""
+    try:
+        stat = Path(str(url.database)).stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 def _read_datetime(text: str) -> datetime | str | None:

@@ -24,6 +24,6 @@ def test_a_review_is_planned_no_later_than_any_review_plans_one(engine: Engine) 
     assert heal_reviews(engine, Reviews(), NOW) == 2
     queue = servers_monitor_review.c
     with engine.connect() as connection:
-        due = dict(connection.execute(sa.select(queue.server_id, queue.next_review)).tuples().all())
+        due = {row[0]: row[1] for row in connection.execute(sa.select(queue.server_id, queue.next_review))}
     assert [due[server] for server in ids] == [NOW + after for after in planned[:3]] + [NOW, NOW]
     assert None in due.values()
