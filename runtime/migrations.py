@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 import schema
 from runtime.database import reading, wait_without_end
+
+if TYPE_CHECKING:
+    # Loaded where they are used: to load them takes as long as all else that a command needs for its start.
+    from alembic.config import Config
 
 _SCRIPTS: Final = Path(schema.__file__).parent / "migrations"
 _LOCK: Final = "ntppool_monitor_migrations"
@@ -130,6 +130,8 @@ class _Migration:
             self._ended.set_result(None)
 
     def _migrate(self, connection: Connection) -> None:
+        from alembic import command
+
         wait_without_end(connection)
         self._driver = connection.connection.dbapi_connection
         sa.event.listen(connection, "before_cursor_execute", self._note)
@@ -178,18 +180,24 @@ def _percent(lock: Connection, connection_id: int) -> float | None:
 
 def current(engine: Engine) -> str | None:
     """The version that the database is at; None when it was never migrated."""
+    from alembic.migration import MigrationContext
+
     with reading(engine) as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
 def newest() -> str:
     """The version that this program needs."""
+    from alembic.script import ScriptDirectory
+
     revision = ScriptDirectory.from_config(_config(None)).get_current_head()
     assert revision is not None
     return revision
 
 
-def _config(connection: Connection | None) -> Config:
+def _config(connection: Connection | None) -> "Config":
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS))
     config.attributes["connection"] = connection

@@ -38,6 +38,8 @@ class Options:
     """None: a temporary one."""
     tls: bool = False
     ipv6: bool = False
+    as_json: bool = False
+    """A summary in JSON also on a terminal."""
 
 
 def parse_options(
@@ -51,6 +53,7 @@ def parse_options(
     directory: Path | None,
     tls: bool = False,
     ipv6: bool = False,
+    as_json: bool = False,
 ) -> Options:
     """The options, if they make sense.
 
@@ -75,6 +78,7 @@ def parse_options(
         directory=directory,
         tls=tls,
         ipv6=ipv6,
+        as_json=as_json,
     )
 
 

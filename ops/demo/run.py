@@ -1,6 +1,7 @@
 """The demo from its first process to its last line."""
 
 import asyncio
+import shlex
 import signal
 import sys
 import time
@@ -10,16 +11,20 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Connection
 
+from ops.checker import ledger as checked
 from ops.demo.accounting import Evidence, settle
 from ops.demo.directory import demo_directory, remove
+from ops.demo.findings import Findings
 from ops.demo.ledger import State, Watcher
 from ops.demo.options import Options, check_apart
-from ops.demo.site import Site, free_ntp_port, make_site, renew_tokens
+from ops.demo.process import last_lines
+from ops.demo.site import WORKERS, Site, free_ntp_port, make_site, renew_tokens
 from ops.demo.summary import End, Summary, summarize
 from ops.demo.system import Stopped, System
 from ops.demo.table import Display
+from ops.demo.verdict import in_words
 from ops.demo.world import World, make_world
 from ops.errors import OperatorError
 from ops.local_broker import BrokerUnavailable
@@ -28,6 +33,12 @@ from runtime.database import DatabaseUnavailable
 
 _LOOK_EVERY: Final = 1.0
 """Seconds between two looks at the ledger."""
+
+_RECENT_ROWS: Final = 50_000
+"""Of the log, from which it is told why a server is not handed out: a hundred of each server in the largest demo."""
+
+_COMPLAINTS_WITHIN: Final = 50
+"""Last lines of a worker's log."""
 
 _NEW_TOKENS_EVERY: Final = 3600.0
 """Seconds; a monitor's token lasts six hours."""
@@ -54,8 +65,17 @@ def run_demo(options: Options) -> int:
         good = summary is not None and summary.good
         _leave(directory, temporary=options.directory is None, good=good)
     if summary is not None:
-        sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
+        _tell(summary, as_json=options.as_json or not sys.stdout.isatty())
     return 0 if good else 1
+
+
+def _tell(summary: Summary, *, as_json: bool) -> None:
+    """The verdict in words; programs get JSON, as the only line on stdout."""
+    out = sys.stderr if as_json else sys.stdout
+    out.write(f"\n{in_words(summary)}")
+    out.flush()
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
 
 
 @contextmanager
@@ -72,11 +92,16 @@ def _database(options: Options, directory: Path) -> Iterator[URL | None]:
 
 def _leave(directory: Path, *, temporary: bool, good: bool) -> None:
     """Removes a directory that nobody asked for, unless its logs may tell what went wrong."""
-    logs = directory / "logs"
-    if not good and logs.is_dir() and any(log.stat().st_size for log in logs.iterdir()):
-        sys.stderr.write(f"demo: the logs of all processes are in {logs}\n")
+    logs = [*(directory / "logs").glob("*"), directory / "database" / "log"]
+    if not good and any(log.is_file() and log.stat().st_size for log in logs):
+        sys.stderr.write(f"demo: the logs of all processes are kept in\n  {directory}\n")
     elif temporary:
         remove(directory)
+
+
+def _findings(connection: Connection) -> Findings:
+    after = max(0, checked.last_log_id(connection) - _RECENT_ROWS)
+    return Findings().all(checked.log_rows(connection, after=after))
 
 
 def _world(options: Options) -> World:
@@ -115,23 +140,36 @@ class Demo:
         except Stopped:
             display.say("stopped before everything was running")
             return None
-        display.say(f"all is running; to look into it: . {self._site.directory}/env; ntppool-monitor servers list")
+        display.say("all is running; to look into it, paste this line into another terminal:")
+        display.show_line(f"  sh {shlex.quote(str(self._site.looking))} servers list")
         await self._watch(system, display)
         seconds = time.monotonic() - self._began
         for death in system.supervisor.deaths:
             display.say(str(death))
-        if not system.supervisor.deaths:
-            display.say("the agents pause, and what they measured is brought in; Ctrl-C ends everything at once")
-            for what in await system.come_to_rest():
-                display.say(f"still on its way when the time was over: {what}")
+        rested = None if system.supervisor.deaths else await self._come_to_rest(system, display)
         await system.stop()
-        state, evidence = await self._read_end(system)
+        state, evidence, findings = await self._read_end(system)
         display.finish(state)
-        end = End(seconds, tuple(system.supervisor.deaths), tuple(system.hung))
-        summary = summarize(self._world, state, evidence.replay, settle(evidence), end)
-        for problem in summary.problems:
-            display.say(problem)
+        end = End(seconds, tuple(system.supervisor.deaths), tuple(system.hung), rested)
+        summary = summarize(self._world, state, evidence.replay, settle(evidence), findings, end)
+        if summary.waiting or not summary.committed:
+            self._show_complaints(display)
         return summary
+
+    async def _come_to_rest(self, system: System, display: Display) -> bool:
+        display.say("the agents pause, what they measured is brought in; Ctrl-C ends at once")
+        on_the_way = await system.come_to_rest()
+        for what in on_the_way:
+            display.say(f"still on its way when the time was over: {what}")
+        return not on_the_way
+
+    def _show_complaints(self, display: Display) -> None:
+        """The last warning or error of each worker: most likely why results do not get through."""
+        for name in WORKERS:
+            lines = last_lines(self._site.log_of(name), _COMPLAINTS_WITHIN).splitlines()
+            complaints = [line for line in lines if " WARNING " in line or " ERROR " in line]
+            if complaints:
+                display.say(f"{name} says: {complaints[-1]}")
 
     async def _watch(self, system: System, display: Display) -> None:
         """Shows the state until the time is over, somebody stops us, or a process dies."""
@@ -159,9 +197,10 @@ class Demo:
         for wait in waits:
             wait.cancel()
 
-    async def _read_end(self, system: System) -> tuple[State, Evidence]:
+    async def _read_end(self, system: System) -> tuple[State, Evidence, Findings]:
         try:
-            return await system.read(self._watcher.look), await system.evidence()
+            state, evidence = await system.read(self._watcher.look), await system.evidence()
+            return state, evidence, await system.read(_findings)
         except DatabaseUnavailable as error:
             raise OperatorError(f"database: {error}; there is no summary") from None
 

@@ -51,6 +51,15 @@ class Site:
         """One file per process."""
         return self.directory / "logs"
 
+    @property
+    def looking(self) -> Path:
+        """A script for whoever wants to look into the running demo: ``sh`` and this are ``ntppool-monitor``."""
+        return self.directory / "monitor"
+
+    def log_of(self, name: str) -> Path:
+        """The log of the process that is called so."""
+        return self.logs / f"{name.replace(' ', '-')}.log"
+
     def agent_directory(self, monitor: Monitor) -> StateDirectory:
         """The state of the agent that is this monitor."""
         return StateDirectory(self.directory / "agents" / short_name(monitor.name), ENV)
@@ -95,6 +104,9 @@ def make_site(directory: Path, database: URL | None, *, tls: bool = False, ipv6:
     _write_private(directory / "jwt.key", secret + "\n")
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in site.settings().items()]
     _write_private(directory / "env", "".join(lines))
+    # Wherever it is called from, whatever is in the PATH there, and where files here cannot be executed.
+    program = shlex.join(_python("ops"))
+    _write_private(site.looking, f'. {shlex.quote(str(directory / "env"))}\nexec {program} "$@"\n')
     return site
 
 
@@ -159,8 +171,7 @@ def python_command(site: Site, name: str, module: str, *arguments: str) -> Comma
 
 def _command(site: Site, name: str, argv: list[str], env: Mapping[str, str]) -> Command:
     inherited = {variable: os.environ[variable] for variable in _INHERITED if variable in os.environ}
-    log = site.logs / f"{name.replace(' ', '-')}.log"
-    return Command(name, argv, {**inherited, "HOME": str(site.directory), **env}, log, site.directory)
+    return Command(name, argv, {**inherited, "HOME": str(site.directory), **env}, site.log_of(name), site.directory)
 
 
 def _python(module: str, *arguments: str) -> list[str]:

@@ -1,16 +1,25 @@
-"""The end of a demo in figures: a pure function from what the ledger holds to one JSON object."""
+"""The end of a demo in figures, and whether it was good: a pure function from what the ledger holds to one JSON object.
+
+Good means that nothing was lost or counted twice, no process died or hung, everything came to rest, nothing waits, and
+every server that may be measured has results and a score.
+"""
 
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
 from ops.checker.replay import Replay
 from ops.demo.accounting import Account
-from ops.demo.ledger import State
+from ops.demo.findings import Findings
+from ops.demo.ledger import ServerState, State
 from ops.demo.process import Death
-from ops.demo.world import World
+from ops.demo.world import Server, World
+
+_NAMED: Final = 3
+"""Servers that are named where many lack the same."""
 
 
 class ServerSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +32,9 @@ class ServerSummary(msgspec.Struct, frozen=True, kw_only=True):
     median_offset: float | None
     """None: it never gave one."""
     score: float | None
+    handed_out: bool
+    why_not: str | None
+    """In words; None when it is handed out."""
     active: int
     testing: int
     may_serve: int
@@ -40,7 +52,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     duplicated: int
     rejected: int
     waiting: int
-    """Batches that were still in a spool at the end: late, not lost."""
+    """Batches that were still in a spool at the end."""
     wrong_scores: int
     """Scores that do not follow from their results."""
     assignment_changes: int
@@ -58,12 +70,16 @@ class End:
     deaths: Sequence[Death]
     hung: Collection[str]
     """Processes that did not end when asked."""
+    rested: bool | None
+    """Whether all that was measured reached the ledger and was scored in time; None: a death came before."""
 
 
-def summarize(world: World, state: State, replay: Replay, account: Account, end: End) -> Summary:
+def summarize(world: World, state: State, replay: Replay, account: Account, findings: Findings, end: End) -> Summary:
     """All of it in one object."""
-    problems = [*account.reasons, *(f"{death.name} {death.how}" for death in end.deaths)]
-    problems += [f"{name} did not end when asked to" for name in end.hung]
+    servers = server_summaries(world, state, medians(replay), findings)
+    problems = [*account.reasons, *_of_processes(end)]
+    problems += _of_the_rest(account, end.rested)
+    problems += _of_servers(world, state, replay)
     return Summary(
         good=not problems,
         seconds=round(end.seconds, 1),
@@ -76,8 +92,37 @@ def summarize(world: World, state: State, replay: Replay, account: Account, end:
         assignment_changes=state.changes,
         died=[death.name for death in end.deaths],
         problems=problems,
-        servers=server_summaries(world, state, medians(replay)),
+        servers=servers,
     )
+
+
+def _of_processes(end: End) -> Iterator[str]:
+    yield from (f"{death.name} {death.how}" for death in end.deaths)
+    yield from (f"{name} did not end when asked to" for name in end.hung)
+
+
+def _of_the_rest(account: Account, rested: bool | None) -> Iterator[str]:
+    if account.waiting:
+        yield f"{account.waiting} batches still wait in the agents' spools"
+    if rested is False:
+        yield "not everything that was measured was in the ledger and scored in time"
+
+
+def _of_servers(world: World, state: State, replay: Replay) -> Iterator[str]:
+    """Those that somebody may measure, and that lack what they must have."""
+    ids = {server.ip: server.id for server in state.servers}
+    measurable = [server.ip for server in world.servers if world.may_serve(server)]
+    unmeasured = [ip for ip in measurable if ids[ip] not in replay.servers]
+    scored = {server.ip for server in state.servers if server.score is not None}
+    for lacking, what in ((unmeasured, "results"), ([ip for ip in measurable if ip not in scored], "score")):
+        if lacking:
+            yield f"no {what}: {_some(lacking)} ({len(lacking)} of {len(measurable)} servers)"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def medians(replay: Replay) -> dict[int, float]:
@@ -85,22 +130,31 @@ def medians(replay: Replay) -> dict[int, float]:
     return {server_id: statistics.median(offsets) for server_id, offsets in replay.offsets.items()}
 
 
-def server_summaries(world: World, state: State, measured: Mapping[int, float]) -> list[ServerSummary]:
+def server_summaries(
+    world: World, state: State, measured: Mapping[int, float], findings: Findings
+) -> list[ServerSummary]:
     """The servers in the order of the world."""
     states = {server.ip: server for server in state.servers}
-    return [
-        ServerSummary(
-            server=f"{server.ip}:{server.port}",
-            what=server.what,
-            true_offset=server.true_offset,
-            median_offset=_rounded(measured.get(states[server.ip].id), 7),
-            score=_rounded(states[server.ip].score, 3),
-            active=states[server.ip].active,
-            testing=states[server.ip].testing,
-            may_serve=world.may_serve(server),
-        )
-        for server in world.servers
-    ]
+    return [_summary(world, server, states[server.ip], measured, findings) for server in world.servers]
+
+
+def _summary(
+    world: World, server: Server, state: ServerState, measured: Mapping[int, float], findings: Findings
+) -> ServerSummary:
+    may_serve = world.may_serve(server)
+    why_not = findings.against(state.id, state.score, may_serve)
+    return ServerSummary(
+        server=f"{server.ip}:{server.port}",
+        what=server.what,
+        true_offset=server.true_offset,
+        median_offset=_rounded(measured.get(state.id), 7),
+        score=_rounded(state.score, 3),
+        handed_out=why_not is None,
+        why_not=why_not,
+        active=state.active,
+        testing=state.testing,
+        may_serve=may_serve,
+    )
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -123,8 +123,7 @@ class System:
         self._exit.push_async_callback(_cancelled, task)
 
     async def _fleet_is_ready(self) -> bool:
-        log = self.site.logs / f"{FLEET.replace(' ', '-')}.log"
-        return "ready" in log.read_text(encoding="utf-8", errors="replace").split()
+        return "ready" in self.site.log_of(FLEET).read_text(encoding="utf-8", errors="replace").split()
 
     async def _broker_answers(self) -> bool:
         address = self.site.broker_address

@@ -11,15 +11,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ops.demo.findings import HANDED_OUT_ABOVE
 from ops.demo.ledger import ServerState, State
+from ops.demo.verdict import WIDE, wrapped
 from ops.demo.world import Server, World
 
 _LINE_EVERY: Final = 5.0
 """Seconds between two lines where there is no terminal."""
-
-
-_WIDE: Final = 80
-"""Columns of the last table where there is no terminal."""
 
 
 class Display:
@@ -44,11 +42,16 @@ class Display:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """A line of its own, above the table."""
+        """Something in words, above the table; lines that are indented, as those of logs, stay as they are."""
+        for number, line in enumerate(text.splitlines()):
+            self.show_line(wrapped(line, "" if number else "demo: ", "      ") if line[:1] != " " else line)
+
+    def show_line(self, text: str) -> None:
+        """Lines as they are: whoever copies one gets it whole."""
         if self._live is not None:
-            self._live.console.print(Text(text))
+            self._live.console.print(Text(text), soft_wrap=True)
         else:
-            sys.stderr.write(f"demo: {text}\n")
+            sys.stderr.write(f"{text}\n")
 
     def show(self, state: State) -> None:
         """The state now; where there is no terminal, only now and then."""
@@ -65,7 +68,7 @@ class Display:
             self.show(state)
             return
         table = state_table(self._world, state, heading(state, time.monotonic() - self._began, None))
-        Console(stderr=True, width=_WIDE).print(table)
+        Console(stderr=True, width=WIDE).print(table)
 
 
 def heading(state: State, elapsed: float, seconds: float | None) -> str:
@@ -94,7 +97,7 @@ def state_table(world: World, state: State, title: str) -> Table:
 
 
 def _cells(server: Server, state: ServerState) -> Sequence[str | Text]:
-    style = "" if state.score is None else ("green" if state.score > 10 else "red")
+    style = "" if state.score is None else ("green" if state.score > HANDED_OUT_ABOVE else "red")
     return (
         server.ip,
         server.what,

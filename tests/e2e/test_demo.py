@@ -1,101 +1,24 @@
 """The demo as people run it: what it finds out, what it says, and that it leaves nothing behind."""
 
-import json
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fixtures.broker import require_address
 from fixtures.database import SERVERS, require
+from fixtures.demo import WITHIN, alive, demo, scores_of
 
 from ops.local_ports import ADDRESS, ADDRESS_V6
 from schema.topics import Topics
 
-WITHIN = 45.0
-"""Seconds for a demo to be up, to end, or to notice something."""
-
 SECONDS = 75
 """Of the long run: 24 results at two seconds each, after the start, and reviews that promote two at a time."""
-
-
-class RunningDemo:
-    """A demo as a process, with its output in files."""
-
-    def __init__(self, directory: Path, *arguments: str) -> None:
-        self.directory = directory / "demo"
-        self.out, self.err = directory / "out", directory / "err"
-        command = [sys.executable, "-P", "-m", "ops", "demo", "--dir", str(self.directory), *arguments]
-        with self.out.open("wb") as out, self.err.open("wb") as err:
-            self.process = subprocess.Popen(command, stdout=out, stderr=err, start_new_session=True)
-
-    def until(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + WITHIN
-        while not condition():
-            assert time.monotonic() < deadline, f"{what}: {self.err.read_text()}"
-            time.sleep(0.1)
-
-    def until_said(self, text: str) -> None:
-        self.until(lambda: text in self.err.read_text(), f"says {text!r}")
-
-    def children(self) -> dict[int, str]:
-        """Process ids and command lines of all that it started."""
-        ours = (path.name for path in Path("/proc").iterdir() if parent_of(path) == str(self.process.pid))
-        return {int(pid): command_of(pid) for pid in ours}
-
-    def child(self, part: str) -> int:
-        """The first whose command line has ``part`` in it."""
-        return next(pid for pid, arguments in self.children().items() if part in arguments)
-
-    def end(self, within: float = WITHIN) -> tuple[int, dict[str, Any] | None, str]:
-        """Exit code, summary and stderr, once it has ended."""
-        code = self.process.wait(within)
-        lines = self.out.read_text().splitlines()
-        return code, json.loads(lines[-1]) if lines else None, self.err.read_text()
-
-
-@contextmanager
-def demo(directory: Path, *arguments: str) -> Iterator[RunningDemo]:
-    running = RunningDemo(directory, *arguments)
-    try:
-        yield running
-    finally:
-        if running.process.poll() is None:
-            running.process.kill()
-            running.process.wait()
-
-
-def stat_of(process: Path) -> list[str]:
-    """State, parent and more, proc(5); nothing of what is no process any more."""
-    try:
-        return (process / "stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
-        return []
-
-
-def parent_of(process: Path) -> str | None:
-    state_and_parent = stat_of(process)[:2] if process.name.isdigit() else []
-    return state_and_parent[1] if state_and_parent else None
-
-
-def command_of(pid: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-def alive(pids: list[int]) -> list[int]:
-    """Those that still run; who has ended and was not asked for yet does not."""
-    return [pid for pid in pids if stat_of(Path(f"/proc/{pid}"))[:1] not in ([], ["Z"])]
 
 
 @pytest.mark.timeout(SECONDS + 2 * WITHIN)
@@ -119,6 +42,7 @@ def test_a_run_finds_out_what_is_true_and_loses_nothing(tmp_path: Path) -> None:
     assert [summary[count] for count in ("lost", "duplicated", "rejected", "waiting", "wrong_scores")] == [0] * 5
     assert summary["committed"] > 8 * 9 * 10
     assert summary["assignment_changes"] > 8 * 7
+    assert "The demo went well" in err
     _the_truth_was_found({server["what"] + server["server"]: server for server in summary["servers"]})
 
 
@@ -132,7 +56,7 @@ def test_with_tls_nobody_reaches_the_broker_without_it(tmp_path: Path, host: str
         for name in ("nlams1-demo", "uspao1-demo", "ingest", "scorer", "selector", "demo-operator"):
             running.until(lambda name=name: f" as {name}" in log_file.read_text(), f"{name} is connected")  # type: ignore[misc]
         _the_operators_tools_work(running.directory)
-        running.until(lambda: re.search(r"\D[1-9]\d* results", running.err.read_text()) is not None, "stores results")
+        running.until(lambda: scores_of(running.said()) == 2, "both servers have a score")
         running.process.send_signal(signal.SIGINT)
         code, summary, err = running.end()
         log = log_file.read_text()
@@ -198,6 +122,7 @@ def _the_traffic_can_be_watched(directory: Path) -> None:
 def _the_truth_was_found(servers: dict[str, dict[str, Any]]) -> None:
     assert len(servers) == 9
     for server in servers.values():
+        assert server["handed_out"] is (server["score"] > 10) is (server["why_not"] is None)
         if server["true_offset"] is not None:
             assert server["median_offset"] == pytest.approx(server["true_offset"], abs=0.5e-3), server
     by_kind = {server["what"]: server for server in servers.values()}
@@ -212,8 +137,14 @@ def _the_truth_was_found(servers: dict[str, dict[str, Any]]) -> None:
     assert by_kind["stratum 16"]["score"] < -40
     assert by_kind["silent"]["score"] < -40
     assert by_kind["silent"]["median_offset"] is None
-    for what in ("off by 400 ms", "off by 5 s", "stratum 16", "silent"):
+    for what, why in (
+        ("off by 400 ms", "its clock is 400 ms ahead"),
+        ("off by 5 s", "its clock is 5.0 s ahead"),
+        ("stratum 16", "its answer: bad stratum 16"),
+        ("silent", "it does not answer"),
+    ):
         assert by_kind[what]["active"] == 0
+        assert by_kind[what]["why_not"] == why
 
 
 def test_a_process_that_dies_ends_the_demo_with_its_name_and_its_last_words(tmp_path: Path) -> None:
@@ -223,7 +154,8 @@ def test_a_process_that_dies_ends_the_demo_with_its_name_and_its_last_words(tmp_
         os.kill(running.child("ops scorer"), signal.SIGKILL)
         code, summary, err = running.end()
     assert (code, summary and summary["died"]) == (1, ["scorer"])
-    assert "scorer was ended by SIGKILL; the end of " in err
+    assert "scorer was ended by SIGKILL; the end of " in " ".join(err.split())
+    assert "The demo did NOT go well: - scorer was ended by SIGKILL" in " ".join(err.split())
     assert alive(children) == []
 
 

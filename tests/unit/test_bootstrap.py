@@ -1,5 +1,7 @@
-"""``scripts/bootstrap`` takes MySQL from where this system gets its packages, and does without where there is none."""
+"""``scripts/bootstrap`` says in advance what it installs, and how an administrator does it; MySQL is taken from where
+this system gets its packages, and done without where there is none."""
 
+import signal
 import subprocess
 from pathlib import Path
 
@@ -71,3 +73,69 @@ def test_where_there_is_none_it_says_so_once_and_goes_on(fake: Path) -> None:
 def test_after_an_hour_it_is_tried_again(fake: Path) -> None:
     _, said = call(fake, "mysql_copy; touch -d '61 minutes ago' $venv/mysql-missing; mysql_copy")
     assert said.count("no MySQL server can be had here") == 2
+
+
+# ---- what it says ----------------------------------------------------------------------------------------------------
+
+
+def words(said: str) -> str:
+    return " ".join(said.split())
+
+
+def test_what_the_first_run_installs_is_said_in_advance_with_how_long_it_takes(fake: Path) -> None:
+    _, said = call(fake, "announce '' 'gcc' 'libjwt-dev libjwt14-dev'")
+    assert words(said) == (
+        "bootstrap: this run first installs packages of this system (gcc libjwt-dev), Python packages into .venv "
+        "(300 MB) and a MySQL server into .venv (200 MB). It takes one to five minutes, the next ones nothing."
+    )
+    assert max(map(len, said.splitlines())) <= 80
+    _, said = call(fake, "announce --demo")
+    assert "installs Python packages into .venv (300 MB). It" in words(said)
+
+
+def test_when_all_is_there_it_says_nothing(fake: Path) -> None:
+    _, said = call(fake, "is_installed() { true; }; announce --demo; announce --python")
+    assert said == ""
+
+
+def test_an_ordinary_user_is_told_what_an_administrator_has_to_run(fake: Path) -> None:
+    _write(fake / "apt-cache", '[ "$2" = libjwt14-dev ] && printf "  Candidate: 1.10.2\n"; exit 0')
+    _, said = call(fake, "(refuse_to_install no 'mosquitto' 'libjwt-dev libjwt14-dev' 'gcc') || echo $? >&2")
+    assert "As root, run this, then start again:" in words(said)
+    assert "\n  apt-get install --no-install-recommends gcc libjwt14-dev mosquitto\n2\n" in said
+
+
+def test_without_sudo_nothing_is_tried(fake: Path) -> None:
+    commands = "have() { [[ $1 != sudo ]]; }; require_supported_system() { :; }; is_root() { false; }; (install no gcc)"
+    _, said = call(fake, f"{commands} || echo $? >&2")
+    assert said.endswith("  apt-get install --no-install-recommends gcc\n2\n")
+
+
+def test_a_demo_needs_no_databases_and_nothing_that_only_tests_need(fake: Path) -> None:
+    ask = 'have() { false; }; missing_packages "$demo_needs"; echo --; missing_packages "$needs"'
+    found, _ = call(fake, ask)
+    for_the_demo, _, for_all = found.partition("--\n")
+    assert {"mosquitto", "gcc", "make"} <= set(for_the_demo.split())
+    assert "mariadb" not in for_the_demo and "mosquitto-clients" not in for_the_demo
+    assert set(for_the_demo.split()) < set(for_all.split())
+    assert {"mosquitto-clients", "mariadb-server-core"} <= set(for_all.split())
+
+
+# A bash that would wait a quarter of a minute for input is made to wait for a tenth of a second.
+QUICK = "read() { builtin read -rt 0.1; };"
+
+
+def test_what_takes_long_says_that_it_still_runs_and_keeps_its_result(fake: Path) -> None:
+    _, said = call(fake, f"{QUICK} working 'installing' sleep 0.5 || true; echo ended >&2")
+    assert said.startswith("bootstrap: still installing (15 s)\nbootstrap: still installing (30 s)\n")
+    assert said.endswith("ended\n"), "and nothing more, once it has ended"
+    found, said = call(fake, "working 'x' sh -c 'echo out; exit 7' || echo $?")
+    assert (found, said) == ("out\n7\n", "")
+
+
+def test_nobody_goes_on_telling_when_the_script_was_killed(fake: Path) -> None:
+    commands = f"{QUICK} working 'installing' sh -c 'kill -KILL '$$'; exec sleep 0.2'"
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        call(fake, commands)
+    # Both ends of its output are closed by now, or call would still wait for them.
+    assert ended.value.returncode == -signal.SIGKILL

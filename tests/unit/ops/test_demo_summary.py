@@ -1,20 +1,24 @@
-"""The last line of the demo, and the table before it."""
+"""The end of the demo in figures and words, and the table before it."""
 
 import io
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from rich.console import Console
 
 from ops.demo.accounting import Account, Replay
+from ops.demo.findings import Findings
 from ops.demo.ledger import ServerState, State
 from ops.demo.operator import results_in
 from ops.demo.process import Death
-from ops.demo.summary import End, summarize
+from ops.demo.summary import End, Summary, summarize
 from ops.demo.table import heading, state_line, state_table
-from ops.demo.world import make_world
+from ops.demo.verdict import in_words
+from ops.demo.world import World, make_world
 
 WORLD = make_world(8, 12, 11123)
 STATE = State(
@@ -28,34 +32,101 @@ STATE = State(
 GOOD = Account(committed=4601, lost=0, duplicated=0, rejected=0, waiting=0, unscored=0, reasons=())
 
 
-def test_a_good_end() -> None:
+def replay_of(results: int = 12) -> Replay:
+    """Of the world's first servers."""
     replay = Replay()
+    replay.servers = set(range(1, results + 1))
+    return replay
+
+
+def ended(**given: Any) -> End:
+    return End(**({"seconds": 120.04, "deaths": (), "hung": (), "rested": True} | given))
+
+
+def summary_of(
+    *, replay: Replay | None = None, state: State = STATE, account: Account = GOOD, world: World = WORLD, **end: Any
+) -> Summary:
+    return summarize(world, state, replay or replay_of(), account, Findings(), ended(**end))
+
+
+def scores(*values: float | None) -> State:
+    """The state with these scores of the first servers."""
+    servers = list(STATE.servers)
+    for n, value in enumerate(values):
+        servers[n] = replace(servers[n], score=value)
+    return replace(STATE, servers=tuple(servers))
+
+
+def test_a_good_end() -> None:
+    replay = replay_of()
     replay.offsets[1] = deque([0.3, 0.1, 0.2])
-    summary = summarize(WORLD, STATE, replay, GOOD, End(120.04, (), ()))
+    summary = summary_of(replay=replay, state=scores(19.5))
     assert (summary.good, summary.problems, summary.seconds) == (True, [], 120.0)
     first, second = summary.servers[:2]
     assert (first.server, first.true_offset, first.median_offset) == ("127.20.0.1:11123", 0.0, 0.2)
+    assert (first.handed_out, first.why_not, second.handed_out) == (True, None, False)
     assert (second.median_offset, second.active, second.testing, second.may_serve) == (None, 7, 1, 8)
     assert msgspec.json.decode(msgspec.json.encode(summary))["servers"][5]["true_offset"] is None
 
 
+DEAD = Death("scorer", "ended with exit code 1", Path("log"), "why")
+WAITING = replace(GOOD, waiting=376)
+
+
 @pytest.mark.parametrize(
-    ("end", "problem"),
+    ("given", "problem"),
     [
-        (End(1.0, (), ("agent a",)), "agent a did not end when asked to"),
-        (End(1.0, (Death("scorer", "ended with exit code 1", Path("log"), "why"),), ()), "scorer ended with"),
+        ({"hung": ("agent a",)}, "agent a did not end when asked to"),
+        ({"deaths": (DEAD,), "rested": None}, "scorer ended with exit code 1"),
+        ({"rested": False}, "not everything that was measured was in the ledger and scored in time"),
+        ({"account": WAITING}, "376 batches still wait in the agents' spools"),
+        ({"account": replace(GOOD, reasons=("2 are gone",))}, "2 are gone"),
+        ({"replay": replay_of(11)}, "no results: 127.20.11.1 (1 of 12 servers)"),
+        ({"state": scores(1.0, None)}, "no score: 127.20.1.1 (1 of 12 servers)"),
+        (
+            {"replay": replay_of(0)},
+            "no results: 127.20.0.1, 127.20.1.1, 127.20.2.1 and 9 more (12 of 12 servers)",
+        ),
     ],
 )
-def test_a_bad_end_says_why(end: End, problem: str) -> None:
-    summary = summarize(WORLD, STATE, Replay(), GOOD, end)
-    assert not summary.good
-    assert any(text.startswith(problem) for text in summary.problems)
+def test_a_bad_end_says_why(given: dict[str, Any], problem: str) -> None:
+    summary = summary_of(**given)
+    assert (summary.good, summary.problems) == (False, [problem])
+    assert " ".join(in_words(summary).split()).startswith(f"The demo did NOT go well: - {problem} ")
 
 
-def test_what_the_account_finds_is_a_bad_end() -> None:
-    bad = Account(committed=1, lost=2, duplicated=0, rejected=0, waiting=0, unscored=0, reasons=("2 are gone",))
-    summary = summarize(WORLD, STATE, Replay(), bad, End(1.0, (), ()))
-    assert (summary.good, summary.lost, summary.problems) == (False, 2, ["2 are gone"])
+def test_a_server_that_nobody_may_measure_needs_no_results() -> None:
+    world = make_world(2, 9, 11123)
+    assert [server.what for server in world.servers if not world.may_serve(server)] == ["good, monitor's account"]
+    servers = tuple(replace(server, score=None if server.id == 8 else -1.0) for server in STATE.servers[:8])
+    last = replace(STATE.servers[8], ip=world.servers[8].ip)
+    state = replace(STATE, servers=(*servers, last))
+    replay = replay_of(9)
+    replay.servers.discard(8)
+    summary = summary_of(world=world, state=state, replay=replay)
+    assert summary.problems == []
+    assert summary.servers[7].why_not == "all monitors are of its account or its network"
+
+
+def test_the_verdict_in_words_fits_80_columns_and_names_every_server() -> None:
+    for summary in (
+        summary_of(state=scores(19.5, 9.4)),
+        summary_of(replay=replay_of(0), account=replace(WAITING, reasons=("x " * 70,))),
+    ):
+        text = in_words(summary)
+        assert max(len(line) for line in text.splitlines()) <= 80
+        for server in WORLD.servers:
+            assert sum(line.startswith(f"  {server.ip} ") for line in text.splitlines()) == 1
+    assert "\n  127.20.0.1        19.5  yes\n" in in_words(summary_of(state=scores(19.5)))
+    assert "1 of 12 servers are handed out to clients. It takes a score above 10:" in in_words(
+        summary_of(state=scores(19.5, 10.0))
+    )
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(3.0, True), (14.9, True), (15.0, False)])
+def test_whoever_was_in_a_hurry_is_told_how_long_it_takes(seconds: float, said: bool) -> None:
+    short = summary_of(seconds=seconds, state=scores(None))
+    assert ("It takes some 15 s until every server has a score; run it longer." in in_words(short)) is said
 
 
 def test_the_table_fits_a_terminal_of_80_columns() -> None:

@@ -1,0 +1,280 @@
+"""The demo's verdict: bad when results do not get through, whatever the reason; at a terminal, in words."""
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from fixtures.database import DatabaseServer
+from fixtures.demo import DEMO, WITHIN, RunningDemo, demo
+from sqlalchemy.engine import URL
+
+from runtime.database import open_database
+from runtime.migrations import upgrade
+from schema.tables import metadata
+
+NAME = "of_the_demo"
+
+
+# ---- a database that takes nothing -------------------------------------------------------------------------------
+
+
+def administer(server: DatabaseServer, *statements: str) -> None:
+    engine = sa.create_engine(server.url("mysql"), poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.execute(sa.text(statement))
+        connection.commit()
+
+
+def account(server: DatabaseServer, *grants: str) -> URL:
+    """An empty database, and somebody who is no administrator, with these rights on what is in it."""
+    url = server.create(NAME)
+    for host in ("%", "localhost", "127.0.0.1"):
+        name = f"'{NAME}'@'{host}'"
+        administer(server, f"DROP USER IF EXISTS {name}", f"CREATE USER {name} IDENTIFIED BY 'pass'")
+        administer(server, *(f"GRANT {grant.format(NAME)} TO {name}" for grant in grants))
+    return url.set(username=NAME, password="pass")
+
+
+def in_environment(url: URL) -> dict[str, str]:
+    return {"DEMO_DATABASE_URL": url.render_as_string(hide_password=False)}
+
+
+def has_waiting(running: RunningDemo) -> bool:
+    return any(path.name.isdigit() for path in (running.directory / "agents").glob("*/devel/spool/*/*"))
+
+
+def bad_end(running: RunningDemo) -> tuple[list[str], str]:
+    """The problems and all it has said; it must have kept its logs."""
+    code, summary, err = running.end()
+    assert summary is not None, err
+    assert (code, summary["good"]) == (1, False), err
+    assert "The demo did NOT go well:" in err
+    assert f"the logs of all processes are kept in {running.directory}" in running.said()
+    assert (running.directory / "logs" / "ingest.log").stat().st_size
+    return summary["problems"], running.said()
+
+
+def test_a_database_that_only_may_be_read_is_a_bad_end(tmp_path: Path, mariadb: DatabaseServer) -> None:
+    url = account(mariadb, "ALL ON `{}`.*")
+    with demo(tmp_path, "--agents", "2", "--servers", "2", settings=in_environment(url)) as running:
+        running.until(lambda: running.results() > 0, "stores results")
+        administer(mariadb, "SET GLOBAL read_only = 1")
+        try:
+            running.until(lambda: has_waiting(running), "results wait")
+            running.process.send_signal(signal.SIGINT)
+            problems, said = bad_end(running)
+        finally:
+            administer(mariadb, "SET GLOBAL read_only = 0")
+    assert any(re.fullmatch(r"\d+ batches still wait in the agents' spools", problem) for problem in problems)
+    assert "not everything that was measured was in the ledger and scored in time" in problems
+    assert re.search(r"ingest says: .*read.only", said)
+
+
+def test_a_database_where_ingest_may_not_write_is_a_bad_end(tmp_path: Path, mariadb: DatabaseServer) -> None:
+    account(mariadb)
+    engine = open_database(mariadb.url(NAME))
+    upgrade(engine)
+    engine.dispose()
+    writable = [table for table in metadata.tables if table != "result_batches"]
+    rights = [f"SELECT, INSERT, UPDATE, DELETE ON `{{}}`.`{table}`" for table in writable]
+    url = account_again(mariadb, *rights, "SELECT ON `{}`.`result_batches`", "SELECT ON `{}`.`alembic_version`")
+    with demo(tmp_path, "--seconds", "15", "--agents", "2", "--servers", "2", settings=in_environment(url)) as running:
+        problems, said = bad_end(running)
+    assert "no results: 127.20.0.1, 127.20.1.1 (2 of 2 servers)" in problems
+    assert "denied" in said and "result_batches" in said
+    assert "pass'" not in said
+
+
+def account_again(server: DatabaseServer, *grants: str) -> URL:
+    """The account with other rights, on the database as it is."""
+    for host in ("%", "localhost", "127.0.0.1"):
+        administer(server, *(f"GRANT {grant.format(NAME)} TO '{NAME}'@'{host}'" for grant in grants))
+    return server.url(NAME).set(username=NAME, password="pass")
+
+
+def test_an_account_that_may_make_no_tables_cannot_start_a_demo(tmp_path: Path, mariadb: DatabaseServer) -> None:
+    url = account(mariadb, "SELECT ON `{}`.*")
+    with demo(tmp_path, settings=in_environment(url)) as running:
+        code, summary, err = running.end()
+    assert (code, summary) == (1, None)
+    assert "denied" in err and "Traceback" not in err and ":pass@" not in err
+
+
+def test_a_disk_that_is_full_is_a_bad_end(tmp_path: Path) -> None:
+    """Of the database alone: what agents measure is kept, and waits."""
+    small = tmp_path / "small"
+    small.mkdir()
+    by = on_a_disk_of(small, kilobytes=1600)
+    settings = {"DEMO_DATABASE_URL": f"sqlite:///{small}/ledger.db"}
+    with demo(tmp_path, "--agents", "4", "--servers", "6", by=by, settings=settings) as running:
+        running.until(lambda: "disk is full" in log_of(running, "ingest"), "the disk is full")
+        running.until(lambda: has_waiting(running), "results wait")
+        running.process.send_signal(signal.SIGINT)
+        problems, said = bad_end(running)
+    assert any("batches still wait in the agents' spools" in problem for problem in problems)
+    assert "disk is full" in said
+
+
+def log_of(running: RunningDemo, name: str) -> str:
+    log = running.directory / "logs" / f"{name}.log"
+    return log.read_text() if log.exists() else ""
+
+
+def on_a_disk_of(path: Path, kilobytes: int) -> list[str]:
+    """What starts a command with a disk of that size at ``path``, which nobody else sees."""
+    namespaces = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else [])]
+    mount = f"mount -t tmpfs -o size={kilobytes}k,mode=0777 tmpfs '{path}' && exec \"$@\""
+    by = [*namespaces, "sh", "-c", mount, "sh"]
+    if subprocess.run([*by, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this system lets nobody mount a disk of their own")
+    return by
+
+
+@pytest.mark.parametrize("seconds", ["1", "3"])
+def test_a_run_too_short_for_a_verdict_does_not_call_itself_good(tmp_path: Path, seconds: str) -> None:
+    with demo(tmp_path, "--seconds", seconds, "--agents", "1", "--servers", "6") as running:
+        code, summary, err = running.end()
+    assert summary is not None, err
+    whole = all(server["score"] is not None for server in summary["servers"]) and summary["committed"] > 0
+    assert (code == 0) is summary["good"] is whole, err
+    assert ("run it longer" in " ".join(err.split())) is not whole
+
+
+# ---- a terminal ------------------------------------------------------------------------------------------------------
+
+
+class Terminal:
+    """A demo at a terminal of 80 columns, in a temporary directory of its own choice."""
+
+    def __init__(self, temporary: Path, *arguments: str) -> None:
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
+        env = {**os.environ, "TMPDIR": str(temporary), "TERM": "xterm", "COLUMNS": "80"}
+        self.process = subprocess.Popen(
+            [*DEMO, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True
+        )
+        os.close(theirs)
+        self._ours = ours
+        self._text = b""
+
+    def read(self) -> bool:
+        """Reads what there is; False when there will be no more."""
+        if not select.select([self._ours], [], [], 0.1)[0]:
+            return True
+        try:
+            self._text += os.read(self._ours, 65536)
+        except OSError:  # EIO: nobody has the other end any more
+            return False
+        return True
+
+    @property
+    def text(self) -> str:
+        """What was written, without the terminal's own orders."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self._text.decode()).replace("\r\n", "\n").replace("\r", "\n")
+
+    def until(self, pattern: str) -> re.Match[str]:
+        deadline = time.monotonic() + WITHIN
+        while (found := re.search(pattern, self.text, re.M)) is None:
+            assert self.read() and time.monotonic() < deadline, f"{pattern!r} is not in: {self.text}"
+        return found
+
+    def end(self) -> int:
+        deadline = time.monotonic() + WITHIN
+        while self.read():
+            assert time.monotonic() < deadline, self.text
+        return self.process.wait(WITHIN)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self._ours)
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """With a path that is short enough for sockets, and a space in it."""
+    with tempfile.TemporaryDirectory(prefix="of tests ", dir="/tmp") as directory:
+        yield Path(directory)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_at_a_terminal_the_verdict_is_in_words(temporary: Path, as_json: bool) -> None:
+    arguments = ["--agents", "2", "--servers", "2", *(["--json"] if as_json else [])]
+    terminal = Terminal(temporary, *arguments)
+    try:
+        hint = terminal.until(r"^  (sh .*/monitor.* servers list)$")[1]
+        _works_as_printed(hint)
+        terminal.until(r"127\.20\.0\.1 .*\d\.\d +\d +\d +\d$")
+        terminal.until(r"127\.20\.1\.1 .*\d\.\d +\d +\d +\d$")
+        os.killpg(terminal.process.pid, signal.SIGINT)
+        assert terminal.end() == 0, terminal.text
+    finally:
+        terminal.close()
+    lines = terminal.text.splitlines()
+    assert "The demo went well: all " in terminal.text
+    assert [line for line in lines if line.startswith("  127.20.1.1 ")][-1].endswith("no: its clock is 400 ms ahead")
+    assert any(line.startswith("{") for line in lines) is as_json
+    too_long = [line for line in lines if len(line) > 80 and not line.startswith("{") and str(temporary) not in line]
+    assert too_long == []
+    assert list(temporary.iterdir()) == [], "all went well, so nothing is kept"
+
+
+def _works_as_printed(line: str) -> None:
+    """In another shell, in another directory, of somebody with an environment of their own."""
+    env = {"PATH": "/usr/bin:/bin", "DATABASE_DSN": "mysql://of.another.pool/x", "LANG": "C.UTF-8"}
+    done = subprocess.run(
+        ["sh", "-c", line], cwd="/", env=env, capture_output=True, text=True, timeout=WITHIN, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "127.20.0.1" in done.stdout and "127.20.1.1" in done.stdout
+
+
+def test_after_a_failure_the_logs_of_a_temporary_directory_are_kept(temporary: Path) -> None:
+    terminal = Terminal(temporary, "--agents", "1", "--servers", "1")
+    try:
+        terminal.until("all is running")
+        (kept,) = temporary.iterdir()
+        scorer = next(pid for pid in children_of(terminal.process.pid) if b"scorer" in command_line(pid))
+        os.kill(scorer, signal.SIGKILL)
+        assert terminal.end() == 1
+    finally:
+        terminal.close()
+    assert str(kept) in terminal.text
+    assert (kept / "logs" / "broker.log").stat().st_size
+    assert "scorer was ended by SIGKILL" in terminal.text
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def command_line(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_for_a_program_the_last_line_of_stdout_is_json_and_the_only_one(tmp_path: Path) -> None:
+    with demo(tmp_path, "--seconds", "1", "--agents", "1", "--servers", "1") as running:
+        running.end()
+    assert len(running.out.read_text().splitlines()) == 1
+    assert max(len(line) for line in running.err.read_text().splitlines() if str(tmp_path) not in line) <= 80
+
+
+def test_help_fits_80_columns() -> None:
+    done = subprocess.run([*DEMO, "--help"], capture_output=True, text=True, check=True, timeout=WITHIN)
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+    assert sys.executable not in done.stdout

@@ -1,0 +1,65 @@
+"""Why a server is not handed out, from the results that it got."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from ops.checker.replay import LogRow
+from ops.demo.findings import Findings
+
+SERVER = 7
+GOOD = {"step": 1.0, "offset": 0.001}
+SILENT = {"step": -5.0, "offset": None, "no_response": True}
+AHEAD = {"step": -4.0, "offset": 5.04}
+KISS = {"step": -3.5, "offset": None, "error": "RATE"}
+
+
+def row(server_id: int = SERVER, **given: Any) -> LogRow:
+    common = {"monitor_id": 1, "ts": datetime(2026, 1, 1, tzinfo=UTC), "score": 0.0, "rtt": None, "stratum": 2}
+    return LogRow(**{"server_id": server_id, "error": None, "no_response": False, **common, **given})
+
+
+def against(*kinds: dict[str, Any], score: float | None = -3.0, may_serve: int = 8) -> str | None:
+    return Findings().all(row(**kind) for kind in kinds).against(SERVER, score, may_serve)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "why"),
+    [
+        ([SILENT] * 5, "it does not answer"),
+        ([AHEAD] * 5, "its clock is 5.0 s ahead"),
+        ([{"step": -0.2, "offset": -0.4}] * 5, "its clock is 400 ms behind"),
+        ([{"step": -4.0, "offset": 0.0, "error": "bad stratum 16"}] * 5, "its answer: bad stratum 16"),
+        ([{"step": -4.0, "offset": None}] * 5, "it gives no time"),
+        ([KISS, GOOD, GOOD], "its answer: RATE, 33% of the time"),
+        ([SILENT] + [GOOD] * 9, "it does not answer, 10% of the time"),
+        ([SILENT] * 2 + [AHEAD] * 3, "its clock is 5.0 s ahead, 60% of the time"),
+        ([SILENT] * 19 + [GOOD], "it does not answer"),
+        ([GOOD] * 5, "its score is still rising"),
+        ([{"step": 0.0, "offset": 0.3}], "its score is still rising"),
+    ],
+)
+def test_it_is_what_most_of_the_results_that_cost_points_have_in_common(kinds: list[dict[str, Any]], why: str) -> None:
+    assert against(*kinds) == why
+
+
+@pytest.mark.parametrize(("score", "why"), [(10.1, None), (10.0, "it does not answer"), (None, "it has no score")])
+def test_a_score_above_ten_is_what_it_takes(score: float | None, why: str | None) -> None:
+    assert against(SILENT, score=score) == why
+
+
+def test_without_results_it_depends_on_who_may_measure() -> None:
+    assert against() == "it has no results"
+    assert against(may_serve=0) == "all monitors are of its account or its network"
+
+
+def test_only_its_own_and_only_the_last_hundred_results_count() -> None:
+    findings = Findings().all([row(**SILENT)] * 500 + [row(**GOOD)] * 100 + [row(8, **SILENT)] * 100)
+    assert findings.against(SERVER, 3.0, 8) == "its score is still rising"
+    assert findings.against(8, 3.0, 8) == "it does not answer"
+
+
+def test_what_a_monitor_calls_an_error_cannot_spoil_a_terminal() -> None:
+    said = against({"step": -4.0, "offset": None, "error": "\x1b[2Jnetwork: " + "x" * 500})
+    assert said is not None and said.isprintable() and len(said) <= 40
