@@ -156,13 +156,21 @@ async def test_without_an_answer_a_batch_is_sent_again_until_there_is_one(
 ) -> None:
     record = tmp_path / "record"
     found = await asyncio.to_thread(members, server_engine, 2)
-    spec = spec_for(broker, found, record, rate=200.0, ack_timeout=0.2, seconds=0.5)
-    loading = asyncio.create_task(load(broker, spec, lambda _: False))
-    while not (record.exists() and any(True for _ in read_lines(record))):
-        await asyncio.sleep(0.02)
-    # Nobody listened so far.
+    # Few at a time and for as long as it takes: how many wait does not depend on how quickly ingest gets ready.
+    spec = spec_for(broker, found, record, rate=20.0, batch=5, ack_timeout=0.2)
+    some_wait, somebody_listens = asyncio.Event(), asyncio.Event()
+
+    def enough(generator: Generator) -> bool:
+        if generator.left >= 2:
+            some_wait.set()
+        return somebody_listens.is_set()
+
+    loading = asyncio.create_task(load(broker, spec, enough))
+    async with asyncio.timeout(20):
+        await some_wait.wait()
     async with running_ingest(server_engine, broker):
+        somebody_listens.set()
         assert await loading
     checked = await asyncio.to_thread(verdict, server_engine, record)
     assert checked.differences == ()
-    assert checked.rows > 0
+    assert checked.rows >= 2 * 5
