@@ -48,6 +48,13 @@ def conflict(monitor: Monitor, status: PairStatus, others: Iterable[Placed]) -> 
     return None if diverse else ViolationType.NETWORK_DIVERSITY
 
 
+def entangled(one: Monitor, other: Monitor) -> bool:
+    """Whether one may be in the other's way: they share a /20 (/44) or an account."""
+    if one.account_id is not None and one.account_id == other.account_id:
+        return True
+    return one.address is not None and other.address is not None and one.address.region == other.address.region
+
+
 def crowding(placed: Sequence[Placed]) -> dict[int, ViolationType]:
     """The flagged ones among those that hold a place, given most worth keeping first."""
     kept: list[Placed] = []

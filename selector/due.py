@@ -53,7 +53,7 @@ class News:
 
 def seen_of(row: MonitorRow) -> Seen:
     """What is remembered of this monitor as it is now."""
-    return Seen(row.status, row.ip, row.account_id, row.limit, row.gone)
+    return Seen(row.status, row.ip, row.account_id, str(row.limit.value), row.gone)
 
 
 def what_changed(before: Seen, after: Seen) -> tuple[str, ...]:
@@ -172,7 +172,7 @@ def _values(row: MonitorRow) -> dict[str, Any]:
         "status": row.status,
         "ip": row.ip,
         "account_id": row.account_id,
-        "per_server_limit": row.limit,
+        "per_server_limit": str(row.limit.value),
         "gone": row.gone,
     }
 

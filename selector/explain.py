@@ -12,20 +12,21 @@ from typing import Any
 from selector.model import PairStatus, Rejected, Review, Verdict
 from selector.rules import (
     s01_rule1_leave_at_once,
-    s02_rule2_out,
-    s03_rule1_5_too_many_active,
-    s04_rule3_promote,
-    s05_rule3_swap,
-    s07_rule5_promote,
-    s10_rule7_paused,
+    s02_rule3_exchange,
+    s03_rule2_out,
+    s04_rule1_5_too_many_active,
+    s05_rule3_promote,
+    s06_rule3_swap,
+    s08_rule5_promote,
+    s11_rule7_paused,
 )
 from selector.world import Entry, Step, World
 
 _TELLING = {
-    PairStatus.ACTIVE: (s02_rule2_out.NAME, s03_rule1_5_too_many_active.NAME, s05_rule3_swap.NAME),
-    PairStatus.TESTING: (s02_rule2_out.NAME, s04_rule3_promote.NAME),
-    PairStatus.CANDIDATE: (s01_rule1_leave_at_once.RULE.name, s07_rule5_promote.NAME),
-    PairStatus.PAUSED: (s10_rule7_paused.NAME,),
+    PairStatus.ACTIVE: (s03_rule2_out.NAME, s04_rule1_5_too_many_active.NAME, s06_rule3_swap.NAME),
+    PairStatus.TESTING: (s03_rule2_out.NAME, s05_rule3_promote.NAME),
+    PairStatus.CANDIDATE: (s01_rule1_leave_at_once.RULE.name, s02_rule3_exchange.NAME, s08_rule5_promote.NAME),
+    PairStatus.PAUSED: (s11_rule7_paused.NAME,),
 }
 """Whose answer tells best why a monitor stays what it is; the first that has one."""
 

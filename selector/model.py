@@ -102,7 +102,8 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True):
     address is. `limit` is its account's `monitors_per_server_limit`. `pair_status` None means that there is no
     pair yet, and the review leaves the monitor alone. `count`, `avg_step` and `avg_rtt_ms` describe the results
     of the last 24 h; an average is None when there was nothing to take it from. `gone`: the last will was sent, or no
-    status was seen, for 15 minutes.
+    status was seen, for 15 minutes. `last_move`: when the pair last went
+    from candidate to testing or back, as far as the ledger remembers.
     """
 
     id: int
@@ -120,6 +121,7 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True):
     violation_since: datetime | None = None
     last_constraint_check: datetime | None = None
     pause_reason: str | None = None
+    last_move: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +160,10 @@ class Settings:
     swap_points: int = 5
     reserved_for_globally_active: int = 4
     """Places of testing that belong to globally active monitors while active places are free."""
+    time_to_gather: timedelta = timedelta(hours=24)
+    """For which a reserved place is kept for one that has not the results of an active monitor yet."""
+    next_try: timedelta = timedelta(days=7)
+    """After which one that gave such a place up may have another."""
     rescued_when_no_testing: int = 5
     freed_per_review: int = 2
     recheck_constraint: timedelta = timedelta(hours=8)

@@ -1,10 +1,13 @@
 """From rows of the ledger to the values the rules judge; one broken row never stops the review of the others.
 
-A row that cannot be understood becomes a `Rejected`: it is left out of every decision, `simulate` shows why, and it
-keeps the place it holds. (Its pair is still active or testing in the ledger and its agent still measures; if its place
-were free in our eyes, more than the target would become active.) It does not count for constraints, because what it
-would be compared by is what is broken. A paused or deleted monitor has to leave whatever else its row says, so it is
-never rejected for its address, its account's flags or its measurements.
+A row that nobody knows how to judge (no usable address, protocol or status, all of which operators set) becomes a
+`Rejected`: it is left out of every decision, `simulate` shows why, and it keeps the place it holds. (Its
+pair is still active or testing in the ledger and its agent still measures; if its place were free in our eyes, more
+than the target would become active.) It does not count for constraints, because what it would be compared by is what
+is broken. A paused or deleted monitor has to leave whatever else its row says, so it is never rejected for its address.
+
+Nobody is left out, and so kept where it is, because of what it measured or of its account's flags: impossible averages
+count as the nearest possible ones, what is no number as the worst, and an odd limit as the default.
 """
 
 import json
@@ -13,6 +16,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -20,6 +24,11 @@ from selector.model import Address, GlobalStatus, Monitor, PairStatus, Rejected,
 
 DEFAULT_PER_SERVER_LIMIT = 2
 """`monitors_per_server_limit` of an account that has none."""
+
+_NO_LIMIT: Final = 1_000_000
+_STEPS: Final = (-10.0, 1.0)
+"""The least and the greatest step of a result."""
+_LONGEST_RTT_MS: Final = 1e6
 
 _BITS = {4: 32, 6: 128}
 _SUBNET_BITS = {4: 24, 6: 48}
@@ -50,6 +59,7 @@ class RawMonitor(msgspec.Struct, frozen=True, kw_only=True):
     violation_since: datetime | None = None
     last_constraint_check: datetime | None = None
     pause_reason: str | None = None
+    last_move: datetime | None = None
 
 
 @lru_cache(maxsize=16_384)  # the same monitors, at every server
@@ -75,28 +85,40 @@ def parse_address(text: str | None, ip_version: str | None = None) -> Address:
     )
 
 
-def parse_limit(flags: str | None) -> int:
-    """`monitors_per_server_limit` out of an account's flags (JSON text), 2 where it is not set.
+class AccountLimit(NamedTuple):
+    """How many monitors of an account may be active at a server, and what is odd about its flags where they say it."""
 
-    Raises:
-        BadRow: the flags are no JSON object, or the limit is no whole number of at least 0.
-    """
-    if not flags:
-        return DEFAULT_PER_SERVER_LIMIT
+    value: int
+    odd: str = ""
+
+
+@lru_cache(maxsize=16_384)  # the same accounts, at every server
+def account_limit(flags: str | None) -> AccountLimit:
+    """`monitors_per_server_limit` out of an account's flags (JSON text); what cannot be used means the default."""
     try:
-        decoded = json.loads(flags)
-    except (ValueError, RecursionError):
-        raise BadRow(f"account flags {flags[:80]!r}: are not JSON") from None
-    if decoded is None:
-        return DEFAULT_PER_SERVER_LIMIT
-    if not isinstance(decoded, dict):
-        raise BadRow(f"account flags {flags[:80]!r}: are not a JSON object")
-    limit = decoded.get("monitors_per_server_limit")
+        limit = _flags(flags).get("monitors_per_server_limit")
+    except BadRow as bad:
+        return AccountLimit(DEFAULT_PER_SERVER_LIMIT, f"{bad}; a limit of {DEFAULT_PER_SERVER_LIMIT} is used")
     if limit is None:
-        return DEFAULT_PER_SERVER_LIMIT
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
-        raise BadRow(f"account flag monitors_per_server_limit is {limit!r}: must be a whole number of at least 0")
-    return limit
+        return AccountLimit(DEFAULT_PER_SERVER_LIMIT)
+    if isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1:
+        return AccountLimit(min(limit, _NO_LIMIT))
+    odd = f"flag monitors_per_server_limit is {json.dumps(limit)[:80]}: must be a whole number of at least 1"
+    return AccountLimit(DEFAULT_PER_SERVER_LIMIT, f"{odd}; {DEFAULT_PER_SERVER_LIMIT} is used")
+
+
+def _flags(text: str | None) -> dict[str, Any]:
+    if not text:
+        return {}
+    try:
+        decoded = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadRow(f"flags {text[:80]!r}: are not JSON") from None
+    if decoded is None:
+        return {}
+    if not isinstance(decoded, dict):
+        raise BadRow(f"flags {text[:80]!r}: are not a JSON object")
+    return decoded
 
 
 def parse_server(server_id: int, ip: str | None, ip_version: str | None, account_id: int | None) -> Server:
@@ -114,9 +136,27 @@ def parse_monitor(raw: RawMonitor) -> Monitor | Rejected:
     try:
         pair = None if raw.pair_status is None else _pair_status(raw.pair_status)
         status = _global_status(raw.global_status)
-        return _leaving(raw, status, pair) if status in _LEAVES else _judged(raw, status, pair)
+        address = _address(raw, status)
     except BadRow as bad:
         return Rejected(id=raw.id, name=raw.name, pair_status=pair, reason=str(bad))
+    return Monitor(
+        id=raw.id,
+        name=raw.name,
+        address=address,
+        account_id=raw.account_id,
+        limit=account_limit(raw.account_flags).value,
+        global_status=status,
+        pair_status=pair,
+        count=max(raw.count, 0),
+        avg_step=_clamped(raw.avg_step, *_STEPS, without=_STEPS[0]),
+        avg_rtt_ms=_clamped(raw.avg_rtt_ms, 0.0, _LONGEST_RTT_MS, without=_LONGEST_RTT_MS),
+        gone=raw.gone,
+        violation_type=raw.violation_type,
+        violation_since=_utc(raw.violation_since),
+        last_constraint_check=_utc(raw.last_constraint_check),
+        pause_reason=raw.pause_reason,
+        last_move=_utc(raw.last_move),
+    )
 
 
 def parse_monitors(rows: Iterable[RawMonitor]) -> list[Monitor | Rejected]:
@@ -124,58 +164,16 @@ def parse_monitors(rows: Iterable[RawMonitor]) -> list[Monitor | Rejected]:
     return [parse_monitor(row) for row in rows]
 
 
-def _judged(raw: RawMonitor, status: GlobalStatus, pair: PairStatus | None) -> Monitor:
-    """A monitor of which every part of the row makes sense."""
-    if raw.ip_version not in ("v4", "v6"):
-        raise BadRow(f"protocol {raw.ip_version!r}: must be v4 or v6")
-    if raw.count < 0:
-        raise BadRow(f"count of results {raw.count!r}: must be at least 0")
-    return _monitor(
-        raw,
-        status,
-        pair,
-        address=parse_address(raw.ip, raw.ip_version),
-        limit=parse_limit(raw.account_flags),
-        avg_step=_number("average step", raw.avg_step, -math.inf),
-        avg_rtt_ms=_number("average rtt", raw.avg_rtt_ms, 0.0),
-    )
-
-
-def _leaving(raw: RawMonitor, status: GlobalStatus, pair: PairStatus | None) -> Monitor:
-    """A paused or deleted monitor; what of its row cannot be used is not needed."""
+def _address(raw: RawMonitor, status: GlobalStatus) -> Address | None:
+    """The monitor's address; None for a paused or deleted one whose address cannot be used, which is not needed."""
     try:
-        return _judged(raw, status, pair)
+        if raw.ip_version not in ("v4", "v6"):
+            raise BadRow(f"protocol {raw.ip_version!r}: must be v4 or v6")
+        return parse_address(raw.ip, raw.ip_version)
     except BadRow:
-        return _monitor(raw, status, pair, address=None, limit=DEFAULT_PER_SERVER_LIMIT, avg_step=None, avg_rtt_ms=None)
-
-
-def _monitor(
-    raw: RawMonitor,
-    status: GlobalStatus,
-    pair: PairStatus | None,
-    *,
-    address: Address | None,
-    limit: int,
-    avg_step: float | None,
-    avg_rtt_ms: float | None,
-) -> Monitor:
-    return Monitor(
-        id=raw.id,
-        name=raw.name,
-        address=address,
-        account_id=raw.account_id,
-        limit=limit,
-        global_status=status,
-        pair_status=pair,
-        count=max(raw.count, 0),
-        avg_step=avg_step,
-        avg_rtt_ms=avg_rtt_ms,
-        gone=raw.gone,
-        violation_type=raw.violation_type,
-        violation_since=_utc(raw.violation_since),
-        last_constraint_check=_utc(raw.last_constraint_check),
-        pause_reason=raw.pause_reason,
-    )
+        if status in _LEAVES:
+            return None
+        raise
 
 
 def _pair_status(text: str) -> PairStatus:
@@ -192,14 +190,12 @@ def _global_status(text: str) -> GlobalStatus:
         raise BadRow(f"monitor status {text!r}: must be one of {', '.join(GlobalStatus)}") from None
 
 
-def _number(what: str, value: float | None, least: float) -> float | None:
-    """The average as a finite float of at least ``least`` (databases also hand out Decimal)."""
+def _clamped(value: float | None, least: float, most: float, *, without: float) -> float | None:
+    """The average as a float between the bounds (databases also hand out Decimal); ``without``: it is no number."""
     if value is None:
         return None
     number = float(value)
-    if not math.isfinite(number) or number < least:
-        raise BadRow(f"{what} {value!r}: must be a finite number" + (f" of at least {least:g}" if least == 0 else ""))
-    return number
+    return without if math.isnan(number) else min(max(number, least), most)
 
 
 def _utc(time: datetime | None) -> datetime | None:

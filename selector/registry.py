@@ -11,17 +11,14 @@ from runtime.database import to_db
 from schema.messages import LIVE, MonitorStatus
 from schema.names import IP_VERSIONS, IpVersion
 from schema.tables import accounts, monitors
-from selector.parse import BadRow, parse_limit
+from selector.parse import AccountLimit, account_limit
 from selector.presence import PSEUDO, is_gone, is_real, last_present, name_of, with_presence
 from selector.store import text
-
-BROKEN: Final = "broken"
-"""Stands for the limit of an account whose flags cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class MonitorRow:
-    """One protocol of a monitor. ``limit``: how many monitors its account may have at a server, as text."""
+    """One protocol of a monitor. ``limit``: how many monitors its account may have at a server."""
 
     id: int
     name: str
@@ -30,7 +27,7 @@ class MonitorRow:
     status: str
     ip: str | None
     account_id: int | None
-    limit: str
+    limit: AccountLimit
     config: str
     gone: bool
 
@@ -70,17 +67,10 @@ def _row(row: sa.Row[Any], now: datetime) -> MonitorRow:
         status=row.status,
         ip=row.ip,
         account_id=row.account_id,
-        limit=_limit(row.flags),
+        limit=account_limit(row.flags),
         config=row.config or "",
         gone=is_gone(row.last_present, now),
     )
-
-
-def _limit(flags: str | None) -> str:
-    try:
-        return str(parse_limit(flags))[:20]
-    except BadRow:
-        return BROKEN
 
 
 def _monitors() -> sa.Select[Any]:

@@ -1,12 +1,13 @@
-"""The places of testing that belong to globally active monitors while active places are free.
+"""The places of testing that belong to globally active monitors.
 
-A globally testing monitor cannot become active. If such monitors filled testing, a server that lacks active monitors
-would lack them for ever, since those who could become active cannot get in to gather their results. So, while
-fewer than the target are active, up to 4 places of testing are reserved.
+A globally testing monitor cannot become active. If such monitors filled testing, those who could become active would
+never get in to gather their results, so half of testing (rounded up) is for globally active monitors. While fewer than
+the target are active it is at least 4 places, and they count only while their monitors can still become active: a
+globally active monitor whose account already has its two active places, or that answers nothing, would otherwise keep
+the reserve full and the server short of active monitors just the same.
 
-A place counts as reserved only while its monitor can still become active: globally active, healthy, not out, and
-violating nothing as an active monitor. A globally active monitor whose account already has its two active places, or
-that answers nothing, would otherwise keep the reserve full and the server short of active monitors just the same.
+A reserved place is for those who are getting ready. Who has been testing for a day and still has not the results of an
+active monitor (its host runs for half the day) is overdue: it gives way to who has them, or to who has not tried yet.
 """
 
 from selector.eligibility import would_violate
@@ -15,34 +16,57 @@ from selector.world import Entry, World
 
 
 def reserved(world: World) -> list[Entry]:
-    """The testing monitors that hold a reserved place, best first; empty when no active place is free."""
-    if not is_needed(world):
-        return []
-    return [entry for entry in world.testing if may_become_active(world, entry)]
+    """The testing monitors that hold a reserved place, best first."""
+    return [entry for entry in world.testing if fits(world, entry)]
 
 
-def is_needed(world: World) -> bool:
-    """Whether active places are free, so that testing has reserved ones."""
+def is_short(world: World) -> bool:
+    """Whether active places are free."""
     return world.active_count < world.settings.target_active
 
 
 def places(world: World) -> int:
     """How many places are reserved (never more than testing has)."""
-    return min(world.settings.reserved_for_globally_active, world.testing_target)
+    half = world.testing_target - world.testing_target // 2
+    most = max(half, world.settings.reserved_for_globally_active) if is_short(world) else half
+    return min(most, world.testing_target)
 
 
-def may_become_active(world: World, entry: Entry) -> bool:
-    """Whether this monitor needs nothing but results to take an active place.
+def fits(world: World, entry: Entry) -> bool:
+    """Whether this monitor may hold a reserved place: while active places are free, it needs nothing else but results.
 
     The constraints are forgotten only while really nobody is active: an emergency that this review has ended will not
     excuse a violation in the next one.
     """
-    return (
-        entry.globally_active
-        and entry.healthy
-        and entry.state is State.IN
-        and (world.active_count == 0 or would_violate(world, entry, PairStatus.ACTIVE) is None)
-    )
+    if not entry.globally_active or not entry.healthy or entry.state is not State.IN:
+        return False
+    beside = world.active_count if is_short(world) else 0
+    return beside == 0 or would_violate(world, entry, PairStatus.ACTIVE) is None
+
+
+def is_ready(world: World, entry: Entry) -> bool:
+    """Whether it has the results of an active monitor."""
+    return entry.monitor.count >= world.settings.results_for_active
+
+
+def is_overdue(world: World, entry: Entry) -> bool:
+    """Whether this testing monitor has had its time to get ready; so has one of which no begin is known."""
+    since = entry.monitor.last_move
+    return not is_ready(world, entry) and (since is None or world.now - since >= world.settings.time_to_gather)
+
+
+def may_try_again(world: World, entry: Entry) -> bool:
+    """Whether this candidate may be let in to gather results: not if it was testing less than a week ago."""
+    left = entry.monitor.last_move
+    return left is None or world.now - left >= world.settings.next_try
+
+
+def yields_to(world: World, holder: Entry, entry: Entry) -> bool:
+    """Whether the holder of a reserved place has to give it up for this candidate."""
+    if not is_overdue(world, holder):
+        return False
+    # When somebody began of whom the ledger remembers nothing is anyone's guess, so only what is certain displaces it.
+    return is_ready(world, entry) or (holder.monitor.last_move is not None and may_try_again(world, entry))
 
 
 def protected(world: World) -> frozenset[int]:

@@ -1,5 +1,8 @@
 """What a review is told: one query for all pairs of some servers, with 24 h of results added up by the database.
 
+Also since when each pair has been testing or a candidate, which no column of the pool's tables says, from the history
+of its moves.
+
 The results are read from the index ``log_scores_review`` alone. Every pair is there, also without any result; scorers'
 rows and the pseudo-monitors of settings are not. Text goes on as it stands: what is broken is for `selector.parse` to
 say, so types that would refuse a row (enumerations, JSON) are read as text.
@@ -16,12 +19,14 @@ from sqlalchemy.engine import Connection
 
 from runtime.database import to_db, to_db_seconds
 from runtime.json_rows import rows_of, stored_day, stored_time
-from schema.tables import accounts, log_scores, monitors, server_scores, servers
+from schema.tables import accounts, assignment_changes, log_scores, monitors, server_scores, servers
 from selector.parse import RawMonitor
 from selector.presence import is_gone, is_real, last_present, name_of, with_presence
 
 WINDOW: Final = timedelta(hours=24)
 """How much of the past counts."""
+
+_BOTH: Final = ("candidate", "testing")
 
 Pair = tuple[int, int]
 """Server and monitor."""
@@ -67,6 +72,7 @@ class _Row(NamedTuple):
     avg_step: float | None
     avg_rtt_ms: float | None
     last_present: Any
+    last_move: Any
 
 
 _ROWS: Final = msgspec.json.Decoder(list[_Row])
@@ -119,6 +125,7 @@ def _raw_monitor(row: _Row, monitor_id: int, now: datetime) -> RawMonitor:
         violation_since=stored_time(row.violation_since),
         last_constraint_check=stored_time(row.last_constraint_check),
         pause_reason=row.pause_reason,
+        last_move=stored_time(row.last_move),
     )
 
 
@@ -131,7 +138,7 @@ def _results() -> sa.Subquery:
             log.monitor_id,
             sa.func.count().label("results"),
             sa.func.avg(log.step).label("avg_step"),
-            # A result without an rtt has 0 in new rows, and NULL in some older ones.
+            # A time-out's rtt is 0 in the pool's rows, and NULL in some older ones.
             sa.func.avg(sa.func.nullif(log.rtt, 0) * sa.literal_column("1e-3", sa.Double)).label("avg_rtt_ms"),
         )
         .where(log.server_id.in_(sa.bindparam("server_ids", expanding=True)), log.ts > sa.bindparam("since"))
@@ -143,13 +150,29 @@ def _results() -> sa.Subquery:
     return query.subquery("results")
 
 
+def _moves() -> sa.Subquery:
+    """Per pair that did: when it last went from candidate to testing or back."""
+    moved = assignment_changes.c
+    query = (
+        sa.select(moved.server_id, moved.monitor_id, sa.func.max(moved.changed_on).label("last_move"))
+        .where(
+            moved.server_id.in_(sa.bindparam("server_ids", expanding=True)),
+            moved.before_status.in_(_BOTH),
+            moved.after_status.in_(_BOTH),
+        )
+        .group_by(moved.server_id, moved.monitor_id)
+    )
+    return query.subquery("moves")
+
+
 def _query(*, as_json: bool) -> sa.Select[Any]:
-    m, ss, s, results = monitors.c, server_scores.c, servers.c, _results()
+    m, ss, s, results, moves = monitors.c, server_scores.c, servers.c, _results(), _moves()
     pairs = server_scores.join(monitors, sa.and_(m.id == ss.monitor_id, is_real()))
     source = servers.outerjoin(pairs, ss.server_id == s.id).outerjoin(accounts, accounts.c.id == m.account_id)
     source = with_presence(source).outerjoin(
         results, sa.and_(results.c.server_id == s.id, results.c.monitor_id == ss.monitor_id)
     )
+    source = source.outerjoin(moves, sa.and_(moves.c.server_id == s.id, moves.c.monitor_id == ss.monitor_id))
     columns: dict[str, sa.ColumnElement[Any]] = {
         "server_id": s.id,
         "server_ip": s.ip,
@@ -173,6 +196,7 @@ def _query(*, as_json: bool) -> sa.Select[Any]:
         "avg_step": results.c.avg_step,
         "avg_rtt_ms": results.c.avg_rtt_ms,
         "last_present": last_present(),
+        "last_move": moves.c.last_move,
     }
     ordered = [columns[name] for name in _Row._fields]
     return (

@@ -78,6 +78,7 @@ class Watch:
         """Looks once, and has all that it finds dealt with."""
         registry = await self._worker.in_database(self._read)
         before, self._registry = self._registry, registry
+        self._complain()
         self._look_at_agents(before)
         await self._look_at_settings()
         await self._look_at_monitors()
@@ -90,6 +91,12 @@ class Watch:
         topics = self._worker.topics
         told = (row for row in found.monitors if row.named and has_topics(row.name, topics, self._complaints))
         return Registry(tuple(told), found.defaults)
+
+    def _complain(self) -> None:
+        """About flags of accounts, which the reviews take for the default without a word."""
+        odd = {row.account_id: row.limit.odd for row in self._registry.monitors if row.limit.odd}
+        for account_id, what in odd.items():
+            self._complaints.say("account", account_id or 0, what)
 
     def _look_at_agents(self, before: Registry) -> None:
         """Who is told anything at all, and who began or ceased to probe."""

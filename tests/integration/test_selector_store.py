@@ -8,7 +8,7 @@ from fixtures.selector import add_results, set_presence, unique
 from fixtures.world import add_account, add_log_score, add_monitor, add_pair, add_scorer, add_server
 from sqlalchemy.engine import Connection, Engine
 
-from schema.tables import accounts, monitor_presence, monitors, server_scores, servers
+from schema.tables import accounts, assignment_changes, monitor_presence, monitors, server_scores, servers
 from selector.parse import RawMonitor
 from selector.store import WINDOW, ReviewInput, read_inputs
 
@@ -39,6 +39,59 @@ def test_the_results_of_24_hours_are_added_up_for_each_pair(engine: Engine) -> N
     assert found.count == 4, "the result exactly 24 h old is too old"
     assert found.avg_step == pytest.approx(-8.5 / 4)
     assert found.avg_rtt_ms == pytest.approx(20.0), "a result without rtt, be it 0 or NULL, has no part in the average"
+
+
+@pytest.mark.parametrize("none", [None, 0])
+def test_a_time_out_has_no_part_in_the_average_rtt_whether_its_rtt_is_null_or_0(
+    engine: Engine, none: int | None
+) -> None:
+    with engine.begin() as connection:
+        server, monitor, silent = add_server(connection), *(add_monitor(connection, unique("m")) for _ in range(2))
+        for one in (monitor, silent):
+            add_pair(connection, server, one, "active")
+            add_log_score(connection, server, one, NOW - MINUTE, step=-5.0, rtt=none)
+        add_log_score(connection, server, monitor, NOW - SECOND, step=1.0, rtt=30_000)
+        found = {one.id: one for one in read(connection, server).monitors}
+    assert (found[monitor].count, found[monitor].avg_rtt_ms) == (2, pytest.approx(30.0))
+    assert (found[silent].count, found[silent].avg_step, found[silent].avg_rtt_ms) == (1, -5.0, None)
+
+
+def test_when_a_pair_last_went_from_candidate_to_testing_or_back_is_read_from_the_history(engine: Engine) -> None:
+    moves = {
+        ("candidate", "testing"): (NOW - 4 * WINDOW, NOW - 2 * WINDOW),
+        ("testing", "candidate"): (NOW - 3 * WINDOW, NOW - WINDOW),
+        ("active", "testing"): (NOW - MINUTE,),
+        ("testing", "active"): (NOW - MINUTE,),
+        ("active", "candidate"): (NOW - MINUTE,),
+        (None, "candidate"): (NOW - MINUTE,),
+    }
+    with engine.begin() as connection:
+        server, other = add_server(connection), add_server(connection)
+        monitor, second = add_monitor(connection, unique("m")), add_monitor(connection, unique("n"))
+        add_pair(connection, server, monitor, "testing")
+        add_pair(connection, server, second, "testing")
+        add_pair(connection, other, monitor, "testing")
+        for (before, after), times in moves.items():
+            for at in times:
+                add_move(connection, server, monitor, before, after, at)
+        add_move(connection, other, second, "candidate", "testing", NOW)
+        found = {one.id: one.last_move for one in read(connection, server).monitors}
+        elsewhere = only(connection, other).last_move
+    assert found == {monitor: (NOW - WINDOW).replace(tzinfo=None), second: None}
+    assert elsewhere is None
+
+
+def add_move(connection: Connection, server: int, monitor: int, before: str | None, after: str, at: datetime) -> None:
+    connection.execute(
+        sa.insert(assignment_changes).values(
+            server_id=server,
+            monitor_id=monitor,
+            before_status=before,
+            after_status=after,
+            reason="a test",
+            changed_on=at.replace(tzinfo=None),
+        )
+    )
 
 
 def test_a_pair_without_results_is_there(engine: Engine) -> None:

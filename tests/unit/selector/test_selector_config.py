@@ -7,6 +7,7 @@ import pytest
 
 from schema.messages import MonitorConfig, ProtocolConfig
 from selector.config import merge_patch, monitor_configs
+from selector.parse import AccountLimit
 from selector.registry import MonitorRow
 
 
@@ -53,7 +54,7 @@ def row(ipv: Any = "v4", *, config: Any = "", status: str = "active", name: str 
         status=status,
         ip="192.0.2.1" if ipv == "v4" else "2001:db8::1",
         account_id=None,
-        limit="2",
+        limit=AccountLimit(2),
         config=config if isinstance(config, str) else json.dumps(config),
         gone=False,
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from selector.model import GlobalStatus, Monitor, PairStatus, Rejected, Settings
-from selector.parse import BadRow, RawMonitor, parse_address, parse_limit, parse_monitor, parse_monitors, parse_server
+from selector.parse import BadRow, RawMonitor, account_limit, parse_address, parse_monitor, parse_monitors, parse_server
 
 GOOD = RawMonitor(
     id=1,
@@ -75,16 +75,6 @@ BROKEN: dict[str, dict[str, Any]] = {
     "protocol 'v5'": {"ip_version": "v5"},
     "monitor status 'sleeping'": {"global_status": "sleeping"},
     "pair status 'retired'": {"pair_status": "retired"},
-    "account flags '{'": {"account_flags": "{"},
-    "account flags '[]'": {"account_flags": "[]"},
-    "account flag monitors_per_server_limit is -1": {"account_flags": '{"monitors_per_server_limit": -1}'},
-    "account flag monitors_per_server_limit is '2'": {"account_flags": '{"monitors_per_server_limit": "2"}'},
-    "account flag monitors_per_server_limit is True": {"account_flags": '{"monitors_per_server_limit": true}'},
-    "account flag monitors_per_server_limit is 1.5": {"account_flags": '{"monitors_per_server_limit": 1.5}'},
-    "average step nan": {"avg_step": float("nan")},
-    "average rtt -1": {"avg_rtt_ms": -1},
-    "average rtt inf": {"avg_rtt_ms": float("inf")},
-    "count of results -1": {"count": -1},
 }
 
 
@@ -121,12 +111,67 @@ def test_one_broken_row_does_not_stop_the_others() -> None:
         ("null", 2),
         ("{}", 2),
         ('{"monitors_per_server_limit": null}', 2),
-        ('{"monitors_per_server_limit": 0}', 0),
+        ('{"monitors_per_server_limit": 1}', 1),
         ('{"monitors_per_server_limit": 7}', 7),
+        ('{"monitors_per_server_limit": 7, "monitor_limit": 1}', 7),
+        ('{"monitors_per_server_limit": 1%s}' % ("0" * 30), 1_000_000),
     ],
 )
 def test_limit_of_an_account(flags: str | None, limit: int) -> None:
-    assert parse_limit(flags) == limit
+    assert account_limit(flags) == (limit, "")
+
+
+ODD_FLAGS = {
+    '{"monitors_per_server_limit": 0}': (
+        "flag monitors_per_server_limit is 0: must be a whole number of at least 1; 2 is used"
+    ),
+    '{"monitors_per_server_limit": -1}': "flag monitors_per_server_limit is -1: must be",
+    '{"monitors_per_server_limit": "3"}': 'flag monitors_per_server_limit is "3": must be',
+    '{"monitors_per_server_limit": true}': "flag monitors_per_server_limit is true: must be",
+    '{"monitors_per_server_limit": 1.5}': "flag monitors_per_server_limit is 1.5: must be",
+    '{"monitors_per_server_limit": 1e999}': "flag monitors_per_server_limit is Infinity: must be",
+    '{"monitors_per_server_limit": {"v4": 3}}': 'flag monitors_per_server_limit is {"v4": 3}: must be',
+    "{": "flags '{': are not JSON; a limit of 2 is used",
+    "[3]": "flags '[3]': are not a JSON object; a limit of 2 is used",
+}
+
+
+@pytest.mark.parametrize("flags", ODD_FLAGS)
+def test_an_odd_limit_of_an_account_means_the_default(flags: str) -> None:
+    limit = account_limit(flags)
+    assert limit.value == 2
+    assert limit.odd.startswith(ODD_FLAGS[flags])
+    parsed = parse_monitor(replace(GOOD, account_flags=flags))
+    assert isinstance(parsed, Monitor)
+    assert parsed.limit == 2
+
+
+MEASURED: dict[str, tuple[dict[str, Any], tuple[int, float | None, float | None]]] = {
+    "a negative rtt": ({"avg_rtt_ms": -500.0}, (150, 0.9, 0.0)),
+    "an rtt of minutes": ({"avg_rtt_ms": 1e30}, (150, 0.9, 1e6)),
+    "an infinite rtt": ({"avg_rtt_ms": float("inf")}, (150, 0.9, 1e6)),
+    "an rtt that is no number": ({"avg_rtt_ms": float("nan")}, (150, 0.9, 1e6)),
+    "a step that is no number": ({"avg_step": float("nan")}, (150, -10.0, 12.5)),
+    "an infinite step": ({"avg_step": float("inf")}, (150, 1.0, 12.5)),
+    "an endless fall": ({"avg_step": float("-inf")}, (150, -10.0, 12.5)),
+    "a negative count": ({"count": -1}, (0, 0.9, 12.5)),
+}
+
+
+@pytest.mark.parametrize("what", MEASURED)
+def test_nobody_is_beyond_judgement_because_of_what_it_measured(what: str) -> None:
+    fields, expected = MEASURED[what]
+    parsed = parse_monitor(replace(GOOD, **fields))
+    assert isinstance(parsed, Monitor)
+    assert (parsed.count, parsed.avg_step, parsed.avg_rtt_ms) == expected
+
+
+@pytest.mark.parametrize("flags", [None, *ODD_FLAGS])
+@pytest.mark.parametrize("rtt", [-500.0, float("nan"), 1e30, 50.0])
+def test_who_measures_badly_leaves_whatever_its_rtt_and_account(rtt: float, flags: str | None) -> None:
+    raw = replace(GOOD, id=1, avg_step=-5.0, avg_rtt_ms=rtt, account_flags=flags)
+    review = scene(parse_monitor(raw), *many(range(11, 17), "active"), *many(range(21, 26), "testing")).review()
+    assert [(change.monitor_id, change.rule) for change in review.changes][:1] == [(1, "rule 2: out")]
 
 
 def test_a_mapped_address_is_the_same_as_the_plain_one() -> None:

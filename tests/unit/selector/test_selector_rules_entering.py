@@ -1,7 +1,9 @@
 """The rules by which monitors come in: 3, 5 and 6, the reserve and the emergency, just inside and just outside."""
 
+from datetime import timedelta
+
 import pytest
-from fixtures.selection_worlds import Scene, many, monitor, scene
+from fixtures.selection_worlds import NOW, Scene, many, monitor, scene
 
 from selector.model import Monitor
 
@@ -9,6 +11,8 @@ SILENT = {"count": 0, "avg_step": None, "avg_rtt_ms": None}
 SIX = many(range(11, 17), "active")
 SEVEN = many(range(11, 18), "active")
 FIVE = many(range(21, 26), "testing", global_status="testing")
+SHARED = [*many(range(21, 24), "testing"), *FIVE[3:]]
+"""Three of testing are globally active: no more is reserved for such."""
 
 
 def moves(of: Scene) -> dict[int, str]:
@@ -115,16 +119,16 @@ def test_a_better_sibling_replaces_its_sibling_when_it_may_replace_nobody_else()
     ],
 )
 def test_a_candidate_enters_testing(values: dict[str, object], promoted: bool) -> None:
-    there = scene(monitor(1, "candidate", **values), *SEVEN, *FIVE[:4])
+    there = scene(monitor(1, "candidate", **values), *SEVEN, *SHARED[:4])
     assert moves(there) == ({1: "testing"} if promoted else {})
     assert not promoted or rules(there) == {"rule 5: promote to testing"}
 
 
 def test_testing_is_filled_up_to_its_target() -> None:
     waiting = many(range(1, 5), "candidate")
-    assert moves(scene(*waiting, *SEVEN, *FIVE)) == {}
-    assert moves(scene(*waiting, *SEVEN, *FIVE[:4])) == {1: "testing"}
-    assert moves(scene(*waiting, *SEVEN, *FIVE[:1])) == {1: "testing", 2: "testing"}, "2 a review"
+    assert moves(scene(*waiting, *SEVEN, *SHARED)) == {}
+    assert moves(scene(*waiting, *SEVEN, *SHARED[:4])) == {1: "testing"}
+    assert moves(scene(*waiting, *SEVEN, *SHARED[:1])) == {1: "testing", 2: "testing"}, "2 a review"
 
 
 def test_promotions_to_active_use_up_the_limit_first() -> None:
@@ -149,7 +153,9 @@ GOOD_BUT_IDLE = many(range(21, 33), "testing", global_status="testing", avg_rtt_
 
 
 def gathering(*numbers: int, **values: object) -> list[Monitor]:
-    return many(numbers, "testing", **({"count": 10, "avg_rtt_ms": 90.0} | values))
+    """Testing since yesterday's noon and a minute."""
+    begun = {"last_move": NOW - timedelta(hours=23, minutes=59)}
+    return many(numbers, "testing", **({"count": 10, "avg_rtt_ms": 90.0} | begun | values))
 
 
 def test_globally_active_candidates_take_reserved_places_whatever_their_priority() -> None:
@@ -159,8 +165,79 @@ def test_globally_active_candidates_take_reserved_places_whatever_their_priority
     assert rules(there) == {"rule 5: reserved place in testing"}
 
 
-def test_nothing_is_reserved_when_all_active_places_are_taken() -> None:
-    assert moves(scene(monitor(1, "candidate", avg_rtt_ms=300.0), *SEVEN, *GOOD_BUT_IDLE[:5])) == {}
+@pytest.mark.parametrize(("theirs", "enters"), [(2, True), (3, False)])
+def test_half_of_testing_is_for_globally_active_monitors_when_all_active_places_are_taken(
+    theirs: int, enters: bool
+) -> None:
+    """Three of five places; whatever the priority of who gives way, and of who wants the place back."""
+    holders = many(range(41, 41 + theirs), "testing", avg_rtt_ms=300.0)
+    idle = GOOD_BUT_IDLE[: 5 - theirs]
+    there = scene(monitor(1, "candidate", avg_rtt_ms=290.0), *SEVEN, *holders, *idle)
+    assert moves(there) == ({idle[-1].id: "candidate", 1: "testing"} if enters else {})
+    back = scene(monitor(1, "candidate", avg_rtt_ms=1.0, global_status="testing"), *SEVEN, *holders, *idle)
+    assert moves(back) == ({} if theirs <= 3 else {41: "candidate", 1: "testing"})
+
+
+def test_globally_testing_monitors_may_have_all_of_testing_while_nobody_else_waits() -> None:
+    assert moves(scene(*SEVEN, *GOOD_BUT_IDLE[:5])) == {}
+    assert moves(scene(monitor(1, "candidate", count=8), *SEVEN, *GOOD_BUT_IDLE[:5])) == {}
+
+
+@pytest.mark.parametrize("better", [20.0, 260.0, 290.0])
+def test_a_place_of_a_globally_active_monitor_goes_to_another_one_that_is_clearly_better(better: float) -> None:
+    holders = many((41, 42, 43), "testing", avg_rtt_ms=300.0)
+    there = scene(monitor(1, "candidate", count=9, avg_rtt_ms=better), *SEVEN, *holders, *GOOD_BUT_IDLE[:2])
+    assert moves(there) == ({} if better == 290.0 else {43: "candidate", 1: "testing"})
+
+
+@pytest.mark.parametrize(
+    ("hours", "waiting", "renewed"),
+    [
+        (23.9, {}, False),
+        (24, {}, True),
+        (None, {}, True),
+        (24, {"count": 24}, True),
+        (24, {"count": 9}, True),
+        (24, {"count": 8}, False),
+        (24, {"count": 9, "last_move": NOW - timedelta(days=7)}, True),
+        (24, {"count": 9, "last_move": NOW - timedelta(days=6, hours=23)}, False),
+        (24, {"count": 24, "last_move": NOW - timedelta(hours=25)}, True),
+        (None, {"count": 9}, False),
+        (None, {"count": 24}, True),
+        (24, {"global_status": "testing"}, False),
+        (24, {"avg_step": -0.1}, False),
+        (24, {"account_id": 11, "limit": 1}, False),
+    ],
+)
+def test_a_reserved_place_is_given_up_by_who_does_not_get_ready_in_a_day(
+    hours: float | None, waiting: dict[str, object], renewed: bool
+) -> None:
+    begun = None if hours is None else NOW - timedelta(hours=hours)
+    holders = many(range(41, 45), "testing", count=23, last_move=begun)
+    there = scene(monitor(1, "candidate", **({"avg_rtt_ms": 300.0} | waiting)), *SIX, *holders, *GOOD_BUT_IDLE[:2])
+    assert moves(there) == ({44: "candidate", 1: "testing"} if renewed else {})
+
+
+@pytest.mark.parametrize(
+    ("values", "swapped"),
+    [
+        ({"count": 23}, True),
+        ({"count": 23, "last_move": NOW - timedelta(days=7)}, True),
+        ({"count": 23, "last_move": NOW - timedelta(days=6, hours=23)}, False),
+        ({"count": 24, "last_move": NOW - timedelta(hours=1)}, True),
+    ],
+)
+def test_who_gathers_results_is_not_replaced_by_who_had_its_turn(values: dict[str, object], swapped: bool) -> None:
+    better = monitor(1, "candidate", **({"avg_rtt_ms": 1.0} | values))
+    there = scene(better, *SIX, *gathering(41, 42, 43, 44, 45), *GOOD_BUT_IDLE[:1])
+    assert moves(there) == ({45: "candidate", 1: "testing"} if swapped else {})
+
+
+def test_who_has_the_results_keeps_its_place_however_long_it_has_been_testing() -> None:
+    """Its account has no active place left for it, so it waits; but it is ready."""
+    holders = many(range(41, 45), "testing", count=24, last_move=None, global_status="active")
+    there = scene(monitor(1, "candidate", avg_rtt_ms=300.0), *SEVEN, *holders, *GOOD_BUT_IDLE[:1])
+    assert moves(there) == {}
 
 
 @pytest.mark.parametrize(("held", "enters"), [(4, False), (3, True)])

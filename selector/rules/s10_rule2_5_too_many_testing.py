@@ -1,7 +1,10 @@
-"""Rule 2.5: more testing monitors than the target: the worst become candidates. Reserved places are not given back."""
+"""Rule 2.5: more testing monitors than the target: the worst become candidates.
+
+Reserved places are not given back while active places are free, and come last otherwise.
+"""
 
 from selector.model import PairStatus
-from selector.reserve import protected
+from selector.reserve import is_short, protected
 from selector.world import Entry, Rule, World
 
 NAME = "rule 2.5: too many testing"
@@ -9,7 +12,8 @@ NAME = "rule 2.5: too many testing"
 
 def apply(world: World) -> World:
     """Worst first, down to the target."""
-    for entry in reversed(world.testing):
+    kept = protected(world)
+    for entry in sorted(world.testing[::-1], key=lambda entry: entry.id in kept):
         if not _too_many(world):
             break
         if obstacle(world, entry) is None:
@@ -24,7 +28,7 @@ def obstacle(world: World, entry: Entry) -> str | None:
         return "already moved in this review"
     if world.testing_removals_left <= 0:
         return f"limit of {world.limit} testing removals reached"
-    return "holds a reserved place" if entry.id in protected(world) else None
+    return "holds a reserved place" if is_short(world) and entry.id in protected(world) else None
 
 
 def _too_many(world: World) -> bool:

@@ -32,6 +32,8 @@ def demoted_to(world: World, entry: Entry) -> PairStatus:
 
 def obstacle_from_active(world: World, entry: Entry) -> str | None:
     """Why an active monitor that is out may not leave yet."""
+    if world.moved(entry):
+        return "already moved in this review"
     if world.active_removals_left <= 0:
         return f"limit of {world.limit} active removals reached"
     if world.active_count <= 1:

@@ -1,17 +1,19 @@
 """Rule 5, third part: a candidate that is clearly better takes the place of a testing monitor.
 
 As with active places the worst gives way first, to the best candidate that beats it and may be testing once it has
-gone. Reserved places are not given back this way.
+gone. A reserved place is given up this way only to one that may hold it, and while active places are free only to one
+that is ready for them: else those who gather results would be replaced before they have them. Nor is one that gathers
+replaced by one that has had its turn within a week without getting ready.
 """
 
+from collections.abc import Callable
 from itertools import takewhile
 
 from selector.eligibility import obstacle_to_testing
 from selector.model import PairStatus
 from selector.priority import beats
-from selector.reserve import protected
-from selector.rules.budget import no_promotions_to_testing
-from selector.rules.s05_rule3_swap import versus
+from selector.reserve import fits, is_ready, is_short, may_try_again, protected
+from selector.rules.budget import no_promotions_to_testing, versus
 from selector.world import Entry, Rule, World
 
 NAME = "rule 5: swap into testing"
@@ -22,7 +24,7 @@ def apply(world: World) -> World:
     for loser in reversed(world.testing):
         if no_room(world):
             break
-        if not world.moved(loser) and loser.id not in protected(world):
+        if not world.moved(loser):
             world = _replace(world, loser)
     return world
 
@@ -33,7 +35,8 @@ def _replace(world: World, loser: Entry) -> World:
     if not rivals:
         return world
     without = world.move(loser, PairStatus.CANDIDATE, NAME, "makes room")
-    winner = next((entry for entry in rivals if obstacle_to_testing(without, entry) is None), None)
+    obstacle = _obstacles(world, loser)
+    winner = next((entry for entry in rivals if obstacle(without, entry) is None), None)
     if winner is None:
         return world
     facts = versus(winner, loser)
@@ -43,6 +46,21 @@ def _replace(world: World, loser: Entry) -> World:
 
 def _beats(world: World, winner: Entry, loser: Entry) -> bool:
     return winner.healthy and beats(winner.priority, loser.health, loser.priority, world.settings)
+
+
+def _obstacles(world: World, loser: Entry) -> Callable[[World, Entry], str | None]:
+    """What says why a candidate may not have the place of ``loser``, in the world without it."""
+    reserved = loser.id in protected(world)
+    gathering = is_short(world) and not is_ready(world, loser) and loser.globally_active and loser.healthy
+
+    def obstacle(without: World, entry: Entry) -> str | None:
+        if reserved and not (fits(without, entry) and (is_ready(without, entry) or not is_short(without))):
+            return "it holds a reserved place"
+        if gathering and not (is_ready(without, entry) or may_try_again(without, entry)):
+            return "it gathers results, for which the other had its time within a week"
+        return obstacle_to_testing(without, entry)
+
+    return obstacle
 
 
 def no_room(world: World) -> str | None:
@@ -58,10 +76,9 @@ def stays(world: World, entry: Entry) -> str | None:
         rival = next((other for other in world.candidates if _beats(world, other, entry)), None)
         if rival is None:
             return "no candidate is clearly better"
-        if entry.id in protected(world):
-            return "holds a reserved place"
         without = world.move(entry, PairStatus.CANDIDATE, NAME, "makes room")
-        return f"{rival.monitor.name} is better, but: {obstacle_to_testing(without, rival) or no_room(world)}"
+        why = _obstacles(world, entry)(without, rival) or no_room(world)
+        return f"{rival.monitor.name} is better, but: {why}"
     if entry.status is PairStatus.CANDIDATE and not obstacle_to_testing(world, entry):
         losers = [other for other in world.testing if not world.moved(other) and _beats(world, entry, other)]
         return no_room(world) if losers else "clearly better than no testing monitor"

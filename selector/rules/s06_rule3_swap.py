@@ -8,7 +8,8 @@ may only be able to replace its sibling.
 from selector.eligibility import obstacle_to_active
 from selector.model import PairStatus
 from selector.priority import beats
-from selector.rules.s02_rule2_out import demoted_to
+from selector.rules.budget import versus
+from selector.rules.s03_rule2_out import demoted_to
 from selector.world import Entry, Rule, World
 
 NAME = "rule 3: swap into active"
@@ -41,13 +42,6 @@ def _replace(world: World, loser: Entry) -> World:
 
 def _beats(world: World, winner: Entry, loser: Entry) -> bool:
     return winner.healthy and beats(winner.priority, loser.health, loser.priority, world.settings)
-
-
-def versus(winner: Entry, loser: Entry) -> str:
-    """The comparison that decided a swap."""
-    if not loser.healthy:
-        return f"healthy against {loser.health}"
-    return f"priority {winner.priority} against {loser.priority}"
 
 
 def no_room(world: World) -> str | None:
