@@ -86,7 +86,7 @@ def render(parts: BrokerParts, directory: Path, port: int, tls_port: int) -> str
         f"persistence_location {directory}/",
     ]
     for address in loopback_addresses():
-        lines += [f"listener {port} {address}", "max_qos 1", f"listener {tls_port} {address}", "max_qos 1", *tls]
+        lines += [f"listener {port} {address}", f"listener {tls_port} {address}", *tls]
     return "\n".join(lines) + "\n"
 
 

@@ -290,11 +290,10 @@ LISTENERS = [
         ("certfile", "/etc/ntppool-monitor/broker/prod/cert.pem"),
         ("keyfile", "/etc/ntppool-monitor/broker/prod/key.pem"),
         ("require_certificate", "false"),
-        ("max_qos", "1"),
         ("max_connections", "2000"),
     ],
-    [("listener", "9001 127.0.0.1"), ("protocol", "websockets"), ("max_qos", "1"), ("max_connections", "200")],
-    [("listener", "1883 127.0.0.1"), ("max_qos", "1")],
+    [("listener", "9001 127.0.0.1"), ("protocol", "websockets"), ("max_connections", "200")],
+    [("listener", "1883 127.0.0.1")],
 ]
 
 
@@ -317,11 +316,6 @@ def test_an_environments_file_says_just_this() -> None:
     at = [number for number, (name, _) in enumerate(said) if name == "listener"]
     assert said[: at[0]] == BEFORE_THE_LISTENERS
     assert [said[begin:end] for begin, end in zip(at, [*at[1:], None], strict=True)] == LISTENERS
-
-
-def test_the_broker_of_demo_and_tests_has_the_same_limits() -> None:
-    with_limit = re.findall(r"^listener .*\nmax_qos 1$", LocalBroker(CONFIG, 1, "k" * 48).configuration(), re.M)
-    assert len(with_limit) == LocalBroker(CONFIG, 1, "k" * 48).configuration().count("\nlistener ")
 
 
 class FewConnections(LocalBroker):
