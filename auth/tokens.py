@@ -50,11 +50,16 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """What a role may do: topic filters, and the longest life of its tokens."""
+    """What a role may do: topic filters, and the longest life of its tokens.
+
+    ``retain`` is the part of ``publish`` whose messages may be retained. The pool's Mosquitto knows it by the role
+    (``rules_of`` in broker-config/jwt-auth/token.c).
+    """
 
     lifetime: timedelta
     subscribe: tuple[str, ...]
     publish: tuple[str, ...]
+    retain: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -119,15 +124,17 @@ def permissions(role: Role, name: str, env: Environment) -> Permissions:
     everything = (topics.everything,)
     match role:
         case Role.MONITOR:
-            return Permissions(timedelta(hours=6), _monitor_hears(topics, name), _monitor_says(topics, name))
+            says = _monitor_says(topics, name)
+            return Permissions(timedelta(hours=6), _monitor_hears(topics, name), says, (topics.status(name),))
         case Role.SERVER:
-            return Permissions(timedelta(hours=6), (*everything, shared(ANY, topics.everything)), everything)
+            hears = (*everything, shared(ANY, topics.everything))
+            return Permissions(timedelta(hours=6), hears, everything, everything)
         case Role.OBSERVER:
-            return Permissions(timedelta(hours=12), everything, ())
+            return Permissions(timedelta(hours=12), everything, (), ())
         case Role.ADMIN:
-            return Permissions(timedelta(minutes=5), everything, everything)
+            return Permissions(timedelta(minutes=5), everything, everything, everything)
         case Role.EXPORTER:
-            return Permissions(timedelta(days=3 * 365), ("$SYS/#",), ())
+            return Permissions(timedelta(days=3 * 365), ("$SYS/#",), (), ())
 
 
 def _monitor_hears(topics: Topics, name: str) -> tuple[str, ...]:
@@ -208,18 +215,20 @@ def claims(role: Role, name: str, env: Environment, now: datetime, lifetime: tim
     }
 
 
-def _emqx_rules(allowed: Permissions) -> list[dict[str, str]]:
+def _emqx_rules(allowed: Permissions) -> list[dict[str, str | bool]]:
     """The rules of EMQX 5.5 and later, first match wins.
 
     It takes ``$share/group/`` off a filter before it looks, so shared forms need no rule. What no rule matches would
     be left to the cluster's other checks, which allow it by default: hence the last rule.
     """
     heard = [filter_ for filter_ in allowed.subscribe if not filter_.startswith("$share/")]
-    return [
-        *({"permission": "allow", "action": "subscribe", "topic": topic} for topic in heard),
-        *({"permission": "allow", "action": "publish", "topic": topic} for topic in allowed.publish),
-        {"permission": "deny", "action": "all", "topic": "#"},
-    ]
+    rules: list[dict[str, str | bool]] = []
+    rules += ({"permission": "allow", "action": "subscribe", "topic": topic} for topic in heard)
+    for topic in allowed.publish:
+        rule: dict[str, str | bool] = {"permission": "allow", "action": "publish", "topic": topic}
+        # A rule that says nothing of it is for retained messages as well.
+        rules.append(rule if topic in allowed.retain else {**rule, "retain": False})
+    return [*rules, {"permission": "deny", "action": "all", "topic": "#"}]
 
 
 def token_source(key: SigningKey, role: Role, name: str, env: Environment) -> Callable[[], str]:
