@@ -1,7 +1,11 @@
 """A key that is withdrawn leaves nothing behind: no rights, no wills, no share of a group, nothing that is queued."""
 
+import re
 import secrets
+import subprocess
+import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fixtures.broker import Broker
@@ -225,33 +229,54 @@ def test_forged_sessions_take_no_room_from_the_owner(fresh_broker: Broker) -> No
 # --- the procedure of broker-config/README.md ---------------------------------------------------------
 
 
+README = (Path(__file__).parents[2] / "broker-config" / "README.md").read_text(encoding="utf-8")
+STEPS = re.findall(
+    r"```sh\n(.*?)```", README.partition("### When a key has become known")[2].partition("\n### ")[0], re.DOTALL
+)
+
+
+def follow(step: str, broker: Broker) -> None:
+    """Does what the step says, here: other paths, and a broker that is no unit."""
+    directory = broker.process.directory
+    here = re.sub(r"/(etc|var/lib)/ntppool-monitor/broker/prod", str(directory), textwrap.dedent(step))
+    units = {"reload": broker.sighup, "stop": broker.stop, "start": broker.start}
+    for line in here.replace("chgrp mosquitto", "chgrp 0").splitlines():
+        if line.startswith("systemctl "):
+            _, verb, unit = line.split()
+            assert unit == "ntppool-broker@prod"
+            units[verb]()
+        else:
+            subprocess.run(["bash", "-ec", line], cwd=directory, check=True)
+
+
 def test_the_procedure_for_a_stolen_key_leaves_nothing_of_its_holder(fresh_broker: Broker) -> None:
-    stolen, new = fresh_broker.key, new_key()
-    retained = (TOPICS.config(NAME), TOPICS.status(NAME), TOPICS.assignment(NAME, "v4", 1))
+    stolen = fresh_broker.key
     with client(fresh_broker, stolen) as eve:
-        for topic in retained:
+        for topic in (TOPICS.config(NAME), TOPICS.status(NAME), TOPICS.assignment(NAME, "v4", 1)):
             eve.publish(topic, "forged", retain=True)
     will = Will(TOPICS.status(NAME), "forged", delay=1, retain=True)
     client(fresh_broker, stolen, client_id="eve/away", keep=600, will=will).connect().vanish()
     live = client(fresh_broker, stolen, client_id="eve/live", keep=600, will=will).connect()
     assert live.subscribe(SHARE)
-    # The key is replaced, and no former one kept; the broker reads it.
-    reload_with(fresh_broker, new)
+    (fresh_broker.process.directory / "jwt-previous.key").write_text(new_key().verification_text())
+    withdrawing, removing = STEPS
+    follow(withdrawing, fresh_broker)
     live.wait_lost(5)
-    # It is stopped, its state is removed, and it is started.
-    fresh_broker.stop()
-    (fresh_broker.process.directory / "mosquitto.db").unlink()
-    fresh_broker.start()
-    # Signers have the new key: workers, agents and operators come back.
+    file = fresh_broker.process.directory / "jwt.key"
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert "previous" not in fresh_broker.log_text().rpartition("tokens are checked")[2]
+    # The signers have the new key, too.
+    new = load_key(file.read_text())
+    fresh_broker.process.set_keys(new.verification_text())
+    follow(removing, fresh_broker)
     with client(fresh_broker, new, "ingest") as worker:
-        assert worker.subscribe(SHARE)
         assert worker.subscribe("/test/#")
-        assert results_for(worker, fresh_broker, new) != []
         worker.publish("/test/withdrawn/last", "last")
-        got = worker.receive()
-        assert [message.payload for message in got] == [b"last"]
-    for name, client_id in (("eve", "eve/away"), ("eve", "eve/live")):
-        with client(fresh_broker, new, name, client_id=client_id, keep=600) as back:
+        assert [message.payload for message in worker.receive()] == [b"last"]
+        assert worker.subscribe(SHARE)
+        assert set(results_for(worker, fresh_broker, new)) == set(range(20))
+    for client_id in ("eve/away", "eve/live"):
+        with client(fresh_broker, new, client_id=client_id, keep=600) as back:
             assert not back.session_present
     with pytest.raises(Refused):
         client(fresh_broker, stolen).connect()
