@@ -78,8 +78,7 @@ static bool absent_may(const struct grant *grant, const struct wish *wish)
  * has no rights but to keep what it has subscribed, of which it gets nothing. */
 static bool withdrawn_may(const struct grant *grant, const struct wish *wish)
 {
-	return wish->request == UNSUBSCRIBE ||
-	       (wish->request == SUBSCRIBE && may_keep_subscription(&grant->claims, wish));
+	return wish->request == SUBSCRIBE && may_keep_subscription(&grant->claims, wish);
 }
 
 bool access_is_allowed(const struct grant *grant, enum presence presence, const struct wish *wish)

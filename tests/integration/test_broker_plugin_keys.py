@@ -143,6 +143,14 @@ def test_logins_are_checked_right_after_a_reload(fresh_broker: Broker) -> None:
         assert accepts(fresh_broker, signed(fresh_broker.key))
 
 
+def test_white_space_around_a_key_does_not_count(fresh_broker: Broker) -> None:
+    for new in (new_secret(), new_pair()):
+        space = " \t\r\n\v\f"
+        fresh_broker.process.set_keys(space + new.verification_text() + space)
+        reloaded(fresh_broker)
+        assert accepts(fresh_broker, signed(new))
+
+
 # --- broken keys --------------------------------------------------------------------------------------
 
 

@@ -64,7 +64,8 @@ def test_a_private_key_signs_with_es384_and_the_broker_gets_the_public_key_only(
 
 
 def test_white_space_around_a_key_does_not_count(ec_pem: str) -> None:
-    assert load_key(f" {SECRET}\r\n").verification_text() == SECRET
+    for space in " \t\r\n\v\f":
+        assert load_key(f"{space}{SECRET}{space}").verification_text() == SECRET
     assert load_key(f"\n{ec_pem}\n").algorithm == "ES384"
 
 
