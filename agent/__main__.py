@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
@@ -73,9 +74,9 @@ def monitor(
     """Run the agent."""
     if once and sanity_only:
         raise ConfigurationError("--once, --sanity-only: only one of them can be given")
-    settings, directory = _opened(context)
-    directory.read_state()  # what is wrong with it is said before anything starts
+    settings: AgentSettings = context.obj
     base = base_directory(settings, os.environ)
+    StateDirectory(base, settings.env).read_state()  # what is wrong with it is said before anything starts
     _become_daemon(for_daemon(settings, base, once=once, sanity_only=sanity_only))
 
 
@@ -90,9 +91,9 @@ def check(
 
     All addresses of a host name are measured. Exit code 1 if one has no good answer.
     """
-    settings, directory = _opened(context)
+    settings: AgentSettings = context.obj
     set_up_logging(settings.log_level)
-    rules, protocols = _rules(settings, directory), wanted_protocols(settings)
+    rules, protocols = _rules(settings), wanted_protocols(settings)
     try:
         check_arguments(servers, rules)
     except TargetRefused as error:
@@ -127,6 +128,8 @@ def version() -> None:
 
 def main() -> NoReturn:
     """Runs the command line and exits: 0, 1 after an error, 2 when something is configured wrongly."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # whatever the locale can show
     try:
         app()
     except StateUnavailable as error:  # not a wrong setting, after which systemd would not start us again
@@ -137,11 +140,6 @@ def main() -> NoReturn:
             complain(line)
         sys.exit(EXIT_CONFIGURATION)
     sys.exit(0)
-
-
-def _opened(context: typer.Context) -> tuple[AgentSettings, StateDirectory]:
-    settings: AgentSettings = context.obj
-    return settings, StateDirectory(base_directory(settings, os.environ), settings.env)
 
 
 def _become_daemon(settings: DaemonSettings) -> NoReturn:
@@ -155,11 +153,13 @@ def _become_daemon(settings: DaemonSettings) -> NoReturn:
     os.execve(sys.executable, command, environ)  # noqa: S606  # our own interpreter and module
 
 
-def _rules(settings: AgentSettings, directory: StateDirectory) -> TargetRules:
+def _rules(settings: AgentSettings) -> TargetRules:
     """As of the state when there is one; a host that is not set up may still measure public servers."""
-    if file_stamp(directory.state_file) is None:
-        return TargetRules(settings.env)
-    return directory.rules(directory.read_state())
+    for place in places_to_look(settings, os.environ)[:1]:
+        directory = StateDirectory(place, settings.env)
+        if file_stamp(directory.state_file) is not None:
+            return directory.rules(directory.read_state())
+    return TargetRules(settings.env)
 
 
 if __name__ == "__main__":
