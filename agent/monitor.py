@@ -166,6 +166,10 @@ class Monitor:
         except OSError as error:
             self._report_complaint.warning("%s: %s", self._directory.status_file, error.strerror or error)
 
+    def report_soon(self) -> None:
+        """Something that the report says has changed."""
+        self._report_due.set()
+
     # ---- the local clock and other reasons not to probe ------------------------------------------------------------
 
     def look_at_clock(self) -> None:
@@ -186,7 +190,7 @@ class Monitor:
 
     def _changed(self) -> None:
         self.presence.changed()
-        self._report_due.set()
+        self.report_soon()
 
     def _look_again(self) -> None:
         for line in self.lines.values():
@@ -268,7 +272,7 @@ class Monitor:
 
     def _on_lost(self, lost: Lost) -> None:
         self._lost_because = lost.reason
-        self._report_due.set()
+        self.report_soon()
 
     def _back_off(self, lost: Lost, failures: int) -> float:
         wait = self._reconnect.back_off(lost, failures)

@@ -79,6 +79,7 @@ class Service:
         self._ends = asyncio.Event()
         self._stopping = False
         self._look = asyncio.Event()
+        self._monitor: Monitor | None = None
         self._complaint = Repeating(log)
 
     def stop(self) -> None:
@@ -98,6 +99,7 @@ class Service:
                 login = self._login
                 self._ends.clear()
                 monitor = Monitor(self._settings, self._directory, login, self._kept, on_reload=self.reload)
+                self._monitor = monitor
                 await monitor.run(self._ends, farewell=self._farewell(login.state))
                 monitor.report()
             watch.cancel()
@@ -127,10 +129,10 @@ class Service:
         try:
             login = self._login.renewed()
         except StateError as error:
-            self._login.trouble = str(error)
+            self._trouble(str(error))
             self._complaint.warning("%s; going on with what was there before", error)
             return False
-        self._login.trouble = None
+        self._trouble(None)
         self._complaint.over()
         if login is self._login:
             return False
@@ -138,3 +140,9 @@ class Service:
         self._login = login
         self._ends.set()
         return True
+
+    def _trouble(self, trouble: str | None) -> None:
+        if trouble != self._login.trouble:
+            self._login.trouble = trouble
+            if self._monitor is not None:
+                self._monitor.report_soon()

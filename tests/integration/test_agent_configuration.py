@@ -1,5 +1,7 @@
 """What is configured wrongly is named, with what would be right, and nothing starts: exit status 2."""
 
+import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from fixtures.broker import Broker
 
 from agent.state import Broker as BrokerPlace
 from agent.state import State, provision
+from ops.local_tls import LocalCa
 
 NAME = "wrong.devel.mon.example"
 
@@ -101,6 +104,37 @@ async def test_sigterm_ends_it_in_time_also_without_a_broker(
         finally:
             if broker_is == "hanging":
                 process.send_signal(signal.SIGCONT)
+
+
+HANGING_NAMES = """
+import pathlib, socket, time
+ask = socket.getaddrinfo
+def getaddrinfo(host, *args, **kwargs):
+    if host == "hanging.example" and not kwargs.get("flags"):
+        pathlib.Path(__file__).with_name("asked").touch()
+        time.sleep(120)
+    return ask(host, *args, **kwargs)
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+async def test_sigterm_ends_it_in_time_while_the_brokers_name_is_looked_up(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HANGING_NAMES)
+    (tmp_path / "defaults").touch()
+    (tmp_path / "ca.pem").write_text(LocalCa().certificate)
+    place = BrokerPlace(host="hanging.example", ca_file=str(tmp_path / "ca.pem"))
+    provision(tmp_path, "devel", State(name=NAME, broker=place), "token")
+    environ = {**os.environ, "MONITOR_DEFAULTS_FILE": str(tmp_path / "defaults"), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    command = [sys.executable, "-m", "agent", "-e", "devel", "--state-dir", str(tmp_path), "monitor"]
+    with subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.DEVNULL) as process:
+        try:
+            await until((tmp_path / "asked").exists, what="the name is not looked up")
+            began = time.monotonic()
+            process.terminate()
+            assert await asyncio.to_thread(process.wait, 30) == 0
+            assert time.monotonic() - began < 5
+        finally:
+            process.kill()
 
 
 async def test_without_a_token_it_waits_for_one_and_never_shows_it(tmp_path: Path, broker: Broker) -> None:

@@ -74,12 +74,14 @@ async def test_a_certificate_that_comes_before_its_key(agent: AgentProcess, brok
     agent.directory.certificate_file.write_text(new.certificate)
     await until(lambda: "going on with what was there before" in agent.log_text, what=agent.log_text)
     assert connections(agent) == 1, "the connection that works stays"
+    await until(lambda: "certificates or key" in str(agent.report()["troubles"]), what=str(agent.report()))
     await reconnects(agent, broker)
     assert agent.log_text.count("has changed") == 0
     write_key(agent, new)
     await until(lambda: "has changed" in agent.log_text, what=agent.log_text)
     await connected(agent, 3)
     await until(lambda: pool.statuses and pool.status.online, what=agent.log_text)
+    await until(lambda: agent.report()["troubles"] == [], what=str(agent.report()))
     assert agent.process is not None and agent.process.poll() is None
 
 

@@ -6,7 +6,8 @@ import threading
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from fixtures.broker_sessions import until
+from fixtures.broker import Transport
+from fixtures.broker_sessions import listening, until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -193,3 +194,37 @@ async def test_an_address_where_nobody_listens_is_passed_over_and_named_at_the_e
         open_server.close()
         with pytest.raises(Unreachable, match="Connection refused"):
             await open_socket("broker.example", 1, None)
+
+
+async def test_of_several_addresses_those_that_are_dead_in_any_way_are_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One refuses, one accepts and says nothing; where the name points now is asked for each connection."""
+    monkeypatch.setattr("runtime.mqtt_socket._REACH", 2.0)
+    asked, look_up = [], socket.getaddrinfo
+
+    async def hang_up_last(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as gone:
+        dead = [gone.getsockname(), silent.getsockname()]
+        gone.close()
+        async with listening(Transport("127.0.0.1", tls=True), hang_up_last) as address:
+
+            def addresses(host: str, port: int, **how: int) -> list[tuple[object, ...]]:
+                if how.get("flags"):
+                    return [*look_up(host, port, **how)]
+                asked.append(host)
+                return [
+                    (socket.AF_INET, socket.SOCK_STREAM, 0, "", one) for one in (*dead, ("127.0.0.1", address.port))
+                ]
+
+            monkeypatch.setattr(socket, "getaddrinfo", addresses)
+            tls = address.tls()
+            assert tls is not None
+            tls.check_hostname = False  # the certificate is for the address
+            for count in (1, 2):
+                with await open_socket("broker.example", 1, tls) as found:
+                    assert found.getpeername() == ("127.0.0.1", address.port)
+                assert asked == ["broker.example"] * count
