@@ -288,11 +288,16 @@ def show_defaults(connection: Connection, ipv: IpVersion) -> list[tuple[str, Any
     """The defaults of a protocol, field by field."""
     text = connection.scalar(sa.select(monitors.c.config).where(monitors.c.tls_name == defaults_name(ipv)))
     config = flags_of(text)
-    return [("protocol", ipv), *((key.replace("_", " "), _cell(config.get(key))) for key in CONFIG.values())]
+    return [
+        ("protocol", ipv),
+        ("base checks", _cell(config.get("base_checks"))),
+        ("samples", _cell(config.get("samples"))),
+        ("log level", _cell(config.get("otlp_log_level"))),
+    ]
 
 
 def _cell(value: object) -> str | int | None:
-    return ", ".join(map(str, value)) if isinstance(value, list) else value  # type: ignore[return-value]
+    return value if value is None or isinstance(value, int | str) else _shown(value)
 
 
 def set_defaults(connection: Connection, ipv: IpVersion, change: MonitorChange, now: datetime) -> list[str]:

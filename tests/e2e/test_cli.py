@@ -461,8 +461,7 @@ def test_a_pool_is_made_without_sql(run: Run) -> None:
         "protocol": "v4",
         "base_checks": "192.0.2.55",
         "samples": 2,
-        "nat_ip": None,
-        "otlp_log_level": None,
+        "log_level": None,
     }
     [listed] = as_json(run("monitors", "list", "--json"))
     assert (listed["name"], listed["online"], listed["last_seen"]) == (name, None, None)

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import struct
 import subprocess
 import sys
@@ -159,6 +160,28 @@ def commands(command: Any, *path: str) -> list[tuple[str, ...]]:
 
 
 ALL = commands(typer.main.get_command(app))
+
+
+OPERATING = (Path(__file__).parents[2] / "docs" / "operating.md").read_text(encoding="utf-8")
+LEAVES = [path for path in ALL if not any(other[: len(path)] == path and other != path for other in ALL)]
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
+def test_the_document_shows_every_command(path: tuple[str, ...]) -> None:
+    assert re.search(rf"^    (?:\$ )?ntppool-monitor (?:-e test )?{' '.join(path)}\b", OPERATING, re.MULTILINE)
+
+
+EXAMPLES = re.findall(r"^    (?:\$ )?ntppool-monitor ([^#>:\n]*)", OPERATING, re.MULTILINE)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_of_the_document_can_be_typed(example: str) -> None:
+    words = shlex.split(example)
+    words = words[2:] if words[0] == "-e" else words
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    command.make_context(command.name, words)
 
 
 def test_there_are_many_commands() -> None:
