@@ -13,7 +13,8 @@ NAME = "rule 2.5: too many testing"
 def apply(world: World) -> World:
     """Worst first, down to the target."""
     kept = protected(world)
-    for entry in sorted(reversed(world.testing), key=lambda entry: entry.id in kept):
+    worst_first = world.testing[::-1]
+    for entry in sorted(worst_first, key=lambda entry: entry.id in kept):
         if not _too_many(world):
             break
         if obstacle(world, entry) is None:

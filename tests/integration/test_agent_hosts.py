@@ -104,7 +104,7 @@ def test_without_a_home_it_says_what_must_be_named(environ: dict[str, str]) -> N
 
 def test_commands_that_need_no_home_do_without(environ: dict[str, str]) -> None:
     said = run(environ, "check", "127.0.0.1")
-    assert (said.returncode, "127.0.0.1 is a loopback address" in said.stderr) == (2, True)
+    assert (said.returncode, "127.0.0.1 is not a public address: a loopback address" in said.stderr) == (2, True)
     said = run(environ, "-e", "devel", "status")
     assert said.returncode == 1 and said.stderr == "" and "/var/lib/ntppool-agent/devel" in said.stdout
     assert run(environ, "version").returncode == 0
