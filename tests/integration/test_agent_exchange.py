@@ -228,15 +228,18 @@ async def test_the_right_packet_is_found_in_a_flood_of_wrong_ones(seed: int) -> 
 
 async def test_an_answer_that_came_in_time_counts_although_we_were_late() -> None:
     """A process that was stopped for longer than the deadline finds answer and deadline at the same time."""
+    samples: list[Sample] = []
     async with Fleet([ServerSpec(address="127.42.0.5", port=0)]) as fleet:
-        asked = asyncio.create_task(exchange(place(fleet.specs[0]), HOME, 0.2))
-        while not fleet.counts(fleet.specs[0]).replies:
-            await asyncio.sleep(0)
-        assert not asked.done() or asked.result().reply is not None
-        time.sleep(0.4)
-        sample = await asked
-    assert sample.reply is not None
-    assert sample.rtt is not None and sample.rtt < 0.01, "its time is when it came, not when we looked"
+        for number in range(1, 6):
+            asked = asyncio.create_task(exchange(place(fleet.specs[0]), HOME, 0.2))
+            while fleet.counts(fleet.specs[0]).replies < number:
+                await asyncio.sleep(0)
+            assert not asked.done() or asked.result().reply is not None
+            time.sleep(0.4)
+            samples.append(await asked)
+            assert samples[-1].reply is not None
+    rtt = best(samples).rtt  # the others met a busy machine
+    assert rtt is not None and rtt < 0.01, "its time is when it came, not when we looked"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's transmit stamps are Linux's")
@@ -246,14 +249,14 @@ async def test_being_interrupted_while_sending_or_receiving_does_not_move_the_ti
     real = time.time_ns
     late = SimpleNamespace(time_ns=lambda: (real(), time.sleep(0.02))[0])
     monkeypatch.setattr(udp, "time", late)  # the client's clock only, not that of the simulated server
-    sample = await ask(offset=0.1)
+    sample = await ask_well(offset=0.1)
     assert sample.offset == pytest.approx(0.1, abs=0.002)
     assert sample.rtt is not None and sample.rtt < 0.004
 
 
 async def test_without_kernel_stamps_the_program_stamps_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(udp, "_ask_for_stamps", lambda sock: None)
-    sample = await ask(offset=0.1)
+    sample = await ask_well(offset=0.1)
     assert not sample.kernel_stamps
     assert sample.offset == pytest.approx(0.1, abs=0.01)
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import ntplib
 import pytest
+from fixtures.ntp import quick_sample
 
 from simulation.faults import ServerSpec, decode_specs, encode_specs
 from simulation.fleet import standard_fleet
@@ -54,7 +54,7 @@ def is_ready(process: subprocess.Popen[str]) -> bool:
 
 
 def offset(spec: ServerSpec) -> float:
-    return float(ntplib.NTPClient().request(spec.address, port=spec.port, timeout=2).offset)
+    return float(quick_sample(spec.address, spec.port).offset)
 
 
 def simulation(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -66,7 +66,7 @@ def simulation(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_it_serves_once_ready_and_ends_when_told(path: Path, spec: ServerSpec, number: signal.Signals) -> None:
     with fleet(path) as process:
         assert is_ready(process)
-        assert offset(spec) == pytest.approx(0.5, abs=0.05)
+        assert offset(spec) == pytest.approx(0.5, abs=0.006)
         process.send_signal(number)
         out, err = process.communicate(timeout=5)
         assert (process.returncode, out, err) == (0, "", "")
@@ -76,7 +76,7 @@ def test_after_sigkill_it_can_be_started_again(path: Path, spec: ServerSpec) -> 
     for _ in range(2):
         with fleet(path) as process:
             assert is_ready(process)
-            assert offset(spec) == pytest.approx(0.5, abs=0.05)
+            assert offset(spec) == pytest.approx(0.5, abs=0.006)
 
 
 def test_sighup_reads_the_file_again_and_keeps_the_servers_if_it_is_wrong(path: Path, spec: ServerSpec) -> None:
@@ -86,11 +86,11 @@ def test_sighup_reads_the_file_again_and_keeps_the_servers_if_it_is_wrong(path: 
         path.write_bytes(encode_specs([ServerSpec(address=spec.address, port=spec.port, offset=-3.0)]))
         process.send_signal(signal.SIGHUP)
         assert "read again, 1 servers" in process.stderr.readline()
-        assert offset(spec) == pytest.approx(-3.0, abs=0.05)
+        assert offset(spec) == pytest.approx(-3.0, abs=0.006)
         path.write_text("[")
         process.send_signal(signal.SIGHUP)
         assert "not JSON" in process.stderr.readline()
-        assert offset(spec) == pytest.approx(-3.0, abs=0.05)
+        assert offset(spec) == pytest.approx(-3.0, abs=0.006)
 
 
 def test_a_wrong_file_ends_with_2_and_says_what_is_wrong(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from fixtures.broker import require_address
@@ -12,7 +12,7 @@ from fixtures.broker import require_address
 from ops.local_ports import ADDRESS_V6
 from simulation.tcp_proxy import Direction, TcpProxy
 
-DEADLINE = 5.0
+DEADLINE = 20.0
 SILENCE = 0.15
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -73,6 +73,16 @@ async def exchange(streams: Streams, text: bytes, timeout: float = DEADLINE) -> 
         return await reader.readexactly(len(text))
 
 
+async def best_of_five(work: Callable[[], Awaitable[object]]) -> float:
+    """Seconds that ``work`` takes when the machine has time for it."""
+    loop, took = asyncio.get_running_loop(), []
+    for _ in range(5):
+        started = loop.time()
+        await work()
+        took.append(loop.time() - started)
+    return min(took)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE):
         while not condition():
@@ -109,21 +119,22 @@ async def test_a_delay_is_a_delay_and_not_a_limit(proxy: TcpProxy) -> None:
         # About fifty chunks: waiting for each other, they would take several seconds.
         assert 0.4 <= loop.time() - started < 2.0
         proxy.delay(0.0)
-        started = loop.time()
-        await exchange(streams, b"x")
-        assert loop.time() - started < 0.2
+        assert await best_of_five(lambda: exchange(streams, b"x")) < 0.2
 
 
 async def test_one_direction_can_be_slow(proxy: TcpProxy) -> None:
     loop = asyncio.get_running_loop()
+    there: list[float] = []
     async with connected(proxy) as streams:
         proxy.delay(0.3, Direction.TO_CLIENT)
-        started = loop.time()
-        streams[1].write(b"x")
-        await until(lambda: proxy.octets(Direction.TO_TARGET) == 1)
-        assert loop.time() - started < 0.3
-        await streams[0].readexactly(1)
-        assert loop.time() - started >= 0.3
+        for number in range(1, 6):
+            started = loop.time()
+            streams[1].write(b"x")
+            await until(lambda number=number: proxy.octets(Direction.TO_TARGET) == number)  # type: ignore[misc]
+            there.append(loop.time() - started)
+            await streams[0].readexactly(1)
+            assert loop.time() - started >= 0.3
+    assert min(there) < 0.3
 
 
 class Recorder(asyncio.Protocol):

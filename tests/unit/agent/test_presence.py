@@ -71,17 +71,29 @@ async def test_reports_follow_changes_but_not_each_one() -> None:
     written: list[float] = []
     changed = asyncio.Event()
     task = asyncio.create_task(
-        report_changes(lambda: written.append(time.monotonic()), changed, settle=0.05, every=0.2)
+        report_changes(lambda: written.append(time.monotonic()), changed, settle=0.05, every=3600)
     )
-    for _ in range(20):
-        changed.set()
-        await asyncio.sleep(0.005)
-    assert 1 <= len(written) < 20
-    assert all(later - earlier > 0.049 for earlier, later in pairwise(written))
-    before = len(written)
     async with asyncio.timeout(10):
-        while len(written) < before + 2:  # also without a change
-            await asyncio.sleep(0.01)
+        while len(written) < 5:
+            changed.set()
+            await asyncio.sleep(0.001)
+        changed.set()
+        while len(written) < 6:  # the last change is written, too, although no other follows
+            await asyncio.sleep(0.001)
+    assert all(later - earlier > 0.049 for earlier, later in pairwise(written))
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def test_a_report_is_written_from_time_to_time_without_a_change() -> None:
+    written: list[float] = []
+    task = asyncio.create_task(
+        report_changes(lambda: written.append(time.monotonic()), asyncio.Event(), settle=0.01, every=0.05)
+    )
+    async with asyncio.timeout(10):
+        while len(written) < 3:
+            await asyncio.sleep(0.001)
+    assert all(later - earlier > 0.059 for earlier, later in pairwise(written))
     task.cancel()
     await asyncio.wait({task})
 
