@@ -6,6 +6,7 @@ not probe is always known.
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -265,7 +266,7 @@ class Runner:
 
     def _weigh(self, result: Result, samples: list[Sample]) -> None:
         """Takes a result, unless it may be our own network that is silent."""
-        match self._silence.judge(result, samples):
+        match self._silence.judge(result, samples, time.time_ns()):
             case Verdict.TRUE:
                 self._take(result)
             case Verdict.OPEN:
@@ -290,7 +291,7 @@ class Runner:
             self._take(result)
         self._count_unproven(unproven)
         if unproven:
-            log.warning("IP%s: nobody answers: %d results of silent servers discarded", self.ipv, unproven)
+            log.warning("IP%s: nobody answered: %d results of silent servers discarded", self.ipv, unproven)
         if len(self._silence):
             self.clock.check_soon()
         else:

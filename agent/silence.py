@@ -2,7 +2,8 @@
 
 An answer from anybody, to something that was asked while the server was, says that the network works. Where nobody
 else was asked, or nobody answered, the result is held until the local clock has been checked, which asks the base-check
-servers: if one of them answers, the server was silent; if none does, nothing that we could say of it is true. Pure.
+servers: if one of them answers, the server was silent; if none does, nothing that we could say of it is true. A check
+says nothing of what was much earlier: the network may have come back meanwhile. Pure.
 """
 
 from collections import deque
@@ -10,11 +11,23 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
+import msgspec
+
 from agent.sample import Sample
 from schema.messages import Result
 
 MAX_HELD: Final = 500
 """Results held at most. Checks are half a minute apart at most, so there are rarely more than some dozen."""
+
+
+NEAR: Final = 5_000_000_000
+"""Nanoseconds within which a check must follow a result to speak for it."""
+
+
+class _Held(msgspec.Struct, frozen=True, gc=False):
+    began: int
+    ended: int
+    result: Result
 
 
 class Verdict(Enum):
@@ -36,13 +49,13 @@ class Silence:
         """When the latest request left that was answered."""
         self._deaf = False
         """No base-check server answered the last check, nor has anybody since."""
-        self._held: deque[tuple[int, Result]] = deque()
+        self._held: deque[_Held] = deque()
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def judge(self, result: Result, samples: Sequence[Sample]) -> Verdict:
-        """Whether a result counts; an answer counts and says that the network works."""
+    def judge(self, result: Result, samples: Sequence[Sample], now: int) -> Verdict:
+        """Whether a result counts that is there ``now``; an answer counts and says that the network works."""
         answered = [sample.sent_at for sample in samples if sample.reply is not None]
         if answered:
             self._hear(max(answered))
@@ -51,7 +64,7 @@ class Silence:
             return Verdict.TRUE
         if self._deaf:
             return Verdict.FALSE
-        self._held.append((began, result))
+        self._held.append(_Held(began, now, result))
         return Verdict.OPEN
 
     def trim(self) -> int:
@@ -62,7 +75,7 @@ class Silence:
         return dropped
 
     def checked(self, heard: int | None) -> tuple[list[Result], int]:
-        """The base-check servers were asked: the results that count, and the number of those that do not.
+        """The base-check servers were asked: the results that count, and the number of those that never will.
 
         Args:
             heard: when the latest request left that one of them answered; None: nobody answered any.
@@ -71,9 +84,10 @@ class Silence:
             self._deaf = True
             return [], self.forget()
         self._hear(heard)
-        true = [result for began, result in self._held if began <= heard]
-        self._held = deque(held for held in self._held if held[0] > heard)
-        return true, 0
+        decided = [held for held in self._held if held.began <= heard]
+        self._held = deque(held for held in self._held if held.began > heard)
+        true = [held.result for held in decided if heard <= held.ended + NEAR]
+        return true, len(decided) - len(true)
 
     def forget(self) -> int:
         """Drops all results that wait, and returns how many."""

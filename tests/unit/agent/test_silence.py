@@ -22,68 +22,83 @@ def silent(*sent_at: int) -> list[Sample]:
     return [Sample(sent_at=at) for at in sent_at]
 
 
+S = 1_000_000_000
+
+
+def judge(silence: Silence, samples: list[Sample], number: int = 1, ended: int | None = None) -> Verdict:
+    return silence.judge(result(number), samples, samples[-1].sent_at if ended is None else ended)
+
+
 def answered(sent_at: int) -> list[Sample]:
     return [Sample(sent_at=sent_at, reply=REPLY)]
 
 
 def test_an_answer_counts_and_speaks_for_the_network() -> None:
     silence = Silence()
-    assert silence.judge(result(), answered(100)) == Verdict.TRUE
-    assert silence.judge(result(), silent(90, 110)) == Verdict.TRUE, "asked before, so the network worked meanwhile"
-    assert silence.judge(result(), silent(101)) == Verdict.OPEN, "nothing that was asked since has been answered"
+    assert judge(silence, answered(100)) == Verdict.TRUE
+    assert judge(silence, silent(90, 110)) == Verdict.TRUE, "asked before, so the network worked meanwhile"
+    assert judge(silence, silent(101)) == Verdict.OPEN, "nothing that was asked since has been answered"
 
 
 def test_a_late_sample_of_a_series_that_is_answered_is_an_answer() -> None:
     silence = Silence()
     series = [*silent(100, 200), *answered(300)]
-    assert silence.judge(result(), series) == Verdict.TRUE
-    assert silence.judge(result(), silent(300)) == Verdict.TRUE
-    assert silence.judge(result(), silent(301)) == Verdict.OPEN
+    assert judge(silence, series) == Verdict.TRUE
+    assert judge(silence, silent(300)) == Verdict.TRUE
+    assert judge(silence, silent(301)) == Verdict.OPEN
 
 
 def test_a_network_error_is_as_good_as_silence() -> None:
     refused = [Sample(sent_at=100, network_error="connection refused")]
-    assert Silence().judge(result(), refused) == Verdict.OPEN
+    assert judge(Silence(), refused) == Verdict.OPEN
 
 
 def test_a_check_that_somebody_answers_sets_free_what_was_asked_before() -> None:
     silence = Silence()
     for number, at in enumerate((100, 200, 300)):
-        assert silence.judge(result(number), silent(at)) == Verdict.OPEN
+        assert judge(silence, silent(at), number) == Verdict.OPEN
     free, dropped = silence.checked(200)
     assert ([r.server_id for r in free], dropped, len(silence)) == ([0, 1], 0, 1)
     free, dropped = silence.checked(400)
     assert ([r.server_id for r in free], dropped, len(silence)) == ([2], 0, 0)
 
 
+def test_a_check_speaks_for_what_was_silent_until_five_seconds_before_it() -> None:
+    silence = Silence()
+    for number, ended in enumerate((10 * S, 11 * S, 12 * S)):
+        judge(silence, silent(9 * S), number, ended)
+    free, dropped = silence.checked(16 * S)
+    assert ([r.server_id for r in free], dropped, len(silence)) == ([1, 2], 1, 0)
+
+
 def test_a_check_that_nobody_answers_drops_all_and_what_comes_until_somebody_does() -> None:
     silence = Silence()
-    silence.judge(result(), silent(100))
+    judge(silence, silent(100))
     assert silence.checked(None) == ([], 1)
-    assert silence.judge(result(), silent(150)) == Verdict.FALSE
-    assert silence.judge(result(), answered(200)) == Verdict.TRUE
-    assert silence.judge(result(), silent(250)) == Verdict.OPEN
+    assert judge(silence, silent(150)) == Verdict.FALSE
+    assert judge(silence, answered(200)) == Verdict.TRUE
+    assert judge(silence, silent(250)) == Verdict.OPEN
     silence.checked(None)
     assert silence.checked(300) == ([], 0)
-    assert silence.judge(result(), silent(350)) == Verdict.OPEN
+    assert judge(silence, silent(350)) == Verdict.OPEN
 
 
 def test_a_step_of_the_clock_ends_all_of_it() -> None:
     silence = Silence()
-    silence.judge(result(), answered(10**18))
-    silence.judge(result(), silent(10**18 + 1))
+    judge(silence, answered(10**18))
+    judge(silence, silent(10**18 + 1))
     assert silence.start_over() == 1
-    assert silence.judge(result(), silent(100)) == Verdict.OPEN, "what was heard later by the former clock is void"
+    assert judge(silence, silent(100)) == Verdict.OPEN, "what was heard later by the former clock is void"
     silence.checked(None)
     silence.start_over()
-    assert silence.judge(result(), silent(100)) == Verdict.OPEN
+    assert judge(silence, silent(100)) == Verdict.OPEN
 
 
 def test_memory_is_bounded() -> None:
     silence = Silence()
     dropped = 0
     for number in range(1_000):
-        silence.judge(result(number), silent(100 + number))
+        judge(silence, silent(100 + number), number)
         dropped += silence.trim()
     assert (dropped, len(silence)) == (500, 500)
     free, _ = silence.checked(10_000)
@@ -102,12 +117,12 @@ def test_every_result_counts_once_or_is_dropped_once_and_never_without_an_answer
     for number, (kind, took) in enumerate(events):
         began, now = now + 1, now + 1 + took
         if kind == "silent":
-            verdict = silence.judge(result(number), silent(began))
+            verdict = judge(silence, silent(began), number)
             assert verdict != Verdict.TRUE or heard >= began
             if verdict == Verdict.OPEN:
                 open_at[number] = began
         elif kind == "answered":
-            assert silence.judge(result(number), answered(began)) == Verdict.TRUE
+            assert judge(silence, answered(began), number) == Verdict.TRUE
             heard = began
         elif kind == "good check":
             free, dropped = silence.checked(began)
