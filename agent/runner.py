@@ -174,10 +174,13 @@ class Runner:
         return discarded
 
     async def run(self) -> None:
-        """Probes until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.clock.run(), name=f"clock {self.ipv}")
-            tasks.create_task(self._pace(tasks), name=f"pace {self.ipv}")
+        """Probes until cancelled. What is open then stays so, and is discarded."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.clock.run(), name=f"clock {self.ipv}")
+                tasks.create_task(self._pace(tasks), name=f"pace {self.ipv}")
+        finally:
+            self._count_unproven(self._silence.forget())
 
     async def probe(self, server_id: int) -> None:
         """Probes an assigned server now, and gives the result to the collector."""

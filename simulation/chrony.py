@@ -91,7 +91,10 @@ def _command(configuration: Path) -> list[str]:
 
 def _user() -> str:
     """Whom chronyd is to be: without being told, it becomes a user that may not exist."""
-    return pwd.getpwuid(os.geteuid()).pw_name
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return "root"  # a user without an entry, as in containers; without root's rights this changes nothing
 
 
 def _wait_until_it_answers(process: subprocess.Popen[bytes], address: str, port: int) -> None:

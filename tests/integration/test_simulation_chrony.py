@@ -1,6 +1,7 @@
 """A real chronyd for tests: it answers, agrees with this machine's clock, and is gone afterwards."""
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,15 @@ def test_it_serves_this_machines_clock_and_ends(address: str, stratum: int) -> N
         assert stats.offset == pytest.approx(0, abs=0.006)
         assert Path(f"/proc/{server.pid}").exists()
     assert not Path(f"/proc/{server.pid}").exists()
+
+
+def test_it_runs_for_a_user_without_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_: int) -> None:
+        raise KeyError("no such user")
+
+    monkeypatch.setattr(pwd, "getpwuid", none)
+    with chronyd() as server:
+        assert quick_sample(server.address, server.port).leap == 0
 
 
 def test_it_is_found_where_a_users_path_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:

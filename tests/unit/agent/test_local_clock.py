@@ -1,0 +1,127 @@
+"""When the clock is checked, and for how long a check counts."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from agent import base_checks, clock_check, exchange, local_clock, pace, runner
+from agent.base_checks import BaseChecks, Checked
+from agent.clock_check import ClockVerdict
+from agent.counters import AgentCounters
+from agent.exchange import Source
+from agent.local_clock import LocalClock
+from agent.resolver import Resolver
+from agent.targets import TargetRules
+
+CHECKS = BaseChecks("v4", TargetRules("devel", allow_private=True))
+HOME = Source(None)
+
+
+class Bench:
+    """A clock whose checks end as they are told, at a time that passes as it is told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.good = True
+        self.takes = 0.0
+        self.said: list[tuple[ClockVerdict, float, int | None]] = []
+        self.began: list[float] = []
+        self.waited: list[float | None] = []
+        self.clock = LocalClock(AgentCounters(), Resolver(), lambda: self.now, lambda: None, self._on_verdict)
+        monkeypatch.setattr(local_clock, "check_clock", self._check)
+        self._wait = asyncio.wait
+        monkeypatch.setattr(local_clock.asyncio, "wait", self._note_wait)
+
+    async def _check(self, *_: object) -> Checked:
+        self.began.append(self.now)
+        self.now += self.takes
+        return Checked(ClockVerdict(self.good, "as told"), [], (), 5)
+
+    async def _note_wait(self, tasks: Any, *, timeout: float | None = None, **options: Any) -> Any:
+        self.waited.append(timeout)
+        return await self._wait(tasks, timeout=timeout, **options)
+
+    def _on_verdict(self, verdict: ClockVerdict, began: float, heard: int | None) -> None:
+        self.said.append((verdict, began, heard))
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline, (self.began, self.waited)
+            await asyncio.sleep(0.001)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.clock.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await self._wait({task})
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(monkeypatch)
+
+
+async def test_a_good_check_counts_for_180_seconds_and_is_renewed_after_150(bench: Bench) -> None:
+    bench.takes = 7.0
+    bench.clock.use(CHECKS, HOME)
+    assert bench.clock.why_not == "local clock is being checked"
+    async with bench.running():
+        await bench.until(lambda: 150.0 in bench.waited)
+        assert bench.clock.why_not is None
+        assert bench.clock.last_good == 1000.0, "what came in while the servers were asked is not known to be right"
+        assert bench.said == [(ClockVerdict(True, "as told"), 1000.0, 5)]
+        bench.now = 1007.0 + 180.0
+        assert bench.clock.why_not is None
+        bench.now += 0.1
+        assert bench.clock.why_not == "local clock is being checked again"
+
+
+async def test_a_failed_check_is_made_again_after_60_seconds(bench: Bench) -> None:
+    bench.good = False
+    bench.clock.use(CHECKS, HOME)
+    async with bench.running():
+        await bench.until(lambda: 60.0 in bench.waited)
+        assert bench.clock.why_not == "as told"
+        assert bench.clock.last_good == 0.0
+
+
+async def test_silence_has_it_checked_30_seconds_after_the_last_check_began(bench: Bench) -> None:
+    bench.clock.use(CHECKS, HOME)
+    async with bench.running():
+        await bench.until(lambda: 150.0 in bench.waited)
+        bench.now += 20.0
+        bench.clock.check_soon()
+        await bench.until(lambda: 10.0 in bench.waited)
+        assert (len(bench.began), bench.clock.why_not) == (1, None), "what is known counts until then"
+        bench.clock.recheck()
+        await bench.until(lambda: len(bench.began) == 2)
+
+
+async def test_after_these_30_seconds_silence_has_it_checked_at_once(bench: Bench) -> None:
+    bench.clock.use(CHECKS, HOME)
+    async with bench.running():
+        await bench.until(lambda: 150.0 in bench.waited)
+        bench.now += 31.0
+        bench.clock.check_soon()
+        await bench.until(lambda: len(bench.began) == 2)
+        await bench.until(lambda: bench.waited[-1] == 150.0)
+        assert len(bench.began) == 2, "once"
+
+
+def test_what_is_promised_in_numbers() -> None:
+    assert (clock_check.VALID_FOR, clock_check.RENEW_AFTER, clock_check.RETRY_AFTER) == (180, 150, 60)
+    assert (clock_check.ASKED_NOT_BEFORE, clock_check.MAX_OFFSET) == (30, 0.010)
+    assert (exchange.TIMEOUT, runner.MAX_PROBES, base_checks.MAX_BASE_CHECKS, pace.JITTER) == (3, 64, 16, 0.05)
+
+
+def test_sixteen_base_check_servers_are_asked_at_most() -> None:
+    made = base_checks.base_checks([f"192.0.2.{n}" for n in range(1, 100)], 1, CHECKS.rules, "v4")
+    assert len(made.servers) == 16
