@@ -12,15 +12,17 @@ from typing import Final, NoReturn
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from ingest.committer import Committer
+from ingest.decode import Presence
 from ingest.intake import Intake
 from ingest.numbers import Numbers
-from ingest.patience import ContentRefused, persist
+from ingest.patience import persist, persist_each
 from ingest.presence import PresenceBook, write_presence
 from ingest.rates import read_rates
 from ingest.retention import Removing, expiring, is_adopted, kept_log_scores
-from ingest.sightings import Sightings, write_sightings
+from ingest.sightings import Sighting, Sightings, write_sightings
 from ingest.throttle import Sender, Throttle
 from runtime.database import utc_now
+from runtime.log import Sparing
 from runtime.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,12 @@ _REST: Final = 0.05
 
 async def keep_presence(worker: Worker, book: PresenceBook, sightings: Sightings) -> NoReturn:
     """Writes the monitors' presence."""
+    complaint = Sparing(log)
     doubted = False
+
+    def lost(presence: Presence, why: str) -> None:
+        complaint.say(logging.ERROR, presence.name, "presence of %s could not be written: %s", presence.name, why)
+
     while True:
         await asyncio.sleep(PRESENCE)
         if not worker.clock.trusted:
@@ -54,27 +61,32 @@ async def keep_presence(worker: Worker, book: PresenceBook, sightings: Sightings
             if doubted:
                 waiting = [replace(presence, arrived=datetime.now(UTC)) for presence in waiting]
                 doubted = False
-            try:
-                sightings.note(await persist(worker, partial(write_presence, worker.engine, waiting)))
-            except ContentRefused as error:
-                log.error("presence of %d monitors could not be written: %s", len(waiting), error)
+            for seen in await persist_each(worker, partial(write_presence, worker.engine), waiting, lost):
+                sightings.note(seen)
 
 
 async def keep_sightings(worker: Worker, sightings: Sightings) -> NoReturn:
     """Writes when monitors were seen."""
+    complaint = Sparing(log)
+
+    def lost(sighting: Sighting, why: str) -> None:
+        number = sighting.monitor_id
+        complaint.say(logging.ERROR, str(number), "last_seen of monitor %d could not be written: %s", number, why)
+
     while True:
         await asyncio.sleep(SIGHTINGS)
         await worker.clock.agreed()
         if waiting := sightings.take():
-            try:
-                await persist(worker, partial(write_sightings, worker.engine, waiting))
-            except ContentRefused as error:
-                log.error("last_seen of %d monitors could not be written: %s", len(waiting), error)
+            await persist_each(worker, partial(write_sightings, worker.engine), waiting, lost)
 
 
 async def keep_rates(worker: Worker, throttle: Throttle) -> NoReturn:
     """Looks up how much monitors may send."""
-    doubted = time.monotonic()
+    doubted, complaint = time.monotonic(), Sparing(log)
+
+    def lost(sender: Sender, why: str) -> None:
+        complaint.say(logging.ERROR, sender[0], "what monitor %s/%s may send is not known: %s", *sender, why)
+
     while True:
         await asyncio.sleep(RATES)
         if time.monotonic() - doubted >= DOUBT_RATES:
@@ -82,7 +94,8 @@ async def keep_rates(worker: Worker, throttle: Throttle) -> NoReturn:
             throttle.forget_idle(doubted)
             throttle.doubt_rates()
         if wanted := throttle.wanting():
-            throttle.rate(await persist(worker, partial(_rates, worker, wanted)))
+            for rates in await persist_each(worker, partial(_rates, worker), wanted, lost):
+                throttle.rate(rates)
 
 
 def _rates(worker: Worker, senders: Sequence[Sender]) -> dict[Sender, float]:

@@ -28,6 +28,7 @@ from ingest.sightings import Sighting, Sightings
 from ingest.throttle import Sender
 from runtime.clock import ClockDoubted
 from runtime.database import utc_now
+from runtime.log import Sparing
 from runtime.worker import Worker
 from schema.messages import encode
 
@@ -66,6 +67,7 @@ class Committer:
         self._refusals = refusals
         self._sightings = sightings
         self._numbers = numbers
+        self._complaint = Sparing(log)
         self._going = asyncio.Event()
         self._going.set()
 
@@ -145,7 +147,8 @@ class Committer:
                 self._worker.live.offer(self._worker.topics.result_event(event.server_id), event)
 
     def _refuse(self, submission: Submission, reason: str) -> None:
-        log.error("batch %s of %s cannot be stored: %s", submission.batch.id, submission.name, reason)
+        text = "batch %s of %s cannot be stored: %s"
+        self._complaint.say(logging.ERROR, submission.name, text, submission.batch.id, submission.name, reason)
         topic = self._worker.topics.results(submission.name, submission.ipv)
         payload = encode(submission.batch)
         why = f"cannot be stored: {reason}"

@@ -63,7 +63,7 @@ class Unreadable:
 def sender_of_results(topics: Topics, topic: str) -> tuple[str, IpVersion] | None:
     """Name and protocol of who sends results on ``topic``; None when it is no topic for results."""
     address = topics.parse(topic)
-    if address is None or address.kind != "results" or address.ipv is None:
+    if address is None or address.kind != "results" or address.ipv is None or not _is_name(address.name):
         return None
     return address.name, address.ipv
 
@@ -71,7 +71,14 @@ def sender_of_results(topics: Topics, topic: str) -> tuple[str, IpVersion] | Non
 def sender_of_status(topics: Topics, topic: str) -> str | None:
     """Whose status ``topic`` holds; None when it is no status topic."""
     address = topics.parse(topic)
-    return address.name if address is not None and address.kind == "status" else None
+    if address is None or address.kind != "status" or not _is_name(address.name):
+        return None
+    return address.name
+
+
+def _is_name(name: str) -> bool:
+    """Whether a monitor can be called so. Columns of the pool's database may not even compare anything else."""
+    return name.isascii() and name.isprintable()
 
 
 def read_results(name: str, ipv: IpVersion, message: Incoming, arrived: datetime) -> Submission | Unreadable:

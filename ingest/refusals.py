@@ -6,7 +6,6 @@ message was kept, or else there would be nothing to find out from.
 
 import asyncio
 import logging
-import time
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -14,9 +13,10 @@ from typing import Final
 from ingest.acks import Acks
 from ingest.decode import Unreadable
 from ingest.numbers import UNREADABLE_FULL, Numbers
-from ingest.patience import ContentRefused, persist
+from ingest.patience import persist_each
 from ingest.rejected import RejectedMessage, keep, rejected_message
 from runtime.database import utc_now
+from runtime.log import Sparing
 from runtime.worker import Worker
 from schema.messages import BatchRefused, MessageRejected
 
@@ -24,9 +24,6 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING: Final = 200
 """Messages that wait to be kept, with 64 KiB each at most."""
-
-LOG_EVERY: Final = 1.0
-"""Seconds between two lines about refused messages, of whomever they are."""
 
 _TOGETHER: Final = 50
 """Messages of one transaction."""
@@ -40,7 +37,7 @@ class Refusals:
         self._acks = acks
         self._numbers = numbers
         self._waiting: asyncio.Queue[tuple[Unreadable, RejectedMessage]] = asyncio.Queue(MOST_WAITING)
-        self._next_line = 0.0
+        self._complaint = Sparing(log)
 
     def offer(self, unreadable: Unreadable) -> None:
         """Deals with ``unreadable`` soon, unless too many wait already."""
@@ -54,10 +51,9 @@ class Refusals:
 
     def _log(self, unreadable: Unreadable) -> None:
         # The counters tell how many; a sender of nonsense must not fill the log as well.
-        now = time.monotonic()
-        if now >= self._next_line:
-            self._next_line = now + LOG_EVERY
-            log.warning("message on %s refused: %s", unreadable.topic, unreadable.reason)
+        self._complaint.say(
+            logging.WARNING, unreadable.name, "message on %s refused: %s", unreadable.topic, unreadable.reason
+        )
 
     async def run(self) -> None:
         """Keeps and answers what is offered, until cancelled."""
@@ -66,12 +62,12 @@ class Refusals:
             while len(taken) < _TOGETHER and not self._waiting.empty():
                 taken.append(self._waiting.get_nowait())
             messages = [message for _, message in taken]
-            try:
-                await persist(self._worker, partial(keep, self._worker.engine, messages))
-            except ContentRefused as error:
-                log.error("refused messages could not be kept: %s", error)
+            await persist_each(self._worker, partial(keep, self._worker.engine), messages, self._lost)
             for unreadable, _ in taken:
                 self._answer(unreadable)
+
+    def _lost(self, message: RejectedMessage, why: str) -> None:
+        self._complaint.say(logging.ERROR, message.topic, "message on %s could not be kept: %s", message.topic, why)
 
     def _answer(self, unreadable: Unreadable) -> None:
         event = MessageRejected(topic=unreadable.topic, reason=unreadable.reason)

@@ -8,10 +8,10 @@ many assignments a monitor has is looked up only when it matters: few ever send 
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
-from runtime.log import Repeating
+from runtime.log import Sparing
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,6 @@ class _Sender:
     bucket: Bucket
     rated: bool = False
     refused: int = 0
-    complaint: Repeating = field(default_factory=lambda: Repeating(log))
 
 
 class Throttle:
@@ -78,6 +77,7 @@ class Throttle:
 
     def __init__(self) -> None:
         self._senders: dict[Sender, _Sender] = {}
+        self._complaint = Sparing(log)
 
     def admits(self, sender: Sender, now: float) -> bool:
         """Whether a message of ``sender`` is taken now; a refusal is counted."""
@@ -86,9 +86,8 @@ class Throttle:
         if known.bucket.level > 0:
             return True
         known.refused += 1
-        known.complaint.warning(
-            "monitor %s/%s sends more than %.0f results/s: its batches wait", *sender, known.bucket.rate
-        )
+        text = "monitor %s/%s sends more than %.0f results/s: its batches wait"
+        self._complaint.say(logging.WARNING, sender[0], text, *sender, known.bucket.rate)
         return False
 
     def charge(self, sender: Sender, results: int, now: float) -> None:

@@ -31,7 +31,7 @@ from runtime.broker_types import (
     bearable,
     quick_back_off,
 )
-from runtime.log import Repeating
+from runtime.log import Repeating, Sparing
 from runtime.mqtt_client import Client, Disconnected, PublishRefused, TooLarge
 from runtime.mqtt_packets import publish_properties
 from runtime.tls_files import TlsFiles
@@ -111,6 +111,7 @@ class BrokerSession:
         self._ready = asyncio.Event()
         self._connections = 0
         self._complaint = Repeating(log)
+        self._unhandled = Sparing(log)
 
     @property
     def connected(self) -> bool:
@@ -312,7 +313,13 @@ class BrokerSession:
                     subscription.handler(incoming)
                 except Exception:
                     # One hostile message must not end the connection that all others come through.
-                    log.exception("message on %s could not be handled", incoming.topic)
+                    self._unhandled.say(
+                        logging.ERROR,
+                        incoming.topic,
+                        "message on %s could not be handled",
+                        incoming.topic,
+                        exc_info=True,
+                    )
                 return
         log.debug("message on %s is not for us", incoming.topic)
 

@@ -140,3 +140,50 @@ class Repeating:
     def over(self) -> None:
         """It works again: the next complaint is new."""
         self._said = None
+
+
+class Sparing:
+    """Says what others cause: each of them is named once a minute at most, and all together fill no log.
+
+    Whoever alternates between two reasons is as quiet as one who has a single one. A line says how many were left out
+    before it.
+    """
+
+    EACH: Final = 60.0
+    """Seconds between two lines about the same one."""
+
+    BURST: Final = 10
+    """Lines that may come at once."""
+
+    EVERY: Final = 1.0
+    """Seconds until another line may come."""
+
+    _MOST: Final = 10_000
+    """How many are remembered; the one that was named longest ago is forgotten first."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._log = logger
+        self._named: dict[str, float] = {}
+        self._left_out = 0
+        self._lines = float(self.BURST)
+        self._at = time.monotonic()
+
+    def say(self, level: int, who: str, text: str, *args: object, exc_info: bool = False) -> None:
+        """Logs what ``who`` caused, unless too much was said of it, or of all, just now. One thread may call it."""
+        now = time.monotonic()
+        self._lines = min(self.BURST, self._lines + (now - self._at) / self.EVERY)
+        self._at = now
+        if self._lines < 1 or now - self._named.get(who, -self.EACH) < self.EACH:
+            self._left_out += 1
+            return
+        self._lines -= 1
+        self._remember(who, now)
+        more = f" (and {self._left_out} more since)" if self._left_out else ""
+        self._left_out = 0
+        self._log.log(level, f"{text}%s", *args, more, exc_info=exc_info)
+
+    def _remember(self, who: str, now: float) -> None:
+        self._named.pop(who, None)  # so that the order of the dict is that of the times
+        if len(self._named) >= self._MOST:
+            del self._named[next(iter(self._named))]
+        self._named[who] = now

@@ -104,14 +104,19 @@ def test_a_trace_context_is_kept_when_it_is_one(value: str, taken: str | None) -
 
 def test_only_topics_for_results_have_a_sender_of_results() -> None:
     assert sender_of_results(TOPICS, TOPIC) == (NAME, "v4")
-    for topic in (TOPICS.acks(NAME, "v4"), TOPICS.status(NAME), f"{TOPIC}/x", TOPIC.replace("v4", "v5"), "", "/"):
+    strange = TOPICS.results("\N{BUG}.devel.mon.example", "v4")
+    others = (TOPICS.acks(NAME, "v4"), TOPICS.status(NAME), f"{TOPIC}/x", TOPIC.replace("v4", "v5"), "", "/", strange)
+    for topic in others:
         assert sender_of_results(TOPICS, topic) is None
     assert sender_of_results(Topics("prod"), TOPIC) is None
 
 
 def test_only_status_topics_have_a_sender_of_status() -> None:
     assert sender_of_status(TOPICS, TOPICS.status(NAME)) == NAME
-    for topic in (TOPICS.api_test(NAME), TOPIC, Topics("prod").status(NAME), ""):
+    strange = [
+        TOPICS.status(name) for name in ("\N{BUG}.devel.mon.example", "a\x1b[2J.devel.mon.example", "ä.devel.x.y")
+    ]
+    for topic in (TOPICS.api_test(NAME), TOPIC, Topics("prod").status(NAME), "", *strange):
         assert sender_of_status(TOPICS, topic) is None
 
 

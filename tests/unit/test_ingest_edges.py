@@ -1,6 +1,8 @@
 """The edges to the broker: what comes in is put where it belongs or left aside, what goes out never waits for ever."""
 
 import asyncio
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -20,7 +22,7 @@ from ingest.committer import still_fresh, transaction_span
 from ingest.decode import Unreadable
 from ingest.intake import Intake
 from ingest.numbers import Numbers
-from ingest.patience import ContentRefused, persist
+from ingest.patience import ContentRefused, persist, persist_each
 from ingest.presence import PresenceBook
 from ingest.reception import Reception
 from ingest.refusals import Refusals
@@ -214,6 +216,9 @@ def of(kind: type[Any], code: int) -> Exception:
     [
         of(DataError, 1264),
         of(IntegrityError, 1452),
+        of(OperationalError, 1267),
+        of(OperationalError, 1292),
+        of(OperationalError, 4025),
         StatementError("no such parameter", "SELECT 1", {}, ValueError("x")),
         OverflowError("int too large"),
         KeyError("x"),
@@ -234,6 +239,61 @@ async def test_a_database_that_is_out_of_order_is_waited_for(error: Exception, m
     monkeypatch.setattr("ingest.patience._AGAIN", 0.0)
     database = Database(error, error, "done")
     assert await persist(cast(Worker, database), lambda: None) == "done"
+
+
+async def test_what_may_be_lost_is_not_tried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.patience._AGAIN", 0.0)
+    unknown = of(OperationalError, 9999)
+    database = Database(*[unknown] * 5, "done")
+    with pytest.raises(ContentRefused):
+        await persist(cast(Worker, database), lambda: None, attempts=3)
+    assert len(database.outcomes) == 3
+    assert await persist(cast(Worker, database), lambda: None) == "done"
+
+
+class Picky:
+    """Stands for the worker: what it writes together is refused when one of it is odd."""
+
+    def __init__(self) -> None:
+        self.written: list[list[int]] = []
+        self.contact = Contact()
+
+    async def in_database(self, work: Any) -> Any:
+        return work()
+
+    def write(self, numbers: Sequence[int]) -> int:
+        if any(number % 2 for number in numbers):
+            raise of(DataError, 1366)
+        self.written.append(list(numbers))
+        return len(numbers)
+
+
+async def test_of_what_is_written_together_only_what_is_to_blame_is_lost() -> None:
+    worker, lost = Picky(), list[int]()
+
+    def lose(number: int, why: str) -> None:
+        assert "1366" in why
+        lost.append(number)
+
+    assert await persist_each(cast(Worker, worker), worker.write, [2, 4], lose) == [2]
+    assert await persist_each(cast(Worker, worker), worker.write, [2, 3, 4, 5, 6], lose) == [1, 1, 1]
+    assert await persist_each(cast(Worker, worker), worker.write, [7], lose) == []
+    assert (worker.written, lost) == ([[2, 4], [2], [4], [6]], [3, 5, 7])
+
+
+def test_nonsense_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither what one sender alternates between, nor what many send; the lines say how much there was."""
+    numbers = Numbers(NoOpMeter("test"), Intake())
+    refusals = Refusals(cast(Worker, None), cast(Acks, None), numbers)
+    for number in range(3_000):
+        refusals.offer(Unreadable(TOPICS.status(NAME), b"", f"reason {number % 2}", NAME))
+    assert len(caplog.messages) == 1
+    began = time.monotonic()
+    for number in range(3_000):
+        refusals.offer(Unreadable(TOPICS.status(f"m{number}"), b"", "reason", f"m{number}"))
+    assert len(caplog.messages) <= 10 + time.monotonic() - began
+    assert "(and 2999 more since)" in caplog.messages[1]
+    assert numbers.totals["unreadable"] == 6_000
 
 
 async def test_what_is_neither_ends_the_worker() -> None:

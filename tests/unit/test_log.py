@@ -14,6 +14,7 @@ from runtime import log
 from runtime.log import (
     LEVEL_NAMES,
     Repeating,
+    Sparing,
     keep_out_of_logs,
     set_level,
     set_up_logging,
@@ -166,6 +167,47 @@ def test_another_reason_and_a_new_beginning_are_said_at_once(
 def test_what_is_complained_about_may_hold_percent_signs(caplog: pytest.LogCaptureFixture) -> None:
     Repeating(logging.getLogger("x")).warning("%s", "100 % away, %s")
     assert caplog.messages == ["100 % away, %s"]
+
+
+def test_each_is_named_once_a_minute_whatever_is_said_of_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock(monkeypatch)
+    sparing = Sparing(logging.getLogger("x"))
+    for second in range(0, 121, 10):
+        clock.now = 5.0 + second
+        sparing.say(logging.WARNING, "a", "a says %d", second)
+    assert caplog.messages == ["a says 0", "a says 60 (and 5 more since)", "a says 120 (and 5 more since)"]
+
+
+def test_all_together_have_ten_lines_and_one_more_a_second(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock(monkeypatch)
+    sparing = Sparing(logging.getLogger("x"))
+    for number in range(2_000):
+        clock.now = 5.0 + number / 100
+        sparing.say(logging.ERROR, f"m{number}", "odd")
+    assert 29 <= len(caplog.messages) <= 30
+    assert caplog.messages[10].startswith("odd (and ")
+
+
+def test_the_memory_of_who_was_named_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    sparing = Sparing(logging.getLogger("x"))
+    for number in range(20_500):
+        clock.now += 1.0
+        sparing.say(logging.DEBUG, f"m{number}", "odd")
+    assert len(sparing._named) == 10_000
+
+
+def test_a_line_may_have_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        raise ValueError("the reason")
+    except ValueError:
+        Sparing(logging.getLogger("x")).say(logging.ERROR, "a", "100 %% wrong", exc_info=True)
+    assert caplog.messages == ["100 % wrong"]
+    assert "the reason" in caplog.text
 
 
 # ---- secrets -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,87 @@
+"""Where the pool's table of monitors takes characters of three bytes only, one odd version stops nobody else's row."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+import sqlalchemy as sa
+from fixtures.database import DatabaseServer
+from fixtures.world import add_monitor, monitor_name
+from sqlalchemy.engine import Engine
+
+from ingest.decode import Presence, read_status
+from ingest.patience import persist_each
+from ingest.presence import write_presence
+from ingest.sightings import Sighting, write_sightings
+from runtime.broker import Incoming
+from runtime.database import open_database
+from runtime.migrations import upgrade
+from runtime.worker import Worker
+from schema import pool_tables
+from schema.messages import ProtocolState, Status, decode, encode
+from schema.tables import monitor_presence, monitors
+
+NOW = datetime(2026, 1, 20, 12)
+BUG = "1.0-\N{BUG}"
+
+
+@pytest.fixture
+def narrow(server: DatabaseServer) -> Iterator[Engine]:
+    """A database that is adopted, with such a table."""
+    engine = open_database(server.create("narrow"))
+    with engine.begin() as connection:
+        pool_tables.metadata.create_all(connection, tables=[pool_tables.metadata.tables[n] for n in pool_tables.NAMES])
+        connection.execute(
+            sa.text("ALTER TABLE `monitors` CONVERT TO CHARACTER SET utf8mb3 COLLATE utf8mb3_unicode_ci")
+        )
+    upgrade(engine)
+    yield engine
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP DATABASE `narrow`"))
+    engine.dispose()
+
+
+class Direct:
+    """Stands for the worker: writes at once."""
+
+    async def in_database(self, work: Any) -> Any:
+        return work()
+
+
+async def test_one_version_stops_nobody(narrow: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with narrow.begin() as connection:
+        ids = [add_monitor(connection, monitor_name(f"m{number}")) for number in range(5)]
+    seen = [Sighting(number, NOW, version=BUG if number == ids[2] else "1.0") for number in ids]
+    write_sightings(narrow, seen)
+    with narrow.connect() as connection:
+        found = {r.id: r.client_version for r in connection.execute(sa.select(monitors))}
+    assert found == {number: "1.0-?" if number == ids[2] else "1.0" for number in ids}
+    # Were it not cleaned, it would be lost alone.
+    monkeypatch.setattr("ingest.sightings.plain_version", str)
+    later = [Sighting(each.monitor_id, NOW.replace(hour=13), version=each.version) for each in seen]
+    lost: dict[int, str] = {}
+
+    def lose(sighting: Sighting, why: str) -> None:
+        lost[sighting.monitor_id] = why
+
+    await persist_each(cast(Worker, Direct()), lambda some: write_sightings(narrow, some), later, lose)
+    assert list(lost) == [ids[2]]
+    with narrow.connect() as connection:
+        times = {r.id: r.last_seen for r in connection.execute(sa.select(monitors))}
+    assert {number for number, when in times.items() if when == NOW.replace(hour=13)} == set(ids) - {ids[2]}
+
+
+def test_presence_in_any_characters_is_kept(narrow: Engine) -> None:
+    name = monitor_name("m")
+    with narrow.begin() as connection:
+        add_monitor(connection, name)
+    state = ProtocolState(status="active", probing=False, assignments=0, assignments_hash="", why_not=BUG)
+    said = encode(Status(online=True, version=BUG, protocols={"v4": state}))
+    presence = read_status(name, Incoming("", said), NOW.replace(tzinfo=UTC))
+    assert isinstance(presence, Presence)
+    write_presence(narrow, [presence])
+    with narrow.connect() as connection:
+        row = connection.execute(sa.select(monitor_presence)).one()
+    kept = decode(row.status.encode(), Status)
+    assert (row.tls_name, kept.version, kept.protocols["v4"].why_not) == (name, "1.0-?", BUG)
