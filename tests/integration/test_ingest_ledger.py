@@ -250,6 +250,18 @@ def test_the_largest_intake_there_can_be(engine: Engine, world: World) -> None:
     assert again.acks == plan.acks
 
 
+def test_two_monitors_may_use_the_same_ulid_at_different_times(engine: Engine, world: World) -> None:
+    """It is a monitor's own affair: nobody's batch is taken for another's."""
+    ulid = str(ULID())
+    plans = [
+        commit(engine, [new_submission(name, world.good(0, age=age), id=ulid)], NOW)
+        for name, age in ((ALICE, 600.0), (BOB, 600.0), (ALICE, 1.0))
+    ]
+    assert [(stored(plan), plan.duplicates) for plan in plans] == [([1], 0), ([1], 0), ([1], 1)]
+    assert {row["monitor_id"] for row in rows(engine, result_batches)} == {world.alice, world.bob}
+    assert len(rows(engine, log_scores)) == 2
+
+
 def test_an_empty_batch_is_a_batch(engine: Engine, world: World) -> None:
     plan = commit(engine, [new_submission(ALICE, id=str(ULID()))], NOW)
     assert stored(plan) == [0]

@@ -16,14 +16,12 @@ from ingest.decode import Presence, read_status
 from ingest.presence import write_presence
 from ingest.rates import read_rates
 from ingest.referrers import referrers_of
-from ingest.rejected import MOST_PER_TOPIC, RejectedMessage, keep, rejected_message
+from ingest.rejected import RejectedMessage, keep, rejected_message
 from ingest.retention import STEP, Removing, Round, cut, expiring, is_adopted, kept_log_scores
 from ingest.sightings import Sighting, write_sightings
-from ingest.throttle import DRAINING, LEAST_RATE
 from runtime.broker import Incoming
 from runtime.database import open_database, utc_now
 from runtime.pool_settings import Intervals
-from schema.limits import MAX_REJECTED_PAYLOAD
 from schema.messages import Status
 from schema.tables import (
     assignment_changes,
@@ -65,20 +63,20 @@ def test_a_rejected_message_is_kept_once_and_counted(engine: Engine) -> None:
 
 
 def test_what_is_too_long_is_cut_but_told_apart(engine: Engine) -> None:
-    long = b"\xff" * (MAX_REJECTED_PAYLOAD + 10)
+    long = b"\xff" * (65_536 + 10)
     wide = "/devel/" + "ü" * 2000
     keep(engine, [message(long, wide, reason="ü" * 5000), message(long + b"1", wide)])
     one, other = rows(engine, rejected_messages)
-    assert one.payload == other.payload == long[:MAX_REJECTED_PAYLOAD]
+    assert one.payload == other.payload == long[:65_536]
     assert {one.bytes, other.bytes} == {len(long), len(long) + 1}
     assert (len(one.topic), len(one.reason) <= 1000) == (500, True)
 
 
 def test_one_topic_cannot_fill_the_table(engine: Engine) -> None:
-    keep(engine, [message(str(number).encode()) for number in range(MOST_PER_TOPIC + 20)])
+    keep(engine, [message(str(number).encode()) for number in range(120)])
     keep(engine, [message(b"0"), message(b"x", topic="/devel/y")])
     found = rows(engine, rejected_messages)
-    assert len(found) == MOST_PER_TOPIC + 1
+    assert len(found) == 101
 
 
 def test_two_workers_keep_the_same_message(server_engine: Engine) -> None:
@@ -207,9 +205,9 @@ def test_a_rate_follows_from_the_pairs(engine: Engine) -> None:
     senders += [(f"m{number}", "v4") for number in range(50)]
     rates = read_rates(engine, senders, fast)
     assert set(rates) == set(senders)
-    assert rates[ALICE, "v4"] == pytest.approx(DRAINING * (20 / 2 + 10 / 5))
-    assert rates[BOB, "v4"] == DRAINING * 2
-    assert rates[ALICE, "v6"] == rates["stranger", "v4"] == rates[ALICE, "status"] == LEAST_RATE
+    assert rates[ALICE, "v4"] == pytest.approx(20 * (20 / 2 + 10 / 5))
+    assert rates[BOB, "v4"] == 20 * 2
+    assert rates[ALICE, "v6"] == rates["stranger", "v4"] == rates[ALICE, "status"] == 20
 
 
 # ---- retention -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,9 +26,12 @@ from ulid import ULID
 
 from auth.tokens import Role
 from ingest import check
+from ingest.acks import Acks
+from ingest.intake import Intake
+from ingest.numbers import Numbers
 from ops.local_database import SERVERS, temporary_database
 from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
-from runtime.database import open_database
+from runtime.database import DatabaseUnavailable, open_database
 from runtime.migrations import upgrade
 from schema.messages import (
     Batch,
@@ -119,6 +123,40 @@ def replace_result(batch: Batch, index: int, result: Result) -> Batch:
     results = list(batch.results)
     results[index] = result
     return Batch(id=batch.id, version=batch.version, results=results)
+
+
+async def test_nothing_is_acknowledged_before_it_is_committed(engine: Engine, broker: Broker, world: World) -> None:
+    """Not even in the moment before: the COMMIT may still fail."""
+    at_commit, go_on = threading.Event(), threading.Event()
+    async with running_ingest(engine, broker) as worker, connected_monitor(broker, world.name) as monitor:
+
+        def stop_at(connection: sa.Connection) -> None:
+            if not at_commit.is_set() and connection.info.pop("logged", False):
+                at_commit.set()
+                assert go_on.wait(20)
+                raise DatabaseUnavailable("the connection was lost")
+
+        def note(connection: sa.Connection, cursor: Any, statement: str, *rest: Any) -> None:
+            if "INSERT INTO" in statement and "log_scores" in statement:
+                connection.info["logged"] = True
+
+        sa.event.listen(worker.engine, "commit", stop_at)
+        sa.event.listen(worker.engine, "before_cursor_execute", note)
+        batch = world.batch()
+        await monitor.send(batch)
+        assert await asyncio.to_thread(at_commit.wait, 20)
+        # Answers are sent in the order in which they are given: an earlier one would be here before this one.
+        mark = str(ULID())
+        acks = Acks(worker.broker, worker.topics, Numbers(worker.telemetry.meter, Intake()))
+        acks.offer(world.name, "v4", BatchRefused(batch=mark, reason="a mark"))
+        marking = asyncio.create_task(acks.run())
+        assert (await monitor.answer()).batch == mark
+        assert monitor.answers.empty()
+        go_on.set()
+        assert await monitor.answer() == BatchCommitted(batch=batch.id, stored=2), "when it is done at last"
+        marking.cancel()
+        await asyncio.wait({marking})
+    assert count(engine, log_scores) == 2
 
 
 async def test_wrong_results_are_named_and_the_rest_is_stored(engine: Engine, broker: Broker, world: World) -> None:
