@@ -32,7 +32,7 @@ _VAULT_ADDRESS: Final = re.compile(
     r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?"
 )
 _TOKEN: Final = re.compile(r"[!-~]+")
-_LONGEST_REASON: Final = 200
+_LONGEST_REASON: Final = 400
 """Characters of what Vault, or whoever answers in its place, says of an error."""
 
 

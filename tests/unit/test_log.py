@@ -10,6 +10,7 @@ from typing import TextIO
 
 import pytest
 
+from ops.__main__ import main
 from runtime import log
 from runtime.log import (
     LEVEL_NAMES,
@@ -268,3 +269,9 @@ def test_a_word_that_is_somebodys_password_is_no_secret_elsewhere(monkeypatch: p
     keep_out_of_logs("")
     keep_out_of_logs("monitor")
     assert without_secrets("monitor a") == "monitor a"
+
+
+def test_nor_does_a_command_show_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["token", "monitor", f"{JWT}.mon.example"]) == 2
+    said = capsys.readouterr().err
+    assert "[secret]" in said and "c2lnbmF0dXJl" not in said

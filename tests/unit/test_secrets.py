@@ -3,6 +3,8 @@
 import json
 import logging
 import re
+import socket
+import ssl
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -13,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from runtime import secrets
+from ops.local_tls import LocalCa
+from runtime import log, secrets
 from runtime.secrets import DatabaseSecret, SecretUnavailable, database_secret, from_vault
 
 TOKEN = "hvs.of-the-test"
@@ -304,7 +307,7 @@ def test_what_answers_cannot_make_us_show_the_token(vault: FakeVault) -> None:
     with pytest.raises(SecretUnavailable, match=r"you said \.\.\.") as refusal:
         from_vault("test", "jwt")
     assert TOKEN not in str(refusal.value)
-    assert str(refusal.value).isprintable() and len(str(refusal.value)) < 400
+    assert str(refusal.value).isprintable() and len(str(refusal.value)) < 600
 
 
 @pytest.mark.parametrize("raw", [b"[]", b"[1]", b"null", b"{", b'"text"', b'{"errors": 1}'])
@@ -319,6 +322,42 @@ def test_a_ca_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("VAULT_CACERT", str(tmp_path / "none.pem"))
     with pytest.raises(SecretUnavailable, match=r"none\.pem"):
         from_vault("test", "jwt")
+
+
+def test_vault_must_show_a_certificate_of_the_ca(
+    vault: FakeVault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ca = LocalCa()
+    issued = ca.issue("127.0.0.1")
+    for file, text in (("ca.pem", ca.certificate), ("cert.pem", issued.certificate), ("key.pem", issued.key)):
+        (tmp_path / file).write_text(text)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    vault.socket = tls.wrap_socket(vault.socket, server_side=True)
+    vault.secrets["ntppool/test/jwt"] = {"key": "k"}
+    monkeypatch.setenv("VAULT_ADDR", f"https://127.0.0.1:{vault.server_address[1]}")
+    with pytest.raises(SecretUnavailable, match="certificate verify failed"):
+        from_vault("test", "jwt")
+    assert vault.tokens == []
+    monkeypatch.setenv("VAULT_CACERT", str(tmp_path / "ca.pem"))
+    assert from_vault("test", "jwt") == {"key": "k"}
+
+
+def test_a_vault_that_says_nothing_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert secrets._VAULT_TIMEOUT == 10
+    monkeypatch.setattr(secrets, "_VAULT_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("VAULT_ADDR", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(SecretUnavailable, match=r"read timeout=0\.2"):
+            from_vault("test", "jwt")
+
+
+def test_the_token_is_kept_out_of_logs(vault: FakeVault, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "_kept_out", set())
+    monkeypatch.setenv("VAULT_TOKEN", "of-an-older-form")
+    with pytest.raises(SecretUnavailable, match="permission denied"):
+        from_vault("test", "jwt")
+    assert log.without_secrets("/of-an-older-form/") == "/[secret]/"
 
 
 # ---- files that all may read -----------------------------------------------------------------------------------------
