@@ -172,10 +172,12 @@ def _check(stage: Stage, record: Path, before: Before | None) -> Checked:
 
 
 def differences(name: str, found: Iterable[Checked]) -> Figure:
-    """The figure that no run may do without."""
+    """The figure that no run may do without; where nothing was compared, that is a difference too."""
     runs = list(found)
-    count = sum(len(one.differences) for one in runs)
     first = [str(one) for run in runs for one in run.differences[:3]]
+    count = sum(len(one.differences) for one in runs)
+    if not runs or not all(one.rows for one in runs):
+        count, first = count + 1, [*first, "a run has nothing in the ledger that could be compared"]
     conditions = {"results": sum(one.rows for one in runs), **({"first": first} if first else {})}
     return Figure(name, count, "differences", at_most=0, conditions=conditions)
 

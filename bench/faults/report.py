@@ -43,6 +43,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     duplicated: int
     unexplained: int
     """All other differences, and processes that ended although nobody asked them to."""
+    unseen: list[str]
+    """Why nothing could have been seen: such a run is not good, whatever it found."""
 
 
 def say(text: str) -> None:
@@ -72,8 +74,9 @@ def summarize(seed: int, seconds: float, rounds: int, struck: Sequence[Struck], 
     points = Counter(one.planned.target for one in struck if one.reached and "point" in one.planned.kind)
     count = Counter(difference.kind for difference in found.differences)
     lost, duplicated = count["lost"], count["duplicated"] + count["invented"]
+    unseen = _unseen(struck, last)
     return Summary(
-        good=not found,
+        good=not found and not unseen,
         seed=seed,
         seconds=round(seconds, 1),
         rounds=rounds,
@@ -87,12 +90,24 @@ def summarize(seed: int, seconds: float, rounds: int, struck: Sequence[Struck], 
         lost=lost,
         duplicated=duplicated,
         unexplained=len(found) - lost - duplicated,
+        unseen=unseen,
     )
+
+
+def _unseen(struck: Sequence[Struck], last: Verdict) -> list[str]:
+    reasons = {
+        "no fault struck": not struck,
+        "no result was attempted": not last.attempted,
+        "no result was acknowledged": not last.acknowledged,
+        "no result was stored": not last.stored,
+    }
+    return [reason for reason, holds in reasons.items() if holds]
 
 
 def print_all(summary: Summary, found: Found) -> None:
     """Each difference and death, and the summary."""
-    for line in (*lines(found.differences), *(f"died: {death}" for death in found.died)):
+    died = (f"died: {death}" for death in found.died)
+    for line in (*lines(found.differences), *died, *(f"unseen: {reason}" for reason in summary.unseen)):
         sys.stdout.write(line + "\n")
     sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
     sys.stdout.flush()
