@@ -139,6 +139,24 @@ async def test_assignments_are_kept_as_long_as_the_session_is(tmp_path: Path, ke
             assert running.line.runner.assignments.ids() == ([7, 8] if kept else [8])
 
 
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_batch_is_sent_again_at_once_when_the_broker_has_lost_the_session(tmp_path: Path, kept: bool) -> None:
+    """With the session, the broker may have lost the batch. Else its acknowledgement is still to be waited for."""
+    async with patient_broker(connack(), connack(session_present=kept)) as broker:
+        running = Running(tmp_path, broker.port)
+        running.line.outbox._ack_timeout = 3_600.0
+        async with running.at_work():
+            await connected(broker)
+            running.add_results(1)
+            await until(lambda: broker.last.payloads(RESULTS))
+            broker.last.peer.close()
+            await connected(broker, 2)
+            if not kept:
+                await until(lambda: broker.last.payloads(RESULTS))
+            else:
+                assert broker.last.payloads(RESULTS) == []
+
+
 async def test_what_was_gathered_is_in_the_spool_when_it_ends(tmp_path: Path) -> None:
     async with patient_broker() as broker:
         running = Running(tmp_path, broker.port)
