@@ -268,3 +268,13 @@ async def test_a_batch_that_cannot_be_read_now_stops_no_other_and_is_sent_later(
         assert first not in bench.wire.published
         broken = False
         await bench.until(lambda: first in bench.wire.published)
+
+
+async def test_nothing_is_remembered_of_a_batch_that_has_left(tmp_path: Path) -> None:
+    """Else, what was put off once would in the end keep others from being put off."""
+    async with running(tmp_path, ack_timeout=0.001, rest=0.001) as bench:
+        (batch,) = bench.add()
+        await bench.until(lambda: bench.outbox._later)
+        bench.commit(batch)
+        assert (bench.outbox._later, bench.outbox._put_off, bench.outbox._numbers) == ({}, {}, {})
+        assert len(bench.spool) == 0

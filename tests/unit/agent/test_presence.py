@@ -3,12 +3,15 @@
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from itertools import pairwise
 
 import msgspec
+import pytest
 
 from agent.presence import Presence, report_changes
 from runtime.broker import NotConnected, PublishRefused
+from schema.limits import STATUS_REFRESH
 from schema.messages import ProtocolState, SpoolState, Status
 
 
@@ -114,4 +117,14 @@ async def test_a_status_that_is_refused_is_not_said_again_and_again() -> None:
     assert tried == 1
     presence.connected()
     await pool.until(lambda: tried == 2)
+    task.cancel()
+
+
+async def test_the_status_is_said_again_although_nothing_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert timedelta(minutes=5) == STATUS_REFRESH
+    monkeypatch.setattr("agent.presence.STATUS_REFRESH", timedelta(seconds=0.05))
+    pool = Pool()
+    presence = Presence(lambda: pool.status, pool.publish, pool.ready.wait, settle=0.001)
+    task = asyncio.create_task(presence.run())
+    await pool.until(lambda: len(pool.said) >= 4)
     task.cancel()
