@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 
 from ops.errors import OperatorError, UsageError
 from ops.ids import parse_id
+from ops.output import changed
 from schema.tables import accounts, monitors, servers
 
 _SLUG: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,148}[a-z0-9])?")
@@ -154,10 +155,8 @@ def set_account(connection: Connection, text: str, change: AccountChange) -> lis
         connection.execute(sa.update(accounts).where(accounts.c.id == account_id).values(values))
     before = {**{key: getattr(row, key) for key in change.columns}, **{key: flags.get(key) for key in change.flags}}
     after = {**change.columns, **change.flags}
-    return [
-        f"account {row.name} (id {account_id}): {key}: was {_shown(before[key])}, is {_shown(after[key])}"
-        for key in before
-    ]
+    who = f"account {row.name} (id {account_id})"
+    return [changed(who, key, before[key], after[key]) for key in before]
 
 
 def _must_be_free(connection: Connection, values: Mapping[str, Any], *, but: int = 0) -> None:
@@ -186,15 +185,6 @@ def flags_of(text: str | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _shown(value: object) -> str:
-    match value:
-        case None:
-            return "not set"
-        case bool():
-            return "yes" if value else "no"
-    return str(value)
 
 
 ACCOUNT_COLUMNS: Final = ("id", "token", "slug", "name", "monitors", "servers", "limit", "per server", "enabled")

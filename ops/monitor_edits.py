@@ -19,6 +19,7 @@ from agent.targets import TargetRefused, TargetRules
 from ops.accounts import find_account, flags_of
 from ops.errors import OperatorError, UsageError
 from ops.monitors import FoundMonitor, find_monitor
+from ops.output import changed, value_text
 from schema.addresses import why_not_public
 from schema.messages import LogLevel, MonitorStatus
 from schema.names import IP_VERSIONS, Environment, IpVersion
@@ -227,7 +228,7 @@ def _set(connection: Connection, found: FoundMonitor, row: sa.Row[Any], change: 
     if change.config:
         values["config"] = _merged(row.config, change.config, lambda *what: told.append(what))
     connection.execute(sa.update(monitors).where(monitors.c.id == found.id).values(values))
-    return [f"{found}: {name}: was {_shown(before)}, is {_shown(after)}" for name, before, after in told]
+    return [changed(str(found), *what) for what in told]
 
 
 _Told = Callable[[str, object, object], None]
@@ -253,15 +254,6 @@ def _must_be_free(connection: Connection, ip: str, *, but: int = 0) -> None:
     other = connection.execute(taken).first()
     if other is not None:
         raise OperatorError(f"address {ip}: is that of monitor {other.tls_name}/{other.ip_version} (id {other.id})")
-
-
-def _shown(value: object) -> str:
-    match value:
-        case None | "":
-            return "not set"
-        case list():
-            return ", ".join(map(str, value)) or "none"
-    return str(value)
 
 
 # ---- defaults of all monitors ----------------------------------------------------------------------------------------
@@ -297,7 +289,7 @@ def show_defaults(connection: Connection, ipv: IpVersion) -> list[tuple[str, Any
 
 
 def _cell(value: object) -> str | int | None:
-    return value if value is None or isinstance(value, int | str) else _shown(value)
+    return value if value is None or isinstance(value, int | str) else value_text(value)
 
 
 def set_defaults(connection: Connection, ipv: IpVersion, change: MonitorChange, now: datetime) -> list[str]:
@@ -312,4 +304,4 @@ def set_defaults(connection: Connection, ipv: IpVersion, change: MonitorChange, 
         connection.execute(sa.insert(monitors).values(config=config, **values))
     else:
         connection.execute(sa.update(monitors).where(m.id == row.id).values(config=config))
-    return [f"all IP{ipv} monitors: {key}: was {_shown(before)}, is {_shown(after)}" for key, before, after in told]
+    return [changed(f"all IP{ipv} monitors", *what) for what in told]

@@ -124,6 +124,23 @@ def as_text(cell: Cell) -> str:
     return str(cell)
 
 
+def changed(who: str, name: str, before: object, after: object) -> str:
+    """What became of a value, in one line."""
+    return f"{who}: {name}: was {value_text(before)}, is {value_text(after)}"
+
+
+def value_text(value: object) -> str:
+    """A value of the ledger in words."""
+    match value:
+        case None | "":
+            return "not set"
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(map(str, value)) or "none"
+    return str(value)
+
+
 def _key(name: str) -> str:
     return name.replace(" ", "_")
 

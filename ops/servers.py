@@ -2,9 +2,10 @@
 
 import ipaddress
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -14,6 +15,7 @@ from ops.errors import OperatorError, UsageError
 from ops.ids import parse_id
 from ops.monitor_edits import family_of, public_address
 from ops.monitors import account_name
+from ops.output import changed
 from runtime.work_queue import REVIEWS
 from schema.names import Environment, IpVersion
 from schema.tables import accounts, monitors, server_scores, servers, servers_monitor_review
@@ -44,9 +46,52 @@ def new_server(
         raise UsageError(f"--port {port}: must be 1 to 65535")
     if port not in (None, 123) and env != "devel":
         raise UsageError(f"--port {port}: must be 123; another is for the environment devel")
-    if hostname is not None and not 1 <= len(hostname) <= 255:
-        raise UsageError(f"--hostname: has {len(hostname)} characters, must have 1 to 255")
+    _check_hostname(hostname)
     return NewServer(ip=address, ipv=family_of(address), hostname=hostname, account=account, port=port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerChange:
+    """What an operator says of a server that is there."""
+
+    hostname: str | None = None
+    account: str | None = None
+    cleared: frozenset[str] = frozenset()
+    """Columns to empty."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was given."""
+        return self.hostname is None and self.account is None and not self.cleared
+
+
+_CLEARABLE: Final = {"hostname": "hostname", "account": "account_id"}
+"""What operators call them, and their columns."""
+
+
+def server_change(
+    *, hostname: str | None = None, account: str | None = None, unset: Sequence[str] | None = None
+) -> ServerChange:
+    """What was given, checked as far as the ledger is not needed for it.
+
+    Raises:
+        UsageError: a hostname that is none, or a value both set and unset.
+    """
+    _check_hostname(hostname)
+    given = {"hostname": hostname, "account": account}
+    for option in unset or ():
+        if option not in _CLEARABLE:
+            raise UsageError(f"--unset {option!r}: must be one of {', '.join(_CLEARABLE)}")
+        if given[option] is not None:
+            raise UsageError(f"--unset {option}: and --{option} beside it; give one of them")
+    return ServerChange(
+        hostname=hostname, account=account, cleared=frozenset(_CLEARABLE[option] for option in unset or ())
+    )
+
+
+def _check_hostname(hostname: str | None) -> None:
+    if hostname is not None and not (1 <= len(hostname) <= 255 and hostname.isprintable()):
+        raise UsageError(f"--hostname {hostname[:255]!r}: must be 1 to 255 characters on one line")
 
 
 def add_server(connection: Connection, server: NewServer, now: datetime) -> str:
@@ -105,6 +150,27 @@ def find_server(connection: Connection, text: str, *, lock: bool = False) -> sa.
     if found is None:
         raise OperatorError(f"server {text!r}: there is none ('ntppool-monitor servers list' shows them)")
     return found
+
+
+def set_server(connection: Connection, text: str, change: ServerChange, now: datetime) -> list[str]:
+    """Changes a server, and says of each value what it was and is.
+
+    Raises:
+        OperatorError: there is no such server or account.
+    """
+    found = find_server(connection, text, lock=True)
+    values: dict[str, Any] = dict.fromkeys(change.cleared)
+    if change.hostname is not None:
+        values["hostname"] = change.hostname
+    if change.account is not None:
+        values["account_id"] = find_account(connection, change.account)
+    connection.execute(sa.update(servers).where(servers.c.id == found.id).values(values))
+    if "account_id" in values:
+        # Monitors of its own account may not measure it.
+        REVIEWS.add(connection, [found.id], now)
+        REVIEWS.make_due(connection, [found.id], now)
+    who = f"{found.ip} (id {found.id})"
+    return [changed(who, key, getattr(found, key), value) for key, value in sorted(values.items())]
 
 
 def delete_server(connection: Connection, text: str, on: date) -> str:

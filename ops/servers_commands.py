@@ -6,6 +6,7 @@ import typer
 
 from ops.context import JSON_OPTION, globals_of, open_ledger
 from ops.days import parse_day, parse_since
+from ops.errors import UsageError
 from ops.output import Layout, fields_as_dict, rows_as_dicts, show_fields, show_table, write, write_json
 
 _COLUMNS = (
@@ -104,6 +105,31 @@ def _register_changes(group: typer.Typer) -> None:
         now = utc_now().replace(microsecond=0)
         with open_ledger(settings) as engine:
             write(transaction(engine, lambda connection: add_server(connection, server, now)))
+
+    @group.command("set")
+    def set_(
+        context: typer.Context,
+        server: Annotated[str, _SERVER],
+        hostname: Annotated[str | None, typer.Option(metavar="NAME", help="Of its host.")] = None,
+        account: Annotated[
+            str | None, typer.Option(metavar="ACCOUNT", help="Id, token, slug or name of its owner.")
+        ] = None,
+        unset: Annotated[
+            list[str] | None, typer.Option(metavar="OPTION", help="Empties it: hostname, account; may be given again.")
+        ] = None,
+    ) -> None:
+        """Changes what the pool says of a server."""
+        from ops.servers import server_change, set_server
+        from runtime.database import transaction, utc_now
+
+        change = server_change(hostname=hostname, account=account, unset=unset)
+        if change.empty:
+            raise UsageError("servers set: nothing to change; see 'ntppool-monitor servers set --help'")
+        now = utc_now().replace(microsecond=0)
+        with open_ledger(globals_of(context).for_a_person()) as engine:
+            done = transaction(engine, lambda connection: set_server(connection, server, change, now))
+        for line in done:
+            write(line)
 
     @group.command()
     def delete(

@@ -139,7 +139,7 @@ class Setting:
             if self.is_duration and isinstance(value, str):
                 value = parse_duration(value)
             found: int | float = msgspec.convert(value, self.type)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise BrokenSetting(str(error)) from None
         return found
 

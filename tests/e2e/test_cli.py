@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 import sqlalchemy as sa
 from fixtures.world import add_account, add_monitor, add_pair, add_server, monitor_name
@@ -252,6 +253,47 @@ def test_a_token_is_of_the_environment_that_was_asked_for(run: Run, env: str) ->
     assert run("token", "monitor", name, DEPLOYMENT_MODE=env)[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("role", "lifetime", "seconds"),
+    [
+        ("admin", None, 300),
+        ("admin", "5m", 300),
+        ("admin", "1", 1),
+        ("observer", "12h", 43_200),
+        ("observer", "90s", 90),
+        ("exporter", "7d", 604_800),
+        ("exporter", "1095d", 94_608_000),
+        ("server", None, 21_600),
+    ],
+)
+def test_a_token_lives_as_long_as_was_asked_for(run: Run, role: str, lifetime: str | None, seconds: int) -> None:
+    code, out, _ = run("token", role, "me", *([] if lifetime is None else ["--lifetime", lifetime]))
+    assert code == 0
+    claims = jwt.decode(out.strip(), KEY, algorithms=["HS384"], options={"verify_nbf": False})
+    assert claims["exp"] - claims["iat"] == seconds
+    assert (claims["sub"], claims["role"]) == ("me", role)
+
+
+@pytest.mark.parametrize(("role", "lifetime"), [("admin", "301s"), ("observer", "13h"), ("exporter", "1096d")])
+def test_no_token_lives_longer_than_its_role_may(run: Run, role: str, lifetime: str) -> None:
+    code, out, err = run("token", role, "me", "--lifetime", lifetime)
+    assert (code, out) == (2, "")
+    assert f"--lifetime {lifetime!r}: must be such as" in one_line(err)
+
+
+@pytest.mark.parametrize("version", ["0001", "9999"])
+def test_a_ledger_of_another_version_is_left_alone(run: Run, ledger: str, version: str) -> None:
+    engine = open_database(URL.create("sqlite", database=ledger.removeprefix("sqlite:///")))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE `alembic_version` SET `version_num` = ?", (version,))
+    engine.dispose()
+    for arguments in (["monitors", "list"], ["servers", "add", "192.0.2.77"], ["selector", "simulate", "1"]):
+        code, out, err = run(*arguments)
+        assert (code, out) == (1, "")
+        assert f"is at version {version}, this program needs " in one_line(err)
+    assert run("db", "status")[0] == 1
+
+
 @pytest.mark.parametrize("role", ["monitor", "admin", "observer", "server", "exporter"])
 def test_a_token_of_an_environment_that_nobody_named_is_refused(run: Run, role: str) -> None:
     for unset in (None, ""):
@@ -467,6 +509,17 @@ def test_a_pool_is_made_without_sql(run: Run) -> None:
     assert (listed["name"], listed["online"], listed["last_seen"]) == (name, None, None)
 
 
+def test_a_server_is_made_and_changed_without_sql(run: Run, ledger: str) -> None:
+    assert done(run("servers", "add", "192.0.2.9", "--hostname", "a.example", "--account", "1", "--port", "1123")) == [
+        "192.0.2.9 (id 2): added"
+    ]
+    assert done(run("servers", "set", "192.0.2.9", "--hostname", "b.example", "--unset", "account")) == [
+        "192.0.2.9 (id 2): account_id: was 1, is not set",
+        "192.0.2.9 (id 2): hostname: was a.example, is b.example",
+    ]
+    assert json.loads(as_json(run("servers", "show", "2", "--json"))["flags"]) == {"port": 1123}
+
+
 def test_settings_are_set_shown_and_reset(run: Run, ledger: str) -> None:
     assert done(run("settings", "set", "monitors.interval_active", "8m")) == [
         "monitors.interval_active: was 9m, is 8m; workers see it within a minute"
@@ -542,6 +595,8 @@ def test_a_payload_goes_into_a_pipe_byte_by_byte(run: Run, ledger: str) -> None:
         (["monitors", "defaults", "v4", "--unset", "location"], 2, "--unset location: every monitor has its own"),
         (["monitors", "history", "nobody"], 1, "monitor 'nobody': there is none"),
         (["monitors", "delete", "1"], 2, "give --yes"),
+        (["servers", "set", "1"], 2, "servers set: nothing to change"),
+        (["servers", "set", "192.0.2.99", "--hostname", "x"], 1, "server '192.0.2.99': there is none"),
         (["servers", "history", "192.0.2.99"], 1, "server '192.0.2.99': there is none"),
         (["servers", "history", "1", "--since", "soon"], 2, "--since 'soon': must be a day"),
         (["settings", "set", "monitors.samples", "0"], 2, "monitors.samples: '0': must be a whole number, 1 to 10"),

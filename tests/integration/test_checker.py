@@ -1,25 +1,32 @@
 """The checker finds every kind of difference in a ledger that ingest and scorer made, and none where there is none."""
 
+import sys
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from fixtures.batches import new_result, new_submission
-from fixtures.world import add_monitor, add_pair, add_server, monitor_name
+from fixtures.world import add_log_score, add_monitor, add_pair, add_server, monitor_name
 from sqlalchemy.engine import Engine
 
 from ingest.check import UNKNOWN_SERVER
 from ingest.ledger import commit
+from ops.checker import assignments as assignments_module
+from ops.checker.__main__ import main
+from ops.checker.assignments import read_tree
 from ops.checker.batches import Attempt
 from ops.checker.check import Before, Checked, check, read_before
 from ops.checker.difference import MOST_SHOWN, Difference, lines
+from ops.checker.ledger import recent_results
 from ops.checker.replay import LogRow, Replay
+from runtime.broker import Identity, Incoming
 from runtime.database import reading, utc_now
 from runtime.pool_settings import Intervals
 from schema.messages import Ack, Assignment, BatchCommitted, BatchRefused, encode
-from schema.tables import log_scores, result_batches, scoring_queue, server_scores, servers
+from schema.tables import log_scores, monitors, result_batches, scoring_queue, server_scores, servers
 from schema.topics import Topics
 from scorer.scorers import all_scorers
 from scorer.scoring import score_due
@@ -274,6 +281,118 @@ def test_of_many_differences_of_one_kind_the_first_are_shown() -> None:
 def test_a_server_that_is_not_synchronised_earns_nothing(leap: int, error: str | None, wrong: int) -> None:
     row = LogRow(1, 1, datetime(2026, 1, 2, tzinfo=UTC), 1.0, 1.0, 0.001, 1_000, 2, error, False, leap=leap)
     assert Replay().all([row]).wrong == wrong
+
+
+def test_as_many_as_are_shown_leave_no_more() -> None:
+    assert MOST_SHOWN == 20
+    assert list(lines(Difference("lost", str(number)) for number in range(20))) == [f"lost: {n}" for n in range(20)]
+
+
+def test_a_time_that_no_column_holds_is_compared_as_it_is_stored(run: Run) -> None:
+    with reading(run.engine) as connection:
+        ip = connection.scalar(sa.select(servers.c.ip).where(servers.c.id == run.servers[0]))
+    long = new_submission(NAMES[0], new_result(run.servers[0], str(ip), age=1.0, rtt=9.5, offset=0.002))
+    ack = commit(run.engine, [long], utc_now()).acks[0][1]
+    _score(run.engine)
+    assert ack.stored == 1
+    with reading(run.engine) as connection:
+        assert connection.scalar(sa.select(sa.func.max(log_scores.c.rtt))) == 8_388_607
+    run.attempts.append(Attempt(run.attempts[0].monitor_id, long.batch.id, long.batch.results, [ack], {}))
+    assert run.kinds() == set()
+
+
+@pytest.mark.parametrize(
+    ("status", "kinds"), [("active", {"aggregate"}), ("testing", {"aggregate"}), ("paused", set())]
+)
+def test_scorers_at_work_are_judged(run: Run, status: str, kinds: set[str]) -> None:
+    run.execute(sa.update(monitors).where(monitors.c.type == "score").values(status=status))
+    run.execute(sa.update(servers).where(servers.c.id == run.servers[0]).values(score_raw=7.0))
+    assert run.kinds() == kinds
+
+
+def test_a_window_holds_what_lies_on_its_edge(sqlite_engine: Engine) -> None:
+    newest = utc_now().replace(microsecond=0)
+    with sqlite_engine.begin() as connection:
+        server, monitor = add_server(connection), add_monitor(connection, NAMES[0])
+        for seconds in (0, 600, 601):
+            add_log_score(connection, server, monitor, newest - timedelta(seconds=seconds))
+    with reading(sqlite_engine) as connection:
+        [(found, at, results)] = recent_results(connection, timedelta(seconds=600))
+    assert (found, at) == (server, newest)
+    assert sorted((newest - result.ts).total_seconds() for result in results) == [0, 600]
+
+
+async def test_an_assignment_that_is_removed_meanwhile_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def read(session: Any, topic_filter: str, echo: str, take: Any, *, timeout: float) -> None:
+        assert topic_filter == "/devel/monitors/assignments/+/#"
+        for topic, payload in (("a", b"1"), ("b", b"2"), ("a", b""), ("c", b"")):
+            take(Incoming(topic, payload, retain=True))
+
+    monkeypatch.setattr(assignments_module, "read_retained", read)
+    session: Any = SimpleNamespace(identity=Identity("checker", "checker/1"))
+    assert await read_tree(session, TOPICS) == {"b": b"2"}
+
+
+# ---- by hand ---------------------------------------------------------------------------------------------------------
+
+
+def by_hand(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["checker", *arguments])
+    monkeypatch.delenv("DATABASE_DSN", raising=False)
+    monkeypatch.setenv("DEPLOYMENT_MODE", "devel")
+    code = main()
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_by_hand_the_exit_code_says_whether_something_differs(
+    sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = sqlite_engine.url.render_as_string(hide_password=False)
+    assert by_hand(monkeypatch, capsys, "--database-url", url) == (0, "0 results, 0 differences\n", "")
+    with sqlite_engine.begin() as connection:
+        server, monitor = add_server(connection), add_monitor(connection, NAMES[0])
+        add_pair(connection, server, monitor, score=5.0)
+    code, out, err = by_hand(monkeypatch, capsys, "--database-url", url)
+    assert (code, err) == (1, "")
+    assert (
+        out == f"score: server {server}, monitor {monitor} has score 5.0, its last row 0.0\n0 results, 1 differences\n"
+    )
+    assert by_hand(monkeypatch, capsys, "--database-url", url, "--old")[:2] == (0, "0 results, 0 differences\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        ([], 2, "--database-url or DATABASE_DSN: must be set"),
+        (["--database-url", "oracle://u:secret@h/d"], 2, "database DSN"),
+        (["--database-url", "sqlite:////nowhere/at/all/ledger.db"], 1, "database: unable to open database file"),
+        (["--env", "staging"], 2, "DEPLOYMENT_MODE=staging"),
+    ],
+)
+def test_by_hand_what_cannot_be_checked_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    named: str,
+) -> None:
+    found, out, err = by_hand(monkeypatch, capsys, *arguments)
+    assert (found, out) == (code, "")
+    assert err.startswith("checker: ") and named in err and "secret" not in err
+
+
+def test_by_hand_a_ledger_of_another_version_is_refused(
+    sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sqlite_engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE `alembic_version` SET `version_num` = '0000'")
+    url = sqlite_engine.url.render_as_string(hide_password=False)
+    code, _, err = by_hand(monkeypatch, capsys, "--database-url", url)
+    assert code == 2
+    assert "database: is at version 0000, this program needs " in err
 
 
 def test_a_replay_without_rows_has_nothing_to_say_of_a_pair_it_does_not_know() -> None:

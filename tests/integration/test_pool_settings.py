@@ -147,6 +147,12 @@ def test_a_broken_value_means_its_default_alone_and_is_named(
     assert message.endswith(f": its default {default} is used")
 
 
+@pytest.mark.parametrize("depth", [500, 990, 1_000, 1_010, 5_000])
+def test_a_value_of_any_depth_is_only_broken(sqlite_engine: Engine, depth: int) -> None:
+    put(sqlite_engine, "monitors", f'{{"samples": {"[" * depth}{"]" * depth}, "interval_active": 2}}')
+    assert PoolSettingsReader(sqlite_engine).get().monitors.samples == 3
+
+
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     moment = [1_000.0]

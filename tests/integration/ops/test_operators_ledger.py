@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import date, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import sqlalchemy as sa
@@ -14,7 +14,8 @@ from ops.errors import OperatorError, UsageError
 from ops.monitors import change_monitor, find_monitor, list_monitors, show_monitor
 from ops.servers import delete_server, list_servers, monitors_of, new_server, show_server
 from runtime.database import reading, transaction
-from schema.tables import monitor_presence, monitors, servers, servers_monitor_review
+from schema.names import Environment
+from schema.tables import monitor_presence, monitors, server_scores, servers, servers_monitor_review
 
 NOW = datetime(2026, 11, 23, 12, 0, 0)
 TODAY = NOW.date()
@@ -201,6 +202,101 @@ def test_adding_a_server_again_takes_back_its_deletion_and_keeps_what_is_not_nam
     assert (row.deletion_on, row.hostname, row.flags) == (None, "time.example", '{"port": 11123}')
 
 
+def test_a_server_whose_deletion_is_taken_back_is_due_for_review(engine: Engine) -> None:
+    add(engine, "192.0.2.1")
+    write(engine, lambda c: delete_server(c, "192.0.2.1", TODAY))
+    write(engine, lambda c: c.execute(sa.update(servers_monitor_review).values(next_review=None)))
+    add(engine, "192.0.2.1")
+    assert read(engine, lambda c: c.scalar(sa.select(servers_monitor_review.c.next_review))) == NOW
+
+
+def test_a_server_is_changed_and_reviewed_where_it_matters(engine: Engine) -> None:
+    account = write(engine, lambda c: add_account(c, "Ticks"))
+    add(engine, "192.0.2.1", hostname="time.example", port=11123)
+
+    def change(**given: object) -> list[str]:
+        write(engine, lambda c: c.execute(sa.update(servers_monitor_review).values(next_review=None)))
+        wanted = server_store.server_change(**given)  # type: ignore[arg-type]
+        said = write(engine, lambda c: server_store.set_server(c, "192.0.2.1", wanted, NOW))
+        return [one.partition("): ")[2] for one in said]
+
+    def due() -> object:
+        return read(engine, lambda c: c.scalar(sa.select(servers_monitor_review.c.next_review)))
+
+    assert (change(hostname="ntp.example"), due()) == (["hostname: was time.example, is ntp.example"], None)
+    assert (change(account="Ticks"), due()) == ([f"account_id: was not set, is {account}"], NOW)
+    row = read(engine, lambda c: c.execute(sa.select(servers)).one())
+    assert (row.hostname, row.account_id, row.flags) == ("ntp.example", account, '{"port": 11123}')
+    assert change(unset=["account", "hostname"]) == [
+        f"account_id: was {account}, is not set",
+        "hostname: was ntp.example, is not set",
+    ]
+    assert due() == NOW
+    with pytest.raises(OperatorError, match="account 'nobody'"):
+        change(account="nobody")
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"hostname": ""}, "--hostname ''"),
+        ({"hostname": "x" * 256}, "must be 1 to 255 characters"),
+        ({"hostname": "a\x1bb"}, "on one line"),
+        ({"unset": ["port"]}, "--unset 'port': must be one of hostname, account"),
+        ({"unset": ["account"], "account": "1"}, "--unset account: and --account beside it"),
+    ],
+)
+def test_what_no_server_can_be_is_refused(given: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        server_store.server_change(**given)
+    assert named in str(raised.value)
+
+
+def test_a_second_deletion_says_that_it_is_the_same(engine: Engine) -> None:
+    add(engine, "192.0.2.1")
+    said = [write(engine, lambda c: delete_server(c, "192.0.2.1", TODAY)) for _ in range(2)]
+    assert [one.partition("): ")[2] for one in said] == [
+        "is to be deleted on 2026-11-23",
+        "is to be deleted on 2026-11-23 already",
+    ]
+
+
+def test_a_server_without_a_stratum_has_that_of_its_newest_pair(engine: Engine) -> None:
+    server = write(engine, lambda c: add_server(c, "192.0.2.1"))
+
+    def pair(stratum: int | None, minute: int) -> None:
+        monitor = write(engine, lambda c: add_monitor(c, monitor_name(f"m{minute}")))
+        write(engine, lambda c: add_pair(c, server, monitor, score_ts=NOW.replace(minute=minute)))
+        mine = server_scores.c.monitor_id == monitor
+        write(engine, lambda c: c.execute(sa.update(server_scores).where(mine).values(stratum=stratum)))
+
+    def shown() -> object:
+        return dict(read(engine, lambda c: show_server(c, "192.0.2.1")))["stratum"]
+
+    assert shown() is None
+    for stratum, minute in ((2, 10), (3, 20), (4, 5), (None, 30)):
+        pair(stratum, minute)
+    assert shown() == 3
+    assert [row[5] for row in read(engine, lambda c: monitors_of(c, server))] == [2, 3, 4, None]
+    write(engine, lambda c: c.execute(sa.update(servers).values(stratum=1)))
+    assert shown() == 1
+
+
+@pytest.mark.parametrize(
+    ("env", "port", "good"),
+    [
+        *(("prod", 123, True), ("test", 123, True), ("prod", 124, False), ("test", 1123, False)),
+        *(("devel", 1, True), ("devel", 65535, True), ("devel", 0, False), ("devel", 65536, False)),
+    ],
+)
+def test_another_port_is_for_devel(env: Environment, port: int, good: bool) -> None:
+    if good:
+        assert new_server(env, "8.8.8.8", port=port).port == port
+    else:
+        with pytest.raises(UsageError, match=f"--port {port}: must be"):
+            new_server(env, "8.8.8.8", port=port)
+
+
 def test_an_unknown_account_is_named(engine: Engine) -> None:
     with pytest.raises(OperatorError, match="account 'nobody'"):
         add(engine, "192.0.2.1", account="nobody")
@@ -245,9 +341,3 @@ def test_servers_are_listed_with_their_monitors_but_no_scorers(engine: Engine) -
 def test_only_public_addresses_are_servers_of_the_pool(ip: str) -> None:
     with pytest.raises(UsageError, match="address"):
         new_server("prod", ip)
-
-
-def test_another_port_is_for_devel() -> None:
-    with pytest.raises(UsageError, match="--port 11123"):
-        new_server("prod", "198.41.0.4", port=11123)
-    assert new_server("prod", "198.41.0.4", port=123).port == 123
