@@ -58,6 +58,11 @@ def test_offset_and_delay_come_out_whatever_they_are_and_however_late_the_reply(
     assert got_delay == pytest.approx(2 * delay + asymmetry, abs=3e-9)
 
 
+def test_a_silent_server_never_answers() -> None:
+    assert replies(behaviour=Behaviour.SILENT) == ()
+    assert replies(behaviour=Behaviour.SILENT, then_answer=True) == ()
+
+
 @pytest.mark.parametrize("hold", [2.0, -2.0])
 def test_a_server_may_say_that_it_held_the_request_longer_than_it_did(hold: float) -> None:
     assert measured(the_reply(hold=hold, delay=0.1, offset=0.5)) == pytest.approx((0.5 + hold / 2, 0.2 - hold))

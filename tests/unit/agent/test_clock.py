@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from agent.clock_check import allowed_failures, judge_clock
-from agent.clock_step import STEP, ClockWatch
+from agent.clock_check import allowed_failures, failure, judge_clock
+from agent.clock_step import ClockWatch
 from agent.reconnect import FIGHT, STABLE, TAKEOVER_WAITS, Reconnect
 from runtime.broker_types import SESSION_TAKEN_OVER, Lost
 from schema.messages import Result
@@ -46,6 +46,21 @@ def test_a_minority_may_fail(servers: int, failures: int) -> None:
 def test_what_fails_a_check(kind: str) -> None:
     assert not verdict(BAD[kind])
     assert verdict(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("behind", "offset -10.100 ms"),
+        ("leap 3", "not synchronised"),
+        ("no answer", "no answer"),
+        ("network", "network: connection refused"),
+        ("stratum", "bad stratum 16"),
+        ("no offset", "no offset"),
+    ],
+)
+def test_why_it_fails_a_check(kind: str, reason: str) -> None:
+    assert failure(BAD[kind]) == reason
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.0099, -0.0099, 0.010])
@@ -102,7 +117,6 @@ def test_small_differences_are_none_until_they_add_up() -> None:
         assert watch.step() is None
     clocks.run(1, slew=0.012)
     assert watch.step() == pytest.approx(0.06, abs=1e-6)
-    assert STEP == 0.05
 
 
 def reconnect() -> Reconnect:

@@ -189,3 +189,28 @@ def test_a_thousand_changes_do_not_grow_the_heap() -> None:
         plan.put(1, 540.0 + turn % 2, 0.0)
     assert len(plan._heap) < 100
     assert plan.next_due() is not None
+
+
+def test_what_runs_is_not_due_however_often_others_change() -> None:
+    plan = schedule((1, 540.0))
+    due = plan.next_due()
+    assert due is not None and plan.take(due) == 1
+    plan.put(2, 540.0, due)
+    for turn in range(1_000):
+        plan.put(2, 540.0 + turn % 2, due)
+    plan.drop(2)
+    assert plan.next_due() is None
+
+
+def test_of_servers_no_longer_assigned_five_thousand_are_remembered() -> None:
+    plan = schedule()
+    for server_id in range(1, 6_001):
+        plan.put(server_id, 1.0, 0.0)
+        due = plan.next_due()
+        assert due is not None and plan.take(due) == server_id
+        plan.done(server_id, due)
+        plan.drop(server_id)
+    assert len(plan._last) == 5_000
+    plan.put(6_000, 7200.0, 10.0)
+    plan.put(1, 7200.0, 10.0)
+    assert 1 not in plan._last and 6_000 in plan._last, "the oldest are forgotten"

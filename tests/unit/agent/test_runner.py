@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent import base_checks, runner
+from agent import base_checks, runner, silence
 from agent.assignments import AssignmentRefused
 from agent.clock_step import ClockWatch
 from agent.collector import Collector
@@ -36,6 +36,7 @@ class Network:
         self.asked: list[str] = []
         self.offset = 0.0
         self.running = self.most = 0
+        self.silent = False
         self.open = asyncio.Event()
         self.open.set()
 
@@ -49,6 +50,8 @@ class Network:
                 await self.open.wait()
             finally:
                 self.running -= 1
+        if self.silent:
+            return [Sample(sent_at=time.time_ns())]
         offset = self.offset if base else 0.001
         return [Sample(sent_at=time.time_ns(), reply=REPLY, measurement=Measurement(offset, 0.01))]
 
@@ -290,3 +293,68 @@ async def test_what_breaks_in_one_probe_does_not_end_the_others(
     async with running(bench):
         await bench.until(lambda: network.asked.count("127.0.1.2") >= 2)
         await bench.until(lambda: "probe of server 1 failed" in caplog.text)
+
+
+async def silent_result(bench: Bench, network: Network) -> None:
+    """Until a result waits for a check."""
+    bench.configure()
+    await bench.until(lambda: not why(bench))
+    network.silent = True
+    bench.assign(1)
+    await bench.until(lambda: len(bench.runner._silence))
+
+
+async def test_a_clock_step_discards_what_waits_for_a_check(bench: Bench, network: Network) -> None:
+    async with running(bench):
+        await silent_result(bench, network)
+        bench.step, waiting = 0.2, len(bench.runner._silence)
+        bench.look_at_clock()
+        assert len(bench.runner._silence) == 0
+        assert bench.counters.probes_discarded == waiting
+        await asyncio.wait_for(bench.runner.decide(), 1)
+
+
+async def test_what_waits_for_a_check_in_the_end_is_counted_as_discarded(bench: Bench, network: Network) -> None:
+    async with running(bench):
+        await silent_result(bench, network)
+        waiting = len(bench.runner._silence)
+    assert bench.counters.results_unproven == bench.counters.probes_discarded == waiting
+    assert list(bench.runner.last_results) == []
+
+
+async def test_too_many_results_that_wait_are_dropped_and_counted(
+    bench: Bench, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(bench):
+        await silent_result(bench, network)
+        monkeypatch.setattr(silence, "MAX_HELD", 3)
+        bench.assign(*range(1, 7), interval=1.0)
+        await bench.until(lambda: bench.counters.results_unproven >= 2)
+        assert len(bench.runner._silence) == 3
+        assert bench.counters.probes_discarded == bench.counters.results_unproven
+
+
+async def test_what_cannot_be_sent_has_the_clock_checked_and_is_complained_of_once(
+    bench: Bench, network: Network, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = True
+
+    async def probe(*arguments: Any) -> list[Sample]:
+        if failing:
+            return [Sample(sent_at=time.time_ns(), network_error="network unreachable", ours=True)]
+        return await network.probe(*arguments)
+
+    monkeypatch.setattr(runner, "probe", probe)
+    asked: list[bool] = []
+    monkeypatch.setattr(bench.runner.clock, "check_soon", lambda: asked.append(True))
+    bench.configure()
+    bench.assign(1, 2)
+    complaint = "probes fail on this host: network: network unreachable"
+    async with running(bench):
+        await bench.until(lambda: bench.counters.probes_unsent >= 3)
+        assert caplog.text.count(complaint) == 1
+        assert len(asked) == bench.counters.probes_unsent == bench.counters.probes_discarded
+        failing = False
+        await bench.until(lambda: len(bench.runner.last_results) >= 2)
+        failing = True
+        await bench.until(lambda: caplog.text.count(complaint) == 2)

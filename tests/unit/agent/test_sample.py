@@ -6,7 +6,7 @@ import pytest
 
 from agent.measure import Measurement
 from agent.packet import Reply
-from agent.probe import SPACING, Ask, series
+from agent.probe import Ask, series
 from agent.sample import Sample, best, to_result
 from agent.timestamps import Timestamp
 
@@ -112,7 +112,7 @@ async def test_samples_are_two_seconds_apart_and_no_further_than_they_must_be(ta
     taken = await series(clock.ask([FAST, SILENT, SLOW], takes), 3, sleep=clock.sleep, clock=lambda: clock.now)
     assert taken == [FAST, SILENT, SLOW]
     gaps = [b - a for a, b in zip(clock.asked, clock.asked[1:], strict=False)]
-    assert gaps == [pytest.approx(max(SPACING, takes))] * 2
+    assert gaps == [pytest.approx(max(2.0, takes))] * 2
 
 
 @pytest.mark.parametrize("code", [b"RATE", b"DENY", b"RSTR", b"NTSN"])
