@@ -16,7 +16,7 @@ from simulation.packets import Request
 NS = 1_000_000_000
 ARRIVAL = 1_800_000_000 * NS + 123_456_789
 COOKIE = 0xFEDC_BA98_7654_3210
-REQUEST = Request(version=4, poll=6, transmit=COOKIE)
+REQUEST = Request(version=4, poll=9, transmit=COOKIE)
 GOOD = ServerSpec(address="127.0.0.1")
 
 
@@ -88,7 +88,7 @@ def test_jitter_scatters_around_the_truth() -> None:
 def test_the_reply_carries_what_the_spec_says() -> None:
     data = the_reply(stratum=1, leap=2, reference_id="GPS", root_delay=0.5, root_dispersion=0.25).datagram(ARRIVAL)
     assert data[0] == 2 << 6 | 4 << 3 | 4
-    assert (data[1], data[2], data[3]) == (1, 6, 256 - 23)
+    assert (data[1], data[2], data[3]) == (1, 9, 256 - 23)
     assert data[4:16] == b"\0\0\x80\0\0\0\x40\0GPS\0"
     assert field(data, 16) < field(data, 32)
     assert field(data, 24) == COOKIE

@@ -97,7 +97,7 @@ class Clocks:
         self.wall += seconds + slew
 
 
-@pytest.mark.parametrize("step", [0.06, -0.06, 3600.0, -86400.0])
+@pytest.mark.parametrize("step", [0.051, -0.051, 3600.0, -86400.0])
 def test_a_step_is_seen_once_with_its_size(step: float) -> None:
     clocks = Clocks()
     watch = ClockWatch(clocks.read)
