@@ -22,7 +22,7 @@ from bench.world import World, analyze, fill
 from ops.local_database import DatabaseServer, temporary_database
 from runtime.database import open_database, reading
 from runtime.migrations import upgrade
-from runtime.pool_settings import Reviews
+from runtime.pool_settings import PoolSettings
 from runtime.work_queue import REVIEWS
 from schema.tables import log_scores
 from selector.due import make_due
@@ -102,7 +102,7 @@ def _reviews(engine: Engine, count: int) -> list[float]:
         make_due(engine, None, datetime.now(UTC))
         while len(times) < count:
             began = time.perf_counter()
-            if not review_due(engine, Reviews(), datetime.now(UTC), 1):
+            if not review_due(engine, PoolSettings(), datetime.now(UTC), 1):
                 break
             times.append((time.perf_counter() - began) * 1e3)
     return times
@@ -110,7 +110,7 @@ def _reviews(engine: Engine, count: int) -> list[float]:
 
 def _rules(engine: Engine) -> list[float]:
     """Milliseconds of the rules alone, for every server."""
-    now, settings = datetime.now(UTC), rule_settings(Reviews())
+    now, settings = datetime.now(UTC), rule_settings(PoolSettings())
     with reading(engine) as connection:
         inputs = read_inputs(connection, range(1, FEW + 1), now)
     times = []
@@ -131,7 +131,7 @@ def _all_reviews(engine: Engine, servers: int) -> list[Figure]:
         assert REVIEWS.backlog(connection, now.replace(tzinfo=None)).due == servers
     reviewed = changes = 0
     began = time.perf_counter()
-    while some := review_due(engine, Reviews(), now, BATCH):
+    while some := review_due(engine, PoolSettings(), now, BATCH):
         reviewed += len(some)
         changes += sum(len(one.changes) for one in some)
     seconds = time.perf_counter() - began

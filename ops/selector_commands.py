@@ -98,7 +98,7 @@ def simulated(engine: "Engine", server: str, now: datetime, *, shown: Callable[[
     from selector.store import read_inputs
 
     server_id = _server_id(engine, server)
-    settings = rule_settings(PoolSettingsReader(engine).get().selector)
+    settings = rule_settings(PoolSettingsReader(engine).get())
     with reading(engine) as connection:
         found = read_inputs(connection, [server_id], now).get(server_id)
     if found is None:

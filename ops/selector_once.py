@@ -7,6 +7,7 @@ from typing import Final
 
 from ops.errors import OperatorError
 from runtime.worker import Worker
+from selector.candidates import queue_servers
 from selector.complaints import Complaints
 from selector.numbers import Numbers
 from selector.publishing import Publisher
@@ -17,7 +18,10 @@ _CONNECT: Final = 10.0
 
 
 class SelectorOnce:
-    """Reviews one server, or all that are due. ``untold`` names the monitors that could not be told."""
+    """Reviews one server, or all that are due: also those that have never been reviewed, as in an adopted database.
+
+    ``untold`` names the monitors that could not be told.
+    """
 
     def __init__(self, server_id: int | None) -> None:
         self._server_id = server_id
@@ -37,6 +41,8 @@ class SelectorOnce:
             raise OperatorError(f"broker {worker.broker.address}: no connection within {_CONNECT:g} s") from None
         numbers = Numbers(worker.telemetry.meter)
         publisher = Publisher(worker, Complaints(), numbers, on_lost=self.untold.add)
+        if self._server_id is None:
+            await worker.in_database(partial(queue_servers, worker.engine, datetime.now(UTC)))
         while reviewed := await worker.in_database(partial(self._review, worker)):
             self._reviewed += reviewed
             touched = [pair for one in reviewed for pair in one.touched]
@@ -46,7 +52,7 @@ class SelectorOnce:
                 return
 
     def _review(self, worker: Worker) -> list[Reviewed]:
-        settings, now = worker.pool.get().selector, datetime.now(UTC)
+        settings, now = worker.pool.get(), datetime.now(UTC)
         if self._server_id is None:
             return review_due(worker.engine, settings, now)
         reviewed = review_server(worker.engine, self._server_id, settings, now)

@@ -25,6 +25,10 @@ from selector.reconcile import Reconciler
 PAUSE: Final = 20.0
 """Seconds between two comparisons of the same agent: it may report every change, and its reports lag behind ours."""
 
+COMING_ONLINE: Final = 300.0
+"""Seconds in which an agent's coming online has its tree looked at once: one that comes and goes all the time must not
+have the selector look all the time. It is compared all the same."""
+
 EVERYTHING_AGAIN: Final = 3600.0
 """Seconds until an agent that still holds other assignments is told all of them again."""
 
@@ -52,6 +56,7 @@ class AgentWatch:
         self._online: set[str] = set()
         self._heard: OrderedDict[str, Held] = OrderedDict()
         self._compared: dict[str, float] = {}
+        self._came: dict[str, float] = {}
         self._odd: dict[str, tuple[Held, Held]] = {}
         self._told: dict[str, float] = {}
         self._wake = asyncio.Event()
@@ -67,8 +72,11 @@ class AgentWatch:
         if address is None or address.kind != "status":
             return
         name = address.name
-        if not message.payload or not self._known(name):
+        if not self._known(name):
             self._forget(name)
+            return
+        if not message.payload:
+            self._is_offline(name)
             return
         try:
             status = decode_status(message.payload)
@@ -76,13 +84,23 @@ class AgentWatch:
             self._complaints.say("status", name, str(error))
             return
         if not status.online:
-            self._forget(name)
+            self._is_offline(name)
             return
-        if name not in self._online:
-            self._online.add(name)
-            self._reconciler.mark(name)
+        self._is_online(name)
         self._heard[name] = {ipv: state.assignments_hash for ipv, state in status.protocols.items()}
         self._wake.set()
+
+    def _is_online(self, name: str) -> None:
+        now = time.monotonic()
+        if name not in self._online and now - self._came.get(name, -COMING_ONLINE) >= COMING_ONLINE:
+            self._came[name] = now
+            self._reconciler.mark(name)
+        self._online.add(name)
+
+    def _is_offline(self, name: str) -> None:
+        """When it came and was compared last is not forgotten: it might be back in a moment, again and again."""
+        self._online.discard(name)
+        self._heard.pop(name, None)
 
     async def run(self) -> None:
         """Compares until cancelled."""
@@ -139,8 +157,8 @@ class AgentWatch:
                 continue
 
     def _forget(self, name: str) -> None:
-        self._online.discard(name)
-        for memory in (self._heard, self._compared, self._odd):
+        self._is_offline(name)
+        for memory in (self._compared, self._came, self._odd, self._told):
             memory.pop(name, None)
 
 

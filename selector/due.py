@@ -5,7 +5,7 @@ selectors, and also when it happened while none was running. The servers are mad
 change. (A score that fell makes its server due in the scorer's own transaction.)
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -21,6 +21,9 @@ from runtime.work_queue import REVIEWS
 from schema.tables import selector_seen, server_scores, servers, servers_monitor_review
 from selector.model import PAUSE_EXCESS
 from selector.registry import MonitorRow
+
+PRESENCE: Final = frozenset({"gone", "back"})
+"""Of what may change of a monitor, what its own messages say."""
 
 _PLACED: Final = ("active", "testing")
 _ALL: Final = ("active", "testing", "candidate", "paused")
@@ -72,10 +75,13 @@ def what_changed(before: Seen, after: Seen) -> tuple[str, ...]:
     return tuple(changed)
 
 
-def note_monitors(engine: Engine, rows: Iterable[MonitorRow], now: datetime) -> list[News]:
+def note_monitors(
+    engine: Engine, rows: Iterable[MonitorRow], now: datetime, flapping: Collection[int] = ()
+) -> list[News]:
     """Compares the monitors with what was last seen of them, and makes the servers of those that changed due.
 
-    A monitor that is new is only noted: it has no servers yet.
+    A monitor that is new is only noted: it has no servers yet. That one of those ``flapping`` came or went is left for
+    later.
     """
     with reading(engine) as connection:
         known = {row.monitor_id: _seen(row) for row in connection.execute(sa.select(selector_seen))}
@@ -85,7 +91,8 @@ def note_monitors(engine: Engine, rows: Iterable[MonitorRow], now: datetime) -> 
         transaction(engine, partial(_remember_new, rows=new))
     found = []
     for row in rows:
-        if row.id in known and known[row.id] != seen_of(row):
+        changed = what_changed(known[row.id], seen_of(row)) if row.id in known else ()
+        if changed and not (row.id in flapping and set(changed) <= PRESENCE):
             news = transaction(engine, partial(_note, row=row, now=now), retry_on=_OVERTAKEN)
             if news is not None:
                 found.append(news)

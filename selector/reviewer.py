@@ -15,18 +15,20 @@ from typing import Final, Literal
 from sqlalchemy.engine import Connection, Engine
 
 from runtime.database import to_db, transaction
-from runtime.pool_settings import Reviews
+from runtime.pool_settings import PoolSettings
 from runtime.work_queue import REVIEWS
 from selector.model import Change, Rejected, Review, Settings
 from selector.parse import BadRow, parse_monitors, parse_server
 from selector.review import review
-from selector.store import Pair, ReviewInput, read_inputs
+from selector.store import WINDOW, Pair, ReviewInput, read_inputs
 from selector.writing import write_changes, write_pairs, write_times
 
 log = logging.getLogger(__name__)
 
 BATCH: Final = 10
 """Servers of one transaction: enough to spread the cost of a commit, few enough that nobody waits long for a lock."""
+
+_PRESENT: Final = 0.75
 
 Outcome = Literal["changed", "unchanged", "deleted", "broken", "failed"]
 
@@ -61,12 +63,24 @@ class _Judged:
     review: Review | None = None
 
 
-def rule_settings(reviews: Reviews) -> Settings:
-    """The numbers of the rules, with the targets that operators set."""
-    return Settings(target_active=reviews.target_active, target_testing=reviews.target_testing)
+def rule_settings(pool: PoolSettings) -> Settings:
+    """The numbers of the rules, with the targets that operators set, and results that the intervals in force allow."""
+    for_testing = enough_results(pool.monitors.interval_candidate)
+    return Settings(
+        target_active=pool.selector.target_active,
+        target_testing=pool.selector.target_testing,
+        results_for_active=enough_results(pool.monitors.interval_testing),
+        results_for_testing=for_testing,
+        results_for_active_in_emergency=for_testing,
+    )
 
 
-def review_due(engine: Engine, reviews: Reviews, now: datetime, limit: int = BATCH) -> list[Reviewed]:
+def enough_results(interval: float) -> int:
+    """Three quarters of the results that a day has at this interval (s), since some are always missing; at least 1."""
+    return max(1, round(_PRESENT * WINDOW.total_seconds() / interval))
+
+
+def review_due(engine: Engine, pool: PoolSettings, now: datetime, limit: int = BATCH) -> list[Reviewed]:
     """Reviews up to ``limit`` servers that are due at ``now`` (aware, UTC) and that no other selector holds.
 
     Raises:
@@ -74,19 +88,19 @@ def review_due(engine: Engine, reviews: Reviews, now: datetime, limit: int = BAT
     """
 
     def work(connection: Connection) -> list[Reviewed]:
-        return _review(connection, REVIEWS.claim(connection, to_db(now), limit), reviews, now)
+        return _review(connection, REVIEWS.claim(connection, to_db(now), limit), pool, now)
 
     return transaction(engine, work)
 
 
-def review_server(engine: Engine, server_id: int, reviews: Reviews, now: datetime) -> Reviewed | None:
+def review_server(engine: Engine, server_id: int, pool: PoolSettings, now: datetime) -> Reviewed | None:
     """Reviews this server whether it is due or not, after any review of it that is under way. None: no such server."""
 
     def work(connection: Connection) -> Reviewed | None:
         if server_id not in read_inputs(connection, [server_id], now):
             return None
         REVIEWS.hold(connection, [server_id])
-        done = _review(connection, [server_id], reviews, now)
+        done = _review(connection, [server_id], pool, now)
         return done[0] if done else None
 
     return transaction(engine, work)
@@ -102,10 +116,10 @@ def judge(found: ReviewInput, settings: Settings, now: datetime) -> Review:
     return review(server, parse_monitors(found.monitors), now, settings)
 
 
-def _review(connection: Connection, server_ids: Sequence[int], reviews: Reviews, now: datetime) -> list[Reviewed]:
+def _review(connection: Connection, server_ids: Sequence[int], pool: PoolSettings, now: datetime) -> list[Reviewed]:
     if not server_ids:
         return []
-    settings = rule_settings(reviews)
+    settings, reviews = rule_settings(pool), pool.selector
     inputs = read_inputs(connection, server_ids, now)
     judged = [_judge(inputs.get(server_id), server_id, settings, now) for server_id in server_ids]
     made = [(one.reviewed.server_id, one.review) for one in judged if one.review is not None]

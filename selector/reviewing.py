@@ -120,7 +120,7 @@ class Reviewing:
 
     def _review(self, together: int) -> tuple[list[Reviewed], float]:
         began = time.perf_counter()
-        reviewed = review_due(self._worker.engine, self._worker.pool.get().selector, datetime.now(UTC), together)
+        reviewed = review_due(self._worker.engine, self._worker.pool.get(), datetime.now(UTC), together)
         return reviewed, time.perf_counter() - began
 
     def _count(self, reviewed: Reviewed, seconds: float) -> None:

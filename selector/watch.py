@@ -18,7 +18,7 @@ from selector.assignments import has_topics
 from selector.complaints import Complaints
 from selector.config import monitor_configs
 from selector.config_publishing import ConfigPublisher
-from selector.due import note_monitors
+from selector.due import PRESENCE, note_monitors
 from selector.numbers import Numbers
 from selector.populating import Populating
 from selector.presence import is_real
@@ -28,6 +28,10 @@ from selector.reviewing import Reviewing
 
 LOOK: Final = 5.0
 """Seconds between two looks."""
+
+FLAPPING: Final = 900.0
+"""Seconds in which a monitor's coming or going makes its servers due once: its messages say both as often as it likes.
+Reviews see whether it is there whenever they are made."""
 
 COUNT: Final = 60.0
 """Seconds between two counts of all pairs."""
@@ -58,6 +62,8 @@ class Watch:
         self._connections = 0
         self._doubts = 0
         self._counted = float("-inf")
+        self._moved: dict[int, float] = {}
+        """When a monitor's coming or going last made its servers due."""
 
     def knows(self, name: str) -> bool:
         """Whether the ledger has a monitor of this name."""
@@ -122,10 +128,14 @@ class Watch:
         self._configs.want(monitor_configs(rows, defaults, pool.monitors.samples, self._complaints.say))
 
     async def _look_at_monitors(self) -> None:
-        rows = self._registry.monitors
-        news = await self._worker.in_database(partial(note_monitors, self._worker.engine, rows, datetime.now(UTC)))
+        rows, now = self._registry.monitors, time.monotonic()
+        self._moved = {monitor: at for monitor, at in self._moved.items() if now - at < FLAPPING}
+        note = partial(note_monitors, self._worker.engine, rows, datetime.now(UTC), frozenset(self._moved))
+        news = await self._worker.in_database(note)
         for one in news:
             self._numbers.made_due(one.what[0], one.servers)
+            if not PRESENCE.isdisjoint(one.what):
+                self._moved[one.monitor_id] = now
         if news:
             self._reviewing.wake()
 

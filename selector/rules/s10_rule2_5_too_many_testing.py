@@ -14,7 +14,8 @@ def apply(world: World) -> World:
     """Worst first, down to the target."""
     kept = protected(world)
     worst_first = world.testing[::-1]
-    for entry in sorted(worst_first, key=lambda entry: entry.id in kept):
+    worst_first.sort(key=lambda entry: entry.id in kept)
+    for entry in worst_first:
         if not _too_many(world):
             break
         if obstacle(world, entry) is None:

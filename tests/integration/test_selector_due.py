@@ -32,6 +32,32 @@ def note(engine: Engine, now: datetime = NOW) -> list[News]:
     return note_monitors(engine, rows, now)
 
 
+def test_that_a_flapping_monitor_came_or_went_waits_and_is_not_forgotten(engine: Engine) -> None:
+    monitor, ids = world(engine)
+    gone = NOW + timedelta(minutes=16)
+    with reading(engine) as connection:
+        rows = read_registry(connection, gone).monitors
+    assert note_monitors(engine, rows, NOW, flapping={monitor}) == []
+    assert due(engine) == set()
+    with engine.begin() as connection:
+        connection.execute(sa.update(monitors).where(monitors.c.id == monitor).values(status="paused"))
+    with reading(engine) as connection:
+        changed = read_registry(connection, gone).monitors
+    [news] = note_monitors(engine, changed, NOW, flapping={monitor})
+    assert news.what == ("status", "gone"), "another change waits for nothing"
+    assert due(engine) == {ids["active"], ids["testing"]}
+
+
+def test_a_monitor_that_went_while_it_was_flapping_is_noted_when_that_is_over(engine: Engine) -> None:
+    monitor, ids = world(engine)
+    with reading(engine) as connection:
+        rows = read_registry(connection, NOW + timedelta(minutes=16)).monitors
+    assert note_monitors(engine, rows, NOW, flapping={monitor}) == []
+    [news] = note_monitors(engine, rows, NOW)
+    assert (news.monitor_id, news.what, news.servers) == (monitor, ("gone",), 2)
+    assert due(engine) == {ids["active"], ids["testing"]}
+
+
 def due(engine: Engine) -> set[int]:
     queue = servers_monitor_review.c
     with engine.connect() as connection:

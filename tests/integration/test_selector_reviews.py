@@ -16,16 +16,16 @@ from fixtures.world import add_monitor, add_pair, add_scorer, add_server
 from sqlalchemy.engine import Connection, Engine
 
 from runtime.database import open_database, to_db, transaction
-from runtime.pool_settings import Reviews
+from runtime.pool_settings import Intervals, PoolSettings, Reviews
 from runtime.work_queue import REVIEWS, SCORING
 from schema.tables import assignment_changes, log_scores, server_scores, servers, servers_monitor_review
 from selector import reviewer
 from selector.model import PairStatus, Review
-from selector.reviewer import BATCH, Reviewed, review_due, review_server
+from selector.reviewer import BATCH, Reviewed, review_due, review_server, rule_settings
 
 NOW = datetime(2026, 1, 2, 12, 0, 0, 250_000, tzinfo=UTC)
 DUE = datetime(2026, 1, 2, 12, 0, 0)
-SETTINGS = Reviews()
+SETTINGS = PoolSettings()
 
 
 def monitors_of(connection: Connection, *server_ids: int, count: int = 9, results: int = 40) -> list[int]:
@@ -100,10 +100,40 @@ def test_operators_settings_are_used(engine: Engine) -> None:
         monitors = monitors_of(connection, server, count=4)
         connection.execute(sa.update(server_scores).values(status="testing"))
         queue(connection, server)
-    [done] = review_due(engine, Reviews(target_active=1, target_testing=3, review_changed=5.0), NOW)
+    settings = PoolSettings(selector=Reviews(target_active=1, target_testing=3, review_changed=5.0))
+    [done] = review_due(engine, settings, NOW)
     assert [change.to_status for change in done.changes] == [PairStatus.ACTIVE]
     assert done.changes[0].monitor_id in monitors
     assert row_of(engine, servers_monitor_review, server).next_review == DUE + timedelta(seconds=6)
+
+
+@pytest.mark.parametrize(
+    ("intervals", "expected"),
+    [
+        (Intervals(), (24, 9, 9)),
+        (Intervals(interval_testing=90 * 60, interval_candidate=4 * 3600), (12, 4, 4)),
+        (Intervals(interval_testing=600, interval_candidate=600), (108, 108, 108)),
+        (Intervals(interval_testing=30 * 86_400, interval_candidate=30 * 86_400), (1, 1, 1)),
+    ],
+)
+def test_as_many_results_are_needed_as_the_intervals_in_force_allow(
+    intervals: Intervals, expected: tuple[int, int, int]
+) -> None:
+    settings = rule_settings(PoolSettings(monitors=intervals))
+    found = (settings.results_for_active, settings.results_for_testing, settings.results_for_active_in_emergency)
+    assert found == expected
+
+
+def test_with_longer_intervals_fewer_results_are_enough(engine: Engine) -> None:
+    with engine.begin() as connection:
+        server = add_server(connection)
+        monitors_of(connection, server, count=2, results=12)
+        connection.execute(sa.update(server_scores).values(status="testing"))
+        [first, _] = connection.scalars(sa.select(server_scores.c.id).order_by(server_scores.c.id))
+        connection.execute(sa.update(server_scores).where(server_scores.c.id == first).values(status="active"))
+        queue(connection, server)
+    [done] = review_due(engine, PoolSettings(monitors=Intervals(interval_testing=90 * 60.0)), NOW)
+    assert [change.to_status for change in done.changes] == [PairStatus.ACTIVE]
 
 
 def test_a_review_touches_its_own_columns_only(engine: Engine) -> None:
