@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.clock import Clock
+from runtime.health import Rounds
 from selector.reviewer import BATCH, Reviewed
 from selector.reviewing import LONGEST, Reviewing, next_together
 from selector.store import Pair
@@ -22,6 +24,7 @@ class _Worker:
     def __init__(self, story: list[str], count: int) -> None:
         self._story = story
         self._left = count
+        self.clock, self.rounds = Clock(), Rounds()
 
     async def in_database(self, work: Callable[[], Any]) -> tuple[list[Reviewed], float]:
         if not self._left:
