@@ -5,7 +5,7 @@ given the retained ones): so what was said while no worker ran is learned at the
 that comes back with an old state, and repetitions must all lead to the same row; :func:`merge` sees to it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -72,11 +72,13 @@ _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 class PresenceBook:
     """The newest status of each agent that is still to be written."""
 
-    def __init__(self) -> None:
+    def __init__(self, hear: Callable[[Presence], None] = lambda presence: None) -> None:
         self._waiting: dict[str, Presence] = {}
+        self._hear = hear
 
     def note(self, presence: Presence) -> None:
         """``presence`` replaces what its agent said before."""
+        self._hear(presence)
         if presence.name in self._waiting or len(self._waiting) < MOST_NAMES:
             self._waiting[presence.name] = presence
 

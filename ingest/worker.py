@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ingest.acks import Acks
 from ingest.chores import keep_presence, keep_rates, keep_retention, keep_sightings, keep_status
 from ingest.committer import Committer
+from ingest.decode import Presence
 from ingest.intake import Intake
 from ingest.numbers import CLOCK_IS_DOUBTED, Numbers
 from ingest.presence import PresenceBook
@@ -15,6 +17,7 @@ from ingest.refusals import Refusals
 from ingest.sightings import Sightings
 from ingest.throttle import Throttle
 from runtime.broker import Incoming, Subscription
+from runtime.clock import Clock
 from runtime.worker import Worker
 from schema.messages import ControlCommand
 from schema.topics import ANY, shared
@@ -25,7 +28,8 @@ GROUP = "ingest"
 
 async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     """Subscribes, adds the commands ``pause`` and ``resume``, and starts what ingest does."""
-    intake, throttle, presences, sightings = Intake(), Throttle(), PresenceBook(), Sightings()
+    intake, throttle, sightings = Intake(), Throttle(), Sightings()
+    presences = PresenceBook(partial(hear_the_time, worker.clock))
     numbers = Numbers(worker.telemetry.meter, intake)
     acks = Acks(worker.broker, worker.topics, numbers)
     refusals = Refusals(worker, acks, numbers)
@@ -43,6 +47,13 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
         ("retention", keep_retention(worker, numbers)),
     ):
         tasks.create_task(work, name=name)
+
+
+def hear_the_time(clock: Clock, presence: Presence) -> None:
+    """Takes the time that an agent tells just now; a last will tells none, and what the broker had kept an old one."""
+    told = presence.status.ts
+    if told is not None and not presence.retained:
+        clock.hear(presence.name, (presence.arrived - told).total_seconds())
 
 
 def _subscribe(worker: Worker, reception: Reception, numbers: Numbers) -> None:

@@ -2,8 +2,9 @@
 
 All that a worker writes has a time, and retention removes what is old: a host whose clock is wrong would empty the
 ledger within minutes, or refuse every result for its time. Of two clocks that differ nobody knows which one is right,
-so neither is trusted: the worker waits until they agree. SQLite has no clock of its own. There a clock that was set
-while the worker ran is doubted for a while (:data:`SETTLING`), and then taken as it is.
+so neither is trusted: the worker waits until they agree. A database on the same host has the same clock, and SQLite
+none: there the agents tell, who are many (:meth:`Clock.hear`), and a clock that was set while the worker ran on SQLite
+is doubted for a while (:data:`SETTLING`), and then taken as it is.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from statistics import median_low
 from typing import Final
 
 import sqlalchemy as sa
@@ -30,6 +32,18 @@ COMPARE_EVERY: Final = 5.0
 
 SETTLING: Final = 300.0
 """Seconds for which a clock is doubted that was set, where there is no other one to ask."""
+
+APART_FROM_AGENTS: Final = 30.0
+"""Seconds by which most agents' clocks may differ from ours: their messages take their time."""
+
+_WITNESSES: Final = 3
+"""Agents whose word counts, at least: the one in the middle decides, so that no single one does."""
+
+_HEARD_WITHIN: Final = 900.0
+"""Seconds for which it is remembered what an agent said: three times the pause between two of its messages."""
+
+_MOST_HEARD: Final = 10_000
+"""Agents that are remembered."""
 
 _LOOK_AGAIN: Final = 0.5
 """Seconds between two looks of those who wait for the clock."""
@@ -73,6 +87,9 @@ class Clock:
         self._base = wall() - monotonic()
         self._apart: str | None = None
         self._doubted_until = monotonic()
+        self._heard: dict[str, tuple[float, float]] = {}
+        """By agent: when it was heard, and what it made of our clock."""
+        self._ahead_of_agents = 0.0
         self._said = False
         self._complaint = Repeating(log)
         self.ahead = 0.0
@@ -85,6 +102,8 @@ class Clock:
             return self._apart
         if abs(moved := self._moved()) > APART:
             return f"this host's clock was set by {moved:+.0f} s"
+        if abs(ahead := self._ahead_of_agents) > APART_FROM_AGENTS:
+            return f"this host's clock and those of most agents differ by about {abs(ahead):.0f} s"
         left = self._doubted_until - self._monotonic()
         return (
             f"this host's clock was set, and nothing tells which time is right; {left:.0f} s left" if left > 0 else None
@@ -127,6 +146,24 @@ class Clock:
             self._note_beside(found)
         self._tell()
 
+    def hear(self, agent: str, ahead: float) -> None:
+        """Takes what the clock of ``agent`` makes of ours, which is ``ahead`` seconds ahead of it.
+
+        Agents compare their clocks with several servers before they measure. So where the database runs on this host,
+        or has no clock, they are those who can tell.
+        """
+        now = self._monotonic()
+        if agent in self._heard or len(self._heard) < _MOST_HEARD:
+            self._heard[agent] = now, ahead
+        self._heard = {name: said for name, said in self._heard.items() if now - said[0] <= _HEARD_WITHIN}
+        told = [said for _, said in self._heard.values()]
+        self._ahead_of_agents = median_low(told) if len(told) >= _WITNESSES else 0.0
+
+    def _forget_agents(self) -> None:
+        """They spoke of a clock that was set since."""
+        self._heard = {}
+        self._ahead_of_agents = 0.0
+
     def _note_beside(self, found: Comparison) -> None:
         self.ahead = found.ahead
         agree = found.agree
@@ -141,12 +178,15 @@ class Clock:
             )
         )
         if agree:
+            if abs(found.base - self._base) > APART:
+                self._forget_agents()
             self._base = found.base  # and not as it is now: it may have been set meanwhile
 
     def _note_alone(self) -> None:
         moved = self._moved()
         self._base += moved  # also what a clock that is being adjusted slowly gains
         if abs(moved) > APART:
+            self._forget_agents()
             self._doubted_until = self._monotonic() + SETTLING
 
     def _moved(self) -> float:

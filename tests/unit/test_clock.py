@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from ingest.decode import Presence
+from ingest.worker import hear_the_time
 from runtime.clock import Clock, ClockDoubted, Comparison
+from schema.messages import Status
 
 NOON = datetime(2026, 1, 20, 12, tzinfo=UTC).timestamp()
 
@@ -149,3 +152,57 @@ async def test_who_needs_the_time_waits_for_it(host: Host, monkeypatch: pytest.M
     clock.note(host.compared(0.0))
     async with asyncio.timeout(10):
         await waiting
+
+
+@pytest.mark.parametrize("ahead", [120.0, -120.0, 31.0, -31.0])
+def test_most_agents_are_believed_where_the_database_has_the_same_clock(host: Host, ahead: float) -> None:
+    clock = host.clock()
+    for number in range(3):
+        assert clock.trusted, "two are too few"
+        clock.hear(f"m{number}", ahead)
+        clock.note(host.compared(0.0))
+    assert clock.doubt == f"this host's clock and those of most agents differ by about {abs(ahead):.0f} s"
+    # It is put right, and so is the database's.
+    host.wall -= ahead
+    clock.note(host.compared(0.0))
+    assert clock.trusted
+
+
+def test_a_few_agents_with_a_wrong_clock_stop_nobody(host: Host) -> None:
+    clock = host.clock()
+    for number, ahead in enumerate([0.2, 0.3, 9e9, -9e9, 0.1, 9e9, 9e9]):
+        clock.hear(f"m{number}", ahead)
+    assert clock.trusted
+    for _ in range(100):
+        clock.hear("m2", 9e9)
+    assert clock.trusted, "whoever says it often is still one"
+
+
+def test_what_agents_said_is_forgotten(host: Host) -> None:
+    clock = host.clock()
+    for number in range(3):
+        clock.hear(f"m{number}", 120.0)
+    host.wait(901.0)
+    clock.hear("m9", 0.0)
+    assert clock.trusted
+
+
+def test_agents_with_slow_messages_are_no_reason(host: Host) -> None:
+    clock = host.clock()
+    for number in range(9):
+        clock.hear(f"m{number}", 29.0)
+    assert clock.trusted
+
+
+def test_only_what_an_agent_says_now_tells_the_time() -> None:
+    clock = Clock()
+    arrived = datetime(2026, 1, 20, 12, tzinfo=UTC)
+    for number in range(9):
+        old = Status(online=True, ts=arrived - timedelta(hours=1))
+        hear_the_time(clock, Presence(f"m{number}", old, arrived, retained=True))
+        hear_the_time(clock, Presence(f"m{number}", Status(online=False), arrived, retained=False))
+    assert clock.trusted
+    for number in range(3):
+        slow = Status(online=True, ts=arrived + timedelta(seconds=120))
+        hear_the_time(clock, Presence(f"m{number}", slow, arrived, retained=False))
+    assert clock.doubt == "this host's clock and those of most agents differ by about 120 s"
