@@ -1,9 +1,9 @@
 """A server did not answer: is it the server that is silent, or our own network?
 
-An answer from anybody, to something that was asked while the server was, says that the network works. Where nobody
-else was asked, or nobody answered, the result is held until the local clock has been checked, which asks the base-check
-servers: if one of them answers, the server was silent; if none does, nothing that we could say of it is true. A check
-says nothing of what was much earlier: the network may have come back meanwhile. Pure.
+An answer from anybody, to something that was asked while the server was, says that the network works. (What was asked
+later says less: the network may have come back just then.) Where nobody else was asked, or nobody answered, the result
+is held until the local clock has been checked, which asks the base-check servers: if one of them answers, the server was
+silent; if none does, nothing that we could say of it is true. A check says nothing of what was much earlier. Pure.
 """
 
 from collections import deque
@@ -19,6 +19,12 @@ from schema.messages import Result
 MAX_HELD: Final = 500
 """Results held at most. Checks are half a minute apart at most, so there are rarely more than some dozen."""
 
+
+_ONE_SAMPLE: Final = 3_000_000_000
+"""Nanoseconds that a single request stands for: as long as its answer is waited for."""
+
+_REMEMBERED: Final = 512
+"""Answered requests remembered: more than there can be during one probe."""
 
 NEAR: Final = 5_000_000_000
 """Nanoseconds within which a check must follow a result to speak for it."""
@@ -45,8 +51,8 @@ class Silence:
     """What one protocol has heard lately, and the results that wait. Times are Unix time in nanoseconds."""
 
     def __init__(self) -> None:
-        self._heard = 0
-        """When the latest request left that was answered."""
+        self._heard: deque[int] = deque(maxlen=_REMEMBERED)
+        """When requests left that were answered."""
         self._deaf = False
         """No base-check server answered the last check, nor has anybody since."""
         self._held: deque[_Held] = deque()
@@ -58,9 +64,10 @@ class Silence:
         """Whether a result counts that is there ``now``; an answer counts and says that the network works."""
         answered = [sample.sent_at for sample in samples if sample.reply is not None]
         if answered:
-            self._hear(max(answered))
-        began = samples[0].sent_at
-        if answered or began <= self._heard:
+            self._hear(answered)
+            return Verdict.TRUE
+        began, last = samples[0].sent_at, samples[-1].sent_at
+        if any(began <= at <= max(last, began + _ONE_SAMPLE) for at in self._heard):
             return Verdict.TRUE
         if self._deaf:
             return Verdict.FALSE
@@ -83,7 +90,7 @@ class Silence:
         if heard is None:
             self._deaf = True
             return [], self.forget()
-        self._hear(heard)
+        self._hear([heard])
         decided = [held for held in self._held if held.began <= heard]
         self._held = deque(held for held in self._held if held.began > heard)
         true = [held.result for held in decided if heard <= held.ended + NEAR]
@@ -97,9 +104,10 @@ class Silence:
 
     def start_over(self) -> int:
         """The clock was set: what was heard when does not count any longer. Returns the number of results dropped."""
-        self._heard, self._deaf = 0, False
+        self._heard.clear()
+        self._deaf = False
         return self.forget()
 
-    def _hear(self, sent_at: int) -> None:
-        self._heard = max(self._heard, sent_at)
+    def _hear(self, sent_at: Sequence[int]) -> None:
+        self._heard.extend(sent_at)
         self._deaf = False

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +39,25 @@ def test_an_answer_counts_and_speaks_for_the_network() -> None:
     assert judge(silence, answered(100)) == Verdict.TRUE
     assert judge(silence, silent(90, 110)) == Verdict.TRUE, "asked before, so the network worked meanwhile"
     assert judge(silence, silent(101)) == Verdict.OPEN, "nothing that was asked since has been answered"
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered_at", "verdict"),
+    [
+        ((10 * S, 13 * S, 16 * S), 10 * S - 1, Verdict.OPEN),
+        ((10 * S, 13 * S, 16 * S), 10 * S, Verdict.TRUE),
+        ((10 * S, 13 * S, 16 * S), 16 * S, Verdict.TRUE),
+        ((10 * S, 13 * S, 16 * S), 16 * S + 1, Verdict.OPEN),
+        ((10 * S,), 13 * S, Verdict.TRUE),
+        ((10 * S,), 13 * S + 1, Verdict.OPEN),
+    ],
+)
+def test_the_network_must_have_worked_while_the_server_was_asked(
+    asked: tuple[int, ...], answered_at: int, verdict: Verdict
+) -> None:
+    silence = Silence()
+    judge(silence, answered(answered_at))
+    assert judge(silence, silent(*asked), ended=20 * S) == verdict
 
 
 def test_a_late_sample_of_a_series_that_is_answered_is_an_answer() -> None:
