@@ -2,8 +2,8 @@
 
 An answer from anybody, to something that was asked while the server was, says that the network works. (What was asked
 later says less: the network may have come back just then.) Where nobody else was asked, or nobody answered, the result
-is held until the local clock has been checked, which asks the base-check servers: if one of them answers, the server was
-silent; if none does, nothing that we could say of it is true. A check says nothing of what was much earlier. Pure.
+is held until the local clock has been checked, which asks the base-check servers: if one of them answers, the server
+was silent; if none does, nothing that we could say of it is true. A check says nothing of what was much earlier. Pure.
 """
 
 from collections import deque

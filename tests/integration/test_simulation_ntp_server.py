@@ -14,6 +14,7 @@ import pytest
 from fixtures.hosts import needs_ipv6
 from fixtures.ntp import quick_sample
 
+from simulation import ntp_server
 from simulation.faults import Behaviour, ServerSpec
 from simulation.ntp_server import Fleet, FleetError
 
@@ -209,6 +210,18 @@ async def test_replies_that_wait_do_not_outlive_the_fleet() -> None:
         with pytest.raises(TimeoutError):
             await asking.answer(SILENCE)
         assert (counts.replies, counts.dropped) == (0, 0), "not even tried"
+
+
+async def test_replies_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ntp_server._MOST_PENDING == 20_000
+    monkeypatch.setattr(ntp_server, "_MOST_PENDING", 3)
+    async with one(delay=30.0) as (fleet, spec, asking):
+        for _ in range(5):
+            asking.send()
+        async with asyncio.timeout(DEADLINE):
+            while fleet.counts(spec).requests < 5:
+                await asyncio.sleep(0.001)
+        assert (fleet.counts(spec).replies, fleet.counts(spec).dropped, len(fleet._pending)) == (0, 2, 3)
 
 
 async def test_an_address_in_use_is_named_and_nothing_is_left_listening() -> None:

@@ -41,6 +41,8 @@ def test_a_fleet_survives_its_file() -> None:
         ("asymmetry", -0.1, "no negative time"),
         ("loss", 1.01, "0 to 1"),
         ("kiss_share", -0.1, "0 to 1"),
+        ("hold", -86401.0, "at most a day"),
+        ("hold", math.inf, "at most a day"),
         ("stratum", 256, "0 to 255"),
         ("leap", 4, "0 to 3"),
         ("root_delay", -0.1, "0 to 65535"),
