@@ -86,6 +86,8 @@ NOT_PUBLIC = {
     "::1": "loopback",
     "::2": "IPv4-compatible",
     "::8.8.8.8": "IPv4-compatible",
+    "::200.1.1.1": "IPv4-compatible",
+    "::1:808:808": "no address of a host",
     "::ffff:0:808:808": "no address of a host",  # RFC 2765's translated addresses
     "::ffff:10.0.0.1": "private",
     "::ffff:127.0.0.1": "loopback",
@@ -100,6 +102,7 @@ NOT_PUBLIC = {
     "64:ff9b:1:ffff:ffff:ffff:ffff:ffff": "local translation",
     "64:ff9b:2::1": "no address of a host",
     "100::1": "discarded",
+    "100::ffff:ffff:ffff:ffff": "discarded",
     "100:0:0:1::1": "no address of a host",
     "1fff:ffff::1": "no address of a host",
     "2001:0:a00:1:0:ffff:f7f7:f7f7": "private",  # Teredo by 10.0.0.1
@@ -130,6 +133,7 @@ NOT_PUBLIC = {
     "feff:ffff::1": "site-local",
     "ff00::1": "multicast",
     "ff02::101": "multicast",
+    "ffff::1": "multicast",
 }
 
 
