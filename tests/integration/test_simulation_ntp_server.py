@@ -15,6 +15,7 @@ from fixtures.hosts import needs_ipv6
 from fixtures.ntp import quick_sample
 
 from simulation import ntp_server
+from simulation.answers import Reply
 from simulation.faults import Behaviour, ServerSpec
 from simulation.ntp_server import Fleet, FleetError
 
@@ -210,6 +211,40 @@ async def test_replies_that_wait_do_not_outlive_the_fleet() -> None:
         with pytest.raises(TimeoutError):
             await asking.answer(SILENCE)
         assert (counts.replies, counts.dropped) == (0, 0), "not even tried"
+
+
+async def losses(seed: int, specs: list[ServerSpec]) -> list[int]:
+    """How many of its requests the last server has answered after each of them."""
+    answered = []
+    async with Fleet(specs, seed) as fleet:
+        spec = fleet.specs[-1]
+        with client(spec) as asking:
+            for number in range(1, 31):
+                asking.send()
+                async with asyncio.timeout(DEADLINE):
+                    while fleet.counts(spec).requests < number:
+                        await asyncio.sleep(0)
+                answered.append(fleet.counts(spec).replies)
+    return answered
+
+
+async def test_chance_is_the_seeds_and_each_servers_own() -> None:
+    async with one(loss=0.5) as (_, spec, _):
+        lossy = spec
+    other = ServerSpec(address="127.77.5.1", port=0, loss=0.5)
+    first = await losses(7, [lossy])
+    assert 5 < first[-1] < 25
+    assert await losses(7, [lossy]) == first
+    assert await losses(7, [other, lossy]) == first
+    assert await losses(8, [lossy]) != first
+
+
+async def test_a_reply_that_cannot_be_sent_is_dropped_and_counted() -> None:
+    async with one() as (fleet, spec, asking):
+        await asking.measure()
+        nowhere = (spec.address, 0)
+        ntp_server._send(fleet._servers[spec.address, spec.port], Reply(0, bytes(40), None), nowhere)
+        assert (fleet.counts(spec).replies, fleet.counts(spec).dropped) == (1, 1)
 
 
 async def test_replies_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
