@@ -213,6 +213,19 @@ async def test_replies_that_wait_do_not_outlive_the_fleet() -> None:
         assert (counts.replies, counts.dropped) == (0, 0), "not even tried"
 
 
+async def test_a_fleet_begins_when_the_kernel_stamps(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    real = ntp_server._arrival_ns
+
+    def at_first_late(ancillary: list[tuple[int, int, bytes]]) -> int:
+        looked.append(time.time_ns())
+        return looked[-1] if len(looked) <= 5 else min(real(ancillary), looked[-1] - 1_000_000)
+
+    monkeypatch.setattr(ntp_server, "_arrival_ns", at_first_late)
+    async with one():
+        assert len(looked) == 6
+
+
 async def losses(seed: int, specs: list[ServerSpec]) -> list[int]:
     """How many of its requests the last server has answered after each of them."""
     answered = []

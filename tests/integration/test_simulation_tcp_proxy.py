@@ -241,6 +241,15 @@ async def test_cutting_every_new_connection_after_some_octets(proxy: TcpProxy, o
             assert await exchange(streams, b"no more") == b"no more"
 
 
+async def test_octets_that_come_one_by_one_are_added_up(proxy: TcpProxy) -> None:
+    proxy.cut_new_after(7, Direction.TO_TARGET)
+    async with connected(proxy) as streams:
+        assert await exchange(streams, b"four") == b"four"
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            await exchange(streams, b"more")
+    assert proxy.octets(Direction.TO_TARGET) == 7
+
+
 async def test_it_listens_where_it_is_told_to(target: int) -> None:
     require_address(ADDRESS_V6)
     async with TcpProxy("127.0.0.1", target, host=ADDRESS_V6) as proxy:
