@@ -10,6 +10,7 @@ import pytest
 from fixtures.broker import require_address
 
 from ops.local_ports import ADDRESS_V6
+from simulation import tcp_proxy
 from simulation.tcp_proxy import Direction, TcpProxy
 
 DEADLINE = 20.0
@@ -239,6 +240,10 @@ async def test_cutting_every_new_connection_after_some_octets(proxy: TcpProxy, o
         proxy.cut_new_after(None, Direction.TO_TARGET)
         async with connected(proxy) as streams:
             assert await exchange(streams, b"no more") == b"no more"
+
+
+def test_four_mebibytes_are_held_back_at_most() -> None:
+    assert tcp_proxy._MOST_UNDERWAY * tcp_proxy._CHUNK == 4 * 1024 * 1024
 
 
 async def test_octets_that_come_one_by_one_are_added_up(proxy: TcpProxy) -> None:
