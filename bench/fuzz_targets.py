@@ -17,7 +17,7 @@ from agent.settings import ConfigurationError, read_defaults
 from agent.state import State, StateDirectory, StateError
 from agent.timestamps import from_unix_ns
 from ingest.check import impossible
-from ingest.decode import Submission, read_results, read_status
+from ingest.decode import Presence, Submission, read_results, read_status
 from runtime.broker_types import Incoming
 from runtime.dsn import InvalidDsn, parse_dsn
 from runtime.token_life import seconds_to_renewal
@@ -66,6 +66,7 @@ def targets(directory: Path) -> tuple[Target, ...]:
 _TYPES: Final[tuple[Any, ...]] = (
     *(messages.Batch, messages.Ack, messages.Assignment, messages.MonitorConfig, messages.Status),
     *(messages.AdHocRequest, messages.AdHocAnswer, messages.ControlCommand, messages.ControlAnswer),
+    messages.OlderStatus,
 )
 
 
@@ -84,6 +85,7 @@ def _payloads() -> tuple[bytes, ...]:
         messages.Assignment(server_id=1, ip="192.0.2.1", status="active", interval=540.0),
         messages.MonitorConfig(protocols={"v4": messages.ProtocolConfig(status="active", base_checks=["192.0.2.2"])}),
         messages.Status(online=True, ts=NOW, version="1", protocols={"v4": state}),
+        messages.OlderStatus(online=True, version=messages.OlderVersion(number="v4.1.5"), ts=NOW),
         messages.AdHocRequest(id="a1", ip="192.0.2.1"),
         messages.ControlCommand(command="log-level", level="debug"),
         messages.ControlAnswer(ok=True, service="ingest", command="ping", details={"a": [1, {}]}),
@@ -105,7 +107,9 @@ def _feed_results(data: bytes) -> None:
     message = Incoming(
         "t", data, correlation=data[:26], user_properties=(("traceparent", data[:55].decode("latin-1")),)
     )
-    read_status(_NAME, message, NOW)
+    said = read_status(_NAME, message, NOW)
+    if isinstance(said, Presence) and not (said.status.version.isascii() and len(said.status.version) <= 100):
+        raise Broken("a version that operators cannot be shown")
     read = read_results(_NAME, "v4", Incoming("t", data), NOW)
     if isinstance(read, Submission):
         for result in read.batch.results:

@@ -10,10 +10,9 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
@@ -42,6 +41,10 @@ _BATCH: Final = 10
 _BATCH_EVERY: Final = 0.6
 """Seconds. Ingest lets any monitor send 20 results a second, and more only to those with more servers."""
 
+_INTERVAL: Final = timedelta(minutes=9)
+_PAST: Final = timedelta(days=2)
+"""How long ago the first result of a marker was measured: time for 320 of them."""
+
 _LOOK_EVERY: Final = 0.01
 _GIVE_UP: Final = 30.0
 
@@ -50,6 +53,8 @@ _GIVE_UP: Final = 30.0
 class _Marker:
     target: Target
     score: float = 0.0
+    results: int = 0
+    """How many were sent."""
     sent: float | None = None
     """Since when a result is on its way; Unix time."""
 
@@ -138,8 +143,11 @@ class Watch:
         await self._session.publish(self._topic, made.payload, correlation=made.id.encode())
 
     def _batch(self, markers: Sequence[_Marker], now: datetime) -> Made:
-        # Measured now, each later than the one before: it is the latest result that makes the score.
-        results = [msgspec.structs.replace(measure(marker.target, now, self._rng), ts=now) for marker in markers]
+        # Each of a pair later than the one before: it is the latest result that makes the score. And by an interval of
+        # the pool, or it would come too soon.
+        results = [measure(marker.target, now - _PAST + marker.results * _INTERVAL, self._rng) for marker in markers]
+        for marker in markers:
+            marker.results += 1
         batch = Batch(id=new_ulid(time.time_ns()), version=VERSION, results=results)
         return Made(batch.id, "plain", encode(batch), results)
 

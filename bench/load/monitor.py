@@ -73,8 +73,7 @@ class SimulatedMonitor:
         self._record = record
         self._topics = Topics(spec.env)
         self._rng = random.Random(f"{spec.seed} {member.name} {member.ipv}")
-        as_intervals_say = spec.rate is None and spec.outstanding is None
-        self._began = datetime.now(UTC) - (timedelta(0) if as_intervals_say else _PAST)
+        self._began = datetime.now(UTC) - (_PAST if self._hurries() else timedelta(0))
         self._held: dict[int, Assignment] = {}
         self._ahead: deque[_Ready] = deque()
         self._duplicates: set[str] = set()
@@ -106,6 +105,11 @@ class SimulatedMonitor:
             tasks.create_task(self._presence.run())
             if self._spec.shares.duplicate:
                 tasks.create_task(self._repeat())
+
+    def _hurries(self) -> bool:
+        """Whether more is sent than the intervals make."""
+        share = 0.0 if self._spec.rate is None else self._spec.rate / len(self._spec.members)
+        return self._spec.outstanding is not None or share > 1.05 * self.rota.pace
 
     def make_ahead(self, count: int) -> None:
         """Makes so many batches that the next calls of :meth:`submit` take; fewer when there is nothing to measure."""
