@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,22 +14,27 @@ from opentelemetry.metrics import NoOpMeter
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import NoOpTracer
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError, ProgrammingError, StatementError
 from ulid import ULID
 
 from ingest import numbers as count
 from ingest.acks import Acks
-from ingest.committer import still_fresh, transaction_span
+from ingest.chores import keep_rates
+from ingest.committer import Committer, still_fresh, transaction_span
 from ingest.decode import Unreadable
 from ingest.intake import Intake
 from ingest.numbers import Numbers
 from ingest.patience import ContentRefused, persist, persist_each
+from ingest.plan import Known, make_plan
 from ingest.presence import PresenceBook
 from ingest.reception import Reception
 from ingest.refusals import Refusals
-from ingest.throttle import Throttle
+from ingest.sightings import Sightings
+from ingest.throttle import Sender, Throttle
 from runtime.broker import BrokerSession, Incoming, NotConnected
 from runtime.health import Contact
+from runtime.pool_settings import PoolSettings
 from runtime.worker import Worker
 from schema.messages import BatchCommitted, Rejection, Status, encode
 from schema.topics import Topics
@@ -122,6 +128,15 @@ def test_a_status_is_noted_and_an_empty_one_is_nothing() -> None:
     assert desk.refusals.offered == []
 
 
+def test_a_monitor_that_talks_about_itself_without_end_is_left_waiting_too() -> None:
+    desk = Desk()
+    for number in range(1_250):
+        desk.status(encode(Status(online=True, ts=ARRIVED, version=str(number))))
+    assert desk.numbers.totals[count.THROTTLED] >= 45
+    [said] = desk.book.take()
+    assert 1_199 <= int(said.status.version) <= 1_204
+
+
 class Line:
     """Stands for the broker session: keeps what is published, or fails."""
 
@@ -144,9 +159,13 @@ def new_acks(line: Line) -> tuple[Acks, Numbers]:
 
 
 async def until(true: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not true():
             await asyncio.sleep(0)
+
+
+NOBODY = Known(monitors={}, servers={}, pairs={}, batches={})
+"""A ledger that knows no monitor."""
 
 
 async def test_an_ack_carries_its_batch_and_its_trace() -> None:
@@ -312,6 +331,55 @@ def test_who_sent_a_batch_with_a_trace_finds_its_transaction() -> None:
     [span] = kept.get_finished_spans()
     assert [f"{link.context.trace_id:032x}" for link in span.links] == [trace]
     assert span.attributes == {"batches": 2, "results": 3}
+
+
+async def test_rates_are_looked_up_when_they_matter_and_doubted_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    throttle, asked = Throttle(), list[Sequence[Sender]]()
+    now = time.monotonic()
+    idle, busy = ("idle", "v4"), (NAME, "v4")
+    throttle.charge(idle, 1, now - 4_000)
+    throttle.charge(busy, 1_000, now)
+
+    def look(worker: object, senders: Sequence[Sender]) -> dict[Sender, float]:
+        asked.append(senders)
+        return dict.fromkeys(senders, 25.0)
+
+    monkeypatch.setattr("ingest.chores.RATES", 0.001)
+    monkeypatch.setattr("ingest.chores.DOUBT_RATES", 3600.0)
+    monkeypatch.setattr("ingest.chores._rates", look)
+    worker = cast(Worker, Picky())
+    running = asyncio.create_task(keep_rates(worker, throttle))
+    await until(lambda: asked)
+    assert asked == [[busy]]
+    assert throttle.senders() == [idle, busy]
+    running.cancel()
+    monkeypatch.setattr("ingest.chores.DOUBT_RATES", 0.0)
+    running = asyncio.create_task(keep_rates(worker, throttle))
+    await until(lambda: len(asked) > 2)
+    running.cancel()
+    assert asked[-1] == [busy], "once more, since it may have changed"
+    assert throttle.senders() == [busy], "who is not heard of is forgotten"
+
+
+async def test_what_waited_too_long_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime.now(UTC)
+    fresh = new_submission(NAME, RESULT, arrived=now)
+    stale = new_submission(NAME, RESULT, arrived=now - timedelta(minutes=61))
+    numbers = Numbers(NoOpMeter("test"), Intake())
+    monkeypatch.setattr("ingest.committer.commit", lambda engine, some, at, intervals: make_plan(NOBODY, some))
+    worker = SimpleNamespace(
+        telemetry=SimpleNamespace(tracer=NoOpTracer()),
+        engine=None,
+        pool=SimpleNamespace(get=PoolSettings),
+        in_database=Picky().in_database,
+        topics=TOPICS,
+        live=SimpleNamespace(offer=lambda *args: None),
+    )
+    acks, _ = new_acks(Line())
+    committer = Committer(cast(Worker, worker), Intake(), acks, Taken(), Sightings(), numbers)
+    await committer._commit([stale, fresh, stale])
+    assert numbers.totals["waited too long"] == 2
+    assert numbers.totals["batches"] == 1
 
 
 def test_a_batch_that_has_waited_too_long_is_left_to_be_sent_again() -> None:
