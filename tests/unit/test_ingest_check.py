@@ -2,6 +2,7 @@
 
 import math
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,3 +108,11 @@ def test_what_was_measured_before_the_end_of_an_assignment_counts() -> None:
 def test_ids_that_no_column_can_hold_are_nobodys() -> None:
     given = [-1, 0, 1, 2**32 - 1, 2**32, 10**40]
     assert [check.known_id(i) for i in given] == [0, 0, 1, 2**32 - 1, 0, 0]
+
+
+def test_every_reason_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "topics.md").read_text(encoding="utf-8")
+    told = {row.partition("|")[0] for row in text.split("\n| ") if row.startswith("`")}
+    reasons = {value for name, value in vars(check).items() if name.isupper() and isinstance(value, str)}
+    assert len(reasons) == 17
+    assert [reason for reason in reasons if not any(f"`{reason}`" in row for row in told)] == []
