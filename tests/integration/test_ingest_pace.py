@@ -1,5 +1,6 @@
 """Results that come too soon, on real databases: judged by what is stored, and without holding others up."""
 
+import logging
 import random
 import threading
 from collections.abc import Sequence
@@ -10,9 +11,10 @@ from functools import partial
 import pytest
 import sqlalchemy as sa
 from fixtures.batches import ARRIVED, new_batch, new_result, new_submission
-from fixtures.world import add_monitor, add_pair, add_server, monitor_name
+from fixtures.world import add_log_score, add_monitor, add_pair, add_server, monitor_name
 from sqlalchemy.engine import Engine
 
+from ingest.bulk import read_times
 from ingest.decode import Submission
 from ingest.ledger import commit
 from ingest.plan import Plan
@@ -150,6 +152,28 @@ def test_other_monitors_and_servers_are_not_touched_by_it(engine: Engine) -> Non
     of_bob = new_submission(BOB, new_result(ledger.server, IP, age=60.0))
     of_other = new_submission(ALICE, new_result(other, "192.0.2.2", age=60.0))
     assert stored(commit(engine, [of_bob, of_other], NOW)) == [1, 1]
+    again = new_submission(BOB, *[new_result(ledger.server, IP, age=60.0)] * 9)
+    assert stored(commit(engine, [ledger.submission(60.0), again], NOW)) == [0, 4], "each by its own results"
+
+
+def test_of_what_is_stored_only_what_is_asked_for_is_read(engine: Engine) -> None:
+    """Also when it is asked for in many places."""
+    ledger = Ledger(engine)
+    noon = NOW.replace(microsecond=0)
+    with engine.begin() as connection:
+        bob = add_monitor(connection, BOB)
+        for minute in range(500):
+            for monitor in (ledger.monitor, bob):
+                add_log_score(connection, ledger.server, monitor, noon - timedelta(minutes=minute))
+    places = [noon - timedelta(minutes=minute) for minute in range(0, 500, 2)]
+    second = timedelta(seconds=1)
+    wanted = [(ledger.server, ledger.monitor, place - second, place + second) for place in places]
+    with engine.connect() as connection:
+        found = list(read_times(connection, wanted))
+        edge = list(read_times(connection, [(ledger.server, bob, noon - timedelta(minutes=2), noon)]))
+    assert sorted(found) == sorted((ledger.server, ledger.monitor, place) for place in places)
+    assert (ledger.server, bob, noon - timedelta(minutes=1)) in edge
+    assert len(edge) <= 2, "SQLite compares texts, of which one is the longer"
 
 
 def test_several_workers_together_store_no_more_than_one(server_engine: Engine) -> None:
@@ -206,9 +230,10 @@ def test_refused_results_do_not_wait_for_servers_nor_hold_them(server_engine: En
 
 
 def test_a_server_that_another_stored_results_of_since_our_look_is_looked_at_again(
-    server_engine: Engine, monkeypatch: pytest.MonkeyPatch
+    server_engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Scores build on each other, and what another stored counts."""
+    """Scores build on each other, and what another stored counts; nothing is begun again."""
+    caplog.set_level(logging.DEBUG, logger="runtime.database")
     ledger, other = Ledger(server_engine), open_database(server_engine.url)
     same = ledger.submission(60.0)
     overtaking = [same, ledger.submission(*[60.0] * 4), ledger.submission(40_000.0)]
@@ -229,6 +254,7 @@ def test_a_server_that_another_stored_results_of_since_our_look_is_looked_at_aga
     plan = commit(server_engine, [same, ledger.submission(60.0), ledger.submission(20_000.0)], NOW)
     other.dispose()
     assert len(times) == 2
+    assert not caplog.messages
     assert stored(plan) == [1, 0, 1]
     assert (plan.duplicates, reasons(plan)[1]) == (1, [TOO_SOON])
     assert ledger.count() == 7
