@@ -142,7 +142,7 @@ selector_seen = sa.Table(
     Column("status", sa.String(10), nullable=False),
     Column("ip", sa.String(40)),
     Column("account_id", int_u()),
-    # Of its account: how many of its monitors a server may have; "broken" when the account's flags are.
+    # Of its account: how many of its monitors a server may have.
     Column("per_server_limit", sa.String(20), nullable=False),
     Column("gone", boolean(), nullable=False),
     **TABLE_OPTIONS,

@@ -1,12 +1,11 @@
 """The world before the first rule: every monitor ranked, its violation found and its state determined."""
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from operator import itemgetter
 
 from selector.constraints import Placed, closeness, crowding
 from selector.model import (
-    PAUSE_EXCESS,
     Health,
     Monitor,
     PairStatus,
@@ -70,15 +69,10 @@ def worth_keeping(ranked: Iterable[tuple[Monitor, PairStatus, Health]]) -> list[
 
 
 def check_is_due(monitor: Monitor, now: datetime, settings: Settings) -> bool:
-    """Whether this review looks at the pair's constraints: at a paused pair's only every 8 h (`excess`: 120 h)."""
+    """Whether this review looks at the pair's constraints: at a paused pair's only every 8 h."""
     if monitor.pair_status is not PairStatus.PAUSED or monitor.last_constraint_check is None:
         return True
-    return now - monitor.last_constraint_check >= recheck_after(monitor, settings)
-
-
-def recheck_after(monitor: Monitor, settings: Settings) -> timedelta:
-    """How long a paused pair waits to be looked at again. Reasons other than `excess` wait like `constraint`."""
-    return settings.recheck_excess if monitor.pause_reason == PAUSE_EXCESS else settings.recheck_constraint
+    return now - monitor.last_constraint_check >= settings.recheck_constraint
 
 
 def _rank(monitor: Monitor, pair: PairStatus) -> _Ranked:

@@ -19,7 +19,6 @@ from sqlalchemy.exc import IntegrityError
 from runtime.database import reading, to_db_seconds, transaction
 from runtime.work_queue import REVIEWS
 from schema.tables import selector_seen, server_scores, servers, servers_monitor_review
-from selector.model import PAUSE_EXCESS
 from selector.registry import MonitorRow
 
 PRESENCE: Final = frozenset({"gone", "back"})
@@ -138,7 +137,6 @@ def _check_paused_again(connection: Connection, monitor_id: int) -> None:
         .where(
             pairs.monitor_id == monitor_id,
             pairs.status == "paused",
-            sa.or_(pairs.pause_reason.is_(None), pairs.pause_reason != PAUSE_EXCESS),
             pairs.last_constraint_check.is_not(None),
         )
         .values(last_constraint_check=None)

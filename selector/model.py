@@ -68,9 +68,7 @@ class State(StrEnum):
 
 
 PAUSE_CONSTRAINT = "constraint"
-"""`pause_reason` of a pair paused for an unchangeable violation."""
-PAUSE_EXCESS = "excess"
-"""`pause_reason` found in the pool's database on pairs set aside because there were too many; we set none."""
+"""`pause_reason` of a pair paused for an unchangeable violation. Others, as older selectors left them, are like it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +165,6 @@ class Settings:
     rescued_when_no_testing: int = 5
     freed_per_review: int = 2
     recheck_constraint: timedelta = timedelta(hours=8)
-    recheck_excess: timedelta = timedelta(hours=120)
 
     def __post_init__(self) -> None:
         for name in ("target_active", "target_testing"):

@@ -1,13 +1,13 @@
 """Rule 7: paused pairs whose violation is gone become candidates again, at most 2 per review.
 
-A paused pair is looked at when its last check is 8 hours old (`excess`: 120 hours); in between, what was found then
+A paused pair is looked at when its last check is 8 hours old; in between, what was found then
 is taken to be still so. Those that have waited longest are freed first, and whoever is resolved but not yet
 freed stays due.
 """
 
 from datetime import UTC, datetime
 
-from selector.assess import check_is_due, recheck_after
+from selector.assess import check_is_due
 from selector.eligibility import out_because
 from selector.model import PairStatus, State
 from selector.world import Entry, Rule, World
@@ -34,7 +34,7 @@ def obstacle(world: World, entry: Entry) -> str | None:
         since = "violates" if check_is_due(entry.monitor, world.now, world.settings) else "violated when last checked:"
         return f"{since} {entry.violation}"
     if not check_is_due(entry.monitor, world.now, world.settings):
-        return f"is looked at again {recheck_after(entry.monitor, world.settings)} after its last check"
+        return f"is looked at again {world.settings.recheck_constraint} after its last check"
     if entry.state is State.BLOCK:
         return out_because(entry)
     return None

@@ -165,9 +165,11 @@ def test_a_paused_pair_is_looked_at_anew_when_address_or_account_changed(engine:
     pairs = server_scores.c
     with engine.connect() as connection:
         anew = connection.execute(
-            sa.select(pairs.monitor_id, pairs.server_id).where(pairs.last_constraint_check.is_(None))
+            sa.select(pairs.monitor_id, pairs.server_id)
+            .where(pairs.last_constraint_check.is_(None))
+            .order_by(pairs.server_id)
         ).all()
-    assert [tuple(row) for row in anew] == [(monitor, ids["paused"])]
+    assert [tuple(row) for row in anew] == [(monitor, ids["active"]), (monitor, ids["paused"])]
 
 
 def test_a_new_monitor_is_only_noted(engine: Engine) -> None:

@@ -76,7 +76,7 @@ def test_a_look_at_an_unresolved_pair_is_noted() -> None:
     expected = PairRecord(1, PairStatus.PAUSED, "network_same_subnet", EARLIER, NOW, "constraint")
     assert record(paused(8, ip=CLOSE), 1) == expected
     assert record(paused(7.9, ip=CLOSE), 1) is None
-    assert record(paused(120, ip=CLOSE, pause_reason="excess"), 1) == expected
+    assert record(paused(8, ip=CLOSE, pause_reason="excess"), 1) == expected
 
 
 def test_a_freed_pair_is_clean() -> None:

@@ -196,8 +196,8 @@ def paused(number: int, hours: float | None, **values: object) -> Monitor:
     [
         ("constraint", 8.0, True),
         ("constraint", 7.999, False),
-        ("excess", 120.0, True),
-        ("excess", 119.999, False),
+        ("excess", 8.0, True),
+        ("excess", 7.999, False),
         (None, 8.0, True),
         (None, 7.999, False),
         ("constraint", None, True),

@@ -1,4 +1,4 @@
-"""The watch lets the coming and going of one monitor make its servers due once in a quarter of an hour."""
+"""The watch: one monitor's coming and going makes its servers due now and then only; odd accounts are named once."""
 
 import asyncio
 from types import SimpleNamespace
@@ -7,7 +7,10 @@ from typing import Any, cast
 import pytest
 
 from selector import watch
+from selector.complaints import Complaints
 from selector.due import News
+from selector.parse import AccountLimit, account_limit
+from selector.registry import MonitorRow, Registry
 from selector.watch import Watch
 
 
@@ -25,6 +28,11 @@ class _Ledger:
         return [News(7, self.what, 2700)]
 
 
+def a_watch(**parts: object) -> Watch:
+    names = ("worker", "reviewing", "populating", "reconciler", "configs", "complaints", "numbers")
+    return Watch(**cast(Any, dict.fromkeys(names) | parts))
+
+
 @pytest.mark.parametrize(
     ("what", "most"), [(("gone",), 4), (("back",), 4), (("status",), 720), (("status", "gone"), 720)]
 )
@@ -40,17 +48,34 @@ async def test_a_monitor_that_comes_and_goes_makes_its_servers_due_four_times_an
         return work()
 
     woken: list[None] = []
-    one = Watch(
-        worker=cast(Any, SimpleNamespace(in_database=in_database, engine=None)),
-        reviewing=cast(Any, SimpleNamespace(wake=lambda: woken.append(None))),
-        populating=cast(Any, None),
-        reconciler=cast(Any, None),
-        configs=cast(Any, None),
-        complaints=cast(Any, None),
-        numbers=cast(Any, SimpleNamespace(made_due=lambda why, count: None)),
+    one = a_watch(
+        worker=SimpleNamespace(in_database=in_database, engine=None),
+        reviewing=SimpleNamespace(wake=lambda: woken.append(None)),
+        numbers=SimpleNamespace(made_due=lambda why, count: None),
     )
     for _ in range(720):  # an hour
         await one._look_at_monitors()
         clock.now += 5.0
     assert ledger.made_due == most
     assert len(woken) == most
+
+
+async def test_an_account_with_an_odd_limit_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    """However many monitors it has, and however often the watch looks."""
+    rows = [monitor_row(number, account_limit('{"monitors_per_server_limit": -1}')) for number in (1, 2)]
+    registry = Registry((*rows, monitor_row(3, account_limit(None))), {})
+
+    async def in_database(_work: object) -> Registry:
+        return registry
+
+    one = a_watch(worker=SimpleNamespace(in_database=in_database), complaints=Complaints())
+    for _ in range(3):
+        with pytest.raises(AttributeError):  # what comes next has no parts here
+            await one.look()
+    assert [record.getMessage() for record in caplog.records] == [
+        "account 4: flag monitors_per_server_limit is -1: must be a whole number of at least 1; 2 is used"
+    ]
+
+
+def monitor_row(number: int, limit: AccountLimit) -> MonitorRow:
+    return MonitorRow(number, f"m{number}", True, "v4", "active", None, 4, limit, "", False)
