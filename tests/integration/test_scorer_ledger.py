@@ -165,6 +165,14 @@ def test_a_servers_stratum_is_the_one_that_most_monitors_were_told(engine: Engin
     assert told(None, None, None) == (4, 4), "what nobody knows any more stays"
 
 
+def test_a_server_has_its_stratum_from_the_first_score_on(engine: Engine, recentmedian: int) -> None:
+    with engine.begin() as connection:
+        watched_server(connection, 12.5)
+        connection.execute(sa.update(server_scores).values(stratum=2))
+    assert score_all(engine).claimed == 1
+    assert strata(engine, recentmedian) == (2, 2)
+
+
 def test_computing_again_changes_nothing(engine: Engine, recentmedian: int) -> None:
     with engine.begin() as connection:
         ids = [watched_server(connection, *scores)[0] for scores in [(20, 20, 20), (3,), (-5, 8), (9.5, 8, 7, 6)]]

@@ -1,0 +1,77 @@
+"""Scorer and selector do nothing while their host's clock is doubted, and begin when it is trusted."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from opentelemetry.metrics import NoOpMeter
+
+from runtime.clock import Clock, Comparison
+from runtime.health import Rounds
+from scorer.scoring import Scored
+from scorer.worker import _Scoring, heal
+from selector.reviewing import Reviewing
+
+
+class Worker:
+    """Notes what is to be done in the database."""
+
+    def __init__(self, answer: Callable[[Any], Any]) -> None:
+        self.clock, self.rounds, self.status = Clock(), Rounds(), dict[str, Any]()
+        self.telemetry = SimpleNamespace(meter=NoOpMeter("test"))
+        self.engine = None
+        self.asked: asyncio.Queue[Any] = asyncio.Queue()
+        self._answer = answer
+
+    async def in_database(self, work: Any) -> Any:
+        self.asked.put_nowait(work)
+        return self._answer(work)
+
+
+def of_scorer(worker: Any) -> _Scoring:
+    return _Scoring(worker, [])
+
+
+def of_selector(worker: Any) -> Reviewing:
+    return Reviewing(worker, *([None] * 3))  # type: ignore[arg-type]
+
+
+def scorers_answer(work: Any) -> Any:
+    return 0 if isinstance(work, partial) and work.func is heal else (Scored(), 0.0, 10)
+
+
+def selectors_answer(work: Any) -> Any:
+    return [], 0.1
+
+
+@pytest.mark.parametrize(
+    ("loop", "answer"), [(of_scorer, scorers_answer), (of_selector, selectors_answer)], ids=("scorer", "selector")
+)
+async def test_nothing_is_done_by_a_clock_that_is_doubted(
+    loop: Callable[[Any], Any], answer: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.clock._LOOK_AGAIN", 0.001)
+    worker = Worker(answer)
+    worker.clock._apart = "of the test"
+    running = asyncio.create_task(loop(worker).run())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert worker.asked.empty()
+    worker.clock.note(Comparison(0.0, 0.0, worker.clock._base))
+    async with asyncio.timeout(10):
+        await worker.asked.get()
+    running.cancel()
+    await asyncio.wait({running})
+
+
+async def test_the_scorer_looks_for_servers_that_are_due_in_the_future() -> None:
+    worker = Worker(scorers_answer)
+    running = asyncio.create_task(of_scorer(worker).run())
+    async with asyncio.timeout(10):
+        while not (isinstance(work := await worker.asked.get(), partial) and work.func is heal):
+            pass
+    running.cancel()
+    await asyncio.wait({running})
