@@ -139,3 +139,40 @@ def test_nobody_goes_on_telling_when_the_script_was_killed(fake: Path) -> None:
         call(fake, commands)
     # Both ends of its output are closed by now, or call would still wait for them.
     assert ended.value.returncode == -signal.SIGKILL
+
+
+# ---- how it installs -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pinned(fake: Path) -> Path:
+    """The files that say what is installed."""
+    (fake.parent / "requirements").mkdir()
+    for name in ("requirements/test.txt", "pyproject.toml"):
+        (fake.parent / name).write_text("one")
+    return fake.parent
+
+
+def test_packages_are_those_whose_hashes_are_pinned(fake: Path, pinned: Path) -> None:
+    python = pinned / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    _write(python, 'echo "$@"')
+    _, said = call(fake, "is_installed() { false; }; usable_environment() { true; }; virtual_environment")
+    dependencies, checkout = (line.split() for line in said.splitlines() if line.startswith("-m pip install "))
+    assert {"--require-hashes", "requirements/test.txt"} <= set(dependencies)
+    assert {"--no-deps", "--no-build-isolation", "-e", "."} <= set(checkout)
+
+
+@pytest.mark.parametrize("file", ["requirements/test.txt", "pyproject.toml"])
+def test_an_environment_is_made_anew_when_what_it_is_made_from_changes(fake: Path, pinned: Path, file: str) -> None:
+    before, _ = call(fake, "environment_key")
+    (pinned / file).write_text("other")
+    after, _ = call(fake, "environment_key")
+    assert len(before) == len(after) == 65 and before != after
+
+
+def test_what_is_installed_may_be_read_by_all_and_nothing_is_removed_for_it(fake: Path) -> None:
+    assert call(fake, "umask") == ("0022\n", "")
+    text = BOOTSTRAP.read_text()
+    (install,) = [line for line in text.splitlines() if "apt-get -q -o DPkg::Lock" in line]
+    assert {"--no-install-recommends", "--no-remove", "-y"} <= set(install.split())

@@ -87,6 +87,23 @@ async def test_leaving_ends_everything_also_after_an_error(tmp_path: Path) -> No
     assert not any(exists(pid) for pid in pids if pid is not None)
 
 
+async def test_what_was_killed_at_once_is_no_death(tmp_path: Path) -> None:
+    async with Supervisor() as supervisor:
+        await supervisor.start(command(tmp_path, "import time; time.sleep(60)"))
+        supervisor.kill_all()
+        async with asyncio.timeout(WITHIN):
+            while supervisor.running:
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0)  # whoever watches it gets to know, too
+    assert supervisor.deaths == []
+    assert not supervisor.died.is_set()
+
+
+def test_a_demos_directory_is_for_its_owner_alone(tmp_path: Path) -> None:
+    with demo_directory(tmp_path / "d") as directory:
+        assert directory.stat().st_mode & 0o777 == 0o700
+
+
 def test_last_lines_of_a_log_that_is_not_there_are_no_error(tmp_path: Path) -> None:
     assert "No such file" in last_lines(tmp_path / "none")
     (tmp_path / "empty").touch()
