@@ -114,7 +114,10 @@ def _of_servers(world: World, state: State, replay: Replay) -> Iterator[str]:
     measurable = [server.ip for server in world.servers if world.may_serve(server)]
     unmeasured = [ip for ip in measurable if ids[ip] not in replay.servers]
     scored = {server.ip for server in state.servers if server.score is not None}
-    for lacking, what in ((unmeasured, "results"), ([ip for ip in measurable if ip not in scored], "score")):
+    unscored = [ip for ip in measurable if ip not in scored]
+    giving = {server.ip for server in world.servers if server.gives_time}
+    mute = [ip for ip in measurable if ip in giving and ip not in unmeasured and not replay.offsets.get(ids[ip])]
+    for lacking, what in ((unmeasured, "results"), (unscored, "score"), (mute, "time, which it gives")):
         if lacking:
             yield f"no {what}: {_some(lacking)} ({len(lacking)} of {len(measurable)} servers)"
 

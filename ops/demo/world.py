@@ -78,6 +78,12 @@ class Server:
     spec: ServerSpec | None = None
     """How it is simulated; None: it is a real one."""
 
+    @property
+    def gives_time(self) -> bool:
+        """Whether any monitor that asks it a few times must come to know its time."""
+        spec = self.spec
+        return spec is not None and spec.behaviour is Behaviour.NORMAL and not spec.kiss
+
 
 @dataclass(frozen=True, slots=True)
 class World:

@@ -36,6 +36,15 @@ def replay_of(results: int = 12) -> Replay:
     """Of the world's first servers."""
     replay = Replay()
     replay.servers = set(range(1, results + 1))
+    for server_id in replay.servers:
+        replay.offsets[server_id].append(0.2)
+    return replay
+
+
+def without_time(*server_ids: int) -> Replay:
+    replay = replay_of()
+    for server_id in server_ids:
+        del replay.offsets[server_id]
     return replay
 
 
@@ -58,15 +67,16 @@ def scores(*values: float | None) -> State:
 
 
 def test_a_good_end() -> None:
-    replay = replay_of()
-    replay.offsets[1] = deque([0.3, 0.1, 0.2])
+    replay = without_time(2, 6, 11)
+    replay.offsets[2] = deque([0.3, 0.1, 0.2])
     summary = summary_of(replay=replay, state=scores(19.5))
     assert (summary.good, summary.problems, summary.seconds) == (True, [], 120.0)
     first, second = summary.servers[:2]
     assert (first.server, first.true_offset, first.median_offset) == ("127.20.0.1:11123", 0.0, 0.2)
     assert (first.handed_out, first.why_not, second.handed_out) == (True, None, False)
-    assert (second.median_offset, second.active, second.testing, second.may_serve) == (None, 7, 1, 8)
-    assert msgspec.json.decode(msgspec.json.encode(summary))["servers"][5]["true_offset"] is None
+    assert (second.median_offset, second.active, second.testing, second.may_serve) == (0.2, 7, 1, 8)
+    silent = msgspec.json.decode(msgspec.json.encode(summary))["servers"][5]
+    assert (silent["what"], silent["true_offset"], silent["median_offset"]) == ("silent", None, None)
 
 
 DEAD = Death("scorer", "ended with exit code 1", Path("log"), "why")
@@ -82,6 +92,7 @@ WAITING = replace(GOOD, waiting=376)
         ({"account": WAITING}, "376 batches still wait in the agents' spools"),
         ({"account": replace(GOOD, reasons=("2 are gone",))}, "2 are gone"),
         ({"replay": replay_of(11)}, "no results: 127.20.11.1 (1 of 12 servers)"),
+        ({"replay": without_time(1, 6, 11)}, "no time, which it gives: 127.20.0.1 (1 of 12 servers)"),
         ({"state": scores(1.0, None)}, "no score: 127.20.1.1 (1 of 12 servers)"),
         (
             {"replay": replay_of(0)},
