@@ -362,6 +362,8 @@ class Table(RuleBasedStateMachine):
         self.looked: dict[str, int | None] = {}
         self.key: dict[str, int] = {}
         self.withdrawn: set[str] = set()
+        self.strangers: dict[str, str] = {}
+        """Connections whose key was withdrawn before another one came with their client id."""
         self.now = 0
         self.objects = itertools.cycle(str(number) for number in range(1, 250))
 
@@ -374,8 +376,8 @@ class Table(RuleBasedStateMachine):
         assert yes(self.ask("enter", id_, new, str(key)))
         if current := self.client.get(id_):
             self.former[id_] = current
-        if id_ in self.withdrawn:
-            self.former.pop(id_, None)
+        if id_ in self.withdrawn and (before := self.former.pop(id_, None)):
+            self.strangers[id_] = before
         self.client[id_], self.key[id_] = new, key
         self.left.pop(id_, None)
         self.withdrawn.discard(id_)
@@ -443,6 +445,8 @@ class Table(RuleBasedStateMachine):
             assert seen == expected
             if id_ not in self.client:
                 assert self.ask("show", id_, "0").startswith("unknown")
+            elif id_ in self.strangers:
+                assert self.ask("show", id_, self.strangers[id_]).startswith("stranger")
 
     @invariant()
     def sessions_are_counted(self) -> None:

@@ -288,7 +288,7 @@ def test_the_procedure_for_a_stolen_key_leaves_nothing_of_its_holder(fresh_broke
 def test_no_key_and_no_token_reaches_the_log_wherever_a_client_puts_it(fresh_broker: Broker) -> None:
     secret = fresh_broker.key.verification_text()
     token = signed(fresh_broker.key, "joe", publ=["/test/#"])
-    quoted = [secret, secret[:16], f"a{secret[20:40]}b", token, f"x/{token}", token.split(".")[1]]
+    quoted = [secret, secret[:16], secret[-16:], f"a{secret[20:40]}b", token, f"x/{token}", token.split(".")[1]]
     marks = {secret[at : at + 16] for at in range(len(secret) - 15)} | {part[:30] for part in token.split(".")[1:]}
     for text in quoted:
         with client(fresh_broker, fresh_broker.key, NAME) as monitor:
