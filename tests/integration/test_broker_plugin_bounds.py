@@ -221,7 +221,7 @@ def test_sessions_whose_will_is_still_to_come_count(fresh_broker: Broker) -> Non
     for number in range(8):
         will = Will(TOPICS.status(NAME), "gone", delay=600)
         monitor(fresh_broker, f"{NAME}/{number}", will=will).connect().vanish()
-    wait_until(lambda: fresh_broker.log_text().count("closed its connection") == 8)
+    wait_until(lambda: fresh_broker.vanished() == 8)
     for _ in range(3):
         assert not lets_in(monitor(fresh_broker, f"{NAME}/8"))
 
@@ -271,6 +271,7 @@ def test_a_session_is_kept_for_two_days_whatever_its_owner_asked_for(clocked_bro
     forever = 2**32 - 1
     for number, keep in enumerate((24 * 3600, forever)):
         monitor(clocked_broker, f"{NAME}/{number}", keep=keep).connect().close()
+    wait_until(lambda: clocked_broker.log_text().count("disconnected.") == 2)
     day = 24 * 3600
     for ahead, ended in ((day - 60, set()), (day + 60, {0}), (2 * day - 60, {0}), (2 * day + 60, {0, 1})):
         clocked_broker.set_ahead(ahead)
