@@ -28,6 +28,7 @@ from fixtures.broker_sessions import (
 )
 
 from auth.tokens import Role
+from ops.local_tls import LocalCa
 from runtime import broker as runtime_broker
 from runtime.broker import BrokerAddress, BrokerSession, Identity, Lost, Subscription
 from simulation.tcp_proxy import Direction
@@ -245,14 +246,22 @@ async def test_a_source_without_a_newer_token_is_asked_again_later(
 # ---- TLS and addresses -----------------------------------------------------------------------------------------------
 
 
-async def test_a_ca_file_that_is_none_ends_the_process(tmp_path: Path) -> None:
-    for content in (None, b"no certificate"):
-        path = tmp_path / "ca.pem"
-        if content is not None:
-            path.write_bytes(content)
-        session = BrokerSession(BrokerAddress("127.0.0.1", 1, path), Identity("a", "a"), lambda: "t")
-        with pytest.raises(OSError, match=r"No such file|PEM|NO_CERTIFICATE"):
-            await session.run()
+@pytest.mark.parametrize(("content", "why"), [(None, "No such file"), (b"no certificate", "no certificate or key")])
+async def test_a_ca_file_that_is_none_is_complained_about_and_read_again(
+    tmp_path: Path, content: bytes | None, why: str
+) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_bytes(content)
+    lost: list[Lost] = []
+    session = BrokerSession(
+        BrokerAddress("127.0.0.1", 1, path), Identity("a", "a"), lambda: "t", back_off=at_once, on_lost=lost.append
+    )
+    async with running(session, ready=False):
+        await until(lambda: len(lost) >= 2)
+        assert all(f"{path}: {why}" in each.reason for each in lost)
+        path.write_text(LocalCa().certificate)
+        await until(lambda: "Connection refused" in lost[-1].reason)
 
 
 @pytest.mark.parametrize("host", ["a" * 64, "..", "x.invalid"])
