@@ -1,6 +1,7 @@
 """An agent's session, packet by packet: what it leaves with the broker, and what it makes of the broker's word."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -245,3 +246,66 @@ async def test_configuration_that_is_broken_leaves_the_one_before(tmp_path: Path
             broker.last.peer.say(publish(topic, b"{", 2, retain=True))
             await until(lambda: running.kept.counters.messages_refused == 1)
             assert running.line.runner.config == config.protocols["v4"]
+
+
+@pytest.mark.parametrize("broken", [b"{", b"\xff", b"[]", b'{"server_id": "x"}'])
+async def test_an_assignment_that_cannot_be_read_is_none(tmp_path: Path, broken: bytes) -> None:
+    """What it said before is no longer true, and what it says now is not known."""
+    async with patient_broker() as broker:
+        running = Running(tmp_path, broker.port)
+        async with running.at_work():
+            await connected(broker)
+            assign(broker, 7)
+            await until(lambda: running.line.runner.assignments.ids() == [7])
+            broker.last.peer.say(publish(f"/devel/monitors/assignments/{NAME}/v4/7".encode(), broken, 2, retain=True))
+            await until(lambda: running.line.runner.assignments.ids() == [])
+            assert running.kept.counters.messages_refused == 1
+
+
+async def test_the_session_is_kept_for_a_day(tmp_path: Path) -> None:
+    async with patient_broker() as broker, Running(tmp_path, broker.port).at_work():
+        await connected(broker)
+        assert b"\x11\x00\x01\x51\x80" in broker.last.connect.properties
+        assert not broker.last.connect.clean_start
+
+
+async def test_a_level_that_an_operator_has_set_survives_a_configuration_that_says_the_same_as_before(
+    tmp_path: Path,
+) -> None:
+    before = logging.getLogger().level
+    topic = f"/devel/monitors/config/{NAME}".encode()
+    async with patient_broker() as broker:
+        running = Running(tmp_path, broker.port)
+        async with running.at_work():
+            await connected(broker)
+            for number, (level, expected) in enumerate(
+                [("error", logging.ERROR), ("error", logging.DEBUG), (None, logging.INFO)], start=1
+            ):
+                config = MonitorConfig(log_level=level, protocols={})  # type: ignore[arg-type]  # it is one of them
+                broker.last.peer.say(publish(topic, encode(config), number, retain=True))
+                await until(lambda number=number: puback(broker, number))
+                assert logging.getLogger().level == expected
+                if number == 1:
+                    logging.getLogger().setLevel(logging.DEBUG)  # as the order log-level does
+    logging.getLogger().setLevel(before)
+
+
+def puback(broker: PatientBroker, number: int) -> bool:
+    """Whether the agent has acknowledged our message of that number, and so handled it."""
+    return any(sent.kind == 4 and sent.identifier == number for sent in broker.last.heard)
+
+
+async def test_the_status_tells_what_was_dropped_and_what_waits(tmp_path: Path) -> None:
+    async with patient_broker() as broker:
+        running = Running(tmp_path, broker.port)
+        spool = running.line.spool
+        number = spool.reserve()
+        now = int(datetime.now(UTC).timestamp())
+        spool.admit(number, spool.store(number, Batched(id=f"{1:026}", results=1, created=now, payload=b"{}")), now)
+        spool.drop_results(3)
+        spool.counters.set_aside = 2
+        async with running.at_work():
+            await connected(broker)
+            said = msgspec.json.decode(broker.last.payloads(STATUS)[0], type=Status).spool
+        assert (said.batches, said.dropped_results, said.set_aside) == (1, 3, 2)
+        assert said.bytes == spool.bytes > 0

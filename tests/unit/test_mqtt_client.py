@@ -173,6 +173,26 @@ async def test_messages_come_in_order_with_the_answers_between_them() -> None:
         assert [message.payload for message in received[:2]] == [b"1", b"2"]
 
 
+async def test_a_retained_message_is_told_from_one_of_now() -> None:
+    """An order that was retained must not be obeyed."""
+    received: list[Incoming] = []
+    async with welcomed(received=received) as (_, peer):
+        peer.say(publish(b"b", b"old", retain=True), publish(b"b", b"new"))
+        while len(received) < 2:
+            await asyncio.sleep(0)
+    assert [(message.payload, message.retain) for message in received] == [(b"old", True), (b"new", False)]
+
+
+async def test_a_broker_that_does_not_keep_up_with_qos_0_fills_no_memory() -> None:
+    megabyte = b"x" * 2**20
+    async with welcomed() as (client, _):
+        with pytest.raises(TimeoutError):
+            for _ in range(100):
+                await send(client, megabyte, qos=0)
+                await asyncio.sleep(0)
+        assert 16 * 2**20 <= client._socket.backlog <= 18 * 2**20
+
+
 async def test_we_leave_in_order_after_all_that_was_said_before() -> None:
     async with welcomed() as (client, peer):
         await send(client, b"last words", qos=0)
