@@ -38,6 +38,9 @@ def test_the_defaults() -> None:
     settings = load_settings()
     assert (settings.deployment_mode, settings.log_level, settings.log_scores_days) == ("prod", "info", None)
     assert settings.broker_address() == BrokerAddress("localhost", 1883)
+    assert (settings.metrics_address, settings.metrics_port) == ("127.0.0.1", None), (
+        "nothing is shown to others unasked"
+    )
 
 
 def test_arguments_win_over_the_environment_and_empty_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
