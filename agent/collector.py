@@ -156,7 +156,7 @@ class Collector:
 
     async def _finish(self) -> None:
         if self._writing is not None:
-            await self._writing
+            await asyncio.shield(self._writing)  # should it take longer, it belongs to the spool all the same
         await self.flush()
 
     async def flush(self) -> bool:

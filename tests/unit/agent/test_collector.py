@@ -222,8 +222,9 @@ async def test_more_than_fits_into_memory_is_dropped_and_counted(
     assert bench.spool.counters.dropped_results == 5_007
 
 
+@pytest.mark.parametrize("under_way", [False, True])
 async def test_a_disk_that_does_not_answer_does_not_keep_the_agent_from_ending(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, under_way: bool
 ) -> None:
     bench, released = Bench(tmp_path), threading.Event()
     store = bench.spool.store
@@ -234,6 +235,10 @@ async def test_a_disk_that_does_not_answer_does_not_keep_the_agent_from_ending(
 
     monkeypatch.setattr(bench.spool, "store", hang)
     bench.add(1)
+    if under_way:
+        flushing = asyncio.create_task(bench.collector.flush())
+        await asyncio.sleep(0)
+        flushing.cancel()
     began = time.monotonic()
     try:
         await bench.collector.close(within=0.1)

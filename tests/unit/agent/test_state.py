@@ -165,9 +165,10 @@ def test_a_certificate_is_used_with_its_key_only(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"key\.pem: No such file or directory, though cert\.pem is there"):
         directory.check_key()
     directory.key_file.write_text("")
-    directory.key_file.chmod(0o644)
-    with pytest.raises(PermissionError, match="must be 0600"):
-        directory.check_key()
+    for mode in (0o644, 0o640, 0o620, 0o604, 0o601):
+        directory.key_file.chmod(mode)
+        with pytest.raises(PermissionError, match=rf"mode {mode:04o}\); must be 0600"):
+            directory.check_key()
     directory.key_file.chmod(0o600)
     directory.check_key()
     assert directory.broker_address(state).key_file == directory.key_file
