@@ -33,7 +33,8 @@ from ingest.refusals import Refusals
 from ingest.sightings import Sightings
 from ingest.throttle import Sender, Throttle
 from runtime.broker import BrokerSession, Incoming, NotConnected
-from runtime.health import Contact
+from runtime.clock import Clock
+from runtime.health import Contact, Rounds
 from runtime.pool_settings import PoolSettings
 from runtime.worker import Worker
 from schema.messages import BatchCommitted, Rejection, Status, encode
@@ -372,6 +373,9 @@ async def test_what_waited_too_long_is_counted(monkeypatch: pytest.MonkeyPatch) 
         engine=None,
         pool=SimpleNamespace(get=PoolSettings),
         in_database=Picky().in_database,
+        contact=Contact(),
+        clock=Clock(),
+        rounds=Rounds(),
         topics=TOPICS,
         live=SimpleNamespace(offer=lambda *args: None),
     )
