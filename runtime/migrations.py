@@ -5,6 +5,7 @@ that waits for its answers without end, while the caller's thread tells how far 
 told to end: the server would go on with a statement whose client is gone.
 """
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 _SCRIPTS: Final = Path(schema.__file__).parent / "migrations"
+_STEP: Final = re.compile(r'^revision = "(?P<step>\w+)"\ndown_revision = (?:"(?P<after>\w+)"|None)$', re.MULTILINE)
+"""A step of the migrations in its file. Every command asks for the last one, and Alembic takes long to load."""
+
 _LOCK: Final = "ntppool_monitor_migrations"
 _LOCK_WAIT: Final = 50  # seconds; shorter than the driver waits for an answer
 
@@ -180,19 +184,19 @@ def _percent(lock: Connection, connection_id: int) -> float | None:
 
 def current(engine: Engine) -> str | None:
     """The version that the database is at; None when it was never migrated."""
-    from alembic.migration import MigrationContext
-
     with reading(engine) as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return None
+        version = connection.scalar(sa.text("SELECT `version_num` FROM `alembic_version`"))
+        return None if version is None else str(version)
 
 
 def newest() -> str:
     """The version that this program needs."""
-    from alembic.script import ScriptDirectory
-
-    revision = ScriptDirectory.from_config(_config(None)).get_current_head()
-    assert revision is not None
-    return revision
+    texts = [path.read_text(encoding="utf-8") for path in (_SCRIPTS / "versions").glob("r*.py")]
+    steps = {match["step"]: match["after"] for text in texts if (match := _STEP.search(text))}
+    (last,) = steps.keys() - set(steps.values())
+    return last
 
 
 def _config(connection: Connection | None) -> "Config":

@@ -32,7 +32,7 @@ def call(fake: Path, commands: str) -> tuple[str, str]:
     copy = fake.parent / "scripts" / "bootstrap"
     text = BOOTSTRAP.read_text().replace('\nmain "$@"\n', f"\nPATH={fake}:$PATH\n{commands}\n")
     copy.write_text(text)
-    ended = subprocess.run(["bash", str(copy)], capture_output=True, text=True, check=True, timeout=60)
+    ended = subprocess.run(["bash", str(copy)], capture_output=True, text=True, check=True, timeout=60, umask=0o077)
     return ended.stdout, ended.stderr
 
 

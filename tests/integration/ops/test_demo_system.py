@@ -63,6 +63,20 @@ def test_no_argument_of_a_process_holds_a_secret(site: Site) -> None:
         assert not [argument for argument in command.argv if key in argument or "sqlite:" in argument]
 
 
+@pytest.fixture
+def somebody_types() -> Iterator[None]:
+    """Something to read on our own stdin."""
+    ours, (there, end) = os.dup(0), os.pipe()
+    os.write(end, b"typed")
+    os.close(end)
+    os.dup2(there, 0)
+    yield
+    os.dup2(ours, 0)
+    os.close(ours)
+    os.close(there)
+
+
+@pytest.mark.usefixtures("somebody_types")
 async def test_a_process_has_a_session_of_its_own_and_nothing_to_read(site: Site) -> None:
     program = "import os, sys; print(os.getsid(0) == os.getpid(), repr(sys.stdin.read()), os.getcwd())"
     process = Process(python_command(site, "it", "x"))

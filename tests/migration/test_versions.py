@@ -1,0 +1,43 @@
+"""The version of a database and the one that is needed are what Alembic says, and known without loading it."""
+
+import subprocess
+import sys
+
+import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from fixtures.database import DatabaseServer
+
+import schema
+from runtime.database import open_database
+from runtime.migrations import current, newest, upgrade
+
+
+def test_the_newest_is_alembics_head() -> None:
+    assert schema.__file__ is not None
+    scripts = ScriptDirectory(schema.__file__.replace("__init__.py", "migrations"))
+    assert newest() == scripts.get_current_head()
+
+
+def test_the_current_is_what_alembic_reads(server: DatabaseServer) -> None:
+    engine = open_database(server.create("of_versions"))
+    try:
+        assert current(engine) is None
+        upgrade(engine)
+        with engine.connect() as connection:
+            assert current(engine) == MigrationContext.configure(connection).get_current_revision() == newest()
+        with engine.begin() as connection:
+            connection.execute(sa.text("DELETE FROM `alembic_version`"))
+        assert current(engine) is None
+    finally:
+        engine.dispose()
+
+
+def test_no_command_loads_alembic_for_its_start() -> None:
+    program = (
+        "import sys, ops.__main__; from runtime.migrations import newest; newest(); print('alembic' in sys.modules)"
+    )
+    started = subprocess.run(
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert started.stdout == "False\n"
