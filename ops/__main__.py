@@ -27,7 +27,7 @@ from ops import (
 from ops.context import Globals
 from ops.errors import OperatorError, UsageError, leaf_of
 from ops.output import complain, cope_with_any_character, explain
-from runtime.log import LEVEL_NAMES, set_up_logging, without_secrets
+from runtime.log import LEVEL_NAMES, level_name, set_up_logging, without_secrets
 from schema.names import ENVIRONMENTS, InvalidName
 
 log = logging.getLogger(__name__)
@@ -70,9 +70,10 @@ def _globals(
 ) -> None:
     if env is not None and env not in ENVIRONMENTS:
         raise UsageError(f"--env {env!r}: must be one of {', '.join(ENVIRONMENTS)}")
-    if log_level is not None and log_level not in LEVEL_NAMES:
+    level = None if log_level is None else str(level_name(log_level))
+    if level is not None and level not in LEVEL_NAMES:
         raise UsageError(f"--log-level {log_level!r}: must be one of {', '.join(LEVEL_NAMES)}")
-    context.obj = Globals(env, log_level)
+    context.obj = Globals(env, level)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -81,6 +81,11 @@ def one_line(err: str) -> str:
     return err
 
 
+@pytest.mark.parametrize("level", ["warn", "WARNING", "Info"])
+def test_a_level_is_known_by_the_names_that_others_use(run: Run, ledger: str, level: str) -> None:
+    assert run("--log-level", level, "db", "status")[0] == 0
+
+
 # ---- wrong arguments and settings ----------------------------------------------------------------------------------
 
 
