@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from agent import assignments as module
 from agent.assignments import AssignmentRefused, Assignments
 from agent.targets import TargetRules
 from schema.messages import Assignment, assignment_set_hash
@@ -56,10 +55,12 @@ def test_the_hash_is_that_of_the_set() -> None:
     assert made.hash == assignment_set_hash([])
 
 
-def test_a_flood_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_ASSIGNMENTS", 3)
-    made = held(1, 2, 3)
-    with pytest.raises(AssignmentRefused, match="one more than the 3"):
-        made.put(4, assignment(4))
+def test_a_flood_is_refused() -> None:
+    """Several times what the pool has servers, and no more."""
+    made = held(*range(1, 20_001))
+    with pytest.raises(AssignmentRefused, match="one more than the 20000"):
+        made.put(20_001, assignment(20_001))
     made.put(3, assignment(3, interval=9.0))
-    assert sorted(made.ids()) == [1, 2, 3]
+    assert len(made) == 20_000
+    changed = made.get(3)
+    assert changed is not None and changed.interval == 9.0
