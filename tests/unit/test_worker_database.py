@@ -102,6 +102,30 @@ async def test_an_end_waits_for_the_work_that_is_under_way(worker: Worker) -> No
     assert ended.is_set()
 
 
+async def test_it_is_noted_that_the_database_is_away_and_said_that_it_is_back(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    away = [DatabaseUnavailable("away")] * 3
+    found: list[str | None] = []
+
+    def work() -> None:
+        found.append(worker.contact.finding().detail)
+        if away:
+            raise away.pop()
+
+    await worker.in_database(work)
+    assert found == [None, "away", "away", "away"]
+    assert worker.contact.finding().detail is None
+    assert len([message for message in caplog.messages if message.startswith("database: works again, after ")]) == 1
+
+
+async def test_who_gave_up_is_no_longer_counted_as_waiting(worker: Worker) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await worker.in_database(failing(DatabaseUnavailable("away"), ZeroDivisionError()))
+    assert worker.contact.finding().detail is None
+
+
 async def test_an_end_is_not_lost_while_the_database_is_away(worker: Worker, caplog: Any) -> None:
     caplog.set_level(logging.CRITICAL)
 
