@@ -159,6 +159,9 @@ def make_pool(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE monitors ADD COLUMN of_the_pool INTEGER")
     connection.execute(sa.insert(servers).values(id=7, ip="192.0.2.7", created_on=NOW, score_raw=19.5))
     connection.execute(sa.insert(log_scores).values(server_id=7, ts=NOW, score=19.5, step=1))
+    connection.execute(sa.insert(monitors).values(id=8, status="active", config="{}", created_on=NOW))
+    # With rows, so that its indexes come from the steps that name them.
+    connection.execute(sa.insert(server_scores).values(server_id=7, monitor_id=8, created_on=NOW))
 
 
 def test_a_database_with_the_pools_tables_is_adopted_with_its_rows(empty: Engine) -> None:
@@ -190,6 +193,7 @@ def test_a_new_ledger_is_not_adopted_nor_is_one_whose_tables_are_empty(empty: En
         make_pool(connection)
         connection.execute(sa.delete(log_scores))
         connection.execute(sa.delete(servers))
+        connection.execute(sa.delete(monitors))
     upgrade(empty)
     assert origin(empty) == [False]
 
