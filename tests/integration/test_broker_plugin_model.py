@@ -459,6 +459,35 @@ def test_the_table_of_grants() -> None:
     run_state_machine_as_test(Table, settings=settings(max_examples=20, stateful_step_count=30, deadline=None))
 
 
+def test_a_session_is_looked_for_soon_after_its_client_has_left_and_then_every_hour() -> None:
+    ask = Harness()
+
+    def is_known_at(moment: int, kept: str) -> bool:
+        ask("forget", str(moment), kept)
+        return not ask("show", "ann/0", "1").startswith("unknown")
+
+    def come_and_go(moment: int) -> None:
+        ask("enter", "ann/0", "1", "1")
+        ask("leave", "ann/0", "1", str(moment))
+
+    come_and_go(1000)
+    assert not is_known_at(1000, "")
+    come_and_go(2000)
+    assert is_known_at(2000, ",ann/0,")
+    assert is_known_at(2000 + 3599, "")
+    come_and_go(5599)
+    assert is_known_at(5599, ",ann/0,")
+    come_and_go(5599)
+    assert not is_known_at(5599, ""), "what was seen before is of no use once it has been back"
+    come_and_go(10_000)
+    assert is_known_at(10_000, ",ann/0,")
+    assert not is_known_at(10_000 + 3600, "")
+    come_and_go(20_000)
+    assert is_known_at(20_000 + 3 * 24 * 3600, ",ann/0,")
+    assert not is_known_at(20_001 + 3 * 24 * 3600, ",ann/0,")
+    ask.close()
+
+
 def test_ten_thousand_clients_at_once() -> None:
     ask = Harness()
     count = 10_000
