@@ -2,11 +2,11 @@
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,8 +38,8 @@ def path(tmp_path: Path, spec: ServerSpec) -> Path:
 
 
 @contextlib.contextmanager
-def fleet(path: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "simulation", "fleet", str(path)]
+def fleet(path: Path, *before: str) -> Iterator[subprocess.Popen[str]]:
+    command = [*before, sys.executable, "-m", "simulation", "fleet", str(path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield process
@@ -55,6 +55,11 @@ def is_ready(process: subprocess.Popen[str]) -> bool:
 
 def offset(spec: ServerSpec) -> float:
     return float(quick_sample(spec.address, spec.port).offset)
+
+
+def processor_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def simulation(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -127,7 +132,7 @@ def test_a_thousand_servers_are_ready_soon(tmp_path: Path) -> None:
     path = tmp_path / "fleet.json"
     port = free_port("127.0.0.1")
     path.write_bytes(encode_specs(standard_fleet(2000, "127.40.0.1", port)))
-    started = time.monotonic()
-    with fleet(path) as process:
+    # With the soft limit of files that is usual; the machine's may be higher.
+    with fleet(path, "bash", "-c", 'ulimit -Sn 1024; exec "$@"', "-") as process:
         assert is_ready(process)
-        assert time.monotonic() - started < STARTS_WITHIN
+        assert processor_seconds(process.pid) < 5, "counted so that a busy machine does not matter"
