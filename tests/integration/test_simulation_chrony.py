@@ -29,6 +29,14 @@ def test_it_runs_for_a_user_without_an_entry(monkeypatch: pytest.MonkeyPatch) ->
         assert quick_sample(server.address, server.port).leap == 0
 
 
+def test_it_sets_no_clock_and_takes_no_commands() -> None:
+    with chronyd("127.79.1.2") as server:
+        command = Path(f"/proc/{server.pid}/cmdline").read_text().split("\0")
+        configuration = Path(command[command.index("-f") + 1]).read_text().splitlines()
+    assert "-x" in command
+    assert {"cmdport 0", "bindcmdaddress /", "bindaddress 127.79.1.2"} <= set(configuration)
+
+
 def test_it_is_found_where_a_users_path_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin")
     assert os.access(find_chronyd(), os.X_OK)
