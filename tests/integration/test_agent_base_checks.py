@@ -69,6 +69,15 @@ async def test_a_name_means_its_addresses_of_the_protocol(port: int, ipv: IpVers
     assert checked.heard is not None
 
 
+async def test_samples_of_base_checks_are_counted_like_all_others(port: int) -> None:
+    counters = AgentCounters()
+    specs = servers({"address": "127.46.0.1"}, {"address": "127.46.0.2", "behaviour": Behaviour.SILENT}, port=port)
+    async with Fleet(specs) as fleet:
+        checks = base_checks([place(spec) for spec in fleet.specs], 1, DEVEL, "v4")
+        await check_clock(checks, Source(None), counters, Resolver())
+    assert (counters.samples_sent, counters.samples_received) == (2, 1)
+
+
 async def test_of_several_addresses_the_first_that_works_has_the_one_voice(port: int) -> None:
     names = Names(time_example=["127.46.0.1", "127.46.0.2", "127.46.0.3"])
     specs = servers(

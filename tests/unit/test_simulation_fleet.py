@@ -14,6 +14,12 @@ def is_good(spec: ServerSpec) -> bool:
     return sound and spec.stratum < 8 and abs(spec.offset) <= 0.012
 
 
+def test_from_the_thirteenth_on_one_in_four_has_a_fault() -> None:
+    names = [spec.name for spec in standard_fleet(29)]
+    assert [number for number, name in enumerate(names) if name != "good"] == [0, 1, 2, 3, 12, 16, 20, 24, 28]
+    assert names[12:29:4] == ["loses 20 %", "RATE, one in three", "DENY", "RSTR", "loses 20 %"]
+
+
 def test_the_first_four_have_the_known_faults() -> None:
     off, far_off, silent, unsynchronised = standard_fleet(4)
     assert (off.offset, far_off.offset) == (0.4, 5.0)
