@@ -1,10 +1,12 @@
 """Is our own clock good, was it set, and what becomes of an agent that shares its name."""
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from agent import clock_step
 from agent.clock_check import allowed_failures, failure, judge_clock
 from agent.clock_step import ClockWatch
 from agent.reconnect import FIGHT, STABLE, TAKEOVER_WAITS, Reconnect
@@ -107,6 +109,15 @@ def test_a_step_is_seen_once_with_its_size(step: float) -> None:
     assert watch.step() == pytest.approx(step, abs=1e-6)
     assert watch.wall_ahead == pytest.approx(clocks.wall - clocks.monotonic)
     assert watch.step() is None
+
+
+def test_both_clocks_are_read_when_we_are_interrupted_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    took = iter([0.5, 0.002, 0.3, 0.4, 0.2])
+    monotonic = iter([at for n in range(5) for at in (n * 1.0, n * 1.0 + next(took))])
+    wall = iter([1000.0, 1001.0, 1002.0, 1003.0, 1004.0])
+    fake = SimpleNamespace(monotonic=lambda: next(monotonic), time=lambda: next(wall))
+    monkeypatch.setattr(clock_step, "time", fake)
+    assert clock_step.read_clocks() == (1001.0, pytest.approx(1.001))
 
 
 def test_small_differences_are_none_until_they_add_up() -> None:

@@ -29,6 +29,7 @@ SILENT = Sample(sent_at=AT)
 REFUSED = Sample(sent_at=AT, network_error="connection refused")
 NO_TIME = Sample(sent_at=AT, reply=reply())
 FAST, SLOW = good(0.01), good(0.02)
+UNSENT = Sample(sent_at=AT, network_error="network unreachable", ours=True)
 IMPOSSIBLE = Sample(sent_at=AT, reply=reply(), measurement=Measurement(5.0, 0.0, consistent=False))
 BAD_BUT_FAST = Sample(sent_at=AT, reply=reply(16), measurement=Measurement(0.0, 0.0001))
 
@@ -45,6 +46,9 @@ BAD_BUT_FAST = Sample(sent_at=AT, reply=reply(16), measurement=Measurement(0.0, 
         ([SILENT, NO_TIME], NO_TIME),
         ([SLOW, kiss(b"RATE")], SLOW),
         ([SILENT, SILENT], SILENT),
+        ([UNSENT, REFUSED], REFUSED),
+        ([SILENT, UNSENT], UNSENT),
+        ([UNSENT, BAD_BUT_FAST], BAD_BUT_FAST),
         ([IMPOSSIBLE, SLOW], SLOW),
         ([SLOW, IMPOSSIBLE, FAST], FAST),
         ([IMPOSSIBLE, BAD_BUT_FAST], IMPOSSIBLE),
@@ -62,6 +66,11 @@ def test_a_good_result_has_all_numbers() -> None:
     assert (result.offset, result.rtt, result.stratum, result.leap) == (0.001, 0.01, 2, 0)
     assert (result.error, result.no_response, result.sent, result.received) == (None, False, 3, 2)
     assert (result.root_delay, result.root_dispersion, result.reference_id) == (0.5, 0.25, "192.0.2.1")
+
+
+def test_what_could_not_be_sent_is_not_counted_as_sent() -> None:
+    result = to_result(5, "192.0.2.7", [FAST, UNSENT, SILENT])
+    assert (result.offset, result.sent, result.received) == (0.001, 2, 1)
 
 
 def test_silence_is_no_response_and_no_error() -> None:
