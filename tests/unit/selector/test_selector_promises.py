@@ -126,6 +126,30 @@ def test_clearly_better_ones_come_in(scene: Scene) -> None:
 
 @examples(60)
 @given(scenes())
+def test_exchanges_improve(scene: Scene) -> None:
+    rules.exchanges_improve(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_nobody_waits_behind_a_worse_one(scene: Scene) -> None:
+    rules.nobody_waits_behind_a_worse_one(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_testing_is_shared_fairly(scene: Scene) -> None:
+    rules.testing_is_shared_fairly(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_reserved_places_are_for_those_who_get_ready(scene: Scene) -> None:
+    rules.reserved_places_are_for_those_who_get_ready(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
 def test_the_reserve_is_not_given_back(scene: Scene) -> None:
     rules.the_reserve_is_not_given_back(scene, scene.review())
 
