@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection, Engine
 from runtime.database import open_database, to_db, transaction
 from runtime.pool_settings import Intervals, PoolSettings, Reviews
 from runtime.work_queue import REVIEWS, SCORING
-from schema.tables import assignment_changes, log_scores, server_scores, servers, servers_monitor_review
+from schema.tables import assignment_changes, log_scores, monitors, server_scores, servers, servers_monitor_review
 from selector import reviewer
 from selector.model import PairStatus, Review
 from selector.reviewer import BATCH, Reviewed, review_due, review_server, rule_settings
@@ -134,6 +134,33 @@ def test_with_longer_intervals_fewer_results_are_enough(engine: Engine) -> None:
         queue(connection, server)
     [done] = review_due(engine, PoolSettings(monitors=Intervals(interval_testing=90 * 60.0)), NOW)
     assert [change.to_status for change in done.changes] == [PairStatus.ACTIVE]
+
+
+def test_all_that_is_known_of_a_paused_pair_is_written_and_cleared_again(engine: Engine) -> None:
+    """Over what an older selector left there."""
+    pairs = server_scores.c
+    with engine.begin() as connection:
+        server = add_server(connection, "192.0.2.1")
+        monitor = add_monitor(connection, unique("m"), ip="192.0.2.9")
+        add_pair(connection, server, monitor, "candidate")
+        connection.execute(sa.update(server_scores).values(constraint_violation_type="limit", pause_reason="excess"))
+        queue(connection, server)
+    review_due(engine, SETTINGS, NOW)
+    row = row_of(engine, server_scores, server)
+    assert (row.status, row.pause_reason, row.constraint_violation_type) == (
+        "paused",
+        "constraint",
+        "network_same_subnet",
+    )
+    assert (row.constraint_violation_since, row.last_constraint_check) == (DUE, DUE)
+    with engine.begin() as connection:
+        connection.execute(sa.update(monitors).where(monitors.c.id == monitor).values(ip="198.51.100.9"))
+    review_server(engine, server, SETTINGS, NOW + timedelta(hours=8))
+    with engine.connect() as connection:
+        found = connection.execute(sa.select(pairs.pause_reason, pairs.constraint_violation_type)).one()
+    row = row_of(engine, server_scores, server)
+    assert (row.status, *found) == ("candidate", None, None)
+    assert row.constraint_violation_since is None
 
 
 def test_a_review_touches_its_own_columns_only(engine: Engine) -> None:
