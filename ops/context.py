@@ -143,13 +143,12 @@ def check_broker_files(settings: "WorkerSettings") -> None:
     """Reads certificates and key of the broker session now, while somebody looks.
 
     Raises:
-        ConfigurationError: they cannot be used.
+        OperatorError: they cannot be used. That may be for the moment, as between the two files of a renewal, so it is
+            no wrong setting, after which systemd would not start a worker again.
     """
-    from runtime.settings import ConfigurationError
-
     try:
         settings.broker_address().tls()
     except OSError as error:
         given = ("mqtt_ca_file", "mqtt_cert_file", "mqtt_key_file")
         files = ", ".join(f"{name.upper()}={getattr(settings, name)}" for name in given if getattr(settings, name))
-        raise ConfigurationError(f"{files}: must be PEM files that belong together: {error}") from None
+        raise OperatorError(f"{files}: must be PEM files that belong together: {error}") from None
