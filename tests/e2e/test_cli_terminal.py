@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import typer
+from fixtures.patience import PATIENCE
 from fixtures.world import add_account, add_monitor, add_pair, add_server, monitor_name
 from sqlalchemy.engine import URL
 
@@ -24,7 +25,6 @@ from runtime.database import open_database, reading, transaction
 from runtime.migrations import upgrade
 from schema.tables import monitors
 
-WITHIN = 60.0
 COLUMNS = 80
 
 
@@ -65,7 +65,7 @@ def at_terminal(ledger: str, *arguments: str, answer: str = "") -> tuple[int, st
         start_new_session=True,
     )
     os.close(its)
-    shown, answered, deadline = b"", False, time.monotonic() + WITHIN
+    shown, answered, deadline = b"", False, time.monotonic() + PATIENCE
     try:
         while time.monotonic() < deadline:
             if not select.select([mine], [], [], 0.2)[0]:
@@ -115,7 +115,7 @@ def test_where_nobody_can_answer_yes_is_needed(ledger: str) -> None:
             input="y\n",
             capture_output=True,
             text=True,
-            timeout=WITHIN,
+            timeout=PATIENCE,
             check=False,
             env=environment(ledger),
         )

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from fixtures.broker import require_address
 from fixtures.database import SERVERS, require
-from fixtures.demo import WITHIN, alive, demo
+from fixtures.demo import alive, demo
+from fixtures.patience import PATIENCE
 
 from ops.local_ports import ADDRESS, ADDRESS_V6
 from schema.topics import Topics
@@ -23,7 +24,7 @@ UNTIL_TRUE = 120.0
 that promote two at a time."""
 
 
-@pytest.mark.timeout(UNTIL_TRUE + WITHIN)
+@pytest.mark.timeout(UNTIL_TRUE + PATIENCE)
 def test_a_run_finds_out_what_is_true_and_loses_nothing(tmp_path: Path) -> None:
     began = time.monotonic()
     with demo(tmp_path, "--agents", "8", "--servers", "9") as running:
@@ -32,7 +33,7 @@ def test_a_run_finds_out_what_is_true_and_loses_nothing(tmp_path: Path) -> None:
             [sys.executable, "-P", "-m", "ops", "demo", "--dir", str(running.directory)],
             capture_output=True,
             text=True,
-            timeout=WITHIN,
+            timeout=PATIENCE,
             check=False,
         )
         assert (again.returncode, again.stdout) == (1, "")
@@ -80,7 +81,7 @@ def test_with_tls_nobody_reaches_the_broker_without_it(tmp_path: Path, host: str
 def test_on_a_server_of_its_own_it_loses_nothing(database: str, tmp_path: Path) -> None:
     require(database)
     with demo(tmp_path, "--seconds", "15", "--agents", "3", "--servers", "2", "--database", database) as running:
-        code, summary, err = running.end(15 + WITHIN)
+        code, summary, err = running.end(15 + PATIENCE)
     assert summary is not None
     assert (code, summary["problems"], summary["died"]) == (0, [], []), err
     assert summary["committed"] > 3 * 2
@@ -99,7 +100,7 @@ def _operate(directory: Path, command: str) -> str:
         ["bash", "-c", f". {directory}/env && {shlex.quote(sys.executable)} -P -m ops {command}"],
         capture_output=True,
         text=True,
-        timeout=WITHIN,
+        timeout=PATIENCE,
         check=False,
         env={"PATH": os.environ["PATH"], "USER": "somebody"},
     )
@@ -116,7 +117,7 @@ def _the_traffic_can_be_watched(directory: Path) -> None:
         ["bash", "-c", shell],
         capture_output=True,
         text=True,
-        timeout=WITHIN,
+        timeout=PATIENCE,
         check=False,
         env={"PATH": os.environ["PATH"]},
     )

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from fixtures.database import DatabaseServer
-from fixtures.demo import DEMO, WITHIN, RunningDemo, demo
+from fixtures.demo import DEMO, RunningDemo, demo
+from fixtures.patience import PATIENCE
 from sqlalchemy.engine import URL
 
 from runtime.database import open_database
@@ -188,16 +189,16 @@ class Terminal:
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self._text.decode()).replace("\r\n", "\n").replace("\r", "\n")
 
     def until(self, pattern: str) -> re.Match[str]:
-        deadline = time.monotonic() + WITHIN
+        deadline = time.monotonic() + PATIENCE
         while (found := re.search(pattern, self.text, re.M)) is None:
             assert self.read() and time.monotonic() < deadline, f"{pattern!r} is not in: {self.text}"
         return found
 
     def end(self) -> int:
-        deadline = time.monotonic() + WITHIN
+        deadline = time.monotonic() + PATIENCE
         while self.read():
             assert time.monotonic() < deadline, self.text
-        return self.process.wait(WITHIN)
+        return self.process.wait(PATIENCE)
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -239,7 +240,7 @@ def _works_as_printed(line: str) -> None:
     """In another shell, in another directory, of somebody with an environment of their own."""
     env = {"PATH": "/usr/bin:/bin", "DATABASE_DSN": "mysql://of.another.pool/x", "LANG": "C.UTF-8"}
     done = subprocess.run(
-        ["sh", "-c", line], cwd="/", env=env, capture_output=True, text=True, timeout=WITHIN, check=False
+        ["sh", "-c", line], cwd="/", env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "127.20.0.1" in done.stdout and "127.20.1.1" in done.stdout
@@ -276,6 +277,6 @@ def test_for_a_program_the_last_line_of_stdout_is_json_and_the_only_one(tmp_path
 
 
 def test_help_fits_80_columns() -> None:
-    done = subprocess.run([*DEMO, "--help"], capture_output=True, text=True, check=True, timeout=WITHIN)
+    done = subprocess.run([*DEMO, "--help"], capture_output=True, text=True, check=True, timeout=PATIENCE)
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
     assert sys.executable not in done.stdout

@@ -14,7 +14,8 @@ import pytest
 import sqlalchemy as sa
 from fixtures.batches import new_batch
 from fixtures.broker import Broker
-from fixtures.running_ingest import DEADLINE, TestMonitor, connected_monitor
+from fixtures.patience import PATIENCE
+from fixtures.running_ingest import TestMonitor, connected_monitor
 from fixtures.world import add_monitor, add_pair, add_server
 from sqlalchemy.engine import Engine
 from ulid import ULID
@@ -50,7 +51,7 @@ class Ingest:
         with self._log.open("wb") as out:
             command = [sys.executable, "-m", "ops", "--env", "test", "ingest"]
             self._process = subprocess.Popen(command, env=self._environment, stdout=out, stderr=out)
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + PATIENCE
         while "connected to" not in self._log.read_text():
             assert self._process.poll() is None and time.monotonic() < deadline, self._log.read_text()
             time.sleep(0.02)
@@ -60,7 +61,7 @@ class Ingest:
         assert self._process is not None
         began = time.monotonic()
         self._process.send_signal(number)
-        return self._process.wait(DEADLINE), time.monotonic() - began
+        return self._process.wait(PATIENCE), time.monotonic() - began
 
     def log_text(self) -> str:
         return self._log.read_text()
@@ -133,7 +134,7 @@ async def test_nothing_is_lost_and_nothing_counts_twice(
 
 
 def wait_for_rows(engine: Engine, count: int) -> None:
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + PATIENCE
     while True:
         with engine.connect() as connection:
             found = connection.scalar(sa.select(sa.func.count()).select_from(log_scores)) or 0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.database import require
+from fixtures.patience import PATIENCE
 
 from ops.demo.accounting import settle
 from ops.demo.ledger import results_by_monitor
@@ -25,8 +26,6 @@ from runtime.database import DatabaseUnavailable, utc_now
 from runtime.work_queue import SCORING
 
 AGENTS, SERVERS = 3, 3
-WITHIN = 45.0
-"""Seconds in which the system must work again after a process has come back."""
 
 
 class Killing:
@@ -38,10 +37,10 @@ class Killing:
 
     async def until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
         """Waits for it; not when a process has died that nobody killed."""
-        deadline = time.monotonic() + WITHIN
+        deadline = time.monotonic() + PATIENCE
         while not await condition():
             assert not self.system.supervisor.deaths, str(self.system.supervisor.deaths[0])
-            assert time.monotonic() < deadline, f"{what}: not within {WITHIN:g} s"
+            assert time.monotonic() < deadline, f"{what}: not within {PATIENCE:g} s"
             await asyncio.sleep(0.1)
 
     async def kill(self, name: str, while_away: Callable[[], Awaitable[bool]]) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from fixtures.broker import TRANSPORTS, Transport, require_address
 from fixtures.mqtt import MqttClient
+from fixtures.patience import PATIENCE
 
 import ops.demo.system
 from agent.state import write_token
@@ -41,8 +42,6 @@ from ops.demo.system import System
 from ops.demo.world import ENV, Monitor, make_world
 
 AGENTS, SERVERS = 2, 2
-WITHIN = 60.0
-"""Seconds in which all must work again; the longest wait of an agent here is 16, after it was thrown out twice."""
 
 TOKEN = 8
 """Seconds that a worker's token lives: it is renewed all the time, and expires when the worker cannot do so."""
@@ -90,10 +89,10 @@ class Pool:
 
     async def until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
         """Waits for it; no process may end meanwhile."""
-        deadline = time.monotonic() + WITHIN
+        deadline = time.monotonic() + PATIENCE
         while not await condition():
             assert not self.system.supervisor.deaths, "\n".join(map(str, self.system.supervisor.deaths))
-            assert time.monotonic() < deadline, f"{what}: not within {WITHIN:g} s"
+            assert time.monotonic() < deadline, f"{what}: not within {PATIENCE:g} s"
             await asyncio.sleep(0.1)
 
     async def flows(self, when: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from fixtures.broker import Broker
+from fixtures.patience import PATIENCE
 from fixtures.world import add_log_score, add_monitor, add_pair, add_server, monitor_name
 from sqlalchemy.engine import Engine
 
@@ -24,7 +25,6 @@ from schema.tables import log_scores, scoring_queue, servers
 from schema.topics import ANY, Topics
 from scorer.scorers.recentmedian import SCORER
 
-DEADLINE = 30.0
 TOPICS = Topics("devel")
 
 
@@ -81,7 +81,7 @@ def wait_for_scores(engine: Engine, expected: dict[int, float]) -> float:
     """Seconds until they are what is expected."""
     began = time.monotonic()
     while not expected.items() <= scores(engine).items():
-        assert time.monotonic() - began < DEADLINE, "results without scores"
+        assert time.monotonic() - began < PATIENCE, "results without scores"
         time.sleep(0.01)
     return time.monotonic() - began
 
@@ -124,7 +124,7 @@ def test_a_scorer_that_is_killed_again_and_again_scores_every_server_once(
 
 
 def _wait_for_some(engine: Engine, count: int) -> None:
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + PATIENCE
     while sum(score == 7.5 for score in scores(engine).values()) < count:
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -145,7 +145,7 @@ async def test_who_watches_is_told_of_every_server_that_was_scored(
     await session.wait_ready()
     with scorer(environment, tmp_path / "scorer.log"):
         told: dict[int, ScoreComputed] = {}
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(PATIENCE):
             # The stream may drop, also while the scorer is still connecting: what was not heard is stored again.
             while len(told) < 3:
                 for server, monitor in pairs:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from fixtures.database import require
+from fixtures.patience import PATIENCE
 from sqlalchemy.engine import Connection
 
 from ops.demo import store
@@ -35,7 +36,6 @@ from selector.complaints import Complaints
 AGENTS = 6
 TARGET = 3
 """Active monitors; fewer than usual are reached sooner."""
-WITHIN = 90.0
 
 
 class Pool:
@@ -48,10 +48,10 @@ class Pool:
 
     async def until(self, condition: Callable[[Connection], bool], what: str) -> None:
         """Waits for it; no process may die meanwhile."""
-        deadline = time.monotonic() + WITHIN
+        deadline = time.monotonic() + PATIENCE
         while not await self.system.read(condition):
             assert not self.system.supervisor.deaths, str(self.system.supervisor.deaths[0])
-            assert time.monotonic() < deadline, f"{what}: not within {WITHIN:g} s"
+            assert time.monotonic() < deadline, f"{what}: not within {PATIENCE:g} s"
             await asyncio.sleep(0.2)
 
     async def change(self, work: Callable[[Connection], Any]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from fixtures.broker import Broker
 from fixtures.database import require
+from fixtures.patience import PATIENCE
 from sqlalchemy.engine import Engine
 
 from auth.tokens import Role
@@ -31,8 +32,6 @@ from schema.messages import ControlAnswer, ControlCommand, decode, encode
 from schema.topics import Topics
 from scorer.worker import POLL
 
-DEADLINE = 20.0
-
 
 class Scorer:
     """A ``ntppool-monitor scorer`` of the test's own; the leanest worker stands for the frame of all."""
@@ -45,7 +44,7 @@ class Scorer:
         return self._log.read_text()
 
     def wait_for_log(self, text: str) -> None:
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + PATIENCE
         while text not in self.log_text():
             assert self.process.poll() is None, self.log_text()
             assert time.monotonic() < deadline, f"{text!r} is not in: {self.log_text()}"
@@ -55,7 +54,7 @@ class Scorer:
         """Seconds from the signal to the end."""
         began = time.monotonic()
         self.process.send_signal(number)
-        self.process.wait(DEADLINE)
+        self.process.wait(PATIENCE)
         return time.monotonic() - began
 
 
@@ -111,7 +110,7 @@ def hang(database: DatabaseServer, engine: Engine) -> None:
 
     It may have read a question just before it was stopped, of which no sign is left; then it goes on until it answers.
     """
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + PATIENCE
     database.signal(signal.SIGSTOP)
     while not soon_unread(database.port):
         assert time.monotonic() < deadline, "nobody asks the server"
@@ -134,7 +133,7 @@ def soon_unread(port: int) -> bool:
 
 def wait_for_metric(port: int, name: str) -> None:
     """Waits until the worker tells ``name``: what it counts in the database, it has not counted yet as it begins."""
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + PATIENCE
     while True:
         status, metrics = fetch(port, "/metrics")
         assert status == 200
@@ -158,7 +157,7 @@ async def ask(broker: Broker, payload: bytes) -> ControlAnswer:
     running = asyncio.create_task(session.run())
     try:
         await session.publish(topics.service_control("scorer"), payload, response_topic=topics.answers(name, "1"))
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(PATIENCE):
             return decode((await answers.get()).payload, ControlAnswer)
     finally:
         running.cancel()
@@ -211,7 +210,7 @@ def test_without_broker_and_database_it_waits_and_still_ends_in_time(
 
 def test_a_database_without_tables_is_a_configuration_error(tmp_path: Path, broker: Broker, key_file: Path) -> None:
     with scorer(tmp_path, **settings(broker, key_file, f"sqlite:///{tmp_path / 'empty.db'}")) as worker:
-        assert worker.process.wait(DEADLINE) == 2
+        assert worker.process.wait(PATIENCE) == 2
         assert "ntppool-monitor db upgrade" in worker.log_text()
         assert "Traceback" not in worker.log_text()
 
@@ -252,7 +251,7 @@ def test_health_follows_broker_and_database_with_their_ages(server: str, tmp_pat
         dsn = url.render_as_string(hide_password=False)
         with scorer(tmp_path, **settings(fresh_broker, key_file, dsn), METRICS_PORT=str(port)) as worker:
             worker.wait_for_log("connected to")
-            checks = wait_for_health(port, WELL, DEADLINE)
+            checks = wait_for_health(port, WELL, PATIENCE)
             assert checks["broker"] == {"ok": True, "age": 0.0, "bound": 30.0}
             wait_for_metric(port, "ntppool_scorer_backlog")
             wait_for_metric(port, "ntppool_clock_ahead")
@@ -265,12 +264,12 @@ def test_health_follows_broker_and_database_with_their_ages(server: str, tmp_pat
             assert status == 200, "a restart is no illness"
             assert "not connected" in told["checks"]["broker"]["detail"]
             # A round that is under way is under way for as long, but may be so for longer.
-            checks = wait_for_health(port, WELL | {"broker": False, "database": False}, 30 + DEADLINE)
+            checks = wait_for_health(port, WELL | {"broker": False, "database": False}, 30 + PATIENCE)
             assert min(checks["broker"]["age"], checks["database"]["age"]) >= 30
             assert "Lost connection" in checks["database"]["detail"] or "connect" in checks["database"]["detail"]
             fresh_broker.start()
             database.start()
-            wait_for_health(port, WELL, 30 + DEADLINE)
+            wait_for_health(port, WELL, 30 + PATIENCE)
             assert worker.log_text().count("database: works again, after ") == 1
             password = str(url.password or "no password")
             assert password not in worker.log_text() + json.dumps(told)
@@ -288,7 +287,7 @@ def test_a_worker_introduces_itself(tmp_path: Path, broker: Broker, key_file: Pa
 def test_a_wrong_setting_is_named(tmp_path: Path, broker: Broker, key_file: Path, ledger: str) -> None:
     wrong = settings(broker, key_file, ledger) | {"MQTT_PORT": "70000"}
     with scorer(tmp_path, **wrong) as worker:
-        assert worker.process.wait(DEADLINE) == 2
+        assert worker.process.wait(PATIENCE) == 2
         assert "MQTT_PORT=70000" in worker.log_text()
 
 

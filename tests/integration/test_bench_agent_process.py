@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from fixtures.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0
 # So many that one of them is due every second.
 SHORT = ["--minutes", "0.05", "--assignments", "500", "--project-environment"]
 LONG = ["--minutes", "5", "--assignments", "500", "--project-environment"]

@@ -7,7 +7,6 @@ import pytest
 from fixtures.broker import Broker, Transport
 from fixtures.broker_sessions import (
     HOUR,
-    PATIENCE,
     TOPICS,
     Inbox,
     make,
@@ -17,6 +16,7 @@ from fixtures.broker_sessions import (
     until,
     worker,
 )
+from fixtures.patience import PATIENCE
 
 from auth.tokens import Role
 from runtime.broker import BrokerSession, Incoming, Lost, PublishRefused, Subscription, TooLarge, Will

@@ -8,7 +8,6 @@ import pytest
 from fixtures.broker import Broker, Transport
 from fixtures.broker_sessions import (
     HOUR,
-    PATIENCE,
     TAKEN_OVER,
     TOPICS,
     WELCOME,
@@ -23,6 +22,7 @@ from fixtures.broker_sessions import (
     until,
     worker,
 )
+from fixtures.patience import PATIENCE
 
 from auth.tokens import Role
 from runtime.broker import (

@@ -10,7 +10,6 @@ import pytest
 from fixtures.broker import Broker, Transport
 from fixtures.broker_sessions import (
     HOUR,
-    PATIENCE,
     REFUSAL,
     TAKEN_OVER,
     TOPICS,
@@ -26,6 +25,7 @@ from fixtures.broker_sessions import (
     until,
     worker,
 )
+from fixtures.patience import PATIENCE
 
 from auth.tokens import Role
 from ops.local_tls import LocalCa

@@ -14,7 +14,6 @@ import pytest
 from fixtures.broker import TRANSPORTS, Broker, Transport, require_address
 from fixtures.broker_sessions import (
     HOUR,
-    PATIENCE,
     TOPICS,
     Inbox,
     at_once,
@@ -26,6 +25,7 @@ from fixtures.broker_sessions import (
     until,
     worker,
 )
+from fixtures.patience import PATIENCE
 
 from auth.tokens import Role
 from ops.local_ports import loopback_addresses

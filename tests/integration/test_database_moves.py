@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from fixtures.database import SERVERS, DatabaseServer, require
+from fixtures.patience import PATIENCE
 from opentelemetry.metrics import NoOpMeter
 from opentelemetry.trace import NoOpTracer
 from sqlalchemy.engine import URL, Connection, Engine
@@ -25,7 +26,6 @@ from runtime.telemetry import Telemetry
 from runtime.worker import Worker, assemble
 from simulation.tcp_proxy import TcpProxy
 
-DEADLINE = 20.0
 NAME = "moves"
 """Of the database, and of the account that workers have: one without the right to write to a read-only server."""
 HOST = "primary.example"
@@ -134,12 +134,12 @@ def port(engine: Engine) -> int:
 
 
 async def in_time(work: Awaitable[Any]) -> Any:
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(PATIENCE):
         return await work
 
 
 async def until_logged(caplog: pytest.LogCaptureFixture, text: str) -> None:
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + PATIENCE
     while text not in caplog.text:
         assert time.monotonic() < deadline, f"{text!r} is not in: {caplog.text}"
         await asyncio.sleep(0.02)

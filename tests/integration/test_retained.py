@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 from fixtures.broker import Broker
+from fixtures.patience import PATIENCE
 
 from auth.tokens import Role
 from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, NotConnected
 from runtime.broker_types import Subscription
 from runtime.mqtt_client import Client
 from runtime.retained import read_retained
-
-PATIENCE = 20.0
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ import ntplib
 import pytest
 from fixtures.hosts import needs_ipv6
 from fixtures.ntp import quick_sample
+from fixtures.patience import PATIENCE
 
 from simulation import ntp_server
 from simulation.answers import Reply
@@ -20,7 +21,6 @@ from simulation.faults import Behaviour, ServerSpec
 from simulation.ntp_server import Fleet, FleetError
 
 SO_TIMESTAMPNS = 35
-DEADLINE = 20.0
 SILENCE = 0.15
 """No answer for this long is none: the servers here answer within milliseconds."""
 
@@ -47,7 +47,7 @@ class Client:
         self.sent = time.time()
         self.sock.sendto(bytes([4 << 3 | 3]) + bytes(39) + self.cookie, self.target)
 
-    async def answer(self, timeout: float = DEADLINE) -> tuple[bytes, float, tuple[str, int]]:
+    async def answer(self, timeout: float = PATIENCE) -> tuple[bytes, float, tuple[str, int]]:
         async with asyncio.timeout(timeout):
             return await self.received.get()
 
@@ -234,7 +234,7 @@ async def losses(seed: int, specs: list[ServerSpec]) -> list[int]:
         with client(spec) as asking:
             for number in range(1, 31):
                 asking.send()
-                async with asyncio.timeout(DEADLINE):
+                async with asyncio.timeout(PATIENCE):
                     while fleet.counts(spec).requests < number:
                         await asyncio.sleep(0)
                 answered.append(fleet.counts(spec).replies)
@@ -266,7 +266,7 @@ async def test_replies_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     async with one(delay=30.0) as (fleet, spec, asking):
         for _ in range(5):
             asking.send()
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(PATIENCE):
             while fleet.counts(spec).requests < 5:
                 await asyncio.sleep(0.001)
         assert (fleet.counts(spec).replies, fleet.counts(spec).dropped, len(fleet._pending)) == (0, 2, 3)

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 from fixtures.ntp import quick_sample
+from fixtures.patience import PATIENCE
 
 from simulation.faults import ServerSpec, decode_specs, encode_specs
 from simulation.fleet import standard_fleet
-
-STARTS_WITHIN = 20.0
 
 
 def free_port(address: str) -> int:
@@ -64,7 +63,7 @@ def processor_seconds(pid: int) -> float:
 
 def simulation(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "simulation", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=STARTS_WITHIN, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

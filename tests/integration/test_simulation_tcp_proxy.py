@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from fixtures.broker import require_address
+from fixtures.patience import PATIENCE
 
 from ops.local_ports import ADDRESS_V6
 from simulation import tcp_proxy
 from simulation.tcp_proxy import Direction, TcpProxy
 
-DEADLINE = 20.0
 SILENCE = 0.15
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -66,7 +66,7 @@ async def connected(proxy: TcpProxy) -> AsyncIterator[Streams]:
             await writer.wait_closed()
 
 
-async def exchange(streams: Streams, text: bytes, timeout: float = DEADLINE) -> bytes:
+async def exchange(streams: Streams, text: bytes, timeout: float = PATIENCE) -> bytes:
     reader, writer = streams
     async with asyncio.timeout(timeout):
         writer.write(text)
@@ -85,7 +85,7 @@ async def best_of_five(work: Callable[[], Awaitable[object]]) -> float:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -99,7 +99,7 @@ async def test_what_goes_in_comes_out(proxy: TcpProxy) -> None:
             await writer.drain()
             writer.write_eof()
 
-        async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
             group.create_task(send())
             received = group.create_task(reader.read())
     assert hashlib.sha256(received.result()).digest() == hashlib.sha256(sent).digest()
@@ -173,7 +173,7 @@ async def test_pausing_holds_back_and_loses_nothing(proxy: TcpProxy) -> None:
         assert proxy.octets(Direction.TO_TARGET) == 10
         assert proxy.octets(Direction.TO_CLIENT) == 6
         proxy.resume()
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(PATIENCE):
             assert await streams[0].readexactly(4) == b"held"
 
 
@@ -185,7 +185,7 @@ async def test_the_end_is_held_back_like_everything_else(proxy: TcpProxy) -> Non
             async with asyncio.timeout(SILENCE):
                 await reader.read()
         proxy.resume()
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(PATIENCE):
             assert await reader.read() == b""
 
 
@@ -206,7 +206,7 @@ async def test_cutting_resets_all_connections_and_takes_new_ones(proxy: TcpProxy
         assert proxy.active == 0
         for reader, _ in (one, other):
             with pytest.raises(ConnectionResetError):
-                async with asyncio.timeout(DEADLINE):
+                async with asyncio.timeout(PATIENCE):
                     await reader.read()
     async with connected(proxy) as streams:
         await exchange(streams, b"again")
@@ -286,7 +286,7 @@ async def test_a_target_that_is_gone_is_a_connection_that_ends(proxy: TcpProxy, 
         gone = other.port
     async with TcpProxy("127.0.0.1", gone) as proxy, connected(proxy) as (reader, _):
         with pytest.raises(ConnectionResetError):
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(PATIENCE):
                 await reader.read()
 
 
@@ -294,7 +294,7 @@ async def test_leaving_ends_connections_that_hang(target: int) -> None:
     async with TcpProxy("127.0.0.1", target) as proxy, connected(proxy) as (reader, writer):
         proxy.pause()
         writer.write(b"never arrives")
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(PATIENCE):
             await proxy.__aexit__(None, None, None)
         with pytest.raises(ConnectionResetError):
             await reader.read()

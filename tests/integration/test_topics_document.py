@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.broker import Broker
+from fixtures.patience import PATIENCE
 
 from auth.tokens import Role
 from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, PublishRefused, Subscription
@@ -24,7 +25,6 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "topics.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^mosquitto_(?:sub|pub|rr) .*$", TEXT, re.MULTILINE)
 TOPICS = Topics("test")
-PATIENCE = 20.0
 ODD = b'{"seen": "\x1b[2J\x07\r\n"}'
 
 

@@ -3,7 +3,8 @@
 import asyncio
 
 from fixtures.broker import Broker
-from fixtures.running_ingest import DEADLINE, TOPICS, new_worker
+from fixtures.patience import PATIENCE
+from fixtures.running_ingest import TOPICS, new_worker
 from sqlalchemy.engine import Engine
 
 from runtime.broker import Incoming
@@ -29,6 +30,6 @@ async def test_an_order_is_for_now_and_not_for_whoever_comes_later(sqlite_engine
             for name, kept in (("kept", True), ("said", False)):
                 payload = encode(ControlCommand(command=name))
                 subscription.handler(Incoming(subscription.topic_filter, payload, retain=kept))
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(PATIENCE):
                 assert await carried_out.get() == "said"
     assert carried_out.empty()

@@ -13,7 +13,8 @@ import pytest
 import sqlalchemy as sa
 from fixtures.batches import new_batch
 from fixtures.broker import Broker
-from fixtures.running_ingest import DEADLINE, connected_monitor, new_worker, until
+from fixtures.patience import PATIENCE
+from fixtures.running_ingest import connected_monitor, new_worker, until
 from fixtures.world import add_monitor, add_pair, add_server
 from sqlalchemy.engine import Engine
 from ulid import ULID
@@ -110,7 +111,7 @@ async def ingest_at(engine: Engine, broker: Broker, clock: Clock) -> AsyncIterat
         await worker.compare_clocks()
         async with asyncio.TaskGroup() as tasks:
             main = tasks.create_task(_work(worker))
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(PATIENCE):
                 await worker.broker.wait_ready()
             yield worker
             main.cancel()

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from fixtures.patience import PATIENCE
 
 from ops.demo.directory import demo_directory
 from ops.demo.process import Command, Process, last_lines
 from ops.demo.supervisor import Supervisor
 from ops.errors import OperatorError
 
-WITHIN = 20.0
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
 CHILD = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, 'ready', flush=True); time.sleep(60)"
 
@@ -23,7 +23,7 @@ def command(tmp_path: Path, program: str, name: str = "it") -> Command:
 
 
 async def until_ready(log: Path) -> str:
-    async with asyncio.timeout(WITHIN):
+    async with asyncio.timeout(PATIENCE):
         while "ready" not in (text := log.read_text()):
             await asyncio.sleep(0.02)
     return text
@@ -50,7 +50,7 @@ async def test_what_a_process_started_ends_with_it(tmp_path: Path) -> None:
     grandchild = int((await until_ready(tmp_path / "it.log")).split()[0])
     assert exists(grandchild)
     await process.kill()
-    async with asyncio.timeout(WITHIN):
+    async with asyncio.timeout(PATIENCE):
         while exists(grandchild):
             await asyncio.sleep(0.02)
 
@@ -58,7 +58,7 @@ async def test_what_a_process_started_ends_with_it(tmp_path: Path) -> None:
 async def test_a_death_is_told_with_how_and_the_last_words(tmp_path: Path) -> None:
     async with Supervisor() as supervisor:
         await supervisor.start(command(tmp_path, "print('first'); raise SystemExit('I had enough')"))
-        async with asyncio.timeout(WITHIN):
+        async with asyncio.timeout(PATIENCE):
             await supervisor.died.wait()
         (death,) = supervisor.deaths
         assert (death.name, death.how) == ("it", "ended with exit code 1")
@@ -91,7 +91,7 @@ async def test_what_was_killed_at_once_is_no_death(tmp_path: Path) -> None:
     async with Supervisor() as supervisor:
         await supervisor.start(command(tmp_path, "import time; time.sleep(60)"))
         supervisor.kill_all()
-        async with asyncio.timeout(WITHIN):
+        async with asyncio.timeout(PATIENCE):
             while supervisor.running:
                 await asyncio.sleep(0.02)
         await asyncio.sleep(0)  # whoever watches it gets to know, too
