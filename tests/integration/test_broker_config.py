@@ -292,7 +292,12 @@ LISTENERS = [
         ("require_certificate", "false"),
         ("max_connections", "2000"),
     ],
-    [("listener", "9001 127.0.0.1"), ("protocol", "websockets"), ("max_connections", "200")],
+    [
+        ("listener", "9001 127.0.0.1"),
+        ("socket_domain", "ipv4"),
+        ("protocol", "websockets"),
+        ("max_connections", "200"),
+    ],
     [("listener", "1883 127.0.0.1")],
 ]
 
