@@ -43,6 +43,10 @@ CLOSED = [
 ]
 """What all units say, in [Service]."""
 
+TO_FIND_INTERFACES = {
+    "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX": "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK"
+}
+
 RELOAD = "ExecReload=/bin/sh -c 'kill -HUP $MAINPID'"
 
 
@@ -118,7 +122,7 @@ SAID = {
             "LimitNOFILE=3072",
             "MemoryMax=2G",
             "TasksMax=16",
-            *CLOSED,
+            *(TO_FIND_INTERFACES.get(line, line) for line in CLOSED),
         ],
         "Install": ["WantedBy=multi-user.target"],
     },
