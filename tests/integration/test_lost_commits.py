@@ -18,7 +18,7 @@ from ingest.presence import write_presence
 from ingest.retention import Removing, Round, expiring
 from ingest.sightings import Sighting, write_sightings
 from runtime.database import DatabaseUnavailable, reading, to_db
-from runtime.pool_settings import Intervals, Reviews
+from runtime.pool_settings import Intervals, PoolSettings
 from runtime.work_queue import REVIEWS, SCORING
 from schema.messages import Status
 from schema.tables import metadata, monitors
@@ -87,7 +87,7 @@ def reviewing(engine: Engine) -> Again:
             add_pair(connection, server, monitor, "candidate")
             add_results(connection, server, monitor, 40, now=NOW)
         REVIEWS.add(connection, [server], to_db(NOW).replace(microsecond=0))
-    return partial(review_due, engine, Reviews(), NOW)
+    return partial(review_due, engine, PoolSettings(), NOW)
 
 
 def pairing(engine: Engine) -> Again:

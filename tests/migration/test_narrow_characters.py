@@ -16,6 +16,7 @@ from ingest.presence import write_presence
 from ingest.sightings import Sighting, write_sightings
 from runtime.broker import Incoming
 from runtime.database import open_database
+from runtime.health import Contact
 from runtime.migrations import upgrade
 from runtime.worker import Worker
 from schema import pool_tables
@@ -44,6 +45,9 @@ def narrow(server: DatabaseServer) -> Iterator[Engine]:
 
 class Direct:
     """Stands for the worker: writes at once."""
+
+    def __init__(self) -> None:
+        self.contact = Contact()
 
     async def in_database(self, work: Any) -> Any:
         return work()

@@ -272,6 +272,6 @@ def test_a_word_that_is_somebodys_password_is_no_secret_elsewhere(monkeypatch: p
 
 
 def test_nor_does_a_command_show_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["token", "monitor", f"{JWT}.mon.example"]) == 2
+    assert main(["-e", "devel", "token", "monitor", f"{JWT}.mon.example"]) == 2
     said = capsys.readouterr().err
     assert "[secret]" in said and "c2lnbmF0dXJl" not in said

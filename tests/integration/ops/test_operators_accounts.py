@@ -120,13 +120,13 @@ def test_the_selector_sees_a_changed_limit(engine: Engine) -> None:
     account_id = read(engine, lambda c: find_account(c, "one"))
     write(engine, lambda c: add_monitor(c, monitor_name("m"), account_id=account_id))
 
-    def limit() -> str:
+    def limit() -> int:
         [row] = read(engine, lambda c: read_registry(c, NOW.astimezone())).monitors
-        return row.limit
+        return row.limit.value
 
-    assert limit() == "2"
+    assert limit() == 2
     change(engine, "one", monitors_per_server=4)
-    assert limit() == "4"
+    assert limit() == 4
 
 
 def test_a_broken_account_hides_no_other(sqlite_engine: Engine) -> None:

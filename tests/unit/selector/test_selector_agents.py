@@ -10,7 +10,7 @@ from selector.agents import AgentWatch
 from selector.complaints import Complaints
 
 TOPICS = Topics("test")
-NAME = "nlams1-x.test.mon.example"
+NAMES = ["nlams1-x.test.mon.example", "uspao1-x.test.mon.example"]
 
 
 class Marked:
@@ -24,14 +24,15 @@ class Marked:
 
 
 def test_an_agent_of_either_kind_comes_and_goes() -> None:
-    marked, worker = Marked(), cast(Any, SimpleNamespace(topics=TOPICS))
-    watch = AgentWatch(worker, cast(Any, None), cast(Any, marked), Complaints(), known=lambda name: True)
-    for online, offline in (
+    said = (
         (b'{"Online":true,"Version":{"Version":"v4.1.5"},"UpdatedMQ":"2026-11-29T16:46:35Z"}', b'{"Online":false}'),
         (encode(Status(online=True)), encode(Status(online=False))),
-    ):
-        watch.hear(Incoming(TOPICS.status(NAME), online))
+    )
+    marked, worker = Marked(), cast(Any, SimpleNamespace(topics=TOPICS))
+    watch = AgentWatch(worker, cast(Any, None), cast(Any, marked), Complaints(), known=lambda name: True)
+    for name, (online, offline) in zip(NAMES, said, strict=True):
+        watch.hear(Incoming(TOPICS.status(name), online))
         assert watch.online == 1
-        watch.hear(Incoming(TOPICS.status(NAME), offline))
+        watch.hear(Incoming(TOPICS.status(name), offline))
         assert watch.online == 0
-    assert marked.names == [NAME, NAME]
+    assert marked.names == NAMES
