@@ -65,19 +65,23 @@ class _Judged:
 
 def rule_settings(pool: PoolSettings) -> Settings:
     """The numbers of the rules, with the targets that operators set, and results that the intervals in force allow."""
-    for_testing = enough_results(pool.monitors.interval_candidate)
+    usual = Settings()
+    for_testing = enough_results(pool.monitors.interval_candidate, usual.results_for_testing)
     return Settings(
         target_active=pool.selector.target_active,
         target_testing=pool.selector.target_testing,
-        results_for_active=enough_results(pool.monitors.interval_testing),
+        results_for_active=enough_results(pool.monitors.interval_testing, usual.results_for_active),
         results_for_testing=for_testing,
         results_for_active_in_emergency=for_testing,
     )
 
 
-def enough_results(interval: float) -> int:
-    """Three quarters of the results that a day has at this interval (s), since some are always missing; at least 1."""
-    return max(1, round(_PRESENT * WINDOW.total_seconds() / interval))
+def enough_results(interval: float, most: int) -> int:
+    """Three quarters of the results that a day has at this interval (s), since some are always missing; 1 to ``most``.
+
+    Shorter intervals ask for no more than the usual ones: as much is known of a monitor, only sooner.
+    """
+    return min(most, max(1, round(_PRESENT * WINDOW.total_seconds() / interval)))
 
 
 def review_due(engine: Engine, pool: PoolSettings, now: datetime, limit: int = BATCH) -> list[Reviewed]:

@@ -112,7 +112,7 @@ def test_operators_settings_are_used(engine: Engine) -> None:
     [
         (Intervals(), (24, 9, 9)),
         (Intervals(interval_testing=90 * 60, interval_candidate=4 * 3600), (12, 4, 4)),
-        (Intervals(interval_testing=600, interval_candidate=600), (108, 108, 108)),
+        (Intervals(interval_testing=2, interval_candidate=3), (24, 9, 9)),
         (Intervals(interval_testing=30 * 86_400, interval_candidate=30 * 86_400), (1, 1, 1)),
     ],
 )
