@@ -110,7 +110,7 @@ def _from_url(backend: str, rest: str) -> URL:
         None if match["password"] is None else unquote(match["password"]),
         match["host"].strip("[]") or None,
         None if match["port"] is None else int(match["port"]),
-        match["database"],
+        None if match["database"] is None else unquote(match["database"]),
         dict(parse_qsl(match["params"] or "")),
     )
 
@@ -119,7 +119,8 @@ def _from_sqlite(rest: str) -> URL:
     match = _SQLITE_FORM.fullmatch(rest)
     if match is None:
         raise _no_known_form()
-    return URL.create("sqlite", database=match["database"], query=dict(parse_qsl(match["params"] or "")))
+    database = None if match["database"] is None else unquote(match["database"])
+    return URL.create("sqlite", database=database, query=dict(parse_qsl(match["params"] or "")))
 
 
 def _from_go(match: re.Match[str]) -> URL:

@@ -6,6 +6,7 @@ import traceback
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 
 from ops.__main__ import main
@@ -218,3 +219,10 @@ def test_nor_by_a_command(
     seen = "".join(capfd.readouterr())
     assert "ntppool-monitor: " in seen
     assert not [part for part in parts(password) if part in seen or repr(part)[1:-1] in seen]
+
+
+@pytest.mark.parametrize(
+    "path", ["/tmp/ü/ledger.db", "/tmp/a b'c/ledger.db", "/tmp/100%/ledger.db", "/tmp/a?b#c/ledger.db"]
+)
+def test_what_sqlalchemy_writes_is_the_same_file(path: str) -> None:
+    assert parse_dsn(URL.create("sqlite", database=path).render_as_string()).database == path
