@@ -49,7 +49,7 @@ RESULT: Final = Result(
 SILENCE: Final = Result(server_id=43, ip="192.0.2.11", ts=_TS, error="network: timed out", no_response=True, sent=3)
 BATCH: Final = Batch(id=_BATCH, version="0.1.0", results=[RESULT, SILENCE])
 COMMITTED: Final = BatchCommitted(
-    batch=_BATCH, stored=1, rejected=[Rejection(index=1, server_id=43, reason="no such pair")]
+    batch=_BATCH, stored=1, rejected=[Rejection(index=1, server_id=43, reason="monitor does not belong to the server")]
 )
 REFUSED: Final = BatchRefused(batch=_BATCH, reason=_WRONG_TYPE)
 ASSIGNMENT: Final = Assignment(server_id=42, ip="192.0.2.10", status="active", interval=540.0)
