@@ -235,6 +235,21 @@ def test_an_index_that_the_pool_lacks_or_calls_otherwise_is_its_own_affair(empty
     assert "server_scores_monitor_ts" not in names
 
 
+def test_a_unique_key_of_the_pool_stands_in_for_an_index_of_the_same_columns(empty: Engine) -> None:
+    reviews = pool_tables.metadata.tables["servers_monitor_review"]
+    with empty.begin() as connection:
+        make_pool(connection)
+        reviews.drop(connection)
+        copied = [sa.Column(column.name, column.type, primary_key=column.primary_key) for column in reviews.columns]
+        theirs = sa.UniqueConstraint("next_review", name="theirs")
+        sa.Table(reviews.name, sa.MetaData(), *copied, theirs).create(connection)
+    upgrade(empty)
+    with empty.connect() as connection:
+        assert "servers_monitor_review_next" not in {
+            i["name"] for i in sa.inspect(connection).get_indexes(reviews.name)
+        }
+
+
 def test_an_older_pool_is_refused_with_what_it_lacks_and_stays_as_it_is(empty: Engine) -> None:
     with empty.begin() as connection:
         make_pool(connection)

@@ -1,0 +1,234 @@
+"""Every kind of fault breaks something, and makes exactly that whole again."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from bench.faults import processes
+from bench.faults.certificates import WrongCertificate
+from bench.faults.clock import ClockOffset
+from bench.faults.faults import Fault, make_fault
+from bench.faults.plan import Planned
+from bench.faults.points import order_file
+from simulation.tcp_proxy import Direction
+
+AGENT = "agent one"
+
+
+class _Rig:
+    """Writes down what is done to its processes and links."""
+
+    def __init__(self, directory: Path) -> None:
+        self.done: list[tuple[Any, ...]] = []
+        self.differences: list[Any] = []
+        self.monitors = {AGENT: None}
+        self.ends: set[str] = set()
+        broker = SimpleNamespace(directory=directory)
+        self.site = SimpleNamespace(handles=lambda name: directory, site=SimpleNamespace(broker=broker, logs=directory))
+        self.supervisor = SimpleNamespace(wait=self._wait)
+        links = ("agents to broker", "workers to broker", "workers to database")
+        self.links = {link: _Link(link, self.done) for link in links}
+
+    async def _wait(self, name: str) -> int:
+        while name not in self.ends:
+            await asyncio.sleep(0)
+        return -9
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        self.done.append((number.name, name))
+
+    async def kill(self, name: str) -> None:
+        self.done.append(("kill", name))
+
+    async def stop(self, name: str) -> None:
+        self.done.append(("stop", name))
+
+    async def start_again(self, name: str) -> None:
+        self.done.append(("start again", name))
+
+    async def start_worker(self, name: str) -> None:
+        self.done.append(("start", name))
+
+
+class _Link:
+    def __init__(self, name: str, done: list[tuple[Any, ...]]) -> None:
+        self._name, self._done = name, done
+
+    def __getattr__(self, what: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            self._done.append((what, *arguments))
+            return asyncio.sleep(0) if what in ("cut", "accept") else None
+
+        return call
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> _Rig:
+    """A rig on which nothing runs."""
+    return _Rig(tmp_path)
+
+
+def fault(rig: _Rig, kind: str, target: str, luck: float = 0.5) -> Fault:
+    return make_fault(cast(Any, rig), Planned(at=0.0, seconds=1.0, kind=kind, target=target, luck=luck))
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "begins", "ends"),
+    [
+        ("kill", "scorer", [("kill", "scorer")], [("start again", "scorer")]),
+        ("stop", "scorer", [("SIGSTOP", "scorer")], [("SIGCONT", "scorer")]),
+        ("restart of the broker", "broker", [("stop", "broker")], [("start again", "broker")]),
+        ("restart of the database", "database", [("stop", "database")], [("start again", "database")]),
+        ("worker leaves in order", "ingest 1", [("stop", "ingest 1")], [("start again", "ingest 1")]),
+        ("worker comes", "ingest 3", [("start", "ingest 3")], [("stop", "ingest 3")]),
+    ],
+)
+async def test_a_process_is_struck_and_comes_back(
+    rig: _Rig, kind: str, target: str, begins: list[Any], ends: list[Any]
+) -> None:
+    one = fault(rig, kind, target)
+    assert target in one.touches
+    await one.begin()
+    assert rig.done == begins
+    rig.done.clear()
+    await one.end()
+    assert rig.done == ends
+
+
+async def test_a_wiped_broker_has_lost_its_files_before_it_comes_back(rig: _Rig, tmp_path: Path) -> None:
+    kept, gone = tmp_path / "mosquitto.conf", [tmp_path / "mosquitto.db", tmp_path / "mosquitto.db.new"]
+    for path in (kept, *gone):
+        path.touch()
+    one = fault(rig, "restart of the broker without its files", "broker")
+    await one.begin()
+    assert rig.done == [("kill", "broker")], "one that ends in order would write them again"
+    await one.end()
+    assert kept.exists() and not any(path.exists() for path in gone)
+    assert rig.done[1:] == [("start again", "broker")]
+
+
+@pytest.mark.parametrize("reached", [True, False])
+async def test_a_process_dies_at_its_point_or_is_killed_all_the_same(
+    rig: _Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reached: bool
+) -> None:
+    monkeypatch.setattr(processes, "_AT_THE_POINT_WITHIN", 60.0 if reached else 0.0)
+    point = "scorer: before the commit"
+    one: Any = fault(rig, "kill at a point", point)
+    assert one.touches == {"scorer"}
+    order = order_file(tmp_path, point)
+    begins = asyncio.create_task(one.begin())
+    if reached:
+        async with asyncio.timeout(60):
+            while not order.exists():
+                await asyncio.sleep(0)
+        rig.ends.add("scorer")
+    await begins
+    assert one.reached is reached
+    assert not order.exists(), "it must not die later"
+    await one.end()
+    assert rig.done == [("kill", "scorer"), ("start again", "scorer")]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_process_that_is_ordered_to_ends_there_and_one_that_is_not_goes_on(when: str, tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from bench.faults.points import _trap, _wrap;"
+        "f = _wrap(lambda: print('within', flush=True), _trap(Path(sys.argv[1])), sys.argv[2]);"
+        "f(); Path(sys.argv[1]).touch(); f(); print('went on')"
+    )
+    order = tmp_path / "die"
+    command = [sys.executable, "-c", program, str(order), when]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert ended.stdout.count("within") == (1 if when == "before" else 2)
+    assert "went on" not in ended.stdout
+    assert not order.exists()
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [("clock an hour ahead", 3_600), ("clock an hour behind", -3_600)])
+async def test_a_clock_is_set_and_set_back(rig: _Rig, tmp_path: Path, kind: str, seconds: int) -> None:
+    one = fault(rig, kind, AGENT)
+    [path] = tmp_path.iterdir()
+    offset = ClockOffset(path)
+    await one.begin()
+    assert offset.nanoseconds() == seconds * 1_000_000_000
+    await one.end()
+    assert offset.nanoseconds() == 0
+
+
+WHOLE_AGAIN = [
+    ("delay", 0.0),
+    ("slice", 0),
+    ("cut_new_after", None, Direction.TO_CLIENT),
+    ("cut_new_after", None, Direction.TO_TARGET),
+    ("resume",),
+    ("accept",),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "luck", "begins"),
+    [
+        ("delayed TCP", 0.5, [("delay", 0.27)]),
+        ("sliced TCP", 0.5, [("slice", 270)]),
+        ("hanging TCP", 0.0, [("pause",)]),
+        ("hanging TCP", 0.5, [("pause", Direction.TO_CLIENT)]),
+        ("hanging TCP", 0.9, [("pause", Direction.TO_TARGET)]),
+        ("refused TCP", 0.5, [("refuse",), ("cut",)]),
+        ("silent TCP", 0.5, [("pause",), ("cut",)]),
+        ("cut TLS handshakes", 0.25, [("cut_new_after", 201, Direction.TO_TARGET), ("cut",)]),
+        ("cut TLS handshakes", 0.75, [("cut_new_after", 201, Direction.TO_CLIENT), ("cut",)]),
+    ],
+)
+async def test_a_link_suffers_and_is_whole_again(rig: _Rig, kind: str, luck: float, begins: list[Any]) -> None:
+    one = fault(rig, kind, "agents to broker", luck)
+    await one.begin()
+    assert rig.done == begins
+    rig.done.clear()
+    await one.end()
+    assert sorted(map(str, rig.done)) == sorted(map(str, WHOLE_AGAIN))
+
+
+async def test_connections_are_cut_in_the_middle_until_it_is_over(rig: _Rig) -> None:
+    one = fault(rig, "cut TCP", "workers to database", 0.1)
+    await one.begin()
+    async with asyncio.timeout(60):
+        while not rig.done:
+            await asyncio.sleep(0)
+    assert rig.done == [("cut_after", 501, Direction.TO_TARGET)]
+    await one.end()
+    assert sorted(map(str, rig.done[1:])) == sorted(map(str, WHOLE_AGAIN))
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_whoever_trusted_a_wrong_certificate_is_a_difference(tmp_path: Path) -> None:
+    log = tmp_path / "broker.log"
+    log.write_text("New client connected from 127.0.0.1:1 as before (p5)\n")
+    rig: Any = _Rig(tmp_path)
+    rig.site.site.broker.ca = None
+    rig.site.site.broker.certificate = "right"
+    shown: list[Any] = []
+
+    class Shown(WrongCertificate):
+        async def _show(self, certificate: Any) -> None:
+            shown.append(certificate)
+
+        def _is_shown(self, certificate: Any) -> bool:
+            return True
+
+    planned = Planned(at=0.0, seconds=1.0, kind="certificate of another CA", target="broker", luck=0.5)
+    one = Shown(rig, planned)
+    await one.begin()
+    with log.open("a") as file:
+        file.write("New client connected from 127.0.0.1:2 as careless (p5)\n")
+    await one.end()
+    assert [(found.kind, found.text.partition(",")[0]) for found in rig.differences] == [("trusted", "careless")]
+    assert shown[1:] == ["right"] and shown[0] != "right"
+    assert os.listdir(tmp_path) == ["broker.log"]
