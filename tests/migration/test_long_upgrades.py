@@ -110,6 +110,31 @@ def test_a_statement_may_take_longer_than_other_answers(behind: Engine, monkeypa
     assert any("metadata lock" in line for line in told), "it must say what it waits for"
 
 
+def test_a_server_that_ends_long_statements_lets_a_migration_take_its_time(
+    mariadb: DatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_database(mariadb.create("ends_long_statements"))
+    lack_an_index(engine)
+    with engine.connect() as administrator:
+        administrator.exec_driver_sql("SET GLOBAL max_statement_time = 1")
+        # Only new connections heed it.
+        hurried = open_database(engine.url)
+        began = time.monotonic()
+        try:
+            with reading_the_log(engine) as reader:
+
+                def tell(line: str) -> None:
+                    if time.monotonic() - began > 3.0:
+                        reader.rollback()
+
+                upgrade(hurried, tell)
+        finally:
+            administrator.exec_driver_sql("SET GLOBAL max_statement_time = 0")
+    assert is_complete(hurried)
+    hurried.dispose()
+    engine.dispose()
+
+
 def fill_log(engine: Engine, rows: int) -> None:
     with engine.begin() as connection:
         connection.execute(sa.insert(servers).values(id=1, ip="192.0.2.1", created_on=sa.func.now()))

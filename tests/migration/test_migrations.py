@@ -15,8 +15,9 @@ from alembic.migration import MigrationContext
 from fixtures.database import SERVERS, DatabaseServer
 from sqlalchemy.engine import URL, Connection, Engine
 
+from runtime import migrations
 from runtime.database import open_database
-from runtime.migrations import current, newest, upgrade
+from runtime.migrations import MigrationBusy, current, newest, upgrade
 from schema import pool_tables
 from schema.tables import ledger_origin, log_scores, metadata, monitors, server_scores, servers
 
@@ -349,3 +350,22 @@ def test_the_next_one_begins_when_the_last_one_is_committed(server: DatabaseServ
     upgrade(engine)
     engine.dispose()
     assert len(free) > 1 and not any(free[1:])
+
+
+def test_whoever_would_have_to_wait_too_long_is_told_and_nobody_waits_for_one_that_is_done(
+    server: DatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "_LOCK_WAIT", 0)
+    first, second = (open_database(server.create(f"migration{next(_numbers)}")) for _ in range(2))
+    try:
+        upgrade(first)  # whose connections stay open
+        upgrade(second)
+        with first.connect() as connection:
+            connection.execute(sa.text("SELECT GET_LOCK('ntppool_monitor_migrations', 0)"))
+            with pytest.raises(MigrationBusy, match="another process has been migrating"):
+                upgrade(second)
+            connection.execute(sa.text("SELECT RELEASE_LOCK('ntppool_monitor_migrations')"))
+        upgrade(second)
+    finally:
+        first.dispose()
+        second.dispose()
