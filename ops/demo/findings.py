@@ -11,6 +11,9 @@ from ops.checker.replay import LogRow
 HANDED_OUT_ABOVE: Final = 10.0
 """The score above which the pool hands a server out."""
 
+_SETTLES_AT: Final = 20.0
+"""A score settles at this many times the mean step: it is 0.95 of what it was, and a step more, with each result."""
+
 _LAST: Final = 100
 """Results of a server that are looked at."""
 
@@ -47,6 +50,8 @@ class Findings:
             return "it has no results" if may_serve else "all monitors are of its account or its network"
         if score is None:
             return "it has no score"
+        if _SETTLES_AT * statistics.mean(row.step for row in rows) > HANDED_OUT_ABOVE:
+            return "its score is still rising"
         return _complaint(rows) or "its score is still rising"
 
 

@@ -37,6 +37,8 @@ def against(*kinds: dict[str, Any], score: float | None = -3.0, may_serve: int =
         ([SILENT] * 2 + [AHEAD] * 3, "its clock is 5.0 s ahead, 60% of the time"),
         ([SILENT] * 19 + [GOOD], "it does not answer"),
         ([GOOD] * 5, "its score is still rising"),
+        ([SILENT] + [GOOD] * 12, "its score is still rising"),  # to 20 times 7/13
+        ([SILENT] + [GOOD] * 11, "it does not answer, 8% of the time"),  # to 20 times 6/12, which is 10
         ([{"step": 0.0, "offset": 0.3}], "its score is still rising"),
     ],
 )
