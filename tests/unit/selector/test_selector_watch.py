@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from runtime.pool_settings import Intervals
 from selector import watch
 from selector.complaints import Complaints
 from selector.due import News
@@ -79,3 +80,66 @@ async def test_an_account_with_an_odd_limit_is_named_once(caplog: pytest.LogCapt
 
 def monitor_row(number: int, limit: AccountLimit) -> MonitorRow:
     return MonitorRow(number, f"m{number}", True, "v4", "active", None, 4, limit, "", False)
+
+
+class _Marks:
+    """Which monitors are to be looked at."""
+
+    def __init__(self) -> None:
+        self.marked: list[str] = []
+
+    def know(self, names: set[str]) -> None: ...
+
+    def mark(self, name: str) -> None:
+        self.marked.append(name)
+
+    def take(self) -> list[str]:
+        found, self.marked = sorted(set(self.marked)), []
+        return found
+
+
+async def test_doubts_and_another_connection_have_all_monitors_looked_at() -> None:
+    """What was committed may be something that nobody was told of; a broker that was away may have lost it."""
+    marks, forgotten = _Marks(), []
+    broker, doubts = SimpleNamespace(connections=1), SimpleNamespace(count=0)
+    one = a_watch(
+        worker=SimpleNamespace(broker=broker, doubts=doubts),
+        reconciler=marks,
+        configs=SimpleNamespace(forget=lambda: forgotten.append(None)),
+    )
+    rows = (monitor_row(1, account_limit(None)), monitor_row(2, account_limit(None)))
+    before = one._registry = Registry(rows, {})
+    everybody = sorted(before.names)
+    assert everybody
+    one._look_at_agents(before)
+    assert (marks.take(), forgotten) == ([], []), "the first connection has lost nothing"
+    doubts.count = 1
+    one._look_at_agents(before)
+    assert (marks.take(), forgotten) == (everybody, [])
+    broker.connections = 2
+    one._look_at_agents(before)
+    assert (marks.take(), forgotten) == (everybody, [None])
+    one._look_at_agents(before)
+    assert (marks.take(), forgotten) == ([], [None])
+
+
+async def test_other_intervals_have_all_monitors_looked_at() -> None:
+    marks, pool = _Marks(), SimpleNamespace(monitors=Intervals())
+
+    async def in_database(work: Any) -> Any:
+        return work()
+
+    one = a_watch(
+        worker=SimpleNamespace(in_database=in_database, pool=SimpleNamespace(get=lambda: pool)),
+        reconciler=marks,
+        configs=SimpleNamespace(want=lambda wanted: None),
+        complaints=Complaints(),
+    )
+    one._registry = Registry((monitor_row(1, account_limit(None)),), {})
+    await one._look_at_settings()
+    assert marks.take() == [], "at first there is nothing to compare with"
+    pool.monitors = Intervals(interval_active=77.0)
+    await one._look_at_settings()
+    assert marks.take() == sorted(one._registry.names)
+    await one._look_at_settings()
+    assert marks.take() == []
