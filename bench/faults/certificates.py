@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import signal
 import ssl
 import time
 from contextlib import suppress
@@ -54,7 +53,7 @@ class WrongCertificate:
             CannotRun: the broker does not show it.
         """
         self._broker.show(certificate)
-        self._rig.signal(BROKER, signal.SIGHUP)
+        await self._rig.reload_broker()
         deadline = time.monotonic() + _SHOWN_WITHIN
         while not await asyncio.to_thread(self._is_shown, certificate):
             if time.monotonic() > deadline:

@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import signal
 from datetime import timedelta
 from typing import Final
 
@@ -45,7 +44,7 @@ class Rotation:
         former = site.key.verification_text()
         secret = secrets.token_urlsafe(48)
         site.key = load_key(secret)
-        self._reload(former)
+        await self._reload(former)
         replacement = site.key_file.with_suffix(".new")
         replacement.touch(mode=0o600)
         replacement.write_text(secret + "\n", encoding="utf-8")
@@ -57,11 +56,11 @@ class Rotation:
             await self._rig.start_again(name)
 
     async def end(self) -> None:
-        self._reload(None)
+        await self._reload(None)
 
-    def _reload(self, former: str | None) -> None:
+    async def _reload(self, former: str | None) -> None:
         self._rig.site.site.broker.set_keys(self._rig.site.key.verification_text(), former)
-        self._rig.signal(BROKER, signal.SIGHUP)
+        await self._rig.reload_broker()
 
 
 class Duplicate:

@@ -4,6 +4,8 @@ import asyncio
 import logging
 import os
 import signal
+import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
@@ -35,6 +37,9 @@ T = TypeVar("T")
 DATABASE: Final = "database"
 WORKERS: Final = ("ingest 1", "ingest 2", "scorer", "selector")
 """Those that run from the beginning to the end, if nothing happens to them."""
+
+_ANSWERS_WITHIN: Final = 5.0
+"""Seconds for one attempt."""
 
 START_WITHIN: Final = 60.0
 _LOOK_EVERY: Final = 0.1
@@ -157,6 +162,19 @@ class Rig:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    async def reload_broker(self) -> None:
+        """Has the broker read keys and certificates again, once it serves: the signal ends one that still starts.
+
+        Raises:
+            CannotRun: it does not serve in time.
+        """
+        deadline = time.monotonic() + START_WITHIN
+        while not await asyncio.to_thread(_serves, self.site.site.broker_address):
+            if time.monotonic() > deadline:
+                raise CannotRun(f"the broker did not serve within {START_WITHIN:g} s")
+            await asyncio.sleep(_LOOK_EVERY)
+        self.signal(BROKER, signal.SIGHUP)
+
     async def kill(self, name: str) -> None:
         """SIGKILL."""
         if name == DATABASE:
@@ -209,3 +227,14 @@ async def _cancelled(task: "asyncio.Future[None]") -> None:
 
 
 __all__ = ["BROKER", "DATABASE", "DISK_OF_DATABASE", "FLEET", "WORKERS", "CannotRun", "Rig"]
+
+
+def _serves(address: BrokerAddress) -> bool:
+    """Whether the broker answers, and not only its port: by a handshake, or by ending what is no MQTT."""
+    with suppress(OSError):
+        if address.ca_file is not None:
+            return bool(ssl.get_server_certificate((address.host, address.port), timeout=_ANSWERS_WITHIN))
+        with socket.create_connection((address.host, address.port), timeout=_ANSWERS_WITHIN) as stranger:
+            stranger.sendall(b"\0\0")
+            return not stranger.recv(1)
+    return False
