@@ -117,6 +117,7 @@ async def test_servers_that_become_due_are_scored_and_told_of(engine: Engine) ->
             [server] = await asyncio.to_thread(servers_with_a_result, engine, 1)
             await until(lambda: scores(engine) == [12.0])
             await until(lambda: worker.status.get("scored") == 1)
+            await until(lambda: bool(live.events))
         [(topic, event)] = live.events
         assert topic == f"/devel/events/scores/{server}"
         assert isinstance(event, ScoreComputed)

@@ -117,19 +117,25 @@ def seconds_to_end(running: "subprocess.Popen[str]") -> float:
     return time.monotonic() - began
 
 
+def usual_end(tmp_path: Path) -> float:
+    """Seconds that an end takes on this machine, as busy as it is now, when there is nothing to export to."""
+    with process("", tmp_path) as running:
+        return seconds_to_end(running)
+
+
 @pytest.mark.parametrize("talk", [say_nothing, drip, overloaded])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_collector_that_does_not_answer_holds_nobody_up(
     tmp_path: Path, scheme: str, talk: Callable[[socket.socket], None]
 ) -> None:
     with talking(talk) as port, process(f"{scheme}://127.0.0.1:{port}", tmp_path) as running:
-        assert seconds_to_end(running) < 4.0
+        assert seconds_to_end(running) < 4.0 + usual_end(tmp_path)
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:{refused}", "http://hanging.example:4318", "no URL"])
 def test_a_collector_that_cannot_be_reached_holds_nobody_up(tmp_path: Path, endpoint: str) -> None:
     with process(endpoint.format(refused=free_port()), tmp_path) as running:
-        assert seconds_to_end(running) < 4.0
+        assert seconds_to_end(running) < 4.0 + usual_end(tmp_path)
 
 
 def test_a_scraper_that_says_nothing_holds_nobody_up(tmp_path: Path) -> None:

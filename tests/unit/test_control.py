@@ -142,6 +142,7 @@ async def test_without_a_response_topic_nothing_is_sent(control: Control) -> Non
 async def test_an_answer_that_cannot_be_sent_harms_nobody(
     control: Control, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, logger="runtime.control")
     broker: Any = RecordingBroker(error)
     await control.handle(broker, order({"command": "ping"}, response_topic="#"))
     assert caplog.messages == [f"answer to ping could not be sent: {error}"]
