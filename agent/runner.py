@@ -83,6 +83,8 @@ class Runner:
         self._doubts = 0
         """Steps of the clock so far: what began before the last one does not count."""
         self._probes: set[asyncio.Task[None]] = set()
+        self._measuring: set[asyncio.Task[None] | None] = set()
+        """Those of them, and others, that are counted as probes and have no result yet."""
         self._wake = asyncio.Event()
         self._trouble = Repeating(log)
 
@@ -167,7 +169,9 @@ class Runner:
         current = asyncio.current_task()
         for task in self._probes - {current}:
             task.cancel()
-            discarded += 1
+            # One that has not begun has measured nothing, and one that has just ended has given its result.
+            discarded += task in self._measuring
+            self._measuring.discard(task)
         self._schedule.rebuild(self._situation.watch.wall_ahead, self._situation.clock())
         self.clock.recheck()
         self._wake.set()
@@ -254,7 +258,12 @@ class Runner:
         target = Target(assignment.ip, assignment.port, self.ipv)  # checked when it was assigned
         source = self._source
         was_foreign = source.foreign
-        samples = await probe(target, source, config.samples)
+        task = asyncio.current_task()
+        self._measuring.add(task)
+        try:
+            samples = await probe(target, source, config.samples)
+        finally:
+            self._measuring.discard(task)
         if source.foreign and not was_foreign:
             log.warning("%s is not an address of this host: the kernel chooses the source address", source.address)
         counters.count_samples(samples)

@@ -23,7 +23,7 @@ from agent.sample import Sample, to_result
 from agent.spool import Spool
 from agent.targets import Target, TargetRules
 from agent.timestamps import Timestamp
-from schema.messages import Assignment, ProtocolConfig
+from schema.messages import Assignment, ProtocolConfig, Result
 
 REPLY = Reply(0, 4, 2, 0.0, 0.0, b"\xc0\x00\x02\x01", b"", Timestamp(1), Timestamp(1))
 BASE = "127.0.0.200"
@@ -227,6 +227,37 @@ async def test_a_clock_step_discards_probes_and_results_and_checks_anew(bench: B
     for number in bench.spool:
         batch = bench.spool.read(number)
         assert batch is not None and b'"server_id":99' not in batch.payload
+
+
+async def test_a_probe_that_ended_just_before_the_step_was_found_is_discarded_once(
+    bench: Bench, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = bench.runner._take
+
+    def take_and_step(result: Result) -> None:
+        take(result)
+        bench.step = 0.2
+
+    monkeypatch.setattr(bench.runner, "_take", take_and_step)
+    bench.configure()
+    bench.assign(1, 2)
+    network.open.clear()
+    async with running(bench):
+        await bench.until(lambda: network.running == 2)
+        probes = bench.counters.probes
+        network.open.set()  # both end in one round of the event loop: the second finds the step
+        await bench.until(lambda: bench.counters.clock_steps == 1)
+        assert (probes, bench.counters.probes_discarded) == (2, 2)
+
+
+async def test_a_probe_that_has_not_begun_is_none_that_is_discarded(bench: Bench, network: Network) -> None:
+    bench.configure()
+    bench.assign(1)
+    task = asyncio.create_task(bench.runner.probe(1))
+    bench.runner._probes.add(task)
+    assert bench.runner.doubt() == 0
+    await asyncio.wait({task})
+    assert (bench.counters.probes, bench.counters.probes_discarded) == (0, 0)
 
 
 async def test_a_step_that_a_probe_finds_at_its_end_discards_it(bench: Bench, network: Network) -> None:
