@@ -38,6 +38,10 @@ DATABASE: Final = "database"
 WORKERS: Final = ("ingest 1", "ingest 2", "scorer", "selector")
 """Those that run from the beginning to the end, if nothing happens to them."""
 
+_CONNECT: Final = bytes.fromhex("100c 0004 4d515454 04 02 003c 0000")
+_CONNACK: Final = b"\x20"
+"""Of MQTT 3.1.1: a clean session of nobody, kept for a minute; and how an answer begins."""
+
 _ANSWERS_WITHIN: Final = 5.0
 """Seconds for one attempt."""
 
@@ -230,11 +234,11 @@ __all__ = ["BROKER", "DATABASE", "DISK_OF_DATABASE", "FLEET", "WORKERS", "Cannot
 
 
 def _serves(address: BrokerAddress) -> bool:
-    """Whether the broker answers, and not only its port: by a handshake, or by ending what is no MQTT."""
+    """Whether the broker answers, and not only its port: by a handshake, or by refusing who shows no token."""
     with suppress(OSError):
         if address.ca_file is not None:
             return bool(ssl.get_server_certificate((address.host, address.port), timeout=_ANSWERS_WITHIN))
         with socket.create_connection((address.host, address.port), timeout=_ANSWERS_WITHIN) as stranger:
-            stranger.sendall(b"\0\0")
-            return not stranger.recv(1)
+            stranger.sendall(_CONNECT)
+            return stranger.recv(1) == _CONNACK
     return False
