@@ -17,6 +17,7 @@ import yaml
 
 from runtime.log import keep_out_of_logs
 from runtime.loopback import is_loopback
+from runtime.printable import printable
 from schema.names import Environment
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def _vault_token() -> str:
 def _reason(error: Exception, token: str) -> str:
     """What went wrong, on one line; whoever answered may have sent the token back."""
     said = " ".join(str(error).split()) or type(error).__name__
-    return "".join(filter(str.isprintable, said.replace(token, "...") if token else said))[:_LONGEST_REASON]
+    return printable(said.replace(token, "...") if token else said)[:_LONGEST_REASON]
 
 
 def _not_ok(answer: Any) -> str:

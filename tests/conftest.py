@@ -1,10 +1,13 @@
 """Fixtures of all floors live in ``tests/fixtures``; this makes them known."""
 
+import logging
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Tests are imported by path, so the folder of fixtures must be named.
@@ -31,3 +34,16 @@ def pytest_configure() -> None:
 # How long an example takes says something about the machine, not about the code: it is no reason to fail.
 settings.register_profile("any machine", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Puts logging back: a program that a test runs in its own process sets it up, and for all tests after it."""
+    root, known = logging.getLogger(), logging.root.manager.loggerDict.values()
+    handlers, level = root.handlers[:], root.level
+    levels = {logger: logger.level for logger in known if isinstance(logger, logging.Logger)}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for logger, before in levels.items():
+        logger.setLevel(before)

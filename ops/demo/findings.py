@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ops.checker.replay import LogRow
+from runtime.printable import printable
 
 HANDED_OUT_ABOVE: Final = 10.0
 """The score above which the pool hands a server out."""
@@ -73,7 +74,7 @@ def _kind(row: LogRow) -> str | None:
     if row.no_response:
         return "it does not answer"
     if row.error:
-        return f"its answer: {''.join(filter(str.isprintable, row.error))[:_LONGEST]}"
+        return f"its answer: {printable(row.error)[:_LONGEST]}"
     return "it gives no time" if row.offset is None else _CLOCK
 
 

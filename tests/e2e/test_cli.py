@@ -14,7 +14,6 @@ from typing import Any
 import jwt
 import pytest
 import sqlalchemy as sa
-from fixtures.logs import logging_kept
 from fixtures.world import add_account, add_monitor, add_pair, add_server, monitor_name
 from sqlalchemy.engine import URL
 
@@ -51,8 +50,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
         for name, value in settings.items():
             monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
         capfd.readouterr()
-        with logging_kept():
-            code = main(arguments)
+        code = main(arguments)
         written = capfd.readouterr()
         return code, written.out, written.err
 

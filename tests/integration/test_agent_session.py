@@ -272,7 +272,6 @@ async def test_the_session_is_kept_for_a_day(tmp_path: Path) -> None:
 async def test_a_level_that_an_operator_has_set_survives_a_configuration_that_says_the_same_as_before(
     tmp_path: Path,
 ) -> None:
-    before = logging.getLogger().level
     topic = f"/devel/monitors/config/{NAME}".encode()
     async with patient_broker() as broker:
         running = Running(tmp_path, broker.port)
@@ -287,7 +286,6 @@ async def test_a_level_that_an_operator_has_set_survives_a_configuration_that_sa
                 assert logging.getLogger().level == expected
                 if number == 1:
                     logging.getLogger().setLevel(logging.DEBUG)  # as the order log-level does
-    logging.getLogger().setLevel(before)
 
 
 def puback(broker: PatientBroker, number: int) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from fixtures.batches import new_result, new_submission
-from fixtures.logs import logging_kept
 from fixtures.world import add_log_score, add_monitor, add_pair, add_server, monitor_name
 from sqlalchemy.engine import Engine
 
@@ -343,8 +342,7 @@ def by_hand(
     monkeypatch.setattr(sys, "argv", ["checker", *arguments])
     monkeypatch.delenv("DATABASE_DSN", raising=False)
     monkeypatch.setenv("DEPLOYMENT_MODE", "devel")
-    with logging_kept():
-        code = main()
+    code = main()
     said = capsys.readouterr()
     return code, said.out, said.err
 

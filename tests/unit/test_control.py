@@ -54,12 +54,8 @@ async def test_an_order_is_carried_out_and_its_details_are_told(control: Control
 async def test_every_worker_knows_ping_status_and_log_level(control: Control) -> None:
     assert (await control.answer(order({"command": "ping"}))).ok
     assert (await control.answer(order({"command": "status"}))).details == {"backlog": 3}
-    level = logging.getLogger().level
-    try:
-        assert (await control.answer(order({"command": "log-level", "level": "error"}))).details == {"level": "error"}
-        assert logging.getLogger().level == logging.ERROR
-    finally:
-        logging.getLogger().setLevel(level)
+    assert (await control.answer(order({"command": "log-level", "level": "error"}))).details == {"level": "error"}
+    assert logging.getLogger().level == logging.ERROR
 
 
 @pytest.mark.parametrize(
@@ -142,7 +138,6 @@ async def test_without_a_response_topic_nothing_is_sent(control: Control) -> Non
 async def test_an_answer_that_cannot_be_sent_harms_nobody(
     control: Control, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, logger="runtime.control")
     broker: Any = RecordingBroker(error)
     await control.handle(broker, order({"command": "ping"}, response_topic="#"))
     assert caplog.messages == [f"answer to ping could not be sent: {error}"]

@@ -24,20 +24,6 @@ from runtime.log import (
 )
 
 
-@pytest.fixture(autouse=True)
-def _restore() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    for handler in root.handlers[:]:
-        if handler not in handlers:
-            root.removeHandler(handler)
-    for handler in handlers:
-        if handler not in root.handlers:
-            root.addHandler(handler)
-    root.setLevel(level)
-
-
 @pytest.fixture
 def stderr(tmp_path: Path) -> Iterator[TextIO]:
     """A file that a test makes its stderr by :func:`redirect`."""

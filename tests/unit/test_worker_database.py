@@ -67,7 +67,6 @@ def mysql_error(code: int) -> OperationalError:
     ids=str,
 )
 async def test_what_passes_is_waited_for(worker: Worker, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("WARNING", logger="runtime.worker")
     assert await worker.in_database(failing(error, error, error)) == "done"
     [message] = caplog.messages
     assert message.startswith("database: ")

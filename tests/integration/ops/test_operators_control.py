@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from fixtures.broker import Broker
-from fixtures.logs import logging_kept
 
 from auth.tokens import Role
 from ops import control as control_module
@@ -73,8 +72,7 @@ def answer(**fields: Any) -> bytes:
 
 
 async def run(*arguments: str) -> int:
-    with logging_kept():
-        return await asyncio.to_thread(main, ["control", *arguments])
+    return await asyncio.to_thread(main, ["control", *arguments])
 
 
 async def test_every_worker_of_a_service_is_heard(
