@@ -155,11 +155,10 @@ def _become_daemon(settings: DaemonSettings) -> NoReturn:
 
 def _rules(settings: AgentSettings) -> TargetRules:
     """As of the state when there is one; a host that is not set up may still measure public servers."""
-    for place in places_to_look(settings, os.environ)[:1]:
-        directory = StateDirectory(place, settings.env)
-        if file_stamp(directory.state_file) is not None:
-            return directory.rules(directory.read_state())
-    return TargetRules(settings.env)
+    directory = StateDirectory(places_to_look(settings, os.environ)[0], settings.env)
+    if file_stamp(directory.state_file) is None:
+        return TargetRules(settings.env)
+    return directory.rules(directory.read_state())
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 
@@ -13,11 +12,9 @@ from agent.probe import probe
 from agent.resolver import LookupFailed, Resolver
 from agent.sample import Sample, best, to_result
 from agent.targets import HostName, Target, TargetRefused, TargetRules
+from schema.limits import MAX_BASE_CHECKS
 from schema.messages import Result
 from schema.names import IpVersion
-
-MAX_BASE_CHECKS: Final = 16
-"""Servers asked at most, however many are configured."""
 
 
 class BaseChecks(msgspec.Struct, frozen=True):

@@ -1,7 +1,6 @@
 """The ``check`` command: measures servers now, by address or host name, and says what came out."""
 
 import asyncio
-import re
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,18 +11,13 @@ import msgspec
 from agent.exchange import Source
 from agent.probe import probe
 from agent.sample import Sample, to_result
-from agent.targets import FAMILY_OF, NTP_PORT, Target, TargetRefused, TargetRules
+from agent.targets import FAMILY_OF, Target, TargetRefused, TargetRules
 from agent.wording import check_line
 from schema.names import IpVersion
 
 MOST_ADDRESSES: Final = 16
 """Addresses of one name that are measured."""
 
-_LABEL: Final = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_HOST: Final = re.compile(
-    # The last label begins with a letter: 8.8.8.8.8 is a mistyped address.
-    rf"(?P<host>(?:{_LABEL}\.)*[A-Za-z](?:[A-Za-z0-9-]{{0,61}}[A-Za-z0-9])?\.?)(?::(?P<port>\d{{1,5}}))?"
-)
 _FAMILIES: Final = {socket.AF_INET: FAMILY_OF[4], socket.AF_INET6: FAMILY_OF[6]}
 
 
@@ -36,6 +30,8 @@ class Checked:
     target: Target | None = None
     samples: Sequence[Sample] = ()
     problem: str | None = None
+    by_name: bool = True
+    """Whether a host name was asked for."""
 
     @property
     def good(self) -> bool:
@@ -47,7 +43,7 @@ class Checked:
         if self.target is None:
             return f"{self.asked}: {self.problem}"
         told = check_line(self.target, self.samples)
-        return told if self.asked == str(self.target) or _host_of(self.asked) is None else f"{self.asked} {told}"
+        return f"{self.asked} {told}" if self.by_name else told
 
     def as_dict(self) -> dict[str, Any]:
         """For machines: a result as the pool is told it, and what it is of."""
@@ -66,6 +62,7 @@ class _Planned:
     asked: str
     target: Target | None = None
     problem: str | None = None
+    by_name: bool = True
 
 
 def check_arguments(asked: Iterable[str], rules: TargetRules) -> None:
@@ -75,13 +72,7 @@ def check_arguments(asked: Iterable[str], rules: TargetRules) -> None:
         TargetRefused: an address that may not be probed, or neither an address nor a host name.
     """
     for text in asked:
-        if _host_of(text) is None:
-            try:
-                rules.parse(text)
-            except TargetRefused as error:
-                if "is no IP address" in str(error):
-                    raise TargetRefused(f"{text[:80]!r} is neither an IP address nor a host name") from None
-                raise
+        rules.parse_or_name(text)
 
 
 async def check(
@@ -104,7 +95,7 @@ async def check(
 
     async def one(plan: _Planned) -> Checked:
         taken = await probe(plan.target, Source(None), samples) if plan.target else []
-        checked = Checked(plan.asked, plan.target, taken, plan.problem)
+        checked = Checked(plan.asked, plan.target, taken, plan.problem, plan.by_name)
         done(checked)
         return checked
 
@@ -115,19 +106,18 @@ async def check(
 
 
 async def _plan(text: str, rules: TargetRules, protocols: frozenset[IpVersion]) -> list[_Planned]:
-    host = _host_of(text)
-    if host is None:
-        return [_Planned(text, rules.parse(text))]
-    name, port = host
+    server = rules.parse_or_name(text)
+    if isinstance(server, Target):
+        return [_Planned(text, server, by_name=False)]
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_DGRAM)
+        found = await asyncio.get_running_loop().getaddrinfo(server.host, server.port, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return [_Planned(text, problem=f"cannot be resolved: {reason}")]
     addresses = [str(address[0]) for family, _, _, _, address in found if _FAMILIES.get(family) in protocols]
     if not addresses:
         return [_Planned(text, problem=f"has no address of IP{' or IP'.join(sorted(protocols))}")]
-    return [_allowed(text, ip, port, rules) for ip in dict.fromkeys(addresses[:MOST_ADDRESSES])]
+    return [_allowed(text, ip, server.port, rules) for ip in dict.fromkeys(addresses[:MOST_ADDRESSES])]
 
 
 def _allowed(text: str, ip: str, port: int, rules: TargetRules) -> _Planned:
@@ -135,12 +125,3 @@ def _allowed(text: str, ip: str, port: int, rules: TargetRules) -> _Planned:
         return _Planned(text, rules.check(ip, port))
     except TargetRefused as error:
         return _Planned(text, problem=str(error))
-
-
-def _host_of(text: str) -> tuple[str, int] | None:
-    """Name and port when ``text`` is a host name, None when it can only be an address."""
-    match = _HOST.fullmatch(text)
-    if match is None or len(match["host"]) > 253:
-        return None
-    port = int(match["port"] or NTP_PORT)
-    return (match["host"], port) if 1 <= port <= 65535 else None

@@ -7,13 +7,13 @@ own that nobody waits for at exit, and there are only so many: a resolver that h
 import asyncio
 import logging
 import socket
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from runtime.log import Repeating
+from runtime.threads import in_thread
 from schema.names import IpVersion
 
 log = logging.getLogger(__name__)
@@ -83,41 +83,23 @@ class Resolver:
         return found
 
     async def _ask(self, host: str, ipv: IpVersion) -> list[str]:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[list[str]] = loop.create_future()
         async with asyncio.timeout(WITHIN):
             await self._free.acquire()
-            try:
-                threading.Thread(
-                    target=self._look_up, args=(host, ipv, loop, answer), name=f"look up {host}", daemon=True
-                ).start()
-            except BaseException:
-                self._free.release()
-                raise
-            return await answer
+            asked = asyncio.ensure_future(in_thread(partial(self._look_up, host, ipv), f"look up {host}"))
+            asked.add_done_callback(self._looked_up)
+            return await asyncio.shield(asked)
 
-    def _look_up(
-        self, host: str, ipv: IpVersion, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[list[str]]
-    ) -> None:
+    def _look_up(self, host: str, ipv: IpVersion) -> list[str]:
         """What the thread does."""
-        found: list[str] | Exception
-        try:
-            # As bytes: of a text, Python would load the tables of international names, which take a megabyte.
-            entries = self._getaddrinfo(host.encode("ascii"), None, _FAMILIES[ipv], socket.SOCK_DGRAM)
-            found = list(dict.fromkeys(entry[4][0] for entry in entries))[:MAX_ADDRESSES]
-        except Exception as error:
-            found = error
-        with suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(self._looked_up, answer, found)
+        # As bytes: of a text, Python would load the tables of international names, which take a megabyte.
+        entries = self._getaddrinfo(host.encode("ascii"), None, _FAMILIES[ipv], socket.SOCK_DGRAM)
+        return list(dict.fromkeys(entry[4][0] for entry in entries))[:MAX_ADDRESSES]
 
-    def _looked_up(self, answer: asyncio.Future[list[str]], found: list[str] | Exception) -> None:
+    def _looked_up(self, asked: asyncio.Future[list[str]]) -> None:
+        """The thread has ended; perhaps nobody waits for what it found any longer."""
         self._free.release()
-        if answer.done():
-            return  # too late
-        if isinstance(found, Exception):
-            answer.set_exception(found)
-        else:
-            answer.set_result(found)
+        if not asked.cancelled():
+            asked.exception()
 
     def _remember(self, host: str, ipv: IpVersion, found: list[str]) -> None:
         self._remembered.pop((host, ipv), None)

@@ -17,6 +17,10 @@ class TargetRefused(ValueError):
     """This address is not one to probe; the message says why."""
 
 
+class NoAddress(TargetRefused):
+    """It is no address at all."""
+
+
 class Target(msgspec.Struct, frozen=True, gc=False):
     """An address that may be probed."""
 
@@ -57,7 +61,7 @@ class TargetRules(msgspec.Struct, frozen=True, gc=False):
         try:
             address = ipaddress.ip_address(ip)
         except ValueError:
-            raise TargetRefused(f"{ip[:64]!r} is no IP address") from None
+            raise NoAddress(f"{ip[:64]!r} is no IP address") from None
         family = FAMILY_OF[address.version]
         if ipv is not None and family != ipv:
             raise TargetRefused(f"{address} is not an address of IP{ipv}")
@@ -79,17 +83,20 @@ class TargetRules(msgspec.Struct, frozen=True, gc=False):
         ip, port = _split_port(text)
         return self.check(ip, port, ipv)
 
-    def parse_or_name(self, text: str, ipv: IpVersion) -> Target | HostName:
+    def parse_or_name(self, text: str, ipv: IpVersion | None = None) -> Target | HostName:
         """As :meth:`parse`; or the host written as ``name`` or ``name:port``, whose addresses must be checked, too.
 
         Raises:
             TargetRefused: it is neither.
         """
         host, port = _split_port(text)
-        if not _is_name(host):
+        if _is_name(host):
+            self._check_port(host, port)
+            return HostName(host.lower(), port)
+        try:
             return self.check(host, port, ipv)
-        self._check_port(host, port)
-        return HostName(host.lower(), port)
+        except NoAddress:
+            raise TargetRefused(f"{text[:80]!r} is neither an IP address nor a host name") from None
 
     def _check_port(self, host: str, port: int) -> None:
         if port != NTP_PORT and self.env != "devel":

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 JSON_OPTION: Final = typer.Option("--json", help="For machines.")
+SINCE_OPTION: Final = typer.Option(metavar="TIME", help="A day such as 2026-11-30, or a time such as 12h, 7d.")
+LIMIT_OPTION: Final = typer.Option(metavar="N", min=1, max=10_000, help="The last N.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from ops.errors import OperatorError, UsageError
 from ops.monitors import FoundMonitor, find_monitor
 from ops.output import changed, value_text
 from schema.addresses import why_not_public
+from schema.limits import MAX_BASE_CHECKS
 from schema.messages import LogLevel, MonitorStatus
 from schema.names import IP_VERSIONS, Environment, IpVersion
 from schema.tables import monitors
@@ -38,8 +39,6 @@ CONFIG: Final[Mapping[str, str]] = {
 
 _CLEARABLE: Final[Mapping[str, Any]] = {"account": None, "location": "", "hostname": ""}
 """Columns that may be empty, and what they then hold."""
-
-_MOST_BASE_CHECKS: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +113,8 @@ def monitor_change(
 
 
 def _base_checks(env: Environment, entries: Sequence[str]) -> list[str]:
-    if len(entries) > _MOST_BASE_CHECKS:
-        raise UsageError(f"--base-check: {len(entries)} given, must be at most {_MOST_BASE_CHECKS}")
+    if len(entries) > MAX_BASE_CHECKS:
+        raise UsageError(f"--base-check: {len(entries)} given, must be at most {MAX_BASE_CHECKS}")
     try:
         check_arguments(entries, TargetRules(env, allow_private=env == "devel"))
     except TargetRefused as error:

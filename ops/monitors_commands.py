@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from ops.context import JSON_OPTION, globals_of, open_ledger
+from ops.context import JSON_OPTION, LIMIT_OPTION, SINCE_OPTION, globals_of, open_ledger
 from ops.errors import OperatorError, UsageError
 from ops.output import confirmed, show_fields, show_table, write
 from schema.messages import LogLevel, MonitorStatus
@@ -82,10 +82,8 @@ def _register_views(group: typer.Typer) -> None:
     def history(
         context: typer.Context,
         name: Annotated[str, _NAME],
-        since: Annotated[
-            str, typer.Option(metavar="TIME", help="A day such as 2026-11-30, or a time such as 12h, 7d.")
-        ] = "90d",
-        limit: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="The last N.")] = 50,
+        since: Annotated[str, SINCE_OPTION] = "90d",
+        limit: Annotated[int, LIMIT_OPTION] = 50,
         as_json: Annotated[bool, JSON_OPTION] = False,
     ) -> None:
         """Says when and why it came to its servers and left them.

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ops.context import JSON_OPTION, globals_of, open_ledger
+from ops.context import JSON_OPTION, LIMIT_OPTION, SINCE_OPTION, globals_of, open_ledger
 from ops.days import parse_day, parse_since
 from ops.errors import UsageError
 from ops.output import Layout, fields_as_dict, rows_as_dicts, show_fields, show_table, write, write_json
@@ -65,10 +65,8 @@ def _register_views(group: typer.Typer) -> None:
     def history(
         context: typer.Context,
         server: Annotated[str, _SERVER],
-        since: Annotated[
-            str, typer.Option(metavar="TIME", help="A day such as 2026-11-30, or a time such as 12h, 7d.")
-        ] = "90d",
-        limit: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="The last N.")] = 50,
+        since: Annotated[str, SINCE_OPTION] = "90d",
+        limit: Annotated[int, LIMIT_OPTION] = 50,
         as_json: Annotated[bool, JSON_OPTION] = False,
     ) -> None:
         """Says when and why its monitors came and left, and when its score crossed 10.

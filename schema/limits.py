@@ -35,3 +35,6 @@ STATUS_EXPIRY: Final = timedelta(hours=24)
 
 MONITOR_GONE: Final = timedelta(minutes=15)
 """A monitor without a status, or offline, for this long is gone: three refreshes were missed."""
+
+MAX_BASE_CHECKS: Final = 16
+"""Servers with which an agent compares its clock, at most."""
