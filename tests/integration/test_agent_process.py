@@ -103,7 +103,7 @@ async def test_no_probing_without_configuration_status_or_good_clock(
         ({"status": "pending", "base_checks": base_check(fleet)}, "status is pending"),
         ({"base_checks": []}, "no base-check servers"),
         ({"base_checks": [f"{early.address}:{early.port}"]}, "offset +250."),
-        ({"base_checks": ["8.8.8.8.8"]}, "'8.8.8.8.8' is no IP address"),
+        ({"base_checks": ["8.8.8.8.8"]}, "'8.8.8.8.8' is neither an IP address nor a host name"),
     ):
         await pool.configure(**fields)  # type: ignore[arg-type]
         await until(
