@@ -14,6 +14,8 @@ from agent.check import Checked, check_arguments
 from agent.check import check as check_servers
 from agent.daemon_settings import DaemonSettings, hand_over
 from agent.inspection import inspect
+from agent.ntp.targets import TargetRefused, TargetRules
+from agent.ntp.udp import stamping
 from agent.output import complain, warn, write, write_json
 from agent.settings import (
     AgentSettings,
@@ -25,12 +27,10 @@ from agent.settings import (
     wanted_protocols,
 )
 from agent.state import StateDirectory, StateError, StateUnavailable
-from agent.targets import TargetRefused, TargetRules
-from agent.udp import stamping
 from agent.version import VERSION
 from agent.wording import status_lines
 from runtime.log import set_up_logging
-from runtime.tls_files import file_stamp
+from runtime.mqtt.tls_files import file_stamp
 
 EXIT_ERROR: Final = 1
 EXIT_CONFIGURATION: Final = 2

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from agent.targets import TargetRefused, TargetRules
+from agent.ntp.targets import TargetRefused, TargetRules
 from schema.messages import Assignment, assignment_set_hash
 from schema.names import IpVersion
 

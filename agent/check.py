@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.exchange import Source
-from agent.probe import probe
-from agent.sample import Sample, to_result
-from agent.targets import FAMILY_OF, Target, TargetRefused, TargetRules
+from agent.ntp.exchange import Source
+from agent.ntp.probe import probe
+from agent.ntp.sample import Sample, to_result
+from agent.ntp.targets import FAMILY_OF, Target, TargetRefused, TargetRules
 from agent.wording import check_line
 from schema.names import IpVersion
 

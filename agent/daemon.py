@@ -5,7 +5,7 @@ It replaces the command line's process, so that nothing that only the command li
 
 import sys
 
-from agent.postponed import postpone
+from agent.lazy_imports import postpone
 
 
 def main() -> None:

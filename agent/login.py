@@ -8,8 +8,8 @@ from typing import Self
 
 from agent.state import State, StateDirectory, StateError
 from runtime.log import Repeating
-from runtime.tls_files import Stamp, TlsFiles, file_stamp
-from runtime.token_life import has_expired
+from runtime.mqtt.tls_files import Stamp, TlsFiles, file_stamp
+from runtime.mqtt.token_life import has_expired
 
 log = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from agent.app import Monitor
 from agent.daemon_settings import DaemonSettings
-from agent.line import keep
 from agent.login import Login
-from agent.monitor import Monitor
+from agent.pipeline import keep
 from agent.state import StateDirectory
 
 log = logging.getLogger(__name__)

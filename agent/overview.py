@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from agent.counters import AgentCounters, prometheus_text
-from agent.line import Line
+from agent.metrics import AgentCounters, prometheus_text
+from agent.pipeline import Line
 from agent.status_file import AgentReport
 from agent.version import VERSION
 from schema.messages import SpoolState, Status

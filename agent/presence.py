@@ -7,8 +7,8 @@ from typing import Final
 
 import msgspec
 
-from runtime.broker import NotConnected, PublishRefused
 from runtime.log import Repeating
+from runtime.mqtt.session import NotConnected, PublishRefused
 from schema.limits import STATUS_REFRESH
 from schema.messages import SpoolState, Status
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from runtime.broker_types import Lost
+from runtime.mqtt.types import Lost
 
 TAKEOVER_WAITS: Final = (120.0, 300.0, 600.0, 900.0)
 """Seconds to wait after the first, second, third and every further takeover."""

@@ -5,16 +5,16 @@ import logging
 from contextlib import suppress
 from typing import Final
 
-from agent.base_checks import base_checks, check_clock
-from agent.clock_check import failure, in_ms
-from agent.counters import AgentCounters
+from agent.clock.check import base_checks, check_clock
+from agent.clock.verdict import failure, in_ms
 from agent.daemon_settings import DaemonSettings
-from agent.exchange import Source
 from agent.login import Login
+from agent.metrics import AgentCounters
+from agent.ntp.exchange import Source
+from agent.ntp.resolver import Resolver
 from agent.output import write
-from agent.resolver import Resolver
 from agent.state import State, StateDirectory
-from runtime.broker import BrokerSession, Identity, Incoming, Subscription
+from runtime.mqtt.session import BrokerSession, Identity, Incoming, Subscription
 from schema.messages import LIVE, MonitorConfig, ProtocolConfig, Result, Undecodable, decode
 from schema.names import IpVersion
 from schema.topics import Topics

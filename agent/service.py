@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from agent.app import Monitor
 from agent.daemon_settings import DaemonSettings
-from agent.line import Kept, keep
 from agent.login import Login
-from agent.monitor import Monitor
+from agent.ntp.udp import stamping
 from agent.once import probe_once
+from agent.pipeline import Kept, keep
 from agent.sanity import check_clock_once
 from agent.state import Lock, State, StateDirectory, StateError, StateUnavailable
-from agent.udp import stamping
 from runtime.log import Repeating, set_up_logging
 
 log = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ import msgspec
 from msgspec import Meta
 
 from agent.files import write_durably
-from agent.targets import TargetRules
-from runtime.broker_types import BrokerAddress
-from runtime.tls_files import file_stamp
+from agent.ntp.targets import TargetRules
+from runtime.mqtt.tls_files import file_stamp
+from runtime.mqtt.types import BrokerAddress
 from schema.names import Environment, InvalidName, check_monitor_name
 
 _MAX_TOKEN: Final = 8192

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from agent.clock_check import in_ms
+from agent.clock.verdict import in_ms
 from agent.inspection import Inspection
-from agent.sample import Sample, to_result
+from agent.ntp.sample import Sample, to_result
+from agent.ntp.targets import Target
 from agent.status_file import AgentReport
-from agent.targets import Target
 from schema.messages import ProtocolState, Result
 from schema.names import Environment
 

@@ -20,10 +20,10 @@ from bench.figure import Figure, median, percentile, report
 from bench.measure import machine_load
 from bench.progress import say
 from bench.stage import CannotRun
-from ops.demo.site import free_ntp_port
 from schema.messages import Result
-from simulation.faults import ServerSpec
-from simulation.fleet import loopback_addresses
+from testbed.demo.site import free_ntp_port
+from testbed.ntp.fleet import loopback_addresses
+from testbed.ntp.spec import ServerSpec
 
 Machine = Literal["idle", "busy"]
 Stamps = Literal["kernel", "user-space"]

@@ -20,8 +20,8 @@ from bench.measure import machine_load
 from bench.progress import say
 from bench.stage import CannotRun
 from bench.world import DEFAULT
-from ops.demo.site import free_ntp_port
-from simulation.fleet import standard_fleet
+from testbed.demo.site import free_ntp_port
+from testbed.ntp.fleet import standard_fleet
 
 AT_MOST: Final = 30.0
 """MB of RSS."""

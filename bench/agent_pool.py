@@ -7,7 +7,7 @@ from typing import Final
 
 from auth.tokens import Role, SigningKey, token_source
 from bench.world import ENV
-from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
+from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
 from schema.messages import (
     AdHocAnswer,
     AdHocRequest,
@@ -23,7 +23,7 @@ from schema.messages import (
 )
 from schema.names import IpVersion
 from schema.topics import ANY, Topics
-from simulation.faults import ServerSpec
+from testbed.ntp.spec import ServerSpec
 
 _TOPICS: Final = Topics(ENV)
 _IPV: Final[IpVersion] = "v4"

@@ -20,12 +20,12 @@ from auth.tokens import Role, SigningKey, load_key, sign
 from bench.agent_pool import PoolSide
 from bench.stage import START_WITHIN, CannotRun, end_by_unwinding
 from bench.world import DOMAIN, ENV
-from ops.demo.process import Command
-from ops.demo.site import broker_of_agent
-from ops.demo.supervisor import Supervisor
-from ops.local_broker import BrokerUnavailable, LocalBroker
-from ops.local_ports import free_port
-from simulation.faults import ServerSpec, encode_specs
+from testbed.broker import BrokerUnavailable, LocalBroker
+from testbed.demo.process import Command
+from testbed.demo.site import broker_of_agent
+from testbed.demo.supervisor import Supervisor
+from testbed.ntp.spec import ServerSpec, encode_specs
+from testbed.ports import free_port
 
 AGENT: Final = "agent"
 CLOCK_CHECKS: Final = ("127.29.0.1", "127.29.1.1", "127.29.2.1")
@@ -57,7 +57,7 @@ class AgentStage:
         checks = [ServerSpec(address=address, port=specs[0].port) for address in CLOCK_CHECKS]
         path = self.directory / "fleet.json"
         path.write_bytes(encode_specs([*specs, *checks]))
-        log = await self._start("servers", _python("simulation", "fleet", str(path)))
+        log = await self._start("servers", _python("testbed.ntp", "fleet", str(path)))
         await self.until(lambda: "ready\n" in log.read_text(errors="replace"), "start of the NTP servers")
 
     async def start_agent(self, *argv: str) -> int:

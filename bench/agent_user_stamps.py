@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 
-import agent.udp
+import agent.ntp.udp
 from agent.daemon import main as run_daemon
 from agent.daemon_settings import DaemonSettings, hand_over
 from bench.world import ENV
@@ -18,7 +18,7 @@ def _ask_for_none(sock: socket.socket) -> None:
 
 
 def _run(state_base: str) -> None:
-    agent.udp._ask_for_stamps = _ask_for_none  # the point of this program
+    agent.ntp.udp._ask_for_stamps = _ask_for_none  # the point of this program
     sys.argv[1:] = [str(hand_over(DaemonSettings(env=ENV, state_base=state_base)))]
     run_daemon()
 

@@ -11,11 +11,11 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from bench.load.record import Told, read_lines
 from bench.stage import CannotRun
 from bench.world import monitor_name
-from runtime.database import reading
+from runtime.db.engine import reading
 from schema.tables import assignment_changes
+from testbed.load.record import Told, read_lines
 
 _LOOK_EVERY: Final = 0.003
 

@@ -25,17 +25,17 @@ from bench.decisions import Decisions, times, told
 from bench.faults.orders import Orders
 from bench.figure import Figure, percentile, report
 from bench.history import add_history
-from bench.load.spec import Member
 from bench.measure import load_spec, machine_load
 from bench.progress import pass_time, say
 from bench.stage import CannotRun, Stage, run, shares, stage
 from bench.world import World, fill, monitor_name
-from ops.checker.assignments import compare_assignments, read_tree
-from ops.checker.difference import Difference
-from ops.local_database import DatabaseServer
-from runtime.database import utc_now
-from runtime.pool_settings import Intervals, PoolSettingsReader
+from runtime.db.engine import utc_now
+from runtime.db.system_settings import Intervals, PoolSettingsReader
 from schema.tables import servers_monitor_review, system_settings
+from testbed.checker.assignments import compare_assignments, read_tree
+from testbed.checker.difference import Difference
+from testbed.database import DatabaseServer
+from testbed.load.spec import Member
 
 AT_MOST: Final = 0.1
 FEWEST: Final = 300

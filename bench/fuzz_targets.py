@@ -10,17 +10,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from agent.measure import measure
-from agent.packet import SIZE, parse, request
-from agent.sample import Sample, to_result
+from agent.ntp.offset import measure
+from agent.ntp.packet import SIZE, parse, request
+from agent.ntp.sample import Sample, to_result
+from agent.ntp.timestamps import from_unix_ns
 from agent.settings import ConfigurationError, read_defaults
 from agent.state import State, StateDirectory, StateError
-from agent.timestamps import from_unix_ns
-from ingest.check import impossible
-from ingest.decode import Presence, Submission, read_results, read_status
-from runtime.broker_types import Incoming
-from runtime.dsn import InvalidDsn, parse_dsn
-from runtime.token_life import seconds_to_renewal
+from ingest.messages import Presence, Submission, read_results, read_status
+from ingest.validate import impossible
+from runtime.db.dsn import InvalidDsn, parse_dsn
+from runtime.mqtt.token_life import seconds_to_renewal
+from runtime.mqtt.types import Incoming
 from schema import messages
 from schema.names import InvalidName, check_monitor_name
 from schema.topics import Topics

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from bench.world import DEFAULT, STATUSES, analyze
-from runtime.database import utc_now
-from runtime.pool_settings import Intervals
+from runtime.db.engine import utc_now
+from runtime.db.system_settings import Intervals
 from scorer.steps import BEST_SCORE, BEST_STEP
 
 _ATTRIBUTES: Final = '{"leap":0,"stratum":2}'

@@ -16,7 +16,6 @@ from sqlalchemy.engine import Engine
 
 from bench import writers
 from bench.figure import Figure, median, report
-from bench.load.record import Sent, read_lines
 from bench.measure import (
     Window,
     answers,
@@ -32,9 +31,10 @@ from bench.measure import (
 from bench.progress import say
 from bench.stage import Stage, migrated, run, stage
 from bench.world import World, fill, paced
-from ops.checker.check import Checked, read_before
-from ops.local_database import DatabaseServer
-from runtime.database import open_database
+from runtime.db.engine import open_database
+from testbed.checker.check import Checked, read_before
+from testbed.database import DatabaseServer
+from testbed.load.record import Sent, read_lines
 
 LEAST_RATIO = 5.0
 """Times the writer that takes a row at a time, in the same run."""

@@ -16,19 +16,19 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from agent.ulid import new_ulid
+from agent.delivery.ulid import new_ulid
 from bench.figure import Figure, median, report
-from ingest.committer import MOST_RESULTS
-from ingest.decode import Submission
-from ingest.ledger import commit
-from ops.local_database import temporary_database
-from runtime.database import open_database, to_db, utc_now
-from runtime.migrations import upgrade
-from runtime.pool_settings import Intervals
-from runtime.work_queue import SCORING
+from ingest.commit import MOST_RESULTS
+from ingest.messages import Submission
+from ingest.store import commit
+from runtime.db.engine import open_database, to_db, utc_now
+from runtime.db.migrate import upgrade
+from runtime.db.queue import SCORING
+from runtime.db.system_settings import Intervals
 from schema.messages import Batch, Result
 from schema.tables import log_scores, monitors, result_batches, scoring_queue, server_scores, servers
 from scorer.steps import next_score, step
+from testbed.database import temporary_database
 
 BATCH: Final = 10
 MONITORS: Final = 60

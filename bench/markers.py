@@ -16,26 +16,26 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from agent.ulid import new_ulid
+from agent.delivery.ulid import new_ulid
 from auth.tokens import Role, SigningKey, token_source
-from bench.load.record import Record
-from bench.load.spec import Target
-from bench.load.traffic import VERSION, Made, measure
 from bench.world import ENV, monitor_name, server_ip
-from ops.checker.replay import same
-from runtime.broker import BrokerAddress, BrokerSession, Identity
-from runtime.database import reading, utc_now
+from runtime.db.engine import reading, utc_now
+from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity
 from schema.messages import Batch, encode
 from schema.tables import monitors, server_scores, servers
 from schema.topics import Topics
 from scorer.steps import next_score, step
+from testbed.checker.replay import same
+from testbed.load.record import Record
+from testbed.load.spec import Target
+from testbed.load.traffic import VERSION, Made, measure
 
 MARKERS: Final = 60
 FIRST: Final = 200_000
 """The id of the first server that is watched."""
 
 GOOD: Final = 3
-"""Ids that leave this remainder when divided by 20 are always good (see :func:`bench.load.traffic.measure`)."""
+"""Ids that leave this remainder when divided by 20 are always good (see :func:`testbed.load.traffic.measure`)."""
 
 _BATCH: Final = 10
 _BATCH_EVERY: Final = 0.6

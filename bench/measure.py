@@ -13,18 +13,18 @@ import msgspec
 
 from bench.figure import Figure, percentile
 from bench.history import add_history
-from bench.load.record import History, histories, read_lines
-from bench.load.spec import LoadSpec, Member
 from bench.progress import pass_time, say
 from bench.stage import Stage, shares, stage
 from bench.world import ENV, World, fill
-from ops.checker.check import Before, Checked, check, read_before
-from ops.checker.difference import lines
-from ops.checker.load import read_attempts
-from ops.local_database import DatabaseServer
-from runtime.database import reading, utc_now
-from runtime.work_queue import SCORING
+from runtime.db.engine import reading, utc_now
+from runtime.db.queue import SCORING
 from schema.messages import BatchCommitted
+from testbed.checker.check import Before, Checked, check, read_before
+from testbed.checker.difference import lines
+from testbed.checker.load import read_attempts
+from testbed.database import DatabaseServer
+from testbed.load.record import History, histories, read_lines
+from testbed.load.spec import LoadSpec, Member
 
 _DRAIN: Final = 60.0
 _REST_WITHIN: Final = 60.0

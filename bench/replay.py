@@ -12,7 +12,7 @@ from bench.figure import Figure, percentile, report
 from bench.measure import differences, latencies, machine_load, rate, run_paced
 from bench.stage import run
 from bench.world import World
-from ops.local_database import DatabaseServer
+from testbed.database import DatabaseServer
 
 
 def main() -> int:

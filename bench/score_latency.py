@@ -10,14 +10,14 @@ from functools import partial
 
 from bench.figure import Figure, percentile, report
 from bench.history import add_history
-from bench.load.record import Record
 from bench.markers import MARKERS, Watch, Watched, add_markers
 from bench.measure import checked, come_to_rest, differences, load_for, load_spec, machine_load
 from bench.progress import say
 from bench.stage import CannotRun, run, stage
 from bench.world import World, fill, paced
-from ops.checker.check import read_before
-from ops.local_database import DatabaseServer
+from testbed.checker.check import read_before
+from testbed.database import DatabaseServer
+from testbed.load.record import Record
 
 AT_MOST = 1.0
 

@@ -18,16 +18,16 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from bench.figure import Figure, report
-from ops.local_database import temporary_database
-from runtime.database import open_database, to_db, utc_now
-from runtime.migrations import upgrade
-from runtime.pool_settings import Intervals, Scoring
-from runtime.work_queue import SCORING
+from runtime.db.engine import open_database, to_db, utc_now
+from runtime.db.migrate import upgrade
+from runtime.db.queue import SCORING
+from runtime.db.system_settings import Intervals, Scoring
 from schema.messages import PairStatus
 from schema.tables import log_scores, monitors, server_scores, servers
 from scorer.scorers import all_scorers
 from scorer.scoring import score_due
 from scorer.worker import add_missing_scorers
+from testbed.database import temporary_database
 
 MONITORS: Final[dict[PairStatus, int]] = {"active": 7, "testing": 12, "candidate": 41}
 DAY: Final = 86_400

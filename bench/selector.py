@@ -19,17 +19,17 @@ from sqlalchemy.engine import URL, Engine
 
 from bench.figure import Figure, median, report
 from bench.world import World, analyze, fill
-from ops.local_database import DatabaseServer, temporary_database
-from runtime.database import open_database, reading
-from runtime.migrations import upgrade
-from runtime.pool_settings import PoolSettings
-from runtime.work_queue import REVIEWS
+from runtime.db.engine import open_database, reading
+from runtime.db.migrate import upgrade
+from runtime.db.queue import REVIEWS
+from runtime.db.system_settings import PoolSettings
 from schema.tables import log_scores
-from selector.due import make_due
-from selector.parse import parse_monitors, parse_server
-from selector.review import review
-from selector.reviewer import BATCH, review_due, rule_settings
+from selector.reviews import BATCH, review_due, rule_settings
+from selector.rows import parse_monitors, parse_server
+from selector.rules.review import review
 from selector.store import read_inputs
+from selector.triggers import make_due
+from testbed.database import DatabaseServer, temporary_database
 
 MONITORS: Final = 60
 ACTIVE: Final = 7

@@ -18,15 +18,15 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy.engine import URL, Connection, Engine
 
-from bench.load.generator import READY
-from bench.load.spec import LoadSpec, write_spec
-from ops.demo.process import Command, last_lines
-from ops.demo.site import Site, broker_command, make_site, python_command, worker_command
-from ops.demo.supervisor import Supervisor
-from ops.local_broker import BrokerUnavailable
-from ops.local_database import DatabaseServer, temporary_database
-from runtime.database import open_database, reading
-from runtime.migrations import upgrade
+from runtime.db.engine import open_database, reading
+from runtime.db.migrate import upgrade
+from testbed.broker import BrokerUnavailable
+from testbed.database import DatabaseServer, temporary_database
+from testbed.demo.process import Command, last_lines
+from testbed.demo.site import Site, broker_command, make_site, python_command, worker_command
+from testbed.demo.supervisor import Supervisor
+from testbed.load.generator import READY
+from testbed.load.spec import LoadSpec, write_spec
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ class Stage:
         """Starts a load generator, and returns its name when all its monitors are connected."""
         path = self.site.directory / f"{name}.json"
         write_spec(path, spec)
-        await self._start(python_command(self.site, name, "bench.load", str(path)), READY)
+        await self._start(python_command(self.site, name, "testbed.load", str(path)), READY)
         return name
 
     async def wait_load(self, name: str, within: float) -> None:

@@ -13,11 +13,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from bench.load.spec import Member, Target
-from runtime.database import utc_now
-from runtime.pool_settings import Intervals
+from runtime.db.engine import utc_now
+from runtime.db.system_settings import Intervals
 from schema.messages import PairStatus
 from schema.tables import accounts, monitors, servers, system_settings
+from testbed.load.spec import Member, Target
 
 DOMAIN: Final = "mon.example"
 ENV: Final = "devel"

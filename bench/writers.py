@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from sqlalchemy.engine import Engine
 
-from agent.ulid import new_ulid
-from bench.load.record import Sent
-from runtime.database import to_db_seconds, utc_now
+from agent.delivery.ulid import new_ulid
+from runtime.db.engine import to_db_seconds, utc_now
 from schema.messages import Result
 from scorer.steps import next_score, step
+from testbed.load.record import Sent
 
 ROWS: Final = 1_000
 """Rows of one insert."""

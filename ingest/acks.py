@@ -7,8 +7,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-from ingest.numbers import ACK_FAILED, ACKS_FULL, Numbers
-from runtime.broker import BrokerSession, NotConnected, PublishRefused
+from ingest.metrics import ACK_FAILED, ACKS_FULL, Numbers
+from runtime.mqtt.session import BrokerSession, NotConnected, PublishRefused
 from schema.messages import Ack, encode
 from schema.names import IpVersion
 from schema.topics import Topics

@@ -17,10 +17,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from ingest import check
-from ingest.decode import Submission
-from ingest.pace import Recent, is_too_soon
-from runtime.database import from_db, to_db_seconds
+from ingest import validate
+from ingest.messages import Submission
+from ingest.result_rate import Recent, is_too_soon
+from runtime.db.engine import from_db, to_db_seconds
 from schema.messages import BatchCommitted, MonitorStatus, PairStatus, Rejection, Result, ResultStored
 from scorer.steps import Step, error_of, next_score, step
 
@@ -48,7 +48,7 @@ class Pair(msgspec.Struct, frozen=True):
     score_ts: datetime | None
     stratum: int | None
     ended: datetime | None = None
-    """When it was last changed; known of pairs that are not measured now (:func:`ingest.check.needs_history`)."""
+    """When it was last changed; known of pairs that are not measured now (:func:`ingest.validate.needs_history`)."""
 
 
 class LogRow(NamedTuple):
@@ -90,7 +90,7 @@ class Known:
     recent: Mapping[tuple[int, int], Recent] = field(default_factory=dict)
     """By server and monitor, of pairs of which a result may come too soon."""
     stored: Mapping[int, int] = field(default_factory=dict)
-    """By server: how often results of it had been stored (:class:`runtime.work_queue.CountingQueue`)."""
+    """By server: how often results of it had been stored (:class:`runtime.db.queue.CountingQueue`)."""
 
 
 @dataclass(slots=True)
@@ -146,8 +146,8 @@ def make_plan(known: Known, submissions: Iterable[Submission]) -> Plan:
 
 def _refuse_all(plan: Plan, submission: Submission) -> BatchCommitted:
     """Of a sender without a row there is nothing to remember a batch by; sent again, it is refused again."""
-    rejected = [_rejection(i, r, check.UNKNOWN_MONITOR) for i, r in enumerate(submission.batch.results)]
-    plan.rejected[check.UNKNOWN_MONITOR] += len(rejected)
+    rejected = [_rejection(i, r, validate.UNKNOWN_MONITOR) for i, r in enumerate(submission.batch.results)]
+    plan.rejected[validate.UNKNOWN_MONITOR] += len(rejected)
     return BatchCommitted(batch=submission.batch.id, stored=0, rejected=rejected)
 
 
@@ -181,7 +181,7 @@ def _store(plan: Plan, known: Known, submission: Submission, monitor: Monitor) -
             plan.log_rows.append(_log_row(result, monitor.id, ts, taken, moved.score))
             plan.newest[result.server_id] = (submission, result)
         else:
-            rejected.append(_rejection(index, result, reason or check.NO_PAIR))
+            rejected.append(_rejection(index, result, reason or validate.NO_PAIR))
     plan.rejected.update(each.reason for each in rejected)
     return Remembered(len(submission.batch.results) - len(rejected), tuple(rejected))
 
@@ -190,7 +190,7 @@ def _keep_pace(plan: Plan, recent: Recent, key: tuple[int, int], pair: Pair, ts:
     """Why a result measured at ``ts`` is refused although nothing else is wrong with it; else its time is noted."""
     times = plan.times.setdefault(key, list(recent.times))
     if is_too_soon(ts, pair.score_ts, recent.interval, times):
-        return check.TOO_SOON
+        return validate.TOO_SOON
     insort(times, ts)
     return None
 
@@ -199,17 +199,17 @@ def _refused(
     result: Result, arrived: datetime, monitor: Monitor, server_ip: str | None, pair: Pair | None
 ) -> str | None:
     reason = (
-        check.monitor_refused(monitor.status)
-        or check.impossible(result, arrived)
-        or check.server_refused(result, server_ip)
+        validate.monitor_refused(monitor.status)
+        or validate.impossible(result, arrived)
+        or validate.server_refused(result, server_ip)
     )
     if reason is not None:
         return reason
     if pair is None:
-        return check.NO_PAIR
-    if check.needs_history(monitor.status, pair.status):
+        return validate.NO_PAIR
+    if validate.needs_history(monitor.status, pair.status):
         ended = None if pair.ended is None else from_db(pair.ended)
-        return None if check.was_assigned(result, ended) else check.NOT_ASSIGNED
+        return None if validate.was_assigned(result, ended) else validate.NOT_ASSIGNED
     return None
 
 
@@ -259,7 +259,7 @@ def cut(error: str | None) -> str | None:
 
 
 def _rejection(index: int, result: Result, reason: str) -> Rejection:
-    return Rejection(index=index, server_id=check.known_id(result.server_id), reason=reason)
+    return Rejection(index=index, server_id=validate.known_id(result.server_id), reason=reason)
 
 
 def rejections_to_text(rejected: Iterable[Rejection]) -> str | None:

@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from ingest.decode import Presence
-from ingest.sightings import Sighting
-from runtime.database import to_db, transaction, utc_now
+from ingest.last_seen import Sighting
+from ingest.messages import Presence
+from runtime.db.engine import to_db, transaction, utc_now
 from schema.limits import CLOCK_AHEAD
 from schema.messages import encode
 from schema.tables import monitor_presence, monitors

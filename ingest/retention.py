@@ -17,8 +17,8 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from ingest.referrers import Referrer, referrers_of
-from runtime.database import reading, transaction
-from runtime.json_rows import json_rows
+from runtime.db.engine import reading, transaction
+from runtime.db.json_rows import json_rows
 from schema.limits import BATCH_MEMORY, REJECTED_MEMORY
 from schema.tables import assignment_changes, ledger_origin, log_scores, rejected_messages, result_batches
 

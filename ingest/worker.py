@@ -6,18 +6,18 @@ from functools import partial
 from typing import Any
 
 from ingest.acks import Acks
-from ingest.chores import keep_presence, keep_rates, keep_retention, keep_sightings, keep_status
-from ingest.committer import Committer
-from ingest.decode import Presence
-from ingest.intake import Intake
-from ingest.numbers import CLOCK_IS_DOUBTED, Numbers
+from ingest.commit import Committer
+from ingest.handlers import Reception
+from ingest.jobs import keep_presence, keep_rates, keep_retention, keep_sightings, keep_status
+from ingest.last_seen import Sightings
+from ingest.messages import Presence
+from ingest.metrics import CLOCK_IS_DOUBTED, Numbers
 from ingest.presence import PresenceBook
-from ingest.reception import Reception
-from ingest.refusals import Refusals
-from ingest.sightings import Sightings
-from ingest.throttle import Throttle
-from runtime.broker import Incoming, Subscription
+from ingest.queue import Intake
+from ingest.rate_limit import Throttle
+from ingest.undecodable import Refusals
 from runtime.clock import Clock
+from runtime.mqtt.session import Incoming, Subscription
 from runtime.worker import Worker
 from schema.messages import ControlCommand
 from schema.topics import ANY, shared

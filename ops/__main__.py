@@ -11,18 +11,18 @@ from typing import Annotated
 
 import typer
 
-from ops import (
-    accounts_commands,
-    control_command,
-    db_commands,
-    demo_command,
-    monitors_commands,
-    rejected_commands,
-    selector_commands,
-    servers_commands,
-    services,
-    settings_commands,
-    token_command,
+from ops.commands import (
+    accounts,
+    control,
+    db,
+    demo,
+    monitors,
+    rejected,
+    selector,
+    servers,
+    settings,
+    token,
+    workers,
 )
 from ops.context import Globals
 from ops.errors import OperatorError, UsageError, leaf_of
@@ -40,19 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (
-    services,
-    selector_commands,
-    db_commands,
-    token_command,
-    accounts_commands,
-    monitors_commands,
-    servers_commands,
-    settings_commands,
-    rejected_commands,
-    control_command,
-    demo_command,
-):
+for module in (workers, selector, db, token, accounts, monitors, servers, settings, rejected, control, demo):
     module.register(app)
 
 
@@ -111,7 +99,7 @@ def _report_of_libraries(error: BaseException) -> int:
     """The same for errors whose types come with what most commands need, and the others do without."""
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-    from runtime.database import DatabaseUnavailable
+    from runtime.db.engine import DatabaseUnavailable
     from runtime.settings import ConfigurationError
 
     match error:

@@ -19,7 +19,6 @@ from runtime.log import set_up_logging
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Engine
 
-    from auth.tokens import SigningKey
     from runtime.settings import WorkerSettings
 
 
@@ -78,23 +77,6 @@ def globals_of(context: typer.Context) -> Globals:
     return cast(Globals, context.find_object(Globals) or Globals())
 
 
-def signing_key(settings: "WorkerSettings") -> "SigningKey":
-    """The key that tokens are signed with.
-
-    Raises:
-        ConfigurationError: there is none, or it is none.
-    """
-    from auth.tokens import InvalidKey, load_key
-    from runtime.settings import ConfigurationError
-
-    text = settings.jwt_key_text()
-    try:
-        return load_key(text)
-    except InvalidKey as error:
-        name = "JWT_KEY" if settings.jwt_key is not None or settings.jwt_key_file is None else "JWT_KEY_FILE"
-        raise ConfigurationError(f"{name}: {error}") from None
-
-
 @contextmanager
 def database_at(url: "URL") -> "Iterator[Engine]":
     """An engine for as long as a command needs it; what goes wrong with the database is told with its place.
@@ -104,7 +86,7 @@ def database_at(url: "URL") -> "Iterator[Engine]":
     """
     from sqlalchemy.exc import DBAPIError
 
-    from runtime.database import DatabaseUnavailable, open_database
+    from runtime.db.engine import DatabaseUnavailable, open_database
 
     engine = open_database(url)
     try:
@@ -129,10 +111,10 @@ def open_ledger(settings: "WorkerSettings") -> "Iterator[Engine]":
     Raises:
         OperatorError: it lacks migrations, cannot be reached, or refuses.
     """
-    from runtime import migrations
+    from runtime.db import migrate
 
     with database_at(settings.database_url()) as engine:
-        found, needed = migrations.current(engine), migrations.newest()
+        found, needed = migrate.current(engine), migrate.newest()
         if found != needed:
             raise OperatorError(
                 f"database {place_of(engine.url)}: is at version {found or 'none'}, this program needs {needed}: "

@@ -7,10 +7,10 @@ import secrets
 from contextlib import suppress
 from typing import Final
 
+from auth.settings import signing_key
 from auth.tokens import Role, check_name, token_source
-from ops.context import signing_key
 from ops.errors import OperatorError
-from runtime.broker import BrokerSession, Identity, Incoming, Lost, NotConnected, PublishRefused, Subscription
+from runtime.mqtt.session import BrokerSession, Identity, Incoming, Lost, NotConnected, PublishRefused, Subscription
 from runtime.settings import WorkerSettings
 from schema.messages import ControlAnswer, ControlCommand, Undecodable, decode, encode
 from schema.topics import Topics

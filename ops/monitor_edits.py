@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from agent.check import check_arguments
-from agent.targets import TargetRefused, TargetRules
+from agent.ntp.targets import TargetRefused, TargetRules
 from ops.accounts import find_account, flags_of
 from ops.errors import OperatorError, UsageError
 from ops.monitors import FoundMonitor, find_monitor

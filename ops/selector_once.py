@@ -7,11 +7,11 @@ from typing import Final
 
 from ops.errors import OperatorError
 from runtime.worker import Worker
-from selector.candidates import queue_servers
-from selector.complaints import Complaints
-from selector.numbers import Numbers
-from selector.publishing import Publisher
-from selector.reviewer import BATCH, Reviewed, review_due, review_server
+from selector.bad_rows import Complaints
+from selector.metrics import Numbers
+from selector.pairs import queue_servers
+from selector.publisher import Publisher
+from selector.reviews import BATCH, Reviewed, review_due, review_server
 
 _CONNECT: Final = 10.0
 """Seconds to reach the broker."""

@@ -16,7 +16,7 @@ from ops.ids import parse_id
 from ops.monitor_edits import family_of, public_address
 from ops.monitors import account_name
 from ops.output import changed
-from runtime.work_queue import REVIEWS
+from runtime.db.queue import REVIEWS
 from schema.names import Environment, IpVersion
 from schema.tables import accounts, monitors, server_scores, servers, servers_monitor_review
 

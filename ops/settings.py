@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ops.errors import OperatorError, UsageError
+from runtime.db.system_settings import BrokenSetting, Setting, all_settings, parse_section
 from runtime.durations import duration_text
-from runtime.pool_settings import BrokenSetting, Setting, all_settings, parse_section
 from schema.tables import system_settings
 
 SETTINGS: Final = tuple(all_settings())

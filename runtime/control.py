@@ -4,8 +4,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from runtime.broker import BrokerSession, Incoming, NotConnected, PublishRefused
 from runtime.log import set_level
+from runtime.mqtt.session import BrokerSession, Incoming, NotConnected, PublishRefused
 from schema.messages import ControlAnswer, ControlCommand, Undecodable, decode, encode
 
 log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from runtime.broker_types import BrokerAddress
 from runtime.log import keep_out_of_logs, level_name, without_secrets
 from runtime.loopback import is_loopback
+from runtime.mqtt.types import BrokerAddress
 from schema.messages import LogLevel
 from schema.names import DEFAULT_ENVIRONMENT, Environment
 
@@ -119,7 +119,7 @@ class WorkerSettings(BaseSettings):
         """
         from sqlalchemy.engine import URL
 
-        from runtime.dsn import InvalidDsn
+        from runtime.db.dsn import InvalidDsn
         from runtime.secrets import SecretUnavailable
 
         try:
@@ -135,7 +135,7 @@ class WorkerSettings(BaseSettings):
         return url
 
     def _configured_url(self) -> "URL | None":
-        from runtime.dsn import InvalidDsn, parse_dsn
+        from runtime.db.dsn import InvalidDsn, parse_dsn
         from runtime.secrets import database_secret
 
         if self.database_dsn is None:

@@ -20,17 +20,17 @@ from typing import Any, Final, NoReturn, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from runtime import migrations
-from runtime.broker import BrokerSession, Identity, Incoming, Subscription
-from runtime.broker_types import TokenSource
 from runtime.clock import COMPARE_EVERY, Clock, Comparison
 from runtime.control import Control
-from runtime.database import DatabaseUnavailable, open_database, reading
-from runtime.database_errors import Reaction, reaction_to
+from runtime.db import migrate
+from runtime.db.engine import DatabaseUnavailable, open_database, reading
+from runtime.db.errors import Reaction, reaction_to
+from runtime.db.system_settings import PoolSettingsReader
 from runtime.health import Contact, Finding, LastWell, Report, Rounds
-from runtime.live_stream import LiveStream
 from runtime.log import Repeating
-from runtime.pool_settings import PoolSettingsReader
+from runtime.mqtt.live_stream import LiveStream
+from runtime.mqtt.session import BrokerSession, Identity, Incoming, Subscription
+from runtime.mqtt.types import TokenSource
 from runtime.settings import ConfigurationError, WorkerSettings
 from runtime.telemetry import Health, Telemetry, metrics_server, telemetry
 from schema.topics import Topics
@@ -74,7 +74,7 @@ class Worker:
     async def in_database(self, work: Callable[[], T]) -> T:
         """Runs blocking ``work`` in a thread, again and again while the database is away or others do not let go of it.
 
-        What it does must be idempotent (see :func:`runtime.database.transaction`). A cancellation waits for the
+        What it does must be idempotent (see :func:`runtime.db.engine.transaction`). A cancellation waits for the
         transaction that is under way, so that a worker never stops in the middle of one.
         """
         complaint = Repeating(log)
@@ -334,7 +334,7 @@ def require_migrated(engine: Engine) -> None:
     Raises:
         ConfigurationError: it is not.
     """
-    found, needed = migrations.current(engine), migrations.newest()
+    found, needed = migrate.current(engine), migrate.newest()
     if found != needed:
         raise ConfigurationError(
             f"database: is at version {found or 'none'}, this program needs {needed}: run 'ntppool-monitor db upgrade'"

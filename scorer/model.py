@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from runtime.pool_settings import Intervals
+from runtime.db.system_settings import Intervals
 from schema.messages import PairStatus
 
 

@@ -11,13 +11,13 @@ from typing import Final
 
 from sqlalchemy.engine import Connection, Engine
 
-from runtime.database import reading, transaction
-from runtime.pool_settings import Intervals
-from runtime.work_queue import REVIEWS, SCORING
+from runtime.db.engine import reading, transaction
+from runtime.db.queue import REVIEWS, SCORING
+from runtime.db.system_settings import Intervals
 from schema.limits import CLOCK_AHEAD
 from scorer import store
 from scorer.model import Score, Scorer, common_stratum
-from scorer.news import Logged, is_alarming, is_news
+from scorer.policy import Logged, is_alarming, is_news
 from scorer.scorers import POOL_SCORER
 from scorer.store import Given, ScorerRow, ServerState
 

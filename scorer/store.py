@@ -15,11 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.engine import Connection
 
-from runtime.json_rows import json_rows
+from runtime.db.json_rows import json_rows
 from schema.messages import MonitorStatus
 from schema.tables import log_scores, monitors, scoring_queue, server_scores, servers
 from scorer.model import PairScore, Score, Tier
-from scorer.news import SAME_FOR, Logged
+from scorer.policy import SAME_FOR, Logged
 
 _REVIEW_INDEX: Final = "FORCE INDEX (`log_scores_review`)"
 """It holds all that is asked for, in order of time. Statistics of a growing table sometimes suggest another one, and

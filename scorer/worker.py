@@ -17,12 +17,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from runtime.control import CommandRefused
-from runtime.database import from_db, reading, transaction, utc_now
-from runtime.work_queue import SCORING, Backlog
+from runtime.db.engine import from_db, reading, transaction, utc_now
+from runtime.db.queue import SCORING, Backlog
 from runtime.worker import Worker
 from schema.messages import ControlCommand, ScoreComputed
 from scorer import store
-from scorer.leisure import rest_after
+from scorer.back_off import rest_after
 from scorer.model import Scorer
 from scorer.scorers import all_scorers
 from scorer.scoring import Scored, ServerScored, score_due

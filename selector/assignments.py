@@ -16,14 +16,14 @@ from typing import Any, Final, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from runtime.json_rows import JsonText, json_rows
-from runtime.pool_settings import Intervals
+from runtime.db.json_rows import JsonText, json_rows
+from runtime.db.system_settings import Intervals
 from schema.addresses import why_not_public
 from schema.messages import LIVE, Assignment
 from schema.names import IP_VERSIONS, Environment, InvalidName, IpVersion, check_monitor_name
 from schema.tables import monitors, server_scores, servers
 from schema.topics import Topics
-from selector.complaints import Complaints
+from selector.bad_rows import Complaints
 from selector.presence import is_real
 from selector.store import Pair, text
 

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar, cast, get_args
 
 from schema.messages import LogLevel, MonitorConfig, MonitorStatus, ProtocolConfig
 from schema.names import IP_VERSIONS, IpVersion
-from selector.registry import MonitorRow
+from selector.monitors import MonitorRow
 
 SETTINGS_MONITORS: Final[Mapping[str, IpVersion]] = {"settings-v4.system": "v4", "settings-v6.system": "v6"}
 

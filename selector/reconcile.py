@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from runtime.broker import Incoming, NotConnected
-from runtime.database import reading
+from runtime.db.engine import reading
 from runtime.log import Repeating
-from runtime.retained import read_retained
+from runtime.mqtt.retained import read_retained
+from runtime.mqtt.session import Incoming, NotConnected
 from runtime.worker import Worker
 from schema.messages import Assignment, Undecodable, decode
 from selector.assignments import read_pairs_of_monitor
-from selector.numbers import Numbers
-from selector.publishing import ROUNDS, Publisher, Told
+from selector.metrics import Numbers
+from selector.publisher import ROUNDS, Publisher, Told
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ Also since when each pair has been testing or a candidate, which no column of th
 of its moves.
 
 The results are read from the index ``log_scores_review`` alone. Every pair is there, also without any result; scorers'
-rows and the pseudo-monitors of settings are not. Text goes on as it stands: what is broken is for `selector.parse` to
+rows and the pseudo-monitors of settings are not. Text goes on as it stands: what is broken is for `selector.rows` to
 say, so types that would refuse a row (enumerations, JSON) are read as text.
 """
 
@@ -17,11 +17,11 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from runtime.database import to_db, to_db_seconds
-from runtime.json_rows import rows_of, stored_day, stored_time
+from runtime.db.engine import to_db, to_db_seconds
+from runtime.db.json_rows import rows_of, stored_day, stored_time
 from schema.tables import accounts, assignment_changes, log_scores, monitors, server_scores, servers
-from selector.parse import RawMonitor
 from selector.presence import is_gone, is_real, last_present, name_of, with_presence
+from selector.rows import RawMonitor
 
 WINDOW: Final = timedelta(hours=24)
 """How much of the past counts."""

@@ -9,22 +9,22 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from runtime.database import reading, to_db, transaction
-from runtime.pool_settings import Intervals, Reviews
-from runtime.work_queue import REVIEWS
+from runtime.db.engine import reading, to_db, transaction
+from runtime.db.queue import REVIEWS
+from runtime.db.system_settings import Intervals, Reviews
 from runtime.worker import Worker
 from schema.tables import monitors, server_scores
 from selector.assignments import has_topics
-from selector.complaints import Complaints
+from selector.bad_rows import Complaints
 from selector.config import monitor_configs
-from selector.config_publishing import ConfigPublisher
-from selector.due import PRESENCE, note_monitors
-from selector.numbers import Numbers
-from selector.populating import Populating
+from selector.config_publisher import ConfigPublisher
+from selector.metrics import Numbers
+from selector.monitors import Registry, read_registry
+from selector.pair_loop import Populating
 from selector.presence import is_real
 from selector.reconcile import Reconciler
-from selector.registry import Registry, read_registry
-from selector.reviewing import Reviewing
+from selector.review_loop import Reviewing
+from selector.triggers import PRESENCE, note_monitors
 
 LOOK: Final = 5.0
 """Seconds between two looks."""

@@ -12,20 +12,20 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from runtime.broker_types import Subscription
 from runtime.control import CommandRefused
+from runtime.mqtt.types import Subscription
 from runtime.worker import Worker
 from schema.messages import ControlCommand
 from schema.topics import ANY
-from selector.agents import AgentWatch
-from selector.complaints import Complaints
-from selector.config_publishing import ConfigPublisher
-from selector.due import make_due
-from selector.numbers import Numbers
-from selector.populating import Populating
-from selector.publishing import Publisher
+from selector.bad_rows import Complaints
+from selector.config_publisher import ConfigPublisher
+from selector.drift import AgentWatch
+from selector.metrics import Numbers
+from selector.pair_loop import Populating
+from selector.publisher import Publisher
 from selector.reconcile import Reconciler
-from selector.reviewing import Reviewing
+from selector.review_loop import Reviewing
+from selector.triggers import make_due
 from selector.watch import Watch
 
 

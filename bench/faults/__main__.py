@@ -13,9 +13,9 @@ from bench.faults.report import say
 from bench.faults.rig import CannotRun
 from bench.faults.run import Options, run_faults
 from bench.stage import end_by_unwinding
-from ops.local_database import SERVERS
-from ops.local_ports import NO_IPV6, has_ipv6
 from runtime.log import set_up_logging
+from testbed.database import SERVERS
+from testbed.ports import NO_IPV6, has_ipv6
 
 _LONGEST = 24 * 60.0
 

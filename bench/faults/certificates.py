@@ -10,9 +10,9 @@ from typing import Final
 
 from bench.faults.plan import LINKS, Planned
 from bench.faults.rig import BROKER, CannotRun, Rig
-from ops.checker.difference import Difference
-from ops.local_ports import loopback_addresses
-from ops.local_tls import Certificate, LocalCa
+from testbed.checker.difference import Difference
+from testbed.ports import loopback_addresses
+from testbed.tls import Certificate, LocalCa
 
 _SHOWN_WITHIN: Final = 10.0
 _LOOK_EVERY: Final = 0.05

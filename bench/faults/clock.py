@@ -34,12 +34,12 @@ class ClockOffset:
 
 def follow(offset: ClockOffset) -> None:
     """Moves the agent's wall clock by ``offset`` from now on, in this process."""
-    import agent.line
+    import agent.ntp.udp
     import agent.overview
-    import agent.udp
+    import agent.pipeline
 
     real_ns = time.time_ns
-    stamp = agent.udp._receive_stamp
+    stamp = agent.ntp.udp._receive_stamp
 
     def time_ns() -> int:
         return real_ns() + offset.nanoseconds()
@@ -57,6 +57,6 @@ def follow(offset: ClockOffset) -> None:
 
     time.time_ns = time_ns
     time.time = lambda: time_ns() / 1e9
-    agent.udp._receive_stamp = receive_stamp
-    for module in (agent.line, agent.overview):
+    agent.ntp.udp._receive_stamp = receive_stamp
+    for module in (agent.pipeline, agent.overview):
         module.datetime = MovedDatetime  # type: ignore[attr-defined]

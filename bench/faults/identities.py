@@ -9,8 +9,8 @@ from agent.state import write_token
 from auth.tokens import Role, load_key, sign
 from bench.faults.plan import LINKS, Planned
 from bench.faults.rig import BROKER, WORKERS, Rig
-from ops.demo.spools import is_empty
-from ops.demo.world import ENV
+from testbed.demo.spools import is_empty
+from testbed.demo.world import ENV
 
 _SHORT_TOKEN: Final = timedelta(seconds=10)
 

@@ -68,9 +68,9 @@ class Journal:
 
 def keep(journal: Journal) -> None:
     """Writes down what the agent of this process does with its batches, from now on."""
-    from agent.collector import Collector
-    from agent.outbox import Outbox
-    from agent.spool import Spool
+    from agent.delivery.batcher import Collector
+    from agent.delivery.sender import Outbox
+    from agent.delivery.spool import Spool
 
     reason: list[Why] = ["withdrawn"]  # the collector removes by itself only what the clock made doubtful
 

@@ -70,7 +70,7 @@ def run_worker(directory: Path, command: list[str]) -> int:
 def run_load(key_file: Path, spec: str) -> int:
     """The load generator, which has no other way to learn of a new key."""
     import auth.tokens
-    from bench.load.__main__ import main as run
+    from testbed.load.__main__ import main as run
 
     sign = _shorter(auth.tokens.sign)
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Final
 
 from auth.tokens import Role, SigningKey, sign
-from ops.demo.operator import results_in
-from ops.demo.world import ENV
-from runtime.broker import BrokerSession, Identity, Incoming, NotConnected, PublishRefused, Subscription
-from runtime.broker_types import BrokerAddress
+from runtime.mqtt.session import BrokerSession, Identity, Incoming, NotConnected, PublishRefused, Subscription
+from runtime.mqtt.types import BrokerAddress
 from schema.messages import AdHocAnswer, AdHocRequest, ControlAnswer, ControlCommand, Undecodable, decode, encode
 from schema.topics import ANY, Topics
+from testbed.demo.operator import results_in
+from testbed.demo.world import ENV
 
 _NAME: Final = "faults"
 _ANSWER_WITHIN: Final = 3.0

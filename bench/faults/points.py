@@ -61,29 +61,29 @@ def place(point: str) -> tuple[Any, str, When]:
     # Imported here, since an agent's process has no business with the workers' packages.
     match point:
         case "ingest: before the commit":
-            import ingest.ledger
+            import ingest.store
 
-            return ingest.ledger, "_write", "after"
+            return ingest.store, "_write", "after"
         case "ingest: after the commit, before the ack":
-            import ingest.committer
+            import ingest.commit
 
-            return ingest.committer.Committer, "_answer", "before"
+            return ingest.commit.Committer, "_answer", "before"
         case "agent: after the ack, before the spool is trimmed":
-            import agent.outbox
+            import agent.delivery.sender
 
-            return agent.outbox.Outbox, "acknowledge", "before"
+            return agent.delivery.sender.Outbox, "acknowledge", "before"
         case "agent: after the spool write, before the publish":
-            import agent.spool
+            import agent.delivery.spool
 
-            return agent.spool.Spool, "store", "after"
+            return agent.delivery.spool.Spool, "store", "after"
         case "selector: before the commit":
-            import selector.reviewer
+            import selector.reviews
 
-            return selector.reviewer, "_review", "after"
+            return selector.reviews, "_review", "after"
         case "selector: after the commit, before publishing":
-            import selector.publishing
+            import selector.publisher
 
-            return selector.publishing.Publisher, "publish_pairs", "before"
+            return selector.publisher.Publisher, "publish_pairs", "before"
         case "scorer: before the commit":
             import scorer.scoring
 

@@ -9,7 +9,7 @@ import msgspec
 
 from bench.faults.plan import NAMES, Planned
 from bench.faults.verdict import Verdict
-from ops.checker.difference import Difference, lines
+from testbed.checker.difference import Difference, lines
 
 
 class Struck(msgspec.Struct, frozen=True):

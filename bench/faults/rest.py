@@ -13,16 +13,16 @@ from bench.faults.journal import read_journal
 from bench.faults.launch import JOURNAL
 from bench.faults.rig import CannotRun, Rig
 from bench.faults.verdict import Diary
-from ops.checker import ledger
-from ops.checker.assignments import Tree, compare_assignments, read_tree
-from ops.checker.difference import Difference
-from ops.demo.world import ENV
-from runtime.broker import NotConnected
-from runtime.database import DatabaseUnavailable, utc_now
-from runtime.pool_settings import PoolSettingsReader
-from runtime.work_queue import SCORING
+from runtime.db.engine import DatabaseUnavailable, utc_now
+from runtime.db.queue import SCORING
+from runtime.db.system_settings import PoolSettingsReader
+from runtime.mqtt.session import NotConnected
 from schema.tables import log_scores, servers
 from schema.topics import Topics
+from testbed.checker import ledger
+from testbed.checker.assignments import Tree, compare_assignments, read_tree
+from testbed.checker.difference import Difference
+from testbed.demo.world import ENV
 
 log = logging.getLogger(__name__)
 

@@ -19,17 +19,17 @@ from agent.state import StateDirectory
 from bench.faults.orders import Orders
 from bench.faults.plan import LINKS
 from bench.faults.site import DISK_OF_DATABASE, FaultSite, store_all, through
-from bench.load.generator import READY
-from ops.checker.difference import Difference
-from ops.demo.process import last_lines
-from ops.demo.site import BROKER, FLEET, agent_name, broker_command, fleet_command
-from ops.demo.spools import is_empty
-from ops.demo.supervisor import Supervisor
-from ops.local_database import DatabaseServer
-from runtime.broker_types import BrokerAddress
-from runtime.database import open_database, reading, transaction, utc_now
-from runtime.migrations import upgrade
-from simulation.tcp_proxy import TcpProxy
+from runtime.db.engine import open_database, reading, transaction, utc_now
+from runtime.db.migrate import upgrade
+from runtime.mqtt.types import BrokerAddress
+from testbed.checker.difference import Difference
+from testbed.database import DatabaseServer
+from testbed.demo.process import last_lines
+from testbed.demo.site import BROKER, FLEET, agent_name, broker_command, fleet_command
+from testbed.demo.spools import is_empty
+from testbed.demo.supervisor import Supervisor
+from testbed.load.generator import READY
+from testbed.tcp_proxy import TcpProxy
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -22,10 +22,10 @@ from bench.faults.rest import Rest
 from bench.faults.rig import DATABASE, WORKERS, CannotRun, Rig
 from bench.faults.site import DISK_OF_DATABASE, LOAD, FaultSite, remove
 from bench.faults.verdict import Verdict, judge
-from ops.demo.site import free_ntp_port, make_site
-from ops.demo.world import World, make_world
-from ops.local_broker import BrokerUnavailable
-from ops.local_database import DatabaseServer, MariaDb
+from testbed.broker import BrokerUnavailable
+from testbed.database import DatabaseServer, MariaDb
+from testbed.demo.site import free_ntp_port, make_site
+from testbed.demo.world import World, make_world
 
 log = logging.getLogger(__name__)
 

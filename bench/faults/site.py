@@ -14,16 +14,16 @@ from sqlalchemy.engine import URL, Connection
 from agent.state import State, StateDirectory, provision, write_token
 from auth.tokens import SigningKey
 from bench.faults.disks import make_disk, remove_disk
-from bench.load.spec import LoadSpec, Member, Shares, write_spec
-from ops.demo.process import Command
-from ops.demo.site import Site, agent_name, broker_of_agent, broker_settings, monitor_token, python_command
-from ops.demo.store import store_world
-from ops.demo.world import ENV, Monitor, World
-from runtime.broker_types import BrokerAddress
-from runtime.work_queue import REVIEWS
+from runtime.db.queue import REVIEWS
+from runtime.mqtt.types import BrokerAddress
 from schema.names import short_name
 from schema.tables import accounts, monitors
-from simulation.tcp_proxy import TcpProxy
+from testbed.demo.process import Command
+from testbed.demo.site import Site, agent_name, broker_of_agent, broker_settings, monitor_token, python_command
+from testbed.demo.store import store_world
+from testbed.demo.world import ENV, Monitor, World
+from testbed.load.spec import LoadSpec, Member, Shares, write_spec
+from testbed.tcp_proxy import TcpProxy
 
 LAUNCH: Final = "bench.faults.launch"
 LOAD: Final = "load"

@@ -8,7 +8,7 @@ from bench.faults.clock import ClockOffset
 from bench.faults.launch import CLOCK
 from bench.faults.plan import ONLY_TLS, Planned
 from bench.faults.rig import DATABASE, Rig
-from simulation.tcp_proxy import Direction, TcpProxy
+from testbed.tcp_proxy import Direction, TcpProxy
 
 _HOUR: Final = 3600.0
 _CUT_EVERY: Final = 1.0

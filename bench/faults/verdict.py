@@ -7,16 +7,16 @@ from pathlib import Path
 from sqlalchemy.engine import Connection, Engine
 
 from bench.faults.journal import Tale, read_journal
-from ops.checker import ledger
-from ops.checker.assignments import Tree
-from ops.checker.batches import Attempt
-from ops.checker.check import check
-from ops.checker.difference import Difference
-from ops.checker.load import read_attempts
-from ops.checker.replay import BatchKey
-from ops.demo.world import ENV
-from runtime.database import reading
+from runtime.db.engine import reading
 from schema.messages import BatchCommitted
+from testbed.checker import ledger
+from testbed.checker.assignments import Tree
+from testbed.checker.batches import Attempt
+from testbed.checker.check import check
+from testbed.checker.difference import Difference
+from testbed.checker.load import read_attempts
+from testbed.checker.replay import BatchKey
+from testbed.demo.world import ENV
 
 
 @dataclass(frozen=True, slots=True)

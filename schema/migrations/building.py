@@ -13,8 +13,8 @@ from alembic import op
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from schema.columns import boolean, datetime6, int_u
-from schema.pool_tables import TABLE_OPTIONS
+from schema.tables.columns import boolean, datetime6, int_u
+from schema.tables.pool import TABLE_OPTIONS
 
 
 def create_table(

@@ -1,4 +1,4 @@
-"""Runs the migrations on the connection that :mod:`runtime.migrations` hands over."""
+"""Runs the migrations on the connection that :mod:`runtime.db.migrate` hands over."""
 
 from alembic import context
 

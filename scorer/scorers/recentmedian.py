@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-from runtime.pool_settings import Intervals
+from runtime.db.system_settings import Intervals
 from schema.messages import PairStatus
 from scorer.model import PairScore, Score, Scorer, Tier
 

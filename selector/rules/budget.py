@@ -1,7 +1,7 @@
 """What several rules share: how many candidates may still enter testing in this review, and the words of a swap."""
 
-from selector.model import PairStatus
-from selector.world import Entry, World, is_promotion
+from selector.rules.model import PairStatus
+from selector.rules.world import Entry, World, is_promotion
 
 
 def no_promotions_to_testing(world: World) -> str | None:

@@ -5,9 +5,9 @@ same /24 or /48, or same account (its pair is paused, also when it was only a ca
 after a review no such pair is anything but paused.
 """
 
-from selector.eligibility import out_because
-from selector.model import PairStatus, State
-from selector.world import LEAVE_AT_ONCE, Entry, Rule, World
+from selector.rules.eligibility import out_because
+from selector.rules.model import PairStatus, State
+from selector.rules.world import LEAVE_AT_ONCE, Entry, Rule, World
 
 
 def apply(world: World) -> World:

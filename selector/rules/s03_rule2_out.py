@@ -5,9 +5,9 @@ measured than hardly measured. Violations of constraints go below that, though n
 active monitor that leaves because of a violation goes to testing only if it violates nothing there.
 """
 
-from selector.eligibility import out_because, would_violate
-from selector.model import PairStatus, State
-from selector.world import Entry, Rule, World
+from selector.rules.eligibility import out_because, would_violate
+from selector.rules.model import PairStatus, State
+from selector.rules.world import Entry, Rule, World
 
 NAME = "rule 2: out"
 

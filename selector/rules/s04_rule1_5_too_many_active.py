@@ -4,8 +4,8 @@ Who is out has left by rule 2, or is still there because the limit of removals i
 So those who go here are the worst of the others: monitors that nothing is known about first, then the worst healthy.
 """
 
-from selector.model import PairStatus, State
-from selector.world import Entry, Rule, World
+from selector.rules.model import PairStatus, State
+from selector.rules.world import Entry, Rule, World
 
 NAME = "rule 1.5: too many active"
 

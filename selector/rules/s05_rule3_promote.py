@@ -1,8 +1,8 @@
 """Rule 3: free active places go to the best testing monitors that may have them."""
 
-from selector.eligibility import obstacle_to_active
-from selector.model import PairStatus
-from selector.world import Entry, Rule, World
+from selector.rules.eligibility import obstacle_to_active
+from selector.rules.model import PairStatus
+from selector.rules.world import Entry, Rule, World
 
 NAME = "rule 3: promote to active"
 

@@ -5,12 +5,12 @@ nobody can take its place without a violation, the next worst is looked at: a be
 may only be able to replace its sibling.
 """
 
-from selector.eligibility import obstacle_to_active
-from selector.model import PairStatus
-from selector.priority import beats
 from selector.rules.budget import versus
+from selector.rules.eligibility import obstacle_to_active
+from selector.rules.model import PairStatus
+from selector.rules.ranking import beats
 from selector.rules.s03_rule2_out import demoted_to
-from selector.world import Entry, Rule, World
+from selector.rules.world import Entry, Rule, World
 
 NAME = "rule 3: swap into active"
 

@@ -3,16 +3,16 @@
 Into a free place of testing if there is one; else, or if a constraint keeps everybody out of it, in place of a testing
 monitor that cannot become active, whatever its priority: the worst globally testing one, and if there is none, the
 worst of those that may not become active for another reason. While all active places are taken, only globally testing
-ones give way. When all reserved places are held, one that is overdue is given up. `selector.reserve` says what is
+ones give way. When all reserved places are held, one that is overdue is given up. `selector.rules.reserve` says what is
 reserved and why.
 """
 
-from selector.eligibility import obstacle_to_testing
-from selector.model import PairStatus
-from selector.reserve import fits, is_short, places, reserved, yields_to
 from selector.rules.budget import no_promotions_to_testing
+from selector.rules.eligibility import obstacle_to_testing
+from selector.rules.model import PairStatus
+from selector.rules.reserve import fits, is_short, places, reserved, yields_to
 from selector.rules.s05_rule3_promote import merit
-from selector.world import Entry, Rule, World
+from selector.rules.world import Entry, Rule, World
 
 NAME = "rule 5: reserved place in testing"
 

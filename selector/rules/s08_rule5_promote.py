@@ -3,11 +3,11 @@
 Globally active and globally testing monitors alike; the reserved places were offered to the former first.
 """
 
-from selector.eligibility import obstacle_to_testing
-from selector.model import PairStatus
 from selector.rules.budget import no_promotions_to_testing
+from selector.rules.eligibility import obstacle_to_testing
+from selector.rules.model import PairStatus
 from selector.rules.s05_rule3_promote import merit
-from selector.world import Entry, Rule, World
+from selector.rules.world import Entry, Rule, World
 
 NAME = "rule 5: promote to testing"
 

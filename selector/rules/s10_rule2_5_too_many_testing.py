@@ -3,9 +3,9 @@
 Reserved places are not given back while active places are free, and come last otherwise.
 """
 
-from selector.model import PairStatus
-from selector.reserve import is_short, protected
-from selector.world import Entry, Rule, World
+from selector.rules.model import PairStatus
+from selector.rules.reserve import is_short, protected
+from selector.rules.world import Entry, Rule, World
 
 NAME = "rule 2.5: too many testing"
 

@@ -7,10 +7,10 @@ freed stays due.
 
 from datetime import UTC, datetime
 
-from selector.assess import check_is_due
-from selector.eligibility import out_because
-from selector.model import PairStatus, State
-from selector.world import Entry, Rule, World
+from selector.rules.assess import check_is_due
+from selector.rules.eligibility import out_because
+from selector.rules.model import PairStatus, State
+from selector.rules.world import Entry, Rule, World
 
 NAME = "rule 7: free paused pairs"
 

@@ -5,9 +5,9 @@ enough for anybody to be promoted. It has its own number, since waiting helps no
 for any promotion; who is gone, pending, blocked or in violation is not taken.
 """
 
-from selector.eligibility import obstacle_to_rescue
-from selector.model import PairStatus
-from selector.world import Entry, Rule, World
+from selector.rules.eligibility import obstacle_to_rescue
+from selector.rules.model import PairStatus
+from selector.rules.world import Entry, Rule, World
 
 NAME = "rule 6: no testing at all"
 

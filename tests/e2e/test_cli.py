@@ -18,7 +18,7 @@ from fixtures.world import add_account, add_monitor, add_pair, add_server, monit
 from sqlalchemy.engine import URL
 
 from ops.__main__ import main
-from runtime.database import open_database, transaction, utc_now
+from runtime.db.engine import open_database, transaction, utc_now
 from schema.names import ENVIRONMENTS
 from schema.tables import assignment_changes, monitors, rejected_messages, servers
 

@@ -21,8 +21,8 @@ from fixtures.world import add_account, add_monitor, add_pair, add_server, monit
 from sqlalchemy.engine import URL
 
 from ops.__main__ import app
-from runtime.database import open_database, reading, transaction
-from runtime.migrations import upgrade
+from runtime.db.engine import open_database, reading, transaction
+from runtime.db.migrate import upgrade
 from schema.tables import monitors
 
 COLUMNS = 80

@@ -16,8 +16,8 @@ from fixtures.database import SERVERS, require
 from fixtures.demo import alive, demo
 from fixtures.patience import PATIENCE
 
-from ops.local_ports import ADDRESS, ADDRESS_V6
 from schema.topics import Topics
+from testbed.ports import ADDRESS, ADDRESS_V6
 
 UNTIL_TRUE = 120.0
 """Seconds from the start of a long run until it has found out what is true: 24 results at two seconds each, and reviews

@@ -22,8 +22,8 @@ from fixtures.demo import DEMO, RunningDemo, demo
 from fixtures.patience import PATIENCE
 from sqlalchemy.engine import URL
 
-from runtime.database import open_database
-from runtime.migrations import upgrade
+from runtime.db.engine import open_database
+from runtime.db.migrate import upgrade
 from schema.tables import metadata
 
 NAME = "of_the_demo"

@@ -15,7 +15,7 @@ from fixtures.broker import require_address
 from fixtures.database import require
 
 from bench.faults.plan import NAMES, ONLY_TLS
-from ops.local_ports import ADDRESS_V6
+from testbed.ports import ADDRESS_V6
 
 COMMAND = [sys.executable, "-P", "-m", "bench.faults"]
 LONG = ("second agent with the same name", "expired token", "full disk under the spool")

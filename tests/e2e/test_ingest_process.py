@@ -20,7 +20,7 @@ from fixtures.world import add_monitor, add_pair, add_server
 from sqlalchemy.engine import Engine
 from ulid import ULID
 
-from runtime.broker import NotConnected
+from runtime.mqtt.session import NotConnected
 from schema.messages import Batch, BatchCommitted, Result
 from schema.tables import log_scores, result_batches, server_scores
 

@@ -14,16 +14,16 @@ import pytest
 from fixtures.database import require
 from fixtures.patience import PATIENCE
 
-from ops.demo.accounting import settle
-from ops.demo.ledger import results_by_monitor
-from ops.demo.site import BROKER, agent_name, free_ntp_port, make_site
-from ops.demo.spools import is_empty
-from ops.demo.system import System
-from ops.demo.world import make_world
-from ops.local_database import SERVERS as DATABASES
-from ops.local_database import DatabaseServer, temporary_database
-from runtime.database import DatabaseUnavailable, utc_now
-from runtime.work_queue import SCORING
+from runtime.db.engine import DatabaseUnavailable, utc_now
+from runtime.db.queue import SCORING
+from testbed.database import SERVERS as DATABASES
+from testbed.database import DatabaseServer, temporary_database
+from testbed.demo.accounting import settle
+from testbed.demo.ledger import results_by_monitor
+from testbed.demo.site import BROKER, agent_name, free_ntp_port, make_site
+from testbed.demo.spools import is_empty
+from testbed.demo.system import System
+from testbed.demo.world import make_world
 
 AGENTS, SERVERS = 3, 3
 

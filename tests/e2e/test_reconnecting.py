@@ -20,13 +20,13 @@ from fixtures.broker import TRANSPORTS, Transport, require_address
 from fixtures.mqtt import MqttClient
 from fixtures.patience import PATIENCE
 
-import ops.demo.system
+import testbed.demo.system
 from agent.state import write_token
 from auth.tokens import Role, sign
-from ops.demo.accounting import settle
-from ops.demo.ledger import results_by_monitor
-from ops.demo.process import Command
-from ops.demo.site import (
+from testbed.demo.accounting import settle
+from testbed.demo.ledger import results_by_monitor
+from testbed.demo.process import Command
+from testbed.demo.site import (
     BROKER,
     WORKERS,
     Site,
@@ -37,9 +37,9 @@ from ops.demo.site import (
     renew_tokens,
     worker_command,
 )
-from ops.demo.spools import is_empty
-from ops.demo.system import System
-from ops.demo.world import ENV, Monitor, make_world
+from testbed.demo.spools import is_empty
+from testbed.demo.system import System
+from testbed.demo.world import ENV, Monitor, make_world
 
 AGENTS, SERVERS = 2, 2
 
@@ -193,8 +193,8 @@ async def running(directory: Path, transport: Transport) -> AsyncIterator[Pool]:
 async def test_no_end_of_a_connection_ends_a_process_and_all_go_on_storing(
     tmp_path: Path, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ops.demo.system, "agent_command", impatient_agent)
-    monkeypatch.setattr(ops.demo.system, "worker_command", worker_with_short_tokens)
+    monkeypatch.setattr(testbed.demo.system, "agent_command", impatient_agent)
+    monkeypatch.setattr(testbed.demo.system, "worker_command", worker_with_short_tokens)
     async with running(tmp_path, transport) as pool:
         system, agents = pool.system, [monitor.name for monitor in pool.system.world.monitors]
 

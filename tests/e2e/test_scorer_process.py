@@ -17,9 +17,9 @@ from fixtures.world import add_log_score, add_monitor, add_pair, add_server, mon
 from sqlalchemy.engine import Engine
 
 from auth.tokens import Role
-from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
-from runtime.database import utc_now
-from runtime.work_queue import SCORING
+from runtime.db.engine import utc_now
+from runtime.db.queue import SCORING
+from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
 from schema.messages import ScoreComputed, decode
 from schema.tables import log_scores, scoring_queue, servers
 from schema.topics import ANY, Topics

@@ -18,20 +18,20 @@ from fixtures.database import require
 from fixtures.patience import PATIENCE
 from sqlalchemy.engine import Connection
 
-from ops.demo import store
-from ops.demo.site import free_ntp_port, make_site
-from ops.demo.system import System
-from ops.demo.world import ENV, make_world
-from ops.local_database import SERVERS as DATABASES
-from ops.local_database import temporary_database
 from ops.monitors import change_monitor
-from runtime.database import open_database, transaction, utc_now
-from runtime.pool_settings import PoolSettingsReader
+from runtime.db.engine import open_database, transaction, utc_now
+from runtime.db.system_settings import PoolSettingsReader
 from schema.messages import Status, assignment_set_hash, decode
 from schema.tables import accounts, log_scores, monitor_presence, monitors, server_scores
 from schema.topics import Topics
 from selector.assignments import Terms, assignment, read_pairs_of_monitor
-from selector.complaints import Complaints
+from selector.bad_rows import Complaints
+from testbed.database import SERVERS as DATABASES
+from testbed.database import temporary_database
+from testbed.demo import store
+from testbed.demo.site import free_ntp_port, make_site
+from testbed.demo.system import System
+from testbed.demo.world import ENV, make_world
 
 AGENTS = 6
 TARGET = 3

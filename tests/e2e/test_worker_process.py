@@ -22,15 +22,15 @@ from fixtures.patience import PATIENCE
 from sqlalchemy.engine import Engine
 
 from auth.tokens import Role
-from ops.local_database import SERVERS, DatabaseServer, temporary_database
-from ops.local_ports import free_port
-from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
-from runtime.database import open_database
-from runtime.dsn import parse_dsn
-from runtime.migrations import upgrade
+from runtime.db.dsn import parse_dsn
+from runtime.db.engine import open_database
+from runtime.db.migrate import upgrade
+from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
 from schema.messages import ControlAnswer, ControlCommand, decode, encode
 from schema.topics import Topics
 from scorer.worker import POLL
+from testbed.database import SERVERS, DatabaseServer, temporary_database
+from testbed.ports import free_port
 
 
 class Scorer:

@@ -8,14 +8,14 @@ import pytest
 from fixtures.hosts import needs_ipv6
 from fixtures.measuring import Measuring, place
 
-from agent.base_checks import BaseChecks, Checked, base_checks, check_clock
-from agent.counters import AgentCounters
-from agent.exchange import Source
-from agent.resolver import Resolver
-from agent.targets import TargetRules
+from agent.clock.check import BaseChecks, Checked, base_checks, check_clock
+from agent.metrics import AgentCounters
+from agent.ntp.exchange import Source
+from agent.ntp.resolver import Resolver
+from agent.ntp.targets import TargetRules
 from schema.names import IpVersion
-from simulation.faults import Behaviour, ServerSpec
-from simulation.ntp_server import Fleet
+from testbed.ntp.server import Fleet
+from testbed.ntp.spec import Behaviour, ServerSpec
 
 DEVEL = TargetRules("devel", allow_private=True)
 PROD = TargetRules("prod")

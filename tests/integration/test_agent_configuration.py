@@ -14,7 +14,7 @@ from fixtures.broker import Broker
 
 from agent.state import Broker as BrokerPlace
 from agent.state import State, provision
-from ops.local_tls import LocalCa
+from testbed.tls import LocalCa
 
 NAME = "wrong.devel.mon.example"
 

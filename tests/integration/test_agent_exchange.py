@@ -18,11 +18,11 @@ import pytest
 from fixtures.hosts import needs_ipv6
 
 from agent import udp
-from agent.exchange import Source, exchange
-from agent.sample import Sample, best
-from agent.targets import Target
-from simulation.faults import Behaviour, ServerSpec
-from simulation.ntp_server import Fleet
+from agent.ntp.exchange import Source, exchange
+from agent.ntp.sample import Sample, best
+from agent.ntp.targets import Target
+from testbed.ntp.server import Fleet
+from testbed.ntp.spec import Behaviour, ServerSpec
 
 HOME = Source(None)
 

@@ -11,8 +11,8 @@ import pytest
 from fixtures.agent import ROOT, AgentProcess, pool_of, until
 from fixtures.broker import Broker
 
-from simulation.faults import ServerSpec
-from simulation.ntp_server import Fleet
+from testbed.ntp.server import Fleet
+from testbed.ntp.spec import ServerSpec
 
 NAME = "odd.devel.mon.example"
 

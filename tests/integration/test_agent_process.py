@@ -15,8 +15,8 @@ from fixtures.agent import ROOT, AgentProcess, Pool, pool_of, until
 from fixtures.broker import PLAIN, TRANSPORTS, Broker, Transport, require_address
 
 from schema.messages import AdHocRequest, BatchCommitted, BatchRefused, Result, assignment_set_hash
-from simulation.faults import Behaviour, ServerSpec
-from simulation.ntp_server import Fleet
+from testbed.ntp.server import Fleet
+from testbed.ntp.spec import Behaviour, ServerSpec
 
 NUMBERS = itertools.count(1)
 

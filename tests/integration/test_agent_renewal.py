@@ -8,7 +8,7 @@ import pytest
 from fixtures.agent import AgentProcess, Pool, pool_of, until
 from fixtures.broker import TRANSPORTS, Broker
 
-from ops.local_tls import Certificate, LocalCa
+from testbed.tls import Certificate, LocalCa
 
 NAME = "renewed.devel.mon.example"
 

@@ -12,11 +12,11 @@ import pytest
 from fixtures.agent import until
 from fixtures.wire import PatientBroker, connack, patient_broker, publish
 
+from agent.app import Monitor
 from agent.daemon_settings import DaemonSettings
-from agent.line import keep
+from agent.delivery.spool import Batched
 from agent.login import Login
-from agent.monitor import Monitor
-from agent.spool import Batched
+from agent.pipeline import keep
 from agent.state import Broker, State, provision
 from schema.messages import Assignment, Batch, BatchCommitted, MonitorConfig, ProtocolConfig, Result, Status, encode
 

@@ -14,12 +14,12 @@ from fixtures.measuring import Measuring, place
 
 from agent import exchange as exchange_module
 from agent import local_clock
-from agent.exchange import Source, exchange
-from agent.targets import Target
-from agent.udp import UdpSocket
+from agent.ntp.exchange import Source, exchange
+from agent.ntp.targets import Target
+from agent.ntp.udp import UdpSocket
 from schema.names import IpVersion
-from simulation.faults import Behaviour, ServerSpec
-from simulation.ntp_server import Fleet
+from testbed.ntp.server import Fleet
+from testbed.ntp.spec import Behaviour, ServerSpec
 
 ROOT = Path(__file__).parents[2]
 NORMAL, SILENT = Behaviour.NORMAL, Behaviour.SILENT

@@ -17,11 +17,11 @@ from fixtures.broker import Broker
 from fixtures.mqtt import MqttClient, Refused, signed, user_properties, wait_until
 
 from auth.tokens import Role, load_key
-from ops.local_broker import LocalBroker
-from ops.local_ports import free_port
 from schema.limits import MAX_PAYLOAD_BYTES
 from schema.names import Environment
 from schema.topics import Topics
+from testbed.broker import LocalBroker
+from testbed.ports import free_port
 
 CONFIG = Path(__file__).parents[2] / "broker-config"
 ENVIRONMENTS = get_args(Environment)

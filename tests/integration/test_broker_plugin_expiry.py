@@ -12,8 +12,8 @@ from fixtures.broker import PLUGIN_SOURCE, Broker
 from fixtures.mqtt import MqttClient, Refused, Will, signed, wait_until
 
 from auth.tokens import Role
-from ops.local_broker import LocalBroker
 from schema.topics import Topics
+from testbed.broker import LocalBroker
 
 TOPICS = Topics("test")
 NAME = "expiry1-x.test.mon.example"

@@ -12,7 +12,7 @@ from fixtures.broker import Broker
 from fixtures.mqtt import MqttClient, Refused, signed, wait_until
 
 from auth.tokens import SigningKey, load_key
-from ops.local_broker import BrokerUnavailable, render
+from testbed.broker import BrokerUnavailable, render
 
 
 def new_secret() -> SigningKey:

@@ -17,9 +17,9 @@ from fixtures.broker import SANITIZE, Broker
 from fixtures.mqtt import MqttClient, signed, user_properties, wait_until
 
 from auth.tokens import Role, load_key
-from ops.local_broker import BrokerUnavailable, LocalBroker
-from ops.local_ports import ADDRESS, free_port
 from schema.topics import Topics
+from testbed.broker import BrokerUnavailable, LocalBroker
+from testbed.ports import ADDRESS, free_port
 
 CONTROL = Topics("test").service_control("scorer")
 

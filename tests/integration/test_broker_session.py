@@ -19,7 +19,7 @@ from fixtures.broker_sessions import (
 from fixtures.patience import PATIENCE
 
 from auth.tokens import Role
-from runtime.broker import BrokerSession, Incoming, Lost, PublishRefused, Subscription, TooLarge, Will
+from runtime.mqtt.session import BrokerSession, Incoming, Lost, PublishRefused, Subscription, TooLarge, Will
 from schema.topics import shared
 
 

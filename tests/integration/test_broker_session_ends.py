@@ -25,7 +25,7 @@ from fixtures.broker_sessions import (
 from fixtures.patience import PATIENCE
 
 from auth.tokens import Role
-from runtime.broker import (
+from runtime.mqtt.session import (
     BrokerSession,
     Lost,
     NotConnected,
@@ -33,7 +33,7 @@ from runtime.broker import (
     Will,
     quick_back_off,
 )
-from runtime.broker_types import SESSION_TAKEN_OVER
+from runtime.mqtt.types import SESSION_TAKEN_OVER
 from schema.topics import shared
 
 

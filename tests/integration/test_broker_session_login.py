@@ -28,10 +28,10 @@ from fixtures.broker_sessions import (
 from fixtures.patience import PATIENCE
 
 from auth.tokens import Role
-from ops.local_tls import LocalCa
 from runtime import broker as runtime_broker
-from runtime.broker import BrokerAddress, BrokerSession, Identity, Lost, Subscription
-from simulation.tcp_proxy import Direction
+from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Lost, Subscription
+from testbed.tcp_proxy import Direction
+from testbed.tls import LocalCa
 
 TURNS = 40
 """Of the event loop; more than any step of a connection takes."""

@@ -28,10 +28,10 @@ from fixtures.broker_sessions import (
 from fixtures.patience import PATIENCE
 
 from auth.tokens import Role
-from ops.local_ports import loopback_addresses
-from ops.local_tls import Certificate, LocalCa
-from runtime.broker import BrokerAddress, BrokerSession, Identity, Lost, Subscription
-from simulation.tcp_proxy import Direction
+from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Lost, Subscription
+from testbed.ports import loopback_addresses
+from testbed.tcp_proxy import Direction
+from testbed.tls import Certificate, LocalCa
 
 MANY = 400
 

@@ -12,25 +12,25 @@ from fixtures.batches import new_result, new_submission
 from fixtures.world import add_log_score, add_monitor, add_pair, add_server, monitor_name
 from sqlalchemy.engine import Engine
 
-from ingest.check import UNKNOWN_SERVER
-from ingest.ledger import commit
-from ops.checker import assignments as assignments_module
-from ops.checker.__main__ import main
-from ops.checker.assignments import read_tree
-from ops.checker.batches import Attempt
-from ops.checker.check import Before, Checked, check, read_before
-from ops.checker.difference import MOST_SHOWN, Difference, lines
-from ops.checker.ledger import recent_results
-from ops.checker.replay import LogRow, Replay
-from runtime.broker import Identity, Incoming
-from runtime.database import reading, utc_now
-from runtime.pool_settings import Intervals
+from ingest.store import commit
+from ingest.validate import UNKNOWN_SERVER
+from runtime.db.engine import reading, utc_now
+from runtime.db.system_settings import Intervals
+from runtime.mqtt.session import Identity, Incoming
 from schema.messages import Ack, Assignment, BatchCommitted, BatchRefused, encode
 from schema.tables import log_scores, monitors, result_batches, scoring_queue, server_scores, servers
 from schema.topics import Topics
 from scorer.scorers import all_scorers
 from scorer.scoring import score_due
 from scorer.worker import add_missing_scorers
+from testbed.checker import assignments as assignments_module
+from testbed.checker.__main__ import main
+from testbed.checker.assignments import read_tree
+from testbed.checker.batches import Attempt
+from testbed.checker.check import Before, Checked, check, read_before
+from testbed.checker.difference import MOST_SHOWN, Difference, lines
+from testbed.checker.ledger import recent_results
+from testbed.checker.replay import LogRow, Replay
 
 NAMES = [monitor_name("one"), monitor_name("two")]
 TOPICS = Topics("devel")

@@ -12,9 +12,9 @@ from fixtures.database import DatabaseServer
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 
-from runtime.database import DatabaseUnavailable, open_database, reading, transaction
-from runtime.database_errors import Reaction, reaction_to
-from simulation.tcp_proxy import Direction, TcpProxy
+from runtime.db.engine import DatabaseUnavailable, open_database, reading, transaction
+from runtime.db.errors import Reaction, reaction_to
+from testbed.tcp_proxy import Direction, TcpProxy
 
 
 @pytest.fixture

@@ -17,14 +17,14 @@ from opentelemetry.metrics import NoOpMeter
 from opentelemetry.trace import NoOpTracer
 from sqlalchemy.engine import URL, Connection, Engine
 
-from ops.local_database import temporary_database
 from runtime import database
 from runtime import worker as runtime_worker
-from runtime.database import open_database, reading, transaction
+from runtime.db.engine import open_database, reading, transaction
 from runtime.settings import WorkerSettings
 from runtime.telemetry import Telemetry
 from runtime.worker import Worker, assemble
-from simulation.tcp_proxy import TcpProxy
+from testbed.database import temporary_database
+from testbed.tcp_proxy import TcpProxy
 
 NAME = "moves"
 """Of the database, and of the account that workers have: one without the right to write to a read-only server."""

@@ -5,8 +5,8 @@ import sqlalchemy as sa
 from fixtures.database import DatabaseServer
 from sqlalchemy.engine import URL
 
-from runtime.database import open_database
-from runtime.dsn import parse_dsn
+from runtime.db.dsn import parse_dsn
+from runtime.db.engine import open_database
 
 NAME = "of_passwords"
 

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from runtime.database import reading, transaction
+from runtime.db.engine import reading, transaction
 from schema.tables import system_settings
 
 VALUES = {"key": "monitors", "value": "{}", "created_on": sa.func.current_timestamp()}

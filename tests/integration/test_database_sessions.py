@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from fixtures.world import add_server
 from sqlalchemy.engine import URL, Engine
 
-from runtime.database import DatabaseUnavailable, open_database, reading, transaction
+from runtime.db.engine import DatabaseUnavailable, open_database, reading, transaction
 from schema.tables import servers
 
 

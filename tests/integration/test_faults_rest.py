@@ -19,9 +19,9 @@ from bench.faults import rest as rest_module
 from bench.faults.journal import Began, Stored, Storing
 from bench.faults.rest import Rest
 from bench.faults.rig import CannotRun
-from runtime.database import reading, utc_now
-from runtime.pool_settings import Intervals
-from runtime.work_queue import SCORING
+from runtime.db.engine import reading, utc_now
+from runtime.db.queue import SCORING
+from runtime.db.system_settings import Intervals
 from schema.messages import Assignment, encode
 from schema.tables import servers
 from schema.topics import Topics

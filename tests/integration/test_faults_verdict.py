@@ -11,18 +11,18 @@ from sqlalchemy.engine import Engine
 
 from bench.faults.journal import Answered, Began, Leaving, Line, Stored, Storing, Why
 from bench.faults.verdict import Diary, Verdict, judge
-from bench.load.record import Record
-from bench.load.traffic import Kind, Made
-from ingest.decode import Submission
-from ingest.ledger import commit
-from runtime.database import utc_now
-from runtime.pool_settings import Intervals
+from ingest.messages import Submission
+from ingest.store import commit
+from runtime.db.engine import utc_now
+from runtime.db.system_settings import Intervals
 from schema.messages import Ack, Assignment, Batch, BatchCommitted, Result, encode
 from schema.tables import server_scores, servers
 from schema.topics import Topics
 from scorer.scorers import all_scorers
 from scorer.scoring import score_due
 from scorer.worker import add_missing_scorers
+from testbed.load.record import Record
+from testbed.load.traffic import Kind, Made
 
 NAME = monitor_name("one")
 TOPICS = Topics("devel")

@@ -37,7 +37,7 @@ def namespaces() -> None:
 
 DATABASE = """
 import socket
-from ops.local_database import MariaDb, temporary_database
+from testbed.database import MariaDb, temporary_database
 for name in "localhost", socket.gethostname():
     try:
         raise SystemExit(f"{name} is {socket.gethostbyname(name)}")

@@ -13,12 +13,12 @@ from fixtures.batches import ARRIVED, new_result, new_submission
 from fixtures.world import add_monitor, add_pair, add_server, monitor_name
 from sqlalchemy.engine import Engine
 
-from ingest.decode import Submission
-from ingest.ledger import commit
+from ingest.last_seen import Sighting, write_sightings
+from ingest.messages import Submission
 from ingest.plan import Plan
-from ingest.sightings import Sighting, write_sightings
-from runtime.database import open_database, to_db, transaction, utc_now
-from runtime.work_queue import SCORING
+from ingest.store import commit
+from runtime.db.engine import open_database, to_db, transaction, utc_now
+from runtime.db.queue import SCORING
 from schema.tables import log_scores, monitors, result_batches, scoring_queue, server_scores, servers
 
 NOW = to_db(ARRIVED)
@@ -111,7 +111,7 @@ def scores_follow_the_log(engine: Engine) -> None:
 def test_each_batch_counts_once_whoever_commits_it(
     server_engine: Engine, ids: tuple[list[int], list[int]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, logger="runtime.database")
+    caplog.set_level(logging.DEBUG, logger="runtime.db.engine")
     submissions = some_batches(ids[0], 60)
     engines = [open_database(server_engine.url) for _ in range(3)]
     before = deadlocks(server_engine)

@@ -12,9 +12,9 @@ from sqlalchemy.engine import Connection, Engine
 from ulid import ULID
 
 from ingest import check
-from ingest.ledger import commit
 from ingest.plan import Plan
-from runtime.database import to_db, utc_now
+from ingest.store import commit
+from runtime.db.engine import to_db, utc_now
 from schema.messages import Result
 from schema.tables import (
     assignment_changes,

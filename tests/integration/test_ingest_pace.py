@@ -14,12 +14,12 @@ from fixtures.batches import ARRIVED, new_batch, new_result, new_submission
 from fixtures.world import add_log_score, add_monitor, add_pair, add_server, monitor_name
 from sqlalchemy.engine import Engine
 
-from ingest.bulk import read_times
-from ingest.decode import Submission
-from ingest.ledger import commit
+from ingest.messages import Submission
 from ingest.plan import Plan
-from runtime.database import open_database, to_db
-from runtime.pool_settings import Intervals
+from ingest.statements import read_times
+from ingest.store import commit
+from runtime.db.engine import open_database, to_db
+from runtime.db.system_settings import Intervals
 from schema.messages import PairStatus, Rejection, encode
 from schema.tables import assignment_changes, log_scores, result_batches, scoring_queue, server_scores, system_settings
 
@@ -233,7 +233,7 @@ def test_a_server_that_another_stored_results_of_since_our_look_is_looked_at_aga
     server_engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Scores build on each other, and what another stored counts; nothing is begun again."""
-    caplog.set_level(logging.DEBUG, logger="runtime.database")
+    caplog.set_level(logging.DEBUG, logger="runtime.db.engine")
     ledger, other = Ledger(server_engine), open_database(server_engine.url)
     same = ledger.submission(60.0)
     overtaking = [same, ledger.submission(*[60.0] * 4), ledger.submission(40_000.0)]

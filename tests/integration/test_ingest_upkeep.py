@@ -12,16 +12,16 @@ from fixtures.world import add_log_score, add_monitor, add_pair, add_scorer, add
 from sqlalchemy.engine import Engine
 from ulid import ULID
 
-from ingest.decode import Presence, read_status
+from ingest.last_seen import Sighting, write_sightings
+from ingest.messages import Presence, read_status
 from ingest.presence import write_presence
-from ingest.rates import read_rates
+from ingest.rate_store import read_rates
 from ingest.referrers import referrers_of
-from ingest.rejected import RejectedMessage, keep, rejected_message
 from ingest.retention import STEP, Removing, Round, cut, expiring, is_adopted, kept_log_scores
-from ingest.sightings import Sighting, write_sightings
-from runtime.broker import Incoming
-from runtime.database import open_database, utc_now
-from runtime.pool_settings import Intervals
+from ingest.undecodable_store import RejectedMessage, keep, rejected_message
+from runtime.db.engine import open_database, utc_now
+from runtime.db.system_settings import Intervals
+from runtime.mqtt.session import Incoming
 from schema.messages import Status
 from schema.tables import (
     assignment_changes,

@@ -27,12 +27,11 @@ from ulid import ULID
 from auth.tokens import Role
 from ingest import check
 from ingest.acks import Acks
-from ingest.intake import Intake
-from ingest.numbers import Numbers
-from ops.local_database import SERVERS, temporary_database
-from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
-from runtime.database import DatabaseUnavailable, open_database
-from runtime.migrations import upgrade
+from ingest.metrics import Numbers
+from ingest.queue import Intake
+from runtime.db.engine import DatabaseUnavailable, open_database
+from runtime.db.migrate import upgrade
+from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
 from schema.messages import (
     Batch,
     BatchCommitted,
@@ -46,6 +45,7 @@ from schema.messages import (
     encode,
 )
 from schema.tables import log_scores, monitor_presence, monitors, rejected_messages, result_batches
+from testbed.database import SERVERS, temporary_database
 
 IPS = ["192.0.2.1", "192.0.2.2"]
 
@@ -399,7 +399,7 @@ async def test_it_subscribes_to_nothing_else(engine: Engine, broker: Broker) -> 
 async def test_old_rows_are_removed_now_and_then(
     engine: Engine, broker: Broker, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ingest.chores.RETENTION", timedelta(seconds=0.2))
+    monkeypatch.setattr("ingest.jobs.RETENTION", timedelta(seconds=0.2))
     now = datetime.now(UTC)
     with engine.begin() as connection:
         old, kept = (
@@ -415,8 +415,8 @@ async def test_old_rows_are_removed_now_and_then(
 async def test_an_adopted_log_is_left_alone_and_that_is_said(
     engine: Engine, broker: Broker, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("ingest.chores.RETENTION", timedelta(seconds=0.2))
-    caplog.set_level(logging.INFO, "ingest.chores")
+    monkeypatch.setattr("ingest.jobs.RETENTION", timedelta(seconds=0.2))
+    caplog.set_level(logging.INFO, "ingest.jobs")
     now = datetime.now(UTC)
     with engine.begin() as connection:
         adopt(connection)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
-from runtime.json_rows import JsonText, json_rows, rows_of, stored_day, stored_time
+from runtime.db.json_rows import JsonText, json_rows, rows_of, stored_day, stored_time
 
 HOSTILE = ["'", "\\'", "'; DROP TABLE servers; --", '"\\"', "\x00\n\x1a", "%s %(name)s ::x", "ü€🕑", ""]
 

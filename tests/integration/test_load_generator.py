@@ -14,18 +14,18 @@ from fixtures.running_ingest import running_ingest
 from fixtures.world import add_monitor, add_pair, add_server
 from sqlalchemy.engine import Engine
 
-from bench.load.generator import Generator
-from bench.load.record import Record, Sent, histories, read_lines
-from bench.load.spec import LoadSpec, Member, Shares, Target
-from ops.checker.check import Checked, check
-from ops.checker.load import read_attempts
-from runtime.database import reading, utc_now
-from runtime.pool_settings import Intervals
+from runtime.db.engine import reading, utc_now
+from runtime.db.system_settings import Intervals
 from schema.messages import BatchCommitted, BatchRefused
 from schema.tables import rejected_messages, system_settings
 from scorer.scorers import all_scorers
 from scorer.scoring import score_due
 from scorer.worker import add_missing_scorers
+from testbed.checker.check import Checked, check
+from testbed.checker.load import read_attempts
+from testbed.load.generator import Generator
+from testbed.load.record import Record, Sent, histories, read_lines
+from testbed.load.spec import LoadSpec, Member, Shares, Target
 
 SERVERS = 25
 EACH_SECOND = Intervals(interval_active=1.0)

@@ -13,9 +13,9 @@ from fixtures.mqtt import MqttClient, Refused, signed, wait_until
 
 from auth.tokens import load_key
 from ops import local_broker
-from ops.local_broker import BrokerUnavailable, LocalBroker, find_parts
-from ops.local_ports import ADDRESS, ADDRESS_V6, free_port, loopback_addresses
-from ops.local_tls import LocalCa
+from testbed.broker import BrokerUnavailable, LocalBroker, find_parts
+from testbed.ports import ADDRESS, ADDRESS_V6, free_port, loopback_addresses
+from testbed.tls import LocalCa
 
 KEY = load_key("k" * 48)
 

@@ -12,23 +12,23 @@ from fixtures.selector import a_monitor, add_results, set_presence, unique
 from fixtures.world import add_log_score, add_monitor, add_pair, add_server, monitor_name
 from sqlalchemy.engine import Engine
 
-from ingest.decode import Presence
-from ingest.ledger import commit
+from ingest.last_seen import Sighting, write_sightings
+from ingest.messages import Presence
 from ingest.presence import write_presence
 from ingest.retention import Removing, Round, expiring
-from ingest.sightings import Sighting, write_sightings
-from runtime.database import DatabaseUnavailable, reading, to_db
-from runtime.pool_settings import Intervals, PoolSettings
-from runtime.work_queue import REVIEWS, SCORING
+from ingest.store import commit
+from runtime.db.engine import DatabaseUnavailable, reading, to_db
+from runtime.db.queue import REVIEWS, SCORING
+from runtime.db.system_settings import Intervals, PoolSettings
 from schema.messages import Status
 from schema.tables import metadata, monitors
 from scorer.scorers import all_scorers
 from scorer.scoring import score_due
 from scorer.worker import add_missing_scorers
-from selector.candidates import make_pairs, queue_servers
-from selector.due import make_due, note_monitors
-from selector.registry import read_registry
-from selector.reviewer import review_due
+from selector.monitors import read_registry
+from selector.pairs import make_pairs, queue_servers
+from selector.reviews import review_due
+from selector.triggers import make_due, note_monitors
 
 NOW = ARRIVED
 Again = Callable[[], object]

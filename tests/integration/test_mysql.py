@@ -12,15 +12,15 @@ from fixtures.world import add_monitor, add_pair, add_server
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import DataError
 
-from ingest.bulk import add_log_rows
-from ingest.ledger import commit
 from ingest.plan import LogRow
-from ops.local_database import mysql_directory
-from ops.local_tls import LocalCa
-from runtime.database import open_database, utc_now
-from runtime.dsn import parse_dsn
-from runtime.migrations import upgrade
+from ingest.statements import add_log_rows
+from ingest.store import commit
+from runtime.db.dsn import parse_dsn
+from runtime.db.engine import open_database, utc_now
+from runtime.db.migrate import upgrade
 from schema.tables import log_scores, metadata
+from testbed.database import mysql_directory
+from testbed.tls import LocalCa
 
 USER, PASSWORD = "somebody", 'it\'s "secret" @/:?'
 SMALLEST_PACKET = 4 << 20

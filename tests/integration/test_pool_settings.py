@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import URL, Engine
 
 from runtime import pool_settings
-from runtime.database import open_database
-from runtime.pool_settings import (
+from runtime.db.engine import open_database
+from runtime.db.system_settings import (
     REREAD,
     Intervals,
     PoolSettings,

@@ -11,10 +11,10 @@ from fixtures.broker import Broker
 from fixtures.patience import PATIENCE
 
 from auth.tokens import Role
-from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, NotConnected
-from runtime.broker_types import Subscription
-from runtime.mqtt_client import Client
-from runtime.retained import read_retained
+from runtime.mqtt.client import Client
+from runtime.mqtt.retained import read_retained
+from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Incoming, NotConnected
+from runtime.mqtt.types import Subscription
 
 
 @asynccontextmanager

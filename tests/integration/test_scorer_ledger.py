@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from fixtures.world import add_log_score, add_monitor, add_pair, add_scorer, add_server, monitor_name
 from sqlalchemy.engine import Connection, Engine
 
-from runtime.database import open_database
-from runtime.pool_settings import Intervals
-from runtime.work_queue import REVIEWS, SCORING
+from runtime.db.engine import open_database
+from runtime.db.queue import REVIEWS, SCORING
+from runtime.db.system_settings import Intervals
 from schema.messages import PairStatus
 from schema.tables import (
     log_scores,

@@ -15,14 +15,14 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.trace import NoOpTracer
 from sqlalchemy.engine import Engine
 
-from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming
 from runtime.control import Control
-from runtime.database import open_database, utc_now
-from runtime.live_stream import LiveStream
-from runtime.pool_settings import PoolSettingsReader
+from runtime.db.engine import open_database, utc_now
+from runtime.db.queue import SCORING
+from runtime.db.system_settings import PoolSettingsReader
+from runtime.mqtt.live_stream import LiveStream
+from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Incoming
 from runtime.settings import WorkerSettings
 from runtime.telemetry import Telemetry
-from runtime.work_queue import SCORING
 from runtime.worker import Worker
 from schema.messages import ControlAnswer, ControlCommand, Message, ScoreComputed, encode
 from schema.tables import log_scores, scoring_queue, servers

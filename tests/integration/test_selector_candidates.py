@@ -11,12 +11,12 @@ from fixtures.selector import pair_statuses, unique
 from fixtures.world import add_monitor, add_pair, add_scorer, add_server
 from sqlalchemy.engine import Engine
 
-from runtime.database import open_database, reading
-from runtime.work_queue import REVIEWS
+from runtime.db.engine import open_database, reading
+from runtime.db.queue import REVIEWS
 from schema.tables import assignment_changes, monitors, server_scores, servers, servers_monitor_review
 from selector import candidates
-from selector.candidates import make_pairs, queue_servers, read_population
-from selector.registry import MonitorRow, read_registry
+from selector.monitors import MonitorRow, read_registry
+from selector.pairs import make_pairs, queue_servers, read_population
 
 NOW = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
 

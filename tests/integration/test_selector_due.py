@@ -11,11 +11,11 @@ from fixtures.selector import set_presence, unique
 from fixtures.world import add_account, add_monitor, add_pair, add_server
 from sqlalchemy.engine import Connection, Engine
 
-from runtime.database import open_database, reading
-from runtime.work_queue import REVIEWS
+from runtime.db.engine import open_database, reading
+from runtime.db.queue import REVIEWS
 from schema.tables import accounts, monitors, selector_seen, server_scores, servers_monitor_review
-from selector.due import News, make_due, note_monitors
-from selector.registry import read_registry
+from selector.monitors import read_registry
+from selector.triggers import News, make_due, note_monitors
 
 NOW = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
 LATER = datetime(2026, 1, 2, 13, 0, 0)

@@ -6,8 +6,8 @@ import sqlalchemy as sa
 from fixtures.world import add_server
 from sqlalchemy.engine import Engine
 
-from runtime.pool_settings import Reviews
-from runtime.work_queue import REVIEWS
+from runtime.db.queue import REVIEWS
+from runtime.db.system_settings import Reviews
 from schema.tables import servers_monitor_review
 from selector.watch import heal_reviews
 

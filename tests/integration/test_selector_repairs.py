@@ -26,8 +26,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from sqlalchemy.engine import Engine
 
 from auth.tokens import Role
-from runtime.broker import BrokerSession, NotConnected
-from runtime.database import DatabaseUnavailable
+from runtime.db.engine import DatabaseUnavailable
+from runtime.mqtt.session import BrokerSession, NotConnected
 from schema.messages import (
     Assignment,
     MonitorConfig,
@@ -37,11 +37,11 @@ from schema.messages import (
     encode,
 )
 from schema.tables import server_scores
-from selector.complaints import Complaints
-from selector.due import make_due
-from selector.numbers import Numbers
-from selector.publishing import Publisher, Told
+from selector.bad_rows import Complaints
+from selector.metrics import Numbers
+from selector.publisher import Publisher, Told
 from selector.reconcile import Reconciler
+from selector.triggers import make_due
 
 
 @pytest.fixture(autouse=True)

@@ -15,13 +15,13 @@ from fixtures.selector import add_results, pair_statuses, set_presence, unique
 from fixtures.world import add_monitor, add_pair, add_scorer, add_server
 from sqlalchemy.engine import Connection, Engine
 
-from runtime.database import open_database, to_db, transaction
-from runtime.pool_settings import Intervals, PoolSettings, Reviews
-from runtime.work_queue import REVIEWS, SCORING
+from runtime.db.engine import open_database, to_db, transaction
+from runtime.db.queue import REVIEWS, SCORING
+from runtime.db.system_settings import Intervals, PoolSettings, Reviews
 from schema.tables import assignment_changes, log_scores, monitors, server_scores, servers, servers_monitor_review
 from selector import reviewer
-from selector.model import PairStatus, Review
-from selector.reviewer import BATCH, Reviewed, review_due, review_server, rule_settings
+from selector.reviews import BATCH, Reviewed, review_due, review_server, rule_settings
+from selector.rules.model import PairStatus, Review
 
 NOW = datetime(2026, 1, 2, 12, 0, 0, 250_000, tzinfo=UTC)
 DUE = datetime(2026, 1, 2, 12, 0, 0)

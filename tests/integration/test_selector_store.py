@@ -9,7 +9,7 @@ from fixtures.world import add_account, add_log_score, add_monitor, add_pair, ad
 from sqlalchemy.engine import Connection, Engine
 
 from schema.tables import accounts, assignment_changes, monitor_presence, monitors, server_scores, servers
-from selector.parse import RawMonitor
+from selector.rows import RawMonitor
 from selector.store import WINDOW, ReviewInput, read_inputs
 
 NOW = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)

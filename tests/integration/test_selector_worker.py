@@ -26,8 +26,8 @@ from fixtures.selector import (
 from fixtures.world import add_monitor, add_pair
 from sqlalchemy.engine import Engine
 
-from runtime.broker import Incoming
-from runtime.work_queue import REVIEWS
+from runtime.db.queue import REVIEWS
+from runtime.mqtt.session import Incoming
 from schema.messages import (
     AssignmentChanged,
     ControlAnswer,
@@ -36,7 +36,7 @@ from schema.messages import (
     encode,
 )
 from schema.tables import monitors, server_scores, servers, servers_monitor_review
-from selector.due import make_due
+from selector.triggers import make_due
 
 
 @pytest.fixture(autouse=True)

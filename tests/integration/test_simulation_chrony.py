@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fixtures.ntp import quick_sample
 
-from simulation.chrony import ChronyError, chronyd, find_chronyd
+from testbed.ntp.chrony import ChronyError, chronyd, find_chronyd
 
 
 @pytest.mark.parametrize(("address", "stratum"), [("127.0.0.1", 3), ("127.79.1.1", 8)])

@@ -16,9 +16,9 @@ from fixtures.ntp import quick_sample
 from fixtures.patience import PATIENCE
 
 from simulation import ntp_server
-from simulation.answers import Reply
-from simulation.faults import Behaviour, ServerSpec
-from simulation.ntp_server import Fleet, FleetError
+from testbed.ntp.answers import Reply
+from testbed.ntp.server import Fleet, FleetError
+from testbed.ntp.spec import Behaviour, ServerSpec
 
 SO_TIMESTAMPNS = 35
 SILENCE = 0.15

@@ -14,8 +14,8 @@ import pytest
 from fixtures.ntp import quick_sample
 from fixtures.patience import PATIENCE
 
-from simulation.faults import ServerSpec, decode_specs, encode_specs
-from simulation.fleet import standard_fleet
+from testbed.ntp.fleet import standard_fleet
+from testbed.ntp.spec import ServerSpec, decode_specs, encode_specs
 
 
 def free_port(address: str) -> int:

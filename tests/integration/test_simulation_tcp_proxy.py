@@ -10,9 +10,9 @@ import pytest
 from fixtures.broker import require_address
 from fixtures.patience import PATIENCE
 
-from ops.local_ports import ADDRESS_V6
 from simulation import tcp_proxy
-from simulation.tcp_proxy import Direction, TcpProxy
+from testbed.ports import ADDRESS_V6
+from testbed.tcp_proxy import Direction, TcpProxy
 
 SILENCE = 0.15
 

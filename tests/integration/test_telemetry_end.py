@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from ops.local_ports import free_port
-from runtime.mqtt_socket import Unreachable, open_socket
+from runtime.mqtt.socket import Unreachable, open_socket
+from testbed.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -177,7 +177,7 @@ async def test_a_name_that_is_never_looked_up_holds_nobody_up(monkeypatch: pytes
             released.wait(60)
         raise socket.gaierror("too late")
 
-    monkeypatch.setattr("runtime.mqtt_socket._RESOLVE", 0.05)
+    monkeypatch.setattr("runtime.mqtt.socket._RESOLVE", 0.05)
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     try:
         with pytest.raises(Unreachable, match=r"hanging\.example: the look-up of the name takes too long"):

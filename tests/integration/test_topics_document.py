@@ -15,9 +15,9 @@ from fixtures.broker import Broker
 from fixtures.patience import PATIENCE
 
 from auth.tokens import Role
-from runtime.broker import BrokerAddress, BrokerSession, Identity, Incoming, PublishRefused, Subscription
 from runtime.control import Control
-from schema.examples import NAME
+from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Incoming, PublishRefused, Subscription
+from schema.asyncapi.examples import NAME
 from schema.messages import AdHocRequest, ControlAnswer, decode, encode
 from schema.topics import ANY, Topics
 

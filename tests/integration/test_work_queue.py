@@ -6,8 +6,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from runtime.database import open_database
-from runtime.work_queue import REVIEWS, SCORING, WorkQueue
+from runtime.db.engine import open_database
+from runtime.db.queue import REVIEWS, SCORING, WorkQueue
 from schema.tables import servers
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)

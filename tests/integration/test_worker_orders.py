@@ -7,7 +7,7 @@ from fixtures.patience import PATIENCE
 from fixtures.running_ingest import TOPICS, new_worker
 from sqlalchemy.engine import Engine
 
-from runtime.broker import Incoming
+from runtime.mqtt.session import Incoming
 from runtime.worker import take_orders
 from schema.messages import ControlCommand, encode
 

@@ -21,7 +21,7 @@ from ulid import ULID
 
 from ingest.worker import start
 from runtime.clock import Clock
-from runtime.database import reading
+from runtime.db.engine import reading
 from runtime.worker import Worker
 from schema.messages import Batch, BatchCommitted, Result, Status
 from schema.tables import log_scores, monitor_presence, monitors, result_batches
@@ -38,7 +38,7 @@ class WrongTime:
             def now(cls, tz: tzinfo | None = None) -> Any:
                 return datetime.now(tz) + timedelta(seconds=ahead[0])
 
-        for module in ("runtime.database", "ingest.reception", "ingest.committer", "ingest.chores"):
+        for module in ("runtime.db.engine", "ingest.handlers", "ingest.commit", "ingest.jobs"):
             monkeypatch.setattr(f"{module}.datetime", Wrong)
 
     def set(self, ahead: float) -> None:

@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from fixtures.database import DatabaseServer
 from sqlalchemy.engine import Engine
 
-from runtime.database import open_database
-from runtime.migrations import upgrade
+from runtime.db.engine import open_database
+from runtime.db.migrate import upgrade
 from schema.tables import metadata
 
 _DETAILS: Final = (

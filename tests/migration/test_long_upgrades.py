@@ -19,8 +19,8 @@ from fixtures.database import DatabaseServer
 from sqlalchemy.engine import Connection, Engine
 
 from runtime import database, migrations
-from runtime.database import open_database
-from runtime.migrations import current, newest, upgrade
+from runtime.db.engine import open_database
+from runtime.db.migrate import current, newest, upgrade
 from schema.tables import log_scores, metadata, servers
 
 DEADLINE = 60.0

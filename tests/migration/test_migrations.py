@@ -16,8 +16,8 @@ from fixtures.database import SERVERS, DatabaseServer
 from sqlalchemy.engine import URL, Connection, Engine
 
 from runtime import migrations
-from runtime.database import open_database
-from runtime.migrations import MigrationBusy, current, newest, upgrade
+from runtime.db.engine import open_database
+from runtime.db.migrate import MigrationBusy, current, newest, upgrade
 from schema import pool_tables
 from schema.tables import ledger_origin, log_scores, metadata, monitors, server_scores, servers
 

@@ -8,8 +8,8 @@ from fixtures.selector import set_presence, unique
 from fixtures.world import add_monitor, add_pair, add_server
 from sqlalchemy.engine import Connection
 
-from runtime.database import open_database
-from runtime.migrations import upgrade
+from runtime.db.engine import open_database
+from runtime.db.migrate import upgrade
 from schema import pool_tables
 from selector.store import read_inputs
 

@@ -10,14 +10,14 @@ from fixtures.database import DatabaseServer
 from fixtures.world import add_monitor, monitor_name
 from sqlalchemy.engine import Engine
 
-from ingest.decode import Presence, read_status
-from ingest.patience import persist_each
+from ingest.last_seen import Sighting, write_sightings
+from ingest.messages import Presence, read_status
 from ingest.presence import write_presence
-from ingest.sightings import Sighting, write_sightings
-from runtime.broker import Incoming
-from runtime.database import open_database
+from ingest.retry import persist_each
+from runtime.db.engine import open_database
+from runtime.db.migrate import upgrade
 from runtime.health import Contact
-from runtime.migrations import upgrade
+from runtime.mqtt.session import Incoming
 from runtime.worker import Worker
 from schema import pool_tables
 from schema.messages import ProtocolState, Status, decode, encode
@@ -62,7 +62,7 @@ async def test_one_version_stops_nobody(narrow: Engine, monkeypatch: pytest.Monk
         found = {r.id: r.client_version for r in connection.execute(sa.select(monitors))}
     assert found == {number: "1.0-?" if number == ids[2] else "1.0" for number in ids}
     # Were it not cleaned, it would be lost alone.
-    monkeypatch.setattr("ingest.sightings.plain_version", str)
+    monkeypatch.setattr("ingest.last_seen.plain_version", str)
     later = [Sighting(each.monitor_id, NOW.replace(hour=13), version=each.version) for each in seen]
     lost: dict[int, str] = {}
 

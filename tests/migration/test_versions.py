@@ -9,8 +9,8 @@ from alembic.script import ScriptDirectory
 from fixtures.database import DatabaseServer
 
 import schema
-from runtime.database import open_database
-from runtime.migrations import current, newest, upgrade
+from runtime.db.engine import open_database
+from runtime.db.migrate import current, newest, upgrade
 
 
 def test_the_newest_is_alembics_head() -> None:
@@ -35,7 +35,7 @@ def test_the_current_is_what_alembic_reads(server: DatabaseServer) -> None:
 
 def test_no_command_loads_alembic_for_its_start() -> None:
     program = (
-        "import sys, ops.__main__; from runtime.migrations import newest; newest(); print('alembic' in sys.modules)"
+        "import sys, ops.__main__; from runtime.db.migrate import newest; newest(); print('alembic' in sys.modules)"
     )
     started = subprocess.run(
         [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True, timeout=60

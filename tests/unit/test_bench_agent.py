@@ -12,8 +12,8 @@ from packaging.requirements import Requirement
 from bench import agent_accuracy, agent_environment, agent_memory, agent_stage
 from bench.agent_environment import make_agent_environment
 from bench.stage import CannotRun
-from ops.local_broker import BrokerUnavailable
 from schema.messages import Result
+from testbed.broker import BrokerUnavailable
 
 OFFSETS = {number: number / 1000 for number in range(1, 301)}
 
@@ -85,7 +85,7 @@ def test_without_a_broker_nothing_is_measured_and_it_is_said_why(
         async with agent_stage.agent_stage():
             return 0
 
-    monkeypatch.setattr("ops.local_broker.find_parts", none_here)
+    monkeypatch.setattr("testbed.broker.find_parts", none_here)
     monkeypatch.setattr("bench.agent_stage.end_by_unwinding", lambda: None)
     assert agent_stage.run(measure) == 2
     assert capsys.readouterr().err == "bench: mosquitto is not installed: run scripts/bootstrap\n"

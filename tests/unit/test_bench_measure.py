@@ -8,15 +8,15 @@ from typing import Any, cast
 
 import pytest
 
-from bench.load import __main__ as load_module
-from bench.load.generator import Generator
-from bench.load.record import Record
-from bench.load.spec import LoadSpec
-from bench.load.traffic import Made
 from bench.measure import Answer, Window, answers, latencies, rate
 from bench.stage import CannotRun, Stage, run, shares
-from ops.local_database import DatabaseServer
 from schema.messages import BatchCommitted, BatchRefused
+from testbed.database import DatabaseServer
+from testbed.load import __main__ as load_module
+from testbed.load.generator import Generator
+from testbed.load.record import Record
+from testbed.load.spec import LoadSpec
+from testbed.load.traffic import Made
 
 SECOND = 1_000_000_000
 NAME = "m.devel.mon.example"

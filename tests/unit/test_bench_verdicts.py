@@ -9,8 +9,8 @@ from bench.faults.report import Found, Struck, print_all, summarize
 from bench.faults.verdict import Verdict
 from bench.figure import Figure, percentile, report
 from bench.measure import differences
-from ops.checker.check import Checked
-from ops.checker.difference import Difference
+from testbed.checker.check import Checked
+from testbed.checker.difference import Difference
 
 
 @pytest.mark.parametrize(

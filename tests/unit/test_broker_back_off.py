@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from runtime.broker import BrokerAddress, BrokerSession, Identity, Lost, quick_back_off
+from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Lost, quick_back_off
 
 
 async def test_a_connection_that_lasted_makes_former_failures_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

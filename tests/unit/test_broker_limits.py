@@ -8,7 +8,16 @@ import pytest
 from fixtures.broker_sessions import running, until
 from fixtures.wire import PINGREQ, PatientBroker, connack, patient_broker
 
-from runtime.broker import BrokerAddress, BrokerSession, Identity, Lost, PublishRefused, Subscription, TooLarge, Will
+from runtime.mqtt.session import (
+    BrokerAddress,
+    BrokerSession,
+    Identity,
+    Lost,
+    PublishRefused,
+    Subscription,
+    TooLarge,
+    Will,
+)
 
 RETAIN_NOT_SUPPORTED, QOS_NOT_SUPPORTED = 0x9A, 0x9B
 WILL = Will("gone", b"{}", timedelta(seconds=30), timedelta(hours=24))

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ingest.decode import Presence
+from ingest.messages import Presence
 from ingest.worker import hear_the_time
 from runtime.clock import Clock, ClockDoubted, Comparison
 from schema.messages import Status

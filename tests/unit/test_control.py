@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from runtime.broker import Incoming, NotConnected, PublishRefused
 from runtime.control import CommandRefused, Control
+from runtime.mqtt.session import Incoming, NotConnected, PublishRefused
 from schema.messages import ControlAnswer, ControlCommand, decode
 
 TOPIC = "/test/control/scorer"

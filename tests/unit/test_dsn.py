@@ -11,8 +11,8 @@ from sqlalchemy.exc import OperationalError
 
 from ops.__main__ import main
 from ops.context import place_of
-from runtime.database import open_database
-from runtime.dsn import InvalidDsn, parse_dsn
+from runtime.db.dsn import InvalidDsn, parse_dsn
+from runtime.db.engine import open_database
 
 
 @pytest.mark.parametrize(

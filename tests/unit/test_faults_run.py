@@ -15,9 +15,9 @@ from bench.faults.plan import Planned
 from bench.faults.report import Struck, Summary
 from bench.faults.run import Options, Run, run_faults
 from bench.faults.verdict import Verdict
-from ops.checker.difference import Difference
-from ops.demo.process import Death
-from ops.local_database import MariaDb
+from testbed.checker.difference import Difference
+from testbed.database import MariaDb
+from testbed.demo.process import Death
 
 PLANNED = Planned(at=0.0, seconds=0.0, kind="kill", target="ingest 1", luck=0.5)
 

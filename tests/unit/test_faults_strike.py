@@ -17,7 +17,7 @@ from bench.faults.clock import ClockOffset
 from bench.faults.faults import Fault, make_fault
 from bench.faults.plan import Planned
 from bench.faults.points import order_file
-from simulation.tcp_proxy import Direction
+from testbed.tcp_proxy import Direction
 
 AGENT = "agent one"
 

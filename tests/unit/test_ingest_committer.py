@@ -8,10 +8,10 @@ from typing import Any, cast
 from fixtures.batches import new_batch, new_result
 from opentelemetry.metrics import NoOpMeter
 
-from ingest.committer import MOST_RESULTS, Committer
-from ingest.decode import Submission
-from ingest.intake import Intake
-from ingest.numbers import Numbers
+from ingest.commit import MOST_RESULTS, Committer
+from ingest.messages import Submission
+from ingest.metrics import Numbers
+from ingest.queue import Intake
 
 RESULT = new_result(1, "192.0.2.1")
 NOTHING = cast(Any, None)

@@ -5,7 +5,7 @@ from fixtures.batches import ARRIVED, new_batch, new_result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.decode import (
+from ingest.messages import (
     Presence,
     Submission,
     Unreadable,
@@ -14,7 +14,7 @@ from ingest.decode import (
     sender_of_results,
     sender_of_status,
 )
-from runtime.broker import Incoming
+from runtime.mqtt.session import Incoming
 from schema.messages import ProtocolState, Status, encode
 from schema.topics import Topics
 

@@ -20,22 +20,22 @@ from ulid import ULID
 
 from ingest import numbers as count
 from ingest.acks import Acks
-from ingest.chores import keep_rates
-from ingest.committer import Committer, still_fresh, transaction_span
-from ingest.decode import Unreadable
-from ingest.intake import Intake
-from ingest.numbers import Numbers
-from ingest.patience import ContentRefused, persist, persist_each
+from ingest.commit import Committer, still_fresh, transaction_span
+from ingest.handlers import Reception
+from ingest.jobs import keep_rates
+from ingest.last_seen import Sightings
+from ingest.messages import Unreadable
+from ingest.metrics import Numbers
 from ingest.plan import Known, make_plan
 from ingest.presence import PresenceBook
-from ingest.reception import Reception
-from ingest.refusals import Refusals
-from ingest.sightings import Sightings
-from ingest.throttle import Sender, Throttle
-from runtime.broker import BrokerSession, Incoming, NotConnected
+from ingest.queue import Intake
+from ingest.rate_limit import Sender, Throttle
+from ingest.retry import ContentRefused, persist, persist_each
+from ingest.undecodable import Refusals
 from runtime.clock import Clock
+from runtime.db.system_settings import PoolSettings
 from runtime.health import Contact, Rounds
-from runtime.pool_settings import PoolSettings
+from runtime.mqtt.session import BrokerSession, Incoming, NotConnected
 from runtime.worker import Worker
 from schema.messages import BatchCommitted, Rejection, Status, encode
 from schema.topics import Topics
@@ -256,13 +256,13 @@ async def test_content_that_does_not_fit_is_refused_at_once(error: Exception) ->
     [of(OperationalError, 1213), of(OperationalError, 1290), of(OperationalError, 1114), of(ProgrammingError, 1146)],
 )
 async def test_a_database_that_is_out_of_order_is_waited_for(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingest.patience._AGAIN", 0.0)
+    monkeypatch.setattr("ingest.retry._AGAIN", 0.0)
     database = Database(error, error, "done")
     assert await persist(cast(Worker, database), lambda: None) == "done"
 
 
 async def test_what_may_be_lost_is_not_tried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingest.patience._AGAIN", 0.0)
+    monkeypatch.setattr("ingest.retry._AGAIN", 0.0)
     unknown = of(OperationalError, 9999)
     database = Database(*[unknown] * 5, "done")
     with pytest.raises(ContentRefused):
@@ -345,16 +345,16 @@ async def test_rates_are_looked_up_when_they_matter_and_doubted_after_a_while(mo
         asked.append(senders)
         return dict.fromkeys(senders, 25.0)
 
-    monkeypatch.setattr("ingest.chores.RATES", 0.001)
-    monkeypatch.setattr("ingest.chores.DOUBT_RATES", 3600.0)
-    monkeypatch.setattr("ingest.chores._rates", look)
+    monkeypatch.setattr("ingest.jobs.RATES", 0.001)
+    monkeypatch.setattr("ingest.jobs.DOUBT_RATES", 3600.0)
+    monkeypatch.setattr("ingest.jobs._rates", look)
     worker = cast(Worker, Picky())
     running = asyncio.create_task(keep_rates(worker, throttle))
     await until(lambda: asked)
     assert asked == [[busy]]
     assert throttle.senders() == [idle, busy]
     running.cancel()
-    monkeypatch.setattr("ingest.chores.DOUBT_RATES", 0.0)
+    monkeypatch.setattr("ingest.jobs.DOUBT_RATES", 0.0)
     running = asyncio.create_task(keep_rates(worker, throttle))
     await until(lambda: len(asked) > 2)
     running.cancel()
@@ -367,7 +367,7 @@ async def test_what_waited_too_long_is_counted(monkeypatch: pytest.MonkeyPatch) 
     fresh = new_submission(NAME, RESULT, arrived=now)
     stale = new_submission(NAME, RESULT, arrived=now - timedelta(minutes=61))
     numbers = Numbers(NoOpMeter("test"), Intake())
-    monkeypatch.setattr("ingest.committer.commit", lambda engine, some, at, intervals: make_plan(NOBODY, some))
+    monkeypatch.setattr("ingest.commit.commit", lambda engine, some, at, intervals: make_plan(NOBODY, some))
     worker = SimpleNamespace(
         telemetry=SimpleNamespace(tracer=NoOpTracer()),
         engine=None,

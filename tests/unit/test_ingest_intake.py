@@ -6,8 +6,8 @@ from fixtures.batches import new_batch, new_result, new_submission
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.decode import Submission
-from ingest.intake import Intake
+from ingest.messages import Submission
+from ingest.queue import Intake
 
 RESULT = new_result(1, "192.0.2.1")
 

@@ -8,9 +8,9 @@ from fixtures.batches import new_result, new_submission
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from ingest.intake import Intake
-from ingest.numbers import Numbers
+from ingest.metrics import Numbers
 from ingest.plan import Known, Monitor, Pair, make_plan
+from ingest.queue import Intake
 
 NAME = "nlams1.devel.mon.example"
 KNOWN = Known(

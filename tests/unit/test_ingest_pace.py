@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.pace import (
+from ingest.result_rate import (
     Window,
     is_too_soon,
     may_be_too_soon,
@@ -17,7 +17,7 @@ from ingest.pace import (
     were_changed,
     windows,
 )
-from runtime.pool_settings import Intervals
+from runtime.db.system_settings import Intervals
 
 NOON = datetime(2026, 1, 20, 12)
 DEFAULT = {"active": 540, "testing": 2700, "candidate": 7200}

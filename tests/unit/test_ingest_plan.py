@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ulid import ULID
 
 from ingest import check
-from ingest.decode import Submission
+from ingest.messages import Submission
 from ingest.plan import (
     Known,
     LogRow,

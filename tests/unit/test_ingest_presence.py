@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.decode import Presence
+from ingest.last_seen import Sighting, Sightings
+from ingest.messages import Presence
 from ingest.presence import PresenceBook, Present, believed, merge
-from ingest.sightings import Sighting, Sightings
 from schema.messages import Status, encode
 
 NAME = "nlams1.devel.mon.example"

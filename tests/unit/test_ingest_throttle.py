@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.throttle import (
+from ingest.rate_limit import (
     BURST,
     DRAINING,
     LEAST_RATE,

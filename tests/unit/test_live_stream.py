@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from runtime import live_stream
-from runtime.broker import NotConnected, PublishRefused
-from runtime.live_stream import LiveStream
+from runtime.mqtt.live_stream import LiveStream
+from runtime.mqtt.session import NotConnected, PublishRefused
 from schema.messages import MessageRejected, decode
 
 

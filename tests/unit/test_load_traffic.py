@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from bench.load.record import Record, Sent, histories, read_lines
-from bench.load.rota import Rota
-from bench.load.spec import LoadSpec, Member, Shares, SpecError, Target, read_spec, write_spec
-from bench.load.traffic import make_batch, pick_kind
-from ingest.check import impossible, server_refused
-from ingest.decode import Submission, Unreadable, read_results
-from runtime.broker import Incoming
+from ingest.messages import Submission, Unreadable, read_results
+from ingest.validate import impossible, server_refused
+from runtime.mqtt.session import Incoming
 from schema.limits import SPOOL_AGE
 from schema.messages import BatchCommitted
+from testbed.load.record import Record, Sent, histories, read_lines
+from testbed.load.rota import Rota
+from testbed.load.spec import LoadSpec, Member, Shares, SpecError, Target, read_spec, write_spec
+from testbed.load.traffic import make_batch, pick_kind
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 TARGETS = [Target(number, f"192.0.2.{number}", 10.0) for number in range(1, 41)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.local_tls import Certificate, LocalCa
+from testbed.tls import Certificate, LocalCa
 
 
 def server(directory: Path, certificate: Certificate) -> ssl.SSLContext:

@@ -25,9 +25,9 @@ from fixtures.wire import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.broker_types import BrokerAddress, Identity, Incoming
-from runtime.mqtt_client import Client, Disconnected, PublishRefused
-from runtime.mqtt_packets import publish_properties
+from runtime.mqtt.client import Client, Disconnected, PublishRefused
+from runtime.mqtt.packets import publish_properties
+from runtime.mqtt.types import BrokerAddress, Identity, Incoming
 
 PLAIN = publish_properties(expiry=None, response_topic=None, correlation=None, user_properties=())
 

@@ -11,7 +11,7 @@ from fixtures.broker_sessions import listening, until
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.mqtt_socket import BufferedSocket, Unreachable, open_socket
+from runtime.mqtt.socket import BufferedSocket, Unreachable, open_socket
 
 MUCH = b"0123456789abcdef" * 262_144
 """More than the system takes at once."""
@@ -200,7 +200,7 @@ async def test_of_several_addresses_those_that_are_dead_in_any_way_are_passed_ov
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One refuses, one accepts and says nothing; where the name points now is asked for each connection."""
-    monkeypatch.setattr("runtime.mqtt_socket._REACH", 2.0)
+    monkeypatch.setattr("runtime.mqtt.socket._REACH", 2.0)
     asked, look_up = [], socket.getaddrinfo
 
     async def hang_up_last(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -5,7 +5,7 @@ from itertools import product
 import paho.mqtt.client as paho
 import pytest
 
-from runtime.broker_types import Subscription
+from runtime.mqtt.types import Subscription
 from schema.topics import shared
 
 FILTERS = [

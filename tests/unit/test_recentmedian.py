@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.pool_settings import Intervals
+from runtime.db.system_settings import Intervals
 from schema.messages import PairStatus
 from scorer.model import PairScore, Score, latest_per_monitor
 from scorer.scorers import POOL_SCORER, all_scorers

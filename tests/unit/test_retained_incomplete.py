@@ -6,8 +6,8 @@ import pytest
 from fixtures.broker_sessions import running, until
 from fixtures.wire import PUBLISH, patient_broker
 
-from runtime.broker import BrokerAddress, BrokerSession, Identity, NotConnected
-from runtime.retained import read_retained
+from runtime.mqtt.retained import read_retained
+from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, NotConnected
 
 
 @pytest.mark.parametrize("ends", [False, True])

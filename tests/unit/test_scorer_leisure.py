@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.work_queue import Backlog
-from scorer.leisure import LONGEST, MOST_WAITING, rest_after
+from runtime.db.queue import Backlog
+from scorer.back_off import LONGEST, MOST_WAITING, rest_after
 
 
 def test_nothing_waits_and_nothing_rests() -> None:

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from scorer.news import Logged, is_alarming, is_news
+from scorer.policy import Logged, is_alarming, is_news
 
 NOW = datetime(2026, 1, 2, 12, 0, 0)
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from ops.local_tls import LocalCa
 from runtime import log, secrets
 from runtime.secrets import DatabaseSecret, SecretUnavailable, database_secret, from_vault
+from testbed.tls import LocalCa
 
 TOKEN = "hvs.of-the-test"
 

@@ -9,7 +9,7 @@ import pytest
 
 from agent.settings import load_settings as load_agent_settings
 from runtime import log, secrets
-from runtime.broker_types import BrokerAddress
+from runtime.mqtt.types import BrokerAddress
 from runtime.settings import ConfigurationError, WorkerSettings, load_settings, server_state_directory
 
 SECRET = "hunter2-hunter2"

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulation.answers import Reply, answer
-from simulation.faults import Behaviour, ServerSpec
-from simulation.packets import Request
+from testbed.ntp.answers import Reply, answer
+from testbed.ntp.packets import Request
+from testbed.ntp.spec import Behaviour, ServerSpec
 
 NS = 1_000_000_000
 ARRIVAL = 1_800_000_000 * NS + 123_456_789

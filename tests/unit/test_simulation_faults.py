@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from simulation.faults import (
+from testbed.ntp.spec import (
     Behaviour,
     ServerSpec,
     SpecError,

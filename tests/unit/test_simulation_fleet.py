@@ -5,8 +5,8 @@ import itertools
 
 import pytest
 
-from simulation.faults import Behaviour, ServerSpec
-from simulation.fleet import loopback_addresses, standard_fleet
+from testbed.ntp.fleet import loopback_addresses, standard_fleet
+from testbed.ntp.spec import Behaviour, ServerSpec
 
 
 def is_good(spec: ServerSpec) -> bool:

@@ -5,7 +5,7 @@ import struct
 import ntplib
 import pytest
 
-from simulation.packets import Header, pack_header, pack_timestamp, parse_request, short_format, timestamp
+from testbed.ntp.packets import Header, pack_header, pack_timestamp, parse_request, short_format, timestamp
 
 NS = 1_000_000_000
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from fixtures.sql import hand_written, unquoted
 
-from runtime.sql import assignment_list, column_list
+from runtime.db.sql import assignment_list, column_list
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from ops.local_tls import Certificate, LocalCa
-from runtime.broker_types import BrokerAddress, TlsUnusable
-from runtime.tls_files import TlsFiles
+from runtime.mqtt.tls_files import TlsFiles
+from runtime.mqtt.types import BrokerAddress, TlsUnusable
+from testbed.tls import Certificate, LocalCa
 
 
 class Files:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auth.tokens import Role, load_key, sign
-from runtime.token_life import has_expired, seconds_to_renewal
+from runtime.mqtt.token_life import has_expired, seconds_to_renewal
 
 
 def token(claims: Any) -> str:

@@ -13,7 +13,7 @@ from runtime.clock import Clock, Comparison
 from runtime.health import Rounds
 from scorer.scoring import Scored
 from scorer.worker import _Scoring, heal
-from selector.reviewing import Reviewing
+from selector.review_loop import Reviewing
 
 
 class Worker:

@@ -14,11 +14,11 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from runtime import worker as runtime_worker
-from runtime.broker import BrokerAddress, BrokerSession, Identity
 from runtime.control import Control
-from runtime.database import DatabaseUnavailable
-from runtime.live_stream import LiveStream
-from runtime.pool_settings import PoolSettingsReader
+from runtime.db.engine import DatabaseUnavailable
+from runtime.db.system_settings import PoolSettingsReader
+from runtime.mqtt.live_stream import LiveStream
+from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity
 from runtime.settings import WorkerSettings
 from runtime.telemetry import Telemetry
 from runtime.worker import Worker

@@ -6,8 +6,8 @@ A table that is there but lacks a column we read is refused now, with its name, 
 import sqlalchemy as sa
 from alembic import op
 
-from schema import pool_tables
 from schema.migrations.building import finish_empty_table, has_rows, record_origin
+from schema.tables import pool
 
 revision = "0001"
 down_revision = None
@@ -20,17 +20,15 @@ def upgrade() -> None:
     bind = op.get_bind()
     inspector = sa.inspect(bind)
     present = set(inspector.get_table_names())
-    for name in sorted(pool_tables.NAMES & present):
-        _check_columns(inspector, pool_tables.metadata.tables[name])
+    for name in sorted(pool.NAMES & present):
+        _check_columns(inspector, pool.metadata.tables[name])
     # Before anything of ours is there that could be taken for theirs.
-    record_origin(bind, adopted=any(has_rows(bind, name) for name in pool_tables.NAMES & present))
-    for name in sorted(pool_tables.NAMES & present):
-        finish_empty_table(bind, pool_tables.metadata.tables[name])
-    pool_tables.metadata.create_all(
-        bind, tables=[pool_tables.metadata.tables[name] for name in pool_tables.NAMES - present]
-    )
+    record_origin(bind, adopted=any(has_rows(bind, name) for name in pool.NAMES & present))
+    for name in sorted(pool.NAMES & present):
+        finish_empty_table(bind, pool.metadata.tables[name])
+    pool.metadata.create_all(bind, tables=[pool.metadata.tables[name] for name in pool.NAMES - present])
     if "monitors_data" not in inspector.get_view_names():
-        op.execute(pool_tables.MONITORS_DATA_VIEW)
+        op.execute(pool.MONITORS_DATA_VIEW)
 
 
 def _check_columns(inspector: sa.Inspector, table: sa.Table) -> None:

@@ -2,8 +2,8 @@
 
 import sqlalchemy as sa
 
-from schema.columns import bigint_u, blob, boolean, datetime6, int_u, text_bin, ulid
 from schema.migrations.building import create_index, create_table
+from schema.tables.columns import bigint_u, blob, boolean, datetime6, int_u, text_bin, ulid
 
 revision = "0002"
 down_revision = "0001"

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-from schema.columns import boolean, int_u
 from schema.migrations.building import create_table
+from schema.tables.columns import boolean, int_u
 
 revision = "0003"
 down_revision = "0002"

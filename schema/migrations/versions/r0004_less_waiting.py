@@ -2,8 +2,8 @@
 
 import sqlalchemy as sa
 
-from schema.columns import bigint_u
 from schema.migrations.building import add_column, create_index
+from schema.tables.columns import bigint_u
 
 revision = "0004"
 down_revision = "0003"

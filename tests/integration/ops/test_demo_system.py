@@ -11,22 +11,22 @@ import pytest
 from fixtures.world import add_account, add_monitor, add_server
 from sqlalchemy.engine import URL, Connection, Engine
 
-from agent.spool import Batched, Spool
+from agent.delivery.spool import Batched, Spool
+from agent.delivery.ulid import new_ulid
 from agent.state import StateDirectory
-from agent.ulid import new_ulid
 from auth.tokens import load_key
-from ops.demo.operator import Operator
-from ops.demo.process import Process
-from ops.demo.site import Site, agent_command, make_site, python_command, worker_command
-from ops.demo.spools import is_empty, read_spools
-from ops.demo.store import require_empty
-from ops.demo.world import make_world
-from ops.errors import OperatorError
-from runtime.broker import Incoming, NotConnected
-from runtime.broker_types import BrokerAddress
-from runtime.database import open_database
-from runtime.migrations import upgrade
+from runtime.db.engine import open_database
+from runtime.db.migrate import upgrade
+from runtime.mqtt.session import Incoming, NotConnected
+from runtime.mqtt.types import BrokerAddress
 from schema.messages import AdHocAnswer, ControlAnswer, encode
+from testbed.demo.errors import DemoError
+from testbed.demo.operator import Operator
+from testbed.demo.process import Process
+from testbed.demo.site import Site, agent_command, make_site, python_command, worker_command
+from testbed.demo.spools import is_empty, read_spools
+from testbed.demo.store import require_empty
+from testbed.demo.world import make_world
 
 WORLD = make_world(2, 2, 11123)
 
@@ -147,7 +147,7 @@ class Agents:
 
 
 def operator_with(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any]) -> Operator:
-    monkeypatch.setattr("ops.demo.operator._ANSWER_WITHIN", 0.1)
+    monkeypatch.setattr("testbed.demo.operator._ANSWER_WITHIN", 0.1)
     operator = Operator(BrokerAddress("localhost", 1), load_key("k" * 48), "devel")
     operator.session = Agents(operator, answers)  # type: ignore[assignment]
     return operator
@@ -202,5 +202,5 @@ def test_a_database_in_which_something_is_is_refused(
     with ledger.begin() as connection:
         require_empty(connection)
         add(connection)
-        with pytest.raises(OperatorError, match=f"^--database-url: the database has rows in {table};"):
+        with pytest.raises(DemoError, match=f"^--database-url: the database has rows in {table};"):
             require_empty(connection)

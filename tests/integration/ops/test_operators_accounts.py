@@ -12,9 +12,9 @@ from sqlalchemy.engine import Connection, Engine
 
 from ops.accounts import account_change, add_account, find_account, list_accounts, set_account, show_account
 from ops.errors import OperatorError, UsageError
-from runtime.database import reading, transaction
+from runtime.db.engine import reading, transaction
 from schema.tables import accounts
-from selector.registry import read_registry
+from selector.monitors import read_registry
 
 NOW = datetime(2026, 11, 23, 12, 0, 0)
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from auth.tokens import Role
 from ops import control as control_module
 from ops.__main__ import main
 from ops.control import ask
-from runtime.broker import BrokerSession, Identity, Incoming, Subscription
+from runtime.mqtt.session import BrokerSession, Identity, Incoming, Subscription
 from runtime.settings import WorkerSettings, load_settings
 from schema.messages import ControlAnswer, ControlCommand, encode
 from schema.topics import Topics

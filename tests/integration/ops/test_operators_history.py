@@ -14,7 +14,7 @@ from ops.days import parse_since
 from ops.errors import OperatorError, UsageError
 from ops.history import monitor_history, server_history
 from ops.rejected import list_rejected, payload_for_json, show_rejected
-from runtime.database import reading, transaction
+from runtime.db.engine import reading, transaction
 from schema.tables import assignment_changes, rejected_messages
 
 NOW = datetime(2026, 11, 23, 12, 0, 0)

@@ -13,7 +13,7 @@ from ops import servers as server_store
 from ops.errors import OperatorError, UsageError
 from ops.monitors import change_monitor, find_monitor, list_monitors, show_monitor
 from ops.servers import delete_server, list_servers, monitors_of, new_server, show_server
-from runtime.database import reading, transaction
+from runtime.db.engine import reading, transaction
 from schema.names import Environment
 from schema.tables import monitor_presence, monitors, server_scores, servers, servers_monitor_review
 

@@ -13,11 +13,11 @@ from sqlalchemy.engine import Connection, Engine
 from ops.errors import OperatorError, UsageError
 from ops.monitor_edits import add_monitor, monitor_change, parse_protocol, set_defaults, set_monitor, show_defaults
 from ops.monitors import change_monitor, find_monitor, list_monitors
-from runtime.database import reading, transaction
+from runtime.db.engine import reading, transaction
 from schema.messages import ProtocolConfig
 from schema.tables import monitors
 from selector.config import monitor_configs
-from selector.registry import read_registry
+from selector.monitors import read_registry
 
 NOW = datetime(2026, 11, 23, 12, 0, 0)
 NAME = monitor_name("uspao1-x")

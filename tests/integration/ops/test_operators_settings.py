@@ -19,8 +19,8 @@ from ops.settings import (
     setting_lines,
     show_settings,
 )
-from runtime.database import reading, transaction
-from runtime.pool_settings import PoolSettings, PoolSettingsReader
+from runtime.db.engine import reading, transaction
+from runtime.db.system_settings import PoolSettings, PoolSettingsReader
 from schema.tables import system_settings
 
 NOW = datetime(2026, 11, 23, 12, 0, 0)

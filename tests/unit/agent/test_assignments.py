@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from agent.assignments import AssignmentRefused, Assignments
-from agent.targets import TargetRules
+from agent.ntp.targets import TargetRules
 from schema.messages import Assignment, assignment_set_hash
 
 RULES = TargetRules("devel", allow_private=True)

@@ -9,8 +9,8 @@ import pytest
 
 from agent import check as check_module
 from agent.check import Checked, check, check_arguments
-from agent.sample import Sample
-from agent.targets import Target, TargetRefused, TargetRules
+from agent.ntp.sample import Sample
+from agent.ntp.targets import Target, TargetRefused, TargetRules
 from runtime.printable import printable_json
 from schema.names import IpVersion
 

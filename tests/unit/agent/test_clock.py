@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from agent import clock_step
-from agent.clock_check import allowed_failures, failure, judge_clock
-from agent.clock_step import ClockWatch
+from agent.clock.step import ClockWatch
+from agent.clock.verdict import allowed_failures, failure, judge_clock
 from agent.reconnect import FIGHT, STABLE, TAKEOVER_WAITS, Reconnect
-from runtime.broker_types import SESSION_TAKEN_OVER, Lost
+from runtime.mqtt.types import SESSION_TAKEN_OVER, Lost
 from schema.messages import Result
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

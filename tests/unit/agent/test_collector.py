@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from agent import collector as module
-from agent.collector import Collector
-from agent.counters import AgentCounters
-from agent.spool import Batched, Spool
+from agent.delivery.batcher import Collector
+from agent.delivery.spool import Batched, Spool
+from agent.metrics import AgentCounters
 from schema.limits import MAX_BATCH_RESULTS
 from schema.messages import Batch, Result, decode
 
@@ -187,8 +187,8 @@ async def test_a_disk_that_takes_nothing_is_told_until_it_is_over(
 ) -> None:
     bench, told = Bench(tmp_path), []
     bench.collector._on_trouble = lambda: told.append(bench.collector.trouble)
-    monkeypatch.setattr("agent.collector.RETRY", 0.02)
-    monkeypatch.setattr("agent.collector.WINDOW", 0.001)
+    monkeypatch.setattr("agent.delivery.batcher.RETRY", 0.02)
+    monkeypatch.setattr("agent.delivery.batcher.WINDOW", 0.001)
     task = asyncio.create_task(bench.collector.run())
     with monkeypatch.context() as broken:
         broken.setattr(bench.spool, "store", full)

@@ -23,7 +23,7 @@ HEAVY = [
 
 LIST_MODULES = """
 import sys
-from agent.postponed import postpone
+from agent.lazy_imports import postpone
 postpone("urllib.request")
 import agent.service
 print("\\n".join(name for name, module in sys.modules.items() if type(module).__name__ == "module"))
@@ -32,7 +32,7 @@ print("\\n".join(name for name, module in sys.modules.items() if type(module).__
 
 USE_POSTPONED = """
 import sys
-from agent.postponed import postpone
+from agent.lazy_imports import postpone
 postpone("urllib.request")
 import urllib.request
 from urllib import request

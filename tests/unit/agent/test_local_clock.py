@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from agent import base_checks, clock_check, exchange, local_clock, pace, runner
-from agent.base_checks import BaseChecks, Checked
-from agent.clock_check import ClockVerdict
-from agent.counters import AgentCounters
-from agent.exchange import Source
-from agent.local_clock import LocalClock
-from agent.resolver import Resolver
-from agent.targets import TargetRules
+from agent.clock.check import BaseChecks, Checked
+from agent.clock.monitor import LocalClock
+from agent.clock.verdict import ClockVerdict
+from agent.metrics import AgentCounters
+from agent.ntp.exchange import Source
+from agent.ntp.resolver import Resolver
+from agent.ntp.targets import TargetRules
 
 CHECKS = BaseChecks("v4", TargetRules("devel", allow_private=True))
 HOME = Source(None)

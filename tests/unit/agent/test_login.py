@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from agent.daemon_settings import DaemonSettings
-from agent.line import keep
+from agent.delivery.spool import Batched
 from agent.login import Login
-from agent.spool import Batched
+from agent.pipeline import keep
 from agent.state import Broker, State, StateDirectory, StateError, provision, write_token
 
 STATE = State(name="a.devel.mon.example", broker=Broker(host="127.0.0.1", port=1))

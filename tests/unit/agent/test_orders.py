@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from agent.orders import Orders
-from runtime.broker import Incoming
+from agent.control import Orders
+from runtime.mqtt.session import Incoming
 from schema.messages import ControlAnswer, Status, decode
 
 NAME = "a.devel.mon.example"

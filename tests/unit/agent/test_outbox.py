@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from agent import outbox as module
-from agent.counters import AgentCounters
-from agent.outbox import IN_FLIGHT, Outbox
-from agent.spool import Batched, Spool
-from agent.ulid import new_ulid
-from runtime.broker import NotConnected, PublishRefused
+from agent.delivery.sender import IN_FLIGHT, Outbox
+from agent.delivery.spool import Batched, Spool
+from agent.delivery.ulid import new_ulid
+from agent.metrics import AgentCounters
+from runtime.mqtt.session import NotConnected, PublishRefused
 from schema.messages import BatchCommitted, BatchRefused, Rejection
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.pace import JITTER, Schedule, first_slot, monitor_number, phase, slot
+from agent.schedule import JITTER, Schedule, first_slot, monitor_number, phase, slot
 
 WALL_AHEAD = 1_700_000_000.0
 MONITOR = monitor_number("one.test.mon.example")

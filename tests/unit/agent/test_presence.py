@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from agent.presence import Presence, report_changes
-from runtime.broker import NotConnected, PublishRefused
+from runtime.mqtt.session import NotConnected, PublishRefused
 from schema.limits import STATUS_REFRESH
 from schema.messages import ProtocolState, SpoolState, Status
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent import resolver as resolver_module
-from agent.resolver import LookupFailed, Resolver
+from agent.ntp.resolver import LookupFailed, Resolver
 
 ROOT = Path(__file__).parents[3]
 
@@ -185,7 +185,7 @@ async def test_what_is_remembered_is_bounded(names: Names) -> None:
 
 HANGING = """
 import asyncio, threading
-from agent.resolver import LookupFailed, Resolver
+from agent.ntp.resolver import LookupFailed, Resolver
 
 async def main():
     asked = asyncio.create_task(Resolver(lambda *_: threading.Event().wait()).addresses("time.example", "v4"))
@@ -205,7 +205,7 @@ def test_a_resolver_that_hangs_does_not_keep_the_process_from_ending() -> None:
 
 LIGHT = """
 import asyncio, sys
-from agent.resolver import LookupFailed, Resolver
+from agent.ntp.resolver import LookupFailed, Resolver
 
 async def main():
     try:

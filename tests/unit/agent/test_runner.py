@@ -11,18 +11,18 @@ import pytest
 
 from agent import base_checks, runner, silence
 from agent.assignments import AssignmentRefused
-from agent.clock_step import ClockWatch
-from agent.collector import Collector
-from agent.counters import AgentCounters
-from agent.exchange import Source
-from agent.measure import Measurement
-from agent.packet import Reply
-from agent.resolver import Resolver
-from agent.runner import Runner, Situation
-from agent.sample import Sample, to_result
-from agent.spool import Spool
-from agent.targets import Target, TargetRules
-from agent.timestamps import Timestamp
+from agent.clock.step import ClockWatch
+from agent.delivery.batcher import Collector
+from agent.delivery.spool import Spool
+from agent.metrics import AgentCounters
+from agent.ntp.exchange import Source
+from agent.ntp.offset import Measurement
+from agent.ntp.packet import Reply
+from agent.ntp.resolver import Resolver
+from agent.ntp.sample import Sample, to_result
+from agent.ntp.targets import Target, TargetRules
+from agent.ntp.timestamps import Timestamp
+from agent.prober import Runner, Situation
 from schema.messages import Assignment, ProtocolConfig, Result
 
 REPLY = Reply(0, 4, 2, 0.0, 0.0, b"\xc0\x00\x02\x01", b"", Timestamp(1), Timestamp(1))

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from agent.measure import Measurement
-from agent.packet import Reply
-from agent.probe import Ask, series
-from agent.sample import Sample, best, to_result
-from agent.timestamps import Timestamp
+from agent.ntp.offset import Measurement
+from agent.ntp.packet import Reply
+from agent.ntp.probe import Ask, series
+from agent.ntp.sample import Sample, best, to_result
+from agent.ntp.timestamps import Timestamp
 
 AT = 1_700_000_000_000_000_000
 

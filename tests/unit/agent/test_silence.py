@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.packet import Reply
-from agent.sample import Sample
-from agent.silence import Silence, Verdict
-from agent.timestamps import Timestamp
+from agent.network import Silence, Verdict
+from agent.ntp.packet import Reply
+from agent.ntp.sample import Sample
+from agent.ntp.timestamps import Timestamp
 from schema.messages import Result
 
 REPLY = Reply(0, 4, 2, 0.0, 0.0, b"\xc0\x00\x02\x01", b"", Timestamp(1), Timestamp(1))

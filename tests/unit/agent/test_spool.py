@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent import spool as module
-from agent.spool import Batched, Spool
-from agent.ulid import new_ulid
+from agent.delivery.spool import Batched, Spool
+from agent.delivery.ulid import new_ulid
 
 NOW = 1_700_000_000
 

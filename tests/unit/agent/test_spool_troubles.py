@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.spool import Batched, Spool
+from agent.delivery.spool import Batched, Spool
 
 ERRORS = [errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES]
 
@@ -149,7 +149,7 @@ def test_counters_that_cannot_be_written_are_kept_and_complained_about_once(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr("agent.spool.write_atomically", failing(errno.ENOSPC))
+        broken.setattr("agent.delivery.spool.write_atomically", failing(errno.ENOSPC))
         for _ in range(100):
             spool.drop_results(1)
     assert spool.counters.dropped_results == 100

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.daemon_settings import DaemonSettings, hand_over, take_over
-from agent.line import keep
+from agent.pipeline import keep
 from agent.service import run
 from agent.state import (
     Broker,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.targets import Target, TargetRefused, TargetRules
+from agent.ntp.targets import Target, TargetRefused, TargetRules
 
 PROD = TargetRules("prod")
 DEVEL = TargetRules("devel", allow_private=True)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.measure import measure
-from agent.timestamps import Timestamp, difference, from_unix_ns, to_seconds, utc_from_unix_ns
+from agent.ntp.offset import measure
+from agent.ntp.timestamps import Timestamp, difference, from_unix_ns, to_seconds, utc_from_unix_ns
 
 ERA = 1 << 64
 SECOND = 1 << 32

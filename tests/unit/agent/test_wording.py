@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.certificate import CertificateError, valid_until
-from agent.counters import AgentCounters, prometheus_text
 from agent.inspection import Inspection
-from agent.measure import Measurement
-from agent.packet import Reply
-from agent.sample import Sample
+from agent.metrics import AgentCounters, prometheus_text
+from agent.ntp.offset import Measurement
+from agent.ntp.packet import Reply
+from agent.ntp.sample import Sample
+from agent.ntp.targets import Target
+from agent.ntp.timestamps import Timestamp
 from agent.status_file import AgentReport
-from agent.targets import Target
-from agent.timestamps import Timestamp
 from agent.wording import check_line, status_lines
 from schema.messages import ProtocolState, Result, SpoolState, Status
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ops.checker.replay import LogRow, Replay
-from ops.demo.accounting import Account, Evidence, Spooled, settle
 from schema.messages import Result
 from scorer.steps import next_score, step
+from testbed.checker.replay import LogRow, Replay
+from testbed.demo.accounting import Account, Evidence, Spooled, settle
 
 MONITOR, SERVER = 3, 7
 BATCHES = {(MONITOR, "B1"): (2, 0), (MONITOR, "B2"): (3, 0)}

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from ops.checker.replay import LogRow
-from ops.demo.findings import Findings
+from testbed.checker.replay import LogRow
+from testbed.demo.findings import Findings
 
 SERVER = 7
 GOOD = {"step": 1.0, "offset": 0.001}

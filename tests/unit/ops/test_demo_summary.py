@@ -10,15 +10,15 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from ops.demo.accounting import Account, Replay
-from ops.demo.findings import Findings
-from ops.demo.ledger import ServerState, State
-from ops.demo.operator import results_in
-from ops.demo.process import Death
-from ops.demo.summary import End, Summary, summarize
-from ops.demo.table import heading, state_line, state_table
-from ops.demo.verdict import in_words
-from ops.demo.world import World, make_world
+from testbed.demo.accounting import Account, Replay
+from testbed.demo.findings import Findings
+from testbed.demo.ledger import ServerState, State
+from testbed.demo.operator import results_in
+from testbed.demo.process import Death
+from testbed.demo.summary import End, Summary, summarize
+from testbed.demo.table import heading, state_line, state_table
+from testbed.demo.verdict import in_words
+from testbed.demo.world import World, make_world
 
 WORLD = make_world(8, 12, 11123)
 STATE = State(

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from ops.demo.options import check_apart, parse_options
-from ops.demo.world import MAX_AGENTS, MAX_SERVERS, make_world
-from ops.errors import UsageError
-from ops.local_database import SERVERS
 from schema.names import check_monitor_name
+from testbed.database import SERVERS
+from testbed.demo.errors import OptionError
+from testbed.demo.options import check_apart, parse_options
+from testbed.demo.world import MAX_AGENTS, MAX_SERVERS, make_world
 
 
 def options(**given: object):  # type: ignore[no-untyped-def]
@@ -62,9 +62,9 @@ def test_the_demos_own_database_is_one_that_it_knows() -> None:
     assert options().server is None
     assert options(database="sqlite").server is None
     assert options(database="mysql").server is SERVERS["mysql"]
-    with pytest.raises(UsageError, match="--database 'oracle': must be sqlite, mariadb or mysql"):
+    with pytest.raises(OptionError, match="--database 'oracle': must be sqlite, mariadb or mysql"):
         options(database="oracle")
-    with pytest.raises(UsageError, match="--database mysql: is for a database of the demo's own"):
+    with pytest.raises(OptionError, match="--database mysql: is for a database of the demo's own"):
         options(database="mysql", database_url="mysql://somewhere/demo")
 
 
@@ -96,7 +96,7 @@ def test_ntp_takes_loopback_addresses(text: str, server: tuple[str, int]) -> Non
     ],
 )
 def test_ntp_refuses_everything_else_and_says_what_would_be_right(text: str) -> None:
-    with pytest.raises(UsageError, match=r"such as 127\.0\.0\.1:11123") as refused:
+    with pytest.raises(OptionError, match=r"such as 127\.0\.0\.1:11123") as refused:
         options(ntp=[text])
     assert repr(text) in str(refused.value)
 
@@ -115,7 +115,7 @@ def test_ntp_refuses_everything_else_and_says_what_would_be_right(text: str) -> 
     ],
 )
 def test_a_wrong_argument_is_named(given: dict[str, object], named: str) -> None:
-    with pytest.raises(UsageError) as refused:
+    with pytest.raises(OptionError) as refused:
         options(**given)
     assert named in str(refused.value)
     assert "secret" not in str(refused.value)
@@ -123,12 +123,12 @@ def test_a_wrong_argument_is_named(given: dict[str, object], named: str) -> None
 
 def test_a_given_server_must_not_be_one_of_the_demo() -> None:
     taken = make_world(8, 12, 11123).servers[0].ip
-    with pytest.raises(UsageError, match=taken):
+    with pytest.raises(OptionError, match=taken):
         check_apart(make_world(8, 12, 11123, ((taken, 123),)))
 
 
 def test_without_ipv6_it_is_said_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ops.demo.options.has_ipv6", lambda: False)
+    monkeypatch.setattr("testbed.demo.options.has_ipv6", lambda: False)
     assert not options().ipv6
-    with pytest.raises(UsageError, match=r"^--ipv6: this machine has no ::1, the loopback address of IPv6$"):
+    with pytest.raises(OptionError, match=r"^--ipv6: this machine has no ::1, the loopback address of IPv6$"):
         options(ipv6=True)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ops.control_command import answer_line, show_answer
+from ops.commands.control import answer_line, show_answer
 from ops.output import (
     Layout,
     complain,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from auth.tokens import Role
-from ops.token_command import ROLES
+from ops.commands.token import ROLES
 
 ROOT = Path(__file__).parents[3]
 

@@ -3,11 +3,11 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
-from runtime.broker import Incoming
+from runtime.mqtt.session import Incoming
 from schema.messages import Status, encode
 from schema.topics import Topics
-from selector.agents import AgentWatch
-from selector.complaints import Complaints
+from selector.bad_rows import Complaints
+from selector.drift import AgentWatch
 
 TOPICS = Topics("test")
 NAMES = ["nlams1-x.test.mon.example", "uspao1-x.test.mon.example"]

@@ -16,8 +16,8 @@ from fixtures import selection_proof as proof
 from fixtures.selection_worlds import NOW, Scene
 from msgspec.structs import replace
 
-from selector.model import PairStatus
-from selector.parse import RawMonitor, parse_monitor, parse_server
+from selector.rows import RawMonitor, parse_monitor, parse_server
+from selector.rules.model import PairStatus
 
 CASES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("selection_cases.json").read_text())
 

@@ -7,8 +7,8 @@ import pytest
 
 from schema.messages import MonitorConfig, ProtocolConfig
 from selector.config import merge_patch, monitor_configs
-from selector.parse import AccountLimit
-from selector.registry import MonitorRow
+from selector.monitors import MonitorRow
+from selector.rows import AccountLimit
 
 
 @pytest.mark.parametrize(

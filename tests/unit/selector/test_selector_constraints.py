@@ -3,9 +3,9 @@
 import pytest
 from fixtures.selection_worlds import monitor
 
-from selector.constraints import closeness, conflict, crowding
-from selector.model import Monitor, PairStatus, Server, ViolationType
-from selector.parse import parse_address
+from selector.rows import parse_address
+from selector.rules.constraints import closeness, conflict, crowding
+from selector.rules.model import Monitor, PairStatus, Server, ViolationType
 
 ACTIVE, TESTING = PairStatus.ACTIVE, PairStatus.TESTING
 SUBNET, ACCOUNT = ViolationType.NETWORK_SAME_SUBNET, ViolationType.ACCOUNT

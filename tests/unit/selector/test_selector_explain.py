@@ -7,9 +7,9 @@ from fixtures.selection_strategies import examples, scenes
 from fixtures.selection_worlds import Scene, many, monitor, scene
 from hypothesis import given
 
-from selector.explain import as_dict, as_text, verdicts
-from selector.model import PairStatus, Rejected
 from selector.rules import ORDER
+from selector.rules.explain import as_dict, as_text, verdicts
+from selector.rules.model import PairStatus, Rejected
 
 SIX = many(range(11, 17), "active")
 FIVE = many(range(21, 26), "testing", global_status="testing")

@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import pytest
 
-from runtime.broker import Incoming
+from runtime.mqtt.session import Incoming
 from schema.messages import Status, encode
 from schema.topics import Topics
 from selector import agents, complaints
-from selector.agents import AgentWatch
-from selector.complaints import Complaints
+from selector.bad_rows import Complaints
+from selector.drift import AgentWatch
 
 TOPICS = Topics("devel")
 NAME = "m.devel.mon.example"

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
-from selector.model import GlobalStatus, Monitor, Rejected, Server
-from selector.parse import parse_address
+from selector.rows import parse_address
+from selector.rules.model import GlobalStatus, Monitor, Rejected, Server
 
 MOST_MONITORS = 40
 ACCOUNTS = st.integers(1, 10)

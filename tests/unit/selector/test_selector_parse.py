@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from selector.model import GlobalStatus, Monitor, PairStatus, Rejected, Settings
-from selector.parse import BadRow, RawMonitor, account_limit, parse_address, parse_monitor, parse_monitors, parse_server
+from selector.rows import BadRow, RawMonitor, account_limit, parse_address, parse_monitor, parse_monitors, parse_server
+from selector.rules.model import GlobalStatus, Monitor, PairStatus, Rejected, Settings
 
 GOOD = RawMonitor(
     id=1,

@@ -6,8 +6,8 @@ import random
 import pytest
 from fixtures.selection_worlds import monitor, scene
 
-from selector.model import Health, Monitor, Settings
-from selector.priority import beats, health, priority, sort_key
+from selector.rules.model import Health, Monitor, Settings
+from selector.rules.ranking import beats, health, priority, sort_key
 
 
 @pytest.mark.parametrize(

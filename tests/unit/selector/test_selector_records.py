@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from fixtures.selection_worlds import NOW, Scene, many, monitor, scene
 
-from selector.model import PairRecord, PairStatus, Review, ViolationType
+from selector.rules.model import PairRecord, PairStatus, Review, ViolationType
 
 EARLIER = NOW - timedelta(days=3)
 SEVEN = many(range(11, 18), "active")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from runtime.clock import Clock
 from runtime.health import Rounds
-from selector.reviewer import BATCH, Reviewed
-from selector.reviewing import LONGEST, Reviewing, next_together
+from selector.review_loop import LONGEST, Reviewing, next_together
+from selector.reviews import BATCH, Reviewed
 from selector.store import Pair
 
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from fixtures.selection_worlds import NOW, Scene, many, monitor, scene
 
-from selector.model import Monitor
+from selector.rules.model import Monitor
 
 SILENT = {"count": 0, "avg_step": None, "avg_rtt_ms": None}
 SIX = many(range(11, 17), "active")

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 from fixtures.selection_worlds import NOW, Scene, many, monitor, scene
 
-from selector.explain import verdicts
-from selector.model import Monitor
+from selector.rules.explain import verdicts
+from selector.rules.model import Monitor
 
 EXCHANGE = "rule 3: exchange across a constraint"
 SIX = many(range(11, 17), "active", avg_rtt_ms=20.0)

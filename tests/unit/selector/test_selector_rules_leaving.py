@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from fixtures.selection_worlds import NOW, SERVER, Scene, many, monitor, scene
 
-from selector.model import Monitor, Rejected
+from selector.rules.model import Monitor, Rejected
 
 CLOSE = "192.0.2.77"
 BAD = {"avg_step": -1.0}

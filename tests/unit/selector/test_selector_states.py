@@ -3,8 +3,8 @@
 import pytest
 from fixtures.selection_worlds import SERVER, many, monitor, scene
 
-from selector.model import GlobalStatus, Health, Monitor, PairStatus, State, ViolationType
-from selector.state import determine_state
+from selector.rules.model import GlobalStatus, Health, Monitor, PairStatus, State, ViolationType
+from selector.rules.state import determine_state
 
 LIMIT, SUBNET = ViolationType.LIMIT, ViolationType.NETWORK_SAME_SUBNET
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from runtime.pool_settings import Intervals
+from runtime.db.system_settings import Intervals
 from schema.messages import Assignment, encode
 from schema.topics import Topics
 from selector.assignments import PairRow, Terms, assignment, assignments_by_topic
-from selector.complaints import Complaints
-from selector.due import Seen, what_changed
+from selector.bad_rows import Complaints
 from selector.presence import is_gone
 from selector.reconcile import Difference, difference, understood
+from selector.triggers import Seen, what_changed
 
 TODAY = date(2026, 1, 2)
 NAME = "m.devel.mon.example"

@@ -6,12 +6,12 @@ from typing import Any, cast
 
 import pytest
 
-from runtime.pool_settings import Intervals
+from runtime.db.system_settings import Intervals
 from selector import watch
-from selector.complaints import Complaints
-from selector.due import News
-from selector.parse import AccountLimit, account_limit
-from selector.registry import MonitorRow, Registry
+from selector.bad_rows import Complaints
+from selector.monitors import MonitorRow, Registry
+from selector.rows import AccountLimit, account_limit
+from selector.triggers import News
 from selector.watch import Watch
 
 

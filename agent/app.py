@@ -1,0 +1,314 @@
+"""One agent at work: every part made, connected, and run in one group of tasks."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, Final
+
+from agent.control import Orders
+from agent.daemon_settings import DaemonSettings
+from agent.delivery.batcher import Collector
+from agent.delivery.sender import Outbox
+from agent.delivery.spool import Spool
+from agent.handlers import Inbox
+from agent.login import Login
+from agent.overview import metrics, offline_status, online_status, report
+from agent.pipeline import BatchLink, Kept, Line
+from agent.presence import Presence, report_changes
+from agent.prober import MAX_PROBES, Runner, Situation
+from agent.reconnect import Reconnect
+from agent.requests import AdHoc
+from agent.state import StateDirectory, StateError
+from agent.status_file import write_report
+from agent.version import VERSION
+from runtime.control import CommandRefused
+from runtime.log import Repeating
+from runtime.mqtt.session import (
+    BrokerSession,
+    Identity,
+    Incoming,
+    Lost,
+    NotConnected,
+    PublishRefused,
+    Subscription,
+    Will,
+)
+from schema.limits import STATUS_EXPIRY, WILL_DELAY
+from schema.messages import Status, encode
+from schema.names import IP_VERSIONS, IpVersion
+from schema.topics import ANY, Topics
+
+log = logging.getLogger(__name__)
+
+KEEP_SESSION: Final = timedelta(days=1)
+"""For how long the broker keeps what it has for us while we are away."""
+
+LOOK_AT_CLOCK_EVERY: Final = 1.0
+"""Seconds between two looks at the clock, beside the one after every probe."""
+
+FAREWELL: Final = 2.0
+"""Seconds that saying goodbye may take."""
+
+
+class Monitor:
+    """An agent with one identity, for as long as ``state.json`` stays the same.
+
+    Args:
+        passing: a run of its own beside the daemon: it does not appear as the monitor's presence.
+    """
+
+    def __init__(
+        self,
+        settings: DaemonSettings,
+        directory: StateDirectory,
+        login: Login,
+        kept: Kept,
+        on_reload: Callable[[], None],
+        *,
+        passing: bool = False,
+    ) -> None:
+        self.state = login.state
+        self.kept = kept
+        self._login = login
+        self._directory = directory
+        self._topics = Topics(settings.env)
+        self._passing = passing
+        self._on_reload = on_reload
+        self._report_due = asyncio.Event()
+        self._lost_because: str | None = "not connected yet"
+        self._reconnect = Reconnect()
+        self._report_complaint = Repeating(log)
+        self.configured = asyncio.Event()
+        """A configuration has arrived."""
+        self.left = asyncio.Event()
+        """A batch has left a spool."""
+        self._situation = self._make_situation()
+        self.presence = Presence(self.status, self._publish_status, lambda: self.session.wait_ready())
+        self.lines = {ipv: self._line(ipv, kept.spools[ipv], ipv in settings.protocols) for ipv in IP_VERSIONS}
+        runners = {ipv: line.runner for ipv, line in self.lines.items()}
+        outboxes = {ipv: line.outbox for ipv, line in self.lines.items()}
+        self._inbox = Inbox(
+            self._topics, runners, outboxes, kept.counters, settings.log_level, on_config=self.configured.set
+        )
+        self._adhoc = AdHoc(
+            self.state.name, self._topics, self._situation.rules, runners, kept.counters, self.metrics, self._answer
+        )
+        self._orders = Orders(self.state.name, self.status, self._recheck, self._look_again, self._reload)
+        self.session = self._make_session()
+
+    # ---- running ---------------------------------------------------------------------------------------------------
+
+    async def run(self, ends: asyncio.Event, farewell: Callable[[], bool]) -> None:
+        """Works until ``ends`` is set; then keeps what was measured, and disconnects in order.
+
+        Args:
+            farewell: asked in the end whether to tell the pool that we are gone.
+        """
+        await self.serve(self._parts(), ends, farewell)
+
+    async def serve(
+        self, parts: Mapping[str, Coroutine[Any, Any, None]], ends: asyncio.Event, farewell: Callable[[], bool]
+    ) -> None:
+        """Like :meth:`run`, with these parts beside the broker session."""
+        async with asyncio.TaskGroup() as group:
+            session = group.create_task(self.session.run(), name="session")
+            tasks = [group.create_task(part, name=name) for name, part in parts.items()]
+            await ends.wait()
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await asyncio.gather(*(line.collector.close() for line in self.lines.values()))
+            if farewell():
+                await self._say_goodbye()
+            session.cancel()
+            await asyncio.wait({session}, timeout=FAREWELL)
+            session.cancel()  # a second time, should the broker not answer the first
+
+    def _parts(self) -> dict[str, Coroutine[Any, Any, None]]:
+        parts: dict[str, Coroutine[Any, Any, None]] = {
+            "presence": self.presence.run(),
+            "report": report_changes(self.report, self._report_due),
+            "ad hoc": self._adhoc.run(),
+            "orders": self._orders.run(self.session),
+            "clock watch": self.watch_clock(),
+        }
+        for ipv, line in self.lines.items():
+            parts[f"runner {ipv}"] = line.runner.run()
+            parts[f"collector {ipv}"] = line.collector.run()
+            parts[f"outbox {ipv}"] = line.outbox.run()
+        return parts
+
+    async def watch_clock(self) -> None:
+        """Looks for steps of the wall clock until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_AT_CLOCK_EVERY)
+            self.look_at_clock()
+
+    async def _say_goodbye(self) -> None:
+        with suppress(NotConnected, PublishRefused):
+            await self._publish_status(offline_status(), timeout=FAREWELL)
+
+    # ---- what others are told --------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """What we do, for the pool."""
+        return online_status(self.lines)
+
+    def metrics(self) -> str:
+        """What we do, as Prometheus text."""
+        return metrics(self.lines, self.kept.counters, self.session.connected)
+
+    def report(self) -> None:
+        """Writes what the ``status`` command shows."""
+        because = None if self.session.connected else self._lost_because or "disconnected"
+        broker = str(self.session.address)
+        kept, troubles = self.kept, self._login.troubles()
+        made = report(
+            self.state.name, self._topics.env, kept.started, broker, because, self.lines, kept.counters, troubles
+        )
+        try:
+            write_report(self._directory, made)
+            self._report_complaint.over()
+        except OSError as error:
+            self._report_complaint.warning("%s: %s", self._directory.status_file, error.strerror or error)
+
+    def report_soon(self) -> None:
+        """Something that the report says has changed."""
+        self._report_due.set()
+
+    # ---- the local clock and other reasons not to probe ------------------------------------------------------------
+
+    def look_at_clock(self) -> None:
+        """Discards what a step of the wall clock has made doubtful."""
+        step = self.kept.watch.step()
+        if step is None:
+            return
+        self.kept.counters.clock_steps += 1
+        discarded = sum(line.runner.doubt() for line in self.lines.values())
+        self.kept.counters.probes_discarded += discarded
+        log.warning("the clock was set by %+.3f s: %d probes and results discarded", step, discarded)
+        self._changed()
+
+    def _why_not(self) -> str | None:
+        if self._reconnect.kept_away:
+            return "another agent has connected with this monitor's name"
+        return "paused by an operator" if self._orders.paused else None
+
+    def _changed(self) -> None:
+        self.presence.changed()
+        self.report_soon()
+
+    def _look_again(self) -> None:
+        for line in self.lines.values():
+            line.runner.look_again()
+        self._changed()
+
+    def _make_situation(self) -> Situation:
+        return Situation(
+            name=self.state.name,
+            rules=self._directory.rules(self.state),
+            slots=asyncio.Semaphore(MAX_PROBES),
+            watch=self.kept.watch,
+            counters=self.kept.counters,
+            resolver=self.kept.resolver,
+            clock=time.monotonic,
+            why_not=self._why_not,
+            look_at_clock=self.look_at_clock,
+            on_change=self._changed,
+        )
+
+    # ---- the broker session ----------------------------------------------------------------------------------------
+
+    def _line(self, ipv: IpVersion, spool: Spool, enabled: bool) -> Line:
+        counters = self.kept.counters
+        link = BatchLink(lambda: self.session, self._topics.results(self.state.name, ipv))
+        collector = Collector(
+            spool,
+            VERSION,
+            counters,
+            on_batch=lambda: outbox.wake(),
+            room=link.room,
+            on_trouble=lambda: self._look_again(),
+        )
+        outbox = Outbox(spool, link, counters, on_sent=collector.sent, on_done=self._batch_left)
+        return Line(Runner(ipv, self._situation, collector, enabled=enabled), collector, outbox, spool)
+
+    def _batch_left(self) -> None:
+        self.left.set()
+        self._changed()
+
+    def _make_session(self) -> BrokerSession:
+        name, topics = self.state.name, self._topics
+        gone = Status(online=False)
+        return BrokerSession(
+            self._login.tls.address,
+            Identity(name, f"{name}/once" if self._passing else name),
+            self._login.token.read,
+            subscriptions=[
+                Subscription(topics.config(name), self._inbox.config),
+                Subscription(topics.assignments(name), self._inbox.assignment),
+                Subscription(topics.acks(name, ANY), self._inbox.ack),
+                Subscription(topics.request(name, ANY), self._take_request, qos=0),
+                Subscription(topics.monitor_control(name), self._orders.take),
+            ],
+            will=None if self._passing else Will(topics.status(name), encode(gone), WILL_DELAY, STATUS_EXPIRY),
+            keep=timedelta(0) if self._passing else KEEP_SESSION,
+            on_session=self._on_session,
+            on_ready=self._on_ready,
+            on_lost=self._on_lost,
+            back_off=self._back_off,
+            tls=self._login.tls,
+        )
+
+    def _on_session(self, kept: bool) -> None:
+        self.kept.counters.connections += 1
+        if kept:
+            return
+        for line in self.lines.values():
+            line.runner.forget_assignments()
+            line.outbox.send_again()
+
+    def _on_ready(self) -> None:
+        self._reconnect.connected()
+        self._lost_because = None
+        for line in self.lines.values():
+            line.outbox.welcome()
+        self.presence.connected()
+        self._look_again()
+
+    def _on_lost(self, lost: Lost) -> None:
+        self._lost_because = lost.reason
+        self.report_soon()
+
+    def _back_off(self, lost: Lost, failures: int) -> float:
+        wait = self._reconnect.back_off(lost, failures)
+        self._look_again()
+        return wait
+
+    def _take_request(self, message: Incoming) -> None:
+        address = self._topics.parse(message.topic)
+        self._adhoc.take("" if address is None else address.rest, message)
+
+    async def _publish_status(self, status: Status, timeout: float = 10.0) -> None:
+        topic = self._topics.status(self.state.name)
+        await self.session.publish(topic, encode(status), retain=True, expiry=STATUS_EXPIRY, timeout=timeout)
+
+    async def _answer(self, topic: str, payload: bytes, *, qos: int, correlation: bytes | None) -> None:
+        await self.session.publish(topic, payload, qos=qos, correlation=correlation)
+
+    # ---- orders ----------------------------------------------------------------------------------------------------
+
+    def _recheck(self) -> None:
+        for line in self.lines.values():
+            line.runner.clock.recheck()
+        self._look_again()
+
+    def _reload(self) -> None:
+        try:
+            self._directory.read_state()
+        except StateError as error:
+            raise CommandRefused(str(error)) from error
+        self._on_reload()

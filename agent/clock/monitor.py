@@ -1,0 +1,137 @@
+"""Keeps the check of the local clock fresh for one protocol, by asking its base-check servers."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from agent.clock.check import BaseChecks, check_clock
+from agent.clock.verdict import ASKED_NOT_BEFORE, RENEW_AFTER, RETRY_AFTER, VALID_FOR, ClockVerdict
+from agent.metrics import AgentCounters
+from agent.ntp.exchange import Source
+from agent.ntp.resolver import Resolver
+
+log = logging.getLogger(__name__)
+
+
+class LocalClock:
+    """The verdict on our clock. :meth:`run` it as a task.
+
+    Args:
+        resolver: looks up the names of base-check servers.
+        clock: monotonic seconds.
+        look_at_clock: notices whether the wall clock was set, and calls :meth:`recheck` if so.
+        on_verdict: called after every check with its verdict, the time from which it counts, and when requests left
+            that somebody answered (Unix time in nanoseconds; None: nobody answered any).
+    """
+
+    def __init__(
+        self,
+        counters: AgentCounters,
+        resolver: Resolver,
+        clock: Callable[[], float],
+        look_at_clock: Callable[[], None],
+        on_verdict: Callable[[ClockVerdict, float, int | None], None],
+    ) -> None:
+        self._counters = counters
+        self._resolver = resolver
+        self._clock = clock
+        self._look_at_clock = look_at_clock
+        self._on_verdict = on_verdict
+        self._checks: BaseChecks | None = None
+        self._source = Source(None)
+        self._verdict: ClockVerdict | None = None
+        self._checked_at = 0.0
+        self.last_good = 0.0
+        """When the clock was last known to be good (monotonic seconds)."""
+        self._began = 0.0
+        self._anew = asyncio.Event()
+        self._soon = asyncio.Event()
+        self._checked = asyncio.Event()
+
+    def use(self, checks: BaseChecks | None, source: Source) -> None:
+        """Asks these servers from now on; None: no check is needed."""
+        if checks == self._checks and source is self._source:
+            return
+        self._checks, self._source = checks, source
+        self.recheck()
+
+    def recheck(self) -> None:
+        """What was known does not count any longer: checks now."""
+        self._verdict = None
+        self._checked.clear()
+        self._anew.set()
+
+    def check_soon(self) -> None:
+        """Checks before it is time to, since nobody seems to answer; what is known counts until then."""
+        self._soon.set()
+
+    async def checked(self) -> None:
+        """Returns when there is a verdict."""
+        await self._checked.wait()
+
+    @property
+    def why_not(self) -> str | None:
+        """Why the clock is not known to be good; None when it is."""
+        if self._verdict is None:
+            return "local clock is being checked"
+        if not self._verdict.good:
+            return self._verdict.reason
+        if self._clock() - self._checked_at > VALID_FOR:
+            return "local clock is being checked again"
+        return None
+
+    async def run(self) -> None:
+        """Checks when it is time to, until cancelled."""
+        while True:
+            self._anew.clear()
+            if self._checks is None:
+                await self._anew.wait()
+                continue
+            anew = asyncio.create_task(self._anew.wait())
+            check = asyncio.create_task(self._check(self._checks, self._source))
+            try:
+                await asyncio.wait({anew, check}, return_when=asyncio.FIRST_COMPLETED)
+                if check.done():
+                    check.result()
+                    await self._rest(anew)
+            finally:
+                anew.cancel()
+                check.cancel()
+
+    async def _check(self, checks: BaseChecks, source: Source) -> None:
+        began = self._began = self._clock()
+        self._soon.clear()
+        checked = await check_clock(checks, source, self._counters, self._resolver)
+        verdict = checked.verdict
+        self._counters.clock_checks += 1
+        self._counters.clock_checks_failed += not verdict.good
+        self._look_at_clock()
+        if self._anew.is_set():
+            return  # the clock was set while we asked
+        self._say(verdict)
+        self._verdict, self._checked_at = verdict, self._clock()
+        if verdict.good:
+            self.last_good = began
+        self._checked.set()
+        self._on_verdict(verdict, began, checked.heard)
+
+    async def _rest(self, anew: asyncio.Task[bool]) -> None:
+        """Returns when the next check is due, or ``anew`` is done."""
+        soon = asyncio.create_task(self._soon.wait())
+        try:
+            await asyncio.wait({anew, soon}, timeout=self._pause(), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            soon.cancel()
+        if self._soon.is_set():
+            await asyncio.wait({anew}, timeout=max(0.0, self._began + ASKED_NOT_BEFORE - self._clock()))
+
+    def _pause(self) -> float:
+        good = self._verdict is not None and self._verdict.good
+        return RENEW_AFTER if good else RETRY_AFTER
+
+    def _say(self, verdict: ClockVerdict) -> None:
+        before = self._verdict
+        if not verdict.good and (before is None or before.reason != verdict.reason):
+            log.warning("%s", verdict.reason)
+        elif verdict.good and (before is None or not before.good):
+            log.info("%s", verdict.reason)

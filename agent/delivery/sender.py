@@ -1,0 +1,319 @@
+"""Sends what is in the spool, oldest first and a few at a time, until each batch has been acknowledged.
+
+The broker's own acknowledgement does not count: it may lose a message after that. A batch is deleted when ingest says
+that it is in the ledger, put aside when ingest says that it can never be, and otherwise sent again. One that is larger
+than the broker takes is kept, and not split: another broker may have taken it before, and its results would count twice
+in batches of another name.
+"""
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Final, Protocol
+
+from agent.delivery.spool import Batched
+from agent.metrics import AgentCounters
+from runtime.log import Repeating
+from runtime.mqtt.session import NotConnected, PublishRefused, TooLarge
+from schema.messages import Ack, BatchCommitted
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT: Final = 4
+"""Batches that wait for their acknowledgement at the same time."""
+
+ATTEMPTS: Final = 3
+"""How often a batch is sent before others get its place."""
+
+ACK_TIMEOUT: Final = 10.0
+"""Seconds to wait for an acknowledgement."""
+
+OVERTAKEN: Final = 2.0
+"""Seconds more for the acknowledgement of a batch, once one that was sent after it has been acknowledged. Ingest takes
+batches in the order of their coming, so it has probably never seen this one: it was sent while nobody listened yet."""
+
+SHORTEST_REST: Final = 2.0
+LONGEST_REST: Final = 300.0
+"""Seconds between two attempts: a quarter of how long nothing has been acknowledged, within these bounds."""
+
+LONG_SILENCE: Final = ATTEMPTS * ACK_TIMEOUT
+"""Seconds without any acknowledgement, after which it is not the fault of the batches that were sent. No batch is put
+off sooner, so none that waits only because nobody listened waits on when somebody does."""
+
+LATER: Final = 15.0
+LONGEST_LATER: Final = 600.0
+"""Seconds until a batch that was not acknowledged is taken up again, others before it: twice as long each time. Most
+were just unlucky while the way to the ledger came and went."""
+
+MAX_LATER: Final = 1_000
+
+
+class Link(Protocol):
+    """The way to the broker, as far as the outbox needs it."""
+
+    async def wait_ready(self) -> None:
+        """Returns when there is a connection."""
+
+    async def publish_batch(self, batch: Batched) -> None:
+        """Publishes a batch. Raises :class:`NotConnected` or :class:`PublishRefused`."""
+
+
+class Waiting(Protocol):
+    """The spool, as far as the outbox needs it."""
+
+    def __contains__(self, number: object) -> bool: ...
+
+    def __iter__(self) -> Iterator[int]: ...
+
+    def read(self, number: int) -> Batched | None:
+        """A batch, or None when it is gone or torn. Raises :class:`OSError` when it cannot be read now."""
+
+    def remove(self, number: int) -> None:
+        """Forgets a batch that was acknowledged."""
+
+    def set_aside(self, number: int) -> None:
+        """Puts a batch that was refused where it is not sent again."""
+
+
+class Outbox:
+    """Empties the spool of one protocol. :meth:`run` it as a task.
+
+    Args:
+        on_sent: called with the number of a batch when it has been handed to the broker.
+        on_done: called when a batch has left the spool.
+    """
+
+    def __init__(
+        self,
+        spool: Waiting,
+        link: Link,
+        counters: AgentCounters,
+        on_sent: Callable[[int], None],
+        on_done: Callable[[], None],
+        *,
+        ack_timeout: float = ACK_TIMEOUT,
+        overtaken: float = OVERTAKEN,
+        shortest_rest: float = SHORTEST_REST,
+    ) -> None:
+        self._spool = spool
+        self._link = link
+        self._counters = counters
+        self._on_sent = on_sent
+        self._on_done = on_done
+        self._ack_timeout = ack_timeout
+        self._overtaken = overtaken
+        self._shortest_rest = shortest_rest
+        self._unanswered_since: float | None = None
+        self._later: dict[int, float] = {}
+        self._put_off: dict[int, int] = {}
+        self._numbers: dict[str, int] = {}
+        self._flights: dict[int, _Flight] = {}
+        self._work = asyncio.Event()
+        self._oversized: set[int] = set()
+        self._refusals = Repeating(log)
+        self._rejections = Repeating(log)
+        self._too_large, self._unreadable = Repeating(log), Repeating(log)
+
+    def wake(self) -> None:
+        """There may be something to send."""
+        self._work.set()
+
+    def send_again(self) -> None:
+        """The broker has forgotten our session, and perhaps what we published: do not wait for acknowledgements."""
+        for flight in self._flights.values():
+            flight.news.set()
+
+    def welcome(self) -> None:
+        """A connection has begun; its broker may take what the one before did not."""
+        for number in self._oversized:
+            self._later.pop(number, None)
+        self._oversized.clear()
+        self._work.set()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why some batches stay in the spool; None when none does."""
+        waiting = sum(number in self._spool for number in self._oversized)
+        return f"{waiting} batches are larger than the broker takes" if waiting else None
+
+    def acknowledge(self, ack: Ack) -> None:
+        """Ingest says what became of a batch."""
+        number = self._numbers.pop(ack.batch, None)
+        if number is None or number not in self._spool:
+            log.debug("acknowledgement of batch %s, which we do not have", ack.batch)
+            return
+        if isinstance(ack, BatchCommitted):
+            self._spool.remove(number)
+            self._counters.batches_committed += 1
+            self._report_rejections(ack)
+        else:
+            log.error("batch %s was refused and put aside: %s", ack.batch, ack.reason)
+            self._spool.set_aside(number)
+        self._somebody_listens()
+        if (flight := self._flights.get(number)) is not None:
+            flight.gone = True
+            flight.news.set()
+            self._hurry_the_overtaken(flight)
+        self._later.pop(number, None)
+        self._put_off.pop(number, None)
+        self._on_done()
+
+    async def run(self) -> None:
+        """Sends until cancelled."""
+        async with asyncio.TaskGroup() as senders:
+            for _ in range(IN_FLIGHT):
+                senders.create_task(self._send_forever())
+
+    async def _send_forever(self) -> None:
+        while True:
+            number = self._next()
+            if number is None:
+                self._work.clear()
+                await _wait(self._work, self._until_next())
+                continue
+            flight = self._flights[number] = _Flight()
+            try:
+                await self._deliver(number, flight)
+            finally:
+                del self._flights[number]
+
+    def _next(self) -> int | None:
+        """The oldest batch that nobody is sending and that is not to wait."""
+        now = _now()
+        if max(len(self._numbers), len(self._later)) > 2 * MAX_LATER:
+            self._forget_dropped()
+        for number in self._spool:
+            if number not in self._flights and self._later.get(number, 0.0) <= now:
+                return number
+        return None
+
+    def _until_next(self) -> float:
+        """Seconds until a batch that was put off may be due."""
+        waiting = (due for number, due in self._later.items() if number in self._spool and number not in self._flights)
+        return min(60.0, max(0.1, min(waiting, default=math.inf) - _now()))
+
+    async def _deliver(self, number: int, flight: "_Flight") -> None:
+        """Sends a batch a few times, until it has left the spool."""
+        attempts = 0
+        while attempts < ATTEMPTS or len(self._later) >= MAX_LATER:
+            try:
+                batch = self._spool.read(number)
+            except OSError as error:
+                self._unreadable.warning("spool: a batch cannot be read now: %s", error.strerror or error)
+                break
+            self._unreadable.over()
+            if batch is None:
+                self._on_done()
+                return
+            self._numbers[batch.id] = number
+            flight.news.clear()
+            await self._link.wait_ready()
+            sent = await self._publish(batch, number)
+            if sent is None:
+                self._oversized.add(number)
+                break
+            if sent:
+                attempts += 1
+                await flight.wait(self._ack_timeout)
+            if flight.gone:
+                return
+            await _wait(flight.news, self._pause())
+            if flight.gone:
+                return
+        self._put_off_now(number)
+
+    def _put_off_now(self, number: int) -> None:
+        times = self._put_off[number] = self._put_off.get(number, 0) + 1
+        self._later[number] = _now() + min(LONGEST_LATER, LATER * 2 ** min(times - 1, 16))
+
+    def _hurry_the_overtaken(self, acknowledged: "_Flight") -> None:
+        for flight in self._flights.values():
+            if flight.sent < acknowledged.sent:
+                flight.wait_no_longer_than(self._overtaken)
+
+    async def _publish(self, batch: Batched, number: int) -> bool | None:
+        """Whether the batch was handed to the broker; None when it is too large for the broker of now."""
+        try:
+            await self._link.publish_batch(batch)
+        except TooLarge as error:
+            self._too_large.warning("%s; it waits in the spool for a broker that takes it", error)
+            return None
+        except NotConnected:
+            return False
+        except PublishRefused as error:
+            self._refusals.warning("%s", error)
+            return False
+        self._refusals.over()
+        self._counters.batches_sent += 1
+        self._flights[number].sent = _now()
+        if self._unanswered_since is None:
+            self._unanswered_since = _now()
+        self._on_sent(number)
+        return True
+
+    def _pause(self) -> float:
+        silent = 0.0 if self._unanswered_since is None else _now() - self._unanswered_since
+        return min(LONGEST_REST, max(self._shortest_rest, silent / 4)) * random.uniform(0.5, 1.5)
+
+    def _somebody_listens(self) -> None:
+        if self._unanswered_since is not None and _now() - self._unanswered_since > LONG_SILENCE:
+            self._later.clear()
+            self._work.set()
+        self._unanswered_since = None
+
+    def _forget_dropped(self) -> None:
+        """The spool may have dropped what we remember."""
+        self._numbers = {batch: number for batch, number in self._numbers.items() if number in self._spool}
+        self._later = {number: due for number, due in self._later.items() if number in self._spool}
+        self._put_off = {number: times for number, times in self._put_off.items() if number in self._spool}
+
+    def _report_rejections(self, ack: BatchCommitted) -> None:
+        if not ack.rejected:
+            return
+        self._counters.results_rejected += len(ack.rejected)
+        first = ack.rejected[0]
+        self._rejections.warning(
+            "%d results of a batch were rejected, server %d: %s", len(ack.rejected), first.server_id, first.reason
+        )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+class _Flight:
+    """A batch that a sender has in hand."""
+
+    def __init__(self) -> None:
+        self.news = asyncio.Event()
+        """It was acknowledged, or is to be sent again at once."""
+        self.gone = False
+        """It has left the spool."""
+        self.sent = math.inf
+        """When it was handed to the broker, by the clock of the event loop."""
+        self._waiting: asyncio.Timeout | None = None
+
+    async def wait(self, seconds: float) -> None:
+        """Returns when there is news, or after ``seconds``."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds) as self._waiting:
+                try:
+                    await self.news.wait()
+                finally:
+                    self._waiting = None
+
+    def wait_no_longer_than(self, seconds: float) -> None:
+        """Shortens the wait that is under way, if there is one."""
+        if self._waiting is not None and not self._waiting.expired():
+            until = self._waiting.when() or math.inf
+            self._waiting.reschedule(min(until, _now() + seconds))
+
+
+async def _wait(event: asyncio.Event, timeout: float) -> None:
+    """Returns when ``event`` is set, or after ``timeout`` seconds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            await event.wait()

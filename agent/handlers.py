@@ -1,0 +1,96 @@
+"""What the pool tells an agent: configuration, assignments and acknowledgements, decoded and passed on."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from agent.assignments import AssignmentRefused
+from agent.delivery.sender import Outbox
+from agent.metrics import AgentCounters
+from agent.prober import Runner
+from runtime.log import Repeating, set_level
+from runtime.mqtt.session import Incoming
+from schema.messages import Ack, Assignment, LogLevel, MonitorConfig, Undecodable, decode
+from schema.names import IpVersion
+from schema.topics import Topics
+
+log = logging.getLogger(__name__)
+
+_MAX_ID_DIGITS: Final = 18
+"""Of a server's id: more do not fit into the ledger."""
+
+
+class Inbox:
+    """Handles the messages to one agent, each at once.
+
+    Args:
+        on_config: called when a configuration has been applied.
+    """
+
+    def __init__(
+        self,
+        topics: Topics,
+        runners: Mapping[IpVersion, Runner],
+        outboxes: Mapping[IpVersion, Outbox],
+        counters: AgentCounters,
+        log_level: LogLevel,
+        on_config: Callable[[], None],
+    ) -> None:
+        self._topics = topics
+        self._runners = runners
+        self._outboxes = outboxes
+        self._counters = counters
+        self._own_log_level = log_level
+        self._configured_log_level: LogLevel | None = None
+        self._on_config = on_config
+        self._complaint = Repeating(log)
+
+    def config(self, message: Incoming) -> None:
+        """The retained configuration; an empty payload takes it away."""
+        try:
+            config = decode(message.payload, MonitorConfig) if message.payload else MonitorConfig()
+        except Undecodable as error:
+            self._refuse("configuration refused, the former one stays: %s", error)
+            return
+        for ipv, runner in self._runners.items():
+            runner.configure(config.protocols.get(ipv))
+        self._set_log_level(config.log_level)
+        self._on_config()
+
+    def assignment(self, message: Incoming) -> None:
+        """One retained assignment; an empty payload removes it."""
+        address = self._topics.parse(message.topic)
+        if address is None or address.ipv is None or not 0 < len(address.rest) <= _MAX_ID_DIGITS:
+            self._refuse("assignment on %s refused: no such topic", message.topic[:200])
+            return
+        runner, server_id = self._runners[address.ipv], int(address.rest)
+        if not message.payload:
+            runner.assign(server_id, None)
+            return
+        try:
+            runner.assign(server_id, decode(message.payload, Assignment))
+        except (Undecodable, AssignmentRefused) as error:
+            if isinstance(error, Undecodable):
+                runner.assign(server_id, None)  # what it said before is no longer true
+            self._refuse("assignment of server %d refused: %s", server_id, error)
+
+    def ack(self, message: Incoming) -> None:
+        """What became of a batch."""
+        address = self._topics.parse(message.topic)
+        try:
+            ack: Ack = decode(message.payload, Ack)  # type: ignore[arg-type]  # a union is a type for msgspec
+        except Undecodable as error:
+            self._refuse("acknowledgement refused: %s", error)
+            return
+        if address is not None and address.ipv is not None:
+            self._outboxes[address.ipv].acknowledge(ack)
+
+    def _set_log_level(self, level: LogLevel | None) -> None:
+        if level == self._configured_log_level:
+            return  # so that what an operator has set for now is not undone by another change
+        self._configured_log_level = level
+        set_level(level or self._own_log_level)
+
+    def _refuse(self, text: str, *args: object) -> None:
+        self._counters.messages_refused += 1
+        self._complaint.warning(text, *args)

@@ -1,0 +1,344 @@
+"""Probes the assigned servers of one protocol, when they are due and when it may.
+
+It starts and stops by itself as configuration, clock check and the agent's own situation allow; the reason why it does
+not probe is always known.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from agent.assignments import AssignmentRefused, Assignments
+from agent.clock.check import base_checks
+from agent.clock.monitor import LocalClock
+from agent.clock.step import ClockWatch
+from agent.clock.verdict import ClockVerdict
+from agent.delivery.batcher import Collector
+from agent.metrics import AgentCounters
+from agent.network import Silence, Verdict
+from agent.ntp.exchange import Source
+from agent.ntp.probe import probe
+from agent.ntp.resolver import Resolver
+from agent.ntp.sample import Sample, best, to_result
+from agent.ntp.targets import Target, TargetRules
+from agent.schedule import Schedule, monitor_number
+from runtime.log import Repeating
+from schema.messages import LIVE, Assignment, ProtocolConfig, ProtocolState, Result
+from schema.names import IpVersion
+
+log = logging.getLogger(__name__)
+
+MAX_PROBES: Final = 64
+"""Probes at the same time, both protocols together."""
+
+LAST_RESULTS: Final = 10
+"""Results remembered for the ``status`` command."""
+
+
+class Situation(msgspec.Struct, frozen=True):
+    """What the runners of both protocols share."""
+
+    name: str
+    rules: TargetRules
+    slots: asyncio.Semaphore
+    watch: ClockWatch
+    counters: AgentCounters
+    resolver: Resolver
+    clock: Callable[[], float]
+    """Monotonic seconds."""
+    why_not: Callable[[], str | None]
+    """Why nothing may be probed at all; None when it may."""
+    look_at_clock: Callable[[], None]
+    """Notices a step of the wall clock, and has all runners discard what it made doubtful."""
+    on_change: Callable[[], None]
+    """Something that the status message says has changed."""
+
+
+class Runner:
+    """One protocol. :meth:`run` it as a task."""
+
+    def __init__(self, ipv: IpVersion, situation: Situation, collector: Collector, *, enabled: bool) -> None:
+        self.ipv = ipv
+        self.config: ProtocolConfig | None = None
+        self.assignments = Assignments(ipv, situation.rules)
+        self.clock = LocalClock(
+            situation.counters, situation.resolver, situation.clock, situation.look_at_clock, self._on_verdict
+        )
+        self.last_results: deque[Result] = deque(maxlen=LAST_RESULTS)
+        self._situation = situation
+        self._collector = collector
+        self._enabled = enabled
+        self._schedule = Schedule(monitor_number(situation.name), situation.watch.wall_ahead)
+        self._source = Source(None)
+        self._probing = False
+        self._silence = Silence()
+        self._decided = asyncio.Event()
+        """No result waits for a check."""
+        self._decided.set()
+        self._doubts = 0
+        """Steps of the clock so far: what began before the last one does not count."""
+        self._probes: set[asyncio.Task[None]] = set()
+        self._measuring: set[asyncio.Task[None] | None] = set()
+        """Those of them, and others, that are counted as probes and have no result yet."""
+        self._wake = asyncio.Event()
+        self._trouble = Repeating(log)
+
+    @property
+    def why_not(self) -> str | None:
+        """Why this protocol does not probe; None when it does."""
+        if not self._enabled:
+            return f"IP{self.ipv} is switched off on this host"
+        if self.config is None:
+            return "not configured by the pool"
+        if self.config.status not in LIVE:
+            return f"status is {self.config.status}"
+        return self._situation.why_not() or self._collector.trouble or self.clock.why_not
+
+    @property
+    def live(self) -> bool:
+        """Whether the pool wants this protocol to probe, and this host allows it."""
+        return self._enabled and self.config is not None and self.config.status in LIVE
+
+    def state(self) -> ProtocolState | None:
+        """For the status message; None for a protocol that the pool has not configured."""
+        if self.config is None:
+            return None
+        reason = self.why_not
+        return ProtocolState(
+            status=self.config.status,
+            probing=reason is None,
+            assignments=len(self.assignments),
+            assignments_hash=self.assignments.hash,
+            why_not=reason,
+        )
+
+    def configure(self, config: ProtocolConfig | None) -> None:
+        """Works like this from now on; None: not at all."""
+        if config == self.config:
+            return
+        address = None if config is None else config.nat_ip or config.ip
+        if address != self._source.address:
+            self._source = Source(address)
+        self.config = config
+        self._use_clock()
+        self.look_again()
+        self._situation.on_change()
+
+    def assign(self, server_id: int, assignment: Assignment | None) -> None:
+        """Probes a server from now on, or no longer.
+
+        Raises:
+            AssignmentRefused: we cannot; the server is then not assigned.
+        """
+        refused: AssignmentRefused | None = None
+        if assignment is not None:
+            try:
+                self.assignments.put(server_id, assignment)
+                self._schedule.put(server_id, assignment.interval, self._situation.clock())
+            except AssignmentRefused as error:
+                refused, assignment = error, None
+        if assignment is None:
+            self.assignments.remove(server_id)
+            self._schedule.drop(server_id)
+        self._wake.set()
+        self._situation.on_change()
+        if refused is not None:
+            raise refused
+
+    def forget_assignments(self) -> None:
+        """The broker has a new session for us and says again what is assigned."""
+        self.assignments.clear()
+        self._schedule.drop_all()
+        self._situation.on_change()
+
+    def look_again(self) -> None:
+        """What decides whether to probe may have changed."""
+        self._wake.set()
+
+    def doubt(self) -> int:
+        """The wall clock was set: discards what cannot be trusted, and returns how much that was."""
+        self._doubts += 1
+        discarded = self._collector.withdraw(self.clock.last_good, self._situation.clock())
+        discarded += self._silence.start_over()
+        self._decided.set()
+        current = asyncio.current_task()
+        for task in self._probes - {current}:
+            task.cancel()
+            # One that has not begun has measured nothing, and one that has just ended has given its result.
+            discarded += task in self._measuring
+            self._measuring.discard(task)
+        self._schedule.rebuild(self._situation.watch.wall_ahead, self._situation.clock())
+        self.clock.recheck()
+        self._wake.set()
+        return discarded
+
+    async def run(self) -> None:
+        """Probes until cancelled. What is open then stays so, and is discarded."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.clock.run(), name=f"clock {self.ipv}")
+                tasks.create_task(self._pace(tasks), name=f"pace {self.ipv}")
+        finally:
+            self._count_unproven(self._silence.forget())
+
+    async def probe(self, server_id: int) -> None:
+        """Probes an assigned server now, and gives the result to the collector."""
+        assignment, config = self.assignments.get(server_id), self.config
+        if assignment is None or config is None:
+            return
+        doubts = self._doubts
+        samples = await self._measure(assignment, config)
+        self._situation.look_at_clock()
+        if doubts != self._doubts:
+            self._situation.counters.probes_discarded += 1
+        elif best(samples).ours:
+            self._not_sent(best(samples).error)
+        else:
+            self._trouble.over()
+            self._weigh(to_result(server_id, assignment.ip, samples), samples)
+
+    async def probe_in_turn(self, server_id: int) -> None:
+        """Like :meth:`probe`, when there is a free slot."""
+        async with self._situation.slots:
+            await self.probe(server_id)
+
+    async def decide(self) -> None:
+        """Checks the clock now if results wait for that; returns when none does."""
+        if len(self._silence):
+            self.clock.recheck()
+        await self._decided.wait()
+
+    async def _probe_safely(self, server_id: int) -> None:
+        try:
+            await self.probe(server_id)
+        except Exception:
+            # Whatever one server sends us must not end the probes of all others.
+            log.exception("probe of server %d failed", server_id)
+
+    async def _pace(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            self._wake.clear()
+            reason = self.why_not
+            self._note(probing=reason is None)
+            due = self._schedule.next_due()
+            now = self._situation.clock()
+            if reason is not None or due is None:
+                await self._wake.wait()
+            elif due > now:
+                await self._sleep(due - now)
+            else:
+                await self._begin(tasks)
+
+    async def _begin(self, tasks: asyncio.TaskGroup) -> None:
+        """Begins one probe that is due, as soon as there is a free slot."""
+        await self._situation.slots.acquire()
+        server_id = self._schedule.take(self._situation.clock()) if self.why_not is None else None
+        if server_id is None:
+            self._situation.slots.release()
+            return
+        task = tasks.create_task(self._probe_safely(server_id))
+        self._probes.add(task)
+        task.add_done_callback(lambda ended: self._ended(ended, server_id))
+
+    def _ended(self, task: asyncio.Task[None], server_id: int) -> None:
+        # Not in the task itself: one that is cancelled before its first step would never get there.
+        self._probes.discard(task)
+        self._schedule.done(server_id, self._situation.clock())
+        self._situation.slots.release()
+        self._wake.set()
+
+    async def _measure(self, assignment: Assignment, config: ProtocolConfig) -> list[Sample]:
+        counters = self._situation.counters
+        counters.probes += 1
+        target = Target(assignment.ip, assignment.port, self.ipv)  # checked when it was assigned
+        source = self._source
+        was_foreign = source.foreign
+        task = asyncio.current_task()
+        self._measuring.add(task)
+        try:
+            samples = await probe(target, source, config.samples)
+        finally:
+            self._measuring.discard(task)
+        if source.foreign and not was_foreign:
+            log.warning("%s is not an address of this host: the kernel chooses the source address", source.address)
+        counters.count_samples(samples)
+        return samples
+
+    def _not_sent(self, why: str | None) -> None:
+        """This host could not ask: that is no result, and perhaps it can ask nobody."""
+        self._trouble.warning("IP%s: probes fail on this host: %s", self.ipv, why)
+        self._situation.counters.probes_unsent += 1
+        self._situation.counters.probes_discarded += 1
+        self.clock.check_soon()
+
+    def _weigh(self, result: Result, samples: list[Sample]) -> None:
+        """Takes a result, unless it may be our own network that is silent."""
+        match self._silence.judge(result, samples, time.time_ns()):
+            case Verdict.TRUE:
+                self._take(result)
+            case Verdict.OPEN:
+                self._count_unproven(self._silence.trim())
+                self._decided.clear()
+                self.clock.check_soon()
+            case Verdict.FALSE:
+                self._count_unproven(1)
+
+    def _take(self, result: Result) -> None:
+        self.last_results.appendleft(result)
+        self._collector.add(result, self._situation.clock())
+
+    def _count_unproven(self, results: int) -> None:
+        self._situation.counters.results_unproven += results
+        self._situation.counters.probes_discarded += results
+
+    def _heard(self, heard: int | None) -> None:
+        """A check has shown whether anybody answers us: decides about the results that wait for it."""
+        results, unproven = self._silence.checked(heard)
+        for result in results:
+            self._take(result)
+        self._count_unproven(unproven)
+        if unproven:
+            log.warning("IP%s: nobody answered: %d results of silent servers discarded", self.ipv, unproven)
+        if len(self._silence):
+            self.clock.check_soon()
+        else:
+            self._decided.set()
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    def _note(self, *, probing: bool) -> None:
+        if probing == self._probing:
+            return
+        self._probing = probing
+        if probing:
+            # What became due meanwhile does not all happen now, but when its turn comes.
+            self._schedule.rebuild(self._situation.watch.wall_ahead, self._situation.clock())
+        log.info("IP%s: %s", self.ipv, "probing" if probing else f"not probing: {self.why_not}")
+        self._situation.on_change()
+
+    def _use_clock(self) -> None:
+        config = self.config
+        if config is None or not self.live:
+            self._count_unproven(self._silence.forget())  # no check will come that could decide
+            self._decided.set()
+            self.clock.use(None, self._source)
+            return
+        checks = base_checks(config.base_checks, config.samples, self._situation.rules, self.ipv)
+        self.clock.use(checks, self._source)
+
+    def _on_verdict(self, verdict: ClockVerdict, checked_at: float, heard: int | None) -> None:
+        self._heard(heard)
+        if verdict.good:
+            self._collector.vouch(checked_at)
+        self.look_again()
+        self._situation.on_change()

@@ -1,0 +1,18 @@
+"""The signing key that a process's settings name."""
+
+from auth.tokens import InvalidKey, SigningKey, load_key
+from runtime.settings import ConfigurationError, WorkerSettings
+
+
+def signing_key(settings: WorkerSettings) -> SigningKey:
+    """The key that tokens are signed with.
+
+    Raises:
+        ConfigurationError: there is none, or it is none.
+    """
+    text = settings.jwt_key_text()
+    try:
+        return load_key(text)
+    except InvalidKey as error:
+        name = "JWT_KEY" if settings.jwt_key is not None or settings.jwt_key_file is None else "JWT_KEY_FILE"
+        raise ConfigurationError(f"{name}: {error}") from None

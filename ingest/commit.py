@@ -1,0 +1,173 @@
+"""From the intake to the ledger, and only then to the acks: one transaction after the other.
+
+Each takes what waits: so a lone batch is committed at once, and many share the cost of a transaction. A second one at
+the same time would wait for the first, since two full ones always have servers in common.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Final
+
+from opentelemetry.trace import Link, Span, Tracer, get_current_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from ingest.acks import Acks
+from ingest.last_seen import Sighting, Sightings
+from ingest.messages import Submission, Unreadable
+from ingest.metrics import WAITED_TOO_LONG, Numbers
+from ingest.plan import Plan
+from ingest.queue import Intake
+from ingest.rate_limit import Sender
+from ingest.retry import ContentRefused, persist
+from ingest.store import commit
+from ingest.undecodable import Refusals
+from runtime.clock import ClockDoubted
+from runtime.db.engine import utc_now
+from runtime.log import Sparing
+from runtime.worker import Worker
+from schema.messages import encode
+
+log = logging.getLogger(__name__)
+
+MOST_RESULTS: Final = 1_000
+"""Results of one transaction: it holds the rows of its servers for about a tenth of a second."""
+
+_ENOUGH: Final = MOST_RESULTS // 2
+"""Results that are worth a transaction without a rest."""
+
+_REST: Final = 0.02
+"""Seconds between two transactions, unless enough waits. A transaction costs about as much as forty results, so that at
+a steady trickle it pays to let a few batches come together."""
+
+_STALE: Final = timedelta(hours=1)
+"""How long a batch may wait here, because we are paused or the database is away, and still be committed. Its sender
+has long since sent it again, perhaps to another worker; and the ledger remembers batches for a limited time only."""
+
+_CALM: Final = MOST_RESULTS
+"""Results that may wait while the live stream is fed; with more, there is better to do."""
+
+_MOST_LINKS: Final = 32
+"""Traces that one transaction is linked with."""
+
+
+class Committer:
+    """Takes submissions from the intake and brings them into the ledger."""
+
+    def __init__(
+        self, worker: Worker, intake: Intake, acks: Acks, refusals: Refusals, sightings: Sightings, numbers: Numbers
+    ) -> None:
+        self._worker = worker
+        self._intake = intake
+        self._acks = acks
+        self._refusals = refusals
+        self._sightings = sightings
+        self._numbers = numbers
+        self._complaint = Sparing(log)
+        self._going = asyncio.Event()
+        self._going.set()
+
+    @property
+    def paused(self) -> bool:
+        """Whether an operator has stopped it."""
+        return not self._going.is_set()
+
+    def pause(self) -> None:
+        """Commits nothing more, from the next transaction on."""
+        self._going.clear()
+
+    def resume(self) -> None:
+        """Goes on."""
+        self._going.set()
+
+    async def run(self) -> None:
+        """Commits what comes, until cancelled; a transaction that is under way is finished."""
+        while True:
+            submissions = await self._intake.take(MOST_RESULTS)
+            await self._going.wait()
+            await self._commit(submissions)
+            if self._intake.results < _ENOUGH:
+                await asyncio.sleep(_REST)
+
+    async def _commit(self, submissions: Sequence[Submission]) -> None:
+        try:
+            plan = await self._persist(submissions)
+        except ContentRefused as error:
+            await self._isolate(submissions, str(error))
+        else:
+            self._answer(plan)
+
+    async def _isolate(self, submissions: Sequence[Submission], reason: str) -> None:
+        """One of them is to blame: each gets a transaction of its own, so that the others are not lost with it."""
+        if len(submissions) == 1:
+            self._refuse(submissions[0], reason)
+            return
+        for submission in submissions:
+            await self._commit([submission])
+
+    async def _persist(self, submissions: Sequence[Submission]) -> Plan:
+        with transaction_span(self._worker.telemetry.tracer, submissions):
+            began = time.monotonic()
+            plan = await self._when_trusted(partial(self._write, submissions))
+            self._numbers.committed(plan, time.monotonic() - began)
+        for _ in range(len(submissions) - len(plan.acks)):
+            self._numbers.dropped(WAITED_TOO_LONG)
+        return plan
+
+    async def _when_trusted(self, write: Callable[[datetime], Plan]) -> Plan:
+        """Writes at a time when our clock is trusted: what is written has times."""
+        clock = self._worker.clock
+        while True:
+            await clock.agreed()
+            try:
+                with self._worker.rounds.one("results"):
+                    return await persist(self._worker, lambda: write(clock.now()))
+            except ClockDoubted:
+                log.debug("the clock was set while a transaction was tried")
+
+    def _write(self, submissions: Sequence[Submission], now: datetime) -> Plan:
+        intervals = self._worker.pool.get().monitors
+        return commit(self._worker.engine, still_fresh(submissions), now, intervals)
+
+    def _answer(self, plan: Plan) -> None:
+        for submission, ack in plan.acks:
+            self._acks.offer(submission.name, submission.ipv, ack, submission.trace_parent)
+        now = utc_now()
+        versions: dict[Sender, str] = {(s.name, s.ipv): s.batch.version for s, _ in plan.acks}
+        self._sightings.note(
+            Sighting(monitor_id, now, submitted=now, version=versions[sender])
+            for sender, monitor_id in plan.monitor_ids.items()
+        )
+        if self._intake.results <= _CALM:
+            for event in plan.events():
+                self._worker.live.offer(self._worker.topics.result_event(event.server_id), event)
+
+    def _refuse(self, submission: Submission, reason: str) -> None:
+        text = "batch %s of %s cannot be stored: %s"
+        self._complaint.say(logging.ERROR, submission.name, text, submission.batch.id, submission.name, reason)
+        topic = self._worker.topics.results(submission.name, submission.ipv)
+        payload = encode(submission.batch)
+        why = f"cannot be stored: {reason}"
+        self._refusals.offer(Unreadable(topic, payload, why, submission.name, submission.ipv, submission.batch.id))
+
+
+def still_fresh(submissions: Sequence[Submission]) -> list[Submission]:
+    """Those of ``submissions`` that have not waited too long."""
+    oldest = datetime.now(UTC) - _STALE
+    return [submission for submission in submissions if submission.arrived >= oldest]
+
+
+def transaction_span(tracer: Tracer, submissions: Sequence[Submission]) -> AbstractContextManager[Span]:
+    """A span of its own for the transaction, linked with the traces of those who sent its batches."""
+    traced = [s.trace_parent for s in submissions if s.trace_parent][:_MOST_LINKS]
+    links = [Link(get_current_span(_propagator.extract({"traceparent": t})).get_span_context()) for t in traced]
+    results = sum(len(s.batch.results) for s in submissions)
+    attributes = {"batches": len(submissions), "results": results}
+    return tracer.start_as_current_span("ingest transaction", links=links, attributes=attributes)
+
+
+_propagator: Final = TraceContextTextMapPropagator()

@@ -1,0 +1,77 @@
+"""The edge to the broker: each message is decoded and put where it belongs, or left aside and counted. Never waits."""
+
+import time
+from datetime import UTC, datetime
+from typing import Final
+
+from ingest.messages import Unreadable, read_results, read_status, sender_of_results, sender_of_status
+from ingest.metrics import IGNORED, INTAKE_FULL, THROTTLED, Numbers
+from ingest.presence import PresenceBook
+from ingest.queue import Intake
+from ingest.rate_limit import Throttle
+from ingest.undecodable import Refusals
+from runtime.mqtt.session import Incoming
+from schema.topics import Topics
+
+_BYTES_PER_RESULT: Final = 250
+"""What a result has on the wire: an unreadable message counts as the results that it could have been."""
+
+
+class Reception:
+    """Takes what monitors publish."""
+
+    def __init__(
+        self,
+        topics: Topics,
+        intake: Intake,
+        throttle: Throttle,
+        presences: PresenceBook,
+        refusals: Refusals,
+        numbers: Numbers,
+    ) -> None:
+        self._topics = topics
+        self._intake = intake
+        self._throttle = throttle
+        self._presences = presences
+        self._refusals = refusals
+        self._numbers = numbers
+
+    def take_results(self, message: Incoming) -> None:
+        """A batch for the intake."""
+        sender = sender_of_results(self._topics, message.topic)
+        if sender is None:
+            self._numbers.dropped(IGNORED)
+        elif self._intake.full:
+            self._numbers.dropped(INTAKE_FULL)
+        elif self._admits(sender):
+            found = read_results(*sender, message, datetime.now(UTC))
+            if isinstance(found, Unreadable):
+                self._refuse(sender, found)
+            else:
+                self._throttle.charge(sender, len(found.batch.results), time.monotonic())
+                self._intake.put(found)
+
+    def take_status(self, message: Incoming) -> None:
+        """What a monitor says about itself; an empty message only clears what the broker had kept."""
+        name = sender_of_status(self._topics, message.topic)
+        if name is None:
+            self._numbers.dropped(IGNORED)
+            return
+        sender = (name, "status")
+        if message.payload and self._admits(sender):
+            found = read_status(name, message, datetime.now(UTC))
+            if isinstance(found, Unreadable):
+                self._refuse(sender, found)
+            else:
+                self._throttle.charge(sender, 1, time.monotonic())
+                self._presences.note(found)
+
+    def _admits(self, sender: tuple[str, str]) -> bool:
+        admitted = self._throttle.admits(sender, time.monotonic())
+        if not admitted:
+            self._numbers.dropped(THROTTLED)
+        return admitted
+
+    def _refuse(self, sender: tuple[str, str], found: Unreadable) -> None:
+        self._throttle.charge(sender, len(found.payload) // _BYTES_PER_RESULT, time.monotonic())
+        self._refusals.offer(found)

@@ -1,0 +1,1 @@
+"""The commands of ``ntppool-monitor``, one file each."""

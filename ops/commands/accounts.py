@@ -1,0 +1,127 @@
+"""``ntppool-monitor accounts``: whose monitors and servers they are, and how many monitors somebody may have."""
+
+from typing import Annotated
+
+import typer
+
+from ops.context import JSON_OPTION, globals_of, open_ledger
+from ops.errors import UsageError
+from ops.output import Layout, fields_as_dict, rows_as_dicts, show_fields, show_table, write, write_json
+
+_ACCOUNT = typer.Argument(metavar="ACCOUNT", help="Id, token, slug or name.")
+_Organization = Annotated[str | None, typer.Option(metavar="NAME", help="Of the people behind it.")]
+_Url = Annotated[str | None, typer.Option(metavar="URL", help="Of the organization.")]
+_Slug = Annotated[str | None, typer.Option(metavar="SLUG", help="For addresses of pages, such as example-org.")]
+_Limit = Annotated[int | None, typer.Option(metavar="N", help="Monitors that it may have.")]
+_PerServer = Annotated[
+    int | None, typer.Option(metavar="N", help="Active ones at a server, and one more in testing; default: 2.")
+]
+_Enabled = Annotated[
+    bool | None, typer.Option("--monitor-enabled/--no-monitor-enabled", help="New monitors test without approval.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to ``app``."""
+    group = typer.Typer(help="Accounts: whose monitors and servers they are.", no_args_is_help=True)
+    app.add_typer(group, name="accounts")
+
+    @group.command("list")
+    def list_(context: typer.Context, as_json: Annotated[bool, JSON_OPTION] = False) -> None:
+        """Lists the accounts."""
+        from ops.accounts import ACCOUNT_COLUMNS, list_accounts
+        from runtime.db.engine import reading
+
+        with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
+            rows = list_accounts(connection)
+        show_table(ACCOUNT_COLUMNS, rows, Layout(lesser=("slug", "enabled")), as_json=as_json)
+
+    @group.command()
+    def show(
+        context: typer.Context,
+        account: Annotated[str, _ACCOUNT],
+        as_json: Annotated[bool, JSON_OPTION] = False,
+    ) -> None:
+        """Shows an account and its monitors."""
+        from ops.accounts import show_account
+        from ops.monitors import MONITOR_COLUMNS, MONITOR_LAYOUT, list_monitors
+        from runtime.db.engine import reading
+
+        with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
+            account_id, fields = show_account(connection, account)
+            monitors = list_monitors(connection, status=None, deleted=False, account_id=account_id)
+        if as_json:
+            write_json(fields_as_dict(fields) | {"monitors": rows_as_dicts(MONITOR_COLUMNS, monitors)})
+            return
+        show_fields(fields)
+        write("")
+        show_table(MONITOR_COLUMNS, monitors, MONITOR_LAYOUT)
+
+    @group.command()
+    def add(
+        context: typer.Context,
+        name: Annotated[str, typer.Argument(metavar="NAME", help="What people call it.")],
+        organization: _Organization = None,
+        url: _Url = None,
+        slug: _Slug = None,
+        token: Annotated[
+            str | None, typer.Option(metavar="TOKEN", help="Part of its monitors' names; default: drawn at random.")
+        ] = None,
+        monitor_limit: _Limit = None,
+        monitors_per_server: _PerServer = None,
+        monitor_enabled: _Enabled = None,
+    ) -> None:
+        """Adds an account."""
+        from ops.accounts import account_change, add_account
+        from runtime.db.engine import transaction, utc_now
+
+        change = account_change(
+            name=name,
+            organization=organization,
+            url=url,
+            slug=slug,
+            token=token,
+            monitor_limit=monitor_limit,
+            monitors_per_server=monitors_per_server,
+            monitor_enabled=monitor_enabled,
+        )
+        now = utc_now().replace(microsecond=0)
+        with open_ledger(globals_of(context).for_a_person()) as engine:
+            write(transaction(engine, lambda connection: add_account(connection, change, now)))
+
+    @group.command("set")
+    def set_(
+        context: typer.Context,
+        account: Annotated[str, _ACCOUNT],
+        name: Annotated[str | None, typer.Option(metavar="NAME", help="What people call it.")] = None,
+        organization: _Organization = None,
+        url: _Url = None,
+        slug: _Slug = None,
+        monitor_limit: _Limit = None,
+        monitors_per_server: _PerServer = None,
+        monitor_enabled: _Enabled = None,
+        unset: Annotated[
+            list[str] | None,
+            typer.Option(metavar="OPTION", help="Empties it: organization, monitor-limit, ...; may be given again."),
+        ] = None,
+    ) -> None:
+        """Changes an account."""
+        from ops.accounts import account_change, set_account
+        from runtime.db.engine import transaction
+
+        change = account_change(
+            name=name,
+            organization=organization,
+            url=url,
+            slug=slug,
+            monitor_limit=monitor_limit,
+            monitors_per_server=monitors_per_server,
+            monitor_enabled=monitor_enabled,
+            unset=unset,
+        )
+        if not change.columns and not change.flags:
+            raise UsageError("accounts set: nothing to change; see 'ntppool-monitor accounts set --help'")
+        with open_ledger(globals_of(context).for_a_person()) as engine:
+            done = transaction(engine, lambda connection: set_account(connection, account, change))
+        for line in done:
+            write(line)

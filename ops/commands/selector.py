@@ -1,0 +1,121 @@
+"""``ntppool-monitor selector``: the worker that decides who measures whom, a single run of it, and its reasons."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from auth.settings import signing_key
+from ops.commands.workers import run_service
+from ops.context import globals_of, open_ledger
+from ops.errors import OperatorError
+from ops.output import write, write_json, write_lines
+from runtime.printable import printable
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
+    from selector.rules.model import Review
+
+_SERVER = typer.Argument(metavar="SERVER", help="Id or address.")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to ``app``."""
+    group = typer.Typer(help="Who measures whom.", no_args_is_help=True)
+    app.add_typer(group, name="selector")
+
+    @group.command("server")
+    def server_(context: typer.Context) -> None:
+        """Reviews servers when they are due.
+
+        Any number may run; they share the work.
+        """
+        from selector.worker import start
+
+        run_service(globals_of(context), "selector", start)
+
+    @group.command()
+    def once(context: typer.Context, server: Annotated[str | None, _SERVER] = None) -> None:
+        """Reviews what is due, or SERVER, and ends.
+
+        The agents are told as by the running selector. SERVER is reviewed whether it is due or not.
+        """
+        from auth.tokens import Role, token_source
+        from ops.selector_once import SelectorOnce
+        from runtime.worker import run_task
+
+        settings = globals_of(context).for_a_person()
+        with open_ledger(settings) as engine:
+            server_id = None if server is None else _server_id(engine, server)
+        key = signing_key(settings)
+        token = token_source(key, Role.SERVER, "selector", settings.deployment_mode)
+        run = SelectorOnce(server_id)
+        run_task("selector", settings, token, run.work)
+        for line in run.lines():
+            write(line)
+        if run.untold:
+            raise OperatorError(f"not told: {', '.join(sorted(run.untold))}; a running selector will make up for it")
+
+    @group.command()
+    def simulate(
+        context: typer.Context,
+        server: Annotated[str, _SERVER],
+        as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    ) -> None:
+        """Says what a review would do now, and why.
+
+        Rule by rule: who moves, and why who does not move stays. It changes nothing.
+        """
+        from selector.rules import explain
+
+        with open_ledger(globals_of(context).for_a_person()) as engine:
+            review = simulated(engine, server, datetime.now(UTC), shown=str if as_json else printable)
+        if as_json:
+            write_json(explain.as_dict(review))
+        else:
+            write_lines(explain.as_text(review))
+
+
+def simulated(engine: "Engine", server: str, now: datetime, *, shown: Callable[[str], str] = str) -> "Review":
+    """The review of a server as it would be now.
+
+    Args:
+        engine: the ledger.
+        server: id or address.
+        now: when, with its zone.
+        shown: makes a monitor's name what is shown for it; a line break in one would make two lines of an explanation.
+
+    Raises:
+        OperatorError: there is no such server, or its own row is broken.
+    """
+    from runtime.db.engine import reading
+    from runtime.db.system_settings import PoolSettingsReader
+    from selector.reviews import judge, rule_settings
+    from selector.rows import BadRow
+    from selector.store import read_inputs
+
+    server_id = _server_id(engine, server)
+    settings = rule_settings(PoolSettingsReader(engine).get())
+    with reading(engine) as connection:
+        found = read_inputs(connection, [server_id], now).get(server_id)
+    if found is None:
+        raise OperatorError(f"server {server!r}: there is none any more")
+    if found.deleted(now):
+        raise OperatorError(f"server {found.ip} (id {server_id}): is deleted, nobody is assigned to it")
+    try:
+        named = [msgspec.structs.replace(monitor, name=shown(monitor.name)) for monitor in found.monitors]
+        return judge(replace(found, monitors=named), settings, now)
+    except BadRow as bad:
+        raise OperatorError(f"server {found.ip} (id {server_id}): {bad}") from None
+
+
+def _server_id(engine: "Engine", text: str) -> int:
+    from ops.servers import find_server
+    from runtime.db.engine import reading
+
+    with reading(engine) as connection:
+        return int(find_server(connection, text).id)

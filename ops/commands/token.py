@@ -1,0 +1,89 @@
+"""``ntppool-monitor token``: a token for the broker, on stdout and nowhere else."""
+
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from auth.settings import signing_key
+from ops.context import Globals, globals_of
+from ops.errors import UsageError
+from ops.output import write
+from schema.names import ENVIRONMENTS
+
+if TYPE_CHECKING:
+    from auth.tokens import Role
+
+ROLES: Final = ("monitor", "server", "observer", "admin", "exporter")
+"""The names of :class:`auth.tokens.Role`, for the help."""
+_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION: Final = re.compile(r"(\d{1,9})([smhd]?)")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to ``app``."""
+
+    @app.command()
+    def token(
+        context: typer.Context,
+        role: Annotated[str, typer.Argument(metavar="ROLE", help=", ".join(ROLES))],
+        name: Annotated[str, typer.Argument(metavar="NAME", help="Whose: the user name at the broker.")],
+        env: Annotated[str | None, typer.Option("-e", "--env", metavar="ENV", help="Same as the global one.")] = None,
+        lifetime: Annotated[
+            str | None,
+            typer.Option(metavar="TIME", help="Such as 90s, 10m, 2h, 7d; at most, and by default, the role's."),
+        ] = None,
+    ) -> None:
+        """Prints a token for the broker.
+
+        It lets NAME in as a ROLE, for as long as the role may: an admin 5 minutes, a monitor 6 hours. A token is good
+        for one environment, which must be named.
+        """
+        from auth.tokens import check_name, permissions, sign
+
+        given = globals_of(context)
+        given = Globals(env or given.env, given.log_level)
+        if given.env_named_by is None:
+            raise UsageError(
+                f"environment: must be named with --env ({', '.join(ENVIRONMENTS)}) or DEPLOYMENT_MODE; "
+                "a token is good for one of them only"
+            )
+        settings = given.for_a_person()
+        wanted = parse_role(role)
+        mode = settings.deployment_mode
+        check_name(wanted, name, mode)
+        longest = permissions(wanted, name, mode).lifetime
+        key = signing_key(settings)
+        write(sign(key, wanted, name, mode, lifetime=parse_lifetime(lifetime, longest)))
+
+
+def parse_role(text: str) -> "Role":
+    """The role called ``text``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from auth.tokens import Role
+
+    try:
+        return Role(text)
+    except ValueError:
+        raise UsageError(f"role {text!r}: must be one of {', '.join(Role)}") from None
+
+
+def parse_lifetime(text: str | None, longest: timedelta) -> timedelta:
+    """The time that ``text`` says, ``longest`` without a text.
+
+    Raises:
+        UsageError: it says none, or one that is too long.
+    """
+    if text is None:
+        return longest
+    match = _DURATION.fullmatch(text)
+    seconds = int(match[1]) * _UNITS[match[2]] if match else 0
+    if not 1 <= seconds <= longest.total_seconds():
+        raise UsageError(
+            f"--lifetime {text!r}: must be such as 90s, 10m, 2h or 7d, and at most {longest} for this role"
+        )
+    return timedelta(seconds=seconds)

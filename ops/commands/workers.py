@@ -1,0 +1,65 @@
+"""``ntppool-monitor ingest`` and ``scorer``: the workers, each until it is told to stop."""
+
+import logging
+from typing import TYPE_CHECKING
+
+import typer
+
+from auth.settings import signing_key
+from ops.context import Globals, check_broker_files, globals_of, place_of
+from ops.errors import OperatorError, leaf_of
+
+if TYPE_CHECKING:
+    from runtime.worker import Start
+
+log = logging.getLogger(__name__)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to ``app``."""
+
+    @app.command()
+    def ingest(context: typer.Context) -> None:
+        """Takes results and presence into the ledger.
+
+        Any number may run; they share the work.
+        """
+        from ingest.worker import start
+
+        run_service(globals_of(context), "ingest", start)
+
+    @app.command()
+    def scorer(context: typer.Context) -> None:
+        """Keeps the servers' scores.
+
+        Any number may run; they share the work.
+        """
+        from scorer.worker import start
+
+        run_service(globals_of(context), "scorer", start)
+
+
+def run_service(given: Globals, service: str, start: "Start") -> None:
+    """Runs a worker until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: a setting is wrong, or the database lacks migrations.
+        OperatorError: it ended by an error.
+    """
+    from sqlalchemy.exc import DBAPIError
+
+    from auth.tokens import Role, token_source
+    from runtime.worker import run_worker
+
+    settings = given.for_a_worker()
+    check_broker_files(settings)
+    token = token_source(signing_key(settings), Role.SERVER, service, settings.deployment_mode)
+    try:
+        run_worker(service, settings, token, start)
+    except ExceptionGroup as group:
+        error = leaf_of(group)
+        if isinstance(error, DBAPIError):
+            raise OperatorError(f"database {place_of(settings.database_url())}: {error.orig}") from None
+        # A defect of ours: those who are to mend it need to know where.
+        log.error("%s ended by an error of its own", service, exc_info=group)
+        raise OperatorError(f"{service}: ended by an error of its own: {type(error).__name__}: {error}") from None

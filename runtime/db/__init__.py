@@ -1,0 +1,1 @@
+"""The ledger: its engine, transactions, work queues, migrations and settings."""

@@ -1,0 +1,238 @@
+"""What pool operators set in ``system_settings`` while everything runs: read again at most every minute.
+
+A missing value means its default. A broken one means its default too, and is logged once: one operator's slip of the
+pen must not stop the workers. A duration is a number of seconds, or text as the pool's own programs have it: ``9m``.
+
+Meaning, bounds and default of each value stand here and nowhere else: readers and ``ntppool-monitor settings`` share
+them.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, TypeVar, get_args
+
+import msgspec
+import sqlalchemy as sa
+from msgspec import Meta
+from sqlalchemy.engine import Engine
+
+from runtime.db.engine import reading
+from runtime.durations import parse_duration
+from schema.messages import PairStatus
+from schema.tables import system_settings
+
+log = logging.getLogger(__name__)
+
+SHORTEST: Final = 0.1
+"""Seconds of the shortest duration: with less, monitors would flood servers and workers would do nothing else."""
+
+LONGEST: Final = 30 * 86_400
+"""Seconds of the longest duration: more is a slip of the pen, and much more is beyond the reach of dates."""
+
+REREAD: Final = 60.0
+"""Seconds for which what was read is used."""
+
+
+class Intervals(msgspec.Struct, frozen=True, kw_only=True):
+    """Key ``monitors``: how often a pair is measured, in seconds, and with how many samples."""
+
+    interval_active: Annotated[
+        float,
+        Meta(ge=SHORTEST, le=LONGEST, description="time between two probes of a server by an active monitor"),
+    ] = 9 * 60.0
+    interval_testing: Annotated[
+        float,
+        Meta(ge=SHORTEST, le=LONGEST, description="time between two probes of a server by a testing monitor"),
+    ] = 45 * 60.0
+    interval_candidate: Annotated[
+        float,
+        Meta(
+            ge=SHORTEST,
+            le=LONGEST,
+            description="time between two probes of a server by a candidate",
+            extra={"also": "interval_all"},
+        ),
+    ] = 120 * 60.0
+    samples: Annotated[int, Meta(ge=1, le=10, description="packets of one probe, of which the best counts")] = 3
+    batch_size: Annotated[
+        int, Meta(ge=1, le=1_000, description="servers that a monitor of the older protocol is handed at a time")
+    ] = 10
+
+    def of(self, status: PairStatus) -> float:
+        """Seconds between two probes of a pair; paused pairs are not probed and have none."""
+        return {
+            "active": self.interval_active,
+            "testing": self.interval_testing,
+            "candidate": self.interval_candidate,
+        }[status]
+
+
+class Reviews(msgspec.Struct, frozen=True, kw_only=True):
+    """Key ``selector``: when a server is reviewed again (seconds), and how many monitors it should have."""
+
+    review_changed: Annotated[
+        float, Meta(ge=SHORTEST, le=LONGEST, description="time from a review that changed something to the next one")
+    ] = 60 * 60.0
+    review_unchanged: Annotated[
+        float, Meta(ge=SHORTEST, le=LONGEST, description="time from a review that changed nothing to the next one")
+    ] = 20 * 60.0
+    target_active: Annotated[int, Meta(ge=1, le=50, description="active monitors that a server should have")] = 7
+    target_testing: Annotated[
+        int, Meta(ge=1, le=50, description="testing monitors that a server should have beside its active ones")
+    ] = 5
+
+
+class Scoring(msgspec.Struct, frozen=True, kw_only=True):
+    """Key ``scorer``: how many servers one transaction scores."""
+
+    batch_size: Annotated[int, Meta(ge=1, le=10_000, description="servers whose scores are written together")] = 200
+
+
+class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it. The name of a field is its key in ``system_settings``."""
+
+    monitors: Intervals = Intervals()
+    selector: Reviews = Reviews()
+    scorer: Scoring = Scoring()
+
+
+class BrokenSetting(ValueError):
+    """A value that cannot be used; the message says why, without its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One value: where it is, what it may be, and what it is when nobody says."""
+
+    key: str
+    """Of the row in ``system_settings``."""
+    name: str
+    """In the row's JSON object."""
+    type: Any
+    default: int | float
+    meta: Meta
+
+    def __str__(self) -> str:
+        return f"{self.key}.{self.name}"
+
+    @property
+    def is_duration(self) -> bool:
+        """Whether it is a time in seconds; the others are whole numbers."""
+        return get_args(self.type)[0] is float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names under which it is looked for; the first that is there counts."""
+        also = (self.meta.extra or {}).get("also")
+        return (self.name,) if also is None else (self.name, also)
+
+    def parse(self, raw: bytes) -> int | float:
+        """The value in a piece of JSON.
+
+        Raises:
+            BrokenSetting: it is of another type, or out of bounds.
+        """
+        try:
+            value = msgspec.json.decode(raw)
+            if self.is_duration and isinstance(value, str):
+                value = parse_duration(value)
+            found: int | float = msgspec.convert(value, self.type)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise BrokenSetting(str(error)) from None
+        return found
+
+
+def all_settings() -> Iterator[Setting]:
+    """Every value that operators can set, by key and in order."""
+    for section in msgspec.structs.fields(PoolSettings):
+        for field in msgspec.structs.fields(section.type):
+            yield Setting(section.name, field.name, field.type, field.default, get_args(field.type)[1])
+
+
+_BY_KEY: Final[Mapping[str, list[Setting]]] = {
+    section.name: [one for one in all_settings() if one.key == section.name]
+    for section in msgspec.structs.fields(PoolSettings)
+}
+
+S = TypeVar("S", Intervals, Reviews, Scoring)
+
+
+class PoolSettingsReader:
+    """Reads them from the database, and remembers them for :data:`REREAD` seconds."""
+
+    def __init__(self, engine: Engine, *, reread: float = REREAD) -> None:
+        self._engine = engine
+        self._reread = reread
+        self._read_at: float | None = None
+        self._known = PoolSettings()
+        self._said: frozenset[str] = frozenset()
+
+    def get(self) -> PoolSettings:
+        """The settings as of now, or of the last minute. Blocks on the database.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: the database failed; what was known stays known.
+        """
+        now = time.monotonic()
+        if self._read_at is None or now - self._read_at >= self._reread:
+            self._known = self._read()
+            self._read_at = now
+        return self._known
+
+    def _read(self) -> PoolSettings:
+        query = sa.select(system_settings.c.key, system_settings.c.value)
+        with reading(self._engine) as connection:
+            values = {row.key: row.value for row in connection.execute(query)}
+        complaints: list[str] = []
+        found = parse_settings(values, complaints)
+        self._say(frozenset(complaints))
+        return found
+
+    def _say(self, complaints: frozenset[str]) -> None:
+        """Once each, until it is mended: a broken value may stay for months."""
+        for text in sorted(complaints - self._said):
+            log.warning("%s", text)
+        self._said = complaints
+
+
+def parse_settings(values: Mapping[str, str], complaints: list[str]) -> PoolSettings:
+    """The settings in rows of ``system_settings``; what is wrong with them is added to ``complaints``."""
+    return PoolSettings(
+        monitors=_parse(values, "monitors", Intervals, complaints),
+        selector=_parse(values, "selector", Reviews, complaints),
+        scorer=_parse(values, "scorer", Scoring, complaints),
+    )
+
+
+def _parse(values: Mapping[str, str], key: str, of: type[S], complaints: list[str]) -> S:
+    if key not in values:
+        return of()
+    try:
+        fields = parse_section(values[key])
+    except BrokenSetting as error:
+        complaints.append(f"system_settings {key!r} {error}: all its defaults are used")
+        return of()
+    good: dict[str, Any] = {}
+    for setting in _BY_KEY[key]:
+        name = next((name for name in setting.names if name in fields), None)
+        if name is not None:
+            try:
+                good[setting.name] = setting.parse(fields[name])
+            except BrokenSetting as error:
+                text = f"system_settings {key}.{name}: {error}: its default {setting.default} is used"
+                complaints.append(text)
+    return of(**good)
+
+
+def parse_section(text: str) -> dict[str, msgspec.Raw]:
+    """The values of one row by name, each still as JSON.
+
+    Raises:
+        BrokenSetting: it is no JSON object.
+    """
+    try:
+        return msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise BrokenSetting(f"is no JSON object ({error})") from None

@@ -1,0 +1,57 @@
+"""The live stream under ``events/``: for those who watch, and the first thing dropped under load."""
+
+import asyncio
+import time
+from typing import Final
+
+from runtime.mqtt.session import BrokerSession, NotConnected, PublishRefused
+from schema.messages import Message, encode
+
+_PER_TOPIC: Final = 1.0
+"""Seconds between two events on one topic."""
+
+_MOST_A_SECOND: Final = 250
+"""Events of all topics in a second: twice the pool's usual results. More come only while spools are drained, when the
+processor has better to do."""
+
+_MOST_WAITING: Final = 500
+"""Events that may wait to be sent; more are dropped."""
+
+_MOST_TOPICS: Final = 20_000
+"""Topics whose last time is remembered."""
+
+
+class LiveStream:
+    """Offers events, at most one per topic and second and a number in all, without ever making anybody wait."""
+
+    def __init__(self, broker: BrokerSession) -> None:
+        self._broker = broker
+        self._waiting: asyncio.Queue[tuple[str, Message]] = asyncio.Queue(_MOST_WAITING)
+        self._last: dict[str, float] = {}
+        self._second = -_PER_TOPIC
+        self._offered = 0
+        self.dropped = 0
+
+    def offer(self, topic: str, event: Message) -> None:
+        """Sends ``event`` soon, or never."""
+        now = time.monotonic()
+        if now - self._second >= 1.0:
+            self._second, self._offered = now, 0
+        too_soon = now - self._last.get(topic, -_PER_TOPIC) < _PER_TOPIC
+        if too_soon or self._offered >= _MOST_A_SECOND or self._waiting.full():
+            self.dropped += 1
+            return
+        self._offered += 1
+        if len(self._last) >= _MOST_TOPICS:
+            self._last = {t: at for t, at in self._last.items() if now - at < _PER_TOPIC}
+        self._last[topic] = now
+        self._waiting.put_nowait((topic, event))
+
+    async def run(self) -> None:
+        """Sends what is offered, until cancelled."""
+        while True:
+            topic, event = await self._waiting.get()
+            try:
+                await self._broker.publish(topic, encode(event), qos=0)
+            except (NotConnected, PublishRefused):
+                self.dropped += 1

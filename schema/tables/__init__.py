@@ -1,0 +1,53 @@
+"""The pool's tables and our own beside them, in one metadata for queries and migrations."""
+
+from schema.tables.own import (
+    assignment_changes,
+    ledger_origin,
+    monitor_presence,
+    rejected_messages,
+    result_batches,
+    scoring_queue,
+    selector_seen,
+)
+from schema.tables.pool import (
+    account_users,
+    accounts,
+    api_keys,
+    api_keys_monitors,
+    log_scores,
+    metadata,
+    monitor_registrations,
+    monitors,
+    scorer_status,
+    server_alerts,
+    server_scores,
+    servers,
+    servers_monitor_review,
+    system_settings,
+    users,
+)
+
+__all__ = [
+    "account_users",
+    "accounts",
+    "api_keys",
+    "api_keys_monitors",
+    "assignment_changes",
+    "ledger_origin",
+    "log_scores",
+    "metadata",
+    "monitor_presence",
+    "monitor_registrations",
+    "monitors",
+    "rejected_messages",
+    "result_batches",
+    "scorer_status",
+    "scoring_queue",
+    "selector_seen",
+    "server_alerts",
+    "server_scores",
+    "servers",
+    "servers_monitor_review",
+    "system_settings",
+    "users",
+]

@@ -1,0 +1,126 @@
+"""Our own tables beside the pool's, and all of them in one metadata for queries and migrations.
+
+Every decision can be rebuilt from here: what was received (``result_batches``, ``log_scores``), what waits
+(``scoring_queue``, ``servers_monitor_review``), and who moved whom (``assignment_changes``).
+"""
+
+import sqlalchemy as sa
+
+from schema.limits import MAX_REJECTED_PAYLOAD
+from schema.tables.columns import bigint_u, blob, boolean, datetime6, int_u, text_bin, ulid
+from schema.tables.pool import (
+    TABLE_OPTIONS,
+    metadata,
+    of_server,
+    server_scores,
+)
+
+Column = sa.Column
+
+result_batches = sa.Table(
+    "result_batches",
+    metadata,
+    Column("monitor_id", int_u(), primary_key=True, autoincrement=False),
+    Column("batch", ulid(), primary_key=True),
+    Column("received_on", datetime6(), nullable=False),
+    Column("stored", sa.Integer, nullable=False),
+    # JSON: the rejections that its ack named, to be named again when it is sent again; null when there were none.
+    Column("rejected", sa.Text),
+    sa.Index("result_batches_received", "received_on"),
+    **TABLE_OPTIONS,
+)
+"""Batches that were committed. The primary key is what keeps a batch from counting twice."""
+
+scoring_queue = sa.Table(
+    "scoring_queue",
+    metadata,
+    of_server(primary_key=True),
+    # When its score was last overtaken by a result; null when nothing waits.
+    Column("due_on", datetime6()),
+    # How often results of it were stored: who reads results before locking the row sees whether they were all.
+    Column("stored", bigint_u(), nullable=False, server_default="0"),
+    sa.Index("scoring_queue_due", "due_on"),
+    **TABLE_OPTIONS,
+)
+"""One row per server. Ingest locks it before it writes results of the server, the scorer before it writes its score."""
+
+rejected_messages = sa.Table(
+    "rejected_messages",
+    metadata,
+    Column("id", bigint_u(), primary_key=True),
+    Column("topic", text_bin(500), nullable=False),
+    Column("payload_hash", text_bin(64), nullable=False),
+    Column("reason", sa.String(1000), nullable=False),
+    Column("payload", blob(MAX_REJECTED_PAYLOAD), nullable=False),
+    # Of the whole payload, of which at most 64 KiB are kept.
+    Column("bytes", sa.Integer, nullable=False),
+    Column("times", sa.Integer, nullable=False, server_default="1"),
+    Column("first_seen", datetime6(), nullable=False),
+    Column("last_seen", datetime6(), nullable=False),
+    sa.UniqueConstraint("topic", "payload_hash", name="rejected_messages_topic"),
+    sa.Index("rejected_messages_seen", "last_seen"),
+    **TABLE_OPTIONS,
+)
+"""What could not be decoded, for diagnosis."""
+
+monitor_presence = sa.Table(
+    "monitor_presence",
+    metadata,
+    Column("tls_name", sa.String(255), primary_key=True),
+    Column("online", boolean(), nullable=False),
+    # Since when it is online or offline without a break.
+    Column("since", datetime6(), nullable=False),
+    # When its last status arrived.
+    Column("seen", datetime6(), nullable=False),
+    # JSON: the status message itself.
+    Column("status", sa.Text, nullable=False),
+    sa.Index("monitor_presence_seen", "seen"),
+    **TABLE_OPTIONS,
+)
+"""The last status of every agent; one row for both of its protocols."""
+
+assignment_changes = sa.Table(
+    "assignment_changes",
+    metadata,
+    Column("id", bigint_u(), primary_key=True),
+    of_server(),
+    Column("monitor_id", int_u(), nullable=False),
+    # Null: the pair was made.
+    Column("before_status", sa.String(10)),
+    Column("after_status", sa.String(10), nullable=False),
+    Column("reason", sa.String(255), nullable=False),
+    Column("changed_on", datetime6(), nullable=False),
+    sa.Index("assignment_changes_server", "server_id", "changed_on"),
+    sa.Index("assignment_changes_pair", "monitor_id", "server_id", "id"),
+    sa.Index("assignment_changes_on", "changed_on"),
+    **TABLE_OPTIONS,
+)
+"""Every move of a monitor on a server, with the rule that made it."""
+
+selector_seen = sa.Table(
+    "selector_seen",
+    metadata,
+    Column("monitor_id", int_u(), primary_key=True, autoincrement=False),
+    Column("status", sa.String(10), nullable=False),
+    Column("ip", sa.String(40)),
+    Column("account_id", int_u()),
+    # Of its account: how many of its monitors a server may have.
+    Column("per_server_limit", sa.String(20), nullable=False),
+    Column("gone", boolean(), nullable=False),
+    **TABLE_OPTIONS,
+)
+"""Every monitor as the selector last saw it. What differs now has changed, also while no selector was running."""
+
+ledger_origin = sa.Table(
+    "ledger_origin",
+    metadata,
+    Column("id", int_u(), primary_key=True, autoincrement=False),
+    # Whether it held rows of the pool when it became ours.
+    Column("adopted", boolean(), nullable=False),
+    Column("recorded_on", datetime6(), nullable=False),
+    **TABLE_OPTIONS,
+)
+"""One row: where this ledger comes from. In an adopted one nothing of the pool's is removed unless somebody says so."""
+
+# How many pairs a monitor has in each status, and with which servers: asked of all monitors again and again.
+sa.Index("server_scores_monitor_status", server_scores.c.monitor_id, server_scores.c.status, server_scores.c.server_id)

@@ -1,0 +1,116 @@
+"""Keeps the retained ``config/{name}`` of every monitor as the ledger has it.
+
+What the broker holds is read when we come to it and every few minutes, and remembered in between, so that a change is
+published at once and nothing else is. Configs of monitors that are not in the ledger are removed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+from runtime.log import Repeating
+from runtime.mqtt.retained import read_retained
+from runtime.mqtt.session import Incoming, NotConnected, PublishRefused
+from runtime.worker import Worker
+from schema.messages import MonitorConfig, Undecodable, decode, encode
+from schema.topics import ANY
+from selector.metrics import Numbers
+
+log = logging.getLogger(__name__)
+
+REREAD: Final = 600.0
+"""Seconds for which the broker is taken to hold what we last read or published."""
+
+RETRY: Final = 2.0
+"""Seconds until the next attempt after the broker failed."""
+
+
+class ConfigPublisher:
+    """Publishes what differs from what the broker holds.
+
+    Args:
+        on_unwanted: called with the names of configs that the broker held although the ledger has no such monitor.
+    """
+
+    def __init__(self, worker: Worker, numbers: Numbers, *, on_unwanted: Callable[[str], None]) -> None:
+        self._worker = worker
+        self._numbers = numbers
+        self._on_unwanted = on_unwanted
+        self._wanted: Mapping[str, MonitorConfig] | None = None
+        self._held: dict[str, MonitorConfig | None] | None = None
+        self._wake = asyncio.Event()
+        self._complaint = Repeating(log)
+
+    def want(self, wanted: Mapping[str, MonitorConfig]) -> None:
+        """These are the configs of all monitors from now on."""
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._wake.set()
+
+    def forget(self) -> None:
+        """What the broker holds is not known any more: it was away."""
+        self._held = None
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Publishes until cancelled, whenever something changed and every few minutes."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REREAD):
+                    await self._wake.wait()
+            if not self._wake.is_set():
+                self._held = None
+            self._wake.clear()
+            await self._worker.broker.wait_ready()
+            try:
+                await self._publish(self._wanted)
+            except (NotConnected, PublishRefused) as error:
+                self._complaint.warning("configs could not be published: %s; trying again", error)
+                self.forget()
+                await asyncio.sleep(RETRY)
+            else:
+                self._complaint.over()
+
+    async def _publish(self, wanted: Mapping[str, MonitorConfig] | None) -> None:
+        if wanted is None:
+            return
+        if self._held is None:
+            self._held = await self._read()
+        held = self._held  # stays ours when what we know of is forgotten meanwhile
+        for name, config in wanted.items():
+            if held.get(name) != config:
+                await self._put(name, encode(config))
+                held[name] = config
+        for name in held.keys() - wanted.keys():
+            await self._put(name, b"")
+            del held[name]
+            self._on_unwanted(name)
+
+    async def _put(self, name: str, payload: bytes) -> None:
+        await self._worker.broker.publish(self._worker.topics.config(name), payload, retain=True)
+        self._numbers.repaired("config", 1)
+
+    async def _read(self) -> dict[str, MonitorConfig | None]:
+        held: dict[str, MonitorConfig | None] = {}
+        topics, broker = self._worker.topics, self._worker.broker
+
+        def take(message: Incoming) -> None:
+            address = topics.parse(message.topic)
+            if address is None or address.kind != "config":
+                return
+            if message.payload:
+                held[address.name] = _config(message.payload)
+            else:
+                held.pop(address.name, None)
+
+        await read_retained(broker, topics.config(ANY), topics.echo(broker.identity.client_id), take)
+        return held
+
+
+def _config(payload: bytes) -> MonitorConfig | None:
+    try:
+        return decode(payload, MonitorConfig)
+    except Undecodable:
+        return None

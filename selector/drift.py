@@ -1,0 +1,165 @@
+"""Listens to the agents' presence: who comes online, and who holds other assignments than the ledger has.
+
+A status message names, for each protocol, the number and hash of the assignments that the agent holds. When they are
+not the ledger's, the monitor's retained tree is reconciled; when the tree turns out to be right and the next status
+says the same again, the agent itself has missed something and is told everything once more.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from runtime.db.engine import reading
+from runtime.mqtt.session import Incoming
+from runtime.worker import Worker
+from schema.messages import Undecodable, assignment_set_hash, decode_status
+from schema.names import IpVersion
+from selector.assignments import has_topics, read_pairs_of_monitor
+from selector.bad_rows import Complaints
+from selector.publisher import Publisher
+from selector.reconcile import Reconciler
+
+PAUSE: Final = 20.0
+"""Seconds between two comparisons of the same agent: it may report every change, and its reports lag behind ours."""
+
+COMING_ONLINE: Final = 300.0
+"""Seconds in which an agent's coming online has its tree looked at once: one that comes and goes all the time must not
+have the selector look all the time. It is compared all the same."""
+
+EVERYTHING_AGAIN: Final = 3600.0
+"""Seconds until an agent that still holds other assignments is told all of them again."""
+
+Held = dict[IpVersion, str]
+"""The hash of the assignments of each protocol."""
+
+
+class AgentWatch:
+    """Compares what agents say they hold with the ledger. :meth:`hear` takes their messages, :meth:`run` compares."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        publisher: Publisher,
+        reconciler: Reconciler,
+        complaints: Complaints,
+        *,
+        known: Callable[[str], bool],
+    ) -> None:
+        self._worker = worker
+        self._publisher = publisher
+        self._reconciler = reconciler
+        self._complaints = complaints
+        self._known = known
+        self._online: set[str] = set()
+        self._heard: OrderedDict[str, Held] = OrderedDict()
+        self._compared: dict[str, float] = {}
+        self._came: dict[str, float] = {}
+        self._odd: dict[str, tuple[Held, Held]] = {}
+        self._told: dict[str, float] = {}
+        self._wake = asyncio.Event()
+
+    @property
+    def online(self) -> int:
+        """How many agents are online, as far as we heard."""
+        return len(self._online)
+
+    def hear(self, message: Incoming) -> None:
+        """Takes a status message. Of an agent that the ledger does not know nothing is remembered."""
+        address = self._worker.topics.parse(message.topic)
+        if address is None or address.kind != "status":
+            return
+        name = address.name
+        if not self._known(name):
+            self._forget(name)
+            return
+        if not message.payload:
+            self._is_offline(name)
+            return
+        try:
+            status = decode_status(message.payload)
+        except Undecodable as error:
+            self._complaints.say("status", name, str(error))
+            return
+        if not status.online:
+            self._is_offline(name)
+            return
+        self._is_online(name)
+        self._heard[name] = {ipv: state.assignments_hash for ipv, state in status.protocols.items()}
+        self._wake.set()
+
+    def _is_online(self, name: str) -> None:
+        now = time.monotonic()
+        if name not in self._online and now - self._came.get(name, -COMING_ONLINE) >= COMING_ONLINE:
+            self._came[name] = now
+            self._reconciler.mark(name)
+        self._online.add(name)
+
+    def _is_offline(self, name: str) -> None:
+        """When it came and was compared last is not forgotten: it might be back in a moment, again and again."""
+        self._online.discard(name)
+        self._heard.pop(name, None)
+
+    async def run(self) -> None:
+        """Compares until cancelled."""
+        while True:
+            await self._compare(await self._next())
+
+    async def _compare(self, name: str) -> None:
+        says = self._heard.pop(name)
+        self._compared[name] = time.monotonic()
+        if not has_topics(name, self._worker.topics, self._complaints):
+            return
+        ledger = await self._worker.in_database(partial(self._ledger, name))
+        differs = any(ledger.get(ipv, _NOTHING) != held for ipv, held in says.items())
+        if not differs:
+            self._odd.pop(name, None)
+            return
+        # The same two sets as last time, although the tree was reconciled in between.
+        again = self._odd.get(name) == (says, ledger) and self._may_tell_everything(name)
+        self._odd[name] = (says, ledger)
+        self._reconciler.mark(name, everything=again)
+
+    def _may_tell_everything(self, name: str) -> bool:
+        """Not more often than hourly: an agent that counts differently would have it at each of its messages."""
+        now = time.monotonic()
+        if now - self._told.get(name, -EVERYTHING_AGAIN) < EVERYTHING_AGAIN:
+            return False
+        self._told[name] = now
+        return True
+
+    def _ledger(self, name: str) -> Held:
+        with reading(self._worker.engine) as connection:
+            rows = read_pairs_of_monitor(connection, name)
+        told = self._publisher.by_topic(rows)
+        held: Held = {}
+        for ipv in {row.ipv for row in rows}:
+            topics = (self._worker.topics.assignment(name, ipv, row.server_id) for row in rows if row.ipv == ipv)
+            found = (told.get(topic) for topic in topics)
+            held[ipv] = assignment_set_hash(one for one in found if one is not None)
+        return held
+
+    async def _next(self) -> str:
+        """The agent that was heard longest ago among those whose pause is over."""
+        while True:
+            self._wake.clear()
+            now = time.monotonic()
+            waits = [(self._compared.get(name, -PAUSE) + PAUSE - now, name) for name in self._heard]
+            for wait, name in waits:
+                if wait <= 0:
+                    return name
+            try:
+                async with asyncio.timeout(min((wait for wait, _ in waits), default=None)):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def _forget(self, name: str) -> None:
+        self._is_offline(name)
+        for memory in (self._compared, self._came, self._odd, self._told):
+            memory.pop(name, None)
+
+
+_NOTHING: Final = assignment_set_hash(())

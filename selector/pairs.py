@@ -1,0 +1,120 @@
+"""Makes the pairs and the places in the review queue that are missing: every live monitor is a candidate everywhere.
+
+A monitor that is globally testing or active gets a pair with every server of its protocol that is not deleted. It runs
+when it finds that monitors or servers changed, in batches, and makes only what is missing, so it may be stopped at any
+moment and run by several selectors at once. The making of a pair is not written to ``assignment_changes``: its
+``created_on`` says when, and a pool's monitors times its servers would be a history of nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
+
+from runtime.db.engine import reading, to_db_seconds, transaction
+from runtime.db.queue import REVIEWS
+from schema.names import IpVersion
+from schema.tables import server_scores, servers, servers_monitor_review
+from selector.monitors import MonitorRow
+from selector.store import Pair
+
+BATCH: Final = 200
+"""Rows of one transaction: little, since each locks its server against a new score for as long."""
+
+_OVERTAKEN: Final = (IntegrityError,)
+"""A server or monitor was removed between our reading and our writing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """Who is there: when it differs from the last time, pairs may be missing."""
+
+    monitors: frozenset[int]
+    servers: tuple[tuple[Any, ...], ...]
+
+
+def read_population(engine: Engine, rows: Sequence[MonitorRow], now: datetime) -> Population:
+    """The live monitors, and of each protocol how many servers there are and which is the newest."""
+    s = servers.c
+    query = (
+        sa.select(s.ip_version, sa.func.count(), sa.func.max(s.id))
+        .where(_there(now))
+        .group_by(s.ip_version)
+        .order_by(s.ip_version)
+    )
+    with reading(engine) as connection:
+        counted = tuple(tuple(row) for row in connection.execute(query))
+    return Population(frozenset(row.id for row in rows if row.live), counted)
+
+
+def make_pairs(engine: Engine, monitor: MonitorRow, now: datetime) -> list[Pair]:
+    """Makes some of the pairs that this monitor lacks, in one transaction; none when it has them all."""
+    if not monitor.live or not monitor.named:
+        return []
+    return transaction(
+        engine, partial(_make_some, monitor_id=monitor.id, ipv=monitor.ipv, now=now), retry_on=_OVERTAKEN
+    )
+
+
+def queue_servers(engine: Engine, now: datetime) -> int:
+    """Makes servers due that have no place in the review queue; returns how many."""
+    queued = 0
+    while made := transaction(engine, partial(_queue_some, now=now), retry_on=_OVERTAKEN):
+        queued += made
+    return queued
+
+
+def _make_some(connection: Connection, monitor_id: int, ipv: IpVersion, now: datetime) -> list[Pair]:
+    s, pairs = servers.c, server_scores.c
+    its_pair = sa.and_(pairs.server_id == s.id, pairs.monitor_id == monitor_id)
+    query = (
+        sa.select(s.id)
+        .select_from(servers.outerjoin(server_scores, its_pair))
+        .where(s.ip_version == ipv, _there(now), pairs.id.is_(None))
+        .order_by(s.id)
+        .limit(BATCH)
+    )
+    made = [(server_id, monitor_id) for server_id in connection.scalars(query)]
+    if made:
+        created = to_db_seconds(now)
+        values = [
+            {"server_id": server, "monitor_id": monitor, "status": "candidate", "created_on": created}
+            for server, monitor in made
+        ]
+        connection.execute(_insert_pairs(connection), values)
+    return made
+
+
+def _queue_some(connection: Connection, now: datetime) -> int:
+    queue = servers_monitor_review
+    query = (
+        sa.select(servers.c.id)
+        .select_from(servers.outerjoin(queue, queue.c.server_id == servers.c.id))
+        # A server without a next review was deleted when it was last looked at, and now it is there again.
+        .where(_there(now), queue.c.next_review.is_(None))
+        .order_by(servers.c.id)
+        .limit(BATCH)
+    )
+    ids = list(connection.scalars(query))
+    REVIEWS.add(connection, ids, to_db_seconds(now))
+    REVIEWS.make_due(connection, ids, to_db_seconds(now))
+    return len(ids)
+
+
+def _there(now: datetime) -> sa.ColumnElement[bool]:
+    """Of a server: it is not deleted."""
+    return sa.or_(servers.c.deletion_on.is_(None), servers.c.deletion_on > now.date())
+
+
+def _insert_pairs(connection: Connection) -> sa.Insert:
+    """An insert that leaves pairs alone that another selector made meanwhile."""
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert(server_scores).on_conflict_do_nothing()
+    insert = mysql.insert(server_scores)
+    return insert.on_duplicate_key_update(server_id=insert.inserted.server_id)

@@ -1,0 +1,102 @@
+"""Tells the agents, after the commit: one retained message for each assignment that may have changed.
+
+What is published is read from the ledger after the commit, published, and read once more: when somebody else changed
+and published the same pair in between, the later reading corrects what would have overwritten theirs. A message that
+the broker did not take marks its monitor for reconciliation, so nothing has to be remembered here.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+
+from runtime.db.engine import reading
+from runtime.log import Repeating
+from runtime.mqtt.session import NotConnected, PublishRefused
+from runtime.worker import Worker
+from schema.messages import Assignment, encode
+from selector.assignments import PairRow, Terms, assignments_by_topic, read_pairs
+from selector.bad_rows import Complaints
+from selector.metrics import Numbers
+from selector.store import Pair
+
+log = logging.getLogger(__name__)
+
+AT_ONCE: Final = 200
+"""Messages whose acknowledgements are awaited together."""
+
+ROUNDS: Final = 5
+"""How often what was published is compared with the ledger; more changes than that are reconciliation's."""
+
+Told = Mapping[str, Assignment | None]
+"""Assignments by topic; None: there is none."""
+
+
+class Publisher:
+    """Publishes assignments as the ledger has them.
+
+    Args:
+        on_lost: called with the name of a monitor that did not get a message.
+    """
+
+    def __init__(
+        self, worker: Worker, complaints: Complaints, numbers: Numbers, *, on_lost: Callable[[str], None]
+    ) -> None:
+        self._worker = worker
+        self._complaints = complaints
+        self._numbers = numbers
+        self._on_lost = on_lost
+        self._complaint = Repeating(log)
+
+    async def publish_pairs(self, pairs: Sequence[Pair]) -> None:
+        """Tells the monitors of these pairs what the ledger says of them now."""
+        told: dict[str, Assignment | None] = {}
+        news: Told = {}
+        for _ in range(ROUNDS):
+            now = await self._worker.in_database(partial(self._read, pairs))
+            news = {topic: what for topic, what in now.items() if topic not in told or told[topic] != what}
+            if not news or not await self.send(news):
+                return
+            told.update(news)
+        for topic in news:
+            self._mark(topic)
+
+    def by_topic(self, rows: Iterable[PairRow]) -> Told:
+        """The assignments that these rows are. Blocks on the database when settings have to be read again."""
+        terms = Terms(self._worker.topics, self._worker.pool.get().monitors, datetime.now(UTC).date())
+        return assignments_by_topic(rows, terms, self._complaints)
+
+    def _read(self, pairs: Sequence[Pair]) -> Told:
+        with reading(self._worker.engine) as connection:
+            return self.by_topic(read_pairs(connection, pairs))
+
+    async def send(self, told: Told) -> bool:
+        """Publishes all of it, retained; whether the broker took everything. What it did not take is marked."""
+        topics = list(told)
+        taken = 0
+        for first in range(0, len(topics), AT_ONCE):
+            some = topics[first : first + AT_ONCE]
+            results = await asyncio.gather(*(self._send(topic, told[topic]) for topic in some))
+            taken += sum(results)
+        self._numbers.published(taken, len(topics) - taken)
+        return taken == len(topics)
+
+    async def _send(self, topic: str, what: Assignment | None) -> bool:
+        payload = b"" if what is None else encode(what)
+        try:
+            if not self._worker.broker.connected:
+                raise NotConnected(f"not connected to {self._worker.broker.address}")
+            await self._worker.broker.publish(topic, payload, retain=True)
+        except (NotConnected, PublishRefused) as error:
+            self._complaint.warning("assignments could not be published and will be reconciled: %s", error)
+            self._mark(topic)
+            return False
+        self._complaint.over()
+        return True
+
+    def _mark(self, topic: str) -> None:
+        address = self._worker.topics.parse(topic)
+        if address is not None:
+            self._on_lost(address.name)

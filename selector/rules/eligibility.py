@@ -1,0 +1,82 @@
+"""Who may be promoted, and if not, why not.
+
+Each question is answered with the obstacle in words, or None. The rules ask to decide, `simulate` asks to explain, so
+what is explained is what was decided.
+"""
+
+from selector.rules.constraints import conflict
+from selector.rules.model import GlobalStatus, Health, PairStatus, State, ViolationType
+from selector.rules.state import BLOCKED
+from selector.rules.world import Entry, World
+
+
+def obstacle_to_active(world: World, entry: Entry) -> str | None:
+    """Why this testing monitor may not become active now; places and limits apart.
+
+    In an emergency 9 results are enough and the constraints between monitors do not stop it.
+    """
+    if not entry.globally_active:
+        return f"globally {entry.monitor.global_status}: only a globally active monitor becomes active"
+    settings = world.settings
+    needed = settings.results_for_active_in_emergency if world.emergency else settings.results_for_active
+    return _obstacle(world, entry, needed) or obstacle_of_place(world, entry, PairStatus.ACTIVE)
+
+
+def obstacle_to_testing(world: World, entry: Entry) -> str | None:
+    """Why this candidate may not enter testing now; places and limits apart."""
+    needed = world.settings.results_for_testing
+    return _obstacle(world, entry, needed) or obstacle_of_place(world, entry, PairStatus.TESTING)
+
+
+def obstacle_to_rescue(world: World, entry: Entry) -> str | None:
+    """Why this candidate may not enter an empty testing: health and count do not matter there."""
+    if world.moved(entry):
+        return _MOVED
+    if entry.monitor.gone:
+        return "is gone"
+    if _out_for_other_than_health(world, entry):
+        return out_because(entry)
+    return obstacle_of_place(world, entry, PairStatus.TESTING)
+
+
+def obstacle_of_place(world: World, entry: Entry, status: PairStatus) -> str | None:
+    """The constraint that the monitor would violate in that place; in an emergency they stop no promotion."""
+    violation = None if world.emergency else would_violate(world, entry, status)
+    return None if violation is None else f"would violate {violation} as {status}"
+
+
+def would_violate(world: World, entry: Entry, status: PairStatus) -> ViolationType | None:
+    """What the monitor would violate in the place ``status`` beside all others as they are now."""
+    return conflict(entry.monitor, status, world.placed)
+
+
+def out_because(entry: Entry) -> str:
+    """Why the monitor is blocked or out."""
+    if entry.monitor.global_status in BLOCKED or entry.monitor.global_status is GlobalStatus.PENDING:
+        return f"globally {entry.monitor.global_status}"
+    if entry.violation is not None:
+        return f"violates {entry.violation}"
+    return f"unhealthy: average step {entry.monitor.avg_step:.2f}"
+
+
+_MOVED = "already moved in this review"
+
+
+def _obstacle(world: World, entry: Entry, needed: int) -> str | None:
+    """What stands against any promotion by merit."""
+    if world.moved(entry):
+        return _MOVED
+    if entry.state is State.OUT or entry.state is State.BLOCK:
+        return out_because(entry)
+    if entry.health is Health.UNKNOWN:
+        return "is gone" if entry.monitor.gone else "no results in 24 h"
+    if entry.monitor.count < needed:
+        return f"{entry.monitor.count} of {needed} results"
+    return None
+
+
+def _out_for_other_than_health(world: World, entry: Entry) -> bool:
+    """Whether the monitor is blocked, pending or in violation, and not merely unhealthy."""
+    if entry.state is State.BLOCK or entry.monitor.global_status is GlobalStatus.PENDING:
+        return True
+    return entry.violation is not None and (entry.violation.unchangeable or not world.emergency)

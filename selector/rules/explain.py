@@ -1,0 +1,216 @@
+"""A review in words: what `simulate` shows, as data for machines and as text for people.
+
+Everything is read off the `Review`: its steps hold the world after each rule, and each rule answers for itself why a
+monitor it is about did not move. So the explanation cannot differ from the decision, and a review that
+nobody asks about pays nothing for it.
+"""
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+
+from selector.rules import (
+    s01_rule1_leave_at_once,
+    s02_rule3_exchange,
+    s03_rule2_out,
+    s04_rule1_5_too_many_active,
+    s05_rule3_promote,
+    s06_rule3_swap,
+    s08_rule5_promote,
+    s11_rule7_paused,
+)
+from selector.rules.model import PairStatus, Rejected, Review, Verdict
+from selector.rules.world import Entry, Step, World
+
+_TELLING = {
+    PairStatus.ACTIVE: (s03_rule2_out.NAME, s04_rule1_5_too_many_active.NAME, s06_rule3_swap.NAME),
+    PairStatus.TESTING: (s03_rule2_out.NAME, s05_rule3_promote.NAME),
+    PairStatus.CANDIDATE: (s01_rule1_leave_at_once.RULE.name, s02_rule3_exchange.NAME, s08_rule5_promote.NAME),
+    PairStatus.PAUSED: (s11_rule7_paused.NAME,),
+}
+"""Whose answer tells best why a monitor stays what it is; the first that has one."""
+
+_RESULT = (PairStatus.ACTIVE, PairStatus.TESTING, PairStatus.CANDIDATE, PairStatus.PAUSED)
+
+
+def verdicts(review: Review) -> tuple[Verdict, ...]:
+    """For every monitor of the review, best first, what became of it and why; then those left out."""
+    judged = [_verdict(review, entry) for entry in review.world.entries]
+    left_out = [_left_out(rejected) for rejected in review.rejected]
+    return tuple(judged + left_out)
+
+
+def as_dict(review: Review) -> dict[str, Any]:
+    """The whole review in JSON's types: input, then rule by rule who moves and who stays and why, then the result."""
+    world = review.world
+    return {
+        "server": {
+            "id": world.server.id,
+            "ip": world.server.address.text,
+            "account_id": world.server.account_id,
+        },
+        "now": _time(world.now),
+        "emergency": world.emergency,
+        "limit": world.limit,
+        "targets": {"active": world.settings.target_active, "testing": world.testing_target},
+        "monitors": [_monitor(review, entry) for entry in world.entries],
+        "left_out": [_rejected(rejected) for rejected in review.rejected],
+        "rules": [_step(step) for step in review.steps],
+        "result": {status.value: _names(world, status) for status in _RESULT},
+        "verdicts": [
+            {
+                "monitor_id": verdict.monitor_id,
+                "before": verdict.before,
+                "after": verdict.after,
+                "rule": verdict.rule,
+                "reason": verdict.reason,
+            }
+            for verdict in verdicts(review)
+        ],
+    }
+
+
+def as_text(review: Review) -> str:
+    """The same for people: a table of the input, the rules in their order, the resulting assignment."""
+    told = as_dict(review)
+    server, targets = told["server"], told["targets"]
+    lines = [
+        f"server {server['id']} ({server['ip']}, account {server['account_id'] or '-'}) at {told['now']}",
+        f"targets after the review: {targets['active']} active, {targets['testing']} testing; "
+        f"limit {told['limit']} per kind of change" + ("; EMERGENCY: nobody is active" if told["emergency"] else ""),
+        "",
+        *_table(_COLUMNS, told["monitors"]),
+        *(
+            f"left out: {row['name']} ({row['status'] or 'status unknown'}): {row['reason']}"
+            for row in told["left_out"]
+        ),
+    ]
+    names = {entry.id: entry.monitor.name for entry in review.world.entries}
+    for step in told["rules"]:
+        lines += ["", f"{step['rule']}  ({step['about']})", *_step_lines(step, names)]
+    lines += ["", "result"]
+    lines += [f"  {status:<9} {len(who):>3}  {', '.join(who) or '-'}" for status, who in told["result"].items()]
+    return "\n".join(lines) + "\n"
+
+
+# ---- data ----------------------------------------------------------------------------------------------------------
+
+
+def _verdict(review: Review, entry: Entry) -> Verdict:
+    after = review.world.statuses[entry.id]
+    for change in review.changes:
+        if change.monitor_id == entry.id:
+            return Verdict(entry.id, entry.status, after, change.rule, f"{change.rule}: {change.reason}")
+    return Verdict(entry.id, entry.status, after, None, _why_unmoved(review, entry))
+
+
+def _why_unmoved(review: Review, entry: Entry) -> str:
+    for name in _TELLING[entry.status]:
+        step = next(step for step in review.steps if step.rule.name == name)
+        reason = step.rule.stays(step.after, entry)
+        if reason is not None:
+            return f"stays {entry.status}: {reason} ({name})"
+    return f"stays {entry.status}"
+
+
+def _left_out(rejected: Rejected) -> Verdict:
+    status = rejected.pair_status
+    return Verdict(rejected.id, status, status, None, f"left out: {rejected.reason}")
+
+
+def _monitor(review: Review, entry: Entry) -> dict[str, Any]:
+    monitor, found = entry.monitor, review.violations.get(entry.id)
+    return {
+        "id": entry.id,
+        "name": monitor.name,
+        "ip": None if monitor.address is None else monitor.address.text,
+        "account_id": monitor.account_id,
+        "account_limit": monitor.limit,
+        "global_status": monitor.global_status.value,
+        "status": entry.status.value,
+        "state": entry.state.value,
+        "health": entry.health.value,
+        "gone": monitor.gone,
+        "priority": entry.priority,
+        "avg_step": monitor.avg_step,
+        "avg_rtt_ms": monitor.avg_rtt_ms,
+        "results": monitor.count,
+        "violation": None if found is None else found.type.value,
+        "violation_since": None if found is None else _time(found.since),
+        "pause_reason": monitor.pause_reason,
+        "last_constraint_check": _time(monitor.last_constraint_check),
+    }
+
+
+def _rejected(rejected: Rejected) -> dict[str, Any]:
+    return {"id": rejected.id, "name": rejected.name, "status": rejected.pair_status, "reason": rejected.reason}
+
+
+def _step(step: Step) -> dict[str, Any]:
+    world = step.after
+    stays = ((entry, step.rule.stays(world, entry)) for entry in world.entries if not world.moved(entry))
+    return {
+        "rule": step.rule.name,
+        "about": step.rule.about,
+        "moves": [
+            {
+                "monitor_id": change.monitor_id,
+                "from": change.from_status.value,
+                "to": change.to_status.value,
+                "reason": change.reason,
+            }
+            for change in step.changes
+        ],
+        "stays": [{"monitor_id": entry.id, "reason": reason} for entry, reason in stays if reason is not None],
+    }
+
+
+def _names(world: World, status: PairStatus) -> list[str]:
+    names = [entry.monitor.name for entry in world.entries if world.statuses[entry.id] is status]
+    return names + [f"{held.name} (left out)" for held in world.held if held.pair_status is status]
+
+
+def _time(time: datetime | None) -> str | None:
+    return None if time is None else time.isoformat(timespec="seconds")
+
+
+# ---- text ----------------------------------------------------------------------------------------------------------
+
+_Row = dict[str, Any]
+_COLUMNS: dict[str, Callable[[_Row], object]] = {
+    "id": lambda row: row["id"],
+    "monitor": lambda row: row["name"],
+    "account": lambda row: f"{row['account_id'] or '-'}/{row['account_limit']}",
+    "address": lambda row: row["ip"],
+    "global": lambda row: row["global_status"],
+    "status": lambda row: row["status"],
+    "state": lambda row: row["state"],
+    "health": lambda row: "gone" if row["gone"] else row["health"],
+    "priority": lambda row: row["priority"],
+    "step": lambda row: None if row["avg_step"] is None else f"{row['avg_step']:.2f}",
+    "rtt ms": lambda row: None if row["avg_rtt_ms"] is None else f"{row['avg_rtt_ms']:.1f}",
+    "results": lambda row: row["results"],
+    "violation": lambda row: row["violation"] and f"{row['violation']} since {row['violation_since']}",
+}
+
+
+def _table(columns: dict[str, Callable[[_Row], object]], rows: Iterable[_Row]) -> list[str]:
+    cells = [list(columns), *([_cell(read(row)) for read in columns.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _step_lines(step: _Row, names: dict[int, str]) -> list[str]:
+    """Moves one by one; those that stay for the same reason together."""
+    moves = [
+        f"  {names[move['monitor_id']]}: {move['from']} -> {move['to']}: {move['reason']}" for move in step["moves"]
+    ]
+    same: dict[str, list[str]] = {}
+    for stay in step["stays"]:
+        same.setdefault(stay["reason"], []).append(names[stay["monitor_id"]])
+    stays = [f"  stays: {', '.join(who)}: {reason}" for reason, who in same.items()]
+    return moves + stays or ["  nothing to do"]

@@ -1,0 +1,193 @@
+"""The world of a review: the one value that every rule sees, with the decisions so far already in it.
+
+A rule takes a `World` and returns one. Who is active, how many places are free, how much of a limit is used: all of
+it is read off the statuses and the changes decided so far, and nothing is counted by hand, so no rule can forget to
+keep a counter right.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+
+import msgspec
+
+from selector.rules.constraints import Placed
+from selector.rules.model import (
+    Change,
+    GlobalStatus,
+    Health,
+    Monitor,
+    PairStatus,
+    Rejected,
+    Server,
+    Settings,
+    State,
+    ViolationType,
+)
+
+LEAVE_AT_ONCE = "rule 1: leave at once"
+"""Removals by this rule know no limit and use none up."""
+
+_RANK = {PairStatus.PAUSED: 0, PairStatus.CANDIDATE: 1, PairStatus.TESTING: 2, PairStatus.ACTIVE: 3}
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A monitor as the review judged it before the first rule; `status` is its pair's at that time."""
+
+    id: int
+    monitor: Monitor
+    status: PairStatus
+    health: Health
+    priority: int | None
+    violation: ViolationType | None
+    state: State
+
+    @property
+    def healthy(self) -> bool:
+        return self.health is Health.HEALTHY
+
+    @property
+    def globally_active(self) -> bool:
+        return self.monitor.global_status is GlobalStatus.ACTIVE
+
+
+@dataclass(frozen=True)
+class World:
+    """The server's monitors after the decisions so far.
+
+    `entries` are best first (the order of `selector.rules.ranking`), and so is every list below. `held` are the
+    left-out monitors, which keep their places. `emergency`: once those that leave at once are gone, nobody is active.
+    """
+
+    server: Server
+    settings: Settings
+    now: datetime
+    entries: tuple[Entry, ...]
+    held: tuple[Rejected, ...]
+    emergency: bool
+    statuses: Mapping[int, PairStatus]
+    changes: tuple[Change, ...] = ()
+
+    def move(self, entry: Entry, to: PairStatus, rule: str, reason: str) -> "World":
+        """The world after one more decision. A monitor is moved at most once per review (ValueError)."""
+        if self.moved(entry):
+            raise ValueError(f"monitor {entry.id} was already moved in this review; {rule} must not move it again")
+        return World(
+            self.server,
+            self.settings,
+            self.now,
+            self.entries,
+            self.held,
+            self.emergency,
+            {**self.statuses, entry.id: to},
+            (*self.changes, Change(entry.id, entry.status, to, rule, reason)),
+        )
+
+    def moved(self, entry: Entry) -> bool:
+        """Whether this review has already moved the monitor."""
+        return self.statuses[entry.id] is not entry.status
+
+    @cached_property
+    def active(self) -> list[Entry]:
+        return self._in(PairStatus.ACTIVE)
+
+    @cached_property
+    def testing(self) -> list[Entry]:
+        return self._in(PairStatus.TESTING)
+
+    @cached_property
+    def candidates(self) -> list[Entry]:
+        return self._in(PairStatus.CANDIDATE)
+
+    @cached_property
+    def paused(self) -> list[Entry]:
+        return self._in(PairStatus.PAUSED)
+
+    @cached_property
+    def placed(self) -> list[Placed]:
+        """All that count for the constraints: who holds a place, and which."""
+        active = [(entry.monitor, PairStatus.ACTIVE) for entry in self.active]
+        return active + [(entry.monitor, PairStatus.TESTING) for entry in self.testing]
+
+    @cached_property
+    def active_count(self) -> int:
+        """Active places taken, by left-out monitors too."""
+        return len(self.active) + self._held(PairStatus.ACTIVE)
+
+    @cached_property
+    def testing_count(self) -> int:
+        """Testing places taken, by left-out monitors too."""
+        return len(self.testing) + self._held(PairStatus.TESTING)
+
+    @property
+    def testing_target(self) -> int:
+        """Every active place that is free is one more place for testing."""
+        return self.settings.target_testing + max(0, self.settings.target_active - self.active_count)
+
+    @cached_property
+    def limit(self) -> int:
+        """How many active removals, testing removals and promotions this review may decide, each."""
+        if self.emergency:
+            return self.settings.limit_no_active
+        blocked = [
+            entry
+            for entry in self.entries
+            if entry.state is State.BLOCK and entry.status in (PairStatus.ACTIVE, PairStatus.TESTING)
+        ]
+        return self.settings.limit_blocked if len(blocked) > 1 else self.settings.limit
+
+    @property
+    def active_removals_left(self) -> int:
+        return self.limit - self._removed_from(PairStatus.ACTIVE)
+
+    @property
+    def testing_removals_left(self) -> int:
+        return self.limit - self._removed_from(PairStatus.TESTING)
+
+    @property
+    def promotions_left(self) -> int:
+        return self.limit - sum(is_promotion(change) for change in self.changes)
+
+    def _removed_from(self, status: PairStatus) -> int:
+        return sum(
+            change.from_status is status and _RANK[change.to_status] < _RANK[status] and change.rule != LEAVE_AT_ONCE
+            for change in self.changes
+        )
+
+    def _in(self, status: PairStatus) -> list[Entry]:
+        statuses = self.statuses
+        return [entry for entry in self.entries if statuses[entry.id] is status]
+
+    def _held(self, status: PairStatus) -> int:
+        return sum(held.pair_status is status for held in self.held)
+
+
+def is_promotion(change: Change) -> bool:
+    """Whether the change leads into a better place (a paused pair that is freed takes none)."""
+    return change.to_status in (PairStatus.TESTING, PairStatus.ACTIVE) and (
+        _RANK[change.to_status] > _RANK[change.from_status]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of the review.
+
+    `apply` decides. `stays` says why a monitor that nothing has moved so far stays, as far as this rule goes (None: the
+    rule is not about this monitor); it sees the world after the rule.
+    """
+
+    name: str
+    about: str
+    apply: Callable[[World], World]
+    stays: Callable[[World, Entry], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One rule as it was applied: the world after it, and what it decided."""
+
+    rule: Rule
+    after: World = field(repr=False)
+    changes: tuple[Change, ...]

@@ -1,0 +1,186 @@
+"""Makes servers due for review at once when something happened to one of their monitors.
+
+What was last seen of every monitor stands in ``selector_seen``, so that a change is noticed once, by one of the
+selectors, and also when it happened while none was running. The servers are made due in the transaction that notes the
+change. (A score that fell makes its server due in the scorer's own transaction.)
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
+
+from runtime.db.engine import reading, to_db_seconds, transaction
+from runtime.db.queue import REVIEWS
+from schema.tables import selector_seen, server_scores, servers, servers_monitor_review
+from selector.monitors import MonitorRow
+
+PRESENCE: Final = frozenset({"gone", "back"})
+"""Of what may change of a monitor, what its own messages say."""
+
+_PLACED: Final = ("active", "testing")
+_ALL: Final = ("active", "testing", "candidate", "paused")
+_CHUNK: Final = 500
+"""Servers that a control message makes due in one transaction."""
+
+_OVERTAKEN: Final = (IntegrityError,)
+"""A server was removed between our reading and our writing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is remembered of a monitor: all that a change of makes its servers due."""
+
+    status: str
+    ip: str | None
+    account_id: int | None
+    limit: str
+    gone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """A monitor that changed, what changed in words, and how many servers are due because of it."""
+
+    monitor_id: int
+    what: tuple[str, ...]
+    servers: int
+
+
+def seen_of(row: MonitorRow) -> Seen:
+    """What is remembered of this monitor as it is now."""
+    return Seen(row.status, row.ip, row.account_id, str(row.limit.value), row.gone)
+
+
+def what_changed(before: Seen, after: Seen) -> tuple[str, ...]:
+    """Of ``status``, ``address``, ``account``, ``limit``, ``gone`` and ``back``, what happened between the two."""
+    changed = []
+    if before.status != after.status:
+        changed.append("status")
+    if before.ip != after.ip:
+        changed.append("address")
+    if before.account_id != after.account_id:
+        changed.append("account")
+    if before.limit != after.limit:
+        changed.append("limit")
+    if before.gone != after.gone:
+        changed.append("gone" if after.gone else "back")
+    return tuple(changed)
+
+
+def note_monitors(
+    engine: Engine, rows: Iterable[MonitorRow], now: datetime, flapping: Collection[int] = ()
+) -> list[News]:
+    """Compares the monitors with what was last seen of them, and makes the servers of those that changed due.
+
+    A monitor that is new is only noted: it has no servers yet. That one of those ``flapping`` came or went is left for
+    later.
+    """
+    with reading(engine) as connection:
+        known = {row.monitor_id: _seen(row) for row in connection.execute(sa.select(selector_seen))}
+    rows = list(rows)
+    new = [row for row in rows if row.id not in known]
+    if new:
+        transaction(engine, partial(_remember_new, rows=new))
+    found = []
+    for row in rows:
+        changed = what_changed(known[row.id], seen_of(row)) if row.id in known else ()
+        if changed and not (row.id in flapping and set(changed) <= PRESENCE):
+            news = transaction(engine, partial(_note, row=row, now=now), retry_on=_OVERTAKEN)
+            if news is not None:
+                found.append(news)
+    return found
+
+
+def make_due(engine: Engine, server_id: int | None, now: datetime) -> int:
+    """Makes one server due for review, or all of them; returns how many there are of them."""
+    with reading(engine) as connection:
+        query = sa.select(servers.c.id).order_by(servers.c.id)
+        ids = list(connection.scalars(query if server_id is None else query.where(servers.c.id == server_id)))
+    for first in range(0, len(ids), _CHUNK):
+        some = ids[first : first + _CHUNK]
+        transaction(engine, partial(_make_due, server_ids=some, now=now), retry_on=_OVERTAKEN)
+    return len(ids)
+
+
+def _note(connection: Connection, row: MonitorRow, now: datetime) -> News | None:
+    """Remembers the change and makes servers due; None when another selector was first."""
+    before = connection.execute(
+        sa.select(selector_seen).where(selector_seen.c.monitor_id == row.id).with_for_update()
+    ).one()
+    changed = what_changed(_seen(before), seen_of(row))
+    if not changed:
+        return None
+    connection.execute(sa.update(selector_seen).where(selector_seen.c.monitor_id == row.id).values(_values(row)))
+    moved = "address" in changed or "account" in changed
+    # What lies between monitor and server alone also decides about candidates and paused pairs, and who becomes live,
+    # or another kind of live, may be promoted wherever it is a candidate.
+    everywhere = moved or ("status" in changed and row.live)
+    ids = _servers_of(connection, row.id, _ALL if everywhere else _PLACED)
+    _make_due(connection, ids, now)
+    if moved:
+        _check_paused_again(connection, row.id)
+    return News(row.id, changed, len(ids))
+
+
+def _check_paused_again(connection: Connection, monitor_id: int) -> None:
+    """What a paused pair was last found to violate was found with other data: the next review looks at it anew."""
+    pairs = server_scores.c
+    connection.execute(
+        sa.update(server_scores)
+        .where(
+            pairs.monitor_id == monitor_id,
+            pairs.status == "paused",
+            pairs.last_constraint_check.is_not(None),
+        )
+        .values(last_constraint_check=None)
+    )
+
+
+def _make_due(connection: Connection, server_ids: Sequence[int], now: datetime) -> None:
+    at = to_db_seconds(now)
+    queue = servers_monitor_review
+    for first in range(0, len(server_ids), _CHUNK):
+        some = server_ids[first : first + _CHUNK]
+        missing = connection.scalars(
+            sa.select(servers.c.id)
+            .select_from(servers.outerjoin(queue, queue.c.server_id == servers.c.id))
+            .where(servers.c.id.in_(some), queue.c.server_id.is_(None))
+        ).all()
+        REVIEWS.add(connection, missing, at)
+        REVIEWS.make_due(connection, some, at)
+
+
+def _servers_of(connection: Connection, monitor_id: int, statuses: Sequence[str]) -> list[int]:
+    pairs = server_scores.c
+    query = sa.select(pairs.server_id).where(pairs.monitor_id == monitor_id, pairs.status.in_(statuses))
+    return list(connection.scalars(query.order_by(pairs.server_id)))
+
+
+def _remember_new(connection: Connection, rows: Sequence[MonitorRow]) -> None:
+    values: list[dict[str, Any]] = [{"monitor_id": row.id, **_values(row)} for row in rows]
+    if connection.dialect.name == "sqlite":
+        connection.execute(sqlite.insert(selector_seen).on_conflict_do_nothing(), values)
+        return
+    insert = mysql.insert(selector_seen)
+    connection.execute(insert.on_duplicate_key_update(monitor_id=insert.inserted.monitor_id), values)
+
+
+def _values(row: MonitorRow) -> dict[str, Any]:
+    return {
+        "status": row.status,
+        "ip": row.ip,
+        "account_id": row.account_id,
+        "per_server_limit": str(row.limit.value),
+        "gone": row.gone,
+    }
+
+
+def _seen(row: sa.Row[Any]) -> Seen:
+    return Seen(row.status, row.ip, row.account_id, row.per_server_limit, bool(row.gone))

@@ -1,0 +1,153 @@
+"""What a review changes in the ledger: the pairs that moved, why they moved, and when the server is looked at again.
+
+Locks are taken in one order, so that nobody waits in a circle: the servers' rows of ``servers_monitor_review``, then
+their pairs in the order of server and monitor, then (as a foreign key) ``servers``. Ingest and scorer hold
+``scoring_queue`` first, which is never asked for here, and ingest takes pairs in the same order. Of ``server_scores``
+only the selector's own columns are written: score and time belong to ingest.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from runtime.db.engine import to_db, to_db_seconds
+from runtime.db.json_rows import json_rows
+from runtime.db.sql import assignment_list
+from schema.tables import assignment_changes, server_scores, servers_monitor_review
+from selector.rules.model import Change, PairRecord, Review
+
+_REASON_LENGTH: Final = 255
+_ALMOST_A_SECOND: Final = timedelta(microseconds=999_999)
+
+
+def write_pairs(connection: Connection, reviews: Sequence[tuple[int, Review]]) -> None:
+    """Writes the records of these servers' reviews; pairs without one stay as they are."""
+    rows = sorted(_pair_row(server_id, record) for server_id, review in reviews for record in review.records)
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        connection.execute(_UPDATE_PAIR, [row._asdict() for row in rows])
+    else:
+        connection.execute(_UPDATE_PAIRS_MYSQL, {"rows": json_rows(rows)})
+
+
+def write_changes(connection: Connection, reviews: Sequence[tuple[int, Review]], now: datetime) -> None:
+    """Adds every move and its reason to ``assignment_changes``."""
+    rows = [_change_row(server_id, change) for server_id, review in reviews for change in review.changes]
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        connection.execute(_ADD_CHANGE, [{"changed_on": to_db(now), **row._asdict()} for row in rows])
+    else:
+        connection.execute(_ADD_CHANGES_MYSQL, {"rows": json_rows(rows), "changed_on": to_db(now)})
+
+
+def write_times(
+    connection: Connection, server_ids: Sequence[int], now: datetime, after: timedelta | None, *, changed: bool
+) -> None:
+    """These servers were reviewed ``now``, and are due again ``after`` that (None: not until something asks for it)."""
+    if not server_ids:
+        return
+    times = {
+        "reviewed": to_db_seconds(now),
+        # Rounded up: a server is not due again in the moment of its review.
+        "due": None if after is None else to_db_seconds(now + after + _ALMOST_A_SECOND),
+    }
+    connection.execute(_CHANGED if changed else _UNCHANGED, {"servers": sorted(server_ids), **times})
+
+
+class _PairRow(NamedTuple):
+    pair_server: int
+    pair_monitor: int
+    status: str
+    constraint_violation_type: str | None
+    constraint_violation_since: datetime | None
+    last_constraint_check: datetime | None
+    pause_reason: str | None
+
+
+def _pair_row(server_id: int, record: PairRecord) -> _PairRow:
+    return _PairRow(
+        server_id,
+        record.monitor_id,
+        record.status.value,
+        record.violation_type,
+        _seconds(record.violation_since),
+        _seconds(record.last_constraint_check),
+        record.pause_reason,
+    )
+
+
+class _ChangeRow(NamedTuple):
+    server_id: int
+    monitor_id: int
+    before_status: str
+    after_status: str
+    reason: str
+
+
+def _change_row(server_id: int, change: Change) -> _ChangeRow:
+    return _ChangeRow(
+        server_id,
+        change.monitor_id,
+        change.from_status.value,
+        change.to_status.value,
+        f"{change.rule}: {change.reason}"[:_REASON_LENGTH],
+    )
+
+
+def _seconds(moment: datetime | None) -> datetime | None:
+    return None if moment is None else to_db_seconds(moment)
+
+
+_queue: Final = servers_monitor_review.c
+_UNCHANGED: Final = (
+    sa.update(servers_monitor_review)
+    .where(_queue.server_id.in_(sa.bindparam("servers", expanding=True)))
+    .values({_queue.last_review: sa.bindparam("reviewed"), _queue.next_review: sa.bindparam("due")})
+)
+_CHANGED: Final = _UNCHANGED.values({_queue.last_change: sa.bindparam("reviewed")})
+
+_WRITTEN: Final = _PairRow._fields[2:]
+
+_UPDATE_PAIR: Final = (
+    sa.update(server_scores)
+    .where(
+        server_scores.c.server_id == sa.bindparam("pair_server"),
+        server_scores.c.monitor_id == sa.bindparam("pair_monitor"),
+    )
+    .values({column: sa.bindparam(column) for column in _WRITTEN})
+)
+
+_ASSIGNED: Final = assignment_list("pair", "written", _WRITTEN)
+
+_UPDATE_PAIRS_MYSQL: Final = sa.text(f"""
+    UPDATE JSON_TABLE(:rows, '$[*]' COLUMNS (
+               `server_id` INT UNSIGNED PATH '$[0]' ERROR ON ERROR,
+               `monitor_id` INT UNSIGNED PATH '$[1]' ERROR ON ERROR,
+               `status` VARCHAR(20) PATH '$[2]' ERROR ON ERROR,
+               `constraint_violation_type` VARCHAR(50) PATH '$[3]' ERROR ON ERROR,
+               `constraint_violation_since` DATETIME PATH '$[4]' ERROR ON ERROR,
+               `last_constraint_check` DATETIME PATH '$[5]' ERROR ON ERROR,
+               `pause_reason` VARCHAR(20) PATH '$[6]' ERROR ON ERROR)) AS `written`
+    STRAIGHT_JOIN `server_scores` AS `pair`
+        ON `pair`.`server_id` = `written`.`server_id` AND `pair`.`monitor_id` = `written`.`monitor_id`
+    SET {_ASSIGNED}
+""")  # noqa: S608  # made of our own column names
+
+_ADD_CHANGE: Final = sa.insert(assignment_changes)
+
+_ADD_CHANGES_MYSQL: Final = sa.text("""
+    INSERT INTO `assignment_changes`
+        (`server_id`, `monitor_id`, `before_status`, `after_status`, `reason`, `changed_on`)
+    SELECT `server_id`, `monitor_id`, `before_status`, `after_status`, `reason`, :changed_on
+    FROM JSON_TABLE(:rows, '$[*]' COLUMNS (
+             `server_id` INT UNSIGNED PATH '$[0]' ERROR ON ERROR,
+             `monitor_id` INT UNSIGNED PATH '$[1]' ERROR ON ERROR,
+             `before_status` VARCHAR(10) PATH '$[2]' ERROR ON ERROR,
+             `after_status` VARCHAR(10) PATH '$[3]' ERROR ON ERROR,
+             `reason` VARCHAR(255) PATH '$[4]' ERROR ON ERROR)) AS `added`
+""")

@@ -1,0 +1,231 @@
+"""A broker of our own on this machine: the real configuration and the real plugin, on loopback, with TLS and without.
+
+For the demo, the tests and the benchmarks. An installed system runs its broker as a service instead.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from runtime.mqtt.types import BrokerAddress
+from testbed.ports import ADDRESS, free_port, loopback_addresses
+from testbed.tls import Certificate, LocalCa
+
+_CHECKOUT: Final = Path(__file__).parents[1] / "broker-config"
+_COMMON: Final = (_CHECKOUT / "common", Path("/usr/share/ntppool-monitor/broker-config/common"))
+_PLUGIN: Final = (_CHECKOUT / "jwt-auth/build/jwt-auth.so", Path("/usr/lib/ntppool-monitor/jwt-auth.so"))
+_SBIN: Final = ":/usr/sbin:/usr/local/sbin"
+_RUNNING: Final = b" running\n"
+"""How Mosquitto's log ends the start."""
+_START_TIMEOUT: Final = 15.0
+_STOP_TIMEOUT: Final = 10.0
+
+
+class BrokerUnavailable(Exception):
+    """The broker cannot be started; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerParts:
+    """What a broker is made of."""
+
+    program: Path
+    plugin: Path
+    common: Path
+    """The directory with the part of the configuration that all environments share."""
+
+
+def find_parts() -> BrokerParts:
+    """The parts in this checkout, else the installed ones.
+
+    Raises:
+        BrokerUnavailable: one is missing.
+    """
+    program = shutil.which("mosquitto", path=os.environ.get("PATH", os.defpath) + _SBIN)
+    if program is None:
+        raise BrokerUnavailable("mosquitto is not installed: run scripts/bootstrap")
+    return BrokerParts(
+        Path(program), _first_of(_PLUGIN, "the broker's plugin"), _first_of(_COMMON, "its configuration")
+    )
+
+
+def _first_of(paths: Sequence[Path], what: str) -> Path:
+    for path in paths:
+        if path.exists():
+            return path.resolve()
+    raise BrokerUnavailable(f"{what} is not at {' or '.join(map(str, paths))}: run scripts/bootstrap")
+
+
+def render(parts: BrokerParts, directory: Path, port: int, tls_port: int) -> str:
+    """The configuration of a broker that keeps its files in ``directory`` and listens on the loopback addresses only.
+
+    On ``tls_port`` it meets its clients as a broker of the pool does: TLS 1.2 or newer, and no client certificate asked
+    for.
+    """
+    tls = [
+        "tls_version tlsv1.2",
+        f"cafile {directory / 'ca.pem'}",
+        f"certfile {directory / 'cert.pem'}",
+        f"keyfile {directory / 'key.pem'}",
+        "require_certificate false",
+    ]
+    lines = [
+        # Started by root, Mosquitto would become another user, who cannot read this directory.
+        *(["user root"] if os.geteuid() == 0 else []),
+        f"include_dir {parts.common}",
+        f"plugin {parts.plugin}",
+        f"plugin_opt_key_file {directory / 'jwt.key'}",
+        f"plugin_opt_previous_key_file {directory / 'jwt-previous.key'}",
+        f"persistence_location {directory}/",
+    ]
+    for address in loopback_addresses():
+        lines += [f"listener {port} {address}", f"listener {tls_port} {address}", *tls]
+    return "\n".join(lines) + "\n"
+
+
+class LocalBroker:
+    """A Mosquitto process with its files in a directory. As a context manager it is started and stopped.
+
+    It listens for plain TCP on ``port`` and for TLS on ``tls_port``, on each at all loopback addresses.
+
+    Args:
+        directory: made when missing; its persistent state is taken up again when there is some.
+        key: what tokens are checked with, see :meth:`auth.tokens.SigningKey.verification_text`.
+        parts: default: those of :func:`find_parts`.
+    """
+
+    def __init__(self, directory: Path, port: int, key: str, *, parts: BrokerParts | None = None) -> None:
+        self.directory = directory.resolve()
+        self.parts = parts or find_parts()
+        self.ca = LocalCa()
+        self.certificate = self.ca.issue(*loopback_addresses())
+        self._key = key
+        self.listen_at(port)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def process(self) -> subprocess.Popen[bytes] | None:
+        """The running process; None before the start and after the end."""
+        return self._process
+
+    def listen_at(self, port: int) -> None:
+        """From the next start on it listens on ``port``, and for TLS on another one that is free."""
+        self.port = self.tls_port = port
+        while self.tls_port == self.port:
+            self.tls_port = free_port()
+
+    def address(self, host: str = ADDRESS, *, tls: bool = False) -> BrokerAddress:
+        """How clients reach it, at one of the loopback addresses."""
+        return BrokerAddress(host, self.tls_port, self.directory / "ca.pem") if tls else BrokerAddress(host, self.port)
+
+    @property
+    def log_file(self) -> Path:
+        """Where the broker's log goes."""
+        return self.directory / "broker.log"
+
+    def log_text(self) -> str:
+        """All that the broker has logged, over its restarts."""
+        return self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
+
+    def set_keys(self, key: str, previous: str | None = None) -> None:
+        """Changes the keys of the next start or :meth:`reload`; during a rotation tokens of either are accepted."""
+        self._key = key
+        self._write("jwt.key", key)
+        self._write("jwt-previous.key", previous or "")
+
+    def show(self, certificate: Certificate) -> None:
+        """Changes what clients of TLS are shown until the next :meth:`prepare`; a running broker has to reload it."""
+        self._write("cert.pem", certificate.certificate)
+        self._write("key.pem", certificate.key)
+
+    def prepare(self) -> list[str]:
+        """Writes what the broker reads when it starts, and returns the command that runs it in the foreground."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._write("jwt.key", self._key)
+        self._write("ca.pem", self.ca.certificate)
+        self.show(self.certificate)
+        self._write("broker.conf", self.configuration())
+        return [str(self.parts.program), "-c", str(self.directory / "broker.conf")]
+
+    def configuration(self) -> str:
+        """What it is started with."""
+        return render(self.parts, self.directory, self.port, self.tls_port)
+
+    def start(self) -> None:
+        """Starts the broker and returns when it accepts connections.
+
+        Raises:
+            BrokerUnavailable: it ends or does not answer; with the end of its log.
+        """
+        command = self.prepare()
+        with self.log_file.open("ab") as log:
+            begin = log.tell()
+            # In a session of its own, so that Ctrl-C reaches us first and the broker goes last.
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
+        try:
+            self._wait(begin)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """Ends the broker in order: it writes down its state and what is retained."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends the broker at once; what it did not write down is lost."""
+        self._end(signal.SIGKILL)
+
+    def reload(self) -> None:
+        """Has it read keys and certificate again. It does so within a tenth of a second, and says so in its log."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGHUP)
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(_STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _wait(self, begin: int) -> None:
+        """Returns when the log says so, from ``begin`` on: a port that answers may be somebody else's."""
+        deadline = time.monotonic() + _START_TIMEOUT
+        while _RUNNING not in self.log_file.read_bytes()[begin:]:
+            if self._process is None or self._process.poll() is not None:
+                raise BrokerUnavailable(f"the broker has ended:\n{self._last_lines()}")
+            if time.monotonic() > deadline:
+                raise BrokerUnavailable(f"the broker does not get ready:\n{self._last_lines()}")
+            time.sleep(0.01)
+
+    def _last_lines(self) -> str:
+        return "\n".join(self.log_text().splitlines()[-8:])
+
+    def _write(self, name: str, text: str) -> None:
+        """Writes a file that nobody else may read, in one step."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path, new = self.directory / name, self.directory / f"{name}.new"
+        new.touch(mode=0o600)
+        new.chmod(0o600)
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)

@@ -1,0 +1,30 @@
+"""The record of a load generator as the checker takes it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from sqlalchemy.engine import Connection
+
+from schema.names import IpVersion
+from testbed.checker.batches import Attempt
+from testbed.checker.ledger import monitor_ids
+from testbed.load.record import History, histories, read_lines
+
+
+def read_attempts(connection: Connection, record: Path) -> list[Attempt]:
+    """All batches of a record, with the ids that the ledger has for their monitors."""
+    ids = monitor_ids(connection)
+    return [_attempt(history, ids) for history in histories(read_lines(record)).values()]
+
+
+def _attempt(history: History, ids: Mapping[tuple[str, IpVersion], int]) -> Attempt:
+    sent = history.sent
+    malformed = sent.kind == "malformed"
+    return Attempt(
+        # A monitor that the ledger does not know can have nothing in it.
+        monitor_id=ids.get((sent.monitor, sent.ipv), 0),
+        batch=sent.batch,
+        results=None if malformed else sent.results,
+        answers=[answered.ack for answered in history.answers],
+        expected=None if malformed else sent.expected,
+    )

@@ -1,0 +1,262 @@
+"""A MariaDB or MySQL of our own for tests, demo and benchmarks: in a directory that goes with it, on loopback, on a
+free port."""
+
+import abc
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import ClassVar, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from testbed.demo.process import ending_with_us
+from testbed.ports import free_port
+
+START_TIMEOUT: Final = 60.0
+"""Seconds for the server to start, and to stop."""
+
+
+class DatabaseFailed(RuntimeError):
+    """A server of our own does not start; the message is the end of its log."""
+
+
+def find_program(*names: str) -> str:
+    """The path of a server program; Debian keeps them where a user's PATH does not look.
+
+    Raises:
+        FileNotFoundError: none of them is installed.
+    """
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
+    for name in names:
+        if found := shutil.which(name, path=path):
+            return found
+    raise FileNotFoundError(f"none of {', '.join(names)} is installed; run scripts/bootstrap")
+
+
+def mysql_directory() -> Path:
+    """Where scripts/bootstrap has put MySQL, if it could be had: in our virtual environment."""
+    return Path(sys.prefix) / "mysql"
+
+
+class DatabaseServer(abc.ABC):
+    """A server of our own. Durable as in production (every commit is flushed), on loopback only.
+
+    Args:
+        directory: for data, socket and log. The path of a Unix socket may have 107 characters at most, so a short one.
+        buffer_pool: ``innodb_buffer_pool_size``.
+        redo_log: how much may be written before pages have to be; None: as the server has it by default.
+    """
+
+    name: ClassVar[str]
+    """As people call it on a command line."""
+
+    def __init__(self, directory: Path, *, buffer_pool: str = "256M", redo_log: str | None = None) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self._buffer_pool = buffer_pool
+        self._redo_log = redo_log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @abc.abstractmethod
+    def install(self) -> None:
+        """Makes the system tables.
+
+        Raises:
+            FileNotFoundError: the server is not there.
+            DatabaseFailed: it does not make them.
+        """
+
+    @abc.abstractmethod
+    def _program(self) -> list[str]:
+        """The program, and what it must be told beside :meth:`_settings`."""
+
+    def _settings(self) -> list[str]:
+        settings = [f"--datadir={self.data}", f"--innodb-buffer-pool-size={self._buffer_pool}"]
+        settings += [f"--socket={self.directory / 's'}", f"--port={self.port}", "--bind-address=127.0.0.1"]
+        return [*settings, "--innodb-flush-log-at-trx-commit=1", *_as_root()]
+
+    @property
+    def data(self) -> Path:
+        """The data directory."""
+        return self.directory / "data"
+
+    def start(self) -> None:
+        """Starts the server and waits until it answers.
+
+        Raises:
+            DatabaseFailed: it does not.
+        """
+        command = [*ending_with_us(), *self._program(), *self._settings()]
+        with (self.directory / "log").open("ab") as log:
+            # In a group of its own, so that Ctrl-C reaches us first and the database goes last.
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0, env=self._environment()
+            )
+        self._wait()
+
+    def _environment(self) -> dict[str, str]:
+        """With a place of its own for temporary tables: a server that starts removes those that it finds in there."""
+        temporary = self.directory / "tmp"
+        temporary.mkdir(exist_ok=True)
+        return {**os.environ, "TMPDIR": str(temporary)}
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        engine = sa.create_engine(self.url("mysql"), poolclass=sa.NullPool)
+        while True:
+            try:
+                engine.connect().close()
+                return
+            except sa.exc.OperationalError:
+                if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
+                    raise DatabaseFailed((self.directory / "log").read_text()[-2000:]) from None
+                time.sleep(0.05)
+
+    def url(self, database: str) -> URL:
+        """The URL of one of its databases."""
+        return URL.create(f"{self.name}+pymysql", "root", None, "127.0.0.1", self.port, database)
+
+    def create(self, database: str) -> URL:
+        """An empty database of that name, and its URL."""
+        engine = sa.create_engine(self.url("mysql"), poolclass=sa.NullPool)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE IF EXISTS `{database}`")
+            connection.exec_driver_sql(f"CREATE DATABASE `{database}` CHARACTER SET UTF8MB4")
+        return self.url(database)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the running server, else None."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the server was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the server."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def stop(self, *, kill: bool = False) -> None:
+        """Ends the server and waits for its end."""
+        if self._process is not None:
+            self._process.kill() if kill else self._process.terminate()
+            self._process.wait(timeout=START_TIMEOUT)
+            self._process = None
+
+
+class MariaDb(DatabaseServer):
+    """A MariaDB."""
+
+    name = "mariadb"
+
+    def install(self) -> None:
+        command = [find_program("mariadb-install-db"), "--no-defaults", "--auth-root-authentication-method=normal"]
+        # By force also on a host whose own name, and even "localhost", cannot be resolved.
+        command += ["--force", f"--datadir={self.data}", "--skip-test-db", *_as_root()]
+        subprocess.run(command, check=True, capture_output=True, env=self._environment())
+
+    def _program(self) -> list[str]:
+        redo_log = [f"--innodb-log-file-size={self._redo_log}"] if self._redo_log else []
+        return [find_program("mariadbd"), "--no-defaults", *redo_log]
+
+
+class MySql(DatabaseServer):
+    """A MySQL, as strict as it can be told to be: no table without a primary key."""
+
+    name = "mysql"
+
+    def install(self) -> None:
+        if os.access(mysql_directory(), os.W_OK) and not _template().exists():
+            self._make_template()
+        if os.access(_template(), os.R_OK | os.X_OK):
+            shutil.copytree(_template(), self.data)
+        else:  # it belongs to somebody else
+            self._initialize(self.data)
+
+    def _make_template(self) -> None:
+        """Makes the system tables once for all servers to come: it takes seconds, to copy them a tenth of one."""
+        with tempfile.TemporaryDirectory(prefix="new-", dir=mysql_directory()) as directory:
+            new = Path(directory) / "data"
+            self._initialize(new)
+            (new / "auto.cnf").unlink()
+            with suppress(OSError):  # another one was quicker
+                new.rename(_template())
+
+    def _initialize(self, data: Path) -> None:
+        # Keys are made by each server when it starts.
+        command = [*_mysqld(), "--initialize-insecure", f"--datadir={data}", "--auto-generate-certs=OFF"]
+        command += ["--sha256-password-auto-generate-rsa-keys=OFF", "--innodb-redo-log-capacity=32M"]
+        command += ["--caching-sha2-password-auto-generate-rsa-keys=OFF", *_as_root()]
+        made = subprocess.run(command, capture_output=True, text=True, env=self._environment())
+        if made.returncode != 0:
+            raise DatabaseFailed(made.stderr[-2000:])
+
+    def _program(self) -> list[str]:
+        redo_log = [f"--innodb-redo-log-capacity={self._redo_log}"] if self._redo_log else []
+        return [*_mysqld(), *redo_log, f"--pid-file={self.directory / 'pid'}", *_SMALL, "--sql-require-primary-key=ON"]
+
+
+_SMALL: Final = ("--performance-schema=OFF", "--max-connections=200", "--table-open-cache=400")
+"""Half of the memory that MySQL takes when it is told nothing."""
+
+SERVERS: Final[Mapping[str, type[DatabaseServer]]] = {server.name: server for server in (MariaDb, MySql)}
+"""By name."""
+
+
+def _mysqld() -> list[str]:
+    """The program, which cannot tell by itself where it is, and keeps to TCP, SQL and its own directory."""
+    directory = mysql_directory()
+    program = directory / "mysqld"
+    if not program.exists():
+        raise FileNotFoundError(f"there is no MySQL in {directory}; scripts/bootstrap puts it there, or says why not")
+    command = [str(program), "--no-defaults", f"--basedir={directory}", f"--lc-messages-dir={directory / 'share'}"]
+    command += [f"--character-sets-dir={directory / 'share' / 'charsets'}", "--mysqlx=OFF", "--secure-file-priv=NULL"]
+    return command
+
+
+def _template() -> Path:
+    return mysql_directory() / "data"
+
+
+def _as_root() -> list[str]:
+    return ["--user=root"] if os.geteuid() == 0 else []
+
+
+@contextmanager
+def running(server: DatabaseServer) -> Iterator[DatabaseServer]:
+    """Has a new server run.
+
+    Raises:
+        FileNotFoundError: it is not installed.
+        DatabaseFailed: it does not start.
+    """
+    server.install()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def temporary_database(
+    kind: type[DatabaseServer] = MariaDb, *, buffer_pool: str = "256M", redo_log: str | None = None
+) -> Iterator[DatabaseServer]:
+    """A running server that is gone afterwards with all its data; raises what :func:`running` raises."""
+    # In the system's temporary directory, whose path is short enough for a socket.
+    with (
+        tempfile.TemporaryDirectory(prefix="ntpdb") as directory,
+        running(kind(Path(directory), buffer_pool=buffer_pool, redo_log=redo_log)) as server,
+    ):
+        yield server

@@ -1,0 +1,75 @@
+"""The directory of a demo: one demo at a time, and nothing in it that is not the demo's."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from testbed.demo.errors import DemoError
+
+_MARK: Final = "ntppool-demo"
+"""A file of this name tells that the directory is a demo's; it is also the lock, and holds the owner's process id."""
+
+_LONGEST: Final = 80
+"""Characters of the path: sockets below it have 107 at most."""
+
+
+@contextmanager
+def demo_directory(given: Path | None) -> Iterator[Path]:
+    """A directory for this demo alone, empty but for the lock: ``given``, or a temporary one.
+
+    What an earlier demo left in ``given`` is removed. A temporary one stays, so that its logs can be read, until the
+    caller removes it.
+
+    Raises:
+        DemoError: it cannot be made, holds something else, or another demo runs in it.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="ntppool-demo-")) if given is None else given.absolute()
+    if len(str(directory)) > _LONGEST:
+        raise DemoError(f"--dir {directory}: has a path of {len(str(directory))} characters, at most {_LONGEST} work")
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _require_ours(directory)
+        descriptor = os.open(directory / _MARK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DemoError(f"--dir {directory}: {error.strerror}") from None
+    try:
+        _lock(descriptor, directory)
+        _clear(directory)
+        yield directory
+    finally:
+        os.close(descriptor)
+
+
+def remove(directory: Path) -> None:
+    """Removes the directory of a demo that has ended."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _require_ours(directory: Path) -> None:
+    if any(directory.iterdir()) and not (directory / _MARK).exists():
+        raise DemoError(f"--dir {directory}: is not empty and not a demo's; name a new or an empty directory")
+
+
+def _lock(descriptor: int, directory: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+        raise DemoError(f"--dir {directory}: another demo (process {owner}) runs in it") from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+
+def _clear(directory: Path) -> None:
+    for left in directory.iterdir():
+        if left.name == _MARK:
+            continue
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink()

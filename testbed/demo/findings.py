@@ -1,0 +1,84 @@
+"""Why a server is not handed out, told from what was measured: a pure function of its last results."""
+
+import statistics
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from runtime.printable import printable
+from testbed.checker.replay import LogRow
+
+HANDED_OUT_ABOVE: Final = 10.0
+"""The score above which the pool hands a server out."""
+
+_SETTLES_AT: Final = 20.0
+"""A score settles at this many times the mean step: it is 0.95 of what it was, and a step more, with each result."""
+
+_LAST: Final = 100
+"""Results of a server that are looked at."""
+
+_ALWAYS: Final = 0.95
+"""From this share of the results on it is said without the share."""
+
+_CLOCK: Final = "clock"
+_LONGEST: Final = 24
+"""Characters of an error's text."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """The last results of each server (by id)."""
+
+    _rows: defaultdict[int, deque[LogRow]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=_LAST)))
+
+    def all(self, rows: Iterable[LogRow]) -> "Findings":
+        """Adds many rows; returns itself."""
+        for row in rows:
+            self._rows[row.server_id].append(row)
+        return self
+
+    def against(self, server_id: int, score: float | None, may_serve: int) -> str | None:
+        """Why this server is not handed out; None when it is.
+
+        Args:
+            may_serve: how many monitors may measure it.
+        """
+        rows = self._rows.get(server_id)
+        if score is not None and score > HANDED_OUT_ABOVE:
+            return None
+        if not rows:
+            return "it has no results" if may_serve else "all monitors are of its account or its network"
+        if score is None:
+            return "it has no score"
+        if _SETTLES_AT * statistics.mean(row.step for row in rows) > HANDED_OUT_ABOVE:
+            return "its score is still rising"
+        return _complaint(rows) or "its score is still rising"
+
+
+def _complaint(rows: Iterable[LogRow]) -> str | None:
+    """What most of the results that cost points have in common."""
+    kinds = [_kind(row) for row in rows]
+    counts = Counter(kind for kind in kinds if kind is not None)
+    if not counts:
+        return None
+    kind, times = counts.most_common(1)[0]
+    text = _off_by(rows) if kind == _CLOCK else kind
+    share = times / len(kinds)
+    return text if share >= _ALWAYS else f"{text}, {share:.0%} of the time"
+
+
+def _kind(row: LogRow) -> str | None:
+    if row.step >= 0:
+        return None
+    if row.no_response:
+        return "it does not answer"
+    if row.error:
+        return f"its answer: {printable(row.error)[:_LONGEST]}"
+    return "it gives no time" if row.offset is None else _CLOCK
+
+
+def _off_by(rows: Iterable[LogRow]) -> str:
+    offset = statistics.median(row.offset for row in rows if row.offset is not None and _kind(row) == _CLOCK)
+    size = f"{abs(offset):.1f} s" if abs(offset) >= 1 else f"{abs(offset) * 1e3:.0f} ms"
+    return f"its clock is {size} {'ahead' if offset > 0 else 'behind'}"

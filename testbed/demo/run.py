@@ -1,0 +1,223 @@
+"""The demo from its first process to its last line."""
+
+import asyncio
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from sqlalchemy.engine import URL, Connection
+
+from runtime.db.engine import DatabaseUnavailable
+from testbed.broker import BrokerUnavailable
+from testbed.checker import ledger as checked
+from testbed.database import DatabaseFailed, running
+from testbed.demo.accounting import Evidence, settle
+from testbed.demo.directory import demo_directory, remove
+from testbed.demo.errors import DemoError
+from testbed.demo.findings import Findings
+from testbed.demo.ledger import State, Watcher
+from testbed.demo.options import Options, check_apart
+from testbed.demo.process import last_lines
+from testbed.demo.site import WORKERS, Site, free_ntp_port, make_site, renew_tokens
+from testbed.demo.summary import End, Summary, summarize
+from testbed.demo.system import Stopped, System
+from testbed.demo.table import Display
+from testbed.demo.verdict import in_words
+from testbed.demo.world import World, make_world
+
+_LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at the ledger."""
+
+_RECENT_ROWS: Final = 50_000
+"""Of the log, from which it is told why a server is not handed out: a hundred of each server in the largest demo."""
+
+_COMPLAINTS_WITHIN: Final = 50
+"""Last lines of a worker's log."""
+
+_NEW_TOKENS_EVERY: Final = 3600.0
+"""Seconds; a monitor's token lasts six hours."""
+
+
+def run_demo(options: Options) -> int:
+    """Runs the demo; returns the exit code.
+
+    Raises:
+        DemoError: it cannot be started.
+        OptionError: the options do not fit together.
+    """
+    world = _world(options)
+    with demo_directory(options.directory) as directory:
+        try:
+            with _database(options, directory) as database:
+                site = make_site(directory, database, tls=options.tls, ipv6=options.ipv6)
+                summary = asyncio.run(Demo(site, world, options.seconds).run())
+        except BaseException as error:
+            _leave(directory, temporary=options.directory is None, good=False)
+            if isinstance(error, OSError | BrokerUnavailable | DatabaseFailed):
+                raise DemoError(str(error)) from None
+            raise
+        good = summary is not None and summary.good
+        _leave(directory, temporary=options.directory is None, good=good)
+    if summary is not None:
+        _tell(summary, as_json=options.as_json or not sys.stdout.isatty())
+    return 0 if good else 1
+
+
+def _tell(summary: Summary, *, as_json: bool) -> None:
+    """The verdict in words; programs get JSON, as the only line on stdout."""
+    out = sys.stderr if as_json else sys.stdout
+    out.write(f"\n{in_words(summary)}")
+    out.flush()
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
+
+
+@contextmanager
+def _database(options: Options, directory: Path) -> Iterator[URL | None]:
+    """Where the ledger shall be, if not in SQLite; a server of the demo's own runs as long."""
+    if options.server is None:
+        yield options.database
+        return
+    path = directory / "database"
+    path.mkdir(mode=0o700)
+    with running(options.server(path, buffer_pool="64M")) as server:
+        yield server.create("demo")
+
+
+def _leave(directory: Path, *, temporary: bool, good: bool) -> None:
+    """Removes a directory that nobody asked for, unless its logs may tell what went wrong."""
+    logs = [*(directory / "logs").glob("*"), directory / "database" / "log"]
+    if not good and any(log.is_file() and log.stat().st_size for log in logs):
+        sys.stderr.write(f"demo: the logs of all processes are kept in\n  {directory}\n")
+    elif temporary:
+        remove(directory)
+
+
+def _findings(connection: Connection) -> Findings:
+    after = max(0, checked.last_log_id(connection) - _RECENT_ROWS)
+    return Findings().all(checked.log_rows(connection, after=after))
+
+
+def _world(options: Options) -> World:
+    """The world on a port that is free."""
+    draft = make_world(options.agents, options.servers, 1, options.ntp)
+    check_apart(draft)
+    try:
+        port = free_ntp_port([spec.address for spec in draft.fleet])
+    except OSError as error:
+        raise DemoError(str(error)) from None
+    return make_world(options.agents, options.servers, port, options.ntp)
+
+
+class Demo:
+    """One run."""
+
+    def __init__(self, site: Site, world: World, seconds: float | None) -> None:
+        self._site = site
+        self._world = world
+        self._seconds = seconds
+        self._stopping = asyncio.Event()
+        self._began = time.monotonic()
+        self._watcher = Watcher()
+
+    async def run(self) -> Summary | None:
+        """The summary; None when it was stopped before it was running."""
+        with Display(self._world, self._seconds) as display:
+            async with System(self._site, self._world, self._stopping) as system:
+                with self._on_signals(system):
+                    return await self._run(system, display)
+
+    async def _run(self, system: System, display: Display) -> Summary | None:
+        display.say(f"starting in {self._site.directory}; Ctrl-C ends it")
+        try:
+            await system.start()
+        except Stopped:
+            display.say("stopped before everything was running")
+            return None
+        display.say("all is running; to look into it, paste this line into another terminal:")
+        display.show_line(f"  sh {shlex.quote(str(self._site.looking))} servers list")
+        await self._watch(system, display)
+        seconds = time.monotonic() - self._began
+        for death in system.supervisor.deaths:
+            display.say(str(death))
+        rested = None if system.supervisor.deaths else await self._come_to_rest(system, display)
+        await system.stop()
+        state, evidence, findings = await self._read_end(system)
+        display.finish(state)
+        end = End(seconds, tuple(system.supervisor.deaths), tuple(system.hung), rested)
+        summary = summarize(self._world, state, evidence.replay, settle(evidence), findings, end)
+        if summary.waiting or not summary.committed:
+            self._show_complaints(display)
+        return summary
+
+    async def _come_to_rest(self, system: System, display: Display) -> bool:
+        display.say("the agents pause, what they measured is brought in; Ctrl-C ends at once")
+        on_the_way = await system.come_to_rest()
+        for what in on_the_way:
+            display.say(f"still on its way when the time was over: {what}")
+        return not on_the_way
+
+    def _show_complaints(self, display: Display) -> None:
+        """The last warning or error of each worker: most likely why results do not get through."""
+        for name in WORKERS:
+            lines = last_lines(self._site.log_of(name), _COMPLAINTS_WITHIN).splitlines()
+            complaints = [line for line in lines if " WARNING " in line or " ERROR " in line]
+            if complaints:
+                display.say(f"{name} says: {complaints[-1]}")
+
+    async def _watch(self, system: System, display: Display) -> None:
+        """Shows the state until the time is over, somebody stops us, or a process dies."""
+        renew_at = self._began + _NEW_TOKENS_EVERY
+        while not self._is_over(system):
+            try:
+                display.show(await system.read(self._watcher.look))
+            except DatabaseUnavailable as error:
+                display.say(f"database: {error}")
+            if time.monotonic() >= renew_at:
+                renew_at += _NEW_TOKENS_EVERY
+                renew_tokens(self._site, self._world.monitors)
+            await self._pause(system)
+
+    def _is_over(self, system: System) -> bool:
+        late = self._seconds is not None and time.monotonic() - self._began >= self._seconds
+        return late or self._stopping.is_set() or system.supervisor.died.is_set()
+
+    async def _pause(self, system: System) -> None:
+        left = _LOOK_EVERY
+        if self._seconds is not None:
+            left = min(left, max(0.0, self._began + self._seconds - time.monotonic()))
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._stopping, system.supervisor.died)]
+        await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    async def _read_end(self, system: System) -> tuple[State, Evidence, Findings]:
+        try:
+            state, evidence = await system.read(self._watcher.look), await system.evidence()
+            return state, evidence, await system.read(_findings)
+        except DatabaseUnavailable as error:
+            raise DemoError(f"database: {error}; there is no summary") from None
+
+    @contextmanager
+    def _on_signals(self, system: System) -> Iterator[None]:
+        """The first signal ends the demo in order, the second at once."""
+        loop = asyncio.get_running_loop()
+
+        def take() -> None:
+            if self._stopping.is_set():
+                system.supervisor.kill_all()
+            self._stopping.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, take)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)

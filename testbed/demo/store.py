@@ -1,0 +1,108 @@
+"""The made-up world as rows of the ledger, and the settings that make the system quick enough to watch.
+
+Nothing else about the system is special in the demo: intervals of seconds instead of minutes, one sample, quick
+reviews.
+"""
+
+import json
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from runtime.db.queue import REVIEWS
+from schema.tables import accounts, log_scores, monitors, server_scores, servers, system_settings
+from testbed.demo.errors import DemoError
+from testbed.demo.world import Server, World
+
+INTERVAL: Final = 2.0
+"""Seconds between two probes of an active or testing pair."""
+
+INTERVAL_CANDIDATE: Final = 3.0
+"""Seconds between two probes of a candidate; nine results make it testing."""
+
+REVIEW: Final = 2.0
+"""Seconds between two reviews of a server."""
+
+_SETTINGS: Final[dict[str, dict[str, Any]]] = {
+    "monitors": {
+        "interval_active": INTERVAL,
+        "interval_testing": INTERVAL,
+        "interval_candidate": INTERVAL_CANDIDATE,
+        "samples": 1,
+    },
+    "selector": {"review_changed": REVIEW, "review_unchanged": REVIEW},
+}
+
+
+def require_empty(connection: Connection) -> None:
+    """Makes sure that nobody's pool is in this database.
+
+    Raises:
+        DemoError: it holds servers, monitors or results.
+    """
+    for table in (accounts, servers, monitors, server_scores, log_scores):
+        if connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() is not None:
+            raise DemoError(
+                f"--database-url: the database has rows in {table.name}; the demo needs an empty one of its own"
+            )
+
+
+def store_world(connection: Connection, world: World, now: datetime) -> dict[str, int]:
+    """Writes ``world`` and the settings; returns the servers' ids by address."""
+    owners = {m.account for m in world.monitors} | {s.account for s in world.servers}
+    account_ids = {name: _insert(connection, accounts, _account(name, now)) for name in sorted(owners)}
+    for ipv in ("v4", "v6"):
+        _insert(connection, monitors, _settings_monitor(ipv, world.base_checks, now))
+    for monitor in world.monitors:
+        row: dict[str, Any] = {
+            "tls_name": monitor.name,
+            "ip": monitor.ip,
+            "ip_version": "v4",
+            "status": "active",
+            "config": "{}",
+        }
+        row |= {"account_id": account_ids[monitor.account], "location": monitor.name[:5]}
+        _insert(connection, monitors, row | {"created_on": now})
+    ids = {server.ip: _insert(connection, servers, _server(server, account_ids, now)) for server in world.servers}
+    REVIEWS.add(connection, ids.values(), now)
+    for key, value in _SETTINGS.items():
+        values = {"key": key, "value": json.dumps(value), "created_on": now}
+        # A database that was only migrated, or used for settings alone, may have them.
+        connection.execute(sa.delete(system_settings).where(system_settings.c.key == key))
+        _insert(connection, system_settings, values)
+    return ids
+
+
+def _account(name: str, now: datetime) -> dict[str, Any]:
+    return {"name": name, "url_slug": f"demo-{name.replace(' ', '-')}", "created_on": now, "flags": {}}
+
+
+def _settings_monitor(ipv: str, base_checks: list[str], now: datetime) -> dict[str, Any]:
+    """The pseudo-monitor whose config is the default of all monitors of a protocol."""
+    return {
+        "tls_name": f"settings-{ipv}.system",
+        "ip_version": ipv,
+        "status": "pending",
+        "config": json.dumps({"samples": 1, "base_checks": base_checks if ipv == "v4" else []}),
+        "created_on": now,
+    }
+
+
+def _server(server: Server, account_ids: dict[str, int], now: datetime) -> dict[str, Any]:
+    return {
+        "ip": server.ip,
+        "ip_version": "v4",
+        "account_id": account_ids[server.account],
+        "hostname": None,
+        "in_pool": 1,
+        "flags": json.dumps({"port": server.port}),
+        "created_on": now,
+    }
+
+
+def _insert(connection: Connection, table: sa.Table, row: dict[str, Any]) -> int:
+    key = connection.execute(sa.insert(table).values(row)).inserted_primary_key
+    assert key is not None
+    return int(key[0])

@@ -1,0 +1,87 @@
+"""Starts, watches, restarts and ends the processes of the demo: all that it started, and nothing else."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Self
+
+from testbed.demo.process import TERM_WITHIN, Command, Death, Process
+
+
+class Supervisor:
+    """Processes by name, in the order in which they were started; they end in the opposite order.
+
+    Use as a context manager: when it is left, whatever the reason, none of the processes is left.
+    """
+
+    def __init__(self) -> None:
+        self._processes: dict[str, Process] = {}
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._wanted: set[str] = set()
+        self.deaths: list[Death] = []
+        self.died = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop(reversed(list(self._processes)))
+        for watcher in self._watchers.values():
+            watcher.cancel()
+
+    @property
+    def running(self) -> Sequence[str]:
+        """Names of the processes that run."""
+        return [name for name, process in self._processes.items() if process.running]
+
+    def pid(self, name: str) -> int | None:
+        """Of a running process, else None."""
+        return self._processes[name].pid
+
+    async def start(self, command: Command) -> None:
+        """Starts a process that shall run until it is stopped.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        self._processes[command.name] = Process(command)
+        await self.restart(command.name)
+
+    async def restart(self, name: str) -> None:
+        """Starts a process again that was stopped or killed."""
+        process = self._processes[name]
+        await process.start()
+        self._wanted.add(name)
+        self._watchers[name] = asyncio.create_task(self._watch(process), name=f"watch {name}")
+
+    async def stop(self, names: Iterable[str], within: float = TERM_WITHIN) -> list[str]:
+        """Ends these processes together and in order; names those that had to be killed after ``within`` seconds."""
+        stopping = list(names)
+        self._wanted.difference_update(stopping)
+        in_order = await asyncio.gather(*(self._processes[name].stop(within) for name in stopping))
+        return [name for name, orderly in zip(stopping, in_order, strict=True) if not orderly]
+
+    async def wait(self, name: str) -> int:
+        """The exit status of a process that ends by itself."""
+        self._wanted.discard(name)
+        return await self._processes[name].wait()
+
+    async def kill(self, name: str) -> None:
+        """SIGKILL, on purpose: its end is no death that anybody has to be told of."""
+        self._wanted.discard(name)
+        await self._processes[name].kill()
+
+    def kill_all(self) -> None:
+        """Ends everything at once; whoever waits for the end of a process sees it."""
+        self._wanted.clear()
+        for process in self._processes.values():
+            process.kill_now()
+
+    async def _watch(self, process: Process) -> None:
+        await process.wait()
+        if process.name in self._wanted:
+            self._wanted.discard(process.name)
+            self.deaths.append(process.death())
+            self.died.set()

@@ -1,0 +1,155 @@
+"""The made-up world of the demo: who owns monitors and servers, where they are, and what is true of each server.
+
+Everything has a loopback address in a network of its own, except where a constraint is to be seen at work: one server
+belongs to the account of two monitors, and one is in the network of a monitor.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from schema.names import Environment
+from testbed.ntp.fleet import loopback_addresses
+from testbed.ntp.spec import Behaviour, ServerSpec
+
+ENV: Final[Environment] = "devel"
+"""The one environment in which loopback addresses and other ports than 123 may be measured."""
+
+MONITORS_PER_ACCOUNT: Final = 2
+"""What a server takes of one account by default, so that the accounts never keep a server below its target."""
+
+MAX_AGENTS: Final = 100
+MAX_SERVERS: Final = 500
+
+_DOMAIN: Final = "mon.example"
+_MONITORS_FROM: Final = "127.64.0.10"
+_SERVERS_FROM: Final = "127.20.0.1"
+_PLACES: Final = ("nlams", "uspao", "jptyo", "brsao", "zajnb", "ausyd", "sgsin", "deber", "caymq", "inbom")
+
+_PROPER: Final[dict[str, Any]] = {"delay": 0.002, "jitter": 20e-6}
+_FIRST_FAULTS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
+    ("good", _PROPER),
+    ("off by 400 ms", _PROPER | {"offset": 0.4}),
+    ("good", _PROPER | {"offset": 0.003, "stratum": 1, "reference_id": "GPS"}),
+    ("off by 5 s", _PROPER | {"offset": 5.0}),
+    ("good", _PROPER | {"offset": -0.004, "delay": 0.012}),
+    ("silent", {"behaviour": Behaviour.SILENT}),
+    ("stratum 16", _PROPER | {"stratum": 16, "leap": 3, "reference_id": "INIT"}),
+    ("good, monitor's account", _PROPER | {"offset": 0.001, "stratum": 3}),
+    ("good, monitor's network", _PROPER | {"offset": 0.0015}),
+    ("loses 10 %", _PROPER | {"loss": 0.1, "offset": -0.002}),
+    ("RATE, one in three", _PROPER | {"kiss": "RATE", "kiss_share": 1 / 3}),
+    ("good, far away", {"offset": -0.008, "delay": 0.045, "jitter": 100e-6, "stratum": 3}),
+)
+"""The servers of the demo, in this order; each is good or bad in another way."""
+
+_LATER_FAULTS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
+    ("off by 60 ms", _PROPER | {"offset": 0.06}),
+    ("DENY", _PROPER | {"kiss": "DENY"}),
+)
+_GOOD_BETWEEN: Final = 4
+"""Past the first dozen, so many good servers follow each bad one: the pool has more good servers than bad ones."""
+
+_OF_A_MONITORS_ACCOUNT: Final = 7
+_IN_A_MONITORS_NETWORK: Final = 8
+
+BASE_CHECKS: Final = 3
+_BASE_CHECK_WITHIN: Final = 0.005
+"""Seconds; the agents allow 10 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Monitor:
+    """A monitor, which one agent will be; ``account`` is the name of its account."""
+
+    name: str
+    ip: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server; ``true_offset`` (s) is None when nobody told us."""
+
+    ip: str
+    port: int
+    what: str
+    account: str
+    true_offset: float | None
+    spec: ServerSpec | None = None
+    """How it is simulated; None: it is a real one."""
+
+    @property
+    def gives_time(self) -> bool:
+        """Whether any monitor that asks it a few times must come to know its time."""
+        spec = self.spec
+        return spec is not None and spec.behaviour is Behaviour.NORMAL and not spec.kiss
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All of it."""
+
+    monitors: tuple[Monitor, ...]
+    servers: tuple[Server, ...]
+
+    @property
+    def fleet(self) -> tuple[ServerSpec, ...]:
+        """The servers that are to be simulated."""
+        return tuple(server.spec for server in self.servers if server.spec is not None)
+
+    @property
+    def base_checks(self) -> list[str]:
+        """Servers that the agents compare their clock with: good ones; with nothing simulated, those that are given."""
+        good = [
+            f"{server.ip}:{server.port}"
+            for server in self.servers
+            if server.what.startswith("good") and abs(server.true_offset or 0) <= _BASE_CHECK_WITHIN
+        ]
+        return (good or [f"{server.ip}:{server.port}" for server in self.servers])[:BASE_CHECKS]
+
+    def may_serve(self, server: Server) -> int:
+        """How many monitors may measure ``server``: not those of its account, nor those in its /24."""
+        return sum(m.account != server.account and _network(m.ip) != _network(server.ip) for m in self.monitors)
+
+
+def make_world(agents: int, servers: int, port: int, real: tuple[tuple[str, int], ...] = ()) -> World:
+    """A world of ``agents`` monitors and ``servers`` simulated servers on UDP ``port``, and the ``real`` servers.
+
+    The same arguments make the same world.
+    """
+    monitors = tuple(_monitor(index, ip) for index, ip in enumerate(loopback_addresses(_MONITORS_FROM, agents, 20)))
+    addresses = loopback_addresses(_SERVERS_FROM, servers, 24) if servers else ()
+    simulated = tuple(_server(index, ip, port, monitors) for index, ip in enumerate(addresses))
+    given = tuple(Server(ip, its_port, "given", "volunteers", None) for ip, its_port in real)
+    return World(monitors, simulated + given)
+
+
+def _monitor(index: int, ip: str) -> Monitor:
+    turn, place = divmod(index, len(_PLACES))
+    account = f"monitors {index // MONITORS_PER_ACCOUNT + 1}"
+    return Monitor(f"{_PLACES[place]}{turn + 1}-demo.{ENV}.{_DOMAIN}", ip, account)
+
+
+def _server(index: int, ip: str, port: int, monitors: tuple[Monitor, ...]) -> Server:
+    what, fault = _fault(index)
+    account = f"servers {index // 3 + 1}"
+    if index == _OF_A_MONITORS_ACCOUNT:
+        account = monitors[0].account
+    if index == _IN_A_MONITORS_NETWORK:
+        ip = f"{_network(monitors[-1].ip)}.53"
+    spec = ServerSpec(address=ip, port=port, name=what, **fault)
+    return Server(ip, port, what, account, None if spec.behaviour is Behaviour.SILENT else spec.offset, spec)
+
+
+def _fault(index: int) -> tuple[str, dict[str, Any]]:
+    if index < len(_FIRST_FAULTS):
+        return _FIRST_FAULTS[index]
+    turn, rest = divmod(index - len(_FIRST_FAULTS), _GOOD_BETWEEN + 1)
+    if rest == 0:
+        return _LATER_FAULTS[turn % len(_LATER_FAULTS)]
+    return "good", _PROPER | {"offset": round(((index * 37) % 17 - 8) * 0.001, 3), "stratum": 1 + index % 4}
+
+
+def _network(ip: str) -> str:
+    """The /24 of an IPv4 address."""
+    return ip.rpartition(".")[0]
