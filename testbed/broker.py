@@ -15,10 +15,11 @@ from types import TracebackType
 from typing import Final, Self
 
 from runtime.mqtt.types import BrokerAddress
+from testbed.paths import CHECKOUT
 from testbed.ports import ADDRESS, free_port, loopback_addresses
 from testbed.tls import Certificate, LocalCa
 
-_CHECKOUT: Final = Path(__file__).parents[1] / "broker-config"
+_CHECKOUT: Final = CHECKOUT / "broker-config"
 _COMMON: Final = (_CHECKOUT / "common", Path("/usr/share/ntppool-monitor/broker-config/common"))
 _PLUGIN: Final = (_CHECKOUT / "jwt-auth/build/jwt-auth.so", Path("/usr/lib/ntppool-monitor/jwt-auth.so"))
 _SBIN: Final = ":/usr/sbin:/usr/local/sbin"

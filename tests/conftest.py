@@ -1,19 +1,14 @@
-"""Fixtures of all floors live in ``tests/fixtures``; this makes them known."""
+"""Makes the fixtures of ``testbed/fixtures`` known, and every test independent of what others left behind."""
 
 import logging
 import signal
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Tests are imported by path, so the folder of fixtures must be named.
-sys.path.insert(0, str(Path(__file__).parent))
-
-pytest_plugins = ["fixtures.broker", "fixtures.database"]
+pytest_plugins = ["testbed.fixtures.broker", "testbed.fixtures.database"]
 
 
 def pytest_configure() -> None:

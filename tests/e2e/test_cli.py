@@ -14,13 +14,13 @@ from typing import Any
 import jwt
 import pytest
 import sqlalchemy as sa
-from fixtures.world import add_account, add_monitor, add_pair, add_server, monitor_name
 from sqlalchemy.engine import URL
 
 from ops.__main__ import main
 from runtime.db.engine import open_database, transaction, utc_now
 from schema.names import ENVIRONMENTS
 from schema.tables import assignment_changes, monitors, rejected_messages, servers
+from testbed.fixtures.world import add_account, add_monitor, add_pair, add_server, monitor_name
 
 KEY = "0123456789abcdef" * 4
 SETTINGS = (

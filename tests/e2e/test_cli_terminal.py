@@ -16,14 +16,15 @@ from typing import Any
 
 import pytest
 import typer
-from fixtures.patience import PATIENCE
-from fixtures.world import add_account, add_monitor, add_pair, add_server, monitor_name
 from sqlalchemy.engine import URL
 
 from ops.__main__ import app
 from runtime.db.engine import open_database, reading, transaction
 from runtime.db.migrate import upgrade
 from schema.tables import monitors
+from testbed.fixtures.patience import PATIENCE
+from testbed.fixtures.world import add_account, add_monitor, add_pair, add_server, monitor_name
+from testbed.paths import CHECKOUT
 
 COLUMNS = 80
 
@@ -162,7 +163,7 @@ def commands(command: Any, *path: str) -> list[tuple[str, ...]]:
 ALL = commands(typer.main.get_command(app))
 
 
-OPERATING = (Path(__file__).parents[2] / "docs" / "operating.md").read_text(encoding="utf-8")
+OPERATING = (CHECKOUT / "docs" / "operating.md").read_text(encoding="utf-8")
 LEAVES = [path for path in ALL if not any(other[: len(path)] == path and other != path for other in ALL)]
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.broker import require_address
-from fixtures.database import SERVERS, require
-from fixtures.demo import alive, demo
-from fixtures.patience import PATIENCE
 
 from schema.topics import Topics
+from testbed.fixtures.broker import require_address
+from testbed.fixtures.database import SERVERS, require
+from testbed.fixtures.demo import alive, demo
+from testbed.fixtures.patience import PATIENCE
 from testbed.ports import ADDRESS, ADDRESS_V6
 
 UNTIL_TRUE = 120.0

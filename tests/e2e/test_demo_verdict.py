@@ -17,14 +17,14 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from fixtures.database import DatabaseServer
-from fixtures.demo import DEMO, RunningDemo, demo
-from fixtures.patience import PATIENCE
 from sqlalchemy.engine import URL
 
 from runtime.db.engine import open_database
 from runtime.db.migrate import upgrade
 from schema.tables import metadata
+from testbed.fixtures.database import DatabaseServer
+from testbed.fixtures.demo import DEMO, RunningDemo, demo
+from testbed.fixtures.patience import PATIENCE
 
 NAME = "of_the_demo"
 

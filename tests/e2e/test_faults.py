@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from fixtures.broker import require_address
-from fixtures.database import require
 
 from bench.faults.plan import NAMES, ONLY_TLS
+from testbed.fixtures.broker import require_address
+from testbed.fixtures.database import require
 from testbed.ports import ADDRESS_V6
 
 COMMAND = [sys.executable, "-P", "-m", "bench.faults"]

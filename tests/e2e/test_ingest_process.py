@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from fixtures.batches import new_batch
-from fixtures.broker import Broker
-from fixtures.patience import PATIENCE
-from fixtures.running_ingest import TestMonitor, connected_monitor
-from fixtures.world import add_monitor, add_pair, add_server
 from sqlalchemy.engine import Engine
 from ulid import ULID
 
 from runtime.mqtt.session import NotConnected
 from schema.messages import Batch, BatchCommitted, Result
 from schema.tables import log_scores, result_batches, server_scores
+from testbed.fixtures.batches import new_batch
+from testbed.fixtures.broker import Broker
+from testbed.fixtures.patience import PATIENCE
+from testbed.fixtures.running_ingest import TestMonitor, connected_monitor
+from testbed.fixtures.world import add_monitor, add_pair, add_server
 
 BATCHES, RESULTS = 150, 5
 

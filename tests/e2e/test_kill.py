@@ -11,8 +11,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from fixtures.database import require
-from fixtures.patience import PATIENCE
 
 from runtime.db.engine import DatabaseUnavailable, utc_now
 from runtime.db.queue import SCORING
@@ -24,6 +22,8 @@ from testbed.demo.site import BROKER, agent_name, free_ntp_port, make_site
 from testbed.demo.spools import is_empty
 from testbed.demo.system import System
 from testbed.demo.world import make_world
+from testbed.fixtures.database import require
+from testbed.fixtures.patience import PATIENCE
 
 AGENTS, SERVERS = 3, 3
 

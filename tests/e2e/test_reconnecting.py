@@ -16,9 +16,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from fixtures.broker import TRANSPORTS, Transport, require_address
-from fixtures.mqtt import MqttClient
-from fixtures.patience import PATIENCE
 
 import testbed.demo.system
 from agent.state import write_token
@@ -40,6 +37,9 @@ from testbed.demo.site import (
 from testbed.demo.spools import is_empty
 from testbed.demo.system import System
 from testbed.demo.world import ENV, Monitor, make_world
+from testbed.fixtures.broker import TRANSPORTS, Transport, require_address
+from testbed.fixtures.mqtt import MqttClient
+from testbed.fixtures.patience import PATIENCE
 
 AGENTS, SERVERS = 2, 2
 

@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from fixtures.broker import Broker
-from fixtures.patience import PATIENCE
-from fixtures.world import add_log_score, add_monitor, add_pair, add_server, monitor_name
 from sqlalchemy.engine import Engine
 
 from auth.tokens import Role
@@ -24,6 +21,9 @@ from schema.messages import ScoreComputed, decode
 from schema.tables import log_scores, scoring_queue, servers
 from schema.topics import ANY, Topics
 from scorer.scorers.recentmedian import SCORER
+from testbed.fixtures.broker import Broker
+from testbed.fixtures.patience import PATIENCE
+from testbed.fixtures.world import add_log_score, add_monitor, add_pair, add_server, monitor_name
 
 TOPICS = Topics("devel")
 

@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from fixtures.database import require
-from fixtures.patience import PATIENCE
 from sqlalchemy.engine import Connection
 
 from ops.monitors import change_monitor
@@ -32,6 +30,8 @@ from testbed.demo import store
 from testbed.demo.site import free_ntp_port, make_site
 from testbed.demo.system import System
 from testbed.demo.world import ENV, make_world
+from testbed.fixtures.database import require
+from testbed.fixtures.patience import PATIENCE
 
 AGENTS = 6
 TARGET = 3

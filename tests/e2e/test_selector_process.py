@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from fixtures.broker import Broker
-from fixtures.selector import (
+from sqlalchemy.engine import Engine
+
+from schema.tables import accounts, assignment_changes, log_scores, monitors
+from testbed.fixtures.broker import Broker
+from testbed.fixtures.selector import (
     Tree,
     add_results,
     eventually,
@@ -24,10 +27,7 @@ from fixtures.selector import (
     unique,
     watching_tree,
 )
-from fixtures.world import add_account, add_monitor, add_server
-from sqlalchemy.engine import Engine
-
-from schema.tables import accounts, assignment_changes, log_scores, monitors
+from testbed.fixtures.world import add_account, add_monitor, add_server
 
 MONITORS = 12
 

@@ -16,9 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.broker import Broker
-from fixtures.database import require
-from fixtures.patience import PATIENCE
 from sqlalchemy.engine import Engine
 
 from auth.tokens import Role
@@ -30,6 +27,9 @@ from schema.messages import ControlAnswer, ControlCommand, decode, encode
 from schema.topics import Topics
 from scorer.worker import POLL
 from testbed.database import SERVERS, DatabaseServer, temporary_database
+from testbed.fixtures.broker import Broker
+from testbed.fixtures.database import require
+from testbed.fixtures.patience import PATIENCE
 from testbed.ports import free_port
 
 

@@ -4,12 +4,12 @@ import re
 from typing import Any, Final
 
 import sqlalchemy as sa
-from fixtures.database import DatabaseServer
 from sqlalchemy.engine import Engine
 
 from runtime.db.engine import open_database
 from runtime.db.migrate import upgrade
 from schema.tables import metadata
+from testbed.fixtures.database import DatabaseServer
 
 _DETAILS: Final = (
     "SELECT table_name, column_name, column_type, collation_name, is_nullable, column_default, extra "

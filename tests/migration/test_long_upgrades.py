@@ -15,13 +15,13 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from fixtures.database import DatabaseServer
 from sqlalchemy.engine import Connection, Engine
 
 from runtime import database, migrations
 from runtime.db.engine import open_database
 from runtime.db.migrate import current, newest, upgrade
 from schema.tables import log_scores, metadata, servers
+from testbed.fixtures.database import DatabaseServer
 
 DEADLINE = 60.0
 INDEX = "CREATE INDEX log_scores_review"

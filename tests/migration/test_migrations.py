@@ -12,7 +12,6 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from fixtures.database import SERVERS, DatabaseServer
 from sqlalchemy.engine import URL, Connection, Engine
 
 from runtime import migrations
@@ -20,6 +19,7 @@ from runtime.db.engine import open_database
 from runtime.db.migrate import MigrationBusy, current, newest, upgrade
 from schema import pool_tables
 from schema.tables import ledger_origin, log_scores, metadata, monitors, server_scores, servers
+from testbed.fixtures.database import SERVERS, DatabaseServer
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 _numbers = itertools.count(1)

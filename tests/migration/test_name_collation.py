@@ -3,15 +3,15 @@
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
-from fixtures.database import DatabaseServer
-from fixtures.selector import set_presence, unique
-from fixtures.world import add_monitor, add_pair, add_server
 from sqlalchemy.engine import Connection
 
 from runtime.db.engine import open_database
 from runtime.db.migrate import upgrade
 from schema import pool_tables
 from selector.store import read_inputs
+from testbed.fixtures.database import DatabaseServer
+from testbed.fixtures.selector import set_presence, unique
+from testbed.fixtures.world import add_monitor, add_pair, add_server
 
 
 def collation(connection: Connection, table: str) -> str:

@@ -6,8 +6,6 @@ from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
-from fixtures.database import DatabaseServer
-from fixtures.world import add_monitor, monitor_name
 from sqlalchemy.engine import Engine
 
 from ingest.last_seen import Sighting, write_sightings
@@ -22,6 +20,8 @@ from runtime.worker import Worker
 from schema import pool_tables
 from schema.messages import ProtocolState, Status, decode, encode
 from schema.tables import monitor_presence, monitors
+from testbed.fixtures.database import DatabaseServer
+from testbed.fixtures.world import add_monitor, monitor_name
 
 NOW = datetime(2026, 1, 20, 12)
 BUG = "1.0-\N{BUG}"

@@ -6,11 +6,11 @@ import sys
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from fixtures.database import DatabaseServer
 
 import schema
 from runtime.db.engine import open_database
 from runtime.db.migrate import current, newest, upgrade
+from testbed.fixtures.database import DatabaseServer
 
 
 def test_the_newest_is_alembics_head() -> None:

@@ -3,11 +3,10 @@
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 from agent.version import VERSION
+from testbed.paths import CHECKOUT
 
-ROOT = Path(__file__).parents[3]
 HEAVY = [
     "pydantic",
     "typer",
@@ -45,7 +44,7 @@ assert isinstance(request.Request("http://localhost"), urllib.request.Request)
 
 
 def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -61,4 +60,4 @@ def test_a_postponed_module_is_there_when_it_is_used() -> None:
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
+    assert tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"] == VERSION

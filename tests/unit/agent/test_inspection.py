@@ -12,8 +12,8 @@ from agent.settings import AgentSettings, places_to_look
 from agent.state import Broker, Lock, State, StateDirectory, provision
 from agent.status_file import AgentReport, write_report
 from schema.messages import Status
+from testbed.paths import CHECKOUT
 
-ROOT = Path(__file__).parents[3]
 STATE = State(name="a.devel.mon.example", broker=Broker(host="127.0.0.1", port=1))
 
 
@@ -31,7 +31,7 @@ def write(directory: StateDirectory) -> None:
 
 
 def test_it_looks_where_the_units_keep_their_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    unit = (ROOT / "deploy" / "systemd" / "ntppool-agent@.service").read_text()
+    unit = (CHECKOUT / "deploy" / "systemd" / "ntppool-agent@.service").read_text()
     assert "\nStateDirectory=ntppool-agent\n" in unit
     home = {"XDG_CONFIG_HOME": str(tmp_path)}
     service = Path("/var/lib/ntppool-agent")

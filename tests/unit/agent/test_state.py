@@ -28,6 +28,7 @@ from agent.state import (
     state_base,
     write_token,
 )
+from testbed.paths import CHECKOUT
 
 NAME = "nlams1-x.devel.mon.example"
 TOKEN = "header.body.very-secret-signature"
@@ -190,7 +191,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     directory = provision(tmp_path, "devel", STATE, TOKEN)
     code = "import os,sys,pathlib;from agent.state import *;Lock(StateDirectory(pathlib.Path(sys.argv[1]),'devel'))"
     code += ".__enter__();os.kill(os.getpid(),9)"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[3], check=False)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=CHECKOUT, check=False)
     assert directory.lock_file.exists()
     with Lock(directory):
         pass

@@ -9,8 +9,7 @@ import pytest
 
 from auth.tokens import Role
 from ops.commands.token import ROLES
-
-ROOT = Path(__file__).parents[3]
+from testbed.paths import CHECKOUT
 
 SERVER_SIDE = {
     *("sqlalchemy", "alembic", "pymysql", "apscheduler", "hvac", "requests", "opentelemetry", "prometheus_client"),
@@ -35,7 +34,7 @@ def loaded(*arguments: str, **settings: str) -> tuple[int, set[str]]:
     """The exit code of a command, and the top-level modules that it has loaded."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
-        cwd=ROOT,
+        cwd=CHECKOUT,
         env={"PATH": os.environ["PATH"], "DEPLOYMENT_MODE": "devel", "JWT_KEY": "k" * 64, **settings},
         capture_output=True,
         text=True,

@@ -1,7 +1,8 @@
 """HYPOTHESIS_PROFILE=thorough runs many more examples, which need more time than a test is usually given."""
 
 import pytest
-from fixtures.selection_strategies import THOROUGH
+
+from testbed.selection.strategies import THOROUGH
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

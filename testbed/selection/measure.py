@@ -1,0 +1,46 @@
+"""How well servers end: in what share of random pool-like worlds one exchange across a constraint would be better.
+
+`python -m testbed.selection.measure WORLDS [FIRST]` reviews each world until nothing changes, and prints one JSON
+object. An exchange across a constraint: a monitor that is ready to be active, is kept out by a constraint, and would be
+clearly better than the one active monitor that has to leave for it. Sums are of the priorities of active monitors.
+"""
+
+import json
+import sys
+
+from testbed.selection import oracle, proof
+from testbed.selection.oracle import ACTIVE
+from testbed.selection.worlds import Scene, pool_scene
+
+
+def measure(worlds: int, first: int = 0) -> dict[str, float]:
+    """Counts over ``worlds`` worlds, from seed ``first`` on."""
+    found = {"worlds": 0, "exchange_remains": 0, "not_settled": 0, "starving": 0, "most_reviews": 0}
+    active = total = 0.0
+    for seed in range(first, first + worlds):
+        found["worlds"] += 1
+        scene = pool_scene(seed)
+        try:
+            reviews, end, _ = proof.settle(scene)
+        except AssertionError:
+            found["not_settled"] += 1
+            continue
+        found["most_reviews"] = max(found["most_reviews"], reviews)
+        found["exchange_remains"] += bool(oracle.exchanges(end, oracle.before(end)))
+        found["starving"] += not _feeds(scene)
+        best = [oracle.priority(one) for one in end.judged if one.pair_status is ACTIVE and oracle.healthy(one)]
+        active, total = active + len(best), total + sum(best)
+    share = round(100 * found["exchange_remains"] / worlds, 2)
+    return found | {"percent": share, "active": active / worlds, "mean_priority": round(total / max(active, 1), 1)}
+
+
+def _feeds(scene: Scene) -> bool:
+    try:
+        proof.it_does_not_starve(scene)
+    except AssertionError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(measure(*map(int, sys.argv[1:]))) + "\n")

@@ -1,0 +1,180 @@
+"""What the selector's words mean, written a second time and plainly, for the promises to be held against.
+
+Nothing of the selector but its values is used here.
+"""
+
+import functools
+import ipaddress
+import math
+from collections.abc import Iterable, Mapping
+
+from selector.rules.model import GlobalStatus, Monitor, PairStatus, Rejected, Review
+from testbed.selection.worlds import Scene
+
+Statuses = Mapping[int, PairStatus]
+
+CANDIDATE, TESTING, ACTIVE, PAUSED = PairStatus
+LEAVING = (GlobalStatus.PAUSED, GlobalStatus.DELETED)
+RANK = {PAUSED: 0, CANDIDATE: 1, TESTING: 2, ACTIVE: 3}
+
+
+def before(scene: Scene) -> dict[int, PairStatus]:
+    """Every pair's status when the review begins, left-out ones too."""
+    return {row.id: row.pair_status for row in scene.monitors if row.pair_status is not None}
+
+
+def after(scene: Scene, review: Review) -> dict[int, PairStatus]:
+    """Every pair's status once the changes are made."""
+    return before(scene) | {change.monitor_id: change.to_status for change in review.changes}
+
+
+def count(statuses: Statuses, status: PairStatus) -> int:
+    return sum(one is status for one in statuses.values())
+
+
+# ---- merit ---------------------------------------------------------------------------------------------------------
+
+
+def healthy(monitor: Monitor) -> bool:
+    return bool(not monitor.gone and monitor.count and monitor.avg_step is not None and monitor.avg_step >= 0)
+
+
+def unhealthy(monitor: Monitor) -> bool:
+    return bool(not monitor.gone and monitor.count and monitor.avg_step is not None and monitor.avg_step < 0)
+
+
+def out_on_its_own(monitor: Monitor) -> bool:
+    """Whether it is to leave whatever the constraints say."""
+    return monitor.global_status == "pending" or unhealthy(monitor)
+
+
+def priority(monitor: Monitor) -> float:
+    """Lower is better; infinite without an rtt."""
+    if monitor.avg_step is None or monitor.avg_rtt_ms is None:
+        return math.inf
+    return math.floor(monitor.avg_rtt_ms * (3 - 2 * monitor.avg_step) + 0.5)
+
+
+def clearly_better(winner: Monitor, loser: Monitor) -> bool:
+    if not healthy(loser):
+        return healthy(winner)
+    gain = priority(loser) - priority(winner)
+    return healthy(winner) and (gain == math.inf or (gain >= 5 and gain / priority(loser) >= 0.05 - 1e-12))
+
+
+def rank(monitor: Monitor) -> tuple[float, ...]:
+    """Sorts best first."""
+    order = 0 if healthy(monitor) else 2 if unhealthy(monitor) else 1
+    step = math.inf if monitor.avg_step is None else -monitor.avg_step
+    rtt = math.inf if monitor.avg_rtt_ms is None else monitor.avg_rtt_ms
+    return order, priority(monitor), step, rtt, monitor.id
+
+
+# ---- constraints ---------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def network(text: str, bits4: int, bits6: int) -> object:
+    address = ipaddress.ip_address(text)
+    return ipaddress.ip_network((text, bits4 if address.version == 4 else bits6), strict=False)
+
+
+def same_network(one: str, other: str, bits4: int, bits6: int) -> bool:
+    return network(one, bits4, bits6) == network(other, bits4, bits6)
+
+
+def too_close(scene: Scene, monitor: Monitor) -> str | None:
+    """The unchangeable violation, whether or not it is time to look."""
+    if monitor.address and same_network(monitor.address.text, scene.server.address.text, 24, 48):
+        return "network_same_subnet"
+    if monitor.account_id is not None and monitor.account_id == scene.server.account_id:
+        return "account"
+    return None
+
+
+def is_due(scene: Scene, monitor: Monitor) -> bool:
+    """Whether a paused pair is looked at."""
+    last = monitor.last_constraint_check
+    return last is None or (scene.now - last).total_seconds() >= 8 * 3600
+
+
+def violations(monitor: Monitor, status: PairStatus, others: Iterable[tuple[Monitor, PairStatus]]) -> set[str]:
+    """What the monitor violates in that place beside the others that hold one."""
+    found = set()
+    rest = [(other, place) for other, place in others if other.id != monitor.id and place in (ACTIVE, TESTING)]
+    for other, _ in rest:
+        if monitor.address and other.address and same_network(monitor.address.text, other.address.text, 20, 44):
+            found.add("network_diversity")
+    if monitor.account_id is not None:
+        places = [place for other, place in rest if other.account_id == monitor.account_id] + [status]
+        most = monitor.limit if status is ACTIVE else monitor.limit + 1
+        if places.count(status) > most or len(places) > monitor.limit + 1:
+            found.add("limit")
+    return found
+
+
+def placed(scene: Scene, statuses: Statuses) -> list[tuple[Monitor, PairStatus]]:
+    """The judged monitors that hold a place."""
+    return [(one, statuses[one.id]) for one in scene.judged if statuses.get(one.id) in (ACTIVE, TESTING)]
+
+
+def entangled(one: Monitor, other: Monitor) -> bool:
+    """Whether one of them may keep the other out."""
+    near = one.address and other.address and same_network(one.address.text, other.address.text, 20, 44)
+    return bool(near) or (one.account_id is not None and one.account_id == other.account_id)
+
+
+def exchanges(scene: Scene, statuses: Statuses) -> list[tuple[Monitor, Monitor]]:
+    """Who could be active in the stead of the very monitor that keeps it out, and would be clearly better there."""
+    places, found = placed(scene, statuses), []
+    active = [one for one in scene.judged if statuses.get(one.id) is ACTIVE]
+    for winner in scene.judged:
+        if statuses.get(winner.id) not in (CANDIDATE, TESTING) or winner.global_status != "active":
+            continue
+        if (
+            not healthy(winner)
+            or winner.count < 24
+            or too_close(scene, winner)
+            or not violations(winner, TESTING, places)
+        ):
+            continue
+        for loser in active:
+            if not entangled(winner, loser) or not (out_on_its_own(loser) or clearly_better(winner, loser)):
+                continue
+            if not violations(winner, ACTIVE, [place for place in places if place[0].id != loser.id]):
+                found.append((winner, loser))
+    return found
+
+
+# ---- the review ----------------------------------------------------------------------------------------------------
+
+
+def leaves_at_once(scene: Scene, monitor: Monitor) -> bool:
+    return monitor.global_status in LEAVING or too_close(scene, monitor) is not None
+
+
+def held(scene: Scene, status: PairStatus) -> int:
+    """Places of left-out monitors."""
+    return sum(isinstance(row, Rejected) and row.pair_status is status for row in scene.monitors)
+
+
+def remaining(scene: Scene, status: PairStatus) -> int:
+    """Places still taken when those that leave at once have left."""
+    stay = [one for one in scene.judged if one.pair_status is status and not leaves_at_once(scene, one)]
+    return len(stay) + held(scene, status)
+
+
+def emergency(scene: Scene) -> bool:
+    return remaining(scene, ACTIVE) == 0
+
+
+def limit(scene: Scene) -> int:
+    """How many changes of a kind the review may decide."""
+    if emergency(scene):
+        return 4
+    blocked = [one for one in scene.judged if one.global_status in LEAVING and one.pair_status in (ACTIVE, TESTING)]
+    return 3 if len(blocked) > 1 else 2
+
+
+def testing_target(statuses: Statuses) -> int:
+    return 5 + max(0, 7 - count(statuses, ACTIVE))

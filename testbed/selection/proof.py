@@ -1,0 +1,130 @@
+"""All that the selector promises: of one review, and of many (that it settles, and starves nobody).
+
+Run as a program (`python -m testbed.selection.proof WORLDS`) it holds so many random worlds, and what becomes of
+them, against every promise, and exits 1 at the first that is broken.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+from selector.rules.model import Review
+from testbed.selection import oracle, promises
+from testbed.selection import rule_promises as rules
+from testbed.selection.oracle import ACTIVE, CANDIDATE, PAUSED, TESTING
+from testbed.selection.worlds import Scene, random_scene
+
+MOST_REVIEWS = 30
+
+
+def settle(scene: Scene, most: int = 300) -> tuple[int, Scene, Review]:
+    """How many reviews changed something until none did, and the scene and review then.
+
+    An hour passes between them. No assignment comes twice, or it would come for ever.
+    """
+    seen = {_assignment(scene)}
+    for reviews in range(most):
+        review = scene.review()
+        if not review.changes:
+            return reviews, scene.after(review), review
+        scene = scene.after(review)
+        assert _assignment(scene) not in seen, "an assignment comes back"
+        seen.add(_assignment(scene))
+    raise AssertionError(f"still changing after {most} reviews")
+
+
+def _assignment(scene: Scene) -> tuple[tuple[int, str], ...]:
+    return tuple(sorted(oracle.before(scene).items()))
+
+
+def it_settles(scene: Scene) -> None:
+    """At most 30 reviews change something; paused pairs are freed two a review, which may take that much longer.
+
+    (60 active monitors, the worst there is, take 27 reviews by the limit of removals alone.)
+    """
+    waiting = oracle.count(oracle.before(scene), PAUSED)
+    reviews, settled, _ = settle(scene)
+    assert reviews <= MOST_REVIEWS + (waiting + 1) // 2, f"{reviews} reviews changed something"
+    for _ in range(17):  # until after every paused pair has been looked at again
+        later = replace(settled, now=settled.now + timedelta(hours=8))
+        _, settled, review = settle(later)
+    assert not review.changes
+
+
+def it_does_not_starve(scene: Scene) -> None:
+    """No settled server is short of active monitors while one who may be active waits, 4 gathering ones apart."""
+    _, settled, _ = settle(scene)
+    statuses = oracle.before(settled)
+    if oracle.count(statuses, ACTIVE) >= 7:
+        return
+    places, emergency = oracle.placed(settled, statuses), oracle.emergency(settled)
+    needed = 9 if emergency else 24
+    able = [
+        monitor
+        for monitor in settled.judged
+        if statuses.get(monitor.id) in (TESTING, CANDIDATE)
+        and monitor.global_status == "active"
+        and oracle.healthy(monitor)
+        and oracle.too_close(settled, monitor) is None
+        and (emergency or not oracle.violations(monitor, ACTIVE, places))
+    ]
+    gathering = [one for one in able if statuses[one.id] is TESTING and one.count < needed]
+    waiting = [one for one in able if one.count >= 24]
+    assert not waiting or len(gathering) >= 4, f"{waiting[0]} waits; only {len(gathering)} are gathering results"
+
+
+ONE_REVIEW: tuple[Callable[[Scene, Review], None], ...] = (
+    promises.at_most_one_change_per_monitor,
+    promises.limits_are_kept,
+    promises.targets_are_kept,
+    promises.no_promotion_violates_a_constraint,
+    promises.only_merit_is_promoted,
+    promises.never_from_some_active_to_none,
+    promises.flags_are_fair,
+    promises.violations_are_stored_with_their_first_time,
+    promises.the_order_of_rows_does_not_matter,
+    promises.the_best_come_first,
+    rules.who_must_leave_leaves_at_once,
+    rules.bad_performance_respects_the_floor,
+    rules.violations_leave,
+    rules.a_violation_leads_to_testing_only_without_one,
+    rules.free_places_are_filled,
+    rules.an_empty_testing_is_rescued,
+    rules.swaps_improve,
+    rules.clearly_better_ones_come_in,
+    rules.exchanges_improve,
+    rules.nobody_waits_behind_a_worse_one,
+    rules.testing_is_shared_fairly,
+    rules.reserved_places_are_for_those_who_get_ready,
+    rules.the_reserve_is_not_given_back,
+    rules.paused_pairs_are_freed_in_time,
+)
+MANY_REVIEWS: tuple[Callable[[Scene], None], ...] = (it_settles, it_does_not_starve)
+
+
+def hold_all(scene: Scene) -> None:
+    """One review of the scene against every promise about one review."""
+    review = scene.review()
+    for promise in ONE_REVIEW:
+        promise(scene, review)
+
+
+def main(worlds: int) -> int:
+    """Hold ``worlds`` random worlds, and what they become, against every promise; 1 at the first broken one."""
+    for seed in range(worlds):
+        scene = random_scene(seed, most=(8, 20, 60)[seed % 3])
+        try:
+            for _ in range(3):
+                hold_all(scene)
+                scene = scene.after(scene.review())
+            for many in MANY_REVIEWS:
+                many(scene)
+        except (AssertionError, ValueError) as broken:
+            sys.stdout.write(f"world {seed}: {type(broken).__name__}: {str(broken)[:200]}\n")
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

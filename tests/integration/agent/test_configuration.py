@@ -1,0 +1,153 @@
+"""What is configured wrongly is named, with what would be right, and nothing starts: exit status 2."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.state import Broker as BrokerPlace
+from agent.state import State, provision
+from testbed.fixtures.agent import ROOT, AgentProcess, until
+from testbed.fixtures.broker import Broker
+from testbed.tls import LocalCa
+
+NAME = "wrong.devel.mon.example"
+
+
+def command(tmp_path: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "defaults").touch()  # what a test has written there stays
+    return subprocess.run(
+        [sys.executable, "-m", "agent", *arguments],
+        cwd=ROOT,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "MONITOR_DEFAULTS_FILE": str(tmp_path / "defaults"),
+            "HOME": str(tmp_path),
+            **environ,
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "why"),
+    [
+        (["-e", "production", "status"], {}, "argument for DEPLOYMENT_MODE=production: input should be 'prod', 'test'"),
+        (["monitor"], {"MONITOR_IPV4": "maybe"}, "MONITOR_IPV4 (environment)=maybe: input should be a valid boolean"),
+        (["monitor"], {"MONITOR_DEFAULTS_FILE": "/nowhere"}, "MONITOR_DEFAULTS_FILE=/nowhere: must be a file"),
+        (["monitor"], {}, "ntppool-agent/prod/state.json: is missing: this monitor has not been set up"),
+        (["monitor", "--once", "--sanity-only"], {}, "only one of them"),
+        (["check", "127.0.0.1"], {}, "127.0.0.1 is not a public address: a loopback address"),
+        (["check", "8.8.8.8:124"], {}, "another port than 123 is for devel only"),
+        (["check", "time.example.1"], {}, "'time.example.1' is neither an IP address nor a host name"),
+        (["dance"], {}, "No such command 'dance'"),
+        (["monitor", "--twice"], {}, "No such option: --twice"),
+    ],
+)
+def test_wrong_settings(tmp_path: Path, arguments: list[str], environ: dict[str, str], why: str) -> None:
+    said = command(tmp_path, *arguments, **environ)
+    assert said.returncode == 2, said
+    assert why in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_settings_of_an_older_agent_are_understood(tmp_path: Path) -> None:
+    (tmp_path / "defaults").write_text("MONITOR_DEBUG_NTP_QUERIES=true\nMONITOR_LOG_LEVEL=warn\nMONITOR_DEBUG=true\n")
+    said = command(tmp_path, "--deploy-env", "devel", "--log-level", "WARN", "monitor")
+    assert (said.returncode, "devel/state.json: is missing" in said.stderr) == (2, True), said.stderr
+    assert "ntppool-agent: warning: MONITOR_DEBUG_NTP_QUERIES (" in said.stderr
+
+
+def test_wrong_files(tmp_path: Path) -> None:
+    base = tmp_path / "state"
+    state = State(name=NAME, broker=BrokerPlace(host="::1", port=1))
+    directory = provision(base, "devel", state, "t")
+    arguments = ("-e", "devel", "--state-dir", str(base), "monitor")
+    directory.state_file.write_text('{"name": "nlams1.prod.mon.example", "broker": {"host": "::1"}}')
+    said = command(tmp_path, *arguments)
+    assert (said.returncode, "belongs to prod, not to devel" in said.stderr) == (2, True), said.stderr
+
+
+def test_the_daemon_is_not_started_by_hand(tmp_path: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "agent.daemon"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (said.returncode, "ntppool-agent monitor" in said.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("broker_is", ["away", "hanging"])
+async def test_sigterm_ends_it_in_time_also_without_a_broker(
+    tmp_path: Path, fresh_broker: Broker, broker_is: str
+) -> None:
+    with AgentProcess(tmp_path, fresh_broker, NAME) as agent:
+        agent.start()
+        await until(lambda: "connected to" in agent.log_text, what=agent.log_text)
+        process = fresh_broker.process.process
+        assert process is not None
+        if broker_is == "away":
+            fresh_broker.stop()
+        else:
+            process.send_signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            agent.signal(signal.SIGTERM)
+            assert await agent.ended(5.0) == 0, agent.log_text
+            assert time.monotonic() - began < 5
+        finally:
+            if broker_is == "hanging":
+                process.send_signal(signal.SIGCONT)
+
+
+HANGING_NAMES = """
+import pathlib, socket, time
+ask = socket.getaddrinfo
+def getaddrinfo(host, *args, **kwargs):
+    if host == "hanging.example" and not kwargs.get("flags"):
+        pathlib.Path(__file__).with_name("asked").touch()
+        time.sleep(120)
+    return ask(host, *args, **kwargs)
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+async def test_sigterm_ends_it_in_time_while_the_brokers_name_is_looked_up(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HANGING_NAMES)
+    (tmp_path / "defaults").touch()
+    (tmp_path / "ca.pem").write_text(LocalCa().certificate)
+    place = BrokerPlace(host="hanging.example", ca_file=str(tmp_path / "ca.pem"))
+    provision(tmp_path, "devel", State(name=NAME, broker=place), "token")
+    environ = {**os.environ, "MONITOR_DEFAULTS_FILE": str(tmp_path / "defaults"), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    command = [sys.executable, "-m", "agent", "-e", "devel", "--state-dir", str(tmp_path), "monitor"]
+    with subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.DEVNULL) as process:
+        try:
+            await until((tmp_path / "asked").exists, what="the name is not looked up")
+            began = time.monotonic()
+            process.terminate()
+            assert await asyncio.to_thread(process.wait, 30) == 0
+            assert time.monotonic() - began < 5
+        finally:
+            process.kill()
+
+
+async def test_without_a_token_it_waits_for_one_and_never_shows_it(tmp_path: Path, broker: Broker) -> None:
+    with AgentProcess(tmp_path, broker, "late.devel.mon.example") as agent:
+        token = agent.directory.token_file.read_text()
+        agent.directory.token_file.unlink()
+        agent.start("--debug", "monitor")
+        await until(lambda: "has no token" in agent.log_text, what=agent.log_text)
+        agent.directory.token_file.touch(mode=0o600)
+        agent.directory.token_file.write_text(token)
+        await until(lambda: "connected to" in agent.log_text, 40, agent.log_text)
+        assert token.strip() not in agent.log_text
+        assert agent.process is not None
+        for kind in ("cmdline", "environ"):
+            shown = Path(f"/proc/{agent.process.pid}/{kind}").read_bytes()
+            assert token.strip().encode() not in shown

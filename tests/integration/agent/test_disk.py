@@ -1,0 +1,151 @@
+"""Disk and system tables that fail under a running agent: it says so, loses nothing that it has, and recovers.
+
+The limits of a process make its system calls fail in earnest, and can be taken back while it runs.
+"""
+
+import asyncio
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from testbed.fixtures.agent import ROOT, AgentProcess, Pool, pool_of, until
+from testbed.fixtures.broker import Broker
+from testbed.ntp.server import Fleet
+from testbed.ntp.spec import ServerSpec
+
+NAME = "disk.devel.mon.example"
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[Fleet]:
+    async with Fleet([ServerSpec(address="127.42.1.1", port=0)]) as running:
+        yield running
+
+
+@pytest.fixture
+async def pool(broker: Broker, fleet: Fleet) -> AsyncIterator[Pool]:
+    async with pool_of(broker, NAME) as made:
+        server = fleet.specs[0]
+        await made.configure(base_checks=[f"{server.address}:{server.port}"])
+        await made.assign(1, server)
+        yield made
+        await made.unassign(1)
+        await made.forget()
+
+
+@pytest.fixture
+def agent(tmp_path: Path, broker: Broker) -> Iterator[AgentProcess]:
+    """Its log goes through a pipe, since a limit on files would strike a file of its own, too."""
+    with AgentProcess(tmp_path, broker, NAME) as made, made.log.open("ab", buffering=0) as log:
+        made.process = subprocess.Popen(made.command("monitor"), cwd=ROOT, env=made.environ, stderr=subprocess.PIPE)
+
+        def copy(pipe: object) -> None:
+            for line in pipe:  # type: ignore[attr-defined]  # a pipe of bytes
+                log.write(line)
+
+        copying = threading.Thread(target=copy, args=(made.process.stderr,), daemon=True)
+        copying.start()
+        yield made
+        made.process.kill()
+        made.process.wait(10)
+        copying.join(10)
+        assert made.process.stderr is not None
+        made.process.stderr.close()
+
+
+@contextmanager
+def limited(agent: AgentProcess, kind: int, to: int) -> Iterator[None]:
+    """A limit of the running agent, taken back at the end."""
+    assert agent.process is not None
+    soft, hard = resource.prlimit(agent.process.pid, kind)
+    resource.prlimit(agent.process.pid, kind, (to, hard))
+    try:
+        yield
+    finally:
+        if agent.process.poll() is None:
+            resource.prlimit(agent.process.pid, kind, (soft, hard))
+
+
+def alive(agent: AgentProcess) -> bool:
+    return agent.process is not None and agent.process.poll() is None
+
+
+async def recovered(pool: Pool, agent: AgentProcess) -> None:
+    pool.batches.clear()
+    await until(lambda: pool.probing() and pool.batches, 40, agent.log_text)
+    await until(lambda: agent.spooled() == [], 40, agent.log_text)
+    assert "Traceback" not in agent.log_text
+
+
+async def test_a_disk_that_takes_nothing(pool: Pool, agent: AgentProcess) -> None:
+    await until(lambda: pool.batches, 40, agent.log_text)
+    with limited(agent, resource.RLIMIT_FSIZE, 0):
+        why = "results cannot be written to disk: File too large"
+        await until(lambda: why in str(pool.status.protocols), what=f"{pool.status} {agent.log_text}")
+        assert pool.status.online and not pool.probing()
+        assert "spool: cannot write a batch: File too large" in agent.log_text
+        await until(lambda: "status.json: File too large" in agent.log_text, what=agent.log_text)
+    await recovered(pool, agent)
+    assert pool.status.spool.dropped_results == 0
+
+
+async def test_an_agent_ends_in_time_with_a_disk_that_takes_nothing_and_says_what_is_lost(
+    pool: Pool, agent: AgentProcess
+) -> None:
+    await until(lambda: pool.batches, 40, agent.log_text)
+    with limited(agent, resource.RLIMIT_FSIZE, 0):
+        await until(lambda: "cannot write a batch" in agent.log_text, what=agent.log_text)
+        began = time.monotonic()
+        agent.signal(signal.SIGTERM)
+        assert await agent.ended(5.0) == 0
+        assert time.monotonic() - began < 5.0
+    await until(lambda: "results are lost: results cannot be written to disk" in agent.log_text, 5, agent.log_text)
+
+
+async def test_a_spool_that_somebody_removes_is_made_anew(pool: Pool, agent: AgentProcess) -> None:
+    await until(lambda: pool.batches, 40, agent.log_text)
+    await asyncio.to_thread(shutil.rmtree, agent.directory.spool)
+    await recovered(pool, agent)
+    assert alive(agent)
+
+
+async def test_a_state_directory_that_goes_and_comes_back(pool: Pool, agent: AgentProcess, tmp_path: Path) -> None:
+    pool.acknowledging = False
+    await until(lambda: pool.batches, 40, agent.log_text)
+    agent.directory.path.rename(tmp_path / "gone")
+    kept = len(list((tmp_path / "gone").glob("spool/v4/0*")))
+    assert kept > 0
+    await until(lambda: "No such file" in str(pool.status.protocols), what=f"{pool.status} {agent.log_text}")
+    assert not agent.directory.path.exists(), "nothing is written where the file system was"
+    assert "state.json: is missing" in agent.log_text
+    asked = await asyncio.to_thread(agent.run, "status")
+    assert asked.returncode == 1 and "not set up for devel: there is no state.json" in asked.stdout
+    (tmp_path / "gone").rename(agent.directory.path)
+    pool.acknowledging = True
+    await recovered(pool, agent)
+    assert agent.report()["set_aside_torn"] == 0
+
+
+async def test_a_full_table_of_files(pool: Pool, agent: AgentProcess) -> None:
+    pool.acknowledging = False
+    await until(lambda: pool.batches, 40, agent.log_text)
+    assert agent.process is not None
+    used = len(os.listdir(f"/proc/{agent.process.pid}/fd"))
+    with limited(agent, resource.RLIMIT_NOFILE, used):
+        await until(lambda: "Too many open files" in agent.log_text or "too many open files" in agent.log_text, 40)
+        waiting = len(agent.spooled())
+        await until(lambda: "a batch cannot be read now: Too many" in agent.log_text, 60, agent.log_text)
+        assert len(agent.spooled()) >= waiting, "what cannot be read now is not put aside"
+    pool.acknowledging = True
+    await recovered(pool, agent)
+    assert list(agent.directory.spool.glob("v4/set-aside/*")) == []
+    assert alive(agent)

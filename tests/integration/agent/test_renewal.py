@@ -1,0 +1,136 @@
+"""Files of a running agent that are replaced, half replaced, or gone for a while: it keeps what works, and takes up
+what is new when it fits."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed.fixtures.agent import AgentProcess, Pool, pool_of, until
+from testbed.fixtures.broker import TRANSPORTS, Broker
+from testbed.tls import Certificate, LocalCa
+
+NAME = "renewed.devel.mon.example"
+
+
+@pytest.fixture
+def broker(fresh_broker: Broker) -> Broker:
+    """One that a test may restart, reached by TLS."""
+    return fresh_broker.via(TRANSPORTS[1])
+
+
+@pytest.fixture
+async def pool(broker: Broker) -> AsyncIterator[Pool]:
+    async with pool_of(broker, NAME) as made:
+        yield made
+
+
+@pytest.fixture
+def agent(tmp_path: Path, broker: Broker) -> Iterator[AgentProcess]:
+    with AgentProcess(tmp_path, broker, NAME) as made:
+        yield made
+
+
+def write_key(agent: AgentProcess, pair: Certificate) -> None:
+    agent.directory.key_file.touch(mode=0o600)
+    agent.directory.key_file.write_text(pair.key)
+
+
+def write(agent: AgentProcess, pair: Certificate) -> None:
+    write_key(agent, pair)
+    agent.directory.certificate_file.write_text(pair.certificate)
+
+
+def own_ca(agent: AgentProcess, broker: Broker) -> Path:
+    """A file of the agent's own with the broker's CA, which its state names."""
+    ca_file = agent.directory.path / "ca.pem"
+    ca_file.write_text(broker.process.ca.certificate)
+    text = agent.directory.state_file.read_text()
+    agent.directory.state_file.write_text(text.replace(str(broker.address.ca_file), "ca.pem"))
+    return ca_file
+
+
+def connections(agent: AgentProcess) -> int:
+    return agent.log_text.count("connected to mqtts://")
+
+
+async def connected(agent: AgentProcess, count: int) -> None:
+    await until(lambda: connections(agent) >= count, 40, agent.log_text)
+
+
+async def reconnects(agent: AgentProcess, broker: Broker) -> None:
+    """Takes the connection away: the agent must get in again with what it has."""
+    before = connections(agent)
+    broker.restart()
+    await connected(agent, before + 1)
+
+
+async def test_a_certificate_that_comes_before_its_key(agent: AgentProcess, broker: Broker, pool: Pool) -> None:
+    ca = LocalCa()
+    write(agent, ca.issue("old"))
+    agent.start()
+    await connected(agent, 1)
+    new = ca.issue("new")
+    agent.directory.certificate_file.write_text(new.certificate)
+    await until(lambda: "going on with what was there before" in agent.log_text, what=agent.log_text)
+    assert connections(agent) == 1, "the connection that works stays"
+    await until(lambda: "certificates or key" in str(agent.report()["troubles"]), what=str(agent.report()))
+    await reconnects(agent, broker)
+    assert agent.log_text.count("has changed") == 0
+    write_key(agent, new)
+    await until(lambda: "has changed" in agent.log_text, what=agent.log_text)
+    await connected(agent, 3)
+    await until(lambda: pool.statuses and pool.status.online, what=agent.log_text)
+    await until(lambda: agent.report()["troubles"] == [], what=str(agent.report()))
+    assert agent.process is not None and agent.process.poll() is None
+
+
+Break = Callable[[AgentProcess, Path], object]
+BREAKS: dict[str, tuple[Break, str]] = {
+    "a broken CA": (lambda agent, ca: ca.write_text("no certificate"), "ca.pem: no certificate or key"),
+    "no CA": (lambda agent, ca: ca.unlink(), "ca.pem: must be a file that we may read"),
+    "no key": (lambda agent, ca: agent.directory.key_file.unlink(), "key.pem: No such file"),
+    "an open key": (lambda agent, ca: agent.directory.key_file.chmod(0o644), "key.pem: is open to others"),
+    "no certificate": (lambda agent, ca: agent.directory.certificate_file.unlink(), "cert.pem: is missing, though"),
+    "no state": (lambda agent, ca: agent.directory.state_file.unlink(), "state.json: is missing"),
+    "half a state": (lambda agent, ca: agent.directory.state_file.write_text('{"name": "'), "state.json: "),
+    "no token": (lambda agent, ca: agent.directory.token_file.unlink(), "token: is missing"),
+    "an empty token": (lambda agent, ca: agent.directory.token_file.write_text(""), "token: must hold one token"),
+}
+
+
+@pytest.mark.parametrize(("breaks", "complaint"), BREAKS.values(), ids=BREAKS)
+async def test_what_breaks_under_a_running_agent_ends_nothing(
+    agent: AgentProcess, broker: Broker, breaks: Break, complaint: str
+) -> None:
+    ca_file = own_ca(agent, broker)
+    write(agent, LocalCa().issue("client"))
+    agent.start()
+    await connected(agent, 1)
+    files = {path: path.read_bytes() for path in agent.directory.path.iterdir() if path.suffix in (".pem", ".json", "")
+             if path.is_file() and path.name not in ("lock", "status.json")}  # fmt: skip
+    breaks(agent, ca_file)
+    await reconnects(agent, broker)
+    await until(lambda: complaint in agent.log_text, what=agent.log_text)
+    assert "going on with " in agent.log_text
+    for path, content in files.items():
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+        path.write_bytes(content)
+    await reconnects(agent, broker)
+    assert agent.process is not None and agent.process.poll() is None
+
+
+async def test_an_agent_that_starts_in_the_middle_of_a_renewal_waits_for_the_rest(
+    agent: AgentProcess, broker: Broker
+) -> None:
+    ca_file = own_ca(agent, broker)
+    ca_file.write_text("not yet")
+    new = LocalCa().issue("new")
+    agent.directory.certificate_file.write_text(new.certificate)
+    agent.start()
+    await until(lambda: "key.pem: No such file" in agent.log_text, what=agent.log_text)
+    write_key(agent, new)
+    await until(lambda: "ca.pem: no certificate or key" in agent.log_text, what=agent.log_text)
+    ca_file.write_text(broker.process.ca.certificate)
+    await connected(agent, 1)

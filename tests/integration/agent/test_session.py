@@ -1,0 +1,309 @@
+"""An agent's session, packet by packet: what it leaves with the broker, and what it makes of the broker's word."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.app import Monitor
+from agent.daemon_settings import DaemonSettings
+from agent.delivery.spool import Batched
+from agent.login import Login
+from agent.pipeline import keep
+from agent.state import Broker, State, provision
+from schema.messages import Assignment, Batch, BatchCommitted, MonitorConfig, ProtocolConfig, Result, Status, encode
+from testbed.fixtures.agent import until
+from testbed.fixtures.wire import PatientBroker, connack, patient_broker, publish
+
+NAME = "wire.devel.mon.example"
+STATUS = f"/devel/monitors/status/{NAME}/status"
+RESULTS = f"/devel/monitors/results/{NAME}/v4"
+ACKS = f"/devel/monitors/acks/{NAME}/v4"
+
+
+@pytest.fixture(autouse=True)
+def _soon_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is refused waits for seconds, which these tests are not about."""
+    monkeypatch.setattr("agent.reconnect.FIRST_WAIT", 0.02)
+    monkeypatch.setattr("agent.reconnect.WAIT", 0.02)
+
+
+class Running:
+    """A monitor of this process."""
+
+    def __init__(self, base: Path, port: int, *, passing: bool = False) -> None:
+        broker = Broker(host="127.0.0.1", port=port)
+        directory = provision(base, "devel", State(name=NAME, broker=broker, allow_private_targets=True), "token")
+        settings = DaemonSettings(env="devel", state_base=str(base))
+        self.kept = keep(settings, directory)
+        login = Login(directory, directory.read_state())
+        self.monitor = Monitor(settings, directory, login, self.kept, on_reload=lambda: None, passing=passing)
+        self.line = self.monitor.lines["v4"]
+        self.ends = asyncio.Event()
+
+    @asynccontextmanager
+    async def at_work(self, *, farewell: bool = True) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.monitor.run(self.ends, lambda: farewell))
+            yield
+            self.ends.set()
+
+    def add_results(self, count: int) -> None:
+        for number in range(1, count + 1):
+            result = Result(server_id=number, ip="192.0.2.1", ts=datetime.now(UTC), offset=0.001, rtt=0.01)
+            self.line.collector.add(result, asyncio.get_running_loop().time())
+
+
+def assign(broker: PatientBroker, server_id: int) -> None:
+    assignment = Assignment(server_id=server_id, ip="127.0.0.1", port=1, status="active", interval=540)
+    topic = f"/devel/monitors/assignments/{NAME}/v4/{server_id}"
+    broker.last.peer.say(publish(topic.encode(), encode(assignment), 1, retain=True))
+
+
+def acknowledge(broker: PatientBroker) -> int:
+    """Says that all batches so far are in the ledger; returns how many came."""
+    batches = [msgspec.json.decode(payload, type=Batch) for payload in broker.last.payloads(RESULTS)]
+    for batch in batches:
+        broker.last.peer.say(publish(ACKS.encode(), encode(BatchCommitted(batch=batch.id, stored=1)), 1))
+    return len(batches)
+
+
+async def connected(broker: PatientBroker, count: int = 1) -> None:
+    """Returns when the agent has said that it is online on its ``count``th connection."""
+    await until(lambda: len(broker.connections) == count and broker.last.payloads(STATUS), 30, "not connected")
+
+
+async def test_the_last_will_says_offline_and_is_retained(tmp_path: Path) -> None:
+    async with patient_broker() as broker, Running(tmp_path, broker.port).at_work():
+        await connected(broker)
+    will = broker.connections[0].connect.will
+    assert will is not None
+    assert (will.topic, will.qos, will.retain) == (STATUS, 1, True)
+    said = msgspec.json.decode(will.payload, type=Status)
+    assert (said.online, said.ts, said.protocols) == (False, None, {})
+    assert b"\x18\x00\x00\x00\x1e" in will.properties, "30 s after the connection"
+    assert b"\x02\x00\x01\x51\x80" in will.properties, "forgotten after a day"
+
+
+async def test_the_status_is_retained_and_expires(tmp_path: Path) -> None:
+    async with patient_broker() as broker, Running(tmp_path, broker.port).at_work():
+        await connected(broker)
+        sent = next(one for one in broker.last.published if one.topic == STATUS)
+        assert (sent.qos, sent.retain) == (1, True)
+        assert b"\x02\x00\x01\x51\x80" in sent.properties
+        assert msgspec.json.decode(sent.payload, type=Status).online
+
+
+async def test_the_end_in_order_is_said_and_a_mere_reconnection_is_not(tmp_path: Path) -> None:
+    async with patient_broker() as broker:
+        for farewell in (True, False):
+            async with Running(tmp_path / str(farewell), broker.port).at_work(farewell=farewell):
+                await connected(broker, 1 if farewell else 2)
+            said = msgspec.json.decode(broker.last.payloads(STATUS)[-1], type=Status)
+            assert said.online is not farewell
+            await until(lambda: broker.last.over)
+            assert broker.last.heard[-1].kind == 14, "DISCONNECT, so that no will is sent"
+
+
+async def test_who_only_passes_by_leaves_no_will_and_no_session(tmp_path: Path) -> None:
+    async with patient_broker() as broker:
+        passing = Running(tmp_path, broker.port, passing=True)
+        parts = {"clock watch": passing.monitor.watch_clock()}
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(passing.monitor.serve(parts, passing.ends, lambda: False))
+            await until(lambda: passing.monitor.session.connected)
+            passing.ends.set()
+        assert broker.last.connect.will is None
+        assert broker.last.connect.clean_start
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_assignments_are_kept_as_long_as_the_session_is(tmp_path: Path, kept: bool) -> None:
+    """A broker that has lost the session says again what is assigned; what it does not say is assigned no longer."""
+    async with patient_broker(connack(), connack(session_present=kept)) as broker:
+        running = Running(tmp_path, broker.port)
+        async with running.at_work():
+            await connected(broker)
+            assign(broker, 7)
+            await until(lambda: len(running.line.runner.assignments) == 1)
+            broker.last.peer.close()
+            await connected(broker, 2)
+            assert running.line.runner.assignments.ids() == ([7] if kept else [])
+            assert (running.line.runner._schedule.next_due() is not None) is kept
+            assign(broker, 8)
+            await until(lambda: 8 in running.line.runner.assignments.ids())
+            assert running.line.runner.assignments.ids() == ([7, 8] if kept else [8])
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_batch_is_sent_again_at_once_when_the_broker_has_lost_the_session(tmp_path: Path, kept: bool) -> None:
+    """With the session, the broker may have lost the batch. Else its acknowledgement is still to be waited for."""
+    async with patient_broker(connack(), connack(session_present=kept)) as broker:
+        running = Running(tmp_path, broker.port)
+        running.line.outbox._ack_timeout = 3_600.0
+        async with running.at_work():
+            await connected(broker)
+            running.add_results(1)
+            await until(lambda: broker.last.payloads(RESULTS))
+            broker.last.peer.close()
+            await connected(broker, 2)
+            if not kept:
+                await until(lambda: broker.last.payloads(RESULTS))
+            else:
+                assert broker.last.payloads(RESULTS) == []
+
+
+async def test_what_was_gathered_is_in_the_spool_when_it_ends(tmp_path: Path) -> None:
+    async with patient_broker() as broker:
+        running = Running(tmp_path, broker.port)
+        async with running.at_work():
+            await connected(broker)
+            running.add_results(3)
+            assert len(running.line.spool) == 0
+        assert [running.line.spool.read(number).results for number in running.line.spool] == [3]  # type: ignore[union-attr]
+
+
+async def test_what_was_gathered_is_in_the_spool_when_it_ends_without_a_broker(tmp_path: Path) -> None:
+    running = Running(tmp_path, 1)
+    async with running.at_work():
+        running.add_results(3)
+        await asyncio.sleep(0)
+    assert [running.line.spool.read(number).results for number in running.line.spool] == [3]  # type: ignore[union-attr]
+
+
+async def test_batches_are_as_small_as_the_broker_wants_them(tmp_path: Path) -> None:
+    async with patient_broker(connack(max_packet=2_000)) as broker:
+        running = Running(tmp_path, broker.port)
+        async with running.at_work():
+            await connected(broker)
+            running.add_results(50)
+
+            sizes: dict[bytes, int] = {}
+
+            def arrived() -> list[int]:
+                acknowledge(broker)
+                sizes.update({one.payload: one.size for one in broker.last.published if one.topic == RESULTS})
+                batches = [msgspec.json.decode(payload, type=Batch) for payload in sizes]
+                return sorted(result.server_id for batch in batches for result in batch.results)
+
+            await until(lambda: len(arrived()) >= 50 and not len(running.line.spool))
+            assert arrived() == list(range(1, 51))
+        assert max(sizes.values()) <= 2_000
+        assert len(broker.connections) == 1
+
+
+async def test_a_batch_that_is_too_large_waits_and_stops_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with patient_broker(connack(max_packet=2_000), connack()) as broker:
+        running = Running(tmp_path, broker.port)
+        spool = running.line.spool
+        large = Batch(id="01J00000000000000000000001", version="1", results=[])
+        payload = encode(large) + b" " * 5_000
+        number = spool.reserve()
+        now = int(datetime.now(UTC).timestamp())
+        spool.admit(number, spool.store(number, Batched(id=large.id, results=1, created=now, payload=payload)), now)
+        async with running.at_work():
+            await connected(broker)
+            running.add_results(1)
+            await until(lambda: acknowledge(broker) == 1)
+            await until(lambda: list(spool) == [number])
+            assert running.line.outbox.trouble == "1 batches are larger than the broker takes"
+            assert "it waits in the spool for a broker that takes it" in caplog.text
+            assert len(broker.connections) == 1, "it was not sent"
+            broker.last.peer.close()
+            await until(lambda: len(broker.connections) == 2 and broker.last.payloads(RESULTS) == [payload], 30)
+            await until(lambda: acknowledge(broker) and not len(spool))
+            assert running.line.outbox.trouble is None
+
+
+async def test_a_broker_that_retains_nothing_and_knows_only_qos_0_is_served_as_it_wants(tmp_path: Path) -> None:
+    refusals = [connack(reason=0x9A), connack(reason=0x9B)]
+    async with patient_broker(*refusals, connack(retain=0, max_qos=0)) as broker:
+        running = Running(tmp_path, broker.port)
+        async with running.at_work():
+            await connected(broker, 3)
+            running.add_results(1)
+            await until(lambda: acknowledge(broker))
+            await until(lambda: not len(running.line.spool))
+        assert {(sent.qos, sent.retain) for sent in broker.last.published} == {(0, False)}
+
+
+async def test_configuration_that_is_broken_leaves_the_one_before(tmp_path: Path) -> None:
+    config = MonitorConfig(protocols={"v4": ProtocolConfig(status="testing", base_checks=[], ip="192.0.2.1")})
+    topic = f"/devel/monitors/config/{NAME}".encode()
+    async with patient_broker() as broker:
+        running = Running(tmp_path, broker.port)
+        async with running.at_work():
+            await connected(broker)
+            broker.last.peer.say(publish(topic, encode(config), 1, retain=True))
+            await until(lambda: running.line.runner.config is not None)
+            broker.last.peer.say(publish(topic, b"{", 2, retain=True))
+            await until(lambda: running.kept.counters.messages_refused == 1)
+            assert running.line.runner.config == config.protocols["v4"]
+
+
+@pytest.mark.parametrize("broken", [b"{", b"\xff", b"[]", b'{"server_id": "x"}'])
+async def test_an_assignment_that_cannot_be_read_is_none(tmp_path: Path, broken: bytes) -> None:
+    """What it said before is no longer true, and what it says now is not known."""
+    async with patient_broker() as broker:
+        running = Running(tmp_path, broker.port)
+        async with running.at_work():
+            await connected(broker)
+            assign(broker, 7)
+            await until(lambda: running.line.runner.assignments.ids() == [7])
+            broker.last.peer.say(publish(f"/devel/monitors/assignments/{NAME}/v4/7".encode(), broken, 2, retain=True))
+            await until(lambda: running.line.runner.assignments.ids() == [])
+            assert running.kept.counters.messages_refused == 1
+
+
+async def test_the_session_is_kept_for_a_day(tmp_path: Path) -> None:
+    async with patient_broker() as broker, Running(tmp_path, broker.port).at_work():
+        await connected(broker)
+        assert b"\x11\x00\x01\x51\x80" in broker.last.connect.properties
+        assert not broker.last.connect.clean_start
+
+
+async def test_a_level_that_an_operator_has_set_survives_a_configuration_that_says_the_same_as_before(
+    tmp_path: Path,
+) -> None:
+    topic = f"/devel/monitors/config/{NAME}".encode()
+    async with patient_broker() as broker:
+        running = Running(tmp_path, broker.port)
+        async with running.at_work():
+            await connected(broker)
+            for number, (level, expected) in enumerate(
+                [("error", logging.ERROR), ("error", logging.DEBUG), (None, logging.INFO)], start=1
+            ):
+                config = MonitorConfig(log_level=level, protocols={})  # type: ignore[arg-type]  # it is one of them
+                broker.last.peer.say(publish(topic, encode(config), number, retain=True))
+                await until(lambda number=number: puback(broker, number))
+                assert logging.getLogger().level == expected
+                if number == 1:
+                    logging.getLogger().setLevel(logging.DEBUG)  # as the order log-level does
+
+
+def puback(broker: PatientBroker, number: int) -> bool:
+    """Whether the agent has acknowledged our message of that number, and so handled it."""
+    return any(sent.kind == 4 and sent.identifier == number for sent in broker.last.heard)
+
+
+async def test_the_status_tells_what_was_dropped_and_what_waits(tmp_path: Path) -> None:
+    async with patient_broker() as broker:
+        running = Running(tmp_path, broker.port)
+        spool = running.line.spool
+        number = spool.reserve()
+        now = int(datetime.now(UTC).timestamp())
+        spool.admit(number, spool.store(number, Batched(id=f"{1:026}", results=1, created=now, payload=b"{}")), now)
+        spool.drop_results(3)
+        spool.counters.set_aside = 2
+        async with running.at_work():
+            await connected(broker)
+            said = msgspec.json.decode(broker.last.payloads(STATUS)[0], type=Status).spool
+        assert (said.batches, said.dropped_results, said.set_aside) == (1, 3, 2)
+        assert said.bytes == spool.bytes > 0

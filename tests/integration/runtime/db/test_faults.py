@@ -1,0 +1,91 @@
+"""What a database that fails does to those who use it: they are told that it is unavailable, and lose no connection."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pymysql
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
+
+from runtime.db.engine import DatabaseUnavailable, open_database, reading, transaction
+from runtime.db.errors import Reaction, reaction_to
+from testbed.fixtures.database import DatabaseServer
+from testbed.tcp_proxy import Direction, TcpProxy
+
+
+@pytest.fixture
+def limited(tmp_path: Path) -> Iterator[Engine]:
+    """An SQLite that has no room for more than it holds."""
+    engine = open_database(sa.URL.create("sqlite", database=str(tmp_path / "full.db")))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (text TEXT)")
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 2")
+    yield engine
+    engine.dispose()
+
+
+def driver_error(kind: type[pymysql.err.Error], code: int, text: str) -> DBAPIError:
+    wrapped = InternalError if kind is pymysql.err.InternalError else OperationalError
+    return wrapped("INSERT ...", {}, kind(code, text))
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "text"),
+    [
+        (pymysql.err.OperationalError, 1021, "Disk got full writing 't' (Errcode: 28)"),
+        (pymysql.err.OperationalError, 1114, "The table 't' is full"),
+        (pymysql.err.InternalError, 3, "Error writing file './t' (Errcode: 28)"),
+        (pymysql.err.OperationalError, 1030, 'Got error 28 "No space left on device" from storage engine InnoDB'),
+        (pymysql.err.OperationalError, 1290, "The MariaDB server is running with the --read-only option"),
+        (pymysql.err.OperationalError, 2013, "Lost connection to MySQL server during query"),
+    ],
+)
+def test_a_server_that_takes_nothing_is_unavailable(kind: type[pymysql.err.Error], code: int, text: str) -> None:
+    assert reaction_to(driver_error(kind, code, text)) is Reaction.RECONNECT
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), [(1030, 'Got error 122 "Internal error" from storage engine'), (1054, "Unknown column 'x'")]
+)
+def test_a_mistake_of_ours_is_none_of_the_server(code: int, text: str) -> None:
+    assert reaction_to(driver_error(pymysql.err.OperationalError, code, text)) is Reaction.DEFECT
+
+
+def test_a_full_sqlite_is_unavailable(limited: Engine) -> None:
+    with pytest.raises(DatabaseUnavailable, match="full"):
+        transaction(limited, lambda c: c.exec_driver_sql("INSERT INTO t VALUES (?)", ("x" * 100_000,)))
+
+
+async def test_a_connection_lost_at_any_octet_is_unavailable_and_costs_no_place_in_the_pool(
+    server: DatabaseServer,
+) -> None:
+    async with TcpProxy("127.0.0.1", server.port) as proxy:
+        engine = open_database(server.create("lost").set(host=proxy.host, port=proxy.port))
+
+        def read() -> None:
+            with reading(engine) as connection:
+                connection.execute(sa.text("SELECT 1")).all()
+
+        def write() -> None:
+            transaction(engine, lambda connection: connection.execute(sa.text("SELECT 1")).all())
+
+        for octets in range(1, 160, 12):
+            for direction in Direction:
+                with contextlib.suppress(DatabaseUnavailable, OperationalError):
+                    await asyncio.to_thread(read)  # so that there is a connection to lose
+                proxy.cut_after(octets, direction)
+                for work in (read, write):
+                    try:
+                        await asyncio.to_thread(work)
+                    except DatabaseUnavailable:
+                        pass
+                    except DBAPIError as error:
+                        assert reaction_to(error) is Reaction.RECONNECT
+        await asyncio.to_thread(read)
+        assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of the pool that the engine has
+        engine.dispose()

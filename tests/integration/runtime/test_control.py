@@ -1,0 +1,35 @@
+"""Orders to a worker: what is said now is obeyed, what a broker had kept is not."""
+
+import asyncio
+
+from sqlalchemy.engine import Engine
+
+from runtime.mqtt.session import Incoming
+from runtime.worker import take_orders
+from schema.messages import ControlCommand, encode
+from testbed.fixtures.broker import Broker
+from testbed.fixtures.patience import PATIENCE
+from testbed.fixtures.running_ingest import TOPICS, new_worker
+
+
+async def test_an_order_is_for_now_and_not_for_whoever_comes_later(sqlite_engine: Engine, broker: Broker) -> None:
+    """Our broker keeps no orders; another one may."""
+    carried_out: asyncio.Queue[str] = asyncio.Queue()
+
+    async def note(order: ControlCommand) -> dict[str, object]:
+        carried_out.put_nowait(order.command)
+        return {}
+
+    with new_worker(sqlite_engine, broker) as worker:
+        for name in ("kept", "said"):
+            worker.control.add(name, note)
+        async with asyncio.TaskGroup() as tasks:
+            take_orders(worker, tasks)
+            [subscription] = worker.broker._subscriptions
+            assert subscription.topic_filter == "/test/control/ingest" == TOPICS.service_control("ingest")
+            for name, kept in (("kept", True), ("said", False)):
+                payload = encode(ControlCommand(command=name))
+                subscription.handler(Incoming(subscription.topic_filter, payload, retain=kept))
+            async with asyncio.timeout(PATIENCE):
+                assert await carried_out.get() == "said"
+    assert carried_out.empty()

@@ -1,0 +1,267 @@
+"""What got lost on the way to the agents is repaired, whatever the reason: beside a real broker and both databases."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from sqlalchemy.engine import Engine
+
+from auth.tokens import Role
+from runtime.db.engine import DatabaseUnavailable
+from runtime.mqtt.session import BrokerSession, NotConnected
+from schema.messages import (
+    Assignment,
+    MonitorConfig,
+    ProtocolState,
+    Status,
+    assignment_set_hash,
+    encode,
+)
+from schema.tables import server_scores
+from selector.bad_rows import Complaints
+from selector.metrics import Numbers
+from selector.publisher import Publisher, Told
+from selector.reconcile import Reconciler
+from selector.triggers import make_due
+from testbed.fixtures.broker import Broker
+from testbed.fixtures.commits import answers_lost
+from testbed.fixtures.selector import (
+    add_results,
+    change,
+    eventually,
+    look_often,
+    new_worker,
+    pair_statuses,
+    quiet,
+    running_selector,
+    unique,
+    watching_tree,
+    with_pairs,
+)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_often(monkeypatch)
+
+
+@pytest.fixture
+def name() -> str:
+    return unique("m")
+
+
+async def test_what_is_missing_stale_different_or_foreign_is_repaired_at_the_start(
+    engine: Engine, broker: Broker, name: str
+) -> None:
+    _, ids = with_pairs(engine, name)
+    async with watching_tree(broker) as tree:
+        topic = tree.topics.assignment
+
+        async def put(where: str, payload: bytes) -> None:
+            await tree.session.publish(where, payload, retain=True)
+
+        wrong = Assignment(server_id=ids[0], ip="192.0.2.200", status="active", interval=1.0)
+        await put(topic(name, "v4", ids[0]), encode(wrong))
+        await put(topic(name, "v4", ids[1]), b"nonsense")
+        await put(topic(name, "v4", 4_000_000), encode(wrong))
+        await put(topic(name, "v6", ids[2]), encode(wrong))
+        await put(tree.topics.assignments(name)[:-1] + "something/else", b"foreign")
+        await put(tree.topics.config(name), b"nonsense")
+        async with running_selector(engine, broker) as selector:
+            below = tree.topics.assignments(name)[:-1]
+            right = {topic(name, "v4", server) for server in ids}
+            await eventually(lambda: {t for t in tree.retained if t.startswith(below)} == right)
+            await eventually(lambda: tree.statuses(name) == dict.fromkeys(ids, "testing"))
+            for what, least in (("missing", 1), ("different", 2), ("stale", 3)):
+                await eventually(lambda what=what, least=least: selector.number("repairs", what=what) >= least)
+            await eventually(lambda: tree.config(name))
+
+
+async def test_configs_and_assignments_of_nobody_are_removed(engine: Engine, broker: Broker, name: str) -> None:
+    async with watching_tree(broker) as tree:
+        stray = Assignment(server_id=1, ip="192.0.2.1", status="active", interval=9.0)
+        await tree.session.publish(tree.topics.config(name), encode(MonitorConfig()), retain=True)
+        await tree.session.publish(tree.topics.assignment(name, "v4", 1), encode(stray), retain=True)
+        await eventually(lambda: len(tree.retained) >= 2)
+        async with running_selector(engine, broker):
+            await eventually(lambda: not any(name in topic for topic in tree.retained))
+
+
+async def test_what_was_decided_while_the_broker_was_away_is_told_later(
+    engine: Engine, fresh_broker: Broker, name: str
+) -> None:
+    monitor, [server] = with_pairs(engine, name, 1)
+    with engine.begin() as connection:
+        add_results(connection, server, monitor, 40)
+    async with running_selector(engine, fresh_broker) as selector:
+        await eventually(lambda: selector.worker.broker.connected)
+        fresh_broker.stop()
+        await eventually(lambda: not selector.worker.broker.connected)
+        await asyncio.to_thread(make_due, engine, server, datetime.now(UTC))
+        await eventually(lambda: pair_statuses(engine, server) == {monitor: "active"})
+        await eventually(lambda: selector.number("publish_lost") >= 1)
+        fresh_broker.start()
+        async with watching_tree(fresh_broker) as tree:
+            await eventually(lambda: tree.statuses(name) == {server: "active"})
+
+
+async def test_a_message_that_the_broker_did_not_take_is_published_again(
+    engine: Engine, broker: Broker, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor, [server] = with_pairs(engine, name, 1)
+    with engine.begin() as connection:
+        add_results(connection, server, monitor, 40)
+    async with watching_tree(broker) as tree, running_selector(engine, broker) as selector:
+        await eventually(lambda: tree.statuses(name) == {server: "testing"})
+        await quiet(selector, lambda: len(tree.heard))
+        real, refused = BrokerSession.publish, list[str]()
+
+        async def publish(session: BrokerSession, topic: str, payload: bytes, **options: Any) -> None:
+            if session is selector.worker.broker and "assignments/" in topic and "events" not in topic and not refused:
+                refused.append(topic)
+                raise NotConnected("not acknowledged in time")
+            await real(session, topic, payload, **options)
+
+        monkeypatch.setattr(BrokerSession, "publish", publish)
+        await asyncio.to_thread(make_due, engine, server, datetime.now(UTC))
+        await eventually(lambda: tree.statuses(name) == {server: "active"})
+        assert refused == [tree.topics.assignment(name, "v4", server)]
+        assert selector.number("publish_lost") == 1
+
+
+async def test_a_broker_that_lost_everything_is_told_everything(
+    engine: Engine, fresh_broker: Broker, name: str
+) -> None:
+    _, ids = with_pairs(engine, name)
+    async with running_selector(engine, fresh_broker):
+        async with watching_tree(fresh_broker) as tree:
+            await eventually(lambda: set(tree.assignments(name)) == set(ids))
+            await eventually(lambda: tree.topics.config(name) in tree.retained)
+        fresh_broker.kill()
+        for file in fresh_broker.process.directory.glob("*.db*"):
+            file.unlink()
+        fresh_broker.start()
+        async with watching_tree(fresh_broker) as tree:
+            await eventually(lambda: set(tree.assignments(name)) == set(ids))
+            await eventually(lambda: tree.topics.config(name) in tree.retained)
+
+
+async def test_a_decision_whose_commit_was_not_answered_is_published(
+    engine: Engine, broker: Broker, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor, [server] = with_pairs(engine, name, 1)
+    with engine.begin() as connection:
+        add_results(connection, server, monitor, 40)
+    async with watching_tree(broker) as tree, running_selector(engine, broker) as selector:
+        await eventually(lambda: tree.statuses(name) == {server: "testing"})
+        await quiet(selector, lambda: len(tree.heard))
+        with answers_lost(engine, monkeypatch):
+            with contextlib.suppress(DatabaseUnavailable):
+                await asyncio.to_thread(make_due, engine, server, datetime.now(UTC))
+            await eventually(lambda: pair_statuses(engine, server) == {monitor: "active"})
+            await eventually(lambda: selector.worker.doubts.count > 0)
+        await eventually(lambda: tree.statuses(name) == {server: "active"})
+
+
+def holding(*assignments: Assignment) -> bytes:
+    """The status of an agent that holds these."""
+    state = ProtocolState(
+        status="active",
+        probing=True,
+        assignments=len(assignments),
+        assignments_hash=assignment_set_hash(assignments),
+    )
+    return encode(Status(online=True, ts=datetime.now(UTC), version="1", protocols={"v4": state}))
+
+
+async def test_an_agent_that_missed_something_is_told_everything_again(
+    engine: Engine, broker: Broker, name: str
+) -> None:
+    _, ids = with_pairs(engine, name)
+    change(engine, server_scores, server_scores.c.server_id == ids[0], status="paused", pause_reason="constraint")
+    async with watching_tree(broker) as tree, running_selector(engine, broker) as selector:
+        await eventually(lambda: set(tree.assignments(name)) == set(ids[1:]))
+        status = tree.topics.status(name)
+
+        def told_since(count: int) -> set[str]:
+            return {m.topic for m in tree.heard[count:] if name in m.topic}
+
+        # In agreement with the ledger: nothing is said.
+        await tree.session.publish(status, holding(*tree.assignments(name).values()), retain=True)
+        await quiet(selector, lambda: len(tree.heard))
+        heard = len(tree.heard)
+        all_topics = {tree.topics.assignment(name, "v4", server) for server in ids}
+        # The agent's report differs although the tree is right; when it goes on like that, all is said again, and
+        # what it should not hold is removed again.
+        for _ in range(50):
+            await tree.session.publish(status, holding(), retain=True)
+            if told_since(heard) >= all_topics:
+                break
+            await asyncio.sleep(0.1)
+        assert told_since(heard) == all_topics
+        assert set(tree.assignments(name)) == set(ids[1:])
+        # Not again and again: an agent that counts differently would be told all of it at each of its messages.
+        heard = len(tree.heard)
+        for _ in range(10):
+            await tree.session.publish(status, holding(), retain=True)
+            await asyncio.sleep(0.05)
+        await quiet(selector, lambda: len(tree.heard))
+        assert told_since(heard) == set()
+        await tree.session.publish(status, b"", retain=True)
+
+
+class Overtaken:
+    """Another selector decides and publishes at the worst moment: ours has read the ledger but not yet published."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, act: Callable[[], Awaitable[None]]) -> None:
+        self._real = Publisher.send
+        self._act = act
+        self.times = 0
+        overtaken = self
+
+        async def send(publisher: Publisher, told: Told) -> bool:
+            return await overtaken.send(publisher, told)
+
+        monkeypatch.setattr(Publisher, "send", send)
+
+    async def send(self, publisher: Publisher, told: Told) -> bool:
+        if not self.times:
+            self.times = 1
+            await self._act()
+        return await self._real(publisher, told)
+
+
+@pytest.mark.parametrize("path", ["review", "reconciliation"])
+async def test_whoever_publishes_last_says_what_the_ledger_says(
+    engine: Engine, broker: Broker, name: str, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monitor, [server] = with_pairs(engine, name, 1)
+    meters = MeterProvider([])
+    worker = new_worker(engine, broker.port, lambda: broker.token(Role.SERVER, "selector", "devel"), meters)
+    numbers = Numbers(worker.telemetry.meter)
+    lost: list[str] = []
+    publisher = Publisher(worker, Complaints(), numbers, on_lost=lost.append)
+    async with watching_tree(broker) as tree:
+        session = asyncio.create_task(worker.broker.run())
+        await worker.broker.wait_ready()
+
+        async def decide() -> None:
+            change(engine, server_scores, server_scores.c.server_id == server, status="active")
+            newer = Assignment(server_id=server, ip="192.0.2.1", status="active", interval=540.0)
+            await tree.session.publish(tree.topics.assignment(name, "v4", server), encode(newer), retain=True)
+
+        overtaken = Overtaken(monkeypatch, decide)
+        if path == "review":
+            await publisher.publish_pairs([(server, monitor)])
+        else:
+            await Reconciler(worker, publisher, numbers).reconcile(name)
+        assert overtaken.times == 1
+        await eventually(lambda: tree.statuses(name) == {server: "active"})
+        assert lost == []
+        session.cancel()
+        await asyncio.wait({session})
+    meters.shutdown()

@@ -1,0 +1,135 @@
+"""The demo's supervisor ends what it started, and says what ended without being asked; its directory is its own."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from testbed.demo.directory import demo_directory
+from testbed.demo.errors import DemoError
+from testbed.demo.process import Command, Process, last_lines
+from testbed.demo.supervisor import Supervisor
+from testbed.fixtures.patience import PATIENCE
+
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+CHILD = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, 'ready', flush=True); time.sleep(60)"
+
+
+def command(tmp_path: Path, program: str, name: str = "it") -> Command:
+    argv = [sys.executable, "-c", program]
+    return Command(name, argv, {"PATH": os.environ["PATH"]}, tmp_path / f"{name}.log", tmp_path)
+
+
+async def until_ready(log: Path) -> str:
+    async with asyncio.timeout(PATIENCE):
+        while "ready" not in (text := log.read_text()):
+            await asyncio.sleep(0.02)
+    return text
+
+
+def exists(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def test_what_does_not_listen_is_killed_and_named(tmp_path: Path) -> None:
+    async with Supervisor() as supervisor:
+        await supervisor.start(command(tmp_path, DEAF))
+        await until_ready(tmp_path / "it.log")
+        assert await supervisor.stop(["it"], within=0.2) == ["it"]
+        assert supervisor.running == [] and supervisor.deaths == []
+
+
+async def test_what_a_process_started_ends_with_it(tmp_path: Path) -> None:
+    process = Process(command(tmp_path, CHILD))
+    await process.start()
+    grandchild = int((await until_ready(tmp_path / "it.log")).split()[0])
+    assert exists(grandchild)
+    await process.kill()
+    async with asyncio.timeout(PATIENCE):
+        while exists(grandchild):
+            await asyncio.sleep(0.02)
+
+
+async def test_a_death_is_told_with_how_and_the_last_words(tmp_path: Path) -> None:
+    async with Supervisor() as supervisor:
+        await supervisor.start(command(tmp_path, "print('first'); raise SystemExit('I had enough')"))
+        async with asyncio.timeout(PATIENCE):
+            await supervisor.died.wait()
+        (death,) = supervisor.deaths
+        assert (death.name, death.how) == ("it", "ended with exit code 1")
+        assert sorted(death.last_lines.splitlines()) == ["I had enough", "first"]
+        assert str(tmp_path / "it.log") in str(death)
+
+
+async def test_what_was_stopped_or_killed_on_purpose_is_no_death_and_can_be_started_again(tmp_path: Path) -> None:
+    async with Supervisor() as supervisor:
+        await supervisor.start(command(tmp_path, "import time; time.sleep(60)"))
+        first = supervisor.pid("it")
+        await supervisor.kill("it")
+        await supervisor.restart("it")
+        assert supervisor.pid("it") not in (None, first)
+        assert await supervisor.stop(["it"]) == []
+    assert supervisor.deaths == []
+
+
+async def test_leaving_ends_everything_also_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with Supervisor() as supervisor:
+            for name in ("one", "two"):
+                await supervisor.start(command(tmp_path, "import time; time.sleep(60)", name))
+            pids = [supervisor.pid("one"), supervisor.pid("two")]
+            raise ZeroDivisionError
+    assert not any(exists(pid) for pid in pids if pid is not None)
+
+
+async def test_what_was_killed_at_once_is_no_death(tmp_path: Path) -> None:
+    async with Supervisor() as supervisor:
+        await supervisor.start(command(tmp_path, "import time; time.sleep(60)"))
+        supervisor.kill_all()
+        async with asyncio.timeout(PATIENCE):
+            while supervisor.running:
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0)  # whoever watches it gets to know, too
+    assert supervisor.deaths == []
+    assert not supervisor.died.is_set()
+
+
+def test_a_demos_directory_is_for_its_owner_alone(tmp_path: Path) -> None:
+    with demo_directory(tmp_path / "d") as directory:
+        assert directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_last_lines_of_a_log_that_is_not_there_are_no_error(tmp_path: Path) -> None:
+    assert "No such file" in last_lines(tmp_path / "none")
+    (tmp_path / "empty").touch()
+    assert last_lines(tmp_path / "empty") == "(empty)"
+
+
+def test_a_demo_clears_what_an_earlier_one_left(tmp_path: Path) -> None:
+    with demo_directory(tmp_path / "d") as directory:
+        (directory / "logs").mkdir()
+        (directory / "logs" / "x.log").write_text("old")
+        (directory / "ledger.db").write_text("old")
+    with demo_directory(tmp_path / "d") as directory:
+        assert [path.name for path in directory.iterdir()] == ["ntppool-demo"]
+
+
+def test_two_demos_do_not_share_a_directory(tmp_path: Path) -> None:
+    with (
+        demo_directory(tmp_path / "d"),
+        pytest.raises(DemoError, match=f"another demo \\(process {os.getpid()}\\)"),
+        demo_directory(tmp_path / "d"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["file", "x" * 100])
+def test_a_directory_that_cannot_be_one_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DemoError, match=f"--dir {tmp_path / name}: "), demo_directory(tmp_path / name):
+        pass

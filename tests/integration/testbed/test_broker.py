@@ -1,0 +1,154 @@
+"""The broker that demo, tests and benchmarks run: its life, its files, and what it says when it cannot run."""
+
+import os
+import re
+import signal
+import ssl
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from auth.tokens import load_key
+from ops import local_broker
+from testbed.broker import BrokerUnavailable, LocalBroker, find_parts
+from testbed.fixtures.broker import Broker, build_plugin, require_address
+from testbed.fixtures.mqtt import MqttClient, Refused, signed, wait_until
+from testbed.ports import ADDRESS, ADDRESS_V6, free_port, loopback_addresses
+from testbed.tls import LocalCa
+
+KEY = load_key("k" * 48)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalBroker:
+    build_plugin()
+    return LocalBroker(tmp_path / "some where" / "broker", free_port(), KEY.verification_text())
+
+
+def works(broker: LocalBroker) -> bool:
+    with MqttClient(broker.port, "joe", signed(KEY)):
+        return True
+
+
+def test_it_lives_as_long_as_its_context(local: LocalBroker) -> None:
+    with local:
+        assert local.process is not None
+        pid = local.process.pid
+        assert works(local)
+    assert local.process is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert "terminating" in local.log_text()
+
+
+def test_it_starts_again_after_any_end(local: LocalBroker) -> None:
+    for end in (local.stop, local.kill, local.stop):
+        local.start()
+        assert works(local)
+        end()
+    assert local.log_text().count(" running\n") == 3
+
+
+def test_what_is_retained_outlives_an_orderly_end(local: LocalBroker) -> None:
+    with local, MqttClient(local.port, "joe", signed(KEY, publ=["x"])) as joe:
+        joe.publish("x", "kept", retain=True)
+    with local, MqttClient(local.port, "joe", signed(KEY, subs=["x"])) as joe:
+        joe.subscribe("x")
+        assert [message.payload for message in joe.receive()] == [b"kept"]
+
+
+def test_ending_it_twice_or_before_its_start_is_fine(local: LocalBroker) -> None:
+    local.stop()
+    local.kill()
+    local.reload()
+    with local:
+        local.stop()
+        local.stop()
+
+
+def test_ctrl_c_does_not_reach_it(local: LocalBroker) -> None:
+    with local:
+        assert local.process is not None
+        assert os.getpgid(local.process.pid) != os.getpgid(0)
+
+
+def test_its_files_are_its_own(local: LocalBroker) -> None:
+    before = os.umask(0)
+    try:
+        with local:
+            assert local.directory.stat().st_mode & 0o077 == 0
+            for name in ("jwt.key", "key.pem"):
+                assert (local.directory / name).stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_it_listens_on_loopback_only(local: LocalBroker) -> None:
+    listeners = re.findall(r"^listener (.*)$", local.configuration(), re.M)
+    ports = (local.port, local.tls_port)
+    assert sorted(listeners) == sorted(f"{port} {host}" for port in ports for host in loopback_addresses())
+    assert local.port != local.tls_port
+
+
+@pytest.mark.parametrize("host", [ADDRESS, ADDRESS_V6])
+@pytest.mark.parametrize("tls", [False, True])
+def test_it_is_reached_at_all_its_addresses(local: LocalBroker, host: str, tls: bool) -> None:
+    require_address(host)
+    with local:
+        address = local.address(host, tls=tls)
+        with MqttClient(address.port, "joe", signed(KEY), host=address.host, tls=address.tls()) as joe:
+            assert joe.is_alive()
+
+
+def test_who_reaches_it_without_tls_where_tls_is_spoken_is_not_heard(local: LocalBroker) -> None:
+    with local, pytest.raises(Refused, match="closed"):
+        MqttClient(local.tls_port, "joe", signed(KEY)).connect()
+
+
+def test_it_shows_another_certificate_when_it_is_told_to(local: LocalBroker) -> None:
+    def shown() -> str:
+        return ssl.get_server_certificate((ADDRESS, local.tls_port), timeout=5)
+
+    other = LocalCa().issue(ADDRESS)
+    with local:
+        assert shown() == local.certificate.certificate
+        local.show(other)
+        local.reload()
+        wait_until(lambda: shown() == other.certificate)
+        local.show(local.certificate)
+        local.reload()
+        wait_until(lambda: shown() == local.certificate.certificate)
+
+
+def test_a_port_that_is_taken_is_said(local: LocalBroker, broker: Broker) -> None:
+    local.port = broker.port
+    with pytest.raises(BrokerUnavailable, match="Address already in use"):
+        local.start()
+    assert local.process is None
+
+
+def test_a_missing_part_is_said_with_what_to_do(local: LocalBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    local.parts = replace(local.parts, plugin=Path("/nowhere/plugin.so"))
+    with pytest.raises(BrokerUnavailable, match=r"/nowhere/plugin\.so"):
+        local.start()
+    monkeypatch.setattr(local_broker, "_PLUGIN", (Path("/nowhere/plugin.so"),))
+    with pytest.raises(BrokerUnavailable, match=r"plugin is not at /nowhere/plugin\.so: run scripts/bootstrap"):
+        find_parts()
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(local_broker, "_SBIN", "")
+    with pytest.raises(BrokerUnavailable, match="mosquitto is not installed: run scripts/bootstrap"):
+        find_parts()
+
+
+def test_a_broker_that_dies_is_noticed(local: LocalBroker) -> None:
+    with local:
+        assert local.process is not None
+        local.process.send_signal(signal.SIGKILL)
+        process = local.process
+        wait_until(lambda: process.poll() is not None)
+
+
+def test_ports_are_never_those_of_outgoing_connections() -> None:
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(1024 <= free_port() < max(first, 20_000) for _ in range(100))

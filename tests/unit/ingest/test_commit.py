@@ -1,0 +1,88 @@
+"""Transactions of ingest follow each other, and take what waits."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from opentelemetry.metrics import NoOpMeter
+
+from ingest.commit import MOST_RESULTS, Committer
+from ingest.messages import Submission
+from ingest.metrics import Numbers
+from ingest.queue import Intake
+from testbed.fixtures.batches import new_batch, new_result
+
+RESULT = new_result(1, "192.0.2.1")
+NOTHING = cast(Any, None)
+
+
+class Slow(Committer):
+    """Its transactions end when they are told to; the first that began is the first to end."""
+
+    def __init__(self, intake: Intake) -> None:
+        numbers = Numbers(NoOpMeter("test"), intake)
+        super().__init__(NOTHING, intake, NOTHING, NOTHING, NOTHING, numbers)
+        self.under_way: list[asyncio.Event] = []
+        self.committed = 0
+
+    async def _commit(self, submissions: Sequence[Submission]) -> None:
+        end = asyncio.Event()
+        self.under_way.append(end)
+        await end.wait()
+        self.under_way.remove(end)
+        self.committed += sum(len(submission.batch.results) for submission in submissions)
+
+
+@asynccontextmanager
+async def committing(intake: Intake) -> AsyncIterator[Slow]:
+    committer = Slow(intake)
+    running = asyncio.create_task(committer.run())
+    try:
+        yield committer
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def all_had_their_turn() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def put(intake: Intake, batches: int) -> None:
+    for _ in range(batches):
+        assert intake.put(Submission("alice", "v4", new_batch(*[RESULT] * 10), RESULT.ts, 1))
+
+
+async def test_a_trickle_is_committed_one_transaction_after_the_other() -> None:
+    intake = Intake()
+    async with committing(intake) as committer:
+        put(intake, 1)
+        await until(lambda: len(committer.under_way) == 1)
+        put(intake, 3)
+        await all_had_their_turn()
+        assert len(committer.under_way) == 1
+        committer.under_way[0].set()
+        await until(lambda: len(committer.under_way) == 1 and committer.committed == 10)
+        committer.under_way[0].set()
+        await until(lambda: committer.committed == 40)
+
+
+async def test_a_flood_is_committed_in_full_transactions_one_after_the_other() -> None:
+    intake = Intake()
+    put(intake, 3 * MOST_RESULTS // 10)
+    async with committing(intake) as committer:
+        for full in range(3):
+            await until(lambda: len(committer.under_way) == 1)
+            await all_had_their_turn()
+            assert len(committer.under_way) == 1
+            assert committer.committed == full * MOST_RESULTS
+            committer.under_way[0].set()
+            await until(lambda full=full: committer.committed == (full + 1) * MOST_RESULTS)  # type: ignore[misc]  # mypy sees no type of a default

@@ -1,0 +1,393 @@
+"""The edges to the broker: what comes in is put where it belongs or left aside, what goes out never waits for ever."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from opentelemetry.metrics import NoOpMeter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import NoOpTracer
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError, ProgrammingError, StatementError
+from ulid import ULID
+
+from ingest import numbers as count
+from ingest.acks import Acks
+from ingest.commit import Committer, still_fresh, transaction_span
+from ingest.handlers import Reception
+from ingest.jobs import keep_rates
+from ingest.last_seen import Sightings
+from ingest.messages import Unreadable
+from ingest.metrics import Numbers
+from ingest.plan import Known, make_plan
+from ingest.presence import PresenceBook
+from ingest.queue import Intake
+from ingest.rate_limit import Sender, Throttle
+from ingest.retry import ContentRefused, persist, persist_each
+from ingest.undecodable import Refusals
+from runtime.clock import Clock
+from runtime.db.system_settings import PoolSettings
+from runtime.health import Contact, Rounds
+from runtime.mqtt.session import BrokerSession, Incoming, NotConnected
+from runtime.worker import Worker
+from schema.messages import BatchCommitted, Rejection, Status, encode
+from schema.topics import Topics
+from testbed.fixtures.batches import ARRIVED, new_batch, new_result, new_submission
+
+TOPICS = Topics("devel")
+NAME = "nlams1.devel.mon.example"
+RESULT = new_result(1, "192.0.2.1")
+
+
+class Taken(Refusals):
+    """Keeps what it is offered."""
+
+    def __init__(self) -> None:
+        self.offered: list[Unreadable] = []
+
+    def offer(self, unreadable: Unreadable) -> None:
+        self.offered.append(unreadable)
+
+
+@dataclass
+class Desk:
+    """A reception with all that it puts things into."""
+
+    intake: Intake = field(default_factory=lambda: Intake(most_results=100))
+    throttle: Throttle = field(default_factory=Throttle)
+    book: PresenceBook = field(default_factory=PresenceBook)
+    refusals: Taken = field(default_factory=Taken)
+
+    def __post_init__(self) -> None:
+        self.numbers = Numbers(NoOpMeter("test"), self.intake)
+        self.reception = Reception(TOPICS, self.intake, self.throttle, self.book, self.refusals, self.numbers)
+
+    def results(self, payload: bytes, topic: str = TOPICS.results(NAME, "v4")) -> None:
+        self.reception.take_results(Incoming(topic, payload, correlation=None))
+
+    def status(self, payload: bytes, topic: str = TOPICS.status(NAME)) -> None:
+        self.reception.take_status(Incoming(topic, payload))
+
+
+def a_batch(results: int = 10) -> bytes:
+    return encode(new_batch(*[RESULT] * results))
+
+
+def test_a_batch_goes_to_the_intake() -> None:
+    desk = Desk()
+    desk.results(a_batch())
+    assert (len(desk.intake), desk.intake.results) == (1, 10)
+
+
+def test_a_topic_that_is_not_ours_is_counted() -> None:
+    desk = Desk()
+    desk.results(a_batch(), "/devel/monitors/results/x/v5")
+    desk.status(b"{}", "/devel/monitors/status/x/other")
+    assert desk.numbers.totals == {count.IGNORED: 2}
+
+
+def test_when_the_intake_is_full_a_batch_is_left_to_be_sent_again() -> None:
+    desk = Desk()
+    for _ in range(12):
+        desk.results(a_batch())
+    assert desk.intake.results == 100
+    assert desk.numbers.totals == {count.INTAKE_FULL: 2}
+
+
+def test_a_monitor_that_sends_far_too_much_is_left_waiting() -> None:
+    desk = Desk(intake=Intake())
+    allowed = 120
+    for _ in range(allowed + 5):
+        desk.results(a_batch())
+    assert desk.numbers.totals[count.THROTTLED] >= 4
+    assert allowed <= len(desk.intake) <= allowed + 1
+
+
+def test_what_cannot_be_read_is_paid_for_by_its_size() -> None:
+    desk = Desk()
+    big = b"x" * 500_000
+    desk.results(big)
+    desk.results(big)
+    assert [unreadable.payload for unreadable in desk.refusals.offered] == [big]
+    assert desk.numbers.totals == {count.THROTTLED: 1}
+    desk.status(b"x")
+    assert len(desk.refusals.offered) == 2, "presence is not stopped by too many results"
+
+
+def test_a_status_is_noted_and_an_empty_one_is_nothing() -> None:
+    desk = Desk()
+    status = Status(online=True, ts=ARRIVED)
+    desk.status(encode(status))
+    desk.status(b"")
+    assert [presence.status for presence in desk.book.take()] == [status]
+    assert desk.refusals.offered == []
+
+
+def test_a_monitor_that_talks_about_itself_without_end_is_left_waiting_too() -> None:
+    desk = Desk()
+    for number in range(1_250):
+        desk.status(encode(Status(online=True, ts=ARRIVED, version=str(number))))
+    assert desk.numbers.totals[count.THROTTLED] >= 45
+    [said] = desk.book.take()
+    assert 1_199 <= int(said.status.version) <= 1_204
+
+
+class Line:
+    """Stands for the broker session: keeps what is published, or fails."""
+
+    def __init__(self, *, up: bool = True) -> None:
+        self.up = up
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.published: list[tuple[str, bytes, dict[str, Any]]] = []
+
+    async def publish(self, topic: str, payload: bytes, **properties: Any) -> None:
+        await self.gate.wait()
+        if not self.up:
+            raise NotConnected("down")
+        self.published.append((topic, payload, properties))
+
+
+def new_acks(line: Line) -> tuple[Acks, Numbers]:
+    numbers = Numbers(NoOpMeter("test"), Intake())
+    return Acks(cast(BrokerSession, line), TOPICS, numbers), numbers
+
+
+async def until(true: Any) -> None:
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0)
+
+
+NOBODY = Known(monitors={}, servers={}, pairs={}, batches={})
+"""A ledger that knows no monitor."""
+
+
+async def test_an_ack_carries_its_batch_and_its_trace() -> None:
+    line = Line()
+    acks, _ = new_acks(line)
+    running = asyncio.create_task(acks.run())
+    ack = BatchCommitted(batch=str(ULID()), stored=1)
+    acks.offer(NAME, "v6", ack, "00-x")
+    await until(lambda: line.published)
+    running.cancel()
+    [(topic, payload, properties)] = line.published
+    assert (topic, payload) == (TOPICS.acks(NAME, "v6"), encode(ack))
+    assert properties == {"correlation": ack.batch.encode(), "user_properties": [("traceparent", "00-x")]}
+
+
+async def test_an_ack_that_cannot_be_sent_is_let_go() -> None:
+    line = Line(up=False)
+    acks, numbers = new_acks(line)
+    running = asyncio.create_task(acks.run())
+    acks.offer(NAME, "v4", BatchCommitted(batch=str(ULID()), stored=1))
+    await until(lambda: numbers.totals[count.ACK_FAILED] == 1)
+    line.up = True
+    acks.offer(NAME, "v4", BatchCommitted(batch=str(ULID()), stored=2))
+    await until(lambda: line.published)
+    running.cancel()
+    assert len(line.published) == 1
+
+
+async def test_a_slow_broker_does_not_fill_the_memory_with_acks() -> None:
+    line = Line()
+    line.gate.clear()
+    acks, numbers = new_acks(line)
+    small = BatchCommitted(batch=str(ULID()), stored=1)
+    for _ in range(5_007):
+        acks.offer(NAME, "v4", small)
+    assert numbers.totals[count.ACKS_FULL] == 7
+    acks, numbers = new_acks(line)
+    rejected = [Rejection(index=i, server_id=1, reason="x" * 60) for i in range(1000)]
+    large = BatchCommitted(batch=str(ULID()), stored=0, rejected=rejected)
+    for _ in range(2**24 // len(encode(large)) + 3):
+        acks.offer(NAME, "v4", large)
+    assert numbers.totals[count.ACKS_FULL] == 3
+
+
+class Database:
+    """Stands for the worker: each attempt meets the next of these."""
+
+    def __init__(self, *outcomes: Exception | str) -> None:
+        self.outcomes = list(outcomes)
+        self.contact = Contact()
+
+    async def in_database(self, work: Any) -> Any:
+        assert self.outcomes, "asked once more than expected"
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+def of(kind: type[Any], code: int) -> Exception:
+    error: Exception = kind("SELECT 1", {}, Exception(code, "what the server said"))
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        of(DataError, 1264),
+        of(IntegrityError, 1452),
+        of(OperationalError, 1267),
+        of(OperationalError, 1292),
+        of(OperationalError, 4025),
+        StatementError("no such parameter", "SELECT 1", {}, ValueError("x")),
+        OverflowError("int too large"),
+        KeyError("x"),
+    ],
+)
+async def test_content_that_does_not_fit_is_refused_at_once(error: Exception) -> None:
+    database = Database(error)
+    with pytest.raises(ContentRefused) as refused:
+        await persist(cast(Worker, database), lambda: None)
+    assert "SELECT" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [of(OperationalError, 1213), of(OperationalError, 1290), of(OperationalError, 1114), of(ProgrammingError, 1146)],
+)
+async def test_a_database_that_is_out_of_order_is_waited_for(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.retry._AGAIN", 0.0)
+    database = Database(error, error, "done")
+    assert await persist(cast(Worker, database), lambda: None) == "done"
+
+
+async def test_what_may_be_lost_is_not_tried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.retry._AGAIN", 0.0)
+    unknown = of(OperationalError, 9999)
+    database = Database(*[unknown] * 5, "done")
+    with pytest.raises(ContentRefused):
+        await persist(cast(Worker, database), lambda: None, attempts=3)
+    assert len(database.outcomes) == 3
+    assert await persist(cast(Worker, database), lambda: None) == "done"
+
+
+class Picky:
+    """Stands for the worker: what it writes together is refused when one of it is odd."""
+
+    def __init__(self) -> None:
+        self.written: list[list[int]] = []
+        self.contact = Contact()
+
+    async def in_database(self, work: Any) -> Any:
+        return work()
+
+    def write(self, numbers: Sequence[int]) -> int:
+        if any(number % 2 for number in numbers):
+            raise of(DataError, 1366)
+        self.written.append(list(numbers))
+        return len(numbers)
+
+
+async def test_of_what_is_written_together_only_what_is_to_blame_is_lost() -> None:
+    worker, lost = Picky(), list[int]()
+
+    def lose(number: int, why: str) -> None:
+        assert "1366" in why
+        lost.append(number)
+
+    assert await persist_each(cast(Worker, worker), worker.write, [2, 4], lose) == [2]
+    assert await persist_each(cast(Worker, worker), worker.write, [2, 3, 4, 5, 6], lose) == [1, 1, 1]
+    assert await persist_each(cast(Worker, worker), worker.write, [7], lose) == []
+    assert (worker.written, lost) == ([[2, 4], [2], [4], [6]], [3, 5, 7])
+
+
+def test_nonsense_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither what one sender alternates between, nor what many send; the lines say how much there was."""
+    numbers = Numbers(NoOpMeter("test"), Intake())
+    refusals = Refusals(cast(Worker, None), cast(Acks, None), numbers)
+    for number in range(3_000):
+        refusals.offer(Unreadable(TOPICS.status(NAME), b"", f"reason {number % 2}", NAME))
+    assert len(caplog.messages) == 1
+    began = time.monotonic()
+    for number in range(3_000):
+        refusals.offer(Unreadable(TOPICS.status(f"m{number}"), b"", "reason", f"m{number}"))
+    assert len(caplog.messages) <= 10 + time.monotonic() - began
+    assert "(and 2999 more since)" in caplog.messages[1]
+    assert numbers.totals["unreadable"] == 6_000
+
+
+async def test_what_is_neither_ends_the_worker() -> None:
+    with pytest.raises(RuntimeError, match="no thread"):
+        await persist(cast(Worker, Database(RuntimeError("no thread"))), lambda: None)
+
+
+def test_who_sent_a_batch_with_a_trace_finds_its_transaction() -> None:
+    kept = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    traced = replace(new_submission(NAME, RESULT), trace_parent=f"00-{trace}-b7ad6b7169203331-01")
+    with transaction_span(provider.get_tracer("test"), [new_submission(NAME, RESULT, RESULT), traced]):
+        pass
+    [span] = kept.get_finished_spans()
+    assert [f"{link.context.trace_id:032x}" for link in span.links] == [trace]
+    assert span.attributes == {"batches": 2, "results": 3}
+
+
+async def test_rates_are_looked_up_when_they_matter_and_doubted_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    throttle, asked = Throttle(), list[Sequence[Sender]]()
+    now = time.monotonic()
+    idle, busy = ("idle", "v4"), (NAME, "v4")
+    throttle.charge(idle, 1, now - 4_000)
+    throttle.charge(busy, 1_000, now)
+
+    def look(worker: object, senders: Sequence[Sender]) -> dict[Sender, float]:
+        asked.append(senders)
+        return dict.fromkeys(senders, 25.0)
+
+    monkeypatch.setattr("ingest.jobs.RATES", 0.001)
+    monkeypatch.setattr("ingest.jobs.DOUBT_RATES", 3600.0)
+    monkeypatch.setattr("ingest.jobs._rates", look)
+    worker = cast(Worker, Picky())
+    running = asyncio.create_task(keep_rates(worker, throttle))
+    await until(lambda: asked)
+    assert asked == [[busy]]
+    assert throttle.senders() == [idle, busy]
+    running.cancel()
+    monkeypatch.setattr("ingest.jobs.DOUBT_RATES", 0.0)
+    running = asyncio.create_task(keep_rates(worker, throttle))
+    await until(lambda: len(asked) > 2)
+    running.cancel()
+    assert asked[-1] == [busy], "once more, since it may have changed"
+    assert throttle.senders() == [busy], "who is not heard of is forgotten"
+
+
+async def test_what_waited_too_long_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime.now(UTC)
+    fresh = new_submission(NAME, RESULT, arrived=now)
+    stale = new_submission(NAME, RESULT, arrived=now - timedelta(minutes=61))
+    numbers = Numbers(NoOpMeter("test"), Intake())
+    monkeypatch.setattr("ingest.commit.commit", lambda engine, some, at, intervals: make_plan(NOBODY, some))
+    worker = SimpleNamespace(
+        telemetry=SimpleNamespace(tracer=NoOpTracer()),
+        engine=None,
+        pool=SimpleNamespace(get=PoolSettings),
+        in_database=Picky().in_database,
+        contact=Contact(),
+        clock=Clock(),
+        rounds=Rounds(),
+        topics=TOPICS,
+        live=SimpleNamespace(offer=lambda *args: None),
+    )
+    acks, _ = new_acks(Line())
+    committer = Committer(cast(Worker, worker), Intake(), acks, Taken(), Sightings(), numbers)
+    await committer._commit([stale, fresh, stale])
+    assert numbers.totals["waited too long"] == 2
+    assert numbers.totals["batches"] == 1
+
+
+def test_a_batch_that_has_waited_too_long_is_left_to_be_sent_again() -> None:
+    now = datetime.now(UTC)
+    fresh = new_submission(NAME, RESULT, arrived=now - timedelta(minutes=59))
+    stale = new_submission(NAME, RESULT, arrived=now - timedelta(minutes=61))
+    assert still_fresh([stale, fresh, stale]) == [fresh]

@@ -1,0 +1,84 @@
+"""What ingest counts is what happened: each metric, and the totals for the answer to ``status``."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from ingest.metrics import Numbers
+from ingest.plan import Known, Monitor, Pair, make_plan
+from ingest.queue import Intake
+from testbed.fixtures.batches import new_result, new_submission
+
+NAME = "nlams1.devel.mon.example"
+KNOWN = Known(
+    monitors={(NAME, "v4"): Monitor(1, "active")},
+    servers={1: "192.0.2.1"},
+    pairs={(1, 1): Pair(1, "active", 0.0, None, None)},
+    batches={},
+)
+
+
+class Metrics:
+    """Numbers, and what they say to a collector."""
+
+    def __init__(self) -> None:
+        self._reader = InMemoryMetricReader()
+        self._provider = MeterProvider([self._reader])
+        self.intake = Intake()
+        self.numbers = Numbers(self._provider.get_meter("test"), self.intake)
+
+    def end(self) -> None:
+        self._provider.shutdown()
+
+    def read(self) -> dict[Any, Any]:
+        """By name, or by name and attribute; of a histogram, how many and their sum."""
+        found: dict[Any, Any] = {}
+        data: Any = self._reader.get_metrics_data()
+        for metric in (m for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics):
+            name = metric.name.removeprefix("ntppool.ingest.")
+            for point in metric.data.data_points:
+                key = (name, *point.attributes.values()) if point.attributes else name
+                found[key] = point.value if hasattr(point, "value") else (point.count, point.sum)
+        return found
+
+
+@pytest.fixture
+def metrics() -> Iterator[Metrics]:
+    made = Metrics()
+    yield made
+    made.end()
+
+
+def test_a_transaction_is_counted_by_batches_and_results(metrics: Metrics) -> None:
+    good, alien = new_result(1, "192.0.2.1"), new_result(2, "192.0.2.2")
+    batch = new_submission(NAME, good, new_result(1, "192.0.2.1", rtt=-1.0), alien, alien)
+    metrics.numbers.committed(make_plan(KNOWN, [batch, batch, new_submission(NAME)]), 0.25)
+    assert metrics.read() == {
+        "batches": 2,
+        "duplicates": 1,
+        "stored": 1,
+        ("rejected", "impossible rtt"): 1,
+        ("rejected", "unknown server"): 2,
+        "transaction": (1, 0.25),
+        "waiting": 0,
+    }
+    assert metrics.numbers.totals == {"batches": 2, "duplicates": 1, "stored": 1, "rejected": 3}
+
+
+def test_what_is_left_aside_unreadable_or_expired_is_counted(metrics: Metrics) -> None:
+    metrics.intake.put(new_submission(NAME, new_result(1, "192.0.2.1")))
+    metrics.numbers.unreadable()
+    metrics.numbers.dropped("intake is full")
+    metrics.numbers.dropped("intake is full")
+    metrics.numbers.expired("log_scores", 1_000)
+    metrics.numbers.expired("log_scores", 5)
+    assert metrics.read() == {
+        "unreadable": 1,
+        ("dropped", "intake is full"): 2,
+        ("expired", "log_scores"): 1_005,
+        "waiting": 1,
+    }
+    assert metrics.numbers.totals == {"unreadable": 1, "intake is full": 2}

@@ -1,0 +1,345 @@
+"""What an intake changes: scores build on each other, nothing counts twice, and each result is stored or rejected."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ulid import ULID
+
+from ingest import check
+from ingest.messages import Submission
+from ingest.plan import (
+    Known,
+    LogRow,
+    Monitor,
+    Pair,
+    Plan,
+    make_plan,
+    rejections_from_text,
+    rejections_to_text,
+)
+from schema.messages import Rejection, Result, encode
+from scorer.steps import next_score, step
+from testbed.fixtures.batches import ARRIVED, new_batch, new_result, new_submission
+
+ALICE, BOB, PAUSED, PENDING = "alice", "bob", "paused", "pending"
+IPS = {1: "192.0.2.1", 2: "192.0.2.2", 3: "192.0.2.3"}
+NOON = datetime(2026, 1, 2, 12)
+
+
+def pair(number: int, status: Any = "active", **fields: Any) -> Pair:
+    return Pair(number, status, **{"score": 0.0, "score_ts": None, "stratum": None, **fields})
+
+
+WORLD = Known(
+    monitors={
+        (ALICE, "v4"): Monitor(10, "active"),
+        (BOB, "v4"): Monitor(20, "testing"),
+        (PAUSED, "v4"): Monitor(30, "paused"),
+        (PENDING, "v4"): Monitor(40, "pending"),
+    },
+    servers=IPS,
+    pairs={
+        (1, 10): pair(1),
+        (2, 10): pair(2, "paused", ended=NOON - timedelta(hours=1)),
+        (1, 20): pair(3, "candidate", score=12.5),
+        (1, 30): pair(4, "candidate", ended=NOON - timedelta(hours=1)),
+        (2, 30): pair(5, "testing"),
+        (3, 30): pair(6, "paused"),
+        (1, 40): pair(7),
+    },
+    batches={},
+)
+
+
+def after(known: Known, plan: Plan) -> Known:
+    """The ledger once ``plan`` is written."""
+    return replace(known, pairs={**known.pairs, **plan.pairs}, batches={**known.batches, **plan.batches})
+
+
+def good(server_id: int = 1, **fields: Any) -> Result:
+    return new_result(server_id, IPS.get(server_id, "192.0.2.9"), **fields)
+
+
+def reasons(plan: Plan, index: int = 0) -> list[str]:
+    return [rejection.reason for rejection in plan.acks[index][1].rejected]
+
+
+def test_a_result_moves_its_pair_and_leaves_a_row() -> None:
+    submission = new_submission(BOB, good())
+    plan = make_plan(WORLD, [submission])
+    score = 0.95 * 12.5 + 1
+    assert plan.pairs == {(1, 20): pair(3, "candidate", score=score, score_ts=NOON - timedelta(seconds=1), stratum=2)}
+    assert plan.log_rows == [
+        LogRow(
+            monitor_id=20,
+            server_id=1,
+            ts=NOON - timedelta(seconds=1),
+            score=score,
+            step=1.0,
+            offset=0.0012,
+            rtt=25_000,
+            attributes='{"leap":0,"stratum":2}',
+        )
+    ]
+    assert plan.acks[0][1].stored == 1
+    assert plan.acks[0][1].rejected == []
+    [event] = plan.events()
+    assert (event.server_id, event.monitor, event.score, event.step) == (1, BOB, score, 1.0)
+
+
+def test_results_of_a_pair_count_one_after_the_other() -> None:
+    first = new_submission(ALICE, good(), good(no_response=True, offset=None), good(offset=0.4))
+    second = new_submission(ALICE, good())
+    plan = make_plan(WORLD, [first, second])
+    expected, score = [], 0.0
+    for moved in (1.0, -5.0, -2.308 * 0.4 + 0.731, 1.0):
+        score = 0.95 * score + moved
+        expected.append(score)
+    assert [row.score for row in plan.log_rows] == pytest.approx(expected)
+    assert plan.pairs[1, 10].score == pytest.approx(score)
+    assert set(plan.pairs) == {(1, 10)}
+
+
+def test_a_late_result_counts_but_does_not_turn_back_time_or_stratum() -> None:
+    plan = make_plan(WORLD, [new_submission(ALICE, good(stratum=3), good(age=3600.0, stratum=1))])
+    moved = plan.pairs[1, 10]
+    assert moved.score == 1.95
+    assert moved.score_ts == NOON - timedelta(seconds=1)
+    assert moved.stratum == 3
+    assert [row.ts for row in plan.log_rows] == [NOON - timedelta(seconds=1), NOON - timedelta(seconds=3600)]
+
+
+@pytest.mark.parametrize("stratum", [None, 0])
+def test_without_a_stratum_the_last_one_stays(stratum: int | None) -> None:
+    world = replace(WORLD, pairs={(1, 10): pair(1, stratum=4)})
+    plan = make_plan(world, [new_submission(ALICE, good(stratum=stratum, error="RATE", offset=None))])
+    assert plan.pairs[1, 10].stratum == 4
+
+
+def test_log_rows_are_in_the_order_of_their_monitors() -> None:
+    plan = make_plan(WORLD, [new_submission(BOB, good(offset=0.1)), new_submission(ALICE, good(), good(offset=0.2))])
+    assert [(row.monitor_id, row.offset) for row in plan.log_rows] == [(10, 0.0012), (10, 0.2), (20, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "result", "reason"),
+    [
+        ("nobody", good(), check.UNKNOWN_MONITOR),
+        (PENDING, good(), check.MONITOR_PENDING),
+        (ALICE, good(9), check.UNKNOWN_SERVER),
+        (ALICE, good(3), check.NO_PAIR),
+        (ALICE, new_result(1, "192.0.2.2"), check.OTHER_ADDRESS),
+        (ALICE, good(age=-61.0), check.IN_THE_FUTURE),
+        (ALICE, good(2), check.NOT_ASSIGNED),
+        (PAUSED, good(1), check.NOT_ASSIGNED),
+        (PAUSED, good(3, age=9000.0), check.NOT_ASSIGNED),
+    ],
+)
+def test_a_wrong_result_is_rejected_alone(name: str, result: Result, reason: str) -> None:
+    plan = make_plan(WORLD, [new_submission(name, result), new_submission(ALICE, good())])
+    assert reasons(plan) == [reason]
+    assert plan.acks[0][1].stored == 0
+    assert plan.acks[1][1].stored == 1
+    assert plan.rejected == {reason: 1}
+    assert len(plan.log_rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "result"), [(ALICE, good(2, age=3600.0)), (PAUSED, good(1, age=3600.0)), (PAUSED, good(2))]
+)
+def test_what_was_measured_while_assigned_counts_also_later(name: str, result: Result) -> None:
+    assert make_plan(WORLD, [new_submission(name, result)]).acks[0][1].stored == 1
+
+
+def test_the_other_protocol_is_another_monitor() -> None:
+    plan = make_plan(WORLD, [new_submission(ALICE, good(), ipv="v6")])
+    assert reasons(plan) == [check.UNKNOWN_MONITOR]
+    assert plan.batches == {}, "there is no monitor to remember it by"
+
+
+def test_a_batch_that_comes_twice_is_answered_twice_and_counts_once() -> None:
+    submission = new_submission(ALICE, good(), good(9))
+    plan = make_plan(WORLD, [submission, submission])
+    assert len(plan.log_rows) == 1
+    assert plan.acks[0] == plan.acks[1]
+    assert plan.duplicates == 1
+    again = make_plan(after(WORLD, plan), [submission])
+    assert again.acks == plan.acks[:1]
+    assert (again.log_rows, again.pairs, again.batches, again.rejected) == ([], {}, {}, {})
+
+
+def test_two_monitors_may_use_the_same_ulid() -> None:
+    ulid = str(ULID())
+    plan = make_plan(WORLD, [new_submission(ALICE, good(), id=ulid), new_submission(BOB, good(), id=ulid)])
+    assert [ack.stored for _, ack in plan.acks] == [1, 1]
+    assert len(plan.log_rows) == 2
+
+
+def test_ids_beyond_all_columns_are_rejected_with_an_ack_that_can_be_sent() -> None:
+    plan = make_plan(WORLD, [new_submission(ALICE, good(2**64 - 1), good(-5), good(0))])
+    assert reasons(plan) == [check.UNKNOWN_SERVER] * 3
+    assert {rejection.server_id for rejection in plan.acks[0][1].rejected} == {0}
+    assert encode(plan.acks[0][1])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "microseconds"),
+    [(0.0, 1), (2e-7, 1), (0.0123456, 12346), (8.388607, 8_388_607), (9.0, 8_388_607), (1e9, 8_388_607), (None, 0)],
+)
+def test_a_round_trip_is_cut_to_what_the_column_holds_and_0_means_none(
+    seconds: float | None, microseconds: int
+) -> None:
+    [row] = make_plan(WORLD, [new_submission(ALICE, good(rtt=seconds))]).log_rows
+    assert row.rtt == microseconds
+
+
+@pytest.mark.parametrize(
+    ("fields", "attributes"),
+    [
+        ({"leap": None, "stratum": None}, None),
+        ({"leap": 3, "stratum": 0, "error": "RATE"}, {"leap": 3, "stratum": 0, "error": "RATE"}),
+        ({"leap": None, "stratum": None, "no_response": True}, {"no_response": True}),
+        ({"error": ""}, {"leap": 0, "stratum": 2}),
+        ({"error": "x" * 200}, {"leap": 0, "stratum": 2, "error": "x" * 200}),
+        ({"error": "ü" * 201}, {"leap": 0, "stratum": 2, "error": "ü" * 199 + "…"}),
+    ],
+)
+def test_attributes_leave_out_what_is_empty(fields: dict[str, Any], attributes: dict[str, Any] | None) -> None:
+    [row] = make_plan(WORLD, [new_submission(ALICE, good(**fields))]).log_rows
+    text = row.attributes
+    assert (text and json.loads(text)) == attributes
+    assert text is None or text.isascii()
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [({"leap": 3}, "not synchronised"), ({"root_delay": 0.2, "root_dispersion": 4.0}, "root distance 4.1 s")],
+)
+def test_why_no_client_would_follow_is_kept_also_when_the_agent_did_not_judge(
+    fields: dict[str, Any], error: str
+) -> None:
+    plan = make_plan(WORLD, [new_submission(ALICE, good(**fields))])
+    [row] = plan.log_rows
+    assert (row.step, json.loads(row.attributes or "")["error"]) == (-4.0, error)
+    assert [event.error for event in plan.events()] == [error]
+
+
+def test_a_lost_reply_has_no_numbers() -> None:
+    [row] = make_plan(WORLD, [new_submission(ALICE, good(no_response=True))]).log_rows
+    assert (row.offset, row.rtt, row.step) == (None, 0, -5.0)
+
+
+def test_a_thousand_rejections_are_remembered_in_64_kib() -> None:
+    results = [good(2**32 - 1 - i, age=float(-61 * (i % 2))) for i in range(1_000)]
+    plan = make_plan(WORLD, [new_submission(ALICE, *results)])
+    [remembered] = plan.batches.values()
+    text = rejections_to_text(remembered.rejected)
+    assert text is not None
+    assert len(text.encode()) < 65_536
+    assert rejections_from_text(text) == remembered.rejected
+
+
+@given(
+    st.lists(
+        st.builds(
+            Rejection,
+            index=st.integers(0, 999),
+            server_id=st.integers(0, 2**32 - 1),
+            reason=st.sampled_from([check.NO_PAIR, check.TOO_OLD]),
+        ),
+        unique_by=lambda rejection: rejection.index,
+    )
+)
+def test_rejections_are_remembered_as_they_were(rejected: list[Rejection]) -> None:
+    rejected.sort(key=lambda rejection: rejection.index)
+    assert rejections_from_text(rejections_to_text(rejected)) == tuple(rejected)
+
+
+# ---- over random intakes -------------------------------------------------------------------------------------------
+
+ulids = st.sampled_from([str(ULID()) for _ in range(6)])
+results = st.builds(
+    new_result,
+    st.sampled_from([0, 1, 2, 3, 9]),
+    st.sampled_from(list(IPS.values())),
+    age=st.floats(-100, 300_000),
+    offset=st.none() | st.floats(-4, 4),
+    stratum=st.none() | st.integers(0, 16),
+    error=st.none() | st.sampled_from(["RATE", "DENY", "bad stratum 16"]),
+    no_response=st.booleans(),
+)
+
+
+@st.composite
+def intakes(draw: st.DrawFn) -> list[Submission]:
+    """Batches of several senders, some of them sent again (a ULID always names the same batch)."""
+    batches = {}
+    submissions = []
+    for _ in range(draw(st.integers(0, 12))):
+        name, ulid = draw(st.sampled_from([ALICE, BOB, PAUSED, PENDING, "nobody"])), draw(ulids)
+        if (name, ulid) not in batches:
+            batches[name, ulid] = new_batch(*draw(st.lists(results, max_size=4)), id=ulid)
+        submissions.append(Submission(name, "v4", batches[name, ulid], ARRIVED))
+    return submissions
+
+
+@given(intakes())
+def test_each_result_is_stored_or_rejected(submissions: list[Submission]) -> None:
+    plan = make_plan(WORLD, submissions)
+    assert [submission for submission, _ in plan.acks] == submissions
+    for submission, ack in plan.acks:
+        assert ack.batch == submission.batch.id
+        assert ack.stored + len(ack.rejected) == len(submission.batch.results)
+    stored = sum(remembered.stored for remembered in plan.batches.values())
+    assert stored == len(plan.log_rows)
+    assert set(plan.newest) == {server_id for server_id, _ in plan.pairs}
+
+
+@given(intakes(), st.integers(0, 12))
+def test_how_batches_are_spread_over_transactions_does_not_matter(submissions: list[Submission], cut: int) -> None:
+    whole = make_plan(WORLD, submissions)
+    first = make_plan(WORLD, submissions[:cut])
+    second = make_plan(after(WORLD, first), submissions[cut:])
+    assert whole.acks == first.acks + second.acks
+    assert {**first.pairs, **second.pairs} == whole.pairs
+    assert first.duplicates + second.duplicates == whole.duplicates
+    assert first.rejected + second.rejected == whole.rejected
+    for monitor_id in (10, 20, 30):
+        rows = [row for row in first.log_rows + second.log_rows if row.monitor_id == monitor_id]
+        assert rows == [row for row in whole.log_rows if row.monitor_id == monitor_id]
+
+
+@given(intakes())
+def test_sending_everything_again_changes_nothing(submissions: list[Submission]) -> None:
+    plan = make_plan(WORLD, submissions)
+    again = make_plan(after(WORLD, plan), submissions)
+    assert again.acks == plan.acks
+    assert (again.log_rows, again.pairs, again.batches) == ([], {}, {})
+
+
+@given(intakes())
+def test_a_score_is_the_sum_of_its_steps_and_its_time_the_latest(submissions: list[Submission]) -> None:
+    plan = make_plan(WORLD, submissions)
+    for (server_id, monitor_id), moved in plan.pairs.items():
+        score = WORLD.pairs[server_id, monitor_id].score
+        rows = [r for r in plan.log_rows if (r.server_id, r.monitor_id) == (server_id, monitor_id)]
+        for row in rows:
+            assert row.score <= 0.95 * score + row.step
+            score = row.score
+        assert moved.score == score
+        assert moved.score_ts == max(row.ts for row in rows)
+
+
+@given(st.lists(st.builds(good, offset=st.floats(-4, 4), age=st.floats(0, 200_000)), min_size=1, max_size=20))
+def test_results_count_in_the_order_in_which_they_are_stored(series: list[Result]) -> None:
+    score = 0.0
+    for each in series:
+        score = next_score(score, step(each))
+    plan = make_plan(WORLD, [new_submission(ALICE, *series)])
+    assert plan.pairs[1, 10].score == score
+    assert plan.pairs[1, 10].score_ts == max(r.ts for r in series).astimezone(UTC).replace(tzinfo=None, microsecond=0)

@@ -1,0 +1,180 @@
+"""``scripts/bootstrap`` says in advance what it installs, and how an administrator does it; MySQL is taken from where
+this system gets its packages, and done without where there is none."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from testbed.paths import CHECKOUT
+
+BOOTSTRAP = CHECKOUT / "scripts" / "bootstrap"
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Path:
+    """A place for programs that are found first; apt knows nothing unless it is told."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    _write(programs / "apt-cache", "exit 0")
+    _write(programs / "apt-get", "echo 'no network' >&2; exit 100")
+    return programs
+
+
+def _write(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def call(fake: Path, commands: str) -> tuple[str, str]:
+    """What functions of the script print, and what they say; in a checkout with nothing in it."""
+    (fake.parent / "scripts").mkdir(exist_ok=True)
+    (fake.parent / ".venv").mkdir(exist_ok=True)
+    copy = fake.parent / "scripts" / "bootstrap"
+    text = BOOTSTRAP.read_text().replace('\nmain "$@"\n', f"\nPATH={fake}:$PATH\n{commands}\n")
+    copy.write_text(text)
+    ended = subprocess.run(["bash", str(copy)], capture_output=True, text=True, check=True, timeout=60, umask=0o077)
+    return ended.stdout, ended.stderr
+
+
+def targets(*lines: str) -> str:
+    return f"[ $1 = indextargets ] && printf '%s\\n' {' '.join(map(repr, lines))}"
+
+
+@pytest.mark.parametrize(
+    "other", ["Debian/Debian-Security bookworm-security http://mirror/sec/", "Google/cloud any http://mirror/other/"]
+)
+def test_the_mirror_is_the_systems_own(fake: Path, other: str) -> None:
+    _write(fake / "apt-get", targets(other, "Debian/Debian stable http://mirror/debian/"))
+    found, _ = call(fake, "debian_unstable")
+    assert found.startswith("deb [")
+    assert found.endswith("target=Packages] http://mirror/debian/ sid main\n")
+
+
+def test_without_lists_it_is_that_of_the_systems_own_suite(fake: Path) -> None:
+    codename = "$(. /etc/os-release && echo ${VERSION_CODENAME:-})"
+    _write(fake / "apt-get", f'echo "/ else http://wrong/"; echo "/ {codename} http://mirror/debian/"')
+    found, _ = call(fake, "debian_unstable")
+    assert found.endswith("] http://mirror/debian/ sid main\n")
+
+
+def test_a_system_of_another_kind_has_none(fake: Path) -> None:
+    _write(fake / "apt-get", targets("Other/Other suite http://mirror/other/"))
+    assert call(fake, "debian_unstable || echo none") == ("none\n", "")
+
+
+def test_where_there_is_none_it_says_so_once_and_goes_on(fake: Path) -> None:
+    found, said = call(fake, "mysql_copy; mysql_copy; echo on")
+    assert found == "on\n"
+    assert said.count("no MySQL server can be had here") == 1
+    assert "no network" in said
+    assert [path.name for path in (fake.parent / ".venv").iterdir()] == ["mysql-missing"]
+
+
+def test_after_an_hour_it_is_tried_again(fake: Path) -> None:
+    _, said = call(fake, "mysql_copy; touch -d '61 minutes ago' $venv/mysql-missing; mysql_copy")
+    assert said.count("no MySQL server can be had here") == 2
+
+
+# ---- what it says ----------------------------------------------------------------------------------------------------
+
+
+def words(said: str) -> str:
+    return " ".join(said.split())
+
+
+def test_what_the_first_run_installs_is_said_in_advance_with_how_long_it_takes(fake: Path) -> None:
+    _, said = call(fake, "announce '' 'gcc' 'libjwt-dev libjwt14-dev'")
+    assert words(said) == (
+        "bootstrap: this run first installs packages of this system (gcc libjwt-dev), Python packages into .venv "
+        "(300 MB) and a MySQL server into .venv (200 MB). It takes one to five minutes, the next ones nothing."
+    )
+    assert max(map(len, said.splitlines())) <= 80
+    _, said = call(fake, "announce --demo")
+    assert "installs Python packages into .venv (300 MB). It" in words(said)
+
+
+def test_when_all_is_there_it_says_nothing(fake: Path) -> None:
+    _, said = call(fake, "is_installed() { true; }; announce --demo; announce --python")
+    assert said == ""
+
+
+def test_an_ordinary_user_is_told_what_an_administrator_has_to_run(fake: Path) -> None:
+    _write(fake / "apt-cache", '[ "$2" = libjwt14-dev ] && printf "  Candidate: 1.10.2\n"; exit 0')
+    _, said = call(fake, "(refuse_to_install no 'mosquitto' 'libjwt-dev libjwt14-dev' 'gcc') || echo $? >&2")
+    assert "As root, run this, then start again:" in words(said)
+    assert "\n  apt-get install --no-install-recommends gcc libjwt14-dev mosquitto\n2\n" in said
+
+
+def test_without_sudo_nothing_is_tried(fake: Path) -> None:
+    commands = "have() { [[ $1 != sudo ]]; }; require_supported_system() { :; }; is_root() { false; }; (install no gcc)"
+    _, said = call(fake, f"{commands} || echo $? >&2")
+    assert said.endswith("  apt-get install --no-install-recommends gcc\n2\n")
+
+
+def test_a_demo_needs_no_databases_and_nothing_that_only_tests_need(fake: Path) -> None:
+    ask = 'have() { false; }; missing_packages "$demo_needs"; echo --; missing_packages "$needs"'
+    found, _ = call(fake, ask)
+    for_the_demo, _, for_all = found.partition("--\n")
+    assert {"mosquitto", "gcc", "make"} <= set(for_the_demo.split())
+    assert "mariadb" not in for_the_demo and "mosquitto-clients" not in for_the_demo
+    assert set(for_the_demo.split()) < set(for_all.split())
+    assert {"mosquitto-clients", "mariadb-server-core"} <= set(for_all.split())
+
+
+# A bash that would wait a quarter of a minute for input is made to wait for a tenth of a second.
+QUICK = "read() { builtin read -rt 0.1; };"
+
+
+def test_what_takes_long_says_that_it_still_runs_and_keeps_its_result(fake: Path) -> None:
+    _, said = call(fake, f"{QUICK} working 'installing' sleep 0.5 || true; echo ended >&2")
+    assert said.startswith("bootstrap: still installing (15 s)\nbootstrap: still installing (30 s)\n")
+    assert said.endswith("ended\n"), "and nothing more, once it has ended"
+    found, said = call(fake, "working 'x' sh -c 'echo out; exit 7' || echo $?")
+    assert (found, said) == ("out\n7\n", "")
+
+
+def test_nobody_goes_on_telling_when_the_script_was_killed(fake: Path) -> None:
+    commands = f"{QUICK} working 'installing' sh -c 'kill -KILL '$$'; exec sleep 0.2'"
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        call(fake, commands)
+    # Both ends of its output are closed by now, or call would still wait for them.
+    assert ended.value.returncode == -signal.SIGKILL
+
+
+# ---- how it installs -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pinned(fake: Path) -> Path:
+    """The files that say what is installed."""
+    (fake.parent / "requirements").mkdir()
+    for name in ("requirements/test.txt", "pyproject.toml"):
+        (fake.parent / name).write_text("one")
+    return fake.parent
+
+
+def test_packages_are_those_whose_hashes_are_pinned(fake: Path, pinned: Path) -> None:
+    python = pinned / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    _write(python, 'echo "$@"')
+    _, said = call(fake, "is_installed() { false; }; usable_environment() { true; }; virtual_environment")
+    dependencies, checkout = (line.split() for line in said.splitlines() if line.startswith("-m pip install "))
+    assert {"--require-hashes", "requirements/test.txt"} <= set(dependencies)
+    assert {"--no-deps", "--no-build-isolation", "-e", "."} <= set(checkout)
+
+
+@pytest.mark.parametrize("file", ["requirements/test.txt", "pyproject.toml"])
+def test_an_environment_is_made_anew_when_what_it_is_made_from_changes(fake: Path, pinned: Path, file: str) -> None:
+    before, _ = call(fake, "environment_key")
+    (pinned / file).write_text("other")
+    after, _ = call(fake, "environment_key")
+    assert len(before) == len(after) == 65 and before != after
+
+
+def test_what_is_installed_may_be_read_by_all_and_nothing_is_removed_for_it(fake: Path) -> None:
+    assert call(fake, "umask") == ("0022\n", "")
+    text = BOOTSTRAP.read_text()
+    (install,) = [line for line in text.splitlines() if "apt-get -q -o DPkg::Lock" in line]
+    assert {"--no-install-recommends", "--no-remove", "-y"} <= set(install.split())

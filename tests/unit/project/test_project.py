@@ -1,0 +1,152 @@
+"""The project as a whole: its lock files, its package names, and what the agent may need to run."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from testbed.paths import CHECKOUT
+
+PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+PACKAGES = [name.removesuffix("*") for name in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]]
+LOCKS = ("agent", "server", "test")
+PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;]+)(?P<marker> ; [^\\]+)? \\$")
+HASH = re.compile(r"^    --hash=sha256:[0-9a-f]{64}( \\)?$")
+
+
+def lock_lines(lock: str) -> list[str]:
+    return (CHECKOUT / "requirements" / f"{lock}.txt").read_text().splitlines()
+
+
+def pins(lock: str) -> dict[str, str]:
+    """Canonical name to version."""
+    matches = filter(None, map(PIN.match, lock_lines(lock)))
+    return {canonicalize_name(match["name"]): match["version"] for match in matches}
+
+
+def requirements(lock: str) -> list[Requirement]:
+    """What pyproject.toml asks of a lock file."""
+    asked = list(PROJECT["project"]["dependencies"])
+    if lock != "agent":
+        asked += PROJECT["project"]["optional-dependencies"]["server"]
+    if lock == "test":
+        asked += PROJECT["dependency-groups"]["test"]
+    return [Requirement(text) for text in asked]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_lock_files_hold_pins_and_hashes_and_nothing_else(lock: str) -> None:
+    strange = [line for line in lock_lines(lock) if not (PIN.match(line) or HASH.match(line))]
+    assert strange == [], "a lock file names no host, no path and no option"
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_dependency_of_pyproject_is_pinned_to_a_version_it_allows(lock: str) -> None:
+    pinned = pins(lock)
+    unmet = [
+        f"{wanted} (pinned: {pinned.get(canonicalize_name(wanted.name))})"
+        for wanted in requirements(lock)
+        if not wanted.specifier.contains(pinned.get(canonicalize_name(wanted.name), "0"), prereleases=True)
+        or canonicalize_name(wanted.name) not in pinned
+    ]
+    assert unmet == [], f"requirements/{lock}.txt is behind pyproject.toml; run scripts/lock"
+
+
+def test_what_the_pinned_packages_need_is_pinned_too() -> None:
+    pinned = pins("test")
+    missing = [
+        f"{name} needs {needed}"
+        for name in pinned
+        if name in INSTALLED
+        for needed in map(Requirement, importlib.metadata.requires(name) or [])
+        if needed.marker is None or needed.marker.evaluate({"extra": ""})
+        if canonicalize_name(needed.name) not in pinned
+    ]
+    assert missing == []
+
+
+def test_the_lock_files_agree_with_each_other() -> None:
+    agent, server, everything = (pins(lock).items() for lock in LOCKS)
+    assert agent <= server <= everything
+
+
+INSTALLED = {canonicalize_name(dist.metadata["Name"]) for dist in importlib.metadata.distributions()}
+OURS = canonicalize_name(PROJECT["project"]["name"])
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_dependency_ships_a_module_of_our_name(package: str) -> None:
+    owners = {canonicalize_name(name) for name in importlib.metadata.packages_distributions().get(package, [])}
+    assert owners <= {OURS}, f"'{package}' would be shadowed"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_package_is_here_and_says_what_it_is_for(package: str) -> None:
+    assert (CHECKOUT / package / "__init__.py").read_text().startswith('"""')
+
+
+# Runs in an interpreter of its own: imports every module of the agent, while an import of what the
+# agent's lock file does not bring fails as it would on a monitor host.
+IMPORT_THE_AGENT = """
+import importlib, pkgutil, sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"{name} is not there on a monitor host", name=name)
+
+BLOCKED = set(sys.argv[1:])
+for name in [name for name in sys.modules if name.partition(".")[0] in BLOCKED]:
+    del sys.modules[name]
+sys.meta_path.insert(0, Refuse())
+import agent
+for module in pkgutil.walk_packages(agent.__path__, "agent."):
+    importlib.import_module(module.name)
+    print(module.name)
+"""
+
+
+def not_on_monitor_hosts() -> set[str]:
+    """Top-level modules that come only with packages outside the agent's lock file."""
+    there = pins("agent").keys() | {OURS}
+    return {
+        module
+        for module, owners in importlib.metadata.packages_distributions().items()
+        if not there & set(map(canonicalize_name, owners))
+    }
+
+
+def test_the_agent_imports_without_the_server_side_packages() -> None:
+    blocked = not_on_monitor_hosts()
+    assert {"sqlalchemy", "jwt", "pymysql", "alembic", "hvac", "opentelemetry", "apscheduler", "yaml"} <= blocked
+    run = subprocess.run(
+        [sys.executable, "-c", IMPORT_THE_AGENT, *blocked],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    files = {path.relative_to(CHECKOUT) for path in (CHECKOUT / "agent").rglob("*.py") if path.name != "__init__.py"}
+    modules = {".".join(path.with_suffix("").parts) for path in files}
+    assert modules <= set(run.stdout.split()), "every module of the agent has been imported"
+
+
+@pytest.mark.parametrize("program", [*sorted(CHECKOUT.glob("scripts/*")), CHECKOUT / ".ci/run"], ids=lambda p: p.name)
+def test_programs_can_be_run(program: Path) -> None:
+    assert os.access(program, os.X_OK)
+    assert program.read_bytes().startswith(b"#!")
+
+
+def test_random_input_may_take_its_time_on_a_slow_machine() -> None:
+    assert settings().deadline is None
+    assert HealthCheck.too_slow in settings().suppress_health_check

@@ -1,0 +1,63 @@
+"""Every name in hand-written SQL is quoted, whatever it is called; see ``testbed.fixtures.sql``."""
+
+from pathlib import Path
+
+import pytest
+
+from runtime.db.sql import assignment_list, column_list
+from testbed.fixtures.sql import hand_written, unquoted
+from testbed.paths import CHECKOUT
+
+SOURCES = sorted(
+    path
+    for path in CHECKOUT.glob("*/**/*.py")
+    if path.relative_to(CHECKOUT).parts[0] not in {"tests", ".venv", "build"}
+)
+
+
+def test_names_are_quoted() -> None:
+    found = [(path.relative_to(CHECKOUT), line, text) for path in SOURCES for line, text in hand_written(path)]
+    assert len(found) > 30, "there are that many"
+    assert [(str(path), line, words) for path, line, text in found if (words := unquoted(text))] == []
+
+
+def test_what_is_written_from_json_is_never_null_for_an_error() -> None:
+    found = [text for path in SOURCES for _, text in hand_written(path)]
+    writes = [t for t in found if "JSON_TABLE(" in t and t.lstrip().startswith(("INSERT", "UPDATE", "JSON_TABLE"))]
+    assert len(writes) > 5
+    assert [text for text in writes if text.count(" PATH '") != text.count(" ERROR ON ERROR")] == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("SELECT `stored` FROM `t` WHERE `a`.`b` = :stored AND `c` = 'it''s' AND `d` = %s", []),
+        ("SELECT stored FROM `t`", ["stored"]),
+        ("INSERT INTO `t` (`a`, rank) VALUES (:a, 1e-3)", ["rank"]),
+        ("UPDATE `t` AS pair SET pair.`a` = 1", ["pair", "pair"]),
+        ("FROM JSON_TABLE(:rows, '$[*]' COLUMNS (`a` INT PATH '$[0]')) AS added", ["added"]),
+        ("ALTER TABLE monitors MODIFY `tls_name` VARCHAR(255) CHARACTER SET ASCII", ["monitors"]),
+    ],
+)
+def test_a_name_without_quotes_is_found(statement: str, words: list[str]) -> None:
+    assert unquoted(statement) == words
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ('x = f"SELECT `{a}` FROM `t` {rest}"', []),
+        ('x = f"SELECT {self.column.name} FROM `t`"', ["self", "column", "name"]),
+        ('x = sa.text(f"""\n  UPDATE `t` AS q SET {names}\n""")', ["q"]),
+    ],
+)
+def test_statements_are_found_in_code(source: str, words: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "some.py"
+    path.write_text(source)
+    [(_, text)] = hand_written(path)
+    assert unquoted(text) == words
+
+
+def test_lists_of_columns_are_quoted() -> None:
+    assert column_list("pair", ["id", "stored"]) == "`pair`.`id`, `pair`.`stored`"
+    assert assignment_list("a", "b", ["x", "key"]) == "`a`.`x` = `b`.`x`, `a`.`key` = `b`.`key`"

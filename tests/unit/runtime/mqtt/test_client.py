@@ -1,0 +1,267 @@
+"""Our side of a connection: the window of unanswered messages, each answer's own message, and the end for all."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+from aiomqtt import MqttError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime.mqtt.client import Client, Disconnected, PublishRefused
+from runtime.mqtt.packets import publish_properties
+from runtime.mqtt.types import BrokerAddress, Identity, Incoming
+from testbed.fixtures.wire import (
+    CONNECT,
+    DISCONNECT,
+    NOT_AUTHORIZED,
+    SUBSCRIBE,
+    TAKEN_OVER,
+    Peer,
+    connack,
+    disconnect,
+    listening,
+    puback,
+    publish,
+    suback,
+)
+
+PLAIN = publish_properties(expiry=None, response_topic=None, correlation=None, user_properties=())
+
+
+def make(port: int, *, max_inflight: int = 100, received: list[Incoming] | None = None) -> Client:
+    return Client(
+        BrokerAddress("127.0.0.1", port),
+        Identity("a", "a"),
+        "token",
+        tls=None,
+        will=None,
+        keep=timedelta(0),
+        keepalive=30,
+        max_inflight=max_inflight,
+        deliver=([] if received is None else received).append,
+    )
+
+
+@asynccontextmanager
+async def welcomed(
+    receive_max: int | None = None, *, max_inflight: int = 100, received: list[Incoming] | None = None
+) -> AsyncIterator[tuple[Client, Peer]]:
+    async with asyncio.timeout(20), listening() as (port, peers):
+        client = make(port, max_inflight=max_inflight, received=received)
+        entering = asyncio.create_task(client.__aenter__())
+        peer = await peers.get()
+        hello = await peer.hear()
+        assert hello is not None and hello.kind == CONNECT
+        peer.say(connack(receive_max))
+        await entering
+        try:
+            yield client, peer
+        finally:
+            await client.__aexit__(None, None, None)
+
+
+def send(client: Client, payload: bytes, *, qos: int = 1, timeout: float = 10.0) -> "asyncio.Task[None]":
+    sending = client.send("a", payload, qos=qos, retain=False, properties=PLAIN, timeout=timeout)
+    return asyncio.create_task(sending)
+
+
+@pytest.mark.parametrize(("receive_max", "max_inflight"), [(2, 100), (None, 2)])
+async def test_no_more_is_under_way_than_is_allowed_and_the_rest_follows_in_order(
+    receive_max: int | None, max_inflight: int
+) -> None:
+    async with welcomed(receive_max, max_inflight=max_inflight) as (client, peer):
+        sending = [send(client, payload) for payload in (b"1", b"2", b"3", b"4")]
+        first = await peer.messages(2)
+        assert list(first) == [b"1", b"2"]
+        assert await peer.is_silent()
+        peer.say(puback(first[b"2"]))
+        second = await peer.messages(1)
+        assert list(second) == [b"3"]
+        assert [task.done() for task in sending] == [False, True, False, False]
+        peer.say(puback(first[b"1"]), puback(second[b"3"]))
+        third = await peer.messages(1)
+        peer.say(puback(third[b"4"]))
+        await asyncio.gather(*sending)
+
+
+async def test_a_message_that_nobody_waits_for_any_more_is_not_sent_nor_kept() -> None:
+    async with welcomed(1) as (client, peer):
+        first, second, third = send(client, b"1"), send(client, b"2", timeout=0.01), send(client, b"3")
+        with pytest.raises(TimeoutError):
+            await second
+        assert len(client._waiting) == 1
+        peer.say(puback((await peer.messages(1))[b"1"]))
+        await first
+        peer.say(puback((await peer.messages(1))[b"3"]))
+        await third
+        assert not client._waiting and not client._unacknowledged
+
+
+async def test_a_broker_that_never_acknowledges_keeps_no_more_than_the_window() -> None:
+    async with welcomed(2) as (client, peer):
+        for number in range(20):
+            with pytest.raises(TimeoutError):
+                await send(client, str(number).encode(), timeout=0.001)
+        assert len(await peer.messages(2)) == 2
+        assert (len(client._client._out_messages), len(client._waiting)) == (2, 0)
+
+
+async def test_a_late_answer_is_not_taken_for_that_of_another_message() -> None:
+    async with welcomed() as (client, peer):
+        slow = send(client, b"slow", timeout=0.01)
+        identifier = (await peer.messages(1))[b"slow"]
+        with pytest.raises(TimeoutError):
+            await slow
+        client._client._last_mid = identifier - 1  # all other identifiers have had their turn
+        quick = send(client, b"quick")
+        assert (await peer.messages(1))[b"quick"] == identifier + 1
+        peer.say(puback(identifier, NOT_AUTHORIZED), puback(identifier + 1))
+        await quick
+
+
+async def test_a_message_without_acknowledgement_answers_none_of_the_same_identifier() -> None:
+    async with welcomed() as (client, peer):
+        acknowledged = send(client, b"1")
+        identifier = (await peer.messages(1))[b"1"]
+        client._client._last_mid = identifier - 1
+        await send(client, b"0", qos=0)
+        assert await peer.messages(1) == {b"0": 0}
+        assert not acknowledged.done()
+        peer.say(puback(identifier, NOT_AUTHORIZED))
+        with pytest.raises(PublishRefused):
+            await acknowledged
+
+
+async def test_each_message_has_its_own_answer() -> None:
+    async with welcomed() as (client, peer):
+        good, bad = send(client, b"good"), send(client, b"bad")
+        sent = await peer.messages(2)
+        peer.say(puback(sent[b"bad"], NOT_AUTHORIZED), puback(sent[b"good"]))
+        await good
+        with pytest.raises(PublishRefused, match="Not authorized"):
+            await bad
+
+
+async def test_the_end_of_the_connection_is_told_to_all_who_wait_and_to_those_who_come_later() -> None:
+    async with welcomed(1) as (client, peer):
+        waiting = [send(client, b"1"), send(client, b"2"), asyncio.create_task(client.subscribe("b"))]
+        await peer.messages(1)
+        subscribe = await peer.hear()
+        assert subscribe is not None and subscribe.kind == SUBSCRIBE
+        peer.say(disconnect(TAKEN_OVER))
+        await asyncio.wait(waiting)
+        for task in [*waiting, send(client, b"3"), send(client, b"4", qos=0)]:
+            with pytest.raises(Disconnected, match="Session taken over") as told:
+                await task
+            assert told.value.code == TAKEN_OVER
+        assert await peer.hear() is None
+
+
+async def test_messages_come_in_order_with_the_answers_between_them() -> None:
+    received: list[Incoming] = []
+    async with welcomed(received=received) as (client, peer):
+        subscribing = asyncio.create_task(client.subscribe("b"))
+        request = await peer.hear()
+        assert request is not None
+        subscribing.add_done_callback(lambda _: received.append(Incoming("answer", b"")))
+        peer.say(publish(b"b", b"1"), suback(request.identifier), publish(b"b", b"2"))
+        await subscribing
+        assert [message.payload for message in received[:2]] == [b"1", b"2"]
+
+
+async def test_a_retained_message_is_told_from_one_of_now() -> None:
+    """An order that was retained must not be obeyed."""
+    received: list[Incoming] = []
+    async with welcomed(received=received) as (_, peer):
+        peer.say(publish(b"b", b"old", retain=True), publish(b"b", b"new"))
+        while len(received) < 2:
+            await asyncio.sleep(0)
+    assert [(message.payload, message.retain) for message in received] == [(b"old", True), (b"new", False)]
+
+
+async def test_a_broker_that_does_not_keep_up_with_qos_0_fills_no_memory() -> None:
+    megabyte = b"x" * 2**20
+    async with welcomed() as (client, _):
+        with pytest.raises(TimeoutError):
+            for _ in range(100):
+                await send(client, megabyte, qos=0)
+                await asyncio.sleep(0)
+        assert 16 * 2**20 <= client._socket.backlog <= 18 * 2**20
+
+
+async def test_we_leave_in_order_after_all_that_was_said_before() -> None:
+    async with welcomed() as (client, peer):
+        await send(client, b"last words", qos=0)
+        leaving = asyncio.create_task(client.__aexit__(None, None, None))
+        assert list(await peer.messages(1)) == [b"last words"]
+        goodbye = await peer.hear()
+        assert goodbye is not None and goodbye.kind == DISCONNECT
+        assert await peer.hear() is None
+        await leaving
+        assert client.lost.done() and client.lost.exception() is None
+
+
+async def test_no_attempt_leaves_a_socket(recwarn: pytest.WarningsRecorder) -> None:
+    """Cancelled while it connects and while it waits for the welcome, or closed: Python warns of an open socket."""
+    servers = []
+    for rounds in range(8):
+        async with asyncio.timeout(20), listening() as (port, _):
+            servers.append(f"laddr=('127.0.0.1', {port})")
+            attempt = asyncio.create_task(make(port).__aenter__())
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            attempt.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await attempt
+    async with asyncio.timeout(20), listening() as (port, peers):
+        servers.append(f"laddr=('127.0.0.1', {port})")
+        closed = asyncio.create_task(make(port).__aenter__())
+        (await peers.get()).close()
+        with pytest.raises(Disconnected):
+            await closed
+        cancelled = asyncio.create_task(make(port).__aenter__())
+        peer = await peers.get()
+        assert await peer.hear() is not None
+        cancelled.cancel()
+        assert await peer.hear() is None
+    gc.collect()
+    left = [str(warning.message) for warning in recwarn if "unclosed <socket" in str(warning.message)]
+    assert [text for text in left if not any(server in text for server in servers)] == []
+
+
+@settings(deadline=None)
+@given(
+    packets=st.lists(
+        st.sampled_from(
+            [
+                connack(),
+                puback(1),
+                b"\x50\x02\x00\x01",  # PUBREC
+                b"\x62\x02\x00\x01",  # PUBREL
+                suback(1),
+                b"\xb0\x04\x00\x01\x00\x00",  # UNSUBACK
+                b"\xd0\x00",  # PINGRESP
+                b"\xc0\x00",  # PINGREQ
+                b"\x34\x06\x00\x01a\x00\x01\x00",  # PUBLISH with QoS 2
+                publish(b"\xff", b"no text"),
+                b"\x82\x00",  # SUBSCRIBE
+                disconnect(0),
+                b"\xf0\x00",  # AUTH
+            ]
+        ),
+        max_size=5,
+    )
+)
+def test_unasked_packets_end_a_connection_or_are_ignored(packets: list[bytes]) -> None:
+    async def run() -> None:
+        async with welcomed() as (client, peer):
+            peer.say(*packets)
+            peer.close()
+            await asyncio.wait({client.lost}, timeout=10)
+            assert isinstance(client.lost.exception(), MqttError)
+
+    asyncio.run(run())

@@ -1,0 +1,83 @@
+"""Nothing that a stranger wrote can move the cursor, break a line, or hide in what a command shows."""
+
+import ast
+import json
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from runtime.printable import printable, printable_json
+from testbed.paths import CHECKOUT
+
+DANGEROUS = (
+    *map(chr, range(0x20)),
+    *map(chr, range(0x7F, 0xA0)),
+    *"\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069",  # marks, embeddings, isolates
+    *"\u2028\u2029\x85",  # line breaks
+    *"\u200b\u200c\u200d\u2060\ufeff\u00ad\u034f\u115f\u1160\u3164\uffa0\ufe0f\u180e\u2800",  # without width or ink
+    *"\ud800\udfff\udc80",
+    *"\u00a0\u2003\u3000",
+    *"\ue000\ufffe\U000e0001\U000e0100\U000f0000",
+)
+ANY = st.text(st.characters(codec=None, exclude_categories=()) | st.sampled_from(DANGEROUS))
+VISIBLE = "Hello, wörld: 日本 Ελλάδα עברית é 😀 ~!@\\"
+
+
+@pytest.mark.parametrize("char", DANGEROUS, ids=ascii)
+def test_a_dangerous_character_is_an_escape(char: str) -> None:
+    shown = printable(f"a{char}b")
+    assert shown.isascii() and shown.isprintable()
+    assert shown.startswith("a\\") and shown.endswith("b")
+    assert ast.literal_eval(f"'{shown}'") == f"a{char}b", "it can be looked up"
+
+
+def test_what_people_write_stays() -> None:
+    assert printable(VISIBLE) == VISIBLE
+    assert printable("") == ""
+
+
+def test_the_escapes_are_the_usual_ones() -> None:
+    assert printable("\x1b[2J\r\n\t\x9b\u202e\U000e0001") == r"\x1b[2J\r\n\t\x9b\u202e\U000e0001"
+
+
+@given(ANY)
+@example("\x1b]0;owned\x07")
+def test_whatever_comes_is_one_line_that_a_terminal_only_shows(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable() and len(shown.splitlines()) <= 1
+    assert not {unicodedata.category(char) for char in shown} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+    assert not set(shown) & set(DANGEROUS)
+    shown.encode()  # no surrogates
+    assert printable(shown) == shown
+
+
+@given(st.recursive(ANY | st.integers() | st.none() | st.booleans(), lambda inner: st.dictionaries(ANY, inner)))
+def test_json_is_exact_and_harmless(value: object) -> None:
+    text = printable_json(value)
+    assert text.isascii() and text.isprintable()
+    assert json.loads(text) == value
+
+
+def writes(path: Path) -> list[int]:
+    """The lines that write to stdout or stderr, or print."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        if called in ("print", "typer.echo", "typer.secho", "click.echo", "rich.print") or called in (
+            f"sys.{stream}.{way}" for stream in ("stdout", "stderr") for way in ("write", "writelines", "buffer.write")
+        ):
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("package", ["agent", "ops"])
+def test_commands_write_in_one_place(package: str) -> None:
+    # The demo shows its own processes, and has a table of its own.
+    paths = [path for path in sorted((CHECKOUT / package).rglob("*.py")) if "demo" not in path.parts]
+    assert len(paths) > 20
+    assert [str(path.relative_to(CHECKOUT)) for path in paths if writes(path)] == [f"{package}/output.py"]
