@@ -15,13 +15,12 @@ from agent.delivery.sender import Outbox
 from agent.delivery.spool import Spool
 from agent.handlers import Inbox
 from agent.login import Login
-from agent.overview import metrics, offline_status, online_status, report
 from agent.pipeline import BatchLink, Kept, Line
-from agent.presence import Presence, report_changes
 from agent.prober import MAX_PROBES, Runner, Situation
 from agent.reconnect import Reconnect
 from agent.requests import AdHoc
 from agent.state import StateDirectory, StateError
+from agent.status import Presence, metrics, offline_status, online_status, report, report_changes
 from agent.status_file import write_report
 from agent.version import VERSION
 from runtime.control import CommandRefused

@@ -8,9 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.ntp.exchange import Source
-from agent.ntp.probe import probe
-from agent.ntp.sample import Sample, to_result
+from agent.ntp.measurement import Sample, to_result
+from agent.ntp.probe import Source, probe
 from agent.ntp.targets import FAMILY_OF, Target, TargetRefused, TargetRules
 from agent.wording import check_line
 from schema.names import IpVersion

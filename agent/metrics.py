@@ -2,7 +2,7 @@
 
 import msgspec
 
-from agent.ntp.sample import Sample
+from agent.ntp.measurement import Sample
 
 
 class AgentCounters(msgspec.Struct, kw_only=True, gc=False):

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from agent.ntp.sample import Sample
+from agent.ntp.measurement import Sample
 from schema.messages import Result
 
 MAX_HELD: Final = 500

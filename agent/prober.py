@@ -21,10 +21,9 @@ from agent.clock.verdict import ClockVerdict
 from agent.delivery.batcher import Collector
 from agent.metrics import AgentCounters
 from agent.network import Silence, Verdict
-from agent.ntp.exchange import Source
-from agent.ntp.probe import probe
+from agent.ntp.measurement import Sample, best, to_result
+from agent.ntp.probe import Source, probe
 from agent.ntp.resolver import Resolver
-from agent.ntp.sample import Sample, best, to_result
 from agent.ntp.targets import Target, TargetRules
 from agent.schedule import Schedule, monitor_number
 from runtime.log import Repeating

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from agent.metrics import AgentCounters
-from agent.ntp.exchange import Source
-from agent.ntp.probe import probe
-from agent.ntp.sample import best, to_result
+from agent.ntp.measurement import best, to_result
+from agent.ntp.probe import Source, probe
 from agent.ntp.targets import TargetRefused, TargetRules
 from agent.prober import Runner
 from runtime.mqtt.session import Incoming, NotConnected, PublishRefused

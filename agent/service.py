@@ -12,9 +12,8 @@ from agent.app import Monitor
 from agent.daemon_settings import DaemonSettings
 from agent.login import Login
 from agent.ntp.udp import stamping
-from agent.once import probe_once
+from agent.oneshot import check_clock_once, probe_once
 from agent.pipeline import Kept, keep
-from agent.sanity import check_clock_once
 from agent.state import Lock, State, StateDirectory, StateError, StateUnavailable
 from runtime.log import Repeating, set_up_logging
 

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from agent.clock.verdict import in_ms
 from agent.inspection import Inspection
-from agent.ntp.sample import Sample, to_result
+from agent.ntp.measurement import Sample, to_result
 from agent.ntp.targets import Target
 from agent.status_file import AgentReport
 from schema.messages import ProtocolState, Result

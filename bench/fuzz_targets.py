@@ -10,9 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from agent.ntp.offset import measure
+from agent.ntp.measurement import Sample, measure, to_result
 from agent.ntp.packet import SIZE, parse, request
-from agent.ntp.sample import Sample, to_result
 from agent.ntp.timestamps import from_unix_ns
 from agent.settings import ConfigurationError, read_defaults
 from agent.state import State, StateDirectory, StateError

@@ -17,8 +17,7 @@ from ingest.messages import Presence
 from ingest.metrics import Numbers
 from ingest.presence import PresenceBook, write_presence
 from ingest.queue import Intake
-from ingest.rate_limit import Sender, Throttle
-from ingest.rate_store import read_rates
+from ingest.rate_limit import Sender, Throttle, read_rates
 from ingest.retention import Removing, expiring, is_adopted, kept_log_scores
 from ingest.retry import persist, persist_each
 from runtime.db.engine import utc_now

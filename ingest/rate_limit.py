@@ -1,17 +1,20 @@
-"""A monitor that sends far more than its assignments allow must not take the ledger from the others.
+"""Limits how much one monitor may send: far more than its assignments allow must not take the ledger from the others.
 
-Each monitor and protocol has a bucket of results. It fills at many times the pace of the monitor's assignments, so
-that a spool is drained quickly after an outage, and is emptied by what the monitor sends, whether new or repeated. A
-monitor with an empty bucket is not listened to: it gets no acks, keeps its batches, and sends them again, later. How
-many assignments a monitor has is looked up only when it matters: few ever send more than any of them may.
+A token bucket for each sender, filled at the rate that its pairs in the ledger and the intervals of the pool allow.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from runtime.db.engine import reading
+from runtime.db.system_settings import Intervals
 from runtime.log import Sparing
+from schema.tables import monitors, server_scores
 
 log = logging.getLogger(__name__)
 
@@ -129,3 +132,39 @@ class Throttle:
                 self._senders.pop(next(iter(self._senders)))
             self._senders[sender] = _Sender(Bucket(LEAST_RATE, LEAST_RATE * BURST, now))
         return self._senders[sender]
+
+
+_TOGETHER: Final = 20
+"""Monitors of one query; each has some thousand pairs at most."""
+
+
+def read_rates(engine: Engine, senders: Sequence[Sender], intervals: Intervals) -> dict[Sender, float]:
+    """Results a second that each of ``senders`` may send; one that is not in the ledger gets the least.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: the database failed.
+    """
+    paces = dict.fromkeys(senders, 0.0)
+    names = sorted({name for name, _ in senders})
+    with reading(engine) as connection:
+        for some in _chunks(names):
+            for row in connection.execute(_pairs_of(some)):
+                sender = (row.tls_name, row.ip_version)
+                if sender in paces:
+                    paces[sender] += row.pairs / intervals.of(row.status)
+    return {sender: allowed_rate(pace) for sender, pace in paces.items()}
+
+
+def _pairs_of(names: Sequence[str]) -> sa.Select[tuple[str, str, str, int]]:
+    m, p = monitors.c, server_scores.c
+    return (
+        sa.select(m.tls_name, m.ip_version, p.status, sa.func.count().label("pairs"))
+        .select_from(monitors.join(server_scores, p.monitor_id == m.id))
+        .where(m.tls_name.in_(names), p.status != "paused")
+        .group_by(m.tls_name, m.ip_version, p.status)
+    )
+
+
+def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(names), _TOGETHER):
+        yield names[start : start + _TOGETHER]

@@ -24,7 +24,7 @@ from schema.names import IP_VERSIONS, Environment, InvalidName, IpVersion, check
 from schema.tables import monitors, server_scores, servers
 from schema.topics import Topics
 from selector.bad_rows import Complaints
-from selector.presence import is_real
+from selector.monitors import is_real
 from selector.store import Pair, text
 
 NTP_PORT: Final = 123

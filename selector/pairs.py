@@ -1,14 +1,14 @@
 """Makes the pairs and the places in the review queue that are missing: every live monitor is a candidate everywhere.
 
-A monitor that is globally testing or active gets a pair with every server of its protocol that is not deleted. It runs
-when it finds that monitors or servers changed, in batches, and makes only what is missing, so it may be stopped at any
-moment and run by several selectors at once. The making of a pair is not written to ``assignment_changes``: its
-``created_on`` says when, and a pool's monitors times its servers would be a history of nothing.
+The loop looks whenever monitors or servers have changed, and the agents are notified of what it made.
 """
 
+import asyncio
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
@@ -19,9 +19,13 @@ from sqlalchemy.exc import IntegrityError
 
 from runtime.db.engine import reading, to_db_seconds, transaction
 from runtime.db.queue import REVIEWS
+from runtime.worker import Worker
 from schema.names import IpVersion
 from schema.tables import server_scores, servers, servers_monitor_review
+from selector.metrics import Numbers
 from selector.monitors import MonitorRow
+from selector.publisher import Publisher
+from selector.review_loop import Reviewing
 from selector.store import Pair
 
 BATCH: Final = 200
@@ -118,3 +122,52 @@ def _insert_pairs(connection: Connection) -> sa.Insert:
         return sqlite.insert(server_scores).on_conflict_do_nothing()
     insert = mysql.insert(server_scores)
     return insert.on_duplicate_key_update(server_id=insert.inserted.server_id)
+
+
+SWEEP: Final = 600.0
+"""Seconds after which missing pairs are looked for although nobody came."""
+
+
+class Populating:
+    """Looks whenever it is shown the monitors. A new pool's pairs take minutes, which is why nobody waits for it."""
+
+    def __init__(self, worker: Worker, reviewing: Reviewing, publisher: Publisher, numbers: Numbers) -> None:
+        self._worker = worker
+        self._reviewing = reviewing
+        self._publisher = publisher
+        self._numbers = numbers
+        self._rows: Sequence[MonitorRow] = ()
+        self._shown = asyncio.Event()
+        self._population: Population | None = None
+        self._swept = float("-inf")
+
+    def see(self, rows: Sequence[MonitorRow]) -> None:
+        """These are the monitors now."""
+        self._rows = rows
+        self._shown.set()
+
+    async def run(self) -> None:
+        """Makes what is missing, until cancelled."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP):
+                    await self._shown.wait()
+            self._shown.clear()
+            await self._look(self._rows)
+
+    async def _look(self, rows: Sequence[MonitorRow]) -> None:
+        worker, now = self._worker, datetime.now(UTC)
+        population = await worker.in_database(partial(read_population, worker.engine, rows, now))
+        if population == self._population and time.monotonic() - self._swept < SWEEP:
+            return
+        for row in rows:
+            await self._make_pairs(row, now)
+        # Only now: the first review of a server is to see its pairs.
+        if await worker.in_database(partial(queue_servers, worker.engine, now)):
+            self._reviewing.wake()
+        self._population, self._swept = population, time.monotonic()
+
+    async def _make_pairs(self, row: MonitorRow, now: datetime) -> None:
+        while pairs := await self._worker.in_database(partial(make_pairs, self._worker.engine, row, now)):
+            self._numbers.made_pairs(len(pairs))
+            await self._publisher.publish_pairs(pairs)

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 from runtime.db.engine import to_db, to_db_seconds
 from runtime.db.json_rows import rows_of, stored_day, stored_time
 from schema.tables import accounts, assignment_changes, log_scores, monitors, server_scores, servers
-from selector.presence import is_gone, is_real, last_present, name_of, with_presence
+from selector.monitors import is_gone, is_real, last_present, name_of, with_presence
 from selector.rows import RawMonitor
 
 WINDOW: Final = timedelta(hours=24)

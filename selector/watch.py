@@ -19,9 +19,8 @@ from selector.bad_rows import Complaints
 from selector.config import monitor_configs
 from selector.config_publisher import ConfigPublisher
 from selector.metrics import Numbers
-from selector.monitors import Registry, read_registry
-from selector.pair_loop import Populating
-from selector.presence import is_real
+from selector.monitors import Registry, is_real, read_registry
+from selector.pairs import Populating
 from selector.reconcile import Reconciler
 from selector.review_loop import Reviewing
 from selector.triggers import PRESENCE, note_monitors

@@ -21,7 +21,7 @@ from selector.bad_rows import Complaints
 from selector.config_publisher import ConfigPublisher
 from selector.drift import AgentWatch
 from selector.metrics import Numbers
-from selector.pair_loop import Populating
+from selector.pairs import Populating
 from selector.publisher import Publisher
 from selector.reconcile import Reconciler
 from selector.review_loop import Reviewing

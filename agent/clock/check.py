@@ -7,10 +7,9 @@ import msgspec
 
 from agent.clock.verdict import ClockVerdict, judge_clock
 from agent.metrics import AgentCounters
-from agent.ntp.exchange import Source
-from agent.ntp.probe import probe
+from agent.ntp.measurement import Sample, best, to_result
+from agent.ntp.probe import Source, probe
 from agent.ntp.resolver import LookupFailed, Resolver
-from agent.ntp.sample import Sample, best, to_result
 from agent.ntp.targets import HostName, Target, TargetRefused, TargetRules
 from schema.limits import MAX_BASE_CHECKS
 from schema.messages import Result

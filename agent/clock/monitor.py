@@ -7,7 +7,7 @@ from collections.abc import Callable
 from agent.clock.check import BaseChecks, check_clock
 from agent.clock.verdict import ASKED_NOT_BEFORE, RENEW_AFTER, RETRY_AFTER, VALID_FOR, ClockVerdict
 from agent.metrics import AgentCounters
-from agent.ntp.exchange import Source
+from agent.ntp.probe import Source
 from agent.ntp.resolver import Resolver
 
 log = logging.getLogger(__name__)

@@ -35,8 +35,8 @@ class ClockOffset:
 def follow(offset: ClockOffset) -> None:
     """Moves the agent's wall clock by ``offset`` from now on, in this process."""
     import agent.ntp.udp
-    import agent.overview
     import agent.pipeline
+    import agent.status
 
     real_ns = time.time_ns
     stamp = agent.ntp.udp._receive_stamp
@@ -58,5 +58,5 @@ def follow(offset: ClockOffset) -> None:
     time.time_ns = time_ns
     time.time = lambda: time_ns() / 1e9
     agent.ntp.udp._receive_stamp = receive_stamp
-    for module in (agent.pipeline, agent.overview):
+    for module in (agent.pipeline, agent.status):
         module.datetime = MovedDatetime  # type: ignore[attr-defined]

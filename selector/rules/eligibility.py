@@ -4,9 +4,9 @@ Each question is answered with the obstacle in words, or None. The rules ask to 
 what is explained is what was decided.
 """
 
+from selector.rules.assess import BLOCKED
 from selector.rules.constraints import conflict
 from selector.rules.model import GlobalStatus, Health, PairStatus, State, ViolationType
-from selector.rules.state import BLOCKED
 from selector.rules.world import Entry, World
 
 

@@ -12,8 +12,8 @@ from typing import Final
 from agent.delivery.sender import Outbox
 from agent.delivery.spool import Batched
 from agent.metrics import AgentCounters
-from agent.presence import Presence
 from agent.schedule import monitor_number
+from agent.status import Presence
 from auth.tokens import Role, SigningKey, token_source
 from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Incoming, NotConnected, Subscription, Will
 from schema.limits import STATUS_EXPIRY, WILL_DELAY

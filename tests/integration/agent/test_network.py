@@ -12,7 +12,7 @@ import pytest
 
 from agent import exchange as exchange_module
 from agent import local_clock
-from agent.ntp.exchange import Source, exchange
+from agent.ntp.probe import Source, exchange
 from agent.ntp.targets import Target
 from agent.ntp.udp import UdpSocket
 from schema.names import IpVersion

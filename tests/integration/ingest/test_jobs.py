@@ -14,10 +14,10 @@ from ulid import ULID
 from ingest.last_seen import Sighting, write_sightings
 from ingest.messages import Presence, read_status
 from ingest.presence import write_presence
-from ingest.rate_store import read_rates
+from ingest.rate_limit import read_rates
 from ingest.referrers import referrers_of
 from ingest.retention import STEP, Removing, Round, cut, expiring, is_adopted, kept_log_scores
-from ingest.undecodable_store import RejectedMessage, keep, rejected_message
+from ingest.undecodable import RejectedMessage, keep, rejected_message
 from runtime.db.engine import open_database, utc_now
 from runtime.db.system_settings import Intervals
 from runtime.mqtt.session import Incoming

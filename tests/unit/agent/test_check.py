@@ -9,7 +9,7 @@ import pytest
 
 from agent import check as check_module
 from agent.check import Checked, check, check_arguments
-from agent.ntp.sample import Sample
+from agent.ntp.measurement import Sample
 from agent.ntp.targets import Target, TargetRefused, TargetRules
 from runtime.printable import printable_json
 from schema.names import IpVersion

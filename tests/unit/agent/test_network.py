@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.network import Silence, Verdict
+from agent.ntp.measurement import Sample
 from agent.ntp.packet import Reply
-from agent.ntp.sample import Sample
 from agent.ntp.timestamps import Timestamp
 from schema.messages import Result
 

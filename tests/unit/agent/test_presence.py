@@ -9,7 +9,7 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from agent.presence import Presence, report_changes
+from agent.status import Presence, report_changes
 from runtime.mqtt.session import NotConnected, PublishRefused
 from schema.limits import STATUS_REFRESH
 from schema.messages import ProtocolState, SpoolState, Status
@@ -122,7 +122,7 @@ async def test_a_status_that_is_refused_is_not_said_again_and_again() -> None:
 
 async def test_the_status_is_said_again_although_nothing_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert timedelta(minutes=5) == STATUS_REFRESH
-    monkeypatch.setattr("agent.presence.STATUS_REFRESH", timedelta(seconds=0.05))
+    monkeypatch.setattr("agent.status.STATUS_REFRESH", timedelta(seconds=0.05))
     pool = Pool()
     presence = Presence(lambda: pool.status, pool.publish, pool.ready.wait, settle=0.001)
     task = asyncio.create_task(presence.run())

@@ -15,11 +15,10 @@ from agent.clock.step import ClockWatch
 from agent.delivery.batcher import Collector
 from agent.delivery.spool import Spool
 from agent.metrics import AgentCounters
-from agent.ntp.exchange import Source
-from agent.ntp.offset import Measurement
+from agent.ntp.measurement import Measurement, Sample, to_result
 from agent.ntp.packet import Reply
+from agent.ntp.probe import Source
 from agent.ntp.resolver import Resolver
-from agent.ntp.sample import Sample, to_result
 from agent.ntp.targets import Target, TargetRules
 from agent.ntp.timestamps import Timestamp
 from agent.prober import Runner, Situation

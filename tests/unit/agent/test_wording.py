@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from agent.certificate import CertificateError, valid_until
 from agent.inspection import Inspection
 from agent.metrics import AgentCounters, prometheus_text
-from agent.ntp.offset import Measurement
+from agent.ntp.measurement import Measurement, Sample
 from agent.ntp.packet import Reply
-from agent.ntp.sample import Sample
 from agent.ntp.targets import Target
 from agent.ntp.timestamps import Timestamp
 from agent.status_file import AgentReport

@@ -10,7 +10,7 @@ from schema.messages import Assignment, encode
 from schema.topics import Topics
 from selector.assignments import PairRow, Terms, assignment, assignments_by_topic
 from selector.bad_rows import Complaints
-from selector.presence import is_gone
+from selector.monitors import is_gone
 from selector.reconcile import Difference, difference, understood
 from selector.triggers import Seen, what_changed
 

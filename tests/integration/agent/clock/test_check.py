@@ -8,7 +8,7 @@ import pytest
 
 from agent.clock.check import BaseChecks, Checked, base_checks, check_clock
 from agent.metrics import AgentCounters
-from agent.ntp.exchange import Source
+from agent.ntp.probe import Source
 from agent.ntp.resolver import Resolver
 from agent.ntp.targets import TargetRules
 from schema.names import IpVersion

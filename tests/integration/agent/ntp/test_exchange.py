@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from agent import udp
-from agent.ntp.exchange import Source, exchange
-from agent.ntp.sample import Sample, best
+from agent.ntp.measurement import Sample, best
+from agent.ntp.probe import Source, exchange
 from agent.ntp.targets import Target
 from testbed.fixtures.hosts import needs_ipv6
 from testbed.ntp.server import Fleet

@@ -13,7 +13,7 @@ from agent.clock.check import BaseChecks, Checked
 from agent.clock.monitor import LocalClock
 from agent.clock.verdict import ClockVerdict
 from agent.metrics import AgentCounters
-from agent.ntp.exchange import Source
+from agent.ntp.probe import Source
 from agent.ntp.resolver import Resolver
 from agent.ntp.targets import TargetRules
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.ntp.measurement import drops_offset, judge
 from agent.ntp.packet import Reply, kiss_code, parse, reference_text, request
-from agent.ntp.validate import drops_offset, judge
 
 
 def packet(

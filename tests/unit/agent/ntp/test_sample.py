@@ -4,10 +4,9 @@ import math
 
 import pytest
 
-from agent.ntp.offset import Measurement
+from agent.ntp.measurement import Measurement, Sample, best, to_result
 from agent.ntp.packet import Reply
 from agent.ntp.probe import Ask, series
-from agent.ntp.sample import Sample, best, to_result
 from agent.ntp.timestamps import Timestamp
 
 AT = 1_700_000_000_000_000_000

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.ntp.offset import measure
+from agent.ntp.measurement import measure
 from agent.ntp.timestamps import Timestamp, difference, from_unix_ns, to_seconds, utc_from_unix_ns
 
 ERA = 1 << 64

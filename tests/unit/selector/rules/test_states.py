@@ -2,8 +2,8 @@
 
 import pytest
 
+from selector.rules.assess import determine_state
 from selector.rules.model import GlobalStatus, Health, Monitor, PairStatus, State, ViolationType
-from selector.rules.state import determine_state
 from testbed.selection.worlds import SERVER, many, monitor, scene
 
 LIMIT, SUBNET = ViolationType.LIMIT, ViolationType.NETWORK_SAME_SUBNET

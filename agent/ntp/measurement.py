@@ -1,14 +1,49 @@
-"""One exchange as data, the best of several, and the result that goes to the pool."""
+"""One exchange as data: its offset and round-trip time, what is wrong with it, the best of several, and the result.
+
+Nothing is thrown away: a bad answer keeps its numbers and gets an error beside them.
+"""
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
-from agent.ntp.offset import Measurement
 from agent.ntp.packet import Reply, kiss_code, reference_text
-from agent.ntp.timestamps import utc_from_unix_ns
-from agent.ntp.validate import drops_offset, judge
+from agent.ntp.timestamps import Timestamp, difference, to_seconds, utc_from_unix_ns
 from schema.messages import Result
+
+
+class Measurement(msgspec.Struct, frozen=True, gc=False):
+    """What the four timestamps say."""
+
+    offset: float
+    """Seconds; positive: the server's clock is ahead of ours."""
+    rtt: float
+    """Seconds on the way, both directions, without the time that the server held the request. Never negative, never
+    more than we waited."""
+    consistent: bool = True
+    """Whether the timestamps can be true: the server held the request for a time not below zero and no longer than we
+    waited. Else offset and round-trip time are guesses."""
+
+
+def measure(t1: Timestamp, t2: Timestamp, t3: Timestamp, t4: Timestamp) -> Measurement | None:
+    """The measurement, or None when the server left out one of its timestamps (zero).
+
+    Args:
+        t1: our clock when the request left.
+        t2: the server's clock when it arrived.
+        t3: the server's clock when the reply left.
+        t4: our clock when it arrived.
+    """
+    if t2 == 0 or t3 == 0:
+        return None
+    there, back = difference(t2, t1), difference(t3, t4)
+    elapsed, held = difference(t4, t1), difference(t3, t2)
+    return Measurement(
+        offset=to_seconds((there + back) / 2),
+        rtt=to_seconds(min(max(0, elapsed - held), max(0, elapsed))),
+        consistent=0 <= held <= elapsed,
+    )
 
 
 class Ignored(msgspec.Struct, gc=False):
@@ -100,3 +135,40 @@ def to_result(server_id: int, ip: str, samples: Sequence[Sample]) -> Result:
         sent=sum(1 for sample in samples if not sample.ours),
         received=sum(1 for sample in samples if sample.reply is not None),
     )
+
+
+MAX_STRATUM: Final = 10
+"""A server further from its reference than this is not one that the pool hands out."""
+
+
+NOT_SYNCHRONISED: Final = 3
+"""The leap indicator of a server that does not know the time itself."""
+
+MAX_ROOT_DISTANCE: Final = 3.0
+"""Seconds. No common client follows a server that may be further off: chronyd's limit is 3 s, ntpd's 1.5 s."""
+
+
+def judge(reply: Reply) -> str | None:
+    """What is wrong with a reply that came from the server we asked, or None.
+
+    A kiss code, ``bad stratum N``, ``not synchronised`` or ``root distance N s``.
+    """
+    if code := kiss_code(reply):
+        return code
+    if not 1 <= reply.stratum <= MAX_STRATUM:
+        return f"bad stratum {reply.stratum}"
+    if reply.leap == NOT_SYNCHRONISED:
+        return "not synchronised"
+    if (distance := root_distance(reply)) > MAX_ROOT_DISTANCE:
+        return f"root distance {distance:.1f} s"
+    return None
+
+
+def root_distance(reply: Reply) -> float:
+    """Seconds by which the server itself may be wrong (RFC 5905, section 11.2, without the way to us)."""
+    return reply.root_delay / 2 + reply.root_dispersion
+
+
+def drops_offset(error: str | None) -> bool:
+    """Whether the timestamps beside ``error`` mean nothing: a server that limits our rate does not tell the time."""
+    return error == "RATE"
