@@ -16,7 +16,7 @@ from agent.daemon_settings import DaemonSettings, hand_over
 from agent.inspection import inspect
 from agent.ntp.targets import TargetRefused, TargetRules
 from agent.ntp.udp import stamping
-from agent.output import complain, warn, write, write_json
+from agent.output import print_error, warn, write, write_json
 from agent.settings import (
     AgentSettings,
     ConfigurationError,
@@ -133,11 +133,11 @@ def main() -> NoReturn:
     try:
         app()
     except StateUnavailable as error:  # not a wrong setting, after which systemd would not start us again
-        complain(str(error))
+        print_error(str(error))
         sys.exit(EXIT_ERROR)
     except (ConfigurationError, StateError) as error:
         for line in str(error).split("\n"):
-            complain(line)
+            print_error(line)
         sys.exit(EXIT_CONFIGURATION)
     sys.exit(0)
 

@@ -24,7 +24,7 @@ from agent.status import Presence, metrics, offline_status, online_status, repor
 from agent.status_file import write_report
 from agent.version import VERSION
 from runtime.control import CommandRefused
-from runtime.log import Repeating
+from runtime.log import OngoingWarning
 from runtime.mqtt.session import (
     BrokerSession,
     Identity,
@@ -79,7 +79,7 @@ class Monitor:
         self._report_due = asyncio.Event()
         self._lost_because: str | None = "not connected yet"
         self._reconnect = Reconnect()
-        self._report_complaint = Repeating(log)
+        self._report_warning = OngoingWarning(log)
         self.configured = asyncio.Event()
         """A configuration has arrived."""
         self.left = asyncio.Event()
@@ -170,9 +170,9 @@ class Monitor:
         )
         try:
             write_report(self._directory, made)
-            self._report_complaint.over()
+            self._report_warning.over()
         except OSError as error:
-            self._report_complaint.warning("%s: %s", self._directory.status_file, error.strerror or error)
+            self._report_warning.warning("%s: %s", self._directory.status_file, error.strerror or error)
 
     def report_soon(self) -> None:
         """Something that the report says has changed."""

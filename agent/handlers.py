@@ -8,7 +8,7 @@ from agent.assignments import AssignmentRefused
 from agent.delivery.sender import Outbox
 from agent.metrics import AgentCounters
 from agent.prober import Runner
-from runtime.log import Repeating, set_level
+from runtime.log import OngoingWarning, set_level
 from runtime.mqtt.session import Incoming
 from schema.messages import Ack, Assignment, LogLevel, MonitorConfig, Undecodable, decode
 from schema.names import IpVersion
@@ -43,7 +43,7 @@ class Inbox:
         self._own_log_level = log_level
         self._configured_log_level: LogLevel | None = None
         self._on_config = on_config
-        self._complaint = Repeating(log)
+        self._warning = OngoingWarning(log)
 
     def config(self, message: Incoming) -> None:
         """The retained configuration; an empty payload takes it away."""
@@ -93,4 +93,4 @@ class Inbox:
 
     def _refuse(self, text: str, *args: object) -> None:
         self._counters.messages_refused += 1
-        self._complaint.warning(text, *args)
+        self._warning.warning(text, *args)

@@ -1,13 +1,13 @@
 """Who an agent is and how it gets in, from files that others replace while it runs.
 
-What cannot be used does not end anything: the agent goes on with what was there before, complains, and looks again.
+What cannot be used does not end anything: the agent goes on with what was there before, warns, and looks again.
 """
 
 import logging
 from typing import Self
 
 from agent.state import State, StateDirectory, StateError
-from runtime.log import Repeating
+from runtime.log import OngoingWarning
 from runtime.mqtt.tls_files import Stamp, TlsFiles, file_stamp
 from runtime.mqtt.token_life import has_expired
 
@@ -78,7 +78,7 @@ class TokenFile:
         self._former: str | None = None
         self.trouble: str | None = None
         """Why the token before is used."""
-        self._complaint = Repeating(log)
+        self._warning = OngoingWarning(log)
 
     def read(self) -> str:
         """The token to log in with.
@@ -92,8 +92,8 @@ class TokenFile:
             if self._former is None or has_expired(self._former):
                 raise
             self.trouble = str(error)
-            self._complaint.warning("%s; going on with the token that was there before", error)
+            self._warning.warning("%s; going on with the token that was there before", error)
             return self._former
         self.trouble = None
-        self._complaint.over()
+        self._warning.over()
         return self._former

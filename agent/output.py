@@ -21,7 +21,7 @@ def write_json(value: Any) -> None:
     sys.stdout.write(printable_json(value) + "\n")
 
 
-def complain(line: str) -> None:
+def print_error(line: str) -> None:
     """One line on stderr, with the program's name."""
     sys.stderr.write(f"ntppool-agent: {printable(line)}\n")
 

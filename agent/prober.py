@@ -26,7 +26,7 @@ from agent.ntp.probe import Source, probe
 from agent.ntp.resolver import Resolver
 from agent.ntp.targets import Target, TargetRules
 from agent.schedule import Schedule, monitor_number
-from runtime.log import Repeating
+from runtime.log import OngoingWarning
 from schema.messages import LIVE, Assignment, ProtocolConfig, ProtocolState, Result
 from schema.names import IpVersion
 
@@ -85,7 +85,7 @@ class Runner:
         self._measuring: set[asyncio.Task[None] | None] = set()
         """Those of them, and others, that are counted as probes and have no result yet."""
         self._wake = asyncio.Event()
-        self._trouble = Repeating(log)
+        self._trouble = OngoingWarning(log)
 
     @property
     def why_not(self) -> str | None:

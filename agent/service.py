@@ -15,7 +15,7 @@ from agent.ntp.udp import stamping
 from agent.oneshot import check_clock_once, probe_once
 from agent.pipeline import Kept, keep
 from agent.state import Lock, State, StateDirectory, StateError, StateUnavailable
-from runtime.log import Repeating, set_up_logging
+from runtime.log import OngoingWarning, set_up_logging
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Service:
         self._stopping = False
         self._look = asyncio.Event()
         self._monitor: Monitor | None = None
-        self._complaint = Repeating(log)
+        self._warning = OngoingWarning(log)
 
     def stop(self) -> None:
         """Ends the service in order."""
@@ -115,7 +115,7 @@ class Service:
                     await self._look.wait()
             except TimeoutError:
                 # What could not be taken up is tried again: the reason may lie elsewhere than in the files.
-                if self._login.stamp == seen and self._login.complete and not self._complaint.lasting:
+                if self._login.stamp == seen and self._login.complete and not self._warning.lasting:
                     continue
             self._look.clear()
             await asyncio.sleep(SETTLE)
@@ -129,10 +129,10 @@ class Service:
             login = self._login.renewed()
         except StateError as error:
             self._trouble(str(error))
-            self._complaint.warning("%s; going on with what was there before", error)
+            self._warning.warning("%s; going on with what was there before", error)
             return False
         self._trouble(None)
-        self._complaint.over()
+        self._warning.over()
         if login is self._login:
             return False
         log.info("%s has changed", self._directory.path)

@@ -87,7 +87,7 @@ def load_settings(
     try:
         settings = AgentSettings(**{key: value.given for key, value in found.items()})
     except ValidationError as error:
-        raise ConfigurationError("\n".join(_complaint(e, found) for e in error.errors(include_url=False))) from None
+        raise ConfigurationError("\n".join(_setting_error(e, found) for e in error.errors(include_url=False))) from None
     level, debug = found.get("MONITOR_LOG_LEVEL"), found.get("MONITOR_DEBUG")
     if settings.debug and debug is not None and (level is None or level.rank <= debug.rank):
         return settings.model_copy(update={"log_level": "debug"})
@@ -200,7 +200,7 @@ def _advice(key: str) -> str:
     return f"did you mean {similar[0]}?" if similar else f"known are {', '.join(sorted(KNOWN))}"
 
 
-def _complaint(error: Any, found: Mapping[str, _Value]) -> str:
+def _setting_error(error: Any, found: Mapping[str, _Value]) -> str:
     key = str(error["loc"][0])
     message = str(error["msg"]).removeprefix("Value error, ")
     origin = found[key].origin if key in found else key

@@ -13,7 +13,7 @@ from agent.metrics import AgentCounters, prometheus_text
 from agent.pipeline import Line
 from agent.status_file import AgentReport
 from agent.version import VERSION
-from runtime.log import Repeating
+from runtime.log import OngoingWarning
 from runtime.mqtt.session import NotConnected, PublishRefused
 from schema.limits import STATUS_REFRESH
 from schema.messages import SpoolState, Status
@@ -127,7 +127,7 @@ class Presence:
         self._settle = settle
         self._changed = asyncio.Event()
         self._said: Status | None = None
-        self._complaint = Repeating(log)
+        self._warning = OngoingWarning(log)
 
     def changed(self) -> None:
         """Something that the status says may have changed."""
@@ -165,9 +165,9 @@ class Presence:
             self._changed.set()
         except PublishRefused as error:
             # Saying it again at once would be refused again: the next change or refresh is early enough.
-            self._complaint.warning("the status could not be published: %s", error)
+            self._warning.warning("the status could not be published: %s", error)
         else:
-            self._complaint.over()
+            self._warning.over()
 
 
 def _news(status: Status) -> Status:

@@ -24,7 +24,7 @@ class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     """As the pool is told."""
     troubles: list[str] = []
-    """What the agent complains about right now."""
+    """What the agent warns about right now."""
     set_aside_torn: int = 0
     """Batches of the spool that could not be read."""
     probes_unsent: int = 0

@@ -152,7 +152,7 @@ def _state_feeder(directory: Path) -> Callable[[bytes], None]:
         except StateError:
             return
         if not isinstance(state, State):
-            raise Broken("no state, and no complaint")
+            raise Broken("no state, and no warning")
 
     return feed
 

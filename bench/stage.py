@@ -34,7 +34,7 @@ START_WITHIN: Final = 90.0
 """Seconds that a process has to get ready."""
 
 _LOOK_EVERY: Final = 0.05
-_COMPLAINTS: Final = 5
+_WARNINGS: Final = 5
 
 REDO_LOG: Final = "512M"
 """As large as any server has that is written to: a small log makes MariaDB write its pages again and again."""
@@ -84,10 +84,10 @@ class Stage:
             async with asyncio.timeout(within):
                 status = await self.supervisor.wait(name)
         except TimeoutError:
-            what = f"{name} did not end within {within:g} s:\n{self._last_lines(name)}{self._complaints()}"
+            what = f"{name} did not end within {within:g} s:\n{self._last_lines(name)}{self._warnings()}"
             raise CannotRun(what) from None
         if status != 0:
-            raise CannotRun(f"{name} ended with {status}:\n{self._last_lines(name)}{self._complaints()}")
+            raise CannotRun(f"{name} ended with {status}:\n{self._last_lines(name)}{self._warnings()}")
 
     async def stop(self, *names: str) -> None:
         """Ends these processes in order."""
@@ -135,14 +135,14 @@ class Stage:
 
         await self.until(ready, f"start of {command.name}")
 
-    def _complaints(self) -> str:
+    def _warnings(self) -> str:
         """What the processes have logged that is no good, the last of it."""
         found = []
         for log in sorted(self.site.logs.iterdir()):
             bad = [
                 line for line in log.read_text(errors="replace").splitlines() if " WARNING " in line or "rror" in line
             ]
-            found += [f"\n{log.stem}: {line}" for line in bad[-_COMPLAINTS:]]
+            found += [f"\n{log.stem}: {line}" for line in bad[-_WARNINGS:]]
         return "".join(found)
 
     def _last_lines(self, name: str) -> str:

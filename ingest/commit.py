@@ -28,7 +28,7 @@ from ingest.store import commit
 from ingest.undecodable import Refusals
 from runtime.clock import ClockDoubted
 from runtime.db.engine import utc_now
-from runtime.log import Sparing
+from runtime.log import RateLimitedLog
 from runtime.worker import Worker
 from schema.messages import encode
 
@@ -67,7 +67,7 @@ class Committer:
         self._refusals = refusals
         self._sightings = sightings
         self._numbers = numbers
-        self._complaint = Sparing(log)
+        self._warning = RateLimitedLog(log)
         self._going = asyncio.Event()
         self._going.set()
 
@@ -148,7 +148,7 @@ class Committer:
 
     def _refuse(self, submission: Submission, reason: str) -> None:
         text = "batch %s of %s cannot be stored: %s"
-        self._complaint.say(logging.ERROR, submission.name, text, submission.batch.id, submission.name, reason)
+        self._warning.say(logging.ERROR, submission.name, text, submission.batch.id, submission.name, reason)
         topic = self._worker.topics.results(submission.name, submission.ipv)
         payload = encode(submission.batch)
         why = f"cannot be stored: {reason}"

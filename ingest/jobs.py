@@ -21,7 +21,7 @@ from ingest.rate_limit import Sender, Throttle, read_rates
 from ingest.retention import Removing, expiring, is_adopted, kept_log_scores
 from ingest.retry import persist, persist_each
 from runtime.db.engine import utc_now
-from runtime.log import Sparing
+from runtime.log import RateLimitedLog
 from runtime.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -46,11 +46,11 @@ _REST: Final = 0.05
 
 async def keep_presence(worker: Worker, book: PresenceBook, sightings: Sightings) -> NoReturn:
     """Writes the monitors' presence."""
-    complaint = Sparing(log)
+    warning = RateLimitedLog(log)
     doubted = False
 
     def lost(presence: Presence, why: str) -> None:
-        complaint.say(logging.ERROR, presence.name, "presence of %s could not be written: %s", presence.name, why)
+        warning.say(logging.ERROR, presence.name, "presence of %s could not be written: %s", presence.name, why)
 
     while True:
         await asyncio.sleep(PRESENCE)
@@ -66,11 +66,11 @@ async def keep_presence(worker: Worker, book: PresenceBook, sightings: Sightings
 
 async def keep_sightings(worker: Worker, sightings: Sightings) -> NoReturn:
     """Writes when monitors were seen."""
-    complaint = Sparing(log)
+    warning = RateLimitedLog(log)
 
     def lost(sighting: Sighting, why: str) -> None:
         number = sighting.monitor_id
-        complaint.say(logging.ERROR, str(number), "last_seen of monitor %d could not be written: %s", number, why)
+        warning.say(logging.ERROR, str(number), "last_seen of monitor %d could not be written: %s", number, why)
 
     while True:
         await asyncio.sleep(SIGHTINGS)
@@ -81,10 +81,10 @@ async def keep_sightings(worker: Worker, sightings: Sightings) -> NoReturn:
 
 async def keep_rates(worker: Worker, throttle: Throttle) -> NoReturn:
     """Looks up how much monitors may send."""
-    doubted, complaint = time.monotonic(), Sparing(log)
+    doubted, warning = time.monotonic(), RateLimitedLog(log)
 
     def lost(sender: Sender, why: str) -> None:
-        complaint.say(logging.ERROR, sender[0], "what monitor %s/%s may send is not known: %s", *sender, why)
+        warning.say(logging.ERROR, sender[0], "what monitor %s/%s may send is not known: %s", *sender, why)
 
     while True:
         await asyncio.sleep(RATES)

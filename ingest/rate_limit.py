@@ -13,7 +13,7 @@ from sqlalchemy.engine import Engine
 
 from runtime.db.engine import reading
 from runtime.db.system_settings import Intervals
-from runtime.log import Sparing
+from runtime.log import RateLimitedLog
 from schema.tables import monitors, server_scores
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Throttle:
 
     def __init__(self) -> None:
         self._senders: dict[Sender, _Sender] = {}
-        self._complaint = Sparing(log)
+        self._warning = RateLimitedLog(log)
 
     def admits(self, sender: Sender, now: float) -> bool:
         """Whether a message of ``sender`` is taken now; a refusal is counted."""
@@ -90,7 +90,7 @@ class Throttle:
             return True
         known.refused += 1
         text = "monitor %s/%s sends more than %.0f results/s: its batches wait"
-        self._complaint.say(logging.WARNING, sender[0], text, *sender, known.bucket.rate)
+        self._warning.say(logging.WARNING, sender[0], text, *sender, known.bucket.rate)
         return False
 
     def charge(self, sender: Sender, results: int, now: float) -> None:

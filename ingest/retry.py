@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
-from runtime.log import Repeating
+from runtime.log import OngoingWarning
 from runtime.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ async def persist(worker: Worker, work: Callable[[], T], *, attempts: int | None
     Raises:
         ContentRefused: it is the content's, or it has failed so often.
     """
-    complaint = Repeating(log)
+    warning = OngoingWarning(log)
     try:
         for attempt in count(1):
             try:
@@ -77,14 +77,14 @@ async def persist(worker: Worker, work: Callable[[], T], *, attempts: int | None
                     raise
                 if attempt == attempts:
                     raise ContentRefused(reason_of(error)) from error
-                worker.contact.failed(complaint, reason_of(error))
-                complaint.warning("database: %s; trying again", reason_of(error))
+                worker.contact.failed(warning, reason_of(error))
+                warning.warning("database: %s; trying again", reason_of(error))
             else:
-                worker.contact.succeeded(complaint)
+                worker.contact.succeeded(warning)
                 return result
             await asyncio.sleep(_AGAIN)
     finally:
-        worker.contact.gave_up(complaint)
+        worker.contact.gave_up(warning)
     raise AssertionError("unreachable")
 
 

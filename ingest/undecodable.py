@@ -21,7 +21,7 @@ from ingest.messages import Unreadable
 from ingest.metrics import UNREADABLE_FULL, Numbers
 from ingest.retry import persist_each
 from runtime.db.engine import transaction, utc_now
-from runtime.log import Sparing
+from runtime.log import RateLimitedLog
 from runtime.worker import Worker
 from schema.limits import MAX_REJECTED_PAYLOAD
 from schema.messages import BatchRefused, MessageRejected
@@ -127,7 +127,7 @@ class Refusals:
         self._acks = acks
         self._numbers = numbers
         self._waiting: asyncio.Queue[tuple[Unreadable, RejectedMessage]] = asyncio.Queue(MOST_WAITING)
-        self._complaint = Sparing(log)
+        self._warning = RateLimitedLog(log)
 
     def offer(self, unreadable: Unreadable) -> None:
         """Deals with ``unreadable`` soon, unless too many wait already."""
@@ -141,7 +141,7 @@ class Refusals:
 
     def _log(self, unreadable: Unreadable) -> None:
         # The counters tell how many; a sender of nonsense must not fill the log as well.
-        self._complaint.say(
+        self._warning.say(
             logging.WARNING, unreadable.name, "message on %s refused: %s", unreadable.topic, unreadable.reason
         )
 
@@ -157,7 +157,7 @@ class Refusals:
                 self._answer(unreadable)
 
     def _lost(self, message: RejectedMessage, why: str) -> None:
-        self._complaint.say(logging.ERROR, message.topic, "message on %s could not be kept: %s", message.topic, why)
+        self._warning.say(logging.ERROR, message.topic, "message on %s could not be kept: %s", message.topic, why)
 
     def _answer(self, unreadable: Unreadable) -> None:
         event = MessageRejected(topic=unreadable.topic, reason=unreadable.reason)

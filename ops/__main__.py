@@ -26,7 +26,7 @@ from ops.commands import (
 )
 from ops.context import Globals
 from ops.errors import OperatorError, UsageError, leaf_of
-from ops.output import complain, cope_with_any_character, explain
+from ops.output import cope_with_any_character, explain, print_error
 from runtime.log import LEVEL_NAMES, level_name, set_up_logging, without_secrets
 from schema.names import ENVIRONMENTS, InvalidName
 
@@ -87,11 +87,11 @@ def _report(error: BaseException) -> int:
         case typer.TyperException():
             return _usage(error)
         case UsageError() | InvalidName():
-            return _complain(str(error), 2)
+            return _fail(str(error), 2)
         case OperatorError():
-            return _complain(str(error), 1)
+            return _fail(str(error), 1)
         case typer.Abort():
-            return _complain("aborted", 1)
+            return _fail("aborted", 1)
     return _report_of_libraries(error)
 
 
@@ -105,16 +105,16 @@ def _report_of_libraries(error: BaseException) -> int:
     match error:
         case ConfigurationError():
             # A line for each setting; strangers have no say in it.
-            return _complain_lines(str(error), 2)
+            return _fail_with_lines(str(error), 2)
         case DatabaseUnavailable():
-            return _complain(f"database: {error}", 1)
+            return _fail(f"database: {error}", 1)
         case DBAPIError():
-            return _complain(f"database: {error.orig}", 1)
+            return _fail(f"database: {error.orig}", 1)
         case SQLAlchemyError():
-            return _complain(f"database: {error}", 1)
+            return _fail(f"database: {error}", 1)
         case OSError():
-            return _complain(str(error), 1)
-    return _complain(f"unexpected {type(error).__name__}: {error} (--log-level debug shows where)", 1)
+            return _fail(str(error), 1)
+    return _fail(f"unexpected {type(error).__name__}: {error} (--log-level debug shows where)", 1)
 
 
 def _usage(error: typer.TyperException) -> int:
@@ -124,17 +124,17 @@ def _usage(error: typer.TyperException) -> int:
         explain(text)
         return error.exit_code
     hint = "" if context is None else f" (see '{context.command_path} --help')"
-    return _complain(text.removesuffix(".") + hint, error.exit_code)
+    return _fail(text.removesuffix(".") + hint, error.exit_code)
 
 
-def _complain(text: str, code: int) -> int:
-    complain(without_secrets(text))
+def _fail(text: str, code: int) -> int:
+    print_error(without_secrets(text))
     return code
 
 
-def _complain_lines(text: str, code: int) -> int:
+def _fail_with_lines(text: str, code: int) -> int:
     for line in without_secrets(text).split("\n"):
-        complain(line)
+        print_error(line)
     return code
 
 

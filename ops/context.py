@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import typer
 
 from ops.errors import OperatorError
-from ops.output import complain
+from ops.output import print_error
 from runtime.log import set_up_logging
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ class Globals:
         settings = self.settings(**given)
         set_up_logging(self.log_level or "warning")
         if self.env_named_by is None:
-            complain(f"environment {settings.deployment_mode}: neither --env nor DEPLOYMENT_MODE names another")
+            print_error(f"environment {settings.deployment_mode}: neither --env nor DEPLOYMENT_MODE names another")
         elif sys.stderr.isatty():
-            complain(f"environment {settings.deployment_mode}")
+            print_error(f"environment {settings.deployment_mode}")
         return settings
 
 

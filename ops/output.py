@@ -93,7 +93,7 @@ def confirmed(question: str) -> bool | None:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def complain(line: str, *, program: str = "ntppool-monitor") -> None:
+def print_error(line: str, *, program: str = "ntppool-monitor") -> None:
     """One line on stderr, with the program's name."""
     sys.stderr.write(f"{program}: {printable(line)}\n")
 

@@ -7,11 +7,11 @@ from typing import Final
 
 from ops.errors import OperatorError
 from runtime.worker import Worker
-from selector.bad_rows import Complaints
 from selector.metrics import Numbers
 from selector.pairs import queue_servers
 from selector.publisher import Publisher
 from selector.reviews import BATCH, Reviewed, review_due, review_server
+from selector.row_warnings import RowWarnings
 
 _CONNECT: Final = 10.0
 """Seconds to reach the broker."""
@@ -40,7 +40,7 @@ class SelectorOnce:
         except TimeoutError:
             raise OperatorError(f"broker {worker.broker.address}: no connection within {_CONNECT:g} s") from None
         numbers = Numbers(worker.telemetry.meter)
-        publisher = Publisher(worker, Complaints(), numbers, on_lost=self.untold.add)
+        publisher = Publisher(worker, RowWarnings(), numbers, on_lost=self.untold.add)
         if self._server_id is None:
             await worker.in_database(partial(queue_servers, worker.engine, datetime.now(UTC)))
         while reviewed := await worker.in_database(partial(self._review, worker)):

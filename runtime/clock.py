@@ -19,7 +19,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from runtime.log import Repeating
+from runtime.log import OngoingWarning
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Clock:
         """By agent: when it was heard, and what it made of our clock."""
         self._ahead_of_agents = 0.0
         self._said = False
-        self._complaint = Repeating(log)
+        self._warning = OngoingWarning(log)
         self.ahead = 0.0
         """Seconds that it was ahead of the database's at the last comparison."""
 
@@ -196,8 +196,8 @@ class Clock:
     def _tell(self) -> None:
         doubt = self.doubt
         if doubt is not None:
-            self._complaint.warning("clock: %s: nothing is judged by its time until that is over", doubt)
+            self._warning.warning("clock: %s: nothing is judged by its time until that is over", doubt)
         elif self._said:
-            self._complaint.over()
+            self._warning.over()
             log.info("clock: trusted again")
         self._said = doubt is not None

@@ -113,7 +113,7 @@ def stderr_is_journal() -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
 
 
-class Repeating:
+class OngoingWarning:
     """Says why something does not work once, then at most every minute until it is over or the reason changes."""
 
     INTERVAL: Final = 60.0
@@ -138,11 +138,11 @@ class Repeating:
         return self._said is not None
 
     def over(self) -> None:
-        """It works again: the next complaint is new."""
+        """It works again: the next warning is new."""
         self._said = None
 
 
-class Sparing:
+class RateLimitedLog:
     """Says what others cause: each of them is named once a minute at most, and all together fill no log.
 
     Whoever alternates between two reasons is as quiet as one who has a single one. A line says how many were left out

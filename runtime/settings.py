@@ -192,10 +192,10 @@ def load_settings(**given: Any) -> WorkerSettings:
     try:
         return WorkerSettings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        raise ConfigurationError("\n".join(_complaint(e) for e in error.errors(include_url=False))) from None
+        raise ConfigurationError("\n".join(_setting_error(e) for e in error.errors(include_url=False))) from None
 
 
-def _complaint(error: Any) -> str:
+def _setting_error(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if not error["loc"]:
         return message

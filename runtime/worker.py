@@ -27,7 +27,7 @@ from runtime.db.engine import DatabaseUnavailable, open_database, reading
 from runtime.db.errors import Reaction, reaction_to
 from runtime.db.system_settings import PoolSettingsReader
 from runtime.health import Contact, Finding, LastWell, Report, Rounds
-from runtime.log import Repeating
+from runtime.log import OngoingWarning
 from runtime.mqtt.live_stream import LiveStream
 from runtime.mqtt.session import BrokerSession, Identity, Incoming, Subscription
 from runtime.mqtt.types import TokenSource
@@ -77,7 +77,7 @@ class Worker:
         What it does must be idempotent (see :func:`runtime.db.engine.transaction`). A cancellation waits for the
         transaction that is under way, so that a worker never stops in the middle of one.
         """
-        complaint = Repeating(log)
+        warning = OngoingWarning(log)
         try:
             while True:
                 try:
@@ -89,14 +89,14 @@ class Worker:
                         raise
                     # Without the statement and its values, which may be long and private.
                     reason = str(getattr(error, "orig", error))
-                    self.contact.failed(complaint, reason)
-                    complaint.warning("database: %s; waiting for it", reason)
+                    self.contact.failed(warning, reason)
+                    warning.warning("database: %s; waiting for it", reason)
                 else:
-                    self.contact.succeeded(complaint)
+                    self.contact.succeeded(warning)
                     return result
                 await asyncio.sleep(_DATABASE_RETRY)
         finally:
-            self.contact.gave_up(complaint)
+            self.contact.gave_up(warning)
 
     async def compare_clocks(self) -> None:
         """Has this host's clock compared with the database's, before something that depends on it."""

@@ -23,8 +23,8 @@ from schema.messages import LIVE, Assignment
 from schema.names import IP_VERSIONS, Environment, InvalidName, IpVersion, check_monitor_name
 from schema.tables import monitors, server_scores, servers
 from schema.topics import Topics
-from selector.bad_rows import Complaints
 from selector.monitors import is_real
+from selector.row_warnings import RowWarnings
 from selector.store import Pair, text
 
 NTP_PORT: Final = 123
@@ -65,7 +65,7 @@ def read_pairs(connection: Connection, pairs: Collection[Pair]) -> list[PairRow]
     return _rows(connection, query, wanted=json_rows(sorted(set(pairs))))
 
 
-def assignment(row: PairRow, terms: Terms, complaints: Complaints) -> Assignment | None:
+def assignment(row: PairRow, terms: Terms, row_warnings: RowWarnings) -> Assignment | None:
     """The assignment that the pair is, or None when it is none."""
     if row.monitor_status not in LIVE or row.status not in _ASSIGNED:
         return None
@@ -74,44 +74,44 @@ def assignment(row: PairRow, terms: Terms, complaints: Complaints) -> Assignment
     version = _version(row.ip)
     if version != row.ipv:
         wrong = "is no IP address" if version is None else f"is IP{version}, but its monitor {row.monitor} is {row.ipv}"
-        complaints.say("server", row.server_id, f"address {row.ip!r}: {wrong}, so it is not assigned")
+        row_warnings.say("server", row.server_id, f"address {row.ip!r}: {wrong}, so it is not assigned")
         return None
     if terms.topics.env != "devel" and (kind := _why_not_public(row.ip)):
-        complaints.say("server", row.server_id, f"address {row.ip!r}: is {kind}, so it is not assigned")
+        row_warnings.say("server", row.server_id, f"address {row.ip!r}: is {kind}, so it is not assigned")
         return None
     status = cast(Any, row.status)
     return Assignment(
         server_id=row.server_id,
         ip=row.ip,
-        port=_port(row, complaints) if terms.topics.env == "devel" else NTP_PORT,
+        port=_port(row, row_warnings) if terms.topics.env == "devel" else NTP_PORT,
         status=status,
         interval=terms.intervals.of(status),
     )
 
 
 def assignments_by_topic(
-    rows: Iterable[PairRow], terms: Terms, complaints: Complaints
+    rows: Iterable[PairRow], terms: Terms, row_warnings: RowWarnings
 ) -> Mapping[str, Assignment | None]:
     """For every row the topic of its assignment, and the assignment or None.
 
     A monitor whose name is not of this environment, or no name at all, has no topics; its rows are left out.
     """
     return {
-        terms.topics.assignment(row.monitor, row.ipv, row.server_id): assignment(row, terms, complaints)
+        terms.topics.assignment(row.monitor, row.ipv, row.server_id): assignment(row, terms, row_warnings)
         for row in rows
-        if has_topics(row.monitor, terms.topics, complaints)
+        if has_topics(row.monitor, terms.topics, row_warnings)
     }
 
 
-def has_topics(name: str, topics: Topics, complaints: Complaints) -> bool:
+def has_topics(name: str, topics: Topics, row_warnings: RowWarnings) -> bool:
     """Whether anything can be published for the monitor called ``name`` in this environment."""
     wrong = _wrong_name(name, topics.env)
     if wrong is not None:
-        complaints.say("monitor", name, f"{wrong}; it is told nothing")
+        row_warnings.say("monitor", name, f"{wrong}; it is told nothing")
     return wrong is None
 
 
-def _port(row: PairRow, complaints: Complaints) -> int:
+def _port(row: PairRow, row_warnings: RowWarnings) -> int:
     """The UDP port that the server's flags name, or NTP's own."""
     if row.flags in ("", "{}"):
         return NTP_PORT
@@ -121,7 +121,7 @@ def _port(row: PairRow, complaints: Complaints) -> int:
     except (ValueError, RecursionError):
         port = None
     if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
-        complaints.say("server", row.server_id, f"flags {row.flags[:80]!r}: must be JSON with a port of 1 to 65535")
+        row_warnings.say("server", row.server_id, f"flags {row.flags[:80]!r}: must be JSON with a port of 1 to 65535")
         return NTP_PORT
     return port
 

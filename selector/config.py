@@ -21,7 +21,7 @@ _STATUSES: Final = get_args(MonitorStatus)
 _MOST_SAMPLES: Final = 10
 T = TypeVar("T")
 
-Complain = Callable[[str, str, str], None]
+ReportRow = Callable[[str, str, str], None]
 """Takes a kind of row, its name, and what is wrong with it."""
 
 
@@ -39,7 +39,7 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 
 def monitor_configs(
-    rows: Iterable[MonitorRow], defaults: Mapping[str, str], samples: int, complain: Complain
+    rows: Iterable[MonitorRow], defaults: Mapping[str, str], samples: int, report_row: ReportRow
 ) -> dict[str, MonitorConfig]:
     """The settings of every monitor by name.
 
@@ -47,11 +47,11 @@ def monitor_configs(
         defaults: the config text of the pseudo-monitors, by their names.
         samples: where neither monitor nor pseudo-monitor says how many.
     """
-    common = {ipv: _object(defaults.get(name, ""), name, complain) for name, ipv in SETTINGS_MONITORS.items()}
+    common = {ipv: _object(defaults.get(name, ""), name, report_row) for name, ipv in SETTINGS_MONITORS.items()}
     by_name: dict[str, list[MonitorRow]] = {}
     for row in rows:
         by_name.setdefault(row.name, []).append(row)
-    return {name: _monitor_config(name, protocols, common, samples, complain) for name, protocols in by_name.items()}
+    return {name: _monitor_config(name, protocols, common, samples, report_row) for name, protocols in by_name.items()}
 
 
 def _monitor_config(
@@ -59,17 +59,17 @@ def _monitor_config(
     rows: Iterable[MonitorRow],
     common: Mapping[IpVersion, Mapping[str, Any]],
     samples: int,
-    complain: Complain,
+    report_row: ReportRow,
 ) -> MonitorConfig:
     protocols: dict[IpVersion, ProtocolConfig] = {}
     log_level: LogLevel | None = None
     for row in sorted(rows, key=lambda row: IP_VERSIONS.index(row.ipv)):
         who = f"{name} {row.ipv}"
         if row.status not in _STATUSES:
-            complain("monitor", who, f"status {row.status!r}: must be one of {', '.join(_STATUSES)}; it is left out")
+            report_row("monitor", who, f"status {row.status!r}: must be one of {', '.join(_STATUSES)}; it is left out")
             continue
-        merged = merge_patch(common[row.ipv], _object(row.config, who, complain))
-        read = _Reader(merged, who, complain)
+        merged = merge_patch(common[row.ipv], _object(row.config, who, report_row))
+        read = _Reader(merged, who, report_row)
         protocols[row.ipv] = ProtocolConfig(
             status=cast(MonitorStatus, row.status),
             ip=row.ip,
@@ -84,10 +84,10 @@ def _monitor_config(
 class _Reader:
     """Takes single values out of a merged config; one that is wrong is complained about and is its default."""
 
-    def __init__(self, config: Mapping[str, Any], who: str, complain: Complain) -> None:
+    def __init__(self, config: Mapping[str, Any], who: str, report_row: ReportRow) -> None:
         self._config = config
         self._who = who
-        self._complain = complain
+        self._report_row = report_row
 
     def value(self, key: str, check: Callable[[Any], T], default: T) -> T:
         found = self._config.get(key)
@@ -96,21 +96,23 @@ class _Reader:
         try:
             return check(found)
         except ValueError as wrong:
-            self._complain("config", f"{self._who} {key}", f"is {json.dumps(found)[:80]}: {wrong}; its default is used")
+            self._report_row(
+                "config", f"{self._who} {key}", f"is {json.dumps(found)[:80]}: {wrong}; its default is used"
+            )
             return default
 
 
-def _object(text: str, who: str, complain: Complain) -> dict[str, Any]:
+def _object(text: str, who: str, report_row: ReportRow) -> dict[str, Any]:
     """The JSON object in ``text``; empty text is an empty one, and so is what is none."""
     if not text.strip():
         return {}
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        complain("config", who, f"is not JSON ({error}): all its defaults are used")
+        report_row("config", who, f"is not JSON ({error}): all its defaults are used")
         return {}
     if not isinstance(found, dict):
-        complain("config", who, "is not a JSON object: all its defaults are used")
+        report_row("config", who, "is not a JSON object: all its defaults are used")
         return {}
     return found
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from runtime.log import Repeating
+from runtime.log import OngoingWarning
 from runtime.mqtt.retained import read_retained
 from runtime.mqtt.session import Incoming, NotConnected, PublishRefused
 from runtime.worker import Worker
@@ -41,7 +41,7 @@ class ConfigPublisher:
         self._wanted: Mapping[str, MonitorConfig] | None = None
         self._held: dict[str, MonitorConfig | None] | None = None
         self._wake = asyncio.Event()
-        self._complaint = Repeating(log)
+        self._warning = OngoingWarning(log)
 
     def want(self, wanted: Mapping[str, MonitorConfig]) -> None:
         """These are the configs of all monitors from now on."""
@@ -67,11 +67,11 @@ class ConfigPublisher:
             try:
                 await self._publish(self._wanted)
             except (NotConnected, PublishRefused) as error:
-                self._complaint.warning("configs could not be published: %s; trying again", error)
+                self._warning.warning("configs could not be published: %s; trying again", error)
                 self.forget()
                 await asyncio.sleep(RETRY)
             else:
-                self._complaint.over()
+                self._warning.over()
 
     async def _publish(self, wanted: Mapping[str, MonitorConfig] | None) -> None:
         if wanted is None:

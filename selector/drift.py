@@ -18,9 +18,9 @@ from runtime.worker import Worker
 from schema.messages import Undecodable, assignment_set_hash, decode_status
 from schema.names import IpVersion
 from selector.assignments import has_topics, read_pairs_of_monitor
-from selector.bad_rows import Complaints
 from selector.publisher import Publisher
 from selector.reconcile import Reconciler
+from selector.row_warnings import RowWarnings
 
 PAUSE: Final = 20.0
 """Seconds between two comparisons of the same agent: it may report every change, and its reports lag behind ours."""
@@ -44,14 +44,14 @@ class AgentWatch:
         worker: Worker,
         publisher: Publisher,
         reconciler: Reconciler,
-        complaints: Complaints,
+        row_warnings: RowWarnings,
         *,
         known: Callable[[str], bool],
     ) -> None:
         self._worker = worker
         self._publisher = publisher
         self._reconciler = reconciler
-        self._complaints = complaints
+        self._row_warnings = row_warnings
         self._known = known
         self._online: set[str] = set()
         self._heard: OrderedDict[str, Held] = OrderedDict()
@@ -81,7 +81,7 @@ class AgentWatch:
         try:
             status = decode_status(message.payload)
         except Undecodable as error:
-            self._complaints.say("status", name, str(error))
+            self._row_warnings.say("status", name, str(error))
             return
         if not status.online:
             self._is_offline(name)
@@ -110,7 +110,7 @@ class AgentWatch:
     async def _compare(self, name: str) -> None:
         says = self._heard.pop(name)
         self._compared[name] = time.monotonic()
-        if not has_topics(name, self._worker.topics, self._complaints):
+        if not has_topics(name, self._worker.topics, self._row_warnings):
             return
         ledger = await self._worker.in_database(partial(self._ledger, name))
         differs = any(ledger.get(ipv, _NOTHING) != held for ipv, held in says.items())

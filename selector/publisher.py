@@ -13,13 +13,13 @@ from functools import partial
 from typing import Final
 
 from runtime.db.engine import reading
-from runtime.log import Repeating
+from runtime.log import OngoingWarning
 from runtime.mqtt.session import NotConnected, PublishRefused
 from runtime.worker import Worker
 from schema.messages import Assignment, encode
 from selector.assignments import PairRow, Terms, assignments_by_topic, read_pairs
-from selector.bad_rows import Complaints
 from selector.metrics import Numbers
+from selector.row_warnings import RowWarnings
 from selector.store import Pair
 
 log = logging.getLogger(__name__)
@@ -42,13 +42,13 @@ class Publisher:
     """
 
     def __init__(
-        self, worker: Worker, complaints: Complaints, numbers: Numbers, *, on_lost: Callable[[str], None]
+        self, worker: Worker, row_warnings: RowWarnings, numbers: Numbers, *, on_lost: Callable[[str], None]
     ) -> None:
         self._worker = worker
-        self._complaints = complaints
+        self._row_warnings = row_warnings
         self._numbers = numbers
         self._on_lost = on_lost
-        self._complaint = Repeating(log)
+        self._warning = OngoingWarning(log)
 
     async def publish_pairs(self, pairs: Sequence[Pair]) -> None:
         """Tells the monitors of these pairs what the ledger says of them now."""
@@ -66,7 +66,7 @@ class Publisher:
     def by_topic(self, rows: Iterable[PairRow]) -> Told:
         """The assignments that these rows are. Blocks on the database when settings have to be read again."""
         terms = Terms(self._worker.topics, self._worker.pool.get().monitors, datetime.now(UTC).date())
-        return assignments_by_topic(rows, terms, self._complaints)
+        return assignments_by_topic(rows, terms, self._row_warnings)
 
     def _read(self, pairs: Sequence[Pair]) -> Told:
         with reading(self._worker.engine) as connection:
@@ -90,10 +90,10 @@ class Publisher:
                 raise NotConnected(f"not connected to {self._worker.broker.address}")
             await self._worker.broker.publish(topic, payload, retain=True)
         except (NotConnected, PublishRefused) as error:
-            self._complaint.warning("assignments could not be published and will be reconciled: %s", error)
+            self._warning.warning("assignments could not be published and will be reconciled: %s", error)
             self._mark(topic)
             return False
-        self._complaint.over()
+        self._warning.over()
         return True
 
     def _mark(self, topic: str) -> None:

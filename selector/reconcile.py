@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from runtime.db.engine import reading
-from runtime.log import Repeating
+from runtime.log import OngoingWarning
 from runtime.mqtt.retained import read_retained
 from runtime.mqtt.session import Incoming, NotConnected
 from runtime.worker import Worker
@@ -86,7 +86,7 @@ class Reconciler:
         self._marked: OrderedDict[str, bool] = OrderedDict()
         self._looked: dict[str, float] = {}
         self._wake = asyncio.Event()
-        self._complaint = Repeating(log)
+        self._warning = OngoingWarning(log)
 
     @property
     def waiting(self) -> int:
@@ -114,12 +114,12 @@ class Reconciler:
                 await self.reconcile(name, everything=everything)
             except NotConnected as error:
                 failures += 1
-                self._complaint.warning("reconciliation of %s: %s; trying again", name, error)
+                self._warning.warning("reconciliation of %s: %s; trying again", name, error)
                 self.mark(name, everything=everything)
                 await asyncio.sleep(random.uniform(0.5, 1.0) * min(2.0**failures, MOST_PATIENCE))
             else:
                 failures = 0
-                self._complaint.over()
+                self._warning.over()
 
     async def reconcile(self, name: str, *, everything: bool = False) -> Difference:
         """Repairs the retained assignments of one monitor; returns what was wrong with them.

@@ -11,10 +11,10 @@ from typing import Final
 
 from runtime.worker import Worker
 from schema.messages import AssignmentChanged
-from selector.bad_rows import Complaints
 from selector.metrics import Numbers
 from selector.publisher import Publisher
 from selector.reviews import BATCH, Reviewed, review_due
+from selector.row_warnings import RowWarnings
 from selector.store import Pair
 
 log = logging.getLogger(__name__)
@@ -40,10 +40,10 @@ PUBLISH_TOGETHER: Final = 500
 class Reviewing:
     """Reviews what is due. Pausing it stops decisions only: what was decided is still published and kept right."""
 
-    def __init__(self, worker: Worker, publisher: Publisher, complaints: Complaints, numbers: Numbers) -> None:
+    def __init__(self, worker: Worker, publisher: Publisher, row_warnings: RowWarnings, numbers: Numbers) -> None:
         self._worker = worker
         self._publisher = publisher
-        self._complaints = complaints
+        self._row_warnings = row_warnings
         self._numbers = numbers
         self._unpublished: asyncio.Queue[Sequence[Pair]] = asyncio.Queue(UNPUBLISHED)
         self._wake = asyncio.Event()
@@ -128,7 +128,7 @@ class Reviewing:
         self._numbers.reviewed(reviewed, seconds)
 
     def _tell(self, reviewed: Reviewed) -> None:
-        tell(reviewed, self._complaints)
+        tell(reviewed, self._row_warnings)
         topic = self._worker.topics.assignment_event(reviewed.server_id)
         for change in reviewed.changes:
             event = AssignmentChanged(
@@ -146,7 +146,7 @@ def next_together(reviewed: int, seconds: float) -> int:
     return max(1, min(BATCH, round(LONGEST * reviewed / seconds))) if reviewed else BATCH
 
 
-def tell(reviewed: Reviewed, complaints: Complaints) -> None:
+def tell(reviewed: Reviewed, row_warnings: RowWarnings) -> None:
     """Logs what a review decided and what it could not use."""
     for change in reviewed.changes:
         log.info(
@@ -159,6 +159,6 @@ def tell(reviewed: Reviewed, complaints: Complaints) -> None:
             change.reason,
         )
     if reviewed.problem:
-        complaints.say("server", reviewed.server_id, f"not reviewed: {reviewed.problem}")
+        row_warnings.say("server", reviewed.server_id, f"not reviewed: {reviewed.problem}")
     for rejected in reviewed.rejected:
-        complaints.say("monitor", rejected.name, f"left out of reviews: {rejected.reason}")
+        row_warnings.say("monitor", rejected.name, f"left out of reviews: {rejected.reason}")

@@ -15,7 +15,6 @@ from runtime.db.system_settings import Intervals, Reviews
 from runtime.worker import Worker
 from schema.tables import monitors, server_scores
 from selector.assignments import has_topics
-from selector.bad_rows import Complaints
 from selector.config import monitor_configs
 from selector.config_publisher import ConfigPublisher
 from selector.metrics import Numbers
@@ -23,6 +22,7 @@ from selector.monitors import Registry, is_real, read_registry
 from selector.pairs import Populating
 from selector.reconcile import Reconciler
 from selector.review_loop import Reviewing
+from selector.row_warnings import RowWarnings
 from selector.triggers import PRESENCE, note_monitors
 
 LOOK: Final = 5.0
@@ -46,7 +46,7 @@ class Watch:
         populating: Populating,
         reconciler: Reconciler,
         configs: ConfigPublisher,
-        complaints: Complaints,
+        row_warnings: RowWarnings,
         numbers: Numbers,
     ) -> None:
         self._worker = worker
@@ -54,7 +54,7 @@ class Watch:
         self._populating = populating
         self._reconciler = reconciler
         self._configs = configs
-        self._complaints = complaints
+        self._row_warnings = row_warnings
         self._numbers = numbers
         self._registry = Registry((), {})
         self._intervals: Intervals | None = None
@@ -83,7 +83,7 @@ class Watch:
         """Looks once, and has all that it finds dealt with."""
         registry = await self._worker.in_database(self._read)
         before, self._registry = self._registry, registry
-        self._complain()
+        self._warn_of_accounts()
         self._look_at_agents(before)
         await self._look_at_settings()
         await self._look_at_monitors()
@@ -94,14 +94,14 @@ class Watch:
         with reading(self._worker.engine) as connection:
             found = read_registry(connection, datetime.now(UTC))
         topics = self._worker.topics
-        told = (row for row in found.monitors if row.named and has_topics(row.name, topics, self._complaints))
+        told = (row for row in found.monitors if row.named and has_topics(row.name, topics, self._row_warnings))
         return Registry(tuple(told), found.defaults)
 
-    def _complain(self) -> None:
+    def _warn_of_accounts(self) -> None:
         """About flags of accounts, which the reviews take for the default without a word."""
         odd = {row.account_id: row.limit.odd for row in self._registry.monitors if row.limit.odd}
         for account_id, what in odd.items():
-            self._complaints.say("account", account_id or 0, what)
+            self._row_warnings.say("account", account_id or 0, what)
 
     def _look_at_agents(self, before: Registry) -> None:
         """Who is told anything at all, and who began or ceased to probe."""
@@ -124,7 +124,7 @@ class Watch:
             self._mark_all()
         self._intervals = pool.monitors
         rows, defaults = self._registry.monitors, self._registry.defaults
-        self._configs.want(monitor_configs(rows, defaults, pool.monitors.samples, self._complaints.say))
+        self._configs.want(monitor_configs(rows, defaults, pool.monitors.samples, self._row_warnings.say))
 
     async def _look_at_monitors(self) -> None:
         rows, now = self._registry.monitors, time.monotonic()

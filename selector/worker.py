@@ -17,7 +17,6 @@ from runtime.mqtt.types import Subscription
 from runtime.worker import Worker
 from schema.messages import ControlCommand
 from schema.topics import ANY
-from selector.bad_rows import Complaints
 from selector.config_publisher import ConfigPublisher
 from selector.drift import AgentWatch
 from selector.metrics import Numbers
@@ -25,6 +24,7 @@ from selector.pairs import Populating
 from selector.publisher import Publisher
 from selector.reconcile import Reconciler
 from selector.review_loop import Reviewing
+from selector.row_warnings import RowWarnings
 from selector.triggers import make_due
 from selector.watch import Watch
 
@@ -32,15 +32,15 @@ from selector.watch import Watch
 async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     """Starts the selector in ``tasks``."""
     numbers = Numbers(worker.telemetry.meter)
-    complaints = Complaints(numbers.bad_rows)
+    row_warnings = RowWarnings(numbers.bad_rows)
     # What is lost is reconciled, and reconciling publishes: the one is made before the other, so it is named late.
-    publisher = Publisher(worker, complaints, numbers, on_lost=lambda name: reconciler.mark(name))
+    publisher = Publisher(worker, row_warnings, numbers, on_lost=lambda name: reconciler.mark(name))
     reconciler = Reconciler(worker, publisher, numbers)
     configs = ConfigPublisher(worker, numbers, on_unwanted=reconciler.mark)
-    reviewing = Reviewing(worker, publisher, complaints, numbers)
+    reviewing = Reviewing(worker, publisher, row_warnings, numbers)
     populating = Populating(worker, reviewing, publisher, numbers)
-    watch = Watch(worker, reviewing, populating, reconciler, configs, complaints, numbers)
-    agents = AgentWatch(worker, publisher, reconciler, complaints, known=watch.knows)
+    watch = Watch(worker, reviewing, populating, reconciler, configs, row_warnings, numbers)
+    agents = AgentWatch(worker, publisher, reconciler, row_warnings, known=watch.knows)
 
     worker.broker.subscribe(Subscription(worker.topics.status(ANY), agents.hear))
     _take_orders(worker, reviewing)

@@ -18,7 +18,7 @@ import msgspec
 from agent.delivery.spool import Batched, Spool
 from agent.delivery.ulid import new_ulid
 from agent.metrics import AgentCounters
-from runtime.log import Repeating
+from runtime.log import OngoingWarning
 from runtime.threads import NoThread, in_thread
 from schema.limits import MAX_BATCH_RESULTS
 from schema.messages import Batch, Result, encode
@@ -94,7 +94,7 @@ class Collector:
         self._unsent: dict[int, _Unsent] = {}
         self._withdrawn_at = -1.0
         self._writing: asyncio.Task[bool] | None = None
-        self._complaint = Repeating(log)
+        self._warning = OngoingWarning(log)
 
     def add(self, result: Result, now: float) -> None:
         """Takes a result that was accepted at ``now`` (monotonic seconds)."""
@@ -189,12 +189,12 @@ class Collector:
         try:
             size = await self._store(number, batch)
         except OSError as error:
-            self._complaint.warning("spool: cannot write a batch: %s", error.strerror or error)
+            self._warning.warning("spool: cannot write a batch: %s", error.strerror or error)
             self._gathered.extendleft(reversed(taken))
             self._some.set()
             self._tell(f"results cannot be written to disk: {error.strerror or error}")
             return False
-        self._complaint.over()
+        self._warning.over()
         self._tell(None)
         self._spool.admit(number, size, time.time())
         if self._withdrawn_at >= began:

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from agent.delivery.spool import Batched
 from agent.metrics import AgentCounters
-from runtime.log import Repeating
+from runtime.log import OngoingWarning
 from runtime.mqtt.session import NotConnected, PublishRefused, TooLarge
 from schema.messages import Ack, BatchCommitted
 
@@ -113,9 +113,9 @@ class Outbox:
         self._flights: dict[int, _Flight] = {}
         self._work = asyncio.Event()
         self._oversized: set[int] = set()
-        self._refusals = Repeating(log)
-        self._rejections = Repeating(log)
-        self._too_large, self._unreadable = Repeating(log), Repeating(log)
+        self._refusals = OngoingWarning(log)
+        self._rejections = OngoingWarning(log)
+        self._too_large, self._unreadable = OngoingWarning(log), OngoingWarning(log)
 
     def wake(self) -> None:
         """There may be something to send."""

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from agent.files import TEMPORARY, write_atomically, write_durably
-from runtime.log import Repeating
+from runtime.log import OngoingWarning
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Spool:
         self._max_batches = max_batches
         self._leftover: set[int] = set()
         """Files that do not belong to the spool any more, or never did, and could not be removed yet."""
-        self._complaint, self._counters_complaint = Repeating(log), Repeating(log)
+        self._warning, self._counters_warning = OngoingWarning(log), OngoingWarning(log)
         self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._sizes = self._scan()
         self._next = max(self._sizes, default=0) + 1
@@ -158,7 +158,7 @@ class Spool:
             self._path(number).unlink(missing_ok=True)
         except OSError as error:
             self._leftover.add(number)
-            self._complaint.warning("spool: a batch cannot be removed: %s", error.strerror or error)
+            self._warning.warning("spool: a batch cannot be removed: %s", error.strerror or error)
 
     def set_aside(self, number: int) -> None:
         """Puts a batch that was refused where somebody can look at it, but never sends it again."""
@@ -273,9 +273,9 @@ class Spool:
         try:
             write_atomically(self._directory / "counters.json", msgspec.json.encode(self.counters))
         except OSError as error:
-            self._counters_complaint.warning("spool: counters.json: %s", error.strerror or error)
+            self._counters_warning.warning("spool: counters.json: %s", error.strerror or error)
         else:
-            self._counters_complaint.over()
+            self._counters_warning.over()
 
 
 def _digest(header: bytes, payload: bytes) -> bytes:

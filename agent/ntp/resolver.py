@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from runtime.log import Repeating
+from runtime.log import OngoingWarning
 from runtime.threads import in_thread
 from schema.names import IpVersion
 
@@ -59,7 +59,7 @@ class Resolver:
         self._clock = clock
         self._free = asyncio.Semaphore(MAX_LOOKUPS)
         self._remembered: dict[tuple[str, IpVersion], tuple[float, list[str]]] = {}
-        self._trouble = Repeating(log)
+        self._trouble = OngoingWarning(log)
 
     async def addresses(self, host: str, ipv: IpVersion) -> list[str]:
         """The addresses that ``host`` has now, or had when the resolver last answered within a day.

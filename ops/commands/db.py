@@ -10,7 +10,7 @@ import typer
 
 from ops.context import database_at, globals_of, place_of
 from ops.errors import OperatorError
-from ops.output import complain, write
+from ops.output import print_error, write
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -69,7 +69,7 @@ def upgrade_ledger(engine: "Engine") -> None:
 
 
 def _tell(line: str) -> None:
-    complain(line)
+    print_error(line)
     sys.stderr.flush()
 
 

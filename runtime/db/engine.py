@@ -22,7 +22,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from runtime.db.errors import Reaction, reaction_to
 from runtime.db.json_rows import JsonText, mysql_literal, stored_day
-from runtime.log import Repeating
+from runtime.log import OngoingWarning
 from runtime.settings import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class _Connecting:
     def __init__(self, url: URL, reread: Callable[[], URL]) -> None:
         self._url = url
         self._reread = reread
-        self._complaint = Repeating(log)
+        self._warning = OngoingWarning(log)
         self._refused: _Refused | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -144,9 +144,9 @@ class _Connecting:
                 raise ConfigurationError("DATABASE_DSN: its user is in no file and no Vault any more")
         except ConfigurationError as error:
             # A file that is being replaced, a Vault that is away: what was right until now may still be.
-            self._complaint.warning("%s; going on with what was read before", error)
+            self._warning.warning("%s; going on with what was read before", error)
             return self._url
-        self._complaint.over()
+        self._warning.over()
         return url
 
     def _look(self, connection: Any, record: ConnectionPoolEntry, fairy: object) -> None:

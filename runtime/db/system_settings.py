@@ -185,34 +185,34 @@ class PoolSettingsReader:
         query = sa.select(system_settings.c.key, system_settings.c.value)
         with reading(self._engine) as connection:
             values = {row.key: row.value for row in connection.execute(query)}
-        complaints: list[str] = []
-        found = parse_settings(values, complaints)
-        self._say(frozenset(complaints))
+        warnings: list[str] = []
+        found = parse_settings(values, warnings)
+        self._say(frozenset(warnings))
         return found
 
-    def _say(self, complaints: frozenset[str]) -> None:
+    def _say(self, warnings: frozenset[str]) -> None:
         """Once each, until it is mended: a broken value may stay for months."""
-        for text in sorted(complaints - self._said):
+        for text in sorted(warnings - self._said):
             log.warning("%s", text)
-        self._said = complaints
+        self._said = warnings
 
 
-def parse_settings(values: Mapping[str, str], complaints: list[str]) -> PoolSettings:
-    """The settings in rows of ``system_settings``; what is wrong with them is added to ``complaints``."""
+def parse_settings(values: Mapping[str, str], warnings: list[str]) -> PoolSettings:
+    """The settings in rows of ``system_settings``; what is wrong with them is added to ``warnings``."""
     return PoolSettings(
-        monitors=_parse(values, "monitors", Intervals, complaints),
-        selector=_parse(values, "selector", Reviews, complaints),
-        scorer=_parse(values, "scorer", Scoring, complaints),
+        monitors=_parse(values, "monitors", Intervals, warnings),
+        selector=_parse(values, "selector", Reviews, warnings),
+        scorer=_parse(values, "scorer", Scoring, warnings),
     )
 
 
-def _parse(values: Mapping[str, str], key: str, of: type[S], complaints: list[str]) -> S:
+def _parse(values: Mapping[str, str], key: str, of: type[S], warnings: list[str]) -> S:
     if key not in values:
         return of()
     try:
         fields = parse_section(values[key])
     except BrokenSetting as error:
-        complaints.append(f"system_settings {key!r} {error}: all its defaults are used")
+        warnings.append(f"system_settings {key!r} {error}: all its defaults are used")
         return of()
     good: dict[str, Any] = {}
     for setting in _BY_KEY[key]:
@@ -222,7 +222,7 @@ def _parse(values: Mapping[str, str], key: str, of: type[S], complaints: list[st
                 good[setting.name] = setting.parse(fields[name])
             except BrokenSetting as error:
                 text = f"system_settings {key}.{name}: {error}: its default {setting.default} is used"
-                complaints.append(text)
+                warnings.append(text)
     return of(**good)
 
 

@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 from aiomqtt import MqttError
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from runtime.log import Repeating, Sparing
+from runtime.log import OngoingWarning, RateLimitedLog
 from runtime.mqtt.client import Client, Disconnected, PublishRefused, TooLarge
 from runtime.mqtt.packets import publish_properties
 from runtime.mqtt.tls_files import TlsFiles
@@ -110,8 +110,8 @@ class BrokerSession:
         self._informed = False
         self._ready = asyncio.Event()
         self._connections = 0
-        self._complaint = Repeating(log)
-        self._unhandled = Sparing(log)
+        self._warning = OngoingWarning(log)
+        self._unhandled = RateLimitedLog(log)
 
     @property
     def connected(self) -> bool:
@@ -151,7 +151,7 @@ class BrokerSession:
             if self._on_lost is not None:
                 self._on_lost(lost)
             failures = 0 if lost.lasted > 60 else failures + 1
-            self._complaint.warning("broker %s: %s; trying again", self.address, lost.reason)
+            self._warning.warning("broker %s: %s; trying again", self.address, lost.reason)
             await asyncio.sleep(self._back_off(lost, failures))
 
     @asynccontextmanager
@@ -269,7 +269,7 @@ class BrokerSession:
         log.info("connected to %s as %s", self.address, self.identity.client_id)
         if not client.limits.retain:
             log.warning("%s retains no messages: assignments and presence are not kept there", self.address)
-        self._complaint.over()
+        self._warning.over()
         if self._on_ready is not None:
             self._on_ready()
 

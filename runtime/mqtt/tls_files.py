@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime.log import Repeating
+from runtime.log import OngoingWarning
 from runtime.mqtt.types import BrokerAddress, TlsUnusable
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class TlsFiles:
         self._check = check
         self._context: ssl.SSLContext | None = None
         self._loaded: Stamp | None = None
-        self._complaint = Repeating(log)
+        self._warning = OngoingWarning(log)
 
     @property
     def stamp(self) -> Stamp:
@@ -56,7 +56,7 @@ class TlsFiles:
             self._check()
         # Should a file be replaced meanwhile, its stamp is another one the next time.
         self._context, self._loaded = self.address.tls(), stamp
-        self._complaint.over()
+        self._warning.over()
         return True
 
     def context(self) -> ssl.SSLContext | None:
@@ -70,7 +70,7 @@ class TlsFiles:
         except OSError as error:
             if self._loaded is None:
                 raise TlsUnusable(f"certificates or key cannot be used: {error}") from error
-            self._complaint.warning("%s; going on with what was there before", error)
+            self._warning.warning("%s; going on with what was there before", error)
         return self._context
 
 

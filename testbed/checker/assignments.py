@@ -14,8 +14,8 @@ from schema.messages import Assignment, encode
 from schema.tables import monitors
 from schema.topics import ANY, Topics
 from selector.assignments import Terms, assignments_by_topic, read_pairs_of_monitor
-from selector.bad_rows import Complaints
 from selector.reconcile import difference, understood
+from selector.row_warnings import RowWarnings
 from testbed.checker.difference import Difference
 
 Tree = Mapping[str, bytes]
@@ -49,7 +49,7 @@ def compare_assignments(connection: Connection, tree: Tree, topics: Topics, inte
     names = sa.select(monitors.c.tls_name).where(monitors.c.type == "monitor", monitors.c.tls_name.is_not(None))
     wanted: dict[str, Assignment | None] = {}
     for name in connection.scalars(names.distinct()).all():
-        wanted |= assignments_by_topic(read_pairs_of_monitor(connection, name), terms, Complaints())
+        wanted |= assignments_by_topic(read_pairs_of_monitor(connection, name), terms, RowWarnings())
     repairs = difference(understood(dict(tree)), wanted).repairs
     return [
         Difference("assignment", f"{topic} holds {_text(tree.get(topic))}, should be {_wanted(assignment)}")

@@ -53,10 +53,10 @@ class Findings:
             return "it has no score"
         if _SETTLES_AT * statistics.mean(row.step for row in rows) > HANDED_OUT_ABOVE:
             return "its score is still rising"
-        return _complaint(rows) or "its score is still rising"
+        return _warning(rows) or "its score is still rising"
 
 
-def _complaint(rows: Iterable[LogRow]) -> str | None:
+def _warning(rows: Iterable[LogRow]) -> str | None:
     """What most of the results that cost points have in common."""
     kinds = [_kind(row) for row in rows]
     counts = Counter(kind for kind in kinds if kind is not None)

@@ -37,7 +37,7 @@ _LOOK_EVERY: Final = 1.0
 _RECENT_ROWS: Final = 50_000
 """Of the log, from which it is told why a server is not handed out: a hundred of each server in the largest demo."""
 
-_COMPLAINTS_WITHIN: Final = 50
+_WARNINGS_WITHIN: Final = 50
 """Last lines of a worker's log."""
 
 _NEW_TOKENS_EVERY: Final = 3600.0
@@ -153,7 +153,7 @@ class Demo:
         end = End(seconds, tuple(system.supervisor.deaths), tuple(system.hung), rested)
         summary = summarize(self._world, state, evidence.replay, settle(evidence), findings, end)
         if summary.waiting or not summary.committed:
-            self._show_complaints(display)
+            self._show_warnings(display)
         return summary
 
     async def _come_to_rest(self, system: System, display: Display) -> bool:
@@ -163,13 +163,13 @@ class Demo:
             display.say(f"still on its way when the time was over: {what}")
         return not on_the_way
 
-    def _show_complaints(self, display: Display) -> None:
+    def _show_warnings(self, display: Display) -> None:
         """The last warning or error of each worker: most likely why results do not get through."""
         for name in WORKERS:
-            lines = last_lines(self._site.log_of(name), _COMPLAINTS_WITHIN).splitlines()
-            complaints = [line for line in lines if " WARNING " in line or " ERROR " in line]
-            if complaints:
-                display.say(f"{name} says: {complaints[-1]}")
+            lines = last_lines(self._site.log_of(name), _WARNINGS_WITHIN).splitlines()
+            warnings = [line for line in lines if " WARNING " in line or " ERROR " in line]
+            if warnings:
+                display.say(f"{name} says: {warnings[-1]}")
 
     async def _watch(self, system: System, display: Display) -> None:
         """Shows the state until the time is over, somebody stops us, or a process dies."""

@@ -204,9 +204,9 @@ def test_a_file_that_is_no_database_is_one_line(run: Run, tmp_path: Path, comman
     (tmp_path / "thesis.txt").write_text("42")
     code, _, err = run(*command, DATABASE_DSN=f"sqlite:///{tmp_path}/thesis.txt")
     assert code == 1
-    *before, complaint = err.splitlines(keepends=True)
+    *before, warning = err.splitlines(keepends=True)
     assert [" starts for devel: " in line for line in before] in ([], [True]), "a worker says first that it starts"
-    assert f"database sqlite:///{tmp_path}/thesis.txt: file is not a database" in one_line(complaint)
+    assert f"database sqlite:///{tmp_path}/thesis.txt: file is not a database" in one_line(warning)
 
 
 def test_a_broker_that_does_not_answer_is_one_line(run: Run) -> None:

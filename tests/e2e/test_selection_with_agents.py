@@ -23,7 +23,7 @@ from schema.messages import Status, assignment_set_hash, decode
 from schema.tables import accounts, log_scores, monitor_presence, monitors, server_scores
 from schema.topics import Topics
 from selector.assignments import Terms, assignment, read_pairs_of_monitor
-from selector.bad_rows import Complaints
+from selector.row_warnings import RowWarnings
 from testbed.database import SERVERS as DATABASES
 from testbed.database import temporary_database
 from testbed.demo import store
@@ -70,7 +70,7 @@ class Pool:
         said = {row.tls_name: row.status for row in connection.execute(sa.select(monitor_presence))}
         for monitor in self.system.world.monitors:
             rows = read_pairs_of_monitor(connection, monitor.name)
-            made = [a for a in (assignment(row, terms, Complaints()) for row in rows) if a is not None]
+            made = [a for a in (assignment(row, terms, RowWarnings()) for row in rows) if a is not None]
             state = decode(said[monitor.name].encode(), Status).protocols["v4"]
             if (state.assignments, state.assignments_hash) != (len(made), assignment_set_hash(made)):
                 return False

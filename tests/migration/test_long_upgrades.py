@@ -236,9 +236,9 @@ def test_the_command_ends_when_it_is_told_to(behind: Engine, number: signal.Sign
     with reading_the_log(behind), command(behind) as process:
         wait_for_index(behind)
         process.send_signal(number)
-        _, complaint = process.communicate(timeout=DEADLINE)
+        _, warning = process.communicate(timeout=DEADLINE)
         assert process.returncode == 1
-        assert "run 'ntppool-monitor db upgrade' again" in complaint
+        assert "run 'ntppool-monitor db upgrade' again" in warning
         assert statements(behind) == {}
     with command(behind) as process:
         process.communicate(timeout=DEADLINE)
@@ -256,8 +256,8 @@ def test_a_command_that_was_killed_is_no_obstacle_for_the_next(behind: Engine) -
         second = stack.enter_context(command(behind))
         wait_for_index(behind, begun)
         reader.rollback()
-        _, complaint = second.communicate(timeout=DEADLINE)
-        assert second.returncode == 0, complaint
+        _, warning = second.communicate(timeout=DEADLINE)
+        assert second.returncode == 0, warning
     assert is_complete(behind)
 
 
@@ -277,8 +277,8 @@ def test_what_the_server_still_makes_for_a_killed_command_is_waited_for(behind: 
         wait_for_index(behind, begun)
         reader.rollback()
         left.join(DEADLINE)
-        _, complaint = process.communicate(timeout=DEADLINE)
-        assert process.returncode == 0, complaint
+        _, warning = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 0, warning
     assert is_complete(behind)
 
 
@@ -294,8 +294,8 @@ def test_a_command_that_is_killed_again_and_again_gets_further_each_time(empty: 
             while not until(tables(empty) >= wanted or process.poll() is not None, deadline, f"not {wanted} tables"):
                 pass
     with command(empty) as process:
-        _, complaint = process.communicate(timeout=DEADLINE)
-        assert process.returncode == 0, complaint
+        _, warning = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 0, warning
     assert is_complete(empty)
 
 

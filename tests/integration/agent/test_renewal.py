@@ -99,9 +99,9 @@ BREAKS: dict[str, tuple[Break, str]] = {
 }
 
 
-@pytest.mark.parametrize(("breaks", "complaint"), BREAKS.values(), ids=BREAKS)
+@pytest.mark.parametrize(("breaks", "warning"), BREAKS.values(), ids=BREAKS)
 async def test_what_breaks_under_a_running_agent_ends_nothing(
-    agent: AgentProcess, broker: Broker, breaks: Break, complaint: str
+    agent: AgentProcess, broker: Broker, breaks: Break, warning: str
 ) -> None:
     ca_file = own_ca(agent, broker)
     write(agent, LocalCa().issue("client"))
@@ -111,7 +111,7 @@ async def test_what_breaks_under_a_running_agent_ends_nothing(
              if path.is_file() and path.name not in ("lock", "status.json")}  # fmt: skip
     breaks(agent, ca_file)
     await reconnects(agent, broker)
-    await until(lambda: complaint in agent.log_text, what=agent.log_text)
+    await until(lambda: warning in agent.log_text, what=agent.log_text)
     assert "going on with " in agent.log_text
     for path, content in files.items():
         path.touch(mode=0o600)

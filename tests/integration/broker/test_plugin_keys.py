@@ -230,15 +230,15 @@ def unreadable(broker: Broker, options: str) -> str:
 
 
 def test_wrong_options_are_named(fresh_broker: Broker) -> None:
-    complaints = {
+    row_warnings = {
         "": "plugin_opt_key_file must be set",
         "plugin_opt_keyfile {directory}/jwt.key": "unknown option plugin_opt_keyfile; known are plugin_opt_key_file",
         "plugin_opt_key_file {directory}/none.key": "none.key: cannot be read: No such file",
         "plugin_opt_key_file {directory}": "cannot be read: Is a directory",
         "plugin_opt_key_file /dev/zero": "/dev/zero: cannot be read: Invalid argument",
     }
-    for options, complaint in complaints.items():
-        assert complaint in unreadable(fresh_broker, options)
+    for options, warning in row_warnings.items():
+        assert warning in unreadable(fresh_broker, options)
 
 
 def test_files_with_keys_are_for_the_broker_only(broker: Broker) -> None:

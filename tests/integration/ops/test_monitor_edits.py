@@ -48,9 +48,9 @@ def defaults(engine: Engine, **given: Any) -> list[str]:
 def told(engine: Engine, name: str = NAME) -> ProtocolConfig:
     """What the agent is told of IPv4."""
     registry = read(engine, lambda c: read_registry(c, NOW.replace(tzinfo=UTC)))
-    complaints: list[Any] = []
-    found = monitor_configs(registry.monitors, registry.defaults, 3, lambda *what: complaints.append(what))
-    assert complaints == []
+    row_warnings: list[Any] = []
+    found = monitor_configs(registry.monitors, registry.defaults, 3, lambda *what: row_warnings.append(what))
+    assert row_warnings == []
     return found[name].protocols["v4"]
 
 

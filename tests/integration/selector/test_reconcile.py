@@ -22,10 +22,10 @@ from schema.messages import (
     encode,
 )
 from schema.tables import server_scores
-from selector.bad_rows import Complaints
 from selector.metrics import Numbers
 from selector.publisher import Publisher, Told
 from selector.reconcile import Reconciler
+from selector.row_warnings import RowWarnings
 from selector.triggers import make_due
 from testbed.fixtures.broker import Broker
 from testbed.fixtures.commits import answers_lost
@@ -244,7 +244,7 @@ async def test_whoever_publishes_last_says_what_the_ledger_says(
     worker = new_worker(engine, broker.port, lambda: broker.token(Role.SERVER, "selector", "devel"), meters)
     numbers = Numbers(worker.telemetry.meter)
     lost: list[str] = []
-    publisher = Publisher(worker, Complaints(), numbers, on_lost=lost.append)
+    publisher = Publisher(worker, RowWarnings(), numbers, on_lost=lost.append)
     async with watching_tree(broker) as tree:
         session = asyncio.create_task(worker.broker.run())
         await worker.broker.wait_ready()

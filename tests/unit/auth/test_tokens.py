@@ -94,8 +94,8 @@ def test_other_pem_keys_are_refused_with_what_would_be_right(ec_pem: str) -> Non
         protected: "no unencrypted PEM private key",
         ec_pem[:80]: "no unencrypted PEM private key",
     }
-    for text, complaint in refused.items():
-        with pytest.raises(InvalidKey, match=complaint) as caught:
+    for text, warning in refused.items():
+        with pytest.raises(InvalidKey, match=warning) as caught:
             load_key(text)
         assert "secp384r1" in str(caught.value)
         assert caught.value.__cause__ is None

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from ops.commands.control import answer_line, show_answer
 from ops.output import (
     Layout,
-    complain,
     cope_with_any_character,
+    print_error,
     show_fields,
     show_table,
     write,
@@ -112,7 +112,7 @@ def test_fields_lines_and_errors_are_cleaned(capsys: pytest.CaptureFixture[str])
     show_fields([("name", EVIL), ("seen", None), ("online", False), ("score", 19.46)])
     write(EVIL)
     write_lines(f"one\n{EVIL.replace(chr(10), '')}\n")
-    complain(EVIL)
+    print_error(EVIL)
     said = capsys.readouterr()
     assert said.out.splitlines() == [
         f"name    {CLEAN}",
@@ -172,7 +172,7 @@ def test_an_answer_is_one_line(answer: ControlAnswer) -> None:
     assert out.getvalue().endswith("\n") and out.getvalue()[:-1].isprintable()
 
 
-@pytest.mark.parametrize("show", [write, complain])
+@pytest.mark.parametrize("show", [write, print_error])
 def test_a_terminal_that_knows_few_characters_is_no_error(
     show: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,8 +14,8 @@ from ops.__main__ import main
 from runtime import log
 from runtime.log import (
     LEVEL_NAMES,
-    Repeating,
-    Sparing,
+    OngoingWarning,
+    RateLimitedLog,
     keep_out_of_logs,
     set_level,
     set_up_logging,
@@ -131,10 +131,10 @@ def test_a_complaint_is_repeated_at_most_every_minute(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock(monkeypatch)
-    complaint = Repeating(logging.getLogger("x"))
+    warning = OngoingWarning(logging.getLogger("x"))
     for second in range(0, 121, 20):
         clock.now = 5.0 + second
-        complaint.warning("broker %s: away", "b")
+        warning.warning("broker %s: away", "b")
     assert caplog.messages == ["broker b: away"] * 3  # at 0, 60 and 120 s
 
 
@@ -142,17 +142,17 @@ def test_another_reason_and_a_new_beginning_are_said_at_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     Clock(monkeypatch)
-    complaint = Repeating(logging.getLogger("x"))
-    complaint.warning("away")
-    complaint.warning("refused")
-    complaint.warning("refused")
-    complaint.over()
-    complaint.warning("refused")
+    warning = OngoingWarning(logging.getLogger("x"))
+    warning.warning("away")
+    warning.warning("refused")
+    warning.warning("refused")
+    warning.over()
+    warning.warning("refused")
     assert caplog.messages == ["away", "refused", "refused"]
 
 
 def test_what_is_complained_about_may_hold_percent_signs(caplog: pytest.LogCaptureFixture) -> None:
-    Repeating(logging.getLogger("x")).warning("%s", "100 % away, %s")
+    OngoingWarning(logging.getLogger("x")).warning("%s", "100 % away, %s")
     assert caplog.messages == ["100 % away, %s"]
 
 
@@ -160,7 +160,7 @@ def test_each_is_named_once_a_minute_whatever_is_said_of_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock(monkeypatch)
-    sparing = Sparing(logging.getLogger("x"))
+    sparing = RateLimitedLog(logging.getLogger("x"))
     for second in range(0, 121, 10):
         clock.now = 5.0 + second
         sparing.say(logging.WARNING, "a", "a says %d", second)
@@ -171,7 +171,7 @@ def test_all_together_have_ten_lines_and_one_more_a_second(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock(monkeypatch)
-    sparing = Sparing(logging.getLogger("x"))
+    sparing = RateLimitedLog(logging.getLogger("x"))
     for number in range(2_000):
         clock.now = 5.0 + number / 100
         sparing.say(logging.ERROR, f"m{number}", "odd")
@@ -181,7 +181,7 @@ def test_all_together_have_ten_lines_and_one_more_a_second(
 
 def test_the_memory_of_who_was_named_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    sparing = Sparing(logging.getLogger("x"))
+    sparing = RateLimitedLog(logging.getLogger("x"))
     for number in range(20_500):
         clock.now += 1.0
         sparing.say(logging.DEBUG, f"m{number}", "odd")
@@ -192,7 +192,7 @@ def test_a_line_may_have_its_traceback(caplog: pytest.LogCaptureFixture) -> None
     try:
         raise ValueError("the reason")
     except ValueError:
-        Sparing(logging.getLogger("x")).say(logging.ERROR, "a", "100 %% wrong", exc_info=True)
+        RateLimitedLog(logging.getLogger("x")).say(logging.ERROR, "a", "100 %% wrong", exc_info=True)
     assert caplog.messages == ["100 % wrong"]
     assert "the reason" in caplog.text
 

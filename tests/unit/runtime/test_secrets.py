@@ -1,4 +1,4 @@
-"""Secrets: from database.yaml or Vault, with complaints that name the place and keep the secret."""
+"""Secrets: from database.yaml or Vault, with row_warnings that name the place and keep the secret."""
 
 import json
 import logging
@@ -61,7 +61,7 @@ def test_a_secret_never_shows_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "warning"),
     [
         ("", "must be a mapping with the key 'mysql'"),
         ("just a hunter2", "must be a mapping with the key 'mysql'"),
@@ -78,8 +78,8 @@ def test_a_secret_never_shows_itself(tmp_path: Path) -> None:
         (b"mysql: {pass: hunter2\xff}", "can't decode byte"),
     ],
 )
-def test_a_broken_file_is_named_but_not_shown(tmp_path: Path, text: str | bytes, complaint: str) -> None:
-    with pytest.raises(SecretUnavailable, match=complaint) as refusal:
+def test_a_broken_file_is_named_but_not_shown(tmp_path: Path, text: str | bytes, warning: str) -> None:
+    with pytest.raises(SecretUnavailable, match=warning) as refusal:
         read(tmp_path, text)
     assert str(tmp_path / "database.yaml") in str(refusal.value)
     assert "hunter2" not in str(refusal.value)

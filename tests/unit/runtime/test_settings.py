@@ -1,4 +1,4 @@
-"""The settings of a worker: defaults, what wins, and a complaint for every wrong one."""
+"""The settings of a worker: defaults, what wins, and a warning for every wrong one."""
 
 import os
 import tempfile
@@ -24,7 +24,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(secrets, "_VAULT_TOKEN_FILE", tmp_path / "no token here")
 
 
-def complaint(**given: Any) -> str:
+def warning(**given: Any) -> str:
     with pytest.raises(ConfigurationError) as refusal:
         load_settings(**given)
     assert refusal.value.__cause__ is None
@@ -95,7 +95,7 @@ def test_a_wrong_setting_is_named_with_its_value(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    text = complaint()
+    text = warning()
     assert text.startswith(f"{name}={value}: ")
     assert says in text
 
@@ -103,7 +103,7 @@ def test_a_wrong_setting_is_named_with_its_value(
 def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MQTT_PORT", "x")
     monkeypatch.setenv("LOG_LEVEL", "y")
-    assert [line.partition("=")[0] for line in complaint(deployment_mode="z").splitlines()] == [
+    assert [line.partition("=")[0] for line in warning(deployment_mode="z").splitlines()] == [
         "DEPLOYMENT_MODE",
         "LOG_LEVEL",
         "MQTT_PORT",
@@ -112,7 +112,7 @@ def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("host", ["broker.example", "127.evil.example", "10.0.0.1", "::", "0.0.0.0", "localhost."])
 def test_plain_tcp_is_for_loopback_only(host: str) -> None:
-    assert complaint(mqtt_host=host) == f"MQTT_CA_FILE: needed for {host}, since plain TCP is for loopback only"
+    assert warning(mqtt_host=host) == f"MQTT_CA_FILE: needed for {host}, since plain TCP is for loopback only"
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.3.2.1", "::1"])
@@ -129,8 +129,8 @@ def test_tls_has_its_own_port_and_a_certificate_needs_all_of_its_files(tmp_path:
     assert address == BrokerAddress("broker.example", 8883, files["ca"], files["cert"], files["key"])
     for missing in ("cert", "key"):
         partly = {name: path for name, path in everything.items() if name != f"mqtt_{missing}_file"}
-        assert complaint(**partly) == "MQTT_CERT_FILE, MQTT_KEY_FILE: set both, or none"
-    assert "MQTT_CA_FILE: needed with MQTT_CERT_FILE" in complaint(
+        assert warning(**partly) == "MQTT_CERT_FILE, MQTT_KEY_FILE: set both, or none"
+    assert "MQTT_CA_FILE: needed with MQTT_CERT_FILE" in warning(
         mqtt_cert_file=files["cert"], mqtt_key_file=files["key"]
     )
 
@@ -151,13 +151,11 @@ def test_without_a_key_both_settings_are_named() -> None:
 
 
 def test_a_key_written_where_its_file_is_named_stays_secret() -> None:
-    assert complaint(jwt_key_file=SECRET) == "JWT_KEY_FILE: is no readable file"
+    assert warning(jwt_key_file=SECRET) == "JWT_KEY_FILE: is no readable file"
 
 
 def test_a_certificates_key_written_where_its_file_is_named_stays_secret() -> None:
-    said = complaint(
-        mqtt_cert_file=__file__, mqtt_ca_file=__file__, mqtt_key_file=f"-----BEGIN PRIVATE KEY-----{SECRET}"
-    )
+    said = warning(mqtt_cert_file=__file__, mqtt_ca_file=__file__, mqtt_key_file=f"-----BEGIN PRIVATE KEY-----{SECRET}")
     assert "MQTT_KEY_FILE=[secret]: is no readable file" in said and SECRET not in said
 
 

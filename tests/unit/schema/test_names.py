@@ -1,4 +1,4 @@
-"""Names of environments and monitors: what is one, and what the complaint says."""
+"""Names of environments and monitors: what is one, and what the warning says."""
 
 import pytest
 from hypothesis import given

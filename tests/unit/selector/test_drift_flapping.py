@@ -12,9 +12,9 @@ import pytest
 from runtime.mqtt.session import Incoming
 from schema.messages import Status, encode
 from schema.topics import Topics
-from selector import bad_rows, drift
-from selector.bad_rows import Complaints
+from selector import drift, row_warnings
 from selector.drift import AgentWatch
+from selector.row_warnings import RowWarnings
 
 TOPICS = Topics("devel")
 NAME = "m.devel.mon.example"
@@ -34,7 +34,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
-    for module in (drift, bad_rows):
+    for module in (drift, row_warnings):
         monkeypatch.setattr(module, "time", clock)
     yield clock
 
@@ -49,7 +49,7 @@ class Selector:
         reconciler = SimpleNamespace(mark=lambda name, everything=False: self.marked.append(name))
         known = {NAME, OTHER}
         self.watch = AgentWatch(
-            cast(Any, worker), cast(Any, None), cast(Any, reconciler), Complaints(), known=known.__contains__
+            cast(Any, worker), cast(Any, None), cast(Any, reconciler), RowWarnings(), known=known.__contains__
         )
 
     async def _look(self, _work: object) -> dict[str, str]:
@@ -101,7 +101,7 @@ async def test_who_comes_for_the_first_time_is_looked_at_at_once(clock: Clock) -
 
 
 def test_what_is_wrong_with_a_row_is_said_once_and_not_in_turns(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    said = Complaints()
+    said = RowWarnings()
     with caplog.at_level(logging.WARNING):
         for _ in range(1000):
             said.say("status", NAME, "not JSON")
@@ -115,7 +115,7 @@ def test_what_is_wrong_with_a_row_is_said_once_and_not_in_turns(clock: Clock, ca
 def test_an_agent_that_says_something_else_each_time_fills_no_log(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said = Complaints()
+    said = RowWarnings()
     with caplog.at_level(logging.WARNING):
         for number in range(3600):  # an hour
             said.say("status", NAME, f"nonsense {number}")

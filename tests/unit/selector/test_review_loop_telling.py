@@ -9,9 +9,9 @@ from runtime.db.system_settings import Intervals
 from schema.messages import Assignment, encode
 from schema.topics import Topics
 from selector.assignments import PairRow, Terms, assignment, assignments_by_topic
-from selector.bad_rows import Complaints
 from selector.monitors import is_gone
 from selector.reconcile import Difference, difference, understood
+from selector.row_warnings import RowWarnings
 from selector.triggers import Seen, what_changed
 
 TODAY = date(2026, 1, 2)
@@ -36,7 +36,7 @@ def row(**changes: Any) -> PairRow:
 
 @pytest.mark.parametrize(("status", "interval"), [("active", 540), ("testing", 2700), ("candidate", 7200)])
 def test_a_pair_is_measured_at_the_interval_of_its_status(status: str, interval: float) -> None:
-    told = assignment(row(status=status), PROD, Complaints())
+    told = assignment(row(status=status), PROD, RowWarnings())
     assert told is not None
     assert (told.server_id, told.ip, told.port, told.status, told.interval) == (7, "198.41.0.4", 123, status, interval)
 
@@ -56,17 +56,17 @@ def test_a_pair_is_measured_at_the_interval_of_its_status(status: str, interval:
     ],
 )
 def test_what_is_no_assignment(changes: dict[str, Any]) -> None:
-    assert assignment(row(**changes), DEVEL, Complaints()) is None
+    assert assignment(row(**changes), DEVEL, RowWarnings()) is None
 
 
 @pytest.mark.parametrize("ip", ["10.0.0.1", "192.0.2.1", "169.254.169.254"])
 def test_outside_devel_only_public_servers_are_measured_as_agents_have_it(ip: str) -> None:
-    assert assignment(row(ip=ip), PROD, Complaints()) is None
-    assert assignment(row(ip=ip), DEVEL, Complaints()) is not None
+    assert assignment(row(ip=ip), PROD, RowWarnings()) is None
+    assert assignment(row(ip=ip), DEVEL, RowWarnings()) is not None
 
 
 def test_a_server_is_measured_until_its_day() -> None:
-    assert assignment(row(deletion_on=date(2026, 1, 3)), DEVEL, Complaints()) is not None
+    assert assignment(row(deletion_on=date(2026, 1, 3)), DEVEL, RowWarnings()) is not None
 
 
 @pytest.mark.parametrize(
@@ -86,35 +86,35 @@ def test_a_server_is_measured_until_its_day() -> None:
 def test_only_in_devel_a_server_has_another_port(
     flags: str, port: int, wrong: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = assignment(row(flags=flags), DEVEL, Complaints())
+    told = assignment(row(flags=flags), DEVEL, RowWarnings())
     assert told is not None
     assert told.port == port
     assert bool(caplog.records) is wrong
-    elsewhere = assignment(row(flags=flags), PROD, Complaints())
+    elsewhere = assignment(row(flags=flags), PROD, RowWarnings())
     assert elsewhere is not None
     assert elsewhere.port == 123
 
 
 @pytest.mark.parametrize("name", ["M.devel.mon.example", "m.prod.mon.example", "m/devel", "a.devel.b/#", "old-monitor"])
 def test_a_name_of_another_form_or_environment_is_told_nothing(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    complaints = Complaints()
+    row_warnings = RowWarnings()
     for _ in range(3):
-        assert assignments_by_topic([row(monitor=name)], DEVEL, complaints) == {}
+        assert assignments_by_topic([row(monitor=name)], DEVEL, row_warnings) == {}
     [record] = caplog.records
     assert name in record.getMessage()
 
 
 def test_a_pair_that_is_no_assignment_is_told_as_none() -> None:
-    told = assignments_by_topic([row(), row(server_id=8, status="paused")], DEVEL, Complaints())
+    told = assignments_by_topic([row(), row(server_id=8, status="paused")], DEVEL, RowWarnings())
     assert told["/devel/monitors/assignments/m.devel.mon.example/v4/7"] is not None
     assert told["/devel/monitors/assignments/m.devel.mon.example/v4/8"] is None
 
 
 def test_complaints_are_logged_once_until_they_change(caplog: pytest.LogCaptureFixture) -> None:
-    complaints = Complaints()
+    row_warnings = RowWarnings()
     for what in ("a", "a", "b", "b"):
-        complaints.say("server", 1, what)
-        complaints.say("monitor", 1, what)
+        row_warnings.say("server", 1, what)
+        row_warnings.say("monitor", 1, what)
     assert [record.getMessage() for record in caplog.records] == [
         "server 1: a",
         "monitor 1: a",

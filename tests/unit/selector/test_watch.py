@@ -8,8 +8,8 @@ import pytest
 
 from runtime.db.system_settings import Intervals
 from selector import watch
-from selector.bad_rows import Complaints
 from selector.monitors import MonitorRow, Registry
+from selector.row_warnings import RowWarnings
 from selector.rows import AccountLimit, account_limit
 from selector.triggers import News
 from selector.watch import Watch
@@ -30,7 +30,7 @@ class _Ledger:
 
 
 def a_watch(**parts: object) -> Watch:
-    names = ("worker", "reviewing", "populating", "reconciler", "configs", "complaints", "numbers")
+    names = ("worker", "reviewing", "populating", "reconciler", "configs", "row_warnings", "numbers")
     return Watch(**cast(Any, dict.fromkeys(names) | parts))
 
 
@@ -69,7 +69,7 @@ async def test_an_account_with_an_odd_limit_is_named_once(caplog: pytest.LogCapt
     async def in_database(_work: object) -> Registry:
         return registry
 
-    one = a_watch(worker=SimpleNamespace(in_database=in_database), complaints=Complaints())
+    one = a_watch(worker=SimpleNamespace(in_database=in_database), row_warnings=RowWarnings())
     for _ in range(3):
         with pytest.raises(AttributeError):  # what comes next has no parts here
             await one.look()
@@ -133,7 +133,7 @@ async def test_other_intervals_have_all_monitors_looked_at() -> None:
         worker=SimpleNamespace(in_database=in_database, pool=SimpleNamespace(get=lambda: pool)),
         reconciler=marks,
         configs=SimpleNamespace(want=lambda wanted: None),
-        complaints=Complaints(),
+        row_warnings=RowWarnings(),
     )
     one._registry = Registry((monitor_row(1, account_limit(None)),), {})
     await one._look_at_settings()

@@ -145,11 +145,11 @@ async def until_logged(caplog: pytest.LogCaptureFixture, text: str) -> None:
         await asyncio.sleep(0.02)
 
 
-async def waits_then(worker: Worker, caplog: pytest.LogCaptureFixture, complaint: str, mend: Callable[[], Any]) -> None:
+async def waits_then(worker: Worker, caplog: pytest.LogCaptureFixture, warning: str, mend: Callable[[], Any]) -> None:
     """Writes while that cannot be; after ``mend`` it can."""
     task = asyncio.create_task(worker.in_database(lambda: add(worker.engine, 2)))
     try:
-        await until_logged(caplog, complaint)
+        await until_logged(caplog, warning)
         assert not task.done()
         await asyncio.to_thread(mend)
         await in_time(task)

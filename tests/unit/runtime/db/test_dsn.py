@@ -1,4 +1,4 @@
-"""Where the ledger is: both forms of a DSN, and complaints that keep its password."""
+"""Where the ledger is: both forms of a DSN, and row_warnings that keep its password."""
 
 import string
 import traceback
@@ -76,7 +76,7 @@ def test_user_and_password_from_elsewhere_win() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "warning"),
     [
         ("", "must be mysql://user:pass@host/db, sqlite:///file or user:pass@tcp"),
         ("ntppool", "must be mysql://"),
@@ -102,8 +102,8 @@ def test_user_and_password_from_elsewhere_win() -> None:
         ("sqlite:///:memory:", "names no file"),
     ],
 )
-def test_what_is_wrong_is_said(text: str, complaint: str) -> None:
-    with pytest.raises(InvalidDsn, match=f"^database DSN: .*{complaint}".replace("?'", r"\?'")):
+def test_what_is_wrong_is_said(text: str, warning: str) -> None:
+    with pytest.raises(InvalidDsn, match=f"^database DSN: .*{warning}".replace("?'", r"\?'")):
         parse_dsn(text)
 
 
@@ -178,7 +178,7 @@ def parts(password: str) -> set[str]:
 
 
 def shown(text: str) -> list[str]:
-    """All that people may come to see of a DSN: complaints, and its own representations."""
+    """All that people may come to see of a DSN: row_warnings, and its own representations."""
     try:
         url = parse_dsn(text)
     except InvalidDsn as error:

@@ -18,7 +18,7 @@ _MOST: Final = 20_000
 """Rows that are remembered; after that all are forgotten, so that memory is bounded and the log nearly quiet."""
 
 
-class Complaints:
+class RowWarnings:
     """Says what is wrong with a row when it is new, a few things of each row at most. Any thread may call it.
 
     What is wrong with a message, an agent chooses: however it alternates, it fills no log.
