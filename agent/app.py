@@ -8,17 +8,17 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final
 
-from agent.control import Orders
+from agent.control import ControlCommands
 from agent.daemon_settings import DaemonSettings
-from agent.delivery.batcher import Collector
-from agent.delivery.sender import Outbox
+from agent.delivery.batcher import Batcher
+from agent.delivery.sender import Sender
 from agent.delivery.spool import Spool
-from agent.handlers import Inbox
+from agent.handlers import Handlers
 from agent.login import Login
-from agent.pipeline import BatchLink, Kept, Line
-from agent.prober import MAX_PROBES, Runner, Situation
+from agent.pipeline import BatchLink, Lasting, Pipeline
+from agent.prober import MAX_PROBES, Prober, Situation
 from agent.reconnect import Reconnect
-from agent.requests import AdHoc
+from agent.requests import Requests
 from agent.state import StateDirectory, StateError
 from agent.status import Presence, metrics, offline_status, online_status, report, report_changes
 from agent.status_file import write_report
@@ -52,7 +52,7 @@ FAREWELL: Final = 2.0
 """Seconds that saying goodbye may take."""
 
 
-class Monitor:
+class Agent:
     """An agent with one identity, for as long as ``state.json`` stays the same.
 
     Args:
@@ -64,7 +64,7 @@ class Monitor:
         settings: DaemonSettings,
         directory: StateDirectory,
         login: Login,
-        kept: Kept,
+        kept: Lasting,
         on_reload: Callable[[], None],
         *,
         passing: bool = False,
@@ -86,16 +86,16 @@ class Monitor:
         """A batch has left a spool."""
         self._situation = self._make_situation()
         self.presence = Presence(self.status, self._publish_status, lambda: self.session.wait_ready())
-        self.lines = {ipv: self._line(ipv, kept.spools[ipv], ipv in settings.protocols) for ipv in IP_VERSIONS}
-        runners = {ipv: line.runner for ipv, line in self.lines.items()}
-        outboxes = {ipv: line.outbox for ipv, line in self.lines.items()}
-        self._inbox = Inbox(
-            self._topics, runners, outboxes, kept.counters, settings.log_level, on_config=self.configured.set
+        self.pipelines = {ipv: self._line(ipv, kept.spools[ipv], ipv in settings.protocols) for ipv in IP_VERSIONS}
+        probers = {ipv: pipeline.prober for ipv, pipeline in self.pipelines.items()}
+        senders = {ipv: pipeline.sender for ipv, pipeline in self.pipelines.items()}
+        self._handlers = Handlers(
+            self._topics, probers, senders, kept.counters, settings.log_level, on_config=self.configured.set
         )
-        self._adhoc = AdHoc(
-            self.state.name, self._topics, self._situation.rules, runners, kept.counters, self.metrics, self._answer
+        self._requests = Requests(
+            self.state.name, self._topics, self._situation.rules, probers, kept.counters, self.metrics, self._answer
         )
-        self._orders = Orders(self.state.name, self.status, self._recheck, self._look_again, self._reload)
+        self._control = ControlCommands(self.state.name, self.status, self._recheck, self._look_again, self._reload)
         self.session = self._make_session()
 
     # ---- running ---------------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ class Monitor:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            await asyncio.gather(*(line.collector.close() for line in self.lines.values()))
+            await asyncio.gather(*(pipeline.batcher.close() for pipeline in self.pipelines.values()))
             if farewell():
                 await self._say_goodbye()
             session.cancel()
@@ -130,14 +130,14 @@ class Monitor:
         parts: dict[str, Coroutine[Any, Any, None]] = {
             "presence": self.presence.run(),
             "report": report_changes(self.report, self._report_due),
-            "ad hoc": self._adhoc.run(),
-            "orders": self._orders.run(self.session),
+            "ad hoc": self._requests.run(),
+            "control": self._control.run(self.session),
             "clock watch": self.watch_clock(),
         }
-        for ipv, line in self.lines.items():
-            parts[f"runner {ipv}"] = line.runner.run()
-            parts[f"collector {ipv}"] = line.collector.run()
-            parts[f"outbox {ipv}"] = line.outbox.run()
+        for ipv, pipeline in self.pipelines.items():
+            parts[f"prober {ipv}"] = pipeline.prober.run()
+            parts[f"batcher {ipv}"] = pipeline.batcher.run()
+            parts[f"sender {ipv}"] = pipeline.sender.run()
         return parts
 
     async def watch_clock(self) -> None:
@@ -154,11 +154,11 @@ class Monitor:
 
     def status(self) -> Status:
         """What we do, for the pool."""
-        return online_status(self.lines)
+        return online_status(self.pipelines)
 
     def metrics(self) -> str:
         """What we do, as Prometheus text."""
-        return metrics(self.lines, self.kept.counters, self.session.connected)
+        return metrics(self.pipelines, self.kept.counters, self.session.connected)
 
     def report(self) -> None:
         """Writes what the ``status`` command shows."""
@@ -166,7 +166,7 @@ class Monitor:
         broker = str(self.session.address)
         kept, troubles = self.kept, self._login.troubles()
         made = report(
-            self.state.name, self._topics.env, kept.started, broker, because, self.lines, kept.counters, troubles
+            self.state.name, self._topics.env, kept.started, broker, because, self.pipelines, kept.counters, troubles
         )
         try:
             write_report(self._directory, made)
@@ -186,7 +186,7 @@ class Monitor:
         if step is None:
             return
         self.kept.counters.clock_steps += 1
-        discarded = sum(line.runner.doubt() for line in self.lines.values())
+        discarded = sum(pipeline.prober.doubt() for pipeline in self.pipelines.values())
         self.kept.counters.probes_discarded += discarded
         log.warning("the clock was set by %+.3f s: %d probes and results discarded", step, discarded)
         self._changed()
@@ -194,15 +194,15 @@ class Monitor:
     def _why_not(self) -> str | None:
         if self._reconnect.kept_away:
             return "another agent has connected with this monitor's name"
-        return "paused by an operator" if self._orders.paused else None
+        return "paused by an operator" if self._control.paused else None
 
     def _changed(self) -> None:
         self.presence.changed()
         self.report_soon()
 
     def _look_again(self) -> None:
-        for line in self.lines.values():
-            line.runner.look_again()
+        for pipeline in self.pipelines.values():
+            pipeline.prober.look_again()
         self._changed()
 
     def _make_situation(self) -> Situation:
@@ -221,19 +221,19 @@ class Monitor:
 
     # ---- the broker session ----------------------------------------------------------------------------------------
 
-    def _line(self, ipv: IpVersion, spool: Spool, enabled: bool) -> Line:
+    def _line(self, ipv: IpVersion, spool: Spool, enabled: bool) -> Pipeline:
         counters = self.kept.counters
         link = BatchLink(lambda: self.session, self._topics.results(self.state.name, ipv))
-        collector = Collector(
+        batcher = Batcher(
             spool,
             VERSION,
             counters,
-            on_batch=lambda: outbox.wake(),
+            on_batch=lambda: sender.wake(),
             room=link.room,
             on_trouble=lambda: self._look_again(),
         )
-        outbox = Outbox(spool, link, counters, on_sent=collector.sent, on_done=self._batch_left)
-        return Line(Runner(ipv, self._situation, collector, enabled=enabled), collector, outbox, spool)
+        sender = Sender(spool, link, counters, on_sent=batcher.sent, on_done=self._batch_left)
+        return Pipeline(Prober(ipv, self._situation, batcher, enabled=enabled), batcher, sender, spool)
 
     def _batch_left(self) -> None:
         self.left.set()
@@ -247,11 +247,11 @@ class Monitor:
             Identity(name, f"{name}/once" if self._passing else name),
             self._login.token.read,
             subscriptions=[
-                Subscription(topics.config(name), self._inbox.config),
-                Subscription(topics.assignments(name), self._inbox.assignment),
-                Subscription(topics.acks(name, ANY), self._inbox.ack),
+                Subscription(topics.config(name), self._handlers.config),
+                Subscription(topics.assignments(name), self._handlers.assignment),
+                Subscription(topics.acks(name, ANY), self._handlers.ack),
                 Subscription(topics.request(name, ANY), self._take_request, qos=0),
-                Subscription(topics.monitor_control(name), self._orders.take),
+                Subscription(topics.monitor_control(name), self._control.take),
             ],
             will=None if self._passing else Will(topics.status(name), encode(gone), WILL_DELAY, STATUS_EXPIRY),
             keep=timedelta(0) if self._passing else KEEP_SESSION,
@@ -266,15 +266,15 @@ class Monitor:
         self.kept.counters.connections += 1
         if kept:
             return
-        for line in self.lines.values():
-            line.runner.forget_assignments()
-            line.outbox.send_again()
+        for pipeline in self.pipelines.values():
+            pipeline.prober.forget_assignments()
+            pipeline.sender.send_again()
 
     def _on_ready(self) -> None:
         self._reconnect.connected()
         self._lost_because = None
-        for line in self.lines.values():
-            line.outbox.welcome()
+        for pipeline in self.pipelines.values():
+            pipeline.sender.welcome()
         self.presence.connected()
         self._look_again()
 
@@ -289,7 +289,7 @@ class Monitor:
 
     def _take_request(self, message: Incoming) -> None:
         address = self._topics.parse(message.topic)
-        self._adhoc.take("" if address is None else address.rest, message)
+        self._requests.take("" if address is None else address.rest, message)
 
     async def _publish_status(self, status: Status, timeout: float = 10.0) -> None:
         topic = self._topics.status(self.state.name)
@@ -298,11 +298,11 @@ class Monitor:
     async def _answer(self, topic: str, payload: bytes, *, qos: int, correlation: bytes | None) -> None:
         await self.session.publish(topic, payload, qos=qos, correlation=correlation)
 
-    # ---- orders ----------------------------------------------------------------------------------------------------
+    # ---- control ----------------------------------------------------------------------------------------------------
 
     def _recheck(self) -> None:
-        for line in self.lines.values():
-            line.runner.clock.recheck()
+        for pipeline in self.pipelines.values():
+            pipeline.prober.clock.recheck()
         self._look_again()
 
     def _reload(self) -> None:

@@ -14,7 +14,7 @@ from schema.messages import ControlCommand, Status
 log = logging.getLogger(__name__)
 
 
-class Orders:
+class ControlCommands:
     """The control messages to one agent. :meth:`run` it as a task.
 
     Args:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from agent.assignments import AssignmentRefused
-from agent.delivery.sender import Outbox
+from agent.delivery.sender import Sender
 from agent.metrics import AgentCounters
-from agent.prober import Runner
+from agent.prober import Prober
 from runtime.log import OngoingWarning, set_level
 from runtime.mqtt.session import Incoming
 from schema.messages import Ack, Assignment, LogLevel, MonitorConfig, Undecodable, decode
@@ -20,7 +20,7 @@ _MAX_ID_DIGITS: Final = 18
 """Of a server's id: more do not fit into the ledger."""
 
 
-class Inbox:
+class Handlers:
     """Handles the messages to one agent, each at once.
 
     Args:
@@ -30,15 +30,15 @@ class Inbox:
     def __init__(
         self,
         topics: Topics,
-        runners: Mapping[IpVersion, Runner],
-        outboxes: Mapping[IpVersion, Outbox],
+        probers: Mapping[IpVersion, Prober],
+        senders: Mapping[IpVersion, Sender],
         counters: AgentCounters,
         log_level: LogLevel,
         on_config: Callable[[], None],
     ) -> None:
         self._topics = topics
-        self._runners = runners
-        self._outboxes = outboxes
+        self._probers = probers
+        self._senders = senders
         self._counters = counters
         self._own_log_level = log_level
         self._configured_log_level: LogLevel | None = None
@@ -52,8 +52,8 @@ class Inbox:
         except Undecodable as error:
             self._refuse("configuration refused, the former one stays: %s", error)
             return
-        for ipv, runner in self._runners.items():
-            runner.configure(config.protocols.get(ipv))
+        for ipv, prober in self._probers.items():
+            prober.configure(config.protocols.get(ipv))
         self._set_log_level(config.log_level)
         self._on_config()
 
@@ -63,15 +63,15 @@ class Inbox:
         if address is None or address.ipv is None or not 0 < len(address.rest) <= _MAX_ID_DIGITS:
             self._refuse("assignment on %s refused: no such topic", message.topic[:200])
             return
-        runner, server_id = self._runners[address.ipv], int(address.rest)
+        prober, server_id = self._probers[address.ipv], int(address.rest)
         if not message.payload:
-            runner.assign(server_id, None)
+            prober.assign(server_id, None)
             return
         try:
-            runner.assign(server_id, decode(message.payload, Assignment))
+            prober.assign(server_id, decode(message.payload, Assignment))
         except (Undecodable, AssignmentRefused) as error:
             if isinstance(error, Undecodable):
-                runner.assign(server_id, None)  # what it said before is no longer true
+                prober.assign(server_id, None)  # what it said before is no longer true
             self._refuse("assignment of server %d refused: %s", server_id, error)
 
     def ack(self, message: Incoming) -> None:
@@ -83,7 +83,7 @@ class Inbox:
             self._refuse("acknowledgement refused: %s", error)
             return
         if address is not None and address.ipv is not None:
-            self._outboxes[address.ipv].acknowledge(ack)
+            self._senders[address.ipv].acknowledge(ack)
 
     def _set_log_level(self, level: LogLevel | None) -> None:
         if level == self._configured_log_level:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from agent.app import Monitor
+from agent.app import Agent
 from agent.clock.check import base_checks, check_clock
 from agent.clock.verdict import failure, in_ms
 from agent.daemon_settings import DaemonSettings
@@ -41,12 +41,12 @@ class RunFailed(Exception):
 async def probe_once(settings: DaemonSettings, directory: StateDirectory) -> int:
     """Probes what is assigned, delivers the results, and returns the exit status."""
     login = Login(directory, directory.read_state())
-    monitor = Monitor(settings, directory, login, keep(settings, directory), on_reload=lambda: None, passing=True)
+    monitor = Agent(settings, directory, login, keep(settings, directory), on_reload=lambda: None, passing=True)
     ends, failed = asyncio.Event(), False
     try:
         async with asyncio.TaskGroup() as tasks:
-            parts = {f"outbox {ipv}": line.outbox.run() for ipv, line in monitor.lines.items()}
-            parts |= {f"clock {ipv}": line.runner.clock.run() for ipv, line in monitor.lines.items()}
+            parts = {f"sender {ipv}": pipeline.sender.run() for ipv, pipeline in monitor.pipelines.items()}
+            parts |= {f"clock {ipv}": pipeline.prober.clock.run() for ipv, pipeline in monitor.pipelines.items()}
             parts["clock watch"] = monitor.watch_clock()
             serving = tasks.create_task(monitor.serve(parts, ends, farewell=lambda: False))
             try:
@@ -61,25 +61,25 @@ async def probe_once(settings: DaemonSettings, directory: StateDirectory) -> int
     return 1 if failed else 0
 
 
-async def _probe_all(monitor: Monitor) -> None:
+async def _probe_all(monitor: Agent) -> None:
     await _within(CONNECT_WITHIN, monitor.session.wait_ready(), "no connection to the broker")
     await _within(CONFIGURED_WITHIN, monitor.configured.wait(), "no configuration arrived")
-    runners = [line.runner for line in monitor.lines.values() if line.runner.live]
-    if not runners:
-        reasons = (f"IP{ipv}: {line.runner.why_not}" for ipv, line in monitor.lines.items())
+    probers = [pipeline.prober for pipeline in monitor.pipelines.values() if pipeline.prober.live]
+    if not probers:
+        reasons = (f"IP{ipv}: {pipeline.prober.why_not}" for ipv, pipeline in monitor.pipelines.items())
         raise RunFailed(f"nothing to probe: {'; '.join(reasons)}")
-    await _quiet(lambda: sum(len(runner.assignments) for runner in runners))
-    for runner in runners:
-        await _within(CHECKED_WITHIN, runner.clock.checked(), "the local clock could not be checked")
-    blocked = [f"IP{runner.ipv}: {runner.why_not}" for runner in runners if runner.why_not is not None]
-    if len(blocked) == len(runners):
+    await _quiet(lambda: sum(len(prober.assignments) for prober in probers))
+    for prober in probers:
+        await _within(CHECKED_WITHIN, prober.clock.checked(), "the local clock could not be checked")
+    blocked = [f"IP{prober.ipv}: {prober.why_not}" for prober in probers if prober.why_not is not None]
+    if len(blocked) == len(probers):
         raise RunFailed(f"not probing: {'; '.join(blocked)}")
-    probes = [runner.probe_in_turn(i) for runner in runners if not runner.why_not for i in runner.assignments.ids()]
+    probes = [prober.probe_in_turn(i) for prober in probers if not prober.why_not for i in prober.assignments.ids()]
     await asyncio.gather(*probes)
-    for runner in runners:
-        await _within(CHECKED_WITHIN, runner.decide(), "whether silent servers or our network are at fault is open")
-    for line in monitor.lines.values():
-        await line.collector.close()
+    for prober in probers:
+        await _within(CHECKED_WITHIN, prober.decide(), "whether silent servers or our network are at fault is open")
+    for pipeline in monitor.pipelines.values():
+        await pipeline.batcher.close()
     log.info("%d servers probed", len(probes))
     await _within(DELIVERED_WITHIN, _delivered(monitor), "not all results were acknowledged; they stay in the spool")
 
@@ -92,8 +92,8 @@ async def _quiet(count: Callable[[], int]) -> None:
         await asyncio.sleep(QUIET)
 
 
-async def _delivered(monitor: Monitor) -> None:
-    while any(len(line.spool) for line in monitor.lines.values()):
+async def _delivered(monitor: Agent) -> None:
+    while any(len(pipeline.spool) for pipeline in monitor.pipelines.values()):
         monitor.left.clear()
         await monitor.left.wait()
 
@@ -160,11 +160,11 @@ async def _fetch_config(directory: StateDirectory, state: State) -> MonitorConfi
 async def _check(ipv: IpVersion, protocol: ProtocolConfig, directory: StateDirectory, state: State) -> bool:
     checks = base_checks(protocol.base_checks, protocol.samples, directory.rules(state), ipv)
     checked = await check_clock(checks, Source(protocol.nat_ip or protocol.ip), AgentCounters(), Resolver())
-    lines = [f"  {name}: {_in_words(result)}" for name, result in checked.results]
-    lines += [f"  {reason}" for reason in checked.refused]
+    pipelines = [f"  {name}: {_in_words(result)}" for name, result in checked.results]
+    pipelines += [f"  {reason}" for reason in checked.refused]
     headline = f"IP{ipv}: {'the local clock is good' if checked.verdict.good else checked.verdict.reason}"
-    for line in (headline, *lines):
-        write(line)
+    for pipeline in (headline, *pipelines):
+        write(pipeline)
     return checked.verdict.good
 
 

@@ -7,19 +7,19 @@ import msgspec
 
 from agent.clock.step import ClockWatch
 from agent.daemon_settings import DaemonSettings
-from agent.delivery.batcher import Collector
-from agent.delivery.sender import Outbox
+from agent.delivery.batcher import Batcher
+from agent.delivery.sender import Sender
 from agent.delivery.spool import Batched, Spool
 from agent.metrics import AgentCounters
 from agent.ntp.resolver import Resolver
-from agent.prober import Runner
+from agent.prober import Prober
 from agent.state import StateDirectory, state_error
 from runtime.mqtt.session import BrokerSession
 from schema.limits import SPOOL_AGE
 from schema.names import IP_VERSIONS, IpVersion
 
 
-class Kept(msgspec.Struct, frozen=True):
+class Lasting(msgspec.Struct, frozen=True):
     """What outlives a change of ``state.json``."""
 
     spools: dict[IpVersion, Spool]
@@ -29,7 +29,7 @@ class Kept(msgspec.Struct, frozen=True):
     started: datetime
 
 
-def keep(settings: DaemonSettings, directory: StateDirectory) -> Kept:
+def keep(settings: DaemonSettings, directory: StateDirectory) -> Lasting:
     """Opens the spools.
 
     Raises:
@@ -40,15 +40,15 @@ def keep(settings: DaemonSettings, directory: StateDirectory) -> Kept:
         spools = {ipv: Spool(directory.spool / ipv, max_bytes=half, max_age=age) for ipv in IP_VERSIONS}
     except OSError as error:
         raise state_error(str(directory.spool), error) from error
-    return Kept(spools, AgentCounters(), ClockWatch(), Resolver(), datetime.now(UTC))
+    return Lasting(spools, AgentCounters(), ClockWatch(), Resolver(), datetime.now(UTC))
 
 
-class Line(msgspec.Struct, frozen=True):
+class Pipeline(msgspec.Struct, frozen=True):
     """One protocol, from the probe to the broker."""
 
-    runner: Runner
-    collector: Collector
-    outbox: Outbox
+    prober: Prober
+    batcher: Batcher
+    sender: Sender
     spool: Spool
 
 

@@ -18,7 +18,7 @@ from agent.clock.check import base_checks
 from agent.clock.monitor import LocalClock
 from agent.clock.step import ClockWatch
 from agent.clock.verdict import ClockVerdict
-from agent.delivery.batcher import Collector
+from agent.delivery.batcher import Batcher
 from agent.metrics import AgentCounters
 from agent.network import Silence, Verdict
 from agent.ntp.measurement import Sample, best, to_result
@@ -40,7 +40,7 @@ LAST_RESULTS: Final = 10
 
 
 class Situation(msgspec.Struct, frozen=True):
-    """What the runners of both protocols share."""
+    """What the probers of both protocols share."""
 
     name: str
     rules: TargetRules
@@ -53,15 +53,15 @@ class Situation(msgspec.Struct, frozen=True):
     why_not: Callable[[], str | None]
     """Why nothing may be probed at all; None when it may."""
     look_at_clock: Callable[[], None]
-    """Notices a step of the wall clock, and has all runners discard what it made doubtful."""
+    """Notices a step of the wall clock, and has all probers discard what it made doubtful."""
     on_change: Callable[[], None]
     """Something that the status message says has changed."""
 
 
-class Runner:
+class Prober:
     """One protocol. :meth:`run` it as a task."""
 
-    def __init__(self, ipv: IpVersion, situation: Situation, collector: Collector, *, enabled: bool) -> None:
+    def __init__(self, ipv: IpVersion, situation: Situation, batcher: Batcher, *, enabled: bool) -> None:
         self.ipv = ipv
         self.config: ProtocolConfig | None = None
         self.assignments = Assignments(ipv, situation.rules)
@@ -70,7 +70,7 @@ class Runner:
         )
         self.last_results: deque[Result] = deque(maxlen=LAST_RESULTS)
         self._situation = situation
-        self._collector = collector
+        self._batcher = batcher
         self._enabled = enabled
         self._schedule = Schedule(monitor_number(situation.name), situation.watch.wall_ahead)
         self._source = Source(None)
@@ -96,7 +96,7 @@ class Runner:
             return "not configured by the pool"
         if self.config.status not in LIVE:
             return f"status is {self.config.status}"
-        return self._situation.why_not() or self._collector.trouble or self.clock.why_not
+        return self._situation.why_not() or self._batcher.trouble or self.clock.why_not
 
     @property
     def live(self) -> bool:
@@ -162,7 +162,7 @@ class Runner:
     def doubt(self) -> int:
         """The wall clock was set: discards what cannot be trusted, and returns how much that was."""
         self._doubts += 1
-        discarded = self._collector.withdraw(self.clock.last_good, self._situation.clock())
+        discarded = self._batcher.withdraw(self.clock.last_good, self._situation.clock())
         discarded += self._silence.start_over()
         self._decided.set()
         current = asyncio.current_task()
@@ -186,7 +186,7 @@ class Runner:
             self._count_unproven(self._silence.forget())
 
     async def probe(self, server_id: int) -> None:
-        """Probes an assigned server now, and gives the result to the collector."""
+        """Probes an assigned server now, and gives the result to the batcher."""
         assignment, config = self.assignments.get(server_id), self.config
         if assignment is None or config is None:
             return
@@ -289,7 +289,7 @@ class Runner:
 
     def _take(self, result: Result) -> None:
         self.last_results.appendleft(result)
-        self._collector.add(result, self._situation.clock())
+        self._batcher.add(result, self._situation.clock())
 
     def _count_unproven(self, results: int) -> None:
         self._situation.counters.results_unproven += results
@@ -338,6 +338,6 @@ class Runner:
     def _on_verdict(self, verdict: ClockVerdict, checked_at: float, heard: int | None) -> None:
         self._heard(heard)
         if verdict.good:
-            self._collector.vouch(checked_at)
+            self._batcher.vouch(checked_at)
         self.look_again()
         self._situation.on_change()

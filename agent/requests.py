@@ -9,7 +9,7 @@ from agent.metrics import AgentCounters
 from agent.ntp.measurement import best, to_result
 from agent.ntp.probe import Source, probe
 from agent.ntp.targets import TargetRefused, TargetRules
-from agent.prober import Runner
+from agent.prober import Prober
 from runtime.mqtt.session import Incoming, NotConnected, PublishRefused
 from schema.messages import AdHocAnswer, AdHocRequest, Undecodable, decode, encode
 from schema.names import IpVersion
@@ -33,7 +33,7 @@ class Publish(Protocol):
     async def __call__(self, topic: str, payload: bytes, *, qos: int, correlation: bytes | None) -> None: ...
 
 
-class AdHoc:
+class Requests:
     """The requests to one agent. :meth:`run` it as a task."""
 
     def __init__(
@@ -41,7 +41,7 @@ class AdHoc:
         name: str,
         topics: Topics,
         rules: TargetRules,
-        runners: dict[IpVersion, Runner],
+        probers: dict[IpVersion, Prober],
         counters: AgentCounters,
         metrics: Callable[[], str],
         publish: Publish,
@@ -49,7 +49,7 @@ class AdHoc:
         self._name = name
         self._topics = topics
         self._rules = rules
-        self._runners = runners
+        self._probers = probers
         self._counters = counters
         self._metrics = metrics
         self._publish = publish
@@ -112,12 +112,12 @@ class AdHoc:
             target = self._rules.check(request.ip, request.port)
         except TargetRefused as error:
             return AdHocAnswer(id=request.id, error=str(error))
-        runner = self._runners[target.ipv]
-        if (reason := runner.why_not) is not None:
+        prober = self._probers[target.ipv]
+        if (reason := prober.why_not) is not None:
             return AdHocAnswer(id=request.id, error=f"IP{target.ipv} does not probe: {reason}")
         if self._too_many():
             return AdHocAnswer(id=request.id, error=f"busy: more than {MAX_PER_MINUTE} measurements in a minute")
-        config = runner.config
+        config = prober.config
         source = Source(None if config is None else config.nat_ip or config.ip)
         samples = await probe(target, source, request.samples, TIMEOUT)
         self._counters.count_samples(samples)

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from agent.app import Monitor
+from agent.app import Agent
 from agent.daemon_settings import DaemonSettings
 from agent.login import Login
 from agent.ntp.udp import stamping
 from agent.oneshot import check_clock_once, probe_once
-from agent.pipeline import Kept, keep
+from agent.pipeline import Lasting, keep
 from agent.state import Lock, State, StateDirectory, StateError, StateUnavailable
 from runtime.log import OngoingWarning, set_up_logging
 
@@ -70,7 +70,7 @@ async def _serve(settings: DaemonSettings, directory: StateDirectory) -> int:
 class Service:
     """Runs an agent, and another one in its place when the files that it logs in with have changed."""
 
-    def __init__(self, settings: DaemonSettings, directory: StateDirectory, login: Login, kept: Kept) -> None:
+    def __init__(self, settings: DaemonSettings, directory: StateDirectory, login: Login, kept: Lasting) -> None:
         self._settings = settings
         self._directory = directory
         self._login = login
@@ -78,7 +78,7 @@ class Service:
         self._ends = asyncio.Event()
         self._stopping = False
         self._look = asyncio.Event()
-        self._monitor: Monitor | None = None
+        self._monitor: Agent | None = None
         self._warning = OngoingWarning(log)
 
     def stop(self) -> None:
@@ -97,7 +97,7 @@ class Service:
             while not self._stopping:
                 login = self._login
                 self._ends.clear()
-                monitor = Monitor(self._settings, self._directory, login, self._kept, on_reload=self.reload)
+                monitor = Agent(self._settings, self._directory, login, self._kept, on_reload=self.reload)
                 self._monitor = monitor
                 await monitor.run(self._ends, farewell=self._farewell(login.state))
                 monitor.report()

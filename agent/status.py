@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from agent.metrics import AgentCounters, prometheus_text
-from agent.pipeline import Line
+from agent.pipeline import Pipeline
 from agent.status_file import AgentReport
 from agent.version import VERSION
 from runtime.log import OngoingWarning
@@ -19,25 +19,25 @@ from schema.limits import STATUS_REFRESH
 from schema.messages import SpoolState, Status
 from schema.names import Environment, IpVersion
 
-Lines = Mapping[IpVersion, Line]
+Pipelines = Mapping[IpVersion, Pipeline]
 
 LAST_RESULTS = 10
 """Results in the report."""
 
 
-def online_status(lines: Lines) -> Status:
+def online_status(pipelines: Pipelines) -> Status:
     """The status message of an agent that runs."""
-    states = {ipv: line.runner.state() for ipv, line in lines.items()}
+    states = {ipv: pipeline.prober.state() for ipv, pipeline in pipelines.items()}
     return Status(
         online=True,
         ts=datetime.now(UTC),
         version=VERSION,
         protocols={ipv: state for ipv, state in states.items() if state is not None},
         spool=SpoolState(
-            batches=sum(len(line.spool) for line in lines.values()),
-            bytes=sum(line.spool.bytes for line in lines.values()),
-            dropped_results=sum(line.spool.counters.dropped_results for line in lines.values()),
-            set_aside=sum(line.spool.counters.set_aside for line in lines.values()),
+            batches=sum(len(pipeline.spool) for pipeline in pipelines.values()),
+            bytes=sum(pipeline.spool.bytes for pipeline in pipelines.values()),
+            dropped_results=sum(pipeline.spool.counters.dropped_results for pipeline in pipelines.values()),
+            set_aside=sum(pipeline.spool.counters.set_aside for pipeline in pipelines.values()),
         ),
     )
 
@@ -47,19 +47,19 @@ def offline_status() -> Status:
     return Status(online=False, ts=datetime.now(UTC), version=VERSION)
 
 
-def metrics(lines: Lines, counters: AgentCounters, connected: bool) -> str:
+def metrics(pipelines: Pipelines, counters: AgentCounters, connected: bool) -> str:
     """Counters and gauges as Prometheus text."""
     gauges: dict[str, float] = {"connected": connected}
-    per_protocol: dict[str, Callable[[Line], float]] = {
-        "probing": lambda line: line.runner.why_not is None,
-        "assignments": lambda line: len(line.runner.assignments),
-        "spool_batches": lambda line: len(line.spool),
-        "spool_bytes": lambda line: line.spool.bytes,
-        "spool_torn_batches": lambda line: line.spool.counters.torn,
+    per_protocol: dict[str, Callable[[Pipeline], float]] = {
+        "probing": lambda pipeline: pipeline.prober.why_not is None,
+        "assignments": lambda pipeline: len(pipeline.prober.assignments),
+        "spool_batches": lambda pipeline: len(pipeline.spool),
+        "spool_bytes": lambda pipeline: pipeline.spool.bytes,
+        "spool_torn_batches": lambda pipeline: pipeline.spool.counters.torn,
     }
     for name, value in per_protocol.items():
-        for ipv, line in lines.items():
-            gauges[f'{name}{{protocol="{ipv}"}}'] = value(line)
+        for ipv, pipeline in pipelines.items():
+            gauges[f'{name}{{protocol="{ipv}"}}'] = value(pipeline)
     return prometheus_text(counters, gauges)
 
 
@@ -69,13 +69,15 @@ def report(
     started: datetime,
     broker: str,
     disconnected_because: str | None,
-    lines: Lines,
+    pipelines: Pipelines,
     counters: AgentCounters,
     troubles: Sequence[str] = (),
 ) -> AgentReport:
     """What the ``status`` command shows; ``disconnected_because`` is None while there is a connection."""
-    stuck = (trouble for line in lines.values() for trouble in (line.collector.trouble, line.outbox.trouble))
-    results = [result for line in lines.values() for result in line.runner.last_results]
+    stuck = (
+        trouble for pipeline in pipelines.values() for trouble in (pipeline.batcher.trouble, pipeline.sender.trouble)
+    )
+    results = [result for pipeline in pipelines.values() for result in pipeline.prober.last_results]
     results.sort(key=lambda result: result.ts, reverse=True)
     return AgentReport(
         name=name,
@@ -86,9 +88,9 @@ def report(
         broker=broker,
         connected=disconnected_because is None,
         disconnected_because=disconnected_because,
-        status=online_status(lines),
+        status=online_status(pipelines),
         troubles=list(dict.fromkeys((*troubles, *filter(None, stuck)))),
-        set_aside_torn=sum(line.spool.counters.torn for line in lines.values()),
+        set_aside_torn=sum(pipeline.spool.counters.torn for pipeline in pipelines.values()),
         probes_unsent=counters.probes_unsent,
         results_unproven=counters.results_unproven,
         last_results=results[:LAST_RESULTS],

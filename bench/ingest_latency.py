@@ -1,7 +1,7 @@
 """How long a monitor waits for the acknowledgement of a batch: from its publish to the ack, at 1 000 results a second.
 
 The pool has its full size, and a scorer runs beside ingest. A batch counts from the moment in which it is handed to
-the agent's outbox, so what it waits there for others counts too.
+the agent's sender, so what it waits there for others counts too.
 """
 
 import argparse

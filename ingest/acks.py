@@ -7,7 +7,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-from ingest.metrics import ACK_FAILED, ACKS_FULL, Numbers
+from ingest.metrics import ACK_FAILED, ACKS_FULL, IngestMetrics
 from runtime.mqtt.session import BrokerSession, NotConnected, PublishRefused
 from schema.messages import Ack, encode
 from schema.names import IpVersion
@@ -34,10 +34,10 @@ class _Answer:
 class Acks:
     """Sends answers on the monitors' topics, each with the batch's ULID as correlation data."""
 
-    def __init__(self, broker: BrokerSession, topics: Topics, numbers: Numbers) -> None:
+    def __init__(self, broker: BrokerSession, topics: Topics, metrics: IngestMetrics) -> None:
         self._broker = broker
         self._topics = topics
-        self._numbers = numbers
+        self._metrics = metrics
         self._waiting: asyncio.Queue[_Answer] = asyncio.Queue(MOST_WAITING)
         self._bytes = 0
 
@@ -45,7 +45,7 @@ class Acks:
         """Sends ``ack`` soon, unless too many wait already."""
         answer = _Answer(self._topics.acks(name, ipv), encode(ack), ack.batch.encode("ascii"), trace_parent)
         if self._waiting.full() or self._bytes + len(answer.payload) > MOST_BYTES:
-            self._numbers.dropped(ACKS_FULL)
+            self._metrics.dropped(ACKS_FULL)
             return
         self._bytes += len(answer.payload)
         self._waiting.put_nowait(answer)
@@ -66,4 +66,4 @@ class Acks:
                     answer.topic, answer.payload, correlation=answer.correlation, user_properties=properties
                 )
             except (NotConnected, PublishRefused):
-                self._numbers.dropped(ACK_FAILED)
+                self._metrics.dropped(ACK_FAILED)

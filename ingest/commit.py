@@ -1,4 +1,4 @@
-"""From the intake to the ledger, and only then to the acks: one transaction after the other.
+"""From the queue to the ledger, and only then to the acks: one transaction after the other.
 
 Each takes what waits: so a lone batch is committed at once, and many share the cost of a transaction. A second one at
 the same time would wait for the first, since two full ones always have servers in common.
@@ -17,15 +17,15 @@ from opentelemetry.trace import Link, Span, Tracer, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ingest.acks import Acks
-from ingest.last_seen import Sighting, Sightings
+from ingest.last_seen import LastSeen, Seen
 from ingest.messages import Submission, Unreadable
-from ingest.metrics import WAITED_TOO_LONG, Numbers
+from ingest.metrics import WAITED_TOO_LONG, IngestMetrics
 from ingest.plan import Plan
-from ingest.queue import Intake
+from ingest.queue import SubmissionQueue
 from ingest.rate_limit import Sender
 from ingest.retry import ContentRefused, persist
 from ingest.store import commit
-from ingest.undecodable import Refusals
+from ingest.undecodable import UndecodableMessages
 from runtime.clock import ClockDoubted
 from runtime.db.engine import utc_now
 from runtime.log import RateLimitedLog
@@ -56,17 +56,23 @@ _MOST_LINKS: Final = 32
 
 
 class Committer:
-    """Takes submissions from the intake and brings them into the ledger."""
+    """Takes submissions from the queue and brings them into the ledger."""
 
     def __init__(
-        self, worker: Worker, intake: Intake, acks: Acks, refusals: Refusals, sightings: Sightings, numbers: Numbers
+        self,
+        worker: Worker,
+        queue: SubmissionQueue,
+        acks: Acks,
+        undecodable: UndecodableMessages,
+        last_seen: LastSeen,
+        metrics: IngestMetrics,
     ) -> None:
         self._worker = worker
-        self._intake = intake
+        self._queue = queue
         self._acks = acks
-        self._refusals = refusals
-        self._sightings = sightings
-        self._numbers = numbers
+        self._undecodable = undecodable
+        self._last_seen = last_seen
+        self._metrics = metrics
         self._warning = RateLimitedLog(log)
         self._going = asyncio.Event()
         self._going.set()
@@ -87,10 +93,10 @@ class Committer:
     async def run(self) -> None:
         """Commits what comes, until cancelled; a transaction that is under way is finished."""
         while True:
-            submissions = await self._intake.take(MOST_RESULTS)
+            submissions = await self._queue.take(MOST_RESULTS)
             await self._going.wait()
             await self._commit(submissions)
-            if self._intake.results < _ENOUGH:
+            if self._queue.results < _ENOUGH:
                 await asyncio.sleep(_REST)
 
     async def _commit(self, submissions: Sequence[Submission]) -> None:
@@ -113,9 +119,9 @@ class Committer:
         with transaction_span(self._worker.telemetry.tracer, submissions):
             began = time.monotonic()
             plan = await self._when_trusted(partial(self._write, submissions))
-            self._numbers.committed(plan, time.monotonic() - began)
+            self._metrics.committed(plan, time.monotonic() - began)
         for _ in range(len(submissions) - len(plan.acks)):
-            self._numbers.dropped(WAITED_TOO_LONG)
+            self._metrics.dropped(WAITED_TOO_LONG)
         return plan
 
     async def _when_trusted(self, write: Callable[[datetime], Plan]) -> Plan:
@@ -138,11 +144,11 @@ class Committer:
             self._acks.offer(submission.name, submission.ipv, ack, submission.trace_parent)
         now = utc_now()
         versions: dict[Sender, str] = {(s.name, s.ipv): s.batch.version for s, _ in plan.acks}
-        self._sightings.note(
-            Sighting(monitor_id, now, submitted=now, version=versions[sender])
+        self._last_seen.note(
+            Seen(monitor_id, now, submitted=now, version=versions[sender])
             for sender, monitor_id in plan.monitor_ids.items()
         )
-        if self._intake.results <= _CALM:
+        if self._queue.results <= _CALM:
             for event in plan.events():
                 self._worker.live.offer(self._worker.topics.result_event(event.server_id), event)
 
@@ -152,7 +158,7 @@ class Committer:
         topic = self._worker.topics.results(submission.name, submission.ipv)
         payload = encode(submission.batch)
         why = f"cannot be stored: {reason}"
-        self._refusals.offer(Unreadable(topic, payload, why, submission.name, submission.ipv, submission.batch.id))
+        self._undecodable.offer(Unreadable(topic, payload, why, submission.name, submission.ipv, submission.batch.id))
 
 
 def still_fresh(submissions: Sequence[Submission]) -> list[Submission]:

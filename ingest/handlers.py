@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 from ingest.messages import Unreadable, read_results, read_status, sender_of_results, sender_of_status
-from ingest.metrics import IGNORED, INTAKE_FULL, THROTTLED, Numbers
-from ingest.presence import PresenceBook
-from ingest.queue import Intake
+from ingest.metrics import IGNORED, INTAKE_FULL, THROTTLED, IngestMetrics
+from ingest.presence import PresenceQueue
+from ingest.queue import SubmissionQueue
 from ingest.rate_limit import Throttle
-from ingest.undecodable import Refusals
+from ingest.undecodable import UndecodableMessages
 from runtime.mqtt.session import Incoming
 from schema.topics import Topics
 
@@ -23,39 +23,39 @@ class Reception:
     def __init__(
         self,
         topics: Topics,
-        intake: Intake,
+        queue: SubmissionQueue,
         throttle: Throttle,
-        presences: PresenceBook,
-        refusals: Refusals,
-        numbers: Numbers,
+        presences: PresenceQueue,
+        undecodable: UndecodableMessages,
+        metrics: IngestMetrics,
     ) -> None:
         self._topics = topics
-        self._intake = intake
+        self._queue = queue
         self._throttle = throttle
         self._presences = presences
-        self._refusals = refusals
-        self._numbers = numbers
+        self._undecodable = undecodable
+        self._metrics = metrics
 
     def take_results(self, message: Incoming) -> None:
-        """A batch for the intake."""
+        """A batch for the queue."""
         sender = sender_of_results(self._topics, message.topic)
         if sender is None:
-            self._numbers.dropped(IGNORED)
-        elif self._intake.full:
-            self._numbers.dropped(INTAKE_FULL)
+            self._metrics.dropped(IGNORED)
+        elif self._queue.full:
+            self._metrics.dropped(INTAKE_FULL)
         elif self._admits(sender):
             found = read_results(*sender, message, datetime.now(UTC))
             if isinstance(found, Unreadable):
                 self._refuse(sender, found)
             else:
                 self._throttle.charge(sender, len(found.batch.results), time.monotonic())
-                self._intake.put(found)
+                self._queue.put(found)
 
     def take_status(self, message: Incoming) -> None:
         """What a monitor says about itself; an empty message only clears what the broker had kept."""
         name = sender_of_status(self._topics, message.topic)
         if name is None:
-            self._numbers.dropped(IGNORED)
+            self._metrics.dropped(IGNORED)
             return
         sender = (name, "status")
         if message.payload and self._admits(sender):
@@ -69,9 +69,9 @@ class Reception:
     def _admits(self, sender: tuple[str, str]) -> bool:
         admitted = self._throttle.admits(sender, time.monotonic())
         if not admitted:
-            self._numbers.dropped(THROTTLED)
+            self._metrics.dropped(THROTTLED)
         return admitted
 
     def _refuse(self, sender: tuple[str, str], found: Unreadable) -> None:
         self._throttle.charge(sender, len(found.payload) // _BYTES_PER_RESULT, time.monotonic())
-        self._refusals.offer(found)
+        self._undecodable.offer(found)

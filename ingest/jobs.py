@@ -12,11 +12,11 @@ from typing import Final, NoReturn
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from ingest.commit import Committer
-from ingest.last_seen import Sighting, Sightings, write_sightings
+from ingest.last_seen import LastSeen, Seen, write_last_seen
 from ingest.messages import Presence
-from ingest.metrics import Numbers
-from ingest.presence import PresenceBook, write_presence
-from ingest.queue import Intake
+from ingest.metrics import IngestMetrics
+from ingest.presence import PresenceQueue, write_presence
+from ingest.queue import SubmissionQueue
 from ingest.rate_limit import Sender, Throttle, read_rates
 from ingest.retention import Removing, expiring, is_adopted, kept_log_scores
 from ingest.retry import persist, persist_each
@@ -44,7 +44,7 @@ _REST: Final = 0.05
 """Seconds between two steps of removing, at least; and at least as long as the step took."""
 
 
-async def keep_presence(worker: Worker, book: PresenceBook, sightings: Sightings) -> NoReturn:
+async def keep_presence(worker: Worker, book: PresenceQueue, last_seen: LastSeen) -> NoReturn:
     """Writes the monitors' presence."""
     warning = RateLimitedLog(log)
     doubted = False
@@ -61,22 +61,22 @@ async def keep_presence(worker: Worker, book: PresenceBook, sightings: Sightings
                 waiting = [replace(presence, arrived=datetime.now(UTC)) for presence in waiting]
                 doubted = False
             for seen in await persist_each(worker, partial(write_presence, worker.engine), waiting, lost):
-                sightings.note(seen)
+                last_seen.note(seen)
 
 
-async def keep_sightings(worker: Worker, sightings: Sightings) -> NoReturn:
+async def keep_last_seen(worker: Worker, last_seen: LastSeen) -> NoReturn:
     """Writes when monitors were seen."""
     warning = RateLimitedLog(log)
 
-    def lost(sighting: Sighting, why: str) -> None:
+    def lost(sighting: Seen, why: str) -> None:
         number = sighting.monitor_id
         warning.say(logging.ERROR, str(number), "last_seen of monitor %d could not be written: %s", number, why)
 
     while True:
         await asyncio.sleep(SIGHTINGS)
         await worker.clock.agreed()
-        if waiting := sightings.take():
-            await persist_each(worker, partial(write_sightings, worker.engine), waiting, lost)
+        if waiting := last_seen.take():
+            await persist_each(worker, partial(write_last_seen, worker.engine), waiting, lost)
 
 
 async def keep_rates(worker: Worker, throttle: Throttle) -> NoReturn:
@@ -102,21 +102,21 @@ def _rates(worker: Worker, senders: Sequence[Sender]) -> dict[Sender, float]:
 
 
 async def keep_status(
-    worker: Worker, intake: Intake, throttle: Throttle, committer: Committer, numbers: Numbers
+    worker: Worker, queue: SubmissionQueue, throttle: Throttle, committer: Committer, metrics: IngestMetrics
 ) -> NoReturn:
     """Keeps up to date what the worker answers to ``status``."""
     while True:
         worker.status.update(
             paused=committer.paused,
-            intake_results=intake.results,
-            intake_batches=len(intake),
+            intake_results=queue.results,
+            intake_batches=len(queue),
             throttled=throttle.refused(),
-            counts=dict(numbers.totals),
+            counts=dict(metrics.totals),
         )
         await asyncio.sleep(1.0)
 
 
-async def keep_retention(worker: Worker, numbers: Numbers) -> None:
+async def keep_retention(worker: Worker, metrics: IngestMetrics) -> None:
     """Removes what is old, every few minutes, and says in advance what that is."""
     tables = await _tables(worker)
     await _announce(worker, tables)
@@ -126,7 +126,7 @@ async def keep_retention(worker: Worker, numbers: Numbers) -> None:
     scheduler.add_job(
         remove_expired,
         "interval",
-        args=(worker, tables, numbers),
+        args=(worker, tables, metrics),
         seconds=RETENTION.total_seconds(),
         jitter=jitter,
         max_instances=1,
@@ -157,7 +157,7 @@ async def _announce(worker: Worker, tables: Sequence[Removing]) -> None:
         log.info("%s", outlook)
 
 
-async def remove_expired(worker: Worker, tables: Sequence[Removing], numbers: Numbers) -> None:
+async def remove_expired(worker: Worker, tables: Sequence[Removing], metrics: IngestMetrics) -> None:
     """Removes what is old, step by step, at rest for half of the time or more; nothing by a clock that is doubted."""
     await worker.compare_clocks()
     for removing in tables:
@@ -167,7 +167,7 @@ async def remove_expired(worker: Worker, tables: Sequence[Removing], numbers: Nu
         while found is not None and worker.clock.trusted:
             began = time.monotonic()
             step = await persist(worker, partial(removing.step, found))
-            numbers.expired(removing.what.table.name, step.removed)
+            metrics.expired(removing.what.table.name, step.removed)
             await asyncio.sleep(max(_REST, time.monotonic() - began))
             if not step.more:
                 break

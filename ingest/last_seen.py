@@ -20,7 +20,7 @@ from schema.tables import monitors
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class Seen:
     """What we heard of a row of ``monitors``; times are UTC without a zone."""
 
     monitor_id: int
@@ -29,10 +29,10 @@ class Sighting:
     version: str = ""
     """Empty: unknown."""
 
-    def merged(self, later: "Sighting") -> "Sighting":
+    def merged(self, later: "Seen") -> "Seen":
         """This and ``later`` together."""
         submitted = [t for t in (self.submitted, later.submitted) if t is not None]
-        return Sighting(
+        return Seen(
             self.monitor_id,
             max(self.seen, later.seen),
             max(submitted, default=None),
@@ -40,38 +40,38 @@ class Sighting:
         )
 
 
-class Sightings:
+class LastSeen:
     """What is still to be written, one for each monitor."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, Sighting] = {}
+        self._waiting: dict[int, Seen] = {}
 
-    def note(self, sightings: Iterable[Sighting]) -> None:
-        """Adds ``sightings`` to what is known."""
-        for each in sightings:
+    def note(self, last_seen: Iterable[Seen]) -> None:
+        """Adds ``last_seen`` to what is known."""
+        for each in last_seen:
             before = self._waiting.get(each.monitor_id)
             self._waiting[each.monitor_id] = each if before is None else before.merged(each)
 
-    def take(self) -> list[Sighting]:
+    def take(self) -> list[Seen]:
         """All that wait; they wait no longer."""
         waiting, self._waiting = self._waiting, {}
         return list(waiting.values())
 
 
-def write_sightings(engine: Engine, sightings: Sequence[Sighting]) -> None:
-    """Writes ``sightings``; a time never goes back.
+def write_last_seen(engine: Engine, last_seen: Sequence[Seen]) -> None:
+    """Writes ``last_seen``; a time never goes back.
 
     Raises:
         DatabaseUnavailable: it may be called again.
     """
-    if sightings:
-        transaction(engine, partial(_write, sightings=sightings))
+    if last_seen:
+        transaction(engine, partial(_write, last_seen=last_seen))
 
 
-def _write(connection: Connection, sightings: Sequence[Sighting]) -> None:
+def _write(connection: Connection, last_seen: Sequence[Seen]) -> None:
     rows = [
         {"monitor": s.monitor_id, "seen": s.seen, "submitted": s.submitted, "version": plain_version(s.version)}
-        for s in sorted(sightings, key=lambda s: s.monitor_id)
+        for s in sorted(last_seen, key=lambda s: s.monitor_id)
     ]
     furthest = utc_now() + CLOCK_AHEAD
     connection.execute(_UPDATE, [row | {"furthest": furthest} for row in rows])

@@ -1,4 +1,4 @@
-"""What the ledger knows of an intake: the monitors, servers, pairs and batches that a plan is made of."""
+"""What the ledger knows of a group of batches: the monitors, servers, pairs and batches that a plan is made of."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

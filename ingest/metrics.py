@@ -6,10 +6,10 @@ from typing import Final
 from opentelemetry.metrics import CallbackOptions, Counter, Meter, Observation
 
 from ingest.plan import Plan
-from ingest.queue import Intake
+from ingest.queue import SubmissionQueue
 
 IGNORED: Final = "no topic of ours"
-INTAKE_FULL: Final = "intake is full"
+INTAKE_FULL: Final = "queue is full"
 THROTTLED: Final = "monitor is throttled"
 CLOCK_IS_DOUBTED: Final = "our clock is doubted"
 WAITED_TOO_LONG: Final = "waited too long"
@@ -18,10 +18,10 @@ ACKS_FULL: Final = "too many acks"
 ACK_FAILED: Final = "ack was not delivered"
 
 
-class Numbers:
+class IngestMetrics:
     """Counters of one worker; called once per transaction or dropped message, never per result."""
 
-    def __init__(self, meter: Meter, intake: Intake) -> None:
+    def __init__(self, meter: Meter, queue: SubmissionQueue) -> None:
         self.totals = collections.Counter[str]()
 
         def counter(name: str, description: str) -> Counter:
@@ -39,7 +39,7 @@ class Numbers:
         )
 
         def depth(options: CallbackOptions) -> list[Observation]:
-            return [Observation(intake.results)]
+            return [Observation(queue.results)]
 
         meter.create_observable_gauge("ntppool.ingest.waiting", [depth], description="results that wait")
 

@@ -1,7 +1,7 @@
-"""What an intake of batches changes in the ledger: a pure function from what is known to what is to be written.
+"""What a group of batches changes in the ledger: a pure function from what is known to what is to be written.
 
 Batches count in the order in which they arrived, results in their order within the batch: each moves the score that
-the one before left. A batch that the ledger remembers, or that comes twice in one intake, is answered as it was before
+the one before left. A batch that the ledger remembers, or that comes twice in one queue, is answered as it was before
 and changes nothing.
 """
 
@@ -77,7 +77,7 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the ledger knows of the monitors, servers, pairs and batches of an intake."""
+    """What the ledger knows of the monitors, servers, pairs and batches of a group."""
 
     monitors: Mapping[tuple[str, str], Monitor]
     """By name and protocol."""

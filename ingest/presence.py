@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from ingest.last_seen import Sighting
+from ingest.last_seen import Seen
 from ingest.messages import Presence
 from runtime.db.engine import to_db, transaction, utc_now
 from schema.limits import CLOCK_AHEAD
@@ -69,7 +69,7 @@ def believed(row: Present, now: datetime) -> Present:
 _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 
 
-class PresenceBook:
+class PresenceQueue:
     """The newest status of each agent that is still to be written."""
 
     def __init__(self, hear: Callable[[Presence], None] = lambda presence: None) -> None:
@@ -88,7 +88,7 @@ class PresenceBook:
         return list(waiting.values())
 
 
-def write_presence(engine: Engine, presences: Sequence[Presence]) -> list[Sighting]:
+def write_presence(engine: Engine, presences: Sequence[Presence]) -> list[Seen]:
     """Writes what is news; returns which monitors were thereby seen, and when.
 
     Raises:
@@ -97,11 +97,11 @@ def write_presence(engine: Engine, presences: Sequence[Presence]) -> list[Sighti
     return transaction(engine, partial(_write, presences=presences), retry_on=(IntegrityError,))
 
 
-def _write(connection: Connection, presences: Sequence[Presence]) -> list[Sighting]:
+def _write(connection: Connection, presences: Sequence[Presence]) -> list[Seen]:
     ids = _monitor_ids(connection, {p.name for p in presences})
     known = {p.name: p for p in presences if p.name in ids}
     rows = _rows(connection, sorted(known))
-    sightings: list[Sighting] = []
+    last_seen: list[Seen] = []
     for name, presence in sorted(known.items()):
         after = merge(rows.get(name), presence)
         if after is None:
@@ -109,8 +109,8 @@ def _write(connection: Connection, presences: Sequence[Presence]) -> list[Sighti
         _save(connection, after, new=name not in rows)
         # A last will says that the monitor was not seen.
         if presence.status.ts is not None:
-            sightings += (Sighting(i, after.seen, version=presence.status.version) for i in ids[name])
-    return sightings
+            last_seen += (Seen(i, after.seen, version=presence.status.version) for i in ids[name])
+    return last_seen
 
 
 def _monitor_ids(connection: Connection, names: Iterable[str]) -> dict[str, list[int]]:

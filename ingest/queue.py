@@ -20,7 +20,7 @@ _BATCH_WEIGHT: Final = 1
 """An empty batch takes room too."""
 
 
-class Intake:
+class SubmissionQueue:
     """Submissions in order of arrival, counted by results and by bytes."""
 
     def __init__(self, most_results: int = MOST_RESULTS, most_bytes: int = MOST_BYTES) -> None:

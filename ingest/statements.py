@@ -159,7 +159,7 @@ def read_times(
             for server, monitor, after, before in wanted[first : first + _WINDOWS]
         )
         hint = "" if connection.dialect.name == "sqlite" else "FORCE INDEX (`log_scores_review`)"
-        query = f"SELECT `server_id`, `monitor_id`, `ts` FROM `log_scores` {hint} WHERE {where}"  # noqa: S608  # numbers and times
+        query = f"SELECT `server_id`, `monitor_id`, `ts` FROM `log_scores` {hint} WHERE {where}"  # noqa: S608  # metrics and times
         found = connection.execute(sa.text(query.replace(":", "\\:")).columns(log.server_id, log.monitor_id, log.ts))
         yield from ((row.server_id, row.monitor_id, row.ts) for row in found)
 

@@ -1,4 +1,4 @@
-"""The one transaction of an intake: batch ids, log rows and scores are written together, or not at all.
+"""The one transaction of a group of batches: batch ids, log rows and scores are written together, or not at all.
 
 It looks at everything first, without a lock. Then it takes the scoring queue's rows of those servers of which a result
 is to be stored, in the order of their ids: nobody else writes results of these servers until it ends, so that scores

@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ingest.acks import Acks
 from ingest.messages import Unreadable
-from ingest.metrics import UNREADABLE_FULL, Numbers
+from ingest.metrics import UNREADABLE_FULL, IngestMetrics
 from ingest.retry import persist_each
 from runtime.db.engine import transaction, utc_now
 from runtime.log import RateLimitedLog
@@ -119,22 +119,22 @@ _TOGETHER: Final = 50
 """Messages of one transaction."""
 
 
-class Refusals:
+class UndecodableMessages:
     """Takes messages that are of no use, and deals with them in its own time."""
 
-    def __init__(self, worker: Worker, acks: Acks, numbers: Numbers) -> None:
+    def __init__(self, worker: Worker, acks: Acks, metrics: IngestMetrics) -> None:
         self._worker = worker
         self._acks = acks
-        self._numbers = numbers
+        self._metrics = metrics
         self._waiting: asyncio.Queue[tuple[Unreadable, RejectedMessage]] = asyncio.Queue(MOST_WAITING)
         self._warning = RateLimitedLog(log)
 
     def offer(self, unreadable: Unreadable) -> None:
         """Deals with ``unreadable`` soon, unless too many wait already."""
-        self._numbers.unreadable()
+        self._metrics.unreadable()
         self._log(unreadable)
         if self._waiting.full():
-            self._numbers.dropped(UNREADABLE_FULL)
+            self._metrics.dropped(UNREADABLE_FULL)
             return
         message = rejected_message(unreadable.topic, unreadable.payload, unreadable.reason, utc_now())
         self._waiting.put_nowait((without_payload(unreadable), message))

@@ -8,14 +8,14 @@ from typing import Any
 from ingest.acks import Acks
 from ingest.commit import Committer
 from ingest.handlers import Reception
-from ingest.jobs import keep_presence, keep_rates, keep_retention, keep_sightings, keep_status
-from ingest.last_seen import Sightings
+from ingest.jobs import keep_last_seen, keep_presence, keep_rates, keep_retention, keep_status
+from ingest.last_seen import LastSeen
 from ingest.messages import Presence
-from ingest.metrics import CLOCK_IS_DOUBTED, Numbers
-from ingest.presence import PresenceBook
-from ingest.queue import Intake
+from ingest.metrics import CLOCK_IS_DOUBTED, IngestMetrics
+from ingest.presence import PresenceQueue
+from ingest.queue import SubmissionQueue
 from ingest.rate_limit import Throttle
-from ingest.undecodable import Refusals
+from ingest.undecodable import UndecodableMessages
 from runtime.clock import Clock
 from runtime.mqtt.session import Incoming, Subscription
 from runtime.worker import Worker
@@ -28,23 +28,23 @@ GROUP = "ingest"
 
 async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     """Subscribes, adds the commands ``pause`` and ``resume``, and starts what ingest does."""
-    intake, throttle, sightings = Intake(), Throttle(), Sightings()
-    presences = PresenceBook(partial(hear_the_time, worker.clock))
-    numbers = Numbers(worker.telemetry.meter, intake)
-    acks = Acks(worker.broker, worker.topics, numbers)
-    refusals = Refusals(worker, acks, numbers)
-    committer = Committer(worker, intake, acks, refusals, sightings, numbers)
-    _subscribe(worker, Reception(worker.topics, intake, throttle, presences, refusals, numbers), numbers)
+    queue, throttle, last_seen = SubmissionQueue(), Throttle(), LastSeen()
+    presences = PresenceQueue(partial(hear_the_time, worker.clock))
+    metrics = IngestMetrics(worker.telemetry.meter, queue)
+    acks = Acks(worker.broker, worker.topics, metrics)
+    undecodable = UndecodableMessages(worker, acks, metrics)
+    committer = Committer(worker, queue, acks, undecodable, last_seen, metrics)
+    _subscribe(worker, Reception(worker.topics, queue, throttle, presences, undecodable, metrics), metrics)
     _add_commands(worker, committer)
     for name, work in (
         ("results", committer.run()),
         ("acks", acks.run()),
-        ("refusals", refusals.run()),
-        ("presence", keep_presence(worker, presences, sightings)),
-        ("sightings", keep_sightings(worker, sightings)),
+        ("undecodable", undecodable.run()),
+        ("presence", keep_presence(worker, presences, last_seen)),
+        ("last_seen", keep_last_seen(worker, last_seen)),
         ("rates", keep_rates(worker, throttle)),
-        ("status", keep_status(worker, intake, throttle, committer, numbers)),
-        ("retention", keep_retention(worker, numbers)),
+        ("status", keep_status(worker, queue, throttle, committer, metrics)),
+        ("retention", keep_retention(worker, metrics)),
     ):
         tasks.create_task(work, name=name)
 
@@ -56,13 +56,13 @@ def hear_the_time(clock: Clock, presence: Presence) -> None:
         clock.hear(presence.name, (presence.arrived - told).total_seconds())
 
 
-def _subscribe(worker: Worker, reception: Reception, numbers: Numbers) -> None:
+def _subscribe(worker: Worker, reception: Reception, metrics: IngestMetrics) -> None:
     def take_results(message: Incoming) -> None:
         # The time of its arrival is what its results are judged by. Its sender keeps it, and sends it again.
         if worker.clock.trusted:
             reception.take_results(message)
         else:
-            numbers.dropped(CLOCK_IS_DOUBTED)
+            metrics.dropped(CLOCK_IS_DOUBTED)
 
     worker.broker.subscribe(Subscription(shared(GROUP, worker.topics.results(ANY, ANY)), take_results))
     # Not shared: the members of a group are not given what the broker has retained.

@@ -7,7 +7,7 @@ from typing import Final
 
 from ops.errors import OperatorError
 from runtime.worker import Worker
-from selector.metrics import Numbers
+from selector.metrics import SelectorMetrics
 from selector.pairs import queue_servers
 from selector.publisher import Publisher
 from selector.reviews import BATCH, Reviewed, review_due, review_server
@@ -39,8 +39,8 @@ class SelectorOnce:
                 await worker.broker.wait_ready()
         except TimeoutError:
             raise OperatorError(f"broker {worker.broker.address}: no connection within {_CONNECT:g} s") from None
-        numbers = Numbers(worker.telemetry.meter)
-        publisher = Publisher(worker, RowWarnings(), numbers, on_lost=self.untold.add)
+        metrics = SelectorMetrics(worker.telemetry.meter)
+        publisher = Publisher(worker, RowWarnings(), metrics, on_lost=self.untold.add)
         if self._server_id is None:
             await worker.in_database(partial(queue_servers, worker.engine, datetime.now(UTC)))
         while reviewed := await worker.in_database(partial(self._review, worker)):

@@ -16,7 +16,7 @@ from runtime.mqtt.session import Incoming, NotConnected, PublishRefused
 from runtime.worker import Worker
 from schema.messages import MonitorConfig, Undecodable, decode, encode
 from schema.topics import ANY
-from selector.metrics import Numbers
+from selector.metrics import SelectorMetrics
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +34,9 @@ class ConfigPublisher:
         on_unwanted: called with the names of configs that the broker held although the ledger has no such monitor.
     """
 
-    def __init__(self, worker: Worker, numbers: Numbers, *, on_unwanted: Callable[[str], None]) -> None:
+    def __init__(self, worker: Worker, metrics: SelectorMetrics, *, on_unwanted: Callable[[str], None]) -> None:
         self._worker = worker
-        self._numbers = numbers
+        self._metrics = metrics
         self._on_unwanted = on_unwanted
         self._wanted: Mapping[str, MonitorConfig] | None = None
         self._held: dict[str, MonitorConfig | None] | None = None
@@ -90,7 +90,7 @@ class ConfigPublisher:
 
     async def _put(self, name: str, payload: bytes) -> None:
         await self._worker.broker.publish(self._worker.topics.config(name), payload, retain=True)
-        self._numbers.repaired("config", 1)
+        self._metrics.repaired("config", 1)
 
     async def _read(self) -> dict[str, MonitorConfig | None]:
         held: dict[str, MonitorConfig | None] = {}

@@ -36,7 +36,7 @@ Held = dict[IpVersion, str]
 """The hash of the assignments of each protocol."""
 
 
-class AgentWatch:
+class DriftWatch:
     """Compares what agents say they hold with the ledger. :meth:`hear` takes their messages, :meth:`run` compares."""
 
     def __init__(

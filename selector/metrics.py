@@ -1,4 +1,4 @@
-"""The selector's numbers: what it decided, what it found, how long it took, and what still waits."""
+"""The selector's metrics: what it decided, what it found, how long it took, and what still waits."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from opentelemetry.metrics import Counter, Meter
 from selector.reviews import Reviewed
 
 
-class Numbers:
+class SelectorMetrics:
     """Counters and gauges of one selector. Any thread may use them."""
 
     def __init__(self, meter: Meter) -> None:

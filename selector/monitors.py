@@ -76,7 +76,7 @@ class MonitorRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Registry:
+class Monitors:
     """All monitors, and the config of the pseudo-monitors by their names."""
 
     monitors: tuple[MonitorRow, ...]
@@ -88,12 +88,12 @@ class Registry:
         return {row.name for row in self.monitors if row.named}
 
 
-def read_registry(connection: Connection, now: datetime) -> Registry:
+def read_monitors(connection: Connection, now: datetime) -> Monitors:
     """Everything about the monitors as of ``now`` (aware, UTC). A row without a protocol is left out."""
     moment = to_db(now)
     found = [_row(row, moment) for row in connection.execute(_MONITORS) if row.ipv in IP_VERSIONS]
     pseudo = {row.tls_name: row.config for row in connection.execute(_DEFAULTS)}
-    return Registry(tuple(found), pseudo)
+    return Monitors(tuple(found), pseudo)
 
 
 def _row(row: sa.Row[Any], now: datetime) -> MonitorRow:

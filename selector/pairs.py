@@ -22,10 +22,10 @@ from runtime.db.queue import REVIEWS
 from runtime.worker import Worker
 from schema.names import IpVersion
 from schema.tables import server_scores, servers, servers_monitor_review
-from selector.metrics import Numbers
+from selector.metrics import SelectorMetrics
 from selector.monitors import MonitorRow
 from selector.publisher import Publisher
-from selector.review_loop import Reviewing
+from selector.review_loop import ReviewLoop
 from selector.store import Pair
 
 BATCH: Final = 200
@@ -128,14 +128,14 @@ SWEEP: Final = 600.0
 """Seconds after which missing pairs are looked for although nobody came."""
 
 
-class Populating:
+class PairLoop:
     """Looks whenever it is shown the monitors. A new pool's pairs take minutes, which is why nobody waits for it."""
 
-    def __init__(self, worker: Worker, reviewing: Reviewing, publisher: Publisher, numbers: Numbers) -> None:
+    def __init__(self, worker: Worker, review_loop: ReviewLoop, publisher: Publisher, metrics: SelectorMetrics) -> None:
         self._worker = worker
-        self._reviewing = reviewing
+        self._review_loop = review_loop
         self._publisher = publisher
-        self._numbers = numbers
+        self._metrics = metrics
         self._rows: Sequence[MonitorRow] = ()
         self._shown = asyncio.Event()
         self._population: Population | None = None
@@ -164,10 +164,10 @@ class Populating:
             await self._make_pairs(row, now)
         # Only now: the first review of a server is to see its pairs.
         if await worker.in_database(partial(queue_servers, worker.engine, now)):
-            self._reviewing.wake()
+            self._review_loop.wake()
         self._population, self._swept = population, time.monotonic()
 
     async def _make_pairs(self, row: MonitorRow, now: datetime) -> None:
         while pairs := await self._worker.in_database(partial(make_pairs, self._worker.engine, row, now)):
-            self._numbers.made_pairs(len(pairs))
+            self._metrics.made_pairs(len(pairs))
             await self._publisher.publish_pairs(pairs)

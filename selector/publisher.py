@@ -18,7 +18,7 @@ from runtime.mqtt.session import NotConnected, PublishRefused
 from runtime.worker import Worker
 from schema.messages import Assignment, encode
 from selector.assignments import PairRow, Terms, assignments_by_topic, read_pairs
-from selector.metrics import Numbers
+from selector.metrics import SelectorMetrics
 from selector.row_warnings import RowWarnings
 from selector.store import Pair
 
@@ -30,7 +30,7 @@ AT_ONCE: Final = 200
 ROUNDS: Final = 5
 """How often what was published is compared with the ledger; more changes than that are reconciliation's."""
 
-Told = Mapping[str, Assignment | None]
+Published = Mapping[str, Assignment | None]
 """Assignments by topic; None: there is none."""
 
 
@@ -42,18 +42,18 @@ class Publisher:
     """
 
     def __init__(
-        self, worker: Worker, row_warnings: RowWarnings, numbers: Numbers, *, on_lost: Callable[[str], None]
+        self, worker: Worker, row_warnings: RowWarnings, metrics: SelectorMetrics, *, on_lost: Callable[[str], None]
     ) -> None:
         self._worker = worker
         self._row_warnings = row_warnings
-        self._numbers = numbers
+        self._metrics = metrics
         self._on_lost = on_lost
         self._warning = OngoingWarning(log)
 
     async def publish_pairs(self, pairs: Sequence[Pair]) -> None:
         """Tells the monitors of these pairs what the ledger says of them now."""
         told: dict[str, Assignment | None] = {}
-        news: Told = {}
+        news: Published = {}
         for _ in range(ROUNDS):
             now = await self._worker.in_database(partial(self._read, pairs))
             news = {topic: what for topic, what in now.items() if topic not in told or told[topic] != what}
@@ -63,16 +63,16 @@ class Publisher:
         for topic in news:
             self._mark(topic)
 
-    def by_topic(self, rows: Iterable[PairRow]) -> Told:
+    def by_topic(self, rows: Iterable[PairRow]) -> Published:
         """The assignments that these rows are. Blocks on the database when settings have to be read again."""
         terms = Terms(self._worker.topics, self._worker.pool.get().monitors, datetime.now(UTC).date())
         return assignments_by_topic(rows, terms, self._row_warnings)
 
-    def _read(self, pairs: Sequence[Pair]) -> Told:
+    def _read(self, pairs: Sequence[Pair]) -> Published:
         with reading(self._worker.engine) as connection:
             return self.by_topic(read_pairs(connection, pairs))
 
-    async def send(self, told: Told) -> bool:
+    async def send(self, told: Published) -> bool:
         """Publishes all of it, retained; whether the broker took everything. What it did not take is marked."""
         topics = list(told)
         taken = 0
@@ -80,7 +80,7 @@ class Publisher:
             some = topics[first : first + AT_ONCE]
             results = await asyncio.gather(*(self._send(topic, told[topic]) for topic in some))
             taken += sum(results)
-        self._numbers.published(taken, len(topics) - taken)
+        self._metrics.published(taken, len(topics) - taken)
         return taken == len(topics)
 
     async def _send(self, topic: str, what: Assignment | None) -> bool:

@@ -22,8 +22,8 @@ from runtime.mqtt.session import Incoming, NotConnected
 from runtime.worker import Worker
 from schema.messages import Assignment, Undecodable, decode
 from selector.assignments import read_pairs_of_monitor
-from selector.metrics import Numbers
-from selector.publisher import ROUNDS, Publisher, Told
+from selector.metrics import SelectorMetrics
+from selector.publisher import ROUNDS, Published, Publisher
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ Tree = dict[str, bytes]
 """Retained payloads by topic."""
 
 
-def difference(tree: Mapping[str, Assignment | None], wanted: Told) -> Difference:
+def difference(tree: Mapping[str, Assignment | None], wanted: Published) -> Difference:
     """Compares what is there (None: there, but not to be understood) with what should be."""
     repairs: dict[str, Assignment | None] = {}
     missing = different = stale = 0
@@ -79,10 +79,10 @@ def understood(tree: Tree) -> dict[str, Assignment | None]:
 class Reconciler:
     """Looks at the monitors that were marked, and at all others in turn."""
 
-    def __init__(self, worker: Worker, publisher: Publisher, numbers: Numbers) -> None:
+    def __init__(self, worker: Worker, publisher: Publisher, metrics: SelectorMetrics) -> None:
         self._worker = worker
         self._publisher = publisher
-        self._numbers = numbers
+        self._metrics = metrics
         self._marked: OrderedDict[str, bool] = OrderedDict()
         self._looked: dict[str, float] = {}
         self._wake = asyncio.Event()
@@ -147,7 +147,7 @@ class Reconciler:
         self._count(name, found)
         return found
 
-    def _wanted(self, name: str) -> Told:
+    def _wanted(self, name: str) -> Published:
         with reading(self._worker.engine) as connection:
             return self._publisher.by_topic(read_pairs_of_monitor(connection, name))
 
@@ -187,7 +187,7 @@ class Reconciler:
 
     def _count(self, name: str, found: Difference) -> None:
         for what in ("missing", "different", "stale"):
-            self._numbers.repaired(what, getattr(found, what))
+            self._metrics.repaired(what, getattr(found, what))
         if found.repairs:
             log.info(
                 "%s: %d assignments were missing, %d different, %d stale",

@@ -11,7 +11,7 @@ from typing import Final
 
 from runtime.worker import Worker
 from schema.messages import AssignmentChanged
-from selector.metrics import Numbers
+from selector.metrics import SelectorMetrics
 from selector.publisher import Publisher
 from selector.reviews import BATCH, Reviewed, review_due
 from selector.row_warnings import RowWarnings
@@ -37,14 +37,16 @@ PUBLISH_TOGETHER: Final = 500
 """Pairs that are published with one look at the ledger, about."""
 
 
-class Reviewing:
+class ReviewLoop:
     """Reviews what is due. Pausing it stops decisions only: what was decided is still published and kept right."""
 
-    def __init__(self, worker: Worker, publisher: Publisher, row_warnings: RowWarnings, numbers: Numbers) -> None:
+    def __init__(
+        self, worker: Worker, publisher: Publisher, row_warnings: RowWarnings, metrics: SelectorMetrics
+    ) -> None:
         self._worker = worker
         self._publisher = publisher
         self._row_warnings = row_warnings
-        self._numbers = numbers
+        self._metrics = metrics
         self._unpublished: asyncio.Queue[Sequence[Pair]] = asyncio.Queue(UNPUBLISHED)
         self._wake = asyncio.Event()
         self._under_way = asyncio.Lock()
@@ -125,7 +127,7 @@ class Reviewing:
 
     def _count(self, reviewed: Reviewed, seconds: float) -> None:
         self.reviewed += 1
-        self._numbers.reviewed(reviewed, seconds)
+        self._metrics.reviewed(reviewed, seconds)
 
     def _tell(self, reviewed: Reviewed) -> None:
         tell(reviewed, self._row_warnings)

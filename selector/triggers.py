@@ -45,7 +45,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class MonitorChange:
     """A monitor that changed, what changed in words, and how many servers are due because of it."""
 
     monitor_id: int
@@ -76,7 +76,7 @@ def what_changed(before: Seen, after: Seen) -> tuple[str, ...]:
 
 def note_monitors(
     engine: Engine, rows: Iterable[MonitorRow], now: datetime, flapping: Collection[int] = ()
-) -> list[News]:
+) -> list[MonitorChange]:
     """Compares the monitors with what was last seen of them, and makes the servers of those that changed due.
 
     A monitor that is new is only noted: it has no servers yet. That one of those ``flapping`` came or went is left for
@@ -109,7 +109,7 @@ def make_due(engine: Engine, server_id: int | None, now: datetime) -> int:
     return len(ids)
 
 
-def _note(connection: Connection, row: MonitorRow, now: datetime) -> News | None:
+def _note(connection: Connection, row: MonitorRow, now: datetime) -> MonitorChange | None:
     """Remembers the change and makes servers due; None when another selector was first."""
     before = connection.execute(
         sa.select(selector_seen).where(selector_seen.c.monitor_id == row.id).with_for_update()
@@ -126,7 +126,7 @@ def _note(connection: Connection, row: MonitorRow, now: datetime) -> News | None
     _make_due(connection, ids, now)
     if moved:
         _check_paused_again(connection, row.id)
-    return News(row.id, changed, len(ids))
+    return MonitorChange(row.id, changed, len(ids))
 
 
 def _check_paused_again(connection: Connection, monitor_id: int) -> None:

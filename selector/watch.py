@@ -17,11 +17,11 @@ from schema.tables import monitors, server_scores
 from selector.assignments import has_topics
 from selector.config import monitor_configs
 from selector.config_publisher import ConfigPublisher
-from selector.metrics import Numbers
-from selector.monitors import Registry, is_real, read_registry
-from selector.pairs import Populating
+from selector.metrics import SelectorMetrics
+from selector.monitors import Monitors, is_real, read_monitors
+from selector.pairs import PairLoop
 from selector.reconcile import Reconciler
-from selector.review_loop import Reviewing
+from selector.review_loop import ReviewLoop
 from selector.row_warnings import RowWarnings
 from selector.triggers import PRESENCE, note_monitors
 
@@ -42,21 +42,21 @@ class Watch:
     def __init__(
         self,
         worker: Worker,
-        reviewing: Reviewing,
-        populating: Populating,
+        review_loop: ReviewLoop,
+        pair_loop: PairLoop,
         reconciler: Reconciler,
         configs: ConfigPublisher,
         row_warnings: RowWarnings,
-        numbers: Numbers,
+        metrics: SelectorMetrics,
     ) -> None:
         self._worker = worker
-        self._reviewing = reviewing
-        self._populating = populating
+        self._review_loop = review_loop
+        self._pair_loop = pair_loop
         self._reconciler = reconciler
         self._configs = configs
         self._row_warnings = row_warnings
-        self._numbers = numbers
-        self._registry = Registry((), {})
+        self._metrics = metrics
+        self._monitors = Monitors((), {})
         self._intervals: Intervals | None = None
         self._connections = 0
         self._doubts = 0
@@ -66,11 +66,11 @@ class Watch:
 
     def knows(self, name: str) -> bool:
         """Whether the ledger has a monitor of this name."""
-        return name in self._registry.names
+        return name in self._monitors.names
 
     async def learn(self) -> None:
         """Reads who there is, for :meth:`knows`, before anybody is heard."""
-        self._registry = await self._worker.in_database(self._read)
+        self._monitors = await self._worker.in_database(self._read)
 
     async def run(self) -> None:
         """Looks until cancelled."""
@@ -81,32 +81,32 @@ class Watch:
 
     async def look(self) -> None:
         """Looks once, and has all that it finds dealt with."""
-        registry = await self._worker.in_database(self._read)
-        before, self._registry = self._registry, registry
+        known_monitors = await self._worker.in_database(self._read)
+        before, self._monitors = self._monitors, known_monitors
         self._warn_of_accounts()
         self._look_at_agents(before)
         await self._look_at_settings()
         await self._look_at_monitors()
-        self._populating.see(registry.monitors)
+        self._pair_loop.see(known_monitors.monitors)
         await self._count()
 
-    def _read(self) -> Registry:
+    def _read(self) -> Monitors:
         with reading(self._worker.engine) as connection:
-            found = read_registry(connection, datetime.now(UTC))
+            found = read_monitors(connection, datetime.now(UTC))
         topics = self._worker.topics
         told = (row for row in found.monitors if row.named and has_topics(row.name, topics, self._row_warnings))
-        return Registry(tuple(told), found.defaults)
+        return Monitors(tuple(told), found.defaults)
 
     def _warn_of_accounts(self) -> None:
         """About flags of accounts, which the reviews take for the default without a word."""
-        odd = {row.account_id: row.limit.odd for row in self._registry.monitors if row.limit.odd}
+        odd = {row.account_id: row.limit.odd for row in self._monitors.monitors if row.limit.odd}
         for account_id, what in odd.items():
             self._row_warnings.say("account", account_id or 0, what)
 
-    def _look_at_agents(self, before: Registry) -> None:
+    def _look_at_agents(self, before: Monitors) -> None:
         """Who is told anything at all, and who began or ceased to probe."""
-        self._reconciler.know(self._registry.names)
-        for name in _probing(before) ^ _probing(self._registry):
+        self._reconciler.know(self._monitors.names)
+        for name in _probing(before) ^ _probing(self._monitors):
             self._reconciler.mark(name[0])
         connections, doubts = self._worker.broker.connections, self._worker.doubts.count
         if doubts != self._doubts:
@@ -123,28 +123,28 @@ class Watch:
         if self._intervals is not None and pool.monitors != self._intervals:
             self._mark_all()
         self._intervals = pool.monitors
-        rows, defaults = self._registry.monitors, self._registry.defaults
+        rows, defaults = self._monitors.monitors, self._monitors.defaults
         self._configs.want(monitor_configs(rows, defaults, pool.monitors.samples, self._row_warnings.say))
 
     async def _look_at_monitors(self) -> None:
-        rows, now = self._registry.monitors, time.monotonic()
+        rows, now = self._monitors.monitors, time.monotonic()
         self._moved = {monitor: at for monitor, at in self._moved.items() if now - at < FLAPPING}
         note = partial(note_monitors, self._worker.engine, rows, datetime.now(UTC), frozenset(self._moved))
         news = await self._worker.in_database(note)
         for one in news:
-            self._numbers.made_due(one.what[0], one.servers)
+            self._metrics.made_due(one.what[0], one.servers)
             if not PRESENCE.isdisjoint(one.what):
                 self._moved[one.monitor_id] = now
         if news:
-            self._reviewing.wake()
+            self._review_loop.wake()
 
     async def _count(self) -> None:
         due = await self._worker.in_database(self._backlog)
-        self._numbers.backlog(due)
-        reviewing, status = self._reviewing, self._worker.status
-        status |= {"due": due, "reviewed": reviewing.reviewed, "reconciling": self._reconciler.waiting}
+        self._metrics.backlog(due)
+        review_loop, status = self._review_loop, self._worker.status
+        status |= {"due": due, "reviewed": review_loop.reviewed, "reconciling": self._reconciler.waiting}
         if time.monotonic() - self._counted >= COUNT:
-            self._numbers.pools(*await self._worker.in_database(self._pools))
+            self._metrics.pools(*await self._worker.in_database(self._pools))
             await self._heal()
             self._counted = time.monotonic()
 
@@ -152,7 +152,7 @@ class Watch:
         engine = self._worker.engine
         reviews = (await self._worker.in_database(self._worker.pool.get)).selector
         if await self._worker.in_database(partial(heal_reviews, engine, reviews, to_db(datetime.now(UTC)))):
-            self._reviewing.wake()
+            self._review_loop.wake()
 
     def _backlog(self) -> int:
         with reading(self._worker.engine) as connection:
@@ -168,7 +168,7 @@ class Watch:
             return by_status, {str(kind): count for kind, count in connection.execute(violations)}
 
     def _mark_all(self) -> None:
-        for name in self._registry.names:
+        for name in self._monitors.names:
             self._reconciler.mark(name)
 
 
@@ -178,5 +178,5 @@ def heal_reviews(engine: Engine, reviews: Reviews, now: datetime) -> int:
     return transaction(engine, lambda connection: REVIEWS.heal(connection, now, now + longest))
 
 
-def _probing(registry: Registry) -> set[tuple[str, str]]:
-    return {(row.name, row.ipv) for row in registry.monitors if row.live}
+def _probing(known_monitors: Monitors) -> set[tuple[str, str]]:
+    return {(row.name, row.ipv) for row in known_monitors.monitors if row.live}

@@ -18,12 +18,12 @@ from runtime.worker import Worker
 from schema.messages import ControlCommand
 from schema.topics import ANY
 from selector.config_publisher import ConfigPublisher
-from selector.drift import AgentWatch
-from selector.metrics import Numbers
-from selector.pairs import Populating
+from selector.drift import DriftWatch
+from selector.metrics import SelectorMetrics
+from selector.pairs import PairLoop
 from selector.publisher import Publisher
 from selector.reconcile import Reconciler
-from selector.review_loop import Reviewing
+from selector.review_loop import ReviewLoop
 from selector.row_warnings import RowWarnings
 from selector.triggers import make_due
 from selector.watch import Watch
@@ -31,25 +31,25 @@ from selector.watch import Watch
 
 async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     """Starts the selector in ``tasks``."""
-    numbers = Numbers(worker.telemetry.meter)
-    row_warnings = RowWarnings(numbers.bad_rows)
+    metrics = SelectorMetrics(worker.telemetry.meter)
+    row_warnings = RowWarnings(metrics.bad_rows)
     # What is lost is reconciled, and reconciling publishes: the one is made before the other, so it is named late.
-    publisher = Publisher(worker, row_warnings, numbers, on_lost=lambda name: reconciler.mark(name))
-    reconciler = Reconciler(worker, publisher, numbers)
-    configs = ConfigPublisher(worker, numbers, on_unwanted=reconciler.mark)
-    reviewing = Reviewing(worker, publisher, row_warnings, numbers)
-    populating = Populating(worker, reviewing, publisher, numbers)
-    watch = Watch(worker, reviewing, populating, reconciler, configs, row_warnings, numbers)
-    agents = AgentWatch(worker, publisher, reconciler, row_warnings, known=watch.knows)
+    publisher = Publisher(worker, row_warnings, metrics, on_lost=lambda name: reconciler.mark(name))
+    reconciler = Reconciler(worker, publisher, metrics)
+    configs = ConfigPublisher(worker, metrics, on_unwanted=reconciler.mark)
+    review_loop = ReviewLoop(worker, publisher, row_warnings, metrics)
+    pair_loop = PairLoop(worker, review_loop, publisher, metrics)
+    watch = Watch(worker, review_loop, pair_loop, reconciler, configs, row_warnings, metrics)
+    agents = DriftWatch(worker, publisher, reconciler, row_warnings, known=watch.knows)
 
     worker.broker.subscribe(Subscription(worker.topics.status(ANY), agents.hear))
-    _take_orders(worker, reviewing)
+    _take_orders(worker, review_loop)
     await watch.learn()
     for name, loop in {
-        "reviews": reviewing.run(),
-        "publishing": reviewing.publish(),
+        "reviews": review_loop.run(),
+        "publishing": review_loop.publish(),
         "watch": watch.run(),
-        "population": populating.run(),
+        "population": pair_loop.run(),
         "reconciliation": reconciler.run(),
         "configs": configs.run(),
         "agents": agents.run(),
@@ -57,22 +57,22 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
         tasks.create_task(loop, name=name)
 
 
-def _take_orders(worker: Worker, reviewing: Reviewing) -> None:
+def _take_orders(worker: Worker, review_loop: ReviewLoop) -> None:
     async def review(order: ControlCommand) -> Mapping[str, Any]:
         now = datetime.now(UTC)
         due = await worker.in_database(partial(make_due, worker.engine, order.server_id, now))
         if order.server_id is not None and not due:
             raise CommandRefused(f"server {order.server_id}: there is none with this id")
-        reviewing.wake()
+        review_loop.wake()
         return {"due": due}
 
     async def pause(order: ControlCommand) -> Mapping[str, Any]:
-        await reviewing.pause()
+        await review_loop.pause()
         worker.status["paused"] = True
         return {"paused": True}
 
     async def resume(order: ControlCommand) -> Mapping[str, Any]:
-        reviewing.resume()
+        review_loop.resume()
         worker.status["paused"] = False
         return {"paused": False}
 

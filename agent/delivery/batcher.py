@@ -61,7 +61,7 @@ class _Unsent(msgspec.Struct, frozen=True, gc=False):
     results: int
 
 
-class Collector:
+class Batcher:
     """Takes the results of one protocol. :meth:`run` it as a task, :meth:`close` it after that has ended.
 
     Args:

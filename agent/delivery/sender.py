@@ -52,7 +52,7 @@ MAX_LATER: Final = 1_000
 
 
 class Link(Protocol):
-    """The way to the broker, as far as the outbox needs it."""
+    """The way to the broker, as far as the sender needs it."""
 
     async def wait_ready(self) -> None:
         """Returns when there is a connection."""
@@ -62,7 +62,7 @@ class Link(Protocol):
 
 
 class Waiting(Protocol):
-    """The spool, as far as the outbox needs it."""
+    """The spool, as far as the sender needs it."""
 
     def __contains__(self, number: object) -> bool: ...
 
@@ -78,7 +78,7 @@ class Waiting(Protocol):
         """Puts a batch that was refused where it is not sent again."""
 
 
-class Outbox:
+class Sender:
     """Empties the spool of one protocol. :meth:`run` it as a task.
 
     Args:

@@ -1,7 +1,7 @@
 """What a real agent attempted: every batch that it put into its spool, and every one that left it, and why.
 
 A line is written before what it tells of happens, straight to the kernel, so that a process that is killed leaves no
-gap. The lines come from wrappers around the spool and the outbox; the agent itself knows nothing of them.
+gap. The lines come from wrappers around the spool and the sender; the agent itself knows nothing of them.
 """
 
 import functools
@@ -68,11 +68,11 @@ class Journal:
 
 def keep(journal: Journal) -> None:
     """Writes down what the agent of this process does with its batches, from now on."""
-    from agent.delivery.batcher import Collector
-    from agent.delivery.sender import Outbox
+    from agent.delivery.batcher import Batcher
+    from agent.delivery.sender import Sender
     from agent.delivery.spool import Spool
 
-    reason: list[Why] = ["withdrawn"]  # the collector removes by itself only what the clock made doubtful
+    reason: list[Why] = ["withdrawn"]  # the batcher removes by itself only what the clock made doubtful
 
     def because(why: Why, wrapped: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(wrapped)
@@ -85,7 +85,7 @@ def keep(journal: Journal) -> None:
 
         return inner
 
-    store, remove, acknowledge, aside = Spool.store, Spool.remove, Outbox.acknowledge, Spool._move_aside
+    store, remove, acknowledge, aside = Spool.store, Spool.remove, Sender.acknowledge, Spool._move_aside
 
     def storing(self: Any, number: int, batch: Any) -> int:
         journal.write(Storing(number, batch.id, msgspec.Raw(batch.payload)))
@@ -109,10 +109,10 @@ def keep(journal: Journal) -> None:
     wrapped: Any = Spool
     wrapped.store, wrapped.remove, wrapped._move_aside = storing, removing, putting_aside
     wrapped.expire = because("expired", Spool.expire)
-    wrapped = Outbox
+    wrapped = Sender
     wrapped.acknowledge = because("acknowledged", answered)
-    wrapped = Collector
-    wrapped.withdraw = because("withdrawn", Collector.withdraw)
+    wrapped = Batcher
+    wrapped.withdraw = because("withdrawn", Batcher.withdraw)
 
 
 @dataclass(slots=True)

@@ -71,7 +71,7 @@ def place(point: str) -> tuple[Any, str, When]:
         case "agent: after the ack, before the spool is trimmed":
             import agent.delivery.sender
 
-            return agent.delivery.sender.Outbox, "acknowledge", "before"
+            return agent.delivery.sender.Sender, "acknowledge", "before"
         case "agent: after the spool write, before the publish":
             import agent.delivery.spool
 

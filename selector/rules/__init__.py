@@ -1,6 +1,6 @@
 """The rules of a review, one file each; `ORDER` is the order in which they are applied.
 
-The number after `s` is that order. The numbers in the rules' names are the ones the pool's operators know them
+The number after `s` is that order. The metrics in the rules' names are the ones the pool's operators know them
 by: they are not consecutive, and 1.5 comes after 2, 2.5 after 5, 6 last.
 """
 

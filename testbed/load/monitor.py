@@ -1,4 +1,4 @@
-"""A simulated monitor: the agent's own outbox and broker session, with made-up measurements in place of probes."""
+"""A simulated monitor: the agent's own sender and broker session, with made-up measurements in place of probes."""
 
 import asyncio
 import random
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from agent.delivery.sender import Outbox
+from agent.delivery.sender import Sender
 from agent.delivery.spool import Batched
 from agent.metrics import AgentCounters
 from agent.schedule import monitor_number
@@ -79,7 +79,7 @@ class SimulatedMonitor:
         self._duplicates: set[str] = set()
         self._repeats: deque[_Repeat] = deque()
         self._writing: asyncio.Future[None] | None = None
-        self._outbox = Outbox(
+        self._sender = Sender(
             spool,
             self,
             AgentCounters(),
@@ -101,7 +101,7 @@ class SimulatedMonitor:
         """Keeps the session up, sends and repeats, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.session.run())
-            tasks.create_task(self._outbox.run())
+            tasks.create_task(self._sender.run())
             tasks.create_task(self._presence.run())
             if self._spec.shares.duplicate:
                 tasks.create_task(self._repeat())
@@ -153,9 +153,9 @@ class SimulatedMonitor:
 
     async def _put(self, batch: Batched) -> None:
         await self.spool.put(batch)
-        self._outbox.wake()
+        self._sender.wake()
 
-    # ---- the outbox's link -----------------------------------------------------------------------------------------
+    # ---- the sender's link -----------------------------------------------------------------------------------------
 
     async def wait_ready(self) -> None:
         """Returns when there is a connection."""
@@ -212,12 +212,12 @@ class SimulatedMonitor:
         for server_id in self._held:
             self.rota.remove(server_id)
         self._held.clear()
-        self._outbox.send_again()
+        self._sender.send_again()
 
     def _take_ack(self, message: Incoming) -> None:
         ack: Ack = decode(message.payload, Ack)  # type: ignore[arg-type]  # a union is a type for msgspec
         self._record.answered(time.time_ns(), self.member.name, self.member.ipv, ack)
-        self._outbox.acknowledge(ack)
+        self._sender.acknowledge(ack)
 
     def _take_assignment(self, message: Incoming) -> None:
         at = time.time_ns()

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from ingest.last_seen import Sighting, write_sightings
+from ingest.last_seen import Seen, write_last_seen
 from ingest.messages import Presence, read_status
 from ingest.presence import write_presence
 from ingest.retry import persist_each
@@ -56,20 +56,20 @@ class Direct:
 async def test_one_version_stops_nobody(narrow: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with narrow.begin() as connection:
         ids = [add_monitor(connection, monitor_name(f"m{number}")) for number in range(5)]
-    seen = [Sighting(number, NOW, version=BUG if number == ids[2] else "1.0") for number in ids]
-    write_sightings(narrow, seen)
+    seen = [Seen(number, NOW, version=BUG if number == ids[2] else "1.0") for number in ids]
+    write_last_seen(narrow, seen)
     with narrow.connect() as connection:
         found = {r.id: r.client_version for r in connection.execute(sa.select(monitors))}
     assert found == {number: "1.0-?" if number == ids[2] else "1.0" for number in ids}
     # Were it not cleaned, it would be lost alone.
     monkeypatch.setattr("ingest.last_seen.plain_version", str)
-    later = [Sighting(each.monitor_id, NOW.replace(hour=13), version=each.version) for each in seen]
+    later = [Seen(each.monitor_id, NOW.replace(hour=13), version=each.version) for each in seen]
     lost: dict[int, str] = {}
 
-    def lose(sighting: Sighting, why: str) -> None:
+    def lose(sighting: Seen, why: str) -> None:
         lost[sighting.monitor_id] = why
 
-    await persist_each(cast(Worker, Direct()), lambda some: write_sightings(narrow, some), later, lose)
+    await persist_each(cast(Worker, Direct()), lambda some: write_last_seen(narrow, some), later, lose)
     assert list(lost) == [ids[2]]
     with narrow.connect() as connection:
         times = {r.id: r.last_seen for r in connection.execute(sa.select(monitors))}

@@ -79,11 +79,11 @@ async def test_while_nobody_answers_nothing_is_said_of_anybody(tmp_path: Path, i
             for spec in fleet.specs:
                 fleet.replace(spec, behaviour=SILENT)
             await measuring.until(lambda: measuring.counters.results_unproven >= 3, "none counts")
-            await measuring.until(lambda: "no answer" in (measuring.runner.why_not or ""), "it stops")
+            await measuring.until(lambda: "no answer" in (measuring.prober.why_not or ""), "it stops")
             for spec in fleet.specs[:-1]:
                 fleet.replace(spec, behaviour=NORMAL)
             before = len(measuring.results)
-            await measuring.until(lambda: measuring.runner.why_not is None, "the network is back")
+            await measuring.until(lambda: measuring.prober.why_not is None, "the network is back")
             await measuring.until(lambda: any(r.server_id == 2 for r in measuring.results[before:]), "one stays dead")
         assert not any(result.no_response for result in measuring.results if result.server_id != 2)
         assert measuring.counters.probes_discarded >= measuring.counters.results_unproven
@@ -96,12 +96,12 @@ async def test_what_waits_for_a_check_that_never_comes_is_dropped(tmp_path: Path
         measuring.configure(place(base))
         measuring.assign(s1=dead)
         async with measuring.at_work():
-            await measuring.until(lambda: measuring.runner.why_not is None)
+            await measuring.until(lambda: measuring.prober.why_not is None)
             fleet.replace(base, behaviour=SILENT)
-            await measuring.until(lambda: len(measuring.runner._silence))
-            measuring.runner.configure(None)
+            await measuring.until(lambda: len(measuring.prober._silence))
+            measuring.prober.configure(None)
             assert measuring.counters.results_unproven == 1
-            await asyncio.wait_for(measuring.runner.decide(), 5)
+            await asyncio.wait_for(measuring.prober.decide(), 5)
         assert measuring.results == []
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.app import Monitor
+from agent.app import Agent
 from agent.daemon_settings import DaemonSettings
 from agent.delivery.spool import Batched
 from agent.login import Login
@@ -42,7 +42,7 @@ class Running:
         settings = DaemonSettings(env="devel", state_base=str(base))
         self.kept = keep(settings, directory)
         login = Login(directory, directory.read_state())
-        self.monitor = Monitor(settings, directory, login, self.kept, on_reload=lambda: None, passing=passing)
+        self.monitor = Agent(settings, directory, login, self.kept, on_reload=lambda: None, passing=passing)
         self.line = self.monitor.lines["v4"]
         self.ends = asyncio.Event()
 
@@ -56,7 +56,7 @@ class Running:
     def add_results(self, count: int) -> None:
         for number in range(1, count + 1):
             result = Result(server_id=number, ip="192.0.2.1", ts=datetime.now(UTC), offset=0.001, rtt=0.01)
-            self.line.collector.add(result, asyncio.get_running_loop().time())
+            self.line.batcher.add(result, asyncio.get_running_loop().time())
 
 
 def assign(broker: PatientBroker, server_id: int) -> None:
@@ -130,14 +130,14 @@ async def test_assignments_are_kept_as_long_as_the_session_is(tmp_path: Path, ke
         async with running.at_work():
             await connected(broker)
             assign(broker, 7)
-            await until(lambda: len(running.line.runner.assignments) == 1)
+            await until(lambda: len(running.line.prober.assignments) == 1)
             broker.last.peer.close()
             await connected(broker, 2)
-            assert running.line.runner.assignments.ids() == ([7] if kept else [])
-            assert (running.line.runner._schedule.next_due() is not None) is kept
+            assert running.line.prober.assignments.ids() == ([7] if kept else [])
+            assert (running.line.prober._schedule.next_due() is not None) is kept
             assign(broker, 8)
-            await until(lambda: 8 in running.line.runner.assignments.ids())
-            assert running.line.runner.assignments.ids() == ([7, 8] if kept else [8])
+            await until(lambda: 8 in running.line.prober.assignments.ids())
+            assert running.line.prober.assignments.ids() == ([7, 8] if kept else [8])
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -145,7 +145,7 @@ async def test_a_batch_is_sent_again_at_once_when_the_broker_has_lost_the_sessio
     """With the session, the broker may have lost the batch. Else its acknowledgement is still to be waited for."""
     async with patient_broker(connack(), connack(session_present=kept)) as broker:
         running = Running(tmp_path, broker.port)
-        running.line.outbox._ack_timeout = 3_600.0
+        running.line.sender._ack_timeout = 3_600.0
         async with running.at_work():
             await connected(broker)
             running.add_results(1)
@@ -213,13 +213,13 @@ async def test_a_batch_that_is_too_large_waits_and_stops_no_other(
             running.add_results(1)
             await until(lambda: acknowledge(broker) == 1)
             await until(lambda: list(spool) == [number])
-            assert running.line.outbox.trouble == "1 batches are larger than the broker takes"
+            assert running.line.sender.trouble == "1 batches are larger than the broker takes"
             assert "it waits in the spool for a broker that takes it" in caplog.text
             assert len(broker.connections) == 1, "it was not sent"
             broker.last.peer.close()
             await until(lambda: len(broker.connections) == 2 and broker.last.payloads(RESULTS) == [payload], 30)
             await until(lambda: acknowledge(broker) and not len(spool))
-            assert running.line.outbox.trouble is None
+            assert running.line.sender.trouble is None
 
 
 async def test_a_broker_that_retains_nothing_and_knows_only_qos_0_is_served_as_it_wants(tmp_path: Path) -> None:
@@ -242,10 +242,10 @@ async def test_configuration_that_is_broken_leaves_the_one_before(tmp_path: Path
         async with running.at_work():
             await connected(broker)
             broker.last.peer.say(publish(topic, encode(config), 1, retain=True))
-            await until(lambda: running.line.runner.config is not None)
+            await until(lambda: running.line.prober.config is not None)
             broker.last.peer.say(publish(topic, b"{", 2, retain=True))
             await until(lambda: running.kept.counters.messages_refused == 1)
-            assert running.line.runner.config == config.protocols["v4"]
+            assert running.line.prober.config == config.protocols["v4"]
 
 
 @pytest.mark.parametrize("broken", [b"{", b"\xff", b"[]", b'{"server_id": "x"}'])
@@ -256,9 +256,9 @@ async def test_an_assignment_that_cannot_be_read_is_none(tmp_path: Path, broken:
         async with running.at_work():
             await connected(broker)
             assign(broker, 7)
-            await until(lambda: running.line.runner.assignments.ids() == [7])
+            await until(lambda: running.line.prober.assignments.ids() == [7])
             broker.last.peer.say(publish(f"/devel/monitors/assignments/{NAME}/v4/7".encode(), broken, 2, retain=True))
-            await until(lambda: running.line.runner.assignments.ids() == [])
+            await until(lambda: running.line.prober.assignments.ids() == [])
             assert running.kept.counters.messages_refused == 1
 
 

@@ -230,14 +230,14 @@ def unreadable(broker: Broker, options: str) -> str:
 
 
 def test_wrong_options_are_named(fresh_broker: Broker) -> None:
-    row_warnings = {
+    warnings = {
         "": "plugin_opt_key_file must be set",
         "plugin_opt_keyfile {directory}/jwt.key": "unknown option plugin_opt_keyfile; known are plugin_opt_key_file",
         "plugin_opt_key_file {directory}/none.key": "none.key: cannot be read: No such file",
         "plugin_opt_key_file {directory}": "cannot be read: Is a directory",
         "plugin_opt_key_file /dev/zero": "/dev/zero: cannot be read: Invalid argument",
     }
-    for options, warning in row_warnings.items():
+    for options, warning in warnings.items():
         assert warning in unreadable(fresh_broker, options)
 
 

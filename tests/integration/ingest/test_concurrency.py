@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from ingest.last_seen import Sighting, write_sightings
+from ingest.last_seen import Seen, write_last_seen
 from ingest.messages import Submission
 from ingest.plan import Plan
 from ingest.store import commit
@@ -159,7 +159,7 @@ def test_ingest_scoring_and_presence_do_not_deadlock(server_engine: Engine, ids:
         while not ended.is_set():
             now = utc_now()
             shuffled = random.sample(monitor_ids, len(monitor_ids))
-            write_sightings(server_engine, [Sighting(i, now, submitted=now) for i in shuffled])
+            write_last_seen(server_engine, [Seen(i, now, submitted=now) for i in shuffled])
 
     before = deadlocks(server_engine)
     at_once([partial(ingest, submissions[:60], 1), partial(ingest, submissions[60:], 2), score, see, see])

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from ulid import ULID
 
-from ingest.last_seen import Sighting, write_sightings
+from ingest.last_seen import Seen, write_last_seen
 from ingest.messages import Presence, read_status
 from ingest.presence import write_presence
 from ingest.rate_limit import read_rates
@@ -156,10 +156,10 @@ def test_two_workers_write_the_same_presence(server_engine: Engine) -> None:
 def test_times_never_go_back_and_versions_are_kept(engine: Engine) -> None:
     with engine.begin() as connection:
         alice, bob = add_monitor(connection, ALICE), add_monitor(connection, BOB)
-    write_sightings(engine, [Sighting(bob, NOW), Sighting(alice, NOW, submitted=NOW, version="1" * 300)])
-    write_sightings(engine, [Sighting(alice, NOW - SECOND, submitted=NOW - SECOND)])
-    write_sightings(engine, [Sighting(bob, NOW + SECOND, version="2"), Sighting(99_999, NOW)])
-    write_sightings(engine, [])
+    write_last_seen(engine, [Seen(bob, NOW), Seen(alice, NOW, submitted=NOW, version="1" * 300)])
+    write_last_seen(engine, [Seen(alice, NOW - SECOND, submitted=NOW - SECOND)])
+    write_last_seen(engine, [Seen(bob, NOW + SECOND, version="2"), Seen(99_999, NOW)])
+    write_last_seen(engine, [])
     found = {row.id: (row.last_seen, row.last_submit, row.client_version) for row in rows(engine, monitors)}
     assert found == {alice: (NOW, NOW, "1" * 100), bob: (NOW + SECOND, None, "2")}
 
@@ -169,12 +169,12 @@ def test_a_time_of_the_future_gives_way(engine: Engine) -> None:
         alice = add_monitor(connection, ALICE)
     now = utc_now()
     future, before = now + 2 * HOUR, now - HOUR
-    write_sightings(engine, [Sighting(alice, future, submitted=future)])
-    write_sightings(engine, [Sighting(alice, now)])
+    write_last_seen(engine, [Seen(alice, future, submitted=future)])
+    write_last_seen(engine, [Seen(alice, now)])
     [row] = rows(engine, monitors)
     assert (row.last_seen, row.last_submit) == (now, future), "of the last submission nothing new is known"
-    write_sightings(engine, [Sighting(alice, before, submitted=now)])
-    write_sightings(engine, [Sighting(alice, before, submitted=before)])
+    write_last_seen(engine, [Seen(alice, before, submitted=now)])
+    write_last_seen(engine, [Seen(alice, before, submitted=before)])
     [row] = rows(engine, monitors)
     assert (row.last_seen, row.last_submit) == (now, now), "what is written late turns nothing back"
 

@@ -16,8 +16,8 @@ from ulid import ULID
 from auth.tokens import Role
 from ingest import check
 from ingest.acks import Acks
-from ingest.metrics import Numbers
-from ingest.queue import Intake
+from ingest.metrics import IngestMetrics
+from ingest.queue import SubmissionQueue
 from runtime.db.engine import DatabaseUnavailable, open_database
 from runtime.db.migrate import upgrade
 from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
@@ -147,7 +147,7 @@ async def test_nothing_is_acknowledged_before_it_is_committed(engine: Engine, br
         assert await asyncio.to_thread(at_commit.wait, 20)
         # Answers are sent in the order in which they are given: an earlier one would be here before this one.
         mark = str(ULID())
-        acks = Acks(worker.broker, worker.topics, Numbers(worker.telemetry.meter, Intake()))
+        acks = Acks(worker.broker, worker.topics, IngestMetrics(worker.telemetry.meter, SubmissionQueue()))
         acks.offer(world.name, "v4", BatchRefused(batch=mark, reason="a mark"))
         marking = asyncio.create_task(acks.run())
         assert (await monitor.answer()).batch == mark
@@ -312,7 +312,7 @@ async def test_a_batch_that_the_database_cannot_take_is_refused_alone(
         good, bad, also_good = world.batch(), world.batch(rtt=9000.0), world.batch()
         for batch in (good, bad, also_good):
             await monitor.send(batch)
-        await until(lambda: worker.status.get("intake_batches", 0) >= 2, "they are in one intake")
+        await until(lambda: worker.status.get("intake_batches", 0) >= 2, "they are in one queue")
         await order(worker, "resume")
         answers = {ack.batch: ack for ack in [await monitor.answer() for _ in range(3)]}
         assert answers[good.id] == BatchCommitted(batch=good.id, stored=2)

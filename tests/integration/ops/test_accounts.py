@@ -13,7 +13,7 @@ from ops.accounts import account_change, add_account, find_account, list_account
 from ops.errors import OperatorError, UsageError
 from runtime.db.engine import reading, transaction
 from schema.tables import accounts
-from selector.monitors import read_registry
+from selector.monitors import read_monitors
 from testbed.fixtures.world import add_monitor, add_server, monitor_name
 
 NOW = datetime(2026, 11, 23, 12, 0, 0)
@@ -121,7 +121,7 @@ def test_the_selector_sees_a_changed_limit(engine: Engine) -> None:
     write(engine, lambda c: add_monitor(c, monitor_name("m"), account_id=account_id))
 
     def limit() -> int:
-        [row] = read(engine, lambda c: read_registry(c, NOW.astimezone())).monitors
+        [row] = read(engine, lambda c: read_monitors(c, NOW.astimezone())).monitors
         return row.limit.value
 
     assert limit() == 2

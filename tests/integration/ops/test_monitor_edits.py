@@ -16,7 +16,7 @@ from runtime.db.engine import reading, transaction
 from schema.messages import ProtocolConfig
 from schema.tables import monitors
 from selector.config import monitor_configs
-from selector.monitors import read_registry
+from selector.monitors import read_monitors
 from testbed.fixtures.world import add_account, monitor_name
 
 NOW = datetime(2026, 11, 23, 12, 0, 0)
@@ -47,10 +47,10 @@ def defaults(engine: Engine, **given: Any) -> list[str]:
 
 def told(engine: Engine, name: str = NAME) -> ProtocolConfig:
     """What the agent is told of IPv4."""
-    registry = read(engine, lambda c: read_registry(c, NOW.replace(tzinfo=UTC)))
-    row_warnings: list[Any] = []
-    found = monitor_configs(registry.monitors, registry.defaults, 3, lambda *what: row_warnings.append(what))
-    assert row_warnings == []
+    registry = read(engine, lambda c: read_monitors(c, NOW.replace(tzinfo=UTC)))
+    warnings: list[Any] = []
+    found = monitor_configs(registry.monitors, registry.defaults, 3, lambda *what: warnings.append(what))
+    assert warnings == []
     return found[name].protocols["v4"]
 
 

@@ -13,7 +13,7 @@ from runtime.db.engine import open_database, reading
 from runtime.db.queue import REVIEWS
 from schema.tables import assignment_changes, monitors, server_scores, servers, servers_monitor_review
 from selector import candidates
-from selector.monitors import MonitorRow, read_registry
+from selector.monitors import MonitorRow, read_monitors
 from selector.pairs import make_pairs, queue_servers, read_population
 from testbed.fixtures.selector import pair_statuses, unique
 from testbed.fixtures.world import add_monitor, add_pair, add_scorer, add_server
@@ -23,7 +23,7 @@ NOW = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
 
 def rows(engine: Engine) -> tuple[MonitorRow, ...]:
     with reading(engine) as connection:
-        return read_registry(connection, NOW).monitors
+        return read_monitors(connection, NOW).monitors
 
 
 def make_all(engine: Engine) -> list[tuple[int, int]]:

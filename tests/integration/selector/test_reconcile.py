@@ -22,7 +22,7 @@ from schema.messages import (
     encode,
 )
 from schema.tables import server_scores
-from selector.metrics import Numbers
+from selector.metrics import SelectorMetrics
 from selector.publisher import Publisher, Told
 from selector.reconcile import Reconciler
 from selector.row_warnings import RowWarnings
@@ -242,9 +242,9 @@ async def test_whoever_publishes_last_says_what_the_ledger_says(
     monitor, [server] = with_pairs(engine, name, 1)
     meters = MeterProvider([])
     worker = new_worker(engine, broker.port, lambda: broker.token(Role.SERVER, "selector", "devel"), meters)
-    numbers = Numbers(worker.telemetry.meter)
+    metrics = SelectorMetrics(worker.telemetry.meter)
     lost: list[str] = []
-    publisher = Publisher(worker, RowWarnings(), numbers, on_lost=lost.append)
+    publisher = Publisher(worker, RowWarnings(), metrics, on_lost=lost.append)
     async with watching_tree(broker) as tree:
         session = asyncio.create_task(worker.broker.run())
         await worker.broker.wait_ready()
@@ -258,7 +258,7 @@ async def test_whoever_publishes_last_says_what_the_ledger_says(
         if path == "review":
             await publisher.publish_pairs([(server, monitor)])
         else:
-            await Reconciler(worker, publisher, numbers).reconcile(name)
+            await Reconciler(worker, publisher, metrics).reconcile(name)
         assert overtaken.times == 1
         await eventually(lambda: tree.statuses(name) == {server: "active"})
         assert lost == []

@@ -12,8 +12,8 @@ from sqlalchemy.engine import Connection, Engine
 from runtime.db.engine import open_database, reading
 from runtime.db.queue import REVIEWS
 from schema.tables import accounts, monitors, selector_seen, server_scores, servers_monitor_review
-from selector.monitors import read_registry
-from selector.triggers import News, make_due, note_monitors
+from selector.monitors import read_monitors
+from selector.triggers import MonitorChange, make_due, note_monitors
 from testbed.fixtures.selector import set_presence, unique
 from testbed.fixtures.world import add_account, add_monitor, add_pair, add_server
 
@@ -26,9 +26,9 @@ PLACED, ALL = {"active", "testing"}, set(STATUSES)
 Change = Callable[[Connection, int], None]
 
 
-def note(engine: Engine, now: datetime = NOW) -> list[News]:
+def note(engine: Engine, now: datetime = NOW) -> list[MonitorChange]:
     with reading(engine) as connection:
-        rows = read_registry(connection, now).monitors
+        rows = read_monitors(connection, now).monitors
     return note_monitors(engine, rows, now)
 
 
@@ -36,13 +36,13 @@ def test_that_a_flapping_monitor_came_or_went_waits_and_is_not_forgotten(engine:
     monitor, ids = world(engine)
     gone = NOW + timedelta(minutes=16)
     with reading(engine) as connection:
-        rows = read_registry(connection, gone).monitors
+        rows = read_monitors(connection, gone).monitors
     assert note_monitors(engine, rows, NOW, flapping={monitor}) == []
     assert due(engine) == set()
     with engine.begin() as connection:
         connection.execute(sa.update(monitors).where(monitors.c.id == monitor).values(status="paused"))
     with reading(engine) as connection:
-        changed = read_registry(connection, gone).monitors
+        changed = read_monitors(connection, gone).monitors
     [news] = note_monitors(engine, changed, NOW, flapping={monitor})
     assert news.what == ("status", "gone"), "another change waits for nothing"
     assert due(engine) == {ids["active"], ids["testing"]}
@@ -51,7 +51,7 @@ def test_that_a_flapping_monitor_came_or_went_waits_and_is_not_forgotten(engine:
 def test_a_monitor_that_went_while_it_was_flapping_is_noted_when_that_is_over(engine: Engine) -> None:
     monitor, ids = world(engine)
     with reading(engine) as connection:
-        rows = read_registry(connection, NOW + timedelta(minutes=16)).monitors
+        rows = read_monitors(connection, NOW + timedelta(minutes=16)).monitors
     assert note_monitors(engine, rows, NOW, flapping={monitor}) == []
     [news] = note_monitors(engine, rows, NOW)
     assert (news.monitor_id, news.what, news.servers) == (monitor, ("gone",), 2)
@@ -140,13 +140,13 @@ def test_a_monitor_that_is_gone_and_comes_back_makes_its_places_due(engine: Engi
     places = {ids[status] for status in PLACED}
     assert note(engine, NOW + timedelta(minutes=14)) == []
     [news] = note(engine, NOW + timedelta(minutes=15))
-    assert news == News(monitor, ("gone",), 2)
+    assert news == MonitorChange(monitor, ("gone",), 2)
     with engine.begin() as connection:
         connection.execute(sa.update(servers_monitor_review).values(next_review=LATER))
         name = connection.scalar(sa.select(monitors.c.tls_name).where(monitors.c.id == monitor))
         set_presence(connection, str(name), seen=NOW + timedelta(minutes=20))
     [news] = note(engine, NOW + timedelta(minutes=20))
-    assert news == News(monitor, ("back",), 2)
+    assert news == MonitorChange(monitor, ("back",), 2)
     queue = servers_monitor_review.c
     with engine.connect() as connection:
         early = connection.scalars(sa.select(queue.server_id).where(queue.next_review < LATER))

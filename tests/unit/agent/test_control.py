@@ -1,4 +1,4 @@
-"""Orders to an agent: carried out one after the other, for now only, and never its end."""
+"""Control commands to an agent: carried out one after the other, for now only, and never its end."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.control import Orders
+from agent.control import ControlCommands
 from runtime.mqtt.session import Incoming
 from schema.messages import ControlAnswer, Status, decode
 
@@ -42,8 +42,10 @@ def done() -> Done:
 
 
 @pytest.fixture
-def orders(done: Done) -> Orders:
-    return Orders(NAME, lambda: Status(online=True), done.call("recheck"), done.call("look again"), done.call("reload"))
+def orders(done: Done) -> ControlCommands:
+    return ControlCommands(
+        NAME, lambda: Status(online=True), done.call("recheck"), done.call("look again"), done.call("reload")
+    )
 
 
 def order(command: str, *, retain: bool = False, number: int = 0) -> Incoming:
@@ -51,7 +53,7 @@ def order(command: str, *, retain: bool = False, number: int = 0) -> Incoming:
     return Incoming(f"/devel/monitors/control/{NAME}", payload, retain, response_topic=f"/answers/{number}")
 
 
-async def carry_out(orders: Orders, session: Any, answers: int) -> None:
+async def carry_out(orders: ControlCommands, session: Any, answers: int) -> None:
     running = asyncio.create_task(orders.run(session))
     async with asyncio.timeout(5):
         while len(session.published) < answers:
@@ -59,7 +61,7 @@ async def carry_out(orders: Orders, session: Any, answers: int) -> None:
     running.cancel()
 
 
-async def test_orders_are_carried_out_in_their_order_and_answered(orders: Orders, done: Done) -> None:
+async def test_orders_are_carried_out_in_their_order_and_answered(orders: ControlCommands, done: Done) -> None:
     session = RecordingSession()
     for number, command in enumerate(["recheck", "pause", "status", "resume", "reload"]):
         orders.take(order(command, number=number))
@@ -72,7 +74,7 @@ async def test_orders_are_carried_out_in_their_order_and_answered(orders: Orders
     assert not orders.paused
 
 
-async def test_a_retained_order_is_not_obeyed(orders: Orders, done: Done) -> None:
+async def test_a_retained_order_is_not_obeyed(orders: ControlCommands, done: Done) -> None:
     session = RecordingSession()
     orders.take(order("pause", retain=True))
     orders.take(order("ping", number=1))
@@ -81,7 +83,7 @@ async def test_a_retained_order_is_not_obeyed(orders: Orders, done: Done) -> Non
     assert not orders.paused
 
 
-async def test_more_orders_than_can_wait_are_dropped(orders: Orders, caplog: pytest.LogCaptureFixture) -> None:
+async def test_more_orders_than_can_wait_are_dropped(orders: ControlCommands, caplog: pytest.LogCaptureFixture) -> None:
     session = RecordingSession()
     for number in range(20):
         orders.take(order("ping", number=number))
@@ -90,7 +92,7 @@ async def test_more_orders_than_can_wait_are_dropped(orders: Orders, caplog: pyt
     assert caplog.messages.count("control message dropped: too many at once") == 4
 
 
-async def test_an_answer_that_fails_ends_nothing(orders: Orders) -> None:
+async def test_an_answer_that_fails_ends_nothing(orders: ControlCommands) -> None:
     session = RecordingSession()
     session.error = ValueError("no topic")
     orders.take(order("pause"))

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from agent import base_checks, runner, silence
+from agent import base_checks, prober, silence
 from agent.assignments import AssignmentRefused
 from agent.clock.step import ClockWatch
-from agent.delivery.batcher import Collector
+from agent.delivery.batcher import Batcher
 from agent.delivery.spool import Spool
 from agent.metrics import AgentCounters
 from agent.ntp.measurement import Measurement, Sample, to_result
@@ -21,7 +21,7 @@ from agent.ntp.probe import Source
 from agent.ntp.resolver import Resolver
 from agent.ntp.targets import Target, TargetRules
 from agent.ntp.timestamps import Timestamp
-from agent.prober import Runner, Situation
+from agent.prober import Prober, Situation
 from schema.messages import Assignment, ProtocolConfig, Result
 
 REPLY = Reply(0, 4, 2, 0.0, 0.0, b"\xc0\x00\x02\x01", b"", Timestamp(1), Timestamp(1))
@@ -63,8 +63,8 @@ class Bench:
         self.counters = AgentCounters()
         self.watch = ClockWatch(lambda: (time.monotonic() + 1.7e9 + self.step, time.monotonic()))
         self.spool = Spool(path / "spool", max_bytes=10**6, max_age=3600)
-        self.collector = Collector(self.spool, "1", self.counters, lambda: None)
-        self.runner = Runner("v4", self.situation(), self.collector, enabled=True)
+        self.batcher = Batcher(self.spool, "1", self.counters, lambda: None)
+        self.prober = Prober("v4", self.situation(), self.batcher, enabled=True)
 
     def situation(self) -> Situation:
         return Situation(
@@ -86,27 +86,27 @@ class Bench:
     def look_at_clock(self) -> None:
         if self.watch.step() is not None:
             self.counters.clock_steps += 1
-            self.counters.probes_discarded += self.runner.doubt()
+            self.counters.probes_discarded += self.prober.doubt()
 
     def configure(self, **fields: Any) -> None:
-        self.runner.configure(ProtocolConfig(**{"status": "active", "samples": 1, "base_checks": [BASE], **fields}))
+        self.prober.configure(ProtocolConfig(**{"status": "active", "samples": 1, "base_checks": [BASE], **fields}))
 
     def assign(self, *server_ids: int, interval: float = 1.0) -> None:
         for server_id in server_ids:
             ip = f"127.0.1.{server_id}"
-            self.runner.assign(server_id, Assignment(server_id=server_id, ip=ip, status="active", interval=interval))
+            self.prober.assign(server_id, Assignment(server_id=server_id, ip=ip, status="active", interval=interval))
 
     async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
-            assert time.monotonic() < deadline, self.runner.why_not
+            assert time.monotonic() < deadline, self.prober.why_not
             await asyncio.sleep(0.002)
 
 
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     made = Network()
-    monkeypatch.setattr(runner, "probe", made.probe)
+    monkeypatch.setattr(prober, "probe", made.probe)
     monkeypatch.setattr(base_checks, "probe", made.probe)
     return made
 
@@ -118,7 +118,7 @@ def bench(tmp_path: Path) -> Bench:
 
 @asynccontextmanager
 async def running(bench: Bench) -> AsyncIterator[None]:
-    task = asyncio.create_task(bench.runner.run())
+    task = asyncio.create_task(bench.prober.run())
     try:
         yield
     finally:
@@ -127,12 +127,12 @@ async def running(bench: Bench) -> AsyncIterator[None]:
 
 
 def why(bench: Bench) -> str:
-    return bench.runner.why_not or ""
+    return bench.prober.why_not or ""
 
 
 async def test_the_reason_why_it_does_not_probe_is_always_known(bench: Bench, network: Network) -> None:
     assert why(bench) == "not configured by the pool"
-    assert bench.runner.state() is None
+    assert bench.prober.state() is None
     bench.configure(status="paused")
     assert why(bench) == "status is paused"
     async with running(bench):
@@ -142,17 +142,17 @@ async def test_the_reason_why_it_does_not_probe_is_always_known(bench: Bench, ne
         bench.configure()
         await bench.until(lambda: "offset +500.000 ms" in why(bench))
         network.offset = 0.0
-        bench.runner.clock.recheck()
+        bench.prober.clock.recheck()
         await bench.until(lambda: why(bench) == "")
         bench.forbidden = "paused by an operator"
         assert why(bench) == "paused by an operator"
-        state = bench.runner.state()
+        state = bench.prober.state()
         assert state is not None and not state.probing and state.why_not == "paused by an operator"
 
 
 async def test_a_protocol_that_is_switched_off_here_never_probes(tmp_path: Path, network: Network) -> None:
     bench = Bench(tmp_path)
-    bench.runner = Runner("v4", bench.situation(), bench.collector, enabled=False)
+    bench.prober = Prober("v4", bench.situation(), bench.batcher, enabled=False)
     bench.configure()
     bench.assign(1)
     async with running(bench):
@@ -165,7 +165,7 @@ async def test_it_probes_what_is_assigned_and_stops_when_it_must(bench: Bench, n
     bench.assign(1, 2)
     async with running(bench):
         await bench.until(lambda: {"127.0.1.1", "127.0.1.2"} <= set(network.asked))
-        bench.runner.assign(1, None)
+        bench.prober.assign(1, None)
         bench.configure(status="pending")
         await bench.until(lambda: network.running == 0)
         before = len(network.asked)
@@ -174,7 +174,7 @@ async def test_it_probes_what_is_assigned_and_stops_when_it_must(bench: Bench, n
         bench.configure()
         await bench.until(lambda: len(network.asked) > before)
         assert set(network.asked[before:]) == {"127.0.1.2"}
-    assert bench.runner.last_results[0].offset == 0.001
+    assert bench.prober.last_results[0].offset == 0.001
 
 
 async def test_only_so_many_probes_run_at_once(bench: Bench, network: Network) -> None:
@@ -202,8 +202,8 @@ async def test_probes_of_one_server_never_overlap(bench: Bench, network: Network
 async def test_a_refused_assignment_takes_the_former_one_away(bench: Bench, network: Network) -> None:
     bench.assign(1)
     with pytest.raises(AssignmentRefused):
-        bench.runner.assign(1, Assignment(server_id=1, ip="0.0.0.0", status="active", interval=1.0))
-    assert len(bench.runner.assignments) == 0
+        bench.prober.assign(1, Assignment(server_id=1, ip="0.0.0.0", status="active", interval=1.0))
+    assert len(bench.prober.assignments) == 0
 
 
 async def test_a_clock_step_discards_probes_and_results_and_checks_anew(bench: Bench, network: Network) -> None:
@@ -213,7 +213,7 @@ async def test_a_clock_step_discards_probes_and_results_and_checks_anew(bench: B
     async with running(bench):
         await bench.until(lambda: network.running == 2)
         checks = bench.counters.clock_checks
-        bench.collector.add(to_result(99, "127.0.1.99", [Sample(sent_at=time.time_ns())]), time.monotonic())
+        bench.batcher.add(to_result(99, "127.0.1.99", [Sample(sent_at=time.time_ns())]), time.monotonic())
         bench.step = 0.2
         bench.look_at_clock()
         await bench.until(lambda: network.running == 0)
@@ -222,7 +222,7 @@ async def test_a_clock_step_discards_probes_and_results_and_checks_anew(bench: B
         await bench.until(lambda: bench.counters.clock_checks > checks and not why(bench))
         asked = len(network.asked)
         await bench.until(lambda: len(network.asked) > asked)
-    await bench.collector.flush()
+    await bench.batcher.flush()
     for number in bench.spool:
         batch = bench.spool.read(number)
         assert batch is not None and b'"server_id":99' not in batch.payload
@@ -231,13 +231,13 @@ async def test_a_clock_step_discards_probes_and_results_and_checks_anew(bench: B
 async def test_a_probe_that_ended_just_before_the_step_was_found_is_discarded_once(
     bench: Bench, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = bench.runner._take
+    take = bench.prober._take
 
     def take_and_step(result: Result) -> None:
         take(result)
         bench.step = 0.2
 
-    monkeypatch.setattr(bench.runner, "_take", take_and_step)
+    monkeypatch.setattr(bench.prober, "_take", take_and_step)
     bench.configure()
     bench.assign(1, 2)
     network.open.clear()
@@ -252,9 +252,9 @@ async def test_a_probe_that_ended_just_before_the_step_was_found_is_discarded_on
 async def test_a_probe_that_has_not_begun_is_none_that_is_discarded(bench: Bench, network: Network) -> None:
     bench.configure()
     bench.assign(1)
-    task = asyncio.create_task(bench.runner.probe(1))
-    bench.runner._probes.add(task)
-    assert bench.runner.doubt() == 0
+    task = asyncio.create_task(bench.prober.probe(1))
+    bench.prober._probes.add(task)
+    assert bench.prober.doubt() == 0
     await asyncio.wait({task})
     assert (bench.counters.probes, bench.counters.probes_discarded) == (0, 0)
 
@@ -270,7 +270,7 @@ async def test_a_step_that_a_probe_finds_at_its_end_discards_it(bench: Bench, ne
         await bench.until(lambda: bench.counters.clock_steps == 1)
         await bench.until(lambda: not network.running)
         assert bench.counters.probes_discarded == 1
-        assert list(bench.runner.last_results) == []
+        assert list(bench.prober.last_results) == []
 
 
 async def test_a_clock_check_during_which_the_clock_was_set_does_not_count(
@@ -286,7 +286,7 @@ async def test_a_clock_check_during_which_the_clock_was_set_does_not_count(
 
     vouched: list[int] = []
     monkeypatch.setattr(base_checks, "probe", probe)
-    monkeypatch.setattr(bench.collector, "vouch", lambda until: vouched.append(bench.counters.clock_checks))
+    monkeypatch.setattr(bench.batcher, "vouch", lambda until: vouched.append(bench.counters.clock_checks))
     bench.configure()
     async with running(bench):
         await bench.until(lambda: not why(bench))
@@ -300,12 +300,12 @@ async def test_what_this_host_cannot_do_is_no_result(
     async def probe(*arguments: Any) -> list[Sample]:
         return [Sample(sent_at=time.time_ns(), network_error="too many open files", ours=True)]
 
-    monkeypatch.setattr(runner, "probe", probe)
+    monkeypatch.setattr(prober, "probe", probe)
     bench.configure()
     bench.assign(1)
     async with running(bench):
         await bench.until(lambda: bench.counters.probes_discarded >= 1)
-    assert list(bench.runner.last_results) == []
+    assert list(bench.prober.last_results) == []
     assert "probes fail on this host: network: too many open files" in caplog.text
 
 
@@ -317,7 +317,7 @@ async def test_what_breaks_in_one_probe_does_not_end_the_others(
             raise RuntimeError("a mistake of ours")
         return await network.probe(target, *arguments)
 
-    monkeypatch.setattr(runner, "probe", probe)
+    monkeypatch.setattr(prober, "probe", probe)
     bench.configure()
     bench.assign(1, 2)
     async with running(bench):
@@ -331,25 +331,25 @@ async def silent_result(bench: Bench, network: Network) -> None:
     await bench.until(lambda: not why(bench))
     network.silent = True
     bench.assign(1)
-    await bench.until(lambda: len(bench.runner._silence))
+    await bench.until(lambda: len(bench.prober._silence))
 
 
 async def test_a_clock_step_discards_what_waits_for_a_check(bench: Bench, network: Network) -> None:
     async with running(bench):
         await silent_result(bench, network)
-        bench.step, waiting = 0.2, len(bench.runner._silence)
+        bench.step, waiting = 0.2, len(bench.prober._silence)
         bench.look_at_clock()
-        assert len(bench.runner._silence) == 0
+        assert len(bench.prober._silence) == 0
         assert bench.counters.probes_discarded == waiting
-        await asyncio.wait_for(bench.runner.decide(), 1)
+        await asyncio.wait_for(bench.prober.decide(), 1)
 
 
 async def test_what_waits_for_a_check_in_the_end_is_counted_as_discarded(bench: Bench, network: Network) -> None:
     async with running(bench):
         await silent_result(bench, network)
-        waiting = len(bench.runner._silence)
+        waiting = len(bench.prober._silence)
     assert bench.counters.results_unproven == bench.counters.probes_discarded == waiting
-    assert list(bench.runner.last_results) == []
+    assert list(bench.prober.last_results) == []
 
 
 async def test_too_many_results_that_wait_are_dropped_and_counted(
@@ -360,7 +360,7 @@ async def test_too_many_results_that_wait_are_dropped_and_counted(
         monkeypatch.setattr(silence, "MAX_HELD", 3)
         bench.assign(*range(1, 7), interval=1.0)
         await bench.until(lambda: bench.counters.results_unproven >= 2)
-        assert len(bench.runner._silence) == 3
+        assert len(bench.prober._silence) == 3
         assert bench.counters.probes_discarded == bench.counters.results_unproven
 
 
@@ -374,9 +374,9 @@ async def test_what_cannot_be_sent_has_the_clock_checked_and_is_complained_of_on
             return [Sample(sent_at=time.time_ns(), network_error="network unreachable", ours=True)]
         return await network.probe(*arguments)
 
-    monkeypatch.setattr(runner, "probe", probe)
+    monkeypatch.setattr(prober, "probe", probe)
     asked: list[bool] = []
-    monkeypatch.setattr(bench.runner.clock, "check_soon", lambda: asked.append(True))
+    monkeypatch.setattr(bench.prober.clock, "check_soon", lambda: asked.append(True))
     bench.configure()
     bench.assign(1, 2)
     warning = "probes fail on this host: network: network unreachable"
@@ -385,6 +385,6 @@ async def test_what_cannot_be_sent_has_the_clock_checked_and_is_complained_of_on
         assert caplog.text.count(warning) == 1
         assert len(asked) == bench.counters.probes_unsent == bench.counters.probes_discarded
         failing = False
-        await bench.until(lambda: len(bench.runner.last_results) >= 2)
+        await bench.until(lambda: len(bench.prober.last_results) >= 2)
         failing = True
         await bench.until(lambda: caplog.text.count(warning) == 2)

@@ -9,8 +9,8 @@ from opentelemetry.metrics import NoOpMeter
 
 from ingest.commit import MOST_RESULTS, Committer
 from ingest.messages import Submission
-from ingest.metrics import Numbers
-from ingest.queue import Intake
+from ingest.metrics import IngestMetrics
+from ingest.queue import SubmissionQueue
 from testbed.fixtures.batches import new_batch, new_result
 
 RESULT = new_result(1, "192.0.2.1")
@@ -20,9 +20,9 @@ NOTHING = cast(Any, None)
 class Slow(Committer):
     """Its transactions end when they are told to; the first that began is the first to end."""
 
-    def __init__(self, intake: Intake) -> None:
-        numbers = Numbers(NoOpMeter("test"), intake)
-        super().__init__(NOTHING, intake, NOTHING, NOTHING, NOTHING, numbers)
+    def __init__(self, queue: SubmissionQueue) -> None:
+        metrics = IngestMetrics(NoOpMeter("test"), queue)
+        super().__init__(NOTHING, queue, NOTHING, NOTHING, NOTHING, metrics)
         self.under_way: list[asyncio.Event] = []
         self.committed = 0
 
@@ -35,8 +35,8 @@ class Slow(Committer):
 
 
 @asynccontextmanager
-async def committing(intake: Intake) -> AsyncIterator[Slow]:
-    committer = Slow(intake)
+async def committing(queue: SubmissionQueue) -> AsyncIterator[Slow]:
+    committer = Slow(queue)
     running = asyncio.create_task(committer.run())
     try:
         yield committer
@@ -56,17 +56,17 @@ async def all_had_their_turn() -> None:
         await asyncio.sleep(0)
 
 
-def put(intake: Intake, batches: int) -> None:
+def put(queue: SubmissionQueue, batches: int) -> None:
     for _ in range(batches):
-        assert intake.put(Submission("alice", "v4", new_batch(*[RESULT] * 10), RESULT.ts, 1))
+        assert queue.put(Submission("alice", "v4", new_batch(*[RESULT] * 10), RESULT.ts, 1))
 
 
 async def test_a_trickle_is_committed_one_transaction_after_the_other() -> None:
-    intake = Intake()
-    async with committing(intake) as committer:
-        put(intake, 1)
+    queue = SubmissionQueue()
+    async with committing(queue) as committer:
+        put(queue, 1)
         await until(lambda: len(committer.under_way) == 1)
-        put(intake, 3)
+        put(queue, 3)
         await all_had_their_turn()
         assert len(committer.under_way) == 1
         committer.under_way[0].set()
@@ -76,9 +76,9 @@ async def test_a_trickle_is_committed_one_transaction_after_the_other() -> None:
 
 
 async def test_a_flood_is_committed_in_full_transactions_one_after_the_other() -> None:
-    intake = Intake()
-    put(intake, 3 * MOST_RESULTS // 10)
-    async with committing(intake) as committer:
+    queue = SubmissionQueue()
+    put(queue, 3 * MOST_RESULTS // 10)
+    async with committing(queue) as committer:
         for full in range(3):
             await until(lambda: len(committer.under_way) == 1)
             await all_had_their_turn()

@@ -17,20 +17,20 @@ from opentelemetry.trace import NoOpTracer
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError, ProgrammingError, StatementError
 from ulid import ULID
 
-from ingest import numbers as count
+from ingest import metrics as count
 from ingest.acks import Acks
 from ingest.commit import Committer, still_fresh, transaction_span
 from ingest.handlers import Reception
 from ingest.jobs import keep_rates
-from ingest.last_seen import Sightings
+from ingest.last_seen import LastSeen
 from ingest.messages import Unreadable
-from ingest.metrics import Numbers
+from ingest.metrics import IngestMetrics
 from ingest.plan import Known, make_plan
-from ingest.presence import PresenceBook
-from ingest.queue import Intake
+from ingest.presence import PresenceQueue
+from ingest.queue import SubmissionQueue
 from ingest.rate_limit import Sender, Throttle
 from ingest.retry import ContentRefused, persist, persist_each
-from ingest.undecodable import Refusals
+from ingest.undecodable import UndecodableMessages
 from runtime.clock import Clock
 from runtime.db.system_settings import PoolSettings
 from runtime.health import Contact, Rounds
@@ -45,7 +45,7 @@ NAME = "nlams1.devel.mon.example"
 RESULT = new_result(1, "192.0.2.1")
 
 
-class Taken(Refusals):
+class Taken(UndecodableMessages):
     """Keeps what it is offered."""
 
     def __init__(self) -> None:
@@ -59,14 +59,14 @@ class Taken(Refusals):
 class Desk:
     """A reception with all that it puts things into."""
 
-    intake: Intake = field(default_factory=lambda: Intake(most_results=100))
+    queue: SubmissionQueue = field(default_factory=lambda: SubmissionQueue(most_results=100))
     throttle: Throttle = field(default_factory=Throttle)
-    book: PresenceBook = field(default_factory=PresenceBook)
-    refusals: Taken = field(default_factory=Taken)
+    book: PresenceQueue = field(default_factory=PresenceQueue)
+    undecodable: Taken = field(default_factory=Taken)
 
     def __post_init__(self) -> None:
-        self.numbers = Numbers(NoOpMeter("test"), self.intake)
-        self.reception = Reception(TOPICS, self.intake, self.throttle, self.book, self.refusals, self.numbers)
+        self.metrics = IngestMetrics(NoOpMeter("test"), self.queue)
+        self.reception = Reception(TOPICS, self.queue, self.throttle, self.book, self.undecodable, self.metrics)
 
     def results(self, payload: bytes, topic: str = TOPICS.results(NAME, "v4")) -> None:
         self.reception.take_results(Incoming(topic, payload, correlation=None))
@@ -82,31 +82,31 @@ def a_batch(results: int = 10) -> bytes:
 def test_a_batch_goes_to_the_intake() -> None:
     desk = Desk()
     desk.results(a_batch())
-    assert (len(desk.intake), desk.intake.results) == (1, 10)
+    assert (len(desk.queue), desk.queue.results) == (1, 10)
 
 
 def test_a_topic_that_is_not_ours_is_counted() -> None:
     desk = Desk()
     desk.results(a_batch(), "/devel/monitors/results/x/v5")
     desk.status(b"{}", "/devel/monitors/status/x/other")
-    assert desk.numbers.totals == {count.IGNORED: 2}
+    assert desk.metrics.totals == {count.IGNORED: 2}
 
 
 def test_when_the_intake_is_full_a_batch_is_left_to_be_sent_again() -> None:
     desk = Desk()
     for _ in range(12):
         desk.results(a_batch())
-    assert desk.intake.results == 100
-    assert desk.numbers.totals == {count.INTAKE_FULL: 2}
+    assert desk.queue.results == 100
+    assert desk.metrics.totals == {count.INTAKE_FULL: 2}
 
 
 def test_a_monitor_that_sends_far_too_much_is_left_waiting() -> None:
-    desk = Desk(intake=Intake())
+    desk = Desk(queue=SubmissionQueue())
     allowed = 120
     for _ in range(allowed + 5):
         desk.results(a_batch())
-    assert desk.numbers.totals[count.THROTTLED] >= 4
-    assert allowed <= len(desk.intake) <= allowed + 1
+    assert desk.metrics.totals[count.THROTTLED] >= 4
+    assert allowed <= len(desk.queue) <= allowed + 1
 
 
 def test_what_cannot_be_read_is_paid_for_by_its_size() -> None:
@@ -114,10 +114,10 @@ def test_what_cannot_be_read_is_paid_for_by_its_size() -> None:
     big = b"x" * 500_000
     desk.results(big)
     desk.results(big)
-    assert [unreadable.payload for unreadable in desk.refusals.offered] == [big]
-    assert desk.numbers.totals == {count.THROTTLED: 1}
+    assert [unreadable.payload for unreadable in desk.undecodable.offered] == [big]
+    assert desk.metrics.totals == {count.THROTTLED: 1}
     desk.status(b"x")
-    assert len(desk.refusals.offered) == 2, "presence is not stopped by too many results"
+    assert len(desk.undecodable.offered) == 2, "presence is not stopped by too many results"
 
 
 def test_a_status_is_noted_and_an_empty_one_is_nothing() -> None:
@@ -126,14 +126,14 @@ def test_a_status_is_noted_and_an_empty_one_is_nothing() -> None:
     desk.status(encode(status))
     desk.status(b"")
     assert [presence.status for presence in desk.book.take()] == [status]
-    assert desk.refusals.offered == []
+    assert desk.undecodable.offered == []
 
 
 def test_a_monitor_that_talks_about_itself_without_end_is_left_waiting_too() -> None:
     desk = Desk()
     for number in range(1_250):
         desk.status(encode(Status(online=True, ts=ARRIVED, version=str(number))))
-    assert desk.numbers.totals[count.THROTTLED] >= 45
+    assert desk.metrics.totals[count.THROTTLED] >= 45
     [said] = desk.book.take()
     assert 1_199 <= int(said.status.version) <= 1_204
 
@@ -154,9 +154,9 @@ class Line:
         self.published.append((topic, payload, properties))
 
 
-def new_acks(line: Line) -> tuple[Acks, Numbers]:
-    numbers = Numbers(NoOpMeter("test"), Intake())
-    return Acks(cast(BrokerSession, line), TOPICS, numbers), numbers
+def new_acks(line: Line) -> tuple[Acks, IngestMetrics]:
+    metrics = IngestMetrics(NoOpMeter("test"), SubmissionQueue())
+    return Acks(cast(BrokerSession, line), TOPICS, metrics), metrics
 
 
 async def until(true: Any) -> None:
@@ -184,10 +184,10 @@ async def test_an_ack_carries_its_batch_and_its_trace() -> None:
 
 async def test_an_ack_that_cannot_be_sent_is_let_go() -> None:
     line = Line(up=False)
-    acks, numbers = new_acks(line)
+    acks, metrics = new_acks(line)
     running = asyncio.create_task(acks.run())
     acks.offer(NAME, "v4", BatchCommitted(batch=str(ULID()), stored=1))
-    await until(lambda: numbers.totals[count.ACK_FAILED] == 1)
+    await until(lambda: metrics.totals[count.ACK_FAILED] == 1)
     line.up = True
     acks.offer(NAME, "v4", BatchCommitted(batch=str(ULID()), stored=2))
     await until(lambda: line.published)
@@ -198,17 +198,17 @@ async def test_an_ack_that_cannot_be_sent_is_let_go() -> None:
 async def test_a_slow_broker_does_not_fill_the_memory_with_acks() -> None:
     line = Line()
     line.gate.clear()
-    acks, numbers = new_acks(line)
+    acks, metrics = new_acks(line)
     small = BatchCommitted(batch=str(ULID()), stored=1)
     for _ in range(5_007):
         acks.offer(NAME, "v4", small)
-    assert numbers.totals[count.ACKS_FULL] == 7
-    acks, numbers = new_acks(line)
+    assert metrics.totals[count.ACKS_FULL] == 7
+    acks, metrics = new_acks(line)
     rejected = [Rejection(index=i, server_id=1, reason="x" * 60) for i in range(1000)]
     large = BatchCommitted(batch=str(ULID()), stored=0, rejected=rejected)
     for _ in range(2**24 // len(encode(large)) + 3):
         acks.offer(NAME, "v4", large)
-    assert numbers.totals[count.ACKS_FULL] == 3
+    assert metrics.totals[count.ACKS_FULL] == 3
 
 
 class Database:
@@ -281,11 +281,11 @@ class Picky:
     async def in_database(self, work: Any) -> Any:
         return work()
 
-    def write(self, numbers: Sequence[int]) -> int:
-        if any(number % 2 for number in numbers):
+    def write(self, metrics: Sequence[int]) -> int:
+        if any(number % 2 for number in metrics):
             raise of(DataError, 1366)
-        self.written.append(list(numbers))
-        return len(numbers)
+        self.written.append(list(metrics))
+        return len(metrics)
 
 
 async def test_of_what_is_written_together_only_what_is_to_blame_is_lost() -> None:
@@ -303,17 +303,17 @@ async def test_of_what_is_written_together_only_what_is_to_blame_is_lost() -> No
 
 def test_nonsense_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """Neither what one sender alternates between, nor what many send; the lines say how much there was."""
-    numbers = Numbers(NoOpMeter("test"), Intake())
-    refusals = Refusals(cast(Worker, None), cast(Acks, None), numbers)
+    metrics = IngestMetrics(NoOpMeter("test"), SubmissionQueue())
+    undecodable = UndecodableMessages(cast(Worker, None), cast(Acks, None), metrics)
     for number in range(3_000):
-        refusals.offer(Unreadable(TOPICS.status(NAME), b"", f"reason {number % 2}", NAME))
+        undecodable.offer(Unreadable(TOPICS.status(NAME), b"", f"reason {number % 2}", NAME))
     assert len(caplog.messages) == 1
     began = time.monotonic()
     for number in range(3_000):
-        refusals.offer(Unreadable(TOPICS.status(f"m{number}"), b"", "reason", f"m{number}"))
+        undecodable.offer(Unreadable(TOPICS.status(f"m{number}"), b"", "reason", f"m{number}"))
     assert len(caplog.messages) <= 10 + time.monotonic() - began
     assert "(and 2999 more since)" in caplog.messages[1]
-    assert numbers.totals["unreadable"] == 6_000
+    assert metrics.totals["unreadable"] == 6_000
 
 
 async def test_what_is_neither_ends_the_worker() -> None:
@@ -366,7 +366,7 @@ async def test_what_waited_too_long_is_counted(monkeypatch: pytest.MonkeyPatch) 
     now = datetime.now(UTC)
     fresh = new_submission(NAME, RESULT, arrived=now)
     stale = new_submission(NAME, RESULT, arrived=now - timedelta(minutes=61))
-    numbers = Numbers(NoOpMeter("test"), Intake())
+    metrics = IngestMetrics(NoOpMeter("test"), SubmissionQueue())
     monkeypatch.setattr("ingest.commit.commit", lambda engine, some, at, intervals: make_plan(NOBODY, some))
     worker = SimpleNamespace(
         telemetry=SimpleNamespace(tracer=NoOpTracer()),
@@ -380,10 +380,10 @@ async def test_what_waited_too_long_is_counted(monkeypatch: pytest.MonkeyPatch) 
         live=SimpleNamespace(offer=lambda *args: None),
     )
     acks, _ = new_acks(Line())
-    committer = Committer(cast(Worker, worker), Intake(), acks, Taken(), Sightings(), numbers)
+    committer = Committer(cast(Worker, worker), SubmissionQueue(), acks, Taken(), LastSeen(), metrics)
     await committer._commit([stale, fresh, stale])
-    assert numbers.totals["waited too long"] == 2
-    assert numbers.totals["batches"] == 1
+    assert metrics.totals["waited too long"] == 2
+    assert metrics.totals["batches"] == 1
 
 
 def test_a_batch_that_has_waited_too_long_is_left_to_be_sent_again() -> None:

@@ -7,9 +7,9 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from ingest.metrics import Numbers
+from ingest.metrics import IngestMetrics
 from ingest.plan import Known, Monitor, Pair, make_plan
-from ingest.queue import Intake
+from ingest.queue import SubmissionQueue
 from testbed.fixtures.batches import new_result, new_submission
 
 NAME = "nlams1.devel.mon.example"
@@ -22,13 +22,13 @@ KNOWN = Known(
 
 
 class Metrics:
-    """Numbers, and what they say to a collector."""
+    """Metrics, and what they say to a collector."""
 
     def __init__(self) -> None:
         self._reader = InMemoryMetricReader()
         self._provider = MeterProvider([self._reader])
-        self.intake = Intake()
-        self.numbers = Numbers(self._provider.get_meter("test"), self.intake)
+        self.queue = SubmissionQueue()
+        self.metrics = IngestMetrics(self._provider.get_meter("test"), self.queue)
 
     def end(self) -> None:
         self._provider.shutdown()
@@ -55,7 +55,7 @@ def metrics() -> Iterator[Metrics]:
 def test_a_transaction_is_counted_by_batches_and_results(metrics: Metrics) -> None:
     good, alien = new_result(1, "192.0.2.1"), new_result(2, "192.0.2.2")
     batch = new_submission(NAME, good, new_result(1, "192.0.2.1", rtt=-1.0), alien, alien)
-    metrics.numbers.committed(make_plan(KNOWN, [batch, batch, new_submission(NAME)]), 0.25)
+    metrics.metrics.committed(make_plan(KNOWN, [batch, batch, new_submission(NAME)]), 0.25)
     assert metrics.read() == {
         "batches": 2,
         "duplicates": 1,
@@ -65,20 +65,20 @@ def test_a_transaction_is_counted_by_batches_and_results(metrics: Metrics) -> No
         "transaction": (1, 0.25),
         "waiting": 0,
     }
-    assert metrics.numbers.totals == {"batches": 2, "duplicates": 1, "stored": 1, "rejected": 3}
+    assert metrics.metrics.totals == {"batches": 2, "duplicates": 1, "stored": 1, "rejected": 3}
 
 
 def test_what_is_left_aside_unreadable_or_expired_is_counted(metrics: Metrics) -> None:
-    metrics.intake.put(new_submission(NAME, new_result(1, "192.0.2.1")))
-    metrics.numbers.unreadable()
-    metrics.numbers.dropped("intake is full")
-    metrics.numbers.dropped("intake is full")
-    metrics.numbers.expired("log_scores", 1_000)
-    metrics.numbers.expired("log_scores", 5)
+    metrics.queue.put(new_submission(NAME, new_result(1, "192.0.2.1")))
+    metrics.metrics.unreadable()
+    metrics.metrics.dropped("queue is full")
+    metrics.metrics.dropped("queue is full")
+    metrics.metrics.expired("log_scores", 1_000)
+    metrics.metrics.expired("log_scores", 5)
     assert metrics.read() == {
         "unreadable": 1,
-        ("dropped", "intake is full"): 2,
+        ("dropped", "queue is full"): 2,
         ("expired", "log_scores"): 1_005,
         "waiting": 1,
     }
-    assert metrics.numbers.totals == {"unreadable": 1, "intake is full": 2}
+    assert metrics.metrics.totals == {"unreadable": 1, "queue is full": 2}

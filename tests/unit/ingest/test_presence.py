@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.last_seen import Sighting, Sightings
+from ingest.last_seen import LastSeen, Seen
 from ingest.messages import Presence
-from ingest.presence import PresenceBook, Present, believed, merge
+from ingest.presence import PresenceQueue, Present, believed, merge
 from schema.messages import Status, encode
 
 NAME = "nlams1.devel.mon.example"
@@ -146,7 +146,7 @@ def test_a_restart_with_what_the_broker_kept_changes_no_state(history: list[Pres
 
 
 def test_the_book_keeps_the_newest_of_each() -> None:
-    book = PresenceBook()
+    book = PresenceQueue()
     other = Presence("other", Status(online=True), NOON, retained=False)
     for presence in (online(0), other, online(1)):
         book.note(presence)
@@ -155,8 +155,8 @@ def test_the_book_keeps_the_newest_of_each() -> None:
 
 
 def test_sightings_are_merged() -> None:
-    book = Sightings()
-    book.note([Sighting(1, at(5), submitted=at(5), version="2"), Sighting(2, at(0))])
-    book.note([Sighting(1, at(3), submitted=None, version="")])
-    assert book.take() == [Sighting(1, at(5), submitted=at(5), version="2"), Sighting(2, at(0))]
+    book = LastSeen()
+    book.note([Seen(1, at(5), submitted=at(5), version="2"), Seen(2, at(0))])
+    book.note([Seen(1, at(3), submitted=None, version="")])
+    assert book.take() == [Seen(1, at(5), submitted=at(5), version="2"), Seen(2, at(0))]
     assert book.take() == []

@@ -1,4 +1,4 @@
-"""Secrets: from database.yaml or Vault, with row_warnings that name the place and keep the secret."""
+"""Secrets: from database.yaml or Vault, with warnings that name the place and keep the secret."""
 
 import json
 import logging

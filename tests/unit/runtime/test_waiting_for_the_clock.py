@@ -13,7 +13,7 @@ from runtime.clock import Clock, Comparison
 from runtime.health import Rounds
 from scorer.scoring import Scored
 from scorer.worker import _Scoring, heal
-from selector.review_loop import Reviewing
+from selector.review_loop import ReviewLoop
 
 
 class Worker:
@@ -35,8 +35,8 @@ def of_scorer(worker: Any) -> _Scoring:
     return _Scoring(worker, [])
 
 
-def of_selector(worker: Any) -> Reviewing:
-    return Reviewing(worker, *([None] * 3))  # type: ignore[arg-type]
+def of_selector(worker: Any) -> ReviewLoop:
+    return ReviewLoop(worker, *([None] * 3))  # type: ignore[arg-type]
 
 
 def scorers_answer(work: Any) -> Any:

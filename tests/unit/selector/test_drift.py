@@ -6,7 +6,7 @@ from typing import Any, cast
 from runtime.mqtt.session import Incoming
 from schema.messages import Status, encode
 from schema.topics import Topics
-from selector.drift import AgentWatch
+from selector.drift import DriftWatch
 from selector.row_warnings import RowWarnings
 
 TOPICS = Topics("test")
@@ -29,7 +29,7 @@ def test_an_agent_of_either_kind_comes_and_goes() -> None:
         (encode(Status(online=True)), encode(Status(online=False))),
     )
     marked, worker = Marked(), cast(Any, SimpleNamespace(topics=TOPICS))
-    watch = AgentWatch(worker, cast(Any, None), cast(Any, marked), RowWarnings(), known=lambda name: True)
+    watch = DriftWatch(worker, cast(Any, None), cast(Any, marked), RowWarnings(), known=lambda name: True)
     for name, (online, offline) in zip(NAMES, said, strict=True):
         watch.hear(Incoming(TOPICS.status(name), online))
         assert watch.online == 1

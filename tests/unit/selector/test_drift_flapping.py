@@ -13,7 +13,7 @@ from runtime.mqtt.session import Incoming
 from schema.messages import Status, encode
 from schema.topics import Topics
 from selector import drift, row_warnings
-from selector.drift import AgentWatch
+from selector.drift import DriftWatch
 from selector.row_warnings import RowWarnings
 
 TOPICS = Topics("devel")
@@ -48,7 +48,7 @@ class Selector:
         worker = SimpleNamespace(topics=TOPICS, in_database=self._look)
         reconciler = SimpleNamespace(mark=lambda name, everything=False: self.marked.append(name))
         known = {NAME, OTHER}
-        self.watch = AgentWatch(
+        self.watch = DriftWatch(
             cast(Any, worker), cast(Any, None), cast(Any, reconciler), RowWarnings(), known=known.__contains__
         )
 

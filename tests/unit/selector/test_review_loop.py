@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from runtime.clock import Clock
 from runtime.health import Rounds
-from selector.review_loop import LONGEST, Reviewing, next_together
+from selector.review_loop import LONGEST, ReviewLoop, next_together
 from selector.reviews import BATCH, Reviewed
 from selector.store import Pair
 
@@ -54,8 +54,8 @@ class _Numbers:
 async def _story(release: asyncio.Event, until: Callable[[list[str]], bool], count: int = 2) -> list[str]:
     story: list[str] = []
     worker, publisher = _Worker(story, count), _Publisher(story, release)
-    reviewing = Reviewing(cast(Any, worker), cast(Any, publisher), cast(Any, None), cast(Any, _Numbers()))
-    tasks = [asyncio.create_task(reviewing.run()), asyncio.create_task(reviewing.publish())]
+    review_loop = ReviewLoop(cast(Any, worker), cast(Any, publisher), cast(Any, None), cast(Any, _Numbers()))
+    tasks = [asyncio.create_task(review_loop.run()), asyncio.create_task(review_loop.publish())]
     async with asyncio.timeout(10):
         while not until(story):
             await asyncio.sleep(0.001)

@@ -8,10 +8,10 @@ import pytest
 
 from runtime.db.system_settings import Intervals
 from selector import watch
-from selector.monitors import MonitorRow, Registry
+from selector.monitors import MonitorRow, Monitors
 from selector.row_warnings import RowWarnings
 from selector.rows import AccountLimit, account_limit
-from selector.triggers import News
+from selector.triggers import MonitorChange
 from selector.watch import Watch
 
 
@@ -22,15 +22,17 @@ class _Ledger:
         self.what = what
         self.made_due = 0
 
-    def note(self, _engine: object, _rows: object, _now: object, flapping: frozenset[int] = frozenset()) -> list[News]:
+    def note(
+        self, _engine: object, _rows: object, _now: object, flapping: frozenset[int] = frozenset()
+    ) -> list[MonitorChange]:
         if 7 in flapping and set(self.what) <= {"gone", "back"}:
             return []
         self.made_due += 1
-        return [News(7, self.what, 2700)]
+        return [MonitorChange(7, self.what, 2700)]
 
 
 def a_watch(**parts: object) -> Watch:
-    names = ("worker", "reviewing", "populating", "reconciler", "configs", "row_warnings", "numbers")
+    names = ("worker", "review_loop", "pair_loop", "reconciler", "configs", "row_warnings", "metrics")
     return Watch(**cast(Any, dict.fromkeys(names) | parts))
 
 
@@ -51,8 +53,8 @@ async def test_a_monitor_that_comes_and_goes_makes_its_servers_due_four_times_an
     woken: list[None] = []
     one = a_watch(
         worker=SimpleNamespace(in_database=in_database, engine=None),
-        reviewing=SimpleNamespace(wake=lambda: woken.append(None)),
-        numbers=SimpleNamespace(made_due=lambda why, count: None),
+        review_loop=SimpleNamespace(wake=lambda: woken.append(None)),
+        metrics=SimpleNamespace(made_due=lambda why, count: None),
     )
     for _ in range(720):  # an hour
         await one._look_at_monitors()
@@ -64,10 +66,10 @@ async def test_a_monitor_that_comes_and_goes_makes_its_servers_due_four_times_an
 async def test_an_account_with_an_odd_limit_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
     """However many monitors it has, and however often the watch looks."""
     rows = [monitor_row(number, account_limit('{"monitors_per_server_limit": -1}')) for number in (1, 2)]
-    registry = Registry((*rows, monitor_row(3, account_limit(None))), {})
+    known_monitors = Monitors((*rows, monitor_row(3, account_limit(None))), {})
 
-    async def in_database(_work: object) -> Registry:
-        return registry
+    async def in_database(_work: object) -> Monitors:
+        return known_monitors
 
     one = a_watch(worker=SimpleNamespace(in_database=in_database), row_warnings=RowWarnings())
     for _ in range(3):
@@ -108,7 +110,7 @@ async def test_doubts_and_another_connection_have_all_monitors_looked_at() -> No
         configs=SimpleNamespace(forget=lambda: forgotten.append(None)),
     )
     rows = (monitor_row(1, account_limit(None)), monitor_row(2, account_limit(None)))
-    before = one._registry = Registry(rows, {})
+    before = one._registry = Monitors(rows, {})
     everybody = sorted(before.names)
     assert everybody
     one._look_at_agents(before)
@@ -135,7 +137,7 @@ async def test_other_intervals_have_all_monitors_looked_at() -> None:
         configs=SimpleNamespace(want=lambda wanted: None),
         row_warnings=RowWarnings(),
     )
-    one._registry = Registry((monitor_row(1, account_limit(None)),), {})
+    one._registry = Monitors((monitor_row(1, account_limit(None)),), {})
     await one._look_at_settings()
     assert marks.take() == [], "at first there is nothing to compare with"
     pool.monitors = Intervals(interval_active=77.0)

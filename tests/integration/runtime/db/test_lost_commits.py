@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from ingest.last_seen import Sighting, write_sightings
+from ingest.last_seen import Seen, write_last_seen
 from ingest.messages import Presence
 from ingest.presence import write_presence
 from ingest.retention import Removing, Round, expiring
@@ -21,7 +21,7 @@ from schema.tables import metadata, monitors
 from scorer.scorers import all_scorers
 from scorer.scoring import score_due
 from scorer.worker import add_missing_scorers
-from selector.monitors import read_registry
+from selector.monitors import read_monitors
 from selector.pairs import make_pairs, queue_servers
 from selector.reviews import review_due
 from selector.triggers import make_due, note_monitors
@@ -53,8 +53,8 @@ def present(engine: Engine) -> Again:
 def seen(engine: Engine) -> Again:
     with engine.begin() as connection:
         monitor = add_monitor(connection, monitor_name("alice"))
-    sighting = Sighting(monitor, to_db(NOW), submitted=to_db(NOW), version="1.2.3")
-    return partial(write_sightings, engine, [sighting])
+    sighting = Seen(monitor, to_db(NOW), submitted=to_db(NOW), version="1.2.3")
+    return partial(write_last_seen, engine, [sighting])
 
 
 def removing(engine: Engine) -> Again:
@@ -95,7 +95,7 @@ def pairing(engine: Engine) -> Again:
         add_server(connection)
         add_monitor(connection, unique("m"))
     with reading(engine) as connection:
-        [monitor] = read_registry(connection, NOW).monitors
+        [monitor] = read_monitors(connection, NOW).monitors
     return partial(make_pairs, engine, monitor, NOW)
 
 
@@ -111,7 +111,7 @@ def noticing(engine: Engine) -> Again:
 
     def look() -> None:
         with reading(engine) as connection:
-            rows = read_registry(connection, datetime.now(UTC)).monitors
+            rows = read_monitors(connection, datetime.now(UTC)).monitors
         note_monitors(engine, rows, NOW)
 
     look()

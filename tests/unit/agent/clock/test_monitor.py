@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent import base_checks, clock_check, exchange, local_clock, pace, runner
+from agent import base_checks, clock_check, exchange, local_clock, pace, prober
 from agent.clock.check import BaseChecks, Checked
 from agent.clock.monitor import LocalClock
 from agent.clock.verdict import ClockVerdict
@@ -119,7 +119,7 @@ async def test_after_these_30_seconds_silence_has_it_checked_at_once(bench: Benc
 def test_what_is_promised_in_numbers() -> None:
     assert (clock_check.VALID_FOR, clock_check.RENEW_AFTER, clock_check.RETRY_AFTER) == (180, 150, 60)
     assert (clock_check.ASKED_NOT_BEFORE, clock_check.MAX_OFFSET) == (30, 0.010)
-    assert (exchange.TIMEOUT, runner.MAX_PROBES, base_checks.MAX_BASE_CHECKS, pace.JITTER) == (3, 64, 16, 0.05)
+    assert (exchange.TIMEOUT, prober.MAX_PROBES, base_checks.MAX_BASE_CHECKS, pace.JITTER) == (3, 64, 16, 0.05)
 
 
 def test_sixteen_base_check_servers_are_asked_at_most() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import collector as module
-from agent.delivery.batcher import Collector
+from agent import batcher as module
+from agent.delivery.batcher import Batcher
 from agent.delivery.spool import Batched, Spool
 from agent.metrics import AgentCounters
 from schema.limits import MAX_BATCH_RESULTS
@@ -28,14 +28,14 @@ class Bench:
         self.spool = Spool(path / "spool", max_bytes=10**8, max_age=3600)
         self.batches_made = 0
         self.counters = AgentCounters()
-        self.collector = Collector(self.spool, "1.2.3", self.counters, self.count)
+        self.batcher = Batcher(self.spool, "1.2.3", self.counters, self.count)
 
     def count(self) -> None:
         self.batches_made += 1
 
     def add(self, *server_ids: int, at: float | None = None) -> None:
         for server_id in server_ids:
-            self.collector.add(result(server_id), time.monotonic() if at is None else at)
+            self.batcher.add(result(server_id), time.monotonic() if at is None else at)
 
     def spooled(self) -> list[list[int]]:
         found = []
@@ -61,13 +61,13 @@ def bench(tmp_path: Path) -> Bench:
 
 @asynccontextmanager
 async def running(bench: Bench) -> AsyncIterator[None]:
-    task = asyncio.create_task(bench.collector.run())
+    task = asyncio.create_task(bench.batcher.run())
     try:
         yield
     finally:
         task.cancel()
         await asyncio.wait({task})
-        await bench.collector.close()
+        await bench.batcher.close()
 
 
 async def test_results_that_come_together_travel_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ async def test_a_full_batch_does_not_wait(bench: Bench) -> None:
 
 async def test_no_batch_is_larger_than_what_ingest_takes(bench: Bench) -> None:
     bench.add(*range(MAX_BATCH_RESULTS + 1))
-    await bench.collector.flush()
+    await bench.batcher.flush()
     assert [len(batch) for batch in bench.spooled()] == [MAX_BATCH_RESULTS, 1]
 
 
@@ -105,7 +105,7 @@ async def test_a_backlog_makes_larger_batches(bench: Bench, monkeypatch: pytest.
     monkeypatch.setattr(module, "WINDOW", 0.001)
     monkeypatch.setattr(module, "BACKLOG", 1)
     bench.add(1)
-    await bench.collector.flush()
+    await bench.batcher.flush()
     async with running(bench):
         bench.add(2)
         await asyncio.sleep(0.05)
@@ -122,9 +122,9 @@ async def test_a_disk_that_takes_nothing_loses_nothing_until_memory_is_full(
     with monkeypatch.context() as patched:
         patched.setattr(bench.spool, "store", full)
         bench.add(1, 2)
-        assert not await bench.collector.flush()
+        assert not await bench.batcher.flush()
         bench.add(3)
-    assert await bench.collector.flush()
+    assert await bench.batcher.flush()
     assert bench.spooled() == [[1, 2, 3]]
     assert bench.spool.counters.dropped_results == 0
     bench.add(*range(module.MAX_GATHERED + 7))
@@ -133,24 +133,24 @@ async def test_a_disk_that_takes_nothing_loses_nothing_until_memory_is_full(
 
 async def test_a_clock_step_takes_back_what_was_not_sent_since_the_last_good_check(bench: Bench) -> None:
     bench.add(1, at=10.0)
-    await bench.collector.flush()
-    bench.collector.vouch(15.0)
+    await bench.batcher.flush()
+    bench.batcher.vouch(15.0)
     bench.add(2, at=20.0)
-    await bench.collector.flush()
+    await bench.batcher.flush()
     bench.add(3, at=21.0)
-    await bench.collector.flush()
-    bench.collector.sent(3)
+    await bench.batcher.flush()
+    bench.batcher.sent(3)
     bench.add(4, 5, at=22.0)
-    assert bench.collector.withdraw(since=15.0, now=time.monotonic()) == 3
-    await bench.collector.flush()
+    assert bench.batcher.withdraw(since=15.0, now=time.monotonic()) == 3
+    await bench.batcher.flush()
     assert bench.spooled() == [[1], [3]], "vouched for, and sent already"
 
 
 async def test_a_check_vouches_only_for_what_came_before_it(bench: Bench) -> None:
     bench.add(1, at=20.0)
-    await bench.collector.flush()
-    bench.collector.vouch(15.0)
-    assert bench.collector.withdraw(since=15.0, now=time.monotonic()) == 1
+    await bench.batcher.flush()
+    bench.batcher.vouch(15.0)
+    assert bench.batcher.withdraw(since=15.0, now=time.monotonic()) == 1
 
 
 async def test_a_batch_being_written_during_a_step_is_taken_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,15 +163,15 @@ async def test_a_batch_being_written_during_a_step_is_taken_back(bench: Bench, m
 
     monkeypatch.setattr(bench.spool, "store", slowly)
     bench.add(1, at=20.0)
-    writing = asyncio.create_task(bench.collector.flush())
+    writing = asyncio.create_task(bench.batcher.flush())
     assert await asyncio.to_thread(begun.wait, 10)
-    bench.collector.withdraw(since=15.0, now=time.monotonic())
+    bench.batcher.withdraw(since=15.0, now=time.monotonic())
     stepped.set()
     await writing
     assert (bench.spooled(), bench.batches_made) == ([], 0)
     assert bench.counters.probes_discarded == 1, "what was measured is in the ledger, on its way, or discarded"
     bench.add(2)
-    await bench.collector.flush()
+    await bench.batcher.flush()
     assert bench.spooled() == [[2]]
 
 
@@ -186,10 +186,10 @@ async def test_a_disk_that_takes_nothing_is_told_until_it_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, told = Bench(tmp_path), []
-    bench.collector._on_trouble = lambda: told.append(bench.collector.trouble)
+    bench.batcher._on_trouble = lambda: told.append(bench.batcher.trouble)
     monkeypatch.setattr("agent.delivery.batcher.RETRY", 0.02)
     monkeypatch.setattr("agent.delivery.batcher.WINDOW", 0.001)
-    task = asyncio.create_task(bench.collector.run())
+    task = asyncio.create_task(bench.batcher.run())
     with monkeypatch.context() as broken:
         broken.setattr(bench.spool, "store", full)
         bench.add(1, 2)
@@ -206,7 +206,7 @@ async def test_what_the_disk_does_not_take_at_the_end_is_counted(
     bench = Bench(tmp_path)
     monkeypatch.setattr(bench.spool, "store", full)
     bench.add(1, 2, 3)
-    await bench.collector.close()
+    await bench.batcher.close()
     assert bench.spool.counters.dropped_results == 3
     assert "3 results are lost: results cannot be written to disk: No space left on device" in caplog.text
 
@@ -218,7 +218,7 @@ async def test_more_than_fits_into_memory_is_dropped_and_counted(
     monkeypatch.setattr(bench.spool, "store", full)
     bench.add(*range(5_007))
     assert bench.spool.counters.dropped_results == 7
-    await bench.collector.close()
+    await bench.batcher.close()
     assert bench.spool.counters.dropped_results == 5_007
 
 
@@ -236,12 +236,12 @@ async def test_a_disk_that_does_not_answer_does_not_keep_the_agent_from_ending(
     monkeypatch.setattr(bench.spool, "store", hang)
     bench.add(1)
     if under_way:
-        flushing = asyncio.create_task(bench.collector.flush())
+        flushing = asyncio.create_task(bench.batcher.flush())
         await asyncio.sleep(0)
         flushing.cancel()
     began = time.monotonic()
     try:
-        await bench.collector.close(within=0.1)
+        await bench.batcher.close(within=0.1)
         assert time.monotonic() - began < 5
         assert "the disk does not answer" in caplog.text
     finally:
@@ -260,5 +260,5 @@ async def test_without_room_for_a_thread_a_batch_is_written_all_the_same(
     bench.add(1)
     with monkeypatch.context() as full_table:
         full_table.setattr(threading.Thread, "start", start)
-        assert await bench.collector.flush()
+        assert await bench.batcher.flush()
     assert bench.spooled() == [[1]]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import outbox as module
-from agent.delivery.sender import IN_FLIGHT, Outbox
+from agent import sender as module
+from agent.delivery.sender import IN_FLIGHT, Sender
 from agent.delivery.spool import Batched, Spool
 from agent.delivery.ulid import new_ulid
 from agent.metrics import AgentCounters
@@ -40,7 +40,7 @@ class Bench:
         self.spool = Spool(path / "spool", max_bytes=10**6, max_age=3600)
         self.wire, self.counters = Wire(), AgentCounters()
         self.sent: list[int] = []
-        self.outbox = Outbox(
+        self.sender = Sender(
             self.spool,
             self.wire,
             self.counters,
@@ -58,11 +58,11 @@ class Bench:
             number = self.spool.reserve()
             self.spool.admit(number, self.spool.store(number, batch), time.time())
             made.append(batch.id)
-        self.outbox.wake()
+        self.sender.wake()
         return made
 
     def commit(self, batch: str, *rejected: Rejection) -> None:
-        self.outbox.acknowledge(BatchCommitted(batch=batch, stored=1, rejected=list(rejected)))
+        self.sender.acknowledge(BatchCommitted(batch=batch, stored=1, rejected=list(rejected)))
 
     async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:
         deadline = time.monotonic() + timeout
@@ -76,7 +76,7 @@ async def running(
     path: Path, ack_timeout: float = 30.0, rest: float = 0.01, overtaken: float = 30.0
 ) -> AsyncIterator[Bench]:
     bench = Bench(path, ack_timeout, rest, overtaken)
-    task = asyncio.create_task(bench.outbox.run())
+    task = asyncio.create_task(bench.sender.run())
     try:
         yield bench
     finally:
@@ -164,7 +164,7 @@ async def test_what_is_refused_is_put_aside(tmp_path: Path) -> None:
     async with running(tmp_path) as bench:
         (batch,) = bench.add()
         await bench.until(lambda: bench.wire.published)
-        bench.outbox.acknowledge(BatchRefused(batch=batch, reason="unknown version"))
+        bench.sender.acknowledge(BatchRefused(batch=batch, reason="unknown version"))
         assert (len(bench.spool), bench.spool.counters.set_aside) == (0, 1)
         (another,) = bench.add()
         await bench.until(lambda: another in bench.wire.published)
@@ -176,7 +176,7 @@ async def test_acknowledgements_of_what_we_do_not_have_change_nothing(tmp_path: 
         await bench.until(lambda: bench.wire.published)
         for strange in ("", "x" * 26, new_ulid(0)):
             bench.commit(strange)
-            bench.outbox.acknowledge(BatchRefused(batch=strange, reason="?"))
+            bench.sender.acknowledge(BatchRefused(batch=strange, reason="?"))
         bench.commit(batch)
         bench.commit(batch)
         assert (len(bench.spool), bench.counters.batches_committed) == (0, 1)
@@ -217,7 +217,7 @@ async def test_when_the_broker_forgot_us_what_is_in_flight_goes_out_at_once(tmp_
     async with running(tmp_path, ack_timeout=30.0, rest=30.0) as bench:
         (batch,) = bench.add()
         await bench.until(lambda: bench.wire.published)
-        bench.outbox.send_again()
+        bench.sender.send_again()
         await bench.until(lambda: bench.wire.published == [batch, batch])
 
 
@@ -274,7 +274,7 @@ async def test_nothing_is_remembered_of_a_batch_that_has_left(tmp_path: Path) ->
     """Else, what was put off once would in the end keep others from being put off."""
     async with running(tmp_path, ack_timeout=0.001, rest=0.001) as bench:
         (batch,) = bench.add()
-        await bench.until(lambda: bench.outbox._later)
+        await bench.until(lambda: bench.sender._later)
         bench.commit(batch)
-        assert (bench.outbox._later, bench.outbox._put_off, bench.outbox._numbers) == ({}, {}, {})
+        assert (bench.sender._later, bench.sender._put_off, bench.sender._numbers) == ({}, {}, {})
         assert len(bench.spool) == 0

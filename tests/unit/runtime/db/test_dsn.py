@@ -1,4 +1,4 @@
-"""Where the ledger is: both forms of a DSN, and row_warnings that keep its password."""
+"""Where the ledger is: both forms of a DSN, and warnings that keep its password."""
 
 import string
 import traceback
@@ -178,7 +178,7 @@ def parts(password: str) -> set[str]:
 
 
 def shown(text: str) -> list[str]:
-    """All that people may come to see of a DSN: row_warnings, and its own representations."""
+    """All that people may come to see of a DSN: warnings, and its own representations."""
     try:
         url = parse_dsn(text)
     except InvalidDsn as error:

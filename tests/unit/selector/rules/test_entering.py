@@ -152,10 +152,10 @@ GOOD_BUT_IDLE = many(range(21, 33), "testing", global_status="testing", avg_rtt_
 """Twelve globally testing monitors: as many as testing ever has places, and better than anybody."""
 
 
-def gathering(*numbers: int, **values: object) -> list[Monitor]:
+def gathering(*metrics: int, **values: object) -> list[Monitor]:
     """Testing since yesterday's noon and a minute."""
     begun = {"last_move": NOW - timedelta(hours=23, minutes=59)}
-    return many(numbers, "testing", **({"count": 10, "avg_rtt_ms": 90.0} | begun | values))
+    return many(metrics, "testing", **({"count": 10, "avg_rtt_ms": 90.0} | begun | values))
 
 
 def test_globally_active_candidates_take_reserved_places_whatever_their_priority() -> None:

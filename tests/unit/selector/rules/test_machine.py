@@ -151,8 +151,8 @@ class ServerLife(RuleBasedStateMachine):
         self.monitors.update({one.id: one for one in scene.judged})
 
     def _chosen(self, place: int) -> list[int]:
-        numbers = sorted(self.monitors)
-        return [numbers[place % len(numbers)]] if numbers else []
+        metrics = sorted(self.monitors)
+        return [metrics[place % len(metrics)]] if metrics else []
 
     def _change(self, place: int, **values: Any) -> None:
         for number in self._chosen(place):
