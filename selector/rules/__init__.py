@@ -1,35 +1,32 @@
-"""The rules of a review, one file each; `ORDER` is the order in which they are applied.
+"""The rules of a review; `ORDER` is the order in which they are applied.
 
-The number after `s` is that order. The metrics in the rules' names are the ones the pool's operators know them
-by: they are not consecutive, and 1.5 comes after 2, 2.5 after 5, 6 last.
+The numbers in their names are the ones that the pool's operators know them by. They are not consecutive, and not the
+order: 1.5 comes after 2, 2.5 after 5, 6 last.
 """
 
 from selector.rules import (
-    s01_rule1_leave_at_once,
-    s02_rule3_exchange,
-    s03_rule2_out,
-    s04_rule1_5_too_many_active,
-    s05_rule3_promote,
-    s06_rule3_swap,
-    s07_rule5_reserve,
-    s08_rule5_promote,
-    s09_rule5_swap,
-    s10_rule2_5_too_many_testing,
-    s11_rule7_paused,
-    s12_rule6_no_testing,
+    exchange,
+    leave_at_once,
+    leave_gradually,
+    paused,
+    promotions,
+    reserved_places,
+    swap_into_active,
+    swap_into_testing,
+    too_many,
 )
 
 ORDER = (
-    s01_rule1_leave_at_once.RULE,
-    s02_rule3_exchange.RULE,
-    s03_rule2_out.RULE,
-    s04_rule1_5_too_many_active.RULE,
-    s05_rule3_promote.RULE,
-    s06_rule3_swap.RULE,
-    s07_rule5_reserve.RULE,
-    s08_rule5_promote.RULE,
-    s09_rule5_swap.RULE,
-    s10_rule2_5_too_many_testing.RULE,
-    s11_rule7_paused.RULE,
-    s12_rule6_no_testing.RULE,
+    leave_at_once.RULE,
+    exchange.RULE,
+    leave_gradually.RULE,
+    too_many.TOO_MANY_ACTIVE_RULE,
+    promotions.PROMOTE_TO_ACTIVE_RULE,
+    swap_into_active.RULE,
+    reserved_places.RULE,
+    promotions.PROMOTE_TO_TESTING_RULE,
+    swap_into_testing.RULE,
+    too_many.TOO_MANY_TESTING_RULE,
+    paused.RULE,
+    promotions.NO_TESTING_RULE,
 )

@@ -1,13 +1,9 @@
-"""Who may be promoted, and if not, why not.
-
-Each question is answered with the obstacle in words, or None. The rules ask to decide, `simulate` asks to explain, so
-what is explained is what was decided.
-"""
+"""Who may be promoted, and if not, why not; how many may still be; and the words of a swap."""
 
 from selector.rules.assess import BLOCKED
 from selector.rules.constraints import conflict
 from selector.rules.model import GlobalStatus, Health, PairStatus, State, ViolationType
-from selector.rules.world import Entry, World
+from selector.rules.world import Entry, World, is_promotion
 
 
 def obstacle_to_active(world: World, entry: Entry) -> str | None:
@@ -80,3 +76,19 @@ def _out_for_other_than_health(world: World, entry: Entry) -> bool:
     if entry.state is State.BLOCK or entry.monitor.global_status is GlobalStatus.PENDING:
         return True
     return entry.violation is not None and (entry.violation.unchangeable or not world.emergency)
+
+
+def no_promotions_to_testing(world: World) -> str | None:
+    """Why no further candidate may enter testing in this review."""
+    if world.promotions_left <= 0:
+        return f"limit of {world.limit} promotions reached"
+    entered = sum(is_promotion(change) and change.to_status is PairStatus.TESTING for change in world.changes)
+    most = world.settings.testing_promotions
+    return f"{most} candidates have entered testing in this review" if entered >= most else None
+
+
+def versus(winner: Entry, loser: Entry) -> str:
+    """The comparison that decided a swap."""
+    if not loser.healthy:
+        return f"healthy against {loser.health}"
+    return f"priority {winner.priority} against {loser.priority}"

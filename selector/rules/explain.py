@@ -10,23 +10,22 @@ from datetime import datetime
 from typing import Any
 
 from selector.rules import (
-    s01_rule1_leave_at_once,
-    s02_rule3_exchange,
-    s03_rule2_out,
-    s04_rule1_5_too_many_active,
-    s05_rule3_promote,
-    s06_rule3_swap,
-    s08_rule5_promote,
-    s11_rule7_paused,
+    exchange,
+    leave_at_once,
+    leave_gradually,
+    paused,
+    promotions,
+    swap_into_active,
+    too_many,
 )
 from selector.rules.model import PairStatus, Rejected, Review, Verdict
 from selector.rules.world import Entry, Step, World
 
 _TELLING = {
-    PairStatus.ACTIVE: (s03_rule2_out.NAME, s04_rule1_5_too_many_active.NAME, s06_rule3_swap.NAME),
-    PairStatus.TESTING: (s03_rule2_out.NAME, s05_rule3_promote.NAME),
-    PairStatus.CANDIDATE: (s01_rule1_leave_at_once.RULE.name, s02_rule3_exchange.NAME, s08_rule5_promote.NAME),
-    PairStatus.PAUSED: (s11_rule7_paused.NAME,),
+    PairStatus.ACTIVE: (leave_gradually.NAME, too_many.TOO_MANY_ACTIVE, swap_into_active.NAME),
+    PairStatus.TESTING: (leave_gradually.NAME, promotions.PROMOTE_TO_ACTIVE),
+    PairStatus.CANDIDATE: (leave_at_once.RULE.name, exchange.NAME, promotions.PROMOTE_TO_TESTING),
+    PairStatus.PAUSED: (paused.NAME,),
 }
 """Whose answer tells best why a monitor stays what it is; the first that has one."""
 

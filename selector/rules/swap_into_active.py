@@ -5,11 +5,10 @@ nobody can take its place without a violation, the next worst is looked at: a be
 may only be able to replace its sibling.
 """
 
-from selector.rules.budget import versus
-from selector.rules.eligibility import obstacle_to_active
+from selector.rules.eligibility import obstacle_to_active, versus
+from selector.rules.leave_gradually import demoted_to
 from selector.rules.model import PairStatus
 from selector.rules.ranking import beats
-from selector.rules.s03_rule2_out import demoted_to
 from selector.rules.world import Entry, Rule, World
 
 NAME = "rule 3: swap into active"

@@ -15,12 +15,11 @@ Comes before rule 2, which removes from testing who is in violation.
 from collections.abc import Iterator
 
 from selector.rules.assess import out_on_its_own
-from selector.rules.budget import no_promotions_to_testing, versus
 from selector.rules.constraints import entangled
-from selector.rules.eligibility import out_because, would_violate
+from selector.rules.eligibility import no_promotions_to_testing, out_because, versus, would_violate
 from selector.rules.model import GlobalStatus, PairStatus, State
 from selector.rules.ranking import beats
-from selector.rules.reserve import may_try_again
+from selector.rules.reserved_places import may_try_again
 from selector.rules.world import Entry, Rule, World
 
 NAME = "rule 3: exchange across a constraint"

@@ -9,11 +9,10 @@ replaced by one that has had its turn within a week without getting ready.
 from collections.abc import Callable
 from itertools import takewhile
 
-from selector.rules.budget import no_promotions_to_testing, versus
-from selector.rules.eligibility import obstacle_to_testing
+from selector.rules.eligibility import no_promotions_to_testing, obstacle_to_testing, versus
 from selector.rules.model import PairStatus
 from selector.rules.ranking import beats
-from selector.rules.reserve import fits, is_ready, is_short, may_try_again, protected
+from selector.rules.reserved_places import fits, is_ready, is_short, may_try_again, protected
 from selector.rules.world import Entry, Rule, World
 
 NAME = "rule 5: swap into testing"

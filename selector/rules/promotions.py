@@ -1,0 +1,118 @@
+"""Rules 3, 5 and 6, promotions: free places go to the best monitors that may have them.
+
+- Rule 3: testing monitors become active.
+- Rule 5, second part: candidates enter testing, globally active and globally testing ones alike; the reserved places
+  were offered to the former first.
+- Rule 6: when nobody is testing at all, up to 5 candidates enter testing, healthy first, whatever their count of
+  results. Else a server whose candidates have no results yet, or only bad ones, would never be measured well enough
+  for anybody to be promoted. It has its own number, since waiting helps nobody. Constraints count as for any
+  promotion; who is gone, pending, blocked or in violation is not taken.
+"""
+
+from selector.rules.eligibility import (
+    no_promotions_to_testing,
+    obstacle_to_active,
+    obstacle_to_rescue,
+    obstacle_to_testing,
+)
+from selector.rules.model import PairStatus
+from selector.rules.world import Entry, Rule, World
+
+PROMOTE_TO_ACTIVE = "rule 3: promote to active"
+
+
+def promote_to_active(world: World) -> World:
+    """Best first, while places and the limit last; each is judged beside those promoted before it."""
+    for entry in world.testing:
+        if no_room_in_active(world):
+            break
+        if obstacle_to_active(world, entry) is None:
+            why = f"{world.active_count} active, target {world.settings.target_active}; {merit(entry)}"
+            world = world.move(entry, PairStatus.ACTIVE, PROMOTE_TO_ACTIVE, "emergency: " * world.emergency + why)
+    return world
+
+
+def no_room_in_active(world: World) -> str | None:
+    """Why nobody can be promoted to active, whoever it be."""
+    if world.active_count >= world.settings.target_active:
+        return f"all {world.settings.target_active} active places are taken"
+    if world.promotions_left <= 0:
+        return f"limit of {world.limit} promotions reached"
+    return None
+
+
+def merit(entry: Entry) -> str:
+    """What speaks for a monitor."""
+    return f"priority {entry.priority}, {entry.monitor.count} results"
+
+
+def why_not_active(world: World, entry: Entry) -> str | None:
+    """The testing monitors."""
+    if entry.status is not PairStatus.TESTING:
+        return None
+    return obstacle_to_active(world, entry) or no_room_in_active(world)
+
+
+PROMOTE_TO_ACTIVE_RULE = Rule(
+    PROMOTE_TO_ACTIVE, "testing -> active up to the target", promote_to_active, why_not_active
+)
+
+
+PROMOTE_TO_TESTING = "rule 5: promote to testing"
+
+
+def promote_to_testing(world: World) -> World:
+    """Best first, while places and the budget last; each is judged beside those promoted before it."""
+    for entry in world.candidates:
+        if no_room_in_testing(world):
+            break
+        if obstacle_to_testing(world, entry) is None:
+            why = f"{world.testing_count} testing, target {world.testing_target}; {merit(entry)}"
+            world = world.move(entry, PairStatus.TESTING, PROMOTE_TO_TESTING, why)
+    return world
+
+
+def no_room_in_testing(world: World) -> str | None:
+    """Why nobody can be promoted to testing, whoever it be."""
+    if world.testing_count >= world.testing_target:
+        return f"all {world.testing_target} testing places are taken"
+    return no_promotions_to_testing(world)
+
+
+def why_not_testing(world: World, entry: Entry) -> str | None:
+    """The candidates."""
+    if entry.status is not PairStatus.CANDIDATE:
+        return None
+    return obstacle_to_testing(world, entry) or no_room_in_testing(world)
+
+
+PROMOTE_TO_TESTING_RULE = Rule(
+    PROMOTE_TO_TESTING, "candidate -> testing up to the target", promote_to_testing, why_not_testing
+)
+
+
+NO_TESTING = "rule 6: no testing at all"
+
+
+def fill_empty_testing(world: World) -> World:
+    """Best first: healthy, then unknown, then unhealthy."""
+    if world.testing_count > 0:
+        return world
+    for entry in world.candidates:
+        if world.testing_count >= world.settings.rescued_when_no_testing:
+            break
+        if obstacle_to_rescue(world, entry) is None:
+            why = f"nobody was testing; {entry.health}, {entry.monitor.count} results"
+            world = world.move(entry, PairStatus.TESTING, NO_TESTING, why)
+    return world
+
+
+def why_not_rescued(world: World, entry: Entry) -> str | None:
+    """The candidates, if nobody was testing when the rule was reached."""
+    rescued = [change for change in world.changes if change.rule == NO_TESTING]
+    if entry.status is not PairStatus.CANDIDATE or world.testing_count > len(rescued):
+        return None
+    return obstacle_to_rescue(world, entry) or f"{world.settings.rescued_when_no_testing} others came first"
+
+
+NO_TESTING_RULE = Rule(NO_TESTING, "nobody testing: up to 5 candidates -> testing", fill_empty_testing, why_not_rescued)
