@@ -261,7 +261,7 @@ async def _work(worker: Worker, start: Start, vitals: Vitals) -> None:
         await worker.in_database(partial(require_migrated, worker.engine))
         await worker.compare_clocks()
         tasks.create_task(_keep_clock(worker), name="clock")
-        take_orders(worker, tasks)
+        take_commands(worker, tasks)
         await start(worker, tasks)
         tasks.create_task(worker.live.run(), name="live stream")
         tasks.create_task(worker.broker.run(), name="broker session")
@@ -318,7 +318,7 @@ def assemble(service: str, settings: WorkerSettings, token: TokenSource, numbers
     )
 
 
-def take_orders(worker: Worker, tasks: asyncio.TaskGroup) -> None:
+def take_commands(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     """Subscribes to what operators order, and has each order carried out in ``tasks``."""
 
     def take(message: Incoming) -> None:

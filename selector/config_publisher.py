@@ -43,7 +43,7 @@ class ConfigPublisher:
         self._wake = asyncio.Event()
         self._warning = OngoingWarning(log)
 
-    def want(self, wanted: Mapping[str, MonitorConfig]) -> None:
+    def set_wanted(self, wanted: Mapping[str, MonitorConfig]) -> None:
         """These are the configs of all monitors from now on."""
         if wanted != self._wanted:
             self._wanted = wanted

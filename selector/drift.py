@@ -2,7 +2,7 @@
 
 A status message names, for each protocol, the number and hash of the assignments that the agent holds. When they are
 not the ledger's, the monitor's retained tree is reconciled; when the tree turns out to be right and the next status
-says the same again, the agent itself has missed something and is told everything once more.
+says the same again, the agent itself has missed something and is sent all of them again.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ COMING_ONLINE: Final = 300.0
 """Seconds in which an agent's coming online has its tree looked at once: one that comes and goes all the time must not
 have the selector look all the time. It is compared all the same."""
 
-EVERYTHING_AGAIN: Final = 3600.0
+RESEND_ALL_AGAIN: Final = 3600.0
 """Seconds until an agent that still holds other assignments is told all of them again."""
 
 Held = dict[IpVersion, str]
@@ -37,7 +37,7 @@ Held = dict[IpVersion, str]
 
 
 class DriftWatch:
-    """Compares what agents say they hold with the ledger. :meth:`hear` takes their messages, :meth:`run` compares."""
+    """Compares the assignments that agents hold with the ledger."""
 
     def __init__(
         self,
@@ -54,11 +54,11 @@ class DriftWatch:
         self._row_warnings = row_warnings
         self._known = known
         self._online: set[str] = set()
-        self._heard: OrderedDict[str, Held] = OrderedDict()
+        self._reported: OrderedDict[str, Held] = OrderedDict()
         self._compared: dict[str, float] = {}
-        self._came: dict[str, float] = {}
-        self._odd: dict[str, tuple[Held, Held]] = {}
-        self._told: dict[str, float] = {}
+        self._came_online: dict[str, float] = {}
+        self._differing: dict[str, tuple[Held, Held]] = {}
+        self._resent_all: dict[str, float] = {}
         self._wake = asyncio.Event()
 
     @property
@@ -66,7 +66,7 @@ class DriftWatch:
         """How many agents are online, as far as we heard."""
         return len(self._online)
 
-    def hear(self, message: Incoming) -> None:
+    def on_status(self, message: Incoming) -> None:
         """Takes a status message. Of an agent that the ledger does not know nothing is remembered."""
         address = self._worker.topics.parse(message.topic)
         if address is None or address.kind != "status":
@@ -87,20 +87,20 @@ class DriftWatch:
             self._is_offline(name)
             return
         self._is_online(name)
-        self._heard[name] = {ipv: state.assignments_hash for ipv, state in status.protocols.items()}
+        self._reported[name] = {ipv: state.assignments_hash for ipv, state in status.protocols.items()}
         self._wake.set()
 
     def _is_online(self, name: str) -> None:
         now = time.monotonic()
-        if name not in self._online and now - self._came.get(name, -COMING_ONLINE) >= COMING_ONLINE:
-            self._came[name] = now
+        if name not in self._online and now - self._came_online.get(name, -COMING_ONLINE) >= COMING_ONLINE:
+            self._came_online[name] = now
             self._reconciler.mark(name)
         self._online.add(name)
 
     def _is_offline(self, name: str) -> None:
         """When it came and was compared last is not forgotten: it might be back in a moment, again and again."""
         self._online.discard(name)
-        self._heard.pop(name, None)
+        self._reported.pop(name, None)
 
     async def run(self) -> None:
         """Compares until cancelled."""
@@ -108,26 +108,26 @@ class DriftWatch:
             await self._compare(await self._next())
 
     async def _compare(self, name: str) -> None:
-        says = self._heard.pop(name)
+        says = self._reported.pop(name)
         self._compared[name] = time.monotonic()
         if not has_topics(name, self._worker.topics, self._row_warnings):
             return
         ledger = await self._worker.in_database(partial(self._ledger, name))
         differs = any(ledger.get(ipv, _NOTHING) != held for ipv, held in says.items())
         if not differs:
-            self._odd.pop(name, None)
+            self._differing.pop(name, None)
             return
         # The same two sets as last time, although the tree was reconciled in between.
-        again = self._odd.get(name) == (says, ledger) and self._may_tell_everything(name)
-        self._odd[name] = (says, ledger)
-        self._reconciler.mark(name, everything=again)
+        again = self._differing.get(name) == (says, ledger) and self._may_resend_all(name)
+        self._differing[name] = (says, ledger)
+        self._reconciler.mark(name, resend_all=again)
 
-    def _may_tell_everything(self, name: str) -> bool:
+    def _may_resend_all(self, name: str) -> bool:
         """Not more often than hourly: an agent that counts differently would have it at each of its messages."""
         now = time.monotonic()
-        if now - self._told.get(name, -EVERYTHING_AGAIN) < EVERYTHING_AGAIN:
+        if now - self._resent_all.get(name, -RESEND_ALL_AGAIN) < RESEND_ALL_AGAIN:
             return False
-        self._told[name] = now
+        self._resent_all[name] = now
         return True
 
     def _ledger(self, name: str) -> Held:
@@ -146,7 +146,7 @@ class DriftWatch:
         while True:
             self._wake.clear()
             now = time.monotonic()
-            waits = [(self._compared.get(name, -PAUSE) + PAUSE - now, name) for name in self._heard]
+            waits = [(self._compared.get(name, -PAUSE) + PAUSE - now, name) for name in self._reported]
             for wait, name in waits:
                 if wait <= 0:
                     return name
@@ -158,7 +158,7 @@ class DriftWatch:
 
     def _forget(self, name: str) -> None:
         self._is_offline(name)
-        for memory in (self._compared, self._came, self._odd, self._told):
+        for memory in (self._compared, self._came_online, self._differing, self._resent_all):
             memory.pop(name, None)
 
 

@@ -141,7 +141,7 @@ class PairLoop:
         self._population: Population | None = None
         self._swept = float("-inf")
 
-    def see(self, rows: Sequence[MonitorRow]) -> None:
+    def set_monitors(self, rows: Sequence[MonitorRow]) -> None:
         """These are the monitors now."""
         self._rows = rows
         self._shown.set()
@@ -162,7 +162,7 @@ class PairLoop:
             return
         for row in rows:
             await self._make_pairs(row, now)
-        # Only now: the first review of a server is to see its pairs.
+        # Only now: the first review of a server must see its pairs.
         if await worker.in_database(partial(queue_servers, worker.engine, now)):
             self._review_loop.wake()
         self._population, self._swept = population, time.monotonic()

@@ -52,14 +52,14 @@ class Publisher:
 
     async def publish_pairs(self, pairs: Sequence[Pair]) -> None:
         """Tells the monitors of these pairs what the ledger says of them now."""
-        told: dict[str, Assignment | None] = {}
+        published: dict[str, Assignment | None] = {}
         news: Published = {}
         for _ in range(ROUNDS):
             now = await self._worker.in_database(partial(self._read, pairs))
-            news = {topic: what for topic, what in now.items() if topic not in told or told[topic] != what}
+            news = {topic: what for topic, what in now.items() if topic not in published or published[topic] != what}
             if not news or not await self.send(news):
                 return
-            told.update(news)
+            published.update(news)
         for topic in news:
             self._mark(topic)
 
@@ -72,13 +72,13 @@ class Publisher:
         with reading(self._worker.engine) as connection:
             return self.by_topic(read_pairs(connection, pairs))
 
-    async def send(self, told: Published) -> bool:
+    async def send(self, published: Published) -> bool:
         """Publishes all of it, retained; whether the broker took everything. What it did not take is marked."""
-        topics = list(told)
+        topics = list(published)
         taken = 0
         for first in range(0, len(topics), AT_ONCE):
             some = topics[first : first + AT_ONCE]
-            results = await asyncio.gather(*(self._send(topic, told[topic]) for topic in some))
+            results = await asyncio.gather(*(self._send(topic, published[topic]) for topic in some))
             taken += sum(results)
         self._metrics.published(taken, len(topics) - taken)
         return taken == len(topics)

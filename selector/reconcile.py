@@ -93,12 +93,12 @@ class Reconciler:
         """How many monitors are marked."""
         return len(self._marked)
 
-    def mark(self, name: str, *, everything: bool = False) -> None:
-        """Has this monitor looked at soon; with ``everything``, told all again, whether its tree is right or not."""
-        self._marked[name] = everything or self._marked.get(name, False)
+    def mark(self, name: str, *, resend_all: bool = False) -> None:
+        """Queues this monitor; with ``resend_all``, all its assignments are published again, right or not."""
+        self._marked[name] = resend_all or self._marked.get(name, False)
         self._wake.set()
 
-    def know(self, names: set[str]) -> None:
+    def set_monitors(self, names: set[str]) -> None:
         """These are all the monitors. New ones are looked at soon, and so are those that are no longer among them."""
         for name in names ^ self._looked.keys():
             self.mark(name)
@@ -108,20 +108,20 @@ class Reconciler:
         """Reconciles until cancelled, whenever the broker is there."""
         failures = 0
         while True:
-            name, everything = await self._next()
+            name, resend_all = await self._next()
             await self._worker.broker.wait_ready()
             try:
-                await self.reconcile(name, everything=everything)
+                await self.reconcile(name, resend_all=resend_all)
             except NotConnected as error:
                 failures += 1
                 self._warning.warning("reconciliation of %s: %s; trying again", name, error)
-                self.mark(name, everything=everything)
+                self.mark(name, resend_all=resend_all)
                 await asyncio.sleep(random.uniform(0.5, 1.0) * min(2.0**failures, MOST_PATIENCE))
             else:
                 failures = 0
                 self._warning.over()
 
-    async def reconcile(self, name: str, *, everything: bool = False) -> Difference:
+    async def reconcile(self, name: str, *, resend_all: bool = False) -> Difference:
         """Repairs the retained assignments of one monitor; returns what was wrong with them.
 
         Raises:
@@ -135,13 +135,13 @@ class Reconciler:
             wanted = await self._worker.in_database(partial(self._wanted, name))
             differs = difference(tree, wanted)
             found = found or differs
-            repairs = dict(wanted) | dict(differs.repairs) if everything else differs.repairs
+            repairs = dict(wanted) | dict(differs.repairs) if resend_all else differs.repairs
             if not repairs:
                 break
             if not await self._publisher.send(repairs):
                 raise NotConnected("the broker did not take every message")
             # Read the ledger once more: a review may have published while we did.
-            everything = False
+            resend_all = False
             _apply(tree, repairs)
         assert found is not None
         self._count(name, found)

@@ -92,10 +92,10 @@ class ReviewLoop:
             for one in reviewed:
                 self._count(one, seconds / len(reviewed))
             try:
-                await self._hand_over([pair for one in reviewed for pair in one.touched])
+                await self._publish_first([pair for one in reviewed for pair in one.touched])
             finally:
                 for one in reviewed:
-                    self._tell(one)
+                    self._notify(one)
             if len(reviewed) < together:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(POLL):
@@ -111,7 +111,7 @@ class ReviewLoop:
             for _ in together:
                 self._unpublished.task_done()
 
-    async def _hand_over(self, touched: Sequence[Pair]) -> None:
+    async def _publish_first(self, touched: Sequence[Pair]) -> None:
         """Has these pairs published, and lets the agents be told first: others may wait that long."""
         if not touched:
             return
@@ -129,8 +129,8 @@ class ReviewLoop:
         self.reviewed += 1
         self._metrics.reviewed(reviewed, seconds)
 
-    def _tell(self, reviewed: Reviewed) -> None:
-        tell(reviewed, self._row_warnings)
+    def _notify(self, reviewed: Reviewed) -> None:
+        log_review(reviewed, self._row_warnings)
         topic = self._worker.topics.assignment_event(reviewed.server_id)
         for change in reviewed.changes:
             event = AssignmentChanged(
@@ -148,7 +148,7 @@ def next_together(reviewed: int, seconds: float) -> int:
     return max(1, min(BATCH, round(LONGEST * reviewed / seconds))) if reviewed else BATCH
 
 
-def tell(reviewed: Reviewed, row_warnings: RowWarnings) -> None:
+def log_review(reviewed: Reviewed, row_warnings: RowWarnings) -> None:
     """Logs what a review decided and what it could not use."""
     for change in reviewed.changes:
         log.info(

@@ -34,7 +34,7 @@ _OVERTAKEN: Final = (IntegrityError,)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SeenState:
     """What is remembered of a monitor: all that a change of makes its servers due."""
 
     status: str
@@ -53,12 +53,12 @@ class MonitorChange:
     servers: int
 
 
-def seen_of(row: MonitorRow) -> Seen:
+def seen_state(row: MonitorRow) -> SeenState:
     """What is remembered of this monitor as it is now."""
-    return Seen(row.status, row.ip, row.account_id, str(row.limit.value), row.gone)
+    return SeenState(row.status, row.ip, row.account_id, str(row.limit.value), row.gone)
 
 
-def what_changed(before: Seen, after: Seen) -> tuple[str, ...]:
+def what_changed(before: SeenState, after: SeenState) -> tuple[str, ...]:
     """Of ``status``, ``address``, ``account``, ``limit``, ``gone`` and ``back``, what happened between the two."""
     changed = []
     if before.status != after.status:
@@ -74,7 +74,7 @@ def what_changed(before: Seen, after: Seen) -> tuple[str, ...]:
     return tuple(changed)
 
 
-def note_monitors(
+def record_monitor_changes(
     engine: Engine, rows: Iterable[MonitorRow], now: datetime, flapping: Collection[int] = ()
 ) -> list[MonitorChange]:
     """Compares the monitors with what was last seen of them, and makes the servers of those that changed due.
@@ -90,9 +90,9 @@ def note_monitors(
         transaction(engine, partial(_remember_new, rows=new))
     found = []
     for row in rows:
-        changed = what_changed(known[row.id], seen_of(row)) if row.id in known else ()
+        changed = what_changed(known[row.id], seen_state(row)) if row.id in known else ()
         if changed and not (row.id in flapping and set(changed) <= PRESENCE):
-            news = transaction(engine, partial(_note, row=row, now=now), retry_on=_OVERTAKEN)
+            news = transaction(engine, partial(_record_change, row=row, now=now), retry_on=_OVERTAKEN)
             if news is not None:
                 found.append(news)
     return found
@@ -109,12 +109,12 @@ def make_due(engine: Engine, server_id: int | None, now: datetime) -> int:
     return len(ids)
 
 
-def _note(connection: Connection, row: MonitorRow, now: datetime) -> MonitorChange | None:
+def _record_change(connection: Connection, row: MonitorRow, now: datetime) -> MonitorChange | None:
     """Remembers the change and makes servers due; None when another selector was first."""
     before = connection.execute(
         sa.select(selector_seen).where(selector_seen.c.monitor_id == row.id).with_for_update()
     ).one()
-    changed = what_changed(_seen(before), seen_of(row))
+    changed = what_changed(_seen(before), seen_state(row))
     if not changed:
         return None
     connection.execute(sa.update(selector_seen).where(selector_seen.c.monitor_id == row.id).values(_values(row)))
@@ -182,5 +182,5 @@ def _values(row: MonitorRow) -> dict[str, Any]:
     }
 
 
-def _seen(row: sa.Row[Any]) -> Seen:
-    return Seen(row.status, row.ip, row.account_id, row.per_server_limit, bool(row.gone))
+def _seen(row: sa.Row[Any]) -> SeenState:
+    return SeenState(row.status, row.ip, row.account_id, row.per_server_limit, bool(row.gone))

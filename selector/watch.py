@@ -23,16 +23,16 @@ from selector.pairs import PairLoop
 from selector.reconcile import Reconciler
 from selector.review_loop import ReviewLoop
 from selector.row_warnings import RowWarnings
-from selector.triggers import PRESENCE, note_monitors
+from selector.triggers import PRESENCE, record_monitor_changes
 
-LOOK: Final = 5.0
+CHECK_EVERY: Final = 5.0
 """Seconds between two looks."""
 
-FLAPPING: Final = 900.0
+FLAPPING_WITHIN: Final = 900.0
 """Seconds in which a monitor's coming or going makes its servers due once: its messages say both as often as it likes.
 Reviews see whether it is there whenever they are made."""
 
-COUNT: Final = 60.0
+COUNT_EVERY: Final = 60.0
 """Seconds between two counts of all pairs."""
 
 
@@ -64,30 +64,30 @@ class Watch:
         self._moved: dict[int, float] = {}
         """When a monitor's coming or going last made its servers due."""
 
-    def knows(self, name: str) -> bool:
+    def is_known(self, name: str) -> bool:
         """Whether the ledger has a monitor of this name."""
         return name in self._monitors.names
 
-    async def learn(self) -> None:
-        """Reads who there is, for :meth:`knows`, before anybody is heard."""
+    async def load(self) -> None:
+        """Reads who there is, for :meth:`is_known`, before anybody is heard."""
         self._monitors = await self._worker.in_database(self._read)
 
     async def run(self) -> None:
         """Looks until cancelled."""
         while True:
             await self._worker.clock.agreed()
-            await self.look()
-            await asyncio.sleep(LOOK)
+            await self.check()
+            await asyncio.sleep(CHECK_EVERY)
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Looks once, and has all that it finds dealt with."""
         known_monitors = await self._worker.in_database(self._read)
         before, self._monitors = self._monitors, known_monitors
-        self._warn_of_accounts()
-        self._look_at_agents(before)
-        await self._look_at_settings()
-        await self._look_at_monitors()
-        self._pair_loop.see(known_monitors.monitors)
+        self._warn_of_account_flags()
+        self._check_agents(before)
+        await self._check_settings()
+        await self._check_monitors()
+        self._pair_loop.set_monitors(known_monitors.monitors)
         await self._count()
 
     def _read(self) -> Monitors:
@@ -97,15 +97,15 @@ class Watch:
         told = (row for row in found.monitors if row.named and has_topics(row.name, topics, self._row_warnings))
         return Monitors(tuple(told), found.defaults)
 
-    def _warn_of_accounts(self) -> None:
+    def _warn_of_account_flags(self) -> None:
         """About flags of accounts, which the reviews take for the default without a word."""
         odd = {row.account_id: row.limit.odd for row in self._monitors.monitors if row.limit.odd}
         for account_id, what in odd.items():
             self._row_warnings.say("account", account_id or 0, what)
 
-    def _look_at_agents(self, before: Monitors) -> None:
+    def _check_agents(self, before: Monitors) -> None:
         """Who is told anything at all, and who began or ceased to probe."""
-        self._reconciler.know(self._monitors.names)
+        self._reconciler.set_monitors(self._monitors.names)
         for name in _probing(before) ^ _probing(self._monitors):
             self._reconciler.mark(name[0])
         connections, doubts = self._worker.broker.connections, self._worker.doubts.count
@@ -118,18 +118,18 @@ class Watch:
             self._mark_all()
         self._connections, self._doubts = connections, doubts
 
-    async def _look_at_settings(self) -> None:
+    async def _check_settings(self) -> None:
         pool = await self._worker.in_database(self._worker.pool.get)
         if self._intervals is not None and pool.monitors != self._intervals:
             self._mark_all()
         self._intervals = pool.monitors
         rows, defaults = self._monitors.monitors, self._monitors.defaults
-        self._configs.want(monitor_configs(rows, defaults, pool.monitors.samples, self._row_warnings.say))
+        self._configs.set_wanted(monitor_configs(rows, defaults, pool.monitors.samples, self._row_warnings.say))
 
-    async def _look_at_monitors(self) -> None:
+    async def _check_monitors(self) -> None:
         rows, now = self._monitors.monitors, time.monotonic()
-        self._moved = {monitor: at for monitor, at in self._moved.items() if now - at < FLAPPING}
-        note = partial(note_monitors, self._worker.engine, rows, datetime.now(UTC), frozenset(self._moved))
+        self._moved = {monitor: at for monitor, at in self._moved.items() if now - at < FLAPPING_WITHIN}
+        note = partial(record_monitor_changes, self._worker.engine, rows, datetime.now(UTC), frozenset(self._moved))
         news = await self._worker.in_database(note)
         for one in news:
             self._metrics.made_due(one.what[0], one.servers)
@@ -143,7 +143,7 @@ class Watch:
         self._metrics.backlog(due)
         review_loop, status = self._review_loop, self._worker.status
         status |= {"due": due, "reviewed": review_loop.reviewed, "reconciling": self._reconciler.waiting}
-        if time.monotonic() - self._counted >= COUNT:
+        if time.monotonic() - self._counted >= COUNT_EVERY:
             self._metrics.pools(*await self._worker.in_database(self._pools))
             await self._heal()
             self._counted = time.monotonic()

@@ -40,11 +40,11 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     review_loop = ReviewLoop(worker, publisher, row_warnings, metrics)
     pair_loop = PairLoop(worker, review_loop, publisher, metrics)
     watch = Watch(worker, review_loop, pair_loop, reconciler, configs, row_warnings, metrics)
-    agents = DriftWatch(worker, publisher, reconciler, row_warnings, known=watch.knows)
+    agents = DriftWatch(worker, publisher, reconciler, row_warnings, known=watch.is_known)
 
-    worker.broker.subscribe(Subscription(worker.topics.status(ANY), agents.hear))
-    _take_orders(worker, review_loop)
-    await watch.learn()
+    worker.broker.subscribe(Subscription(worker.topics.status(ANY), agents.on_status))
+    _register_commands(worker, review_loop)
+    await watch.load()
     for name, loop in {
         "reviews": review_loop.run(),
         "publishing": review_loop.publish(),
@@ -57,21 +57,21 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
         tasks.create_task(loop, name=name)
 
 
-def _take_orders(worker: Worker, review_loop: ReviewLoop) -> None:
-    async def review(order: ControlCommand) -> Mapping[str, Any]:
+def _register_commands(worker: Worker, review_loop: ReviewLoop) -> None:
+    async def review(command: ControlCommand) -> Mapping[str, Any]:
         now = datetime.now(UTC)
-        due = await worker.in_database(partial(make_due, worker.engine, order.server_id, now))
-        if order.server_id is not None and not due:
-            raise CommandRefused(f"server {order.server_id}: there is none with this id")
+        due = await worker.in_database(partial(make_due, worker.engine, command.server_id, now))
+        if command.server_id is not None and not due:
+            raise CommandRefused(f"server {command.server_id}: there is none with this id")
         review_loop.wake()
         return {"due": due}
 
-    async def pause(order: ControlCommand) -> Mapping[str, Any]:
+    async def pause(command: ControlCommand) -> Mapping[str, Any]:
         await review_loop.pause()
         worker.status["paused"] = True
         return {"paused": True}
 
-    async def resume(order: ControlCommand) -> Mapping[str, Any]:
+    async def resume(command: ControlCommand) -> Mapping[str, Any]:
         review_loop.resume()
         worker.status["paused"] = False
         return {"paused": False}

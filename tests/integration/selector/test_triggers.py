@@ -13,7 +13,7 @@ from runtime.db.engine import open_database, reading
 from runtime.db.queue import REVIEWS
 from schema.tables import accounts, monitors, selector_seen, server_scores, servers_monitor_review
 from selector.monitors import read_monitors
-from selector.triggers import MonitorChange, make_due, note_monitors
+from selector.triggers import MonitorChange, make_due, record_monitor_changes
 from testbed.fixtures.selector import set_presence, unique
 from testbed.fixtures.world import add_account, add_monitor, add_pair, add_server
 
@@ -29,7 +29,7 @@ Change = Callable[[Connection, int], None]
 def note(engine: Engine, now: datetime = NOW) -> list[MonitorChange]:
     with reading(engine) as connection:
         rows = read_monitors(connection, now).monitors
-    return note_monitors(engine, rows, now)
+    return record_monitor_changes(engine, rows, now)
 
 
 def test_that_a_flapping_monitor_came_or_went_waits_and_is_not_forgotten(engine: Engine) -> None:
@@ -37,13 +37,13 @@ def test_that_a_flapping_monitor_came_or_went_waits_and_is_not_forgotten(engine:
     gone = NOW + timedelta(minutes=16)
     with reading(engine) as connection:
         rows = read_monitors(connection, gone).monitors
-    assert note_monitors(engine, rows, NOW, flapping={monitor}) == []
+    assert record_monitor_changes(engine, rows, NOW, flapping={monitor}) == []
     assert due(engine) == set()
     with engine.begin() as connection:
         connection.execute(sa.update(monitors).where(monitors.c.id == monitor).values(status="paused"))
     with reading(engine) as connection:
         changed = read_monitors(connection, gone).monitors
-    [news] = note_monitors(engine, changed, NOW, flapping={monitor})
+    [news] = record_monitor_changes(engine, changed, NOW, flapping={monitor})
     assert news.what == ("status", "gone"), "another change waits for nothing"
     assert due(engine) == {ids["active"], ids["testing"]}
 
@@ -52,8 +52,8 @@ def test_a_monitor_that_went_while_it_was_flapping_is_noted_when_that_is_over(en
     monitor, ids = world(engine)
     with reading(engine) as connection:
         rows = read_monitors(connection, NOW + timedelta(minutes=16)).monitors
-    assert note_monitors(engine, rows, NOW, flapping={monitor}) == []
-    [news] = note_monitors(engine, rows, NOW)
+    assert record_monitor_changes(engine, rows, NOW, flapping={monitor}) == []
+    [news] = record_monitor_changes(engine, rows, NOW)
     assert (news.monitor_id, news.what, news.servers) == (monitor, ("gone",), 2)
     assert due(engine) == {ids["active"], ids["testing"]}
 

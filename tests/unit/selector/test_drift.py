@@ -31,8 +31,8 @@ def test_an_agent_of_either_kind_comes_and_goes() -> None:
     marked, worker = Marked(), cast(Any, SimpleNamespace(topics=TOPICS))
     watch = DriftWatch(worker, cast(Any, None), cast(Any, marked), RowWarnings(), known=lambda name: True)
     for name, (online, offline) in zip(NAMES, said, strict=True):
-        watch.hear(Incoming(TOPICS.status(name), online))
+        watch.on_status(Incoming(TOPICS.status(name), online))
         assert watch.online == 1
-        watch.hear(Incoming(TOPICS.status(name), offline))
+        watch.on_status(Incoming(TOPICS.status(name), offline))
         assert watch.online == 0
     assert marked.names == NAMES

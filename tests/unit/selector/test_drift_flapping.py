@@ -46,7 +46,7 @@ class Selector:
         self.marked: list[str] = []
         self.looked = 0
         worker = SimpleNamespace(topics=TOPICS, in_database=self._look)
-        reconciler = SimpleNamespace(mark=lambda name, everything=False: self.marked.append(name))
+        reconciler = SimpleNamespace(mark=lambda name, resend_all=False: self.marked.append(name))
         known = {NAME, OTHER}
         self.watch = DriftWatch(
             cast(Any, worker), cast(Any, None), cast(Any, reconciler), RowWarnings(), known=known.__contains__
@@ -58,7 +58,7 @@ class Selector:
 
     def hears(self, name: str, online: bool | None) -> None:
         payload = b"" if online is None else encode(Status(online=online))
-        self.watch.hear(Incoming(TOPICS.status(name), payload, retain=True))
+        self.watch.on_status(Incoming(TOPICS.status(name), payload, retain=True))
 
     async def compares(self) -> None:
         """Whatever it has to compare now."""

@@ -43,7 +43,7 @@ async def test_a_monitor_that_comes_and_goes_makes_its_servers_due_four_times_an
     what: tuple[str, ...], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger, clock = _Ledger(what), SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(watch, "note_monitors", ledger.note)
+    monkeypatch.setattr(watch, "record_monitor_changes", ledger.note)
     monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: clock.now))
 
     async def in_database(work: Any) -> Any:

@@ -24,7 +24,7 @@ from scorer.worker import add_missing_scorers
 from selector.monitors import read_monitors
 from selector.pairs import make_pairs, queue_servers
 from selector.reviews import review_due
-from selector.triggers import make_due, note_monitors
+from selector.triggers import make_due, record_monitor_changes
 from testbed.fixtures.batches import ARRIVED, new_result, new_submission
 from testbed.fixtures.commits import answers_lost
 from testbed.fixtures.selector import a_monitor, add_results, set_presence, unique
@@ -112,7 +112,7 @@ def noticing(engine: Engine) -> Again:
     def look() -> None:
         with reading(engine) as connection:
             rows = read_monitors(connection, datetime.now(UTC)).monitors
-        note_monitors(engine, rows, NOW)
+        record_monitor_changes(engine, rows, NOW)
 
     look()
     with engine.begin() as connection:
