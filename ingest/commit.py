@@ -18,7 +18,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from ingest.acks import Acks
 from ingest.last_seen import LastSeen, Seen
-from ingest.messages import Submission, Unreadable
+from ingest.messages import Submission, UndecodableMessage
 from ingest.metrics import WAITED_TOO_LONG, IngestMetrics
 from ingest.plan import Plan
 from ingest.queue import SubmissionQueue
@@ -93,7 +93,7 @@ class Committer:
     async def run(self) -> None:
         """Commits what comes, until cancelled; a transaction that is under way is finished."""
         while True:
-            submissions = await self._queue.take(MOST_RESULTS)
+            submissions = await self._queue.pop(MOST_RESULTS)
             await self._going.wait()
             await self._commit(submissions)
             if self._queue.results < _ENOUGH:
@@ -144,7 +144,7 @@ class Committer:
             self._acks.offer(submission.name, submission.ipv, ack, submission.trace_parent)
         now = utc_now()
         versions: dict[Sender, str] = {(s.name, s.ipv): s.batch.version for s, _ in plan.acks}
-        self._last_seen.note(
+        self._last_seen.add(
             Seen(monitor_id, now, submitted=now, version=versions[sender])
             for sender, monitor_id in plan.monitor_ids.items()
         )
@@ -158,7 +158,9 @@ class Committer:
         topic = self._worker.topics.results(submission.name, submission.ipv)
         payload = encode(submission.batch)
         why = f"cannot be stored: {reason}"
-        self._undecodable.offer(Unreadable(topic, payload, why, submission.name, submission.ipv, submission.batch.id))
+        self._undecodable.offer(
+            UndecodableMessage(topic, payload, why, submission.name, submission.ipv, submission.batch.id)
+        )
 
 
 def still_fresh(submissions: Sequence[Submission]) -> list[Submission]:

@@ -4,39 +4,39 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
-from ingest.messages import Unreadable, read_results, read_status, sender_of_results, sender_of_status
+from ingest.messages import UndecodableMessage, read_results, read_status, sender_of_results, sender_of_status
 from ingest.metrics import IGNORED, INTAKE_FULL, THROTTLED, IngestMetrics
 from ingest.presence import PresenceQueue
 from ingest.queue import SubmissionQueue
-from ingest.rate_limit import Throttle
+from ingest.rate_limit import RateLimiter
 from ingest.undecodable import UndecodableMessages
 from runtime.mqtt.session import Incoming
 from schema.topics import Topics
 
 _BYTES_PER_RESULT: Final = 250
-"""What a result has on the wire: an unreadable message counts as the results that it could have been."""
+"""What a result has on the wire: an undecodable message counts as the results that it could have been."""
 
 
-class Reception:
+class Handlers:
     """Takes what monitors publish."""
 
     def __init__(
         self,
         topics: Topics,
         queue: SubmissionQueue,
-        throttle: Throttle,
+        rate_limiter: RateLimiter,
         presences: PresenceQueue,
         undecodable: UndecodableMessages,
         metrics: IngestMetrics,
     ) -> None:
         self._topics = topics
         self._queue = queue
-        self._throttle = throttle
+        self._rate_limiter = rate_limiter
         self._presences = presences
         self._undecodable = undecodable
         self._metrics = metrics
 
-    def take_results(self, message: Incoming) -> None:
+    def on_results(self, message: Incoming) -> None:
         """A batch for the queue."""
         sender = sender_of_results(self._topics, message.topic)
         if sender is None:
@@ -45,13 +45,13 @@ class Reception:
             self._metrics.dropped(INTAKE_FULL)
         elif self._admits(sender):
             found = read_results(*sender, message, datetime.now(UTC))
-            if isinstance(found, Unreadable):
+            if isinstance(found, UndecodableMessage):
                 self._refuse(sender, found)
             else:
-                self._throttle.charge(sender, len(found.batch.results), time.monotonic())
+                self._rate_limiter.charge(sender, len(found.batch.results), time.monotonic())
                 self._queue.put(found)
 
-    def take_status(self, message: Incoming) -> None:
+    def on_status(self, message: Incoming) -> None:
         """What a monitor says about itself; an empty message only clears what the broker had kept."""
         name = sender_of_status(self._topics, message.topic)
         if name is None:
@@ -60,18 +60,18 @@ class Reception:
         sender = (name, "status")
         if message.payload and self._admits(sender):
             found = read_status(name, message, datetime.now(UTC))
-            if isinstance(found, Unreadable):
+            if isinstance(found, UndecodableMessage):
                 self._refuse(sender, found)
             else:
-                self._throttle.charge(sender, 1, time.monotonic())
-                self._presences.note(found)
+                self._rate_limiter.charge(sender, 1, time.monotonic())
+                self._presences.add(found)
 
     def _admits(self, sender: tuple[str, str]) -> bool:
-        admitted = self._throttle.admits(sender, time.monotonic())
+        admitted = self._rate_limiter.admits(sender, time.monotonic())
         if not admitted:
             self._metrics.dropped(THROTTLED)
         return admitted
 
-    def _refuse(self, sender: tuple[str, str], found: Unreadable) -> None:
-        self._throttle.charge(sender, len(found.payload) // _BYTES_PER_RESULT, time.monotonic())
+    def _refuse(self, sender: tuple[str, str], found: UndecodableMessage) -> None:
+        self._rate_limiter.charge(sender, len(found.payload) // _BYTES_PER_RESULT, time.monotonic())
         self._undecodable.offer(found)

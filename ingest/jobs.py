@@ -17,8 +17,8 @@ from ingest.messages import Presence
 from ingest.metrics import IngestMetrics
 from ingest.presence import PresenceQueue, write_presence
 from ingest.queue import SubmissionQueue
-from ingest.rate_limit import Sender, Throttle, read_rates
-from ingest.retention import Removing, expiring, is_adopted, kept_log_scores
+from ingest.rate_limit import RateLimiter, Sender, read_rates
+from ingest.retention import Retention, expiring, is_adopted, kept_log_scores
 from ingest.retry import persist, persist_each
 from runtime.db.engine import utc_now
 from runtime.log import RateLimitedLog
@@ -26,16 +26,16 @@ from runtime.worker import Worker
 
 log = logging.getLogger(__name__)
 
-PRESENCE: Final = 1.0
+PRESENCE_EVERY: Final = 1.0
 """Seconds between two looks for presence to write."""
 
-SIGHTINGS: Final = 5.0
+LAST_SEEN_EVERY: Final = 5.0
 """Seconds between two times that ``last_seen`` and ``last_submit`` are written."""
 
-RATES: Final = 5.0
+RATES_EVERY: Final = 5.0
 """Seconds between two looks for monitors whose rate matters."""
 
-DOUBT_RATES: Final = 300.0
+RATES_VALID_FOR: Final = 300.0
 """Seconds until a rate that was looked up is looked up again, if it still matters."""
 
 RETENTION: Final = timedelta(minutes=5)
@@ -44,7 +44,7 @@ _REST: Final = 0.05
 """Seconds between two steps of removing, at least; and at least as long as the step took."""
 
 
-async def keep_presence(worker: Worker, book: PresenceQueue, last_seen: LastSeen) -> NoReturn:
+async def keep_presence(worker: Worker, presences: PresenceQueue, last_seen: LastSeen) -> NoReturn:
     """Writes the monitors' presence."""
     warning = RateLimitedLog(log)
     doubted = False
@@ -53,15 +53,15 @@ async def keep_presence(worker: Worker, book: PresenceQueue, last_seen: LastSeen
         warning.say(logging.ERROR, presence.name, "presence of %s could not be written: %s", presence.name, why)
 
     while True:
-        await asyncio.sleep(PRESENCE)
+        await asyncio.sleep(PRESENCE_EVERY)
         if not worker.clock.trusted:
             doubted = True
-        elif waiting := book.take():
+        elif waiting := presences.pop_all():
             if doubted:
                 waiting = [replace(presence, arrived=datetime.now(UTC)) for presence in waiting]
                 doubted = False
             for seen in await persist_each(worker, partial(write_presence, worker.engine), waiting, lost):
-                last_seen.note(seen)
+                last_seen.add(seen)
 
 
 async def keep_last_seen(worker: Worker, last_seen: LastSeen) -> NoReturn:
@@ -73,13 +73,13 @@ async def keep_last_seen(worker: Worker, last_seen: LastSeen) -> NoReturn:
         warning.say(logging.ERROR, str(number), "last_seen of monitor %d could not be written: %s", number, why)
 
     while True:
-        await asyncio.sleep(SIGHTINGS)
+        await asyncio.sleep(LAST_SEEN_EVERY)
         await worker.clock.agreed()
-        if waiting := last_seen.take():
+        if waiting := last_seen.pop_all():
             await persist_each(worker, partial(write_last_seen, worker.engine), waiting, lost)
 
 
-async def keep_rates(worker: Worker, throttle: Throttle) -> NoReturn:
+async def keep_rates(worker: Worker, rate_limiter: RateLimiter) -> NoReturn:
     """Looks up how much monitors may send."""
     doubted, warning = time.monotonic(), RateLimitedLog(log)
 
@@ -87,14 +87,14 @@ async def keep_rates(worker: Worker, throttle: Throttle) -> NoReturn:
         warning.say(logging.ERROR, sender[0], "what monitor %s/%s may send is not known: %s", *sender, why)
 
     while True:
-        await asyncio.sleep(RATES)
-        if time.monotonic() - doubted >= DOUBT_RATES:
+        await asyncio.sleep(RATES_EVERY)
+        if time.monotonic() - doubted >= RATES_VALID_FOR:
             doubted = time.monotonic()
-            throttle.forget_idle(doubted)
-            throttle.doubt_rates()
-        if wanted := throttle.wanting():
+            rate_limiter.forget_idle(doubted)
+            rate_limiter.expire_rates()
+        if wanted := rate_limiter.wanting():
             for rates in await persist_each(worker, partial(_rates, worker), wanted, lost):
-                throttle.rate(rates)
+                rate_limiter.rate(rates)
 
 
 def _rates(worker: Worker, senders: Sequence[Sender]) -> dict[Sender, float]:
@@ -102,7 +102,7 @@ def _rates(worker: Worker, senders: Sequence[Sender]) -> dict[Sender, float]:
 
 
 async def keep_status(
-    worker: Worker, queue: SubmissionQueue, throttle: Throttle, committer: Committer, metrics: IngestMetrics
+    worker: Worker, queue: SubmissionQueue, rate_limiter: RateLimiter, committer: Committer, metrics: IngestMetrics
 ) -> NoReturn:
     """Keeps up to date what the worker answers to ``status``."""
     while True:
@@ -110,7 +110,7 @@ async def keep_status(
             paused=committer.paused,
             intake_results=queue.results,
             intake_batches=len(queue),
-            throttled=throttle.refused(),
+            throttled=rate_limiter.refused(),
             counts=dict(metrics.totals),
         )
         await asyncio.sleep(1.0)
@@ -139,7 +139,7 @@ async def keep_retention(worker: Worker, metrics: IngestMetrics) -> None:
         scheduler.shutdown(wait=False)
 
 
-async def _tables(worker: Worker) -> list[Removing]:
+async def _tables(worker: Worker) -> list[Retention]:
     adopted = await persist(worker, partial(is_adopted, worker.engine))
     kept = kept_log_scores(worker.settings.log_scores_days, adopted=adopted)
     if kept is None:
@@ -147,17 +147,17 @@ async def _tables(worker: Worker) -> list[Removing]:
             "log_scores: nothing is removed, since this database was adopted with its rows: "
             "LOG_SCORES_DAYS says for how many days they are to be kept"
         )
-    return [Removing(worker.engine, what) for what in expiring(kept)]
+    return [Retention(worker.engine, what) for what in expiring(kept)]
 
 
-async def _announce(worker: Worker, tables: Sequence[Removing]) -> None:
+async def _announce(worker: Worker, tables: Sequence[Retention]) -> None:
     await worker.clock.agreed()
     for removing in tables:
-        outlook = await persist(worker, partial(removing.outlook, utc_now()))
-        log.info("%s", outlook)
+        forecast = await persist(worker, partial(removing.forecast, utc_now()))
+        log.info("%s", forecast)
 
 
-async def remove_expired(worker: Worker, tables: Sequence[Removing], metrics: IngestMetrics) -> None:
+async def remove_expired(worker: Worker, tables: Sequence[Retention], metrics: IngestMetrics) -> None:
     """Removes what is old, step by step, at rest for half of the time or more; nothing by a clock that is doubted."""
     await worker.compare_clocks()
     for removing in tables:

@@ -46,13 +46,13 @@ class LastSeen:
     def __init__(self) -> None:
         self._waiting: dict[int, Seen] = {}
 
-    def note(self, last_seen: Iterable[Seen]) -> None:
+    def add(self, last_seen: Iterable[Seen]) -> None:
         """Adds ``last_seen`` to what is known."""
         for each in last_seen:
             before = self._waiting.get(each.monitor_id)
             self._waiting[each.monitor_id] = each if before is None else before.merged(each)
 
-    def take(self) -> list[Seen]:
+    def pop_all(self) -> list[Seen]:
         """All that wait; they wait no longer."""
         waiting, self._waiting = self._waiting, {}
         return list(waiting.values())

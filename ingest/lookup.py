@@ -10,8 +10,16 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ingest.messages import Submission
-from ingest.plan import Known, Monitor, Pair, Remembered, rejections_from_text
-from ingest.result_rate import Paces, Recent, may_be_too_soon, paces, shortest, were_changed, windows
+from ingest.plan import Known, Remembered, StoredMonitor, StoredPair, rejections_from_text
+from ingest.result_rate import (
+    IntervalOfStatus,
+    Recent,
+    intervals_of_status,
+    may_be_too_soon,
+    shortest,
+    were_changed,
+    windows,
+)
 from ingest.statements import read_batches, read_pairs, read_times
 from ingest.validate import known_id, needs_history
 from runtime.db.engine import to_db_seconds
@@ -23,23 +31,23 @@ Key = tuple[int, int]
 """Server and monitor."""
 
 
-def read_monitors(connection: Connection, names: Iterable[str]) -> dict[tuple[str, str], Monitor]:
+def read_monitors(connection: Connection, names: Iterable[str]) -> dict[tuple[str, str], StoredMonitor]:
     """The monitors with these names, by name and protocol."""
     m = monitors.c
     query = sa.select(m.id, m.tls_name, m.ip_version, m.status)
     rows = connection.execute(query.where(m.tls_name.in_(sorted(names)), m.type == "monitor"))
-    return {(row.tls_name, row.ip_version): Monitor(row.id, row.status) for row in rows}
+    return {(row.tls_name, row.ip_version): StoredMonitor(row.id, row.status) for row in rows}
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Lookup:
     """Reads what is known of the submissions of known monitors."""
 
     connection: Connection
-    senders: Sequence[tuple[Submission, Monitor]]
+    senders: Sequence[tuple[Submission, StoredMonitor]]
     intervals: Intervals
 
-    def first(self, by_name: Mapping[tuple[str, str], Monitor], now: datetime) -> Known:
+    def first(self, by_name: Mapping[tuple[str, str], StoredMonitor], now: datetime) -> Known:
         """All of it, without a lock."""
         asked = sorted({(r.server_id, m.id) for s, m in self.senders for r in s.batch.results if known_id(r.server_id)})
         pairs, addresses, stored = self._pairs(asked)
@@ -68,10 +76,10 @@ class Look:
             recent={key: some for key, some in known.recent.items() if key[0] not in held} | recent,
         )
 
-    def _new(self, batches: Mapping[tuple[int, str], Remembered]) -> list[tuple[Submission, Monitor]]:
+    def _new(self, batches: Mapping[tuple[int, str], Remembered]) -> list[tuple[Submission, StoredMonitor]]:
         return [(s, m) for s, m in self.senders if (m.id, s.batch.id) not in batches]
 
-    def _batches(self, of: Iterable[tuple[Submission, Monitor]]) -> dict[tuple[int, str], Remembered]:
+    def _batches(self, of: Iterable[tuple[Submission, StoredMonitor]]) -> dict[tuple[int, str], Remembered]:
         if not (asked := sorted({(m.id, s.batch.id) for s, m in of})):
             return {}
         return {
@@ -85,16 +93,16 @@ class Look:
         query = sa.select(servers.c.id, servers.c.ip).where(servers.c.id.in_(wanted))
         return {row.id: row.ip for row in self.connection.execute(query)}
 
-    def _pairs(self, asked: Sequence[Key]) -> tuple[dict[Key, Pair], dict[int, str], dict[int, int]]:
+    def _pairs(self, asked: Sequence[Key]) -> tuple[dict[Key, StoredPair], dict[int, str], dict[int, int]]:
         """The pairs of ``asked`` that there are, and of their servers the addresses and how often they were stored."""
-        pairs: dict[Key, Pair] = {}
+        pairs: dict[Key, StoredPair] = {}
         addresses: dict[int, str] = {}
         stored: dict[int, int] = {}
         if not asked:
             return pairs, addresses, stored
         for row in read_pairs(self.connection, asked):
             pair_id, server_id, monitor_id, status, score, score_ts, stratum, ip, times = row
-            pairs[server_id, monitor_id] = Pair(pair_id, status, score, score_ts, stratum)
+            pairs[server_id, monitor_id] = StoredPair(pair_id, status, score, score_ts, stratum)
             addresses[server_id] = ip
             stored[server_id] = times or 0
         by_id = {m.id: m for _, m in self.senders}
@@ -119,15 +127,15 @@ class Look:
     # ---- results that may come too soon ----------------------------------------------------------------------------
 
     def _recent(
-        self, new: Iterable[tuple[Submission, Monitor]], pairs: Mapping[Key, Pair], now: datetime
+        self, new: Iterable[tuple[Submission, StoredMonitor]], pairs: Mapping[Key, StoredPair], now: datetime
     ) -> dict[Key, Recent]:
         """Of pairs of which a result may come too soon; of most there is none, and nothing is read."""
-        at = paces(self.intervals)
+        at = intervals_of_status(self.intervals)
         suspects = _suspects(new, pairs, at)
         if not suspects:
             return {}
         if self._intervals_changed(now):
-            at = paces(self.intervals, changed=True)
+            at = intervals_of_status(self.intervals, changed=True)
         had = self._statuses([key for key in suspects if at.get(pairs[key].status) != min(at.values())])
         intervals = {key: shortest({pairs[key].status, *had.get(key, ())}, at) for key in suspects}
         wanted = [
@@ -156,7 +164,7 @@ class Look:
 
 
 def _suspects(
-    new: Iterable[tuple[Submission, Monitor]], pairs: Mapping[Key, Pair], at: Paces
+    new: Iterable[tuple[Submission, StoredMonitor]], pairs: Mapping[Key, StoredPair], at: IntervalOfStatus
 ) -> dict[Key, list[datetime]]:
     """When results were measured that may be too soon, by pair."""
     newest: dict[Key, datetime | None] = {}

@@ -48,7 +48,7 @@ class Presence:
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class UndecodableMessage:
     """A message that is not what its topic promises."""
 
     topic: str
@@ -81,12 +81,12 @@ def _is_name(name: str) -> bool:
     return name.isascii() and name.isprintable()
 
 
-def read_results(name: str, ipv: IpVersion, message: Incoming, arrived: datetime) -> Submission | Unreadable:
+def read_results(name: str, ipv: IpVersion, message: Incoming, arrived: datetime) -> Submission | UndecodableMessage:
     """The batch in ``message``."""
     named = _ulid(message.correlation)
 
-    def unreadable(reason: str) -> Unreadable:
-        return Unreadable(message.topic, message.payload, reason, name, ipv, named)
+    def unreadable(reason: str) -> UndecodableMessage:
+        return UndecodableMessage(message.topic, message.payload, reason, name, ipv, named)
 
     try:
         batch = decode(message.payload, Batch)
@@ -99,16 +99,16 @@ def read_results(name: str, ipv: IpVersion, message: Incoming, arrived: datetime
     return Submission(name, ipv, batch, arrived, len(message.payload), _trace_parent(message))
 
 
-def read_status(name: str, message: Incoming, arrived: datetime) -> Presence | Unreadable:
+def read_status(name: str, message: Incoming, arrived: datetime) -> Presence | UndecodableMessage:
     """The presence in ``message``."""
     try:
         status = decode_status(message.payload)
     except Undecodable as error:
-        return Unreadable(message.topic, message.payload, str(error), name)
+        return UndecodableMessage(message.topic, message.payload, str(error), name)
     # Measured as we would write it: what we do not know of is not kept.
     if len(encode(status)) > MAX_STATUS_BYTES:
         reason = f"longer than the {MAX_STATUS_BYTES} bytes of a status"
-        return Unreadable(message.topic, message.payload, reason, name)
+        return UndecodableMessage(message.topic, message.payload, reason, name)
     return Presence(name, status, arrived, message.retain)
 
 

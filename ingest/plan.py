@@ -32,14 +32,14 @@ MAX_RTT: Final = 2**23 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Monitor:
+class StoredMonitor:
     """A row of ``monitors``, as far as it matters here."""
 
     id: int
     status: MonitorStatus
 
 
-class Pair(msgspec.Struct, frozen=True):
+class StoredPair(msgspec.Struct, frozen=True):
     """A row of ``server_scores``: times are UTC without a zone, as the ledger has them."""
 
     id: int
@@ -79,11 +79,11 @@ class Remembered:
 class Known:
     """What the ledger knows of the monitors, servers, pairs and batches of a group."""
 
-    monitors: Mapping[tuple[str, str], Monitor]
+    monitors: Mapping[tuple[str, str], StoredMonitor]
     """By name and protocol."""
     servers: Mapping[int, str]
     """Addresses by id."""
-    pairs: Mapping[tuple[int, int], Pair]
+    pairs: Mapping[tuple[int, int], StoredPair]
     """By server and monitor."""
     batches: Mapping[tuple[int, str], Remembered]
     """By monitor and ULID."""
@@ -101,7 +101,7 @@ class Plan:
     batches: dict[tuple[int, str], Remembered] = field(default_factory=dict)
     """New ones, by monitor and ULID."""
     log_rows: list[LogRow] = field(default_factory=list)
-    pairs: dict[tuple[int, int], Pair] = field(default_factory=dict)
+    pairs: dict[tuple[int, int], StoredPair] = field(default_factory=dict)
     """Those that changed, by server and monitor."""
     times: dict[tuple[int, int], list[datetime]] = field(default_factory=dict)
     """In order, of pairs of which a result may come too soon: :attr:`Recent.times` and those stored since."""
@@ -151,7 +151,7 @@ def _refuse_all(plan: Plan, submission: Submission) -> BatchCommitted:
     return BatchCommitted(batch=submission.batch.id, stored=0, rejected=rejected)
 
 
-def _take(plan: Plan, known: Known, submission: Submission, monitor: Monitor) -> BatchCommitted:
+def _take(plan: Plan, known: Known, submission: Submission, monitor: StoredMonitor) -> BatchCommitted:
     plan.monitor_ids[submission.name, submission.ipv] = monitor.id
     key = (monitor.id, submission.batch.id)
     remembered = known.batches.get(key) or plan.batches.get(key)
@@ -165,7 +165,7 @@ def _take(plan: Plan, known: Known, submission: Submission, monitor: Monitor) ->
     return BatchCommitted(batch=submission.batch.id, stored=remembered.stored, rejected=rejected)
 
 
-def _store(plan: Plan, known: Known, submission: Submission, monitor: Monitor) -> Remembered:
+def _store(plan: Plan, known: Known, submission: Submission, monitor: StoredMonitor) -> Remembered:
     rejected = []
     for index, result in enumerate(submission.batch.results):
         pair_key = (result.server_id, monitor.id)
@@ -186,7 +186,7 @@ def _store(plan: Plan, known: Known, submission: Submission, monitor: Monitor) -
     return Remembered(len(submission.batch.results) - len(rejected), tuple(rejected))
 
 
-def _keep_pace(plan: Plan, recent: Recent, key: tuple[int, int], pair: Pair, ts: datetime) -> str | None:
+def _keep_pace(plan: Plan, recent: Recent, key: tuple[int, int], pair: StoredPair, ts: datetime) -> str | None:
     """Why a result measured at ``ts`` is refused although nothing else is wrong with it; else its time is noted."""
     times = plan.times.setdefault(key, list(recent.times))
     if is_too_soon(ts, pair.score_ts, recent.interval, times):
@@ -196,7 +196,7 @@ def _keep_pace(plan: Plan, recent: Recent, key: tuple[int, int], pair: Pair, ts:
 
 
 def _refused(
-    result: Result, arrived: datetime, monitor: Monitor, server_ip: str | None, pair: Pair | None
+    result: Result, arrived: datetime, monitor: StoredMonitor, server_ip: str | None, pair: StoredPair | None
 ) -> str | None:
     reason = (
         validate.monitor_refused(monitor.status)
@@ -213,10 +213,10 @@ def _refused(
     return None
 
 
-def _move(pair: Pair, result: Result, taken: Step, ts: datetime) -> Pair:
+def _move(pair: StoredPair, result: Result, taken: Step, ts: datetime) -> StoredPair:
     """The pair after ``result``. A late result counts, but does not turn back the pair's time, nor its stratum."""
     late = pair.score_ts is not None and ts < pair.score_ts
-    return Pair(
+    return StoredPair(
         pair.id,
         pair.status,
         score=next_score(pair.score, taken),

@@ -72,17 +72,17 @@ _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 class PresenceQueue:
     """The newest status of each agent that is still to be written."""
 
-    def __init__(self, hear: Callable[[Presence], None] = lambda presence: None) -> None:
+    def __init__(self, on_presence: Callable[[Presence], None] = lambda presence: None) -> None:
         self._waiting: dict[str, Presence] = {}
-        self._hear = hear
+        self._on_presence = on_presence
 
-    def note(self, presence: Presence) -> None:
+    def add(self, presence: Presence) -> None:
         """``presence`` replaces what its agent said before."""
-        self._hear(presence)
+        self._on_presence(presence)
         if presence.name in self._waiting or len(self._waiting) < MOST_NAMES:
             self._waiting[presence.name] = presence
 
-    def take(self) -> list[Presence]:
+    def pop_all(self) -> list[Presence]:
         """All that wait; they wait no longer."""
         waiting, self._waiting = self._waiting, {}
         return list(waiting.values())

@@ -52,7 +52,7 @@ class SubmissionQueue:
         self._arrived.set()
         return True
 
-    async def take(self, most: int) -> list[Submission]:
+    async def pop(self, most: int) -> list[Submission]:
         """The oldest submissions with ``most`` results together, at least one; waits for one."""
         await self._arrived.wait()
         taken = [self._pop()]

@@ -75,7 +75,7 @@ class _Sender:
     refused: int = 0
 
 
-class Throttle:
+class RateLimiter:
     """The buckets of all senders. ``now`` is the time of a monotonic clock, in seconds."""
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class Throttle:
         """Those whose rate is to be looked up: it is not known, and they have used up half of their bucket."""
         return [sender for sender, known in self._senders.items() if not known.rated and known.bucket.low]
 
-    def doubt_rates(self) -> None:
+    def expire_rates(self) -> None:
         """What was looked up so far may have changed; it holds until it is looked up again."""
         for known in self._senders.values():
             known.rated = False
@@ -144,15 +144,15 @@ def read_rates(engine: Engine, senders: Sequence[Sender], intervals: Intervals) 
     Raises:
         sqlalchemy.exc.DBAPIError: the database failed.
     """
-    paces = dict.fromkeys(senders, 0.0)
+    intervals_of_status = dict.fromkeys(senders, 0.0)
     names = sorted({name for name, _ in senders})
     with reading(engine) as connection:
         for some in _chunks(names):
             for row in connection.execute(_pairs_of(some)):
                 sender = (row.tls_name, row.ip_version)
-                if sender in paces:
-                    paces[sender] += row.pairs / intervals.of(row.status)
-    return {sender: allowed_rate(pace) for sender, pace in paces.items()}
+                if sender in intervals_of_status:
+                    intervals_of_status[sender] += row.pairs / intervals.of(row.status)
+    return {sender: allowed_rate(pace) for sender, pace in intervals_of_status.items()}
 
 
 def _pairs_of(names: Sequence[str]) -> sa.Select[tuple[str, str, str, int]]:

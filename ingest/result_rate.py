@@ -38,7 +38,7 @@ _DEFAULT: Final = Intervals()
 _TOLD: Final[tuple[PairStatus, ...]] = ("active", "testing", "candidate")
 """Statuses in which a pair is measured."""
 
-Paces = Mapping[PairStatus, timedelta]
+IntervalOfStatus = Mapping[PairStatus, timedelta]
 """The interval of each status in which a pair is measured."""
 
 
@@ -59,7 +59,7 @@ class Window:
     before: datetime
 
 
-def paces(intervals: Intervals, *, changed: bool = False) -> Paces:
+def intervals_of_status(intervals: Intervals, *, changed: bool = False) -> IntervalOfStatus:
     """The intervals that results are held to. ``changed``: results of former intervals may still come."""
     most = UNSURE.total_seconds() if changed else float("inf")
     return {status: timedelta(seconds=min(intervals.of(status), _DEFAULT.of(status), most)) for status in _TOLD}
@@ -68,17 +68,17 @@ def paces(intervals: Intervals, *, changed: bool = False) -> Paces:
 def were_changed(created: datetime, modified: datetime, now: datetime) -> bool:
     """Whether agents may still hold results of former intervals, by the times of the row that has the present ones.
 
-    A row that was only made replaces the defaults, which :func:`paces` respects anyway.
+    A row that was only made replaces the defaults, which :func:`intervals_of_status` respects anyway.
     """
     return modified > created + UNSURE and modified > now - SPOOL_AGE - UNSURE
 
 
-def shortest(statuses: Iterable[PairStatus], at: Paces) -> timedelta:
+def shortest(statuses: Iterable[PairStatus], at: IntervalOfStatus) -> timedelta:
     """The shortest interval of a pair that has had these statuses; of none in which it is measured, of any."""
     return min((at[status] for status in statuses if status in at), default=min(at.values()))
 
 
-def may_be_too_soon(ts: datetime, newest: datetime | None, status: PairStatus, at: Paces) -> bool:
+def may_be_too_soon(ts: datetime, newest: datetime | None, status: PairStatus, at: IntervalOfStatus) -> bool:
     """Whether the ledger must be asked: ``newest`` is the time of the pair's newest result.
 
     A result half an interval later than all others is never too soon; that is what nearly all are.

@@ -56,7 +56,7 @@ class Expiring:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class RetentionForecast:
     """What retention will do with a table, for those who are to know it in advance."""
 
     what: Expiring
@@ -100,7 +100,7 @@ def expiring(kept_of_log_scores: timedelta | None) -> list[Expiring]:
     return ours if kept_of_log_scores is None else [Expiring(log_scores, log_scores.c.ts, kept_of_log_scores), *ours]
 
 
-class Removing:
+class Retention:
     """The removing from one table, by one worker."""
 
     def __init__(self, engine: Engine, what: Expiring) -> None:
@@ -108,16 +108,16 @@ class Removing:
         self._engine = engine
         self._refused: set[tuple[Any, ...]] = set()
 
-    def outlook(self, now: datetime) -> Outlook:
+    def forecast(self, now: datetime) -> RetentionForecast:
         """What is to be removed at ``now``. All times are UTC without a zone."""
         age, table = self.what.age, self.what.table
         with reading(self._engine) as connection:
             oldest, newest = connection.execute(sa.select(sa.func.min(age), sa.func.max(age))).one()
             if oldest is None:
-                return Outlook(self.what, 0, None, ())
+                return RetentionForecast(self.what, 0, None, ())
             old = sa.select(sa.literal(1)).where(age < min(newest, now) - self.what.kept).limit(_COUNT).subquery()
             rows = connection.scalar(sa.select(sa.func.count()).select_from(old)) or 0
-            return Outlook(self.what, rows, oldest, referrers_of(connection, table))
+            return RetentionForecast(self.what, rows, oldest, referrers_of(connection, table))
 
     def round(self, now: datetime) -> "Round | None":
         """What is to be removed now; None when nothing is too old.

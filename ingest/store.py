@@ -16,7 +16,7 @@ from typing import Final
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from ingest.lookup import Look, read_monitors
+from ingest.lookup import Lookup, read_monitors
 from ingest.messages import Submission
 from ingest.plan import Plan, make_plan, rejections_to_text
 from ingest.statements import BatchRow, add_batches, add_log_rows, move_pairs
@@ -48,7 +48,9 @@ def commit(
 
 def _commit(connection: Connection, submissions: Sequence[Submission], now: datetime, intervals: Intervals) -> Plan:
     by_name = read_monitors(connection, {s.name for s in submissions})
-    look = Look(connection, [(s, by_name[s.name, s.ipv]) for s in submissions if (s.name, s.ipv) in by_name], intervals)
+    look = Lookup(
+        connection, [(s, by_name[s.name, s.ipv]) for s in submissions if (s.name, s.ipv) in by_name], intervals
+    )
     known = look.first(by_name, now)
     plan = make_plan(known, submissions)
     held = {server_id for server_id, _ in plan.pairs}

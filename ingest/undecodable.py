@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from ingest.acks import Acks
-from ingest.messages import Unreadable
+from ingest.messages import UndecodableMessage
 from ingest.metrics import UNREADABLE_FULL, IngestMetrics
 from ingest.retry import persist_each
 from runtime.db.engine import transaction, utc_now
@@ -126,10 +126,10 @@ class UndecodableMessages:
         self._worker = worker
         self._acks = acks
         self._metrics = metrics
-        self._waiting: asyncio.Queue[tuple[Unreadable, RejectedMessage]] = asyncio.Queue(MOST_WAITING)
+        self._waiting: asyncio.Queue[tuple[UndecodableMessage, RejectedMessage]] = asyncio.Queue(MOST_WAITING)
         self._warning = RateLimitedLog(log)
 
-    def offer(self, unreadable: Unreadable) -> None:
+    def offer(self, unreadable: UndecodableMessage) -> None:
         """Deals with ``unreadable`` soon, unless too many wait already."""
         self._metrics.unreadable()
         self._log(unreadable)
@@ -139,7 +139,7 @@ class UndecodableMessages:
         message = rejected_message(unreadable.topic, unreadable.payload, unreadable.reason, utc_now())
         self._waiting.put_nowait((without_payload(unreadable), message))
 
-    def _log(self, unreadable: Unreadable) -> None:
+    def _log(self, unreadable: UndecodableMessage) -> None:
         # The counters tell how many; a sender of nonsense must not fill the log as well.
         self._warning.say(
             logging.WARNING, unreadable.name, "message on %s refused: %s", unreadable.topic, unreadable.reason
@@ -159,7 +159,7 @@ class UndecodableMessages:
     def _lost(self, message: RejectedMessage, why: str) -> None:
         self._warning.say(logging.ERROR, message.topic, "message on %s could not be kept: %s", message.topic, why)
 
-    def _answer(self, unreadable: Unreadable) -> None:
+    def _answer(self, unreadable: UndecodableMessage) -> None:
         event = MessageRejected(topic=unreadable.topic, reason=unreadable.reason)
         self._worker.live.offer(self._worker.topics.rejected_event, event)
         if unreadable.batch is not None and unreadable.ipv is not None:
@@ -167,6 +167,6 @@ class UndecodableMessages:
             self._acks.offer(unreadable.name, unreadable.ipv, refused)
 
 
-def without_payload(unreadable: Unreadable) -> Unreadable:
+def without_payload(unreadable: UndecodableMessage) -> UndecodableMessage:
     """``unreadable`` as it may wait: what is kept of its payload is cut already."""
     return replace(unreadable, payload=b"")

@@ -7,14 +7,14 @@ from typing import Any
 
 from ingest.acks import Acks
 from ingest.commit import Committer
-from ingest.handlers import Reception
+from ingest.handlers import Handlers
 from ingest.jobs import keep_last_seen, keep_presence, keep_rates, keep_retention, keep_status
 from ingest.last_seen import LastSeen
 from ingest.messages import Presence
 from ingest.metrics import CLOCK_IS_DOUBTED, IngestMetrics
 from ingest.presence import PresenceQueue
 from ingest.queue import SubmissionQueue
-from ingest.rate_limit import Throttle
+from ingest.rate_limit import RateLimiter
 from ingest.undecodable import UndecodableMessages
 from runtime.clock import Clock
 from runtime.mqtt.session import Incoming, Subscription
@@ -28,13 +28,13 @@ GROUP = "ingest"
 
 async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     """Subscribes, adds the commands ``pause`` and ``resume``, and starts what ingest does."""
-    queue, throttle, last_seen = SubmissionQueue(), Throttle(), LastSeen()
-    presences = PresenceQueue(partial(hear_the_time, worker.clock))
+    queue, rate_limiter, last_seen = SubmissionQueue(), RateLimiter(), LastSeen()
+    presences = PresenceQueue(partial(compare_agents_clock, worker.clock))
     metrics = IngestMetrics(worker.telemetry.meter, queue)
     acks = Acks(worker.broker, worker.topics, metrics)
     undecodable = UndecodableMessages(worker, acks, metrics)
     committer = Committer(worker, queue, acks, undecodable, last_seen, metrics)
-    _subscribe(worker, Reception(worker.topics, queue, throttle, presences, undecodable, metrics), metrics)
+    _subscribe(worker, Handlers(worker.topics, queue, rate_limiter, presences, undecodable, metrics), metrics)
     _add_commands(worker, committer)
     for name, work in (
         ("results", committer.run()),
@@ -42,31 +42,31 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
         ("undecodable", undecodable.run()),
         ("presence", keep_presence(worker, presences, last_seen)),
         ("last_seen", keep_last_seen(worker, last_seen)),
-        ("rates", keep_rates(worker, throttle)),
-        ("status", keep_status(worker, queue, throttle, committer, metrics)),
+        ("rates", keep_rates(worker, rate_limiter)),
+        ("status", keep_status(worker, queue, rate_limiter, committer, metrics)),
         ("retention", keep_retention(worker, metrics)),
     ):
         tasks.create_task(work, name=name)
 
 
-def hear_the_time(clock: Clock, presence: Presence) -> None:
+def compare_agents_clock(clock: Clock, presence: Presence) -> None:
     """Takes the time that an agent tells just now; a last will tells none, and what the broker had kept an old one."""
     told = presence.status.ts
     if told is not None and not presence.retained:
         clock.hear(presence.name, (presence.arrived - told).total_seconds())
 
 
-def _subscribe(worker: Worker, reception: Reception, metrics: IngestMetrics) -> None:
-    def take_results(message: Incoming) -> None:
+def _subscribe(worker: Worker, handlers: Handlers, metrics: IngestMetrics) -> None:
+    def on_results(message: Incoming) -> None:
         # The time of its arrival is what its results are judged by. Its sender keeps it, and sends it again.
         if worker.clock.trusted:
-            reception.take_results(message)
+            handlers.on_results(message)
         else:
             metrics.dropped(CLOCK_IS_DOUBTED)
 
-    worker.broker.subscribe(Subscription(shared(GROUP, worker.topics.results(ANY, ANY)), take_results))
+    worker.broker.subscribe(Subscription(shared(GROUP, worker.topics.results(ANY, ANY)), on_results))
     # Not shared: the members of a group are not given what the broker has retained.
-    worker.broker.subscribe(Subscription(worker.topics.status(ANY), reception.take_status))
+    worker.broker.subscribe(Subscription(worker.topics.status(ANY), handlers.on_status))
 
 
 def _add_commands(worker: Worker, committer: Committer) -> None:

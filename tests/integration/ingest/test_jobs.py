@@ -16,7 +16,7 @@ from ingest.messages import Presence, read_status
 from ingest.presence import write_presence
 from ingest.rate_limit import read_rates
 from ingest.referrers import referrers_of
-from ingest.retention import STEP, Removing, Round, cut, expiring, is_adopted, kept_log_scores
+from ingest.retention import STEP, Retention, Round, cut, expiring, is_adopted, kept_log_scores
 from ingest.undecodable import RejectedMessage, keep, rejected_message
 from runtime.db.engine import open_database, utc_now
 from runtime.db.system_settings import Intervals
@@ -215,9 +215,9 @@ def test_a_rate_follows_from_the_pairs(engine: Engine) -> None:
 KEPT = timedelta(days=15)
 
 
-def removing(engine: Engine, name: str) -> Removing:
+def removing(engine: Engine, name: str) -> Retention:
     [found] = [what for what in expiring(KEPT) if what.table.name == name]
-    return Removing(engine, found)
+    return Retention(engine, found)
 
 
 def remove_round(engine: Engine, name: str, now: datetime = NOW) -> int:
@@ -296,8 +296,8 @@ def test_rows_that_an_unknown_table_refers_to_stay_and_stop_nothing(engine: Engi
         connection.execute(
             sa.insert(archive), [{"id": n, "archiver": "s3", "log_score_id": id_} for n, id_ in enumerate(referred)]
         )
-    outlook = str(removing(engine, "log_scores").outlook(NOW))
-    assert "unless log_scores_archive_status.log_score_id or scorer_status.log_score_id refers to them" in outlook
+    forecast = str(removing(engine, "log_scores").forecast(NOW))
+    assert "unless log_scores_archive_status.log_score_id or scorer_status.log_score_id refers to them" in forecast
     assert remove_round(engine, "log_scores") == STEP + 6
     assert [row.id for row in rows(engine, log_scores)][:-1] == referred
     assert remove_round(engine, "log_scores") == 0, "and the next round does not fail either"
@@ -365,10 +365,10 @@ def test_a_step_is_small(engine: Engine) -> None:
 
 
 def test_it_is_said_in_advance_what_will_be_removed(engine: Engine) -> None:
-    assert str(removing(engine, "log_scores").outlook(NOW)) == "log_scores: rows are kept for 15 days; none is older"
+    assert str(removing(engine, "log_scores").forecast(NOW)) == "log_scores: rows are kept for 15 days; none is older"
     fill(engine, 5)
     add_newest(engine)
-    assert str(removing(engine, "log_scores").outlook(NOW)) == (
+    assert str(removing(engine, "log_scores").forecast(NOW)) == (
         "log_scores: rows are kept for 15 days; 5 are older, since 2025-12-31 12:00, and will be removed, "
         "at most 2 hours of them a round, unless scorer_status.log_score_id refers to them"
     )

@@ -20,15 +20,15 @@ from ulid import ULID
 from ingest import metrics as count
 from ingest.acks import Acks
 from ingest.commit import Committer, still_fresh, transaction_span
-from ingest.handlers import Reception
+from ingest.handlers import Handlers
 from ingest.jobs import keep_rates
 from ingest.last_seen import LastSeen
-from ingest.messages import Unreadable
+from ingest.messages import UndecodableMessage
 from ingest.metrics import IngestMetrics
 from ingest.plan import Known, make_plan
 from ingest.presence import PresenceQueue
 from ingest.queue import SubmissionQueue
-from ingest.rate_limit import Sender, Throttle
+from ingest.rate_limit import RateLimiter, Sender
 from ingest.retry import ContentRefused, persist, persist_each
 from ingest.undecodable import UndecodableMessages
 from runtime.clock import Clock
@@ -49,30 +49,30 @@ class Taken(UndecodableMessages):
     """Keeps what it is offered."""
 
     def __init__(self) -> None:
-        self.offered: list[Unreadable] = []
+        self.offered: list[UndecodableMessage] = []
 
-    def offer(self, unreadable: Unreadable) -> None:
+    def offer(self, unreadable: UndecodableMessage) -> None:
         self.offered.append(unreadable)
 
 
 @dataclass
 class Desk:
-    """A reception with all that it puts things into."""
+    """Handlers, and all that they put things into."""
 
     queue: SubmissionQueue = field(default_factory=lambda: SubmissionQueue(most_results=100))
-    throttle: Throttle = field(default_factory=Throttle)
+    rate_limiter: RateLimiter = field(default_factory=RateLimiter)
     book: PresenceQueue = field(default_factory=PresenceQueue)
     undecodable: Taken = field(default_factory=Taken)
 
     def __post_init__(self) -> None:
         self.metrics = IngestMetrics(NoOpMeter("test"), self.queue)
-        self.reception = Reception(TOPICS, self.queue, self.throttle, self.book, self.undecodable, self.metrics)
+        self.handlers = Handlers(TOPICS, self.queue, self.rate_limiter, self.book, self.undecodable, self.metrics)
 
     def results(self, payload: bytes, topic: str = TOPICS.results(NAME, "v4")) -> None:
-        self.reception.take_results(Incoming(topic, payload, correlation=None))
+        self.handlers.on_results(Incoming(topic, payload, correlation=None))
 
     def status(self, payload: bytes, topic: str = TOPICS.status(NAME)) -> None:
-        self.reception.take_status(Incoming(topic, payload))
+        self.handlers.on_status(Incoming(topic, payload))
 
 
 def a_batch(results: int = 10) -> bytes:
@@ -125,7 +125,7 @@ def test_a_status_is_noted_and_an_empty_one_is_nothing() -> None:
     status = Status(online=True, ts=ARRIVED)
     desk.status(encode(status))
     desk.status(b"")
-    assert [presence.status for presence in desk.book.take()] == [status]
+    assert [presence.status for presence in desk.presences.pop_all()] == [status]
     assert desk.undecodable.offered == []
 
 
@@ -134,7 +134,7 @@ def test_a_monitor_that_talks_about_itself_without_end_is_left_waiting_too() -> 
     for number in range(1_250):
         desk.status(encode(Status(online=True, ts=ARRIVED, version=str(number))))
     assert desk.metrics.totals[count.THROTTLED] >= 45
-    [said] = desk.book.take()
+    [said] = desk.presences.pop_all()
     assert 1_199 <= int(said.status.version) <= 1_204
 
 
@@ -306,11 +306,11 @@ def test_nonsense_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> Non
     metrics = IngestMetrics(NoOpMeter("test"), SubmissionQueue())
     undecodable = UndecodableMessages(cast(Worker, None), cast(Acks, None), metrics)
     for number in range(3_000):
-        undecodable.offer(Unreadable(TOPICS.status(NAME), b"", f"reason {number % 2}", NAME))
+        undecodable.offer(UndecodableMessage(TOPICS.status(NAME), b"", f"reason {number % 2}", NAME))
     assert len(caplog.messages) == 1
     began = time.monotonic()
     for number in range(3_000):
-        undecodable.offer(Unreadable(TOPICS.status(f"m{number}"), b"", "reason", f"m{number}"))
+        undecodable.offer(UndecodableMessage(TOPICS.status(f"m{number}"), b"", "reason", f"m{number}"))
     assert len(caplog.messages) <= 10 + time.monotonic() - began
     assert "(and 2999 more since)" in caplog.messages[1]
     assert metrics.totals["unreadable"] == 6_000
@@ -335,11 +335,11 @@ def test_who_sent_a_batch_with_a_trace_finds_its_transaction() -> None:
 
 
 async def test_rates_are_looked_up_when_they_matter_and_doubted_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    throttle, asked = Throttle(), list[Sequence[Sender]]()
+    rate_limiter, asked = RateLimiter(), list[Sequence[Sender]]()
     now = time.monotonic()
     idle, busy = ("idle", "v4"), (NAME, "v4")
-    throttle.charge(idle, 1, now - 4_000)
-    throttle.charge(busy, 1_000, now)
+    rate_limiter.charge(idle, 1, now - 4_000)
+    rate_limiter.charge(busy, 1_000, now)
 
     def look(worker: object, senders: Sequence[Sender]) -> dict[Sender, float]:
         asked.append(senders)
@@ -349,17 +349,17 @@ async def test_rates_are_looked_up_when_they_matter_and_doubted_after_a_while(mo
     monkeypatch.setattr("ingest.jobs.DOUBT_RATES", 3600.0)
     monkeypatch.setattr("ingest.jobs._rates", look)
     worker = cast(Worker, Picky())
-    running = asyncio.create_task(keep_rates(worker, throttle))
+    running = asyncio.create_task(keep_rates(worker, rate_limiter))
     await until(lambda: asked)
     assert asked == [[busy]]
-    assert throttle.senders() == [idle, busy]
+    assert rate_limiter.senders() == [idle, busy]
     running.cancel()
     monkeypatch.setattr("ingest.jobs.DOUBT_RATES", 0.0)
-    running = asyncio.create_task(keep_rates(worker, throttle))
+    running = asyncio.create_task(keep_rates(worker, rate_limiter))
     await until(lambda: len(asked) > 2)
     running.cancel()
     assert asked[-1] == [busy], "once more, since it may have changed"
-    assert throttle.senders() == [busy], "who is not heard of is forgotten"
+    assert rate_limiter.senders() == [busy], "who is not heard of is forgotten"
 
 
 async def test_what_waited_too_long_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ingest.messages import (
     Presence,
     Submission,
-    Unreadable,
+    UndecodableMessage,
     read_results,
     read_status,
     sender_of_results,
@@ -25,7 +25,7 @@ GOOD = new_batch(new_result(1, "192.0.2.1"))
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def read(payload: bytes, correlation: bytes | None = GOOD.id.encode()) -> Submission | Unreadable:
+def read(payload: bytes, correlation: bytes | None = GOOD.id.encode()) -> Submission | UndecodableMessage:
     return read_results(NAME, "v4", Incoming(TOPIC, payload, correlation=correlation), ARRIVED)
 
 
@@ -45,7 +45,7 @@ def test_correlation_data_may_be_missing() -> None:
 )
 def test_correlation_data_that_names_another_batch_is_refused(correlation: bytes) -> None:
     found = read(encode(GOOD), correlation)
-    assert isinstance(found, Unreadable)
+    assert isinstance(found, UndecodableMessage)
     assert found.batch in (None, "01ARZ3NDEKTSV4RRFFQ69G5FAV")
     assert "correlation" in found.reason
 
@@ -67,7 +67,7 @@ def test_correlation_data_that_names_another_batch_is_refused(correlation: bytes
 )
 def test_what_is_no_batch_is_refused_and_can_be_answered(payload: bytes) -> None:
     found = read(payload)
-    assert isinstance(found, Unreadable)
+    assert isinstance(found, UndecodableMessage)
     assert (found.batch, found.name, found.ipv, found.topic) == (GOOD.id, NAME, "v4", TOPIC)
     assert found.payload == payload
     assert found.reason
@@ -79,7 +79,7 @@ def test_a_batch_may_have_so_many_results_and_no_more() -> None:
     assert isinstance(read(encode(most), None), Submission)
     more = new_batch(*[result] * 1_001)
     found = read(encode(more), more.id.encode())
-    assert isinstance(found, Unreadable)
+    assert isinstance(found, UndecodableMessage)
     assert found.batch == more.id
     assert "at most 1000" in found.reason
 
@@ -87,7 +87,7 @@ def test_a_batch_may_have_so_many_results_and_no_more() -> None:
 @given(st.binary(max_size=200), st.none() | st.binary(max_size=40))
 def test_no_payload_does_harm(payload: bytes, correlation: bytes | None) -> None:
     found = read(payload, correlation)
-    assert isinstance(found, Unreadable)
+    assert isinstance(found, UndecodableMessage)
     assert found.batch is None or found.batch.encode() == correlation
 
 
@@ -136,5 +136,5 @@ def test_a_status_is_taken() -> None:
 )
 def test_what_is_no_status_is_refused(payload: bytes) -> None:
     found = read_status(NAME, Incoming(TOPICS.status(NAME), payload), ARRIVED)
-    assert isinstance(found, Unreadable)
+    assert isinstance(found, UndecodableMessage)
     assert found.batch is None

@@ -8,15 +8,15 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from ingest.metrics import IngestMetrics
-from ingest.plan import Known, Monitor, Pair, make_plan
+from ingest.plan import Known, StoredMonitor, StoredPair, make_plan
 from ingest.queue import SubmissionQueue
 from testbed.fixtures.batches import new_result, new_submission
 
 NAME = "nlams1.devel.mon.example"
 KNOWN = Known(
-    monitors={(NAME, "v4"): Monitor(1, "active")},
+    monitors={(NAME, "v4"): StoredMonitor(1, "active")},
     servers={1: "192.0.2.1"},
-    pairs={(1, 1): Pair(1, "active", 0.0, None, None)},
+    pairs={(1, 1): StoredPair(1, "active", 0.0, None, None)},
     batches={},
 )
 

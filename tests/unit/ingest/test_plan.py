@@ -15,9 +15,9 @@ from ingest.messages import Submission
 from ingest.plan import (
     Known,
     LogRow,
-    Monitor,
-    Pair,
     Plan,
+    StoredMonitor,
+    StoredPair,
     make_plan,
     rejections_from_text,
     rejections_to_text,
@@ -31,16 +31,16 @@ IPS = {1: "192.0.2.1", 2: "192.0.2.2", 3: "192.0.2.3"}
 NOON = datetime(2026, 1, 2, 12)
 
 
-def pair(number: int, status: Any = "active", **fields: Any) -> Pair:
-    return Pair(number, status, **{"score": 0.0, "score_ts": None, "stratum": None, **fields})
+def pair(number: int, status: Any = "active", **fields: Any) -> StoredPair:
+    return StoredPair(number, status, **{"score": 0.0, "score_ts": None, "stratum": None, **fields})
 
 
 WORLD = Known(
     monitors={
-        (ALICE, "v4"): Monitor(10, "active"),
-        (BOB, "v4"): Monitor(20, "testing"),
-        (PAUSED, "v4"): Monitor(30, "paused"),
-        (PENDING, "v4"): Monitor(40, "pending"),
+        (ALICE, "v4"): StoredMonitor(10, "active"),
+        (BOB, "v4"): StoredMonitor(20, "testing"),
+        (PAUSED, "v4"): StoredMonitor(30, "paused"),
+        (PENDING, "v4"): StoredMonitor(40, "pending"),
     },
     servers=IPS,
     pairs={

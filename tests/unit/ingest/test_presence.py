@@ -149,14 +149,14 @@ def test_the_book_keeps_the_newest_of_each() -> None:
     book = PresenceQueue()
     other = Presence("other", Status(online=True), NOON, retained=False)
     for presence in (online(0), other, online(1)):
-        book.note(presence)
-    assert book.take() == [online(1), other]
-    assert book.take() == []
+        book.add(presence)
+    assert book.pop_all() == [online(1), other]
+    assert book.pop_all() == []
 
 
 def test_sightings_are_merged() -> None:
     book = LastSeen()
-    book.note([Seen(1, at(5), submitted=at(5), version="2"), Seen(2, at(0))])
-    book.note([Seen(1, at(3), submitted=None, version="")])
-    assert book.take() == [Seen(1, at(5), submitted=at(5), version="2"), Seen(2, at(0))]
-    assert book.take() == []
+    book.add([Seen(1, at(5), submitted=at(5), version="2"), Seen(2, at(0))])
+    book.add([Seen(1, at(3), submitted=None, version="")])
+    assert book.pop_all() == [Seen(1, at(5), submitted=at(5), version="2"), Seen(2, at(0))]
+    assert book.pop_all() == []

@@ -23,16 +23,16 @@ async def test_submissions_come_out_in_their_order_and_as_many_as_asked() -> Non
     for each in given_ones:
         assert queue.put(each)
     assert (queue.results, queue.bytes, len(queue)) == (33, 500, 5)
-    assert await queue.take(10) == given_ones[:2]
-    assert await queue.take(10) == given_ones[2:3]
-    assert await queue.take(10) == given_ones[3:4], "one that is larger than asked is taken alone"
-    assert await queue.take(10) == given_ones[4:]
+    assert await queue.pop(10) == given_ones[:2]
+    assert await queue.pop(10) == given_ones[2:3]
+    assert await queue.pop(10) == given_ones[3:4], "one that is larger than asked is taken alone"
+    assert await queue.pop(10) == given_ones[4:]
     assert (queue.results, queue.bytes, len(queue)) == (0, 0, 0)
 
 
 async def test_taking_waits_for_something() -> None:
     queue = SubmissionQueue()
-    taking = asyncio.create_task(queue.take(10))
+    taking = asyncio.create_task(queue.pop(10))
     await asyncio.sleep(0)
     assert not taking.done()
     submission = new_submission("alice", RESULT)
@@ -64,11 +64,11 @@ async def test_nothing_is_lost_doubled_or_reordered(actions: list[int | None]) -
             if queue.put(submission):
                 put.append(submission)
         elif len(queue):
-            some = await queue.take(25)
+            some = await queue.pop(25)
             taken += some
             assert len(some) == 1 or sum(max(1, len(s.batch.results)) for s in some) <= 25
         assert queue.results == sum(max(1, len(s.batch.results)) for s in put[len(taken) :])
         assert queue.results < 100 + 30
     while len(queue):
-        taken += await queue.take(25)
+        taken += await queue.pop(25)
     assert taken == put

@@ -12,8 +12,8 @@ from ingest.rate_limit import (
     LEAST_RATE,
     MOST_SENDERS,
     REMEMBERED,
+    RateLimiter,
     Sender,
-    Throttle,
     allowed_rate,
 )
 
@@ -21,12 +21,12 @@ ALICE: Sender = ("alice.devel.mon.example", "v4")
 BOB: Sender = ("bob.devel.mon.example", "v4")
 
 
-def send(throttle: Throttle, sender: Sender, now: float, batches: int, results: int = 10) -> int:
+def send(rate_limiter: RateLimiter, sender: Sender, now: float, batches: int, results: int = 10) -> int:
     """How many of so many batches were admitted."""
     admitted = 0
     for _ in range(batches):
-        if throttle.admits(sender, now):
-            throttle.charge(sender, results, now)
+        if rate_limiter.admits(sender, now):
+            rate_limiter.charge(sender, results, now)
             admitted += 1
     return admitted
 
@@ -37,105 +37,105 @@ def test_the_rate_follows_the_pace_of_the_assignments() -> None:
 
 
 def test_a_burst_is_admitted_and_then_the_rate() -> None:
-    throttle = Throttle()
+    rate_limiter = RateLimiter()
     burst = int(LEAST_RATE * BURST / 10)
-    assert send(throttle, ALICE, 0.0, burst + 50) == burst
-    assert send(throttle, ALICE, 0.0, 10) == 0
-    assert send(throttle, ALICE, 10.0, 100) == LEAST_RATE
-    assert send(throttle, ALICE, 10_000.0, burst + 50) == burst
+    assert send(rate_limiter, ALICE, 0.0, burst + 50) == burst
+    assert send(rate_limiter, ALICE, 0.0, 10) == 0
+    assert send(rate_limiter, ALICE, 10.0, 100) == LEAST_RATE
+    assert send(rate_limiter, ALICE, 10_000.0, burst + 50) == burst
 
 
 def test_one_monitor_does_not_use_up_what_is_anothers() -> None:
-    throttle = Throttle()
-    send(throttle, ALICE, 0.0, 1000)
-    assert not throttle.admits(ALICE, 0.0)
-    assert throttle.admits(BOB, 0.0)
-    assert throttle.admits((ALICE[0], "v6"), 0.0)
+    rate_limiter = RateLimiter()
+    send(rate_limiter, ALICE, 0.0, 1000)
+    assert not rate_limiter.admits(ALICE, 0.0)
+    assert rate_limiter.admits(BOB, 0.0)
+    assert rate_limiter.admits((ALICE[0], "v6"), 0.0)
 
 
 def test_no_batch_is_too_large_but_it_is_paid_for() -> None:
-    throttle = Throttle()
-    assert send(throttle, ALICE, 0.0, 3, results=1000) == 2
-    assert not throttle.admits(ALICE, (2000 - LEAST_RATE * BURST) / LEAST_RATE - 1)
-    assert throttle.admits(ALICE, (2000 - LEAST_RATE * BURST) / LEAST_RATE + 1)
+    rate_limiter = RateLimiter()
+    assert send(rate_limiter, ALICE, 0.0, 3, results=1000) == 2
+    assert not rate_limiter.admits(ALICE, (2000 - LEAST_RATE * BURST) / LEAST_RATE - 1)
+    assert rate_limiter.admits(ALICE, (2000 - LEAST_RATE * BURST) / LEAST_RATE + 1)
 
 
 def test_an_empty_batch_is_not_free() -> None:
-    assert send(Throttle(), ALICE, 0.0, 10_000, results=0) == LEAST_RATE * BURST
+    assert send(RateLimiter(), ALICE, 0.0, 10_000, results=0) == LEAST_RATE * BURST
 
 
 def test_a_monitor_with_many_assignments_may_send_more() -> None:
-    throttle = Throttle()
-    throttle.admits(ALICE, 0.0)
-    throttle.rate({ALICE: 100.0, BOB: 1.0})
-    assert throttle.senders() == [ALICE]
-    assert send(throttle, ALICE, 0.0, 1000) == 100 * BURST / 10
+    rate_limiter = RateLimiter()
+    rate_limiter.admits(ALICE, 0.0)
+    rate_limiter.rate({ALICE: 100.0, BOB: 1.0})
+    assert rate_limiter.senders() == [ALICE]
+    assert send(rate_limiter, ALICE, 0.0, 1000) == 100 * BURST / 10
 
 
 def test_a_rate_is_looked_up_when_it_matters_and_again_when_it_may_have_changed() -> None:
-    throttle = Throttle()
+    rate_limiter = RateLimiter()
     half = int(LEAST_RATE * BURST / 2 / 10)
-    send(throttle, ALICE, 0.0, half)
-    send(throttle, BOB, 0.0, 1)
-    assert throttle.wanting() == []
-    send(throttle, ALICE, 0.0, 1)
-    assert throttle.wanting() == [ALICE]
-    throttle.rate({ALICE: LEAST_RATE})
-    assert throttle.wanting() == []
-    throttle.doubt_rates()
-    assert throttle.wanting() == [ALICE]
-    assert throttle.admits(ALICE, LEAST_RATE * BURST)
-    assert throttle.wanting() == [], "it has rested, so its rate does not matter any more"
+    send(rate_limiter, ALICE, 0.0, half)
+    send(rate_limiter, BOB, 0.0, 1)
+    assert rate_limiter.wanting() == []
+    send(rate_limiter, ALICE, 0.0, 1)
+    assert rate_limiter.wanting() == [ALICE]
+    rate_limiter.rate({ALICE: LEAST_RATE})
+    assert rate_limiter.wanting() == []
+    rate_limiter.expire_rates()
+    assert rate_limiter.wanting() == [ALICE]
+    assert rate_limiter.admits(ALICE, LEAST_RATE * BURST)
+    assert rate_limiter.wanting() == [], "it has rested, so its rate does not matter any more"
 
 
 def test_a_lower_rate_holds_at_once() -> None:
-    throttle = Throttle()
-    throttle.admits(ALICE, 0.0)
-    throttle.rate({ALICE: 500.0})
-    assert throttle.admits(ALICE, 0.0)
-    throttle.rate({ALICE: LEAST_RATE})
-    assert send(throttle, ALICE, 0.0, 10_000) == LEAST_RATE * BURST / 10
+    rate_limiter = RateLimiter()
+    rate_limiter.admits(ALICE, 0.0)
+    rate_limiter.rate({ALICE: 500.0})
+    assert rate_limiter.admits(ALICE, 0.0)
+    rate_limiter.rate({ALICE: LEAST_RATE})
+    assert send(rate_limiter, ALICE, 0.0, 10_000) == LEAST_RATE * BURST / 10
 
 
 def test_it_is_shown_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    throttle = Throttle()
+    rate_limiter = RateLimiter()
     with caplog.at_level(logging.WARNING):
-        send(throttle, ALICE, 0.0, 130)
-    assert throttle.refused() == {"alice.devel.mon.example/v4": 10}
+        send(rate_limiter, ALICE, 0.0, 130)
+    assert rate_limiter.refused() == {"alice.devel.mon.example/v4": 10}
     assert len(caplog.records) == 1
     assert "alice.devel.mon.example/v4" in caplog.text
 
 
 def test_senders_are_forgotten_after_a_while_and_never_too_many() -> None:
-    throttle = Throttle()
+    rate_limiter = RateLimiter()
     for number in range(MOST_SENDERS + 5):
-        throttle.admits((f"m{number}", "v4"), float(number == 7))
-    assert len(throttle.senders()) == MOST_SENDERS
-    throttle.forget_idle(REMEMBERED)
-    assert throttle.senders() == [("m7", "v4")]
+        rate_limiter.admits((f"m{number}", "v4"), float(number == 7))
+    assert len(rate_limiter.senders()) == MOST_SENDERS
+    rate_limiter.forget_idle(REMEMBERED)
+    assert rate_limiter.senders() == [("m7", "v4")]
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 1000)), max_size=60), st.floats(1, 500))
 def test_never_more_than_the_burst_the_rate_and_one_batch(series: list[tuple[float, int]], rate: float) -> None:
-    throttle, now, admitted = Throttle(), 0.0, 0
-    throttle.admits(ALICE, 0.0)
-    throttle.rate({ALICE: rate})
+    rate_limiter, now, admitted = RateLimiter(), 0.0, 0
+    rate_limiter.admits(ALICE, 0.0)
+    rate_limiter.rate({ALICE: rate})
     for pause, results in series:
         now += pause
-        if throttle.admits(ALICE, now):
-            throttle.charge(ALICE, results, now)
+        if rate_limiter.admits(ALICE, now):
+            rate_limiter.charge(ALICE, results, now)
             admitted += results
         assert admitted <= rate * (BURST + now) + 1000 + 1e-6
 
 
 @given(st.floats(0.001, 5), st.lists(st.floats(0, 50), min_size=1, max_size=50))
 def test_a_monitor_at_its_own_pace_is_never_throttled(pace: float, gaps: list[float]) -> None:
-    throttle, now, owed = Throttle(), 0.0, 0.0
-    throttle.admits(ALICE, now)
-    throttle.rate({ALICE: allowed_rate(pace)})
+    rate_limiter, now, owed = RateLimiter(), 0.0, 0.0
+    rate_limiter.admits(ALICE, now)
+    rate_limiter.rate({ALICE: allowed_rate(pace)})
     for gap in gaps:
         now += gap
         owed += gap * pace
-        assert throttle.admits(ALICE, now)
-        throttle.charge(ALICE, int(owed), now)
+        assert rate_limiter.admits(ALICE, now)
+        rate_limiter.charge(ALICE, int(owed), now)
         owed -= int(owed)

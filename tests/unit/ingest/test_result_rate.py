@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from ingest.result_rate import (
     Window,
+    intervals_of_status,
     is_too_soon,
     may_be_too_soon,
-    paces,
     shortest,
     were_changed,
     windows,
@@ -28,7 +28,7 @@ def at(seconds: float) -> datetime:
     return (NOON + timedelta(seconds=seconds)).replace(microsecond=0)
 
 
-class Pair:
+class StoredPair:
     """What the ledger has of a pair whose results arrive one after the other."""
 
     def __init__(self, interval: float) -> None:
@@ -79,7 +79,7 @@ def test_an_honest_monitor_loses_nothing_in_whatever_order_its_results_arrive(
     shuffled = list(moments)
     chance.shuffle(shuffled)  # type: ignore[attr-defined]  # a Random
     for order in (sorted(moments), sorted(moments, reverse=True), shuffled):
-        assert Pair(interval).stored_of(order) == len(moments)
+        assert StoredPair(interval).stored_of(order) == len(moments)
 
 
 @pytest.mark.parametrize("interval", [2.0, 540.0])
@@ -87,13 +87,13 @@ def test_an_agent_that_measures_faster_since_its_interval_was_shortened_loses_no
     """The pair is held to the shorter one, also for what was measured before."""
     slow = [step * 5 * interval for step in range(10)]
     fast = [slow[-1] + interval / 2 + step * interval for step in range(30)]
-    assert Pair(interval).stored_of(slow + fast) == 40
+    assert StoredPair(interval).stored_of(slow + fast) == 40
 
 
 @given(diligence())
 def test_in_order_hardly_anybody_asks_the_ledger(measured: tuple[float, list[float]]) -> None:
     interval, _ = measured
-    told = paces(Intervals(interval_active=interval))
+    told = intervals_of_status(Intervals(interval_active=interval))
     for slot in range(30):
         assert not may_be_too_soon(at((slot + 0.95) * interval), at((slot + 0.05) * interval - 1), "active", told) or (
             interval < 10
@@ -105,18 +105,18 @@ def test_in_order_hardly_anybody_asks_the_ledger(measured: tuple[float, list[flo
 
 @pytest.mark.parametrize("interval", [2.0, 540.0, 7200.0])
 def test_of_results_with_one_time_five_are_stored(interval: float) -> None:
-    assert Pair(interval).stored_of([0.0] * 24) == 5
+    assert StoredPair(interval).stored_of([0.0] * 24) == 5
 
 
 def test_a_flood_stores_what_three_honest_monitors_would() -> None:
     """Two results a second for six hours, of a pair that is measured 40 times in them."""
-    assert Pair(540).stored_of(step / 2 for step in range(2 * 6 * 3600)) <= 120
+    assert StoredPair(540).stored_of(step / 2 for step in range(2 * 6 * 3600)) <= 120
 
 
 @pytest.mark.parametrize("step", [1, 60, 1800, 3600, -1, -60, -1800, -3600])
 def test_results_made_up_of_a_candidates_last_day_are_bounded(step: int) -> None:
     """Twelve are measured in a day; 24 make a monitor active. Told forwards or backwards makes no difference."""
-    pair = Pair(7200)
+    pair = StoredPair(7200)
     moments = range(0, 86_400, abs(step))
     assert pair.stored_of(map(float, moments if step > 0 else reversed(moments))) <= 42
     first, last = pair.times[0], pair.times[23]
@@ -126,7 +126,7 @@ def test_results_made_up_of_a_candidates_last_day_are_bounded(step: int) -> None
 @given(st.lists(st.integers(0, 86_400), min_size=100, max_size=300))
 def test_results_made_up_in_any_order_are_never_crowded(moments: list[int]) -> None:
     """But for those that were later than all others when they came."""
-    pair = Pair(7200)
+    pair = StoredPair(7200)
     for moment in moments:
         late = not pair.times or at(moment) - pair.times[-1] >= timedelta(hours=1)
         if pair.takes(moment) and not late:
@@ -160,7 +160,7 @@ def test_what_is_half_an_interval_later_than_all_others_is_never_too_soon() -> N
 
 @given(st.integers(-30_000, 30_000), st.sampled_from(["active", "testing", "candidate", "paused"]))
 def test_who_is_not_asked_about_would_be_stored(seconds: int, status: str) -> None:
-    told = paces(Intervals())
+    told = intervals_of_status(Intervals())
     if not may_be_too_soon(at(seconds), at(0), status, told):  # type: ignore[arg-type]
         for had in (["active"], ["testing", "candidate"], ["candidate"], [status]):
             of = shortest([status, *had], told)  # type: ignore[list-item]
@@ -171,7 +171,7 @@ def test_who_is_not_asked_about_would_be_stored(seconds: int, status: str) -> No
 
 
 def in_seconds(intervals: Intervals, *, changed: bool = False) -> dict[str, float]:
-    return {status: pace.total_seconds() for status, pace in paces(intervals, changed=changed).items()}
+    return {status: pace.total_seconds() for status, pace in intervals_of_status(intervals, changed=changed).items()}
 
 
 def test_the_interval_in_force_counts_but_never_more_than_the_default() -> None:
@@ -206,7 +206,7 @@ def test_a_change_matters_as_long_as_a_spool_is_kept(created: timedelta, modifie
 
 
 def test_the_shortest_interval_that_a_pair_may_have_been_told() -> None:
-    told = paces(Intervals())
+    told = intervals_of_status(Intervals())
     assert shortest(["candidate"], told) == timedelta(seconds=7200)
     assert shortest(["candidate", "testing", "paused"], told) == timedelta(seconds=2700)
     assert shortest(["candidate", "active"], told) == timedelta(seconds=540)

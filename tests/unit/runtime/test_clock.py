@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ingest.messages import Presence
-from ingest.worker import hear_the_time
+from ingest.worker import compare_agents_clock
 from runtime.clock import Clock, ClockDoubted, Comparison
 from schema.messages import Status
 
@@ -199,10 +199,10 @@ def test_only_what_an_agent_says_now_tells_the_time() -> None:
     arrived = datetime(2026, 1, 20, 12, tzinfo=UTC)
     for number in range(9):
         old = Status(online=True, ts=arrived - timedelta(hours=1))
-        hear_the_time(clock, Presence(f"m{number}", old, arrived, retained=True))
-        hear_the_time(clock, Presence(f"m{number}", Status(online=False), arrived, retained=False))
+        compare_agents_clock(clock, Presence(f"m{number}", old, arrived, retained=True))
+        compare_agents_clock(clock, Presence(f"m{number}", Status(online=False), arrived, retained=False))
     assert clock.trusted
     for number in range(3):
         slow = Status(online=True, ts=arrived + timedelta(seconds=120))
-        hear_the_time(clock, Presence(f"m{number}", slow, arrived, retained=False))
+        compare_agents_clock(clock, Presence(f"m{number}", slow, arrived, retained=False))
     assert clock.doubt == "this host's clock and those of most agents differ by about 120 s"

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Engine
 from ingest.last_seen import Seen, write_last_seen
 from ingest.messages import Presence
 from ingest.presence import write_presence
-from ingest.retention import Removing, Round, expiring
+from ingest.retention import Retention, Round, expiring
 from ingest.store import commit
 from runtime.db.engine import DatabaseUnavailable, reading, to_db
 from runtime.db.queue import REVIEWS, SCORING
@@ -62,7 +62,7 @@ def removing(engine: Engine) -> Again:
         monitor, server = add_monitor(connection, unique("m")), add_server(connection)
         add_log_score(connection, server, monitor, NOW - timedelta(days=20))
         add_log_score(connection, server, monitor, NOW)
-    return partial(Removing(engine, expiring(timedelta(days=15))[0]).step, Round(to_db(NOW) - timedelta(days=15), ()))
+    return partial(Retention(engine, expiring(timedelta(days=15))[0]).step, Round(to_db(NOW) - timedelta(days=15), ()))
 
 
 def scoring(engine: Engine) -> Again:

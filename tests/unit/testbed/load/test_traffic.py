@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ingest.messages import Submission, Unreadable, read_results
+from ingest.messages import Submission, UndecodableMessage, read_results
 from ingest.validate import impossible, server_refused
 from runtime.mqtt.session import Incoming
 from schema.limits import SPOOL_AGE
@@ -22,7 +22,7 @@ NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 TARGETS = [Target(number, f"192.0.2.{number}", 10.0) for number in range(1, 41)]
 
 
-def decoded(payload: bytes, batch_id: str) -> Submission | Unreadable:
+def decoded(payload: bytes, batch_id: str) -> Submission | UndecodableMessage:
     return read_results("m.test.mon.example", "v4", Incoming("t", payload, correlation=batch_id.encode()), NOW)
 
 
@@ -54,7 +54,7 @@ def test_what_is_spoiled_is_refused_for_the_reason_that_is_expected(seed: int, d
 def test_what_is_malformed_cannot_be_read(seed: int) -> None:
     made = make_batch(TARGETS, "malformed", NOW, random.Random(seed))
     found = decoded(made.payload, made.id)
-    assert isinstance(found, Unreadable)
+    assert isinstance(found, UndecodableMessage)
     assert found.batch == made.id, "its sender can be answered"
 
 
