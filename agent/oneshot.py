@@ -160,11 +160,11 @@ async def _fetch_config(directory: StateDirectory, state: State) -> MonitorConfi
 async def _check(ipv: IpVersion, protocol: ProtocolConfig, directory: StateDirectory, state: State) -> bool:
     checks = base_checks(protocol.base_checks, protocol.samples, directory.rules(state), ipv)
     checked = await check_clock(checks, Source(protocol.nat_ip or protocol.ip), AgentCounters(), Resolver())
-    pipelines = [f"  {name}: {_in_words(result)}" for name, result in checked.results]
-    pipelines += [f"  {reason}" for reason in checked.refused]
+    lines = [f"  {name}: {_in_words(result)}" for name, result in checked.results]
+    lines += [f"  {reason}" for reason in checked.refused]
     headline = f"IP{ipv}: {'the local clock is good' if checked.verdict.good else checked.verdict.reason}"
-    for pipeline in (headline, *pipelines):
-        write(pipeline)
+    for line in (headline, *lines):
+        write(line)
     return checked.verdict.good
 
 
