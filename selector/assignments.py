@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from runtime.db.json_rows import JsonText, json_rows
+from runtime.db.sql import as_stored
 from runtime.db.system_settings import Intervals
 from schema.addresses import why_not_public
 from schema.messages import LIVE, Assignment
@@ -25,7 +26,7 @@ from schema.tables import monitors, server_scores, servers
 from schema.topics import Topics
 from selector.monitors import is_real
 from selector.row_warnings import RowWarnings
-from selector.store import Pair, text
+from selector.store import Pair
 
 NTP_PORT: Final = 123
 _ASSIGNED: Final = ("candidate", "testing", "active")
@@ -153,13 +154,13 @@ def _pairs() -> sa.Select[Any]:
     return (
         sa.select(
             m.tls_name,
-            text(m.ip_version).label("ipv"),
-            text(m.status).label("monitor_status"),
+            as_stored(m.ip_version).label("ipv"),
+            as_stored(m.status).label("monitor_status"),
             s.id.label("server_id"),
             s.ip,
             s.deletion_on,
             s.flags,
-            text(ss.status).label("status"),
+            as_stored(ss.status).label("status"),
         )
         .select_from(server_scores.join(monitors, m.id == ss.monitor_id).join(servers, s.id == ss.server_id))
         .where(is_real(), m.tls_name.is_not(None))

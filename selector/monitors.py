@@ -8,12 +8,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from runtime.db.engine import to_db
+from runtime.db.sql import as_stored
 from schema.limits import MONITOR_GONE
 from schema.messages import LIVE, MonitorStatus
 from schema.names import IP_VERSIONS, IpVersion
 from schema.tables import accounts, monitor_presence, monitors
 from selector.rows import AccountLimit, account_limit
-from selector.store import text
 
 PSEUDO: Final = "%.system"
 """Names of the pseudo-monitors that hold settings, for SQL's LIKE."""
@@ -117,11 +117,11 @@ def _monitors() -> sa.Select[Any]:
         sa.select(
             m.id,
             m.tls_name,
-            text(m.ip_version).label("ipv"),
-            text(m.status).label("status"),
+            as_stored(m.ip_version).label("ipv"),
+            as_stored(m.status).label("status"),
             m.ip,
             m.account_id,
-            text(accounts.c.flags).label("flags"),
+            as_stored(accounts.c.flags).label("flags"),
             m.config,
             last_present(),
         )

@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 
 from runtime.db.engine import to_db, to_db_seconds
 from runtime.db.json_rows import rows_of, stored_day, stored_time
+from runtime.db.sql import as_stored
 from schema.tables import accounts, assignment_changes, log_scores, monitors, server_scores, servers
 from selector.monitors import is_gone, is_real, last_present, name_of, with_presence
 from selector.rows import RawMonitor
@@ -89,11 +90,6 @@ def read_inputs(connection: Connection, server_ids: Sequence[int], now: datetime
         if row.monitor_id is not None:
             found.monitors.append(_raw_monitor(row, row.monitor_id, moment))
     return inputs
-
-
-def text(column: sa.Column[Any]) -> sa.ColumnElement[str]:
-    """The column as it is stored, without a type that would refuse what should not be there."""
-    return sa.type_coerce(column, sa.Text)
 
 
 def _read(connection: Connection, bound: Mapping[str, Any]) -> Iterable[_Row]:
@@ -176,18 +172,18 @@ def _query(*, as_json: bool) -> sa.Select[Any]:
     columns: dict[str, sa.ColumnElement[Any]] = {
         "server_id": s.id,
         "server_ip": s.ip,
-        "server_version": text(s.ip_version),
+        "server_version": as_stored(s.ip_version),
         "server_account": s.account_id,
         "deletion_on": s.deletion_on,
         "monitor_id": m.id,
         "tls_name": m.tls_name,
         "ip": m.ip,
-        "ip_version": text(m.ip_version),
+        "ip_version": as_stored(m.ip_version),
         "account_id": m.account_id,
         # A text, also where the column is JSON, which JSON_ARRAY would take in as what it says.
         "account_flags": sa.cast(accounts.c.flags, sa.Text),
-        "global_status": text(m.status),
-        "pair_status": text(ss.status),
+        "global_status": as_stored(m.status),
+        "pair_status": as_stored(ss.status),
         "violation_type": ss.constraint_violation_type,
         "violation_since": ss.constraint_violation_since,
         "last_constraint_check": ss.last_constraint_check,
