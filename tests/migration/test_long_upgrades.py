@@ -17,7 +17,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.engine import Connection, Engine
 
-from runtime import database, migrations
+from runtime.db import engine as engine_module
+from runtime.db import migrate
 from runtime.db.engine import open_database
 from runtime.db.migrate import current, newest, upgrade
 from schema.tables import log_scores, metadata, servers
@@ -54,7 +55,7 @@ def behind(empty: Engine) -> Engine:
 
 @pytest.fixture(autouse=True)
 def _talkative(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrations, "TELL_EVERY", 0.2)
+    monkeypatch.setattr(migrate, "TELL_EVERY", 0.2)
 
 
 @contextlib.contextmanager
@@ -95,7 +96,7 @@ def is_complete(engine: Engine) -> bool:
 
 
 def test_a_statement_may_take_longer_than_other_answers(behind: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(database._TIMEOUTS, "read_timeout", 1.0)
+    monkeypatch.setitem(engine_module._TIMEOUTS, "read_timeout", 1.0)
     behind.dispose()
     lines: list[str] = []
     with contextlib.ExitStack() as stack:
@@ -150,7 +151,7 @@ def fill_log(engine: Engine, rows: int) -> None:
 
 def test_it_is_told_how_far_an_index_is(mariadb: DatabaseServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """MySQL counts only where an administrator has it count, MariaDB always."""
-    monkeypatch.setattr(migrations, "TELL_EVERY", 0.02)
+    monkeypatch.setattr(migrate, "TELL_EVERY", 0.02)
     engine = open_database(mariadb.create("told"))
     lack_an_index(engine)
     fill_log(engine, 200_000)
@@ -192,7 +193,7 @@ def test_sqlite_is_ended_too(sqlite_engine: Engine, monkeypatch: pytest.MonkeyPa
         if line.startswith(INDEX):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(migrations, "TELL_EVERY", 0.02)
+    monkeypatch.setattr(migrate, "TELL_EVERY", 0.02)
     with pytest.raises(KeyboardInterrupt):
         upgrade(sqlite_engine, tell)
     assert current(sqlite_engine) == "0001"

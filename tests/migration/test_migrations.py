@@ -14,11 +14,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.engine import URL, Connection, Engine
 
-from runtime import migrations
+from runtime.db import migrate
 from runtime.db.engine import open_database
 from runtime.db.migrate import MigrationBusy, current, newest, upgrade
-from schema import pool_tables
 from schema.tables import ledger_origin, log_scores, metadata, monitors, server_scores, servers
+from schema.tables import pool as pool_tables
 from testbed.fixtures.database import SERVERS, DatabaseServer
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
@@ -355,7 +355,7 @@ def test_the_next_one_begins_when_the_last_one_is_committed(server: DatabaseServ
 def test_whoever_would_have_to_wait_too_long_is_told_and_nobody_waits_for_one_that_is_done(
     server: DatabaseServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrations, "_LOCK_WAIT", 0)
+    monkeypatch.setattr(migrate, "_LOCK_WAIT", 0)
     first, second = (open_database(server.create(f"migration{next(_numbers)}")) for _ in range(2))
     try:
         upgrade(first)  # whose connections stay open

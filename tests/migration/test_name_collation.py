@@ -7,7 +7,7 @@ from sqlalchemy.engine import Connection
 
 from runtime.db.engine import open_database
 from runtime.db.migrate import upgrade
-from schema import pool_tables
+from schema.tables import pool as pool_tables
 from selector.store import read_inputs
 from testbed.fixtures.database import DatabaseServer
 from testbed.fixtures.selector import set_presence, unique

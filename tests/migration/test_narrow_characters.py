@@ -17,9 +17,9 @@ from runtime.db.migrate import upgrade
 from runtime.health import Contact
 from runtime.mqtt.session import Incoming
 from runtime.worker import Worker
-from schema import pool_tables
 from schema.messages import ProtocolState, Status, decode, encode
 from schema.tables import monitor_presence, monitors
+from schema.tables import pool as pool_tables
 from testbed.fixtures.database import DatabaseServer
 from testbed.fixtures.world import add_monitor, monitor_name
 

@@ -12,8 +12,9 @@ import pytest
 
 from agent.state import Broker as BrokerPlace
 from agent.state import State, provision
-from testbed.fixtures.agent import ROOT, AgentProcess, until
+from testbed.fixtures.agent import AgentProcess, until
 from testbed.fixtures.broker import Broker
+from testbed.paths import CHECKOUT
 from testbed.tls import LocalCa
 
 NAME = "wrong.devel.mon.example"
@@ -23,7 +24,7 @@ def command(tmp_path: Path, *arguments: str, **environ: str) -> subprocess.Compl
     (tmp_path / "defaults").touch()  # what a test has written there stays
     return subprocess.run(
         [sys.executable, "-m", "agent", *arguments],
-        cwd=ROOT,
+        cwd=CHECKOUT,
         env={
             "PATH": "/usr/bin:/bin",
             "MONITOR_DEFAULTS_FILE": str(tmp_path / "defaults"),
@@ -78,7 +79,7 @@ def test_wrong_files(tmp_path: Path) -> None:
 
 def test_the_daemon_is_not_started_by_hand(tmp_path: Path) -> None:
     said = subprocess.run(
-        [sys.executable, "-m", "agent.daemon"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", "agent.daemon"], cwd=CHECKOUT, capture_output=True, text=True, timeout=30, check=False
     )
     assert (said.returncode, "ntppool-agent monitor" in said.stderr) == (1, True)
 
@@ -124,9 +125,13 @@ async def test_sigterm_ends_it_in_time_while_the_brokers_name_is_looked_up(tmp_p
     (tmp_path / "ca.pem").write_text(LocalCa().certificate)
     place = BrokerPlace(host="hanging.example", ca_file=str(tmp_path / "ca.pem"))
     provision(tmp_path, "devel", State(name=NAME, broker=place), "token")
-    environ = {**os.environ, "MONITOR_DEFAULTS_FILE": str(tmp_path / "defaults"), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    environ = {
+        **os.environ,
+        "MONITOR_DEFAULTS_FILE": str(tmp_path / "defaults"),
+        "PYTHONPATH": f"{tmp_path}:{CHECKOUT}",
+    }
     command = [sys.executable, "-m", "agent", "-e", "devel", "--state-dir", str(tmp_path), "monitor"]
-    with subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, cwd=CHECKOUT, env=environ, stderr=subprocess.DEVNULL) as process:
         try:
             await until((tmp_path / "asked").exists, what="the name is not looked up")
             began = time.monotonic()

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from testbed.fixtures.agent import ROOT, AgentProcess, Pool, pool_of, until
+from testbed.fixtures.agent import AgentProcess, Pool, pool_of, until
 from testbed.fixtures.broker import Broker
 from testbed.ntp.server import Fleet
 from testbed.ntp.spec import ServerSpec
+from testbed.paths import CHECKOUT
 
 NAME = "disk.devel.mon.example"
 
@@ -46,7 +47,7 @@ async def pool(broker: Broker, fleet: Fleet) -> AsyncIterator[Pool]:
 def agent(tmp_path: Path, broker: Broker) -> Iterator[AgentProcess]:
     """Its log goes through a pipe, since a limit on files would strike a file of its own, too."""
     with AgentProcess(tmp_path, broker, NAME) as made, made.log.open("ab", buffering=0) as log:
-        made.process = subprocess.Popen(made.command("monitor"), cwd=ROOT, env=made.environ, stderr=subprocess.PIPE)
+        made.process = subprocess.Popen(made.command("monitor"), cwd=CHECKOUT, env=made.environ, stderr=subprocess.PIPE)
 
         def copy(pipe: object) -> None:
             for line in pipe:  # type: ignore[attr-defined]  # a pipe of bytes

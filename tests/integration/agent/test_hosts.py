@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from testbed.fixtures.agent import ROOT, AgentProcess, pool_of, until
+from testbed.fixtures.agent import AgentProcess, pool_of, until
 from testbed.fixtures.broker import Broker
 from testbed.ntp.server import Fleet
 from testbed.ntp.spec import ServerSpec
+from testbed.paths import CHECKOUT
 
 NAME = "odd.devel.mon.example"
 
@@ -44,7 +45,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
         "LC_ALL": "C",
         "PYTHONCOERCECLOCALE": "0",
         "PYTHONUTF8": "0",
-        "PYTHONPATH": f"{tmp_path / 'odd'}:{ROOT}",
+        "PYTHONPATH": f"{tmp_path / 'odd'}:{CHECKOUT}",
         "PYTHONWARNINGS": "error",
         "MONITOR_DEFAULTS_FILE": str(tmp_path / "defaults"),
     }
@@ -85,7 +86,7 @@ async def test_an_agent_measures_delivers_and_tells_its_status(agent: OddAgent, 
 def run(environ: dict[str, str], *arguments: str, module: str = "agent") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
+        cwd=CHECKOUT,
         env=environ,
         capture_output=True,
         text=True,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import exchange as exchange_module
-from agent import local_clock
+from agent.clock import monitor as clock_monitor
+from agent.ntp import probe as exchange_module
 from agent.ntp.probe import Source, exchange
 from agent.ntp.targets import Target
 from agent.ntp.udp import UdpSocket
@@ -31,8 +31,8 @@ both = pytest.mark.parametrize(("ipv", "address"), [V4, V6])
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checks of the clock follow sooner, so that the tests need not wait."""
-    monkeypatch.setattr(local_clock, "ASKED_NOT_BEFORE", 0.5)
-    monkeypatch.setattr(local_clock, "RETRY_AFTER", 0.5)
+    monkeypatch.setattr(clock_monitor, "ASKED_NOT_BEFORE", 0.5)
+    monkeypatch.setattr(clock_monitor, "RETRY_AFTER", 0.5)
 
 
 def servers(address: str, count: int, **fields: object) -> list[ServerSpec]:

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from schema.messages import AdHocRequest, BatchCommitted, BatchRefused, Result, assignment_set_hash
-from testbed.fixtures.agent import ROOT, AgentProcess, Pool, pool_of, until
+from testbed.fixtures.agent import AgentProcess, Pool, pool_of, until
 from testbed.fixtures.broker import PLAIN, TRANSPORTS, Broker, Transport, require_address
 from testbed.ntp.server import Fleet
 from testbed.ntp.spec import Behaviour, ServerSpec
+from testbed.paths import CHECKOUT
 
 NUMBERS = itertools.count(1)
 
@@ -328,7 +329,7 @@ async def test_status_finds_the_running_service(pool: Pool, agent: AgentProcess,
     environ = {**agent.environ, "HOME": str(tmp_path / "home")}
     environ.pop("XDG_CONFIG_HOME", None)
     asked = await asyncio.to_thread(
-        subprocess.run, command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60
+        subprocess.run, command, cwd=CHECKOUT, env=environ, capture_output=True, text=True, timeout=60
     )
     assert (asked.returncode, asked.stderr) == (0, "")
     assert f"state        {tmp_path}/devel\n" in asked.stdout

@@ -43,7 +43,7 @@ class Running:
         self.kept = keep(settings, directory)
         login = Login(directory, directory.read_state())
         self.monitor = Agent(settings, directory, login, self.kept, on_reload=lambda: None, passing=passing)
-        self.line = self.monitor.lines["v4"]
+        self.line = self.monitor.pipelines["v4"]
         self.ends = asyncio.Event()
 
     @asynccontextmanager

@@ -237,7 +237,7 @@ def test_a_server_that_another_stored_results_of_since_our_look_is_looked_at_aga
     ledger, other = Ledger(server_engine), open_database(server_engine.url)
     same = ledger.submission(60.0)
     overtaking = [same, ledger.submission(*[60.0] * 4), ledger.submission(40_000.0)]
-    from ingest import ledger as module
+    from ingest import store as module
 
     real, times = module.make_plan, []
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from ulid import ULID
 
-from ingest import check
+from ingest import validate
 from ingest.plan import Plan
 from ingest.store import commit
 from runtime.db.engine import to_db, utc_now
@@ -146,11 +146,13 @@ def test_many_batches_in_one_intake_are_as_many_intakes(engine: Engine, world: W
 def test_an_unknown_sender_is_answered_and_leaves_nothing(engine: Engine, world: World) -> None:
     plan = commit(engine, [new_submission("ghost.devel.mon.example", world.good(0))], NOW)
     [(_, ack)] = plan.acks
-    assert [rejection.reason for rejection in ack.rejected] == [check.UNKNOWN_MONITOR]
+    assert [rejection.reason for rejection in ack.rejected] == [validate.UNKNOWN_MONITOR]
     assert [rows(engine, table) for table in (result_batches, log_scores, scoring_queue)] == [[], [], []]
 
 
-@pytest.mark.parametrize(("status", "reason"), [("pending", check.MONITOR_PENDING), ("deleted", check.MONITOR_DELETED)])
+@pytest.mark.parametrize(
+    ("status", "reason"), [("pending", validate.MONITOR_PENDING), ("deleted", validate.MONITOR_DELETED)]
+)
 def test_a_monitor_that_is_not_one_of_us_stores_nothing(engine: Engine, world: World, status: str, reason: str) -> None:
     with engine.begin() as connection:
         connection.execute(sa.update(monitors).where(monitors.c.id == world.alice).values(status=status))
@@ -164,21 +166,21 @@ def test_a_monitor_that_is_not_one_of_us_stores_nothing(engine: Engine, world: W
 def test_names_are_told_apart_by_case_accent_and_blank(engine: Engine, world: World, name: str) -> None:
     """Which a database's collation may not do."""
     plan = commit(engine, [new_submission(name, world.good(0)), new_submission(ALICE, world.good(1))], NOW)
-    assert plan.rejected == {check.UNKNOWN_MONITOR: 1}
+    assert plan.rejected == {validate.UNKNOWN_MONITOR: 1}
     assert stored(plan) == [0, 1]
 
 
 def test_a_scorer_is_no_monitor(engine: Engine, world: World) -> None:
     with engine.begin() as connection:
         connection.execute(sa.update(monitors).where(monitors.c.id == world.alice).values(type="score"))
-    assert commit(engine, [new_submission(ALICE, world.good(0))], NOW).rejected == {check.UNKNOWN_MONITOR: 1}
+    assert commit(engine, [new_submission(ALICE, world.good(0))], NOW).rejected == {validate.UNKNOWN_MONITOR: 1}
 
 
 def test_ids_that_fit_no_column_do_no_harm(engine: Engine, world: World) -> None:
     wild = [new_result(i, "192.0.2.1") for i in (0, -1, 2**31, 2**32, 2**63, 2**64 - 1)]
     plan = commit(engine, [new_submission(ALICE, *wild, world.good(0))], NOW)
     assert stored(plan) == [1]
-    assert plan.rejected == {check.UNKNOWN_SERVER: 6}
+    assert plan.rejected == {validate.UNKNOWN_SERVER: 6}
 
 
 def change(connection: Connection, world: World, monitor_id: int, after: str, on: datetime) -> None:
@@ -204,7 +206,7 @@ def test_what_was_measured_before_a_pair_was_paused_counts(engine: Engine, world
         change(connection, world, world.alice, "paused", NOW - timedelta(hours=1))
     plan = commit(engine, [new_submission(ALICE, world.good(0, age=3700.0), world.good(0, age=10.0))], NOW)
     assert stored(plan) == [1]
-    assert plan.rejected == {check.NOT_ASSIGNED: 1}
+    assert plan.rejected == {validate.NOT_ASSIGNED: 1}
 
 
 def test_of_a_paused_monitor_counts_what_it_measured_while_it_served(engine: Engine, world: World) -> None:
@@ -237,7 +239,7 @@ def test_a_deleted_server_takes_its_rows_along_and_is_unknown(engine: Engine, wo
     with engine.begin() as connection:
         connection.execute(sa.delete(servers).where(servers.c.id == world.servers[0]))
     plan = commit(engine, [new_submission(ALICE, world.good(0), world.good(1))], NOW)
-    assert plan.rejected == {check.UNKNOWN_SERVER: 1}
+    assert plan.rejected == {validate.UNKNOWN_SERVER: 1}
     assert [row["server_id"] for row in rows(engine, log_scores)] == [world.servers[1]]
 
 

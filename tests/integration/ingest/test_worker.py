@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 from ulid import ULID
 
 from auth.tokens import Role
-from ingest import check
+from ingest import validate
 from ingest.acks import Acks
 from ingest.metrics import IngestMetrics
 from ingest.queue import SubmissionQueue
@@ -166,7 +166,7 @@ async def test_wrong_results_are_named_and_the_rest_is_stored(engine: Engine, br
         assert isinstance(ack, BatchCommitted)
         assert ack.stored == 1
         assert [(r.index, r.server_id, r.reason) for r in ack.rejected] == [
-            (0, world.server_ids[0], check.IMPOSSIBLE_STRATUM)
+            (0, world.server_ids[0], validate.IMPOSSIBLE_STRATUM)
         ]
         assert await monitor.exchange(batch) == ack
 

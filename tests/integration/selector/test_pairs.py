@@ -12,7 +12,7 @@ from sqlalchemy.engine import Engine
 from runtime.db.engine import open_database, reading
 from runtime.db.queue import REVIEWS
 from schema.tables import assignment_changes, monitors, server_scores, servers, servers_monitor_review
-from selector import candidates
+from selector import pairs as pairs_module
 from selector.monitors import MonitorRow, read_monitors
 from selector.pairs import make_pairs, queue_servers, read_population
 from testbed.fixtures.selector import pair_statuses, unique
@@ -72,7 +72,7 @@ def test_pairs_that_are_there_stay_as_they_are(engine: Engine) -> None:
 
 
 def test_pairs_are_made_in_batches(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "BATCH", 2)
+    monkeypatch.setattr(pairs_module, "BATCH", 2)
     with engine.begin() as connection:
         for _ in range(5):
             add_server(connection)
@@ -83,7 +83,7 @@ def test_pairs_are_made_in_batches(engine: Engine, monkeypatch: pytest.MonkeyPat
 
 
 def test_two_selectors_make_each_pair_once(server_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "BATCH", 3)
+    monkeypatch.setattr(pairs_module, "BATCH", 3)
     with server_engine.begin() as connection:
         ids = [add_server(connection) for _ in range(30)]
         monitors_made = [add_monitor(connection, unique("m")) for _ in range(4)]

@@ -23,7 +23,7 @@ from schema.messages import (
 )
 from schema.tables import server_scores
 from selector.metrics import SelectorMetrics
-from selector.publisher import Publisher, Told
+from selector.publisher import Published, Publisher
 from selector.reconcile import Reconciler
 from selector.row_warnings import RowWarnings
 from selector.triggers import make_due
@@ -223,12 +223,12 @@ class Overtaken:
         self.times = 0
         overtaken = self
 
-        async def send(publisher: Publisher, told: Told) -> bool:
+        async def send(publisher: Publisher, told: Published) -> bool:
             return await overtaken.send(publisher, told)
 
         monkeypatch.setattr(Publisher, "send", send)
 
-    async def send(self, publisher: Publisher, told: Told) -> bool:
+    async def send(self, publisher: Publisher, told: Published) -> bool:
         if not self.times:
             self.times = 1
             await self._act()

@@ -17,7 +17,7 @@ from runtime.db.engine import open_database, to_db, transaction
 from runtime.db.queue import REVIEWS, SCORING
 from runtime.db.system_settings import Intervals, PoolSettings, Reviews
 from schema.tables import assignment_changes, log_scores, monitors, server_scores, servers, servers_monitor_review
-from selector import reviewer
+from selector import reviews as reviews_module
 from selector.reviews import BATCH, Reviewed, review_due, review_server, rule_settings
 from selector.rules.model import PairStatus, Review
 from testbed.fixtures.selector import add_results, pair_statuses, set_presence, unique
@@ -247,14 +247,14 @@ def test_a_defect_met_by_one_server_does_not_stop_the_others(
         unlucky, other = add_server(connection), add_server(connection)
         monitors_of(connection, unlucky, other, count=1)
         queue(connection, unlucky, other)
-    real = reviewer.review
+    real = reviews_module.review
 
     def review(server: Any, *rest: Any) -> Review:
         if server.id == unlucky:
             raise AssertionError("impossible")
         return real(server, *rest)
 
-    monkeypatch.setattr(reviewer, "review", review)
+    monkeypatch.setattr(reviews_module, "review", review)
     outcomes = {one.server_id: one.outcome for one in review_due(engine, SETTINGS, NOW)}
     assert outcomes == {unlucky: "failed", other: "changed"}
     assert row_of(engine, servers_monitor_review, unlucky).next_review > DUE
@@ -278,8 +278,8 @@ class Overlaps:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.spans: dict[int, list[tuple[float, float]]] = defaultdict(list)
         self._lock = threading.Lock()
-        self._real = reviewer.review
-        monkeypatch.setattr(reviewer, "review", self.review)
+        self._real = reviews_module.review
+        monkeypatch.setattr(reviews_module, "review", self.review)
 
     def review(self, server: Any, *rest: Any) -> Review:
         began = time.monotonic()

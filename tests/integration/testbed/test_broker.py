@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from auth.tokens import load_key
-from ops import local_broker
+from testbed import broker as broker_module
 from testbed.broker import BrokerUnavailable, LocalBroker, find_parts
 from testbed.fixtures.broker import Broker, build_plugin, require_address
 from testbed.fixtures.mqtt import MqttClient, Refused, signed, wait_until
@@ -132,11 +132,11 @@ def test_a_missing_part_is_said_with_what_to_do(local: LocalBroker, monkeypatch:
     local.parts = replace(local.parts, plugin=Path("/nowhere/plugin.so"))
     with pytest.raises(BrokerUnavailable, match=r"/nowhere/plugin\.so"):
         local.start()
-    monkeypatch.setattr(local_broker, "_PLUGIN", (Path("/nowhere/plugin.so"),))
+    monkeypatch.setattr(broker_module, "_PLUGIN", (Path("/nowhere/plugin.so"),))
     with pytest.raises(BrokerUnavailable, match=r"plugin is not at /nowhere/plugin\.so: run scripts/bootstrap"):
         find_parts()
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(local_broker, "_SBIN", "")
+    monkeypatch.setattr(broker_module, "_SBIN", "")
     with pytest.raises(BrokerUnavailable, match="mosquitto is not installed: run scripts/bootstrap"):
         find_parts()
 

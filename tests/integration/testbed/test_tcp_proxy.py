@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from simulation import tcp_proxy
+from testbed import tcp_proxy
 from testbed.fixtures.broker import require_address
 from testbed.fixtures.patience import PATIENCE
 from testbed.ports import ADDRESS_V6

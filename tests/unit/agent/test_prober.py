@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from agent import base_checks, prober, silence
+from agent import network as network_module
+from agent import prober
 from agent.assignments import AssignmentRefused
+from agent.clock import check as check_module
 from agent.clock.step import ClockWatch
 from agent.delivery.batcher import Batcher
 from agent.delivery.spool import Spool
@@ -107,7 +109,7 @@ class Bench:
 def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     made = Network()
     monkeypatch.setattr(prober, "probe", made.probe)
-    monkeypatch.setattr(base_checks, "probe", made.probe)
+    monkeypatch.setattr(check_module, "probe", made.probe)
     return made
 
 
@@ -285,7 +287,7 @@ async def test_a_clock_check_during_which_the_clock_was_set_does_not_count(
         return await network.probe(*arguments)
 
     vouched: list[int] = []
-    monkeypatch.setattr(base_checks, "probe", probe)
+    monkeypatch.setattr(check_module, "probe", probe)
     monkeypatch.setattr(bench.batcher, "vouch", lambda until: vouched.append(bench.counters.clock_checks))
     bench.configure()
     async with running(bench):
@@ -357,7 +359,7 @@ async def test_too_many_results_that_wait_are_dropped_and_counted(
 ) -> None:
     async with running(bench):
         await silent_result(bench, network)
-        monkeypatch.setattr(silence, "MAX_HELD", 3)
+        monkeypatch.setattr(network_module, "MAX_HELD", 3)
         bench.assign(*range(1, 7), interval=1.0)
         await bench.until(lambda: bench.counters.results_unproven >= 2)
         assert len(bench.prober._silence) == 3

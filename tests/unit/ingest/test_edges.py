@@ -61,12 +61,12 @@ class Desk:
 
     queue: SubmissionQueue = field(default_factory=lambda: SubmissionQueue(most_results=100))
     rate_limiter: RateLimiter = field(default_factory=RateLimiter)
-    book: PresenceQueue = field(default_factory=PresenceQueue)
+    presences: PresenceQueue = field(default_factory=PresenceQueue)
     undecodable: Taken = field(default_factory=Taken)
 
     def __post_init__(self) -> None:
         self.metrics = IngestMetrics(NoOpMeter("test"), self.queue)
-        self.handlers = Handlers(TOPICS, self.queue, self.rate_limiter, self.book, self.undecodable, self.metrics)
+        self.handlers = Handlers(TOPICS, self.queue, self.rate_limiter, self.presences, self.undecodable, self.metrics)
 
     def results(self, payload: bytes, topic: str = TOPICS.results(NAME, "v4")) -> None:
         self.handlers.on_results(Incoming(topic, payload, correlation=None))

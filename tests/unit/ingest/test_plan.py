@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ulid import ULID
 
-from ingest import check
+from ingest import validate
 from ingest.messages import Submission
 from ingest.plan import (
     Known,
@@ -129,15 +129,15 @@ def test_log_rows_are_in_the_order_of_their_monitors() -> None:
 @pytest.mark.parametrize(
     ("name", "result", "reason"),
     [
-        ("nobody", good(), check.UNKNOWN_MONITOR),
-        (PENDING, good(), check.MONITOR_PENDING),
-        (ALICE, good(9), check.UNKNOWN_SERVER),
-        (ALICE, good(3), check.NO_PAIR),
-        (ALICE, new_result(1, "192.0.2.2"), check.OTHER_ADDRESS),
-        (ALICE, good(age=-61.0), check.IN_THE_FUTURE),
-        (ALICE, good(2), check.NOT_ASSIGNED),
-        (PAUSED, good(1), check.NOT_ASSIGNED),
-        (PAUSED, good(3, age=9000.0), check.NOT_ASSIGNED),
+        ("nobody", good(), validate.UNKNOWN_MONITOR),
+        (PENDING, good(), validate.MONITOR_PENDING),
+        (ALICE, good(9), validate.UNKNOWN_SERVER),
+        (ALICE, good(3), validate.NO_PAIR),
+        (ALICE, new_result(1, "192.0.2.2"), validate.OTHER_ADDRESS),
+        (ALICE, good(age=-61.0), validate.IN_THE_FUTURE),
+        (ALICE, good(2), validate.NOT_ASSIGNED),
+        (PAUSED, good(1), validate.NOT_ASSIGNED),
+        (PAUSED, good(3, age=9000.0), validate.NOT_ASSIGNED),
     ],
 )
 def test_a_wrong_result_is_rejected_alone(name: str, result: Result, reason: str) -> None:
@@ -158,7 +158,7 @@ def test_what_was_measured_while_assigned_counts_also_later(name: str, result: R
 
 def test_the_other_protocol_is_another_monitor() -> None:
     plan = make_plan(WORLD, [new_submission(ALICE, good(), ipv="v6")])
-    assert reasons(plan) == [check.UNKNOWN_MONITOR]
+    assert reasons(plan) == [validate.UNKNOWN_MONITOR]
     assert plan.batches == {}, "there is no monitor to remember it by"
 
 
@@ -182,7 +182,7 @@ def test_two_monitors_may_use_the_same_ulid() -> None:
 
 def test_ids_beyond_all_columns_are_rejected_with_an_ack_that_can_be_sent() -> None:
     plan = make_plan(WORLD, [new_submission(ALICE, good(2**64 - 1), good(-5), good(0))])
-    assert reasons(plan) == [check.UNKNOWN_SERVER] * 3
+    assert reasons(plan) == [validate.UNKNOWN_SERVER] * 3
     assert {rejection.server_id for rejection in plan.acks[0][1].rejected} == {0}
     assert encode(plan.acks[0][1])
 
@@ -250,7 +250,7 @@ def test_a_thousand_rejections_are_remembered_in_64_kib() -> None:
             Rejection,
             index=st.integers(0, 999),
             server_id=st.integers(0, 2**32 - 1),
-            reason=st.sampled_from([check.NO_PAIR, check.TOO_OLD]),
+            reason=st.sampled_from([validate.NO_PAIR, validate.TOO_OLD]),
         ),
         unique_by=lambda rejection: rejection.index,
     )

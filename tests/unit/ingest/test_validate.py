@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ingest import check
+from ingest import validate
 from testbed.fixtures.batches import ARRIVED, new_result
 from testbed.paths import CHECKOUT
 
@@ -14,7 +14,7 @@ MICROSECOND = timedelta(microseconds=1)
 
 
 def refused(**fields: Any) -> str | None:
-    return check.impossible(new_result(1, "192.0.2.1", **fields), ARRIVED)
+    return validate.impossible(new_result(1, "192.0.2.1", **fields), ARRIVED)
 
 
 @pytest.mark.parametrize(
@@ -22,17 +22,17 @@ def refused(**fields: Any) -> str | None:
     [
         ({}, None),
         ({"ts": ARRIVED + timedelta(seconds=60)}, None),
-        ({"ts": ARRIVED + timedelta(seconds=60) + MICROSECOND}, check.IN_THE_FUTURE),
+        ({"ts": ARRIVED + timedelta(seconds=60) + MICROSECOND}, validate.IN_THE_FUTURE),
         ({"ts": ARRIVED - timedelta(days=3)}, None),
-        ({"ts": ARRIVED - timedelta(days=3) - MICROSECOND}, check.TOO_OLD),
-        ({"ts": datetime(2, 1, 1, tzinfo=timezone(timedelta(hours=14)))}, check.TOO_OLD),
-        ({"ts": datetime(9998, 12, 31, 23, 59, tzinfo=timezone(-timedelta(hours=12)))}, check.IN_THE_FUTURE),
+        ({"ts": ARRIVED - timedelta(days=3) - MICROSECOND}, validate.TOO_OLD),
+        ({"ts": datetime(2, 1, 1, tzinfo=timezone(timedelta(hours=14)))}, validate.TOO_OLD),
+        ({"ts": datetime(9998, 12, 31, 23, 59, tzinfo=timezone(-timedelta(hours=12)))}, validate.IN_THE_FUTURE),
         ({"ts": datetime(2026, 1, 2, 14, tzinfo=timezone(timedelta(hours=2)))}, None),
         ({"offset": None, "rtt": None, "stratum": None, "leap": None}, None),
         ({"offset": -(2.0**33)}, None),
-        ({"offset": 2.0**33 * 1.001}, check.IMPOSSIBLE_OFFSET),
-        ({"offset": math.nan}, check.IMPOSSIBLE_OFFSET),
-        ({"offset": -math.inf}, check.IMPOSSIBLE_OFFSET),
+        ({"offset": 2.0**33 * 1.001}, validate.IMPOSSIBLE_OFFSET),
+        ({"offset": math.nan}, validate.IMPOSSIBLE_OFFSET),
+        ({"offset": -math.inf}, validate.IMPOSSIBLE_OFFSET),
         ({"rtt": 0.0}, None),
         ({"rtt": 2.0**33}, None),
         ({"rtt": -1e-9}, "impossible rtt"),
@@ -50,15 +50,15 @@ def refused(**fields: Any) -> str | None:
         ({"root_dispersion": math.inf}, "impossible root dispersion"),
         ({"stratum": 0}, None),
         ({"stratum": 255}, None),
-        ({"stratum": 256}, check.IMPOSSIBLE_STRATUM),
-        ({"stratum": -1}, check.IMPOSSIBLE_STRATUM),
+        ({"stratum": 256}, validate.IMPOSSIBLE_STRATUM),
+        ({"stratum": -1}, validate.IMPOSSIBLE_STRATUM),
         ({"leap": 3}, None),
-        ({"leap": 4}, check.IMPOSSIBLE_LEAP),
-        ({"leap": -1}, check.IMPOSSIBLE_LEAP),
+        ({"leap": 4}, validate.IMPOSSIBLE_LEAP),
+        ({"leap": -1}, validate.IMPOSSIBLE_LEAP),
         ({"sent": 0, "received": 0}, None),
-        ({"sent": 1, "received": 2}, check.IMPOSSIBLE_SAMPLES),
-        ({"sent": -1, "received": -1}, check.IMPOSSIBLE_SAMPLES),
-        ({"sent": 1001, "received": 1}, check.IMPOSSIBLE_SAMPLES),
+        ({"sent": 1, "received": 2}, validate.IMPOSSIBLE_SAMPLES),
+        ({"sent": -1, "received": -1}, validate.IMPOSSIBLE_SAMPLES),
+        ({"sent": 1001, "received": 1}, validate.IMPOSSIBLE_SAMPLES),
     ],
 )
 def test_what_nobody_can_have_measured(fields: dict[str, Any], reason: str | None) -> None:
@@ -66,25 +66,25 @@ def test_what_nobody_can_have_measured(fields: dict[str, Any], reason: str | Non
 
 
 def test_monitors() -> None:
-    assert check.monitor_refused(None) == check.UNKNOWN_MONITOR
-    assert check.monitor_refused("pending") == check.MONITOR_PENDING
-    assert check.monitor_refused("deleted") == check.MONITOR_DELETED
-    assert [check.monitor_refused(status) for status in ("testing", "active", "paused")] == [None] * 3
+    assert validate.monitor_refused(None) == validate.UNKNOWN_MONITOR
+    assert validate.monitor_refused("pending") == validate.MONITOR_PENDING
+    assert validate.monitor_refused("deleted") == validate.MONITOR_DELETED
+    assert [validate.monitor_refused(status) for status in ("testing", "active", "paused")] == [None] * 3
 
 
 @pytest.mark.parametrize(
     ("told", "ours", "reason"),
     [
         ("192.0.2.1", "192.0.2.1", None),
-        ("192.0.2.1", "192.0.2.2", check.OTHER_ADDRESS),
+        ("192.0.2.1", "192.0.2.2", validate.OTHER_ADDRESS),
         ("2001:DB8::1", "2001:db8:0:0::1", None),
-        ("", "192.0.2.1", check.OTHER_ADDRESS),
-        ("not an address", "192.0.2.1", check.OTHER_ADDRESS),
-        ("192.0.2.1", None, check.UNKNOWN_SERVER),
+        ("", "192.0.2.1", validate.OTHER_ADDRESS),
+        ("not an address", "192.0.2.1", validate.OTHER_ADDRESS),
+        ("192.0.2.1", None, validate.UNKNOWN_SERVER),
     ],
 )
 def test_servers(told: str, ours: str | None, reason: str | None) -> None:
-    assert check.server_refused(new_result(1, told), ours) == reason
+    assert validate.server_refused(new_result(1, told), ours) == reason
 
 
 def test_only_pairs_that_are_not_measured_now_need_their_history() -> None:
@@ -92,27 +92,27 @@ def test_only_pairs_that_are_not_measured_now_need_their_history() -> None:
         (monitor, pair)
         for monitor in ("testing", "active", "paused")
         for pair in ("candidate", "testing", "active", "paused")
-        if check.needs_history(monitor, pair)
+        if validate.needs_history(monitor, pair)
     ]
     assert needing == [("testing", "paused"), ("active", "paused"), ("paused", "candidate"), ("paused", "paused")]
 
 
 def test_what_was_measured_before_the_end_of_an_assignment_counts() -> None:
     ended = datetime(2026, 1, 2, 11, tzinfo=UTC)
-    assert check.was_assigned(new_result(1, "", ts=ended - timedelta(hours=9)), ended)
-    assert check.was_assigned(new_result(1, "", ts=ended + timedelta(seconds=60)), ended)
-    assert not check.was_assigned(new_result(1, "", ts=ended + timedelta(seconds=60) + MICROSECOND), ended)
-    assert not check.was_assigned(new_result(1, "", ts=ended), None)
+    assert validate.was_assigned(new_result(1, "", ts=ended - timedelta(hours=9)), ended)
+    assert validate.was_assigned(new_result(1, "", ts=ended + timedelta(seconds=60)), ended)
+    assert not validate.was_assigned(new_result(1, "", ts=ended + timedelta(seconds=60) + MICROSECOND), ended)
+    assert not validate.was_assigned(new_result(1, "", ts=ended), None)
 
 
 def test_ids_that_no_column_can_hold_are_nobodys() -> None:
     given = [-1, 0, 1, 2**32 - 1, 2**32, 10**40]
-    assert [check.known_id(i) for i in given] == [0, 0, 1, 2**32 - 1, 0, 0]
+    assert [validate.known_id(i) for i in given] == [0, 0, 1, 2**32 - 1, 0, 0]
 
 
 def test_every_reason_is_documented() -> None:
     text = (CHECKOUT / "docs" / "topics.md").read_text(encoding="utf-8")
     told = {row.partition("|")[0] for row in text.split("\n| ") if row.startswith("`")}
-    reasons = {value for name, value in vars(check).items() if name.isupper() and isinstance(value, str)}
+    reasons = {value for name, value in vars(validate).items() if name.isupper() and isinstance(value, str)}
     assert len(reasons) == 17
     assert [reason for reason in reasons if not any(f"`{reason}`" in row for row in told)] == []

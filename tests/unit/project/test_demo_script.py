@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from ops import demo_command
+from ops.commands import demo as demo_command
 from testbed.paths import CHECKOUT
 
 DEMO = CHECKOUT / "scripts" / "demo"

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schema import examples, messages
+from schema import messages
+from schema.asyncapi import examples
 from schema.messages import (
     Ack,
     AdHocRequest,

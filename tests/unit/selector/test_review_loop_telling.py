@@ -12,7 +12,7 @@ from selector.assignments import PairRow, Terms, assignment, assignments_by_topi
 from selector.monitors import is_gone
 from selector.reconcile import Difference, difference, understood
 from selector.row_warnings import RowWarnings
-from selector.triggers import Seen, what_changed
+from selector.triggers import SeenState, what_changed
 
 TODAY = date(2026, 1, 2)
 NAME = "m.devel.mon.example"
@@ -150,27 +150,29 @@ def test_fields_that_a_newer_selector_adds_are_no_difference() -> None:
     assert understood({"a": newer}) == {"a": told(1)}
 
 
-SEEN = Seen("active", "192.0.2.1", 3, "2", False)
+SEEN = SeenState("active", "192.0.2.1", 3, "2", False)
 
 
 @pytest.mark.parametrize(
     ("after", "what"),
     [
         (SEEN, ()),
-        (Seen("testing", "192.0.2.1", 3, "2", False), ("status",)),
-        (Seen("active", None, 3, "2", False), ("address",)),
-        (Seen("active", "192.0.2.1", None, "2", False), ("account",)),
-        (Seen("active", "192.0.2.1", 3, "broken", False), ("limit",)),
-        (Seen("active", "192.0.2.1", 3, "2", True), ("gone",)),
-        (Seen("paused", "192.0.2.2", 4, "1", True), ("status", "address", "account", "limit", "gone")),
+        (SeenState("testing", "192.0.2.1", 3, "2", False), ("status",)),
+        (SeenState("active", None, 3, "2", False), ("address",)),
+        (SeenState("active", "192.0.2.1", None, "2", False), ("account",)),
+        (SeenState("active", "192.0.2.1", 3, "broken", False), ("limit",)),
+        (SeenState("active", "192.0.2.1", 3, "2", True), ("gone",)),
+        (SeenState("paused", "192.0.2.2", 4, "1", True), ("status", "address", "account", "limit", "gone")),
     ],
 )
-def test_what_changed_of_a_monitor(after: Seen, what: tuple[str, ...]) -> None:
+def test_what_changed_of_a_monitor(after: SeenState, what: tuple[str, ...]) -> None:
     assert what_changed(SEEN, after) == what
 
 
 def test_coming_back_is_a_change_too() -> None:
-    assert what_changed(Seen("active", None, None, "2", True), Seen("active", None, None, "2", False)) == ("back",)
+    assert what_changed(SeenState("active", None, None, "2", True), SeenState("active", None, None, "2", False)) == (
+        "back",
+    )
 
 
 NOW = datetime(2026, 1, 2, 12)

@@ -57,7 +57,7 @@ async def test_a_monitor_that_comes_and_goes_makes_its_servers_due_four_times_an
         metrics=SimpleNamespace(made_due=lambda why, count: None),
     )
     for _ in range(720):  # an hour
-        await one._look_at_monitors()
+        await one._check_monitors()
         clock.now += 5.0
     assert ledger.made_due == most
     assert len(woken) == most
@@ -74,7 +74,7 @@ async def test_an_account_with_an_odd_limit_is_named_once(caplog: pytest.LogCapt
     one = a_watch(worker=SimpleNamespace(in_database=in_database), row_warnings=RowWarnings())
     for _ in range(3):
         with pytest.raises(AttributeError):  # what comes next has no parts here
-            await one.look()
+            await one.check()
     assert [record.getMessage() for record in caplog.records] == [
         "account 4: flag monitors_per_server_limit is -1: must be a whole number of at least 1; 2 is used"
     ]
@@ -110,18 +110,18 @@ async def test_doubts_and_another_connection_have_all_monitors_looked_at() -> No
         configs=SimpleNamespace(forget=lambda: forgotten.append(None)),
     )
     rows = (monitor_row(1, account_limit(None)), monitor_row(2, account_limit(None)))
-    before = one._registry = Monitors(rows, {})
+    before = one._monitors = Monitors(rows, {})
     everybody = sorted(before.names)
     assert everybody
-    one._look_at_agents(before)
+    one._check_agents(before)
     assert (marks.take(), forgotten) == ([], []), "the first connection has lost nothing"
     doubts.count = 1
-    one._look_at_agents(before)
+    one._check_agents(before)
     assert (marks.take(), forgotten) == (everybody, [])
     broker.connections = 2
-    one._look_at_agents(before)
+    one._check_agents(before)
     assert (marks.take(), forgotten) == (everybody, [None])
-    one._look_at_agents(before)
+    one._check_agents(before)
     assert (marks.take(), forgotten) == ([], [None])
 
 
@@ -137,11 +137,11 @@ async def test_other_intervals_have_all_monitors_looked_at() -> None:
         configs=SimpleNamespace(want=lambda wanted: None),
         row_warnings=RowWarnings(),
     )
-    one._registry = Monitors((monitor_row(1, account_limit(None)),), {})
-    await one._look_at_settings()
+    one._monitors = Monitors((monitor_row(1, account_limit(None)),), {})
+    await one._check_settings()
     assert marks.take() == [], "at first there is nothing to compare with"
     pool.monitors = Intervals(interval_active=77.0)
-    await one._look_at_settings()
-    assert marks.take() == sorted(one._registry.names)
-    await one._look_at_settings()
+    await one._check_settings()
+    assert marks.take() == sorted(one._monitors.names)
+    await one._check_settings()
     assert marks.take() == []

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from agent import udp
+from agent.ntp import udp
 from agent.ntp.measurement import Sample, best
 from agent.ntp.probe import Source, exchange
 from agent.ntp.targets import Target

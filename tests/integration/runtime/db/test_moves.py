@@ -15,8 +15,8 @@ from opentelemetry.metrics import NoOpMeter
 from opentelemetry.trace import NoOpTracer
 from sqlalchemy.engine import URL, Connection, Engine
 
-from runtime import database
 from runtime import worker as runtime_worker
+from runtime.db import engine as engine_module
 from runtime.db.engine import open_database, reading, transaction
 from runtime.settings import WorkerSettings
 from runtime.telemetry import Telemetry
@@ -180,7 +180,7 @@ def variable_for_1792(server: DatabaseServer) -> str:
 async def test_a_worker_follows_a_primary_that_has_moved(
     server: DatabaseServer, old: DatabaseServer, resolver: Resolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "LOOK_AGAIN", 3600.0)  # it is the refused write that must tell
+    monkeypatch.setattr(engine_module, "LOOK_AGAIN", 3600.0)  # it is the refused write that must tell
     url = prepare(old).set(host=HOST)
     prepare(server)
     resolver.port = old.port
@@ -222,7 +222,7 @@ async def test_who_only_reads_follows_too(
     resolver.port = old.port
     with working_on(url) as worker:
         assert port(worker.engine) == old.port
-        monkeypatch.setattr(database, "LOOK_AGAIN", 0.0)
+        monkeypatch.setattr(engine_module, "LOOK_AGAIN", 0.0)
         assert port(worker.engine) == old.port
         with only_readable(old, "read_only"):
             assert port(worker.engine) == old.port, "where there is no other, this one may still be read"

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import URL, Engine
 
-from runtime import pool_settings
+from runtime.db import system_settings as settings_module
 from runtime.db.engine import open_database
 from runtime.db.system_settings import (
     REREAD,
@@ -156,7 +156,7 @@ def test_a_value_of_any_depth_is_only_broken(sqlite_engine: Engine, depth: int) 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     moment = [1_000.0]
-    monkeypatch.setattr(pool_settings.time, "monotonic", lambda: moment[0])
+    monkeypatch.setattr(settings_module.time, "monotonic", lambda: moment[0])
     return moment
 
 

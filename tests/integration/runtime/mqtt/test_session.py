@@ -12,7 +12,7 @@ from testbed.fixtures.broker import Broker, Transport
 from testbed.fixtures.broker_sessions import (
     HOUR,
     TOPICS,
-    Handlers,
+    Inbox,
     make,
     new_monitor,
     new_topic,
@@ -33,7 +33,7 @@ def broker(broker: Broker, transport: Transport) -> Broker:
 
 
 async def test_a_message_arrives_with_all_that_belongs_to_it(broker: Broker) -> None:
-    inbox, topic = Handlers(), new_topic()
+    inbox, topic = Inbox(), new_topic()
     async with running(worker(broker, subscriptions=[Subscription(topic, inbox.take)]), sender := worker(broker)):
         await sender.publish(
             topic, b"hello", response_topic="/test/answers/a/1", correlation=b"\x00\xff", user_properties=[("a", "1")]
@@ -43,7 +43,7 @@ async def test_a_message_arrives_with_all_that_belongs_to_it(broker: Broker) -> 
 
 
 async def test_each_message_goes_to_the_first_subscription_that_takes_it(broker: Broker) -> None:
-    one, rest, topic = Handlers(), Handlers(), new_topic()
+    one, rest, topic = Inbox(), Inbox(), new_topic()
     subscriptions = [Subscription(f"{topic}/one", one.take), Subscription(f"{topic}/#", rest.take)]
     async with running(session := worker(broker, subscriptions=subscriptions)):
         await session.publish(f"{topic}/one", b"1")
@@ -55,7 +55,7 @@ async def test_each_message_goes_to_the_first_subscription_that_takes_it(broker:
 
 
 async def test_a_group_shares_what_is_published(broker: Broker) -> None:
-    first, second, topic = Handlers(), Handlers(), new_topic()
+    first, second, topic = Inbox(), Inbox(), new_topic()
     members = [worker(broker, subscriptions=[Subscription(shared("g", topic), i.take)]) for i in (first, second)]
     async with running(*members, sender := worker(broker)):
         sent = [str(number) for number in range(20)]
@@ -67,7 +67,7 @@ async def test_a_group_shares_what_is_published(broker: Broker) -> None:
 
 
 async def test_a_handler_that_fails_harms_nobody(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
-    inbox, topic = Handlers(), new_topic()
+    inbox, topic = Inbox(), new_topic()
 
     def hostile(message: Incoming) -> None:
         inbox.take(message)
@@ -83,7 +83,7 @@ async def test_a_handler_that_fails_harms_nobody(broker: Broker, caplog: pytest.
 
 
 async def test_a_watch_is_told_what_is_retained_and_ends_with_its_block(broker: Broker) -> None:
-    inbox, topic = Handlers(), new_topic()
+    inbox, topic = Inbox(), new_topic()
     async with running(session := worker(broker)):
         await session.publish(topic, b"kept", retain=True)
         for _ in range(2):
@@ -96,7 +96,7 @@ async def test_a_watch_is_told_what_is_retained_and_ends_with_its_block(broker: 
 
 
 async def test_a_message_that_expires_is_not_kept(broker: Broker) -> None:
-    inbox, topic = Handlers(), new_topic()
+    inbox, topic = Inbox(), new_topic()
     async with running(sender := worker(broker)):
         await sender.publish(topic, b"short", retain=True, expiry=timedelta(seconds=1))
         await sender.publish(f"{topic}/2", b"long", retain=True, expiry=HOUR)
@@ -110,7 +110,7 @@ async def test_a_message_that_expires_is_not_kept(broker: Broker) -> None:
 async def until_expired(session: BrokerSession, topic: str) -> None:
     async with asyncio.timeout(PATIENCE):
         while True:
-            inbox = Handlers()
+            inbox = Inbox()
             async with session.watching(Subscription(topic, inbox.take)):
                 await session.publish(f"{topic}/mark", b"")
             if not inbox.messages:
@@ -144,7 +144,7 @@ async def test_an_impossible_topic_is_refused_and_the_connection_lives(broker: B
 async def test_a_refused_subscription_is_named_and_tried_again(broker: Broker) -> None:
     lost: list[Lost] = []
     name = new_monitor()
-    subscription = Subscription("/test/#", Handlers().take)
+    subscription = Subscription("/test/#", Inbox().take)
     session = make(broker, Role.MONITOR, name, subscriptions=[subscription], on_lost=lost.append)
     async with running(session, ready=False):
         await until(lambda: len(lost) >= 2)

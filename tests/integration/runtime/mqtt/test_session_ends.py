@@ -23,7 +23,7 @@ from testbed.fixtures.broker_sessions import (
     TAKEN_OVER,
     TOPICS,
     WELCOME,
-    Handlers,
+    Inbox,
     a_broker_that_says,
     listening,
     make,
@@ -68,7 +68,7 @@ async def test_nobody_there_is_said_once_and_waited_for(fresh_broker: Broker, ca
 
 @pytest.mark.parametrize("end", ["restart", "kill"])
 async def test_after_the_broker_was_away_the_session_subscribes_again(fresh_broker: Broker, end: str) -> None:
-    inbox, topic, ready = Handlers(), new_topic(), []
+    inbox, topic, ready = Inbox(), new_topic(), []
     plain = Subscription(f"{topic}/a", inbox.take)
     group = Subscription(shared("g", f"{topic}/b"), inbox.take)
     session = worker(fresh_broker, subscriptions=[plain, group], on_ready=lambda: ready.append(1))
@@ -112,7 +112,7 @@ async def test_a_broker_that_does_not_answer_is_not_waited_for_longer_than_asked
 
 
 async def test_a_kept_session_gets_what_was_published_meanwhile_but_nothing_retained_again(broker: Broker) -> None:
-    name, inbox, sessions = new_monitor(), Handlers(), list[bool]()
+    name, inbox, sessions = new_monitor(), Inbox(), list[bool]()
     topic = TOPICS.acks(name, "v4")
     subscriptions = [Subscription(TOPICS.acks(name, "+"), inbox.take), Subscription(TOPICS.config(name), inbox.take)]
     async with broker.proxy() as proxy, running(sender := worker(broker)):
@@ -140,7 +140,7 @@ async def test_a_new_process_with_a_kept_session_is_told_everything_retained(bro
     async with running(sender := worker(broker)):
         await sender.publish(TOPICS.config(name), b"config", retain=True)
         for expected in (False, True):
-            inbox, sessions = Handlers(), list[bool]()
+            inbox, sessions = Inbox(), list[bool]()
             subscriptions = [Subscription(TOPICS.config(name), inbox.take)]
             options = {"keep": HOUR, "on_session": sessions.append, "subscriptions": subscriptions}
             async with running(make(broker, Role.MONITOR, name, **options)):
@@ -230,7 +230,7 @@ async def test_a_broker_that_never_welcomes_is_given_up_in_time(transport: Trans
 @pytest.mark.parametrize("how", ["stopped", "killed", "cut"])
 async def test_whoever_ends_the_connection_publishing_goes_on(fresh_broker: Broker, how: str) -> None:
     """What is on its way fails in time, or succeeds; a publish that is repeated until it succeeds always does."""
-    inbox, topic, lost = Handlers(), new_topic(), list[Lost]()
+    inbox, topic, lost = Inbox(), new_topic(), list[Lost]()
     async with fresh_broker.proxy() as proxy:
         receiver = worker(fresh_broker, subscriptions=[Subscription(topic, inbox.take)])
         sender = worker(fresh_broker, port=proxy.port, on_lost=lost.append)
@@ -325,7 +325,7 @@ def will_of(name: str) -> Will:
 
 
 async def test_a_monitor_that_vanishes_is_reported_by_its_will(broker: Broker) -> None:
-    name, inbox = new_monitor(), Handlers()
+    name, inbox = new_monitor(), Inbox()
     hearing = worker(broker, subscriptions=[Subscription(TOPICS.status(name), inbox.take)])
     async with (
         broker.proxy() as proxy,
@@ -337,7 +337,7 @@ async def test_a_monitor_that_vanishes_is_reported_by_its_will(broker: Broker) -
 
 
 async def test_a_session_that_ends_in_order_leaves_no_will(broker: Broker) -> None:
-    name, inbox = new_monitor(), Handlers()
+    name, inbox = new_monitor(), Inbox()
     async with running(hearing := worker(broker, subscriptions=[Subscription(TOPICS.status(name), inbox.take)])):
         async with running(make(broker, Role.MONITOR, name, will=will_of(name))):
             pass

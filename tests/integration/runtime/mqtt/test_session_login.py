@@ -9,7 +9,7 @@ from typing import Never
 import pytest
 
 from auth.tokens import Role
-from runtime import broker as runtime_broker
+from runtime.mqtt import session as runtime_broker
 from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Lost, Subscription
 from testbed.fixtures.broker import Broker, Transport
 from testbed.fixtures.broker_sessions import (
@@ -18,7 +18,7 @@ from testbed.fixtures.broker_sessions import (
     TAKEN_OVER,
     TOPICS,
     WELCOME,
-    Handlers,
+    Inbox,
     at_once,
     listening,
     make,
@@ -79,7 +79,7 @@ async def test_a_session_that_is_told_to_end_while_it_connects_ends_and_leaves_n
         passed, connected = 0, False
         while not connected:
             before = proxy.octets(Direction.TO_CLIENT)
-            session = worker(broker, port=proxy.port, subscriptions=[Subscription(new_topic(), Handlers().take)])
+            session = worker(broker, port=proxy.port, subscriptions=[Subscription(new_topic(), Inbox().take)])
             run = asyncio.create_task(session.run())
             await until(lambda: session.connected or proxy.octets(Direction.TO_CLIENT) - before >= passed)  # noqa: B023
             connected = session.connected
@@ -138,7 +138,7 @@ async def test_a_token_that_no_packet_can_hold_is_asked_for_again(broker: Broker
 
 async def test_a_renewed_token_reconnects_in_time_and_loses_nothing(broker: Broker) -> None:
     """Tokens of 3 s are renewed after 2 s; a sender and a receiver live through three of them."""
-    name, inbox, lost = new_monitor(), Handlers(), list[Lost]()
+    name, inbox, lost = new_monitor(), Inbox(), list[Lost]()
     lifetime = timedelta(seconds=3)
     receiver = make(
         broker,

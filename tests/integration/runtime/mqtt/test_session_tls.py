@@ -18,7 +18,7 @@ from testbed.fixtures.broker import TRANSPORTS, Broker, Transport, require_addre
 from testbed.fixtures.broker_sessions import (
     HOUR,
     TOPICS,
-    Handlers,
+    Inbox,
     at_once,
     make,
     new_monitor,
@@ -59,7 +59,7 @@ def fresh_broker(fresh_broker: Broker, transport: Transport) -> Broker:
 @pytest.mark.parametrize("size", [1, 5_000, 500_000])
 async def test_whatever_the_size_all_arrives_once_and_in_order(broker: Broker, size: int) -> None:
     """Packets smaller than a record of TLS, and much larger."""
-    name, inbox = new_monitor(), Handlers()
+    name, inbox = new_monitor(), Inbox()
     topic = TOPICS.acks(name, "v4")
     monitor = make(broker, Role.MONITOR, name, subscriptions=[Subscription(topic, inbox.take)], keep=HOUR)
     count = MANY if size < 100_000 else 5

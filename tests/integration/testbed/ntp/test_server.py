@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Iterator
 import ntplib
 import pytest
 
-from simulation import ntp_server
 from testbed.fixtures.hosts import needs_ipv6
 from testbed.fixtures.ntp import quick_sample
 from testbed.fixtures.patience import PATIENCE
+from testbed.ntp import server as server_module
 from testbed.ntp.answers import Reply
 from testbed.ntp.server import Fleet, FleetError
 from testbed.ntp.spec import Behaviour, ServerSpec
@@ -215,13 +215,13 @@ async def test_replies_that_wait_do_not_outlive_the_fleet() -> None:
 
 async def test_a_fleet_begins_when_the_kernel_stamps(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
-    real = ntp_server._arrival_ns
+    real = server_module._arrival_ns
 
     def at_first_late(ancillary: list[tuple[int, int, bytes]]) -> int:
         looked.append(time.time_ns())
         return looked[-1] if len(looked) <= 5 else min(real(ancillary), looked[-1] - 1_000_000)
 
-    monkeypatch.setattr(ntp_server, "_arrival_ns", at_first_late)
+    monkeypatch.setattr(server_module, "_arrival_ns", at_first_late)
     async with one():
         assert len(looked) == 6
 
@@ -256,13 +256,13 @@ async def test_a_reply_that_cannot_be_sent_is_dropped_and_counted() -> None:
     async with one() as (fleet, spec, asking):
         await asking.measure()
         nowhere = (spec.address, 0)
-        ntp_server._send(fleet._servers[spec.address, spec.port], Reply(0, bytes(40), None), nowhere)
+        server_module._send(fleet._servers[spec.address, spec.port], Reply(0, bytes(40), None), nowhere)
         assert (fleet.counts(spec).replies, fleet.counts(spec).dropped) == (1, 1)
 
 
 async def test_replies_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ntp_server._MOST_PENDING == 20_000
-    monkeypatch.setattr(ntp_server, "_MOST_PENDING", 3)
+    assert server_module._MOST_PENDING == 20_000
+    monkeypatch.setattr(server_module, "_MOST_PENDING", 3)
     async with one(delay=30.0) as (fleet, spec, asking):
         for _ in range(5):
             asking.send()

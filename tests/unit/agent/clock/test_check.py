@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent import clock_step
+from agent.clock import step as step_module
 from agent.clock.step import ClockWatch
 from agent.clock.verdict import allowed_failures, failure, judge_clock
 from agent.reconnect import FIGHT, STABLE, TAKEOVER_WAITS, Reconnect
@@ -116,8 +116,8 @@ def test_both_clocks_are_read_when_we_are_interrupted_least(monkeypatch: pytest.
     monotonic = iter([at for n in range(5) for at in (n * 1.0, n * 1.0 + next(took))])
     wall = iter([1000.0, 1001.0, 1002.0, 1003.0, 1004.0])
     fake = SimpleNamespace(monotonic=lambda: next(monotonic), time=lambda: next(wall))
-    monkeypatch.setattr(clock_step, "time", fake)
-    assert clock_step.read_clocks() == (1001.0, pytest.approx(1.001))
+    monkeypatch.setattr(step_module, "time", fake)
+    assert step_module.read_clocks() == (1001.0, pytest.approx(1.001))
 
 
 def test_small_differences_are_none_until_they_add_up() -> None:

@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
-from agent import base_checks, clock_check, exchange, local_clock, pace, prober
+from agent import prober, schedule
+from agent.clock import check as check_module
+from agent.clock import monitor as clock_monitor
+from agent.clock import verdict as verdict_module
 from agent.clock.check import BaseChecks, Checked
 from agent.clock.monitor import LocalClock
 from agent.clock.verdict import ClockVerdict
 from agent.metrics import AgentCounters
+from agent.ntp import probe as probe_module
 from agent.ntp.probe import Source
 from agent.ntp.resolver import Resolver
 from agent.ntp.targets import TargetRules
@@ -32,9 +36,9 @@ class Bench:
         self.began: list[float] = []
         self.waited: list[float | None] = []
         self.clock = LocalClock(AgentCounters(), Resolver(), lambda: self.now, lambda: None, self._on_verdict)
-        monkeypatch.setattr(local_clock, "check_clock", self._check)
+        monkeypatch.setattr(clock_monitor, "check_clock", self._check)
         self._wait = asyncio.wait
-        monkeypatch.setattr(local_clock.asyncio, "wait", self._note_wait)
+        monkeypatch.setattr(clock_monitor.asyncio, "wait", self._note_wait)
 
     async def _check(self, *_: object) -> Checked:
         self.began.append(self.now)
@@ -117,11 +121,11 @@ async def test_after_these_30_seconds_silence_has_it_checked_at_once(bench: Benc
 
 
 def test_what_is_promised_in_numbers() -> None:
-    assert (clock_check.VALID_FOR, clock_check.RENEW_AFTER, clock_check.RETRY_AFTER) == (180, 150, 60)
-    assert (clock_check.ASKED_NOT_BEFORE, clock_check.MAX_OFFSET) == (30, 0.010)
-    assert (exchange.TIMEOUT, prober.MAX_PROBES, base_checks.MAX_BASE_CHECKS, pace.JITTER) == (3, 64, 16, 0.05)
+    assert (verdict_module.VALID_FOR, verdict_module.RENEW_AFTER, verdict_module.RETRY_AFTER) == (180, 150, 60)
+    assert (verdict_module.ASKED_NOT_BEFORE, verdict_module.MAX_OFFSET) == (30, 0.010)
+    assert (probe_module.TIMEOUT, prober.MAX_PROBES, check_module.MAX_BASE_CHECKS, schedule.JITTER) == (3, 64, 16, 0.05)
 
 
 def test_sixteen_base_check_servers_are_asked_at_most() -> None:
-    made = base_checks.base_checks([f"192.0.2.{n}" for n in range(1, 100)], 1, CHECKS.rules, "v4")
+    made = check_module.base_checks([f"192.0.2.{n}" for n in range(1, 100)], 1, CHECKS.rules, "v4")
     assert len(made.servers) == 16

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import batcher as module
+from agent.delivery import batcher as module
 from agent.delivery.batcher import Batcher
 from agent.delivery.spool import Batched, Spool
 from agent.metrics import AgentCounters

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import sender as module
+from agent.delivery import sender as module
 from agent.delivery.sender import IN_FLIGHT, Sender
 from agent.delivery.spool import Batched, Spool
 from agent.delivery.ulid import new_ulid

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent import spool as module
+from agent.delivery import spool as module
 from agent.delivery.spool import Batched, Spool
 from agent.delivery.ulid import new_ulid
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agent import resolver as resolver_module
+from agent.ntp import resolver as resolver_module
 from agent.ntp.resolver import LookupFailed, Resolver
 from testbed.paths import CHECKOUT
 

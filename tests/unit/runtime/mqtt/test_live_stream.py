@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runtime import live_stream
+from runtime.mqtt import live_stream
 from runtime.mqtt.live_stream import LiveStream
 from runtime.mqtt.session import NotConnected, PublishRefused
 from schema.messages import MessageRejected, decode
