@@ -345,8 +345,8 @@ async def test_rates_are_looked_up_when_they_matter_and_doubted_after_a_while(mo
         asked.append(senders)
         return dict.fromkeys(senders, 25.0)
 
-    monkeypatch.setattr("ingest.jobs.RATES", 0.001)
-    monkeypatch.setattr("ingest.jobs.DOUBT_RATES", 3600.0)
+    monkeypatch.setattr("ingest.jobs.RATES_EVERY", 0.001)
+    monkeypatch.setattr("ingest.jobs.RATES_VALID_FOR", 3600.0)
     monkeypatch.setattr("ingest.jobs._rates", look)
     worker = cast(Worker, Picky())
     running = asyncio.create_task(keep_rates(worker, rate_limiter))
@@ -354,7 +354,7 @@ async def test_rates_are_looked_up_when_they_matter_and_doubted_after_a_while(mo
     assert asked == [[busy]]
     assert rate_limiter.senders() == [idle, busy]
     running.cancel()
-    monkeypatch.setattr("ingest.jobs.DOUBT_RATES", 0.0)
+    monkeypatch.setattr("ingest.jobs.RATES_VALID_FOR", 0.0)
     running = asyncio.create_task(keep_rates(worker, rate_limiter))
     await until(lambda: len(asked) > 2)
     running.cancel()

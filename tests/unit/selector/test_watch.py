@@ -90,7 +90,7 @@ class _Marks:
     def __init__(self) -> None:
         self.marked: list[str] = []
 
-    def know(self, names: set[str]) -> None: ...
+    def set_monitors(self, names: set[str]) -> None: ...
 
     def mark(self, name: str) -> None:
         self.marked.append(name)
@@ -134,7 +134,7 @@ async def test_other_intervals_have_all_monitors_looked_at() -> None:
     one = a_watch(
         worker=SimpleNamespace(in_database=in_database, pool=SimpleNamespace(get=lambda: pool)),
         reconciler=marks,
-        configs=SimpleNamespace(want=lambda wanted: None),
+        configs=SimpleNamespace(set_wanted=lambda wanted: None),
         row_warnings=RowWarnings(),
     )
     one._monitors = Monitors((monitor_row(1, account_limit(None)),), {})

@@ -15,7 +15,7 @@ import pytest
 from testbed.paths import CHECKOUT
 
 WORLDS = 250
-TABLES = sorted(Path(__file__).parent.glob("test_selector_rules_*.py"))
+TABLES = [Path(__file__).with_name(f"test_{table}.py") for table in ("entering", "exchange", "leaving")]
 
 MUTATIONS = {
     "priority ignores bad steps": ("rules/ranking.py", "1 + 2 * (1 - ", "1 + 0 * (1 - "),
