@@ -16,7 +16,7 @@ from agent.delivery.spool import Spool
 from agent.handlers import Handlers
 from agent.login import Login
 from agent.pipeline import BatchLink, Lasting, Pipeline
-from agent.prober import MAX_PROBES, Prober, Situation
+from agent.prober import MAX_PROBES, Prober, ProberContext
 from agent.reconnect import Reconnect
 from agent.requests import Requests
 from agent.state import StateDirectory, StateError
@@ -45,10 +45,10 @@ log = logging.getLogger(__name__)
 KEEP_SESSION: Final = timedelta(days=1)
 """For how long the broker keeps what it has for us while we are away."""
 
-LOOK_AT_CLOCK_EVERY: Final = 1.0
+CLOCK_STEP_CHECK_EVERY: Final = 1.0
 """Seconds between two looks at the clock, beside the one after every probe."""
 
-FAREWELL: Final = 2.0
+GOODBYE_WITHIN: Final = 2.0
 """Seconds that saying goodbye may take."""
 
 
@@ -64,13 +64,13 @@ class Agent:
         settings: DaemonSettings,
         directory: StateDirectory,
         login: Login,
-        kept: Lasting,
+        lasting: Lasting,
         on_reload: Callable[[], None],
         *,
         passing: bool = False,
     ) -> None:
         self.state = login.state
-        self.kept = kept
+        self.lasting = lasting
         self._login = login
         self._directory = directory
         self._topics = Topics(settings.env)
@@ -84,32 +84,32 @@ class Agent:
         """A configuration has arrived."""
         self.left = asyncio.Event()
         """A batch has left a spool."""
-        self._situation = self._make_situation()
+        self._context = self._make_situation()
         self.presence = Presence(self.status, self._publish_status, lambda: self.session.wait_ready())
-        self.pipelines = {ipv: self._line(ipv, kept.spools[ipv], ipv in settings.protocols) for ipv in IP_VERSIONS}
+        self.pipelines = {ipv: self._line(ipv, lasting.spools[ipv], ipv in settings.protocols) for ipv in IP_VERSIONS}
         probers = {ipv: pipeline.prober for ipv, pipeline in self.pipelines.items()}
         senders = {ipv: pipeline.sender for ipv, pipeline in self.pipelines.items()}
         self._handlers = Handlers(
-            self._topics, probers, senders, kept.counters, settings.log_level, on_config=self.configured.set
+            self._topics, probers, senders, lasting.counters, settings.log_level, on_config=self.configured.set
         )
         self._requests = Requests(
-            self.state.name, self._topics, self._situation.rules, probers, kept.counters, self.metrics, self._answer
+            self.state.name, self._topics, self._context.rules, probers, lasting.counters, self.metrics, self._answer
         )
-        self._control = ControlCommands(self.state.name, self.status, self._recheck, self._look_again, self._reload)
+        self._control = ControlCommands(self.state.name, self.status, self._recheck, self._wake_all, self._reload)
         self.session = self._make_session()
 
     # ---- running ---------------------------------------------------------------------------------------------------
 
-    async def run(self, ends: asyncio.Event, farewell: Callable[[], bool]) -> None:
+    async def run(self, ends: asyncio.Event, says_goodbye: Callable[[], bool]) -> None:
         """Works until ``ends`` is set; then keeps what was measured, and disconnects in order.
 
         Args:
-            farewell: asked in the end whether to tell the pool that we are gone.
+            says_goodbye: asked in the end whether to tell the pool that we are gone.
         """
-        await self.serve(self._parts(), ends, farewell)
+        await self.serve(self._parts(), ends, says_goodbye)
 
     async def serve(
-        self, parts: Mapping[str, Coroutine[Any, Any, None]], ends: asyncio.Event, farewell: Callable[[], bool]
+        self, parts: Mapping[str, Coroutine[Any, Any, None]], ends: asyncio.Event, says_goodbye: Callable[[], bool]
     ) -> None:
         """Like :meth:`run`, with these parts beside the broker session."""
         async with asyncio.TaskGroup() as group:
@@ -120,10 +120,10 @@ class Agent:
                 task.cancel()
             await asyncio.wait(tasks)
             await asyncio.gather(*(pipeline.batcher.close() for pipeline in self.pipelines.values()))
-            if farewell():
+            if says_goodbye():
                 await self._say_goodbye()
             session.cancel()
-            await asyncio.wait({session}, timeout=FAREWELL)
+            await asyncio.wait({session}, timeout=GOODBYE_WITHIN)
             session.cancel()  # a second time, should the broker not answer the first
 
     def _parts(self) -> dict[str, Coroutine[Any, Any, None]]:
@@ -143,12 +143,12 @@ class Agent:
     async def watch_clock(self) -> None:
         """Looks for steps of the wall clock until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_AT_CLOCK_EVERY)
-            self.look_at_clock()
+            await asyncio.sleep(CLOCK_STEP_CHECK_EVERY)
+            self.check_for_clock_step()
 
     async def _say_goodbye(self) -> None:
         with suppress(NotConnected, PublishRefused):
-            await self._publish_status(offline_status(), timeout=FAREWELL)
+            await self._publish_status(offline_status(), timeout=GOODBYE_WITHIN)
 
     # ---- what others are told --------------------------------------------------------------------------------------
 
@@ -158,15 +158,22 @@ class Agent:
 
     def metrics(self) -> str:
         """What we do, as Prometheus text."""
-        return metrics(self.pipelines, self.kept.counters, self.session.connected)
+        return metrics(self.pipelines, self.lasting.counters, self.session.connected)
 
     def report(self) -> None:
         """Writes what the ``status`` command shows."""
         because = None if self.session.connected else self._lost_because or "disconnected"
         broker = str(self.session.address)
-        kept, troubles = self.kept, self._login.troubles()
+        lasting, troubles = self.lasting, self._login.troubles()
         made = report(
-            self.state.name, self._topics.env, kept.started, broker, because, self.pipelines, kept.counters, troubles
+            self.state.name,
+            self._topics.env,
+            lasting.started,
+            broker,
+            because,
+            self.pipelines,
+            lasting.counters,
+            troubles,
         )
         try:
             write_report(self._directory, made)
@@ -180,14 +187,14 @@ class Agent:
 
     # ---- the local clock and other reasons not to probe ------------------------------------------------------------
 
-    def look_at_clock(self) -> None:
+    def check_for_clock_step(self) -> None:
         """Discards what a step of the wall clock has made doubtful."""
-        step = self.kept.watch.step()
+        step = self.lasting.watch.step()
         if step is None:
             return
-        self.kept.counters.clock_steps += 1
-        discarded = sum(pipeline.prober.doubt() for pipeline in self.pipelines.values())
-        self.kept.counters.probes_discarded += discarded
+        self.lasting.counters.clock_steps += 1
+        discarded = sum(pipeline.prober.discard_untrusted() for pipeline in self.pipelines.values())
+        self.lasting.counters.probes_discarded += discarded
         log.warning("the clock was set by %+.3f s: %d probes and results discarded", step, discarded)
         self._changed()
 
@@ -200,29 +207,29 @@ class Agent:
         self.presence.changed()
         self.report_soon()
 
-    def _look_again(self) -> None:
+    def _wake_all(self) -> None:
         for pipeline in self.pipelines.values():
-            pipeline.prober.look_again()
+            pipeline.prober.wake()
         self._changed()
 
-    def _make_situation(self) -> Situation:
-        return Situation(
+    def _make_situation(self) -> ProberContext:
+        return ProberContext(
             name=self.state.name,
             rules=self._directory.rules(self.state),
             slots=asyncio.Semaphore(MAX_PROBES),
-            watch=self.kept.watch,
-            counters=self.kept.counters,
-            resolver=self.kept.resolver,
+            watch=self.lasting.watch,
+            counters=self.lasting.counters,
+            resolver=self.lasting.resolver,
             clock=time.monotonic,
             why_not=self._why_not,
-            look_at_clock=self.look_at_clock,
+            check_for_clock_step=self.check_for_clock_step,
             on_change=self._changed,
         )
 
     # ---- the broker session ----------------------------------------------------------------------------------------
 
     def _line(self, ipv: IpVersion, spool: Spool, enabled: bool) -> Pipeline:
-        counters = self.kept.counters
+        counters = self.lasting.counters
         link = BatchLink(lambda: self.session, self._topics.results(self.state.name, ipv))
         batcher = Batcher(
             spool,
@@ -230,10 +237,10 @@ class Agent:
             counters,
             on_batch=lambda: sender.wake(),
             room=link.room,
-            on_trouble=lambda: self._look_again(),
+            on_trouble=lambda: self._wake_all(),
         )
         sender = Sender(spool, link, counters, on_sent=batcher.sent, on_done=self._batch_left)
-        return Pipeline(Prober(ipv, self._situation, batcher, enabled=enabled), batcher, sender, spool)
+        return Pipeline(Prober(ipv, self._context, batcher, enabled=enabled), batcher, sender, spool)
 
     def _batch_left(self) -> None:
         self.left.set()
@@ -250,8 +257,8 @@ class Agent:
                 Subscription(topics.config(name), self._handlers.config),
                 Subscription(topics.assignments(name), self._handlers.assignment),
                 Subscription(topics.acks(name, ANY), self._handlers.ack),
-                Subscription(topics.request(name, ANY), self._take_request, qos=0),
-                Subscription(topics.monitor_control(name), self._control.take),
+                Subscription(topics.request(name, ANY), self._on_request, qos=0),
+                Subscription(topics.monitor_control(name), self._control.on_message),
             ],
             will=None if self._passing else Will(topics.status(name), encode(gone), WILL_DELAY, STATUS_EXPIRY),
             keep=timedelta(0) if self._passing else KEEP_SESSION,
@@ -262,9 +269,9 @@ class Agent:
             tls=self._login.tls,
         )
 
-    def _on_session(self, kept: bool) -> None:
-        self.kept.counters.connections += 1
-        if kept:
+    def _on_session(self, lasting: bool) -> None:
+        self.lasting.counters.connections += 1
+        if lasting:
             return
         for pipeline in self.pipelines.values():
             pipeline.prober.forget_assignments()
@@ -276,7 +283,7 @@ class Agent:
         for pipeline in self.pipelines.values():
             pipeline.sender.welcome()
         self.presence.connected()
-        self._look_again()
+        self._wake_all()
 
     def _on_lost(self, lost: Lost) -> None:
         self._lost_because = lost.reason
@@ -284,12 +291,12 @@ class Agent:
 
     def _back_off(self, lost: Lost, failures: int) -> float:
         wait = self._reconnect.back_off(lost, failures)
-        self._look_again()
+        self._wake_all()
         return wait
 
-    def _take_request(self, message: Incoming) -> None:
+    def _on_request(self, message: Incoming) -> None:
         address = self._topics.parse(message.topic)
-        self._requests.take("" if address is None else address.rest, message)
+        self._requests.on_message("" if address is None else address.rest, message)
 
     async def _publish_status(self, status: Status, timeout: float = 10.0) -> None:
         topic = self._topics.status(self.state.name)
@@ -303,7 +310,7 @@ class Agent:
     def _recheck(self) -> None:
         for pipeline in self.pipelines.values():
             pipeline.prober.clock.recheck()
-        self._look_again()
+        self._wake_all()
 
     def _reload(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What an operator may order an agent to do, beside what every worker can: recheck, pause, resume, reload."""
+"""What an operator may have an agent do, beside what every worker can: recheck, pause, resume, reload."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ class ControlCommands:
 
     Args:
         recheck: checks the local clock now.
-        look_again: called when :attr:`paused` has changed.
+        on_change: called when :attr:`paused` has changed.
         reload: has ``state.json`` read again;
             raises :class:`runtime.control.CommandRefused`.
     """
@@ -29,24 +29,24 @@ class ControlCommands:
         name: str,
         status: Callable[[], Status],
         recheck: Callable[[], None],
-        look_again: Callable[[], None],
+        on_change: Callable[[], None],
         reload: Callable[[], None],
     ) -> None:
         self.paused = False
         """Until an operator resumes, or the process ends."""
         self._recheck = recheck
-        self._look_again = look_again
+        self._wake_all = on_change
         self._reload = reload
         self._waiting: asyncio.Queue[Incoming] = asyncio.Queue(maxsize=16)
         self._control = Control(name, lambda: msgspec.to_builtins(status()))
-        self._control.add("recheck", self._order_recheck)
-        self._control.add("pause", self._order_pause)
-        self._control.add("resume", self._order_resume)
-        self._control.add("reload", self._order_reload)
+        self._control.add("recheck", self._recheck_command)
+        self._control.add("pause", self._pause_command)
+        self._control.add("resume", self._resume_command)
+        self._control.add("reload", self._reload_command)
 
-    def take(self, message: Incoming) -> None:
+    def on_message(self, message: Incoming) -> None:
         """A control message has arrived."""
-        if message.retain:  # an order is for now, not for whoever comes later
+        if message.retain:  # an command is for now, not for whoever comes later
             return
         try:
             self._waiting.put_nowait(message)
@@ -54,7 +54,7 @@ class ControlCommands:
             log.warning("control message dropped: too many at once")
 
     async def run(self, session: BrokerSession) -> NoReturn:
-        """Carries out and answers one order after the other."""
+        """Carries out and answers one command after the other."""
         while True:
             message = await self._waiting.get()
             try:
@@ -63,21 +63,21 @@ class ControlCommands:
                 # For instance a response topic that is none: one sender's mistake must not end the agent.
                 log.exception("control message could not be handled")
 
-    async def _order_recheck(self, order: ControlCommand) -> Mapping[str, Any]:
+    async def _recheck_command(self, command: ControlCommand) -> Mapping[str, Any]:
         self._recheck()
         return {}
 
-    async def _order_pause(self, order: ControlCommand) -> Mapping[str, Any]:
+    async def _pause_command(self, command: ControlCommand) -> Mapping[str, Any]:
         return self._pause(True)
 
-    async def _order_resume(self, order: ControlCommand) -> Mapping[str, Any]:
+    async def _resume_command(self, command: ControlCommand) -> Mapping[str, Any]:
         return self._pause(False)
 
     def _pause(self, paused: bool) -> Mapping[str, Any]:
         self.paused = paused
-        self._look_again()
+        self._wake_all()
         return {"paused": paused}
 
-    async def _order_reload(self, order: ControlCommand) -> Mapping[str, Any]:
+    async def _reload_command(self, command: ControlCommand) -> Mapping[str, Any]:
         self._reload()
         return {}

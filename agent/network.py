@@ -47,11 +47,11 @@ class Verdict(Enum):
     """Nobody answers us: it says nothing of the server."""
 
 
-class Silence:
+class SilenceJudge:
     """What one protocol has heard lately, and the results that wait. Times are Unix time in nanoseconds."""
 
     def __init__(self) -> None:
-        self._heard: deque[int] = deque(maxlen=_REMEMBERED)
+        self._answered: deque[int] = deque(maxlen=_REMEMBERED)
         """When requests left that were answered."""
         self._deaf = False
         """No base-check server answered the last check, nor has anybody since."""
@@ -64,10 +64,10 @@ class Silence:
         """Whether a result counts that is there ``now``; an answer counts and says that the network works."""
         answered = [sample.sent_at for sample in samples if sample.reply is not None]
         if answered:
-            self._hear(answered)
+            self._record_answers(answered)
             return Verdict.TRUE
         began, last = samples[0].sent_at, samples[-1].sent_at
-        if any(began <= at <= max(last, began + _ONE_SAMPLE) for at in self._heard):
+        if any(began <= at <= max(last, began + _ONE_SAMPLE) for at in self._answered):
             return Verdict.TRUE
         if self._deaf:
             return Verdict.FALSE
@@ -90,7 +90,7 @@ class Silence:
         if heard is None:
             self._deaf = True
             return [], self.forget()
-        self._hear([heard])
+        self._record_answers([heard])
         decided = [held for held in self._held if held.began <= heard]
         self._held = deque(held for held in self._held if held.began > heard)
         true = [held.result for held in decided if heard <= held.ended + NEAR]
@@ -104,10 +104,10 @@ class Silence:
 
     def start_over(self) -> int:
         """The clock was set: what was heard when does not count any longer. Returns the number of results dropped."""
-        self._heard.clear()
+        self._answered.clear()
         self._deaf = False
         return self.forget()
 
-    def _hear(self, sent_at: Sequence[int]) -> None:
-        self._heard.extend(sent_at)
+    def _record_answers(self, sent_at: Sequence[int]) -> None:
+        self._answered.extend(sent_at)
         self._deaf = False

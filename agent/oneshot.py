@@ -41,16 +41,16 @@ class RunFailed(Exception):
 async def probe_once(settings: DaemonSettings, directory: StateDirectory) -> int:
     """Probes what is assigned, delivers the results, and returns the exit status."""
     login = Login(directory, directory.read_state())
-    monitor = Agent(settings, directory, login, keep(settings, directory), on_reload=lambda: None, passing=True)
+    agent = Agent(settings, directory, login, keep(settings, directory), on_reload=lambda: None, passing=True)
     ends, failed = asyncio.Event(), False
     try:
         async with asyncio.TaskGroup() as tasks:
-            parts = {f"sender {ipv}": pipeline.sender.run() for ipv, pipeline in monitor.pipelines.items()}
-            parts |= {f"clock {ipv}": pipeline.prober.clock.run() for ipv, pipeline in monitor.pipelines.items()}
-            parts["clock watch"] = monitor.watch_clock()
-            serving = tasks.create_task(monitor.serve(parts, ends, farewell=lambda: False))
+            parts = {f"sender {ipv}": pipeline.sender.run() for ipv, pipeline in agent.pipelines.items()}
+            parts |= {f"clock {ipv}": pipeline.prober.clock.run() for ipv, pipeline in agent.pipelines.items()}
+            parts["clock watch"] = agent.watch_clock()
+            serving = tasks.create_task(agent.serve(parts, ends, says_goodbye=lambda: False))
             try:
-                await _probe_all(monitor)
+                await _probe_all(agent)
             finally:
                 ends.set()
             await serving
@@ -61,12 +61,12 @@ async def probe_once(settings: DaemonSettings, directory: StateDirectory) -> int
     return 1 if failed else 0
 
 
-async def _probe_all(monitor: Agent) -> None:
-    await _within(CONNECT_WITHIN, monitor.session.wait_ready(), "no connection to the broker")
-    await _within(CONFIGURED_WITHIN, monitor.configured.wait(), "no configuration arrived")
-    probers = [pipeline.prober for pipeline in monitor.pipelines.values() if pipeline.prober.live]
+async def _probe_all(agent: Agent) -> None:
+    await _within(CONNECT_WITHIN, agent.session.wait_ready(), "no connection to the broker")
+    await _within(CONFIGURED_WITHIN, agent.configured.wait(), "no configuration arrived")
+    probers = [pipeline.prober for pipeline in agent.pipelines.values() if pipeline.prober.live]
     if not probers:
-        reasons = (f"IP{ipv}: {pipeline.prober.why_not}" for ipv, pipeline in monitor.pipelines.items())
+        reasons = (f"IP{ipv}: {pipeline.prober.why_not}" for ipv, pipeline in agent.pipelines.items())
         raise RunFailed(f"nothing to probe: {'; '.join(reasons)}")
     await _quiet(lambda: sum(len(prober.assignments) for prober in probers))
     for prober in probers:
@@ -78,10 +78,10 @@ async def _probe_all(monitor: Agent) -> None:
     await asyncio.gather(*probes)
     for prober in probers:
         await _within(CHECKED_WITHIN, prober.decide(), "whether silent servers or our network are at fault is open")
-    for pipeline in monitor.pipelines.values():
+    for pipeline in agent.pipelines.values():
         await pipeline.batcher.close()
     log.info("%d servers probed", len(probes))
-    await _within(DELIVERED_WITHIN, _delivered(monitor), "not all results were acknowledged; they stay in the spool")
+    await _within(DELIVERED_WITHIN, _delivered(agent), "not all results were acknowledged; they stay in the spool")
 
 
 async def _quiet(count: Callable[[], int]) -> None:
@@ -92,10 +92,10 @@ async def _quiet(count: Callable[[], int]) -> None:
         await asyncio.sleep(QUIET)
 
 
-async def _delivered(monitor: Agent) -> None:
-    while any(len(pipeline.spool) for pipeline in monitor.pipelines.values()):
-        monitor.left.clear()
-        await monitor.left.wait()
+async def _delivered(agent: Agent) -> None:
+    while any(len(pipeline.spool) for pipeline in agent.pipelines.values()):
+        agent.left.clear()
+        await agent.left.wait()
 
 
 async def _within(seconds: float, waited: Awaitable[object], failure: str) -> None:
@@ -128,7 +128,7 @@ async def check_clock_once(settings: DaemonSettings, directory: StateDirectory) 
 async def _fetch_config(directory: StateDirectory, state: State) -> MonitorConfig | None:
     arrived: asyncio.Future[MonitorConfig] = asyncio.get_running_loop().create_future()
 
-    def take(message: Incoming) -> None:
+    def on_config(message: Incoming) -> None:
         try:
             config = decode(message.payload, MonitorConfig)
         except Undecodable as error:
@@ -144,7 +144,7 @@ async def _fetch_config(directory: StateDirectory, state: State) -> MonitorConfi
         # Beside the daemon, if one is running, and not in its place.
         Identity(state.name, f"{state.name}/sanity"),
         login.token.read,
-        subscriptions=[Subscription(topics.config(state.name), take)],
+        subscriptions=[Subscription(topics.config(state.name), on_config)],
         tls=login.tls,
     )
     connection = asyncio.create_task(session.run())

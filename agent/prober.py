@@ -1,6 +1,6 @@
 """Probes the assigned servers of one protocol, when they are due and when it may.
 
-It starts and stops by itself as configuration, clock check and the agent's own situation allow; the reason why it does
+It starts and stops by itself as configuration, clock check and the state of the agent allow; the reason why it does
 not probe is always known.
 """
 
@@ -20,7 +20,7 @@ from agent.clock.step import ClockWatch
 from agent.clock.verdict import ClockVerdict
 from agent.delivery.batcher import Batcher
 from agent.metrics import AgentCounters
-from agent.network import Silence, Verdict
+from agent.network import SilenceJudge, Verdict
 from agent.ntp.measurement import Sample, best, to_result
 from agent.ntp.probe import Source, probe
 from agent.ntp.resolver import Resolver
@@ -39,7 +39,7 @@ LAST_RESULTS: Final = 10
 """Results remembered for the ``status`` command."""
 
 
-class Situation(msgspec.Struct, frozen=True):
+class ProberContext(msgspec.Struct, frozen=True):
     """What the probers of both protocols share."""
 
     name: str
@@ -52,7 +52,7 @@ class Situation(msgspec.Struct, frozen=True):
     """Monotonic seconds."""
     why_not: Callable[[], str | None]
     """Why nothing may be probed at all; None when it may."""
-    look_at_clock: Callable[[], None]
+    check_for_clock_step: Callable[[], None]
     """Notices a step of the wall clock, and has all probers discard what it made doubtful."""
     on_change: Callable[[], None]
     """Something that the status message says has changed."""
@@ -61,25 +61,25 @@ class Situation(msgspec.Struct, frozen=True):
 class Prober:
     """One protocol. :meth:`run` it as a task."""
 
-    def __init__(self, ipv: IpVersion, situation: Situation, batcher: Batcher, *, enabled: bool) -> None:
+    def __init__(self, ipv: IpVersion, context: ProberContext, batcher: Batcher, *, enabled: bool) -> None:
         self.ipv = ipv
         self.config: ProtocolConfig | None = None
-        self.assignments = Assignments(ipv, situation.rules)
+        self.assignments = Assignments(ipv, context.rules)
         self.clock = LocalClock(
-            situation.counters, situation.resolver, situation.clock, situation.look_at_clock, self._on_verdict
+            context.counters, context.resolver, context.clock, context.check_for_clock_step, self._on_verdict
         )
         self.last_results: deque[Result] = deque(maxlen=LAST_RESULTS)
-        self._situation = situation
+        self._context = context
         self._batcher = batcher
         self._enabled = enabled
-        self._schedule = Schedule(monitor_number(situation.name), situation.watch.wall_ahead)
+        self._schedule = Schedule(monitor_number(context.name), context.watch.wall_ahead)
         self._source = Source(None)
         self._probing = False
-        self._silence = Silence()
+        self._silence = SilenceJudge()
         self._decided = asyncio.Event()
         """No result waits for a check."""
         self._decided.set()
-        self._doubts = 0
+        self._clock_steps = 0
         """Steps of the clock so far: what began before the last one does not count."""
         self._probes: set[asyncio.Task[None]] = set()
         self._measuring: set[asyncio.Task[None] | None] = set()
@@ -96,7 +96,7 @@ class Prober:
             return "not configured by the pool"
         if self.config.status not in LIVE:
             return f"status is {self.config.status}"
-        return self._situation.why_not() or self._batcher.trouble or self.clock.why_not
+        return self._context.why_not() or self._batcher.trouble or self.clock.why_not
 
     @property
     def live(self) -> bool:
@@ -125,8 +125,8 @@ class Prober:
             self._source = Source(address)
         self.config = config
         self._use_clock()
-        self.look_again()
-        self._situation.on_change()
+        self.wake()
+        self._context.on_change()
 
     def assign(self, server_id: int, assignment: Assignment | None) -> None:
         """Probes a server from now on, or no longer.
@@ -138,14 +138,14 @@ class Prober:
         if assignment is not None:
             try:
                 self.assignments.put(server_id, assignment)
-                self._schedule.put(server_id, assignment.interval, self._situation.clock())
+                self._schedule.put(server_id, assignment.interval, self._context.clock())
             except AssignmentRefused as error:
                 refused, assignment = error, None
         if assignment is None:
             self.assignments.remove(server_id)
             self._schedule.drop(server_id)
         self._wake.set()
-        self._situation.on_change()
+        self._context.on_change()
         if refused is not None:
             raise refused
 
@@ -153,16 +153,16 @@ class Prober:
         """The broker has a new session for us and says again what is assigned."""
         self.assignments.clear()
         self._schedule.drop_all()
-        self._situation.on_change()
+        self._context.on_change()
 
-    def look_again(self) -> None:
+    def wake(self) -> None:
         """What decides whether to probe may have changed."""
         self._wake.set()
 
-    def doubt(self) -> int:
+    def discard_untrusted(self) -> int:
         """The wall clock was set: discards what cannot be trusted, and returns how much that was."""
-        self._doubts += 1
-        discarded = self._batcher.withdraw(self.clock.last_good, self._situation.clock())
+        self._clock_steps += 1
+        discarded = self._batcher.withdraw(self.clock.last_good, self._context.clock())
         discarded += self._silence.start_over()
         self._decided.set()
         current = asyncio.current_task()
@@ -171,7 +171,7 @@ class Prober:
             # One that has not begun has measured nothing, and one that has just ended has given its result.
             discarded += task in self._measuring
             self._measuring.discard(task)
-        self._schedule.rebuild(self._situation.watch.wall_ahead, self._situation.clock())
+        self._schedule.rebuild(self._context.watch.wall_ahead, self._context.clock())
         self.clock.recheck()
         self._wake.set()
         return discarded
@@ -181,7 +181,7 @@ class Prober:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.clock.run(), name=f"clock {self.ipv}")
-                tasks.create_task(self._pace(tasks), name=f"pace {self.ipv}")
+                tasks.create_task(self._run_schedule(tasks), name=f"pace {self.ipv}")
         finally:
             self._count_unproven(self._silence.forget())
 
@@ -190,20 +190,20 @@ class Prober:
         assignment, config = self.assignments.get(server_id), self.config
         if assignment is None or config is None:
             return
-        doubts = self._doubts
+        clock_steps = self._clock_steps
         samples = await self._measure(assignment, config)
-        self._situation.look_at_clock()
-        if doubts != self._doubts:
-            self._situation.counters.probes_discarded += 1
+        self._context.check_for_clock_step()
+        if clock_steps != self._clock_steps:
+            self._context.counters.probes_discarded += 1
         elif best(samples).ours:
             self._not_sent(best(samples).error)
         else:
             self._trouble.over()
-            self._weigh(to_result(server_id, assignment.ip, samples), samples)
+            self._accept_unless_silent(to_result(server_id, assignment.ip, samples), samples)
 
     async def probe_in_turn(self, server_id: int) -> None:
         """Like :meth:`probe`, when there is a free slot."""
-        async with self._situation.slots:
+        async with self._context.slots:
             await self.probe(server_id)
 
     async def decide(self) -> None:
@@ -219,13 +219,13 @@ class Prober:
             # Whatever one server sends us must not end the probes of all others.
             log.exception("probe of server %d failed", server_id)
 
-    async def _pace(self, tasks: asyncio.TaskGroup) -> None:
+    async def _run_schedule(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             self._wake.clear()
             reason = self.why_not
-            self._note(probing=reason is None)
+            self._set_probing(probing=reason is None)
             due = self._schedule.next_due()
-            now = self._situation.clock()
+            now = self._context.clock()
             if reason is not None or due is None:
                 await self._wake.wait()
             elif due > now:
@@ -235,10 +235,10 @@ class Prober:
 
     async def _begin(self, tasks: asyncio.TaskGroup) -> None:
         """Begins one probe that is due, as soon as there is a free slot."""
-        await self._situation.slots.acquire()
-        server_id = self._schedule.take(self._situation.clock()) if self.why_not is None else None
+        await self._context.slots.acquire()
+        server_id = self._schedule.pop(self._context.clock()) if self.why_not is None else None
         if server_id is None:
-            self._situation.slots.release()
+            self._context.slots.release()
             return
         task = tasks.create_task(self._probe_safely(server_id))
         self._probes.add(task)
@@ -247,12 +247,12 @@ class Prober:
     def _ended(self, task: asyncio.Task[None], server_id: int) -> None:
         # Not in the task itself: one that is cancelled before its first step would never get there.
         self._probes.discard(task)
-        self._schedule.done(server_id, self._situation.clock())
-        self._situation.slots.release()
+        self._schedule.done(server_id, self._context.clock())
+        self._context.slots.release()
         self._wake.set()
 
     async def _measure(self, assignment: Assignment, config: ProtocolConfig) -> list[Sample]:
-        counters = self._situation.counters
+        counters = self._context.counters
         counters.probes += 1
         target = Target(assignment.ip, assignment.port, self.ipv)  # checked when it was assigned
         source = self._source
@@ -271,15 +271,15 @@ class Prober:
     def _not_sent(self, why: str | None) -> None:
         """This host could not ask: that is no result, and perhaps it can ask nobody."""
         self._trouble.warning("IP%s: probes fail on this host: %s", self.ipv, why)
-        self._situation.counters.probes_unsent += 1
-        self._situation.counters.probes_discarded += 1
+        self._context.counters.probes_unsent += 1
+        self._context.counters.probes_discarded += 1
         self.clock.check_soon()
 
-    def _weigh(self, result: Result, samples: list[Sample]) -> None:
+    def _accept_unless_silent(self, result: Result, samples: list[Sample]) -> None:
         """Takes a result, unless it may be our own network that is silent."""
         match self._silence.judge(result, samples, time.time_ns()):
             case Verdict.TRUE:
-                self._take(result)
+                self._accept(result)
             case Verdict.OPEN:
                 self._count_unproven(self._silence.trim())
                 self._decided.clear()
@@ -287,19 +287,19 @@ class Prober:
             case Verdict.FALSE:
                 self._count_unproven(1)
 
-    def _take(self, result: Result) -> None:
+    def _accept(self, result: Result) -> None:
         self.last_results.appendleft(result)
-        self._batcher.add(result, self._situation.clock())
+        self._batcher.add(result, self._context.clock())
 
     def _count_unproven(self, results: int) -> None:
-        self._situation.counters.results_unproven += results
-        self._situation.counters.probes_discarded += results
+        self._context.counters.results_unproven += results
+        self._context.counters.probes_discarded += results
 
-    def _heard(self, heard: int | None) -> None:
+    def _on_check_answered(self, heard: int | None) -> None:
         """A check has shown whether anybody answers us: decides about the results that wait for it."""
         results, unproven = self._silence.checked(heard)
         for result in results:
-            self._take(result)
+            self._accept(result)
         self._count_unproven(unproven)
         if unproven:
             log.warning("IP%s: nobody answered: %d results of silent servers discarded", self.ipv, unproven)
@@ -315,15 +315,15 @@ class Prober:
         except TimeoutError:
             pass
 
-    def _note(self, *, probing: bool) -> None:
+    def _set_probing(self, *, probing: bool) -> None:
         if probing == self._probing:
             return
         self._probing = probing
         if probing:
             # What became due meanwhile does not all happen now, but when its turn comes.
-            self._schedule.rebuild(self._situation.watch.wall_ahead, self._situation.clock())
+            self._schedule.rebuild(self._context.watch.wall_ahead, self._context.clock())
         log.info("IP%s: %s", self.ipv, "probing" if probing else f"not probing: {self.why_not}")
-        self._situation.on_change()
+        self._context.on_change()
 
     def _use_clock(self) -> None:
         config = self.config
@@ -332,12 +332,12 @@ class Prober:
             self._decided.set()
             self.clock.use(None, self._source)
             return
-        checks = base_checks(config.base_checks, config.samples, self._situation.rules, self.ipv)
+        checks = base_checks(config.base_checks, config.samples, self._context.rules, self.ipv)
         self.clock.use(checks, self._source)
 
     def _on_verdict(self, verdict: ClockVerdict, checked_at: float, heard: int | None) -> None:
-        self._heard(heard)
+        self._on_check_answered(heard)
         if verdict.good:
             self._batcher.vouch(checked_at)
-        self.look_again()
-        self._situation.on_change()
+        self.wake()
+        self._context.on_change()

@@ -57,7 +57,7 @@ class Requests:
         self._recent: list[float] = []
         self._running = 0
 
-    def take(self, check: str, message: Incoming) -> None:
+    def on_message(self, check: str, message: Incoming) -> None:
         """A request for ``check`` (the last part of its topic) has arrived."""
         try:
             self._waiting.put_nowait((check, message))

@@ -109,7 +109,7 @@ class Schedule:
             heapq.heappop(self._heap)  # dropped, or planned anew since
         return None
 
-    def take(self, now: float) -> int | None:
+    def pop(self, now: float) -> int | None:
         """A server whose probe is due, which counts as running until :meth:`done`; the longest due first."""
         due = self.next_due()
         if due is None or due > now:

@@ -19,7 +19,7 @@ from runtime.log import OngoingWarning, set_up_logging
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY: Final = 1.0
+CHECK_FILES_EVERY: Final = 1.0
 """Seconds between two looks at the files of the state directory. Looking costs less than being told."""
 
 SETTLE: Final = 0.5
@@ -70,15 +70,15 @@ async def _serve(settings: DaemonSettings, directory: StateDirectory) -> int:
 class Service:
     """Runs an agent, and another one in its place when the files that it logs in with have changed."""
 
-    def __init__(self, settings: DaemonSettings, directory: StateDirectory, login: Login, kept: Lasting) -> None:
+    def __init__(self, settings: DaemonSettings, directory: StateDirectory, login: Login, lasting: Lasting) -> None:
         self._settings = settings
         self._directory = directory
         self._login = login
-        self._kept = kept
+        self._lasting = lasting
         self._ends = asyncio.Event()
         self._stopping = False
-        self._look = asyncio.Event()
-        self._monitor: Agent | None = None
+        self._reload_now = asyncio.Event()
+        self._agent: Agent | None = None
         self._warning = OngoingWarning(log)
 
     def stop(self) -> None:
@@ -88,7 +88,7 @@ class Service:
 
     def reload(self) -> None:
         """Reads the files again now."""
-        self._look.set()
+        self._reload_now.set()
 
     async def run(self) -> None:
         """Until :meth:`stop`."""
@@ -97,33 +97,33 @@ class Service:
             while not self._stopping:
                 login = self._login
                 self._ends.clear()
-                monitor = Agent(self._settings, self._directory, login, self._kept, on_reload=self.reload)
-                self._monitor = monitor
-                await monitor.run(self._ends, farewell=self._farewell(login.state))
-                monitor.report()
+                agent = Agent(self._settings, self._directory, login, self._lasting, on_reload=self.reload)
+                self._agent = agent
+                await agent.run(self._ends, says_goodbye=self._says_goodbye(login.state))
+                agent.report()
             watch.cancel()
 
-    def _farewell(self, state: State) -> Callable[[], bool]:
-        """A monitor that only reconnects is not gone; one that gets another name is."""
+    def _says_goodbye(self, state: State) -> Callable[[], bool]:
+        """An agent that only reconnects is not gone; one that gets another name is."""
         return lambda: self._stopping or self._login.state.name != state.name
 
     async def _watch_files(self) -> None:
         seen = self._login.stamp
         while True:
             try:
-                async with asyncio.timeout(LOOK_EVERY):
-                    await self._look.wait()
+                async with asyncio.timeout(CHECK_FILES_EVERY):
+                    await self._reload_now.wait()
             except TimeoutError:
                 # What could not be taken up is tried again: the reason may lie elsewhere than in the files.
                 if self._login.stamp == seen and self._login.complete and not self._warning.lasting:
                     continue
-            self._look.clear()
+            self._reload_now.clear()
             await asyncio.sleep(SETTLE)
             seen = self._login.stamp
-            if self._take_up():
+            if self._load_changed_files():
                 seen = self._login.stamp
 
-    def _take_up(self) -> bool:
+    def _load_changed_files(self) -> bool:
         """Whether there is something new, which is used from now on."""
         try:
             login = self._login.renewed()
@@ -143,5 +143,5 @@ class Service:
     def _trouble(self, trouble: str | None) -> None:
         if trouble != self._login.trouble:
             self._login.trouble = trouble
-            if self._monitor is not None:
-                self._monitor.report_soon()
+            if self._agent is not None:
+                self._agent.report_soon()

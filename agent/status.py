@@ -128,7 +128,7 @@ class Presence:
         self._wait_ready = wait_ready
         self._settle = settle
         self._changed = asyncio.Event()
-        self._said: Status | None = None
+        self._published: Status | None = None
         self._warning = OngoingWarning(log)
 
     def changed(self) -> None:
@@ -137,7 +137,7 @@ class Presence:
 
     def connected(self) -> None:
         """The broker may have published our last will: say again that we are here."""
-        self._said = None
+        self._published = None
         self._changed.set()
 
     async def run(self) -> None:
@@ -148,22 +148,22 @@ class Presence:
             await asyncio.sleep(self._settle)
             self._changed.clear()
             status = self._status()
-            if _news(status) != self._said:
-                await self._say(status)
+            if _without_changing_figures(status) != self._published:
+                await self._publish_now(status)
             try:
                 async with asyncio.timeout(STATUS_REFRESH.total_seconds()):
                     await self._changed.wait()
             except TimeoutError:
-                self._said = None
+                self._published = None
 
-    async def _say(self, status: Status) -> None:
-        said = _news(status)
-        self._said = said
+    async def _publish_now(self, status: Status) -> None:
+        published = _without_changing_figures(status)
+        self._published = published
         try:
             await self._publish(status)
         except NotConnected:
-            if self._said is said:
-                self._said = None
+            if self._published is published:
+                self._published = None
             self._changed.set()
         except PublishRefused as error:
             # Saying it again at once would be refused again: the next change or refresh is early enough.
@@ -172,7 +172,7 @@ class Presence:
             self._warning.over()
 
 
-def _news(status: Status) -> Status:
+def _without_changing_figures(status: Status) -> Status:
     """The status without what changes all the time."""
     spool = SpoolState(dropped_results=status.spool.dropped_results, set_aside=status.spool.set_aside)
     return msgspec.structs.replace(status, ts=None, spool=spool)

@@ -19,7 +19,7 @@ class LocalClock:
     Args:
         resolver: looks up the names of base-check servers.
         clock: monotonic seconds.
-        look_at_clock: notices whether the wall clock was set, and calls :meth:`recheck` if so.
+        check_for_clock_step: notices whether the wall clock was set, and calls :meth:`recheck` if so.
         on_verdict: called after every check with its verdict, the time from which it counts, and when requests left
             that somebody answered (Unix time in nanoseconds; None: nobody answered any).
     """
@@ -29,13 +29,13 @@ class LocalClock:
         counters: AgentCounters,
         resolver: Resolver,
         clock: Callable[[], float],
-        look_at_clock: Callable[[], None],
+        check_for_clock_step: Callable[[], None],
         on_verdict: Callable[[ClockVerdict, float, int | None], None],
     ) -> None:
         self._counters = counters
         self._resolver = resolver
         self._clock = clock
-        self._look_at_clock = look_at_clock
+        self._check_for_clock_step = check_for_clock_step
         self._on_verdict = on_verdict
         self._checks: BaseChecks | None = None
         self._source = Source(None)
@@ -44,7 +44,7 @@ class LocalClock:
         self.last_good = 0.0
         """When the clock was last known to be good (monotonic seconds)."""
         self._began = 0.0
-        self._anew = asyncio.Event()
+        self._recheck_now = asyncio.Event()
         self._soon = asyncio.Event()
         self._checked = asyncio.Event()
 
@@ -59,7 +59,7 @@ class LocalClock:
         """What was known does not count any longer: checks now."""
         self._verdict = None
         self._checked.clear()
-        self._anew.set()
+        self._recheck_now.set()
 
     def check_soon(self) -> None:
         """Checks before it is time to, since nobody seems to answer; what is known counts until then."""
@@ -83,19 +83,19 @@ class LocalClock:
     async def run(self) -> None:
         """Checks when it is time to, until cancelled."""
         while True:
-            self._anew.clear()
+            self._recheck_now.clear()
             if self._checks is None:
-                await self._anew.wait()
+                await self._recheck_now.wait()
                 continue
-            anew = asyncio.create_task(self._anew.wait())
+            recheck = asyncio.create_task(self._recheck_now.wait())
             check = asyncio.create_task(self._check(self._checks, self._source))
             try:
-                await asyncio.wait({anew, check}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({recheck, check}, return_when=asyncio.FIRST_COMPLETED)
                 if check.done():
                     check.result()
-                    await self._rest(anew)
+                    await self._wait_until_due(recheck)
             finally:
-                anew.cancel()
+                recheck.cancel()
                 check.cancel()
 
     async def _check(self, checks: BaseChecks, source: Source) -> None:
@@ -105,31 +105,31 @@ class LocalClock:
         verdict = checked.verdict
         self._counters.clock_checks += 1
         self._counters.clock_checks_failed += not verdict.good
-        self._look_at_clock()
-        if self._anew.is_set():
+        self._check_for_clock_step()
+        if self._recheck_now.is_set():
             return  # the clock was set while we asked
-        self._say(verdict)
+        self._log_change(verdict)
         self._verdict, self._checked_at = verdict, self._clock()
         if verdict.good:
             self.last_good = began
         self._checked.set()
         self._on_verdict(verdict, began, checked.heard)
 
-    async def _rest(self, anew: asyncio.Task[bool]) -> None:
-        """Returns when the next check is due, or ``anew`` is done."""
+    async def _wait_until_due(self, recheck: asyncio.Task[bool]) -> None:
+        """Returns when the next check is due, or ``recheck`` is done."""
         soon = asyncio.create_task(self._soon.wait())
         try:
-            await asyncio.wait({anew, soon}, timeout=self._pause(), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({recheck, soon}, timeout=self._pause(), return_when=asyncio.FIRST_COMPLETED)
         finally:
             soon.cancel()
         if self._soon.is_set():
-            await asyncio.wait({anew}, timeout=max(0.0, self._began + ASKED_NOT_BEFORE - self._clock()))
+            await asyncio.wait({recheck}, timeout=max(0.0, self._began + ASKED_NOT_BEFORE - self._clock()))
 
     def _pause(self) -> float:
         good = self._verdict is not None and self._verdict.good
         return RENEW_AFTER if good else RETRY_AFTER
 
-    def _say(self, verdict: ClockVerdict) -> None:
+    def _log_change(self, verdict: ClockVerdict) -> None:
         before = self._verdict
         if not verdict.good and (before is None or before.reason != verdict.reason):
             log.warning("%s", verdict.reason)

@@ -124,7 +124,7 @@ class Sender:
     def send_again(self) -> None:
         """The broker has forgotten our session, and perhaps what we published: do not wait for acknowledgements."""
         for flight in self._flights.values():
-            flight.news.set()
+            flight.event.set()
 
     def welcome(self) -> None:
         """A connection has begun; its broker may take what the one before did not."""
@@ -155,8 +155,8 @@ class Sender:
         self._somebody_listens()
         if (flight := self._flights.get(number)) is not None:
             flight.gone = True
-            flight.news.set()
-            self._hurry_the_overtaken(flight)
+            flight.event.set()
+            self._shorten_overtaken_waits(flight)
         self._later.pop(number, None)
         self._put_off.pop(number, None)
         self._on_done()
@@ -209,7 +209,7 @@ class Sender:
                 self._on_done()
                 return
             self._numbers[batch.id] = number
-            flight.news.clear()
+            flight.event.clear()
             await self._link.wait_ready()
             sent = await self._publish(batch, number)
             if sent is None:
@@ -220,7 +220,7 @@ class Sender:
                 await flight.wait(self._ack_timeout)
             if flight.gone:
                 return
-            await _wait(flight.news, self._pause())
+            await _wait(flight.event, self._pause())
             if flight.gone:
                 return
         self._put_off_now(number)
@@ -229,7 +229,7 @@ class Sender:
         times = self._put_off[number] = self._put_off.get(number, 0) + 1
         self._later[number] = _now() + min(LONGEST_LATER, LATER * 2 ** min(times - 1, 16))
 
-    def _hurry_the_overtaken(self, acknowledged: "_Flight") -> None:
+    def _shorten_overtaken_waits(self, acknowledged: "_Flight") -> None:
         for flight in self._flights.values():
             if flight.sent < acknowledged.sent:
                 flight.wait_no_longer_than(self._overtaken)
@@ -288,7 +288,7 @@ class _Flight:
     """A batch that a sender has in hand."""
 
     def __init__(self) -> None:
-        self.news = asyncio.Event()
+        self.event = asyncio.Event()
         """It was acknowledged, or is to be sent again at once."""
         self.gone = False
         """It has left the spool."""
@@ -297,11 +297,11 @@ class _Flight:
         self._waiting: asyncio.Timeout | None = None
 
     async def wait(self, seconds: float) -> None:
-        """Returns when there is news, or after ``seconds``."""
+        """Returns when there is an event, or after ``seconds``."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds) as self._waiting:
                 try:
-                    await self.news.wait()
+                    await self.event.wait()
                 finally:
                     self._waiting = None
 

@@ -146,7 +146,7 @@ def _the_worse_is_flagged(scene: Scene, review: Review, first: Monitor, second: 
         return
     if "pending" in (first.global_status, second.global_status) or len(review.violations) != 1:
         return
-    if oracle.violations(first, first.pair_status, [(second, second.pair_status)]):
+    if oracle.violations(first, first.pair_status, [(second, first.pair_status)]):
         worse = max(first, second, key=oracle.rank)
         assert worse.id in review.violations or min(first.limit, second.limit) == 0, f"{worse} is worse, not flagged"
 

@@ -47,9 +47,9 @@ class Running:
         self.ends = asyncio.Event()
 
     @asynccontextmanager
-    async def at_work(self, *, farewell: bool = True) -> AsyncIterator[None]:
+    async def at_work(self, *, says_goodbye: bool = True) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.monitor.run(self.ends, lambda: farewell))
+            tasks.create_task(self.monitor.run(self.ends, lambda: says_goodbye))
             yield
             self.ends.set()
 
@@ -101,11 +101,11 @@ async def test_the_status_is_retained_and_expires(tmp_path: Path) -> None:
 
 async def test_the_end_in_order_is_said_and_a_mere_reconnection_is_not(tmp_path: Path) -> None:
     async with patient_broker() as broker:
-        for farewell in (True, False):
-            async with Running(tmp_path / str(farewell), broker.port).at_work(farewell=farewell):
-                await connected(broker, 1 if farewell else 2)
+        for says_goodbye in (True, False):
+            async with Running(tmp_path / str(says_goodbye), broker.port).at_work(says_goodbye=says_goodbye):
+                await connected(broker, 1 if says_goodbye else 2)
             said = msgspec.json.decode(broker.last.payloads(STATUS)[-1], type=Status)
-            assert said.online is not farewell
+            assert said.online is not says_goodbye
             await until(lambda: broker.last.over)
             assert broker.last.heard[-1].kind == 14, "DISCONNECT, so that no will is sent"
 

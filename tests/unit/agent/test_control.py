@@ -27,7 +27,7 @@ class RecordingSession:
 
 
 class Done:
-    """What the orders had done."""
+    """What the commands had done."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -42,7 +42,7 @@ def done() -> Done:
 
 
 @pytest.fixture
-def orders(done: Done) -> ControlCommands:
+def commands(done: Done) -> ControlCommands:
     return ControlCommands(
         NAME, lambda: Status(online=True), done.call("recheck"), done.call("look again"), done.call("reload")
     )
@@ -53,55 +53,57 @@ def order(command: str, *, retain: bool = False, number: int = 0) -> Incoming:
     return Incoming(f"/devel/monitors/control/{NAME}", payload, retain, response_topic=f"/answers/{number}")
 
 
-async def carry_out(orders: ControlCommands, session: Any, answers: int) -> None:
-    running = asyncio.create_task(orders.run(session))
+async def carry_out(commands: ControlCommands, session: Any, answers: int) -> None:
+    running = asyncio.create_task(commands.run(session))
     async with asyncio.timeout(5):
         while len(session.published) < answers:
             await asyncio.sleep(0)
     running.cancel()
 
 
-async def test_orders_are_carried_out_in_their_order_and_answered(orders: ControlCommands, done: Done) -> None:
+async def test_orders_are_carried_out_in_their_order_and_answered(commands: ControlCommands, done: Done) -> None:
     session = RecordingSession()
     for number, command in enumerate(["recheck", "pause", "status", "resume", "reload"]):
-        orders.take(order(command, number=number))
-    await carry_out(orders, session, 5)
+        commands.on_message(order(command, number=number))
+    await carry_out(commands, session, 5)
     assert [topic for topic, _ in session.published] == [f"/answers/{number}" for number in range(5)]
     assert all(answer.ok for _, answer in session.published)
     assert done.calls == ["recheck", "look again", "look again", "reload"]
     assert session.published[1][1].details == {"paused": True}
     assert session.published[2][1].details["online"] is True
-    assert not orders.paused
+    assert not commands.paused
 
 
-async def test_a_retained_order_is_not_obeyed(orders: ControlCommands, done: Done) -> None:
+async def test_a_retained_order_is_not_obeyed(commands: ControlCommands, done: Done) -> None:
     session = RecordingSession()
-    orders.take(order("pause", retain=True))
-    orders.take(order("ping", number=1))
-    await carry_out(orders, session, 1)
+    commands.on_message(order("pause", retain=True))
+    commands.on_message(order("ping", number=1))
+    await carry_out(commands, session, 1)
     assert session.published[0][0] == "/answers/1"
-    assert not orders.paused
+    assert not commands.paused
 
 
-async def test_more_orders_than_can_wait_are_dropped(orders: ControlCommands, caplog: pytest.LogCaptureFixture) -> None:
+async def test_more_orders_than_can_wait_are_dropped(
+    commands: ControlCommands, caplog: pytest.LogCaptureFixture
+) -> None:
     session = RecordingSession()
     for number in range(20):
-        orders.take(order("ping", number=number))
-    await carry_out(orders, session, 16)
+        commands.on_message(order("ping", number=number))
+    await carry_out(commands, session, 16)
     assert len(session.published) == 16
     assert caplog.messages.count("control message dropped: too many at once") == 4
 
 
-async def test_an_answer_that_fails_ends_nothing(orders: ControlCommands) -> None:
+async def test_an_answer_that_fails_ends_nothing(commands: ControlCommands) -> None:
     session = RecordingSession()
     session.error = ValueError("no topic")
-    orders.take(order("pause"))
-    running = asyncio.create_task(orders.run(session))  # type: ignore[arg-type]
+    commands.on_message(order("pause"))
+    running = asyncio.create_task(commands.run(session))  # type: ignore[arg-type]
     async with asyncio.timeout(5):
-        while not orders.paused:
+        while not commands.paused:
             await asyncio.sleep(0)
     session.error = None
-    orders.take(order("ping"))
+    commands.on_message(order("ping"))
     async with asyncio.timeout(5):
         while not session.published:
             await asyncio.sleep(0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.network import Silence, Verdict
+from agent.network import SilenceJudge, Verdict
 from agent.ntp.measurement import Sample
 from agent.ntp.packet import Reply
 from agent.ntp.timestamps import Timestamp
@@ -26,7 +26,7 @@ def silent(*sent_at: int) -> list[Sample]:
 S = 1_000_000_000
 
 
-def judge(silence: Silence, samples: list[Sample], number: int = 1, ended: int | None = None) -> Verdict:
+def judge(silence: SilenceJudge, samples: list[Sample], number: int = 1, ended: int | None = None) -> Verdict:
     return silence.judge(result(number), samples, samples[-1].sent_at if ended is None else ended)
 
 
@@ -35,7 +35,7 @@ def answered(sent_at: int) -> list[Sample]:
 
 
 def test_an_answer_counts_and_speaks_for_the_network() -> None:
-    silence = Silence()
+    silence = SilenceJudge()
     assert judge(silence, answered(100)) == Verdict.TRUE
     assert judge(silence, silent(90, 110)) == Verdict.TRUE, "asked before, so the network worked meanwhile"
     assert judge(silence, silent(101)) == Verdict.OPEN, "nothing that was asked since has been answered"
@@ -55,13 +55,13 @@ def test_an_answer_counts_and_speaks_for_the_network() -> None:
 def test_the_network_must_have_worked_while_the_server_was_asked(
     asked: tuple[int, ...], answered_at: int, verdict: Verdict
 ) -> None:
-    silence = Silence()
+    silence = SilenceJudge()
     judge(silence, answered(answered_at))
     assert judge(silence, silent(*asked), ended=20 * S) == verdict
 
 
 def test_a_late_sample_of_a_series_that_is_answered_is_an_answer() -> None:
-    silence = Silence()
+    silence = SilenceJudge()
     series = [*silent(100, 200), *answered(300)]
     assert judge(silence, series) == Verdict.TRUE
     assert judge(silence, silent(300)) == Verdict.TRUE
@@ -70,11 +70,11 @@ def test_a_late_sample_of_a_series_that_is_answered_is_an_answer() -> None:
 
 def test_a_network_error_is_as_good_as_silence() -> None:
     refused = [Sample(sent_at=100, network_error="connection refused")]
-    assert judge(Silence(), refused) == Verdict.OPEN
+    assert judge(SilenceJudge(), refused) == Verdict.OPEN
 
 
 def test_a_check_that_somebody_answers_sets_free_what_was_asked_before() -> None:
-    silence = Silence()
+    silence = SilenceJudge()
     for number, at in enumerate((100, 200, 300)):
         assert judge(silence, silent(at), number) == Verdict.OPEN
     free, dropped = silence.checked(200)
@@ -84,7 +84,7 @@ def test_a_check_that_somebody_answers_sets_free_what_was_asked_before() -> None
 
 
 def test_a_check_speaks_for_what_was_silent_until_five_seconds_before_it() -> None:
-    silence = Silence()
+    silence = SilenceJudge()
     for number, ended in enumerate((10 * S, 11 * S, 12 * S)):
         judge(silence, silent(9 * S), number, ended)
     free, dropped = silence.checked(16 * S)
@@ -92,7 +92,7 @@ def test_a_check_speaks_for_what_was_silent_until_five_seconds_before_it() -> No
 
 
 def test_a_check_that_nobody_answers_drops_all_and_what_comes_until_somebody_does() -> None:
-    silence = Silence()
+    silence = SilenceJudge()
     judge(silence, silent(100))
     assert silence.checked(None) == ([], 1)
     assert judge(silence, silent(150)) == Verdict.FALSE
@@ -104,7 +104,7 @@ def test_a_check_that_nobody_answers_drops_all_and_what_comes_until_somebody_doe
 
 
 def test_a_step_of_the_clock_ends_all_of_it() -> None:
-    silence = Silence()
+    silence = SilenceJudge()
     judge(silence, answered(10**18))
     judge(silence, silent(10**18 + 1))
     assert silence.start_over() == 1
@@ -115,7 +115,7 @@ def test_a_step_of_the_clock_ends_all_of_it() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    silence = Silence()
+    silence = SilenceJudge()
     dropped = 0
     for number in range(1_000):
         judge(silence, silent(100 + number), number)
@@ -132,7 +132,7 @@ EVENTS = st.lists(st.tuples(st.sampled_from(["silent", "answered", "good check",
 def test_every_result_counts_once_or_is_dropped_once_and_never_without_an_answer_since(
     events: list[tuple[str, int]],
 ) -> None:
-    silence, now, heard = Silence(), 0, 0
+    silence, now, heard = SilenceJudge(), 0, 0
     open_at: dict[int, int] = {}
     for number, (kind, took) in enumerate(events):
         began, now = now + 1, now + 1 + took

@@ -23,7 +23,7 @@ from agent.ntp.probe import Source
 from agent.ntp.resolver import Resolver
 from agent.ntp.targets import Target, TargetRules
 from agent.ntp.timestamps import Timestamp
-from agent.prober import Prober, Situation
+from agent.prober import Prober, ProberContext
 from schema.messages import Assignment, ProtocolConfig, Result
 
 REPLY = Reply(0, 4, 2, 0.0, 0.0, b"\xc0\x00\x02\x01", b"", Timestamp(1), Timestamp(1))
@@ -68,8 +68,8 @@ class Bench:
         self.batcher = Batcher(self.spool, "1", self.counters, lambda: None)
         self.prober = Prober("v4", self.situation(), self.batcher, enabled=True)
 
-    def situation(self) -> Situation:
-        return Situation(
+    def situation(self) -> ProberContext:
+        return ProberContext(
             name="a.devel.mon.example",
             rules=TargetRules("devel", allow_private=True),
             slots=asyncio.Semaphore(4),
@@ -78,17 +78,17 @@ class Bench:
             resolver=Resolver(),
             clock=time.monotonic,
             why_not=lambda: self.forbidden,
-            look_at_clock=self.look_at_clock,
+            check_for_clock_step=self.check_for_clock_step,
             on_change=self.changed,
         )
 
     def changed(self) -> None:
         self.changes += 1
 
-    def look_at_clock(self) -> None:
+    def check_for_clock_step(self) -> None:
         if self.watch.step() is not None:
             self.counters.clock_steps += 1
-            self.counters.probes_discarded += self.prober.doubt()
+            self.counters.probes_discarded += self.prober.discard_untrusted()
 
     def configure(self, **fields: Any) -> None:
         self.prober.configure(ProtocolConfig(**{"status": "active", "samples": 1, "base_checks": [BASE], **fields}))
@@ -217,7 +217,7 @@ async def test_a_clock_step_discards_probes_and_results_and_checks_anew(bench: B
         checks = bench.counters.clock_checks
         bench.batcher.add(to_result(99, "127.0.1.99", [Sample(sent_at=time.time_ns())]), time.monotonic())
         bench.step = 0.2
-        bench.look_at_clock()
+        bench.check_for_clock_step()
         await bench.until(lambda: network.running == 0)
         assert bench.counters.probes_discarded == 3
         network.open.set()
@@ -233,7 +233,7 @@ async def test_a_clock_step_discards_probes_and_results_and_checks_anew(bench: B
 async def test_a_probe_that_ended_just_before_the_step_was_found_is_discarded_once(
     bench: Bench, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = bench.prober._take
+    take = bench.prober._accept
 
     def take_and_step(result: Result) -> None:
         take(result)
@@ -256,7 +256,7 @@ async def test_a_probe_that_has_not_begun_is_none_that_is_discarded(bench: Bench
     bench.assign(1)
     task = asyncio.create_task(bench.prober.probe(1))
     bench.prober._probes.add(task)
-    assert bench.prober.doubt() == 0
+    assert bench.prober.discard_untrusted() == 0
     await asyncio.wait({task})
     assert (bench.counters.probes, bench.counters.probes_discarded) == (0, 0)
 
@@ -340,7 +340,7 @@ async def test_a_clock_step_discards_what_waits_for_a_check(bench: Bench, networ
     async with running(bench):
         await silent_result(bench, network)
         bench.step, waiting = 0.2, len(bench.prober._silence)
-        bench.look_at_clock()
+        bench.check_for_clock_step()
         assert len(bench.prober._silence) == 0
         assert bench.counters.probes_discarded == waiting
         await asyncio.wait_for(bench.prober.decide(), 1)

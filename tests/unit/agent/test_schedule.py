@@ -36,7 +36,7 @@ def run(plan: Schedule, until: float, takes: float = 0.0) -> list[tuple[float, i
             continue
         if due is None or due > until:
             return began
-        server_id = plan.take(due)
+        server_id = plan.pop(due)
         assert server_id is not None
         began.append((due, server_id))
         ends.append((due + takes, server_id))
@@ -116,7 +116,7 @@ def test_after_a_change_the_next_probe_is_half_an_interval_after_the_last(
     plan = schedule((server_id, before))
     last = plan.next_due()
     assert last is not None
-    assert plan.take(last) == server_id
+    assert plan.pop(last) == server_id
     plan.done(server_id, last)
     changed = last + when * before / 2
     plan.put(server_id, after, changed)
@@ -132,7 +132,7 @@ def test_a_server_that_comes_back_is_not_probed_at_once_again() -> None:
     plan = schedule((1, 540.0))
     last = plan.next_due()
     assert last is not None
-    plan.take(last)
+    plan.pop(last)
     plan.done(1, last)
     plan.drop_all()
     assert plan.next_due() is None
@@ -146,7 +146,7 @@ def test_a_server_dropped_and_given_back_during_its_probe_waits_for_its_end() ->
     plan = schedule((1, 2.0))
     began = plan.next_due()
     assert began is not None
-    plan.take(began)
+    plan.pop(began)
     plan.drop(1)
     plan.put(1, 5.0, began + 0.1)
     assert plan.next_due() is None
@@ -175,7 +175,7 @@ def test_a_clock_step_moves_the_slots_but_keeps_the_distance(step: float) -> Non
     plan = schedule((1, 540.0))
     last = plan.next_due()
     assert last is not None
-    plan.take(last)
+    plan.pop(last)
     plan.done(1, last)
     plan.rebuild(WALL_AHEAD + step, last + 1)
     due = plan.next_due()
@@ -194,7 +194,7 @@ def test_a_thousand_changes_do_not_grow_the_heap() -> None:
 def test_what_runs_is_not_due_however_often_others_change() -> None:
     plan = schedule((1, 540.0))
     due = plan.next_due()
-    assert due is not None and plan.take(due) == 1
+    assert due is not None and plan.pop(due) == 1
     plan.put(2, 540.0, due)
     for turn in range(1_000):
         plan.put(2, 540.0 + turn % 2, due)
@@ -207,7 +207,7 @@ def test_of_servers_no_longer_assigned_five_thousand_are_remembered() -> None:
     for server_id in range(1, 6_001):
         plan.put(server_id, 1.0, 0.0)
         due = plan.next_due()
-        assert due is not None and plan.take(due) == server_id
+        assert due is not None and plan.pop(due) == server_id
         plan.done(server_id, due)
         plan.drop(server_id)
     assert len(plan._last) == 5_000
