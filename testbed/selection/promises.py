@@ -1,6 +1,6 @@
 """What the selector promises of one review, each as a check that raises AssertionError when it is broken.
 
-The Hypothesis tests, the stateful test and the test that plants mutations all run these same checks.
+The Hypothesis tests, the stateful test and the mutations all run these same checks.
 """
 
 import itertools

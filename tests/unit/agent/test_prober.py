@@ -239,7 +239,7 @@ async def test_a_probe_that_ended_just_before_the_step_was_found_is_discarded_on
         take(result)
         bench.step = 0.2
 
-    monkeypatch.setattr(bench.prober, "_take", take_and_step)
+    monkeypatch.setattr(bench.prober, "_accept", take_and_step)
     bench.configure()
     bench.assign(1, 2)
     network.open.clear()
