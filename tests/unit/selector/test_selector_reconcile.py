@@ -87,6 +87,16 @@ async def test_who_is_marked_comes_first_and_begins_a_cycle_of_its_own(reconcile
     assert await looked_at(reconciler, clock) == [first]
 
 
+async def test_marks_are_served_in_their_order_and_a_second_one_changes_nothing(
+    reconciler: Reconciler, clock: Clock
+) -> None:
+    reconciler.know({"a", "b", "c"})
+    await looked_at(reconciler, clock)
+    for name in ("b", "c", "a", "b"):
+        reconciler.mark(name)
+    assert await looked_at(reconciler, clock) == ["b", "c", "a"]
+
+
 async def test_who_is_no_longer_a_monitor_is_looked_at_once_more(reconciler: Reconciler, clock: Clock) -> None:
     reconciler.know({"a", "b"})
     await looked_at(reconciler, clock)
