@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,9 @@ from schema.tables import assignment_changes
 from testbed.load.record import Told, read_lines
 
 _LOOK_EVERY: Final = 0.003
+
+_Pair = tuple[str, int]
+"""Full name of a monitor, and id of a server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +44,12 @@ class Decisions:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        """Looks until ``stop`` is set."""
-        changes, last_id = assignment_changes.c, 0
+        """Looks until ``stop`` is set. What was decided before does not count: nobody knows when it was committed."""
+        changes = assignment_changes.c
         query = sa.select(changes.id, changes.server_id, changes.monitor_id, changes.after_status)
         with reading(self.engine) as connection:
             before = time.time()
+            last_id = connection.scalar(sa.select(sa.func.max(changes.id))) or 0
             while not self.stop.wait(_LOOK_EVERY):
                 now = time.time()
                 for row in connection.execute(query.where(changes.id > last_id).order_by(changes.id)):
@@ -62,20 +66,39 @@ def told(record: Path) -> Iterator[Told]:
 
 
 def times(decisions: Iterable[Decision], record: Path) -> list[float]:
-    """Seconds from each decision until its agent had it.
+    """Seconds from each decision until its agent had it, or had what was decided of the pair after it: what is
+    published is what the ledger says then.
 
     Raises:
         CannotRun: an agent was never told.
     """
-    arrivals: defaultdict[tuple[str, int], deque[Told]] = defaultdict(deque)
+    arrivals, decided = defaultdict[_Pair, list[Told]](list), defaultdict[_Pair, list[Decision]](list)
     for line in told(record):
         arrivals[line.monitor, line.server_id].append(line)
-    found = []
     for decision in decisions:
-        of_pair = arrivals[monitor_name(decision.monitor_id), decision.server_id]
-        while of_pair and (of_pair[0].at / 1e9 < decision.after or of_pair[0].status != decision.status):
-            of_pair.popleft()
-        if not of_pair:
-            raise CannotRun(f"{decision} never reached its agent")
-        found.append(of_pair.popleft().at / 1e9 - decision.after)
-    return found
+        decided[monitor_name(decision.monitor_id), decision.server_id].append(decision)
+    return [seconds for pair, of_pair in decided.items() for seconds in _times_of_pair(of_pair, arrivals[pair])]
+
+
+def _times_of_pair(decided: Sequence[Decision], arrivals: Sequence[Told]) -> Iterator[float]:
+    """In the order of the decisions. Of the same pair each is told later than the one before, or together with it."""
+    first = 0
+    for number, decision in enumerate(decided):
+        known = (at for at in range(first, len(arrivals)) if _tells(arrivals[at], decided[number:]))
+        first = next(known, len(arrivals))
+        if first == len(arrivals):
+            raise CannotRun(f"{decision} never reached its agent; {_story(decision, decided, arrivals)}")
+        yield arrivals[first].at / 1e9 - decision.after
+
+
+def _tells(arrival: Told, decided: Sequence[Decision]) -> bool:
+    """Whether it says the first of these decisions, or a later one that was made when it came."""
+    status = arrival.status or "paused"  # the only one without an assignment
+    return any(one.status == status and one.after <= arrival.at / 1e9 for one in decided)
+
+
+def _story(lost: Decision, decided: Iterable[Decision], arrivals: Iterable[Told]) -> str:
+    """All that was decided of its pair, and all that its agent was told, in seconds from the decision on."""
+    said = ", ".join(f"{one.status} {one.after - lost.after:+.3f}" for one in decided)
+    heard = ", ".join(f"{line.status} {line.at / 1e9 - lost.after:+.3f}" for line in arrivals)
+    return f"decided: {said}; told: {heard}"

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
@@ -69,12 +69,13 @@ async def _measure(given: argparse.Namespace, database: DatabaseServer) -> int:
         await asyncio.to_thread(_prepare, on.engine, world)
         for name in ("ingest", "scorer", "selector"):
             await on.start_worker(name)
-        record = on.site.directory / "record"
-        members = [Member(name=monitor_name(monitor_id)) for monitor_id in world.monitor_ids]
-        load = await on.start_load(load_spec(on, members, record, listen=True, rate=given.rate))
-        say("waiting until all agents hold their first assignments")
-        await on.until(partial(_all_told, record, world), "first assignments of all agents", 60.0, every=1.0)
         async with _orders(on) as orders:
+            await _order(orders, "pause")
+            record = on.site.directory / "record"
+            members = [Member(name=monitor_name(monitor_id)) for monitor_id in world.monitor_ids]
+            load = await on.start_load(load_spec(on, members, record, listen=True, rate=given.rate))
+            say("waiting until all agents hold their first assignments")
+            await on.until(partial(_all_told, record, world), "first assignments of all agents", 60.0, every=1.0)
             decisions, cores = await _decide(on, world, given.seconds, orders)
             found = await _differences(on, orders)
         await on.supervisor.stop([load])
@@ -85,7 +86,8 @@ async def _measure(given: argparse.Namespace, database: DatabaseServer) -> int:
 def _prepare(engine: Engine, world: World) -> None:
     fill(engine, world)
     add_history(engine, 24, _PAST)
-    later = utc_now() + timedelta(days=1)
+    # The selector is paused by then. Reviews that are much further away would be made due: no clock has planned them.
+    later = utc_now() + timedelta(seconds=60)
     with engine.begin() as connection:
         rows = [{"server_id": server_id, "next_review": later} for server_id in world.server_ids]
         connection.execute(sa.insert(servers_monitor_review), rows)
@@ -107,11 +109,11 @@ async def _decide(on: Stage, world: World, seconds: float, orders: Orders) -> tu
     watching = asyncio.create_task(asyncio.to_thread(decisions.run))
     try:
         await asyncio.to_thread(_make_due, on.engine, world)
+        await _order(orders, "resume")
         before, began = on.cpu_seconds(), time.monotonic()
         await pass_time("watching decisions", seconds)
         cores = shares(before, on.cpu_seconds(), time.monotonic() - began)
-        if not await orders.service("selector", "pause"):
-            raise CannotRun("the selector did not pause")
+        await _order(orders, "pause")
         # What was decided last is on its way.
         await asyncio.sleep(_LAST)
     finally:
@@ -127,6 +129,11 @@ def _make_due(engine: Engine, world: World) -> None:
         for number, server_id in enumerate(world.server_ids):
             due = now + timedelta(seconds=REVIEW * number / world.servers)
             connection.execute(sa.update(review).where(review.c.server_id == server_id).values(next_review=due))
+
+
+async def _order(orders: Orders, command: Literal["pause", "resume"]) -> None:
+    if not await orders.service("selector", command):
+        raise CannotRun(f"the selector did not {command}")
 
 
 @asynccontextmanager

@@ -234,11 +234,18 @@ __all__ = ["BROKER", "DATABASE", "DISK_OF_DATABASE", "FLEET", "WORKERS", "Cannot
 
 
 def _serves(address: BrokerAddress) -> bool:
-    """Whether the broker answers, and not only its port: by a handshake, or by refusing who shows no token."""
-    with suppress(OSError):
+    """Whether the broker answers, and not only its port: by a handshake, or by refusing who shows no token.
+
+    It may refuse the handshake, too: one that was made to read certificate and key while they were being replaced has
+    none of them until it reads them again.
+    """
+    try:
         if address.ca_file is not None:
             return bool(ssl.get_server_certificate((address.host, address.port), timeout=_ANSWERS_WITHIN))
         with socket.create_connection((address.host, address.port), timeout=_ANSWERS_WITHIN) as stranger:
             stranger.sendall(_CONNECT)
             return stranger.recv(1) == _CONNACK
-    return False
+    except ssl.SSLError as error:
+        return "ALERT" in (error.reason or "")
+    except OSError:
+        return False

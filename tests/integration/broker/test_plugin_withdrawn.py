@@ -1,5 +1,6 @@
 """A key that is withdrawn leaves nothing behind: no rights, no wills, no share of a group, nothing that is queued."""
 
+import os
 import re
 import secrets
 import subprocess
@@ -236,11 +237,11 @@ STEPS = re.findall(
 
 
 def follow(step: str, broker: Broker) -> None:
-    """Does what the step says, here: other paths, and a broker that is no unit."""
+    """Does what the step says, here: other paths, the group of whoever runs this, and a broker that is no unit."""
     directory = broker.process.directory
     here = re.sub(r"/(etc|var/lib)/ntppool-monitor/broker/prod", str(directory), textwrap.dedent(step))
     units = {"reload": broker.sighup, "stop": broker.stop, "start": broker.start}
-    for line in here.replace("chgrp mosquitto", "chgrp 0").splitlines():
+    for line in here.replace("chgrp mosquitto", f"chgrp {os.getgid()}").splitlines():
         if line.startswith("systemctl "):
             _, verb, unit = line.split()
             assert unit == "ntppool-broker@prod"

@@ -20,6 +20,7 @@ from schema.tables import assignment_changes, log_scores, monitors, server_score
 from selector import reviews as reviews_module
 from selector.reviews import BATCH, Reviewed, review_due, review_server, rule_settings
 from selector.rules.model import PairStatus, Review
+from testbed.fixtures.patience import PATIENCE
 from testbed.fixtures.selector import add_results, pair_statuses, set_presence, unique
 from testbed.fixtures.world import add_monitor, add_pair, add_scorer, add_server
 
@@ -273,16 +274,21 @@ def test_any_server_can_be_reviewed_at_once(engine: Engine) -> None:
 
 
 class Overlaps:
-    """Notes when each server's review begins and ends, and holds it open a little."""
+    """Notes when each server's review begins and ends, and holds it open a little; the first one of each thread, until
+    as many have begun as are to ``meet``."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, meet: int = 1) -> None:
         self.spans: dict[int, list[tuple[float, float]]] = defaultdict(list)
         self._lock = threading.Lock()
+        self._begun = threading.Barrier(meet, timeout=PATIENCE)
+        self._there = threading.local()
         self._real = reviews_module.review
         monkeypatch.setattr(reviews_module, "review", self.review)
 
     def review(self, server: Any, *rest: Any) -> Review:
         began = time.monotonic()
+        if not hasattr(self._there, "met"):
+            self._there.met = self._begun.wait()
         made = self._real(server, *rest)
         time.sleep(0.002)  # a slow review, so that others have a chance to come in between
         with self._lock:
@@ -322,7 +328,8 @@ def test_two_selectors_share_the_servers_and_review_none_twice(engine: Engine, m
         ids = [add_server(connection) for _ in range(4 * BATCH)]
         monitors_of(connection, *ids, count=3, results=10)
         queue(connection, *ids)
-    overlaps = Overlaps(monkeypatch)
+    # Of SQLite there is one writer at a time.
+    overlaps = Overlaps(monkeypatch, meet=1 if engine.dialect.name == "sqlite" else 2)
     with selectors(engine, 2) as engines, ThreadPoolExecutor(2) as threads:
         shares = [job.result() for job in [threads.submit(review_all, one, NOW) for one in engines]]
     assert sorted(one.server_id for share in shares for one in share) == ids

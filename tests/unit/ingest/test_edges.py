@@ -301,6 +301,18 @@ async def test_of_what_is_written_together_only_what_is_to_blame_is_lost() -> No
     assert (worker.written, lost) == ([[2, 4], [2], [4], [6]], [3, 5, 7])
 
 
+async def test_what_a_database_refuses_for_reasons_unknown_is_tried_once_each_and_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ingest.patience._AGAIN", 0.0)
+    lost: list[int] = []
+    database = Database(*[of(OperationalError, 9999)] * 4, "done", of(OperationalError, 9999))
+    done = await persist_each(
+        cast(Worker, database), lambda numbers: None, [2, 4, 6], lambda number, why: lost.append(number)
+    )
+    assert (done, lost, database.outcomes) == (["done"], [2, 6], [])
+
+
 def test_nonsense_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """Neither what one sender alternates between, nor what many send; the lines say how much there was."""
     metrics = IngestMetrics(NoOpMeter("test"), SubmissionQueue())

@@ -154,6 +154,15 @@ def test_the_book_keeps_the_newest_of_each() -> None:
     assert book.pop_all() == []
 
 
+def test_a_book_that_is_full_still_takes_what_is_newer_of_those_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.presence.MOST_NAMES", 1)
+    book = PresenceQueue()
+    other = Presence("other", Status(online=True), NOON, retained=False)
+    for presence in (online(0), other, online(1)):
+        book.add(presence)
+    assert book.pop_all() == [online(1)]
+
+
 def test_sightings_are_merged() -> None:
     book = LastSeen()
     book.add([Seen(1, at(5), submitted=at(5), version="2"), Seen(2, at(0))])

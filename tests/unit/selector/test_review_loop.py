@@ -77,6 +77,32 @@ async def test_a_broker_that_takes_its_time_does_not_stop_reviews() -> None:
     assert story == ["review", "publish 10", "review"]
 
 
+async def test_no_review_begins_after_a_pause_that_came_while_one_waited_for_the_clock() -> None:
+    story: list[str] = []
+    worker, agreed, asked = _Worker(story, 1), asyncio.Event(), asyncio.Event()
+
+    async def clock() -> None:
+        asked.set()
+        await agreed.wait()
+
+    worker.clock = cast(Any, SimpleNamespace(agreed=clock))
+    reviewing = ReviewLoop(cast(Any, worker), cast(Any, None), cast(Any, None), cast(Any, _Numbers()))
+    running = asyncio.create_task(reviewing.run())
+    async with asyncio.timeout(10):
+        await asked.wait()
+        await reviewing.pause()
+        agreed.set()
+        for _ in range(20):  # turns of the loop; a review takes two
+            await asyncio.sleep(0)
+        assert story == [] and reviewing.paused
+        worker.clock = Clock()
+        reviewing.resume()
+        while not story:
+            await asyncio.sleep(0.001)
+    running.cancel()
+    await asyncio.wait({running})
+
+
 @pytest.mark.parametrize(
     ("reviewed", "seconds", "together"),
     [(10, 0.2, 10), (10, 1.0, 2), (10, 0.5, 5), (1, 60.0, 1), (2, 0.05, 10), (0, 0.001, BATCH)],

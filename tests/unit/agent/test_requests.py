@@ -1,0 +1,213 @@
+"""Requests of operators to one agent: answered where it may answer, and never so many that it floods somebody."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from agent import requests
+from agent.metrics import AgentCounters
+from agent.ntp.measurement import Sample
+from agent.ntp.probe import Source
+from agent.ntp.targets import Target, TargetRules
+from agent.requests import MAX_AT_ONCE, MAX_PER_MINUTE, TIMEOUT, Requests
+from runtime.mqtt.session import Incoming, NotConnected, PublishRefused
+from schema.messages import AdHocAnswer, AdHocRequest, decode, encode
+from schema.topics import Topics
+
+TOPICS = Topics("prod")
+NAME = "a.mon.example"
+OURS = TOPICS.data(NAME, "")
+SERVER = "9.9.9.9"
+
+
+class Agent:
+    """The part of an agent that answers requests. Probes last until ``release`` is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.counters = AgentCounters()
+        self.release = asyncio.Event()
+        self.release.set()
+        self.probes: list[tuple[Target, Source, int, float]] = []
+        self.error: str | None = None
+        self.ours = False
+        self.sent: list[tuple[str, AdHocAnswer, bytes | None]] = []
+        self.refuses: Exception | None = None
+        self.config = SimpleNamespace(ip="192.0.2.1", nat_ip=None)
+        self.prober = SimpleNamespace(why_not=None, config=self.config)
+        monkeypatch.setattr(requests, "probe", self._probe)
+        probers = {"v4": self.prober, "v6": SimpleNamespace(why_not="not configured by the pool", config=None)}
+        self.adhoc = Requests(
+            NAME, TOPICS, TargetRules("prod"), cast(Any, probers), self.counters, lambda: "metric 1\n", self._publish
+        )
+
+    def passes(self, seconds: float) -> None:
+        """So much later, what it remembers is so much older."""
+        self.adhoc._recent = [at - seconds for at in self.adhoc._recent]
+
+    async def _probe(self, target: Target, source: Source, samples: int, timeout: float) -> Sequence[Sample]:
+        self.probes.append((target, source, samples, timeout))
+        await self.release.wait()
+        return [Sample(sent_at=1, network_error=self.error, ours=self.ours)] * samples
+
+    async def _publish(self, topic: str, payload: bytes, *, qos: int, correlation: bytes | None) -> None:
+        assert qos == 0
+        if self.refuses is not None:
+            raise self.refuses
+        self.sent.append((topic, decode(payload, AdHocAnswer), correlation))
+
+    def ask(self, check: str = "ntp", ip: str | None = SERVER, *, number: int = 0, **message: Any) -> None:
+        request = AdHocRequest(id=f"r{number}", ip=ip)
+        self.adhoc.on_message(
+            check, Incoming(TOPICS.request(NAME, check), encode(request), **{"retain": False} | message)
+        )
+
+    async def settle(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def answers(self, check: str = "ntp", ip: str | None = SERVER, **message: Any) -> AdHocAnswer:
+        before = len(self.sent)
+        self.ask(check, ip, **message)
+        await self.settle()
+        [(_, answer, _)] = self.sent[before:]
+        return answer
+
+
+@pytest.fixture
+async def agent(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Agent]:
+    made = Agent(monkeypatch)
+    running = asyncio.create_task(made.adhoc.run())
+    yield made
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+async def test_a_measurement_is_one_of_ours_and_counted(agent: Agent) -> None:
+    answer = await agent.answers()
+    assert answer.result is not None and (answer.result.server_id, answer.result.ip) == (0, SERVER)
+    assert agent.probes == [(Target(SERVER, 123, "v4"), agent.probes[0][1], 1, TIMEOUT)]
+    assert agent.probes[0][1].address == "192.0.2.1"
+    assert agent.counters.samples_sent == 1
+
+
+async def test_it_leaves_from_the_address_that_the_world_sees(agent: Agent) -> None:
+    agent.config.nat_ip = "192.0.2.77"
+    await agent.answers()
+    assert agent.probes[0][1].address == "192.0.2.77"
+
+
+async def test_four_are_answered_at_once_and_the_fifth_is_told_so(agent: Agent) -> None:
+    agent.release.clear()
+    for number in range(MAX_AT_ONCE + 1):
+        agent.ask(number=number)
+    await agent.settle()
+    assert len(agent.probes) == MAX_AT_ONCE == 4
+    [(_, answer, _)] = agent.sent
+    assert (answer.id, answer.error) == ("r4", "busy: too many requests at once")
+    agent.release.set()
+    await agent.settle()
+    assert len(agent.sent) == 5
+    assert (await agent.answers()).error is None, "all four have ended"
+
+
+async def test_others_may_have_sixty_measurements_made_in_a_minute(agent: Agent) -> None:
+    for _ in range(MAX_PER_MINUTE):
+        assert (await agent.answers()).error is None
+    assert (await agent.answers()).error == "busy: more than 60 measurements in a minute"
+    assert (await agent.answers("metrics", None)).metrics == "metric 1\n", "these cost nobody anything"
+    assert len(agent.probes) == MAX_PER_MINUTE == 60
+    agent.passes(59.0)
+    assert (await agent.answers()).error is not None
+    agent.passes(1.0)
+    assert (await agent.answers()).error is None
+
+
+async def test_what_is_refused_is_no_measurement(agent: Agent) -> None:
+    for _ in range(MAX_PER_MINUTE):
+        assert "not a public address" in str((await agent.answers(ip="192.168.1.1")).error)
+    assert (await agent.answers()).error is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "topic"),
+    [
+        (None, f"{OURS}r0"),
+        (f"{OURS}r0", f"{OURS}r0"),
+        (f"{OURS}elsewhere/below", f"{OURS}elsewhere/below"),
+        (TOPICS.data("b.mon.example", "r0"), f"{OURS}r0"),
+        (TOPICS.status(NAME), f"{OURS}r0"),
+        (OURS.rstrip("/"), f"{OURS}r0"),
+        ("", f"{OURS}r0"),
+    ],
+)
+async def test_it_answers_below_its_own_topic_and_nowhere_else(agent: Agent, asked: str | None, topic: str) -> None:
+    await agent.answers(response_topic=asked, correlation=b"\x00\xff")
+    assert [(where, correlation) for where, _, correlation in agent.sent] == [(topic, b"\x00\xff")]
+
+
+@pytest.mark.parametrize(
+    ("check", "ip", "error"),
+    [
+        ("ntp", None, "ip: needed for ntp"),
+        ("ntp", "127.0.0.1", "127.0.0.1 is not a public address: a loopback address"),
+        ("ntp", "time.example", "'time.example' is no IP address"),
+        ("ntp", "2620:fe::fe", "IPv6 does not probe: not configured by the pool"),
+        ("dance", SERVER, "unknown check 'dance': must be ntp or metrics"),
+    ],
+)
+async def test_what_it_cannot_do_it_says(agent: Agent, check: str, ip: str | None, error: str) -> None:
+    answer = await agent.answers(check, ip)
+    assert (answer.error, answer.result, agent.probes) == (error, None, [])
+
+
+async def test_a_protocol_that_does_not_probe_probes_for_nobody(agent: Agent) -> None:
+    agent.prober.why_not = "paused by an operator"
+    assert (await agent.answers()).error == "IPv4 does not probe: paused by an operator"
+
+
+async def test_what_this_host_could_not_send_is_no_result_of_the_server(agent: Agent) -> None:
+    agent.error, agent.ours = "unreachable", True
+    answer = await agent.answers()
+    assert (answer.result, answer.error) == (None, "this host cannot ask: network: unreachable")
+
+
+@pytest.mark.parametrize("error", [NotConnected("gone"), PublishRefused("no"), ValueError("a topic that is none")])
+async def test_an_answer_that_cannot_be_sent_ends_nothing(agent: Agent, error: Exception) -> None:
+    agent.refuses = error
+    agent.ask()
+    await agent.settle()
+    agent.refuses = None
+    assert (await agent.answers()).error is None
+
+
+async def test_a_measurement_that_fails_is_answered_and_ends_nothing(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> None:
+        raise RuntimeError("a defect of ours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(requests, "probe", fails)
+        for _ in range(MAX_AT_ONCE + 1):
+            assert (await agent.answers()).error == "failed; the agent's log says why"
+    assert (await agent.answers()).error is None
+
+
+async def test_what_cannot_be_read_is_counted_and_not_answered(agent: Agent) -> None:
+    for payload in (b"", b"{", b'{"id":"../x"}', b"[" * 50_000):
+        agent.adhoc.on_message("ntp", Incoming(TOPICS.request(NAME, "ntp"), payload, retain=False))
+        await agent.settle()
+    assert (agent.sent, agent.counters.messages_refused) == ([], 4)
+
+
+async def test_of_a_flood_all_but_a_few_are_dropped(agent: Agent, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(1000):
+        agent.ask(number=number)
+    await agent.settle()
+    assert len(agent.sent) == 16
+    assert "dropped" in caplog.text

@@ -1,0 +1,96 @@
+"""What an agent says about itself adds both protocols up, and has the newest first."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+from agent.metrics import AgentCounters
+from agent.status import LAST_RESULTS, metrics, online_status, report
+from schema.messages import ProtocolState, Result
+
+NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
+
+
+class Spool:
+    """One with as many batches as said."""
+
+    def __init__(self, batches: int, dropped: int, set_aside: int, torn: int) -> None:
+        self._batches = batches
+        self.bytes = 100 * batches
+        self.counters = SimpleNamespace(dropped_results=dropped, set_aside=set_aside, torn=torn)
+
+    def __len__(self) -> int:
+        return self._batches
+
+
+def protocol(
+    ages: Sequence[int] = (),
+    *,
+    configured: bool = True,
+    why_not: str | None = None,
+    spool: Spool | None = None,
+    troubles: tuple[str | None, str | None] = (None, None),
+) -> Any:
+    """A line whose prober has results of these ages, in seconds."""
+    state = ProtocolState(
+        status="active", probing=why_not is None, assignments=2, assignments_hash="0" * 32, why_not=why_not
+    )
+    prober = SimpleNamespace(
+        state=lambda: state if configured else None,
+        why_not=why_not,
+        assignments=[1, 2],
+        last_results=[Result(server_id=age, ts=NOW - timedelta(seconds=age), ip="9.9.9.9") for age in ages],
+    )
+    batcher, sender = (SimpleNamespace(trouble=trouble) for trouble in troubles)
+    return SimpleNamespace(
+        prober=prober, spool=Spool(0, 0, 0, 0) if spool is None else spool, batcher=batcher, sender=sender
+    )
+
+
+def reported(v4: Any, v6: Any, *, lost: str | None = None, troubles: Sequence[str] = ()) -> Any:
+    counters = AgentCounters(probes_unsent=3, results_unproven=4)
+    return report("a.example", "prod", NOW, "mqtt.example:8883", lost, {"v4": v4, "v6": v6}, counters, troubles)
+
+
+def test_the_status_adds_the_spools_and_leaves_out_what_is_not_configured() -> None:
+    lines = {"v4": protocol(spool=Spool(2, 30, 4, 0)), "v6": protocol(configured=False, spool=Spool(5, 600, 7, 0))}
+    status = online_status(cast(Any, lines))
+    assert status.online and list(status.protocols) == ["v4"]
+    spool = status.spool
+    assert (spool.batches, spool.bytes, spool.dropped_results, spool.set_aside) == (7, 700, 630, 11)
+
+
+def test_the_report_has_the_newest_results_of_both_protocols_first() -> None:
+    found = reported(protocol([1, 3, 5, 7, 9, 11]), protocol([0, 2, 4, 6, 8, 10]))
+    assert [result.server_id for result in found.last_results] == list(range(LAST_RESULTS))
+
+
+def test_the_report_names_each_trouble_once_and_those_of_the_files_first() -> None:
+    v4 = protocol(troubles=("the disk is full", None), spool=Spool(0, 0, 0, 2))
+    v6 = protocol(troubles=("the disk is full", "a batch cannot be read"), spool=Spool(0, 0, 0, 3))
+    found = reported(v4, v6, troubles=["the token has expired"])
+    assert found.troubles == ["the token has expired", "the disk is full", "a batch cannot be read"]
+    assert (found.set_aside_torn, found.probes_unsent, found.results_unproven) == (5, 3, 4)
+
+
+def test_the_report_says_why_there_is_no_connection() -> None:
+    assert reported(protocol(), protocol()).connected
+    found = reported(protocol(), protocol(), lost="the broker refused us")
+    assert (found.connected, found.disconnected_because) == (False, "the broker refused us")
+
+
+def test_metrics_tell_the_protocols_apart() -> None:
+    lines = {"v4": protocol(spool=Spool(2, 0, 0, 1)), "v6": protocol(why_not="not configured by the pool")}
+    text = metrics(cast(Any, lines), AgentCounters(), connected=False)
+    for line in (
+        "connected 0",
+        'probing{protocol="v4"} 1',
+        'probing{protocol="v6"} 0',
+        'assignments{protocol="v4"} 2',
+        'spool_batches{protocol="v4"} 2',
+        'spool_bytes{protocol="v4"} 200',
+        'spool_torn_batches{protocol="v4"} 1',
+        'spool_torn_batches{protocol="v6"} 0',
+    ):
+        assert f"ntppool_agent_{line}\n" in text

@@ -1,0 +1,105 @@
+"""What is done about an agent that holds other assignments than the ledger has: its tree first, then all once more."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from runtime.mqtt.session import Incoming
+from schema.messages import ProtocolState, Status, encode
+from schema.topics import Topics
+from selector import drift
+from selector.drift import PAUSE, RESEND_ALL_AGAIN, DriftWatch
+from selector.row_warnings import RowWarnings
+
+TOPICS = Topics("devel")
+NAME = "m.devel.mon.example"
+ONE, TWO, THREE = ("1" * 32, "2" * 32, "3" * 32)
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 10_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    made = Clock()
+    monkeypatch.setattr(drift, "time", made)
+    yield made
+
+
+class Pool:
+    """A selector and one agent. ``ledger`` is the hash of what the agent should hold."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.ledger = ONE
+        self._clock = clock
+        self._marked: list[bool] = []
+        worker = SimpleNamespace(topics=TOPICS, in_database=self._read)
+        reconciler = SimpleNamespace(mark=lambda name, resend_all=False: self._marked.append(resend_all))
+        self._watch = DriftWatch(
+            cast(Any, worker), cast(Any, None), cast(Any, reconciler), RowWarnings(), known=NAME.__eq__
+        )
+        self._hear(ONE)
+        self._marked.clear()  # that it came online
+
+    async def _read(self, _work: object) -> dict[str, str]:
+        return {"v4": self.ledger}
+
+    def _hear(self, held: str) -> None:
+        state = ProtocolState(status="active", probing=True, assignments=1, assignments_hash=held)
+        self._watch.on_status(Incoming(TOPICS.status(NAME), encode(Status(online=True, protocols={"v4": state}))))
+
+    async def says(self, held: str) -> list[bool]:
+        """The agent says that it holds this; returns what is reconciled: its tree (False), or everything (True)."""
+        self._clock.now += PAUSE
+        self._hear(held)
+        running = asyncio.create_task(self._watch.run())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        marked, self._marked = self._marked, []
+        return marked
+
+
+async def test_an_agent_that_agrees_is_left_alone(clock: Clock) -> None:
+    pool = Pool(clock)
+    assert [await pool.says(ONE) for _ in range(3)] == [[], [], []]
+
+
+async def test_who_says_the_same_again_although_its_tree_is_right_is_told_everything(clock: Clock) -> None:
+    pool = Pool(clock)
+    assert await pool.says(TWO) == [False]
+    assert await pool.says(TWO) == [True]
+
+
+async def test_who_is_on_its_way_is_not_told_everything(clock: Clock) -> None:
+    """Its reports lag behind: each says something else, or is compared with something else."""
+    pool = Pool(clock)
+    assert await pool.says(TWO) == [False]
+    assert await pool.says(THREE) == [False]
+    pool.ledger = TWO
+    assert await pool.says(THREE) == [False]
+    assert await pool.says(THREE) == [True]
+
+
+async def test_who_agreed_in_between_begins_anew(clock: Clock) -> None:
+    pool = Pool(clock)
+    assert [await pool.says(held) for held in (TWO, ONE, TWO)] == [[False], [], [False]]
+
+
+async def test_everything_is_told_once_an_hour_at_most(clock: Clock) -> None:
+    pool = Pool(clock)
+    told = [await pool.says(TWO) for _ in range(int(RESEND_ALL_AGAIN / PAUSE) + 2)]
+    assert told == [[False], [True], *[[False]] * (int(RESEND_ALL_AGAIN / PAUSE) - 1), [True]]

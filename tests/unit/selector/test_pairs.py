@@ -1,0 +1,84 @@
+"""When missing pairs are looked for: whenever monitors or servers came, and every ten minutes although nobody did."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from selector import pairs as pairs_module
+from selector.pairs import SWEEP, PairLoop
+
+
+class Pool:
+    """A pool with two monitors, of which pairs are missing when ``missing`` says so."""
+
+    rows: tuple[Any, ...] = (SimpleNamespace(id=1), SimpleNamespace(id=2))
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.population = 1
+        self.missing: dict[int, list[list[tuple[int, int]]]] = {}
+        self.new_servers = 0
+        self.story: list[str] = []
+        monkeypatch.setattr(pairs_module, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(pairs_module, "read_population", lambda engine, rows, now: self.population)
+        monkeypatch.setattr(pairs_module, "make_pairs", self._make)
+        monkeypatch.setattr(pairs_module, "queue_servers", self._queue)
+        metrics = SimpleNamespace(made_pairs=lambda count: self.story.append(f"made {count}"))
+        self.pair_loop = PairLoop(
+            cast(Any, SimpleNamespace(in_database=self._in_database, engine=None)),
+            cast(Any, SimpleNamespace(wake=lambda: self.story.append("wake"))),
+            cast(Any, SimpleNamespace(publish_pairs=self._publish)),
+            cast(Any, metrics),
+        )
+
+    async def _in_database(self, work: Any) -> Any:
+        return work()
+
+    def _make(self, _engine: object, row: Any, _now: object) -> list[tuple[int, int]]:
+        self.story.append(f"look {row.id}")
+        batches = self.missing.get(row.id)
+        return batches.pop(0) if batches else []
+
+    def _queue(self, _engine: object, _now: object) -> int:
+        self.story.append("queue")
+        return self.new_servers
+
+    async def _publish(self, pairs: list[tuple[int, int]]) -> None:
+        self.story.append(f"publish {len(pairs)}")
+
+    async def looks(self) -> list[str]:
+        await self.pair_loop._look(self.rows)
+        story, self.story = self.story, []
+        return story
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
+    yield Pool(monkeypatch)
+
+
+async def test_it_is_done_again_when_somebody_came_and_every_ten_minutes(pool: Pool) -> None:
+    everything = ["look 1", "look 2", "queue"]
+    assert await pool.looks() == everything
+    pool.now += SWEEP - 1
+    assert await pool.looks() == []
+    pool.now += 1
+    assert await pool.looks() == everything
+    pool.now += 1
+    pool.population = 2
+    assert await pool.looks() == everything
+    pool.now += SWEEP - 1
+    assert await pool.looks() == []
+
+
+async def test_pairs_are_published_batch_by_batch_and_servers_queued_after_them(pool: Pool) -> None:
+    """The first review of a server is to see its pairs."""
+    pool.missing = {1: [[(7, 1), (8, 1)], [(9, 1)]]}
+    pool.new_servers = 1
+    assert await pool.looks() == [
+        *("look 1", "made 2", "publish 2"),
+        *("look 1", "made 1", "publish 1", "look 1"),
+        *("look 2", "queue", "wake"),
+    ]

@@ -1,0 +1,106 @@
+"""Whose assignments are looked at next: those of marked monitors first, then all in turn, each once in a cycle."""
+
+import asyncio
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from selector import reconcile
+from selector.reconcile import CYCLE, Reconciler
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    made = Clock()
+    monkeypatch.setattr(reconcile, "time", made)
+    yield made
+
+
+@pytest.fixture
+def reconciler(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Reconciler:
+    """One whose monitors have no assignments, and none retained."""
+
+    async def in_database(work: object) -> dict[str, None]:
+        return {}
+
+    async def tree(name: str) -> dict[str, bytes]:
+        return {}
+
+    metrics = SimpleNamespace(repaired=lambda what, count: None)
+    made = Reconciler(cast(Any, SimpleNamespace(in_database=in_database)), cast(Any, None), cast(Any, metrics))
+    monkeypatch.setattr(made, "_read_tree", tree)
+    return made
+
+
+async def looked_at(reconciler: Reconciler, clock: Clock) -> list[str]:
+    """Looks at all whose turn it is, one every ten seconds, and returns their names in order."""
+    names: list[str] = []
+    while True:
+        following = asyncio.create_task(reconciler._next())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if not following.done():
+            following.cancel()
+            await asyncio.wait({following})
+            return names
+        name, _everything = following.result()
+        names.append(name)
+        assert len(names) < 20, f"it does not come to an end: {names}"
+        await reconciler.reconcile(name)
+        clock.now += 10
+
+
+async def test_every_monitor_is_looked_at_once_in_a_cycle(reconciler: Reconciler, clock: Clock) -> None:
+    reconciler.set_monitors({"a", "b", "c"})
+    first = await looked_at(reconciler, clock)
+    assert sorted(first) == ["a", "b", "c"], "new ones are marked"
+    assert await looked_at(reconciler, clock) == []
+    clock.now += CYCLE - 40
+    assert await looked_at(reconciler, clock) == [], "ten seconds before its turn"
+    clock.now += 10
+    assert await looked_at(reconciler, clock) == first, "in the same order, each when its turn comes"
+    clock.now += CYCLE
+    assert await looked_at(reconciler, clock) == first
+
+
+async def test_who_is_marked_comes_first_and_begins_a_cycle_of_its_own(reconciler: Reconciler, clock: Clock) -> None:
+    reconciler.set_monitors({"a", "b"})
+    first, second = await looked_at(reconciler, clock)
+    clock.now += CYCLE / 2
+    reconciler.mark(first)
+    assert await looked_at(reconciler, clock) == [first]
+    clock.now += CYCLE / 2
+    assert await looked_at(reconciler, clock) == [second]
+    clock.now += CYCLE / 2
+    assert await looked_at(reconciler, clock) == [first]
+
+
+async def test_marks_are_served_in_their_order_and_a_second_one_changes_nothing(
+    reconciler: Reconciler, clock: Clock
+) -> None:
+    reconciler.set_monitors({"a", "b", "c"})
+    await looked_at(reconciler, clock)
+    for name in ("b", "c", "a", "b"):
+        reconciler.mark(name)
+    assert await looked_at(reconciler, clock) == ["b", "c", "a"]
+
+
+async def test_who_is_no_longer_a_monitor_is_looked_at_once_more(reconciler: Reconciler, clock: Clock) -> None:
+    reconciler.set_monitors({"a", "b"})
+    await looked_at(reconciler, clock)
+    reconciler.set_monitors({"b"})
+    assert await looked_at(reconciler, clock) == ["a"], "what is retained for it must go"
+    clock.now += CYCLE
+    assert await looked_at(reconciler, clock) == ["b"]
