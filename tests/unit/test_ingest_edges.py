@@ -55,6 +55,12 @@ class Taken(Refusals):
         self.offered.append(unreadable)
 
 
+@pytest.fixture(autouse=True)
+def _no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a monitor may send comes back as time passes, which on a slow machine it does."""
+    monkeypatch.setattr("ingest.reception.time", SimpleNamespace(monotonic=lambda: 1000.0))
+
+
 @dataclass
 class Desk:
     """A reception with all that it puts things into."""
@@ -105,8 +111,8 @@ def test_a_monitor_that_sends_far_too_much_is_left_waiting() -> None:
     allowed = 120
     for _ in range(allowed + 5):
         desk.results(a_batch())
-    assert desk.numbers.totals[count.THROTTLED] >= 4
-    assert allowed <= len(desk.intake) <= allowed + 1
+    assert desk.numbers.totals[count.THROTTLED] == 5
+    assert len(desk.intake) == allowed
 
 
 def test_what_cannot_be_read_is_paid_for_by_its_size() -> None:
@@ -133,9 +139,9 @@ def test_a_monitor_that_talks_about_itself_without_end_is_left_waiting_too() -> 
     desk = Desk()
     for number in range(1_250):
         desk.status(encode(Status(online=True, ts=ARRIVED, version=str(number))))
-    assert desk.numbers.totals[count.THROTTLED] >= 45
+    assert desk.numbers.totals[count.THROTTLED] == 50
     [said] = desk.book.take()
-    assert 1_199 <= int(said.status.version) <= 1_204
+    assert said.status.version == "1199"
 
 
 class Line:
