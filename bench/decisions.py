@@ -44,7 +44,7 @@ class Decisions:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        """Looks until ``stop`` is set. What was decided before does not count: nobody knows when it was committed."""
+        """Looks until ``stop`` is set. Skips earlier decisions, since their commit times are unknown."""
         changes = assignment_changes.c
         query = sa.select(changes.id, changes.server_id, changes.monitor_id, changes.after_status)
         with reading(self.engine) as connection:
@@ -66,8 +66,9 @@ def told(record: Path) -> Iterator[Told]:
 
 
 def times(decisions: Iterable[Decision], record: Path) -> list[float]:
-    """Seconds from each decision until its agent had it, or had what was decided of the pair after it: what is
-    published is what the ledger says then.
+    """Seconds from each decision until its agent received it, or received a later decision about the same pair.
+
+    The selector publishes the state of the ledger, so one message may cover several decisions.
 
     Raises:
         CannotRun: an agent was never told.
@@ -81,7 +82,7 @@ def times(decisions: Iterable[Decision], record: Path) -> list[float]:
 
 
 def _times_of_pair(decided: Sequence[Decision], arrivals: Sequence[Told]) -> Iterator[float]:
-    """In the order of the decisions. Of the same pair each is told later than the one before, or together with it."""
+    """Yields the times of one pair in the order of its decisions; no message is matched out of order."""
     first = 0
     for number, decision in enumerate(decided):
         known = (at for at in range(first, len(arrivals)) if _tells(arrivals[at], decided[number:]))
@@ -92,13 +93,13 @@ def _times_of_pair(decided: Sequence[Decision], arrivals: Sequence[Told]) -> Ite
 
 
 def _tells(arrival: Told, decided: Sequence[Decision]) -> bool:
-    """Whether it says the first of these decisions, or a later one that was made when it came."""
+    """Whether it carries the first of these decisions, or a later one that had been made when it arrived."""
     status = arrival.status or "paused"  # the only one without an assignment
     return any(one.status == status and one.after <= arrival.at / 1e9 for one in decided)
 
 
 def _story(lost: Decision, decided: Iterable[Decision], arrivals: Iterable[Told]) -> str:
-    """All that was decided of its pair, and all that its agent was told, in seconds from the decision on."""
+    """All decisions about its pair and all messages to its agent, in seconds relative to the lost decision."""
     said = ", ".join(f"{one.status} {one.after - lost.after:+.3f}" for one in decided)
     heard = ", ".join(f"{line.status} {line.at / 1e9 - lost.after:+.3f}" for line in arrivals)
     return f"decided: {said}; told: {heard}"

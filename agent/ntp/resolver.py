@@ -96,7 +96,7 @@ class Resolver:
         return list(dict.fromkeys(entry[4][0] for entry in entries))[:MAX_ADDRESSES]
 
     def _looked_up(self, asked: asyncio.Future[list[str]]) -> None:
-        """The thread has ended; perhaps nobody waits for what it found any longer."""
+        """Frees the slot of a look-up that has ended, and reads its error, since its caller may have timed out."""
         self._free.release()
         if not asked.cancelled():
             asked.exception()

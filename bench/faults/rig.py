@@ -40,7 +40,7 @@ WORKERS: Final = ("ingest 1", "ingest 2", "scorer", "selector")
 
 _CONNECT: Final = bytes.fromhex("100c 0004 4d515454 04 02 003c 0000")
 _CONNACK: Final = b"\x20"
-"""Of MQTT 3.1.1: a clean session of nobody, kept for a minute; and how an answer begins."""
+"""MQTT 3.1.1: a CONNECT without client id or token, keep-alive 60 s; and the first byte of a CONNACK."""
 
 _ANSWERS_WITHIN: Final = 5.0
 """Seconds for one attempt."""
@@ -234,10 +234,10 @@ __all__ = ["BROKER", "DATABASE", "DISK_OF_DATABASE", "FLEET", "WORKERS", "Cannot
 
 
 def _serves(address: BrokerAddress) -> bool:
-    """Whether the broker answers, and not only its port: by a handshake, or by refusing who shows no token.
+    """Whether the broker itself answers: with a TLS handshake, or by refusing a client without a token.
 
-    It may refuse the handshake, too: one that was made to read certificate and key while they were being replaced has
-    none of them until it reads them again.
+    A refused handshake counts, too: a broker that reloaded while certificate and key were being replaced has neither
+    until its next reload.
     """
     try:
         if address.ca_file is not None:

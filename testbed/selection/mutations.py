@@ -102,9 +102,9 @@ MUTATIONS: Final = {
     ),
     "reserved places are held for 23 h": ("rules/model.py", "timedelta(hours=24)", "timedelta(hours=23)"),
     "who did not get ready comes back the next day": ("rules/model.py", "timedelta(days=7)", "timedelta(days=1)"),
-    "who gathers results is replaced by who had its turn": (
+    "who did not get ready swaps in again": (
         "rules/swap_into_testing.py",
-        "if gathering and",
+        "if once_a_week and",
         "if False and",
     ),
     "nobody is exchanged": ("rules/exchange.py", "    if world.emergency:", "    if True:"),

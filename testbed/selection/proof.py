@@ -1,7 +1,7 @@
 """All that the selector promises: of one review, and of many (that it settles, and starves nobody).
 
-Run as a program (`python -m testbed.selection.proof WORLDS`) it holds so many random worlds, and what becomes of
-them, against every promise, and exits 1 at the first that is broken.
+Run as a program (`python -m testbed.fixtures.selection_proof WORLDS [FIRST]`) it holds so many random worlds, and what becomes
+of them, against every promise, and exits 1 at the first that is broken.
 """
 
 import sys
@@ -92,6 +92,7 @@ ONE_REVIEW: tuple[Callable[[Scene, Review], None], ...] = (
     rules.free_places_are_filled,
     rules.an_empty_testing_is_rescued,
     rules.swaps_improve,
+    rules.no_swap_brings_back_who_did_not_get_ready,
     rules.clearly_better_ones_come_in,
     rules.exchanges_improve,
     rules.nobody_waits_behind_a_worse_one,
@@ -110,16 +111,21 @@ def hold_all(scene: Scene) -> None:
         promise(scene, review)
 
 
-def main(worlds: int) -> int:
-    """Hold ``worlds`` random worlds, and what they become, against every promise; 1 at the first broken one."""
-    for seed in range(worlds):
-        scene = random_scene(seed, most=(8, 20, 60)[seed % 3])
+def hold_all_in_time(seed: int) -> None:
+    """The random world of this seed, and what becomes of it, against every promise."""
+    scene = random_scene(seed, most=(8, 20, 60)[seed % 3])
+    for _ in range(3):
+        hold_all(scene)
+        scene = scene.after(scene.review())
+    for many in MANY_REVIEWS:
+        many(scene)
+
+
+def main(worlds: int, first: int = 0) -> int:
+    """Hold ``worlds`` random worlds, from seed ``first`` on, against every promise; 1 at the first broken one."""
+    for seed in range(first, first + worlds):
         try:
-            for _ in range(3):
-                hold_all(scene)
-                scene = scene.after(scene.review())
-            for many in MANY_REVIEWS:
-                many(scene)
+            hold_all_in_time(seed)
         except (AssertionError, ValueError) as broken:
             sys.stdout.write(f"world {seed}: {type(broken).__name__}: {str(broken)[:200]}\n")
             return 1
@@ -127,4 +133,4 @@ def main(worlds: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(*map(int, sys.argv[1:3])))

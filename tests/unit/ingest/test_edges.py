@@ -55,6 +55,12 @@ class Taken(UndecodableMessages):
         self.offered.append(unreadable)
 
 
+@pytest.fixture(autouse=True)
+def _no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a monitor may send comes back as time passes, which on a slow machine it does."""
+    monkeypatch.setattr("ingest.handlers.time", SimpleNamespace(monotonic=lambda: 1000.0))
+
+
 @dataclass
 class Desk:
     """Handlers, and all that they put things into."""
@@ -105,8 +111,8 @@ def test_a_monitor_that_sends_far_too_much_is_left_waiting() -> None:
     allowed = 120
     for _ in range(allowed + 5):
         desk.results(a_batch())
-    assert desk.metrics.totals[count.THROTTLED] >= 4
-    assert allowed <= len(desk.queue) <= allowed + 1
+    assert desk.metrics.totals[count.THROTTLED] == 5
+    assert len(desk.queue) == allowed
 
 
 def test_what_cannot_be_read_is_paid_for_by_its_size() -> None:
@@ -125,7 +131,7 @@ def test_a_status_is_noted_and_an_empty_one_is_nothing() -> None:
     status = Status(online=True, ts=ARRIVED)
     desk.status(encode(status))
     desk.status(b"")
-    assert [presence.status for presence in desk.presences.pop_all()] == [status]
+    assert [presence.status for presence in desk.book.pop_all()] == [status]
     assert desk.undecodable.offered == []
 
 
@@ -133,9 +139,9 @@ def test_a_monitor_that_talks_about_itself_without_end_is_left_waiting_too() -> 
     desk = Desk()
     for number in range(1_250):
         desk.status(encode(Status(online=True, ts=ARRIVED, version=str(number))))
-    assert desk.metrics.totals[count.THROTTLED] >= 45
-    [said] = desk.presences.pop_all()
-    assert 1_199 <= int(said.status.version) <= 1_204
+    assert desk.metrics.totals[count.THROTTLED] == 50
+    [said] = desk.book.pop_all()
+    assert said.status.version == "1199"
 
 
 class Line:
@@ -304,11 +310,11 @@ async def test_of_what_is_written_together_only_what_is_to_blame_is_lost() -> No
 async def test_what_a_database_refuses_for_reasons_unknown_is_tried_once_each_and_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ingest.patience._AGAIN", 0.0)
+    monkeypatch.setattr("ingest.retry._AGAIN", 0.0)
     lost: list[int] = []
     database = Database(*[of(OperationalError, 9999)] * 4, "done", of(OperationalError, 9999))
     done = await persist_each(
-        cast(Worker, database), lambda numbers: None, [2, 4, 6], lambda number, why: lost.append(number)
+        cast(Worker, database), lambda metrics: None, [2, 4, 6], lambda number, why: lost.append(number)
     )
     assert (done, lost, database.outcomes) == (["done"], [2, 6], [])
 

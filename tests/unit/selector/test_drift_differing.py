@@ -1,12 +1,12 @@
 """What is done about an agent that holds other assignments than the ledger has: its tree first, then all once more."""
 
 import asyncio
-from collections.abc import Iterator
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from testbed.fixtures.manual_clock import ManualClock
 
 from runtime.mqtt.session import Incoming
 from schema.messages import ProtocolState, Status, encode
@@ -20,27 +20,17 @@ NAME = "m.devel.mon.example"
 ONE, TWO, THREE = ("1" * 32, "2" * 32, "3" * 32)
 
 
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 10_000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
-    made = Clock()
-    monkeypatch.setattr(drift, "time", made)
-    yield made
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    made = ManualClock()
+    monkeypatch.setattr(agents, "time", made)
+    return made
 
 
 class Pool:
     """A selector and one agent. ``ledger`` is the hash of what the agent should hold."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: ManualClock) -> None:
         self.ledger = ONE
         self._clock = clock
         self._marked: list[bool] = []
@@ -73,18 +63,18 @@ class Pool:
         return marked
 
 
-async def test_an_agent_that_agrees_is_left_alone(clock: Clock) -> None:
+async def test_an_agent_that_agrees_is_left_alone(clock: ManualClock) -> None:
     pool = Pool(clock)
     assert [await pool.says(ONE) for _ in range(3)] == [[], [], []]
 
 
-async def test_who_says_the_same_again_although_its_tree_is_right_is_told_everything(clock: Clock) -> None:
+async def test_who_says_the_same_again_although_its_tree_is_right_is_told_everything(clock: ManualClock) -> None:
     pool = Pool(clock)
     assert await pool.says(TWO) == [False]
     assert await pool.says(TWO) == [True]
 
 
-async def test_who_is_on_its_way_is_not_told_everything(clock: Clock) -> None:
+async def test_who_is_on_its_way_is_not_told_everything(clock: ManualClock) -> None:
     """Its reports lag behind: each says something else, or is compared with something else."""
     pool = Pool(clock)
     assert await pool.says(TWO) == [False]
@@ -94,12 +84,12 @@ async def test_who_is_on_its_way_is_not_told_everything(clock: Clock) -> None:
     assert await pool.says(THREE) == [True]
 
 
-async def test_who_agreed_in_between_begins_anew(clock: Clock) -> None:
+async def test_who_agreed_in_between_begins_anew(clock: ManualClock) -> None:
     pool = Pool(clock)
     assert [await pool.says(held) for held in (TWO, ONE, TWO)] == [[False], [], [False]]
 
 
-async def test_everything_is_told_once_an_hour_at_most(clock: Clock) -> None:
+async def test_everything_is_told_once_an_hour_at_most(clock: ManualClock) -> None:
     pool = Pool(clock)
     told = [await pool.says(TWO) for _ in range(int(RESEND_ALL_AGAIN / PAUSE) + 2)]
     assert told == [[False], [True], *[[False]] * (int(RESEND_ALL_AGAIN / PAUSE) - 1), [True]]

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from testbed.fixtures.manual_clock import ManualClock
 
 from runtime.mqtt.session import Incoming
 from schema.messages import Status, encode
@@ -21,22 +21,12 @@ NAME = "m.devel.mon.example"
 OTHER = "n.devel.mon.example"
 
 
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
-    clock = Clock()
-    for module in (drift, row_warnings):
-        monkeypatch.setattr(module, "time", clock)
-    yield clock
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    made = ManualClock()
+    for module in (agents, row_warnings):
+        monkeypatch.setattr(module, "time", made)
+    return made
 
 
 class Selector:
@@ -72,7 +62,7 @@ class Selector:
 
 @pytest.mark.parametrize("gone", [False, None])
 async def test_an_agent_that_comes_and_goes_is_compared_every_20_s_and_its_tree_read_every_5_minutes(
-    gone: bool | None, clock: Clock
+    gone: bool | None, clock: ManualClock
 ) -> None:
     selector = Selector()
     for _ in range(600):  # ten minutes, ten times a second
@@ -85,7 +75,7 @@ async def test_an_agent_that_comes_and_goes_is_compared_every_20_s_and_its_tree_
     assert selector.looked <= 31
 
 
-async def test_who_comes_for_the_first_time_is_looked_at_at_once(clock: Clock) -> None:
+async def test_who_comes_for_the_first_time_is_looked_at_at_once(clock: ManualClock) -> None:
     selector = Selector()
     selector.hears(NAME, True)
     selector.hears(OTHER, True)
@@ -100,7 +90,9 @@ async def test_who_comes_for_the_first_time_is_looked_at_at_once(clock: Clock) -
     assert selector.marked == [NAME, OTHER, NAME]
 
 
-def test_what_is_wrong_with_a_row_is_said_once_and_not_in_turns(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_wrong_with_a_row_is_said_once_and_not_in_turns(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
     said = RowWarnings()
     with caplog.at_level(logging.WARNING):
         for _ in range(1000):
@@ -113,7 +105,7 @@ def test_what_is_wrong_with_a_row_is_said_once_and_not_in_turns(clock: Clock, ca
 
 
 def test_an_agent_that_says_something_else_each_time_fills_no_log(
-    clock: Clock, caplog: pytest.LogCaptureFixture
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     said = RowWarnings()
     with caplog.at_level(logging.WARNING):

@@ -1,35 +1,25 @@
 """Whose assignments are looked at next: those of marked monitors first, then all in turn, each once in a cycle."""
 
 import asyncio
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from testbed.fixtures.manual_clock import ManualClock
 
 from selector import reconcile
 from selector.reconcile import CYCLE, Reconciler
 
 
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
-    made = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    made = ManualClock()
     monkeypatch.setattr(reconcile, "time", made)
-    yield made
+    return made
 
 
 @pytest.fixture
-def reconciler(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Reconciler:
+def reconciler(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> Reconciler:
     """One whose monitors have no assignments, and none retained."""
 
     async def in_database(work: object) -> dict[str, None]:
@@ -44,7 +34,7 @@ def reconciler(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Reconciler:
     return made
 
 
-async def looked_at(reconciler: Reconciler, clock: Clock) -> list[str]:
+async def looked_at(reconciler: Reconciler, clock: ManualClock) -> list[str]:
     """Looks at all whose turn it is, one every ten seconds, and returns their names in order."""
     names: list[str] = []
     while True:
@@ -62,7 +52,7 @@ async def looked_at(reconciler: Reconciler, clock: Clock) -> list[str]:
         clock.now += 10
 
 
-async def test_every_monitor_is_looked_at_once_in_a_cycle(reconciler: Reconciler, clock: Clock) -> None:
+async def test_every_monitor_is_looked_at_once_in_a_cycle(reconciler: Reconciler, clock: ManualClock) -> None:
     reconciler.set_monitors({"a", "b", "c"})
     first = await looked_at(reconciler, clock)
     assert sorted(first) == ["a", "b", "c"], "new ones are marked"
@@ -75,7 +65,9 @@ async def test_every_monitor_is_looked_at_once_in_a_cycle(reconciler: Reconciler
     assert await looked_at(reconciler, clock) == first
 
 
-async def test_who_is_marked_comes_first_and_begins_a_cycle_of_its_own(reconciler: Reconciler, clock: Clock) -> None:
+async def test_who_is_marked_comes_first_and_begins_a_cycle_of_its_own(
+    reconciler: Reconciler, clock: ManualClock
+) -> None:
     reconciler.set_monitors({"a", "b"})
     first, second = await looked_at(reconciler, clock)
     clock.now += CYCLE / 2
@@ -88,7 +80,7 @@ async def test_who_is_marked_comes_first_and_begins_a_cycle_of_its_own(reconcile
 
 
 async def test_marks_are_served_in_their_order_and_a_second_one_changes_nothing(
-    reconciler: Reconciler, clock: Clock
+    reconciler: Reconciler, clock: ManualClock
 ) -> None:
     reconciler.set_monitors({"a", "b", "c"})
     await looked_at(reconciler, clock)
@@ -97,7 +89,7 @@ async def test_marks_are_served_in_their_order_and_a_second_one_changes_nothing(
     assert await looked_at(reconciler, clock) == ["b", "c", "a"]
 
 
-async def test_who_is_no_longer_a_monitor_is_looked_at_once_more(reconciler: Reconciler, clock: Clock) -> None:
+async def test_who_is_no_longer_a_monitor_is_looked_at_once_more(reconciler: Reconciler, clock: ManualClock) -> None:
     reconciler.set_monitors({"a", "b"})
     await looked_at(reconciler, clock)
     reconciler.set_monitors({"b"})
