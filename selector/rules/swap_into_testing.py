@@ -4,8 +4,9 @@ As with active places the worst gives way first, to the best candidate that beat
 gone. A reserved place is given up this way only to one that may hold it, and while active places are free only to one
 that is ready for them: else those who gather results would be replaced before they have them.
 
-While active places are free, who left testing within a week without getting ready takes no place of a healthy monitor.
-Otherwise a monitor that gave its reserved place up would soon replace a worse one, and the two would go round for ever.
+While active places are free, who left testing within a week without getting ready takes no place of a healthy, globally
+active monitor. Otherwise one that gave its reserved place up would soon replace a worse one, and the two would go round
+for ever. Globally testing monitors do give way to it: more than half of testing is only lent to them.
 """
 
 from collections.abc import Callable
@@ -52,7 +53,7 @@ def _beats(world: World, winner: Entry, loser: Entry) -> bool:
 def _obstacles(world: World, loser: Entry) -> Callable[[World, Entry], str | None]:
     """What says why a candidate may not have the place of ``loser``, in the world without it."""
     reserved = loser.id in protected(world)
-    once_a_week = is_short(world) and loser.healthy
+    once_a_week = is_short(world) and loser.globally_active and loser.healthy
 
     def obstacle(without: World, entry: Entry) -> str | None:
         if reserved and not (fits(without, entry) and (is_ready(without, entry) or not is_short(without))):

@@ -1,6 +1,6 @@
 """All that the selector promises: of one review, and of many (that it settles, and starves nobody).
 
-Run as a program (`python -m testbed.fixtures.selection_proof WORLDS [FIRST]`) it holds so many random worlds, and what becomes
+Run as a program (`python -m testbed.selection.proof WORLDS [FIRST]`) it holds so many random worlds, and what becomes
 of them, against every promise, and exits 1 at the first that is broken.
 """
 

@@ -150,15 +150,16 @@ def swaps_improve(scene: Scene, review: Review) -> None:
 
 
 def no_swap_brings_back_who_did_not_get_ready(scene: Scene, review: Review) -> None:
-    """While active places are free, who left testing within a week with too few results replaces no healthy monitor."""
+    """While active places are free, who left testing within a week unready replaces no healthy, globally active one."""
     by_id = {monitor.id: monitor for monitor in scene.judged}
     if oracle.count(oracle.after(scene, review), ACTIVE) >= 7:
         return
     swaps = [change for change in review.changes if change.rule == "rule 5: swap into testing"]
     for out, into in zip(swaps[::2], swaps[1::2], strict=True):
-        winner, left = by_id[into.monitor_id], by_id[into.monitor_id].last_move
-        waited = left is None or scene.now - left >= timedelta(days=7)
-        assert winner.count >= 24 or waited or not oracle.healthy(by_id[out.monitor_id]), f"{into} once more"
+        winner, loser = by_id[into.monitor_id], by_id[out.monitor_id]
+        waited = winner.last_move is None or scene.now - winner.last_move >= timedelta(days=7)
+        kept = oracle.healthy(loser) and loser.global_status == "active"
+        assert winner.count >= 24 or waited or not kept, f"{into} once more"
 
 
 def clearly_better_ones_come_in(scene: Scene, review: Review) -> None:

@@ -18,7 +18,6 @@ from schema.messages import (
     encode,
 )
 from schema.tables import monitors, server_scores, servers, servers_monitor_review
-from selector import pairs
 from selector.triggers import make_due
 from testbed.fixtures.broker import Broker
 from testbed.fixtures.selector import (

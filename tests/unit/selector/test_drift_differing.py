@@ -6,14 +6,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from testbed.fixtures.manual_clock import ManualClock
 
 from runtime.mqtt.session import Incoming
 from schema.messages import ProtocolState, Status, encode
 from schema.topics import Topics
-from selector import drift
 from selector.drift import PAUSE, RESEND_ALL_AGAIN, DriftWatch
 from selector.row_warnings import RowWarnings
+from testbed.fixtures.manual_clock import ManualClock
 
 TOPICS = Topics("devel")
 NAME = "m.devel.mon.example"
@@ -23,7 +22,7 @@ ONE, TWO, THREE = ("1" * 32, "2" * 32, "3" * 32)
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
     made = ManualClock()
-    monkeypatch.setattr(agents, "time", made)
+    monkeypatch.setattr(drift, "time", made)
     return made
 
 

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from testbed.fixtures.manual_clock import ManualClock
 
 from runtime.mqtt.session import Incoming
 from schema.messages import Status, encode
 from schema.topics import Topics
-from selector import drift, row_warnings
+from selector import row_warnings
 from selector.drift import DriftWatch
 from selector.row_warnings import RowWarnings
+from testbed.fixtures.manual_clock import ManualClock
 
 TOPICS = Topics("devel")
 NAME = "m.devel.mon.example"
@@ -24,7 +24,7 @@ OTHER = "n.devel.mon.example"
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
     made = ManualClock()
-    for module in (agents, row_warnings):
+    for module in (drift, row_warnings):
         monkeypatch.setattr(module, "time", made)
     return made
 

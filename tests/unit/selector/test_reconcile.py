@@ -5,10 +5,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from testbed.fixtures.manual_clock import ManualClock
 
 from selector import reconcile
 from selector.reconcile import CYCLE, Reconciler
+from testbed.fixtures.manual_clock import ManualClock
 
 
 @pytest.fixture

@@ -50,8 +50,8 @@ def test_the_order_of_rows_does_not_matter(scene: Scene) -> None:
 # ---- what is promised of many reviews ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", [1727, 2357])
-def test_a_world_in_which_an_assignment_once_came_back(seed: int) -> None:
+@pytest.mark.parametrize("seed", [1727, 2357, 15616])
+def test_a_world_that_once_broke_a_promise(seed: int) -> None:
     proof.hold_all_in_time(seed)
 
 
