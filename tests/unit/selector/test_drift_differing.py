@@ -10,6 +10,7 @@ import pytest
 from runtime.mqtt.session import Incoming
 from schema.messages import ProtocolState, Status, encode
 from schema.topics import Topics
+from selector import drift
 from selector.drift import PAUSE, RESEND_ALL_AGAIN, DriftWatch
 from selector.row_warnings import RowWarnings
 from testbed.fixtures.manual_clock import ManualClock

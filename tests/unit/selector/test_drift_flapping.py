@@ -11,7 +11,7 @@ import pytest
 from runtime.mqtt.session import Incoming
 from schema.messages import Status, encode
 from schema.topics import Topics
-from selector import row_warnings
+from selector import drift, row_warnings
 from selector.drift import DriftWatch
 from selector.row_warnings import RowWarnings
 from testbed.fixtures.manual_clock import ManualClock
