@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from auth.settings import signing_key
 from ops.commands.workers import run_service
 from ops.context import globals_of, open_ledger
 from ops.errors import OperatorError
@@ -44,6 +43,7 @@ def register(app: typer.Typer) -> None:
 
         The agents are told as by the running selector. SERVER is reviewed whether it is due or not.
         """
+        from auth.settings import signing_key
         from auth.tokens import Role, token_source
         from ops.selector_once import SelectorOnce
         from runtime.worker import run_task

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from auth.settings import signing_key
 from ops.context import Globals, globals_of
 from ops.errors import UsageError
 from ops.output import write
@@ -40,6 +39,7 @@ def register(app: typer.Typer) -> None:
         It lets NAME in as a ROLE, for as long as the role may: an admin 5 minutes, a monitor 6 hours. A token is good
         for one environment, which must be named.
         """
+        from auth.settings import signing_key
         from auth.tokens import check_name, permissions, sign
 
         given = globals_of(context)

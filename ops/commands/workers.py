@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from auth.settings import signing_key
 from ops.context import Globals, check_broker_files, globals_of, place_of
 from ops.errors import OperatorError, leaf_of
 
@@ -48,6 +47,7 @@ def run_service(given: Globals, service: str, start: "Start") -> None:
     """
     from sqlalchemy.exc import DBAPIError
 
+    from auth.settings import signing_key
     from auth.tokens import Role, token_source
     from runtime.worker import run_worker
 

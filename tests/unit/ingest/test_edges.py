@@ -85,7 +85,7 @@ def a_batch(results: int = 10) -> bytes:
     return encode(new_batch(*[RESULT] * results))
 
 
-def test_a_batch_goes_to_the_intake() -> None:
+def test_a_batch_goes_to_the_queue() -> None:
     desk = Desk()
     desk.results(a_batch())
     assert (len(desk.queue), desk.queue.results) == (1, 10)
@@ -98,7 +98,7 @@ def test_a_topic_that_is_not_ours_is_counted() -> None:
     assert desk.metrics.totals == {count.IGNORED: 2}
 
 
-def test_when_the_intake_is_full_a_batch_is_left_to_be_sent_again() -> None:
+def test_when_the_queue_is_full_a_batch_is_left_to_be_sent_again() -> None:
     desk = Desk()
     for _ in range(12):
         desk.results(a_batch())
@@ -131,7 +131,7 @@ def test_a_status_is_noted_and_an_empty_one_is_nothing() -> None:
     status = Status(online=True, ts=ARRIVED)
     desk.status(encode(status))
     desk.status(b"")
-    assert [presence.status for presence in desk.book.pop_all()] == [status]
+    assert [presence.status for presence in desk.presences.pop_all()] == [status]
     assert desk.undecodable.offered == []
 
 
@@ -140,7 +140,7 @@ def test_a_monitor_that_talks_about_itself_without_end_is_left_waiting_too() -> 
     for number in range(1_250):
         desk.status(encode(Status(online=True, ts=ARRIVED, version=str(number))))
     assert desk.metrics.totals[count.THROTTLED] == 50
-    [said] = desk.book.pop_all()
+    [said] = desk.presences.pop_all()
     assert said.status.version == "1199"
 
 
