@@ -2,8 +2,11 @@
 
 As with active places the worst gives way first, to the best candidate that beats it and may be testing once it has
 gone. A reserved place is given up this way only to one that may hold it, and while active places are free only to one
-that is ready for them: else those who gather results would be replaced before they have them. Nor is one that gathers
-replaced by one that has had its turn within a week without getting ready.
+that is ready for them: else those who gather results would be replaced before they have them.
+
+While active places are free, who left testing within a week without getting ready takes no place of a healthy, globally
+active monitor. Otherwise one that gave its reserved place up would soon replace a worse one, and the two would go round
+for ever. Globally testing monitors do give way to it: more than half of testing is only lent to them.
 """
 
 from collections.abc import Callable
@@ -51,13 +54,13 @@ def _beats(world: World, winner: Entry, loser: Entry) -> bool:
 def _obstacles(world: World, loser: Entry) -> Callable[[World, Entry], str | None]:
     """What says why a candidate may not have the place of ``loser``, in the world without it."""
     reserved = loser.id in protected(world)
-    gathering = is_short(world) and not is_ready(world, loser) and loser.globally_active and loser.healthy
+    once_a_week = is_short(world) and loser.globally_active and loser.healthy
 
     def obstacle(without: World, entry: Entry) -> str | None:
         if reserved and not (fits(without, entry) and (is_ready(without, entry) or not is_short(without))):
             return "it holds a reserved place"
-        if gathering and not (is_ready(without, entry) or may_try_again(without, entry)):
-            return "it gathers results, for which the other had its time within a week"
+        if once_a_week and not (is_ready(without, entry) or may_try_again(without, entry)):
+            return "left testing within a week without getting ready"
         return obstacle_to_testing(without, entry)
 
     return obstacle

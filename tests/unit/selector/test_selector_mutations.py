@@ -86,9 +86,9 @@ MUTATIONS = {
     "reserved places are held for ever": ("reserve.py", "    if not is_overdue(world, holder):", "    if True:"),
     "reserved places are held for 23 h": ("model.py", "timedelta(hours=24)", "timedelta(hours=23)"),
     "who did not get ready comes back the next day": ("model.py", "timedelta(days=7)", "timedelta(days=1)"),
-    "who gathers results is replaced by who had its turn": (
+    "who did not get ready swaps in again": (
         "rules/s09_rule5_swap.py",
-        "if gathering and",
+        "if once_a_week and",
         "if False and",
     ),
     "nobody is exchanged": ("rules/s02_rule3_exchange.py", "    if world.emergency:", "    if True:"),

@@ -1,5 +1,6 @@
 """What must hold, over random worlds; the promises themselves stand in `tests/fixtures`."""
 
+import pytest
 from fixtures import selection_promises as promises
 from fixtures import selection_proof as proof
 from fixtures import selection_rule_promises as rules
@@ -47,6 +48,11 @@ def test_the_order_of_rows_does_not_matter(scene: Scene) -> None:
 
 
 # ---- what is promised of many reviews ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [1727, 2357, 15616])
+def test_a_world_that_once_broke_a_promise(seed: int) -> None:
+    proof.hold_all_in_time(seed)
 
 
 @examples(60)
@@ -116,6 +122,12 @@ def test_free_places_are_filled(scene: Scene) -> None:
 @given(scenes())
 def test_swaps_improve(scene: Scene) -> None:
     rules.swaps_improve(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_no_swap_brings_back_who_did_not_get_ready(scene: Scene) -> None:
+    rules.no_swap_brings_back_who_did_not_get_ready(scene, scene.review())
 
 
 @examples(60)
