@@ -15,11 +15,11 @@ from ingest.commit import Committer
 from ingest.last_seen import LastSeen, Seen, write_last_seen
 from ingest.messages import Presence
 from ingest.metrics import IngestMetrics
+from ingest.persist import persist, persist_each
 from ingest.presence import PresenceQueue, write_presence
 from ingest.queue import SubmissionQueue
 from ingest.rate_limit import RateLimiter, Sender, read_rates
 from ingest.retention import Retention, expiring, is_adopted, kept_log_scores
-from ingest.retry import persist, persist_each
 from runtime.db.engine import utc_now
 from runtime.log import RateLimitedLog
 from runtime.worker import Worker

@@ -27,10 +27,10 @@ from runtime.db.engine import DatabaseUnavailable, open_database, reading
 from runtime.db.errors import Reaction, reaction_to
 from runtime.db.system_settings import PoolSettingsReader
 from runtime.health import Contact, Finding, LastWell, Report, Rounds
-from runtime.log import OngoingWarning
 from runtime.mqtt.live_stream import LiveStream
 from runtime.mqtt.session import BrokerSession, Identity, Incoming, Subscription
 from runtime.mqtt.types import TokenSource
+from runtime.retry import Delays, Judge, Setback, until_done
 from runtime.settings import ConfigurationError, WorkerSettings
 from runtime.telemetry import Health, Telemetry, metrics_server, telemetry
 from schema.topics import Topics
@@ -38,8 +38,8 @@ from schema.topics import Topics
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_DATABASE_RETRY: Final = 1.0
-"""Seconds between two attempts to reach a database that is away."""
+_DATABASE_DELAYS: Final = Delays(first_seconds=1.0, longest_seconds=1.0)
+"""Between two attempts to reach a database that is away."""
 
 
 @dataclass(slots=True)
@@ -71,32 +71,25 @@ class Worker:
     rounds: Rounds = field(default_factory=Rounds)
     """For the loops that do the work: each says when it is at it."""
 
-    async def in_database(self, work: Callable[[], T]) -> T:
+    async def in_database(self, work: Callable[[], T], judge_defect: Judge | None = None) -> T:
         """Runs blocking ``work`` in a thread, again and again while the database is away or others do not let go of it.
 
         What it does must be idempotent (see :func:`runtime.db.engine.transaction`). A cancellation waits for the
         transaction that is under way, so that a worker never stops in the middle of one.
+
+        Args:
+            judge_defect: decides on all other errors; without it, they are raised.
         """
-        warning = OngoingWarning(log)
-        try:
-            while True:
-                try:
-                    result = await _to_its_end(work)
-                except Exception as error:
-                    if isinstance(error, DatabaseUnavailable):
-                        self.doubts.count += 1
-                    elif reaction_to(error) is Reaction.DEFECT:
-                        raise
-                    # Without the statement and its values, which may be long and private.
-                    reason = str(getattr(error, "orig", error))
-                    self.contact.failed(warning, reason)
-                    warning.warning("database: %s; waiting for it", reason)
-                else:
-                    self.contact.succeeded(warning)
-                    return result
-                await asyncio.sleep(_DATABASE_RETRY)
-        finally:
-            self.contact.gave_up(warning)
+
+        def judge(error: Exception) -> Setback | None:
+            if isinstance(error, DatabaseUnavailable):
+                self.doubts.count += 1
+            elif reaction_to(error) is Reaction.DEFECT:
+                return None if judge_defect is None else judge_defect(error)
+            # Without the statement and its values, which may be long and private.
+            return Setback(str(getattr(error, "orig", error)))
+
+        return await until_done(partial(_to_its_end, work), judge, _DATABASE_DELAYS, self.contact)
 
     async def compare_clocks(self) -> None:
         """Has this host's clock compared with the database's, before something that depends on it."""

@@ -19,6 +19,7 @@ from runtime.db.engine import DatabaseUnavailable
 from runtime.db.system_settings import PoolSettingsReader
 from runtime.mqtt.live_stream import LiveStream
 from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity
+from runtime.retry import Delays
 from runtime.settings import WorkerSettings
 from runtime.telemetry import Telemetry
 from runtime.worker import Worker
@@ -27,7 +28,7 @@ from schema.topics import Topics
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
-    monkeypatch.setattr(runtime_worker, "_DATABASE_RETRY", 0.001)
+    monkeypatch.setattr(runtime_worker, "_DATABASE_DELAYS", Delays(0.001, 0.001))
     engine = create_engine("sqlite://")
     broker = BrokerSession(BrokerAddress("127.0.0.1", 1), Identity("x", "x"), lambda: "t")
     return Worker(
