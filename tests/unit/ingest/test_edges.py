@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from ingest import metrics as count
 from ingest.acks import Acks
 from ingest.commit import Committer, still_fresh, transaction_span
 from ingest.handlers import Handlers
-from ingest.jobs import keep_rates
+from ingest.jobs import RATES_VALID_FOR, RatesJob
 from ingest.last_seen import LastSeen
 from ingest.messages import UndecodableMessage
 from ingest.metrics import IngestMetrics
@@ -370,20 +371,18 @@ async def test_rates_are_looked_up_when_they_matter_and_doubted_after_a_while(mo
         asked.append(senders)
         return dict.fromkeys(senders, 25.0)
 
-    monkeypatch.setattr("ingest.jobs.RATES_EVERY", 0.001)
-    monkeypatch.setattr("ingest.jobs.RATES_VALID_FOR", 3600.0)
     monkeypatch.setattr("ingest.jobs._rates", look)
-    worker = cast(Worker, Picky())
-    running = asyncio.create_task(keep_rates(worker, rate_limiter))
-    await until(lambda: asked)
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr("ingest.jobs.time", clock)
+    job = RatesJob(cast(Worker, Picky()), rate_limiter)
+    for seconds in (0.0, RATES_VALID_FOR - 1):
+        clock.monotonic = partial(float, now + seconds)
+        await job.run()
     assert asked == [[busy]]
     assert rate_limiter.senders() == [idle, busy]
-    running.cancel()
-    monkeypatch.setattr("ingest.jobs.RATES_VALID_FOR", 0.0)
-    running = asyncio.create_task(keep_rates(worker, rate_limiter))
-    await until(lambda: len(asked) > 2)
-    running.cancel()
-    assert asked[-1] == [busy], "once more, since it may have changed"
+    clock.monotonic = partial(float, now + RATES_VALID_FOR)
+    await job.run()
+    assert asked == [[busy], [busy]], "once more, since it may have changed"
     assert rate_limiter.senders() == [busy], "who is not heard of is forgotten"
 
 
