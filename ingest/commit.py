@@ -20,10 +20,10 @@ from ingest.acks import Acks
 from ingest.last_seen import LastSeen, Seen
 from ingest.messages import Submission, UndecodableMessage
 from ingest.metrics import WAITED_TOO_LONG, IngestMetrics
+from ingest.persist import ContentRefused, persist
 from ingest.plan import Plan
 from ingest.queue import SubmissionQueue
 from ingest.rate_limit import Sender
-from ingest.retry import ContentRefused, persist
 from ingest.store import commit
 from ingest.undecodable import UndecodableMessages
 from runtime.clock import ClockDoubted

@@ -1,25 +1,23 @@
-"""What ingest does beside the results: presence and last seen, the monitors' rates, its own status, old rows."""
+"""The periodic jobs of ingest: presence and last seen, the monitors' rates, its own status, old rows."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
-from typing import Final, NoReturn
-
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from typing import Final
 
 from ingest.commit import Committer
 from ingest.last_seen import LastSeen, Seen, write_last_seen
 from ingest.messages import Presence
 from ingest.metrics import IngestMetrics
+from ingest.persist import persist, persist_each
 from ingest.presence import PresenceQueue, write_presence
 from ingest.queue import SubmissionQueue
 from ingest.rate_limit import RateLimiter, Sender, read_rates
 from ingest.retention import Retention, expiring, is_adopted, kept_log_scores
-from ingest.retry import persist, persist_each
 from runtime.db.engine import utc_now
 from runtime.log import RateLimitedLog
 from runtime.worker import Worker
@@ -38,74 +36,35 @@ RATES_EVERY: Final = 5.0
 RATES_VALID_FOR: Final = 300.0
 """Seconds until a rate that was looked up is looked up again, if it still matters."""
 
-RETENTION: Final = timedelta(minutes=5)
+RETENTION_EVERY: Final = 300.0
+"""Seconds between two rounds of removing, and up to a fifth more, which keeps several workers apart."""
+
+STATUS_EVERY: Final = 1.0
+"""Seconds between two updates of what the worker answers to ``status``."""
 
 _REST: Final = 0.05
 """Seconds between two steps of removing, at least; and at least as long as the step took."""
 
 
-async def keep_presence(worker: Worker, presences: PresenceQueue, last_seen: LastSeen) -> NoReturn:
-    """Writes the monitors' presence."""
-    warning = RateLimitedLog(log)
-    doubted = False
+def add_jobs(
+    worker: Worker,
+    *,
+    queue: SubmissionQueue,
+    committer: Committer,
+    rate_limiter: RateLimiter,
+    presences: PresenceQueue,
+    last_seen: LastSeen,
+    metrics: IngestMetrics,
+) -> None:
+    """Adds the periodic jobs of ingest, but for retention, which begins by asking the ledger."""
+    add, trusted = worker.jobs.add, worker.clock.agreed
+    # Those whose error ends the worker have taken what they write from where it waits: it is read again at the start.
+    add("presence", PRESENCE_EVERY, PresenceJob(worker, presences, last_seen).run, vital=True)
+    add("last_seen", LAST_SEEN_EVERY, LastSeenJob(worker, last_seen).run, when=trusted, vital=True)
+    add("rates", RATES_EVERY, RatesJob(worker, rate_limiter).run)
 
-    def lost(presence: Presence, why: str) -> None:
-        warning.say(logging.ERROR, presence.name, "presence of %s could not be written: %s", presence.name, why)
-
-    while True:
-        await asyncio.sleep(PRESENCE_EVERY)
-        if not worker.clock.trusted:
-            doubted = True
-        elif waiting := presences.pop_all():
-            if doubted:
-                waiting = [replace(presence, arrived=datetime.now(UTC)) for presence in waiting]
-                doubted = False
-            for seen in await persist_each(worker, partial(write_presence, worker.engine), waiting, lost):
-                last_seen.add(seen)
-
-
-async def keep_last_seen(worker: Worker, last_seen: LastSeen) -> NoReturn:
-    """Writes when monitors were seen."""
-    warning = RateLimitedLog(log)
-
-    def lost(sighting: Seen, why: str) -> None:
-        number = sighting.monitor_id
-        warning.say(logging.ERROR, str(number), "last_seen of monitor %d could not be written: %s", number, why)
-
-    while True:
-        await asyncio.sleep(LAST_SEEN_EVERY)
-        await worker.clock.agreed()
-        if waiting := last_seen.pop_all():
-            await persist_each(worker, partial(write_last_seen, worker.engine), waiting, lost)
-
-
-async def keep_rates(worker: Worker, rate_limiter: RateLimiter) -> NoReturn:
-    """Looks up how much monitors may send."""
-    doubted, warning = time.monotonic(), RateLimitedLog(log)
-
-    def lost(sender: Sender, why: str) -> None:
-        warning.say(logging.ERROR, sender[0], "what monitor %s/%s may send is not known: %s", *sender, why)
-
-    while True:
-        await asyncio.sleep(RATES_EVERY)
-        if time.monotonic() - doubted >= RATES_VALID_FOR:
-            doubted = time.monotonic()
-            rate_limiter.forget_idle(doubted)
-            rate_limiter.expire_rates()
-        if wanted := rate_limiter.wanting():
-            for rates in await persist_each(worker, partial(_rates, worker), wanted, lost):
-                rate_limiter.rate(rates)
-
-
-def _rates(worker: Worker, senders: Sequence[Sender]) -> dict[Sender, float]:
-    return read_rates(worker.engine, senders, worker.pool.get().monitors)
-
-
-async def keep_status(
-    worker: Worker, queue: SubmissionQueue, rate_limiter: RateLimiter, committer: Committer, metrics: IngestMetrics
-) -> NoReturn:
-    """Keeps up to date what the worker answers to ``status``."""
-    while True:
+    async def update_status() -> None:
+        """Keeps up to date what the worker answers to ``status``."""
         worker.status.update(
             paused=committer.paused,
             intake_results=queue.results,
@@ -113,30 +72,88 @@ async def keep_status(
             throttled=rate_limiter.refused(),
             counts=dict(metrics.totals),
         )
-        await asyncio.sleep(1.0)
+
+    add("status", STATUS_EVERY, update_status, at_once=True)
 
 
-async def keep_retention(worker: Worker, metrics: IngestMetrics) -> None:
-    """Removes what is old, every few minutes, and says in advance what that is."""
+class PresenceJob:
+    """Writes the monitors' presence."""
+
+    def __init__(self, worker: Worker, presences: PresenceQueue, last_seen: LastSeen) -> None:
+        self._worker = worker
+        self._presences = presences
+        self._last_seen = last_seen
+        self._warning = RateLimitedLog(log)
+        self._doubted = False
+
+    async def run(self) -> None:
+        """Writes what waits, unless the clock is doubted; what waited for that long counts from then on."""
+        if not self._worker.clock.trusted:
+            self._doubted = True
+        elif waiting := self._presences.pop_all():
+            if self._doubted:
+                waiting = [replace(presence, arrived=datetime.now(UTC)) for presence in waiting]
+                self._doubted = False
+            write = partial(write_presence, self._worker.engine)
+            for seen in await persist_each(self._worker, write, waiting, self._lost):
+                self._last_seen.add(seen)
+
+    def _lost(self, presence: Presence, why: str) -> None:
+        name = presence.name
+        self._warning.say(logging.ERROR, name, "presence of %s could not be written: %s", name, why)
+
+
+class LastSeenJob:
+    """Writes when monitors were seen."""
+
+    def __init__(self, worker: Worker, last_seen: LastSeen) -> None:
+        self._worker = worker
+        self._last_seen = last_seen
+        self._warning = RateLimitedLog(log)
+
+    async def run(self) -> None:
+        """Writes what waits."""
+        if waiting := self._last_seen.pop_all():
+            await persist_each(self._worker, partial(write_last_seen, self._worker.engine), waiting, self._lost)
+
+    def _lost(self, seen: Seen, why: str) -> None:
+        number = seen.monitor_id
+        self._warning.say(logging.ERROR, str(number), "last_seen of monitor %d could not be written: %s", number, why)
+
+
+class RatesJob:
+    """Looks up how much monitors may send."""
+
+    def __init__(self, worker: Worker, rate_limiter: RateLimiter) -> None:
+        self._worker = worker
+        self._rate_limiter = rate_limiter
+        self._expired = time.monotonic()
+        self._warning = RateLimitedLog(log)
+
+    async def run(self) -> None:
+        """Looks up the rates that matter now."""
+        if (now := time.monotonic()) - self._expired >= RATES_VALID_FOR:
+            self._expired = now
+            self._rate_limiter.forget_idle(now)
+            self._rate_limiter.expire_rates()
+        if wanted := self._rate_limiter.wanting():
+            for rates in await persist_each(self._worker, partial(_rates, self._worker), wanted, self._lost):
+                self._rate_limiter.rate(rates)
+
+    def _lost(self, sender: Sender, why: str) -> None:
+        self._warning.say(logging.ERROR, sender[0], "what monitor %s/%s may send is not known: %s", *sender, why)
+
+
+def _rates(worker: Worker, senders: Sequence[Sender]) -> dict[Sender, float]:
+    return read_rates(worker.engine, senders, worker.pool.get().monitors)
+
+
+async def begin_retention(worker: Worker, metrics: IngestMetrics) -> None:
+    """Says what retention will remove, and adds the job that removes it."""
     tables = await _tables(worker)
     await _announce(worker, tables)
-    scheduler = AsyncIOScheduler(timezone=UTC)
-    # The jitter keeps several workers apart; a round that takes longer than the interval is not doubled.
-    jitter = int(RETENTION.total_seconds() / 5)
-    scheduler.add_job(
-        remove_expired,
-        "interval",
-        args=(worker, tables, metrics),
-        seconds=RETENTION.total_seconds(),
-        jitter=jitter,
-        max_instances=1,
-        coalesce=True,
-    )
-    scheduler.start()
-    try:
-        await asyncio.get_running_loop().create_future()
-    finally:
-        scheduler.shutdown(wait=False)
+    remove = partial(remove_expired, worker, tables, metrics)
+    worker.jobs.add("retention", RETENTION_EVERY, remove, jitter_seconds=RETENTION_EVERY / 5)
 
 
 async def _tables(worker: Worker) -> list[Retention]:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from ingest.acks import Acks
 from ingest.messages import UndecodableMessage
 from ingest.metrics import UNREADABLE_FULL, IngestMetrics
-from ingest.retry import persist_each
+from ingest.persist import persist_each
 from runtime.db.engine import transaction, utc_now
 from runtime.log import RateLimitedLog
 from runtime.worker import Worker

@@ -8,7 +8,7 @@ from typing import Any
 from ingest.acks import Acks
 from ingest.commit import Committer
 from ingest.handlers import Handlers
-from ingest.jobs import keep_last_seen, keep_presence, keep_rates, keep_retention, keep_status
+from ingest.jobs import add_jobs, begin_retention
 from ingest.last_seen import LastSeen
 from ingest.messages import Presence
 from ingest.metrics import CLOCK_IS_DOUBTED, IngestMetrics
@@ -36,15 +36,20 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     committer = Committer(worker, queue, acks, undecodable, last_seen, metrics)
     _subscribe(worker, Handlers(worker.topics, queue, rate_limiter, presences, undecodable, metrics), metrics)
     _add_commands(worker, committer)
+    add_jobs(
+        worker,
+        queue=queue,
+        committer=committer,
+        rate_limiter=rate_limiter,
+        presences=presences,
+        last_seen=last_seen,
+        metrics=metrics,
+    )
     for name, work in (
         ("results", committer.run()),
         ("acks", acks.run()),
         ("undecodable", undecodable.run()),
-        ("presence", keep_presence(worker, presences, last_seen)),
-        ("last_seen", keep_last_seen(worker, last_seen)),
-        ("rates", keep_rates(worker, rate_limiter)),
-        ("status", keep_status(worker, queue, rate_limiter, committer, metrics)),
-        ("retention", keep_retention(worker, metrics)),
+        ("retention", begin_retention(worker, metrics)),
     ):
         tasks.create_task(work, name=name)
 

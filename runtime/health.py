@@ -4,14 +4,13 @@ A restart of the broker or of the database is no illness. So each may be away fo
 unwell, and monitoring systems see by the ages what is going on meanwhile.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-log = logging.getLogger(__name__)
+from runtime.retry import Outage
 
 BOUND: Final = 30.0
 """Seconds for which database, broker, clock or event loop may be unwell."""
@@ -106,43 +105,22 @@ class Rounds:
         return Finding(age, WORK_BOUND, f"a round of {name} is under way")
 
 
-class Contact:
-    """The worker's contact with its database: who waits for it, since when, and when it last answered.
-
-    A database may answer some and fail others, as when its disk is full. So who failed is failing until it succeeded
-    itself, whatever others find.
-    """
+class Contact(Outage):
+    """The worker's contact with its database: who waits for it, since when, and when it last answered."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
+        super().__init__("database", monotonic)
         self._answered = LastWell(monotonic)
-        self._failing: dict[object, tuple[float, str]] = {}
-        self._away_since: float | None = None
-
-    def failed(self, who: object, reason: str) -> None:
-        """``who`` could not do its work; it will try again."""
-        now = self._monotonic()
-        since = self._failing.get(who, (now, ""))[0]
-        self._failing[who] = since, reason
-        if self._away_since is None:
-            self._away_since = since
 
     def succeeded(self, who: object) -> None:
-        """``who`` did its work. The first one that finds the database back says so."""
+        """``who`` did its work."""
         self._answered.note()
-        if self._failing.pop(who, None) is not None and self._away_since is not None:
-            log.info("database: works again, after %.0f s", self._monotonic() - self._away_since)
-            self._away_since = None
-
-    def gave_up(self, who: object) -> None:
-        """``who`` tries no longer, for whatever reason."""
-        self._failing.pop(who, None)
+        super().succeeded(who)
 
     def finding(self) -> Finding:
         """Since when it fails anybody, or answers nobody."""
-        # A copy: health is asked for from another thread.
-        failing = list(self._failing.values())
-        if not failing:
+        longest = self.longest()
+        if longest is None:
             return Finding(self._answered.age())
-        since, reason = min(failing)
-        return Finding(max(0.0, self._monotonic() - since), detail=reason)
+        age, reason = longest
+        return Finding(age, detail=reason)

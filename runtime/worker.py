@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
@@ -27,10 +27,11 @@ from runtime.db.engine import DatabaseUnavailable, open_database, reading
 from runtime.db.errors import Reaction, reaction_to
 from runtime.db.system_settings import PoolSettingsReader
 from runtime.health import Contact, Finding, LastWell, Report, Rounds
-from runtime.log import OngoingWarning
+from runtime.jobs import Jobs
 from runtime.mqtt.live_stream import LiveStream
 from runtime.mqtt.session import BrokerSession, Identity, Incoming, Subscription
 from runtime.mqtt.types import TokenSource
+from runtime.retry import Delays, Judge, Setback, until_done
 from runtime.settings import ConfigurationError, WorkerSettings
 from runtime.telemetry import Health, Telemetry, metrics_server, telemetry
 from schema.topics import Topics
@@ -38,8 +39,8 @@ from schema.topics import Topics
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_DATABASE_RETRY: Final = 1.0
-"""Seconds between two attempts to reach a database that is away."""
+_DATABASE_DELAYS: Final = Delays(first_seconds=1.0, longest_seconds=1.0)
+"""Between two attempts to reach a database that is away."""
 
 
 @dataclass(slots=True)
@@ -70,33 +71,35 @@ class Worker:
     contact: Contact = field(default_factory=Contact)
     rounds: Rounds = field(default_factory=Rounds)
     """For the loops that do the work: each says when it is at it."""
+    jobs: Jobs = field(default_factory=Jobs)
+    """Everything that is done every so many seconds."""
 
-    async def in_database(self, work: Callable[[], T]) -> T:
+    async def in_database(self, work: Callable[[], T], judge_defect: Judge | None = None) -> T:
         """Runs blocking ``work`` in a thread, again and again while the database is away or others do not let go of it.
 
         What it does must be idempotent (see :func:`runtime.db.engine.transaction`). A cancellation waits for the
         transaction that is under way, so that a worker never stops in the middle of one.
+
+        Args:
+            judge_defect: decides on all other errors; without it, they are raised.
         """
-        warning = OngoingWarning(log)
-        try:
-            while True:
-                try:
-                    result = await _to_its_end(work)
-                except Exception as error:
-                    if isinstance(error, DatabaseUnavailable):
-                        self.doubts.count += 1
-                    elif reaction_to(error) is Reaction.DEFECT:
-                        raise
-                    # Without the statement and its values, which may be long and private.
-                    reason = str(getattr(error, "orig", error))
-                    self.contact.failed(warning, reason)
-                    warning.warning("database: %s; waiting for it", reason)
-                else:
-                    self.contact.succeeded(warning)
-                    return result
-                await asyncio.sleep(_DATABASE_RETRY)
-        finally:
-            self.contact.gave_up(warning)
+
+        def judge(error: Exception) -> Setback | None:
+            if isinstance(error, DatabaseUnavailable):
+                self.doubts.count += 1
+            elif reaction_to(error) is Reaction.DEFECT:
+                return None if judge_defect is None else judge_defect(error)
+            # Without the statement and its values, which may be long and private.
+            return Setback(str(getattr(error, "orig", error)))
+
+        return await until_done(partial(_to_its_end, work), judge, _DATABASE_DELAYS, self.contact)
+
+    async def undisturbed(self) -> None:
+        """Returns when the clock is trusted and nobody waits for the database: for jobs that may as well come later."""
+        await self.clock.agreed()
+        while self.contact.longest() is not None:  # a look now and then, as for the clock
+            await asyncio.sleep(_DATABASE_DELAYS.longest_seconds)
+            await self.clock.agreed()
 
     async def compare_clocks(self) -> None:
         """Has this host's clock compared with the database's, before something that depends on it."""
@@ -110,7 +113,7 @@ class Worker:
 
 _ANYTHING: Final = sa.text("SELECT 1")
 
-_PULSE: Final = 1.0
+VITALS_EVERY: Final = 1.0
 """Seconds between two looks at what is well."""
 
 _END_WITHIN: Final = 3.0
@@ -129,20 +132,18 @@ class Vitals:
         )
         self._doubted = meter.create_gauge("ntppool.clock.doubted", description="1 while the clock is not trusted")
 
-    async def watch(self) -> NoReturn:
-        """Notes what is well."""
+    async def note(self) -> None:
+        """Notes what is well: a periodic job."""
         worker = self._worker
-        while True:
-            self._pulse.note()
-            if worker.broker.connected:
-                self._connected.note()
-            doubt = worker.clock.doubt
-            if doubt is None:
-                self._trusted.note()
-            self._ahead.set(worker.clock.ahead)
-            self._doubted.set(int(doubt is not None))
-            worker.status["clock"] = doubt or "trusted"
-            await asyncio.sleep(_PULSE)
+        self._pulse.note()
+        if worker.broker.connected:
+            self._connected.note()
+        doubt = worker.clock.doubt
+        if doubt is None:
+            self._trusted.note()
+        self._ahead.set(worker.clock.ahead)
+        self._doubted.set(int(doubt is not None))
+        worker.status["clock"] = doubt or "trusted"
 
     def report(self) -> Report:
         """For ``/healthz``."""
@@ -172,7 +173,7 @@ def introduction(worker: Worker) -> str:
 
 
 Start = Callable[[Worker, asyncio.TaskGroup], Awaitable[None]]
-"""Adds subscriptions and commands to the worker, and starts its tasks in the group."""
+"""Adds subscriptions, commands and periodic jobs to the worker, and starts its tasks in the group."""
 
 
 def run_worker(service: str, settings: WorkerSettings, token: TokenSource, start: Start) -> None:
@@ -257,10 +258,11 @@ def _listening(settings: WorkerSettings, health: Health) -> Iterator[None]:
 
 async def _work(worker: Worker, start: Start, vitals: Vitals) -> None:
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(vitals.watch(), name="vitals")
+        worker.jobs.add("vitals", VITALS_EVERY, vitals.note, at_once=True, vital=True)
+        tasks.create_task(worker.jobs.run(), name="jobs")
         await worker.in_database(partial(require_migrated, worker.engine))
         await worker.compare_clocks()
-        tasks.create_task(_keep_clock(worker), name="clock")
+        worker.jobs.add("clock", COMPARE_EVERY, worker.compare_clocks, vital=True)
         take_commands(worker, tasks)
         await start(worker, tasks)
         tasks.create_task(worker.live.run(), name="live stream")
@@ -268,12 +270,6 @@ async def _work(worker: Worker, start: Start, vitals: Vitals) -> None:
         # A hundred thousand objects of modules that stay: to look through them again and again for garbage would stop
         # everything for 50 ms at a time.
         gc.freeze()
-
-
-async def _keep_clock(worker: Worker) -> NoReturn:
-    while True:
-        await asyncio.sleep(COMPARE_EVERY)
-        await worker.compare_clocks()
 
 
 async def _first(stop: asyncio.Event, running: asyncio.Task[None]) -> None:

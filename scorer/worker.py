@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 POLL: Final = 0.2
 """Seconds between two looks into an empty queue: what a result waits at most, a fifth of what it may."""
 
-COUNT: Final = 1.0
+COUNT_EVERY: Final = 1.0
 """Seconds between two counts of the servers that wait, while there are more than one transaction takes."""
 
-HEAL: Final = 60.0
+HEAL_EVERY: Final = 60.0
 """Seconds between two looks for servers that are due in the future."""
 
 _CALM: Final = 1_000
@@ -54,7 +54,10 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     await worker.in_database(partial(add_missing_scorers, worker.engine, scorers))
     worker.status["scorers"] = [scorer.name for scorer in scorers]
     worker.control.add("rescore", partial(_rescore, worker))
-    tasks.create_task(_Scoring(worker, scorers).run(), name="scoring")
+    scoring = _Scoring(worker, scorers)
+    worker.jobs.add("backlog", COUNT_EVERY, scoring.count_backlog, when=worker.clock.agreed)
+    worker.jobs.add("healing", HEAL_EVERY, scoring.heal, at_once=True, when=worker.undisturbed)
+    tasks.create_task(scoring.run(), name="scoring")
 
 
 def add_missing_scorers(engine: Engine, scorers: Sequence[Scorer]) -> None:
@@ -91,9 +94,9 @@ class _Scoring:
         self._worker = worker
         self._scorers = scorers
         self._total = 0
+        self._more = False
+        """Whether the last round left servers that wait."""
         self._behind = Backlog(0, 0)
-        self._counted = -COUNT
-        self._healed = -HEAL
         self._servers = meter.create_counter("ntppool.scorer.servers", description="servers scored")
         self._logged = meter.create_counter("ntppool.scorer.logged", description="scores that were news")
         self._alarms = meter.create_counter("ntppool.scorer.alarms", description="servers sent to review by a fall")
@@ -108,31 +111,27 @@ class _Scoring:
             with self._worker.rounds.one("scoring"):
                 scored, seconds, most = await self._worker.in_database(self._once)
             # Without any that could be dealt with, those that are due are held by others, and will be for a while.
-            more = scored.claimed > 0 and scored.found >= most
+            self._more = scored.claimed > 0 and scored.found >= most
             self._count(scored, seconds)
-            await self._look_back(more)
-            await self._heal()
+            if not self._more:
+                self._set_backlog(Backlog(0, 0))
             if self._behind.due <= _CALM:
                 for score in scored.scores:
                     self._tell(score)
-            await asyncio.sleep(rest_after(seconds, self._behind) if more else POLL)
+            await asyncio.sleep(rest_after(seconds, self._behind) if self._more else POLL)
 
-    async def _look_back(self, more: bool) -> None:
-        """Keeps count of the servers that wait, but not all the time: a count takes as long as scoring some of them."""
-        now = time.monotonic()
-        if not more:
-            self._behind = Backlog(0, 0)
-        elif now - self._counted >= COUNT:
-            self._counted = now
-            self._behind = await self._worker.in_database(self._read_backlog)
-        self._backlog.set(self._behind.due)
-        self._worker.status["backlog"] = self._behind.due
+    async def count_backlog(self) -> None:
+        """Counts the servers that wait, if there are many: a count takes as long as scoring some of them."""
+        if self._more:
+            self._set_backlog(await self._worker.in_database(self._read_backlog))
 
-    async def _heal(self) -> None:
+    def _set_backlog(self, behind: Backlog) -> None:
+        self._behind = behind
+        self._backlog.set(behind.due)
+        self._worker.status["backlog"] = behind.due
+
+    async def heal(self) -> None:
         """Finds servers that a wrong clock has made due in the future."""
-        if time.monotonic() - self._healed < HEAL:
-            return
-        self._healed = time.monotonic()
         if healed := await self._worker.in_database(partial(heal, self._worker.engine, utc_now())):
             log.warning("%d servers were due in the future: they are scored now", healed)
 

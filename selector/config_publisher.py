@@ -4,27 +4,23 @@ What the broker holds is read when we come to it and every few minutes, and reme
 published at once and nothing else is. Configs of monitors that are not in the ledger are removed.
 """
 
-import asyncio
-import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Final
 
-from runtime.log import OngoingWarning
 from runtime.mqtt.retained import read_retained
 from runtime.mqtt.session import Incoming, NotConnected, PublishRefused
+from runtime.retry import Delays, Outage, Setback, until_done
+from runtime.wakeup import Wakeup
 from runtime.worker import Worker
 from schema.messages import MonitorConfig, Undecodable, decode, encode
 from schema.topics import ANY
 from selector.metrics import SelectorMetrics
 
-log = logging.getLogger(__name__)
-
 REREAD: Final = 600.0
 """Seconds for which the broker is taken to hold what we last read or published."""
 
-RETRY: Final = 2.0
-"""Seconds until the next attempt after the broker failed."""
+RETRY: Final = Delays(first_seconds=2.0, longest_seconds=2.0)
+"""Before the next attempt after the broker failed."""
 
 
 class ConfigPublisher:
@@ -40,38 +36,37 @@ class ConfigPublisher:
         self._on_unwanted = on_unwanted
         self._wanted: Mapping[str, MonitorConfig] | None = None
         self._held: dict[str, MonitorConfig | None] | None = None
-        self._wake = asyncio.Event()
-        self._warning = OngoingWarning(log)
+        self._wakeup = Wakeup()
+        self._outage = Outage("configs")
 
     def set_wanted(self, wanted: Mapping[str, MonitorConfig]) -> None:
         """These are the configs of all monitors from now on."""
         if wanted != self._wanted:
             self._wanted = wanted
-            self._wake.set()
+            self._wakeup.set()
 
     def forget(self) -> None:
         """What the broker holds is not known any more: it was away."""
         self._held = None
-        self._wake.set()
+        self._wakeup.set()
 
     async def run(self) -> None:
         """Publishes until cancelled, whenever something changed and every few minutes."""
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(REREAD):
-                    await self._wake.wait()
-            if not self._wake.is_set():
+            if not await self._wakeup.wait(REREAD):
                 self._held = None
-            self._wake.clear()
-            await self._worker.broker.wait_ready()
-            try:
-                await self._publish(self._wanted)
-            except (NotConnected, PublishRefused) as error:
-                self._warning.warning("configs could not be published: %s; trying again", error)
-                self.forget()
-                await asyncio.sleep(RETRY)
-            else:
-                self._warning.over()
+            await until_done(self._attempt, self._judge, RETRY, self._outage)
+
+    async def _attempt(self) -> None:
+        await self._worker.broker.wait_ready()
+        self._wakeup.clear()
+        await self._publish(self._wanted)
+
+    def _judge(self, error: Exception) -> Setback | None:
+        if not isinstance(error, NotConnected | PublishRefused):
+            return None
+        self._held = None  # nobody knows
+        return Setback(f"could not be published: {error}", "trying again")
 
     async def _publish(self, wanted: Mapping[str, MonitorConfig] | None) -> None:
         if wanted is None:

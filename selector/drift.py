@@ -5,7 +5,6 @@ not the ledger's, the monitor's retained tree is reconciled; when the tree turns
 says the same again, the agent itself has missed something and is sent all of them again.
 """
 
-import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Final
 
 from runtime.db.engine import reading
 from runtime.mqtt.session import Incoming
+from runtime.wakeup import Wakeup
 from runtime.worker import Worker
 from schema.messages import Undecodable, assignment_set_hash, decode_status
 from schema.names import IpVersion
@@ -59,7 +59,7 @@ class DriftWatch:
         self._came_online: dict[str, float] = {}
         self._differing: dict[str, tuple[Held, Held]] = {}
         self._resent_all: dict[str, float] = {}
-        self._wake = asyncio.Event()
+        self._wakeup = Wakeup()
 
     @property
     def online(self) -> int:
@@ -88,7 +88,7 @@ class DriftWatch:
             return
         self._is_online(name)
         self._reported[name] = {ipv: state.assignments_hash for ipv, state in status.protocols.items()}
-        self._wake.set()
+        self._wakeup.set()
 
     def _is_online(self, name: str) -> None:
         now = time.monotonic()
@@ -144,17 +144,13 @@ class DriftWatch:
     async def _next(self) -> str:
         """The agent that was heard longest ago among those whose pause is over."""
         while True:
-            self._wake.clear()
+            self._wakeup.clear()
             now = time.monotonic()
             waits = [(self._compared.get(name, -PAUSE) + PAUSE - now, name) for name in self._reported]
             for wait, name in waits:
                 if wait <= 0:
                     return name
-            try:
-                async with asyncio.timeout(min((wait for wait, _ in waits), default=None)):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+            await self._wakeup.wait(min((wait for wait, _ in waits), default=None))
 
     def _forget(self, name: str) -> None:
         self._is_offline(name)

@@ -3,10 +3,7 @@
 The loop looks whenever monitors or servers have changed, and the agents are notified of what it made.
 """
 
-import asyncio
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -19,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from runtime.db.engine import reading, to_db_seconds, transaction
 from runtime.db.queue import REVIEWS
+from runtime.wakeup import Wakeup
 from runtime.worker import Worker
 from schema.names import IpVersion
 from schema.tables import server_scores, servers, servers_monitor_review
@@ -124,8 +122,8 @@ def _insert_pairs(connection: Connection) -> sa.Insert:
     return insert.on_duplicate_key_update(server_id=insert.inserted.server_id)
 
 
-SWEEP: Final = 600.0
-"""Seconds after which missing pairs are looked for although nobody came."""
+SWEEP_EVERY: Final = 600.0
+"""Seconds between two looks for missing pairs although nobody came."""
 
 
 class PairLoop:
@@ -137,35 +135,36 @@ class PairLoop:
         self._publisher = publisher
         self._metrics = metrics
         self._rows: Sequence[MonitorRow] = ()
-        self._shown = asyncio.Event()
+        self._wakeup = Wakeup()
         self._population: Population | None = None
-        self._swept = float("-inf")
 
     def set_monitors(self, rows: Sequence[MonitorRow]) -> None:
         """These are the monitors now."""
         self._rows = rows
-        self._shown.set()
+        self._wakeup.set()
+
+    async def sweep(self) -> None:
+        """Has missing pairs looked for although nobody came: a periodic job."""
+        self._population = None
+        self._wakeup.set()
 
     async def run(self) -> None:
         """Makes what is missing, until cancelled."""
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(SWEEP):
-                    await self._shown.wait()
-            self._shown.clear()
+            await self._wakeup.wait()
             await self._look(self._rows)
 
     async def _look(self, rows: Sequence[MonitorRow]) -> None:
         worker, now = self._worker, datetime.now(UTC)
         population = await worker.in_database(partial(read_population, worker.engine, rows, now))
-        if population == self._population and time.monotonic() - self._swept < SWEEP:
+        if population == self._population:
             return
         for row in rows:
             await self._make_pairs(row, now)
         # Only now: the first review of a server must see its pairs.
         if await worker.in_database(partial(queue_servers, worker.engine, now)):
             self._review_loop.wake()
-        self._population, self._swept = population, time.monotonic()
+        self._population = population
 
     async def _make_pairs(self, row: MonitorRow, now: datetime) -> None:
         while pairs := await self._worker.in_database(partial(make_pairs, self._worker.engine, row, now)):

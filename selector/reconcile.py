@@ -7,7 +7,6 @@ ledger is read after the tree, so that what a review published meanwhile is not 
 
 import asyncio
 import logging
-import random
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -19,6 +18,8 @@ from runtime.db.engine import reading
 from runtime.log import OngoingWarning
 from runtime.mqtt.retained import read_retained
 from runtime.mqtt.session import Incoming, NotConnected
+from runtime.retry import Delays
+from runtime.wakeup import Wakeup
 from runtime.worker import Worker
 from schema.messages import Assignment, Undecodable, decode
 from selector.assignments import read_pairs_of_monitor
@@ -30,8 +31,8 @@ log = logging.getLogger(__name__)
 CYCLE: Final = 45 * 60.0
 """Seconds in which every monitor is looked at although nothing calls for it."""
 
-MOST_PATIENCE: Final = 30.0
-"""Seconds between two attempts, at most."""
+RETRY: Final = Delays(first_seconds=2.0, longest_seconds=30.0, jitter=0.5)
+"""Before the next attempt after the broker failed."""
 
 MOST_MESSAGES: Final = 50_000
 """Of one monitor, that are held in memory: ten times what the whole pool is. What is more waits for the next time."""
@@ -85,7 +86,7 @@ class Reconciler:
         self._metrics = metrics
         self._marked: OrderedDict[str, bool] = OrderedDict()
         self._looked: dict[str, float] = {}
-        self._wake = asyncio.Event()
+        self._wakeup = Wakeup()
         self._warning = OngoingWarning(log)
 
     @property
@@ -96,7 +97,7 @@ class Reconciler:
     def mark(self, name: str, *, resend_all: bool = False) -> None:
         """Queues this monitor; with ``resend_all``, all its assignments are published again, right or not."""
         self._marked[name] = resend_all or self._marked.get(name, False)
-        self._wake.set()
+        self._wakeup.set()
 
     def set_monitors(self, names: set[str]) -> None:
         """These are all the monitors. New ones are looked at soon, and so are those that are no longer among them."""
@@ -116,7 +117,7 @@ class Reconciler:
                 failures += 1
                 self._warning.warning("reconciliation of %s: %s; trying again", name, error)
                 self.mark(name, resend_all=resend_all)
-                await asyncio.sleep(random.uniform(0.5, 1.0) * min(2.0**failures, MOST_PATIENCE))
+                await asyncio.sleep(RETRY.after(failures))
             else:
                 failures = 0
                 self._warning.over()
@@ -168,15 +169,11 @@ class Reconciler:
     async def _next(self) -> tuple[str, bool]:
         """The monitor to look at now: marked ones first, else the one not looked at for longest, when its time is."""
         while not self._marked:
-            self._wake.clear()
+            self._wakeup.clear()
             name, wait = self._longest_ago()
             if name is not None and wait <= 0:
                 return name, False
-            try:
-                async with asyncio.timeout(wait):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            await self._wakeup.wait(wait)
         return self._marked.popitem(last=False)
 
     def _longest_ago(self) -> tuple[str | None, float]:

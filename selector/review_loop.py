@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
+from runtime.wakeup import Wakeup
 from runtime.worker import Worker
 from schema.messages import AssignmentChanged
 from selector.metrics import SelectorMetrics
@@ -48,7 +49,7 @@ class ReviewLoop:
         self._row_warnings = row_warnings
         self._metrics = metrics
         self._unpublished: asyncio.Queue[Sequence[Pair]] = asyncio.Queue(UNPUBLISHED)
-        self._wake = asyncio.Event()
+        self._wakeup = Wakeup()
         self._under_way = asyncio.Lock()
         self._resumed = asyncio.Event()
         self._resumed.set()
@@ -73,7 +74,7 @@ class ReviewLoop:
 
     def wake(self) -> None:
         """Something is due now."""
-        self._wake.set()
+        self._wakeup.set()
 
     async def run(self) -> None:
         """Reviews until cancelled."""
@@ -81,7 +82,7 @@ class ReviewLoop:
             await self._resumed.wait()
             # By a wrong clock every monitor is gone, or has no results of the last day.
             await self._worker.clock.agreed()
-            self._wake.clear()
+            self._wakeup.clear()
             async with self._under_way:
                 if self.paused:
                     continue
@@ -97,9 +98,7 @@ class ReviewLoop:
                 for one in reviewed:
                     self._notify(one)
             if len(reviewed) < together:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(POLL):
-                        await self._wake.wait()
+                await self._wakeup.wait(POLL)
 
     async def publish(self) -> None:
         """Publishes what the reviews changed, until cancelled."""

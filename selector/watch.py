@@ -1,6 +1,5 @@
-"""The loop that looks at the ledger for what changed of monitors, servers and settings, and has it dealt with."""
+"""The job that looks at the ledger for what changed of monitors, servers and settings, and has it dealt with."""
 
-import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -35,6 +34,9 @@ Reviews see whether it is there whenever they are made."""
 COUNT_EVERY: Final = 60.0
 """Seconds between two counts of all pairs."""
 
+HEAL_EVERY: Final = 60.0
+"""Seconds between two looks for servers whose review a wrong clock has planned."""
+
 
 class Watch:
     """Looks every few seconds; what it finds goes to those whose work it is."""
@@ -60,7 +62,6 @@ class Watch:
         self._intervals: Intervals | None = None
         self._connections = 0
         self._doubts = 0
-        self._counted = float("-inf")
         self._moved: dict[int, float] = {}
         """When a monitor's coming or going last made its servers due."""
 
@@ -72,12 +73,13 @@ class Watch:
         """Reads who there is, for :meth:`is_known`, before anybody is heard."""
         self._monitors = await self._worker.in_database(self._read)
 
-    async def run(self) -> None:
-        """Looks until cancelled."""
-        while True:
-            await self._worker.clock.agreed()
-            await self.check()
-            await asyncio.sleep(CHECK_EVERY)
+    def add_jobs(self) -> None:
+        """Adds the periodic jobs that look and count."""
+        add, undisturbed = self._worker.jobs.add, self._worker.undisturbed
+        # Who there is, and what is to be published, everything else takes from the watch: nothing goes on without it.
+        add("watch", CHECK_EVERY, self.check, at_once=True, when=self._worker.clock.agreed, vital=True)
+        add("pair counts", COUNT_EVERY, self.count_pairs, at_once=True, when=undisturbed)
+        add("healing", HEAL_EVERY, self.heal, at_once=True, when=undisturbed)
 
     async def check(self) -> None:
         """Looks once, and has all that it finds dealt with."""
@@ -88,7 +90,7 @@ class Watch:
         await self._check_settings()
         await self._check_monitors()
         self._pair_loop.set_monitors(known_monitors.monitors)
-        await self._count()
+        await self._count_backlog()  # now, so that it has what was found
 
     def _read(self) -> Monitors:
         with reading(self._worker.engine) as connection:
@@ -138,17 +140,19 @@ class Watch:
         if news:
             self._review_loop.wake()
 
-    async def _count(self) -> None:
+    async def _count_backlog(self) -> None:
+        """Counts the servers that wait for review, for the metrics and the answer to ``status``."""
         due = await self._worker.in_database(self._backlog)
         self._metrics.backlog(due)
         review_loop, status = self._review_loop, self._worker.status
         status |= {"due": due, "reviewed": review_loop.reviewed, "reconciling": self._reconciler.waiting}
-        if time.monotonic() - self._counted >= COUNT_EVERY:
-            self._metrics.pools(*await self._worker.in_database(self._pools))
-            await self._heal()
-            self._counted = time.monotonic()
 
-    async def _heal(self) -> None:
+    async def count_pairs(self) -> None:
+        """Counts all pairs, for the metrics."""
+        self._metrics.pools(*await self._worker.in_database(self._pools))
+
+    async def heal(self) -> None:
+        """Has servers reviewed now whose review a wrong clock has planned."""
         engine = self._worker.engine
         reviews = (await self._worker.in_database(self._worker.pool.get)).selector
         if await self._worker.in_database(partial(heal_reviews, engine, reviews, to_db(datetime.now(UTC)))):

@@ -20,7 +20,7 @@ from schema.topics import ANY
 from selector.config_publisher import ConfigPublisher
 from selector.drift import DriftWatch
 from selector.metrics import SelectorMetrics
-from selector.pairs import PairLoop
+from selector.pairs import SWEEP_EVERY, PairLoop
 from selector.publisher import Publisher
 from selector.reconcile import Reconciler
 from selector.review_loop import ReviewLoop
@@ -45,10 +45,11 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     worker.broker.subscribe(Subscription(worker.topics.status(ANY), agents.on_status))
     _register_commands(worker, review_loop)
     await watch.load()
+    watch.add_jobs()
+    worker.jobs.add("pair sweep", SWEEP_EVERY, pair_loop.sweep)
     for name, loop in {
         "reviews": review_loop.run(),
         "publishing": review_loop.publish(),
-        "watch": watch.run(),
         "population": pair_loop.run(),
         "reconciliation": reconciler.run(),
         "configs": configs.run(),

@@ -1,7 +1,6 @@
 """The ledger's engine: one place that knows how each database must be opened, and how a transaction is tried again."""
 
 import logging
-import random
 import sqlite3
 import time
 from collections import deque
@@ -23,6 +22,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from runtime.db.errors import Reaction, reaction_to
 from runtime.db.json_rows import JsonText, mysql_literal, stored_day
 from runtime.log import OngoingWarning
+from runtime.retry import Delays
 from runtime.settings import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,9 @@ SIGN_IN_AGAIN: Final = 5.0
 one, and a worker has many connections. Another password is tried at once."""
 
 _WRONG_PASSWORD: Final = frozenset({1045, 1698})
+
+_CONFLICT_DELAYS: Final = Delays(first_seconds=0.01, longest_seconds=0.5, jitter=0.5)
+"""Before a transaction runs again that met another one."""
 
 _NO_TLS: Final = 2026
 """The driver's number for TLS that cannot be set up."""
@@ -269,7 +272,7 @@ def transaction(
             if attempt == attempts or not (isinstance(error, retry_on) or reaction is Reaction.AGAIN):
                 raise
             log.debug("transaction tried again after %s", getattr(error, "orig", error))
-            time.sleep(random.uniform(0.5, 1.0) * min(0.005 * 2**attempt, 0.5))
+            time.sleep(_CONFLICT_DELAYS.after(attempt))
     raise AssertionError("unreachable")
 
 

@@ -1,6 +1,5 @@
 """The values that a broker session is made from, takes and gives."""
 
-import random
 import re
 import ssl
 from collections.abc import Awaitable, Callable
@@ -10,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from runtime.retry import Delays
 from schema.topics import unshared
 
 TokenSource = Callable[[], str | Awaitable[str]]
@@ -169,6 +169,9 @@ BackOff = Callable[[Lost, int], float]
 """Seconds to wait before the next attempt, after ``n`` attempts in a row that did not last."""
 
 
+_QUICK: Final = Delays(first_seconds=0.1, longest_seconds=10.0, jitter=0.5)
+
+
 def quick_back_off(lost: Lost, failures: int) -> float:
     """For workers: at once at first, then doubling to 10 s, with jitter."""
-    return float(min(10.0, 0.1 * 2**failures)) * random.uniform(0.5, 1.0)
+    return _QUICK.after(failures + 1)

@@ -10,13 +10,13 @@ from sqlalchemy.engine import Engine
 
 from ingest.last_seen import Seen, write_last_seen
 from ingest.messages import Presence, read_status
+from ingest.persist import persist_each
 from ingest.presence import write_presence
-from ingest.retry import persist_each
 from runtime.db.engine import open_database
 from runtime.db.migrate import upgrade
 from runtime.health import Contact
 from runtime.mqtt.session import Incoming
-from runtime.worker import Worker
+from runtime.worker import Doubts, Worker
 from schema.messages import ProtocolState, Status, decode, encode
 from schema.tables import monitor_presence, monitors
 from schema.tables import pool as pool_tables
@@ -47,10 +47,10 @@ class Direct:
     """Stands for the worker: writes at once."""
 
     def __init__(self) -> None:
-        self.contact = Contact()
+        self.contact, self.doubts = Contact(), Doubts()
 
-    async def in_database(self, work: Any) -> Any:
-        return work()
+    async def in_database(self, work: Any, judge_defect: Any) -> Any:
+        return await Worker.in_database(cast(Worker, self), work, judge_defect)
 
 
 async def test_one_version_stops_nobody(narrow: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -399,7 +399,7 @@ async def test_it_subscribes_to_nothing_else(engine: Engine, broker: Broker) -> 
 async def test_old_rows_are_removed_now_and_then(
     engine: Engine, broker: Broker, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ingest.jobs.RETENTION", timedelta(seconds=0.2))
+    monkeypatch.setattr("ingest.jobs.RETENTION_EVERY", 0.2)
     now = datetime.now(UTC)
     with engine.begin() as connection:
         old, kept = (
@@ -415,7 +415,7 @@ async def test_old_rows_are_removed_now_and_then(
 async def test_an_adopted_log_is_left_alone_and_that_is_said(
     engine: Engine, broker: Broker, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("ingest.jobs.RETENTION", timedelta(seconds=0.2))
+    monkeypatch.setattr("ingest.jobs.RETENTION_EVERY", 0.2)
     caplog.set_level(logging.INFO, "ingest.jobs")
     now = datetime.now(UTC)
     with engine.begin() as connection:

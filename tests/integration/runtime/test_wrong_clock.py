@@ -125,7 +125,7 @@ async def _work(worker: Worker) -> None:
 
     async with asyncio.TaskGroup() as tasks:
         await start(worker, tasks)
-        for task in (worker.live.run(), worker.broker.run(), compare_often()):
+        for task in (worker.jobs.run(), worker.live.run(), worker.broker.run(), compare_often()):
             tasks.create_task(task)
 
 

@@ -81,6 +81,7 @@ async def running(worker: Worker) -> AsyncIterator[None]:
 async def _start(worker: Worker) -> None:
     async with asyncio.TaskGroup() as tasks:
         await scorer_worker.start(worker, tasks)
+        tasks.create_task(worker.jobs.run())
 
 
 def servers_with_a_result(engine: Engine, count: int, score: float = 12.0, *, due: bool = True) -> list[int]:

@@ -18,7 +18,6 @@ from schema.messages import (
     encode,
 )
 from schema.tables import monitors, server_scores, servers, servers_monitor_review
-from selector import pairs
 from selector.triggers import make_due
 from testbed.fixtures.broker import Broker
 from testbed.fixtures.selector import (
@@ -116,7 +115,7 @@ async def test_a_deleted_server_is_no_longer_measured(
     engine: Engine, broker: Broker, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One that comes back before anybody has looked who is there is found by the next sweep, which is ten minutes away.
-    monkeypatch.setattr(pairs, "SWEEP", 1.0)
+    monkeypatch.setattr("selector.worker.SWEEP_EVERY", 1.0)
     _, [deleted, other] = with_pairs(engine, name, 2)
     async with watching_tree(broker) as tree, running_selector(engine, broker):
         await eventually(lambda: set(tree.assignments(name)) == {deleted, other})

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -21,21 +22,22 @@ from ingest import metrics as count
 from ingest.acks import Acks
 from ingest.commit import Committer, still_fresh, transaction_span
 from ingest.handlers import Handlers
-from ingest.jobs import keep_rates
+from ingest.jobs import RATES_VALID_FOR, RatesJob
 from ingest.last_seen import LastSeen
 from ingest.messages import UndecodableMessage
 from ingest.metrics import IngestMetrics
+from ingest.persist import ContentRefused, persist, persist_each
 from ingest.plan import Known, make_plan
 from ingest.presence import PresenceQueue
 from ingest.queue import SubmissionQueue
 from ingest.rate_limit import RateLimiter, Sender
-from ingest.retry import ContentRefused, persist, persist_each
 from ingest.undecodable import UndecodableMessages
 from runtime.clock import Clock
 from runtime.db.system_settings import PoolSettings
 from runtime.health import Contact, Rounds
 from runtime.mqtt.session import BrokerSession, Incoming, NotConnected
-from runtime.worker import Worker
+from runtime.retry import Delays
+from runtime.worker import Doubts, Worker
 from schema.messages import BatchCommitted, Rejection, Status, encode
 from schema.topics import Topics
 from testbed.fixtures.batches import ARRIVED, new_batch, new_result, new_submission
@@ -222,14 +224,22 @@ class Database:
 
     def __init__(self, *outcomes: Exception | str) -> None:
         self.outcomes = list(outcomes)
-        self.contact = Contact()
+        self.contact, self.doubts = Contact(), Doubts()
 
-    async def in_database(self, work: Any) -> Any:
+    async def in_database(self, work: Any, judge_defect: Any = None) -> Any:
+        return await Worker.in_database(cast(Worker, self), self._next, judge_defect)
+
+    def _next(self) -> str:
         assert self.outcomes, "asked once more than expected"
         outcome = self.outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+
+@pytest.fixture
+def _no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.worker._DATABASE_DELAYS", Delays(0.0, 0.0))
 
 
 def of(kind: type[Any], code: int) -> Exception:
@@ -261,14 +271,14 @@ async def test_content_that_does_not_fit_is_refused_at_once(error: Exception) ->
     "error",
     [of(OperationalError, 1213), of(OperationalError, 1290), of(OperationalError, 1114), of(ProgrammingError, 1146)],
 )
-async def test_a_database_that_is_out_of_order_is_waited_for(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingest.retry._AGAIN", 0.0)
+@pytest.mark.usefixtures("_no_delays")
+async def test_a_database_that_is_out_of_order_is_waited_for(error: Exception) -> None:
     database = Database(error, error, "done")
     assert await persist(cast(Worker, database), lambda: None) == "done"
 
 
-async def test_what_may_be_lost_is_not_tried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingest.retry._AGAIN", 0.0)
+@pytest.mark.usefixtures("_no_delays")
+async def test_what_may_be_lost_is_not_tried_for_ever() -> None:
     unknown = of(OperationalError, 9999)
     database = Database(*[unknown] * 5, "done")
     with pytest.raises(ContentRefused):
@@ -282,10 +292,10 @@ class Picky:
 
     def __init__(self) -> None:
         self.written: list[list[int]] = []
-        self.contact = Contact()
+        self.contact, self.doubts = Contact(), Doubts()
 
-    async def in_database(self, work: Any) -> Any:
-        return work()
+    async def in_database(self, work: Any, judge_defect: Any = None) -> Any:
+        return await Worker.in_database(cast(Worker, self), work, judge_defect)
 
     def write(self, metrics: Sequence[int]) -> int:
         if any(number % 2 for number in metrics):
@@ -307,10 +317,8 @@ async def test_of_what_is_written_together_only_what_is_to_blame_is_lost() -> No
     assert (worker.written, lost) == ([[2, 4], [2], [4], [6]], [3, 5, 7])
 
 
-async def test_what_a_database_refuses_for_reasons_unknown_is_tried_once_each_and_lost(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("ingest.retry._AGAIN", 0.0)
+@pytest.mark.usefixtures("_no_delays")
+async def test_what_a_database_refuses_for_reasons_unknown_is_tried_once_each_and_lost() -> None:
     lost: list[int] = []
     database = Database(*[of(OperationalError, 9999)] * 4, "done", of(OperationalError, 9999))
     done = await persist_each(
@@ -363,20 +371,18 @@ async def test_rates_are_looked_up_when_they_matter_and_doubted_after_a_while(mo
         asked.append(senders)
         return dict.fromkeys(senders, 25.0)
 
-    monkeypatch.setattr("ingest.jobs.RATES_EVERY", 0.001)
-    monkeypatch.setattr("ingest.jobs.RATES_VALID_FOR", 3600.0)
     monkeypatch.setattr("ingest.jobs._rates", look)
-    worker = cast(Worker, Picky())
-    running = asyncio.create_task(keep_rates(worker, rate_limiter))
-    await until(lambda: asked)
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr("ingest.jobs.time", clock)
+    job = RatesJob(cast(Worker, Picky()), rate_limiter)
+    for seconds in (0.0, RATES_VALID_FOR - 1):
+        clock.monotonic = partial(float, now + seconds)
+        await job.run()
     assert asked == [[busy]]
     assert rate_limiter.senders() == [idle, busy]
-    running.cancel()
-    monkeypatch.setattr("ingest.jobs.RATES_VALID_FOR", 0.0)
-    running = asyncio.create_task(keep_rates(worker, rate_limiter))
-    await until(lambda: len(asked) > 2)
-    running.cancel()
-    assert asked[-1] == [busy], "once more, since it may have changed"
+    clock.monotonic = partial(float, now + RATES_VALID_FOR)
+    await job.run()
+    assert asked == [[busy], [busy]], "once more, since it may have changed"
     assert rate_limiter.senders() == [busy], "who is not heard of is forgotten"
 
 

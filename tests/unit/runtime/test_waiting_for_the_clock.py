@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +11,7 @@ from opentelemetry.metrics import NoOpMeter
 from runtime.clock import Clock, Comparison
 from runtime.health import Rounds
 from scorer.scoring import Scored
-from scorer.worker import _Scoring, heal
+from scorer.worker import _Scoring
 from selector.review_loop import ReviewLoop
 
 
@@ -40,7 +39,7 @@ def of_selector(worker: Any) -> ReviewLoop:
 
 
 def scorers_answer(work: Any) -> Any:
-    return 0 if isinstance(work, partial) and work.func is heal else (Scored(), 0.0, 10)
+    return Scored(), 0.0, 10
 
 
 def selectors_answer(work: Any) -> Any:
@@ -63,15 +62,5 @@ async def test_nothing_is_done_by_a_clock_that_is_doubted(
     worker.clock.note(Comparison(0.0, 0.0, worker.clock._base))
     async with asyncio.timeout(10):
         await worker.asked.get()
-    running.cancel()
-    await asyncio.wait({running})
-
-
-async def test_the_scorer_looks_for_servers_that_are_due_in_the_future() -> None:
-    worker = Worker(scorers_answer)
-    running = asyncio.create_task(of_scorer(worker).run())
-    async with asyncio.timeout(10):
-        while not (isinstance(work := await worker.asked.get(), partial) and work.func is heal):
-            pass
     running.cancel()
     await asyncio.wait({running})

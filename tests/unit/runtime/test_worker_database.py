@@ -14,11 +14,13 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from runtime import worker as runtime_worker
+from runtime.clock import Comparison
 from runtime.control import Control
 from runtime.db.engine import DatabaseUnavailable
 from runtime.db.system_settings import PoolSettingsReader
 from runtime.mqtt.live_stream import LiveStream
 from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity
+from runtime.retry import Delays, Setback
 from runtime.settings import WorkerSettings
 from runtime.telemetry import Telemetry
 from runtime.worker import Worker
@@ -27,7 +29,7 @@ from schema.topics import Topics
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
-    monkeypatch.setattr(runtime_worker, "_DATABASE_RETRY", 0.001)
+    monkeypatch.setattr(runtime_worker, "_DATABASE_DELAYS", Delays(0.001, 0.001))
     engine = create_engine("sqlite://")
     broker = BrokerSession(BrokerAddress("127.0.0.1", 1), Identity("x", "x"), lambda: "t")
     return Worker(
@@ -139,3 +141,21 @@ async def test_an_end_is_not_lost_while_the_database_is_away(worker: Worker, cap
     done, _ = await asyncio.wait({task}, timeout=5)
     assert done
     assert task.cancelled()
+
+
+async def test_jobs_that_may_come_later_wait_for_clock_and_database(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.clock._LOOK_AGAIN", 0.001)
+    worker.clock._apart = "of the test"
+    worker.contact.failed("results", Setback("away"))
+    waiting = asyncio.create_task(worker.undisturbed())
+    for _ in range(5):
+        await asyncio.sleep(0.002)
+    worker.clock.note(Comparison(0.0, 0.0, worker.clock._base))
+    for _ in range(5):
+        await asyncio.sleep(0.002)
+    assert not waiting.done()
+    worker.contact.succeeded("results")
+    async with asyncio.timeout(10):
+        await waiting

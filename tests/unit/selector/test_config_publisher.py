@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from runtime.mqtt.session import NotConnected
+from runtime.retry import Delays
 from schema.messages import MonitorConfig, decode
 from schema.topics import Topics
 from selector import config_publisher
@@ -31,7 +32,7 @@ class Broker:
         worker = SimpleNamespace(topics=TOPICS, broker=self)
         metrics = SimpleNamespace(repaired=lambda what, count: None)
         self.configs = ConfigPublisher(cast(Any, worker), cast(Any, metrics), on_unwanted=self.unwanted.append)
-        monkeypatch.setattr(config_publisher, "RETRY", 0.001)
+        monkeypatch.setattr(config_publisher, "RETRY", Delays(0.001, 0.001))
         monkeypatch.setattr(self.configs, "_read", self._read)
 
     async def _read(self) -> dict[str, MonitorConfig | None]:

@@ -1,5 +1,6 @@
-"""When missing pairs are looked for: whenever monitors or servers came, and every ten minutes although nobody did."""
+"""When missing pairs are looked for: whenever monitors or servers came, and in each sweep although nobody did."""
 
+import asyncio
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -7,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from selector import pairs as pairs_module
-from selector.pairs import SWEEP, PairLoop
+from selector.pairs import PairLoop
 
 
 class Pool:
@@ -16,12 +17,10 @@ class Pool:
     rows: tuple[Any, ...] = (SimpleNamespace(id=1), SimpleNamespace(id=2))
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
         self.population = 1
         self.missing: dict[int, list[list[tuple[int, int]]]] = {}
         self.new_servers = 0
         self.story: list[str] = []
-        monkeypatch.setattr(pairs_module, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(pairs_module, "read_population", lambda engine, rows, now: self.population)
         monkeypatch.setattr(pairs_module, "make_pairs", self._make)
         monkeypatch.setattr(pairs_module, "queue_servers", self._queue)
@@ -59,18 +58,33 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
     yield Pool(monkeypatch)
 
 
-async def test_it_is_done_again_when_somebody_came_and_every_ten_minutes(pool: Pool) -> None:
+async def test_it_is_done_again_when_somebody_came_and_in_each_sweep(pool: Pool) -> None:
     everything = ["look 1", "look 2", "queue"]
     assert await pool.looks() == everything
-    pool.now += SWEEP - 1
     assert await pool.looks() == []
-    pool.now += 1
-    assert await pool.looks() == everything
-    pool.now += 1
     pool.population = 2
     assert await pool.looks() == everything
-    pool.now += SWEEP - 1
     assert await pool.looks() == []
+    await pool.pair_loop.sweep()
+    assert await pool.looks() == everything
+    assert await pool.looks() == []
+
+
+async def test_the_loop_looks_when_it_is_shown_the_monitors_and_when_it_is_told_to_sweep(pool: Pool) -> None:
+    everything = ["look 1", "look 2", "queue"]
+
+    async def until_looked(times: int) -> None:
+        async with asyncio.timeout(30):
+            while pool.story != everything * times:
+                await asyncio.sleep(0.001)
+
+    running = asyncio.create_task(pool.pair_loop.run())
+    pool.pair_loop.set_monitors(pool.rows)
+    await until_looked(1)
+    await pool.pair_loop.sweep()
+    await until_looked(2)
+    running.cancel()
+    await asyncio.wait({running})
 
 
 async def test_pairs_are_published_batch_by_batch_and_servers_queued_after_them(pool: Pool) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 from runtime import worker as runtime_worker
 from runtime.db import engine as engine_module
 from runtime.db.engine import open_database, reading, transaction
+from runtime.retry import Delays
 from runtime.settings import WorkerSettings
 from runtime.telemetry import Telemetry
 from runtime.worker import Worker, assemble
@@ -54,7 +55,7 @@ def old(request: pytest.FixtureRequest, server: DatabaseServer) -> DatabaseServe
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime_worker, "_DATABASE_RETRY", 0.05)
+    monkeypatch.setattr(runtime_worker, "_DATABASE_DELAYS", Delays(0.05, 0.05))
 
 
 @dataclass

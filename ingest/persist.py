@@ -5,8 +5,6 @@ or lacks a table refuses every batch, so it is waited for like one that is away.
 monitor was seen, is not tried for ever, and of what was written together only what is to blame is lost.
 """
 
-import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
@@ -14,15 +12,11 @@ from typing import Final, TypeVar
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
-from runtime.log import OngoingWarning
+from runtime.retry import Setback
 from runtime.worker import Worker
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 Item = TypeVar("Item")
-
-_AGAIN: Final = 1.0
-"""Seconds until the next attempt."""
 
 _FEW: Final = 3
 """Attempts, when what is to be written may be lost."""
@@ -65,27 +59,18 @@ async def persist(worker: Worker, work: Callable[[], T], *, attempts: int | None
     Raises:
         ContentRefused: it is the content's, or it has failed so often.
     """
-    warning = OngoingWarning(log)
-    try:
-        for attempt in count(1):
-            try:
-                result = await worker.in_database(work)
-            except Exception as error:
-                if _is_contents_fault(error):
-                    raise ContentRefused(reason_of(error)) from error
-                if not isinstance(error, SQLAlchemyError):
-                    raise
-                if attempt == attempts:
-                    raise ContentRefused(reason_of(error)) from error
-                worker.contact.failed(warning, reason_of(error))
-                warning.warning("database: %s; trying again", reason_of(error))
-            else:
-                worker.contact.succeeded(warning)
-                return result
-            await asyncio.sleep(_AGAIN)
-    finally:
-        worker.contact.gave_up(warning)
-    raise AssertionError("unreachable")
+    tried = count(1)
+
+    def judge(error: Exception) -> Setback | None:
+        if _is_contents_fault(error):
+            raise ContentRefused(reason_of(error)) from error
+        if not isinstance(error, SQLAlchemyError):
+            return None
+        if next(tried) == attempts:
+            raise ContentRefused(reason_of(error)) from error
+        return Setback(reason_of(error), "trying again")
+
+    return await worker.in_database(work, judge)
 
 
 async def persist_each(

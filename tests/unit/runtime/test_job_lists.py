@@ -1,0 +1,111 @@
+"""Which periodic jobs each worker has, how often each runs, when it first does, and what holds it back."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+import ingest.jobs
+import scorer.worker
+import selector.watch
+import selector.worker
+from runtime.clock import Clock
+from runtime.worker import Worker
+
+
+@dataclass(frozen=True)
+class Added:
+    """A job as a worker adds it."""
+
+    seconds: float
+    at_once: bool
+    vital: bool
+    jitter: float
+    when: str | None
+
+
+class Jobs:
+    """Stands for the scheduler."""
+
+    def __init__(self) -> None:
+        self.added: dict[str, Added] = {}
+
+    def add(
+        self,
+        name: str,
+        seconds: float,
+        function: Callable[[], Awaitable[None]],
+        *,
+        at_once: bool = False,
+        jitter_seconds: float = 0.0,
+        when: Callable[[], Awaitable[None]] | None = None,
+        vital: bool = False,
+    ) -> None:
+        condition = None if when is None else when.__name__
+        assert name not in self.added
+        self.added[name] = Added(seconds, at_once, vital, jitter_seconds, condition)
+
+
+def a_worker() -> Any:
+    async def undisturbed() -> None: ...
+
+    return SimpleNamespace(jobs=Jobs(), clock=Clock(), undisturbed=undisturbed)
+
+
+def added(seconds: float, when: str | None = None, **options: Any) -> Added:
+    return Added(seconds, **{"at_once": False, "vital": False, "jitter": 0.0, "when": when, **options})
+
+
+async def test_of_ingest(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, parts = a_worker(), cast(Any, None)
+    names = ("queue", "committer", "rate_limiter", "presences", "last_seen", "metrics")
+    ingest.jobs.add_jobs(cast(Worker, worker), **dict.fromkeys(names, parts))
+
+    async def nothing(*_: object) -> list[Any]:
+        return []
+
+    monkeypatch.setattr(ingest.jobs, "_tables", nothing)
+    monkeypatch.setattr(ingest.jobs, "_announce", nothing)
+    await ingest.jobs.begin_retention(cast(Worker, worker), parts)
+    assert worker.jobs.added == {
+        "presence": added(1.0, vital=True),
+        "last_seen": added(5.0, "agreed", vital=True),
+        "rates": added(5.0),
+        "status": added(1.0, at_once=True),
+        "retention": added(300.0, jitter=60.0),
+    }
+
+
+def test_of_the_selectors_watch() -> None:
+    worker = a_worker()
+    selector.watch.Watch(worker, *[cast(Any, None)] * 6).add_jobs()
+    assert worker.jobs.added == {
+        "watch": added(5.0, "agreed", at_once=True, vital=True),
+        "pair counts": added(60.0, "undisturbed", at_once=True),
+        "healing": added(60.0, "undisturbed", at_once=True),
+    }
+
+
+async def test_of_the_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = a_worker()
+
+    async def in_database(_work: object) -> None: ...
+
+    class Scoring:
+        def __init__(self, *_: object) -> None: ...
+        async def run(self) -> None: ...
+        async def count_backlog(self) -> None: ...
+        async def heal(self) -> None: ...
+
+    monkeypatch.setattr(scorer.worker, "_Scoring", Scoring)
+    worker.in_database, worker.engine, worker.status = in_database, None, {}
+    worker.control = SimpleNamespace(add=lambda name, command: None)
+    async with asyncio.TaskGroup() as tasks:
+        await scorer.worker.start(worker, tasks)
+    assert worker.jobs.added == {
+        "backlog": added(1.0, "agreed"),
+        "healing": added(60.0, "undisturbed", at_once=True),
+    }
