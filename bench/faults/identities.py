@@ -95,7 +95,7 @@ class Duplicate:
         state = self._rig.site.state(monitor, copy=True)
         quiet = 0
         for _ in range(120):
-            paused = await self._rig.orders.agent(monitor.name, "pause")
+            paused = await self._rig.operator.agent(monitor.name, "pause")
             quiet = quiet + 1 if paused and is_empty(state) else 0
             if quiet > 6:  # longer than results are gathered before they become a batch
                 return

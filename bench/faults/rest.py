@@ -43,14 +43,14 @@ class Rest:
     async def come(self, load: str) -> Tree:
         """Has reviews end, then measuring; waits until all is delivered, scored and told. The retained assignments."""
         rig = self._rig
-        await self._reach("the selector pauses", lambda: rig.orders.service("selector", "pause"))
+        await self._reach("the selector pauses", lambda: rig.operator.service("selector", "pause"))
         # A score counts monitors by their status, and is made anew with the next result: there must be one after the
         # last move.
         last = await rig.read(ledger.last_log_id)
         await self._reach("results of all servers", lambda: self._all_measured_since(last))
         await self._end_load(load)
         for monitor in rig.site.world.monitors:
-            await self._reach(f"{monitor.name} pauses", lambda name=monitor.name: rig.orders.agent(name, "pause"))  # type: ignore[misc]  # mypy sees no type of a default
+            await self._reach(f"{monitor.name} pauses", lambda name=monitor.name: rig.operator.agent(name, "pause"))  # type: ignore[misc]  # mypy sees no type of a default
         # A probe that is underway, or a result that waits for others, comes into the spool after a pause.
         for name in rig.monitors:
             await self._reach(f"the counts of {name}", lambda name=name: self._balanced(name))  # type: ignore[misc]  # mypy sees no type of a default
@@ -61,8 +61,8 @@ class Rest:
     async def go_on(self) -> None:
         """Has measuring and reviews go on."""
         for monitor in self._rig.site.world.monitors:
-            await self._rig.orders.agent(monitor.name, "resume")
-        await self._rig.orders.service("selector", "resume")
+            await self._rig.operator.agent(monitor.name, "resume")
+        await self._rig.operator.service("selector", "resume")
 
     def diaries(self) -> list[Diary]:
         """The journals of all agents, with what those that run said on the way to rest."""
@@ -77,7 +77,7 @@ class Rest:
 
     async def _balanced(self, name: str) -> bool:
         """Whether an agent's counts are those of its journal. They may differ for as long as something is underway."""
-        measured = self._measured[name] = await self._rig.orders.measured(self._rig.monitors[name].name)
+        measured = self._measured[name] = await self._rig.operator.measured(self._rig.monitors[name].name)
         tale = await asyncio.to_thread(read_journal, self._rig.site.handles(name) / JOURNAL)
         return measured == tale.kept_by_last_process()
 
@@ -133,6 +133,6 @@ class Rest:
 
     async def _read_tree(self) -> Tree:
         try:
-            return await read_tree(self._rig.orders.session, self._rig.orders.topics)
+            return await read_tree(self._rig.operator.session, self._rig.operator.topics)
         except NotConnected:
             return {}

@@ -16,7 +16,7 @@ from typing import Final, Self, TypeVar
 from sqlalchemy.engine import Connection
 
 from agent.state import StateDirectory
-from bench.faults.orders import Orders
+from auth.tokens import Role, sign
 from bench.faults.plan import LINKS
 from bench.faults.site import DISK_OF_DATABASE, FaultSite, store_all, through
 from runtime.db.engine import open_database, reading, transaction, utc_now
@@ -28,7 +28,9 @@ from testbed.demo.process import last_lines
 from testbed.demo.site import BROKER, FLEET, agent_name, broker_command, fleet_command
 from testbed.demo.spools import is_empty
 from testbed.demo.supervisor import Supervisor
+from testbed.demo.world import ENV
 from testbed.load.generator import READY
+from testbed.operator import Operator
 from testbed.tcp_proxy import TcpProxy
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ _ANSWERS_WITHIN: Final = 5.0
 """Seconds for one attempt."""
 
 START_WITHIN: Final = 60.0
+_OPERATOR: Final = "faults"
 _LOOK_EVERY: Final = 0.1
 
 
@@ -61,7 +64,10 @@ class Rig:
         self.site = site
         self.database = database
         self.supervisor = Supervisor()
-        self.orders = Orders(site.site.broker_address, lambda: site.key)
+        # Signed with the key of now, which changes in a rotation.
+        self.operator = Operator(
+            site.site.broker_address, _OPERATOR, lambda: sign(site.key, Role.SERVER, _OPERATOR, ENV), ENV
+        )
         self.monitors = {agent_name(monitor): monitor for monitor in site.world.monitors}
         broker, ledger = site.site.broker_address, site.site.database
         self.links = {
@@ -100,7 +106,7 @@ class Rig:
         await asyncio.to_thread(self._prepare_ledger)
         await self.supervisor.start(broker_command(self.site.site))
         await self.supervisor.start(fleet_command(self.site.site, self.site.world))
-        session: asyncio.Future[None] = asyncio.ensure_future(self.orders.session.run())
+        session: asyncio.Future[None] = asyncio.ensure_future(self.operator.session.run())
         self._exit.push_async_callback(_cancelled, session)
         await self.until(self._is_connected, "a session with the broker")
         for name in WORKERS:
@@ -115,7 +121,7 @@ class Rig:
         transaction(self.engine, partial(store_all, world=self.site.world, load_names=self.site.load_names, now=now))
 
     async def _is_connected(self) -> bool:
-        return self.orders.session.connected
+        return self.operator.session.connected
 
     def broker_by(self, link: str) -> BrokerAddress:
         """The broker by way of one of the proxies."""

@@ -10,6 +10,7 @@ from typing import Final, Self, TypeVar
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
+from auth.tokens import Role, token_source
 from runtime.db.engine import DatabaseUnavailable, open_database, reading, transaction, utc_now
 from runtime.db.errors import Reaction, reaction_to
 from runtime.db.migrate import upgrade
@@ -19,7 +20,6 @@ from testbed.checker.replay import Replay
 from testbed.demo import ledger
 from testbed.demo.accounting import Evidence
 from testbed.demo.errors import DemoError
-from testbed.demo.operator import Operator
 from testbed.demo.site import (
     BROKER,
     FLEET,
@@ -37,6 +37,7 @@ from testbed.demo.store import require_empty, store_world
 from testbed.demo.supervisor import Supervisor
 from testbed.demo.witness import Witness
 from testbed.demo.world import ENV, Monitor, World
+from testbed.operator import Operator
 
 START_WITHIN: Final = 30.0
 """Seconds that one process has to be ready."""
@@ -49,6 +50,7 @@ _LAST_RESULT_WITHIN: Final = 5.0
 """Seconds after a pause in which the last result is in the spool: a probe takes three at most, a batch gathers one."""
 
 _LOOK_EVERY: Final = 0.2
+_OPERATOR: Final = "demo-operator"
 T = TypeVar("T")
 
 
@@ -68,7 +70,8 @@ class System:
         self.world = world
         self.supervisor = Supervisor()
         self.witness = Witness(site.broker_address, site.key, ENV)
-        self.operator = Operator(site.broker_address, site.key, ENV)
+        token = token_source(site.key, Role.ADMIN, _OPERATOR, ENV)
+        self.operator = Operator(site.broker_address, _OPERATOR, token, ENV)
         self.hung: list[str] = []
         self._stopping = stopping
         self._engine = open_database(site.database)
@@ -212,7 +215,7 @@ class System:
         except DatabaseUnavailable as error:
             return [f"the database is away: {error}"]
         monitors = [monitor.name for monitor in self.world.monitors if agent_name(monitor) in self.supervisor.running]
-        self._measured = await self.operator.measured(monitors)
+        self._measured = await self.operator.all_measured(monitors)
         said = [f"{unscored} servers wait for their score"] if unscored else []
         said += [f"{monitor.name} has batches in its spool" for monitor in self.world.monitors if self._waits(monitor)]
         said += [f"{name} does not answer" for name in monitors if name not in self._measured]

@@ -1,6 +1,5 @@
 """A worker as its operator meets it: started, asked, stopped, and told of everything that is not there yet."""
 
-import asyncio
 import json
 import os
 import signal
@@ -22,7 +21,8 @@ from auth.tokens import Role
 from runtime.db.dsn import parse_dsn
 from runtime.db.engine import open_database
 from runtime.db.migrate import upgrade
-from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
+from runtime.mqtt.request import RequestClient, new_key
+from runtime.mqtt.session import BrokerAddress, Identity
 from schema.messages import ControlAnswer, ControlCommand, decode, encode
 from schema.topics import Topics
 from scorer.worker import POLL
@@ -146,22 +146,18 @@ def wait_for_metric(port: int, name: str) -> None:
 async def ask(broker: Broker, payload: bytes) -> ControlAnswer:
     """The scorer's answer to an order."""
     topics = Topics("test")
-    answers: asyncio.Queue[Incoming] = asyncio.Queue()
     name = "worker-process-test"
-    session = BrokerSession(
+    response_topic = topics.answers(name, new_key())
+    client = RequestClient(
         BrokerAddress("127.0.0.1", broker.port),
         Identity(name, name),
         lambda: broker.token(Role.ADMIN, name),
-        subscriptions=[Subscription(topics.answers(name, "1"), answers.put_nowait)],
+        answers=response_topic,
     )
-    running = asyncio.create_task(session.run())
-    try:
-        await session.publish(topics.service_control("scorer"), payload, response_topic=topics.answers(name, "1"))
-        async with asyncio.timeout(PATIENCE):
-            return decode((await answers.get()).payload, ControlAnswer)
-    finally:
-        running.cancel()
-        await asyncio.wait({running})
+    async with client.connected():
+        answer = await client.request_one(topics.service_control("scorer"), payload, response_topic, timeout=PATIENCE)
+    assert answer is not None, "the scorer does not answer"
+    return decode(answer, ControlAnswer)
 
 
 def fetch(port: int, path: str) -> tuple[int, str]:
