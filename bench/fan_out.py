@@ -27,7 +27,7 @@ from bench.figure import Figure, percentile, report
 from bench.history import add_history
 from bench.measure import load_spec, machine_load
 from bench.progress import pass_time, say
-from bench.stage import CannotRun, Stage, run, shares, stage
+from bench.stage import Stage, run, shares, stage
 from bench.world import World, fill, monitor_name
 from runtime.db.engine import utc_now
 from runtime.db.system_settings import Intervals, PoolSettingsReader
@@ -35,9 +35,10 @@ from schema.tables import servers_monitor_review, system_settings
 from testbed.checker.assignments import compare_assignments, read_tree
 from testbed.checker.difference import Difference
 from testbed.database import DatabaseServer
-from testbed.demo.world import ENV
 from testbed.load.spec import Member
 from testbed.operator import Operator
+from testbed.stack import CannotRun
+from testbed.world import ENV
 
 AT_MOST: Final = 0.1
 FEWEST: Final = 300

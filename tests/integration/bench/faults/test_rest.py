@@ -16,7 +16,6 @@ from sqlalchemy.engine import Connection, Engine
 from bench.faults import rest as rest_module
 from bench.faults.journal import Began, Stored, Storing
 from bench.faults.rest import Rest
-from bench.faults.rig import CannotRun
 from runtime.db.engine import reading, utc_now
 from runtime.db.queue import SCORING
 from runtime.db.system_settings import Intervals
@@ -25,6 +24,7 @@ from schema.tables import servers
 from schema.topics import Topics
 from testbed.fixtures.batches import new_batch, new_result
 from testbed.fixtures.world import add_log_score, add_monitor, add_pair, add_server, monitor_name
+from testbed.stack import CannotRun
 
 NAME = monitor_name("one")
 PROCESS = "agent one"
@@ -69,7 +69,7 @@ class _Rig:
             add_log_score(connection, self.server, self.monitor, utc_now())
         self.monitors = {PROCESS: SimpleNamespace(name=NAME)}
         world = SimpleNamespace(monitors=list(self.monitors.values()))
-        self.site = SimpleNamespace(world=world, handles=lambda name: directory / name)
+        self.fault_site = SimpleNamespace(world=world, handles=lambda name: directory / name)
         self.supervisor = SimpleNamespace(pid=self._pid, wait=self._wait)
         journal = directory / PROCESS / "journal"
         journal.parent.mkdir()

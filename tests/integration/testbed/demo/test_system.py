@@ -14,13 +14,13 @@ from agent.delivery.ulid import new_ulid
 from agent.state import StateDirectory
 from runtime.db.engine import open_database
 from runtime.db.migrate import upgrade
-from testbed.demo.errors import DemoError
-from testbed.demo.process import Process
-from testbed.demo.site import Site, agent_command, make_site, python_command, worker_command
-from testbed.demo.spools import is_empty, read_spools
 from testbed.demo.store import require_empty
-from testbed.demo.world import make_world
 from testbed.fixtures.world import add_account, add_monitor, add_server
+from testbed.process import Process
+from testbed.site import Site, agent_command, make_site, python_command, worker_command
+from testbed.spools import is_empty, read_spools
+from testbed.stack import CannotRun
+from testbed.world import make_world
 
 WORLD = make_world(2, 2, 11123)
 
@@ -146,5 +146,5 @@ def test_a_database_in_which_something_is_is_refused(
     with ledger.begin() as connection:
         require_empty(connection)
         add(connection)
-        with pytest.raises(DemoError, match=f"^--database-url: the database has rows in {table};"):
+        with pytest.raises(CannotRun, match=f"^--database-url: the database has rows in {table};"):
             require_empty(connection)

@@ -13,11 +13,11 @@ from rich.console import Console
 from testbed.demo.accounting import Account, Replay
 from testbed.demo.findings import Findings
 from testbed.demo.ledger import ServerState, State
-from testbed.demo.process import Death
 from testbed.demo.summary import End, Summary, summarize
 from testbed.demo.table import heading, state_line, state_table
 from testbed.demo.verdict import in_words
-from testbed.demo.world import World, make_world
+from testbed.process import Death
+from testbed.world import World, make_world
 
 WORLD = make_world(8, 12, 11123)
 STATE = State(
