@@ -19,11 +19,11 @@ from bench.agent_stage import AGENT, CLOCK_CHECKS, AgentStage, agent_stage, run
 from bench.figure import Figure, median, percentile, report
 from bench.measure import machine_load
 from bench.progress import say
-from bench.stage import CannotRun
 from schema.messages import Result
-from testbed.demo.site import free_ntp_port
 from testbed.ntp.fleet import loopback_addresses
 from testbed.ntp.spec import ServerSpec
+from testbed.site import free_ntp_port
+from testbed.stack import CannotRun
 
 Machine = Literal["idle", "busy"]
 Stamps = Literal["kernel", "user-space"]

@@ -14,7 +14,7 @@ from typing import Final
 
 from packaging.requirements import Requirement
 
-from bench.stage import CannotRun
+from testbed.stack import CannotRun
 
 _ROOT: Final = Path(__file__).parents[1]
 _OURS: Final = ("schema", "runtime", "agent")

@@ -18,10 +18,10 @@ from bench.agent_stage import CLOCK_CHECKS, AgentStage, agent_stage, run
 from bench.figure import Figure, report
 from bench.measure import machine_load
 from bench.progress import say
-from bench.stage import CannotRun
 from bench.world import DEFAULT
-from testbed.demo.site import free_ntp_port
 from testbed.ntp.fleet import standard_fleet
+from testbed.site import free_ntp_port
+from testbed.stack import CannotRun
 
 AT_MOST: Final = 30.0
 """MB of RSS."""

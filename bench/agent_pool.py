@@ -7,7 +7,8 @@ from typing import Final
 
 from auth.tokens import Role, SigningKey, token_source
 from bench.world import ENV
-from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
+from runtime.mqtt.request import RequestClient, new_key
+from runtime.mqtt.session import BrokerAddress, Identity, Incoming, Subscription
 from schema.messages import (
     AdHocAnswer,
     AdHocRequest,
@@ -42,17 +43,15 @@ class PoolSide:
         self._status = Status(online=False)
         self._seen: set[str] = set()
         self._arrived: asyncio.Queue[Batch] = asyncio.Queue()
-        self._answers: asyncio.Queue[AdHocAnswer] = asyncio.Queue()
-        self._session = BrokerSession(
+        self._requests = RequestClient(
             address,
             Identity("ingest", "ingest/bench"),
             token_source(key, Role.SERVER, "ingest", ENV),
-            subscriptions=[
-                Subscription(_TOPICS.results(name, _IPV), self._on_batch),
-                Subscription(_TOPICS.status(name), self._on_status),
-                Subscription(_TOPICS.data(name, ANY), self._on_answer, qos=0),
-            ],
+            answers=_TOPICS.data(name, ANY),
         )
+        self._session = self._requests.session
+        self._session.subscribe(Subscription(_TOPICS.results(name, _IPV), self._on_batch))
+        self._session.subscribe(Subscription(_TOPICS.status(name), self._on_status))
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
@@ -105,10 +104,14 @@ class PoolSide:
         Raises:
             TimeoutError: it does not answer.
         """
-        await self._session.publish(_TOPICS.request(self._name, "metrics"), encode(AdHocRequest(id="bench")), qos=0)
-        async with asyncio.timeout(_ANSWER_WITHIN):
-            answer = await self._answers.get()
-        lines = (line.split() for line in (answer.metrics or "").splitlines() if not line.startswith("#"))
+        topic, request = _TOPICS.request(self._name, "metrics"), encode(AdHocRequest(id=new_key()))
+        answer = await self._requests.request_one(
+            topic, request, _TOPICS.data(self._name, new_key()), timeout=_ANSWER_WITHIN
+        )
+        if answer is None:
+            raise TimeoutError(f"{self._name} did not tell its metrics")
+        metrics = decode(answer, AdHocAnswer).metrics or ""
+        lines = (line.split() for line in metrics.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, value in lines}
 
     async def _acknowledge(self) -> None:
@@ -128,6 +131,3 @@ class PoolSide:
     def _on_status(self, message: Incoming) -> None:
         if message.payload:
             self._status = decode(message.payload, Status)
-
-    def _on_answer(self, message: Incoming) -> None:
-        self._answers.put_nowait(decode(message.payload, AdHocAnswer))

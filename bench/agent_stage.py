@@ -5,60 +5,56 @@ itself, by Ctrl-C, SIGTERM or an error, nothing that it started stays behind.
 """
 
 import asyncio
-import os
-import secrets
+import dataclasses
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from agent.state import State, provision
-from auth.tokens import Role, SigningKey, load_key, sign
 from bench.agent_pool import PoolSide
-from bench.stage import START_WITHIN, CannotRun, end_by_unwinding
+from bench.stage import end_by_unwinding
 from bench.world import DOMAIN, ENV
-from testbed.broker import BrokerUnavailable, LocalBroker
-from testbed.demo.process import Command
-from testbed.demo.site import broker_of_agent
-from testbed.demo.supervisor import Supervisor
-from testbed.ntp.spec import ServerSpec, encode_specs
-from testbed.ports import free_port
+from testbed.broker import BrokerUnavailable
+from testbed.ntp.spec import ServerSpec
+from testbed.site import (
+    FLEET_READY,
+    Site,
+    agent_settings,
+    fleet_command,
+    make_command,
+    make_site,
+    monitor_token,
+    provision_agent,
+    python_command,
+)
+from testbed.stack import CannotRun, Stack
 
 AGENT: Final = "agent"
 CLOCK_CHECKS: Final = ("127.29.0.1", "127.29.1.1", "127.29.2.1")
 """Servers that are right, for the agent's check of its own clock."""
 
 _NAME: Final = f"bench1-x1.{ENV}.{DOMAIN}"
-_INHERITED: Final = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
-"""Of our environment. Settings of an agent that is installed on this machine must not reach ours."""
-_LOOK_EVERY: Final = 0.05
 
 
-class AgentStage:
-    """Processes by name, and the pool; see :func:`agent_stage`."""
+class AgentStage(Stack):
+    """NTP servers, an agent, and the pool; see :func:`agent_stage`."""
 
-    def __init__(self, directory: Path, broker: LocalBroker, key: SigningKey, supervisor: Supervisor) -> None:
-        self.directory = directory
-        self.supervisor = supervisor
-        self.pool = PoolSide(broker.address(), key, _NAME)
-        self._broker = broker
-        self._key = key
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self.pool = PoolSide(site.broker_address, site.key, _NAME)
 
-    async def start_broker(self) -> None:
-        """Returns when it listens."""
-        log = await self._start("broker", self._broker.prepare())
-        await self.until(lambda: " running\n" in log.read_text(errors="replace"), "start of the broker")
+    @property
+    def directory(self) -> Path:
+        """Where everything is."""
+        return self.site.directory
 
     async def start_servers(self, specs: Sequence[ServerSpec]) -> None:
         """These NTP servers in one process, and those of the clock check; all on the port of the first."""
         checks = [ServerSpec(address=address, port=specs[0].port) for address in CLOCK_CHECKS]
-        path = self.directory / "fleet.json"
-        path.write_bytes(encode_specs([*specs, *checks]))
-        log = await self._start("servers", _python("testbed.ntp", "fleet", str(path)))
-        await self.until(lambda: "ready\n" in log.read_text(errors="replace"), "start of the NTP servers")
+        await self.start_process(fleet_command(self.site, [*specs, *checks]), FLEET_READY)
 
     async def start_agent(self, *argv: str) -> int:
         """Starts an agent with an empty state directory, and returns its process id when it probes.
@@ -67,11 +63,11 @@ class AgentStage:
             argv: what to run; default: the agent with our interpreter.
         """
         base = Path(tempfile.mkdtemp(prefix="agent-", dir=self.directory))
-        state = State(name=_NAME, broker=broker_of_agent(self._broker.address(tls=True)), allow_private_targets=True)
-        provision(base, ENV, state, sign(self._key, Role.MONITOR, _NAME, ENV))
-        settings = {"DEPLOYMENT_MODE": ENV, "MONITOR_STATE_DIR": str(base), "MONITOR_DEFAULTS_FILE": os.devnull}
+        token = monitor_token(self.site.key, _NAME)
+        provision_agent(base, _NAME, self.site.broker.address(tls=True), token)
         self.pool.forget()
-        await self._start(AGENT, argv or _python("agent", "monitor"), settings)
+        command = python_command(self.site, AGENT, "agent", "monitor", settings=agent_settings(base))
+        await self.supervisor.start(dataclasses.replace(command, argv=argv) if argv else command)
         await self.until(lambda: self.pool.probing, "the agent's first probe")
         pid = self.supervisor.pid(AGENT)
         assert pid is not None
@@ -82,21 +78,8 @@ class AgentStage:
         loop = f"import time\nend = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
         names = [f"busy-{number}" for number in range(1, count + 1)]
         for name in names:
-            await self._start(name, [sys.executable, "-I", "-c", loop])
+            await self.supervisor.start(make_command(self.site, name, [sys.executable, "-I", "-c", loop], {}))
         return names
-
-    async def until(self, condition: Callable[[], bool], what: str, within: float = START_WITHIN) -> None:
-        """Returns when ``condition`` is true.
-
-        Raises:
-            CannotRun: it does not become true in time, or a process died.
-        """
-        deadline = time.monotonic() + within
-        while not condition():
-            self.check()
-            if time.monotonic() > deadline:
-                raise CannotRun(f"{what} did not come about within {within:g} s")
-            await asyncio.sleep(_LOOK_EVERY)
 
     async def rest(self, seconds: float) -> None:
         """Lets so much time pass.
@@ -109,19 +92,6 @@ class AgentStage:
             self.check()
             await asyncio.sleep(min(left, 1.0))
 
-    def check(self) -> None:
-        """Raises CannotRun if a process has died."""
-        if self.supervisor.deaths:
-            raise CannotRun(str(self.supervisor.deaths[0]))
-
-    async def _start(self, name: str, argv: Sequence[str], settings: Mapping[str, str] | None = None) -> Path:
-        """Starts a process; returns its log."""
-        inherited = {variable: os.environ[variable] for variable in _INHERITED if variable in os.environ}
-        env = {**inherited, "HOME": str(self.directory), **(settings or {})}
-        log = self.directory / f"{name}.log"
-        await self.supervisor.start(Command(name, argv, env, log, self.directory))
-        return log
-
 
 @asynccontextmanager
 async def agent_stage() -> AsyncIterator[AgentStage]:
@@ -130,14 +100,12 @@ async def agent_stage() -> AsyncIterator[AgentStage]:
     Raises:
         CannotRun: the broker cannot be started.
     """
-    key = load_key(secrets.token_urlsafe(48))
     with tempfile.TemporaryDirectory(prefix="ntpbench-") as directory:
         try:
-            broker = LocalBroker(Path(directory) / "broker", free_port(), key.verification_text())
+            site = make_site(Path(directory), None)
         except BrokerUnavailable as error:
             raise CannotRun(str(error)) from None
-        async with Supervisor() as supervisor:
-            made = AgentStage(Path(directory), broker, key, supervisor)
+        async with AgentStage(site) as made:
             await made.start_broker()
             async with made.pool.connected():
                 yield made
@@ -154,8 +122,3 @@ def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     except (CannotRun, OSError) as error:
         sys.stderr.write(f"bench: {error}\n")
         return 2
-
-
-def _python(module: str, *arguments: str) -> tuple[str, ...]:
-    # -P: the directory that it is started in is no place to import from.
-    return (sys.executable, "-P", "-m", module, *arguments)

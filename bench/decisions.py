@@ -11,11 +11,11 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from bench.stage import CannotRun
 from bench.world import monitor_name
 from runtime.db.engine import reading
 from schema.tables import assignment_changes
 from testbed.load.record import Told, read_lines
+from testbed.stack import CannotRun
 
 _LOOK_EVERY: Final = 0.003
 

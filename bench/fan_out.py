@@ -21,13 +21,13 @@ from typing import Final, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
+from auth.tokens import Role, token_source
 from bench.decisions import Decisions, times, told
-from bench.faults.orders import Orders
 from bench.figure import Figure, percentile, report
 from bench.history import add_history
 from bench.measure import load_spec, machine_load
 from bench.progress import pass_time, say
-from bench.stage import CannotRun, Stage, run, shares, stage
+from bench.stage import Stage, run, shares, stage
 from bench.world import World, fill, monitor_name
 from runtime.db.engine import utc_now
 from runtime.db.system_settings import Intervals, PoolSettingsReader
@@ -36,6 +36,9 @@ from testbed.checker.assignments import compare_assignments, read_tree
 from testbed.checker.difference import Difference
 from testbed.database import DatabaseServer
 from testbed.load.spec import Member
+from testbed.operator import Operator
+from testbed.stack import CannotRun
+from testbed.world import ENV
 
 AT_MOST: Final = 0.1
 FEWEST: Final = 300
@@ -48,6 +51,7 @@ _PAST: Final = Intervals(interval_candidate=45 * 60.0)
 """More than 24 results in a day, as a monitor needs to become active."""
 
 _LAST: Final = 2.0
+_OPERATOR: Final = "fan-out"
 _SETTLE_WITHIN: Final = 10.0
 
 
@@ -69,15 +73,15 @@ async def _measure(given: argparse.Namespace, database: DatabaseServer) -> int:
         await asyncio.to_thread(_prepare, on.engine, world)
         for name in ("ingest", "scorer", "selector"):
             await on.start_worker(name)
-        async with _orders(on) as orders:
-            await _order(orders, "pause")
+        async with _operator(on) as operator:
+            await _command(operator, "pause")
             record = on.site.directory / "record"
             members = [Member(name=monitor_name(monitor_id)) for monitor_id in world.monitor_ids]
             load = await on.start_load(load_spec(on, members, record, listen=True, rate=given.rate))
             say("waiting until all agents hold their first assignments")
             await on.until(partial(_all_told, record, world), "first assignments of all agents", 60.0, every=1.0)
-            decisions, cores = await _decide(on, world, given.seconds, orders)
-            found = await _differences(on, orders)
+            decisions, cores = await _decide(on, world, given.seconds, operator)
+            found = await _differences(on, operator)
         await on.supervisor.stop([load])
         seconds = times(decisions.found, record)
     return report(*_figures(given, decisions, seconds, found, cores))
@@ -103,17 +107,17 @@ async def _all_told(record: Path, world: World) -> bool:
     return len(held) == world.monitors and all(len(servers) == world.servers for servers in held.values())
 
 
-async def _decide(on: Stage, world: World, seconds: float, orders: Orders) -> tuple[Decisions, dict[str, float]]:
+async def _decide(on: Stage, world: World, seconds: float, operator: Operator) -> tuple[Decisions, dict[str, float]]:
     """Makes all servers due, one after the other, and watches for so long what is decided."""
     decisions = Decisions(on.engine)
     watching = asyncio.create_task(asyncio.to_thread(decisions.run))
     try:
         await asyncio.to_thread(_make_due, on.engine, world)
-        await _order(orders, "resume")
+        await _command(operator, "resume")
         before, began = on.cpu_seconds(), time.monotonic()
         await pass_time("watching decisions", seconds)
         cores = shares(before, on.cpu_seconds(), time.monotonic() - began)
-        await _order(orders, "pause")
+        await _command(operator, "pause")
         # What was decided last is on its way.
         await asyncio.sleep(_LAST)
     finally:
@@ -131,31 +135,27 @@ def _make_due(engine: Engine, world: World) -> None:
             connection.execute(sa.update(review).where(review.c.server_id == server_id).values(next_review=due))
 
 
-async def _order(orders: Orders, command: Literal["pause", "resume"]) -> None:
-    if not await orders.service("selector", command):
+async def _command(operator: Operator, command: Literal["pause", "resume"]) -> None:
+    if not await operator.service("selector", command):
         raise CannotRun(f"the selector did not {command}")
 
 
 @asynccontextmanager
-async def _orders(on: Stage) -> AsyncIterator[Orders]:
-    """A session that gives orders to the selector, and reads what is retained."""
-    orders = Orders(on.site.broker_address, lambda: on.site.key)
-    running = asyncio.create_task(orders.session.run())
-    try:
-        await orders.session.wait_ready()
-        yield orders
-    finally:
-        running.cancel()
-        await asyncio.wait({running})
+async def _operator(on: Stage) -> AsyncIterator[Operator]:
+    """A session that pauses and resumes the selector, and reads what is retained."""
+    token = token_source(on.site.key, Role.SERVER, _OPERATOR, ENV)
+    operator = Operator(on.site.broker_address, _OPERATOR, token, ENV)
+    async with operator.client.connected():
+        yield operator
 
 
-async def _differences(on: Stage, orders: Orders) -> list[Difference]:
+async def _differences(on: Stage, operator: Operator) -> list[Difference]:
     """Retained assignments that are not the ledger's, after repairs that may be under way."""
     intervals = (await asyncio.to_thread(PoolSettingsReader(on.engine).get)).monitors
     deadline = time.monotonic() + _SETTLE_WITHIN
     while True:
-        tree = await read_tree(orders.session, orders.topics)
-        found = await on.read(partial(compare_assignments, tree=tree, topics=orders.topics, intervals=intervals))
+        tree = await read_tree(operator.session, operator.topics)
+        found = await on.read(partial(compare_assignments, tree=tree, topics=operator.topics, intervals=intervals))
         if not found or time.monotonic() > deadline:
             return found
 

@@ -13,11 +13,12 @@ from bench.history import add_history
 from bench.markers import MARKERS, Watch, Watched, add_markers
 from bench.measure import checked, come_to_rest, differences, load_for, load_spec, machine_load
 from bench.progress import say
-from bench.stage import CannotRun, run, stage
+from bench.stage import run, stage
 from bench.world import World, fill, paced
 from testbed.checker.check import read_before
 from testbed.database import DatabaseServer
 from testbed.load.record import Record
+from testbed.stack import CannotRun
 
 AT_MOST = 1.0
 

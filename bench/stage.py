@@ -10,48 +10,35 @@ import os
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.engine import URL
 
-from runtime.db.engine import open_database, reading
+from runtime.db.engine import open_database
 from runtime.db.migrate import upgrade
 from testbed.broker import BrokerUnavailable
 from testbed.database import DatabaseServer, temporary_database
-from testbed.demo.process import Command, last_lines
-from testbed.demo.site import Site, broker_command, make_site, python_command, worker_command
-from testbed.demo.supervisor import Supervisor
 from testbed.load.generator import READY
 from testbed.load.spec import LoadSpec, write_spec
+from testbed.process import last_lines
+from testbed.site import Site, make_site, python_command, worker_command
+from testbed.stack import CannotRun, Stack
 
-T = TypeVar("T")
-
-START_WITHIN: Final = 90.0
-"""Seconds that a process has to get ready."""
-
-_LOOK_EVERY: Final = 0.05
 _WARNINGS: Final = 5
 
 REDO_LOG: Final = "512M"
 """As large as any server has that is written to: a small log makes MariaDB write its pages again and again."""
 
 
-class CannotRun(Exception):
-    """Something that the benchmark needs is missing or does not work; the message says what."""
+class Stage(Stack):
+    """A broker, workers, load, and their ledger; see :func:`stage`."""
 
-
-class Stage:
-    """Processes by name; see :func:`stage`."""
-
-    def __init__(self, site: Site, database: DatabaseServer, supervisor: Supervisor, engine: Engine) -> None:
-        self.site = site
+    def __init__(self, site: Site, database: DatabaseServer) -> None:
+        super().__init__(site)
         self.database = database
-        self.supervisor = supervisor
-        self.engine = engine
 
     @property
     def key_file(self) -> Path:
@@ -64,14 +51,14 @@ class Stage:
         if number > 1:
             own = f"{name}-{number}"
             command = dataclasses.replace(command, name=own, log=self.site.logs / f"{own}.log")
-        await self._start(command, "connected to")
+        await self.start_process(command, "connected to")
         return command.name
 
     async def start_load(self, spec: LoadSpec, name: str = "load") -> str:
         """Starts a load generator, and returns its name when all its monitors are connected."""
         path = self.site.directory / f"{name}.json"
         write_spec(path, spec)
-        await self._start(python_command(self.site, name, "testbed.load", str(path)), READY)
+        await self.start_process(python_command(self.site, name, "testbed.load", str(path)), READY)
         return name
 
     async def wait_load(self, name: str, within: float) -> None:
@@ -93,47 +80,11 @@ class Stage:
         """Ends these processes in order."""
         await self.supervisor.stop(names)
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """What ``work`` reads from the ledger."""
-        return await asyncio.to_thread(self._read, work)
-
-    def _read(self, work: Callable[[Connection], T]) -> T:
-        with reading(self.engine) as connection:
-            return work(connection)
-
     def cpu_seconds(self) -> dict[str, float]:
         """Processor time that each process has used since its start."""
         pids = {name: self.supervisor.pid(name) for name in self.supervisor.running}
         pids["mariadb"] = self.database.pid
         return {name: _cpu_seconds(pid) for name, pid in pids.items() if pid is not None}
-
-    async def until(
-        self,
-        condition: Callable[[], Awaitable[bool]],
-        what: str,
-        within: float = START_WITHIN,
-        every: float = _LOOK_EVERY,
-    ) -> None:
-        """Returns when ``condition`` is true.
-
-        Raises:
-            CannotRun: it does not become true in time, or a process died.
-        """
-        deadline = time.monotonic() + within
-        while not await condition():
-            if self.supervisor.deaths:
-                raise CannotRun(str(self.supervisor.deaths[0]))
-            if time.monotonic() > deadline:
-                raise CannotRun(f"{what} did not come about within {within:g} s; see {self.site.logs}")
-            await asyncio.sleep(every)
-
-    async def _start(self, command: Command, sign: str) -> None:
-        await self.supervisor.start(command)
-
-        async def ready() -> bool:
-            return sign in command.log.read_text(encoding="utf-8", errors="replace")
-
-        await self.until(ready, f"start of {command.name}")
 
     def _warnings(self) -> str:
         """What the processes have logged that is no good, the last of it."""
@@ -161,15 +112,9 @@ async def stage(database: DatabaseServer) -> AsyncIterator[Stage]:
             site = make_site(Path(directory), migrated(database, "bench"))
         except BrokerUnavailable as error:
             raise CannotRun(str(error)) from None
-        engine = open_database(site.database)
-        try:
-            async with Supervisor() as supervisor:
-                made = Stage(site, database, supervisor, engine)
-                await supervisor.start(broker_command(site))
-                await made.until(lambda: _broker_answers(site), "start of the broker")
-                yield made
-        finally:
-            engine.dispose()
+        async with Stage(site, database) as made:
+            await made.start_broker()
+            yield made
 
 
 def migrated(database: DatabaseServer, name: str) -> URL:
@@ -179,16 +124,6 @@ def migrated(database: DatabaseServer, name: str) -> URL:
     upgrade(engine)
     engine.dispose()
     return url
-
-
-async def _broker_answers(site: Site) -> bool:
-    address = site.broker_address
-    try:
-        _, writer = await asyncio.open_connection(address.host, address.port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 def run(main: Callable[[DatabaseServer], Coroutine[Any, Any, int]], *, buffer_pool: str = "1G") -> int:

@@ -1,56 +1,45 @@
-"""An order to workers or an agent over the broker, and the answers to it."""
+"""A control command to workers or an agent over the broker, and the answers to it."""
 
-import asyncio
 import getpass
 import os
-import secrets
-from contextlib import suppress
-from typing import Final
 
 from auth.settings import signing_key
 from auth.tokens import Role, check_name, token_source
 from ops.errors import OperatorError
-from runtime.mqtt.session import BrokerSession, Identity, Incoming, Lost, NotConnected, PublishRefused, Subscription
+from runtime.mqtt.request import RequestClient, RequestFailed, new_key
+from runtime.mqtt.types import Identity
 from runtime.settings import WorkerSettings
 from schema.messages import ControlAnswer, ControlCommand, Undecodable, decode, encode
 from schema.topics import Topics
 
-_CONNECT: Final = 10.0
-"""Seconds to reach the broker."""
-
 
 async def ask(settings: WorkerSettings, service: str, order: ControlCommand, timeout: float) -> list[ControlAnswer]:
-    """The answers of all workers of ``service``, or of that agent, that arrive within ``timeout`` seconds.
+    """Returns the answers of all workers of ``service``, or of that agent, that arrive within ``timeout`` seconds.
 
     Raises:
         OperatorError: the broker cannot be reached, or does not let us.
     """
     env = settings.deployment_mode
     operator = check_name(Role.ADMIN, _user(), env)
-    topics, key = Topics(env), secrets.token_hex(8)
+    topics, key = Topics(env), new_key()
     is_agent = "." in service
-    order_topic = topics.monitor_control(service) if is_agent else topics.service_control(service)
+    topic = topics.monitor_control(service) if is_agent else topics.service_control(service)
     # An agent may write below its own name only.
     response_topic = topics.data(service, key) if is_agent else topics.answers(operator, key)
-    lost: asyncio.Queue[Lost] = asyncio.Queue()
-    arriving: asyncio.Queue[ControlAnswer] = asyncio.Queue()
-    broker = BrokerSession(
+    client = RequestClient(
         settings.broker_address(),
         Identity(operator, f"{operator}/control-{key}"),
         token_source(signing_key(settings), Role.ADMIN, operator, env),
-        subscriptions=[Subscription(response_topic, lambda message: arriving.put_nowait(_answer(message)))],
-        on_lost=lost.put_nowait,
+        answers=response_topic,
     )
-    running = asyncio.create_task(broker.run(), name="broker session")
     try:
-        await _first_connection(broker, lost)
-        await broker.publish(order_topic, encode(order), response_topic=response_topic)
-        return await _gather(arriving, timeout, one=is_agent)
-    except (NotConnected, PublishRefused) as error:
-        raise OperatorError(f"broker: {error}") from None
-    finally:
-        running.cancel()
-        await asyncio.wait({running})
+        async with client.connected():
+            # Nobody knows how many workers there are.
+            limit = 1 if is_agent else None
+            answers = await client.request(topic, encode(order), response_topic, timeout=timeout, limit=limit)
+    except RequestFailed as error:
+        raise OperatorError(str(error)) from None
+    return [_answer(payload) for payload in answers]
 
 
 def _user() -> str:
@@ -61,31 +50,8 @@ def _user() -> str:
         return f"uid-{os.getuid()}"
 
 
-async def _gather(arriving: "asyncio.Queue[ControlAnswer]", timeout: float, *, one: bool) -> list[ControlAnswer]:
-    """All that arrive in that time, since nobody knows how many workers there are; or the one that there can be."""
-    answers: list[ControlAnswer] = []
-    with suppress(TimeoutError):
-        async with asyncio.timeout(timeout):
-            while not (one and answers):
-                answers.append(await arriving.get())
-    return answers
-
-
-async def _first_connection(broker: BrokerSession, lost: asyncio.Queue[Lost]) -> None:
-    """Returns when connected; a person wants to hear of the first failure, not to wait for a better time."""
-    ready = asyncio.create_task(broker.wait_ready(), name="ready")
-    failed = asyncio.create_task(lost.get(), name="failed")
-    done, pending = await asyncio.wait({ready, failed}, timeout=_CONNECT, return_when=asyncio.FIRST_COMPLETED)
-    for task in pending:
-        task.cancel()
-    if failed in done:
-        raise OperatorError(f"broker {broker.address}: {failed.result().reason}")
-    if not done:
-        raise OperatorError(f"broker {broker.address}: no connection within {_CONNECT:g} s")
-
-
-def _answer(message: Incoming) -> ControlAnswer:
+def _answer(payload: bytes) -> ControlAnswer:
     try:
-        return decode(message.payload, ControlAnswer)
+        return decode(payload, ControlAnswer)
     except Undecodable as error:
         return ControlAnswer(ok=False, service="?", command="", message=f"unreadable answer: {error}")

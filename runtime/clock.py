@@ -90,7 +90,6 @@ class Clock:
         self._heard: dict[str, tuple[float, float]] = {}
         """By agent: when it was heard, and what it made of our clock."""
         self._ahead_of_agents = 0.0
-        self._said = False
         self._warning = OngoingWarning(log)
         self.ahead = 0.0
         """Seconds that it was ahead of the database's at the last comparison."""
@@ -197,7 +196,6 @@ class Clock:
         doubt = self.doubt
         if doubt is not None:
             self._warning.warning("clock: %s: nothing is judged by its time until that is over", doubt)
-        elif self._said:
+        elif self._warning.lasting:
             self._warning.over()
             log.info("clock: trusted again")
-        self._said = doubt is not None

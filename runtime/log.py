@@ -2,10 +2,13 @@
 secrets: others choose names, topics and texts that are logged, and some hold what should be nowhere."""
 
 import logging
+import math
 import os
 import re
 import sys
+import threading
 import time
+from collections.abc import Hashable
 from typing import Any, Final
 
 from runtime.printable import printable
@@ -114,39 +117,90 @@ def stderr_is_journal() -> bool:
 
 
 class OngoingWarning:
-    """Says why something does not work once, then at most every minute until it is over or the reason changes."""
+    """Rate-limited warning about conditions that last: logs each when it begins, changes and, now and then, goes on.
 
-    INTERVAL: Final = 60.0
+    A text about a key is logged again after ``repeat_seconds``, or when the condition was :meth:`over` in between. At
+    most :data:`TEXTS` different texts about a key are logged in ``window_seconds``, however their causes alternate.
+    Any thread may call it.
 
-    def __init__(self, logger: logging.Logger) -> None:
+    Args:
+        repeat_seconds: None logs each text once.
+    """
+
+    REPEAT_SECONDS: Final = 60.0
+
+    TEXTS: Final = 4
+    """Different texts about one key that are remembered."""
+
+    _KEYS: Final = 20_000
+    """How many keys are remembered; another one waits until the oldest is older than the window."""
+
+    def __init__(
+        self,
+        logger: logging.Logger,
+        *,
+        repeat_seconds: float | None = REPEAT_SECONDS,
+        window_seconds: float = REPEAT_SECONDS,
+    ) -> None:
         self._log = logger
-        self._said: str | None = None
-        self._said_at = 0.0
+        self._repeat = math.inf if repeat_seconds is None else repeat_seconds
+        self._window = window_seconds
+        self._logged: dict[Hashable, dict[str, float]] = {}
+        """By key: the texts and when they were logged. The key that was logged longest ago is the first."""
+        self._lock = threading.Lock()
 
-    def warning(self, text: str, *args: object) -> None:
-        """Logs unless the same was said within the last minute."""
-        now = time.monotonic()
+    def warning(self, text: str, *args: object, key: Hashable = None) -> None:
+        """Logs what is wrong with ``key``, unless that was logged just now or too much was."""
         message = text % args
-        if message == self._said and now - self._said_at < self.INTERVAL:
-            return
-        self._said, self._said_at = message, now
-        self._log.warning("%s", message)
+        with self._lock:
+            due = self._is_due(key, message, time.monotonic())
+        if due:
+            self._log.warning("%s", message)
 
     @property
     def lasting(self) -> bool:
-        """Whether something was complained about and is not over."""
-        return self._said is not None
+        """Whether there was a warning that is not over."""
+        return bool(self._logged)
 
-    def over(self) -> None:
-        """It works again: the next warning is new."""
-        self._said = None
+    def over(self, key: Hashable = None) -> None:
+        """Ends the condition: the next warning about ``key`` is new."""
+        with self._lock:
+            self._logged.pop(key, None)
+
+    def _is_due(self, key: Hashable, message: str, now: float) -> bool:
+        """Whether to log this now; it is remembered then."""
+        texts = self._logged.get(key, {})
+        logged_at = texts.get(message)
+        if logged_at is None and not self._has_room(key, texts, now):
+            return False
+        if logged_at is not None and now - logged_at < self._repeat:
+            return False
+        texts[message] = now
+        self._logged.pop(key, None)  # so that the order of the dict is that of the times
+        self._logged[key] = texts
+        return True
+
+    def _has_room(self, key: Hashable, texts: dict[str, float], now: float) -> bool:
+        """Whether another text of a key can be remembered, in place of one that is older than the window if need be."""
+        if key not in self._logged and len(self._logged) >= self._KEYS:
+            oldest_key = next(iter(self._logged))
+            if now - max(self._logged[oldest_key].values()) < self._window:
+                return False
+            del self._logged[oldest_key]
+        if len(texts) >= self.TEXTS:
+            oldest = min(texts, key=texts.__getitem__)
+            if now - texts[oldest] < self._window:
+                return False
+            del texts[oldest]
+        return True
 
 
 class RateLimitedLog:
-    """Says what others cause: each of them is named once a minute at most, and all together fill no log.
+    """Rate-limited log of events that others cause: each of them is named once a minute at most, and all together fill
+    no log.
 
     Whoever alternates between two reasons is as quiet as one who has a single one. A line says how many were left out
-    before it.
+    before it. One thread may call it.
     """
 
     EACH: Final = 60.0
@@ -158,7 +212,7 @@ class RateLimitedLog:
     EVERY: Final = 1.0
     """Seconds until another line may come."""
 
-    _MOST: Final = 10_000
+    _KEYS: Final = 10_000
     """How many are remembered; the one that was named longest ago is forgotten first."""
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -169,7 +223,7 @@ class RateLimitedLog:
         self._at = time.monotonic()
 
     def say(self, level: int, who: str, text: str, *args: object, exc_info: bool = False) -> None:
-        """Logs what ``who`` caused, unless too much was said of it, or of all, just now. One thread may call it."""
+        """Logs what ``who`` caused, unless too much was logged of it, or of all, just now."""
         now = time.monotonic()
         self._lines = min(self.BURST, self._lines + (now - self._at) / self.EVERY)
         self._at = now
@@ -184,6 +238,6 @@ class RateLimitedLog:
 
     def _remember(self, who: str, now: float) -> None:
         self._named.pop(who, None)  # so that the order of the dict is that of the times
-        if len(self._named) >= self._MOST:
+        if len(self._named) >= self._KEYS:
             del self._named[next(iter(self._named))]
         self._named[who] = now

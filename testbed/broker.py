@@ -23,7 +23,7 @@ _CHECKOUT: Final = CHECKOUT / "broker-config"
 _COMMON: Final = (_CHECKOUT / "common", Path("/usr/share/ntppool-monitor/broker-config/common"))
 _PLUGIN: Final = (_CHECKOUT / "jwt-auth/build/jwt-auth.so", Path("/usr/lib/ntppool-monitor/jwt-auth.so"))
 _SBIN: Final = ":/usr/sbin:/usr/local/sbin"
-_RUNNING: Final = b" running\n"
+RUNNING: Final = " running\n"
 """How Mosquitto's log ends the start."""
 _START_TIMEOUT: Final = 15.0
 _STOP_TIMEOUT: Final = 10.0
@@ -212,7 +212,7 @@ class LocalBroker:
     def _wait(self, begin: int) -> None:
         """Returns when the log says so, from ``begin`` on: a port that answers may be somebody else's."""
         deadline = time.monotonic() + _START_TIMEOUT
-        while _RUNNING not in self.log_file.read_bytes()[begin:]:
+        while RUNNING.encode() not in self.log_file.read_bytes()[begin:]:
             if self._process is None or self._process.poll() is not None:
                 raise BrokerUnavailable(f"the broker has ended:\n{self._last_lines()}")
             if time.monotonic() > deadline:

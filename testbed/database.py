@@ -17,8 +17,8 @@ from typing import ClassVar, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from testbed.demo.process import ending_with_us
 from testbed.ports import free_port
+from testbed.process import ending_with_us
 
 START_TIMEOUT: Final = 60.0
 """Seconds for the server to start, and to stop."""

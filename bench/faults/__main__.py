@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from bench.faults.plan import NAMES, ONLY_TLS
 from bench.faults.report import say
-from bench.faults.rig import CannotRun
 from bench.faults.run import Options, run_faults
 from bench.stage import end_by_unwinding
 from runtime.log import set_up_logging
 from testbed.database import SERVERS
 from testbed.ports import NO_IPV6, has_ipv6
+from testbed.stack import CannotRun
 
 _LONGEST = 24 * 60.0
 

@@ -9,9 +9,10 @@ from datetime import timedelta
 from typing import Final
 
 from bench.faults.plan import LINKS, Planned
-from bench.faults.rig import BROKER, CannotRun, Rig
+from bench.faults.rig import BROKER, Rig
 from testbed.checker.difference import Difference
 from testbed.ports import loopback_addresses
+from testbed.stack import CannotRun
 from testbed.tls import Certificate, LocalCa
 
 _SHOWN_WITHIN: Final = 10.0
@@ -27,7 +28,7 @@ class WrongCertificate:
         self._rig = rig
         self._planned = planned
         self._began: int | None = None
-        self._broker = rig.site.site.broker
+        self._broker = rig.site.broker
         self._wrong = _wrong(planned.kind, self._broker.ca)
         self.touches = frozenset({BROKER, *LINKS[:2]})
 
@@ -44,7 +45,7 @@ class WrongCertificate:
         await self._show(self._broker.certificate)
 
     def _log(self) -> str:
-        return (self._rig.site.site.logs / f"{BROKER}.log").read_text(encoding="utf-8", errors="replace")
+        return (self._rig.site.logs / f"{BROKER}.log").read_text(encoding="utf-8", errors="replace")
 
     async def _show(self, certificate: Certificate) -> None:
         """Waits until the broker shows it, then makes every client reconnect.
@@ -63,7 +64,7 @@ class WrongCertificate:
             await self._rig.links[link].cut()
 
     def _is_shown(self, certificate: Certificate) -> bool:
-        address = self._rig.site.site.broker_address
+        address = self._rig.site.broker_address
         with suppress(OSError):
             shown = ssl.get_server_certificate((address.host, address.port), timeout=_SHOWN_WITHIN)
             return shown.split() == certificate.certificate.split()

@@ -9,8 +9,8 @@ from agent.state import write_token
 from auth.tokens import Role, load_key, sign
 from bench.faults.plan import LINKS, Planned
 from bench.faults.rig import BROKER, WORKERS, Rig
-from testbed.demo.spools import is_empty
-from testbed.demo.world import ENV
+from testbed.spools import is_empty
+from testbed.world import ENV
 
 _SHORT_TOKEN: Final = timedelta(seconds=10)
 
@@ -24,12 +24,12 @@ class ExpiredToken:
 
     async def begin(self) -> None:
         monitor = self._rig.monitors[self._name]
-        token = sign(self._rig.site.key, Role.MONITOR, monitor.name, ENV, lifetime=_SHORT_TOKEN)
-        write_token(self._rig.site.state(monitor), token)
+        token = sign(self._rig.fault_site.key, Role.MONITOR, monitor.name, ENV, lifetime=_SHORT_TOKEN)
+        write_token(self._rig.fault_site.state(monitor), token)
         await self._rig.links[LINKS[0]].cut()  # so that it connects with this one
 
     async def end(self) -> None:
-        self._rig.site.renew_token(self._rig.monitors[self._name])
+        self._rig.fault_site.renew_token(self._rig.monitors[self._name])
 
 
 class Rotation:
@@ -40,7 +40,7 @@ class Rotation:
         self.touches = frozenset({*rig.monitors, *WORKERS, BROKER})
 
     async def begin(self) -> None:
-        site = self._rig.site
+        site = self._rig.fault_site
         former = site.key.verification_text()
         secret = secrets.token_urlsafe(48)
         site.key = load_key(secret)
@@ -59,7 +59,7 @@ class Rotation:
         await self._reload(None)
 
     async def _reload(self, former: str | None) -> None:
-        self._rig.site.site.broker.set_keys(self._rig.site.key.verification_text(), former)
+        self._rig.site.broker.set_keys(self._rig.fault_site.key.verification_text(), former)
         await self._rig.reload_broker()
 
 
@@ -73,13 +73,13 @@ class Duplicate:
 
     async def begin(self) -> None:
         monitor = self._rig.monitors[self._name]
-        await asyncio.to_thread(self._rig.site.provision, monitor, self._rig.broker_by(LINKS[0]), True)
-        await self._rig.supervisor.start(self._rig.site.agent(monitor, copy=True))
+        await asyncio.to_thread(self._rig.fault_site.provision, monitor, self._rig.broker_by(LINKS[0]), True)
+        await self._rig.supervisor.start(self._rig.fault_site.agent(monitor, copy=True))
 
     async def end(self) -> None:
         """Takes the copy away. What it measured is delivered first, alone, as whoever moves an agent would have it."""
         await self._rig.stop(self._copy)
-        state = self._rig.site.state(self._rig.monitors[self._name], copy=True)
+        state = self._rig.fault_site.state(self._rig.monitors[self._name], copy=True)
         if is_empty(state):
             return
         await self._rig.stop(self._name)
@@ -92,10 +92,10 @@ class Duplicate:
     async def _deliver(self) -> None:
         """Returns when the copy has sent what it had, or has tried for a while."""
         monitor = self._rig.monitors[self._name]
-        state = self._rig.site.state(monitor, copy=True)
+        state = self._rig.fault_site.state(monitor, copy=True)
         quiet = 0
         for _ in range(120):
-            paused = await self._rig.orders.agent(monitor.name, "pause")
+            paused = await self._rig.operator.agent(monitor.name, "pause")
             quiet = quiet + 1 if paused and is_empty(state) else 0
             if quiet > 6:  # longer than results are gathered before they become a batch
                 return

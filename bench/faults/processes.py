@@ -41,7 +41,7 @@ class Wiped(Kill):
     """The broker comes back without sessions and retained messages."""
 
     async def end(self) -> None:
-        for path in self._rig.site.site.broker.directory.glob(_RETAINED):
+        for path in self._rig.site.broker.directory.glob(_RETAINED):
             path.unlink()
         await super().end()
 
@@ -67,7 +67,7 @@ class KillAtPoint:
         program = program_of(planned.target)
         some = [name for name in (*rig.monitors, *WORKERS) if name.partition(" ")[0] == program]
         self._rig, self._name = rig, some[int(planned.luck * len(some))]
-        self._order = order_file(rig.site.handles(self._name), planned.target)
+        self._order = order_file(rig.fault_site.handles(self._name), planned.target)
         self.reached = False
         self.touches = frozenset({self._name})
 

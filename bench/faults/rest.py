@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from bench.faults.journal import read_journal
 from bench.faults.launch import JOURNAL
-from bench.faults.rig import CannotRun, Rig
+from bench.faults.rig import Rig
 from bench.faults.verdict import Diary
 from runtime.db.engine import DatabaseUnavailable, utc_now
 from runtime.db.queue import SCORING
@@ -22,7 +22,8 @@ from schema.topics import Topics
 from testbed.checker import ledger
 from testbed.checker.assignments import Tree, compare_assignments, read_tree
 from testbed.checker.difference import Difference
-from testbed.demo.world import ENV
+from testbed.stack import CannotRun
+from testbed.world import ENV
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +44,14 @@ class Rest:
     async def come(self, load: str) -> Tree:
         """Has reviews end, then measuring; waits until all is delivered, scored and told. The retained assignments."""
         rig = self._rig
-        await self._reach("the selector pauses", lambda: rig.orders.service("selector", "pause"))
+        await self._reach("the selector pauses", lambda: rig.operator.service("selector", "pause"))
         # A score counts monitors by their status, and is made anew with the next result: there must be one after the
         # last move.
         last = await rig.read(ledger.last_log_id)
         await self._reach("results of all servers", lambda: self._all_measured_since(last))
         await self._end_load(load)
-        for monitor in rig.site.world.monitors:
-            await self._reach(f"{monitor.name} pauses", lambda name=monitor.name: rig.orders.agent(name, "pause"))  # type: ignore[misc]  # mypy sees no type of a default
+        for monitor in rig.fault_site.world.monitors:
+            await self._reach(f"{monitor.name} pauses", lambda name=monitor.name: rig.operator.agent(name, "pause"))  # type: ignore[misc]  # mypy sees no type of a default
         # A probe that is underway, or a result that waits for others, comes into the spool after a pause.
         for name in rig.monitors:
             await self._reach(f"the counts of {name}", lambda name=name: self._balanced(name))  # type: ignore[misc]  # mypy sees no type of a default
@@ -60,25 +61,25 @@ class Rest:
 
     async def go_on(self) -> None:
         """Has measuring and reviews go on."""
-        for monitor in self._rig.site.world.monitors:
-            await self._rig.orders.agent(monitor.name, "resume")
-        await self._rig.orders.service("selector", "resume")
+        for monitor in self._rig.fault_site.world.monitors:
+            await self._rig.operator.agent(monitor.name, "resume")
+        await self._rig.operator.service("selector", "resume")
 
     def diaries(self) -> list[Diary]:
         """The journals of all agents, with what those that run said on the way to rest."""
         found = []
         for name, monitor in self._rig.monitors.items():
-            journal = self._rig.site.handles(name) / JOURNAL
+            journal = self._rig.fault_site.handles(name) / JOURNAL
             found.append(Diary(monitor.name, journal, self._measured.get(name)))
-            of_copy = self._rig.site.handles(f"{name} copy") / JOURNAL
+            of_copy = self._rig.fault_site.handles(f"{name} copy") / JOURNAL
             if of_copy.exists():
                 found.append(Diary(monitor.name, of_copy))
         return found
 
     async def _balanced(self, name: str) -> bool:
         """Whether an agent's counts are those of its journal. They may differ for as long as something is underway."""
-        measured = self._measured[name] = await self._rig.orders.measured(self._rig.monitors[name].name)
-        tale = await asyncio.to_thread(read_journal, self._rig.site.handles(name) / JOURNAL)
+        measured = self._measured[name] = await self._rig.operator.measured(self._rig.monitors[name].name)
+        tale = await asyncio.to_thread(read_journal, self._rig.fault_site.handles(name) / JOURNAL)
         return measured == tale.kept_by_last_process()
 
     async def _reach(self, what: str, condition: Callable[[], Awaitable[bool]], within: float = REST_WITHIN) -> None:
@@ -133,6 +134,6 @@ class Rest:
 
     async def _read_tree(self) -> Tree:
         try:
-            return await read_tree(self._rig.orders.session, self._rig.orders.topics)
+            return await read_tree(self._rig.operator.session, self._rig.operator.topics)
         except NotConnected:
             return {}

@@ -6,30 +6,28 @@ import os
 import signal
 import socket
 import ssl
-import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Final, Self, TypeVar
 
-from sqlalchemy.engine import Connection
-
 from agent.state import StateDirectory
-from bench.faults.orders import Orders
+from auth.tokens import Role, sign
 from bench.faults.plan import LINKS
 from bench.faults.site import DISK_OF_DATABASE, FaultSite, store_all, through
-from runtime.db.engine import open_database, reading, transaction, utc_now
+from runtime.db.engine import transaction, utc_now
 from runtime.db.migrate import upgrade
 from runtime.mqtt.types import BrokerAddress
 from testbed.checker.difference import Difference
 from testbed.database import DatabaseServer
-from testbed.demo.process import last_lines
-from testbed.demo.site import BROKER, FLEET, agent_name, broker_command, fleet_command
-from testbed.demo.spools import is_empty
-from testbed.demo.supervisor import Supervisor
 from testbed.load.generator import READY
+from testbed.operator import Operator
+from testbed.process import last_lines
+from testbed.site import BROKER, FLEET, FLEET_READY, agent_name, fleet_command
+from testbed.spools import is_empty
+from testbed.stack import CannotRun, Stack
 from testbed.tcp_proxy import TcpProxy
+from testbed.world import ENV
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -45,39 +43,35 @@ _CONNACK: Final = b"\x20"
 _ANSWERS_WITHIN: Final = 5.0
 """Seconds for one attempt."""
 
-START_WITHIN: Final = 60.0
-_LOOK_EVERY: Final = 0.1
+_OPERATOR: Final = "faults"
 
 
-class CannotRun(Exception):
-    """Something that a fault run needs is missing or does not work; the message says what."""
+class Rig(Stack):
+    """Broker, database, NTP servers, workers, agents and proxies between them."""
 
+    start_within_seconds = 60.0
 
-class Rig:
-    """Broker, database, NTP servers, workers, agents and proxies between them. As a context manager it leaves nothing
-    behind."""
-
-    def __init__(self, site: FaultSite, database: DatabaseServer) -> None:
-        self.site = site
+    def __init__(self, fault_site: FaultSite, database: DatabaseServer) -> None:
+        super().__init__(fault_site.site)
+        self.fault_site = fault_site
         self.database = database
-        self.supervisor = Supervisor()
-        self.orders = Orders(site.site.broker_address, lambda: site.key)
-        self.monitors = {agent_name(monitor): monitor for monitor in site.world.monitors}
-        broker, ledger = site.site.broker_address, site.site.database
+        # Signed with the key of now, which changes in a rotation.
+        self.operator = Operator(
+            self.site.broker_address, _OPERATOR, lambda: sign(fault_site.key, Role.SERVER, _OPERATOR, ENV), ENV
+        )
+        self.monitors = {agent_name(monitor): monitor for monitor in fault_site.world.monitors}
+        broker, ledger = self.site.broker_address, self.site.database
         self.links = {
             LINKS[0]: TcpProxy(broker.host, broker.port, host=broker.host),
             LINKS[1]: TcpProxy(broker.host, broker.port, host=broker.host),
             LINKS[2]: TcpProxy(str(ledger.host), int(ledger.port or 0), host=broker.host),
         }
-        self.engine = open_database(ledger)
         self.differences: list[Difference] = []
         """What faults have found while they lasted."""
         self._locks: dict[str, asyncio.Lock] = {}
-        self._exit = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._exit.callback(self.engine.dispose)
-        await self._exit.enter_async_context(self.supervisor)
+        await super().__aenter__()
         for link in self.links.values():
             await self._exit.enter_async_context(link)
         return self
@@ -87,7 +81,7 @@ class Rig:
             self.signal(name, signal.SIGCONT)  # who is stopped could not end
         with suppress(ProcessLookupError, AssertionError):
             self.database.signal(signal.SIGCONT)
-        await self._exit.aclose()
+        await super().__aexit__(*exception)
 
     # ---- beginning -------------------------------------------------------------------------------------------------
 
@@ -98,59 +92,41 @@ class Rig:
             CannotRun: something does not get ready.
         """
         await asyncio.to_thread(self._prepare_ledger)
-        await self.supervisor.start(broker_command(self.site.site))
-        await self.supervisor.start(fleet_command(self.site.site, self.site.world))
-        session: asyncio.Future[None] = asyncio.ensure_future(self.orders.session.run())
-        self._exit.push_async_callback(_cancelled, session)
-        await self.until(self._is_connected, "a session with the broker")
+        await self.start_broker()
+        await self.start_process(fleet_command(self.site, self.fault_site.world.fleet), FLEET_READY)
+        await self.connect(self.operator.session)
         for name in WORKERS:
             await self.start_worker(name)
-        for monitor in self.site.world.monitors:
-            await asyncio.to_thread(self.site.provision, monitor, self.broker_by(LINKS[0]))
-            await self.supervisor.start(self.site.agent(monitor))
+        for monitor in self.fault_site.world.monitors:
+            await asyncio.to_thread(self.fault_site.provision, monitor, self.broker_by(LINKS[0]))
+            await self.supervisor.start(self.fault_site.agent(monitor))
 
     def _prepare_ledger(self) -> None:
         upgrade(self.engine)
         now = utc_now().replace(microsecond=0)
-        transaction(self.engine, partial(store_all, world=self.site.world, load_names=self.site.load_names, now=now))
-
-    async def _is_connected(self) -> bool:
-        return self.orders.session.connected
+        world, load_names = self.fault_site.world, self.fault_site.load_names
+        transaction(self.engine, partial(store_all, world=world, load_names=load_names, now=now))
 
     def broker_by(self, link: str) -> BrokerAddress:
         """The broker by way of one of the proxies."""
         proxy = self.links[link]
-        return replace(self.site.site.broker_address, host=proxy.host, port=proxy.port)
+        return replace(self.site.broker_address, host=proxy.host, port=proxy.port)
 
     async def start_worker(self, name: str) -> None:
         """Starts a worker, or starts it again."""
         if name in self.supervisor.running:
             return
-        database = through(self.site.site.database, self.links[LINKS[2]])
-        await self.supervisor.start(self.site.worker(name, self.broker_by(LINKS[1]), database))
+        database = through(self.site.database, self.links[LINKS[2]])
+        await self.supervisor.start(self.fault_site.worker(name, self.broker_by(LINKS[1]), database))
 
     async def start_load(self, number: int, seed: int) -> str:
         """Starts the load generator of a round, and returns its name when it sends."""
-        command, _ = self.site.load(number, self.broker_by(LINKS[0]), seed)
-        await self.supervisor.start(command)
-
-        async def sends() -> bool:
-            return READY in command.log.read_text(encoding="utf-8", errors="replace")
-
-        await self.until(sends, f"{command.name}, see {command.log}")
+        command, _ = self.fault_site.load(number, self.broker_by(LINKS[0]), seed)
+        await self.start_process(command, READY)
         return command.name
 
-    async def until(self, condition: Callable[[], Awaitable[bool]], what: str, within: float = START_WITHIN) -> None:
-        """Returns when ``condition`` is true.
-
-        Raises:
-            CannotRun: it does not become true in time.
-        """
-        deadline = time.monotonic() + within
-        while not await condition():
-            if time.monotonic() > deadline:
-                raise CannotRun(f"{what}: not within {within:g} s")
-            await asyncio.sleep(_LOOK_EVERY)
+    def check(self) -> None:
+        """A process that has died is a finding, and the run starts it again."""
 
     # ---- handles ---------------------------------------------------------------------------------------------------
 
@@ -172,11 +148,8 @@ class Rig:
         Raises:
             CannotRun: it does not serve in time.
         """
-        deadline = time.monotonic() + START_WITHIN
-        while not await asyncio.to_thread(_serves, self.site.site.broker_address):
-            if time.monotonic() > deadline:
-                raise CannotRun(f"the broker did not serve within {START_WITHIN:g} s")
-            await asyncio.sleep(_LOOK_EVERY)
+        address = self.site.broker_address
+        await self.until(lambda: asyncio.to_thread(_serves, address), "an answer of the broker")
         self.signal(BROKER, signal.SIGHUP)
 
     async def kill(self, name: str) -> None:
@@ -195,7 +168,7 @@ class Rig:
         if name == DATABASE:
             await asyncio.to_thread(self.database.stop)
         elif name in self.supervisor.running and await self.supervisor.stop([name]):
-            raise CannotRun(f"{name} did not end when it was asked to; see {self.site.site.logs}")
+            raise CannotRun(f"{name} did not end when it was asked to; see {self.site.logs}")
 
     async def start_again(self, name: str) -> None:
         """Starts what was killed or stopped."""
@@ -206,31 +179,18 @@ class Rig:
 
     def agent_state(self, name: str) -> StateDirectory:
         """The state directory of an agent, by the name of its process."""
-        return self.site.state(self.monitors[name])
-
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """What ``work`` reads from the ledger, past the proxies."""
-        return await asyncio.to_thread(self._read, work)
-
-    def _read(self, work: Callable[[Connection], T]) -> T:
-        with reading(self.engine) as connection:
-            return work(connection)
+        return self.fault_site.state(self.monitors[name])
 
     def spools_are_empty(self) -> bool:
         """Whether no batch of an agent waits."""
-        return all(is_empty(self.site.state(monitor)) for monitor in self.site.world.monitors)
+        return all(is_empty(self.fault_site.state(monitor)) for monitor in self.fault_site.world.monitors)
 
     def end_of_log(self, name: str) -> str:
         """The last lines that a process has said."""
-        return last_lines(self.site.site.logs / f"{name.replace(' ', '-')}.log")
+        return last_lines(self.site.log_of(name))
 
 
-async def _cancelled(task: "asyncio.Future[None]") -> None:
-    task.cancel()
-    await asyncio.wait({task})
-
-
-__all__ = ["BROKER", "DATABASE", "DISK_OF_DATABASE", "FLEET", "WORKERS", "CannotRun", "Rig"]
+__all__ = ["BROKER", "DATABASE", "DISK_OF_DATABASE", "FLEET", "WORKERS", "Rig"]
 
 
 def _serves(address: BrokerAddress) -> bool:

@@ -19,13 +19,14 @@ from bench.faults.plan import NAMES, Planned, make_plan
 from bench.faults.processes import KillAtPoint
 from bench.faults.report import Found, Struck, Summary, print_all, say, summarize
 from bench.faults.rest import Rest
-from bench.faults.rig import DATABASE, WORKERS, CannotRun, Rig
+from bench.faults.rig import DATABASE, WORKERS, Rig
 from bench.faults.site import DISK_OF_DATABASE, LOAD, FaultSite, remove
 from bench.faults.verdict import Verdict, judge
 from testbed.broker import BrokerUnavailable
 from testbed.database import DatabaseServer, MariaDb
-from testbed.demo.site import free_ntp_port, make_site
-from testbed.demo.world import World, make_world
+from testbed.site import free_ntp_port, make_site
+from testbed.stack import CannotRun
+from testbed.world import World, make_world
 
 log = logging.getLogger(__name__)
 

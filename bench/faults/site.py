@@ -11,19 +11,19 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
 
-from agent.state import State, StateDirectory, provision, write_token
+from agent.state import StateDirectory, write_token
 from auth.tokens import SigningKey
 from bench.faults.disks import make_disk, remove_disk
 from runtime.db.queue import REVIEWS
 from runtime.mqtt.types import BrokerAddress
 from schema.names import short_name
 from schema.tables import accounts, monitors
-from testbed.demo.process import Command
-from testbed.demo.site import Site, agent_name, broker_of_agent, broker_settings, monitor_token, python_command
 from testbed.demo.store import store_world
-from testbed.demo.world import ENV, Monitor, World
 from testbed.load.spec import LoadSpec, Member, Shares, write_spec
+from testbed.process import Command
+from testbed.site import WORKERS, Site, agent_name, agent_settings, monitor_token, provision_agent, python_command
 from testbed.tcp_proxy import TcpProxy
+from testbed.world import ENV, Monitor, World
 
 LAUNCH: Final = "bench.faults.launch"
 LOAD: Final = "load"
@@ -58,22 +58,15 @@ class FaultSite:
 
     def worker(self, name: str, broker: BrokerAddress, database: URL) -> Command:
         """``name`` is the service, and a number if there are several: ``ingest 2``."""
-        service = name.partition(" ")[0]
-        arguments = [service, *(["server"] if service == "selector" else [])]
-        command = python_command(self.site, name, LAUNCH, "worker", str(self.handles(name)), *arguments)
-        settings = self.site.settings() | {
-            **broker_settings(broker),
-            "DATABASE_DSN": database.render_as_string(hide_password=False),
-        }
-        return dataclasses.replace(command, env={**command.env, **settings})
+        arguments = [str(self.handles(name)), *WORKERS[name.partition(" ")[0]]]
+        settings = dataclasses.replace(self.site, broker_address=broker, database=database).settings()
+        return python_command(self.site, name, LAUNCH, "worker", *arguments, settings=settings)
 
     def agent(self, monitor: Monitor, copy: bool = False) -> Command:
         """The agent that is this monitor, or another one of the same name."""
         name = agent_name(monitor) + (" copy" if copy else "")
-        command = python_command(self.site, name, LAUNCH, "agent", str(self.handles(name)))
-        base = self.state(monitor, copy).path.parent
-        settings = {"DEPLOYMENT_MODE": ENV, "MONITOR_STATE_DIR": str(base), "MONITOR_DEFAULTS_FILE": "/dev/null"}
-        return dataclasses.replace(command, env={**command.env, **settings})
+        settings = agent_settings(self.state(monitor, copy).path.parent)
+        return python_command(self.site, name, LAUNCH, "agent", str(self.handles(name)), settings=settings)
 
     def state(self, monitor: Monitor, copy: bool = False) -> StateDirectory:
         """The state of an agent."""
@@ -85,12 +78,11 @@ class FaultSite:
         base = self.state(monitor, copy).path.parent
         if self.disks and not copy:
             make_disk(base, DISK_OF_AGENT)
-        state = State(name=monitor.name, broker=broker_of_agent(broker), allow_private_targets=True)
-        provision(base, ENV, state, monitor_token(self._with_key(), monitor))
+        provision_agent(base, monitor.name, broker, monitor_token(self.key, monitor.name))
 
     def renew_token(self, monitor: Monitor) -> None:
         """Gives an agent a new token, signed with the key of now."""
-        write_token(self.state(monitor), monitor_token(self._with_key(), monitor))
+        write_token(self.state(monitor), monitor_token(self.key, monitor.name))
 
     def load(self, number: int, broker: BrokerAddress, seed: int) -> tuple[Command, Path]:
         """The load generator of a round, and its record."""
@@ -113,9 +105,6 @@ class FaultSite:
         path = self.site.directory / f"load-{number}.json"
         write_spec(path, spec)
         return python_command(self.site, name, LAUNCH, "load", str(self.key_file), str(path)), record
-
-    def _with_key(self) -> Site:
-        return dataclasses.replace(self.site, key=self.key)
 
 
 def store_all(connection: Connection, world: World, load_names: Sequence[str], now: datetime) -> None:

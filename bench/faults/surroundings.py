@@ -25,7 +25,7 @@ class Clock:
     """An agent's clock is set by an hour, and back."""
 
     def __init__(self, rig: Rig, planned: Planned) -> None:
-        self._offset = ClockOffset(rig.site.handles(planned.target) / CLOCK)
+        self._offset = ClockOffset(rig.fault_site.handles(planned.target) / CLOCK)
         self._seconds = _HOUR if planned.kind.endswith("ahead") else -_HOUR
         self.touches = frozenset({planned.target})
 
@@ -41,9 +41,8 @@ class FullDisk:
 
     def __init__(self, rig: Rig, planned: Planned) -> None:
         self._rig, self._name = rig, planned.target
-        self._path = (
-            rig.database.directory if self._name == DATABASE else rig.site.state(rig.monitors[self._name]).path.parent
-        )
+        of_database = self._name == DATABASE
+        self._path = rig.database.directory if of_database else rig.agent_state(self._name).path.parent
         self.touches = frozenset({planned.target})
 
     async def begin(self) -> None:

@@ -16,7 +16,7 @@ from testbed.checker.check import check
 from testbed.checker.difference import Difference
 from testbed.checker.load import read_attempts
 from testbed.checker.replay import BatchKey
-from testbed.demo.world import ENV
+from testbed.world import ENV
 
 
 @dataclass(frozen=True, slots=True)

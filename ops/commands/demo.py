@@ -58,9 +58,10 @@ def register(app: typer.Typer) -> None:
         """
         # Here, since the other commands need none of it.
         from runtime.log import set_up_logging
-        from testbed.demo.errors import DemoError, OptionError
+        from testbed.demo.errors import OptionError
         from testbed.demo.options import parse_options
         from testbed.demo.run import run_demo
+        from testbed.stack import CannotRun
 
         set_up_logging("error")  # the table is what there is to see
         try:
@@ -80,5 +81,5 @@ def register(app: typer.Typer) -> None:
             )
         except OptionError as error:
             raise UsageError(str(error)) from None
-        except DemoError as error:
+        except CannotRun as error:
             raise OperatorError(str(error)) from None

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from testbed.demo.errors import DemoError
+from testbed.stack import CannotRun
 
 _MARK: Final = "ntppool-demo"
 """A file of this name tells that the directory is a demo's; it is also the lock, and holds the owner's process id."""
@@ -26,17 +26,17 @@ def demo_directory(given: Path | None) -> Iterator[Path]:
     caller removes it.
 
     Raises:
-        DemoError: it cannot be made, holds something else, or another demo runs in it.
+        CannotRun: it cannot be made, holds something else, or another demo runs in it.
     """
     directory = Path(tempfile.mkdtemp(prefix="ntppool-demo-")) if given is None else given.absolute()
     if len(str(directory)) > _LONGEST:
-        raise DemoError(f"--dir {directory}: has a path of {len(str(directory))} characters, at most {_LONGEST} work")
+        raise CannotRun(f"--dir {directory}: has a path of {len(str(directory))} characters, at most {_LONGEST} work")
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _require_ours(directory)
         descriptor = os.open(directory / _MARK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise DemoError(f"--dir {directory}: {error.strerror}") from None
+        raise CannotRun(f"--dir {directory}: {error.strerror}") from None
     try:
         _lock(descriptor, directory)
         _clear(directory)
@@ -52,7 +52,7 @@ def remove(directory: Path) -> None:
 
 def _require_ours(directory: Path) -> None:
     if any(directory.iterdir()) and not (directory / _MARK).exists():
-        raise DemoError(f"--dir {directory}: is not empty and not a demo's; name a new or an empty directory")
+        raise CannotRun(f"--dir {directory}: is not empty and not a demo's; name a new or an empty directory")
 
 
 def _lock(descriptor: int, directory: Path) -> None:
@@ -60,7 +60,7 @@ def _lock(descriptor: int, directory: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
-        raise DemoError(f"--dir {directory}: another demo (process {owner}) runs in it") from None
+        raise CannotRun(f"--dir {directory}: another demo (process {owner}) runs in it") from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 

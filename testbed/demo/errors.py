@@ -1,8 +1,4 @@
-"""Why a demo cannot be run."""
-
-
-class DemoError(Exception):
-    """It cannot be started or brought to its end; the message says what and why."""
+"""What is wrong with the options of a demo."""
 
 
 class OptionError(Exception):

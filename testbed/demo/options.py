@@ -13,8 +13,8 @@ from sqlalchemy.engine import URL
 from runtime.db.dsn import InvalidDsn, parse_dsn
 from testbed.database import SERVERS, DatabaseServer
 from testbed.demo.errors import OptionError
-from testbed.demo.world import MAX_AGENTS, MAX_SERVERS, World
 from testbed.ports import NO_IPV6, has_ipv6
+from testbed.world import MAX_AGENTS, MAX_SERVERS, World
 
 _NTP_PORT: Final = 123
 _HOST_PORT: Final = re.compile(r"(?P<host>[^:]+)(?::(?P<port>\d{1,5}))?")

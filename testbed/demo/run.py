@@ -19,17 +19,17 @@ from testbed.checker import ledger as checked
 from testbed.database import DatabaseFailed, running
 from testbed.demo.accounting import Evidence, settle
 from testbed.demo.directory import demo_directory, remove
-from testbed.demo.errors import DemoError
 from testbed.demo.findings import Findings
 from testbed.demo.ledger import State, Watcher
 from testbed.demo.options import Options, check_apart
-from testbed.demo.process import last_lines
-from testbed.demo.site import WORKERS, Site, free_ntp_port, make_site, renew_tokens
 from testbed.demo.summary import End, Summary, summarize
 from testbed.demo.system import Stopped, System
 from testbed.demo.table import Display
 from testbed.demo.verdict import in_words
-from testbed.demo.world import World, make_world
+from testbed.process import last_lines
+from testbed.site import WORKERS, Site, free_ntp_port, make_site, renew_tokens
+from testbed.stack import CannotRun
+from testbed.world import World, make_world
 
 _LOOK_EVERY: Final = 1.0
 """Seconds between two looks at the ledger."""
@@ -48,7 +48,7 @@ def run_demo(options: Options) -> int:
     """Runs the demo; returns the exit code.
 
     Raises:
-        DemoError: it cannot be started.
+        CannotRun: it cannot be started.
         OptionError: the options do not fit together.
     """
     world = _world(options)
@@ -60,7 +60,7 @@ def run_demo(options: Options) -> int:
         except BaseException as error:
             _leave(directory, temporary=options.directory is None, good=False)
             if isinstance(error, OSError | BrokerUnavailable | DatabaseFailed):
-                raise DemoError(str(error)) from None
+                raise CannotRun(str(error)) from None
             raise
         good = summary is not None and summary.good
         _leave(directory, temporary=options.directory is None, good=good)
@@ -111,7 +111,7 @@ def _world(options: Options) -> World:
     try:
         port = free_ntp_port([spec.address for spec in draft.fleet])
     except OSError as error:
-        raise DemoError(str(error)) from None
+        raise CannotRun(str(error)) from None
     return make_world(options.agents, options.servers, port, options.ntp)
 
 
@@ -202,7 +202,7 @@ class Demo:
             state, evidence = await system.read(self._watcher.look), await system.evidence()
             return state, evidence, await system.read(_findings)
         except DatabaseUnavailable as error:
-            raise DemoError(f"database: {error}; there is no summary") from None
+            raise CannotRun(f"database: {error}; there is no summary") from None
 
     @contextmanager
     def _on_signals(self, system: System) -> Iterator[None]:

@@ -13,8 +13,8 @@ from sqlalchemy.engine import Connection
 
 from runtime.db.queue import REVIEWS
 from schema.tables import accounts, log_scores, monitors, server_scores, servers, system_settings
-from testbed.demo.errors import DemoError
-from testbed.demo.world import Server, World
+from testbed.stack import CannotRun
+from testbed.world import Server, World
 
 INTERVAL: Final = 2.0
 """Seconds between two probes of an active or testing pair."""
@@ -40,11 +40,11 @@ def require_empty(connection: Connection) -> None:
     """Makes sure that nobody's pool is in this database.
 
     Raises:
-        DemoError: it holds servers, monitors or results.
+        CannotRun: it holds servers, monitors or results.
     """
     for table in (accounts, servers, monitors, server_scores, log_scores):
         if connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() is not None:
-            raise DemoError(
+            raise CannotRun(
                 f"--database-url: the database has rows in {table.name}; the demo needs an empty one of its own"
             )
 

@@ -15,8 +15,8 @@ from testbed.checker.replay import Replay
 from testbed.demo.accounting import Account
 from testbed.demo.findings import Findings
 from testbed.demo.ledger import ServerState, State
-from testbed.demo.process import Death
-from testbed.demo.world import Server, World
+from testbed.process import Death
+from testbed.world import Server, World
 
 _NAMED: Final = 3
 """Servers that are named where many lack the same."""

@@ -2,15 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable
 from functools import partial
-from typing import Final, Self, TypeVar
+from typing import Final, TypeVar
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from runtime.db.engine import DatabaseUnavailable, open_database, reading, transaction, utc_now
+from auth.tokens import Role, token_source
+from runtime.db.engine import DatabaseUnavailable, reading, transaction, utc_now
 from runtime.db.errors import Reaction, reaction_to
 from runtime.db.migrate import upgrade
 from runtime.db.queue import SCORING
@@ -18,28 +18,24 @@ from testbed.checker import ledger as checked
 from testbed.checker.replay import Replay
 from testbed.demo import ledger
 from testbed.demo.accounting import Evidence
-from testbed.demo.errors import DemoError
-from testbed.demo.operator import Operator
-from testbed.demo.site import (
+from testbed.demo.store import require_empty, store_world
+from testbed.demo.witness import Witness
+from testbed.operator import Operator
+from testbed.site import (
     BROKER,
     FLEET,
+    FLEET_READY,
     WORKERS,
     Site,
     agent_command,
     agent_name,
-    broker_command,
     fleet_command,
     provision_agents,
     worker_command,
 )
-from testbed.demo.spools import is_empty, read_spools
-from testbed.demo.store import require_empty, store_world
-from testbed.demo.supervisor import Supervisor
-from testbed.demo.witness import Witness
-from testbed.demo.world import ENV, Monitor, World
-
-START_WITHIN: Final = 30.0
-"""Seconds that one process has to be ready."""
+from testbed.spools import is_empty, read_spools
+from testbed.stack import CannotRun, Stack
+from testbed.world import ENV, Monitor, World
 
 REST_WITHIN: Final = 60.0
 """Seconds that everything measured has to reach the ledger, once nothing more is measured. A batch that was lost on its
@@ -49,6 +45,7 @@ _LAST_RESULT_WITHIN: Final = 5.0
 """Seconds after a pause in which the last result is in the spool: a probe takes three at most, a batch gathers one."""
 
 _LOOK_EVERY: Final = 0.2
+_OPERATOR: Final = "demo-operator"
 T = TypeVar("T")
 
 
@@ -56,33 +53,25 @@ class Stopped(Exception):
     """Somebody asked the demo to stop before it was running."""
 
 
-class System:
-    """Broker, database, NTP servers, workers and agents. As a context manager it leaves no process behind.
+class System(Stack):
+    """Broker, database, NTP servers, workers and agents.
 
     Args:
         stopping: set when it is to stop; everything that waits then gives up.
     """
 
+    start_within_seconds = 30.0
+
     def __init__(self, site: Site, world: World, stopping: asyncio.Event) -> None:
-        self.site = site
+        super().__init__(site)
         self.world = world
-        self.supervisor = Supervisor()
         self.witness = Witness(site.broker_address, site.key, ENV)
-        self.operator = Operator(site.broker_address, site.key, ENV)
+        token = token_source(site.key, Role.ADMIN, _OPERATOR, ENV)
+        self.operator = Operator(site.broker_address, _OPERATOR, token, ENV)
         self.hung: list[str] = []
         self._stopping = stopping
-        self._engine = open_database(site.database)
         self._measured: dict[str, int] = {}
         self._restarted: set[str] = set()
-        self._exit = AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        self._exit.callback(self._engine.dispose)
-        await self._exit.enter_async_context(self.supervisor)
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self._exit.aclose()
 
     # ---- beginning -------------------------------------------------------------------------------------------------
 
@@ -90,19 +79,16 @@ class System:
         """Starts everything, each when what it needs is there.
 
         Raises:
-            DemoError: something cannot be started; the message says what and why.
+            CannotRun: something cannot be started; the message says what and why.
             Stopped: see ``stopping``.
         """
         await asyncio.to_thread(self._prepare_ledger)
-        await self.supervisor.start(broker_command(self.site))
-        provision_agents(self.site, self.world)
+        await self.start_broker()
+        provision_agents(self.site, self.world)  # their state names the broker's certificate, which is there now
         if self.world.fleet:
-            await self.supervisor.start(fleet_command(self.site, self.world))
-            await self._until(self._fleet_is_ready, "the simulated NTP servers")
-        await self._until(self._broker_answers, "the broker")
+            await self.start_process(fleet_command(self.site, self.world.fleet), FLEET_READY)
         for session in (self.witness.session, self.operator.session):
-            self._run_session(session.run())
-        await self._until_session(self.witness.session.wait_ready())
+            await self.connect(session)
         for name in WORKERS:
             await self.supervisor.start(worker_command(self.site, name))
         for monitor in self.world.monitors:
@@ -110,49 +96,19 @@ class System:
 
     def _prepare_ledger(self) -> None:
         try:
-            upgrade(self._engine)
-            with reading(self._engine) as connection:
+            upgrade(self.engine)
+            with reading(self.engine) as connection:
                 require_empty(connection)
-            transaction(self._engine, partial(store_world, world=self.world, now=utc_now().replace(microsecond=0)))
+            transaction(self.engine, partial(store_world, world=self.world, now=utc_now().replace(microsecond=0)))
         except (DBAPIError, DatabaseUnavailable) as error:
             reason = error.orig if isinstance(error, DBAPIError) else error
-            raise DemoError(f"database {self._engine.url.render_as_string()}: {reason}") from None
+            raise CannotRun(f"database {self.engine.url.render_as_string()}: {reason}") from None
 
-    def _run_session(self, run: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(run)
-        self._exit.push_async_callback(_cancelled, task)
-
-    async def _fleet_is_ready(self) -> bool:
-        return "ready" in self.site.log_of(FLEET).read_text(encoding="utf-8", errors="replace").split()
-
-    async def _broker_answers(self) -> bool:
-        address = self.site.broker_address
-        try:
-            _, writer = await asyncio.open_connection(address.host, address.port)
-        except OSError:
-            return False
-        writer.close()
-        return True
-
-    async def _until_session(self, ready: Awaitable[None]) -> None:
-        waiting = asyncio.ensure_future(ready)
-        self._exit.push_async_callback(_cancelled, waiting)
-
-        async def is_ready() -> bool:
-            return waiting.done()
-
-        await self._until(is_ready, "a session with the broker")
-
-    async def _until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
-        deadline = time.monotonic() + START_WITHIN
-        while not await condition():
-            if self._stopping.is_set():
-                raise Stopped
-            if self.supervisor.deaths:
-                raise DemoError(str(self.supervisor.deaths[0]))
-            if time.monotonic() > deadline:
-                raise DemoError(f"{what} did not get ready within {START_WITHIN:g} s; see {self.site.logs}")
-            await asyncio.sleep(_LOOK_EVERY)
+    def check(self) -> None:
+        """As of every stack, unless somebody asks us to stop."""
+        if self._stopping.is_set():
+            raise Stopped
+        super().check()
 
     # ---- while it runs ---------------------------------------------------------------------------------------------
 
@@ -165,18 +121,10 @@ class System:
         """Starts a process again that was killed."""
         await self.supervisor.restart(name)
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """What ``work`` reads from the ledger.
-
-        Raises:
-            DatabaseUnavailable: it is away.
-        """
-        return await asyncio.to_thread(self._read, work)
-
     def _read(self, work: Callable[[Connection], T]) -> T:
+        """Raises DatabaseUnavailable where the database is away, whoever notices it."""
         try:
-            with reading(self._engine) as connection:
-                return work(connection)
+            return super()._read(work)
         except DBAPIError as error:
             if reaction_to(error) is Reaction.RECONNECT:
                 raise DatabaseUnavailable(str(error.orig)) from error
@@ -212,7 +160,7 @@ class System:
         except DatabaseUnavailable as error:
             return [f"the database is away: {error}"]
         monitors = [monitor.name for monitor in self.world.monitors if agent_name(monitor) in self.supervisor.running]
-        self._measured = await self.operator.measured(monitors)
+        self._measured = await self.operator.all_measured(monitors)
         said = [f"{unscored} servers wait for their score"] if unscored else []
         said += [f"{monitor.name} has batches in its spool" for monitor in self.world.monitors if self._waits(monitor)]
         said += [f"{name} does not answer" for name in monitors if name not in self._measured]
@@ -244,8 +192,3 @@ class System:
             measured={ids[name]: count for name, count in self._measured.items() if name in whole},
             spooled=await asyncio.to_thread(read_spools, directories),
         )
-
-
-async def _cancelled(task: "asyncio.Future[None]") -> None:
-    task.cancel()
-    await asyncio.wait({task})

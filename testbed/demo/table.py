@@ -14,7 +14,7 @@ from rich.text import Text
 from testbed.demo.findings import HANDED_OUT_ABOVE
 from testbed.demo.ledger import ServerState, State
 from testbed.demo.verdict import WIDE, wrapped
-from testbed.demo.world import Server, World
+from testbed.world import Server, World
 
 _LINE_EVERY: Final = 5.0
 """Seconds between two lines where there is no terminal."""

@@ -1,10 +1,7 @@
 """Ingest as a process that is stopped, or killed, while monitors send: nothing is lost, nothing counts twice."""
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -22,49 +19,14 @@ from testbed.fixtures.batches import new_batch
 from testbed.fixtures.broker import Broker
 from testbed.fixtures.patience import PATIENCE
 from testbed.fixtures.running_ingest import TestMonitor, connected_monitor
+from testbed.fixtures.worker_process import WorkerProcess, worker_settings, write_key
 from testbed.fixtures.world import add_monitor, add_pair, add_server
 
 BATCHES, RESULTS = 150, 5
 
 
-class Ingest:
-    """``ntppool-monitor ingest``, started again and again."""
-
-    def __init__(self, directory: Path, broker: Broker, engine: Engine) -> None:
-        key = directory / "jwt.key"
-        key.write_text(broker.key.verification_text())
-        key.chmod(0o600)
-        given = {
-            "MQTT_HOST": "127.0.0.1",
-            "MQTT_PORT": str(broker.port),
-            "JWT_KEY_FILE": str(key),
-            "DATABASE_DSN": engine.url.render_as_string(hide_password=False),
-        }
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("MQTT_", "JWT_", "DATABASE_"))
-        }
-        self._environment = {**kept, **given}
-        self._log = directory / "ingest.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self._log.open("wb") as out:
-            command = [sys.executable, "-m", "ops", "--env", "test", "ingest"]
-            self._process = subprocess.Popen(command, env=self._environment, stdout=out, stderr=out)
-        deadline = time.monotonic() + PATIENCE
-        while "connected to" not in self._log.read_text():
-            assert self._process.poll() is None and time.monotonic() < deadline, self._log.read_text()
-            time.sleep(0.02)
-
-    def end(self, number: signal.Signals) -> tuple[int, float]:
-        """Its exit status, and the seconds it took."""
-        assert self._process is not None
-        began = time.monotonic()
-        self._process.send_signal(number)
-        return self._process.wait(PATIENCE), time.monotonic() - began
-
-    def log_text(self) -> str:
-        return self._log.read_text()
+def start(ingest: WorkerProcess) -> None:
+    ingest.start().wait_for_log("connected to")
 
 
 async def send_until_acknowledged(monitor: TestMonitor, batches: list[Batch]) -> dict[str, BatchCommitted]:
@@ -110,20 +72,21 @@ async def test_nothing_is_lost_and_nothing_counts_twice(
         return new_batch(*(Result(server_id=s, ip=ip, **fields) for s, ip in zip(servers, ips, strict=True)))
 
     batches = [batch(number) for number in range(BATCHES)]
-    ingest = Ingest(tmp_path, broker, engine)
-    await asyncio.to_thread(ingest.start)
+    settings = worker_settings(broker, write_key(tmp_path, broker), engine.url)
+    ingest = WorkerProcess(tmp_path, "test", "ingest", **settings)
+    await asyncio.to_thread(start, ingest)
     try:
         async with connected_monitor(broker, name) as monitor, asyncio.timeout(90):
             sending = asyncio.create_task(send_until_acknowledged(monitor, batches))
             for stored in (200, 400):
                 await asyncio.to_thread(wait_for_rows, engine, stored)
-                status, seconds = await asyncio.to_thread(ingest.end, number)
+                seconds = await asyncio.to_thread(ingest.ends_after, number)
                 if number == signal.SIGTERM:
-                    assert (status, seconds < 5) == (0, True), ingest.log_text()
-                await asyncio.to_thread(ingest.start)
+                    assert (ingest.process.returncode, seconds < 5) == (0, True), ingest.log_text()
+                await asyncio.to_thread(start, ingest)
             acks = await sending
     finally:
-        ingest.end(signal.SIGTERM)
+        ingest.ends_after(signal.SIGTERM)
     assert set(acks) == {batch.id for batch in batches}
     assert all(ack.stored == RESULTS and not ack.rejected for ack in acks.values())
     with engine.connect() as connection:

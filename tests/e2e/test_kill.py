@@ -18,12 +18,12 @@ from testbed.database import SERVERS as DATABASES
 from testbed.database import DatabaseServer, temporary_database
 from testbed.demo.accounting import settle
 from testbed.demo.ledger import results_by_monitor
-from testbed.demo.site import BROKER, agent_name, free_ntp_port, make_site
-from testbed.demo.spools import is_empty
 from testbed.demo.system import System
-from testbed.demo.world import make_world
 from testbed.fixtures.database import require
 from testbed.fixtures.patience import PATIENCE
+from testbed.site import BROKER, agent_name, free_ntp_port, make_site
+from testbed.spools import is_empty
+from testbed.world import make_world
 
 AGENTS, SERVERS = 3, 3
 

@@ -22,8 +22,12 @@ from agent.state import write_token
 from auth.tokens import Role, sign
 from testbed.demo.accounting import settle
 from testbed.demo.ledger import results_by_monitor
-from testbed.demo.process import Command
-from testbed.demo.site import (
+from testbed.demo.system import System
+from testbed.fixtures.broker import TRANSPORTS, Transport, require_address
+from testbed.fixtures.mqtt import MqttClient
+from testbed.fixtures.patience import PATIENCE
+from testbed.process import Command
+from testbed.site import (
     BROKER,
     WORKERS,
     Site,
@@ -34,12 +38,8 @@ from testbed.demo.site import (
     renew_tokens,
     worker_command,
 )
-from testbed.demo.spools import is_empty
-from testbed.demo.system import System
-from testbed.demo.world import ENV, Monitor, make_world
-from testbed.fixtures.broker import TRANSPORTS, Transport, require_address
-from testbed.fixtures.mqtt import MqttClient
-from testbed.fixtures.patience import PATIENCE
+from testbed.spools import is_empty
+from testbed.world import ENV, Monitor, make_world
 
 AGENTS, SERVERS = 2, 2
 

@@ -1,12 +1,8 @@
 """The scorer as a process of its own: results become scores within a second, and a killed scorer loses none."""
 
 import asyncio
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,6 +19,7 @@ from schema.topics import ANY, Topics
 from scorer.scorers.recentmedian import SCORER
 from testbed.fixtures.broker import Broker
 from testbed.fixtures.patience import PATIENCE
+from testbed.fixtures.worker_process import WorkerProcess, worker_settings, write_key
 from testbed.fixtures.world import add_log_score, add_monitor, add_pair, add_server, monitor_name
 
 TOPICS = Topics("devel")
@@ -30,29 +27,11 @@ TOPICS = Topics("devel")
 
 @pytest.fixture
 def environment(server_engine: Engine, broker: Broker, tmp_path: Path) -> dict[str, str]:
-    key = tmp_path / "jwt.key"
-    key.write_text(broker.key.verification_text())
-    key.chmod(0o600)
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MQTT_", "JWT_", "DATABASE_"))}
-    return inherited | {
-        "MQTT_HOST": "127.0.0.1",
-        "MQTT_PORT": str(broker.port),
-        "JWT_KEY_FILE": str(key),
-        "DATABASE_DSN": server_engine.url.render_as_string(hide_password=False),
-    }
+    return worker_settings(broker, write_key(tmp_path, broker), server_engine.url)
 
 
-@contextmanager
-def scorer(environment: dict[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Runs ``ntppool-monitor scorer``, and ends it whatever happens."""
-    with log.open("ab") as out:
-        command = [sys.executable, "-m", "ops", "--env", "devel", "scorer"]
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
+def scorer(directory: Path, environment: dict[str, str]) -> WorkerProcess:
+    return WorkerProcess(directory, "devel", "scorer", **environment)
 
 
 def new_pairs(engine: Engine, count: int) -> list[tuple[int, int]]:
@@ -90,7 +69,7 @@ def test_a_result_becomes_a_score_within_a_second(
     server_engine: Engine, environment: dict[str, str], tmp_path: Path
 ) -> None:
     pairs = new_pairs(server_engine, 25)
-    with scorer(environment, tmp_path / "scorer.log"):
+    with scorer(tmp_path, environment):
         store_result(server_engine, *pairs[0], 1.0)
         wait_for_scores(server_engine, {pairs[0][0]: 1.0})  # the process is there
         taken = []
@@ -105,16 +84,15 @@ def test_a_scorer_that_is_killed_again_and_again_scores_every_server_once(
     server_engine: Engine, environment: dict[str, str], tmp_path: Path
 ) -> None:
     pairs = new_pairs(server_engine, 600)
-    log = tmp_path / "scorer.log"
     with server_engine.begin() as connection:
         for server, monitor in pairs:
             add_log_score(connection, server, monitor, utc_now().replace(microsecond=0), score=7.5)
         SCORING.add(connection, [server for server, _ in pairs], utc_now())
     for turn in range(3):
-        with scorer(environment, log) as process:
+        with scorer(tmp_path, environment) as process:
             _wait_for_some(server_engine, 1 + 150 * turn)
             process.kill()
-    with scorer(environment, log):
+    with scorer(tmp_path, environment):
         wait_for_scores(server_engine, {server: 7.5 for server, _ in pairs})
     with server_engine.connect() as connection:
         rows = connection.scalar(sa.select(sa.func.count()).select_from(log_scores))
@@ -143,7 +121,7 @@ async def test_who_watches_is_told_of_every_server_that_was_scored(
     )
     running = asyncio.create_task(session.run())
     await session.wait_ready()
-    with scorer(environment, tmp_path / "scorer.log"):
+    with scorer(tmp_path, environment):
         told: dict[int, ScoreComputed] = {}
         async with asyncio.timeout(PATIENCE):
             # The stream may drop, also while the scorer is still connecting: what was not heard is stored again.

@@ -27,11 +27,11 @@ from selector.row_warnings import RowWarnings
 from testbed.database import SERVERS as DATABASES
 from testbed.database import temporary_database
 from testbed.demo import store
-from testbed.demo.site import free_ntp_port, make_site
 from testbed.demo.system import System
-from testbed.demo.world import ENV, make_world
 from testbed.fixtures.database import require
 from testbed.fixtures.patience import PATIENCE
+from testbed.site import free_ntp_port, make_site
+from testbed.world import ENV, make_world
 
 AGENTS = 6
 TARGET = 3

@@ -1,9 +1,7 @@
 """The selector as a process of its own: what monitors and accounts do changes who measures, and the agents are told."""
 
 import asyncio
-import os
-import subprocess
-import sys
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -27,6 +25,7 @@ from testbed.fixtures.selector import (
     unique,
     watching_tree,
 )
+from testbed.fixtures.worker_process import WorkerProcess, worker_settings, write_key
 from testbed.fixtures.world import add_account, add_monitor, add_server
 
 MONITORS = 12
@@ -38,33 +37,12 @@ settles = partial(eventually, patience=60.0)
 @contextmanager
 def selector(engine: Engine, broker: Broker, directory: Path) -> Iterator[None]:
     """Runs ``ntppool-monitor selector server``, and ends it whatever happens."""
-    key = directory / "jwt.key"
-    key.write_text(broker.key.verification_text())
-    key.chmod(0o600)
-    inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MQTT_", "JWT_", "DATABASE_"))
-    }
-    environment = {
-        "MQTT_HOST": "127.0.0.1",
-        "MQTT_PORT": str(broker.port),
-        "JWT_KEY_FILE": str(key),
-        "DATABASE_DSN": engine.url.render_as_string(hide_password=False),
-    }
-    with (directory / "selector.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ops", "--env", "devel", "selector", "server"],
-            env={**inherited, **environment},
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            yield
-            assert process.poll() is None, (directory / "selector.log").read_text()
-            process.terminate()
-            assert process.wait(5.0) == 0, "it ends within five seconds"
-        finally:
-            process.kill()
-            process.wait()
+    settings = worker_settings(broker, write_key(directory, broker), engine.url)
+    with WorkerProcess(directory, "devel", "selector", "server", **settings) as worker:
+        yield
+        assert worker.process.poll() is None, worker.log_text()
+        assert worker.ends_after(signal.SIGTERM) < 5.0, "it ends within five seconds"
+        assert worker.process.returncode == 0
 
 
 class World:

@@ -1,17 +1,11 @@
 """A worker as its operator meets it: started, asked, stopped, and told of everything that is not there yet."""
 
-import asyncio
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +16,8 @@ from auth.tokens import Role
 from runtime.db.dsn import parse_dsn
 from runtime.db.engine import open_database
 from runtime.db.migrate import upgrade
-from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
+from runtime.mqtt.request import RequestClient, new_key
+from runtime.mqtt.session import BrokerAddress, Identity
 from schema.messages import ControlAnswer, ControlCommand, decode, encode
 from schema.topics import Topics
 from scorer.worker import POLL
@@ -30,60 +25,19 @@ from testbed.database import SERVERS, DatabaseServer, temporary_database
 from testbed.fixtures.broker import Broker
 from testbed.fixtures.database import require
 from testbed.fixtures.patience import PATIENCE
+from testbed.fixtures.worker_process import WorkerProcess, worker_settings, write_key
 from testbed.ports import free_port
 
 
-class Scorer:
+def scorer(directory: Path, **settings: str) -> WorkerProcess:
     """A ``ntppool-monitor scorer`` of the test's own; the leanest worker stands for the frame of all."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
-        self.process = process
-        self._log = log
-
-    def log_text(self) -> str:
-        return self._log.read_text()
-
-    def wait_for_log(self, text: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while text not in self.log_text():
-            assert self.process.poll() is None, self.log_text()
-            assert time.monotonic() < deadline, f"{text!r} is not in: {self.log_text()}"
-            time.sleep(0.02)
-
-    def ends_after(self, number: signal.Signals) -> float:
-        """Seconds from the signal to the end."""
-        began = time.monotonic()
-        self.process.send_signal(number)
-        self.process.wait(PATIENCE)
-        return time.monotonic() - began
-
-
-@contextmanager
-def scorer(directory: Path, **environment: str) -> Iterator[Scorer]:
-    """Runs one, and ends it whatever happens."""
-    log = directory / "scorer.log"
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MQTT_", "JWT_", "DATABASE_"))}
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ops", "--env", "test", "scorer"],
-            env={**inherited, **environment},
-            stdout=out,
-            stderr=out,
-        )
-        try:
-            yield Scorer(process, log)
-        finally:
-            process.kill()
-            process.wait()
+    return WorkerProcess(directory, "test", "scorer", **settings)
 
 
 @pytest.fixture
 def key_file(tmp_path: Path, broker: Broker) -> Path:
     """The broker's key, as a worker is given it."""
-    path = tmp_path / "jwt.key"
-    path.write_text(broker.key.verification_text())
-    path.chmod(0o600)
-    return path
+    return write_key(tmp_path, broker)
 
 
 @pytest.fixture
@@ -94,15 +48,6 @@ def ledger(tmp_path: Path) -> str:
     upgrade(engine)
     engine.dispose()
     return dsn
-
-
-def settings(broker: Broker, key_file: Path, dsn: str) -> dict[str, str]:
-    return {
-        "MQTT_HOST": "127.0.0.1",
-        "MQTT_PORT": str(broker.port),
-        "JWT_KEY_FILE": str(key_file),
-        "DATABASE_DSN": dsn,
-    }
 
 
 def hang(database: DatabaseServer, engine: Engine) -> None:
@@ -146,22 +91,18 @@ def wait_for_metric(port: int, name: str) -> None:
 async def ask(broker: Broker, payload: bytes) -> ControlAnswer:
     """The scorer's answer to an order."""
     topics = Topics("test")
-    answers: asyncio.Queue[Incoming] = asyncio.Queue()
     name = "worker-process-test"
-    session = BrokerSession(
+    response_topic = topics.answers(name, new_key())
+    client = RequestClient(
         BrokerAddress("127.0.0.1", broker.port),
         Identity(name, name),
         lambda: broker.token(Role.ADMIN, name),
-        subscriptions=[Subscription(topics.answers(name, "1"), answers.put_nowait)],
+        answers=response_topic,
     )
-    running = asyncio.create_task(session.run())
-    try:
-        await session.publish(topics.service_control("scorer"), payload, response_topic=topics.answers(name, "1"))
-        async with asyncio.timeout(PATIENCE):
-            return decode((await answers.get()).payload, ControlAnswer)
-    finally:
-        running.cancel()
-        await asyncio.wait({running})
+    async with client.connected():
+        answer = await client.request_one(topics.service_control("scorer"), payload, response_topic, timeout=PATIENCE)
+    assert answer is not None, "the scorer does not answer"
+    return decode(answer, ControlAnswer)
 
 
 def fetch(port: int, path: str) -> tuple[int, str]:
@@ -174,7 +115,7 @@ def fetch(port: int, path: str) -> tuple[int, str]:
 
 
 async def test_orders_are_answered(tmp_path: Path, broker: Broker, key_file: Path, ledger: str) -> None:
-    with scorer(tmp_path, **settings(broker, key_file, ledger)) as worker:
+    with scorer(tmp_path, **worker_settings(broker, key_file, ledger)) as worker:
         worker.wait_for_log("connected to")
         pong = await ask(broker, encode(ControlCommand(command="ping")))
         assert (pong.ok, pong.service, pong.command) == (True, "scorer", "ping")
@@ -190,7 +131,7 @@ async def test_orders_are_answered(tmp_path: Path, broker: Broker, key_file: Pat
 
 
 async def test_sigterm_ends_it_in_time(tmp_path: Path, broker: Broker, key_file: Path, ledger: str) -> None:
-    with scorer(tmp_path, **settings(broker, key_file, ledger)) as worker:
+    with scorer(tmp_path, **worker_settings(broker, key_file, ledger)) as worker:
         worker.wait_for_log("connected to")
         assert worker.ends_after(signal.SIGTERM) < 5
         assert worker.process.returncode == 0
@@ -200,7 +141,7 @@ async def test_sigterm_ends_it_in_time(tmp_path: Path, broker: Broker, key_file:
 def test_without_broker_and_database_it_waits_and_still_ends_in_time(
     tmp_path: Path, broker: Broker, key_file: Path
 ) -> None:
-    away = settings(broker, key_file, f"mysql://nobody:Pa55word@127.0.0.1:{free_port()}/ledger")
+    away = worker_settings(broker, key_file, f"mysql://nobody:Pa55word@127.0.0.1:{free_port()}/ledger")
     with scorer(tmp_path, **away | {"MQTT_PORT": str(free_port())}) as worker:
         worker.wait_for_log("waiting for it")
         assert worker.ends_after(signal.SIGTERM) < 5
@@ -209,7 +150,7 @@ def test_without_broker_and_database_it_waits_and_still_ends_in_time(
 
 
 def test_a_database_without_tables_is_a_configuration_error(tmp_path: Path, broker: Broker, key_file: Path) -> None:
-    with scorer(tmp_path, **settings(broker, key_file, f"sqlite:///{tmp_path / 'empty.db'}")) as worker:
+    with scorer(tmp_path, **worker_settings(broker, key_file, f"sqlite:///{tmp_path / 'empty.db'}")) as worker:
         assert worker.process.wait(PATIENCE) == 2
         assert "ntppool-monitor db upgrade" in worker.log_text()
         assert "Traceback" not in worker.log_text()
@@ -240,16 +181,14 @@ WELL = {"broker": True, "clock": True, "database": True, "loop": True, "work": T
 @pytest.mark.parametrize("server", SERVERS)
 def test_health_follows_broker_and_database_with_their_ages(server: str, tmp_path: Path, fresh_broker: Broker) -> None:
     require(server)
-    key_file = tmp_path / "jwt.key"
-    key_file.write_text(fresh_broker.key.verification_text())
+    key_file = write_key(tmp_path, fresh_broker)
     port = free_port()
     with temporary_database(SERVERS[server]) as database:
         url = database.create("ledger")
         engine = open_database(url)
         upgrade(engine)
         engine.dispose()
-        dsn = url.render_as_string(hide_password=False)
-        with scorer(tmp_path, **settings(fresh_broker, key_file, dsn), METRICS_PORT=str(port)) as worker:
+        with scorer(tmp_path, **worker_settings(fresh_broker, key_file, url), METRICS_PORT=str(port)) as worker:
             worker.wait_for_log("connected to")
             checks = wait_for_health(port, WELL, PATIENCE)
             assert checks["broker"] == {"ok": True, "age": 0.0, "bound": 30.0}
@@ -277,7 +216,7 @@ def test_health_follows_broker_and_database_with_their_ages(server: str, tmp_pat
 
 def test_a_worker_introduces_itself(tmp_path: Path, broker: Broker, key_file: Path) -> None:
     dsn = f"mysql://nobody:Pa55word@127.0.0.1:{free_port()}/ledger"
-    with scorer(tmp_path, **settings(broker, key_file, dsn), METRICS_PORT=str(port := free_port())) as worker:
+    with scorer(tmp_path, **worker_settings(broker, key_file, dsn), METRICS_PORT=str(port := free_port())) as worker:
         worker.wait_for_log("scorer 0.1.0 starts for test: database mysql+pymysql://nobody:***@127.0.0.1:")
         worker.wait_for_log(f"broker mqtt://127.0.0.1:{broker.port}, client scorer/")
         worker.wait_for_log(f"metrics 127.0.0.1:{port}")
@@ -285,7 +224,7 @@ def test_a_worker_introduces_itself(tmp_path: Path, broker: Broker, key_file: Pa
 
 
 def test_a_wrong_setting_is_named(tmp_path: Path, broker: Broker, key_file: Path, ledger: str) -> None:
-    wrong = settings(broker, key_file, ledger) | {"MQTT_PORT": "70000"}
+    wrong = worker_settings(broker, key_file, ledger) | {"MQTT_PORT": "70000"}
     with scorer(tmp_path, **wrong) as worker:
         assert worker.process.wait(PATIENCE) == 2
         assert "MQTT_PORT=70000" in worker.log_text()
@@ -298,7 +237,7 @@ def test_a_database_that_hangs_does_not_keep_it(server: str, tmp_path: Path, bro
         url = database.create("hanging")
         engine = open_database(url)
         upgrade(engine)
-        with scorer(tmp_path, **settings(broker, key_file, url.render_as_string(hide_password=False))) as worker:
+        with scorer(tmp_path, **worker_settings(broker, key_file, url)) as worker:
             worker.wait_for_log("connected to")
             try:
                 hang(database, engine)
@@ -315,7 +254,7 @@ def test_a_dead_collector_does_not_keep_a_worker_from_ending(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         where = f"http://127.0.0.1:{silent.getsockname()[1]}"
         exporting = {"OTEL_EXPORTER_OTLP_ENDPOINT": where, "OTEL_METRIC_EXPORT_INTERVAL": "100"}
-        with scorer(tmp_path, **settings(broker, key_file, ledger), **exporting) as worker:
+        with scorer(tmp_path, **worker_settings(broker, key_file, ledger), **exporting) as worker:
             worker.wait_for_log("connected to")
             assert worker.ends_after(signal.SIGTERM) < 5.0
             assert worker.process.returncode == 0

@@ -11,9 +11,9 @@ from packaging.requirements import Requirement
 
 from bench import agent_accuracy, agent_environment, agent_memory, agent_stage
 from bench.agent_environment import make_agent_environment
-from bench.stage import CannotRun
 from schema.messages import Result
 from testbed.broker import BrokerUnavailable
+from testbed.stack import CannotRun
 
 OFFSETS = {number: number / 1000 for number in range(1, 301)}
 

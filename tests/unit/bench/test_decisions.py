@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from bench.decisions import Decision, times
-from bench.stage import CannotRun
 from bench.world import monitor_name
 from testbed.load.record import Told
+from testbed.stack import CannotRun
 
 BEGAN = 1_796_000_000
 

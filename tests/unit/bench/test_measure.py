@@ -7,9 +7,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from sqlalchemy.engine import URL
 
 from bench.measure import Answer, Window, answers, latencies, rate
-from bench.stage import CannotRun, Stage, run, shares
+from bench.stage import Stage, run, shares
 from schema.messages import BatchCommitted, BatchRefused
 from testbed.database import DatabaseServer
 from testbed.load import __main__ as load_module
@@ -17,6 +18,7 @@ from testbed.load.generator import Generator
 from testbed.load.record import Record
 from testbed.load.spec import LoadSpec
 from testbed.load.traffic import Made
+from testbed.stack import CannotRun
 
 SECOND = 1_000_000_000
 NAME = "m.devel.mon.example"
@@ -47,8 +49,10 @@ def test_cores_are_processor_time_by_time_also_of_a_process_that_came_later() ->
 
 
 def a_stage(directory: Path, **supervisor: Any) -> Stage:
-    site = SimpleNamespace(logs=directory)
-    return Stage(cast(Any, site), cast(Any, None), cast(Any, SimpleNamespace(**supervisor)), cast(Any, None))
+    site = SimpleNamespace(logs=directory, database=URL.create("sqlite"))
+    made = Stage(cast(Any, site), cast(Any, None))
+    made.supervisor = cast(Any, SimpleNamespace(**supervisor))
+    return made
 
 
 @pytest.mark.parametrize("status", [0, 1, -9])

@@ -151,6 +151,77 @@ def test_another_reason_and_a_new_beginning_are_said_at_once(
     assert caplog.messages == ["away", "refused", "refused"]
 
 
+def test_reasons_that_alternate_are_repeated_no_faster_than_a_single_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock(monkeypatch)
+    warning = OngoingWarning(logging.getLogger("x"))
+    for tenth in range(1200):
+        clock.now = 5.0 + tenth / 10
+        warning.warning("away" if tenth % 2 else "refused")
+    assert sorted(caplog.messages) == ["away"] * 2 + ["refused"] * 2
+
+
+def test_of_reasons_that_are_new_each_time_four_are_logged_a_minute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock(monkeypatch)
+    warning = OngoingWarning(logging.getLogger("x"))
+    for second in range(600):
+        clock.now = 5.0 + second
+        warning.warning("%d s left", 600 - second)
+    assert caplog.messages[:5] == [f"{left} s left" for left in (600, 599, 598, 597, 540)]
+    assert len(caplog.messages) == 40
+    assert [len(texts) for texts in warning._logged.values()] == [OngoingWarning.TEXTS]
+
+
+def test_a_warning_that_is_for_once_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock(monkeypatch)
+    warning = OngoingWarning(logging.getLogger("x"), repeat_seconds=None)
+    for _ in range(2):
+        warning.warning("odd")
+        clock.now += 10**9
+    assert caplog.messages == ["odd"]
+
+
+def test_each_key_has_its_own_beginning_and_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Clock(monkeypatch)
+    warning = OngoingWarning(logging.getLogger("x"))
+    for _ in range(2):
+        for key in ("a", "b"):
+            warning.warning("%s is away", key, key=key)
+        warning.over("b")
+        assert warning.lasting
+    assert caplog.messages == ["a is away", "b is away", "b is away"]
+    warning.over("a")
+    assert not warning.lasting
+
+
+def test_the_memory_of_keys_is_bounded_and_too_many_of_them_fill_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    logger = logging.getLogger("x")
+    logged: list[str] = []
+    monkeypatch.setattr(logger, "warning", lambda text, message: logged.append(message))
+    warning = OngoingWarning(logger, repeat_seconds=None, window_seconds=600.0)
+    for _ in range(3):
+        for key in range(20_500):
+            warning.warning("row %d", key, key=key)
+    assert len(logged) == len(warning._logged) == 20_000
+    clock.now += 599.0
+    warning.warning("something else", key=0)
+    warning.warning("row %d", 20_499, key=20_499)
+    assert logged[-1] == "something else"
+    clock.now += 1.0
+    warning.warning("row %d", 20_499, key=20_499)
+    assert logged[-1] == "row 20499", "it takes the place of the one that was logged longest ago"
+    assert len(warning._logged) == 20_000
+    assert 0 in warning._logged and 1 not in warning._logged
+
+
 def test_what_is_complained_about_may_hold_percent_signs(caplog: pytest.LogCaptureFixture) -> None:
     OngoingWarning(logging.getLogger("x")).warning("%s", "100 % away, %s")
     assert caplog.messages == ["100 % away, %s"]

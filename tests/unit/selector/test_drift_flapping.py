@@ -8,10 +8,11 @@ from typing import Any, cast
 
 import pytest
 
+from runtime import log
 from runtime.mqtt.session import Incoming
 from schema.messages import Status, encode
 from schema.topics import Topics
-from selector import drift, row_warnings
+from selector import drift
 from selector.drift import DriftWatch
 from selector.row_warnings import RowWarnings
 from testbed.fixtures.manual_clock import ManualClock
@@ -24,7 +25,7 @@ OTHER = "n.devel.mon.example"
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
     made = ManualClock()
-    for module in (drift, row_warnings):
+    for module in (drift, log):
         monkeypatch.setattr(module, "time", made)
     return made
 

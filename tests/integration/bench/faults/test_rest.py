@@ -16,7 +16,6 @@ from sqlalchemy.engine import Connection, Engine
 from bench.faults import rest as rest_module
 from bench.faults.journal import Began, Stored, Storing
 from bench.faults.rest import Rest
-from bench.faults.rig import CannotRun
 from runtime.db.engine import reading, utc_now
 from runtime.db.queue import SCORING
 from runtime.db.system_settings import Intervals
@@ -25,13 +24,14 @@ from schema.tables import servers
 from schema.topics import Topics
 from testbed.fixtures.batches import new_batch, new_result
 from testbed.fixtures.world import add_log_score, add_monitor, add_pair, add_server, monitor_name
+from testbed.stack import CannotRun
 
 NAME = monitor_name("one")
 PROCESS = "agent one"
 T = TypeVar("T")
 
 
-class _Orders:
+class _Operator:
     """Gives no order, but writes it down."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class _Rig:
 
     def __init__(self, engine: Engine, directory: Path) -> None:
         self.engine, self.directory = engine, directory
-        self.orders = _Orders()
+        self.operator = _Operator()
         self.waited: list[str] = []
         self.measures = self.spools_empty = True
         self.load_ends_with = 0
@@ -69,7 +69,7 @@ class _Rig:
             add_log_score(connection, self.server, self.monitor, utc_now())
         self.monitors = {PROCESS: SimpleNamespace(name=NAME)}
         world = SimpleNamespace(monitors=list(self.monitors.values()))
-        self.site = SimpleNamespace(world=world, handles=lambda name: directory / name)
+        self.fault_site = SimpleNamespace(world=world, handles=lambda name: directory / name)
         self.supervisor = SimpleNamespace(pid=self._pid, wait=self._wait)
         journal = directory / PROCESS / "journal"
         journal.parent.mkdir()
@@ -79,7 +79,7 @@ class _Rig:
 
     def tree(self) -> dict[str, bytes]:
         told = Assignment(server_id=self.server, ip=self.ip, status="active", interval=Intervals().interval_active)
-        return {self.orders.topics.assignment(NAME, "v4", self.server): encode(told)}
+        return {self.operator.topics.assignment(NAME, "v4", self.server): encode(told)}
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         with reading(self.engine) as connection:
@@ -143,11 +143,11 @@ async def test_what_comes_to_rest_has_no_difference(rig: _Rig, monkeypatch: pyte
     rest = await come(rig, monkeypatch)
     assert rest.differences == []
     assert rig.waited == WAITED
-    assert rig.orders.given == [("selector", "pause"), (NAME, "pause")]
+    assert rig.operator.given == [("selector", "pause"), (NAME, "pause")]
     [diary] = rest.diaries()
     assert (diary.monitor, diary.journal, diary.measured) == (NAME, rig.directory / PROCESS / "journal", 2)
     await rest.go_on()
-    assert rig.orders.given[2:] == [(NAME, "resume"), ("selector", "resume")]
+    assert rig.operator.given[2:] == [(NAME, "resume"), ("selector", "resume")]
 
 
 async def test_the_journal_of_an_agents_copy_is_read_too(rig: _Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,10 +168,10 @@ def _is_due(rig: _Rig) -> None:
 
 
 TROUBLES: dict[str, Callable[[_Rig], object]] = {
-    "the selector pauses": lambda rig: rig.orders.refused.add("selector"),
+    "the selector pauses": lambda rig: rig.operator.refused.add("selector"),
     "results of all servers": lambda rig: setattr(rig, "measures", False),
-    f"{NAME} pauses": lambda rig: rig.orders.refused.add(NAME),
-    f"the counts of {PROCESS}": lambda rig: setattr(rig.orders, "measured_by_agent", 3),
+    f"{NAME} pauses": lambda rig: rig.operator.refused.add(NAME),
+    f"the counts of {PROCESS}": lambda rig: setattr(rig.operator, "measured_by_agent", 3),
     "spools are delivered": lambda rig: setattr(rig, "spools_empty", False),
     "everything is scored": _is_due,
 }
@@ -192,7 +192,7 @@ async def test_what_does_not_come_to_rest_is_a_difference(
 async def test_an_agent_that_says_nothing_of_its_counts_is_a_difference(
     rig: _Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig.orders.measured_by_agent = None
+    rig.operator.measured_by_agent = None
     assert [found.kind for found in (await come(rig, monkeypatch)).differences] == ["waiting"]
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from testbed.demo.directory import demo_directory
-from testbed.demo.errors import DemoError
-from testbed.demo.process import Command, Process, last_lines
-from testbed.demo.supervisor import Supervisor
 from testbed.fixtures.patience import PATIENCE
+from testbed.process import Command, Process, last_lines
+from testbed.stack import CannotRun
+from testbed.supervisor import Supervisor
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
 CHILD = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, 'ready', flush=True); time.sleep(60)"
@@ -122,7 +122,7 @@ def test_a_demo_clears_what_an_earlier_one_left(tmp_path: Path) -> None:
 def test_two_demos_do_not_share_a_directory(tmp_path: Path) -> None:
     with (
         demo_directory(tmp_path / "d"),
-        pytest.raises(DemoError, match=f"another demo \\(process {os.getpid()}\\)"),
+        pytest.raises(CannotRun, match=f"another demo \\(process {os.getpid()}\\)"),
         demo_directory(tmp_path / "d"),
     ):
         pass
@@ -131,5 +131,5 @@ def test_two_demos_do_not_share_a_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["file", "x" * 100])
 def test_a_directory_that_cannot_be_one_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DemoError, match=f"--dir {tmp_path / name}: "), demo_directory(tmp_path / name):
+    with pytest.raises(CannotRun, match=f"--dir {tmp_path / name}: "), demo_directory(tmp_path / name):
         pass

@@ -1,11 +1,10 @@
-"""What a demo is made of, each piece at its work: files, environments, spools, orders to agents, and whose database."""
+"""What a demo is made of, each piece at its work: files, environments, spools, and whose database."""
 
 import asyncio
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy.engine import URL, Connection, Engine
@@ -13,20 +12,15 @@ from sqlalchemy.engine import URL, Connection, Engine
 from agent.delivery.spool import Batched, Spool
 from agent.delivery.ulid import new_ulid
 from agent.state import StateDirectory
-from auth.tokens import load_key
 from runtime.db.engine import open_database
 from runtime.db.migrate import upgrade
-from runtime.mqtt.session import Incoming, NotConnected
-from runtime.mqtt.types import BrokerAddress
-from schema.messages import AdHocAnswer, ControlAnswer, encode
-from testbed.demo.errors import DemoError
-from testbed.demo.operator import Operator
-from testbed.demo.process import Process
-from testbed.demo.site import Site, agent_command, make_site, python_command, worker_command
-from testbed.demo.spools import is_empty, read_spools
 from testbed.demo.store import require_empty
-from testbed.demo.world import make_world
 from testbed.fixtures.world import add_account, add_monitor, add_server
+from testbed.process import Process
+from testbed.site import Site, agent_command, make_site, python_command, worker_command
+from testbed.spools import is_empty, read_spools
+from testbed.stack import CannotRun
+from testbed.world import make_world
 
 WORLD = make_world(2, 2, 11123)
 
@@ -127,56 +121,6 @@ def test_what_spools_hold_dropped_and_set_aside_is_counted_of_both_protocols(tmp
     assert found.set_aside == 2
 
 
-# ---- orders ----------------------------------------------------------------------------------------------------------
-
-
-class Agents:
-    """In place of the broker: agents that answer as they are told to, or not at all."""
-
-    def __init__(self, operator: Operator, answers: dict[str, Callable[[str], bytes] | None]) -> None:
-        self._operator = operator
-        self._answers = answers
-
-    async def publish(self, topic: str, payload: bytes, *, response_topic: str) -> None:
-        name, key = response_topic.split("/")[-2:]
-        if name not in self._answers:
-            raise NotConnected("no connection")
-        if (answer := self._answers[name]) is not None:
-            self._operator._take(Incoming(response_topic, answer(key)))
-            self._operator._take(Incoming(response_topic, b"once more"))
-
-
-def operator_with(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any]) -> Operator:
-    monkeypatch.setattr("testbed.demo.operator._ANSWER_WITHIN", 0.1)
-    operator = Operator(BrokerAddress("localhost", 1), load_key("k" * 48), "devel")
-    operator.session = Agents(operator, answers)  # type: ignore[assignment]
-    return operator
-
-
-NAMES = [f"{short}.devel.mon.example" for short in ("obeys", "refuses", "silent", "odd", "away")]
-
-
-async def test_those_that_do_not_obey_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = {
-        NAMES[0]: lambda key: encode(ControlAnswer(service="agent", command="pause", ok=True)),
-        NAMES[1]: lambda key: encode(ControlAnswer(service="agent", command="pause", ok=False)),
-        NAMES[2]: None,
-        NAMES[3]: lambda key: b"{",
-    }
-    assert await operator_with(monkeypatch, answers).pause(NAMES) == NAMES[1:]
-
-
-async def test_what_agents_measured_is_known_of_those_that_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    metrics = "ntppool_agent_probes_total 12\nntppool_agent_probes_discarded_total 2\n"
-    answers = {
-        NAMES[0]: lambda key: encode(AdHocAnswer(id=key, metrics=metrics)),
-        NAMES[1]: lambda key: encode(AdHocAnswer(id=key, error="busy")),
-        NAMES[2]: None,
-        NAMES[3]: lambda key: b"{",
-    }
-    assert await operator_with(monkeypatch, answers).measured(NAMES) == {NAMES[0]: 10}
-
-
 # ---- the database ----------------------------------------------------------------------------------------------------
 
 
@@ -202,5 +146,5 @@ def test_a_database_in_which_something_is_is_refused(
     with ledger.begin() as connection:
         require_empty(connection)
         add(connection)
-        with pytest.raises(DemoError, match=f"^--database-url: the database has rows in {table};"):
+        with pytest.raises(CannotRun, match=f"^--database-url: the database has rows in {table};"):
             require_empty(connection)

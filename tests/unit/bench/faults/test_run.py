@@ -17,7 +17,7 @@ from bench.faults.run import Options, Run, run_faults
 from bench.faults.verdict import Verdict
 from testbed.checker.difference import Difference
 from testbed.database import MariaDb
-from testbed.demo.process import Death
+from testbed.process import Death
 
 PLANNED = Planned(at=0.0, seconds=0.0, kind="kill", target="ingest 1", luck=0.5)
 

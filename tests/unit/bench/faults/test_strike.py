@@ -31,7 +31,8 @@ class _Rig:
         self.monitors = {AGENT: None}
         self.ends: set[str] = set()
         broker = SimpleNamespace(directory=directory)
-        self.site = SimpleNamespace(handles=lambda name: directory, site=SimpleNamespace(broker=broker, logs=directory))
+        self.site = SimpleNamespace(broker=broker, logs=directory)
+        self.fault_site = SimpleNamespace(handles=lambda name: directory)
         self.supervisor = SimpleNamespace(wait=self._wait)
         links = ("agents to broker", "workers to broker", "workers to database")
         self.links = {link: _Link(link, self.done) for link in links}
@@ -212,8 +213,8 @@ async def test_whoever_trusted_a_wrong_certificate_is_a_difference(tmp_path: Pat
     log = tmp_path / "broker.log"
     log.write_text("New client connected from 127.0.0.1:1 as before (p5)\n")
     rig: Any = _Rig(tmp_path)
-    rig.site.site.broker.ca = None
-    rig.site.site.broker.certificate = "right"
+    rig.site.broker.ca = None
+    rig.site.broker.certificate = "right"
     shown: list[Any] = []
 
     class Shown(WrongCertificate):

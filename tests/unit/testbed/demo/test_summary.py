@@ -13,12 +13,11 @@ from rich.console import Console
 from testbed.demo.accounting import Account, Replay
 from testbed.demo.findings import Findings
 from testbed.demo.ledger import ServerState, State
-from testbed.demo.operator import results_in
-from testbed.demo.process import Death
 from testbed.demo.summary import End, Summary, summarize
 from testbed.demo.table import heading, state_line, state_table
 from testbed.demo.verdict import in_words
-from testbed.demo.world import World, make_world
+from testbed.process import Death
+from testbed.world import World, make_world
 
 WORLD = make_world(8, 12, 11123)
 STATE = State(
@@ -152,9 +151,3 @@ def test_the_table_fits_a_terminal_of_80_columns() -> None:
 
 def test_without_a_terminal_the_state_is_one_line() -> None:
     assert state_line(STATE, 61.2).startswith("61 s, 4601 results, 155 moves; score(active+testing): -99.9(7+1) ")
-
-
-def test_results_are_probes_that_were_not_discarded() -> None:
-    text = "# TYPE x counter\nntppool_agent_probes_total 12\nntppool_agent_probes_discarded_total 2\n"
-    assert results_in(text) == 10
-    assert results_in("") is None

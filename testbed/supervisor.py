@@ -1,11 +1,11 @@
-"""Starts, watches, restarts and ends the processes of the demo: all that it started, and nothing else."""
+"""Starts, watches, restarts and ends processes: all that it started, and nothing else."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
-from testbed.demo.process import TERM_WITHIN, Command, Death, Process
+from testbed.process import TERM_WITHIN, Command, Death, Process
 
 
 class Supervisor:

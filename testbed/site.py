@@ -1,13 +1,14 @@
-"""Where everything of a demo is, and how each of its processes is started."""
+"""Where everything of a system on this machine is, and how each of its processes is started."""
 
 import os
 import secrets
 import shlex
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from sqlalchemy.engine import URL
@@ -17,13 +18,14 @@ from auth.tokens import Role, SigningKey, load_key, sign
 from runtime.mqtt.types import BrokerAddress
 from schema.names import short_name
 from testbed.broker import LocalBroker
-from testbed.demo.process import Command
-from testbed.demo.world import ENV, Monitor, World
-from testbed.ntp.spec import encode_specs
+from testbed.ntp.spec import ServerSpec, encode_specs
 from testbed.ports import ADDRESS, ADDRESS_V6, free_port
+from testbed.process import Command
+from testbed.world import ENV, Monitor, World
 
 BROKER: Final = "broker"
 FLEET: Final = "ntp servers"
+FLEET_READY: Final = "ready\n"
 WORKERS: Final[Mapping[str, tuple[str, ...]]] = {
     "ingest": ("ingest",),
     "scorer": ("scorer",),
@@ -32,12 +34,12 @@ WORKERS: Final[Mapping[str, tuple[str, ...]]] = {
 """Our workers, and how ``ntppool-monitor`` is told to be one."""
 
 _INHERITED: Final = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
-"""Of our environment. Settings of another pool on this machine must not reach the demo."""
+"""Of our environment. Settings of another pool on this machine must not reach ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The files, ports and keys of one demo."""
+    """The files, ports and keys of one system."""
 
     directory: Path
     database: URL
@@ -53,7 +55,7 @@ class Site:
 
     @property
     def looking(self) -> Path:
-        """A script for whoever wants to look into the running demo: ``sh`` and this are ``ntppool-monitor``."""
+        """A script for whoever wants to look into the running system: ``sh`` and this are ``ntppool-monitor``."""
         return self.directory / "monitor"
 
     def log_of(self, name: str) -> Path:
@@ -87,7 +89,7 @@ def broker_of_agent(address: BrokerAddress) -> Broker:
 
 
 def make_site(directory: Path, database: URL | None, *, tls: bool = False, ipv6: bool = False) -> Site:
-    """Prepares ``directory``: a new key, and settings for whoever wants to look into the running demo.
+    """Prepares ``directory``: a new key, and settings for whoever wants to look into the running system.
 
     Args:
         tls, ipv6: how everybody reaches the broker.
@@ -110,53 +112,60 @@ def make_site(directory: Path, database: URL | None, *, tls: bool = False, ipv6:
     return site
 
 
+def provision_agent(base: Path, name: str, broker: BrokerAddress, token: str) -> StateDirectory:
+    """Gives the agent with the state directory ``base`` its identity and a token, as its registration would."""
+    state = State(name=name, broker=broker_of_agent(broker), allow_private_targets=True)
+    return provision(base, ENV, state, token)
+
+
 def provision_agents(site: Site, world: World) -> None:
-    """Gives every agent its identity and a token, as its registration would."""
+    """Provisions the agent of every monitor."""
     for monitor in world.monitors:
-        state = State(
-            name=monitor.name,
-            broker=broker_of_agent(site.broker_address),
-            allow_private_targets=True,
-        )
-        provision(site.agent_directory(monitor).path.parent, ENV, state, monitor_token(site, monitor))
+        token = monitor_token(site.key, monitor.name)
+        provision_agent(site.agent_directory(monitor).path.parent, monitor.name, site.broker_address, token)
 
 
 def renew_tokens(site: Site, monitors: Iterable[Monitor]) -> None:
     """Gives every agent a new token."""
     for monitor in monitors:
-        write_token(site.agent_directory(monitor), monitor_token(site, monitor))
+        write_token(site.agent_directory(monitor), monitor_token(site.key, monitor.name))
 
 
-def monitor_token(site: Site, monitor: Monitor) -> str:
+def monitor_token(key: SigningKey, name: str) -> str:
     """A fresh token of this monitor."""
-    return sign(site.key, Role.MONITOR, monitor.name, ENV)
+    return sign(key, Role.MONITOR, name, ENV)
 
 
 def broker_command(site: Site) -> Command:
     """The broker, with its configuration written."""
-    return _command(site, BROKER, site.broker.prepare(), {})
+    return make_command(site, BROKER, site.broker.prepare(), {})
 
 
-def fleet_command(site: Site, world: World) -> Command:
-    """The simulated NTP servers, with their specifications written."""
+def fleet_command(site: Site, servers: Sequence[ServerSpec]) -> Command:
+    """Simulated NTP servers, with their specifications written. They are ready when :data:`FLEET_READY` is logged."""
     path = site.directory / "fleet.json"
-    path.write_bytes(encode_specs(world.fleet))
-    return _command(site, FLEET, _python("testbed.ntp", "fleet", str(path)), {})
+    path.write_bytes(encode_specs(servers))
+    return python_command(site, FLEET, "testbed.ntp", "fleet", str(path))
 
 
 def worker_command(site: Site, name: str) -> Command:
     """One of :data:`WORKERS`."""
-    return _command(site, name, _python("ops", *WORKERS[name]), site.settings())
+    return python_command(site, name, "ops", *WORKERS[name], settings=site.settings())
 
 
 def agent_command(site: Site, monitor: Monitor) -> Command:
     """The agent that is this monitor."""
-    env = {
+    settings = agent_settings(site.agent_directory(monitor).path.parent)
+    return python_command(site, agent_name(monitor), "agent", "monitor", settings=settings)
+
+
+def agent_settings(base: Path) -> dict[str, str]:
+    """What an agent with the state directory ``base`` is told through its environment."""
+    return {
         "DEPLOYMENT_MODE": ENV,
-        "MONITOR_STATE_DIR": str(site.agent_directory(monitor).path.parent),
+        "MONITOR_STATE_DIR": str(base),
         "MONITOR_DEFAULTS_FILE": os.devnull,  # not those of an agent that is installed on this machine
     }
-    return _command(site, agent_name(monitor), _python("agent", "monitor"), env)
 
 
 def agent_name(monitor: Monitor) -> str:
@@ -164,14 +173,18 @@ def agent_name(monitor: Monitor) -> str:
     return f"agent {short_name(monitor.name)}"
 
 
-def python_command(site: Site, name: str, module: str, *arguments: str) -> Command:
-    """Any other of our modules, without settings."""
-    return _command(site, name, _python(module, *arguments), {})
+def python_command(
+    site: Site, name: str, module: str, *arguments: str, settings: Mapping[str, str] = MappingProxyType({})
+) -> Command:
+    """Any of our modules."""
+    return make_command(site, name, _python(module, *arguments), settings)
 
 
-def _command(site: Site, name: str, argv: list[str], env: Mapping[str, str]) -> Command:
+def make_command(site: Site, name: str, argv: Sequence[str], settings: Mapping[str, str]) -> Command:
+    """Any program, with these ``settings`` in an environment that has nothing else of ours."""
     inherited = {variable: os.environ[variable] for variable in _INHERITED if variable in os.environ}
-    return Command(name, argv, {**inherited, "HOME": str(site.directory), **env}, site.log_of(name), site.directory)
+    env = {**inherited, "HOME": str(site.directory), **settings}
+    return Command(name, argv, env, site.log_of(name), site.directory)
 
 
 def _python(module: str, *arguments: str) -> list[str]:

@@ -9,7 +9,7 @@ from schema.names import check_monitor_name
 from testbed.database import SERVERS
 from testbed.demo.errors import OptionError
 from testbed.demo.options import check_apart, parse_options
-from testbed.demo.world import MAX_AGENTS, MAX_SERVERS, make_world
+from testbed.world import MAX_AGENTS, MAX_SERVERS, make_world
 
 
 def options(**given: object):  # type: ignore[no-untyped-def]

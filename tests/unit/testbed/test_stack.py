@@ -1,0 +1,88 @@
+"""A stack: it waits for what it is told to, not for longer, and in vain neither for the dead nor for an old log."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from testbed.fixtures.patience import PATIENCE
+from testbed.process import Command
+from testbed.stack import CannotRun, Stack
+
+
+@pytest.fixture
+async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
+    async with Stack(cast(Any, SimpleNamespace(database=URL.create("sqlite"), logs=tmp_path))) as made:
+        yield made
+
+
+def program(directory: Path, text: str) -> Command:
+    """A process that does what ``text`` says, and then waits to be ended."""
+    argv = [sys.executable, "-c", f"import signal, sys\n{text}\nsignal.pause()"]
+    return Command("it", argv, {}, directory / "it.log", directory)
+
+
+async def test_a_process_is_started_when_it_says_so(stack: Stack, tmp_path: Path) -> None:
+    await stack.start_process(program(tmp_path, "print('a\\nready', flush=True)"), "ready\n")
+    assert stack.supervisor.running == ["it"]
+    await stack.__aexit__()
+    assert stack.supervisor.running == []
+
+
+async def test_what_an_earlier_process_has_logged_does_not_count(stack: Stack, tmp_path: Path) -> None:
+    command = program(tmp_path, "")
+    command.log.write_text("ready\n")
+    stack.start_within_seconds = 0.3
+    with pytest.raises(CannotRun, match=f"^start of it did not come about within 0.3 s; see {tmp_path}$"):
+        await stack.start_process(command, "ready\n")
+
+
+async def test_a_process_that_dies_is_not_waited_for(stack: Stack, tmp_path: Path) -> None:
+    stack.start_within_seconds = 10 * PATIENCE
+    command = program(tmp_path, "sys.exit('no settings')")
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(CannotRun, match="it ended with exit code 1") as caught:
+            await stack.start_process(command, "ready\n")
+    assert "no settings" in str(caught.value)
+
+
+async def test_a_condition_may_take_its_time_or_not(stack: Stack) -> None:
+    left = [False, False, True]
+
+    async def slow() -> bool:
+        return left.pop(0)
+
+    async with asyncio.timeout(PATIENCE):
+        await stack.until(slow, "the end", every=0.0)
+        await stack.until(lambda: not left, "the end")
+
+
+async def test_a_session_is_connected_then_and_ends_with_the_stack(stack: Stack) -> None:
+    states: list[str] = []
+
+    class Session:
+        connected = False
+
+        async def run(self) -> None:
+            self.connected = True
+            try:
+                await asyncio.Event().wait()
+            finally:
+                states.append("ended")
+
+    session = Session()
+    async with asyncio.timeout(PATIENCE):
+        await stack.connect(cast(Any, session))
+    assert session.connected and states == []
+    await stack.__aexit__()
+    assert states == ["ended"]
+
+
+async def test_the_ledger_is_read(stack: Stack) -> None:
+    assert await stack.read(lambda connection: connection.scalar(sa.text("SELECT 7"))) == 7
