@@ -5,6 +5,9 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects.mysql.mariadb import MariaDBDialect
+from sqlalchemy.engine import Dialect
 
 from runtime.db.bulk import (
     BulkDelete,
@@ -12,6 +15,8 @@ from runtime.db.bulk import (
     BulkSelect,
     BulkUpdate,
     JsonText,
+    by_index,
+    in_this_order,
     insert_or_ignore,
     rows_table,
     upsert,
@@ -59,6 +64,23 @@ def test_names_are_quoted() -> None:
 
 def test_what_is_written_is_never_null_for_an_error() -> None:
     assert [text for text in statements() if text.count(" PATH '") != text.count(" ERROR ON ERROR")] == []
+
+
+def test_rows_are_locked_in_their_order() -> None:
+    """An optimizer that finds a small table would begin with it."""
+    changes = [text for text in statements() if text.startswith(("UPDATE", "DELETE"))]
+    assert len(changes) > 4
+    assert [text for text in changes if " AS `rows` STRAIGHT_JOIN `" not in text] == []
+
+
+@pytest.mark.parametrize("dialect", [mysql.dialect(), MariaDBDialect()], ids=["mysql", "mariadb"])
+def test_the_order_of_joins_is_kept(dialect: Dialect) -> None:
+    wanted = rows_table("wanted", scoring_queue.c.server_id)
+    joined = wanted.join(scoring_queue, wanted.c.server_id == scoring_queue.c.server_id)
+    query = by_index(in_this_order(sa.select(scoring_queue.c.stored).select_from(joined)), scoring_queue, "some")
+    text = " ".join(str(query.compile(dialect=dialect)).split())
+    assert text.startswith("SELECT STRAIGHT_JOIN scoring_queue.")
+    assert "AS `wanted` INNER JOIN scoring_queue FORCE INDEX (`some`) ON" in text
 
 
 def test_types_are_wider_than_the_columns() -> None:
