@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache, partial
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -17,8 +17,8 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from ingest.referrers import Referrer, referrers_of
+from runtime.db.bulk import BulkDelete
 from runtime.db.engine import reading, transaction
-from runtime.db.json_rows import json_rows
 from schema.limits import BATCH_MEMORY, REJECTED_MEMORY
 from schema.tables import assignment_changes, ledger_origin, log_scores, rejected_messages, result_batches
 
@@ -106,6 +106,7 @@ class Retention:
     def __init__(self, engine: Engine, what: Expiring) -> None:
         self.what = what
         self._engine = engine
+        self._delete = BulkDelete(what.table).execute
         self._refused: set[tuple[Any, ...]] = set()
 
     def forecast(self, now: datetime) -> RetentionForecast:
@@ -153,7 +154,7 @@ class Retention:
         removed, name = 0, self.what.table.name
         for key in keys:
             try:
-                transaction(self._engine, partial(_delete, table=self.what.table, rows=[key]))
+                transaction(self._engine, partial(self._delete, keys=[key]))
                 removed += 1
             except IntegrityError:
                 if len(self._refused) >= MOST_REFUSED:
@@ -170,7 +171,7 @@ class Retention:
     def _remove(self, connection: Connection, found: "Round") -> "Step":
         rows = connection.execute(self._old(found).with_for_update(skip_locked=True)).all()
         if rows:
-            _delete(connection, self.what.table, rows)
+            self._delete(connection, rows)
         return Step(len(rows), more=len(rows) == STEP)
 
     def _old(self, found: "Round") -> sa.Select[Any]:
@@ -210,32 +211,6 @@ def cut(oldest: datetime, newest: datetime, kept: timedelta, now: datetime) -> d
     """
     before = min(newest, now) - kept
     return min(before, oldest + MOST_AT_ONCE) if oldest < before else None
-
-
-def _delete(connection: Connection, table: sa.Table, rows: Sequence[Sequence[Any]]) -> None:
-    if connection.dialect.name == "sqlite":
-        connection.execute(sa.delete(table).where(_one_of(list(table.primary_key.columns), rows)))
-    else:
-        connection.execute(_delete_on_mysql(table), {"gone": json_rows([tuple(row) for row in rows])})
-
-
-@cache
-def _delete_on_mysql(table: sa.Table) -> sa.TextClause:
-    """By its key, row by row: for a list of keys MySQL may read the whole table, MariaDB does so for pairs, and either
-    then waits for rows that another worker holds."""
-    keys = list(table.primary_key.columns)
-    columns = ", ".join(f"`{key.name}` {_KEY_TYPES[key.type.python_type]} PATH '$[{n}]'" for n, key in enumerate(keys))
-    same = " AND ".join(f"`old`.`{key.name}` = `gone`.`{key.name}`" for key in keys)
-    return sa.text(f"""
-        DELETE `old` FROM JSON_TABLE(:gone, '$[*]' COLUMNS ({columns})) AS `gone`
-        STRAIGHT_JOIN `{table.name}` AS `old` ON {same}
-    """)  # made of our own column names
-
-
-_KEY_TYPES: Final[dict[type, str]] = {
-    int: "BIGINT UNSIGNED",
-    str: "CHAR(26) CHARACTER SET ASCII COLLATE ASCII_BIN",
-}
 
 
 def _one_of(keys: Sequence[sa.Column[Any]], rows: Sequence[Sequence[Any]]) -> sa.ColumnElement[bool]:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from ingest.lookup import Lookup, read_monitors
 from ingest.messages import Submission
 from ingest.plan import Plan, make_plan, rejections_to_text
-from ingest.statements import BatchRow, add_batches, add_log_rows, move_pairs
+from ingest.statements import BatchRow, MovedPair, add_batches, add_log_rows, move_pairs
 from runtime.db.engine import transaction
 from runtime.db.queue import SCORING
 from runtime.db.system_settings import Intervals
@@ -66,12 +66,13 @@ def _write(connection: Connection, plan: Plan, now: datetime) -> None:
         add_batches(connection, _batch_rows(plan), now)
     if plan.log_rows:
         add_log_rows(connection, plan.log_rows)
-        move_pairs(connection, sorted((p.id, p.score, p.score_ts, p.stratum) for p in plan.pairs.values()))
+        moved = (MovedPair(pair.id, pair.score, pair.score_ts, pair.stratum) for pair in plan.pairs.values())
+        move_pairs(connection, sorted(moved))
 
 
 def _batch_rows(plan: Plan) -> list[BatchRow]:
     # In the order of their key: two workers with the same batches then wait for, but never deadlock, each other.
     return [
-        (monitor_id, batch, remembered.stored, rejections_to_text(remembered.rejected))
+        BatchRow(monitor_id, batch, remembered.stored, rejections_to_text(remembered.rejected))
         for (monitor_id, batch), remembered in sorted(plan.batches.items(), key=lambda item: item[0])
     ]

@@ -12,19 +12,16 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.engine import Connection
 
-from runtime.db.json_rows import json_rows
+from runtime.db.bulk import BulkInsert, BulkUpdate, by_index, in_this_order, upsert
 from schema.messages import MonitorStatus
 from schema.tables import log_scores, monitors, scoring_queue, server_scores, servers
 from scorer.model import PairScore, Score, Tier
 from scorer.policy import SAME_FOR, Logged
 
-_REVIEW_INDEX: Final = "FORCE INDEX (`log_scores_review`)"
-"""It holds all that is asked for, in order of time. Statistics of a growing table sometimes suggest another one, and
-then a query reads the log of weeks instead of minutes."""
-
+_REVIEW_INDEX: Final = "log_scores_review"
+"""The index that holds all that is asked of the log, in order of time."""
 
 _ABOUT: Final = 10
 """Seconds within which windows begin at about the same time; a divisor of 60."""
@@ -148,45 +145,49 @@ def write_pair_scores(
     now: datetime,
 ) -> None:
     """Writes time and score of these servers to the scorer's rows of ``server_scores``; ``known`` are there already."""
-    there = {server_id: score for server_id, score in scores.items() if server_id in known}
-    _move(connection, _MOVE_PAIRS_MYSQL, _MOVE_PAIR, there, scorer=scorer_id)
-    new = [
-        {
-            "monitor_id": scorer_id,
-            "server_id": s,
-            "score_ts": ts,
-            "score_raw": raw,
-            "stratum": stratum,
-            "status": "active",
-            "created_on": now,
-        }
-        for s, (ts, raw, stratum) in sorted(scores.items())
-        if s not in known
-    ]
-    if new:
-        connection.execute(_ADD_PAIR_SQLITE if connection.dialect.name == "sqlite" else _ADD_PAIR_MYSQL, new)
+    rows = [_PairRow(server_id, scorer_id, *given) for server_id, given in sorted(scores.items())]
+    _UPDATE_PAIRS.execute(connection, [row for row in rows if row.server_id in known])
+    new = [row for row in rows if row.server_id not in known]
+    _ADD_PAIRS.execute(connection, new, status="active", created_on=now)
 
 
 def write_server_scores(connection: Connection, scores: Mapping[int, Given]) -> None:
     """Writes time and score of these servers to ``servers``."""
-    _move(connection, _MOVE_SERVERS_MYSQL, _MOVE_SERVER, scores)
+    _UPDATE_SERVERS.execute(connection, (_ServerRow(id_, *given) for id_, given in sorted(scores.items())))
 
 
 def write_log(connection: Connection, scorer_id: int, scores: Mapping[int, tuple[datetime, Score]]) -> None:
     """Adds a row to the log for each of these servers."""
-    rows = [
-        {
-            "monitor_id": scorer_id,
-            "server_id": server_id,
-            "ts": ts,
-            "score": score.score,
-            "step": score.step,
-            "attributes": None if score.from_ls_id is None else _attributes(score.from_ls_id),
-        }
-        for server_id, (ts, score) in sorted(scores.items())
-    ]
-    if rows:
-        connection.execute(sa.insert(log_scores), rows)
+    rows = (_log_row(server_id, ts, score) for server_id, (ts, score) in sorted(scores.items()))
+    _ADD_LOG_ROWS.execute(connection, rows, monitor_id=scorer_id)
+
+
+class _ServerRow(NamedTuple):
+    id: int
+    score_ts: datetime | None
+    score_raw: float
+    stratum: int | None
+
+
+class _PairRow(NamedTuple):
+    server_id: int
+    monitor_id: int
+    score_ts: datetime | None
+    score_raw: float
+    stratum: int | None
+
+
+class _LogRow(NamedTuple):
+    server_id: int
+    ts: datetime
+    score: float
+    step: float
+    attributes: str | None
+
+
+def _log_row(server_id: int, ts: datetime, score: Score) -> _LogRow:
+    attributes = None if score.from_ls_id is None else _attributes(score.from_ls_id)
+    return _LogRow(server_id, ts, score.score, score.step, attributes)
 
 
 def _attributes(from_ls_id: int) -> str:
@@ -204,74 +205,17 @@ def _together(begins: Mapping[int, datetime]) -> dict[datetime, list[int]]:
     return found
 
 
-def _move(
-    connection: Connection,
-    on_mysql: sa.TextClause,
-    elsewhere: sa.Update,
-    scores: Mapping[int, Given],
-    **of_pairs: int,
-) -> None:
-    """Gives servers, or a scorer's pairs with them, new scores, in the order of their ids."""
-    if not scores:
-        return
-    moved = sorted(scores.items())
-    if connection.dialect.name == "sqlite":
-        names = ("server", "ts", "score", "new_stratum")
-        connection.execute(elsewhere, [dict(zip(names, (s, *given), strict=True)) | of_pairs for s, given in moved])
-    else:
-        text = json_rows((s, *given) for s, given in moved)
-        connection.execute(on_mysql, {"moved": text, **of_pairs})
-
-
-_MOVED: Final = """
-    JSON_TABLE(:moved, '$[*]' COLUMNS (
-        `server_id` INT UNSIGNED PATH '$[0]' ERROR ON ERROR,
-        `ts` DATETIME PATH '$[1]' ERROR ON ERROR,
-        `score` DOUBLE PATH '$[2]' ERROR ON ERROR,
-        `stratum` INT PATH '$[3]' ERROR ON ERROR)) AS `moved`
-"""
-
-_MOVE_SERVERS_MYSQL: Final = sa.text(f"""
-    UPDATE {_MOVED} STRAIGHT_JOIN `servers` AS `server` ON `server`.`id` = `moved`.`server_id`
-    SET `server`.`score_ts` = `moved`.`ts`, `server`.`score_raw` = `moved`.`score`,
-        `server`.`stratum` = `moved`.`stratum`
-""")  # noqa: S608  # made of our own text
-
-_MOVE_PAIRS_MYSQL: Final = sa.text(f"""
-    UPDATE {_MOVED}
-    STRAIGHT_JOIN `server_scores` AS `pair`
-        ON `pair`.`server_id` = `moved`.`server_id` AND `pair`.`monitor_id` = :scorer
-    SET `pair`.`score_ts` = `moved`.`ts`, `pair`.`score_raw` = `moved`.`score`, `pair`.`stratum` = `moved`.`stratum`
-""")  # noqa: S608  # made of our own text
-
-_NEW_SCORE: Final[dict[str, Any]] = {
-    "score_ts": sa.bindparam("ts"),
-    "score_raw": sa.bindparam("score"),
-    "stratum": sa.bindparam("new_stratum"),
-}
-_MOVE_SERVER: Final = sa.update(servers).where(servers.c.id == sa.bindparam("server")).values(_NEW_SCORE)
-_MOVE_PAIR: Final = (
-    sa.update(server_scores)
-    .where(server_scores.c.server_id == sa.bindparam("server"), server_scores.c.monitor_id == sa.bindparam("scorer"))
-    .values(_NEW_SCORE)
-)
-
+_UPDATE_SERVERS: Final = BulkUpdate(servers, _ServerRow, key=["id"])
+_UPDATE_PAIRS: Final = BulkUpdate(server_scores, _PairRow, key=["server_id", "monitor_id"])
 # Another scorer may have been quicker.
-_ADDED_ON_MYSQL: Final = mysql.insert(server_scores)
-_ADD_PAIR_MYSQL: Final = _ADDED_ON_MYSQL.on_duplicate_key_update(
-    score_ts=_ADDED_ON_MYSQL.inserted.score_ts,
-    score_raw=_ADDED_ON_MYSQL.inserted.score_raw,
-    stratum=_ADDED_ON_MYSQL.inserted.stratum,
+_ADD_PAIRS: Final = upsert(
+    server_scores,
+    _PairRow,
+    common=["status", "created_on"],
+    key=["server_id", "monitor_id"],
+    update=["score_ts", "score_raw", "stratum"],
 )
-_ADDED_ON_SQLITE: Final = sqlite.insert(server_scores)
-_ADD_PAIR_SQLITE: Final = _ADDED_ON_SQLITE.on_conflict_do_update(
-    index_elements=["server_id", "monitor_id"],
-    set_={name: _ADDED_ON_SQLITE.excluded[name] for name in ("score_ts", "score_raw", "stratum")},
-)
-
-
-def _hinted(query: sa.Select[Any], log: sa.FromClause) -> sa.Select[Any]:
-    return query.with_hint(log, _REVIEW_INDEX, "mysql").with_hint(log, _REVIEW_INDEX, "mariadb")
+_ADD_LOG_ROWS: Final = BulkInsert(log_scores, _LogRow, common=["monitor_id"])
 
 
 def _several(name: str) -> sa.BindParameter[Any]:
@@ -281,7 +225,7 @@ def _several(name: str) -> sa.BindParameter[Any]:
 def _states() -> sa.Select[Any]:
     log, s = log_scores.alias("newest"), servers.c
     newest = (
-        _hinted(sa.select(log.c.ts), log)
+        by_index(sa.select(log.c.ts), log, _REVIEW_INDEX)
         .where(log.c.server_id == s.id, log.c.monitor_id.not_in(_several("scorers")))
         .where(log.c.ts <= sa.bindparam("until"))
         .order_by(log.c.ts.desc())
@@ -299,24 +243,26 @@ def _tier_results() -> sa.Select[Any]:
         partition_by=(c.server_id, c.monitor_id), order_by=(c.ts.desc(), c.id.desc())
     )
     query = (
-        _hinted(sa.select(c.server_id, c.id, c.monitor_id, p.status, c.ts, c.score, c.step, c.rtt, p.stratum), log)
+        by_index(
+            sa.select(c.server_id, c.id, c.monitor_id, p.status, c.ts, c.score, c.step, c.rtt, p.stratum),
+            log,
+            _REVIEW_INDEX,
+        )
         .add_columns(newest_first.label("place"))
-        # In the order as written: from the few rows of the window to their pairs, never the other way round.
-        .prefix_with("STRAIGHT_JOIN", dialect="mysql")
-        .prefix_with("STRAIGHT_JOIN", dialect="mariadb")
         .join_from(log, pair, sa.and_(p.server_id == c.server_id, p.monitor_id == c.monitor_id))
         .where(p.status.in_(_several("statuses")), c.monitor_id.not_in(_several("scorers")))
         .where(c.server_id.in_(_several("servers")), c.ts.between(sa.bindparam("begin"), sa.bindparam("until")))
-        .subquery("seen")
     )
-    return sa.select(*(column for column in query.c if column.name != "place")).where(query.c.place == 1)
+    # From the few rows of the window to their pairs, never the other way round.
+    seen = in_this_order(query).subquery("seen")
+    return sa.select(*(column for column in seen.c if column.name != "place")).where(seen.c.place == 1)
 
 
 def _logged() -> sa.Select[Any]:
     log = log_scores.alias("log")
     newest_first = sa.func.row_number().over(partition_by=log.c.server_id, order_by=(log.c.ts.desc(), log.c.id.desc()))
     seen = (
-        _hinted(sa.select(log.c.server_id, log.c.ts, log.c.score, newest_first.label("place")), log)
+        by_index(sa.select(log.c.server_id, log.c.ts, log.c.score, newest_first.label("place")), log, _REVIEW_INDEX)
         .where(log.c.monitor_id == sa.bindparam("scorer"))
         .where(log.c.server_id.in_(_several("servers")))
         .where(log.c.ts.between(sa.bindparam("begin"), sa.bindparam("until")))

@@ -16,8 +16,7 @@ from typing import Any, Final, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from runtime.db.json_rows import JsonText, json_rows
-from runtime.db.sql import as_stored
+from runtime.db.bulk import JsonText, as_stored, in_this_order, json_rows, rows_table
 from runtime.db.system_settings import Intervals
 from schema.addresses import why_not_public
 from schema.messages import LIVE, Assignment
@@ -62,8 +61,7 @@ def read_pairs_of_monitor(connection: Connection, name: str) -> list[PairRow]:
 
 def read_pairs(connection: Connection, pairs: Collection[Pair]) -> list[PairRow]:
     """These pairs, as far as they exist."""
-    query = _WANTED_SQLITE if connection.dialect.name == "sqlite" else _WANTED_MYSQL
-    return _rows(connection, query, wanted=json_rows(sorted(set(pairs))))
+    return _rows(connection, _WANTED, wanted=json_rows(sorted(set(pairs))))
 
 
 def assignment(row: PairRow, terms: Terms, row_warnings: RowWarnings) -> Assignment | None:
@@ -149,7 +147,7 @@ def _why_not_public(ip: str) -> str | None:
     return why_not_public(ip_address(ip))
 
 
-def _pairs() -> sa.Select[Any]:
+def _pairs(pairs: sa.FromClause = server_scores) -> sa.Select[Any]:
     m, s, ss = monitors.c, servers.c, server_scores.c
     return (
         sa.select(
@@ -162,20 +160,17 @@ def _pairs() -> sa.Select[Any]:
             s.flags,
             as_stored(ss.status).label("status"),
         )
-        .select_from(server_scores.join(monitors, m.id == ss.monitor_id).join(servers, s.id == ss.server_id))
+        .select_from(pairs.join(monitors, m.id == ss.monitor_id).join(servers, s.id == ss.server_id))
         .where(is_real(), m.tls_name.is_not(None))
     )
 
 
-def _wanted(rows: str) -> sa.Select[Any]:
-    """The pairs of (server, monitor) that ``rows`` takes out of a JSON text.
-
-    Not as a list of tuples: MariaDB reads the whole table for one.
-    """
-    ss, names = server_scores.c, [sa.column("server_id", sa.Integer), sa.column("monitor_id", sa.Integer)]
-    wanted = sa.text(rows).columns(*names).cte("wanted")
-    pair = sa.and_(ss.server_id == wanted.c.server_id, ss.monitor_id == wanted.c.monitor_id)
-    return _PAIRS.join_from(server_scores, wanted, pair)
+def _wanted_pairs() -> sa.Select[Any]:
+    """The pairs of (server, monitor) that are wanted. Not as a list: MariaDB reads the whole table for one."""
+    ss = server_scores.c
+    wanted = rows_table("wanted", ss.server_id, ss.monitor_id)
+    same = sa.and_(ss.server_id == wanted.c.server_id, ss.monitor_id == wanted.c.monitor_id)
+    return in_this_order(_pairs(wanted.join(server_scores, same)))
 
 
 def _rows(connection: Connection, query: sa.Select[Any], **bound: JsonText) -> list[PairRow]:
@@ -189,15 +184,4 @@ def _row(row: sa.Row[Any]) -> PairRow:
 
 
 _PAIRS: Final = _pairs()
-
-_WANTED_MYSQL: Final = _wanted("""
-    SELECT `server_id`, `monitor_id`
-    FROM JSON_TABLE(:wanted, '$[*]' COLUMNS (
-             `server_id` INT UNSIGNED PATH '$[0]',
-             `monitor_id` INT UNSIGNED PATH '$[1]')) AS `taken`
-""")
-
-_WANTED_SQLITE: Final = _wanted("""
-    SELECT JSON_EXTRACT(`value`, '$[0]') AS `server_id`, JSON_EXTRACT(`value`, '$[1]') AS `monitor_id`
-    FROM JSON_EACH(:wanted)
-""")
+_WANTED: Final = _wanted_pairs()

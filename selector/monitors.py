@@ -7,8 +7,8 @@ from typing import Any, Final, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from runtime.db.bulk import as_stored
 from runtime.db.engine import to_db
-from runtime.db.sql import as_stored
 from schema.limits import MONITOR_GONE
 from schema.messages import LIVE, MonitorStatus
 from schema.names import IP_VERSIONS, IpVersion

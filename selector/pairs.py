@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
+from runtime.db.bulk import insert_or_ignore
 from runtime.db.engine import reading, to_db_seconds, transaction
 from runtime.db.queue import REVIEWS
 from runtime.wakeup import Wakeup
@@ -82,15 +82,12 @@ def _make_some(connection: Connection, monitor_id: int, ipv: IpVersion, now: dat
         .order_by(s.id)
         .limit(BATCH)
     )
-    made = [(server_id, monitor_id) for server_id in connection.scalars(query)]
-    if made:
-        created = to_db_seconds(now)
-        values = [
-            {"server_id": server, "monitor_id": monitor, "status": "candidate", "created_on": created}
-            for server, monitor in made
-        ]
-        connection.execute(_insert_pairs(connection), values)
-    return made
+    lacking = list(connection.scalars(query))
+    # Another selector may make them meanwhile.
+    _ADD_PAIRS.execute(
+        connection, map(_Server, lacking), monitor_id=monitor_id, status="candidate", created_on=to_db_seconds(now)
+    )
+    return [(server_id, monitor_id) for server_id in lacking]
 
 
 def _queue_some(connection: Connection, now: datetime) -> int:
@@ -114,13 +111,11 @@ def _there(now: datetime) -> sa.ColumnElement[bool]:
     return sa.or_(servers.c.deletion_on.is_(None), servers.c.deletion_on > now.date())
 
 
-def _insert_pairs(connection: Connection) -> sa.Insert:
-    """An insert that leaves pairs alone that another selector made meanwhile."""
-    if connection.dialect.name == "sqlite":
-        return sqlite.insert(server_scores).on_conflict_do_nothing()
-    insert = mysql.insert(server_scores)
-    return insert.on_duplicate_key_update(server_id=insert.inserted.server_id)
+class _Server(NamedTuple):
+    server_id: int
 
+
+_ADD_PAIRS: Final = insert_or_ignore(server_scores, _Server, common=["monitor_id", "status", "created_on"])
 
 SWEEP_EVERY: Final = 600.0
 """Seconds between two looks for missing pairs although nobody came."""

@@ -8,18 +8,16 @@ rows and the pseudo-monitors of settings are not. Text goes on as it stands: wha
 say, so types that would refuse a row (enumerations, JSON) are read as text.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from runtime.db.bulk import BulkSelect, as_stored, by_index, stored_day, stored_time
 from runtime.db.engine import to_db, to_db_seconds
-from runtime.db.json_rows import rows_of, stored_day, stored_time
-from runtime.db.sql import as_stored
 from schema.tables import accounts, assignment_changes, log_scores, monitors, server_scores, servers
 from selector.monitors import is_gone, is_real, last_present, name_of, with_presence
 from selector.rows import RawMonitor
@@ -76,26 +74,17 @@ class _Row(NamedTuple):
     last_move: Any
 
 
-_ROWS: Final = msgspec.json.Decoder(list[_Row])
-
-
 def read_inputs(connection: Connection, server_ids: Sequence[int], now: datetime) -> dict[int, ReviewInput]:
     """What a review of each of these servers needs, as of ``now`` (aware, UTC). Unknown servers are left out."""
     inputs: dict[int, ReviewInput] = {}
     moment = to_db(now)
-    for row in _read(connection, {"server_ids": list(server_ids), "since": to_db_seconds(now - WINDOW)}):
+    for row in _QUERY.rows(connection, {"server_ids": list(server_ids), "since": to_db_seconds(now - WINDOW)}):
         found = inputs.get(row.server_id)
         if found is None:
             found = inputs[row.server_id] = _without_monitors(row)
         if row.monitor_id is not None:
             found.monitors.append(_raw_monitor(row, row.monitor_id, moment))
     return inputs
-
-
-def _read(connection: Connection, bound: Mapping[str, Any]) -> Iterable[_Row]:
-    if connection.dialect.name == "sqlite":
-        return map(_Row._make, connection.execute(_QUERY, bound))
-    return rows_of(connection.scalar(_QUERY_MYSQL, bound), _ROWS)
 
 
 def _without_monitors(row: _Row) -> ReviewInput:
@@ -140,10 +129,8 @@ def _results() -> sa.Subquery:
         .where(log.server_id.in_(sa.bindparam("server_ids", expanding=True)), log.ts > sa.bindparam("since"))
         .group_by(log.server_id, log.monitor_id)
     )
-    # Its statistics may be old, and with another index every result is a look-up in the table.
-    for dialect in ("mysql", "mariadb"):
-        query = query.with_hint(log_scores, "FORCE INDEX (`log_scores_review`)", dialect)
-    return query.subquery("results")
+    # With another index every result is a look-up in the table.
+    return by_index(query, log_scores, "log_scores_review").subquery("results")
 
 
 def _moves() -> sa.Subquery:
@@ -161,7 +148,7 @@ def _moves() -> sa.Subquery:
     return query.subquery("moves")
 
 
-def _query(*, as_json: bool) -> sa.Select[Any]:
+def _query() -> sa.Select[Any]:
     m, ss, s, results, moves = monitors.c, server_scores.c, servers.c, _results(), _moves()
     pairs = server_scores.join(monitors, sa.and_(m.id == ss.monitor_id, is_real()))
     source = servers.outerjoin(pairs, ss.server_id == s.id).outerjoin(accounts, accounts.c.id == m.account_id)
@@ -194,13 +181,8 @@ def _query(*, as_json: bool) -> sa.Select[Any]:
         "last_present": last_present(),
         "last_move": moves.c.last_move,
     }
-    ordered = [columns[name] for name in _Row._fields]
-    return (
-        sa.select(*([sa.func.json_arrayagg(sa.func.json_array(*ordered))] if as_json else ordered))
-        .select_from(source)
-        .where(s.id.in_(sa.bindparam("server_ids", expanding=True)))
-    )
+    query = sa.select(*(columns[name].label(name) for name in _Row._fields)).select_from(source)
+    return query.where(s.id.in_(sa.bindparam("server_ids", expanding=True)))
 
 
-_QUERY: Final = _query(as_json=False)
-_QUERY_MYSQL: Final = _query(as_json=True)
+_QUERY: Final = BulkSelect(_query(), _Row)

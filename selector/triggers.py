@@ -9,13 +9,13 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
+from runtime.db.bulk import insert_or_ignore
 from runtime.db.engine import reading, to_db_seconds, transaction
 from runtime.db.queue import REVIEWS
 from schema.tables import selector_seen, server_scores, servers, servers_monitor_review
@@ -117,7 +117,8 @@ def _record_change(connection: Connection, row: MonitorRow, now: datetime) -> Mo
     changed = what_changed(_seen(before), seen_state(row))
     if not changed:
         return None
-    connection.execute(sa.update(selector_seen).where(selector_seen.c.monitor_id == row.id).values(_values(row)))
+    seen = sa.update(selector_seen).where(selector_seen.c.monitor_id == row.id)
+    connection.execute(seen.values(_seen_row(row)._asdict()))
     moved = "address" in changed or "account" in changed
     # What lies between monitor and server alone also decides about candidates and paused pairs, and who becomes live,
     # or another kind of live, may be promoted wherever it is a candidate.
@@ -163,23 +164,27 @@ def _servers_of(connection: Connection, monitor_id: int, statuses: Sequence[str]
     return list(connection.scalars(query.order_by(pairs.server_id)))
 
 
+class _SeenRow(NamedTuple):
+    """A row of ``selector_seen``."""
+
+    monitor_id: int
+    status: str
+    ip: str | None
+    account_id: int | None
+    per_server_limit: str
+    gone: bool
+
+
+# Another selector may see them meanwhile.
+_REMEMBER: Final = insert_or_ignore(selector_seen, _SeenRow)
+
+
 def _remember_new(connection: Connection, rows: Sequence[MonitorRow]) -> None:
-    values: list[dict[str, Any]] = [{"monitor_id": row.id, **_values(row)} for row in rows]
-    if connection.dialect.name == "sqlite":
-        connection.execute(sqlite.insert(selector_seen).on_conflict_do_nothing(), values)
-        return
-    insert = mysql.insert(selector_seen)
-    connection.execute(insert.on_duplicate_key_update(monitor_id=insert.inserted.monitor_id), values)
+    _REMEMBER.execute(connection, map(_seen_row, rows))
 
 
-def _values(row: MonitorRow) -> dict[str, Any]:
-    return {
-        "status": row.status,
-        "ip": row.ip,
-        "account_id": row.account_id,
-        "per_server_limit": str(row.limit.value),
-        "gone": row.gone,
-    }
+def _seen_row(row: MonitorRow) -> _SeenRow:
+    return _SeenRow(row.id, row.status, row.ip, row.account_id, str(row.limit.value), row.gone)
 
 
 def _seen(row: sa.Row[Any]) -> SeenState:

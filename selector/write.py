@@ -13,9 +13,8 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from runtime.db.bulk import BulkInsert, BulkUpdate
 from runtime.db.engine import to_db, to_db_seconds
-from runtime.db.json_rows import json_rows
-from runtime.db.sql import assignment_list
 from schema.tables import assignment_changes, server_scores, servers_monitor_review
 from selector.rules.model import Change, PairRecord, Review
 
@@ -26,23 +25,13 @@ _ALMOST_A_SECOND: Final = timedelta(microseconds=999_999)
 def write_pairs(connection: Connection, reviews: Sequence[tuple[int, Review]]) -> None:
     """Writes the records of these servers' reviews; pairs without one stay as they are."""
     rows = sorted(_pair_row(server_id, record) for server_id, review in reviews for record in review.records)
-    if not rows:
-        return
-    if connection.dialect.name == "sqlite":
-        connection.execute(_UPDATE_PAIR, [row._asdict() for row in rows])
-    else:
-        connection.execute(_UPDATE_PAIRS_MYSQL, {"rows": json_rows(rows)})
+    _UPDATE_PAIRS.execute(connection, rows)
 
 
 def write_changes(connection: Connection, reviews: Sequence[tuple[int, Review]], now: datetime) -> None:
     """Adds every move and its reason to ``assignment_changes``."""
     rows = [_change_row(server_id, change) for server_id, review in reviews for change in review.changes]
-    if not rows:
-        return
-    if connection.dialect.name == "sqlite":
-        connection.execute(_ADD_CHANGE, [{"changed_on": to_db(now), **row._asdict()} for row in rows])
-    else:
-        connection.execute(_ADD_CHANGES_MYSQL, {"rows": json_rows(rows), "changed_on": to_db(now)})
+    _ADD_CHANGES.execute(connection, rows, changed_on=to_db(now))
 
 
 def write_times(
@@ -60,8 +49,8 @@ def write_times(
 
 
 class _PairRow(NamedTuple):
-    pair_server: int
-    pair_monitor: int
+    server_id: int
+    monitor_id: int
     status: str
     constraint_violation_type: str | None
     constraint_violation_since: datetime | None
@@ -111,43 +100,5 @@ _UNCHANGED: Final = (
 )
 _CHANGED: Final = _UNCHANGED.values({_queue.last_change: sa.bindparam("reviewed")})
 
-_WRITTEN: Final = _PairRow._fields[2:]
-
-_UPDATE_PAIR: Final = (
-    sa.update(server_scores)
-    .where(
-        server_scores.c.server_id == sa.bindparam("pair_server"),
-        server_scores.c.monitor_id == sa.bindparam("pair_monitor"),
-    )
-    .values({column: sa.bindparam(column) for column in _WRITTEN})
-)
-
-_ASSIGNED: Final = assignment_list("pair", "written", _WRITTEN)
-
-_UPDATE_PAIRS_MYSQL: Final = sa.text(f"""
-    UPDATE JSON_TABLE(:rows, '$[*]' COLUMNS (
-               `server_id` INT UNSIGNED PATH '$[0]' ERROR ON ERROR,
-               `monitor_id` INT UNSIGNED PATH '$[1]' ERROR ON ERROR,
-               `status` VARCHAR(20) PATH '$[2]' ERROR ON ERROR,
-               `constraint_violation_type` VARCHAR(50) PATH '$[3]' ERROR ON ERROR,
-               `constraint_violation_since` DATETIME PATH '$[4]' ERROR ON ERROR,
-               `last_constraint_check` DATETIME PATH '$[5]' ERROR ON ERROR,
-               `pause_reason` VARCHAR(20) PATH '$[6]' ERROR ON ERROR)) AS `written`
-    STRAIGHT_JOIN `server_scores` AS `pair`
-        ON `pair`.`server_id` = `written`.`server_id` AND `pair`.`monitor_id` = `written`.`monitor_id`
-    SET {_ASSIGNED}
-""")  # noqa: S608  # made of our own column names
-
-_ADD_CHANGE: Final = sa.insert(assignment_changes)
-
-_ADD_CHANGES_MYSQL: Final = sa.text("""
-    INSERT INTO `assignment_changes`
-        (`server_id`, `monitor_id`, `before_status`, `after_status`, `reason`, `changed_on`)
-    SELECT `server_id`, `monitor_id`, `before_status`, `after_status`, `reason`, :changed_on
-    FROM JSON_TABLE(:rows, '$[*]' COLUMNS (
-             `server_id` INT UNSIGNED PATH '$[0]' ERROR ON ERROR,
-             `monitor_id` INT UNSIGNED PATH '$[1]' ERROR ON ERROR,
-             `before_status` VARCHAR(10) PATH '$[2]' ERROR ON ERROR,
-             `after_status` VARCHAR(10) PATH '$[3]' ERROR ON ERROR,
-             `reason` VARCHAR(255) PATH '$[4]' ERROR ON ERROR)) AS `added`
-""")
+_UPDATE_PAIRS: Final = BulkUpdate(server_scores, _PairRow, key=["server_id", "monitor_id"])
+_ADD_CHANGES: Final = BulkInsert(assignment_changes, _ChangeRow, common=["changed_on"])

@@ -19,8 +19,8 @@ from sqlalchemy.engine import URL, Connection, Dialect, Engine, ExceptionContext
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from runtime.db.bulk import JsonText, mysql_literal, stored_day
 from runtime.db.errors import Reaction, reaction_to
-from runtime.db.json_rows import JsonText, mysql_literal, stored_day
 from runtime.log import OngoingWarning
 from runtime.retry import Delays
 from runtime.settings import ConfigurationError

@@ -12,10 +12,9 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.engine import Connection
 
-from runtime.db.json_rows import json_rows
+from runtime.db.bulk import BulkInsert, BulkUpdate, in_this_order, insert_or_ignore, json_rows, rows_table
 from schema.tables import scoring_queue, servers, servers_monitor_review
 
 _TOGETHER: Final = 500
@@ -84,9 +83,8 @@ class WorkQueue:
 
     def add(self, connection: Connection, server_ids: Iterable[int], due: datetime | None) -> None:
         """Makes rows for servers that have none."""
-        rows = [{"server_id": server_id, self.due.name: due} for server_id in sorted(set(server_ids))]
-        if rows:
-            connection.execute(_insert_ignore(connection, self.table), rows)
+        rows = [_Server(server_id) for server_id in sorted(set(server_ids))]
+        _adding(self).execute(connection, rows, **{self.due.name: due})
 
     def heal(self, connection: Connection, now: datetime, furthest: datetime) -> int:
         """Makes servers due now that would be due later than anybody means: a clock that was ahead has written it.
@@ -148,37 +146,16 @@ class CountingQueue(WorkQueue):
 
         ``looked``: how often they had been made due; a server without a row counts as never.
         """
-        if connection.dialect.name == "sqlite" or not looked:
-            return True  # a transaction has SQLite for itself, from its beginning
-        held = {"held": json_rows(looked.items())}
-        return bool(connection.scalar(self._only_ours_mysql, held) == len(looked))
+        unchanged = connection.scalar(_counting_unchanged(self), {"held": json_rows(looked.items())}) if looked else 0
+        return unchanged == len(looked)
 
-    @property
-    def _only_ours_mysql(self) -> sa.TextClause:
-        return sa.text(f"""
-            SELECT COUNT(*) FROM JSON_TABLE(:held, '$[*]' COLUMNS (
-                `server_id` INT UNSIGNED PATH '$[0]', `stored` BIGINT UNSIGNED PATH '$[1]')) AS `held`
-            STRAIGHT_JOIN `{self.table.name}` AS `queue` ON `queue`.`server_id` = `held`.`server_id`
-            WHERE `queue`.`{self.stored.name}` = `held`.`stored` + 1
-        """)  # noqa: S608  # made of our own column names
+    def _hold_due(self, connection: Connection, server_ids: Iterable[int], at: datetime) -> int:
+        # As rows in the order in which they are locked. Each as a parameter takes as long as the update itself.
+        return _holding_due(self).execute(connection, map(_Server, server_ids), at=at)
 
-    def _hold_due(self, connection: Connection, server_ids: Sequence[int], at: datetime) -> int:
-        if connection.dialect.name == "sqlite":
-            due, stored = self.due, self.stored
-            earlier = sa.case((sa.or_(due.is_(None), due > at), at), else_=due)
-            update = sa.update(self.table).where(self.table.c.server_id.in_(server_ids))
-            return connection.execute(update.values({due: earlier, stored: stored + 1})).rowcount
-        # As a JSON text in the order in which they are locked. Each as a parameter takes as long as the update itself.
-        return connection.execute(self._hold_due_mysql, {"held": json_rows(server_ids), "at": at}).rowcount
 
-    @property
-    def _hold_due_mysql(self) -> sa.TextClause:
-        due, stored = f"`queue`.`{self.due.name}`", f"`queue`.`{self.stored.name}`"
-        return sa.text(f"""
-            UPDATE JSON_TABLE(:held, '$[*]' COLUMNS (`server_id` INT UNSIGNED PATH '$' ERROR ON ERROR)) AS `held`
-            STRAIGHT_JOIN `{self.table.name}` AS `queue` ON `queue`.`server_id` = `held`.`server_id`
-            SET {due} = CASE WHEN {due} IS NULL OR {due} > :at THEN :at ELSE {due} END, {stored} = {stored} + 1
-        """)  # noqa: S608  # made of our own column names
+class _Server(NamedTuple):
+    server_id: int
 
 
 @lru_cache
@@ -200,12 +177,26 @@ def _chunks(server_ids: Iterable[int]) -> Iterator[list[int]]:
         yield ids[start : start + _TOGETHER]
 
 
-def _insert_ignore(connection: Connection, table: sa.Table) -> sa.Insert:
-    """An insert that leaves rows alone that are there already."""
-    if connection.dialect.name == "sqlite":
-        return sqlite.insert(table).on_conflict_do_nothing()
-    insert = mysql.insert(table)
-    return insert.on_duplicate_key_update(server_id=insert.inserted.server_id)
+@lru_cache
+def _adding(queue: WorkQueue) -> BulkInsert[_Server]:
+    return insert_or_ignore(queue.table, _Server, common=[queue.due.name])
+
+
+@lru_cache
+def _holding_due(queue: CountingQueue) -> BulkUpdate[_Server]:
+    due, at = queue.due, sa.bindparam("at", type_=queue.due.type)
+    earlier = sa.case((sa.or_(due.is_(None), due > at), at), else_=due)
+    once_more = queue.stored + sa.literal_column("1")
+    return BulkUpdate(queue.table, _Server, key=["server_id"], also={due.name: earlier, queue.stored.name: once_more})
+
+
+@lru_cache
+def _counting_unchanged(queue: CountingQueue) -> sa.Select[tuple[int]]:
+    """How many of the servers ``held`` were made due once since we looked, and so by us alone."""
+    held = rows_table("held", queue.table.c.server_id, queue.stored)
+    source = held.join(queue.table, queue.table.c.server_id == held.c.server_id)
+    count = sa.select(sa.func.count()).select_from(source)
+    return in_this_order(count.where(queue.stored == held.c[queue.stored.name] + 1))
 
 
 SCORING = CountingQueue(scoring_queue, scoring_queue.c.due_on, scoring_queue.c.stored)

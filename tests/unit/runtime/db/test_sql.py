@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from runtime.db.sql import assignment_list, column_list
 from testbed.fixtures.sql import hand_written, unquoted
 from testbed.paths import CHECKOUT
 
@@ -19,13 +18,6 @@ def test_names_are_quoted() -> None:
     found = [(path.relative_to(CHECKOUT), line, text) for path in SOURCES for line, text in hand_written(path)]
     assert len(found) > 30, "there are that many"
     assert [(str(path), line, words) for path, line, text in found if (words := unquoted(text))] == []
-
-
-def test_what_is_written_from_json_is_never_null_for_an_error() -> None:
-    found = [text for path in SOURCES for _, text in hand_written(path)]
-    writes = [t for t in found if "JSON_TABLE(" in t and t.lstrip().startswith(("INSERT", "UPDATE", "JSON_TABLE"))]
-    assert len(writes) > 5
-    assert [text for text in writes if text.count(" PATH '") != text.count(" ERROR ON ERROR")] == []
 
 
 @pytest.mark.parametrize(
@@ -56,8 +48,3 @@ def test_statements_are_found_in_code(source: str, words: list[str], tmp_path: P
     path.write_text(source)
     [(_, text)] = hand_written(path)
     assert unquoted(text) == words
-
-
-def test_lists_of_columns_are_quoted() -> None:
-    assert column_list("pair", ["id", "stored"]) == "`pair`.`id`, `pair`.`stored`"
-    assert assignment_list("a", "b", ["x", "key"]) == "`a`.`x` = `b`.`x`, `a`.`key` = `b`.`key`"
