@@ -20,9 +20,9 @@ from schema.messages import Batch, BatchCommitted, Result
 from schema.tables import log_scores, result_batches, server_scores
 from testbed.fixtures.batches import new_batch
 from testbed.fixtures.broker import Broker
-from testbed.fixtures.patience import PATIENCE
 from testbed.fixtures.running_ingest import TestMonitor, connected_monitor
 from testbed.fixtures.world import add_monitor, add_pair, add_server
+from testbed.waiting import PATIENCE, block_until
 
 BATCHES, RESULTS = 150, 5
 
@@ -50,11 +50,9 @@ class Ingest:
     def start(self) -> None:
         with self._log.open("wb") as out:
             command = [sys.executable, "-m", "ops", "--env", "test", "ingest"]
-            self._process = subprocess.Popen(command, env=self._environment, stdout=out, stderr=out)
-        deadline = time.monotonic() + PATIENCE
-        while "connected to" not in self._log.read_text():
-            assert self._process.poll() is None and time.monotonic() < deadline, self._log.read_text()
-            time.sleep(0.02)
+            self._process = process = subprocess.Popen(command, env=self._environment, stdout=out, stderr=out)
+        block_until(lambda: "connected to" in self._log.read_text() or process.poll() is not None, self._log.read_text)
+        assert process.poll() is None, self._log.read_text()
 
     def end(self, number: signal.Signals) -> tuple[int, float]:
         """Its exit status, and the seconds it took."""
@@ -134,11 +132,8 @@ async def test_nothing_is_lost_and_nothing_counts_twice(
 
 
 def wait_for_rows(engine: Engine, count: int) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
+    def found() -> int:
         with engine.connect() as connection:
-            found = connection.scalar(sa.select(sa.func.count()).select_from(log_scores)) or 0
-        if found >= count:
-            return
-        assert time.monotonic() < deadline, found
-        time.sleep(0.01)
+            return connection.scalar(sa.select(sa.func.count()).select_from(log_scores)) or 0
+
+    block_until(lambda: found() >= count, lambda: f"{count} rows; there are {found()}")

@@ -25,6 +25,7 @@ from agent.ntp.targets import Target, TargetRules
 from agent.ntp.timestamps import Timestamp
 from agent.prober import Prober, ProberContext
 from schema.messages import Assignment, ProtocolConfig, Result
+from testbed.waiting import wait_until
 
 REPLY = Reply(0, 4, 2, 0.0, 0.0, b"\xc0\x00\x02\x01", b"", Timestamp(1), Timestamp(1))
 BASE = "127.0.0.200"
@@ -99,10 +100,7 @@ class Bench:
             self.prober.assign(server_id, Assignment(server_id=server_id, ip=ip, status="active", interval=interval))
 
     async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:
-        deadline = time.monotonic() + timeout
-        while not condition():
-            assert time.monotonic() < deadline, self.prober.why_not
-            await asyncio.sleep(0.002)
+        await wait_until(condition, lambda: str(self.prober.why_not), within=timeout)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 from agent.ntp import resolver as resolver_module
 from agent.ntp.resolver import LookupFailed, Resolver
 from testbed.paths import CHECKOUT
+from testbed.waiting import wait_until
 
 
 class Names:
@@ -50,9 +51,7 @@ def lookups() -> int:
 
 
 async def until_no_lookup() -> None:
-    async with asyncio.timeout(10):
-        while lookups():
-            await asyncio.sleep(0.005)
+    await wait_until(lambda: not lookups(), within=10)
 
 
 class Clock:

@@ -18,6 +18,7 @@ from bench.faults.faults import Fault, make_fault
 from bench.faults.plan import Planned
 from bench.faults.points import order_file
 from testbed.tcp_proxy import Direction
+from testbed.waiting import wait_until
 
 AGENT = "agent one"
 
@@ -125,9 +126,7 @@ async def test_a_process_dies_at_its_point_or_is_killed_all_the_same(
     order = order_file(tmp_path, point)
     begins = asyncio.create_task(one.begin())
     if reached:
-        async with asyncio.timeout(60):
-            while not order.exists():
-                await asyncio.sleep(0)
+        await wait_until(order.exists, f"the order {order}", within=60)
         rig.ends.add("scorer")
     await begins
     assert one.reached is reached
@@ -199,9 +198,7 @@ async def test_a_link_suffers_and_is_whole_again(rig: _Rig, kind: str, luck: flo
 async def test_connections_are_cut_in_the_middle_until_it_is_over(rig: _Rig) -> None:
     one = fault(rig, "cut TCP", "workers to database", 0.1)
     await one.begin()
-    async with asyncio.timeout(60):
-        while not rig.done:
-            await asyncio.sleep(0)
+    await wait_until(lambda: rig.done, within=60)
     assert rig.done == [("cut_after", 501, Direction.TO_TARGET)]
     await one.end()
     assert sorted(map(str, rig.done[1:])) == sorted(map(str, WHOLE_AGAIN))
