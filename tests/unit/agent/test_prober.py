@@ -116,6 +116,12 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
+@pytest.fixture
+def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of them pass within a tenth of a second, not in two."""
+    monkeypatch.setattr("agent.assignments.MIN_INTERVAL", 0.01)
+
+
 @asynccontextmanager
 async def running(bench: Bench) -> AsyncIterator[None]:
     task = asyncio.create_task(bench.prober.run())
@@ -160,16 +166,17 @@ async def test_a_protocol_that_is_switched_off_here_never_probes(tmp_path: Path,
     assert (why(bench), network.asked) == ("IPv4 is switched off on this host", [])
 
 
+@pytest.mark.usefixtures("short_intervals")
 async def test_it_probes_what_is_assigned_and_stops_when_it_must(bench: Bench, network: Network) -> None:
     bench.configure()
-    bench.assign(1, 2)
+    bench.assign(1, 2, interval=0.05)
     async with running(bench):
         await bench.until(lambda: {"127.0.1.1", "127.0.1.2"} <= set(network.asked))
         bench.prober.assign(1, None)
         bench.configure(status="pending")
         await bench.until(lambda: network.running == 0)
         before = len(network.asked)
-        await asyncio.sleep(1.2)  # that nothing is probed for an interval can only be seen by waiting
+        await asyncio.sleep(0.1)  # that nothing is probed for two intervals can only be seen by waiting
         assert len(network.asked) == before
         bench.configure()
         await bench.until(lambda: len(network.asked) > before)
@@ -177,25 +184,27 @@ async def test_it_probes_what_is_assigned_and_stops_when_it_must(bench: Bench, n
     assert bench.prober.last_results[0].offset == 0.001
 
 
+@pytest.mark.usefixtures("short_intervals")
 async def test_only_so_many_probes_run_at_once(bench: Bench, network: Network) -> None:
     bench.configure()
-    bench.assign(*range(1, 21))
+    bench.assign(*range(1, 21), interval=0.05)
     network.open.clear()
     async with running(bench):
         await bench.until(lambda: network.running == 4)
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(0.1)
         assert network.most == 4
         network.open.set()
         await bench.until(lambda: len(set(network.asked)) == 20)
 
 
+@pytest.mark.usefixtures("short_intervals")
 async def test_probes_of_one_server_never_overlap(bench: Bench, network: Network) -> None:
     bench.configure()
-    bench.assign(1)
+    bench.assign(1, interval=0.04)
     network.open.clear()
     async with running(bench):
         await bench.until(lambda: network.running == 1)
-        await asyncio.sleep(2.2)
+        await asyncio.sleep(0.1)
         assert len(network.asked) == 1
 
 

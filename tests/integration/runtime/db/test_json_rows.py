@@ -5,11 +5,12 @@ from datetime import date, datetime
 import msgspec
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
 from runtime.db.json_rows import JsonText, json_rows, rows_of, stored_day, stored_time
+from testbed.random_inputs import examples
 
 HOSTILE = ["'", "\\'", "'; DROP TABLE servers; --", '"\\"', "\x00\n\x1a", "%s %(name)s ::x", "ü€🕑", ""]
 
@@ -51,7 +52,7 @@ _TABLE = sa.text("""
         max_size=20,
     )
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60, suppress=[HealthCheck.function_scoped_fixture])
 def test_rows_go_there_and_back_unchanged(server_engine: Engine, rows: list[Row]) -> None:
     with server_engine.connect() as connection:
         text = connection.scalar(_TABLE, {"rows": json_rows(rows)})

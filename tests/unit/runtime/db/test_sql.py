@@ -1,5 +1,6 @@
 """Every name in hand-written SQL is quoted, whatever it is called; see ``testbed.fixtures.sql``."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,20 @@ SOURCES = sorted(
 )
 
 
+@cache
+def statements() -> list[tuple[Path, int, str]]:
+    """File, line and text of each that is written by hand."""
+    return [(path.relative_to(CHECKOUT), line, text) for path in SOURCES for line, text in hand_written(path)]
+
+
 def test_names_are_quoted() -> None:
-    found = [(path.relative_to(CHECKOUT), line, text) for path in SOURCES for line, text in hand_written(path)]
+    found = statements()
     assert len(found) > 30, "there are that many"
     assert [(str(path), line, words) for path, line, text in found if (words := unquoted(text))] == []
 
 
 def test_what_is_written_from_json_is_never_null_for_an_error() -> None:
-    found = [text for path in SOURCES for _, text in hand_written(path)]
+    found = [text for _, _, text in statements()]
     writes = [t for t in found if "JSON_TABLE(" in t and t.lstrip().startswith(("INSERT", "UPDATE", "JSON_TABLE"))]
     assert len(writes) > 5
     assert [text for text in writes if text.count(" PATH '") != text.count(" ERROR ON ERROR")] == []

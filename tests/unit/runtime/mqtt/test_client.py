@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 from aiomqtt import MqttError
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.mqtt.client import Client, Disconnected, PublishRefused
@@ -233,7 +233,6 @@ async def test_no_attempt_leaves_a_socket(recwarn: pytest.WarningsRecorder) -> N
     assert [text for text in left if not any(server in text for server in servers)] == []
 
 
-@settings(deadline=None)
 @given(
     packets=st.lists(
         st.sampled_from(
