@@ -3,11 +3,15 @@
 import logging
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
+from testbed.random_inputs import PROFILE, THOROUGH, examples, may_be_slow
+
+TESTS = Path(__file__).resolve().parent
 pytest_plugins = ["testbed.fixtures.broker", "testbed.fixtures.database"]
 
 
@@ -26,9 +30,40 @@ def pytest_configure() -> None:
             signal.signal(number, ignore)
 
 
-# How long an example takes says something about the machine, not about the code: it is no reason to fail.
-settings.register_profile("any machine", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
+settings.register_profile(PROFILE, parent=examples(100))
+settings.load_profile(PROFILE)
+
+
+SLOWEST = (
+    "e2e/test_demo.py",
+    "e2e/test_faults.py",
+    "e2e/test_reconnecting.py",
+    "e2e/test_kill.py",
+    "e2e/test_demo_verdict.py",
+    "e2e/test_worker_process.py",
+    "e2e/",
+    "migration/",
+    "integration/",
+)
+"""Whose tests take longest; when several processes share the tests, they begin with these, in this order."""
+
+
+def _rank(item: pytest.Item) -> int:
+    """The place of a test among the others: how soon it is to begin."""
+    path = item.path.relative_to(TESTS).as_posix()
+    return next((rank for rank, beginning in enumerate(SLOWEST) if path.startswith(beginning)), len(SLOWEST))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Puts the longest tests first, and refuses those of random inputs that would fail on a slow machine."""
+    if hasattr(config, "workerinput"):  # one of several processes
+        items.sort(key=_rank)
+    for item in items:
+        if THOROUGH:
+            item.add_marker(pytest.mark.timeout(3600))
+        chosen = getattr(getattr(item, "obj", None), "_hypothesis_internal_use_settings", None)
+        if isinstance(chosen, settings) and not may_be_slow(chosen):
+            raise pytest.UsageError(f"{item.nodeid} may fail on a slow machine: use testbed.random_inputs.examples")
 
 
 @pytest.fixture(autouse=True)

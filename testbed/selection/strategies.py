@@ -1,6 +1,5 @@
 """Random worlds by Hypothesis, for the selector's proof: what breaks a promise is shrunk to its smallest form."""
 
-import os
 from datetime import timedelta
 from typing import Any
 
@@ -9,18 +8,19 @@ from hypothesis import strategies as st
 
 from selector.rows import parse_address
 from selector.rules.model import GlobalStatus, Monitor, PairStatus, Rejected, Server
+from testbed import random_inputs
 from testbed.selection.worlds import CHECKED, COUNTS, LIMITS, MOVED, NETS, NOW, STEPS, Scene, address_text
 
-THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+ANY_SIZE = [HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
 def examples(number: int) -> settings:
-    """``number`` examples, and with HYPOTHESIS_PROFILE=thorough fifty times as many."""
-    return settings(
-        max_examples=number * (50 if THOROUGH else 1),
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-    )
+    """Return the settings of a test of the promises: ``number`` examples, in a thorough run 200 times as many.
+
+    A few do in a normal run, for what Hypothesis is good at: to find the smallest world that breaks a promise.
+    ``test_random_worlds`` holds the same promises over hundreds of reviews, made in a fraction of the time.
+    """
+    return random_inputs.examples(number, thorough=200 * number, suppress=ANY_SIZE)
 
 
 @st.composite

@@ -22,9 +22,9 @@ from ops.__main__ import app
 from runtime.db.engine import open_database, reading, transaction
 from runtime.db.migrate import upgrade
 from schema.tables import monitors
-from testbed.fixtures.patience import PATIENCE
 from testbed.fixtures.world import add_account, add_monitor, add_pair, add_server, monitor_name
 from testbed.paths import CHECKOUT
+from testbed.waiting import PATIENCE
 
 COLUMNS = 80
 

@@ -16,8 +16,8 @@ from schema.topics import Topics
 from testbed.fixtures.broker import require_address
 from testbed.fixtures.database import SERVERS, require
 from testbed.fixtures.demo import alive, demo
-from testbed.fixtures.patience import PATIENCE
 from testbed.ports import ADDRESS, ADDRESS_V6
+from testbed.waiting import PATIENCE
 
 UNTIL_TRUE = 120.0
 """Seconds from the start of a long run until it has found out what is true: 24 results at two seconds each, and reviews

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from runtime.db.migrate import upgrade
 from schema.tables import metadata
 from testbed.fixtures.database import DatabaseServer
 from testbed.fixtures.demo import DEMO, RunningDemo, demo
-from testbed.fixtures.patience import PATIENCE
+from testbed.waiting import PATIENCE, block_until
 
 NAME = "of_the_demo"
 
@@ -189,15 +188,16 @@ class Terminal:
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self._text.decode()).replace("\r\n", "\n").replace("\r", "\n")
 
     def until(self, pattern: str) -> re.Match[str]:
-        deadline = time.monotonic() + PATIENCE
-        while (found := re.search(pattern, self.text, re.M)) is None:
-            assert self.read() and time.monotonic() < deadline, f"{pattern!r} is not in: {self.text}"
-        return found
+        def found() -> re.Match[str] | None:
+            match = re.search(pattern, self.text, re.M)
+            assert match or self.read(), f"{pattern!r} is not in: {self.text}"
+            return match
+
+        match: re.Match[str] = block_until(found, lambda: f"{pattern!r} in: {self.text}")
+        return match
 
     def end(self) -> int:
-        deadline = time.monotonic() + PATIENCE
-        while self.read():
-            assert time.monotonic() < deadline, self.text
+        block_until(lambda: not self.read(), lambda: f"the end of: {self.text}")
         return self.process.wait(PATIENCE)
 
     def close(self) -> None:

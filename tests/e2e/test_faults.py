@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from bench.faults.plan import NAMES, ONLY_TLS
 from testbed.fixtures.broker import require_address
 from testbed.fixtures.database import require
 from testbed.ports import ADDRESS_V6
+from testbed.waiting import block_until
 
 COMMAND = [sys.executable, "-P", "-m", "bench.faults"]
 LONG = ("second agent with the same name", "expired token", "full disk under the spool")
@@ -50,10 +50,8 @@ def test_an_interrupted_run_leaves_no_process_and_says_so() -> None:
         assert running.stderr is not None
         directory = re.search(r"in (\S+)$", running.stderr.readline().strip())
         assert directory is not None
-        deadline = time.monotonic() + 60
-        while len(processes(directory[1])) < 6:
-            assert time.monotonic() < deadline and running.poll() is None
-            time.sleep(0.2)
+        block_until(lambda: running.poll() is not None or len(processes(directory[1])) >= 6, within=60)
+        assert running.poll() is None
         running.send_signal(signal.SIGTERM)
         said = running.stderr.read()
         assert running.wait(30) == 130

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,10 +16,10 @@ from schema.messages import Batch, BatchCommitted, Result
 from schema.tables import log_scores, result_batches, server_scores
 from testbed.fixtures.batches import new_batch
 from testbed.fixtures.broker import Broker
-from testbed.fixtures.patience import PATIENCE
 from testbed.fixtures.running_ingest import TestMonitor, connected_monitor
 from testbed.fixtures.worker_process import WorkerProcess, worker_settings, write_key
 from testbed.fixtures.world import add_monitor, add_pair, add_server
+from testbed.waiting import block_until
 
 BATCHES, RESULTS = 150, 5
 
@@ -97,11 +96,8 @@ async def test_nothing_is_lost_and_nothing_counts_twice(
 
 
 def wait_for_rows(engine: Engine, count: int) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
+    def found() -> int:
         with engine.connect() as connection:
-            found = connection.scalar(sa.select(sa.func.count()).select_from(log_scores)) or 0
-        if found >= count:
-            return
-        assert time.monotonic() < deadline, found
-        time.sleep(0.01)
+            return connection.scalar(sa.select(sa.func.count()).select_from(log_scores)) or 0
+
+    block_until(lambda: found() >= count, lambda: f"{count} rows; there are {found()}")

@@ -5,7 +5,6 @@ stays away until work has piled up behind it, and comes back.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,9 +19,9 @@ from testbed.demo.accounting import settle
 from testbed.demo.ledger import results_by_monitor
 from testbed.demo.system import System
 from testbed.fixtures.database import require
-from testbed.fixtures.patience import PATIENCE
 from testbed.site import BROKER, agent_name, free_ntp_port, make_site
 from testbed.spools import is_empty
+from testbed.waiting import wait_until
 from testbed.world import make_world
 
 AGENTS, SERVERS = 3, 3
@@ -37,11 +36,14 @@ class Killing:
 
     async def until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
         """Waits for it; not when a process has died that nobody killed."""
-        deadline = time.monotonic() + PATIENCE
-        while not await condition():
+
+        async def holds() -> bool:
+            if await condition():
+                return True
             assert not self.system.supervisor.deaths, str(self.system.supervisor.deaths[0])
-            assert time.monotonic() < deadline, f"{what}: not within {PATIENCE:g} s"
-            await asyncio.sleep(0.1)
+            return False
+
+        await wait_until(holds, what)
 
     async def kill(self, name: str, while_away: Callable[[], Awaitable[bool]]) -> None:
         """Kills a process, waits for what must happen without it, and starts it again."""

@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
@@ -25,7 +24,6 @@ from testbed.demo.ledger import results_by_monitor
 from testbed.demo.system import System
 from testbed.fixtures.broker import TRANSPORTS, Transport, require_address
 from testbed.fixtures.mqtt import MqttClient
-from testbed.fixtures.patience import PATIENCE
 from testbed.process import Command
 from testbed.site import (
     BROKER,
@@ -39,6 +37,7 @@ from testbed.site import (
     worker_command,
 )
 from testbed.spools import is_empty
+from testbed.waiting import wait_until
 from testbed.world import ENV, Monitor, make_world
 
 AGENTS, SERVERS = 2, 2
@@ -89,11 +88,14 @@ class Pool:
 
     async def until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
         """Waits for it; no process may end meanwhile."""
-        deadline = time.monotonic() + PATIENCE
-        while not await condition():
+
+        async def holds() -> bool:
+            if await condition():
+                return True
             assert not self.system.supervisor.deaths, "\n".join(map(str, self.system.supervisor.deaths))
-            assert time.monotonic() < deadline, f"{what}: not within {PATIENCE:g} s"
-            await asyncio.sleep(0.1)
+            return False
+
+        await wait_until(holds, what)
 
     async def flows(self, when: str) -> None:
         """New results of every monitor reach the ledger, and every worker is connected."""

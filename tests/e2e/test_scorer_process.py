@@ -18,9 +18,9 @@ from schema.tables import log_scores, scoring_queue, servers
 from schema.topics import ANY, Topics
 from scorer.scorers.recentmedian import SCORER
 from testbed.fixtures.broker import Broker
-from testbed.fixtures.patience import PATIENCE
 from testbed.fixtures.worker_process import WorkerProcess, worker_settings, write_key
 from testbed.fixtures.world import add_log_score, add_monitor, add_pair, add_server, monitor_name
+from testbed.waiting import PATIENCE, block_until
 
 TOPICS = Topics("devel")
 
@@ -59,9 +59,7 @@ def scores(engine: Engine) -> dict[int, float]:
 def wait_for_scores(engine: Engine, expected: dict[int, float]) -> float:
     """Seconds until they are what is expected."""
     began = time.monotonic()
-    while not expected.items() <= scores(engine).items():
-        assert time.monotonic() - began < PATIENCE, "results without scores"
-        time.sleep(0.01)
+    block_until(lambda: expected.items() <= scores(engine).items(), "scores of all results")
     return time.monotonic() - began
 
 
@@ -102,10 +100,7 @@ def test_a_scorer_that_is_killed_again_and_again_scores_every_server_once(
 
 
 def _wait_for_some(engine: Engine, count: int) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while sum(score == 7.5 for score in scores(engine).values()) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    block_until(lambda: sum(score == 7.5 for score in scores(engine).values()) >= count)
 
 
 async def test_who_watches_is_told_of_every_server_that_was_scored(

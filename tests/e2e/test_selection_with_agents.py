@@ -4,7 +4,6 @@ What an agent holds is known from its own status, as ingest has written it down.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -29,8 +28,8 @@ from testbed.database import temporary_database
 from testbed.demo import store
 from testbed.demo.system import System
 from testbed.fixtures.database import require
-from testbed.fixtures.patience import PATIENCE
 from testbed.site import free_ntp_port, make_site
+from testbed.waiting import wait_until
 from testbed.world import ENV, make_world
 
 AGENTS = 6
@@ -48,11 +47,14 @@ class Pool:
 
     async def until(self, condition: Callable[[Connection], bool], what: str) -> None:
         """Waits for it; no process may die meanwhile."""
-        deadline = time.monotonic() + PATIENCE
-        while not await self.system.read(condition):
+
+        async def holds() -> bool:
+            if await self.system.read(condition):
+                return True
             assert not self.system.supervisor.deaths, str(self.system.supervisor.deaths[0])
-            assert time.monotonic() < deadline, f"{what}: not within {PATIENCE:g} s"
-            await asyncio.sleep(0.2)
+            return False
+
+        await wait_until(holds, what)
 
     async def change(self, work: Callable[[Connection], Any]) -> None:
         """What operators and time do to the ledger."""

@@ -24,9 +24,9 @@ from scorer.worker import POLL
 from testbed.database import SERVERS, DatabaseServer, temporary_database
 from testbed.fixtures.broker import Broker
 from testbed.fixtures.database import require
-from testbed.fixtures.patience import PATIENCE
 from testbed.fixtures.worker_process import WorkerProcess, worker_settings, write_key
 from testbed.ports import free_port
+from testbed.waiting import PATIENCE, block_until
 
 
 def scorer(directory: Path, **settings: str) -> WorkerProcess:
@@ -55,13 +55,14 @@ def hang(database: DatabaseServer, engine: Engine) -> None:
 
     It may have read a question just before it was stopped, of which no sign is left; then it goes on until it answers.
     """
-    deadline = time.monotonic() + PATIENCE
-    database.signal(signal.SIGSTOP)
-    while not soon_unread(database.port):
-        assert time.monotonic() < deadline, "nobody asks the server"
+
+    def is_asked_in_vain() -> bool:
         database.signal(signal.SIGCONT)
         engine.connect().close()
         database.signal(signal.SIGSTOP)
+        return soon_unread(database.port)
+
+    block_until(is_asked_in_vain, "somebody asks the server")
 
 
 def soon_unread(port: int) -> bool:
@@ -78,14 +79,13 @@ def soon_unread(port: int) -> bool:
 
 def wait_for_metric(port: int, name: str) -> None:
     """Waits until the worker tells ``name``: what it counts in the database, it has not counted yet as it begins."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
+
+    def is_told() -> bool:
         status, metrics = fetch(port, "/metrics")
         assert status == 200
-        if name in metrics:
-            return
-        assert time.monotonic() < deadline, metrics
-        time.sleep(0.02)
+        return name in metrics
+
+    block_until(is_told, f"the metric {name}")
 
 
 async def ask(broker: Broker, payload: bytes) -> ControlAnswer:
@@ -163,16 +163,18 @@ def health(port: int) -> tuple[int, dict[str, Any]]:
 
 def wait_for_health(port: int, well: dict[str, bool], within: float) -> dict[str, Any]:
     """Waits until exactly these checks are well or not; what they say then."""
-    deadline = time.monotonic() + within
-    while True:
+    told: dict[str, Any] = {}
+
+    def is_so() -> bool:
+        nonlocal told
         status, told = health(port)
         found = {name: check["ok"] for name, check in told["checks"].items()}
         assert status == (200 if all(found.values()) else 503), "the status is that of all checks"
         assert told["ok"] == all(found.values())
-        if found == well:
-            return dict(told["checks"])
-        assert time.monotonic() < deadline, told
-        time.sleep(0.1)
+        return found == well
+
+    block_until(is_so, lambda: f"{well}; told was {told}", within=within)
+    return dict(told["checks"])
 
 
 WELL = {"broker": True, "clock": True, "database": True, "loop": True, "work": True}

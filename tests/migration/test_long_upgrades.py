@@ -23,6 +23,7 @@ from runtime.db.engine import open_database
 from runtime.db.migrate import current, newest, upgrade
 from schema.tables import log_scores, metadata, servers
 from testbed.fixtures.database import DatabaseServer
+from testbed.waiting import block_until
 
 DEADLINE = 60.0
 INDEX = "CREATE INDEX log_scores_review"
@@ -71,12 +72,6 @@ def statements(engine: Engine) -> dict[int, str]:
     query = "SELECT id, info FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
     with engine.connect() as connection:
         return {id_: info for id_, info in connection.execute(sa.text(query)) if info}
-
-
-def until(true: bool, deadline: float, what: str) -> bool:
-    assert true or time.monotonic() < deadline, what
-    time.sleep(0.02)
-    return true
 
 
 LONG = re.compile(r": ([2-9]|[1-9][0-9]+) s")
@@ -224,12 +219,12 @@ def command(engine: Engine) -> "Iterator[subprocess.Popen[str]]":
 
 def wait_for_index(engine: Engine, beside: Collection[int] = ()) -> set[int]:
     """Waits until the index is being made, on another connection than ``beside``; returns on which."""
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        found = statements(engine)
-        making = {id_ for id_, statement in found.items() if INDEX in statement} - set(beside)
-        if until(bool(making), deadline, f"the index is not being made, but {found}"):
-            return making
+
+    def making() -> set[int]:
+        return {id_ for id_, statement in statements(engine).items() if INDEX in statement} - set(beside)
+
+    found: set[int] = block_until(making, lambda: f"the making of the index; {statements(engine)}", within=DEADLINE)
+    return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -291,9 +286,8 @@ def tables(engine: Engine) -> int:
 def test_a_command_that_is_killed_again_and_again_gets_further_each_time(empty: Engine) -> None:
     for wanted in (1, 6, 12, 18, 21):
         with command(empty) as process:
-            deadline = time.monotonic() + DEADLINE
-            while not until(tables(empty) >= wanted or process.poll() is not None, deadline, f"not {wanted} tables"):
-                pass
+            far_enough = lambda: tables(empty) >= wanted or process.poll() is not None  # noqa: B023, E731
+            block_until(far_enough, f"{wanted} tables", within=DEADLINE)
     with command(empty) as process:
         _, warning = process.communicate(timeout=DEADLINE)
         assert process.returncode == 0, warning

@@ -12,10 +12,11 @@ import pytest
 
 from agent.state import Broker as BrokerPlace
 from agent.state import State, provision
-from testbed.fixtures.agent import AgentProcess, until
+from testbed.fixtures.agent import AgentProcess
 from testbed.fixtures.broker import Broker
 from testbed.paths import CHECKOUT
 from testbed.tls import LocalCa
+from testbed.waiting import wait_until
 
 NAME = "wrong.devel.mon.example"
 
@@ -90,7 +91,7 @@ async def test_sigterm_ends_it_in_time_also_without_a_broker(
 ) -> None:
     with AgentProcess(tmp_path, fresh_broker, NAME) as agent:
         agent.start()
-        await until(lambda: "connected to" in agent.log_text, what=agent.log_text)
+        await wait_until(lambda: "connected to" in agent.log_text, lambda: agent.log_text)
         process = fresh_broker.process.process
         assert process is not None
         if broker_is == "away":
@@ -133,7 +134,7 @@ async def test_sigterm_ends_it_in_time_while_the_brokers_name_is_looked_up(tmp_p
     command = [sys.executable, "-m", "agent", "-e", "devel", "--state-dir", str(tmp_path), "monitor"]
     with subprocess.Popen(command, cwd=CHECKOUT, env=environ, stderr=subprocess.DEVNULL) as process:
         try:
-            await until((tmp_path / "asked").exists, what="the name is not looked up")
+            await wait_until((tmp_path / "asked").exists, "the name is not looked up")
             began = time.monotonic()
             process.terminate()
             assert await asyncio.to_thread(process.wait, 30) == 0
@@ -147,10 +148,10 @@ async def test_without_a_token_it_waits_for_one_and_never_shows_it(tmp_path: Pat
         token = agent.directory.token_file.read_text()
         agent.directory.token_file.unlink()
         agent.start("--debug", "monitor")
-        await until(lambda: "has no token" in agent.log_text, what=agent.log_text)
+        await wait_until(lambda: "has no token" in agent.log_text, lambda: agent.log_text)
         agent.directory.token_file.touch(mode=0o600)
         agent.directory.token_file.write_text(token)
-        await until(lambda: "connected to" in agent.log_text, 40, agent.log_text)
+        await wait_until(lambda: "connected to" in agent.log_text, lambda: agent.log_text, within=40)
         assert token.strip() not in agent.log_text
         assert agent.process is not None
         for kind in ("cmdline", "environ"):

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from testbed.fixtures.agent import AgentProcess, Pool, pool_of, until
+from testbed.fixtures.agent import AgentProcess, Pool, pool_of
 from testbed.fixtures.broker import Broker
 from testbed.ntp.server import Fleet
 from testbed.ntp.spec import ServerSpec
 from testbed.paths import CHECKOUT
+from testbed.waiting import wait_until
 
 NAME = "disk.devel.mon.example"
 
@@ -82,19 +83,19 @@ def alive(agent: AgentProcess) -> bool:
 
 async def recovered(pool: Pool, agent: AgentProcess) -> None:
     pool.batches.clear()
-    await until(lambda: pool.probing() and pool.batches, 40, agent.log_text)
-    await until(lambda: agent.spooled() == [], 40, agent.log_text)
+    await wait_until(lambda: pool.probing() and pool.batches, lambda: agent.log_text, within=40)
+    await wait_until(lambda: agent.spooled() == [], lambda: agent.log_text, within=40)
     assert "Traceback" not in agent.log_text
 
 
 async def test_a_disk_that_takes_nothing(pool: Pool, agent: AgentProcess) -> None:
-    await until(lambda: pool.batches, 40, agent.log_text)
+    await wait_until(lambda: pool.batches, lambda: agent.log_text, within=40)
     with limited(agent, resource.RLIMIT_FSIZE, 0):
         why = "results cannot be written to disk: File too large"
-        await until(lambda: why in str(pool.status.protocols), what=f"{pool.status} {agent.log_text}")
+        await wait_until(lambda: why in str(pool.status.protocols), lambda: f"{pool.status} {agent.log_text}")
         assert pool.status.online and not pool.probing()
         assert "spool: cannot write a batch: File too large" in agent.log_text
-        await until(lambda: "status.json: File too large" in agent.log_text, what=agent.log_text)
+        await wait_until(lambda: "status.json: File too large" in agent.log_text, lambda: agent.log_text)
     await recovered(pool, agent)
     assert pool.status.spool.dropped_results == 0
 
@@ -102,18 +103,22 @@ async def test_a_disk_that_takes_nothing(pool: Pool, agent: AgentProcess) -> Non
 async def test_an_agent_ends_in_time_with_a_disk_that_takes_nothing_and_says_what_is_lost(
     pool: Pool, agent: AgentProcess
 ) -> None:
-    await until(lambda: pool.batches, 40, agent.log_text)
+    await wait_until(lambda: pool.batches, lambda: agent.log_text, within=40)
     with limited(agent, resource.RLIMIT_FSIZE, 0):
-        await until(lambda: "cannot write a batch" in agent.log_text, what=agent.log_text)
+        await wait_until(lambda: "cannot write a batch" in agent.log_text, lambda: agent.log_text)
         began = time.monotonic()
         agent.signal(signal.SIGTERM)
         assert await agent.ended(5.0) == 0
         assert time.monotonic() - began < 5.0
-    await until(lambda: "results are lost: results cannot be written to disk" in agent.log_text, 5, agent.log_text)
+    await wait_until(
+        lambda: "results are lost: results cannot be written to disk" in agent.log_text,
+        lambda: agent.log_text,
+        within=5,
+    )
 
 
 async def test_a_spool_that_somebody_removes_is_made_anew(pool: Pool, agent: AgentProcess) -> None:
-    await until(lambda: pool.batches, 40, agent.log_text)
+    await wait_until(lambda: pool.batches, lambda: agent.log_text, within=40)
     await asyncio.to_thread(shutil.rmtree, agent.directory.spool)
     await recovered(pool, agent)
     assert alive(agent)
@@ -121,11 +126,11 @@ async def test_a_spool_that_somebody_removes_is_made_anew(pool: Pool, agent: Age
 
 async def test_a_state_directory_that_goes_and_comes_back(pool: Pool, agent: AgentProcess, tmp_path: Path) -> None:
     pool.acknowledging = False
-    await until(lambda: pool.batches, 40, agent.log_text)
+    await wait_until(lambda: pool.batches, lambda: agent.log_text, within=40)
     agent.directory.path.rename(tmp_path / "gone")
     kept = len(list((tmp_path / "gone").glob("spool/v4/0*")))
     assert kept > 0
-    await until(lambda: "No such file" in str(pool.status.protocols), what=f"{pool.status} {agent.log_text}")
+    await wait_until(lambda: "No such file" in str(pool.status.protocols), lambda: f"{pool.status} {agent.log_text}")
     assert not agent.directory.path.exists(), "nothing is written where the file system was"
     assert "state.json: is missing" in agent.log_text
     asked = await asyncio.to_thread(agent.run, "status")
@@ -138,13 +143,17 @@ async def test_a_state_directory_that_goes_and_comes_back(pool: Pool, agent: Age
 
 async def test_a_full_table_of_files(pool: Pool, agent: AgentProcess) -> None:
     pool.acknowledging = False
-    await until(lambda: pool.batches, 40, agent.log_text)
+    await wait_until(lambda: pool.batches, lambda: agent.log_text, within=40)
     assert agent.process is not None
     used = len(os.listdir(f"/proc/{agent.process.pid}/fd"))
     with limited(agent, resource.RLIMIT_NOFILE, used):
-        await until(lambda: "Too many open files" in agent.log_text or "too many open files" in agent.log_text, 40)
+        await wait_until(
+            lambda: "Too many open files" in agent.log_text or "too many open files" in agent.log_text, within=40
+        )
         waiting = len(agent.spooled())
-        await until(lambda: "a batch cannot be read now: Too many" in agent.log_text, 60, agent.log_text)
+        await wait_until(
+            lambda: "a batch cannot be read now: Too many" in agent.log_text, lambda: agent.log_text, within=60
+        )
         assert len(agent.spooled()) >= waiting, "what cannot be read now is not put aside"
     pool.acknowledging = True
     await recovered(pool, agent)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from testbed.fixtures.agent import AgentProcess, pool_of, until
+from testbed.fixtures.agent import AgentProcess, pool_of
 from testbed.fixtures.broker import Broker
 from testbed.ntp.server import Fleet
 from testbed.ntp.spec import ServerSpec
 from testbed.paths import CHECKOUT
+from testbed.waiting import wait_until
 
 NAME = "odd.devel.mon.example"
 
@@ -74,8 +75,8 @@ async def test_an_agent_measures_delivers_and_tells_its_status(agent: OddAgent, 
         await pool.configure(base_checks=[f"{server.address}:{server.port}"])
         await pool.assign(1, server)
         agent.start()
-        await until(lambda: pool.batches, 40, agent.log_text)
-        await until(lambda: (agent.report() or {}).get("last_results"), what=agent.log_text)
+        await wait_until(lambda: pool.batches, lambda: agent.log_text, within=40)
+        await wait_until(lambda: (agent.report() or {}).get("last_results"), lambda: agent.log_text)
         said = await asyncio.to_thread(agent.run, "status")
         assert (said.returncode, said.stderr) == (0, "")
         await pool.unassign(1)

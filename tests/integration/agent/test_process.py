@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from schema.messages import AdHocRequest, BatchCommitted, BatchRefused, Result, assignment_set_hash
-from testbed.fixtures.agent import AgentProcess, Pool, pool_of, until
+from testbed.fixtures.agent import AgentProcess, Pool, pool_of
 from testbed.fixtures.broker import PLAIN, TRANSPORTS, Broker, Transport, require_address
 from testbed.ntp.server import Fleet
 from testbed.ntp.spec import Behaviour, ServerSpec
 from testbed.paths import CHECKOUT
+from testbed.waiting import wait_until
 
 NUMBERS = itertools.count(1)
 
@@ -78,7 +79,7 @@ async def test_what_is_assigned_is_measured_and_leaves_the_spool(pool: Pool, age
     await pool.configure(base_checks=base_check(fleet), ip="127.41.0.9")
     assigned = [await pool.assign(1, good), await pool.assign(2, early), await pool.assign(3, silent, interval=4.0)]
     agent.start()
-    await until(lambda: pool.seen == {1, 2, 3}, what=agent.log_text)
+    await wait_until(lambda: pool.seen == {1, 2, 3}, lambda: agent.log_text)
     results = {result.server_id: result for _, batch in pool.batches for result in batch.results}
     assert results[1].offset == pytest.approx(0, abs=0.0002)
     assert results[2].offset == pytest.approx(0.2503, abs=0.0002)
@@ -86,7 +87,7 @@ async def test_what_is_assigned_is_measured_and_leaves_the_spool(pool: Pool, age
     assert 0 <= time.time() - results[1].ts.timestamp() < 15
     state = pool.status.protocols["v4"]
     assert (state.assignments, state.assignments_hash) == (3, assignment_set_hash(assigned))
-    await until(lambda: agent.spooled() == [], what="the spool does not empty")
+    await wait_until(lambda: agent.spooled() == [], "the spool does not empty")
     assert "127.41.0.9" not in agent.log_text, "a loopback address is ours to send from"
     client = fleet.counts(good)
     assert client.requests > 0 and client.ignored == 0
@@ -98,7 +99,7 @@ async def test_no_probing_without_configuration_status_or_good_clock(
     good, early, _ = fleet.specs
     await pool.assign(1, good)
     agent.start()
-    await until(lambda: pool.status.online, what=agent.log_text)
+    await wait_until(lambda: pool.status.online, lambda: agent.log_text)
     assert pool.status.protocols == {}
     for fields, reason in (
         ({"status": "pending", "base_checks": base_check(fleet)}, "status is pending"),
@@ -107,14 +108,14 @@ async def test_no_probing_without_configuration_status_or_good_clock(
         ({"base_checks": ["8.8.8.8.8"]}, "'8.8.8.8.8' is neither an IP address nor a host name"),
     ):
         await pool.configure(**fields)  # type: ignore[arg-type]
-        await until(
+        await wait_until(
             lambda reason=reason: reason in str(pool.status.protocols.get("v4")), what=f"{reason}: {pool.status}"
         )
         assert not pool.probing()
     assert pool.batches == []
     await pool.configure(base_checks=base_check(fleet))
-    await until(pool.probing, what=agent.log_text)
-    await until(lambda: pool.batches, what=agent.log_text)
+    await wait_until(pool.probing, lambda: agent.log_text)
+    await wait_until(lambda: pool.batches, lambda: agent.log_text)
 
 
 async def test_assignments_come_change_and_go(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
@@ -122,15 +123,15 @@ async def test_assignments_come_change_and_go(pool: Pool, agent: AgentProcess, f
     await pool.configure(base_checks=base_check(fleet))
     await pool.assign(1, good)
     agent.start()
-    await until(lambda: 1 in pool.seen, what=agent.log_text)
+    await wait_until(lambda: 1 in pool.seen, lambda: agent.log_text)
     left = assignment_set_hash([await pool.assign(2, early)])
-    await until(lambda: 2 in pool.seen, what=agent.log_text)
+    await wait_until(lambda: 2 in pool.seen, lambda: agent.log_text)
     await pool.unassign(1)
-    await until(lambda: pool.status.protocols["v4"].assignments_hash == left, what=str(pool.status))
+    await wait_until(lambda: pool.status.protocols["v4"].assignments_hash == left, lambda: str(pool.status))
     since = pool.status.ts
     assert since is not None
     # What was measured before the change may still come, even when it is sent after it.
-    await until(lambda: len(measured_since(pool, 2, since)) >= 2, what=agent.log_text)
+    await wait_until(lambda: len(measured_since(pool, 2, since)) >= 2, lambda: agent.log_text)
     assert measured_since(pool, 1, since) == []
 
 
@@ -146,19 +147,19 @@ async def test_a_batch_is_sent_again_until_it_is_acknowledged_also_after_sigkill
     await pool.configure(base_checks=base_check(fleet))
     await pool.assign(1, fleet.specs[0])
     agent.start()
-    first = (await until(lambda: pool.batches, what=agent.log_text))[0][1]
+    first = (await wait_until(lambda: pool.batches, lambda: agent.log_text))[0][1]
     agent.signal(signal.SIGKILL)
     await agent.ended()
     kept = len(agent.spooled())
     assert kept >= 1
     pool.batches.clear()
     agent.start()
-    await until(lambda: first in [batch for _, batch in pool.batches], what=agent.log_text)
+    await wait_until(lambda: first in [batch for _, batch in pool.batches], lambda: agent.log_text)
     await pool.unassign(1)
     pool.acknowledging = True
     for batch in {batch.id: batch for _, batch in pool.batches}.values():
         await pool.ack(BatchCommitted(batch=batch.id, stored=1))
-    await until(lambda: agent.spooled() == [], 40, "the spool does not empty")
+    await wait_until(lambda: agent.spooled() == [], "the spool does not empty", within=40)
 
 
 async def test_a_refused_batch_is_put_aside_and_reported(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
@@ -166,9 +167,9 @@ async def test_a_refused_batch_is_put_aside_and_reported(pool: Pool, agent: Agen
     await pool.configure(base_checks=base_check(fleet))
     await pool.assign(1, fleet.specs[0])
     agent.start()
-    _, batch = (await until(lambda: pool.batches, what=agent.log_text))[0]
+    _, batch = (await wait_until(lambda: pool.batches, lambda: agent.log_text))[0]
     await pool.ack(BatchRefused(batch=batch.id, reason="no such version"))
-    await until(lambda: pool.status.spool.set_aside == 1, what=str(pool.status))
+    await wait_until(lambda: pool.status.spool.set_aside == 1, lambda: str(pool.status))
     assert "no such version" in agent.log_text
     assert list(agent.directory.spool.glob("v4/set-aside/*"))
 
@@ -181,12 +182,12 @@ async def test_sigterm_says_offline_within_five_seconds_and_keeps_the_spool(
     await pool.configure(base_checks=base_check(fleet))
     await pool.assign(1, fleet.specs[0])
     agent.start()
-    await until(lambda: pool.batches, what=agent.log_text)
+    await wait_until(lambda: pool.batches, lambda: agent.log_text)
     began = time.monotonic()
     agent.signal(signal.SIGTERM)
     assert await agent.ended(5) == 0
     assert time.monotonic() - began < 5
-    await until(lambda: not pool.status.online, 1, "no offline status")
+    await wait_until(lambda: not pool.status.online, "no offline status", within=1)
     assert pool.status.ts is not None, "the agent said so itself, it is not the will"
     assert agent.spooled()
 
@@ -198,12 +199,12 @@ async def test_a_restart_finds_its_assignments_in_the_kept_session(
     await pool.configure(base_checks=base_check(fleet))
     await pool.assign(1, fleet.specs[0])
     agent.start()
-    await until(lambda: pool.batches, what=agent.log_text)
+    await wait_until(lambda: pool.batches, lambda: agent.log_text)
     agent.signal(signal.SIGKILL)
     await agent.ended()
     pool.batches.clear()
     agent.start()
-    await until(lambda: pool.batches, what=agent.log_text)
+    await wait_until(lambda: pool.batches, lambda: agent.log_text)
     assert all(status.online for status in pool.statuses), "who is back within the will's delay was never gone"
 
 
@@ -219,9 +220,9 @@ async def test_two_agents_with_one_name_do_not_fight(
         def kept_away() -> list[bool]:
             return ["another agent has connected" in str(one.report()) for one in (agent, other)]
 
-        await until(lambda: any(kept_away()), 60, what=f"{agent.log_text}\n{other.log_text}")
+        await wait_until(lambda: any(kept_away()), lambda: f"{agent.log_text}\n{other.log_text}", within=60)
         away, there = (agent, other) if kept_away()[0] else (other, agent)
-        await until(lambda: (there.report() or {}).get("connected"), what=there.log_text)
+        await wait_until(lambda: (there.report() or {}).get("connected"), lambda: there.log_text)
         connections = there.log_text.count("connected to")
         await asyncio.sleep(5)  # that nothing more happens can only be seen by waiting
         assert there.report()["connected"] and there.log_text.count("connected to") == connections
@@ -230,7 +231,7 @@ async def test_two_agents_with_one_name_do_not_fight(
 
 async def test_a_second_agent_on_the_same_directory_is_refused(pool: Pool, agent: AgentProcess) -> None:
     agent.start()
-    await until(lambda: pool.status.online, what=agent.log_text)
+    await wait_until(lambda: pool.status.online, lambda: agent.log_text)
     assert agent.process is not None
     second = agent.run("monitor")
     assert second.returncode == 2
@@ -241,29 +242,29 @@ async def test_a_new_name_in_state_json_is_taken_up_and_the_old_one_says_goodbye
     pool: Pool, agent: AgentProcess, broker: Broker, fleet: Fleet, name: str
 ) -> None:
     agent.start()
-    await until(lambda: pool.status.online, what=agent.log_text)
+    await wait_until(lambda: pool.status.online, lambda: agent.log_text)
     agent.directory.state_file.write_text('{"name": "x"}')
-    await until(lambda: "going on with what was there before" in agent.log_text, what=agent.log_text)
+    await wait_until(lambda: "going on with what was there before" in agent.log_text, lambda: agent.log_text)
     other = f"other-{name}"
     async with pool_of(broker, other) as its_pool:
         agent.provision(other)
-        await until(lambda: its_pool.status.online, what=agent.log_text)
-        await until(lambda: not pool.status.online, what=agent.log_text)
+        await wait_until(lambda: its_pool.status.online, lambda: agent.log_text)
+        await wait_until(lambda: not pool.status.online, lambda: agent.log_text)
         await its_pool.forget()
 
 
 async def test_orders(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
     await pool.configure(base_checks=base_check(fleet))
     agent.start()
-    await until(pool.probing, what=agent.log_text)
+    await wait_until(pool.probing, lambda: agent.log_text)
     assert (await pool.order("ping")).ok
     assert (await pool.order("pause")).details == {"paused": True}
-    await until(lambda: "paused by an operator" in str(pool.status), what=str(pool.status))
+    await wait_until(lambda: "paused by an operator" in str(pool.status), lambda: str(pool.status))
     assert (await pool.order("resume")).ok
-    await until(pool.probing, what=str(pool.status))
+    await wait_until(pool.probing, lambda: str(pool.status))
     checks = fleet.counts(fleet.specs[0]).requests
     assert (await pool.order("recheck")).ok
-    await until(lambda: fleet.counts(fleet.specs[0]).requests > checks)
+    await wait_until(lambda: fleet.counts(fleet.specs[0]).requests > checks)
     assert (await pool.order("log-level", level="debug")).ok
     assert (await pool.order("reload")).ok
     assert (await pool.order("status")).details["online"] is True
@@ -275,7 +276,7 @@ async def test_ad_hoc_requests(pool: Pool, agent: AgentProcess, fleet: Fleet) ->
     await pool.configure(base_checks=base_check(fleet))
     early = fleet.specs[1]
     agent.start()
-    await until(pool.probing, what=agent.log_text)
+    await wait_until(pool.probing, lambda: agent.log_text)
     answer = await pool.ask("ntp", AdHocRequest(id="one", ip=early.address, port=early.port))
     assert answer.result is not None
     assert answer.result.offset == pytest.approx(0.2503, abs=0.0002)
@@ -289,14 +290,14 @@ async def test_broken_messages_change_nothing(pool: Pool, agent: AgentProcess, f
     await pool.configure(base_checks=base_check(fleet))
     await pool.assign(1, fleet.specs[0])
     agent.start()
-    await until(lambda: pool.batches, what=agent.log_text)
+    await wait_until(lambda: pool.batches, lambda: agent.log_text)
     for topic in ("config/{}", "assignments/{}/v4/7", "acks/{}/v4", "control/{}", "requests/{}/ntp"):
         for payload in (b"\xff\xfe", b"{", b"[]", b'{"id": 5, "protocols": 5}', b"[" * 50_000):
             await pool.session.publish(f"/devel/monitors/{topic.format(name)}", payload)
     for server in ("x", "9" * 500):
         await pool.session.publish(f"/devel/monitors/assignments/{name}/v4/{server}", b"{}")
     pool.batches.clear()
-    await until(lambda: pool.batches, what=agent.log_text)
+    await wait_until(lambda: pool.batches, lambda: agent.log_text)
     assert agent.process is not None and agent.process.poll() is None
 
 
@@ -305,7 +306,7 @@ async def test_status_and_version(pool: Pool, agent: AgentProcess, fleet: Fleet)
     await pool.configure(base_checks=base_check(fleet))
     await pool.assign(1, fleet.specs[0])
     agent.start()
-    await until(lambda: (agent.report() or {}).get("last_results"), what=agent.log_text)
+    await wait_until(lambda: (agent.report() or {}).get("last_results"), lambda: agent.log_text)
     said = agent.run("status")
     assert said.returncode == 0
     for words in ("running as process", "connected", "active, probing; 1 servers assigned", "server 1 (127.40.1.1)"):
@@ -320,7 +321,7 @@ async def test_status_and_version(pool: Pool, agent: AgentProcess, fleet: Fleet)
 async def test_status_finds_the_running_service(pool: Pool, agent: AgentProcess, tmp_path: Path, fleet: Fleet) -> None:
     """As somebody asks who has no state of an own, beside a unit: systemd gives only that one ``STATE_DIRECTORY``."""
     agent.start()
-    await until(lambda: (agent.report() or {}).get("connected"), what=agent.log_text)
+    await wait_until(lambda: (agent.report() or {}).get("connected"), lambda: agent.log_text)
     code = (
         "import sys, pathlib, agent.settings as s, agent.__main__ as m;"
         "s.SERVICE_STATE = pathlib.Path(sys.argv.pop(1)); m.main()"
@@ -375,12 +376,14 @@ async def test_the_broker_is_waited_for(tmp_path: Path, fresh_broker: Broker, fl
             await pool.configure(base_checks=base_check(fleet))
             await pool.assign(1, fleet.specs[0])
             agent.start()
-            await until(lambda: pool.batches, what=agent.log_text)
+            await wait_until(lambda: pool.batches, lambda: agent.log_text)
             await asyncio.to_thread(fresh_broker.stop)
-            await until(lambda: len(agent.spooled()) >= 3, 30, "measured results are not kept")
+            await wait_until(lambda: len(agent.spooled()) >= 3, "measured results are not kept", within=30)
             kept = {path.name for path in agent.spooled()}
             pool.batches.clear()
             await asyncio.to_thread(fresh_broker.start)
-            await until(lambda: pool.session.connected, what="the pool does not reconnect")
+            await wait_until(lambda: pool.session.connected, "the pool does not reconnect")
             await pool.configure(base_checks=base_check(fleet))
-            await until(lambda: not kept & {path.name for path in agent.spooled()}, 40, agent.log_text)
+            await wait_until(
+                lambda: not kept & {path.name for path in agent.spooled()}, lambda: agent.log_text, within=40
+            )

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from testbed.fixtures.agent import AgentProcess, Pool, pool_of, until
+from testbed.fixtures.agent import AgentProcess, Pool, pool_of
 from testbed.fixtures.broker import TRANSPORTS, Broker
 from testbed.tls import Certificate, LocalCa
+from testbed.waiting import wait_until
 
 NAME = "renewed.devel.mon.example"
 
@@ -55,7 +56,7 @@ def connections(agent: AgentProcess) -> int:
 
 
 async def connected(agent: AgentProcess, count: int) -> None:
-    await until(lambda: connections(agent) >= count, 40, agent.log_text)
+    await wait_until(lambda: connections(agent) >= count, lambda: agent.log_text, within=40)
 
 
 async def reconnects(agent: AgentProcess, broker: Broker) -> None:
@@ -72,16 +73,16 @@ async def test_a_certificate_that_comes_before_its_key(agent: AgentProcess, brok
     await connected(agent, 1)
     new = ca.issue("new")
     agent.directory.certificate_file.write_text(new.certificate)
-    await until(lambda: "going on with what was there before" in agent.log_text, what=agent.log_text)
+    await wait_until(lambda: "going on with what was there before" in agent.log_text, lambda: agent.log_text)
     assert connections(agent) == 1, "the connection that works stays"
-    await until(lambda: "certificates or key" in str(agent.report()["troubles"]), what=str(agent.report()))
+    await wait_until(lambda: "certificates or key" in str(agent.report()["troubles"]), lambda: str(agent.report()))
     await reconnects(agent, broker)
     assert agent.log_text.count("has changed") == 0
     write_key(agent, new)
-    await until(lambda: "has changed" in agent.log_text, what=agent.log_text)
+    await wait_until(lambda: "has changed" in agent.log_text, lambda: agent.log_text)
     await connected(agent, 3)
-    await until(lambda: pool.statuses and pool.status.online, what=agent.log_text)
-    await until(lambda: agent.report()["troubles"] == [], what=str(agent.report()))
+    await wait_until(lambda: pool.statuses and pool.status.online, lambda: agent.log_text)
+    await wait_until(lambda: agent.report()["troubles"] == [], lambda: str(agent.report()))
     assert agent.process is not None and agent.process.poll() is None
 
 
@@ -111,7 +112,7 @@ async def test_what_breaks_under_a_running_agent_ends_nothing(
              if path.is_file() and path.name not in ("lock", "status.json")}  # fmt: skip
     breaks(agent, ca_file)
     await reconnects(agent, broker)
-    await until(lambda: warning in agent.log_text, what=agent.log_text)
+    await wait_until(lambda: warning in agent.log_text, lambda: agent.log_text)
     assert "going on with " in agent.log_text
     for path, content in files.items():
         path.touch(mode=0o600)
@@ -129,8 +130,8 @@ async def test_an_agent_that_starts_in_the_middle_of_a_renewal_waits_for_the_res
     new = LocalCa().issue("new")
     agent.directory.certificate_file.write_text(new.certificate)
     agent.start()
-    await until(lambda: "key.pem: No such file" in agent.log_text, what=agent.log_text)
+    await wait_until(lambda: "key.pem: No such file" in agent.log_text, lambda: agent.log_text)
     write_key(agent, new)
-    await until(lambda: "ca.pem: no certificate or key" in agent.log_text, what=agent.log_text)
+    await wait_until(lambda: "ca.pem: no certificate or key" in agent.log_text, lambda: agent.log_text)
     ca_file.write_text(broker.process.ca.certificate)
     await connected(agent, 1)

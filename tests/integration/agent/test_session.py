@@ -17,8 +17,8 @@ from agent.login import Login
 from agent.pipeline import keep
 from agent.state import Broker, State, provision
 from schema.messages import Assignment, Batch, BatchCommitted, MonitorConfig, ProtocolConfig, Result, Status, encode
-from testbed.fixtures.agent import until
 from testbed.fixtures.wire import PatientBroker, connack, patient_broker, publish
+from testbed.waiting import wait_until
 
 NAME = "wire.devel.mon.example"
 STATUS = f"/devel/monitors/status/{NAME}/status"
@@ -75,7 +75,9 @@ def acknowledge(broker: PatientBroker) -> int:
 
 async def connected(broker: PatientBroker, count: int = 1) -> None:
     """Returns when the agent has said that it is online on its ``count``th connection."""
-    await until(lambda: len(broker.connections) == count and broker.last.payloads(STATUS), 30, "not connected")
+    await wait_until(
+        lambda: len(broker.connections) == count and broker.last.payloads(STATUS), "not connected", within=30
+    )
 
 
 async def test_the_last_will_says_offline_and_is_retained(tmp_path: Path) -> None:
@@ -106,7 +108,7 @@ async def test_the_end_in_order_is_said_and_a_mere_reconnection_is_not(tmp_path:
                 await connected(broker, 1 if says_goodbye else 2)
             said = msgspec.json.decode(broker.last.payloads(STATUS)[-1], type=Status)
             assert said.online is not says_goodbye
-            await until(lambda: broker.last.over)
+            await wait_until(lambda: broker.last.over)
             assert broker.last.heard[-1].kind == 14, "DISCONNECT, so that no will is sent"
 
 
@@ -116,7 +118,7 @@ async def test_who_only_passes_by_leaves_no_will_and_no_session(tmp_path: Path) 
         parts = {"clock watch": passing.monitor.watch_clock()}
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(passing.monitor.serve(parts, passing.ends, lambda: False))
-            await until(lambda: passing.monitor.session.connected)
+            await wait_until(lambda: passing.monitor.session.connected)
             passing.ends.set()
         assert broker.last.connect.will is None
         assert broker.last.connect.clean_start
@@ -130,13 +132,13 @@ async def test_assignments_are_kept_as_long_as_the_session_is(tmp_path: Path, ke
         async with running.at_work():
             await connected(broker)
             assign(broker, 7)
-            await until(lambda: len(running.line.prober.assignments) == 1)
+            await wait_until(lambda: len(running.line.prober.assignments) == 1)
             broker.last.peer.close()
             await connected(broker, 2)
             assert running.line.prober.assignments.ids() == ([7] if kept else [])
             assert (running.line.prober._schedule.next_due() is not None) is kept
             assign(broker, 8)
-            await until(lambda: 8 in running.line.prober.assignments.ids())
+            await wait_until(lambda: 8 in running.line.prober.assignments.ids())
             assert running.line.prober.assignments.ids() == ([7, 8] if kept else [8])
 
 
@@ -149,11 +151,11 @@ async def test_a_batch_is_sent_again_at_once_when_the_broker_has_lost_the_sessio
         async with running.at_work():
             await connected(broker)
             running.add_results(1)
-            await until(lambda: broker.last.payloads(RESULTS))
+            await wait_until(lambda: broker.last.payloads(RESULTS))
             broker.last.peer.close()
             await connected(broker, 2)
             if not kept:
-                await until(lambda: broker.last.payloads(RESULTS))
+                await wait_until(lambda: broker.last.payloads(RESULTS))
             else:
                 assert broker.last.payloads(RESULTS) == []
 
@@ -191,7 +193,7 @@ async def test_batches_are_as_small_as_the_broker_wants_them(tmp_path: Path) -> 
                 batches = [msgspec.json.decode(payload, type=Batch) for payload in sizes]
                 return sorted(result.server_id for batch in batches for result in batch.results)
 
-            await until(lambda: len(arrived()) >= 50 and not len(running.line.spool))
+            await wait_until(lambda: len(arrived()) >= 50 and not len(running.line.spool))
             assert arrived() == list(range(1, 51))
         assert max(sizes.values()) <= 2_000
         assert len(broker.connections) == 1
@@ -211,14 +213,16 @@ async def test_a_batch_that_is_too_large_waits_and_stops_no_other(
         async with running.at_work():
             await connected(broker)
             running.add_results(1)
-            await until(lambda: acknowledge(broker) == 1)
-            await until(lambda: list(spool) == [number])
+            await wait_until(lambda: acknowledge(broker) == 1)
+            await wait_until(lambda: list(spool) == [number])
             assert running.line.sender.trouble == "1 batches are larger than the broker takes"
             assert "it waits in the spool for a broker that takes it" in caplog.text
             assert len(broker.connections) == 1, "it was not sent"
             broker.last.peer.close()
-            await until(lambda: len(broker.connections) == 2 and broker.last.payloads(RESULTS) == [payload], 30)
-            await until(lambda: acknowledge(broker) and not len(spool))
+            await wait_until(
+                lambda: len(broker.connections) == 2 and broker.last.payloads(RESULTS) == [payload], within=30
+            )
+            await wait_until(lambda: acknowledge(broker) and not len(spool))
             assert running.line.sender.trouble is None
 
 
@@ -229,8 +233,8 @@ async def test_a_broker_that_retains_nothing_and_knows_only_qos_0_is_served_as_i
         async with running.at_work():
             await connected(broker, 3)
             running.add_results(1)
-            await until(lambda: acknowledge(broker))
-            await until(lambda: not len(running.line.spool))
+            await wait_until(lambda: acknowledge(broker))
+            await wait_until(lambda: not len(running.line.spool))
         assert {(sent.qos, sent.retain) for sent in broker.last.published} == {(0, False)}
 
 
@@ -242,9 +246,9 @@ async def test_configuration_that_is_broken_leaves_the_one_before(tmp_path: Path
         async with running.at_work():
             await connected(broker)
             broker.last.peer.say(publish(topic, encode(config), 1, retain=True))
-            await until(lambda: running.line.prober.config is not None)
+            await wait_until(lambda: running.line.prober.config is not None)
             broker.last.peer.say(publish(topic, b"{", 2, retain=True))
-            await until(lambda: running.kept.counters.messages_refused == 1)
+            await wait_until(lambda: running.kept.counters.messages_refused == 1)
             assert running.line.prober.config == config.protocols["v4"]
 
 
@@ -256,9 +260,9 @@ async def test_an_assignment_that_cannot_be_read_is_none(tmp_path: Path, broken:
         async with running.at_work():
             await connected(broker)
             assign(broker, 7)
-            await until(lambda: running.line.prober.assignments.ids() == [7])
+            await wait_until(lambda: running.line.prober.assignments.ids() == [7])
             broker.last.peer.say(publish(f"/devel/monitors/assignments/{NAME}/v4/7".encode(), broken, 2, retain=True))
-            await until(lambda: running.line.prober.assignments.ids() == [])
+            await wait_until(lambda: running.line.prober.assignments.ids() == [])
             assert running.kept.counters.messages_refused == 1
 
 
@@ -282,7 +286,7 @@ async def test_a_level_that_an_operator_has_set_survives_a_configuration_that_sa
             ):
                 config = MonitorConfig(log_level=level, protocols={})  # type: ignore[arg-type]  # it is one of them
                 broker.last.peer.say(publish(topic, encode(config), number, retain=True))
-                await until(lambda number=number: puback(broker, number))
+                await wait_until(lambda number=number: puback(broker, number))
                 assert logging.getLogger().level == expected
                 if number == 1:
                     logging.getLogger().setLevel(logging.DEBUG)  # as the order log-level does

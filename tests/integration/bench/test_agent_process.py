@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from testbed.fixtures.patience import PATIENCE
 from testbed.paths import CHECKOUT
+from testbed.waiting import PATIENCE, block_until
 
 # So many that one of them is due every second.
 SHORT = ["--minutes", "0.05", "--assignments", "500", "--project-environment"]
@@ -57,10 +56,10 @@ def test_it_prints_what_it_measured_of_an_agent_that_works(tmp_path: Path) -> No
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_no_process_and_no_file(tmp_path: Path, number: signal.Signals) -> None:
     with start(tmp_path, *LONG) as program:
-        deadline = time.monotonic() + PATIENCE
-        while len(processes_of(tmp_path)) < 3:  # broker, NTP servers, agent
-            assert program.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
+        block_until(
+            lambda: program.poll() is not None or len(processes_of(tmp_path)) >= 3, "broker, NTP servers, agent"
+        )
+        assert program.poll() is None
         program.send_signal(number)
         _, error = program.communicate(timeout=PATIENCE)
     assert (program.returncode, error) == (130, "bench: interrupted\n")

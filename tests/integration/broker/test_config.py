@@ -20,9 +20,10 @@ from schema.names import Environment
 from schema.topics import Topics
 from testbed.broker import LocalBroker
 from testbed.fixtures.broker import Broker
-from testbed.fixtures.mqtt import MqttClient, Refused, signed, user_properties, wait_until
+from testbed.fixtures.mqtt import MqttClient, Refused, signed, user_properties
 from testbed.paths import CHECKOUT
 from testbed.ports import free_port
+from testbed.waiting import block_until
 
 CONFIG = CHECKOUT / "broker-config"
 ENVIRONMENTS = get_args(Environment)
@@ -189,7 +190,7 @@ def test_a_websocket_client_is_disconnected_when_its_token_expires_or_its_key_go
     stays.wait_lost(5)
     installed.broker.rotate(old, None)
     installed.broker.sighup()
-    wait_until(lambda: installed.broker.log_text().count("tokens are checked") >= 3)
+    block_until(lambda: installed.broker.log_text().count("tokens are checked") >= 3)
     websocket("stays").close()
     stays.close()
     expires.close()
@@ -335,7 +336,7 @@ class FewConnections(LocalBroker):
 def test_a_listener_that_is_full_takes_nobody_and_leaves_the_others_alone() -> None:
     with Broker(kind=FewConnections) as broker, ExitStack() as sockets:
         idle = [sockets.enter_context(socket.create_connection(("127.0.0.1", broker.port), timeout=10)) for _ in "123"]
-        wait_until(lambda: broker.log_text().count("New connection") == 3)
+        block_until(lambda: broker.log_text().count("New connection") == 3)
         with pytest.raises(Refused):
             agent(broker).connect()
         assert "denied: max_connections exceeded" in broker.log_text()
@@ -351,4 +352,4 @@ def test_a_listener_that_is_full_takes_nobody_and_leaves_the_others_alone() -> N
                 return False
             return True
 
-        wait_until(is_let_in)
+        block_until(is_let_in)

@@ -17,7 +17,8 @@ from auth.tokens import Role
 from schema.topics import Topics
 from testbed.fixtures.broker import SANITIZE, Broker
 from testbed.fixtures.clock import ClockedBroker
-from testbed.fixtures.mqtt import MqttClient, Refused, Will, signed, wait_until
+from testbed.fixtures.mqtt import MqttClient, Refused, Will, signed
+from testbed.waiting import block_until
 
 TOPICS = Topics("test")
 NAME = "bounds1-x.test.mon.example"
@@ -68,7 +69,7 @@ def test_nor_by_its_will(broker: Broker, delay: int) -> None:
             monitor(broker, will=Will(topic, "gone", delay, retain=True)).connect().vanish()
             if topic in ELSEWHERE:
                 refused = f"the will of {NAME} on {topic} is refused"
-                wait_until(lambda refused=refused: refused in broker.log_text())  # type: ignore[misc]
+                block_until(lambda refused=refused: refused in broker.log_text())  # type: ignore[misc]
         assert [message.payload for message in watch.receive()] == [b"gone"]
         assert watch.subscribe(f"/test/monitors/+/{NAME}/+")
         assert {m.topic for m in watch.receive() if m.retain} == {TOPICS.status(NAME)}
@@ -122,7 +123,7 @@ def test_a_message_or_a_will_of_qos_2_is_refused(broker: Broker, role: Role) -> 
             sender.send(topic, "twice", qos=2)
             assert sender.is_alive()
         eve(Will(topic, "twice", qos=2)).connect().vanish()
-        wait_until(lambda: f"the will of {name} on {topic} is refused" in broker.log_text())
+        block_until(lambda: f"the will of {name} on {topic} is refused" in broker.log_text())
         watch.publish(topic, "once")
         assert [(m.payload, m.qos) for m in watch.receive()] == [(b"once", 1)]
 
@@ -214,23 +215,23 @@ def test_sessions_that_are_kept_count_until_they_end(fresh_broker: Broker) -> No
     assert not lets_in(monitor(fresh_broker, f"{NAME}/8", keep=600))
     # A session that its owner gives up makes room.
     monitor(fresh_broker, f"{NAME}/0").connect().close()
-    wait_until(lambda: lets_in(monitor(fresh_broker, f"{NAME}/8")))
+    block_until(lambda: lets_in(monitor(fresh_broker, f"{NAME}/8")))
 
 
 def test_sessions_whose_will_is_still_to_come_count(fresh_broker: Broker) -> None:
     for number in range(8):
         will = Will(TOPICS.status(NAME), "gone", delay=600)
         monitor(fresh_broker, f"{NAME}/{number}", will=will).connect().vanish()
-    wait_until(lambda: fresh_broker.vanished() == 8)
+    block_until(lambda: fresh_broker.vanished() == 8)
     for _ in range(3):
         assert not lets_in(monitor(fresh_broker, f"{NAME}/8"))
 
 
 def test_sessions_that_have_ended_do_not_count(fresh_broker: Broker) -> None:
     for number in range(300):
-        wait_until(lambda number=number: lets_in(server(fresh_broker, f"ingest/{number}")))  # type: ignore[misc]
+        block_until(lambda number=number: lets_in(server(fresh_broker, f"ingest/{number}")))  # type: ignore[misc]
     for number in range(30):
-        wait_until(lambda number=number: lets_in(monitor(fresh_broker, f"{NAME}/{number}")))  # type: ignore[misc]
+        block_until(lambda number=number: lets_in(monitor(fresh_broker, f"{NAME}/{number}")))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("role", [role for role in Role if role is not Role.MONITOR])
@@ -271,7 +272,7 @@ def test_a_session_is_kept_for_two_days_whatever_its_owner_asked_for(clocked_bro
     forever = 2**32 - 1
     for number, keep in enumerate((24 * 3600, forever)):
         monitor(clocked_broker, f"{NAME}/{number}", keep=keep).connect().close()
-    wait_until(lambda: clocked_broker.log_text().count("disconnected.") == 2)
+    block_until(lambda: clocked_broker.log_text().count("disconnected.") == 2)
     day = 24 * 3600
     for ahead, ended in ((day - 60, set()), (day + 60, {0}), (2 * day - 60, {0}), (2 * day + 60, {0, 1})):
         clocked_broker.set_ahead(ahead)
@@ -280,7 +281,7 @@ def test_a_session_is_kept_for_two_days_whatever_its_owner_asked_for(clocked_bro
             found = re.findall(rf"Expiring client {re.escape(NAME)}/(\d) due to timeout", clocked_broker.log_text())
             return {int(number) for number in found}
 
-        wait_until(lambda ended=ended: expired() >= ended)  # type: ignore[misc]
+        block_until(lambda ended=ended: expired() >= ended)  # type: ignore[misc]
         assert expired() == ended
 
 
@@ -338,7 +339,7 @@ def test_who_has_all_its_subscriptions_keeps_them_when_its_token_expires(broker:
 def test_who_does_not_finish_its_connect_is_disconnected(clocked_broker: ClockedBroker, beginning: bytes) -> None:
     with socket.create_connection(("127.0.0.1", clocked_broker.port), timeout=10) as idle:
         idle.sendall(beginning)
-        wait_until(lambda: "New connection from 127.0.0.1" in clocked_broker.log_text())
+        block_until(lambda: "New connection from 127.0.0.1" in clocked_broker.log_text())
         with monitor(clocked_broker) as joe:
             assert joe.is_alive()
         idle.setblocking(False)

@@ -13,7 +13,8 @@ from auth.tokens import Role
 from schema.topics import Topics
 from testbed.broker import LocalBroker
 from testbed.fixtures.broker import PLUGIN_SOURCE, Broker
-from testbed.fixtures.mqtt import MqttClient, Refused, Will, signed, wait_until
+from testbed.fixtures.mqtt import MqttClient, Refused, Will, signed
+from testbed.waiting import block_until
 
 TOPICS = Topics("test")
 NAME = "expiry1-x.test.mon.example"
@@ -80,7 +81,7 @@ def test_a_client_that_renews_in_time_is_not_disconnected(broker: Broker) -> Non
         expires = time.time() + 2
         first.subscribe(TOPICS.config(NAME))
         with monitor(broker, keep=600) as renewed:
-            wait_until(lambda: time.time() > expires + 1.5, step=0.1)
+            block_until(lambda: time.time() > expires + 1.5)
             server.publish(TOPICS.config(NAME), "still here")
             assert [message.payload for message in renewed.receive()] == [b"still here"]
         first.vanish()
@@ -125,7 +126,7 @@ def test_nobody_stays_where_tokens_would_not_expire(tmp_path: Path) -> None:
         with suppress(Refused):
             eve.connect()
         # 2.0.11 never ticks then; newer ones do, and end the connection.
-        wait_until(
+        block_until(
             lambda: "eve is disconnected: the token has expired" in broker.log_text() or logins_are_refused(), step=0.2
         )
         eve.close()

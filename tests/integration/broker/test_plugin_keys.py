@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from auth.tokens import SigningKey, load_key
 from testbed.broker import BrokerUnavailable, render
 from testbed.fixtures.broker import Broker
-from testbed.fixtures.mqtt import MqttClient, Refused, signed, wait_until
+from testbed.fixtures.mqtt import MqttClient, Refused, signed
+from testbed.waiting import block_until
 
 
 def new_secret() -> SigningKey:
@@ -41,7 +42,7 @@ def reloaded(broker: Broker) -> None:
         log = broker.log_text()
         return log.count("jwt-auth: tokens are checked") + log.count("stay in use") > before
 
-    wait_until(done)
+    block_until(done)
 
 
 @pytest.mark.parametrize("new_key", [new_secret, new_pair])
@@ -105,7 +106,7 @@ def test_sessions_without_connection_survive_reloads(fresh_broker: Broker) -> No
     with agent(signed(old, subs=["/test/#"])) as first:
         first.subscribe("/test/x")
     others()
-    wait_until(lambda: fresh_broker.log_text().count("disconnected.") == 6)
+    block_until(lambda: fresh_broker.log_text().count("disconnected.") == 6)
     before = len(fresh_broker.log_text())
     for previous in (old, None, None):
         fresh_broker.rotate(new, previous)
@@ -119,7 +120,7 @@ def test_sessions_without_connection_survive_reloads(fresh_broker: Broker) -> No
         assert returned.session_present
     reloaded(fresh_broker)
     with MqttClient(fresh_broker.port, "watch", signed(new, "watch")) as watch:
-        wait_until(lambda: fresh_broker.log_text().count("Expiring client") >= 5, step=0.1)
+        block_until(lambda: fresh_broker.log_text().count("Expiring client") >= 5)
         assert watch.is_alive()
 
 

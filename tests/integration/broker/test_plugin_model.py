@@ -9,12 +9,13 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from auth.tokens import load_key
 from testbed.fixtures.broker import build_plugin
+from testbed.random_inputs import examples
 
 REMEMBERED_SECONDS = 3 * 24 * 3600
 LOOK_SECONDS = 3600
@@ -71,7 +72,7 @@ def ask(harness: Harness) -> Ask:
 
 
 # As many examples as the profile says. The harness is one for all of them.
-checked = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+checked = examples(100, suppress=[HealthCheck.function_scoped_fixture])
 
 
 def yes(answer: str) -> bool:
@@ -456,7 +457,7 @@ class Table(RuleBasedStateMachine):
 
 
 def test_the_table_of_grants() -> None:
-    run_state_machine_as_test(Table, settings=settings(max_examples=20, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(Table, settings=examples(20, stateful_step_count=30))
 
 
 def test_a_session_is_looked_for_soon_after_its_client_has_left_and_then_every_hour() -> None:

@@ -5,7 +5,8 @@ import pytest
 from auth.tokens import Role
 from schema.topics import Topics
 from testbed.fixtures.broker import Broker
-from testbed.fixtures.mqtt import MqttClient, Will, signed, wait_until
+from testbed.fixtures.mqtt import MqttClient, Will, signed
+from testbed.waiting import block_until
 
 TOPICS = Topics("test")
 NAME = "sessions1-x.test.mon.example"
@@ -119,7 +120,7 @@ def test_a_will_is_sent_after_the_connection_is_gone_and_only_where_its_owner_ma
             monitor(broker, will=Will(topic, "gone", delay), keep=keep).connect().vanish()
         assert [message.topic for message in listener.receive()] == [TOPICS.status(NAME)]
     if delay == 0:
-        wait_until(lambda: f"the will of {NAME} on {TOPICS.config(NAME)} is refused" in broker.log_text())
+        block_until(lambda: f"the will of {NAME} on {TOPICS.config(NAME)} is refused" in broker.log_text())
     monitor(broker).connect().close()
 
 
@@ -156,10 +157,10 @@ def test_nobody_gives_an_order_by_a_will(broker: Broker, topic: str, delay: int)
         taken = admin(broker, "joe/taken", will=Will(topic, "order", user_properties=forged)).connect()
         admin(broker, "joe/taken").connect().close()
         taken.vanish()
-        wait_until(lambda: f"the will of joe/taken on {topic} is refused" in broker.log_text())
+        block_until(lambda: f"the will of joe/taken on {topic} is refused" in broker.log_text())
         if delay:
             # The broker looks after delayed wills once a second.
-            wait_until(lambda: f"the will of joe/sessions on {topic} is refused" in broker.log_text())
+            block_until(lambda: f"the will of joe/sessions on {topic} is refused" in broker.log_text())
         with admin(broker, "joe/last") as last:
             last.publish(topic, "last")
         assert [message.payload for message in listener.receive()] == [b"last"]

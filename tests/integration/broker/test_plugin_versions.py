@@ -18,8 +18,9 @@ from auth.tokens import Role, load_key
 from schema.topics import Topics
 from testbed.broker import BrokerUnavailable, LocalBroker
 from testbed.fixtures.broker import SANITIZE, Broker
-from testbed.fixtures.mqtt import MqttClient, signed, user_properties, wait_until
+from testbed.fixtures.mqtt import MqttClient, signed, user_properties
 from testbed.ports import ADDRESS, free_port
+from testbed.waiting import block_until
 
 CONTROL = Topics("test").service_control("scorer")
 
@@ -95,7 +96,7 @@ def test_reloads_and_orders_in_turn_leave_the_broker_running(fresh_broker: Broke
         worker.subscribe(CONTROL)
         for count in range(1, 6):
             fresh_broker.sighup()
-            wait_until(lambda count=count: fresh_broker.log_text().count("tokens are checked") > count)  # type: ignore[misc]
+            block_until(lambda count=count: fresh_broker.log_text().count("tokens are checked") > count)  # type: ignore[misc]
             admin.publish(CONTROL, "{}", props={"UserProperty": [("sender", "eve")]})
             assert user_properties(worker.receive()[0]) == [("sender", "ann")]
     assert "rror" not in fresh_broker.log_text()
@@ -161,12 +162,12 @@ def test_a_websocket_session_that_is_away_survives_reloads(websockets_broker: Br
     for number in range(5):
         with agent(number) as first:
             first.subscribe("/test/x")
-    wait_until(lambda: websockets_broker.log_text().count("joe/") >= 10)
+    block_until(lambda: websockets_broker.log_text().count("joe/") >= 10)
     before = len(websockets_broker.log_text())
     for count in range(2, 5):
         websockets_broker.rotate(load_key("n" * 64), None)
         websockets_broker.sighup()
-        wait_until(lambda count=count: websockets_broker.log_text().count("tokens are checked") >= count)  # type: ignore[misc]
+        block_until(lambda count=count: websockets_broker.log_text().count("tokens are checked") >= count)  # type: ignore[misc]
     for number in range(5):
         with agent(number) as returned:
             assert returned.session_present

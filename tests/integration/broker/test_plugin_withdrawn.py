@@ -13,8 +13,9 @@ from auth.tokens import Role, SigningKey, load_key, sign
 from schema.topics import Topics, shared
 from testbed.fixtures.broker import Broker
 from testbed.fixtures.clock import ClockedBroker
-from testbed.fixtures.mqtt import MqttClient, Refused, Will, signed, wait_until
+from testbed.fixtures.mqtt import MqttClient, Refused, Will, signed
 from testbed.paths import CHECKOUT
+from testbed.waiting import block_until
 
 TOPICS = Topics("test")
 NAME = "withdrawn1-x.test.mon.example"
@@ -35,7 +36,7 @@ def reload_with(broker: Broker, key: SigningKey, previous: SigningKey | None = N
     count = broker.log_text().count("tokens are checked")
     broker.rotate(key, previous)
     broker.sighup()
-    wait_until(lambda: broker.log_text().count("tokens are checked") > count)
+    block_until(lambda: broker.log_text().count("tokens are checked") > count)
 
 
 def results_for(worker: MqttClient, broker: Broker, key: SigningKey, count: int = 20) -> list[int]:
@@ -72,13 +73,13 @@ def test_a_delayed_will_is_not_sent_when_its_key_is_withdrawn(
         client(broker, stolen, NAME, will=forged, keep=keep).connect().vanish()
         honest = Will("/test/withdrawn/honest", "honest", delay=60)
         client(broker, new, "joe", will=honest, keep=keep).connect().vanish()
-        wait_until(lambda: broker.vanished() == 3)
+        block_until(lambda: broker.vanished() == 3)
         reload_with(broker, new)
         broker.set_ahead(75)
         assert [message.payload for message in watch.receive()] == [b"honest"]
         for name in ("eve", NAME):
             refused = f"the will of {name} on {TOPICS.status(NAME)} is refused"
-            wait_until(lambda refused=refused: refused in broker.log_text())  # type: ignore[misc]
+            block_until(lambda refused=refused: refused in broker.log_text())  # type: ignore[misc]
 
 
 def test_nor_is_the_will_of_a_connection_that_is_ended(fresh_broker: Broker) -> None:
@@ -100,7 +101,7 @@ def test_nor_when_the_owner_takes_the_session_over(fresh_broker: Broker) -> None
     stolen, new = fresh_broker.key, new_key()
     forged = Will(TOPICS.status(NAME), "forged", delay=600)
     client(fresh_broker, stolen, NAME, keep=900, will=forged).connect().vanish()
-    wait_until(lambda: fresh_broker.vanished() == 1)
+    block_until(lambda: fresh_broker.vanished() == 1)
     reload_with(fresh_broker, new)
     with client(fresh_broker, new, "watch") as watch:
         assert watch.subscribe(TOPICS.status(NAME))
@@ -139,7 +140,7 @@ def test_a_share_of_a_group_never_outlives_its_connection(fresh_broker: Broker, 
             assert other.subscribe(SHARE)
             assert other.subscribe(TOPICS.status(NAME))
             getattr(other, way)()
-        wait_until(lambda: fresh_broker.vanished() + fresh_broker.log_text().count("disconnected.") == 3)
+        block_until(lambda: fresh_broker.vanished() + fresh_broker.log_text().count("disconnected.") == 3)
         # The plugin looks within a turn of the broker's loop; results_for() takes longer than that to log in.
         assert results_for(worker, fresh_broker, fresh_broker.key) == list(range(20))
         worker.publish(TOPICS.status(NAME), "kept")
@@ -300,7 +301,7 @@ def test_no_key_and_no_token_reaches_the_log_wherever_a_client_puts_it(fresh_bro
             with pytest.raises(Refused):
                 MqttClient(fresh_broker.port, name, f"{token}x", client_id=client_id).connect()
         MqttClient(fresh_broker.port, "joe", token, client_id="joe").connect().close()
-    wait_until(lambda: fresh_broker.log_text().count("on (not shown) is refused") == len(quoted))
+    block_until(lambda: fresh_broker.log_text().count("on (not shown) is refused") == len(quoted))
     log = fresh_broker.log_text()
     assert log.count("may not subscribe to (not shown)") == len(quoted)
     assert [line for line in log.splitlines() if any(mark in line for mark in marks)] == []

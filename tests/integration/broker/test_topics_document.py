@@ -19,8 +19,8 @@ from schema.asyncapi.examples import NAME
 from schema.messages import AdHocRequest, ControlAnswer, decode, encode
 from schema.topics import ANY, Topics
 from testbed.fixtures.broker import Broker
-from testbed.fixtures.patience import PATIENCE
 from testbed.paths import CHECKOUT
+from testbed.waiting import PATIENCE, wait_until
 
 TEXT = (CHECKOUT / "docs" / "topics.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^mosquitto_(?:sub|pub|rr) .*$", TEXT, re.MULTILINE)
@@ -141,9 +141,7 @@ async def test_an_order_arrives_is_understood_and_answered(
     async with workers(broker, heard):
         more = ["-W", "10"] if command.startswith("mosquitto_rr") else []
         done = await asyncio.to_thread(run, command, environment, *more)
-        async with asyncio.timeout(PATIENCE):
-            while not heard:
-                await asyncio.sleep(0.01)
+        await wait_until(lambda: heard)
     assert (done.returncode, done.stderr) == (0, "")
     [(topic, answer)] = heard
     assert topic in command

@@ -8,8 +8,8 @@ from runtime.mqtt.session import Incoming
 from runtime.worker import take_commands
 from schema.messages import ControlCommand, encode
 from testbed.fixtures.broker import Broker
-from testbed.fixtures.patience import PATIENCE
 from testbed.fixtures.running_ingest import TOPICS, new_worker
+from testbed.waiting import PATIENCE
 
 
 async def test_an_order_is_for_now_and_not_for_whoever_comes_later(sqlite_engine: Engine, broker: Broker) -> None:

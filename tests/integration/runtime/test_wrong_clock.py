@@ -22,9 +22,9 @@ from schema.messages import Batch, BatchCommitted, Result, Status
 from schema.tables import log_scores, monitor_presence, monitors, result_batches
 from testbed.fixtures.batches import new_batch
 from testbed.fixtures.broker import Broker
-from testbed.fixtures.patience import PATIENCE
 from testbed.fixtures.running_ingest import connected_monitor, new_worker, until
 from testbed.fixtures.world import add_monitor, add_pair, add_server
+from testbed.waiting import PATIENCE
 
 
 class WrongTime:

@@ -1,7 +1,6 @@
 """The scorer as a worker: it finds what is due by itself, takes orders, and tells its numbers."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
@@ -28,6 +27,7 @@ from schema.tables import log_scores, scoring_queue, servers
 from schema.topics import Topics
 from scorer import worker as scorer_worker
 from testbed.fixtures.world import add_log_score, add_monitor, add_pair, add_server, monitor_name
+from testbed.waiting import wait_until
 
 NOW = datetime(2026, 1, 2, 12, 0, 0)
 SOON = 10.0
@@ -102,10 +102,7 @@ def scores(engine: Engine) -> list[float]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SOON
-    while not await asyncio.to_thread(condition):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.01)
+    await wait_until(lambda: asyncio.to_thread(condition), within=SOON)
 
 
 async def order(worker: Worker, **fields: Any) -> ControlAnswer:

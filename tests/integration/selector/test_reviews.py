@@ -20,9 +20,9 @@ from schema.tables import assignment_changes, log_scores, monitors, server_score
 from selector import reviews as reviews_module
 from selector.reviews import BATCH, Reviewed, review_due, review_server, rule_settings
 from selector.rules.model import PairStatus, Review
-from testbed.fixtures.patience import PATIENCE
 from testbed.fixtures.selector import add_results, pair_statuses, set_presence, unique
 from testbed.fixtures.world import add_monitor, add_pair, add_scorer, add_server
+from testbed.waiting import PATIENCE
 
 NOW = datetime(2026, 1, 2, 12, 0, 0, 250_000, tzinfo=UTC)
 DUE = datetime(2026, 1, 2, 12, 0, 0)

@@ -13,9 +13,10 @@ from auth.tokens import load_key
 from testbed import broker as broker_module
 from testbed.broker import BrokerUnavailable, LocalBroker, find_parts
 from testbed.fixtures.broker import Broker, build_plugin, require_address
-from testbed.fixtures.mqtt import MqttClient, Refused, signed, wait_until
+from testbed.fixtures.mqtt import MqttClient, Refused, signed
 from testbed.ports import ADDRESS, ADDRESS_V6, free_port, loopback_addresses
 from testbed.tls import LocalCa
+from testbed.waiting import block_until
 
 KEY = load_key("k" * 48)
 
@@ -115,10 +116,10 @@ def test_it_shows_another_certificate_when_it_is_told_to(local: LocalBroker) -> 
         assert shown() == local.certificate.certificate
         local.show(other)
         local.reload()
-        wait_until(lambda: shown() == other.certificate)
+        block_until(lambda: shown() == other.certificate)
         local.show(local.certificate)
         local.reload()
-        wait_until(lambda: shown() == local.certificate.certificate)
+        block_until(lambda: shown() == local.certificate.certificate)
 
 
 def test_a_port_that_is_taken_is_said(local: LocalBroker, broker: Broker) -> None:
@@ -146,7 +147,7 @@ def test_a_broker_that_dies_is_noticed(local: LocalBroker) -> None:
         assert local.process is not None
         local.process.send_signal(signal.SIGKILL)
         process = local.process
-        wait_until(lambda: process.poll() is not None)
+        block_until(lambda: process.poll() is not None)
 
 
 def test_ports_are_never_those_of_outgoing_connections() -> None:

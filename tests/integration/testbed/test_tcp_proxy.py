@@ -10,9 +10,9 @@ import pytest
 
 from testbed import tcp_proxy
 from testbed.fixtures.broker import require_address
-from testbed.fixtures.patience import PATIENCE
 from testbed.ports import ADDRESS_V6
 from testbed.tcp_proxy import Direction, TcpProxy
+from testbed.waiting import PATIENCE, wait_until
 
 SILENCE = 0.15
 
@@ -46,7 +46,7 @@ async def target() -> AsyncIterator[int]:
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         yield server.sockets[0].getsockname()[1]
-        await until(lambda: open_connections == 0)
+        await wait_until(lambda: open_connections == 0)
 
 
 @pytest.fixture
@@ -84,12 +84,6 @@ async def best_of_five(work: Callable[[], Awaitable[object]]) -> float:
     return min(took)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 async def test_what_goes_in_comes_out(proxy: TcpProxy) -> None:
     sent = os.urandom(3_000_000)
     async with connected(proxy) as (reader, writer):
@@ -104,7 +98,7 @@ async def test_what_goes_in_comes_out(proxy: TcpProxy) -> None:
             received = group.create_task(reader.read())
     assert hashlib.sha256(received.result()).digest() == hashlib.sha256(sent).digest()
     assert proxy.octets(Direction.TO_TARGET) == proxy.octets(Direction.TO_CLIENT) == len(sent)
-    await until(lambda: proxy.active == 0)
+    await wait_until(lambda: proxy.active == 0)
     assert proxy.connections == 1
 
 
@@ -131,7 +125,7 @@ async def test_one_direction_can_be_slow(proxy: TcpProxy) -> None:
         for number in range(1, 6):
             started = loop.time()
             streams[1].write(b"x")
-            await until(lambda number=number: proxy.octets(Direction.TO_TARGET) == number)  # type: ignore[misc]
+            await wait_until(lambda number=number: proxy.octets(Direction.TO_TARGET) == number)  # type: ignore[misc]
             there.append(loop.time() - started)
             await streams[0].readexactly(1)
             assert loop.time() - started >= 0.3
@@ -157,7 +151,7 @@ async def test_slices_arrive_piece_by_piece_and_complete(size: int) -> None:
         proxy.slice(size)
         async with connected(proxy) as (_, writer):
             writer.write(sent)
-            await until(lambda: sum(map(len, pieces)) == len(sent))
+            await wait_until(lambda: sum(map(len, pieces)) == len(sent))
     assert b"".join(pieces) == sent
     # Two slices may be read at once, when the second was written before the first was looked for.
     assert max(map(len, pieces)) <= (2 * size or len(sent))

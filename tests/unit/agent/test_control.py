@@ -9,6 +9,7 @@ import pytest
 from agent.control import ControlCommands
 from runtime.mqtt.session import Incoming
 from schema.messages import ControlAnswer, Status, decode
+from testbed.waiting import wait_until
 
 NAME = "a.devel.mon.example"
 
@@ -55,9 +56,7 @@ def order(command: str, *, retain: bool = False, number: int = 0) -> Incoming:
 
 async def carry_out(commands: ControlCommands, session: Any, answers: int) -> None:
     running = asyncio.create_task(commands.run(session))
-    async with asyncio.timeout(5):
-        while len(session.published) < answers:
-            await asyncio.sleep(0)
+    await wait_until(lambda: len(session.published) >= answers, lambda: str(session.published), within=5)
     running.cancel()
 
 
@@ -99,12 +98,8 @@ async def test_an_answer_that_fails_ends_nothing(commands: ControlCommands) -> N
     session.error = ValueError("no topic")
     commands.on_message(order("pause"))
     running = asyncio.create_task(commands.run(session))  # type: ignore[arg-type]
-    async with asyncio.timeout(5):
-        while not commands.paused:
-            await asyncio.sleep(0)
+    await wait_until(lambda: commands.paused, within=5)
     session.error = None
     commands.on_message(order("ping"))
-    async with asyncio.timeout(5):
-        while not session.published:
-            await asyncio.sleep(0)
+    await wait_until(lambda: session.published, within=5)
     running.cancel()

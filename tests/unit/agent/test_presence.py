@@ -13,6 +13,7 @@ from agent.status import Presence, report_changes
 from runtime.mqtt.session import NotConnected, PublishRefused
 from schema.limits import STATUS_REFRESH
 from schema.messages import ProtocolState, SpoolState, Status
+from testbed.waiting import wait_until
 
 
 class Pool:
@@ -29,10 +30,7 @@ class Pool:
         self.said.append(status)
 
     async def until(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 5
-        while not condition():
-            assert time.monotonic() < deadline, self.said
-            await asyncio.sleep(0.002)
+        await wait_until(condition, lambda: str(self.said), within=5)
 
 
 async def test_presence() -> None:
@@ -81,8 +79,7 @@ async def test_reports_follow_changes_but_not_each_one() -> None:
             changed.set()
             await asyncio.sleep(0.001)
         changed.set()
-        while len(written) < 6:  # the last change is written, too, although no other follows
-            await asyncio.sleep(0.001)
+        await wait_until(lambda: len(written) == 6, "the last change is written, too, although no other follows")
     assert all(later - earlier > 0.049 for earlier, later in pairwise(written))
     task.cancel()
     await asyncio.wait({task})
@@ -93,9 +90,7 @@ async def test_a_report_is_written_from_time_to_time_without_a_change() -> None:
     task = asyncio.create_task(
         report_changes(lambda: written.append(time.monotonic()), asyncio.Event(), settle=0.01, every=0.05)
     )
-    async with asyncio.timeout(10):
-        while len(written) < 3:
-            await asyncio.sleep(0.001)
+    await wait_until(lambda: len(written) >= 3, within=10)
     assert all(later - earlier > 0.059 for earlier, later in pairwise(written))
     task.cancel()
     await asyncio.wait({task})

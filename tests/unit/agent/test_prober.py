@@ -25,6 +25,7 @@ from agent.ntp.targets import Target, TargetRules
 from agent.ntp.timestamps import Timestamp
 from agent.prober import Prober, ProberContext
 from schema.messages import Assignment, ProtocolConfig, Result
+from testbed.waiting import wait_until
 
 REPLY = Reply(0, 4, 2, 0.0, 0.0, b"\xc0\x00\x02\x01", b"", Timestamp(1), Timestamp(1))
 BASE = "127.0.0.200"
@@ -99,10 +100,7 @@ class Bench:
             self.prober.assign(server_id, Assignment(server_id=server_id, ip=ip, status="active", interval=interval))
 
     async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:
-        deadline = time.monotonic() + timeout
-        while not condition():
-            assert time.monotonic() < deadline, self.prober.why_not
-            await asyncio.sleep(0.002)
+        await wait_until(condition, lambda: str(self.prober.why_not), within=timeout)
 
 
 @pytest.fixture
@@ -116,6 +114,12 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Network:
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
+
+
+@pytest.fixture
+def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of them pass within a tenth of a second, not in two."""
+    monkeypatch.setattr("agent.assignments.MIN_INTERVAL", 0.01)
 
 
 @asynccontextmanager
@@ -162,16 +166,17 @@ async def test_a_protocol_that_is_switched_off_here_never_probes(tmp_path: Path,
     assert (why(bench), network.asked) == ("IPv4 is switched off on this host", [])
 
 
+@pytest.mark.usefixtures("short_intervals")
 async def test_it_probes_what_is_assigned_and_stops_when_it_must(bench: Bench, network: Network) -> None:
     bench.configure()
-    bench.assign(1, 2)
+    bench.assign(1, 2, interval=0.05)
     async with running(bench):
         await bench.until(lambda: {"127.0.1.1", "127.0.1.2"} <= set(network.asked))
         bench.prober.assign(1, None)
         bench.configure(status="pending")
         await bench.until(lambda: network.running == 0)
         before = len(network.asked)
-        await asyncio.sleep(1.2)  # that nothing is probed for an interval can only be seen by waiting
+        await asyncio.sleep(0.1)  # that nothing is probed for two intervals can only be seen by waiting
         assert len(network.asked) == before
         bench.configure()
         await bench.until(lambda: len(network.asked) > before)
@@ -179,25 +184,27 @@ async def test_it_probes_what_is_assigned_and_stops_when_it_must(bench: Bench, n
     assert bench.prober.last_results[0].offset == 0.001
 
 
+@pytest.mark.usefixtures("short_intervals")
 async def test_only_so_many_probes_run_at_once(bench: Bench, network: Network) -> None:
     bench.configure()
-    bench.assign(*range(1, 21))
+    bench.assign(*range(1, 21), interval=0.05)
     network.open.clear()
     async with running(bench):
         await bench.until(lambda: network.running == 4)
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(0.1)
         assert network.most == 4
         network.open.set()
         await bench.until(lambda: len(set(network.asked)) == 20)
 
 
+@pytest.mark.usefixtures("short_intervals")
 async def test_probes_of_one_server_never_overlap(bench: Bench, network: Network) -> None:
     bench.configure()
-    bench.assign(1)
+    bench.assign(1, interval=0.04)
     network.open.clear()
     async with running(bench):
         await bench.until(lambda: network.running == 1)
-        await asyncio.sleep(2.2)
+        await asyncio.sleep(0.1)
         assert len(network.asked) == 1
 
 

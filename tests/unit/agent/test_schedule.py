@@ -4,10 +4,11 @@ import itertools
 import statistics
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.schedule import JITTER, Schedule, first_slot, monitor_number, phase, slot
+from testbed.random_inputs import examples
 
 WALL_AHEAD = 1_700_000_000.0
 MONITOR = monitor_number("one.test.mon.example")
@@ -97,7 +98,7 @@ def test_probes_come_once_an_interval_with_jitter() -> None:
 
 
 @given(st.lists(st.tuples(SERVERS, INTERVALS), min_size=1, max_size=8, unique_by=lambda p: p[0]), st.floats(0, 20))
-@settings(max_examples=60)
+@examples(60)
 def test_probes_of_a_pair_never_overlap_however_long_they_take(pairs: list[tuple[int, float]], takes: float) -> None:
     by_server: dict[int, list[float]] = {}
     for at, server_id in run(schedule(*pairs), 100.0, takes):

@@ -1,8 +1,6 @@
 """What the command line says."""
 
-import subprocess
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -150,16 +148,6 @@ def test_metrics_are_prometheus_text() -> None:
     assert "# TYPE ntppool_agent_probes_total counter\nntppool_agent_probes_total 3\n" in text
     assert text.count("# TYPE ntppool_agent_probing gauge") == 1
     assert text.endswith('ntppool_agent_probing{protocol="v6"} 1\n')
-
-
-@pytest.mark.parametrize("key", ["rsa:2048", "ec -pkeyopt ec_paramgen_curve:P-256"])
-@pytest.mark.parametrize("days", [30, 20_000])
-def test_until_when_a_certificate_is_valid(tmp_path: Path, key: str, days: int) -> None:
-    """20 000 days are beyond 2049, from where on the other form of time is used (RFC 5280, 4.1.2.5)."""
-    path = tmp_path / "cert.pem"
-    command = f"openssl req -x509 -newkey {key} -nodes -keyout /dev/null -out {path} -days {days} -subj /CN=x"
-    subprocess.run(command.split(), check=True, capture_output=True)
-    assert abs(valid_until(path) - datetime.now(UTC) - timedelta(days=days)) < timedelta(minutes=1)
 
 
 @given(st.binary(max_size=200))

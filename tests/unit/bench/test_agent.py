@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import os
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 from packaging.requirements import Requirement
 
 from bench import agent_accuracy, agent_environment, agent_memory, agent_stage
-from bench.agent_environment import make_agent_environment
 from schema.messages import Result
 from testbed.broker import BrokerUnavailable
 from testbed.stack import CannotRun
@@ -47,24 +45,6 @@ def test_memory_is_that_of_the_process_in_megabytes() -> None:
     assert memory.rss == pytest.approx(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, rel=0.05)
     assert 0 < memory.private_dirty <= memory.rss
     assert 0 < memory.pss <= memory.rss <= memory.peak
-
-
-def test_the_memory_of_a_process_that_is_gone_cannot_be_measured() -> None:
-    with subprocess.Popen(["true"]) as gone:
-        gone.wait()
-    with pytest.raises(CannotRun, match=f"the memory of process {gone.pid} cannot be read"):
-        agent_memory.read_memory(gone.pid)
-
-
-def test_the_agents_environment_holds_what_its_lock_file_names_and_runs_the_agent(tmp_path: Path) -> None:
-    python = make_agent_environment(tmp_path / "environment")
-    modules = "agent.__main__ aiomqtt pydantic_settings"
-    check = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(sys.prefix)"
-    there = subprocess.run([python, "-I", "-c", check, *modules.split()], capture_output=True, text=True, check=False)
-    assert (there.returncode, there.stdout.strip()) == (0, str(tmp_path / "environment")), there.stderr
-    for missing in ("sqlalchemy", "jwt", "opentelemetry", "ops", "auth"):
-        absent = subprocess.run([python, "-I", "-c", f"import {missing}"], capture_output=True, check=False)
-        assert b"ModuleNotFoundError" in absent.stderr, missing
 
 
 def test_an_environment_of_other_versions_is_refused() -> None:

@@ -6,8 +6,9 @@ import pytest
 
 from bench.fuzz import fuzz
 from bench.fuzz_targets import Broken, Target, targets
+from testbed.random_inputs import scaled
 
-INPUTS = 3_000
+INPUTS = scaled(3_000)
 NAMES = [
     "payloads",
     "results",

@@ -1,7 +1,7 @@
 """Transactions of ingest follow each other, and take what waits."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ from ingest.messages import Submission
 from ingest.metrics import IngestMetrics
 from ingest.queue import SubmissionQueue
 from testbed.fixtures.batches import new_batch, new_result
+from testbed.waiting import wait_until
 
 RESULT = new_result(1, "192.0.2.1")
 NOTHING = cast(Any, None)
@@ -45,12 +46,6 @@ async def committing(queue: SubmissionQueue) -> AsyncIterator[Slow]:
         await asyncio.wait({running})
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
 async def all_had_their_turn() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
@@ -65,14 +60,14 @@ async def test_a_trickle_is_committed_one_transaction_after_the_other() -> None:
     queue = SubmissionQueue()
     async with committing(queue) as committer:
         put(queue, 1)
-        await until(lambda: len(committer.under_way) == 1)
+        await wait_until(lambda: len(committer.under_way) == 1)
         put(queue, 3)
         await all_had_their_turn()
         assert len(committer.under_way) == 1
         committer.under_way[0].set()
-        await until(lambda: len(committer.under_way) == 1 and committer.committed == 10)
+        await wait_until(lambda: len(committer.under_way) == 1 and committer.committed == 10)
         committer.under_way[0].set()
-        await until(lambda: committer.committed == 40)
+        await wait_until(lambda: committer.committed == 40)
 
 
 async def test_a_flood_is_committed_in_full_transactions_one_after_the_other() -> None:
@@ -80,9 +75,9 @@ async def test_a_flood_is_committed_in_full_transactions_one_after_the_other() -
     put(queue, 3 * MOST_RESULTS // 10)
     async with committing(queue) as committer:
         for full in range(3):
-            await until(lambda: len(committer.under_way) == 1)
+            await wait_until(lambda: len(committer.under_way) == 1)
             await all_had_their_turn()
             assert len(committer.under_way) == 1
             assert committer.committed == full * MOST_RESULTS
             committer.under_way[0].set()
-            await until(lambda full=full: committer.committed == (full + 1) * MOST_RESULTS)  # type: ignore[misc]  # mypy sees no type of a default
+            await wait_until(lambda full=full: committer.committed == (full + 1) * MOST_RESULTS)  # type: ignore[misc]  # mypy sees no type of a default

@@ -41,6 +41,7 @@ from runtime.worker import Doubts, Worker
 from schema.messages import BatchCommitted, Rejection, Status, encode
 from schema.topics import Topics
 from testbed.fixtures.batches import ARRIVED, new_batch, new_result, new_submission
+from testbed.waiting import wait_until
 
 TOPICS = Topics("devel")
 NAME = "nlams1.devel.mon.example"
@@ -167,12 +168,6 @@ def new_acks(line: Line) -> tuple[Acks, IngestMetrics]:
     return Acks(cast(BrokerSession, line), TOPICS, metrics), metrics
 
 
-async def until(true: Any) -> None:
-    async with asyncio.timeout(20):
-        while not true():
-            await asyncio.sleep(0)
-
-
 NOBODY = Known(monitors={}, servers={}, pairs={}, batches={})
 """A ledger that knows no monitor."""
 
@@ -183,7 +178,7 @@ async def test_an_ack_carries_its_batch_and_its_trace() -> None:
     running = asyncio.create_task(acks.run())
     ack = BatchCommitted(batch=str(ULID()), stored=1)
     acks.offer(NAME, "v6", ack, "00-x")
-    await until(lambda: line.published)
+    await wait_until(lambda: line.published)
     running.cancel()
     [(topic, payload, properties)] = line.published
     assert (topic, payload) == (TOPICS.acks(NAME, "v6"), encode(ack))
@@ -195,10 +190,10 @@ async def test_an_ack_that_cannot_be_sent_is_let_go() -> None:
     acks, metrics = new_acks(line)
     running = asyncio.create_task(acks.run())
     acks.offer(NAME, "v4", BatchCommitted(batch=str(ULID()), stored=1))
-    await until(lambda: metrics.totals[count.ACK_FAILED] == 1)
+    await wait_until(lambda: metrics.totals[count.ACK_FAILED] == 1)
     line.up = True
     acks.offer(NAME, "v4", BatchCommitted(batch=str(ULID()), stored=2))
-    await until(lambda: line.published)
+    await wait_until(lambda: line.published)
     running.cancel()
     assert len(line.published) == 1
 

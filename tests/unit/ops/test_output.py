@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.commands.control import answer_line, show_answer
@@ -151,7 +151,6 @@ def test_tables_and_fields_as_json_have_plain_keys(capsys: pytest.CaptureFixture
 
 
 @given(rows=st.lists(st.tuples(ANY, ANY), min_size=1, max_size=3))
-@settings(deadline=None)
 def test_whatever_agents_say_tables_keep_their_form(rows: list[tuple[str, str]]) -> None:
     assert all(line.isprintable() for line in on_terminal(lambda: show_table(("one", "two"), rows)))
     assert all(line.isprintable() for line in on_terminal(lambda: show_fields(rows)))

@@ -14,7 +14,7 @@ from schema.messages import MonitorConfig, decode
 from schema.topics import Topics
 from selector import config_publisher
 from selector.config_publisher import ConfigPublisher
-from testbed.fixtures.patience import PATIENCE
+from testbed.waiting import wait_until
 
 TOPICS = Topics("devel")
 DEBUG, INFO = MonitorConfig(protocols={}, log_level="debug"), MonitorConfig(protocols={}, log_level="info")
@@ -55,9 +55,7 @@ class Broker:
             del self.held[name]
 
     async def until_held(self, **held: MonitorConfig) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while self.held != held:
-                await asyncio.sleep(0.001)
+        await wait_until(lambda: self.held == held, lambda: str(self.held))
 
 
 @pytest.fixture

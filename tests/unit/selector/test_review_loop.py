@@ -14,6 +14,7 @@ from runtime.health import Rounds
 from selector.review_loop import LONGEST, ReviewLoop, next_together
 from selector.reviews import BATCH, Reviewed
 from selector.store import Pair
+from testbed.waiting import wait_until
 
 
 class _Worker:
@@ -56,9 +57,7 @@ async def _story(release: asyncio.Event, until: Callable[[list[str]], bool], cou
     worker, publisher = _Worker(story, count), _Publisher(story, release)
     review_loop = ReviewLoop(cast(Any, worker), cast(Any, publisher), cast(Any, None), cast(Any, _Numbers()))
     tasks = [asyncio.create_task(review_loop.run()), asyncio.create_task(review_loop.publish())]
-    async with asyncio.timeout(10):
-        while not until(story):
-            await asyncio.sleep(0.001)
+    await wait_until(lambda: until(story), lambda: str(story), within=10)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
@@ -97,8 +96,7 @@ async def test_no_review_begins_after_a_pause_that_came_while_one_waited_for_the
         assert story == [] and reviewing.paused
         worker.clock = Clock()
         reviewing.resume()
-        while not story:
-            await asyncio.sleep(0.001)
+        await wait_until(lambda: story)
     running.cancel()
     await asyncio.wait({running})
 

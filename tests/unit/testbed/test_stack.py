@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from testbed.fixtures.patience import PATIENCE
 from testbed.process import Command
 from testbed.stack import CannotRun, Stack
+from testbed.waiting import PATIENCE
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from testbed.fixtures.hosts import needs_ipv6
 from testbed.fixtures.measuring import Measuring, place
 from testbed.ntp.server import Fleet
 from testbed.ntp.spec import Behaviour, ServerSpec
+from testbed.waiting import wait_until
 
 DEVEL = TargetRules("devel", allow_private=True)
 PROD = TargetRules("prod")
@@ -147,8 +148,7 @@ async def test_only_somebody_who_answers_the_first_request_shows_that_the_networ
     async with Fleet(servers({"address": "127.46.0.1", "behaviour": Behaviour.SILENT}, port=port)) as fleet:
         spec = fleet.specs[0]
         asked = asyncio.create_task(ask(base_checks([place(spec)], 2, DEVEL, "v4"), Names()))
-        while not fleet.counts(spec).requests:
-            await asyncio.sleep(0.01)
+        await wait_until(lambda: fleet.counts(spec).requests)
         fleet.replace(spec, behaviour=Behaviour.NORMAL)
         checked = await asked
     assert [result.received for _, result in checked.results] == [1]

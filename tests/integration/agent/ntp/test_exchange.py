@@ -23,6 +23,7 @@ from agent.ntp.targets import Target
 from testbed.fixtures.hosts import needs_ipv6
 from testbed.ntp.server import Fleet
 from testbed.ntp.spec import Behaviour, ServerSpec
+from testbed.waiting import wait_until
 
 HOME = Source(None)
 
@@ -286,9 +287,7 @@ async def test_a_stamp_that_the_kernel_made_for_the_reader_is_not_called_its(mon
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, the kernel stamps at once")
 async def test_the_kernel_is_kept_stamping(monkeypatch: pytest.MonkeyPatch) -> None:
     with udp.stamping():
-        async with asyncio.timeout(5):
-            while not read_late(monkeypatch)[0].by_kernel:
-                await asyncio.sleep(0.001)
+        await wait_until(lambda: read_late(monkeypatch)[0].by_kernel, within=5)
         for _ in range(5):
             await asyncio.sleep(0.1)  # within which the kernel leaves off when nobody is interested
             assert read_late(monkeypatch)[0].by_kernel

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import socket
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,8 @@ from runtime.telemetry import Telemetry
 from runtime.worker import Worker, assemble
 from testbed.database import temporary_database
 from testbed.fixtures.database import SERVERS, DatabaseServer, require
-from testbed.fixtures.patience import PATIENCE
 from testbed.tcp_proxy import TcpProxy
+from testbed.waiting import PATIENCE, wait_until
 
 NAME = "moves"
 """Of the database, and of the account that workers have: one without the right to write to a read-only server."""
@@ -140,10 +139,7 @@ async def in_time(work: Awaitable[Any]) -> Any:
 
 
 async def until_logged(caplog: pytest.LogCaptureFixture, text: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while text not in caplog.text:
-        assert time.monotonic() < deadline, f"{text!r} is not in: {caplog.text}"
-        await asyncio.sleep(0.02)
+    await wait_until(lambda: text in caplog.text, lambda: f"{text!r} in: {caplog.text}")
 
 
 async def waits_then(worker: Worker, caplog: pytest.LogCaptureFixture, warning: str, mend: Callable[[], Any]) -> None:
@@ -397,12 +393,10 @@ async def test_a_statement_that_somebody_killed_runs_again(server: DatabaseServe
     with contextlib.closing(sa.create_engine(url, poolclass=sa.NullPool).connect()) as other:
         other.execute(sa.text("SELECT * FROM t WHERE n = 1 FOR UPDATE"))
         task = asyncio.create_task(asyncio.to_thread(transaction, ours, work))
-        while not ids or not await asyncio.to_thread(is_running, server, ids[0], "UPDATE"):
-            await asyncio.sleep(0.02)
+        await wait_until(lambda: ids and asyncio.to_thread(is_running, server, ids[0], "UPDATE"), "a running UPDATE")
         administer(server, f"KILL QUERY {ids[0]}")
-        while len(ids) < 2:
-            await asyncio.sleep(0.02)
-            assert not task.done()
+        await wait_until(lambda: len(ids) >= 2 or task.done(), "the statement runs again")
+        assert not task.done()
         other.rollback()
         await in_time(task)
     with reading(ours) as connection:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from sqlalchemy.engine import URL, Engine
 
@@ -23,6 +23,7 @@ from runtime.db.system_settings import (
     all_settings,
 )
 from schema.tables import system_settings
+from testbed.random_inputs import examples
 
 
 def put(engine: Engine, key: str, value: Any) -> None:
@@ -231,7 +232,7 @@ FIELDS = [
     st.text(max_size=20) | st.dictionaries(st.sampled_from(FIELDS), json_values).map(json.dumps),
     st.sampled_from(["monitors", "selector", "scorer"]),
 )
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(50, suppress=[HealthCheck.function_scoped_fixture])
 def test_no_slip_of_the_pen_stops_a_worker(sqlite_engine: Engine, text: str, key: str) -> None:
     put(sqlite_engine, key, text)
     found = PoolSettingsReader(sqlite_engine).get()

@@ -13,7 +13,7 @@ from runtime.mqtt.session import BrokerSession, Incoming, Subscription
 from runtime.mqtt.types import BrokerAddress, Identity
 from schema.topics import ANY, Topics
 from testbed.fixtures.broker import Broker
-from testbed.fixtures.patience import PATIENCE
+from testbed.waiting import PATIENCE
 
 TOPICS = Topics("test")
 SERVICE = TOPICS.service_control("request-test")

@@ -14,7 +14,7 @@ from runtime.mqtt.retained import read_retained
 from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Incoming, NotConnected
 from runtime.mqtt.types import Subscription
 from testbed.fixtures.broker import Broker
-from testbed.fixtures.patience import PATIENCE
+from testbed.waiting import PATIENCE, wait_until
 
 
 @asynccontextmanager
@@ -85,9 +85,7 @@ async def test_what_is_published_meanwhile_counts(broker: Broker) -> None:
         async with made.watching(Subscription(f"{below}/#", take)):
             await other.publish(f"{below}/v4/1", b"new", retain=True)
             await other.publish(f"{below}/v4/2", b"too", retain=True)
-            async with asyncio.timeout(PATIENCE):
-                while found != {f"{below}/v4/1": b"new", f"{below}/v4/2": b"too"}:
-                    await asyncio.sleep(0.01)
+            await wait_until(lambda: found == {f"{below}/v4/1": b"new", f"{below}/v4/2": b"too"}, lambda: str(found))
         await other.publish(f"{below}/v4/3", b"late", retain=True)
         await read(made, f"{place()}/#")
         assert f"{below}/v4/3" not in found, "the watch is over"
@@ -105,9 +103,7 @@ async def test_a_static_subscription_goes_on_beside_it(broker: Broker) -> None:
     await made.publish(f"{below}/v4/1", b"one", retain=True)
     assert await read(made, f"{below}/v4/#") == {f"{below}/v4/1": b"one"}
     await made.publish(f"{below}/status", b"still here")
-    async with asyncio.timeout(PATIENCE):
-        while not heard:
-            await asyncio.sleep(0.01)
+    await wait_until(lambda: heard)
     running.cancel()
     await asyncio.wait({running})
 
@@ -124,9 +120,7 @@ async def test_a_lost_connection_is_told_and_the_session_recovers(fresh_broker: 
         with pytest.raises(NotConnected):
             await read(made, f"{below}/#")
         fresh_broker.start()
-        async with asyncio.timeout(PATIENCE):
-            while made.connections == connections:
-                await asyncio.sleep(0.01)
+        await wait_until(lambda: made.connections > connections)
         assert await read(made, f"{below}/#") == {f"{below}/v4/1": b"one"}
 
 

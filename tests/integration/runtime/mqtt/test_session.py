@@ -17,10 +17,9 @@ from testbed.fixtures.broker_sessions import (
     new_monitor,
     new_topic,
     running,
-    until,
     worker,
 )
-from testbed.fixtures.patience import PATIENCE
+from testbed.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ async def test_a_group_shares_what_is_published(broker: Broker) -> None:
         sent = [str(number) for number in range(20)]
         for payload in sent:
             await sender.publish(topic, payload.encode())
-        await until(lambda: len(first.messages) + len(second.messages) == 20)
+        await wait_until(lambda: len(first.messages) + len(second.messages) == 20)
     assert sorted(first.payloads + second.payloads, key=int) == sent
     assert first.messages and second.messages
 
@@ -88,7 +87,7 @@ async def test_a_watch_is_told_what_is_retained_and_ends_with_its_block(broker: 
         await session.publish(topic, b"kept", retain=True)
         for _ in range(2):
             async with session.watching(Subscription(topic, inbox.take)):
-                await until(lambda: inbox.payloads.count("kept") > 0)
+                await wait_until(lambda: inbox.payloads.count("kept") > 0)
             inbox.messages.clear()
         await session.publish(topic, b"", retain=True)
         await session.publish(topic, b"unheard")
@@ -108,14 +107,13 @@ async def test_a_message_that_expires_is_not_kept(broker: Broker) -> None:
 
 
 async def until_expired(session: BrokerSession, topic: str) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            inbox = Inbox()
-            async with session.watching(Subscription(topic, inbox.take)):
-                await session.publish(f"{topic}/mark", b"")
-            if not inbox.messages:
-                return
-            await asyncio.sleep(0.1)
+    async def is_gone() -> bool:
+        inbox = Inbox()
+        async with session.watching(Subscription(topic, inbox.take)):
+            await session.publish(f"{topic}/mark", b"")
+        return not inbox.messages
+
+    await wait_until(is_gone, f"the end of what is retained at {topic}")
 
 
 # ---- what is not allowed ---------------------------------------------------------------------------------------------
@@ -147,7 +145,7 @@ async def test_a_refused_subscription_is_named_and_tried_again(broker: Broker) -
     subscription = Subscription("/test/#", Inbox().take)
     session = make(broker, Role.MONITOR, name, subscriptions=[subscription], on_lost=lost.append)
     async with running(session, ready=False):
-        await until(lambda: len(lost) >= 2)
+        await wait_until(lambda: len(lost) >= 2)
         assert not session.connected
     assert "not allowed to subscribe to /test/#" in lost[0].reason
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -31,10 +32,9 @@ from testbed.fixtures.broker_sessions import (
     new_topic,
     running,
     stranger,
-    until,
     worker,
 )
-from testbed.fixtures.patience import PATIENCE
+from testbed.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ async def test_nobody_there_is_said_once_and_waited_for(fresh_broker: Broker, ca
             await session.publish(new_topic(), b"x", timeout=0.1)
         with pytest.raises(NotConnected):
             await session.publish(new_topic(), b"x", qos=0)
-        await until(lambda: len(lost) >= 5)
+        await wait_until(lambda: len(lost) >= 5)
         assert len(caplog.messages) == 1
         assert "Connection refused" in caplog.text
         await asyncio.to_thread(fresh_broker.start)
@@ -78,7 +78,7 @@ async def test_after_the_broker_was_away_the_session_subscribes_again(fresh_brok
             await asyncio.to_thread(fresh_broker.start)
         else:
             await asyncio.to_thread(fresh_broker.restart)
-        await until(lambda: session.connections == 2)
+        await wait_until(lambda: session.connections == 2)
         await session.publish(f"{topic}/a", b"1")
         await session.publish(f"{topic}/b", b"2")
         await inbox.until("1", "2")
@@ -123,7 +123,7 @@ async def test_a_kept_session_gets_what_was_published_meanwhile_but_nothing_reta
             await monitor.publish(TOPICS.status(name), b"mark")  # the broker has read that "config" arrived
             proxy.refuse()
             await proxy.cut()
-            await until(lambda: not monitor.connected)
+            await wait_until(lambda: not monitor.connected)
             await sender.publish(topic, b"meanwhile")
             await proxy.accept()
             await inbox.until("meanwhile")
@@ -155,7 +155,7 @@ async def test_another_client_of_our_name_ends_the_session(broker: Broker) -> No
     never = lambda lost, failures: 3600.0  # noqa: E731
     first = make(broker, Role.MONITOR, name, on_lost=lost.append, back_off=never)
     async with running(first), running(second := make(broker, Role.MONITOR, name)):
-        await until(lambda: lost)
+        await wait_until(lambda: lost)
         assert lost[0].code in (SESSION_TAKEN_OVER, None)
         assert lost[0].lasted > 0
         assert not first.connected
@@ -174,14 +174,14 @@ async def test_the_reason_that_a_broker_gives_is_known_also_with_its_welcome(tra
         a_broker_that_says(transport, WELCOME + TAKEN_OVER) as (address, _),
         running(stranger(address, lost), ready=False),
     ):
-        await until(lambda: lost)
+        await wait_until(lambda: lost)
     assert lost[0].taken_over
 
 
 async def test_a_broker_that_falls_silent_is_left(transport: Transport) -> None:
     lost: list[Lost] = []
     async with a_broker_that_says(transport, SILENT) as (address, _), running(stranger(address, lost)):
-        await until(lambda: lost)
+        await wait_until(lambda: lost)
     assert (lost[0].reason, lost[0].code) == ("the broker is silent", 0x8D)
     assert lost[0].lasted >= 1.0
 
@@ -200,7 +200,7 @@ async def test_a_broker_that_answers_pings_is_kept(transport: Transport) -> None
 
     lost: list[Lost] = []
     async with listening(transport, answer) as address, running(stranger(address, lost)):
-        await until(lambda: pings == 3)
+        await wait_until(lambda: pings == 3)
     assert not lost
 
 
@@ -210,9 +210,9 @@ async def test_a_connection_that_is_half_open_is_left_and_made_anew(broker: Brok
         session = worker(broker, port=proxy.port, on_lost=lost.append, keepalive=1)
         async with running(session):
             proxy.pause()
-            await until(lambda: lost)
+            await wait_until(lambda: lost)
             proxy.resume()
-            await until(lambda: session.connections >= 2)
+            await wait_until(lambda: session.connections >= 2)
             await session.publish(new_topic(), b"x", timeout=PATIENCE)
     assert lost[0].lasted >= 1.0
 
@@ -221,9 +221,9 @@ async def test_a_broker_that_never_welcomes_is_given_up_in_time(transport: Trans
     lost: list[Lost] = []
     broker = a_broker_that_says(transport, WELCOME[:3])
     async with broker as (address, counts), running(stranger(address, lost), ready=False):
-        await until(lambda: lost, GIVEN_UP)
-        await until(lambda: counts[1] >= 1)  # it is let go
-        await until(lambda: counts[0] >= 2)
+        await wait_until(lambda: lost, GIVEN_UP)
+        await wait_until(lambda: counts[1] >= 1)  # it is let go
+        await wait_until(lambda: counts[0] >= 2)
     assert lost[0].reason and lost[0].lasted == 0.0
 
 
@@ -236,26 +236,27 @@ async def test_whoever_ends_the_connection_publishing_goes_on(fresh_broker: Brok
         sender = worker(fresh_broker, port=proxy.port, on_lost=lost.append)
         async with running(receiver, sender):
             sending = [asyncio.create_task(publish_until_it_succeeds(sender, topic, str(n))) for n in range(50)]
-            await until(lambda: inbox.messages)
+            await wait_until(lambda: inbox.messages)
             if how == "cut":
                 await proxy.cut()
             else:
                 await asyncio.to_thread(fresh_broker.stop if how == "stopped" else fresh_broker.kill)
                 await asyncio.to_thread(fresh_broker.start)
-            await until(lambda: lost)
+            await wait_until(lambda: lost)
             await asyncio.gather(*sending)
             await sender.publish(topic, b"after")
-            await until(lambda: receiver.connected)
+            await wait_until(lambda: receiver.connected)
             assert sender.connections == 2
 
 
 async def publish_until_it_succeeds(session: BrokerSession, topic: str, payload: str) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            try:
-                return await session.publish(topic, payload.encode())
-            except NotConnected:
-                await asyncio.sleep(0.01)
+    async def succeeds() -> bool:
+        with suppress(NotConnected):
+            await session.publish(topic, payload.encode())
+            return True
+        return False
+
+    await wait_until(succeeds, "a connection to publish by")
 
 
 async def test_a_broker_that_closes_instead_of_answering_is_not_waited_for(transport: Transport) -> None:
@@ -264,15 +265,15 @@ async def test_a_broker_that_closes_instead_of_answering_is_not_waited_for(trans
         a_broker_that_says(transport, then_close=True) as (address, _),
         running(stranger(address, lost), ready=False),
     ):
-        await until(lambda: len(lost) >= 3)
+        await wait_until(lambda: len(lost) >= 3)
     assert all(each.lasted == 0.0 for each in lost)
 
 
 async def test_a_session_that_ends_before_it_was_welcomed_leaves_no_connection(transport: Transport) -> None:
     async with a_broker_that_says(transport) as (address, counts):
         async with running(stranger(address, []), ready=False):
-            await until(lambda: counts[0] == 1)
-        await until(lambda: counts[1] == 1)
+            await wait_until(lambda: counts[0] == 1)
+        await wait_until(lambda: counts[1] == 1)
 
 
 NONSENSE = [
@@ -296,7 +297,7 @@ NONSENSE = [
 async def test_a_broker_that_talks_nonsense_never_ends_a_session(transport: Transport, nonsense: bytes) -> None:
     broker = a_broker_that_says(transport, nonsense, then_close=True)
     async with broker as (address, counts), running(stranger(address, []), ready=False):
-        await until(lambda: counts[0] >= 3)
+        await wait_until(lambda: counts[0] >= 3)
 
 
 async def test_a_session_ends_soon_also_when_the_broker_does_not_hear_it(broker: Broker) -> None:

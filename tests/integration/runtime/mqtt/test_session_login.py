@@ -26,12 +26,11 @@ from testbed.fixtures.broker_sessions import (
     new_topic,
     running,
     stranger,
-    until,
     worker,
 )
-from testbed.fixtures.patience import PATIENCE
 from testbed.tcp_proxy import Direction
 from testbed.tls import LocalCa
+from testbed.waiting import PATIENCE, wait_until
 
 TURNS = 40
 """Of the event loop; more than any step of a connection takes."""
@@ -81,11 +80,11 @@ async def test_a_session_that_is_told_to_end_while_it_connects_ends_and_leaves_n
             before = proxy.octets(Direction.TO_CLIENT)
             session = worker(broker, port=proxy.port, subscriptions=[Subscription(new_topic(), Inbox().take)])
             run = asyncio.create_task(session.run())
-            await until(lambda: session.connected or proxy.octets(Direction.TO_CLIENT) - before >= passed)  # noqa: B023
+            await wait_until(lambda: session.connected or proxy.octets(Direction.TO_CLIENT) - before >= passed)  # noqa: B023
             connected = session.connected
             run.cancel()
             assert await ends(run), f"told after {passed} octets"
-            await until(lambda: proxy.active == 0)
+            await wait_until(lambda: proxy.active == 0)
             passed += 30
 
 
@@ -213,7 +212,7 @@ async def test_a_token_that_expires_without_a_newer_one_ends_the_connection_and_
         return tokens[-1]
 
     async with running(session := make(broker, Role.MONITOR, name, token=source, on_lost=lost.append)):
-        await until(lambda: len(lost) >= 3)
+        await wait_until(lambda: len(lost) >= 3)
         assert not session.connected
         tokens.append(broker.token(Role.MONITOR, name))
         await session.publish(TOPICS.results(name, "v4"), b"{}", timeout=PATIENCE)
@@ -238,9 +237,9 @@ async def test_a_source_without_a_newer_token_is_asked_again_later(
         return tokens[asked >= 6]
 
     async with running(session := make(broker, Role.MONITOR, name, token=source)):
-        await until(lambda: asked == 5)
+        await wait_until(lambda: asked == 5)
         assert session.connections == 1
-        await until(lambda: session.connections == 2)
+        await wait_until(lambda: session.connections == 2)
 
 
 # ---- TLS and addresses -----------------------------------------------------------------------------------------------
@@ -258,10 +257,10 @@ async def test_a_ca_file_that_is_none_is_complained_about_and_read_again(
         BrokerAddress("127.0.0.1", 1, path), Identity("a", "a"), lambda: "t", back_off=at_once, on_lost=lost.append
     )
     async with running(session, ready=False):
-        await until(lambda: len(lost) >= 2)
+        await wait_until(lambda: len(lost) >= 2)
         assert all(f"{path}: {why}" in each.reason for each in lost)
         path.write_text(LocalCa().certificate)
-        await until(lambda: "Connection refused" in lost[-1].reason)
+        await wait_until(lambda: "Connection refused" in lost[-1].reason)
 
 
 @pytest.mark.parametrize("host", ["a" * 64, "..", "x.invalid"])
@@ -271,7 +270,7 @@ async def test_a_host_that_does_not_exist_is_complained_about(host: str) -> None
         BrokerAddress(host, 1883), Identity("a", "a"), lambda: "t", back_off=at_once, on_lost=lost.append
     )
     async with running(session, ready=False):
-        await until(lambda: lost)
+        await wait_until(lambda: lost)
     assert lost[0].reason
 
 

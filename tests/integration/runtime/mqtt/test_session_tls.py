@@ -25,13 +25,12 @@ from testbed.fixtures.broker_sessions import (
     new_topic,
     running,
     stranger,
-    until,
     worker,
 )
-from testbed.fixtures.patience import PATIENCE
 from testbed.ports import loopback_addresses
 from testbed.tcp_proxy import Direction
 from testbed.tls import Certificate, LocalCa
+from testbed.waiting import PATIENCE, block_until, wait_until
 
 MANY = 400
 
@@ -66,7 +65,7 @@ async def test_whatever_the_size_all_arrives_once_and_in_order(broker: Broker, s
     sent = [f"{number:05} ".encode() + secrets.token_bytes(size) for number in range(count)]
     async with running(monitor, sender := worker(broker)):
         await asyncio.gather(*(sender.publish(topic, payload) for payload in sent))
-        await until(lambda: len(inbox.messages) == count)
+        await wait_until(lambda: len(inbox.messages) == count)
     assert [message.payload for message in inbox.messages] == sent
 
 
@@ -89,10 +88,8 @@ def show(broker: Broker, certificate: Certificate) -> None:
     """Returns when the broker shows it to those who connect."""
     broker.process.show(certificate)
     broker.sighup()
-    deadline = time.monotonic() + PATIENCE
-    while ssl.get_server_certificate((broker.address.host, broker.address.port)) != certificate.certificate:
-        assert time.monotonic() < deadline, "the broker does not show another certificate"
-        time.sleep(0.01)
+    address = (broker.address.host, broker.address.port)
+    block_until(lambda: ssl.get_server_certificate(address) == certificate.certificate, "another certificate")
 
 
 @pytest.mark.parametrize("wrong", [of_another_ca, of_another_host, expired])
@@ -108,7 +105,7 @@ async def test_a_broker_with_a_wrong_certificate_is_refused_and_one_with_the_rig
 
     await asyncio.to_thread(show, fresh_broker, wrong(fresh_broker))
     async with running(session := worker(fresh_broker, on_lost=lost.append, back_off=back_off), ready=False):
-        await until(lambda: len(lost) >= 3)
+        await wait_until(lambda: len(lost) >= 3)
         assert not session.connected
         assert "as scorer/" not in fresh_broker.log_text(), "the token is shown to nobody"
         await asyncio.to_thread(show, fresh_broker, fresh_broker.process.certificate)
@@ -133,14 +130,14 @@ async def test_a_ca_file_that_breaks_ends_no_session_and_keeps_none_from_coming_
     lost: list[Lost] = []
     session = worker(fresh_broker, ca_file=ca_file, on_lost=lost.append)
     async with running(session, ready=False):
-        await until(lambda: len(lost) >= 2)
+        await wait_until(lambda: len(lost) >= 2)
         assert all(f"certificates or key cannot be used: {ca_file}: no certificate" in each.reason for each in lost)
         ca_file.write_text(fresh_broker.process.ca.certificate)
         async with asyncio.timeout(PATIENCE):
             await session.wait_ready()
         ca_file.write_text("broken again")
         await asyncio.to_thread(fresh_broker.restart)
-        await until(lambda: session.connections == 2)
+        await wait_until(lambda: session.connections == 2)
 
 
 # ---- handshakes ------------------------------------------------------------------------------------------------------
@@ -154,7 +151,7 @@ async def test_a_handshake_that_is_cut_is_tried_again(broker: Broker, octets: in
         proxy.cut_new_after(octets, direction)
         session = worker(broker, port=proxy.port, on_lost=lost.append)
         async with running(session, ready=False):
-            await until(lambda: len(lost) >= 3)
+            await wait_until(lambda: len(lost) >= 3)
             proxy.cut_new_after(None, direction)
             await session.publish(new_topic(), b"x", timeout=PATIENCE)
     assert all(each.reason and (each.code, each.lasted) == (None, 0.0) for each in lost)
@@ -169,7 +166,7 @@ async def test_a_broker_that_does_not_shake_hands_is_given_up_soon_and_taken_lat
         proxy.pause(*directions)
         began = time.monotonic()
         async with running(session := worker(broker, port=proxy.port, on_lost=lost.append), ready=False):
-            await until(lambda: lost)
+            await wait_until(lambda: lost)
             assert time.monotonic() - began < 7
             proxy.resume()
             await session.publish(new_topic(), b"x", timeout=PATIENCE)
@@ -179,10 +176,10 @@ async def test_a_broker_that_does_not_shake_hands_is_given_up_soon_and_taken_lat
 async def test_who_was_given_up_is_let_go(broker: Broker) -> None:
     async with a_mute_server(broker.address) as (address, counts):
         async with running(stranger(address, []), ready=False):
-            await until(lambda: counts == [2, 1])
+            await wait_until(lambda: counts == [2, 1])
             began = time.monotonic()
         assert time.monotonic() - began < 1, "who is told to end does not wait for the rest of a handshake"
-        await until(lambda: counts == [2, 2])
+        await wait_until(lambda: counts == [2, 2])
 
 
 @asynccontextmanager
@@ -218,6 +215,6 @@ async def test_a_server_that_speaks_no_tls_is_complained_about_and_sees_no_token
             plain, Identity("a", "a"), lambda: "secret token", back_off=at_once, on_lost=lost.append
         )
         async with running(session, ready=False):
-            await until(lambda: len(lost) >= 3)
+            await wait_until(lambda: len(lost) >= 3)
     assert all(each.reason for each in lost)
     assert seen and b"secret" not in seen

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from testbed.demo.directory import demo_directory
-from testbed.fixtures.patience import PATIENCE
 from testbed.process import Command, Process, last_lines
 from testbed.stack import CannotRun
 from testbed.supervisor import Supervisor
+from testbed.waiting import PATIENCE, wait_until
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
 CHILD = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, 'ready', flush=True); time.sleep(60)"
@@ -23,10 +23,8 @@ def command(tmp_path: Path, program: str, name: str = "it") -> Command:
 
 
 async def until_ready(log: Path) -> str:
-    async with asyncio.timeout(PATIENCE):
-        while "ready" not in (text := log.read_text()):
-            await asyncio.sleep(0.02)
-    return text
+    await wait_until(lambda: "ready" in log.read_text())
+    return log.read_text()
 
 
 def exists(pid: int) -> bool:
@@ -50,9 +48,7 @@ async def test_what_a_process_started_ends_with_it(tmp_path: Path) -> None:
     grandchild = int((await until_ready(tmp_path / "it.log")).split()[0])
     assert exists(grandchild)
     await process.kill()
-    async with asyncio.timeout(PATIENCE):
-        while exists(grandchild):
-            await asyncio.sleep(0.02)
+    await wait_until(lambda: not exists(grandchild))
 
 
 async def test_a_death_is_told_with_how_and_the_last_words(tmp_path: Path) -> None:
@@ -91,9 +87,7 @@ async def test_what_was_killed_at_once_is_no_death(tmp_path: Path) -> None:
     async with Supervisor() as supervisor:
         await supervisor.start(command(tmp_path, "import time; time.sleep(60)"))
         supervisor.kill_all()
-        async with asyncio.timeout(PATIENCE):
-            while supervisor.running:
-                await asyncio.sleep(0.02)
+        await wait_until(lambda: not supervisor.running)
         await asyncio.sleep(0)  # whoever watches it gets to know, too
     assert supervisor.deaths == []
     assert not supervisor.died.is_set()

@@ -26,6 +26,7 @@ from testbed.fixtures.world import add_monitor, add_pair, add_server
 from testbed.load.generator import Generator
 from testbed.load.record import Record, Sent, histories, read_lines
 from testbed.load.spec import LoadSpec, Member, Shares, Target
+from testbed.waiting import wait_until
 
 SERVERS = 25
 EACH_SECOND = Intervals(interval_active=1.0)
@@ -58,8 +59,7 @@ async def load(broker: Broker, spec: LoadSpec, when: Callable[[Generator], bool]
         generator = Generator(spec, broker.key, record)
         running = asyncio.create_task(generator.run(stop))
         async with asyncio.timeout(40):
-            while not when(generator) and not running.done():
-                await asyncio.sleep(0.02)
+            await wait_until(lambda: when(generator) or running.done())
             stop.set()
             return await running
 

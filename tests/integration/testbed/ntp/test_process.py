@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from testbed.fixtures.ntp import quick_sample
-from testbed.fixtures.patience import PATIENCE
 from testbed.ntp.fleet import standard_fleet
 from testbed.ntp.spec import ServerSpec, decode_specs, encode_specs
+from testbed.waiting import PATIENCE
 
 
 def free_port(address: str) -> int:

@@ -14,11 +14,11 @@ import pytest
 
 from testbed.fixtures.hosts import needs_ipv6
 from testbed.fixtures.ntp import quick_sample
-from testbed.fixtures.patience import PATIENCE
 from testbed.ntp import server as server_module
 from testbed.ntp.answers import Reply
 from testbed.ntp.server import Fleet, FleetError
 from testbed.ntp.spec import Behaviour, ServerSpec
+from testbed.waiting import PATIENCE, wait_until
 
 SO_TIMESTAMPNS = 35
 SILENCE = 0.15
@@ -266,9 +266,7 @@ async def test_replies_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     async with one(delay=30.0) as (fleet, spec, asking):
         for _ in range(5):
             asking.send()
-        async with asyncio.timeout(PATIENCE):
-            while fleet.counts(spec).requests < 5:
-                await asyncio.sleep(0.001)
+        await wait_until(lambda: fleet.counts(spec).requests == 5)
         assert (fleet.counts(spec).replies, fleet.counts(spec).dropped, len(fleet._pending)) == (0, 2, 3)
 
 

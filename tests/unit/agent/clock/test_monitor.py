@@ -1,7 +1,6 @@
 """When the clock is checked, and for how long a check counts."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,6 +19,7 @@ from agent.ntp import probe as probe_module
 from agent.ntp.probe import Source
 from agent.ntp.resolver import Resolver
 from agent.ntp.targets import TargetRules
+from testbed.waiting import wait_until
 
 CHECKS = BaseChecks("v4", TargetRules("devel", allow_private=True))
 HOME = Source(None)
@@ -53,10 +53,7 @@ class Bench:
         self.said.append((verdict, began, heard))
 
     async def until(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 10
-        while not condition():
-            assert time.monotonic() < deadline, (self.began, self.waited)
-            await asyncio.sleep(0.001)
+        await wait_until(condition, lambda: f"{self.began}, {self.waited}", within=10)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

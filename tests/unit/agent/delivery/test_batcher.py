@@ -17,6 +17,7 @@ from agent.delivery.spool import Batched, Spool
 from agent.metrics import AgentCounters
 from schema.limits import MAX_BATCH_RESULTS
 from schema.messages import Batch, Result, decode
+from testbed.waiting import wait_until
 
 
 def result(server_id: int) -> Result:
@@ -48,10 +49,7 @@ class Bench:
         return found
 
     async def until(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 5
-        while not condition():
-            assert time.monotonic() < deadline, self.spooled()
-            await asyncio.sleep(0.002)
+        await wait_until(condition, lambda: str(self.spooled()), within=5)
 
 
 @pytest.fixture

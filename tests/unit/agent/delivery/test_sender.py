@@ -15,6 +15,7 @@ from agent.delivery.ulid import new_ulid
 from agent.metrics import AgentCounters
 from runtime.mqtt.session import NotConnected, PublishRefused
 from schema.messages import BatchCommitted, BatchRefused, Rejection
+from testbed.waiting import wait_until
 
 
 class Wire:
@@ -65,10 +66,7 @@ class Bench:
         self.sender.acknowledge(BatchCommitted(batch=batch, stored=1, rejected=list(rejected)))
 
     async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:
-        deadline = time.monotonic() + timeout
-        while not condition():
-            assert time.monotonic() < deadline, self.wire.published
-            await asyncio.sleep(0.002)
+        await wait_until(condition, lambda: str(self.wire.published), within=timeout)
 
 
 @asynccontextmanager

@@ -4,12 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from agent.delivery import spool as module
 from agent.delivery.spool import Batched, Spool
 from agent.delivery.ulid import new_ulid
+from testbed.random_inputs import examples
 
 NOW = 1_700_000_000
 
@@ -96,7 +97,7 @@ def test_a_disk_that_takes_no_more_leaves_nothing_behind(tmp_path: Path, monkeyp
 
 
 @given(cut=st.integers(0, 200), noise=st.binary(max_size=3))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@examples(60, suppress=[HealthCheck.function_scoped_fixture])
 def test_a_torn_file_is_never_sent_and_is_counted(tmp_path: Path, cut: int, noise: bytes) -> None:
     for path in (tmp_path / "spool").glob("*.json"):
         path.unlink()

@@ -18,6 +18,7 @@ from bench.faults.verdict import Verdict
 from testbed.checker.difference import Difference
 from testbed.database import MariaDb
 from testbed.process import Death
+from testbed.waiting import wait_until
 
 PLANNED = Planned(at=0.0, seconds=0.0, kind="kill", target="ingest 1", luck=0.5)
 
@@ -196,15 +197,11 @@ async def test_every_death_is_found_and_who_died_is_started_again_unless_it_was_
     names = ["scorer", "load 1", "agent one"]
     rig.supervisor.deaths += [Death(name, "ended with 1", Path("log"), "") for name in names[:1]]
     watch = asyncio.create_task(run._watch(cast(Any, rig)))
-    async with asyncio.timeout(60):
-        while len(run.found.died) < 1:
-            await asyncio.sleep(0.001)
-        rig.supervisor.deaths += [Death(name, "ended with 1", Path("log"), "") for name in names[1:]]
-        while len(run.found.died) < 3:
-            await asyncio.sleep(0.001)
-        rig.database.running = False
-        while len(run.found.died) < 4 or not rig.database.running:
-            await asyncio.sleep(0.001)
+    await wait_until(lambda: len(run.found.died) >= 1, within=60)
+    rig.supervisor.deaths += [Death(name, "ended with 1", Path("log"), "") for name in names[1:]]
+    await wait_until(lambda: len(run.found.died) >= 3, within=60)
+    rig.database.running = False
+    await wait_until(lambda: len(run.found.died) >= 4 and rig.database.running, within=60)
     watch.cancel()
     with suppress(asyncio.CancelledError):
         await watch

@@ -4,7 +4,7 @@ import string
 import traceback
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
@@ -187,7 +187,6 @@ def shown(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(deadline=None)
 @given(password=passwords)
 @example(password=f"{PSI}@{OMEGA}" * 3)
 @example(password=f"{PSI * 5}/{OMEGA * 5}")

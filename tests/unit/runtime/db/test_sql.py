@@ -1,5 +1,6 @@
 """Every name in hand-written SQL is quoted, whatever it is called; see ``testbed.fixtures.sql``."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,14 @@ SOURCES = sorted(
 )
 
 
+@cache
+def statements() -> list[tuple[Path, int, str]]:
+    """File, line and text of each that is written by hand."""
+    return [(path.relative_to(CHECKOUT), line, text) for path in SOURCES for line, text in hand_written(path)]
+
+
 def test_names_are_quoted() -> None:
-    found = [(path.relative_to(CHECKOUT), line, text) for path in SOURCES for line, text in hand_written(path)]
+    found = statements()
     assert len(found) > 30, "there are that many"
     assert [(str(path), line, words) for path, line, text in found if (words := unquoted(text))] == []
 

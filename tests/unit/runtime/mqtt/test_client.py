@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 from aiomqtt import MqttError
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.mqtt.client import Client, Disconnected, PublishRefused
@@ -28,6 +28,7 @@ from testbed.fixtures.wire import (
     publish,
     suback,
 )
+from testbed.waiting import wait_until
 
 PLAIN = publish_properties(expiry=None, response_topic=None, correlation=None, user_properties=())
 
@@ -178,8 +179,7 @@ async def test_a_retained_message_is_told_from_one_of_now() -> None:
     received: list[Incoming] = []
     async with welcomed(received=received) as (_, peer):
         peer.say(publish(b"b", b"old", retain=True), publish(b"b", b"new"))
-        while len(received) < 2:
-            await asyncio.sleep(0)
+        await wait_until(lambda: len(received) >= 2)
     assert [(message.payload, message.retain) for message in received] == [(b"old", True), (b"new", False)]
 
 
@@ -233,7 +233,6 @@ async def test_no_attempt_leaves_a_socket(recwarn: pytest.WarningsRecorder) -> N
     assert [text for text in left if not any(server in text for server in servers)] == []
 
 
-@settings(deadline=None)
 @given(
     packets=st.lists(
         st.sampled_from(

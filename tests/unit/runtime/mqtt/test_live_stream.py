@@ -11,6 +11,7 @@ from runtime.mqtt import live_stream
 from runtime.mqtt.live_stream import LiveStream
 from runtime.mqtt.session import NotConnected, PublishRefused
 from schema.messages import MessageRejected, decode
+from testbed.waiting import wait_until
 
 
 class SlowBroker:
@@ -55,9 +56,7 @@ def running(stream: LiveStream) -> Iterator[None]:
 
 
 async def published(broker: SlowBroker, count: int) -> list[tuple[str, str]]:
-    async with asyncio.timeout(5):
-        while len(broker.published) + len(broker.errors) < count or broker.errors:
-            await asyncio.sleep(0)
+    await wait_until(lambda: len(broker.published) >= count and not broker.errors, within=5)
     return broker.published
 
 

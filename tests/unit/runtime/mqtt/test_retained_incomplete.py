@@ -6,8 +6,9 @@ import pytest
 
 from runtime.mqtt.retained import read_retained
 from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, NotConnected
-from testbed.fixtures.broker_sessions import running, until
+from testbed.fixtures.broker_sessions import running
 from testbed.fixtures.wire import PUBLISH, patient_broker
+from testbed.waiting import wait_until
 
 
 @pytest.mark.parametrize("ends", [False, True])
@@ -19,7 +20,7 @@ async def test_without_the_echo_it_is_not_complete(ends: bool) -> None:
         async with running(session):
             timeout = 3_600.0 if ends else 0.05
             reading = asyncio.create_task(read_retained(session, "a/#", "echo", print, timeout=timeout))
-            await until(lambda: any(sent.kind == PUBLISH for sent in broker.last.heard))
+            await wait_until(lambda: any(sent.kind == PUBLISH for sent in broker.last.heard))
             if ends:
                 broker.last.peer.close()
             with pytest.raises(NotConnected, match="did not come completely"):

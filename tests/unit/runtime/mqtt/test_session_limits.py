@@ -16,8 +16,9 @@ from runtime.mqtt.session import (
     TooLarge,
     Will,
 )
-from testbed.fixtures.broker_sessions import running, until
+from testbed.fixtures.broker_sessions import running
 from testbed.fixtures.wire import PINGREQ, PatientBroker, connack, patient_broker
+from testbed.waiting import wait_until
 
 RETAIN_NOT_SUPPORTED, QOS_NOT_SUPPORTED = 0x9A, 0x9B
 WILL = Will("gone", b"{}", timedelta(seconds=30), timedelta(hours=24))
@@ -40,7 +41,7 @@ async def test_a_packet_is_as_large_as_the_broker_takes_and_no_larger(qos: int) 
                 break
             largest = size
         await one.publish("topic", b"the connection lives")
-        await until(lambda: broker.last.payloads("topic")[-1:] == [b"the connection lives"])
+        await wait_until(lambda: broker.last.payloads("topic")[-1:] == [b"the connection lives"])
         assert max(sent.size for sent in broker.last.published) == 1_000
         assert len(broker.last.published) == largest - 940 + 2
         assert len(broker.connections) == 1
@@ -64,7 +65,7 @@ async def test_a_limit_that_is_far_away_refuses_nothing() -> None:
 async def test_where_only_qos_0_is_known_nothing_else_is_used() -> None:
     async with patient_broker(connack(max_qos=0)) as broker, running(one := session(broker)):
         await one.publish("topic", b"x", qos=1)
-        await until(lambda: broker.last.published)
+        await wait_until(lambda: broker.last.published)
         assert broker.last.published[0].qos == 0
 
 
@@ -88,7 +89,7 @@ async def test_a_will_that_the_broker_refuses_is_made_smaller_and_the_whole_one_
         one = session(broker, will=WILL, on_lost=lost.append)
         async with running(one):
             broker.last.peer.close()
-            await until(lambda: len(broker.connections) == 4)
+            await wait_until(lambda: len(broker.connections) == 4)
     wills = [connection.connect.will for connection in broker.connections]
     assert [(will.retain, will.qos) for will in wills if will is not None] == [
         (True, 1),
@@ -102,7 +103,7 @@ async def test_a_will_that_the_broker_refuses_is_made_smaller_and_the_whole_one_
 
 async def test_the_brokers_keep_alive_counts_instead_of_ours() -> None:
     async with patient_broker(connack(keep_alive=1)) as broker, running(session(broker, keepalive=300)):
-        await until(lambda: any(sent.kind == PINGREQ for sent in broker.last.heard))
+        await wait_until(lambda: any(sent.kind == PINGREQ for sent in broker.last.heard))
 
 
 async def test_aliases_of_topics_are_neither_used_nor_asked_for() -> None:
@@ -126,7 +127,7 @@ async def test_a_session_that_the_broker_kept_for_a_shorter_time_is_begun_again(
         async with running(one):
             for count in (2, 3):
                 broker.last.peer.close()
-                await until(lambda count=count: one.connections == count)
+                await wait_until(lambda count=count: one.connections == count)
     assert kept == [False, True, False]
     assert not any(connection.connect.clean_start for connection in broker.connections)
     assert all(b"\x11\x00\x01\x51\x80" in one.connect.properties for one in broker.connections)  # a day

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from runtime.mqtt.socket import BufferedSocket, Unreachable, open_socket
 from testbed.fixtures.broker import Transport
-from testbed.fixtures.broker_sessions import listening, until
+from testbed.fixtures.broker_sessions import listening
+from testbed.waiting import wait_until
 
 MUCH = b"0123456789abcdef" * 262_144
 """More than the system takes at once."""
@@ -190,7 +191,7 @@ async def test_an_address_where_nobody_listens_is_passed_over_and_named_at_the_e
         with await open_socket("broker.example", 1, None) as found:
             assert found.getpeername()[1] == ports[1]
             assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
-        await until(lambda: threading.active_count() == threads)
+        await wait_until(lambda: threading.active_count() == threads)
         open_server.close()
         with pytest.raises(Unreachable, match="Connection refused"):
             await open_socket("broker.example", 1, None)

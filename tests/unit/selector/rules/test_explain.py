@@ -106,7 +106,7 @@ def test_the_emergency_is_announced() -> None:
     assert "emergency: 0 active" in as_text(review)
 
 
-@examples(40)
+@examples(10)
 @given(scenes())
 def test_any_review_can_be_told_and_nobody_is_forgotten(there: Scene) -> None:
     review = there.review()

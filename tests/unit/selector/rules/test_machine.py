@@ -7,15 +7,15 @@ not come back to where it was, and starves nobody.
 from datetime import timedelta
 from typing import Any
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
 from selector.rows import parse_address
 from selector.rules.model import GlobalStatus, Monitor, Rejected, Server
+from testbed.random_inputs import examples
 from testbed.selection import proof
-from testbed.selection.strategies import THOROUGH
+from testbed.selection.strategies import ANY_SIZE
 from testbed.selection.worlds import COUNTS, LIMITS, NETS, NOW, STEPS, Scene, address_text, monitor
 
 MOST_MONITORS = 40
@@ -165,10 +165,5 @@ class ServerLife(RuleBasedStateMachine):
         self.monitors[number] = replace(self.monitors[number], count=count, **averages)
 
 
-ServerLife.TestCase.settings = settings(
-    max_examples=1000 if THOROUGH else 40,
-    stateful_step_count=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-)
+ServerLife.TestCase.settings = examples(12, thorough=1000, stateful_step_count=60, suppress=ANY_SIZE)
 TestServerLife = ServerLife.TestCase

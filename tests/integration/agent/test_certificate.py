@@ -1,0 +1,19 @@
+"""Certificates as openssl makes them."""
+
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from agent.certificate import valid_until
+
+
+@pytest.mark.parametrize("key", ["rsa:2048", "ec -pkeyopt ec_paramgen_curve:P-256"])
+@pytest.mark.parametrize("days", [30, 20_000])
+def test_until_when_a_certificate_is_valid(tmp_path: Path, key: str, days: int) -> None:
+    """20 000 days are beyond 2049, from where on the other form of time is used (RFC 5280, 4.1.2.5)."""
+    path = tmp_path / "cert.pem"
+    command = f"openssl req -x509 -newkey {key} -nodes -keyout /dev/null -out {path} -days {days} -subj /CN=x"
+    subprocess.run(command.split(), check=True, capture_output=True)
+    assert abs(valid_until(path) - datetime.now(UTC) - timedelta(days=days)) < timedelta(minutes=1)

@@ -1,0 +1,87 @@
+"""Waiting for a condition: its value is returned, its absence told in words, and a last look follows the deadline."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from testbed.waiting import LONGEST_PAUSE_SECONDS, block_until, wait_until
+
+Wait = Callable[..., Awaitable[Any]]
+
+
+async def _blocking(condition: Callable[[], Any], *arguments: Any, **options: Any) -> Any:
+    return block_until(condition, *arguments, **options)
+
+
+both = pytest.mark.parametrize("wait", [wait_until, _blocking], ids=["wait_until", "block_until"])
+
+
+@both
+async def test_the_first_true_value_is_returned(wait: Wait) -> None:
+    looks = iter(["", 0, [], "there", "later"])
+    assert await wait(lambda: next(looks)) == "there"
+
+
+@both
+@pytest.mark.parametrize(
+    ("what", "words"), [("a reply", "a reply"), (lambda: "3 of 4", "3 of 4"), ("", "lambda: 1 > 2")]
+)
+async def test_a_failure_says_what_was_waited_for_and_how_long(
+    wait: Wait, what: str | Callable[[], str], words: str
+) -> None:
+    with pytest.raises(AssertionError, match=r"not within 0\.01 s: ") as missed:
+        await wait(lambda: 1 > 2, what, within=0.01)
+    assert words in str(missed.value)
+
+
+@both
+async def test_who_was_held_up_until_after_the_deadline_looks_once_more(
+    wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was stopped for a while, or a machine that is very busy."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def held_up() -> bool:
+        before, now[0] = now[0], 9000.0
+        return before == 9000.0
+
+    assert await wait(held_up, within=5)
+
+
+async def test_a_question_that_takes_time_is_awaited_and_others_go_on() -> None:
+    answers = iter([False, True])
+    assert await wait_until(lambda: asyncio.to_thread(lambda: next(answers)))
+    turns: list[int] = []
+
+    async def other() -> None:
+        turns.append(1)
+
+    task = asyncio.ensure_future(other())
+    await wait_until(lambda: turns)
+    await task
+
+
+@both
+async def test_looks_become_rarer_but_never_rare(wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    now = [1000.0]
+
+    def passes(seconds: float) -> None:
+        pauses.append(seconds)
+        now[0] += seconds + 0.001
+
+    async def passes_in_turn(seconds: float) -> None:
+        passes(seconds)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", passes)
+    monkeypatch.setattr(asyncio, "sleep", passes_in_turn)
+    with pytest.raises(AssertionError):
+        await wait(lambda: False, within=3)
+    assert pauses[0] == 0.0
+    assert pauses[:-1] == sorted(pauses[:-1])
+    assert max(pauses) == LONGEST_PAUSE_SECONDS
