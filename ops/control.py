@@ -1,4 +1,4 @@
-"""An order to workers or an agent over the broker, and the answers to it."""
+"""Send a control command to workers or an agent through the broker, and collect the answers."""
 
 import asyncio
 import getpass
@@ -19,18 +19,18 @@ _CONNECT: Final = 10.0
 """Seconds to reach the broker."""
 
 
-async def ask(settings: WorkerSettings, service: str, order: ControlCommand, timeout: float) -> list[ControlAnswer]:
-    """The answers of all workers of ``service``, or of that agent, that arrive within ``timeout`` seconds.
+async def ask(settings: WorkerSettings, service: str, command: ControlCommand, timeout: float) -> list[ControlAnswer]:
+    """Return the answers of all workers of ``service``, or of that agent, that arrive within ``timeout`` seconds.
 
     Raises:
-        OperatorError: the broker cannot be reached, or does not let us.
+        OperatorError: the broker cannot be reached, or refuses the login or the message.
     """
     env = settings.deployment_mode
     operator = check_name(Role.ADMIN, _user(), env)
     topics, key = Topics(env), secrets.token_hex(8)
     is_agent = "." in service
-    order_topic = topics.monitor_control(service) if is_agent else topics.service_control(service)
-    # An agent may write below its own name only.
+    command_topic = topics.monitor_control(service) if is_agent else topics.service_control(service)
+    # An agent may publish only below its own name.
     response_topic = topics.data(service, key) if is_agent else topics.answers(operator, key)
     lost: asyncio.Queue[Lost] = asyncio.Queue()
     arriving: asyncio.Queue[ControlAnswer] = asyncio.Queue()
@@ -44,7 +44,7 @@ async def ask(settings: WorkerSettings, service: str, order: ControlCommand, tim
     running = asyncio.create_task(broker.run(), name="broker session")
     try:
         await _first_connection(broker, lost)
-        await broker.publish(order_topic, encode(order), response_topic=response_topic)
+        await broker.publish(command_topic, encode(command), response_topic=response_topic)
         return await _gather(arriving, timeout, one=is_agent)
     except (NotConnected, PublishRefused) as error:
         raise OperatorError(f"broker: {error}") from None
@@ -54,7 +54,7 @@ async def ask(settings: WorkerSettings, service: str, order: ControlCommand, tim
 
 
 def _user() -> str:
-    """Who gives the order; in a container, a user need not have a name."""
+    """Return the name of the sender; in a container, a user need not have a name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -62,7 +62,7 @@ def _user() -> str:
 
 
 async def _gather(arriving: "asyncio.Queue[ControlAnswer]", timeout: float, *, one: bool) -> list[ControlAnswer]:
-    """All that arrive in that time, since nobody knows how many workers there are; or the one that there can be."""
+    """Return all answers that arrive in time, as the number of workers is unknown; or an agent's only answer."""
     answers: list[ControlAnswer] = []
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout):
@@ -72,7 +72,7 @@ async def _gather(arriving: "asyncio.Queue[ControlAnswer]", timeout: float, *, o
 
 
 async def _first_connection(broker: BrokerSession, lost: asyncio.Queue[Lost]) -> None:
-    """Returns when connected; a person wants to hear of the first failure, not to wait for a better time."""
+    """Wait for the connection. Report the first failure instead of retrying, since a person is waiting."""
     ready = asyncio.create_task(broker.wait_ready(), name="ready")
     failed = asyncio.create_task(lost.get(), name="failed")
     done, pending = await asyncio.wait({ready, failed}, timeout=_CONNECT, return_when=asyncio.FIRST_COMPLETED)
@@ -88,4 +88,4 @@ def _answer(message: Incoming) -> ControlAnswer:
     try:
         return decode(message.payload, ControlAnswer)
     except Undecodable as error:
-        return ControlAnswer(ok=False, service="?", command="", message=f"unreadable answer: {error}")
+        return ControlAnswer(ok=False, service="?", command="", message=f"undecodable answer: {error}")
