@@ -45,10 +45,10 @@ def test_public_addresses_may_be_probed(ip: str) -> None:
         ("::", "unspecified"),
         ("255.255.255.255", "not a public"),
         ("::ffff:8.8.8.8", "IPv4 address"),
-        ("example.org", "no IP address"),
-        ("8.8.8.8:123", "no IP address"),
-        ("", "no IP address"),
-        ("1" * 10_000, "no IP address"),
+        ("example.org", "not an IP address"),
+        ("8.8.8.8:123", "not an IP address"),
+        ("", "not an IP address"),
+        ("1" * 10_000, "not an IP address"),
     ],
 )
 @pytest.mark.parametrize("rules", [PROD, TargetRules("test"), TargetRules("devel"), TargetRules("prod", True)])
