@@ -1,1 +1,1 @@
-"""The monitor's daemon and command line: probes servers, keeps what it measured until it is acknowledged."""
+"""Provide the monitor's daemon and command line, which probe servers and keep results until they are acknowledged."""

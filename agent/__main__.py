@@ -1,4 +1,4 @@
-"""``ntppool-agent``: the command line on a monitor host."""
+"""Run ``ntppool-agent``, the command line on a monitor host."""
 
 import asyncio
 import os
@@ -36,7 +36,7 @@ EXIT_ERROR: Final = 1
 EXIT_CONFIGURATION: Final = 2
 
 app = typer.Typer(
-    help="Measures NTP servers for the NTP Pool.",
+    help="Measure NTP servers for the NTP Pool.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -49,8 +49,8 @@ def _settings(
     env: Annotated[
         str | None, typer.Option("-e", "--env", "--deploy-env", help="prod, test or devel (DEPLOYMENT_MODE).")
     ] = None,
-    state_dir: Annotated[Path | None, typer.Option(help="Directory of the state (MONITOR_STATE_DIR).")] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="The same as --log-level debug.")] = False,
+    state_dir: Annotated[Path | None, typer.Option(help="State directory (MONITOR_STATE_DIR).")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Same as --log-level debug.")] = False,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error (MONITOR_LOG_LEVEL).")] = None,
     ipv4: Annotated[bool | None, typer.Option("--ipv4/--no-ipv4", help="Use IPv4 (MONITOR_IPV4).")] = None,
     ipv6: Annotated[bool | None, typer.Option("--ipv6/--no-ipv6", help="Use IPv6 (MONITOR_IPV6).")] = None,
@@ -68,15 +68,15 @@ def _settings(
 @app.command()
 def monitor(
     context: typer.Context,
-    once: Annotated[bool, typer.Option("--once", help="Probe every assigned server once, deliver, and end.")] = False,
-    sanity_only: Annotated[bool, typer.Option("--sanity-only", help="Only check the local clock, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Probe every assigned server once, deliver, and exit.")] = False,
+    sanity_only: Annotated[bool, typer.Option("--sanity-only", help="Only check the local clock, and exit.")] = False,
 ) -> None:
     """Run the agent."""
     if once and sanity_only:
-        raise ConfigurationError("--once, --sanity-only: only one of them can be given")
+        raise ConfigurationError("--once, --sanity-only: give only one of them")
     settings: AgentSettings = context.obj
     base = base_directory(settings, os.environ)
-    StateDirectory(base, settings.env).read_state()  # what is wrong with it is said before anything starts
+    StateDirectory(base, settings.env).read_state()  # report errors in it before anything starts
     _become_daemon(for_daemon(settings, base, once=once, sanity_only=sanity_only))
 
 
@@ -84,10 +84,10 @@ def monitor(
 def check(
     context: typer.Context,
     servers: Annotated[list[str], typer.Argument(metavar="SERVER...", help="Addresses or host names to measure.")],
-    samples: Annotated[int, typer.Option(min=1, max=10, help="Samples of each.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines: one list of results.")] = False,
+    samples: Annotated[int, typer.Option(min=1, max=10, help="Samples per address.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of results.")] = False,
 ) -> None:
-    """Measure servers now and say what came out; nothing is sent to the pool.
+    """Measure servers now and print the results; nothing is sent to the pool.
 
     All addresses of a host name are measured. Exit code 1 if one has no good answer.
     """
@@ -112,7 +112,7 @@ def check(
 
 @app.command()
 def status(context: typer.Context) -> None:
-    """Say whether the agent runs, is connected and probes, and if not, why not."""
+    """Show whether the agent runs, is connected and probes, and if not, why not."""
     settings: AgentSettings = context.obj
     found, now = inspect(places_to_look(settings, os.environ), settings.env), datetime.now(UTC)
     for line in status_lines(found, now):
@@ -122,17 +122,17 @@ def status(context: typer.Context) -> None:
 
 @app.command()
 def version() -> None:
-    """Say the version."""
+    """Print the version."""
     write(f"ntppool-agent {VERSION}")
 
 
 def main() -> NoReturn:
-    """Runs the command line and exits: 0, 1 after an error, 2 when something is configured wrongly."""
+    """Run the command line and exit: 0, 1 after an error, 2 after a configuration error."""
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # whatever the locale can show
+        sys.stdout.reconfigure(errors="backslashreplace")  # escape what the locale cannot show
     try:
         app()
-    except StateUnavailable as error:  # not a wrong setting, after which systemd would not start us again
+    except StateUnavailable as error:  # not an invalid setting, after which systemd would not restart us
         print_error(str(error))
         sys.exit(EXIT_ERROR)
     except (ConfigurationError, StateError) as error:
@@ -143,18 +143,18 @@ def main() -> NoReturn:
 
 
 def _become_daemon(settings: DaemonSettings) -> NoReturn:
-    """Replaces this process by the daemon, which then has none of the command line's modules in memory."""
-    # One arena: threads of their own would each hold back memory. The rest is given back to the system early.
+    """Replace this process with the daemon, which then has none of the command line's modules in memory."""
+    # One arena, since an arena per thread would hold back memory; and return free memory to the system early.
     tuned = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "131072"}
     environ = {**tuned, **os.environ}
-    # Started from a checkout, the packages are found in the current directory; else that must not be searched.
+    # In a checkout, the packages are in the current directory; otherwise it must not be searched.
     isolated = [] if Path(__file__).parents[1] == Path.cwd() else ["-P"]
     command = [sys.executable, *isolated, "-m", "agent.daemon", str(hand_over(settings))]
     os.execve(sys.executable, command, environ)  # noqa: S606  # our own interpreter and module
 
 
 def _rules(settings: AgentSettings) -> TargetRules:
-    """As of the state when there is one; a host that is not set up may still measure public servers."""
+    """Return the rules of the state if there is one; a host that is not set up may still measure public servers."""
     directory = StateDirectory(places_to_look(settings, os.environ)[0], settings.env)
     if file_stamp(directory.state_file) is None:
         return TargetRules(settings.env)

@@ -1,4 +1,4 @@
-"""One agent at work: every part made, connected, and run in one group of tasks."""
+"""Run one agent: build and connect all of its parts, and run them in one task group."""
 
 import asyncio
 import logging
@@ -43,20 +43,20 @@ from schema.topics import ANY, Topics
 log = logging.getLogger(__name__)
 
 KEEP_SESSION: Final = timedelta(days=1)
-"""For how long the broker keeps what it has for us while we are away."""
+"""Time for which the broker keeps the session and its messages while the agent is disconnected."""
 
 CLOCK_STEP_CHECK_EVERY: Final = 1.0
-"""Seconds between two looks at the clock, beside the one after every probe."""
+"""Seconds between two checks for a clock step, in addition to the one after every probe."""
 
 GOODBYE_WITHIN: Final = 2.0
-"""Seconds that saying goodbye may take."""
+"""Maximum seconds for publishing the offline status."""
 
 
 class Agent:
-    """An agent with one identity, for as long as ``state.json`` stays the same.
+    """Run an agent with one identity, for as long as ``state.json`` is unchanged.
 
     Args:
-        passing: a run of its own beside the daemon: it does not appear as the monitor's presence.
+        passing: a separate run beside the daemon, which does not affect the monitor's presence.
     """
 
     def __init__(
@@ -81,12 +81,14 @@ class Agent:
         self._reconnect = Reconnect()
         self._report_warning = OngoingWarning(log)
         self.configured = asyncio.Event()
-        """A configuration has arrived."""
+        """Set when a configuration has arrived."""
         self.left = asyncio.Event()
-        """A batch has left a spool."""
-        self._context = self._make_situation()
+        """Set when a batch has left a spool."""
+        self._context = self._make_context()
         self.presence = Presence(self.status, self._publish_status, lambda: self.session.wait_ready())
-        self.pipelines = {ipv: self._line(ipv, lasting.spools[ipv], ipv in settings.protocols) for ipv in IP_VERSIONS}
+        self.pipelines = {
+            ipv: self._make_pipeline(ipv, lasting.spools[ipv], ipv in settings.protocols) for ipv in IP_VERSIONS
+        }
         probers = {ipv: pipeline.prober for ipv, pipeline in self.pipelines.items()}
         senders = {ipv: pipeline.sender for ipv, pipeline in self.pipelines.items()}
         self._handlers = Handlers(
@@ -101,17 +103,17 @@ class Agent:
     # ---- running ---------------------------------------------------------------------------------------------------
 
     async def run(self, ends: asyncio.Event, says_goodbye: Callable[[], bool]) -> None:
-        """Works until ``ends`` is set; then keeps what was measured, and disconnects in order.
+        """Run until ``ends`` is set; then store the remaining results and disconnect cleanly.
 
         Args:
-            says_goodbye: asked in the end whether to tell the pool that we are gone.
+            says_goodbye: called at the end; returns whether to publish that the agent is offline.
         """
         await self.serve(self._parts(), ends, says_goodbye)
 
     async def serve(
         self, parts: Mapping[str, Coroutine[Any, Any, None]], ends: asyncio.Event, says_goodbye: Callable[[], bool]
     ) -> None:
-        """Like :meth:`run`, with these parts beside the broker session."""
+        """Run like :meth:`run`, but with the given parts beside the broker session."""
         async with asyncio.TaskGroup() as group:
             session = group.create_task(self.session.run(), name="session")
             tasks = [group.create_task(part, name=name) for name, part in parts.items()]
@@ -124,7 +126,7 @@ class Agent:
                 await self._say_goodbye()
             session.cancel()
             await asyncio.wait({session}, timeout=GOODBYE_WITHIN)
-            session.cancel()  # a second time, should the broker not answer the first
+            session.cancel()  # again, in case the broker did not answer the first time
 
     def _parts(self) -> dict[str, Coroutine[Any, Any, None]]:
         parts: dict[str, Coroutine[Any, Any, None]] = {
@@ -141,7 +143,7 @@ class Agent:
         return parts
 
     async def watch_clock(self) -> None:
-        """Looks for steps of the wall clock until cancelled."""
+        """Check for steps of the wall clock until cancelled."""
         while True:
             await asyncio.sleep(CLOCK_STEP_CHECK_EVERY)
             self.check_for_clock_step()
@@ -150,18 +152,18 @@ class Agent:
         with suppress(NotConnected, PublishRefused):
             await self._publish_status(offline_status(), timeout=GOODBYE_WITHIN)
 
-    # ---- what others are told --------------------------------------------------------------------------------------
+    # ---- status, metrics and report --------------------------------------------------------------------------------
 
     def status(self) -> Status:
-        """What we do, for the pool."""
+        """Return the agent's status message."""
         return online_status(self.pipelines)
 
     def metrics(self) -> str:
-        """What we do, as Prometheus text."""
+        """Return the agent's metrics as Prometheus text."""
         return metrics(self.pipelines, self.lasting.counters, self.session.connected)
 
     def report(self) -> None:
-        """Writes what the ``status`` command shows."""
+        """Write the report for the ``status`` command."""
         because = None if self.session.connected else self._lost_because or "disconnected"
         broker = str(self.session.address)
         lasting, troubles = self.lasting, self._login.troubles()
@@ -182,13 +184,13 @@ class Agent:
             self._report_warning.warning("%s: %s", self._directory.status_file, error.strerror or error)
 
     def report_soon(self) -> None:
-        """Something that the report says has changed."""
+        """Schedule a report, since its content has changed."""
         self._report_due.set()
 
     # ---- the local clock and other reasons not to probe ------------------------------------------------------------
 
     def check_for_clock_step(self) -> None:
-        """Discards what a step of the wall clock has made doubtful."""
+        """Discard probes and results that a step of the wall clock has made unreliable."""
         step = self.lasting.watch.step()
         if step is None:
             return
@@ -212,7 +214,7 @@ class Agent:
             pipeline.prober.wake()
         self._changed()
 
-    def _make_situation(self) -> ProberContext:
+    def _make_context(self) -> ProberContext:
         return ProberContext(
             name=self.state.name,
             rules=self._directory.rules(self.state),
@@ -228,7 +230,7 @@ class Agent:
 
     # ---- the broker session ----------------------------------------------------------------------------------------
 
-    def _line(self, ipv: IpVersion, spool: Spool, enabled: bool) -> Pipeline:
+    def _make_pipeline(self, ipv: IpVersion, spool: Spool, enabled: bool) -> Pipeline:
         counters = self.lasting.counters
         link = BatchLink(lambda: self.session, self._topics.results(self.state.name, ipv))
         batcher = Batcher(
@@ -281,7 +283,7 @@ class Agent:
         self._reconnect.connected()
         self._lost_because = None
         for pipeline in self.pipelines.values():
-            pipeline.sender.welcome()
+            pipeline.sender.on_connected()
         self.presence.connected()
         self._wake_all()
 

@@ -1,4 +1,4 @@
-"""The servers that this monitor is to probe over one protocol, as the retained messages have them."""
+"""Hold the servers that this monitor probes over one protocol, as published in retained messages."""
 
 from typing import Final
 
@@ -7,19 +7,19 @@ from schema.messages import Assignment, assignment_set_hash
 from schema.names import IpVersion
 
 MAX_ASSIGNMENTS: Final = 20_000
-"""Assignments held at most, several times what the pool has servers: a flood of them must not fill the memory."""
+"""Maximum number of assignments, several times the pool's servers: a flood must not exhaust the memory."""
 
 MIN_INTERVAL: Final = 1.0
 MAX_INTERVAL: Final = 30 * 86400.0
-"""Seconds. What lies outside is a mistake, and would make us a nuisance or never probe."""
+"""Seconds. An interval outside these bounds is a mistake: the agent would flood the server or never probe it."""
 
 
 class AssignmentRefused(ValueError):
-    """The assignment cannot be followed; the message says why."""
+    """The assignment is invalid; the message gives the reason."""
 
 
 class Assignments:
-    """A set of assignments, and the hash by which agent and selector see whether they agree."""
+    """A set of assignments, and the hash by which agent and selector detect differences."""
 
     def __init__(self, ipv: IpVersion, rules: TargetRules) -> None:
         self._ipv = ipv
@@ -31,21 +31,21 @@ class Assignments:
         return len(self._held)
 
     def get(self, server_id: int) -> Assignment | None:
-        """The assignment of a server, if it is one of ours."""
+        """Return the assignment of a server, or ``None``."""
         return self._held.get(server_id)
 
     def ids(self) -> list[int]:
-        """All servers assigned."""
+        """Return the ids of all assigned servers."""
         return list(self._held)
 
     def put(self, server_id: int, assignment: Assignment) -> None:
-        """Takes an assignment that was published for ``server_id``.
+        """Store an assignment that was published for ``server_id``.
 
         Raises:
-            AssignmentRefused: it is about another server, cannot be probed, or is one too many.
+            AssignmentRefused: it names another server, cannot be probed, or exceeds the maximum number.
         """
         if assignment.server_id != server_id:
-            raise AssignmentRefused(f"is about server {assignment.server_id}")
+            raise AssignmentRefused(f"names server {assignment.server_id}")
         if not MIN_INTERVAL <= assignment.interval <= MAX_INTERVAL:
             raise AssignmentRefused(f"interval {assignment.interval:g} s: must be {MIN_INTERVAL:g} to {MAX_INTERVAL:g}")
         try:
@@ -53,23 +53,23 @@ class Assignments:
         except TargetRefused as error:
             raise AssignmentRefused(str(error)) from error
         if server_id not in self._held and len(self._held) >= MAX_ASSIGNMENTS:
-            raise AssignmentRefused(f"one more than the {MAX_ASSIGNMENTS} that an agent holds")
+            raise AssignmentRefused(f"exceeds the maximum of {MAX_ASSIGNMENTS} assignments")
         self._held[server_id] = assignment
         self._hash = None
 
     def remove(self, server_id: int) -> bool:
-        """Whether the server was assigned; it is no longer."""
+        """Remove the assignment of a server; return whether there was one."""
         self._hash = None
         return self._held.pop(server_id, None) is not None
 
     def clear(self) -> None:
-        """Forgets all of them: a new session begins with none."""
+        """Remove all assignments, as a new session starts without any."""
         self._held.clear()
         self._hash = None
 
     @property
     def hash(self) -> str:
-        """Of all assignments held, as :func:`assignment_set_hash` has it."""
+        """Return the hash of all assignments, as computed by :func:`assignment_set_hash`."""
         if self._hash is None:
             self._hash = assignment_set_hash(self._held.values())
         return self._hash

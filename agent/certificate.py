@@ -1,4 +1,4 @@
-"""Until when a certificate is valid, read from its DER (RFC 5280, section 4.1) without a library for all of X.509."""
+"""Read the expiry time of a certificate from its DER (RFC 5280, section 4.1), without an X.509 library."""
 
 import re
 import ssl
@@ -15,14 +15,14 @@ _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE---
 
 
 class CertificateError(ValueError):
-    """This is no certificate."""
+    """The file does not contain a valid certificate."""
 
 
 def valid_until(path: Path) -> datetime:
-    """When the first certificate of a PEM file expires.
+    """Return when the first certificate of a PEM file expires.
 
     Raises:
-        CertificateError: there is none in it, or the file cannot be read.
+        CertificateError: the file has none, or cannot be read.
     """
     try:
         match = _PEM.search(path.read_text(encoding="ascii"))
@@ -43,24 +43,24 @@ def _not_after(der: bytes) -> datetime:
     validity = _expect(fields, _SEQUENCE)[0]
     kind, text, _ = _element(_element(validity)[2])
     if kind not in (_UTC_TIME, _GENERALIZED_TIME):
-        raise CertificateError("has no end of its validity")
+        raise CertificateError("has no expiry time")
     form = "%y%m%d%H%M%SZ" if kind == _UTC_TIME else "%Y%m%d%H%M%SZ"
     return datetime.strptime(text.decode("ascii"), form).replace(tzinfo=UTC)
 
 
 def _element(data: bytes) -> tuple[int, bytes, bytes]:
-    """The first element of DER: its tag, its content, and what follows it."""
+    """Split off the first DER element: return its tag, its content, and the remaining bytes."""
     length, start = data[1], 2
     if length & 0x80:
         start += length & 0x7F
         length = int.from_bytes(data[2:start], "big")
     if start + length > len(data):
-        raise CertificateError("is cut short")
+        raise CertificateError("is truncated")
     return data[0], data[start : start + length], data[start + length :]
 
 
 def _expect(data: bytes, tag: int) -> tuple[bytes, bytes]:
     found, content, rest = _element(data)
     if found != tag:
-        raise CertificateError("is no X.509 certificate")
+        raise CertificateError("is not an X.509 certificate")
     return content, rest

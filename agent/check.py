@@ -1,4 +1,4 @@
-"""The ``check`` command: measures servers now, by address or host name, and says what came out."""
+"""Implement the ``check`` command, which measures servers by address or host name and reports the results."""
 
 import asyncio
 import socket
@@ -15,37 +15,37 @@ from agent.wording import check_line
 from schema.names import IpVersion
 
 MOST_ADDRESSES: Final = 16
-"""Addresses of one name that are measured."""
+"""Maximum number of addresses of one name that are measured."""
 
 _FAMILIES: Final = {socket.AF_INET: FAMILY_OF[4], socket.AF_INET6: FAMILY_OF[6]}
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One address of what was asked for, and its samples; or why nothing was measured."""
+    """One address of a requested server with its samples, or the reason why it was not measured."""
 
     asked: str
-    """As it was given: an address or a host name."""
+    """The argument as given: an address or a host name."""
     target: Target | None = None
     samples: Sequence[Sample] = ()
     problem: str | None = None
     by_name: bool = True
-    """Whether a host name was asked for."""
+    """The argument was a host name."""
 
     @property
     def good(self) -> bool:
-        """Whether one sample at least is an answer without error."""
+        """Return whether at least one sample is an answer without error."""
         return any(sample.reply is not None and sample.error is None for sample in self.samples)
 
     def line(self) -> str:
-        """In words."""
+        """Describe the result in words."""
         if self.target is None:
             return f"{self.asked}: {self.problem}"
         told = check_line(self.target, self.samples)
         return f"{self.asked} {told}" if self.by_name else told
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines: a result as the pool is told it, and what it is of."""
+        """Return the result as JSON-compatible data: as published to the pool, plus the argument."""
         found: dict[str, Any] = {"asked": self.asked, "good": self.good}
         if self.target is None:
             return found | {"error": self.problem}
@@ -56,7 +56,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """An address to measure, or why there is none."""
+    """An address to measure, or the reason why there is none."""
 
     asked: str
     target: Target | None = None
@@ -65,10 +65,10 @@ class _Planned:
 
 
 def check_arguments(asked: Iterable[str], rules: TargetRules) -> None:
-    """Refuses what can be refused before anybody is asked.
+    """Refuse invalid arguments before any server is probed.
 
     Raises:
-        TargetRefused: an address that may not be probed, or neither an address nor a host name.
+        TargetRefused: an argument is not allowed as a target, or is neither an address nor a host name.
     """
     for text in asked:
         rules.parse_or_name(text)
@@ -81,14 +81,14 @@ async def check(
     samples: int,
     done: Callable[[Checked], None] = lambda checked: None,
 ) -> list[Checked]:
-    """Measures all addresses of what was asked for, at the same time; ``done`` is given each as soon as it is there.
+    """Measure all addresses of the given servers concurrently; pass each result to ``done`` as soon as it is available.
 
     Args:
-        asked: addresses and host names, as :func:`check_arguments` lets pass.
-        rules: which addresses may be probed; of a name, others are told as a problem.
-        protocols: those on which names are looked up.
-        samples: of each address.
-        done: takes each one.
+        asked: addresses and host names that :func:`check_arguments` accepts.
+        rules: the addresses that may be probed; other addresses of a name are reported as a problem.
+        protocols: protocols for which names are resolved.
+        samples: number of samples per address.
+        done: called with each result.
     """
     wanted = frozenset(protocols)
 

@@ -1,4 +1,4 @@
-"""What an operator may have an agent do, beside what every worker can: recheck, pause, resume, reload."""
+"""Handle the agent's own control commands, in addition to those of every process: recheck, pause, resume, reload."""
 
 import asyncio
 import logging
@@ -15,12 +15,12 @@ log = logging.getLogger(__name__)
 
 
 class ControlCommands:
-    """The control messages to one agent. :meth:`run` it as a task.
+    """Handle the control commands to one agent. Run :meth:`run` as a task.
 
     Args:
-        recheck: checks the local clock now.
+        recheck: called to check the local clock now.
         on_change: called when :attr:`paused` has changed.
-        reload: has ``state.json`` read again;
+        reload: called to read ``state.json`` again;
             raises :class:`runtime.control.CommandRefused`.
     """
 
@@ -33,7 +33,7 @@ class ControlCommands:
         reload: Callable[[], None],
     ) -> None:
         self.paused = False
-        """Until an operator resumes, or the process ends."""
+        """Set until an operator resumes the agent, or the process ends."""
         self._recheck = recheck
         self._wake_all = on_change
         self._reload = reload
@@ -45,8 +45,8 @@ class ControlCommands:
         self._control.add("reload", self._reload_command)
 
     def on_message(self, message: Incoming) -> None:
-        """A control message has arrived."""
-        if message.retain:  # an command is for now, not for whoever comes later
+        """Enqueue a control message."""
+        if message.retain:  # a command applies only now; one that is retained is a mistake
             return
         try:
             self._waiting.put_nowait(message)
@@ -54,13 +54,13 @@ class ControlCommands:
             log.warning("control message dropped: too many at once")
 
     async def run(self, session: BrokerSession) -> NoReturn:
-        """Carries out and answers one command after the other."""
+        """Execute and answer one command after another."""
         while True:
             message = await self._waiting.get()
             try:
                 await self._control.handle(session, message)
             except Exception:
-                # For instance a response topic that is none: one sender's mistake must not end the agent.
+                # For instance an invalid response topic: one sender's mistake must not end the agent.
                 log.exception("control message could not be handled")
 
     async def _recheck_command(self, command: ControlCommand) -> Mapping[str, Any]:

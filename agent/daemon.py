@@ -1,6 +1,6 @@
-"""The daemon as a program: ``python -m agent.daemon DESCRIPTOR``, started by ``ntppool-agent monitor``.
+"""Run the daemon: ``python -m agent.daemon DESCRIPTOR``, started by ``ntppool-agent monitor``.
 
-It replaces the command line's process, so that nothing that only the command line needs stays in memory.
+It replaces the command line's process, so that no module that only the command line needs stays in memory.
 """
 
 import sys
@@ -9,14 +9,14 @@ from agent.lazy_imports import postpone
 
 
 def main() -> None:
-    """Reads its settings from the file descriptor that it was given, runs, and exits."""
+    """Read the settings from the given file descriptor, run, and exit."""
     postpone("urllib.request")
-    # After that, since they import paho.
+    # Imported after this call, since they import paho.
     from agent.daemon_settings import take_over
     from agent.service import run
 
     if len(sys.argv) != 2 or not sys.argv[1].isdigit():
-        sys.exit("this program is started by: ntppool-agent monitor")
+        sys.exit("start this program with: ntppool-agent monitor")
     sys.exit(run(take_over(int(sys.argv[1]))))
 
 

@@ -1,4 +1,4 @@
-"""What the command line hands to the daemon. A Struct, so that the daemon needs no pydantic to read it."""
+"""Pass settings from the command line to the daemon. They are a ``Struct``, so that the daemon needs no pydantic."""
 
 import os
 from typing import Final
@@ -12,37 +12,37 @@ _MAX_SETTINGS: Final = 65536
 
 
 class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Validated settings of a daemon. Nothing in it is secret."""
+    """Validated settings of a daemon. They contain no secrets."""
 
     env: Environment
     state_base: str
-    """The directory in which the state directory of ``env`` is."""
+    """The parent of the state directory of ``env``."""
     log_level: LogLevel = "info"
     protocols: tuple[IpVersion, ...] = ("v4", "v6")
-    """Those that may be used on this host."""
+    """The protocols that are enabled on this host."""
     spool_bytes: int = 64 * 1024 * 1024
-    """Bytes of results kept on disk at most, both protocols together."""
+    """Maximum bytes of results on disk, for both protocols together."""
     once: bool = False
-    """Probe every assigned server once, deliver the results and end."""
+    """Probe every assigned server once, deliver the results and exit."""
     sanity_only: bool = False
-    """Only check the local clock, and end."""
+    """Only check the local clock, and exit."""
 
 
 def hand_over(settings: DaemonSettings) -> int:
-    """A file descriptor that the next program of this process can read the settings from."""
+    """Return a file descriptor from which the next program of this process can read the settings."""
     reading, writing = os.pipe()
-    os.write(writing, msgspec.json.encode(settings))  # far less than a pipe holds
+    os.write(writing, msgspec.json.encode(settings))  # much smaller than the buffer of a pipe
     os.close(writing)
     os.set_inheritable(reading, True)
     return reading
 
 
 def take_over(descriptor: int) -> DaemonSettings:
-    """The settings that :func:`hand_over` left.
+    """Read the settings that :func:`hand_over` wrote.
 
     Raises:
         OSError: there is no such descriptor.
-        msgspec.MsgspecError: something else was left there.
+        msgspec.MsgspecError: the content is not valid settings.
     """
     try:
         return msgspec.json.decode(os.read(descriptor, _MAX_SETTINGS), type=DaemonSettings)

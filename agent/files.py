@@ -1,24 +1,24 @@
-"""Files that are whole or not there, whatever happens to the host in between."""
+"""Write files that are complete or absent, even if the host crashes in between."""
 
 import os
 from pathlib import Path
 
 TEMPORARY = ".tmp"
-"""Suffix of files that are being written; what has it after a crash is rubbish."""
+"""Suffix of files that are being written; after a crash, files with this suffix are garbage."""
 
 
 def write_durably(path: Path, *parts: bytes) -> None:
-    """Writes a file, readable by its owner only, so that it is on disk when this returns; replaces what was there.
+    """Replace a file, readable by its owner only, and return once it is on disk.
 
     Raises:
-        OSError: it could not be written; what was there before still is.
+        OSError: it could not be written; the previous file is unchanged.
     """
     _replace(path, parts, durable=True)
     _sync_directory(path.parent)
 
 
 def write_atomically(path: Path, *parts: bytes) -> None:
-    """Like :func:`write_durably`, but a power failure may bring back the former file: for what is written anew anyway.
+    """Write like :func:`write_durably`, but without fsync: a power failure may restore the previous file.
 
     Raises:
         OSError: it could not be written.

@@ -1,4 +1,4 @@
-"""What the pool tells an agent: configuration, assignments and acknowledgements, decoded and passed on."""
+"""Handle messages from the pool to an agent: configuration, assignments and acknowledgements."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -17,11 +17,11 @@ from schema.topics import Topics
 log = logging.getLogger(__name__)
 
 _MAX_ID_DIGITS: Final = 18
-"""Of a server's id: more do not fit into the ledger."""
+"""Maximum digits of a server's id; the ledger cannot hold more."""
 
 
 class Handlers:
-    """Handles the messages to one agent, each at once.
+    """Handle the messages to one agent, each immediately.
 
     Args:
         on_config: called when a configuration has been applied.
@@ -46,11 +46,11 @@ class Handlers:
         self._warning = OngoingWarning(log)
 
     def config(self, message: Incoming) -> None:
-        """The retained configuration; an empty payload takes it away."""
+        """Apply the retained configuration; an empty payload removes it."""
         try:
             config = decode(message.payload, MonitorConfig) if message.payload else MonitorConfig()
         except Undecodable as error:
-            self._refuse("configuration refused, the former one stays: %s", error)
+            self._refuse("configuration refused, keeping the previous one: %s", error)
             return
         for ipv, prober in self._probers.items():
             prober.configure(config.protocols.get(ipv))
@@ -58,10 +58,10 @@ class Handlers:
         self._on_config()
 
     def assignment(self, message: Incoming) -> None:
-        """One retained assignment; an empty payload removes it."""
+        """Apply one retained assignment; an empty payload removes it."""
         address = self._topics.parse(message.topic)
         if address is None or address.ipv is None or not 0 < len(address.rest) <= _MAX_ID_DIGITS:
-            self._refuse("assignment on %s refused: no such topic", message.topic[:200])
+            self._refuse("assignment on %s refused: invalid topic", message.topic[:200])
             return
         prober, server_id = self._probers[address.ipv], int(address.rest)
         if not message.payload:
@@ -71,11 +71,11 @@ class Handlers:
             prober.assign(server_id, decode(message.payload, Assignment))
         except (Undecodable, AssignmentRefused) as error:
             if isinstance(error, Undecodable):
-                prober.assign(server_id, None)  # what it said before is no longer true
+                prober.assign(server_id, None)  # the previous assignment is no longer valid
             self._refuse("assignment of server %d refused: %s", server_id, error)
 
     def ack(self, message: Incoming) -> None:
-        """What became of a batch."""
+        """Handle the acknowledgement of a batch."""
         address = self._topics.parse(message.topic)
         try:
             ack: Ack = decode(message.payload, Ack)  # type: ignore[arg-type]  # a union is a type for msgspec
@@ -87,7 +87,7 @@ class Handlers:
 
     def _set_log_level(self, level: LogLevel | None) -> None:
         if level == self._configured_log_level:
-            return  # so that what an operator has set for now is not undone by another change
+            return  # so that other changes do not undo a level that an operator has set
         self._configured_log_level = level
         set_level(level or self._own_log_level)
 

@@ -1,4 +1,4 @@
-"""What the ``status`` command finds out about an agent: the running service's state first, whoever asks."""
+"""Inspect an agent's state for the ``status`` command, preferring a running daemon's state directory."""
 
 import os
 import pwd
@@ -15,45 +15,45 @@ from agent.status_file import AgentReport, read_report
 from schema.names import ENVIRONMENTS, Environment
 
 STALE: Final = 90.0
-"""Seconds after which a daemon that runs should have reported: three times as long as it waits at most."""
+"""Seconds after which a running daemon must have reported: three times the maximum interval."""
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be seen of one state directory."""
+    """The findings about one state directory."""
 
     path: str
     env: Environment
     closed_by: str | None = None
-    """Who may look into it, when we may not."""
+    """The user who may read the directory, if we may not."""
     name: str | None = None
-    """Of the monitor, when it is set up."""
+    """The name of the monitor, if it is set up."""
     set_up: bool = False
-    """Whether there is a ``state.json``, good or not."""
+    """There is a ``state.json``, valid or not."""
     others: tuple[Environment, ...] = ()
-    """The other environments that are set up beside it."""
+    """The other environments that are set up in the same place."""
     process: int | None = None
-    """Of the daemon; 0 when it is not known which, None when there is none."""
+    """The daemon's process id; 0 when it is unknown, ``None`` when no daemon runs."""
     report: AgentReport | None = None
     troubles: tuple[str, ...] = ()
-    """Files that are missing or wrong."""
+    """Files that are missing or invalid."""
     certificate: str = "none"
 
     def healthy(self, now: datetime) -> bool:
-        """Whether it runs, says so, and is connected."""
+        """Return whether the daemon runs, reports, and is connected."""
         report = self.report
         if self.process is None or report is None or self.stale(now) or self.troubles or report.troubles:
             return False
         return report.connected
 
     def stale(self, now: datetime) -> bool:
-        """Whether a daemon that runs has not reported for too long."""
+        """Return whether a running daemon has not reported for too long."""
         if self.process is None or self.report is None:
             return False
         return (now - self.report.written).total_seconds() > STALE
 
 
 def inspect(bases: Sequence[Path], env: Environment) -> Inspection:
-    """The first of several places where a daemon runs, else the first that is set up, else the first."""
+    """Return the first place where a daemon runs, else the first that is set up, else the first."""
     found = [_look(base, env) for base in bases]
     running = (one for one in found if one.process is not None)
     known = (one for one in found if one.set_up or one.report is not None)
@@ -80,7 +80,7 @@ def _look(base: Path, env: Environment) -> Inspection:
     try:
         report = read_report(directory)
     except StateError as error:
-        troubles.append(f"{error}; a running agent writes it anew every 30 s")
+        troubles.append(f"{error}; a running agent rewrites it every 30 s")
     if set_up and (trouble := _disk_trouble(directory.path)):
         troubles.append(trouble)
     return Inspection(
@@ -97,7 +97,7 @@ def _look(base: Path, env: Environment) -> Inspection:
 
 
 def _disk_trouble(path: Path) -> str | None:
-    """Why nothing can be written there, as far as the file system says so."""
+    """Return why the directory is not writable, as far as the file system reports it."""
     try:
         disk = os.statvfs(path)
     except OSError as error:
@@ -110,7 +110,7 @@ def _disk_trouble(path: Path) -> str | None:
 
 
 def _is_there(path: Path) -> bool:
-    """Raises :class:`PermissionError` when that is not for us to know."""
+    """Return whether the file exists. Raise :class:`PermissionError` if we may not know."""
     try:
         path.stat()
     except PermissionError:

@@ -1,6 +1,6 @@
-"""Postpones the import of modules that a library names and the daemon never uses.
+"""Postpone the import of modules that a library imports and the daemon never uses.
 
-paho imports ``urllib.request`` to look for proxies, which brings along HTTP, e-mail and archives: 2 MB of the daemon's
+paho imports ``urllib.request`` to look for proxies, which loads HTTP, e-mail and archive modules: 2 MB of the daemon's
 memory. The standard library's LazyLoader does not help, since the next ``import`` statement loads the module.
 """
 
@@ -11,10 +11,10 @@ from typing import Any
 
 
 class _Postponed(ModuleType):
-    """Stands in for a module, and becomes it when something is asked of it."""
+    """A placeholder for a module, which loads the module on the first attribute access."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # the import system's own questions
+        if name.startswith("__"):  # accessed by the import system itself
             raise AttributeError(name)
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
@@ -24,7 +24,7 @@ class _Postponed(ModuleType):
 
 
 def postpone(name: str) -> None:
-    """From now on an import of the module ``name`` loads nothing; a module that is there already stays."""
+    """Make imports of the module ``name`` load nothing until it is used; a module that is already loaded stays."""
     if name in sys.modules:
         return
     stand_in = sys.modules[name] = _Postponed(name)

@@ -1,6 +1,6 @@
-"""Who an agent is and how it gets in, from files that others replace while it runs.
+"""Read the agent's identity and credentials from files that may be replaced while it runs.
 
-What cannot be used does not end anything: the agent goes on with what was there before, warns, and looks again.
+Files that cannot be used never end the agent: it keeps the previous ones, warns, and tries again.
 """
 
 import logging
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Login:
-    """``state.json``, the certificates that belong to it, and the token."""
+    """The content of ``state.json``, the certificates that belong to it, and the token."""
 
     def __init__(self, directory: StateDirectory, state: State) -> None:
         self.state = state
@@ -23,30 +23,30 @@ class Login:
         self.tls = TlsFiles(address, check=None if address.key_file is None else directory.check_key)
         self.token = TokenFile(directory)
         self.trouble: str | None = None
-        """Why newer files cannot be taken up."""
+        """The reason why newer files cannot be used."""
         self._directory = directory
 
     def troubles(self) -> list[str]:
-        """What is wrong with the files."""
+        """Return the problems with the files."""
         return [trouble for trouble in (self.trouble, self.token.trouble) if trouble is not None]
 
     @property
     def stamp(self) -> Stamp:
-        """Tells whether a file was replaced. The token is read whenever it is used."""
+        """Return a value that changes when a file is replaced. The token is not included: it is read on every use."""
         directory = self._directory
         files = (directory.state_file, directory.certificate_file, directory.key_file)
         return (*map(file_stamp, files), *self.tls.stamp)
 
     @property
     def complete(self) -> bool:
-        """Whether all of it has been read."""
+        """Return whether all files have been read."""
         return self.tls.loaded
 
     def renewed(self) -> Self:
-        """What the files say now: itself when that is nothing new.
+        """Return the login from the current files, or this object if nothing has changed.
 
         Raises:
-            StateError: they are wrong. This one stays as it is.
+            StateError: the files are invalid. This object is unchanged.
         """
         found = type(self)(self._directory, self._directory.read_state())
         if found.tls.address == self.tls.address:
@@ -64,27 +64,28 @@ class Login:
         return found
 
     def _refuse_half_removed(self) -> None:
-        """Without both we are meant to have no certificate; without one of them a renewal is under way."""
+        """Refuse a key without its certificate: if neither exists, none is wanted; one of them is a renewal in
+        progress."""
         key, certificate = self._directory.key_file, self._directory.certificate_file
         if file_stamp(key) is not None:
-            raise StateError(f"{certificate}: is missing, though {key.name} is there")
+            raise StateError(f"{certificate}: is missing, although {key.name} exists")
 
 
 class TokenFile:
-    """The token, and while its file is missing or broken, the one before for as long as that is good."""
+    """Read the token. While its file is missing or invalid, return the previous token until that expires."""
 
     def __init__(self, directory: StateDirectory) -> None:
         self._directory = directory
         self._former: str | None = None
         self.trouble: str | None = None
-        """Why the token before is used."""
+        """The reason why the previous token is used."""
         self._warning = OngoingWarning(log)
 
     def read(self) -> str:
-        """The token to log in with.
+        """Return the token to log in with.
 
         Raises:
-            StateError: there is none.
+            StateError: there is no usable token.
         """
         try:
             self._former = self._directory.read_token()
@@ -92,7 +93,7 @@ class TokenFile:
             if self._former is None or has_expired(self._former):
                 raise
             self.trouble = str(error)
-            self._warning.warning("%s; going on with the token that was there before", error)
+            self._warning.warning("%s; continuing with the previous token", error)
             return self._former
         self.trouble = None
         self._warning.over()

@@ -1,4 +1,4 @@
-"""What an agent has done since it started, and that as Prometheus text."""
+"""Count an agent's activity since its start, and export it as Prometheus text."""
 
 import msgspec
 
@@ -6,15 +6,15 @@ from agent.ntp.measurement import Sample
 
 
 class AgentCounters(msgspec.Struct, kw_only=True, gc=False):
-    """Counts since the start of the process."""
+    """Counters since the start of the process."""
 
     probes: int = 0
     probes_discarded: int = 0
-    """Probes and results thrown away: the clock was set meanwhile, or one of the next two reasons."""
+    """Discarded probes and results: the clock was set meanwhile, or one of the next two reasons applies."""
     probes_unsent: int = 0
-    """Probes that this host could not send, for want of a route, a link or a socket."""
+    """Probes that this host could not send because it lacks a route, a link or a socket."""
     results_unproven: int = 0
-    """Results of silent servers thrown away because nobody else answered us either: our own network was down."""
+    """Results of silent servers, discarded because no other server answered: the host's own network was down."""
     samples_sent: int = 0
     samples_received: int = 0
     ignored_short: int = 0
@@ -22,21 +22,21 @@ class AgentCounters(msgspec.Struct, kw_only=True, gc=False):
     ignored_origin: int = 0
     ignored_source: int = 0
     stamps_by_program: int = 0
-    """Replies that the kernel did not stamp, so that their time is less exact."""
+    """Replies without a kernel timestamp, whose time is less accurate."""
     clock_checks: int = 0
     clock_checks_failed: int = 0
     clock_steps: int = 0
     batches_made: int = 0
     batches_sent: int = 0
-    """Publishes of batches, repetitions included."""
+    """Publishes of batches, including repetitions."""
     batches_committed: int = 0
     results_rejected: int = 0
     messages_refused: int = 0
-    """Messages to us that could not be decoded or followed."""
+    """Messages to the agent that were undecodable or invalid."""
     connections: int = 0
 
     def count_samples(self, samples: list[Sample]) -> None:
-        """Adds what a series saw."""
+        """Add the samples of a series."""
         self.samples_sent += len(samples)
         for sample in samples:
             self.ignored_short += sample.ignored.short
@@ -49,7 +49,7 @@ class AgentCounters(msgspec.Struct, kw_only=True, gc=False):
 
 
 def prometheus_text(counters: AgentCounters, gauges: dict[str, float]) -> str:
-    """Counters and gauges in Prometheus' text format; a gauge's name may carry labels in braces."""
+    """Format counters and gauges as Prometheus text; a gauge's name may include labels in braces."""
     lines: list[str] = []
     for name in counters.__struct_fields__:
         lines.append(f"# TYPE ntppool_agent_{name}_total counter")

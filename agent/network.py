@@ -1,9 +1,9 @@
-"""A server did not answer: is it the server that is silent, or our own network?
+"""Decide whether a missing answer means that the server is silent, or that the host's own network is down.
 
-An answer from anybody, to something that was asked while the server was, says that the network works. (What was asked
-later says less: the network may have come back just then.) Where nobody else was asked, or nobody answered, the result
-is held until the local clock has been checked, which asks the base-check servers: if one of them answers, the server
-was silent; if none does, nothing that we could say of it is true. A check says nothing of what was much earlier. Pure.
+An answer from any server to a request of the same time proves that the network works. (A later request proves less: the
+network may have recovered in between.) If no other server was asked, or none answered, the result is held until the
+local clock has been checked, which queries the base-check servers: if one of them answers, the server was silent; if
+none does, no statement about the server is possible. A check proves nothing about a much earlier time. Pure.
 """
 
 from collections import deque
@@ -17,17 +17,17 @@ from agent.ntp.measurement import Sample
 from schema.messages import Result
 
 MAX_HELD: Final = 500
-"""Results held at most. Checks are half a minute apart at most, so there are rarely more than some dozen."""
+"""Maximum number of held results. Checks are at most half a minute apart, so there are rarely more than a few dozen."""
 
 
 _ONE_SAMPLE: Final = 3_000_000_000
-"""Nanoseconds that a single request stands for: as long as its answer is waited for."""
+"""Nanoseconds that a single request covers: the time for which its answer is awaited."""
 
 _REMEMBERED: Final = 512
-"""Answered requests remembered: more than there can be during one probe."""
+"""Number of answered requests to remember: more than can occur during one probe."""
 
 NEAR: Final = 5_000_000_000
-"""Nanoseconds within which a check must follow a result to speak for it."""
+"""Nanoseconds after a result within which a check proves something about it."""
 
 
 class _Held(msgspec.Struct, frozen=True, gc=False):
@@ -37,31 +37,31 @@ class _Held(msgspec.Struct, frozen=True, gc=False):
 
 
 class Verdict(Enum):
-    """What to do with a result."""
+    """The decision about a result."""
 
     TRUE = "true"
-    """The network works."""
+    """The network works: accept the result."""
     OPEN = "open"
-    """It is held; a check must decide."""
+    """The result is held until a check decides."""
     FALSE = "false"
-    """Nobody answers us: it says nothing of the server."""
+    """No server answers: the result proves nothing about this one."""
 
 
 class SilenceJudge:
-    """What one protocol has heard lately, and the results that wait. Times are Unix time in nanoseconds."""
+    """Track the answers of one protocol and the held results. Times are Unix time in nanoseconds."""
 
     def __init__(self) -> None:
         self._answered: deque[int] = deque(maxlen=_REMEMBERED)
-        """When requests left that were answered."""
+        """Send times of requests that were answered."""
         self._deaf = False
-        """No base-check server answered the last check, nor has anybody since."""
+        """No base-check server answered the last check, and no server has answered since."""
         self._held: deque[_Held] = deque()
 
     def __len__(self) -> int:
         return len(self._held)
 
     def judge(self, result: Result, samples: Sequence[Sample], now: int) -> Verdict:
-        """Whether a result counts that is there ``now``; an answer counts and says that the network works."""
+        """Decide whether a result of ``now`` is valid; an answer is valid and proves that the network works."""
         answered = [sample.sent_at for sample in samples if sample.reply is not None]
         if answered:
             self._record_answers(answered)
@@ -75,17 +75,17 @@ class SilenceJudge:
         return Verdict.OPEN
 
     def trim(self) -> int:
-        """Drops the oldest of too many results, and returns how many."""
+        """Drop the oldest results beyond the maximum, and return their number."""
         dropped = max(0, len(self._held) - MAX_HELD)
         for _ in range(dropped):
             self._held.popleft()
         return dropped
 
     def checked(self, heard: int | None) -> tuple[list[Result], int]:
-        """The base-check servers were asked: the results that count, and the number of those that never will.
+        """Process a check of the base-check servers: return the valid results, and the number of discarded ones.
 
         Args:
-            heard: when the latest request left that one of them answered; None: nobody answered any.
+            heard: send time of the latest request that one of them answered; ``None`` if none was answered.
         """
         if heard is None:
             self._deaf = True
@@ -97,13 +97,13 @@ class SilenceJudge:
         return true, len(decided) - len(true)
 
     def forget(self) -> int:
-        """Drops all results that wait, and returns how many."""
+        """Drop all held results, and return their number."""
         dropped = len(self._held)
         self._held.clear()
         return dropped
 
     def start_over(self) -> int:
-        """The clock was set: what was heard when does not count any longer. Returns the number of results dropped."""
+        """Forget all answers, since the clock was set. Return the number of results dropped."""
         self._answered.clear()
         self._deaf = False
         return self.forget()

@@ -1,4 +1,4 @@
-"""Runs that end by themselves: one measures every assigned server once, the other only checks the local clock."""
+"""Perform runs that end by themselves: measure every assigned server once, or only check the local clock."""
 
 import asyncio
 import logging
@@ -31,15 +31,15 @@ DELIVERED_WITHIN: Final = 120.0
 """Seconds after which a step of such a run has failed."""
 
 QUIET: Final = 2.0
-"""Seconds without a new assignment after which they are all there: the broker sends them in one go."""
+"""Seconds without a new assignment after which the set is complete: the broker sends them in one go."""
 
 
 class RunFailed(Exception):
-    """A step did not succeed; the message says which and why."""
+    """A step failed; the message names it and gives the reason."""
 
 
 async def probe_once(settings: DaemonSettings, directory: StateDirectory) -> int:
-    """Probes what is assigned, delivers the results, and returns the exit status."""
+    """Probe all assigned servers, deliver the results, and return the exit status."""
     login = Login(directory, directory.read_state())
     agent = Agent(settings, directory, login, keep(settings, directory), on_reload=lambda: None, passing=True)
     ends, failed = asyncio.Event(), False
@@ -77,7 +77,9 @@ async def _probe_all(agent: Agent) -> None:
     probes = [prober.probe_in_turn(i) for prober in probers if not prober.why_not for i in prober.assignments.ids()]
     await asyncio.gather(*probes)
     for prober in probers:
-        await _within(CHECKED_WITHIN, prober.decide(), "whether silent servers or our network are at fault is open")
+        await _within(
+            CHECKED_WITHIN, prober.decide(), "could not decide whether the silent servers or our own network failed"
+        )
     for pipeline in agent.pipelines.values():
         await pipeline.batcher.close()
     log.info("%d servers probed", len(probes))
@@ -85,7 +87,7 @@ async def _probe_all(agent: Agent) -> None:
 
 
 async def _quiet(count: Callable[[], int]) -> None:
-    """Returns when ``count`` has not changed for a while."""
+    """Wait until ``count`` has stopped changing."""
     before = -1
     while (now := count()) != before:
         before = now
@@ -107,11 +109,11 @@ async def _within(seconds: float, waited: Awaitable[object], failure: str) -> No
 
 
 CONNECTED_AND_CONFIGURED_WITHIN: Final = 30.0
-"""Seconds for connecting and for the configuration, which names the servers to ask, to arrive."""
+"""Seconds for the connection and the configuration, which names the servers to query, to arrive."""
 
 
 async def check_clock_once(settings: DaemonSettings, directory: StateDirectory) -> int:
-    """Checks the clock for every live protocol, writes the result to stdout, and returns the exit status."""
+    """Check the clock for every live protocol, print the result, and return the exit status."""
     state = directory.read_state()
     config = await _fetch_config(directory, state)
     if config is None:
@@ -119,7 +121,7 @@ async def check_clock_once(settings: DaemonSettings, directory: StateDirectory) 
         return 1
     live = {ipv: p for ipv, p in config.protocols.items() if p.status in LIVE and ipv in settings.protocols}
     if not live:
-        log.error("no protocol that is switched on here has the status testing or active")
+        log.error("no protocol that is enabled on this host has the status testing or active")
         return 1
     good = [await _check(ipv, protocol, directory, state) for ipv, protocol in live.items()]
     return 0 if all(good) else 1
@@ -141,7 +143,7 @@ async def _fetch_config(directory: StateDirectory, state: State) -> MonitorConfi
     login = Login(directory, state)
     session = BrokerSession(
         login.tls.address,
-        # Beside the daemon, if one is running, and not in its place.
+        # A separate session, so that a running daemon keeps its own.
         Identity(state.name, f"{state.name}/sanity"),
         login.token.read,
         subscriptions=[Subscription(topics.config(state.name), on_config)],

@@ -1,7 +1,7 @@
-"""How the agent's command line writes: one line at a time, made fit for a terminal.
+"""Write the output of the agent's command line, one line at a time, safe for a terminal.
 
-Servers and broker choose reference ids, error texts and reasons. They are shown as they came, but for characters that a
-terminal would obey.
+Servers and broker choose reference ids, error texts and reasons. They are shown unchanged, except that control
+characters are escaped.
 """
 
 import sys
@@ -12,20 +12,20 @@ from runtime.printable import printable, printable_json
 
 
 def write(line: str) -> None:
-    """One line on stdout, whatever is in it."""
+    """Write one line to stdout, with unsafe characters escaped."""
     sys.stdout.write(printable(line) + "\n")
 
 
 def write_json(value: Any) -> None:
-    """``value`` on one line: exact, and in ASCII without control characters."""
+    """Write ``value`` as JSON on one line: exact, and in ASCII without control characters."""
     sys.stdout.write(printable_json(value) + "\n")
 
 
 def print_error(line: str) -> None:
-    """One line on stderr, with the program's name."""
+    """Write one line to stderr, with the program's name."""
     sys.stderr.write(f"ntppool-agent: {printable(line)}\n")
 
 
 def warn(line: str) -> None:
-    """One line on stderr about what does not stop the command; with its priority where that is the journal."""
+    """Write a warning to stderr; with its syslog priority if that is the journal."""
     sys.stderr.write(f"{'<4>' if stderr_is_journal() else ''}ntppool-agent: warning: {printable(line)}\n")

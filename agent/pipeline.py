@@ -1,4 +1,4 @@
-"""What one protocol of an agent consists of, and what of it outlives a change of identity."""
+"""Define the parts of an agent for one protocol, and the parts that survive a change of identity."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from schema.names import IP_VERSIONS, IpVersion
 
 
 class Lasting(msgspec.Struct, frozen=True):
-    """What outlives a change of ``state.json``."""
+    """The parts that survive a change of ``state.json``."""
 
     spools: dict[IpVersion, Spool]
     counters: AgentCounters
@@ -30,7 +30,7 @@ class Lasting(msgspec.Struct, frozen=True):
 
 
 def keep(settings: DaemonSettings, directory: StateDirectory) -> Lasting:
-    """Opens the spools.
+    """Open the spools and create the lasting parts.
 
     Raises:
         StateError: they cannot be opened.
@@ -44,7 +44,7 @@ def keep(settings: DaemonSettings, directory: StateDirectory) -> Lasting:
 
 
 class Pipeline(msgspec.Struct, frozen=True):
-    """One protocol, from the probe to the broker."""
+    """The parts of one protocol, from the probe to the broker."""
 
     prober: Prober
     batcher: Batcher
@@ -53,10 +53,10 @@ class Pipeline(msgspec.Struct, frozen=True):
 
 
 class BatchLink:
-    """The way of one protocol's batches to the broker.
+    """Publish one protocol's batches.
 
     Args:
-        session: of now; asked each time, since the parts of an agent know each other in a circle.
+        session: returns the current session; called each time, since the session is created after the link.
     """
 
     def __init__(self, session: Callable[[], BrokerSession], topic: str) -> None:
@@ -64,13 +64,13 @@ class BatchLink:
         self._topic = topic
 
     async def wait_ready(self) -> None:
-        """Returns when there is a connection."""
+        """Wait for a connection."""
         await self._session().wait_ready()
 
     def room(self) -> int | None:
-        """Bytes of a packet that the broker takes, at most; None: any, or not known."""
+        """Return the maximum packet size that the broker accepts, in bytes; ``None`` if unlimited or unknown."""
         return self._session().limits.packet
 
     async def publish_batch(self, batch: Batched) -> None:
-        """Publishes a batch, with its id as correlation data. Raises what :meth:`BrokerSession.publish` raises."""
+        """Publish a batch, with its id as correlation data. Raise whatever :meth:`BrokerSession.publish` raises."""
         await self._session().publish(self._topic, batch.payload, correlation=batch.id.encode())

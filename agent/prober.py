@@ -1,7 +1,7 @@
-"""Probes the assigned servers of one protocol, when they are due and when it may.
+"""Probe the assigned servers of one protocol when they are due and probing is allowed.
 
-It starts and stops by itself as configuration, clock check and the state of the agent allow; the reason why it does
-not probe is always known.
+Probing starts and stops automatically with the configuration, the clock check and the state of the agent; the reason
+why it is stopped is always known.
 """
 
 import asyncio
@@ -33,14 +33,14 @@ from schema.names import IpVersion
 log = logging.getLogger(__name__)
 
 MAX_PROBES: Final = 64
-"""Probes at the same time, both protocols together."""
+"""Maximum number of concurrent probes, for both protocols together."""
 
 LAST_RESULTS: Final = 10
-"""Results remembered for the ``status`` command."""
+"""Number of results remembered for the ``status`` command."""
 
 
 class ProberContext(msgspec.Struct, frozen=True):
-    """What the probers of both protocols share."""
+    """The state that the probers of both protocols share."""
 
     name: str
     rules: TargetRules
@@ -51,15 +51,15 @@ class ProberContext(msgspec.Struct, frozen=True):
     clock: Callable[[], float]
     """Monotonic seconds."""
     why_not: Callable[[], str | None]
-    """Why nothing may be probed at all; None when it may."""
+    """Return why nothing may be probed at all; ``None`` if probing is allowed."""
     check_for_clock_step: Callable[[], None]
-    """Notices a step of the wall clock, and has all probers discard what it made doubtful."""
+    """Detect a step of the wall clock, and make all probers discard unreliable results."""
     on_change: Callable[[], None]
-    """Something that the status message says has changed."""
+    """Called when the content of the status message has changed."""
 
 
 class Prober:
-    """One protocol. :meth:`run` it as a task."""
+    """Probe the servers of one protocol. Run :meth:`run` as a task."""
 
     def __init__(self, ipv: IpVersion, context: ProberContext, batcher: Batcher, *, enabled: bool) -> None:
         self.ipv = ipv
@@ -77,21 +77,21 @@ class Prober:
         self._probing = False
         self._silence = SilenceJudge()
         self._decided = asyncio.Event()
-        """No result waits for a check."""
+        """Set while no result waits for a check."""
         self._decided.set()
         self._clock_steps = 0
-        """Steps of the clock so far: what began before the last one does not count."""
+        """Number of clock steps so far: a probe that started before the last one is discarded."""
         self._probes: set[asyncio.Task[None]] = set()
         self._measuring: set[asyncio.Task[None] | None] = set()
-        """Those of them, and others, that are counted as probes and have no result yet."""
+        """The tasks among these, and others, that are counted as probes and have no result yet."""
         self._wake = asyncio.Event()
         self._trouble = OngoingWarning(log)
 
     @property
     def why_not(self) -> str | None:
-        """Why this protocol does not probe; None when it does."""
+        """Return why this protocol does not probe; ``None`` when it does."""
         if not self._enabled:
-            return f"IP{self.ipv} is switched off on this host"
+            return f"IP{self.ipv} is disabled on this host"
         if self.config is None:
             return "not configured by the pool"
         if self.config.status not in LIVE:
@@ -100,11 +100,11 @@ class Prober:
 
     @property
     def live(self) -> bool:
-        """Whether the pool wants this protocol to probe, and this host allows it."""
+        """Return whether the pool wants this protocol to probe, and this host allows it."""
         return self._enabled and self.config is not None and self.config.status in LIVE
 
     def state(self) -> ProtocolState | None:
-        """For the status message; None for a protocol that the pool has not configured."""
+        """Return the protocol's part of the status message; ``None`` if the pool has not configured it."""
         if self.config is None:
             return None
         reason = self.why_not
@@ -117,7 +117,7 @@ class Prober:
         )
 
     def configure(self, config: ProtocolConfig | None) -> None:
-        """Works like this from now on; None: not at all."""
+        """Apply a configuration; ``None`` stops probing."""
         if config == self.config:
             return
         address = None if config is None else config.nat_ip or config.ip
@@ -129,10 +129,10 @@ class Prober:
         self._context.on_change()
 
     def assign(self, server_id: int, assignment: Assignment | None) -> None:
-        """Probes a server from now on, or no longer.
+        """Start or stop probing a server.
 
         Raises:
-            AssignmentRefused: we cannot; the server is then not assigned.
+            AssignmentRefused: the assignment is invalid; the server is then not assigned.
         """
         refused: AssignmentRefused | None = None
         if assignment is not None:
@@ -150,17 +150,17 @@ class Prober:
             raise refused
 
     def forget_assignments(self) -> None:
-        """The broker has a new session for us and says again what is assigned."""
+        """Remove all assignments, since the broker has a new session and sends them again."""
         self.assignments.clear()
         self._schedule.drop_all()
         self._context.on_change()
 
     def wake(self) -> None:
-        """What decides whether to probe may have changed."""
+        """Check again whether to probe."""
         self._wake.set()
 
     def discard_untrusted(self) -> int:
-        """The wall clock was set: discards what cannot be trusted, and returns how much that was."""
+        """Discard all unreliable results after a clock step, and return their number."""
         self._clock_steps += 1
         discarded = self._batcher.withdraw(self.clock.last_good, self._context.clock())
         discarded += self._silence.start_over()
@@ -168,7 +168,7 @@ class Prober:
         current = asyncio.current_task()
         for task in self._probes - {current}:
             task.cancel()
-            # One that has not begun has measured nothing, and one that has just ended has given its result.
+            # A task that has not started has measured nothing; one that has just ended has delivered its result.
             discarded += task in self._measuring
             self._measuring.discard(task)
         self._schedule.rebuild(self._context.watch.wall_ahead, self._context.clock())
@@ -177,7 +177,7 @@ class Prober:
         return discarded
 
     async def run(self) -> None:
-        """Probes until cancelled. What is open then stays so, and is discarded."""
+        """Probe until cancelled; then discard undecided results."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.clock.run(), name=f"clock {self.ipv}")
@@ -186,7 +186,7 @@ class Prober:
             self._count_unproven(self._silence.forget())
 
     async def probe(self, server_id: int) -> None:
-        """Probes an assigned server now, and gives the result to the batcher."""
+        """Probe an assigned server now, and pass the result to the batcher."""
         assignment, config = self.assignments.get(server_id), self.config
         if assignment is None or config is None:
             return
@@ -202,12 +202,12 @@ class Prober:
             self._accept_unless_silent(to_result(server_id, assignment.ip, samples), samples)
 
     async def probe_in_turn(self, server_id: int) -> None:
-        """Like :meth:`probe`, when there is a free slot."""
+        """Probe like :meth:`probe`, once a slot is free."""
         async with self._context.slots:
             await self.probe(server_id)
 
     async def decide(self) -> None:
-        """Checks the clock now if results wait for that; returns when none does."""
+        """Check the clock now if results wait for that; return once none does."""
         if len(self._silence):
             self.clock.recheck()
         await self._decided.wait()
@@ -216,7 +216,7 @@ class Prober:
         try:
             await self.probe(server_id)
         except Exception:
-            # Whatever one server sends us must not end the probes of all others.
+            # Errors caused by one server must not stop the probes of all others.
             log.exception("probe of server %d failed", server_id)
 
     async def _run_schedule(self, tasks: asyncio.TaskGroup) -> None:
@@ -234,7 +234,7 @@ class Prober:
                 await self._begin(tasks)
 
     async def _begin(self, tasks: asyncio.TaskGroup) -> None:
-        """Begins one probe that is due, as soon as there is a free slot."""
+        """Start one due probe as soon as a slot is free."""
         await self._context.slots.acquire()
         server_id = self._schedule.pop(self._context.clock()) if self.why_not is None else None
         if server_id is None:
@@ -245,7 +245,7 @@ class Prober:
         task.add_done_callback(lambda ended: self._ended(ended, server_id))
 
     def _ended(self, task: asyncio.Task[None], server_id: int) -> None:
-        # Not in the task itself: one that is cancelled before its first step would never get there.
+        # Not in the task itself, since a task that is cancelled before its first step never runs.
         self._probes.discard(task)
         self._schedule.done(server_id, self._context.clock())
         self._context.slots.release()
@@ -254,7 +254,7 @@ class Prober:
     async def _measure(self, assignment: Assignment, config: ProtocolConfig) -> list[Sample]:
         counters = self._context.counters
         counters.probes += 1
-        target = Target(assignment.ip, assignment.port, self.ipv)  # checked when it was assigned
+        target = Target(assignment.ip, assignment.port, self.ipv)  # validated when it was assigned
         source = self._source
         was_foreign = source.foreign
         task = asyncio.current_task()
@@ -269,14 +269,14 @@ class Prober:
         return samples
 
     def _not_sent(self, why: str | None) -> None:
-        """This host could not ask: that is no result, and perhaps it can ask nobody."""
+        """Handle a probe that this host could not send: it has no result, and others may fail as well."""
         self._trouble.warning("IP%s: probes fail on this host: %s", self.ipv, why)
         self._context.counters.probes_unsent += 1
         self._context.counters.probes_discarded += 1
         self.clock.check_soon()
 
     def _accept_unless_silent(self, result: Result, samples: list[Sample]) -> None:
-        """Takes a result, unless it may be our own network that is silent."""
+        """Accept a result, unless the host's own network may be down."""
         match self._silence.judge(result, samples, time.time_ns()):
             case Verdict.TRUE:
                 self._accept(result)
@@ -296,13 +296,13 @@ class Prober:
         self._context.counters.probes_discarded += results
 
     def _on_check_answered(self, heard: int | None) -> None:
-        """A check has shown whether anybody answers us: decides about the results that wait for it."""
+        """Decide about held results after a check has shown whether any server answers."""
         results, unproven = self._silence.checked(heard)
         for result in results:
             self._accept(result)
         self._count_unproven(unproven)
         if unproven:
-            log.warning("IP%s: nobody answered: %d results of silent servers discarded", self.ipv, unproven)
+            log.warning("IP%s: no server answered: %d results of silent servers discarded", self.ipv, unproven)
         if len(self._silence):
             self.clock.check_soon()
         else:
@@ -320,7 +320,7 @@ class Prober:
             return
         self._probing = probing
         if probing:
-            # What became due meanwhile does not all happen now, but when its turn comes.
+            # Probes that became due meanwhile do not all run now, but in their next slots.
             self._schedule.rebuild(self._context.watch.wall_ahead, self._context.clock())
         log.info("IP%s: %s", self.ipv, "probing" if probing else f"not probing: {self.why_not}")
         self._context.on_change()
@@ -328,7 +328,7 @@ class Prober:
     def _use_clock(self) -> None:
         config = self.config
         if config is None or not self.live:
-            self._count_unproven(self._silence.forget())  # no check will come that could decide
+            self._count_unproven(self._silence.forget())  # no further check can decide about them
             self._decided.set()
             self.clock.use(None, self._source)
             return

@@ -1,10 +1,10 @@
-"""How long to stay away from the broker after a connection was lost, and whether to probe meanwhile.
+"""Decide how long to stay disconnected after a connection was lost, and whether to probe meanwhile.
 
-When another client comes with our name, two agents share one identity. Were both to come back at once, each would throw
-the other out for ever; so we keep away for longer each time, and do not probe meanwhile.
+If another client connects with the same name, two agents share one identity. If both reconnected at once, they would
+disconnect each other forever; therefore the agent stays away for longer each time, and does not probe meanwhile.
 
-MQTT 5 has a reason code for this, but Mosquitto before 2.0.15 just closes the connection. Then it shows by its pattern:
-connections that are made without trouble and soon closed without a word, several in a row.
+MQTT 5 has a reason code for a takeover, but Mosquitto before 2.0.15 just closes the connection. The agent then
+recognises the pattern: several successive connections that succeed and are soon closed without a reason.
 """
 
 import random
@@ -17,34 +17,35 @@ TAKEOVER_WAITS: Final = (120.0, 300.0, 600.0, 900.0)
 """Seconds to wait after the first, second, third and every further takeover."""
 
 STABLE: Final = 1800.0
-"""Seconds that a connection must last before earlier takeovers are forgotten."""
+"""Seconds that a connection must last to reset earlier takeovers."""
 
 WAIT: Final = 10.0
-"""Seconds to wait after any other loss, on average: a broker that comes back is not met by all agents at once."""
+"""Average seconds to wait after any other loss, so that not all agents reconnect to a restarted broker at once."""
 
 FIRST_WAIT: Final = 2.0
-"""Seconds to wait at first, on average: most losses are a short interruption."""
+"""Average seconds to wait at first: most losses are short interruptions."""
 
 
 SHORT: Final = 60.0
-"""Seconds: a connection that ended sooner was cut short."""
+"""Seconds. A shorter connection was cut short."""
 
 FIGHT: Final = 3
-"""Connections in a row, each cut short without a word, that mean a fight: a restarting broker refuses some between."""
+"""Successive connections cut short without a reason that indicate a takeover; a restarting broker causes fewer."""
 
 
 class Reconnect:
-    """Decides when to connect again. An instance belongs to one session."""
+    """Decide when to reconnect. An instance belongs to one session."""
 
     def __init__(self, spread: Callable[[float, float], float] = random.uniform) -> None:
         self._spread = spread
         self._takeovers = 0
         self._cut_short = 0
         self.kept_away = False
-        """Whether another agent has our identity right now, as far as we know."""
+        """Another agent currently has our identity, as far as we know."""
 
     def back_off(self, lost: Lost, failures: int) -> float:
-        """Seconds to wait after a loss; ``failures`` attempts in a row did not last."""
+        """Return the seconds to wait after a loss; ``failures`` is the number of successive attempts that did not
+        last."""
         if lost.lasted >= STABLE:
             self._takeovers = 0
         if self._thrown_out(lost):
@@ -64,5 +65,5 @@ class Reconnect:
         return self._cut_short >= FIGHT or self._takeovers > 0
 
     def connected(self) -> None:
-        """We are connected again: nobody else is, as far as the broker knows."""
+        """Record a connection: no other agent is connected, as far as the broker knows."""
         self.kept_away = False

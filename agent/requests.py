@@ -1,4 +1,4 @@
-"""Answers requests that operators make of one agent: a measurement of an address, or the agent's metrics."""
+"""Answer operators' ad hoc requests to one agent: measure an address, or return the agent's metrics."""
 
 import asyncio
 import logging
@@ -18,23 +18,23 @@ from schema.topics import Topics
 log = logging.getLogger(__name__)
 
 MAX_AT_ONCE: Final = 4
-"""Requests answered at the same time; more are told that we are busy."""
+"""Maximum number of concurrent requests; further ones are answered as busy."""
 
 MAX_PER_MINUTE: Final = 60
-"""Measurements made for others in a minute: an agent is no tool to flood somebody with."""
+"""Maximum measurements on request per minute, so that an agent cannot be used to flood a host."""
 
 TIMEOUT: Final = 2.0
-"""Seconds to wait for each sample: three of them, two seconds apart, are done within the 8 s that a requester waits."""
+"""Seconds to wait for each sample: three samples, two seconds apart, fit into the 8 s that a requester waits."""
 
 
 class Publish(Protocol):
-    """Sends an answer. Raises :class:`NotConnected` or :class:`PublishRefused`."""
+    """Publish an answer. Raise :class:`NotConnected` or :class:`PublishRefused`."""
 
     async def __call__(self, topic: str, payload: bytes, *, qos: int, correlation: bytes | None) -> None: ...
 
 
 class Requests:
-    """The requests to one agent. :meth:`run` it as a task."""
+    """Answer the requests to one agent. Run :meth:`run` as a task."""
 
     def __init__(
         self,
@@ -58,14 +58,14 @@ class Requests:
         self._running = 0
 
     def on_message(self, check: str, message: Incoming) -> None:
-        """A request for ``check`` (the last part of its topic) has arrived."""
+        """Enqueue a request for ``check``, the last part of its topic."""
         try:
             self._waiting.put_nowait((check, message))
         except asyncio.QueueFull:
             log.warning("ad hoc request dropped: too many at once")
 
     async def run(self) -> None:
-        """Answers until cancelled."""
+        """Answer requests until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             while True:
                 check, message = await self._waiting.get()
@@ -86,7 +86,7 @@ class Requests:
                 answer = await self._make(check, request)
             except Exception:
                 log.exception("ad hoc request %r failed", check[:64])
-                answer = AdHocAnswer(id=request.id, error="failed; the agent's log says why")
+                answer = AdHocAnswer(id=request.id, error="failed; see the agent's log")
             finally:
                 self._running -= 1
         try:
@@ -94,7 +94,7 @@ class Requests:
         except (NotConnected, PublishRefused) as error:
             log.info("answer to ad hoc request could not be sent: %s", error)
         except Exception:
-            # For instance a response topic that is none: one sender's mistake must not end the agent.
+            # For instance an invalid response topic: one sender's mistake must not end the agent.
             log.exception("answer to ad hoc request could not be sent")
 
     async def _make(self, check: str, request: AdHocRequest) -> AdHocAnswer:
@@ -107,7 +107,7 @@ class Requests:
 
     async def _ntp(self, request: AdHocRequest) -> AdHocAnswer:
         if request.ip is None:
-            return AdHocAnswer(id=request.id, error="ip: needed for ntp")
+            return AdHocAnswer(id=request.id, error="ip: required for ntp")
         try:
             target = self._rules.check(request.ip, request.port)
         except TargetRefused as error:
@@ -122,7 +122,7 @@ class Requests:
         samples = await probe(target, source, request.samples, TIMEOUT)
         self._counters.count_samples(samples)
         if (chosen := best(samples)).ours:
-            return AdHocAnswer(id=request.id, error=f"this host cannot ask: {chosen.error}")
+            return AdHocAnswer(id=request.id, error=f"this host could not send: {chosen.error}")
         return AdHocAnswer(id=request.id, result=to_result(0, target.ip, samples))
 
     def _too_many(self) -> bool:
@@ -134,7 +134,8 @@ class Requests:
         return False
 
     def _topic(self, request: AdHocRequest, message: Incoming) -> str:
-        """Where to answer: the response topic if it is one of ours, which is all that we may publish on."""
+        """Return the response topic if it is below the agent's own, where alone it may publish; else the default
+        topic."""
         ours = self._topics.data(self._name, "")
         if message.response_topic and message.response_topic.startswith(ours):
             return message.response_topic

@@ -1,4 +1,4 @@
-"""The life of the daemon: one agent after another, as ``state.json`` changes, until a signal ends it."""
+"""Run the daemon: one agent after another as ``state.json`` changes, until a signal ends it."""
 
 import asyncio
 import gc
@@ -20,17 +20,17 @@ from runtime.log import OngoingWarning, set_up_logging
 log = logging.getLogger(__name__)
 
 CHECK_FILES_EVERY: Final = 1.0
-"""Seconds between two looks at the files of the state directory. Looking costs less than being told."""
+"""Seconds between two checks of the files in the state directory. Polling costs less than being notified."""
 
 SETTLE: Final = 0.5
-"""Seconds to wait after a change, in case that more files are being replaced."""
+"""Seconds to wait after a change, in case more files are being replaced."""
 
 EXIT_ERROR: Final = 1
 EXIT_CONFIGURATION: Final = 2
 
 
 def run(settings: DaemonSettings) -> int:
-    """Runs until SIGTERM or SIGINT, or as long as the settings say; returns the exit status."""
+    """Run until SIGTERM or SIGINT, or as long as the settings require; return the exit status."""
     set_up_logging(settings.log_level)
     directory = StateDirectory(Path(settings.state_base), settings.env)
     try:
@@ -40,7 +40,7 @@ def run(settings: DaemonSettings) -> int:
         log.error("%s", error)
         return EXIT_ERROR if isinstance(error, StateUnavailable) else EXIT_CONFIGURATION
     except BaseExceptionGroup as group:
-        log.error("ended by an error of its own", exc_info=group)
+        log.error("failed with an unexpected error", exc_info=group)
         return EXIT_ERROR
 
 
@@ -62,13 +62,13 @@ async def _serve(settings: DaemonSettings, directory: StateDirectory) -> int:
         loop.add_signal_handler(number, service.stop)
     loop.add_signal_handler(signal.SIGHUP, service.reload)
     gc.collect()
-    gc.freeze()  # what was imported stays: later collections need not look at it
+    gc.freeze()  # imported modules stay: later collections can skip them
     await service.run()
     return 0
 
 
 class Service:
-    """Runs an agent, and another one in its place when the files that it logs in with have changed."""
+    """Run an agent, and replace it when the files with its identity and credentials have changed."""
 
     def __init__(self, settings: DaemonSettings, directory: StateDirectory, login: Login, lasting: Lasting) -> None:
         self._settings = settings
@@ -82,16 +82,16 @@ class Service:
         self._warning = OngoingWarning(log)
 
     def stop(self) -> None:
-        """Ends the service in order."""
+        """End the service cleanly."""
         self._stopping = True
         self._ends.set()
 
     def reload(self) -> None:
-        """Reads the files again now."""
+        """Read the files again now."""
         self._reload_now.set()
 
     async def run(self) -> None:
-        """Until :meth:`stop`."""
+        """Run until :meth:`stop`."""
         async with asyncio.TaskGroup() as tasks:
             watch = tasks.create_task(self._watch_files(), name="state")
             while not self._stopping:
@@ -104,7 +104,7 @@ class Service:
             watch.cancel()
 
     def _says_goodbye(self, state: State) -> Callable[[], bool]:
-        """An agent that only reconnects is not gone; one that gets another name is."""
+        """Publish the offline status only if the service stops or the name changes, not on a reconnection."""
         return lambda: self._stopping or self._login.state.name != state.name
 
     async def _watch_files(self) -> None:
@@ -114,7 +114,7 @@ class Service:
                 async with asyncio.timeout(CHECK_FILES_EVERY):
                     await self._reload_now.wait()
             except TimeoutError:
-                # What could not be taken up is tried again: the reason may lie elsewhere than in the files.
+                # Files that could not be used are tried again: the cause may be outside of them.
                 if self._login.stamp == seen and self._login.complete and not self._warning.lasting:
                     continue
             self._reload_now.clear()
@@ -124,12 +124,12 @@ class Service:
                 seen = self._login.stamp
 
     def _load_changed_files(self) -> bool:
-        """Whether there is something new, which is used from now on."""
+        """Load changed files; return whether there is a new login, which is used from now on."""
         try:
             login = self._login.renewed()
         except StateError as error:
             self._trouble(str(error))
-            self._warning.warning("%s; going on with what was there before", error)
+            self._warning.warning("%s; continuing with the previous state", error)
             return False
         self._trouble(None)
         self._warning.over()

@@ -1,7 +1,7 @@
-"""The agent's settings: arguments over environment over ``/etc/default/ntppool-agent``, all checked at the start.
+"""Load the agent's settings: arguments override the environment, which overrides ``/etc/default/ntppool-agent``.
 
-Hosts bring files and habits from the older agent along, so its spellings are understood, and what only it knew is named
-and passed over.
+Hosts bring files and habits from the older agent, so its spellings are accepted, and variables that only it used are
+reported and ignored.
 """
 
 import difflib
@@ -25,17 +25,17 @@ DEFAULTS_FILE: Final = Path("/etc/default/ntppool-agent")
 _DEFAULTS_FILE_KEY: Final = "MONITOR_DEFAULTS_FILE"
 
 SERVICE_STATE: Final = Path("/var/lib/ntppool-agent")
-"""The state directory that systemd makes for the units."""
+"""The state directory that systemd creates for the units."""
 
 _LINE: Final = re.compile(r"""([A-Za-z_][A-Za-z0-9_]*)=(?:"([^"]*)"|'([^']*)'|([^"'\s]*))""")
 
 
 class ConfigurationError(Exception):
-    """Settings are wrong; the message names each of them and what would be right."""
+    """Settings are invalid; the message names each of them and the accepted values."""
 
 
 class AgentSettings(BaseSettings):
-    """What the agent reads from its environment. The names of the variables are in the aliases."""
+    """The settings that the agent reads from its environment. The aliases are the names of the variables."""
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore", populate_by_name=True)
 
@@ -43,7 +43,7 @@ class AgentSettings(BaseSettings):
     state_dir: Path | None = Field(None, alias="MONITOR_STATE_DIR")
     log_level: Annotated[LogLevel, BeforeValidator(level_name)] = Field("info", alias="MONITOR_LOG_LEVEL")
     debug: bool = Field(False, alias="MONITOR_DEBUG")
-    """The older agents' way to say ``debug``."""
+    """The older agent's option for ``debug``."""
     ipv4: bool = Field(True, alias="MONITOR_IPV4")
     ipv6: bool = Field(True, alias="MONITOR_IPV6")
     spool_megabytes: int = Field(64, ge=1, le=4096, alias="MONITOR_SPOOL_MEGABYTES")
@@ -57,7 +57,7 @@ class AgentSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what is passed in: the environment and the file are merged before, so that a test needs neither."""
+        """Use only the values passed in: environment and file are merged earlier, so that tests need neither."""
         return (init_settings,)
 
 
@@ -69,14 +69,14 @@ KNOWN: Final = frozenset(
 def load_settings(
     environ: Mapping[str, str], given: Mapping[str, Any], warn: Callable[[str], object] = lambda text: None
 ) -> AgentSettings:
-    """The settings of this process.
+    """Load the settings of this process.
 
     Args:
-        given: arguments by field name; None means: not given.
-        warn: told of variables that are none of ours. An older agent may know them, so they end nothing.
+        given: arguments by field name; ``None`` if not given.
+        warn: called for unknown variables. An older agent may know them, so they are not an error.
 
     Raises:
-        ConfigurationError: something is wrong, in any of the places.
+        ConfigurationError: a setting is invalid in any of the sources.
     """
     named = environ.get(_DEFAULTS_FILE_KEY)
     path = Path(named) if named else DEFAULTS_FILE
@@ -99,13 +99,13 @@ class _Value:
     given: Any
     origin: str
     rank: int
-    """Of the place where it was found: a higher one wins."""
+    """The rank of the source; a higher one wins."""
 
 
 def _found(
     given: Mapping[str, Any], from_file: Mapping[str, str], path: str, environ: Mapping[str, str]
 ) -> dict[str, _Value]:
-    """By alias, what wins of what the places say."""
+    """Return the winning value of each setting, by alias."""
     found: dict[str, _Value] = {}
     for name, field in AgentSettings.model_fields.items():
         key = str(field.alias)
@@ -118,12 +118,12 @@ def _found(
 
 
 def base_directory(settings: AgentSettings, environ: Mapping[str, str]) -> Path:
-    """Where the state directories of all environments are."""
+    """Return the parent of the state directories of all environments."""
     return state_base(settings.state_dir, {key: value for key, value in environ.items() if key != "MONITOR_STATE_DIR"})
 
 
 def places_to_look(settings: AgentSettings, environ: Mapping[str, str]) -> list[Path]:
-    """Where to look for an agent's state: what was named, else the user's own directory and that of the units."""
+    """Return the candidate state directories: the one that was named, else the user's own and that of the units."""
     own = {key: value for key, value in environ.items() if key != "MONITOR_STATE_DIR"}
     if settings.state_dir is not None or own.get("STATE_DIRECTORY"):
         return [state_base(settings.state_dir, own)]
@@ -134,10 +134,10 @@ def places_to_look(settings: AgentSettings, environ: Mapping[str, str]) -> list[
 
 
 def for_daemon(settings: AgentSettings, base: Path, *, once: bool = False, sanity_only: bool = False) -> DaemonSettings:
-    """What the daemon must know.
+    """Return the settings for the daemon.
 
     Raises:
-        ConfigurationError: neither protocol may be used.
+        ConfigurationError: neither protocol is enabled.
     """
     protocols = wanted_protocols(settings)
     return DaemonSettings(
@@ -152,10 +152,10 @@ def for_daemon(settings: AgentSettings, base: Path, *, once: bool = False, sanit
 
 
 def wanted_protocols(settings: AgentSettings) -> tuple[IpVersion, ...]:
-    """The protocols that may be used.
+    """Return the enabled protocols.
 
     Raises:
-        ConfigurationError: none.
+        ConfigurationError: neither protocol is enabled.
     """
     wanted: dict[IpVersion, bool] = {"v4": settings.ipv4, "v6": settings.ipv6}
     protocols = tuple(ipv for ipv, on in wanted.items() if on)
@@ -165,16 +165,16 @@ def wanted_protocols(settings: AgentSettings) -> tuple[IpVersion, ...]:
 
 
 def read_defaults(path: Path, *, must_exist: bool) -> dict[str, str]:
-    """The variables in a file of ``KEY=VALUE`` lines; comments begin with ``#``, values may be quoted.
+    """Read the variables from a file of ``KEY=VALUE`` lines; comments begin with ``#``, values may be quoted.
 
     Raises:
-        ConfigurationError: the file cannot be read, or a line has another form.
+        ConfigurationError: the file cannot be read, or a line is malformed.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         if must_exist:
-            raise ConfigurationError(f"{_DEFAULTS_FILE_KEY}={path}: must be a file that exists") from None
+            raise ConfigurationError(f"{_DEFAULTS_FILE_KEY}={path}: must be an existing file") from None
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: cannot be read: {error}") from error
@@ -192,12 +192,12 @@ def read_defaults(path: Path, *, must_exist: bool) -> dict[str, str]:
 
 def _unknown(variables: Mapping[str, str], origin: str) -> list[str]:
     strange = sorted(key for key in variables if key.startswith("MONITOR_") and key not in KNOWN)
-    return [f"{key} ({origin}): is no setting of this agent and is passed over; {_advice(key)}" for key in strange]
+    return [f"{key} ({origin}): is not a setting of this agent and is ignored; {_advice(key)}" for key in strange]
 
 
 def _advice(key: str) -> str:
     similar = difflib.get_close_matches(key, KNOWN, n=1)
-    return f"did you mean {similar[0]}?" if similar else f"known are {', '.join(sorted(KNOWN))}"
+    return f"did you mean {similar[0]}?" if similar else f"known settings: {', '.join(sorted(KNOWN))}"
 
 
 def _setting_error(error: Any, found: Mapping[str, _Value]) -> str:

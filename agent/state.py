@@ -1,7 +1,7 @@
-"""What an agent knows about itself between two runs: who it is, where the broker is, and its token.
+"""Read the agent's persistent state: its name, the address of the broker, and its token.
 
-One directory per environment, readable by its owner only. Whoever provisions an agent writes ``state.json`` and
-``token``; the agent reads them, notices when they change, and writes everything else.
+There is one directory per environment, readable by its owner only. Whoever provisions an agent writes ``state.json``
+and ``token``; the agent reads them, detects changes, and writes all other files.
 """
 
 import errno
@@ -25,17 +25,17 @@ from runtime.mqtt.types import BrokerAddress
 from schema.names import Environment, InvalidName, check_monitor_name
 
 _MAX_TOKEN: Final = 8192
-"""Bytes of a token, at most, as the broker has it."""
+"""Maximum bytes of a token; the broker has the same limit."""
 
 _MAX_STATE: Final = 65536
 
 
 class StateError(Exception):
-    """A file of the state directory is missing or wrong; the message names it and what would be right."""
+    """A file of the state directory is missing or invalid; the message names it and the requirement."""
 
 
 class StateUnavailable(StateError):
-    """The disk or the system does not give what is needed now. It may tomorrow, so the agent is to be started again."""
+    """The disk or the system lacks a resource now. This may be temporary, so the agent should be restarted."""
 
 
 _PASSES: Final = frozenset(
@@ -54,22 +54,22 @@ _PASSES: Final = frozenset(
         errno.ETIMEDOUT,
     }
 )
-"""Errors of a file system that somebody mends without touching what the agent is told."""
+"""File system errors that are repaired without a change of the agent's configuration."""
 
 
 def state_error(text: str, error: OSError) -> StateError:
-    """What to raise for an error of the system, by whether it passes by itself."""
+    """Return the exception for an operating system error, depending on whether it is temporary."""
     kind = StateUnavailable if error.errno in _PASSES else StateError
     return kind(f"{text}: {error.strerror or error}")
 
 
 class Broker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the broker listens."""
+    """The address of the broker."""
 
     host: Annotated[str, Meta(min_length=1, max_length=253)]
     port: Annotated[int, Meta(ge=1, le=65535)] = 8883
     ca_file: str | None = None
-    """Certificates to trust, as a path that is absolute or relative to the state directory. None: plain TCP."""
+    """Trusted certificates, as an absolute path or relative to the state directory. ``None``: plain TCP."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,7 +79,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The monitor's full name, ``<short>.<env>.<domain>``."""
     broker: Broker
     allow_private_targets: bool = False
-    """Whether loopback and private addresses may be probed; ``devel`` only."""
+    """Allow probing loopback and private addresses; ``devel`` only."""
 
 
 class StateDirectory:
@@ -97,27 +97,27 @@ class StateDirectory:
         self.spool = self.path / "spool"
 
     def prepare(self) -> None:
-        """Makes the directory if it is missing, and closes it to others.
+        """Create the directory if it is missing, and close it to other users.
 
         Raises:
-            StateError: that is not possible.
+            StateError: this is not possible.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.path.stat().st_mode & 0o077:
                 self.path.chmod(0o700)
         except OSError as error:
-            raise state_error(f"{self.path}: must be a directory that we may write", error) from error
+            raise state_error(f"{self.path}: must be a writable directory", error) from error
         if not os.access(self.path, os.W_OK | os.X_OK):
             if os.statvfs(self.path).f_flag & os.ST_RDONLY:
                 raise StateUnavailable(f"{self.path}: the file system is read-only")
-            raise StateError(f"{self.path}: must be a directory that we may write")
+            raise StateError(f"{self.path}: must be a writable directory")
 
     def read_state(self) -> State:
-        """What ``state.json`` says.
+        """Read ``state.json``.
 
         Raises:
-            StateError: it is missing or wrong.
+            StateError: it is missing or invalid.
         """
         content = _read(self.state_file, _MAX_STATE, "this monitor has not been set up")
         try:
@@ -128,19 +128,19 @@ class StateDirectory:
         return state
 
     def read_token(self) -> str:
-        """The token to log in with. Its text is secret.
+        """Return the token to log in with. Its text is secret.
 
         Raises:
-            StateError: it is missing, readable by others, or no token.
+            StateError: it is missing, readable by others, or not a token.
         """
         _refuse_public(self.token_file)
         content = _read(self.token_file, _MAX_TOKEN, "this monitor has no token").strip()
         if not content or not content.isascii() or any(byte <= 32 for byte in content):
-            raise StateError(f"{self.token_file}: must hold one token and nothing else")
+            raise StateError(f"{self.token_file}: must contain one token and nothing else")
         return content.decode("ascii")
 
     def broker_address(self, state: State) -> BrokerAddress:
-        """Where to connect, with our certificate if there is one."""
+        """Return the address of the broker, with our certificate if there is one."""
         broker = state.broker
         if broker.ca_file is None:
             return BrokerAddress(broker.host, broker.port)
@@ -150,20 +150,20 @@ class StateDirectory:
         return BrokerAddress(broker.host, broker.port, ca_file, self.certificate_file, self.key_file)
 
     def check_key(self) -> None:
-        """Refuses a key that is missing, or that others can read.
+        """Check that the key exists and that others cannot read it.
 
         Raises:
-            OSError: that is so; the message names the file.
+            OSError: this is not the case; the message names the file.
         """
         try:
             mode = self.key_file.stat().st_mode
         except OSError as error:
-            raise OSError(f"{self.key_file}: {error.strerror}, though {self.certificate_file.name} is there") from error
+            raise OSError(f"{self.key_file}: {error.strerror}, although {self.certificate_file.name} exists") from error
         if mode & 0o077:
             raise PermissionError(_open_to_others(self.key_file, mode))
 
     def rules(self, state: State) -> TargetRules:
-        """What this agent may probe."""
+        """Return the rules for allowed targets."""
         return TargetRules(self.env, state.allow_private_targets)
 
     def _check(self, state: State) -> None:
@@ -172,18 +172,21 @@ class StateDirectory:
         except InvalidName as error:
             raise StateError(f"{self.state_file}: {error}") from error
         if state.allow_private_targets and self.env != "devel":
-            raise StateError(f"{self.state_file}: allow_private_targets is for devel only, and this is {self.env}")
+            raise StateError(
+                f"{self.state_file}: allow_private_targets is allowed in devel only, and this is {self.env}"
+            )
         ca_file = state.broker.ca_file
         if ca_file is None and not _is_loopback(state.broker.host):
             raise StateError(
-                f"{self.state_file}: broker.ca_file: needed for {state.broker.host}: plain TCP is for loopback only"
+                f"{self.state_file}: broker.ca_file: required for {state.broker.host}: "
+                "plain TCP is allowed on loopback only"
             )
         if ca_file is not None and not os.access(self.path / ca_file, os.R_OK):
-            raise StateError(f"{self.state_file}: broker.ca_file {ca_file}: must be a file that we may read")
+            raise StateError(f"{self.state_file}: broker.ca_file {ca_file}: must be a readable file")
 
 
 class Lock:
-    """Held while an agent runs, so that no second one uses the same directory. A context manager.
+    """A lock that is held while an agent runs, so that no other agent uses the same directory. A context manager.
 
     Raises:
         StateError: another process holds it.
@@ -204,7 +207,7 @@ class Lock:
             raise StateError(
                 f"{self._path.parent}: another agent (process {owner or 'unknown'}) is running on this directory"
             )
-        with suppress(OSError):  # it is held all the same; only its owner is unknown then
+        with suppress(OSError):  # the lock is held anyway; only its owner remains unknown
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         return self
@@ -212,7 +215,7 @@ class Lock:
     def _take(self, attempts: int = 5) -> bool:
         for attempt in range(attempts):
             if attempt:
-                time.sleep(0.05)  # somebody who only asks whether it is held, holds it for an instant
+                time.sleep(0.05)  # a process that only checks the lock holds it for an instant
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
@@ -227,7 +230,7 @@ class Lock:
 
 
 def running_process(directory: StateDirectory) -> int | None:
-    """The process that holds the lock: its id, 0 when it is unknown, None when there is none."""
+    """Return the id of the process that holds the lock, 0 if it is unknown, ``None`` if no process does."""
     try:
         descriptor = os.open(directory.lock_file, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -243,10 +246,11 @@ def running_process(directory: StateDirectory) -> int | None:
 
 
 def state_base(given: Path | None, environ: Mapping[str, str]) -> Path:
-    """Where state directories are: argument, ``MONITOR_STATE_DIR``, ``STATE_DIRECTORY``, or in the user's config.
+    """Return the parent of the state directories: argument, ``MONITOR_STATE_DIR``, ``STATE_DIRECTORY``, or the user's
+    config.
 
     Raises:
-        StateError: nothing is said, and the user has no home.
+        StateError: none is given, and the user has no home.
     """
     if given is not None:
         return given
@@ -258,15 +262,15 @@ def state_base(given: Path | None, environ: Mapping[str, str]) -> Path:
         return Path(config) / "ntppool-agent"
     try:
         return Path.home() / ".config" / "ntppool-agent"
-    except RuntimeError:  # neither HOME nor an entry in the list of users
+    except RuntimeError:  # neither HOME nor an entry in the user database
         raise StateError("this user has no home: --state-dir or MONITOR_STATE_DIR must name a directory") from None
 
 
 def provision(base: Path, env: Environment, state: State, token: str) -> StateDirectory:
-    """Makes an agent ready to run: writes ``state.json`` and ``token`` below ``base``, each whole or not at all.
+    """Set up an agent: write ``state.json`` and ``token`` below ``base``, each atomically.
 
     Raises:
-        StateError: ``state`` is not one that an agent of ``env`` accepts, or the directory cannot be used.
+        StateError: ``state`` is invalid for an agent of ``env``, or the directory cannot be used.
     """
     directory = StateDirectory(base, env)
     directory.prepare()
@@ -278,7 +282,7 @@ def provision(base: Path, env: Environment, state: State, token: str) -> StateDi
 
 
 def write_token(directory: StateDirectory, token: str) -> None:
-    """Gives an agent a new token, which it takes up by itself."""
+    """Write a new token, which a running agent picks up by itself."""
     write_durably(directory.token_file, token.encode("ascii"), b"\n")
 
 
@@ -299,13 +303,13 @@ def _refuse_public(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except OSError:
-        return  # reading it says why
+        return  # reading it reports the reason
     if mode & 0o077:
         raise StateError(_open_to_others(path, mode))
 
 
 def _open_to_others(path: Path, mode: int) -> str:
-    return f"{path}: is open to others (mode {mode & 0o777:04o}); must be 0600"
+    return f"{path}: is accessible to others (mode {mode & 0o777:04o}); must be 0600"
 
 
 def _is_loopback(host: str) -> bool:

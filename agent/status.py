@@ -1,4 +1,4 @@
-"""What an agent says about itself: the retained status for the pool, metrics, and the report for operators."""
+"""Report the agent's state: the retained status for the pool, metrics, and the report for the ``status`` command."""
 
 import asyncio
 import logging
@@ -22,11 +22,11 @@ from schema.names import Environment, IpVersion
 Pipelines = Mapping[IpVersion, Pipeline]
 
 LAST_RESULTS = 10
-"""Results in the report."""
+"""Number of results in the report."""
 
 
 def online_status(pipelines: Pipelines) -> Status:
-    """The status message of an agent that runs."""
+    """Return the status message of a running agent."""
     states = {ipv: pipeline.prober.state() for ipv, pipeline in pipelines.items()}
     return Status(
         online=True,
@@ -43,12 +43,12 @@ def online_status(pipelines: Pipelines) -> Status:
 
 
 def offline_status() -> Status:
-    """The status message of an agent that ends in order."""
+    """Return the status message of an agent that shuts down cleanly."""
     return Status(online=False, ts=datetime.now(UTC), version=VERSION)
 
 
 def metrics(pipelines: Pipelines, counters: AgentCounters, connected: bool) -> str:
-    """Counters and gauges as Prometheus text."""
+    """Return counters and gauges as Prometheus text."""
     gauges: dict[str, float] = {"connected": connected}
     per_protocol: dict[str, Callable[[Pipeline], float]] = {
         "probing": lambda pipeline: pipeline.prober.why_not is None,
@@ -73,7 +73,7 @@ def report(
     counters: AgentCounters,
     troubles: Sequence[str] = (),
 ) -> AgentReport:
-    """What the ``status`` command shows; ``disconnected_because`` is None while there is a connection."""
+    """Return the report for the ``status`` command; ``disconnected_because`` is ``None`` while connected."""
     stuck = (
         trouble for pipeline in pipelines.values() for trouble in (pipeline.batcher.trouble, pipeline.sender.trouble)
     )
@@ -100,19 +100,19 @@ def report(
 log = logging.getLogger(__name__)
 
 SETTLE: Final = 1.0
-"""Seconds to wait after a change for others that come with it."""
+"""Seconds by which changes are debounced."""
 
 REPORT_EVERY: Final = 30.0
-"""Seconds after which the report for the ``status`` command is written although nothing changed."""
+"""Seconds after which the report for the ``status`` command is rewritten without a change."""
 
 
 class Presence:
-    """Publishes the status when it says something new, and from time to time. :meth:`run` it as a task.
+    """Publish the status when it changes, and at regular intervals. Run :meth:`run` as a task.
 
     Args:
-        status: what to say now.
+        status: returns the current status.
         publish: raises :class:`NotConnected` or :class:`PublishRefused`.
-        wait_ready: returns when there is a connection.
+        wait_ready: waits for a connection.
     """
 
     def __init__(
@@ -132,19 +132,20 @@ class Presence:
         self._warning = OngoingWarning(log)
 
     def changed(self) -> None:
-        """Something that the status says may have changed."""
+        """Record that the status may have changed."""
         self._changed.set()
 
     def connected(self) -> None:
-        """The broker may have published our last will: say again that we are here."""
+        """Publish the status again, since the broker may have published the last will."""
         self._published = None
         self._changed.set()
 
     async def run(self) -> None:
-        """Publishes until cancelled."""
+        """Publish the status until cancelled."""
         while True:
             await self._wait_ready()
-            # At first, too: assignments are arriving, and a status with half of them would have them all sent again.
+            # Also at first: assignments are arriving, and a status with half of them would make the selector send all
+            # again.
             await asyncio.sleep(self._settle)
             self._changed.clear()
             status = self._status()
@@ -166,14 +167,14 @@ class Presence:
                 self._published = None
             self._changed.set()
         except PublishRefused as error:
-            # Saying it again at once would be refused again: the next change or refresh is early enough.
+            # An immediate retry would be refused again: the next change or refresh is early enough.
             self._warning.warning("the status could not be published: %s", error)
         else:
             self._warning.over()
 
 
 def _without_changing_figures(status: Status) -> Status:
-    """The status without what changes all the time."""
+    """Return the status without figures that change all the time."""
     spool = SpoolState(dropped_results=status.spool.dropped_results, set_aside=status.spool.set_aside)
     return msgspec.structs.replace(status, ts=None, spool=spool)
 
@@ -181,7 +182,7 @@ def _without_changing_figures(status: Status) -> Status:
 async def report_changes(
     write: Callable[[], None], changed: asyncio.Event, *, settle: float = SETTLE, every: float = REPORT_EVERY
 ) -> None:
-    """Calls ``write`` after each change, at most once in ``settle`` seconds, and every so often without one."""
+    """Call ``write`` after each change, debounced by ``settle`` seconds, and at least once every ``every`` seconds."""
     while True:
         changed.clear()
         write()

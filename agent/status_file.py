@@ -1,4 +1,4 @@
-"""What the daemon tells the ``status`` command, through a file in the state directory."""
+"""Pass the daemon's report to the ``status`` command, through a file in the state directory."""
 
 from datetime import datetime
 
@@ -22,21 +22,21 @@ class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
     connected: bool
     disconnected_because: str | None = None
     status: Status
-    """As the pool is told."""
+    """As published to the pool."""
     troubles: list[str] = []
-    """What the agent warns about right now."""
+    """The current warnings of the agent."""
     set_aside_torn: int = 0
-    """Batches of the spool that could not be read."""
+    """Batches of the spool that were unreadable."""
     probes_unsent: int = 0
     """Probes that this host could not send."""
     results_unproven: int = 0
-    """Results of silent servers that do not count, since nobody else answered either."""
+    """Results of silent servers that were discarded because no other server answered."""
     last_results: list[Result] = []
-    """The newest first."""
+    """The most recent results, newest first."""
 
 
 def write_report(directory: StateDirectory, report: AgentReport) -> None:
-    """Replaces the report.
+    """Replace the report.
 
     Raises:
         OSError: it cannot be written.
@@ -45,7 +45,7 @@ def write_report(directory: StateDirectory, report: AgentReport) -> None:
 
 
 def read_report(directory: StateDirectory) -> AgentReport | None:
-    """The last report; None when there never was one.
+    """Return the last report; ``None`` if there has never been one.
 
     Raises:
         StateError: it cannot be read.

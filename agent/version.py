@@ -1,6 +1,6 @@
-"""The agent's version, as batches and status messages carry it."""
+"""Define the agent's version, as sent in batches and status messages."""
 
 from typing import Final
 
-# A constant: asking importlib.metadata for it would cost the daemon a megabyte.
+# A constant, since importlib.metadata would cost the daemon a megabyte.
 VERSION: Final = "0.1.0"

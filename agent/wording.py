@@ -1,4 +1,4 @@
-"""What the command line says, as lines of text for people. Pure."""
+"""Format the output of the command line as lines of text. Pure."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -13,10 +13,10 @@ from schema.names import Environment
 
 
 def status_lines(found: Inspection, now: datetime) -> Iterator[str]:
-    """What the ``status`` command says."""
+    """Yield the output of the ``status`` command."""
     yield f"state        {found.path}"
     if found.closed_by is not None:
-        yield f"closed       only {found.closed_by} may look into it: ask with sudo"
+        yield f"closed       only {found.closed_by} may read it: use sudo"
         return
     yield from (f"trouble      {trouble}" for trouble in found.troubles)
     if found.report is None:
@@ -27,25 +27,25 @@ def status_lines(found: Inspection, now: datetime) -> Iterator[str]:
 
 def _without_report(found: Inspection) -> Iterator[str]:
     if found.process is not None:
-        yield "daemon       started; nothing to say yet"
+        yield "daemon       started; no report yet"
     elif found.set_up:
         yield f"monitor      {found.name or 'unknown'}"
         yield f"daemon       has never run here: {_start(found.env)}"
     else:
         yield f"monitor      not set up for {found.env}: there is no state.json"
         if found.others:
-            yield f"hint         set up here: {', '.join(found.others)}; ask with --env {found.others[0]}"
+            yield f"hint         set up here: {', '.join(found.others)}; use --env {found.others[0]}"
         else:
-            yield "hint         --state-dir or MONITOR_STATE_DIR name another directory, --env another environment"
+            yield "hint         other directory: --state-dir or MONITOR_STATE_DIR; other environment: --env"
 
 
 def _report_lines(found: Inspection, report: AgentReport, now: datetime) -> Iterator[str]:
     yield f"monitor      {report.name}"
     ago = _ago(report.written, now)
     if found.process is None:
-        yield f"daemon       not running; what follows is from {ago}. {_start(found.env).capitalize()}"
+        yield f"daemon       not running; the report below is from {ago}. {_start(found.env).capitalize()}"
     elif found.stale(now):
-        yield f"daemon       process {found.process or 'unknown'} has reported nothing since {ago}: it hangs, or cannot"
+        yield f"daemon       process {found.process or 'unknown'} last reported {ago}: it hangs, or cannot"
         yield "             write here (disk full, failing or read-only; directory removed)"
     else:
         yield f"daemon       running as process {found.process}, version {report.status.version}, reported {ago}"
@@ -61,7 +61,7 @@ def _report_lines(found: Inspection, report: AgentReport, now: datetime) -> Iter
         f"{spool.set_aside} batches refused, {report.set_aside_torn} torn"
     )
     if report.probes_unsent or report.results_unproven:
-        unproven = f"{report.results_unproven} results of silent servers discarded while nobody answered"
+        unproven = f"{report.results_unproven} results of silent servers discarded while no server answered"
         yield f"network      {report.probes_unsent} probes could not be sent; {unproven}"
     yield f"certificate  {found.certificate}"
     yield f"last results {'' if report.last_results else 'none'}".rstrip()
@@ -70,17 +70,17 @@ def _report_lines(found: Inspection, report: AgentReport, now: datetime) -> Iter
 
 
 def _start(env: Environment) -> str:
-    return f"start it, such as with: systemctl start ntppool-agent@{env}"
+    return f"start it, for example with: systemctl start ntppool-agent@{env}"
 
 
 def check_line(target: Target, samples: Sequence[Sample]) -> str:
-    """What the ``check`` command says of one address."""
+    """Format the ``check`` command's line for one address."""
     result = to_result(0, target.ip, samples)
     return f"{target}: {result_words(result)}, {result.received} of {result.sent} samples answered"
 
 
 def result_words(result: Result) -> str:
-    """A result in one line."""
+    """Describe a result in one line."""
     if result.no_response:
         return result.error or "no response"
     words = [] if result.error is None else [f"error {result.error}"]

@@ -1,1 +1,1 @@
-"""Tokens, certificates and registration: who somebody is, and what they may say and hear."""
+"""Provide tokens, certificates and registration: the identity of clients, and their permissions."""

@@ -1,14 +1,14 @@
-"""The signing key that a process's settings name."""
+"""Load the signing key from a process's settings."""
 
 from auth.tokens import InvalidKey, SigningKey, load_key
 from runtime.settings import ConfigurationError, WorkerSettings
 
 
 def signing_key(settings: WorkerSettings) -> SigningKey:
-    """The key that tokens are signed with.
+    """Return the key that signs tokens.
 
     Raises:
-        ConfigurationError: there is none, or it is none.
+        ConfigurationError: there is no key, or it is invalid.
     """
     text = settings.jwt_key_text()
     try:

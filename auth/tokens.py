@@ -1,8 +1,8 @@
-"""The tokens that everybody shows to the broker: who may say and hear what, and for how long, signed by us.
+"""Sign the tokens with which clients log in to the broker; each contains the client's permissions and its expiry time.
 
-A token carries its own permissions, so the broker needs nothing but the key, and a change of the permissions needs no
-change of the broker. The same token works on the pool's Mosquitto (claims ``subs`` and ``publ``, checked by the plugin
-in broker-config) and on a clustered EMQX (claim ``acl``).
+A token carries its own permissions, so the broker needs only the key, and a change of the permissions needs no change
+of the broker. The same token works on the pool's Mosquitto (claims ``subs`` and ``publ``, checked by the plugin in
+broker-config) and on a clustered EMQX (claim ``acl``).
 """
 
 import secrets
@@ -21,13 +21,13 @@ from schema.names import Environment, InvalidName, check_monitor_name
 from schema.topics import ANY, Topics, shared
 
 MIN_SECRET_BYTES: Final = 48
-"""A shorter HMAC secret is refused: RFC 7518, 3.2 asks for at least the size of the hash, here 384 bits."""
+"""Minimum size of an HMAC secret: RFC 7518, 3.2 requires at least the size of the hash, here 384 bits."""
 
 NOT_BEFORE_MARGIN: Final = timedelta(seconds=30)
-"""How far the broker's clock may be behind ours."""
+"""Maximum time by which the broker's clock may be behind ours."""
 
 MAX_NAME_BYTES: Final = 253
-"""Of a subject: what a monitor's name, a domain name, can have at most."""
+"""Maximum size of a subject, that of a monitor's name, which is a domain name."""
 
 # The broker's plugin strips the same characters, and no others, from its key file.
 _WHITE_SPACE: Final = " \t\r\n\v\f"
@@ -35,11 +35,11 @@ _IN_NO_NAME: Final = frozenset("+#/")
 
 
 class InvalidKey(ValueError):
-    """A key that nothing can be signed with. The message says what would be right and quotes nothing of the key."""
+    """The key cannot sign. The message names the requirement and quotes nothing of the key."""
 
 
 class Role(StrEnum):
-    """What somebody is to the system; it decides what the token allows."""
+    """The role of a client, which determines the permissions of its token."""
 
     MONITOR = "monitor"
     SERVER = "server"
@@ -50,9 +50,9 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """What a role may do: topic filters, and the longest life of its tokens.
+    """The permissions of a role: topic filters, and the maximum lifetime of its tokens.
 
-    ``retain`` is the part of ``publish`` whose messages may be retained. The pool's Mosquitto knows it by the role
+    ``retain`` is the part of ``publish`` whose messages may be retained. The pool's Mosquitto derives it from the role
     (``rules_of`` in broker-config/jwt-auth/token.c).
     """
 
@@ -64,7 +64,7 @@ class Permissions:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SigningKey:
-    """A key that tokens are signed with, bound to its one algorithm."""
+    """A key that signs tokens, bound to its one algorithm."""
 
     algorithm: Literal["HS384", "ES384"]
     _material: bytes | ec.EllipticCurvePrivateKey
@@ -73,19 +73,19 @@ class SigningKey:
         return f"SigningKey({self.algorithm})"
 
     def verification_text(self) -> str:
-        """What the broker needs to check our tokens: the HMAC secret itself, or the public key as PEM."""
+        """Return the key that verifies our tokens: the HMAC secret itself, or the public key as PEM."""
         if isinstance(self._material, bytes):
             return self._material.decode()
         public = self._material.public_key()
         return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
     def encode(self, claims: dict[str, Any]) -> str:
-        """``claims`` as a signed JWT."""
+        """Return ``claims`` as a signed JWT."""
         return jwt.encode(claims, self._material, algorithm=self.algorithm)
 
 
 def load_key(text: str) -> SigningKey:
-    """The key in ``text``: a PEM private key on P-384 (ES384), or an HMAC secret (HS384). White space around it is cut.
+    """Load a key: a PEM private key on P-384 (ES384), or an HMAC secret (HS384). Surrounding white space is removed.
 
     Raises:
         InvalidKey: it is neither.
@@ -96,21 +96,21 @@ def load_key(text: str) -> SigningKey:
     secret = text.encode()
     if len(secret) < MIN_SECRET_BYTES:
         raise InvalidKey(
-            f"key for tokens: has {len(secret)} bytes, an HMAC secret needs at least {MIN_SECRET_BYTES} "
-            "(make one with: openssl rand -base64 48)"
+            f"key for tokens: has {len(secret)} bytes; an HMAC secret needs at least {MIN_SECRET_BYTES} "
+            "(create one with: openssl rand -base64 48)"
         )
     if b"\0" in secret:
-        raise InvalidKey("key for tokens: contains a NUL character, an HMAC secret must be text")
+        raise InvalidKey("key for tokens: contains a NUL character; an HMAC secret must be text")
     return SigningKey("HS384", secret)
 
 
 def _private_key(pem: str) -> ec.EllipticCurvePrivateKey:
-    make_one = "make one with: openssl ecparam -name secp384r1 -genkey -noout"
+    make_one = "create one with: openssl ecparam -name secp384r1 -genkey -noout"
     try:
         key = load_pem_private_key(pem.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        # The cause may quote the key; TypeError stands for a key behind a passphrase.
-        raise InvalidKey(f"key for tokens: is no unencrypted PEM private key ({make_one})") from None
+        # The cause may quote the key; TypeError means that the key has a passphrase.
+        raise InvalidKey(f"key for tokens: is not an unencrypted PEM private key ({make_one})") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise InvalidKey(f"key for tokens: is not an EC key; ES384 needs one on the curve P-384 ({make_one})")
     if not isinstance(key.curve, ec.SECP384R1):
@@ -119,13 +119,13 @@ def _private_key(pem: str) -> ec.EllipticCurvePrivateKey:
 
 
 def permissions(role: Role, name: str, env: Environment) -> Permissions:
-    """What ``name`` may do in ``env`` as a ``role``."""
+    """Return the permissions of ``name`` in ``env`` as a ``role``."""
     topics = Topics(env)
     everything = (topics.everything,)
     match role:
         case Role.MONITOR:
-            says = _monitor_says(topics, name)
-            return Permissions(timedelta(hours=6), _monitor_hears(topics, name), says, (topics.status(name),))
+            says = _monitor_publishes(topics, name)
+            return Permissions(timedelta(hours=6), _monitor_subscribes(topics, name), says, (topics.status(name),))
         case Role.SERVER:
             hears = (*everything, shared(ANY, topics.everything))
             return Permissions(timedelta(hours=6), hears, everything, everything)
@@ -137,7 +137,7 @@ def permissions(role: Role, name: str, env: Environment) -> Permissions:
             return Permissions(timedelta(days=3 * 365), ("$SYS/#",), (), ())
 
 
-def _monitor_hears(topics: Topics, name: str) -> tuple[str, ...]:
+def _monitor_subscribes(topics: Topics, name: str) -> tuple[str, ...]:
     return (
         topics.request(name, ANY),
         topics.config(name),
@@ -147,7 +147,7 @@ def _monitor_hears(topics: Topics, name: str) -> tuple[str, ...]:
     )
 
 
-def _monitor_says(topics: Topics, name: str) -> tuple[str, ...]:
+def _monitor_publishes(topics: Topics, name: str) -> tuple[str, ...]:
     return (
         topics.status(name),
         topics.api_test(name),
@@ -157,10 +157,10 @@ def _monitor_says(topics: Topics, name: str) -> tuple[str, ...]:
 
 
 def check_name(role: Role, name: str, env: Environment) -> str:
-    """``name`` itself, when a token may be about it: it becomes a user name, a topic level and part of a client id.
+    """Check that ``name`` is valid as a user name, a topic level and part of a client id, and return it.
 
     Raises:
-        InvalidName: it has another form; a monitor's must be a monitor's name of ``env``.
+        InvalidName: it is invalid; for the role monitor, it must be the name of a monitor of ``env``.
     """
     if role is Role.MONITOR:
         return check_monitor_name(name, env)
@@ -180,21 +180,21 @@ def sign(
     now: datetime | None = None,
     lifetime: timedelta | None = None,
 ) -> str:
-    """A fresh token for ``name``, to be shown to the broker as the password, with ``name`` as the user name.
+    """Return a new token for ``name``, which is the password at the broker for the user name ``name``.
 
     Args:
-        now: when its life begins; default: now.
+        now: start of its lifetime; default: the current time.
         lifetime: whole seconds, at most the role's lifetime, which is the default.
 
     Raises:
-        InvalidName: no token can be about that name.
+        InvalidName: ``name`` is invalid for a token.
         ValueError: the lifetime is not positive or longer than the role's, or ``now`` has no time zone.
     """
     return key.encode(claims(role, check_name(role, name, env), env, now or datetime.now(UTC), lifetime))
 
 
 def claims(role: Role, name: str, env: Environment, now: datetime, lifetime: timedelta | None = None) -> dict[str, Any]:
-    """What the token says. See :func:`sign`, which also checks the name."""
+    """Return the claims of a token. See :func:`sign`, which also checks the name."""
     allowed = permissions(role, name, env)
     lifetime = allowed.lifetime if lifetime is None else lifetime
     if not timedelta(seconds=1) <= lifetime <= allowed.lifetime:
@@ -216,26 +216,26 @@ def claims(role: Role, name: str, env: Environment, now: datetime, lifetime: tim
 
 
 def _emqx_rules(allowed: Permissions) -> list[dict[str, str | bool]]:
-    """The rules of EMQX 5.5 and later, first match wins.
+    """Return the rules for EMQX 5.5 and later, where the first match wins.
 
-    It takes ``$share/group/`` off a filter before it looks, so shared forms need no rule. What no rule matches would
-    be left to the cluster's other checks, which allow it by default: hence the last rule.
+    EMQX strips ``$share/group/`` from a filter before it evaluates the rules, so shared forms need no rule. Actions
+    that match no rule would be decided by the cluster's other checks, which allow them by default: hence the last rule.
     """
     heard = [filter_ for filter_ in allowed.subscribe if not filter_.startswith("$share/")]
     rules: list[dict[str, str | bool]] = []
     rules += ({"permission": "allow", "action": "subscribe", "topic": topic} for topic in heard)
     for topic in allowed.publish:
         rule: dict[str, str | bool] = {"permission": "allow", "action": "publish", "topic": topic}
-        # A rule that says nothing of it is for retained messages as well.
+        # Without this field, a rule applies to retained messages as well.
         rules.append(rule if topic in allowed.retain else {**rule, "retain": False})
     return [*rules, {"permission": "deny", "action": "all", "topic": "#"}]
 
 
 def token_source(key: SigningKey, role: Role, name: str, env: Environment) -> Callable[[], str]:
-    """A function that yields a fresh token each time: what a broker session is handed.
+    """Return a function that signs a new token on each call, for a broker session.
 
     Raises:
-        InvalidName: now, not later, when no token can be about that name.
+        InvalidName: ``name`` is invalid for a token; raised here, not by the returned function.
     """
     check_name(role, name, env)
     return lambda: sign(key, role, name, env)

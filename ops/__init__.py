@@ -1,1 +1,1 @@
-"""The operators' command line and the demo: the one place that composes all processes."""
+"""Provide the operators' command line, the one place that composes all processes."""

@@ -1,4 +1,4 @@
-"""``ntppool-monitor``: the operators' command line. Every error is one line on stderr.
+"""Run ``ntppool-monitor``, the operators' command line. Every error is one line on stderr.
 
 Exit codes: 0, 1 (error), 2 (wrong argument or setting).
 """
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 app = typer.Typer(
     name="ntppool-monitor",
-    help="Runs, watches and steers the monitoring of an NTP pool.",
+    help="Run, observe and control the monitoring of an NTP pool.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -65,24 +65,24 @@ def _globals(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Run one command and return its exit code."""
     set_up_logging("warning")
     cope_with_any_character()
     try:
         result = app(args=arguments, prog_name="ntppool-monitor", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has seen enough. The interpreter would complain when it flushes stdout at the end.
+        # The reader has closed the pipe. The interpreter would report an error when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        log.debug("what went wrong", exc_info=error)
+        log.debug("the command failed", exc_info=error)
         return _report(leaf_of(error))
     return result if isinstance(result, int) else 0
 
 
 def _report(error: BaseException) -> int:
-    """Tells what went wrong, and returns the exit code for it."""
+    """Print the error and return its exit code."""
     match error:
         case typer.TyperException():
             return _usage(error)
@@ -96,7 +96,7 @@ def _report(error: BaseException) -> int:
 
 
 def _report_of_libraries(error: BaseException) -> int:
-    """The same for errors whose types come with what most commands need, and the others do without."""
+    """Report errors whose types are in libraries that some commands do not load."""
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
     from runtime.db.engine import DatabaseUnavailable
@@ -104,7 +104,7 @@ def _report_of_libraries(error: BaseException) -> int:
 
     match error:
         case ConfigurationError():
-            # A line for each setting; strangers have no say in it.
+            # The message has one line per setting, and no text from other parties.
             return _fail_with_lines(str(error), 2)
         case DatabaseUnavailable():
             return _fail(f"database: {error}", 1)

@@ -1,6 +1,6 @@
-"""Accounts in the ledger, as operators find and change them. Each change is one transaction of its caller.
+"""Find and change accounts in the ledger for operators.
 
-The selector sees changed limits in the ledger by itself.
+Each change runs in a transaction of its caller. The selector detects changed limits in the ledger by itself.
 """
 
 import json
@@ -32,19 +32,19 @@ FLAGS: Final[Mapping[str, str]] = {
     "monitors-per-server": "monitors_per_server_limit",
     "monitor-enabled": "monitor_enabled",
 }
-"""What operators call them, and their names in the JSON of ``accounts.flags``."""
+"""Option names, and the keys that they set in the JSON of ``accounts.flags``."""
 
 COLUMNS: Final[Mapping[str, str]] = {
     "organization": "organization_name",
     "url": "organization_url",
     "slug": "url_slug",
 }
-"""What operators call them, and their columns; these may be empty."""
+"""Option names, and the columns that they set; these may be empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountChange:
-    """What an operator says of an account: values by column, flags by name; ``None`` empties one."""
+    """The values that an operator gave for an account: columns and flags by name; ``None`` clears one."""
 
     columns: Mapping[str, str | None]
     flags: Mapping[str, int | bool | None]
@@ -62,20 +62,20 @@ def account_change(
     monitor_enabled: bool | None = None,
     unset: list[str] | None = None,
 ) -> AccountChange:
-    """What was given, checked.
+    """Validate the given values.
 
     Raises:
-        UsageError: a value that the ledger or its readers cannot take, or one both set and unset.
+        UsageError: a value is invalid for the ledger or its readers, or is both set and unset.
     """
     for option, text, most in (("NAME", name, 255), ("--organization", organization, 150), ("--url", url, 150)):
         if text is not None and (not 1 <= len(text) <= most or not text.isprintable()):
             raise UsageError(f"{option} {text[:most]!r}: must be 1 to {most} characters on one line")
     if url is not None and not _URL.fullmatch(url):
-        raise UsageError(f"--url {url!r}: must be such as https://example.org/")
+        raise UsageError(f"--url {url!r}: must be a URL such as https://example.org/")
     if slug is not None and not _SLUG.fullmatch(slug):
-        raise UsageError(f"--slug {slug[:150]!r}: must be small letters, digits and '-', such as example-org")
+        raise UsageError(f"--slug {slug[:150]!r}: must be lower-case letters, digits and '-', such as example-org")
     if token is not None and not _TOKEN.fullmatch(token):
-        raise UsageError(f"--token {token[:36]!r}: must be 4 to 36 small letters and digits")
+        raise UsageError(f"--token {token[:36]!r}: must be 4 to 36 lower-case letters and digits")
     for option, number, most in (
         ("--monitor-limit", monitor_limit, MOST_MONITORS),
         ("--monitors-per-server", monitors_per_server, MOST_PER_SERVER),
@@ -92,16 +92,16 @@ def account_change(
         if key is None:
             raise UsageError(f"--unset {option!r}: must be one of {', '.join((*COLUMNS, *FLAGS))}")
         if key in target:
-            raise UsageError(f"--unset {option}: and --{option} beside it; give one of them")
+            raise UsageError(f"--unset {option}: conflicts with --{option}; give only one of them")
         target[key] = None
     return AccountChange(columns=columns, flags=flags)
 
 
 def find_account(connection: Connection, text: str, *, lock: bool = False) -> int:
-    """The id of the account that ``text`` means: its id, token, slug or name.
+    """Return the id of the account that ``text`` identifies by id, token, slug or name.
 
     Raises:
-        OperatorError: none, or more than one of that name.
+        OperatorError: no account matches, or more than one.
     """
     a = accounts.c
     number = parse_id(text)
@@ -115,18 +115,17 @@ def find_account(connection: Connection, text: str, *, lock: bool = False) -> in
         return int(found[0].id)
     if not found:
         raise OperatorError(
-            f"account {text!r}: there is none with that id, token, slug or name ('ntppool-monitor accounts list' shows "
-            "them)"
+            f"account {text!r}: no account has that id, token, slug or name (see 'ntppool-monitor accounts list')"
         )
     choices = ", ".join(f"{row.name} (id {row.id})" for row in found)
-    raise OperatorError(f"account {text!r}: may be any of {choices}; name one by its id")
+    raise OperatorError(f"account {text!r}: is ambiguous: {choices}; give the id")
 
 
 def add_account(connection: Connection, change: AccountChange, now: datetime) -> str:
-    """Adds an account, and says what was done.
+    """Add an account and return a line that describes the change.
 
     Raises:
-        OperatorError: token or slug belong to another.
+        OperatorError: the token or slug belongs to another account.
     """
     values = dict(change.columns)
     values.setdefault("id_token", "".join(secrets.choice(_LETTERS) for _ in range(7)))
@@ -138,10 +137,10 @@ def add_account(connection: Connection, change: AccountChange, now: datetime) ->
 
 
 def set_account(connection: Connection, text: str, change: AccountChange) -> list[str]:
-    """Changes an account, and says of each value what it was and is.
+    """Change an account and return a line with the old and the new value for each change.
 
     Raises:
-        OperatorError: there is no such account, or token or slug belong to another.
+        OperatorError: there is no such account, or the token or slug belongs to another.
     """
     account_id = find_account(connection, text, lock=True)
     _must_be_free(connection, change.columns, but=account_id)
@@ -171,7 +170,7 @@ def _must_be_free(connection: Connection, values: Mapping[str, Any], *, but: int
 
 
 def _account(connection: Connection, account_id: int) -> sa.Row[Any]:
-    """The row, with its flags as text: a broken one must not hide the others."""
+    """Return the row, with its flags as text, so that invalid flags do not hide the other columns."""
     a = accounts.c
     columns = (a.id, a.id_token, a.name, a.organization_name, a.organization_url, a.url_slug, a.created_on)
     query = sa.select(*columns, sa.type_coerce(a.flags, sa.Text).label("flags"))
@@ -179,7 +178,7 @@ def _account(connection: Connection, account_id: int) -> sa.Row[Any]:
 
 
 def flags_of(text: str | None) -> dict[str, Any]:
-    """The flags in a row's text; what is no JSON object is as good as none."""
+    """Parse the flags in a row's text; return no flags if it is not a JSON object."""
     try:
         found = json.loads(text or "{}")
     except (ValueError, RecursionError):
@@ -191,7 +190,7 @@ ACCOUNT_COLUMNS: Final = ("id", "token", "slug", "name", "monitors", "servers", 
 
 
 def list_accounts(connection: Connection) -> list[tuple[Any, ...]]:
-    """All accounts with what belongs to them, by id."""
+    """Return all accounts by id, with the numbers of their monitors and servers."""
     a = accounts.c
     query = sa.select(a.id, a.id_token, a.url_slug, a.name, sa.type_coerce(a.flags, sa.Text).label("flags"))
     monitors_of, servers_of = _counts(connection)
@@ -205,7 +204,7 @@ def list_accounts(connection: Connection) -> list[tuple[Any, ...]]:
 
 
 def _counts(connection: Connection) -> tuple[dict[int, int], dict[int, int]]:
-    """Monitors (per protocol) and servers of each account, without deleted ones."""
+    """Count the monitors (per protocol) and servers of each account, without deleted ones."""
     m, s = monitors.c, servers.c
     of_monitors = sa.select(m.account_id, sa.func.count()).where(m.type == "monitor", m.status != "deleted")
     of_servers = sa.select(s.account_id, sa.func.count()).where(s.deletion_on.is_(None))
@@ -216,12 +215,12 @@ def _counts(connection: Connection) -> tuple[dict[int, int], dict[int, int]]:
 
 
 def _plain(value: object) -> int | bool | str | None:
-    """A flag as a cell; odd ones as their JSON."""
+    """Return a flag as a cell; an unexpected value as its JSON."""
     return value if value is None or isinstance(value, int | str) else json.dumps(value)
 
 
 def show_account(connection: Connection, text: str) -> tuple[int, list[tuple[str, Any]]]:
-    """The id of an account, and all that the ledger knows of it, field by field.
+    """Return the id of an account and all its fields in the ledger.
 
     Raises:
         OperatorError: there is no such account.

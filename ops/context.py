@@ -1,6 +1,6 @@
-"""The start of every command: the global options, and from them settings, ledger and signing key.
+"""Prepare a command: evaluate the global options, and provide settings, ledger and signing key.
 
-A person waits for most commands, so each loads the libraries that it needs, and no others: see ``test_start.py``.
+A person waits for most commands, so each command loads only the libraries that it needs: see ``test_start.py``.
 """
 
 import os
@@ -22,30 +22,30 @@ if TYPE_CHECKING:
     from runtime.settings import WorkerSettings
 
 
-JSON_OPTION: Final = typer.Option("--json", help="For machines.")
-SINCE_OPTION: Final = typer.Option(metavar="TIME", help="A day such as 2026-11-30, or a time such as 12h, 7d.")
-LIMIT_OPTION: Final = typer.Option(metavar="N", min=1, max=10_000, help="The last N.")
+JSON_OPTION: Final = typer.Option("--json", help="Print JSON.")
+SINCE_OPTION: Final = typer.Option(metavar="TIME", help="A day such as 2026-11-30, or an age such as 12h, 7d.")
+LIMIT_OPTION: Final = typer.Option(metavar="N", min=1, max=10_000, help="Show only the last N.")
 
 
 @dataclass(frozen=True, slots=True)
 class Globals:
-    """The global options as given; None: as the environment says."""
+    """The global options as given; ``None`` means that the environment decides."""
 
     env: str | None = None
     log_level: str | None = None
 
     @property
     def env_named_by(self) -> str | None:
-        """The option or variable that names the environment to act on; None: nothing does, so it is the default."""
+        """Return the option or variable that names the environment; ``None`` if the default applies."""
         if self.env is not None:
             return "--env"
         return "DEPLOYMENT_MODE" if os.environ.get("DEPLOYMENT_MODE") else None
 
     def settings(self, **given: Any) -> "WorkerSettings":
-        """The settings of this command; ``given`` are its own arguments.
+        """Return the settings of this command; ``given`` holds its own arguments.
 
         Raises:
-            ConfigurationError: one is wrong.
+            ConfigurationError: a setting is invalid.
         """
         from runtime.settings import load_settings
 
@@ -53,36 +53,38 @@ class Globals:
         return load_settings(**given)
 
     def for_a_worker(self) -> "WorkerSettings":
-        """Settings of a process that runs until it is told to stop; it logs what it does."""
+        """Return the settings of a process that runs until it is stopped, and set up its logging."""
         settings = self.settings()
         set_up_logging(settings.log_level)
         return settings
 
     def for_a_person(self, **given: Any) -> "WorkerSettings":
-        """Settings of a command that somebody waits for; it logs what is wrong, or as much as was asked for.
+        """Return the settings of an interactive command, and log only warnings unless asked for more.
 
-        It says on stderr which environment it acts on: always where nobody named one, else on a terminal.
+        Print the environment to stderr: always if none was named, otherwise only on a terminal.
         """
         settings = self.settings(**given)
         set_up_logging(self.log_level or "warning")
         if self.env_named_by is None:
-            print_error(f"environment {settings.deployment_mode}: neither --env nor DEPLOYMENT_MODE names another")
+            print_error(
+                f"environment {settings.deployment_mode} (the default: neither --env nor DEPLOYMENT_MODE is set)"
+            )
         elif sys.stderr.isatty():
             print_error(f"environment {settings.deployment_mode}")
         return settings
 
 
 def globals_of(context: typer.Context) -> Globals:
-    """The global options that this command was called with."""
+    """Return the global options of this command line."""
     return cast(Globals, context.find_object(Globals) or Globals())
 
 
 @contextmanager
 def database_at(url: "URL") -> "Iterator[Engine]":
-    """An engine for as long as a command needs it; what goes wrong with the database is told with its place.
+    """Open an engine for the duration of a command; database errors name the database.
 
     Raises:
-        OperatorError: the database cannot be reached, or refuses.
+        OperatorError: the database cannot be reached, or refuses a request.
     """
     from sqlalchemy.exc import DBAPIError
 
@@ -100,16 +102,16 @@ def database_at(url: "URL") -> "Iterator[Engine]":
 
 
 def place_of(url: "URL") -> str:
-    """A database's URL as it may be shown."""
+    """Return a database's URL in a form that is safe to show."""
     return url.render_as_string(hide_password=True)
 
 
 @contextmanager
 def open_ledger(settings: "WorkerSettings") -> "Iterator[Engine]":
-    """The ledger, at the version that this program knows.
+    """Open the ledger and check that it has the version that this program needs.
 
     Raises:
-        OperatorError: it lacks migrations, cannot be reached, or refuses.
+        OperatorError: the ledger lacks migrations, cannot be reached, or refuses a request.
     """
     from runtime.db import migrate
 
@@ -124,15 +126,15 @@ def open_ledger(settings: "WorkerSettings") -> "Iterator[Engine]":
 
 
 def check_broker_files(settings: "WorkerSettings") -> None:
-    """Reads certificates and key of the broker session now, while somebody looks.
+    """Read the certificates and key of the broker session now, while the operator is watching.
 
     Raises:
-        OperatorError: they cannot be used. That may be for the moment, as between the two files of a renewal, so it is
-            no wrong setting, after which systemd would not start a worker again.
+        OperatorError: they cannot be used. This may be temporary, as between the two files of a renewal, so it is not
+            reported as an invalid setting, after which systemd would not restart a worker.
     """
     try:
         settings.broker_address().tls()
     except OSError as error:
         given = ("mqtt_ca_file", "mqtt_cert_file", "mqtt_key_file")
         files = ", ".join(f"{name.upper()}={getattr(settings, name)}" for name in given if getattr(settings, name))
-        raise OperatorError(f"{files}: must be PEM files that belong together: {error}") from None
+        raise OperatorError(f"{files}: must be matching PEM files: {error}") from None

@@ -1,4 +1,4 @@
-"""A control command to workers or an agent over the broker, and the answers to it."""
+"""Send a control command to workers or an agent through the broker, and collect the answers."""
 
 import getpass
 import os
@@ -14,17 +14,17 @@ from schema.topics import Topics
 
 
 async def ask(settings: WorkerSettings, service: str, order: ControlCommand, timeout: float) -> list[ControlAnswer]:
-    """Returns the answers of all workers of ``service``, or of that agent, that arrive within ``timeout`` seconds.
+    """Return the answers of all workers of ``service``, or of that agent, that arrive within ``timeout`` seconds.
 
     Raises:
-        OperatorError: the broker cannot be reached, or does not let us.
+        OperatorError: the broker cannot be reached, or refuses the login or the message.
     """
     env = settings.deployment_mode
     operator = check_name(Role.ADMIN, _user(), env)
     topics, key = Topics(env), new_key()
     is_agent = "." in service
     topic = topics.monitor_control(service) if is_agent else topics.service_control(service)
-    # An agent may write below its own name only.
+    # An agent may publish only below its own name.
     response_topic = topics.data(service, key) if is_agent else topics.answers(operator, key)
     client = RequestClient(
         settings.broker_address(),
@@ -43,7 +43,7 @@ async def ask(settings: WorkerSettings, service: str, order: ControlCommand, tim
 
 
 def _user() -> str:
-    """Who gives the order; in a container, a user need not have a name."""
+    """Return the name of the sender; in a container, a user need not have a name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -54,4 +54,4 @@ def _answer(payload: bytes) -> ControlAnswer:
     try:
         return decode(payload, ControlAnswer)
     except Undecodable as error:
-        return ControlAnswer(ok=False, service="?", command="", message=f"unreadable answer: {error}")
+        return ControlAnswer(ok=False, service="?", command="", message=f"undecodable answer: {error}")

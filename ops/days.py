@@ -1,4 +1,4 @@
-"""Days and times that people type; all in UTC, as the ledger has them."""
+"""Parse days and times that operators type, in UTC like those of the ledger."""
 
 import re
 from datetime import UTC, date, datetime, timedelta
@@ -8,10 +8,10 @@ from runtime.durations import parse_duration
 
 
 def parse_day(text: str | None) -> date:
-    """The day that ``text`` says; today without a text.
+    """Parse a day; return today if ``text`` is ``None``.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is invalid.
     """
     if text is None:
         return datetime.now(UTC).date()
@@ -22,10 +22,10 @@ def parse_day(text: str | None) -> date:
 
 
 def parse_since(text: str, now: datetime) -> datetime:
-    """The moment that ``text`` says: the beginning of a day, or so long before ``now`` (which is UTC without a zone).
+    """Parse a start time: a day, or an age before ``now`` (in UTC, without a zone).
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is invalid.
     """
     try:
         if days := re.fullmatch(r"([0-9]{1,5})d", text):
@@ -34,4 +34,4 @@ def parse_since(text: str, now: datetime) -> datetime:
             return datetime.combine(date.fromisoformat(text), datetime.min.time())
         return now - timedelta(seconds=parse_duration(text))
     except (ValueError, OverflowError):
-        raise UsageError(f"--since {text!r}: must be a day such as 2026-11-30, or a time such as 12h or 7d") from None
+        raise UsageError(f"--since {text!r}: must be a day such as 2026-11-30, or an age such as 12h or 7d") from None

@@ -1,4 +1,4 @@
-"""Why a server has the monitors that it has, and why it is handed out or is not: what was decided, in order of time."""
+"""Read the history of a server's monitors and of its score, in order of time."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -10,20 +10,20 @@ from sqlalchemy.engine import Connection
 from schema.tables import assignment_changes, log_scores, monitors, servers
 
 HANDED_OUT_ABOVE: Final = 10.0
-"""The score above which the world's clients are sent to a server."""
+"""The pool hands a server out to clients while its score is above this value."""
 
 _ROW_AT_LEAST_EVERY: Final = timedelta(days=1)
-"""A scorer writes a row more often than that, as long as somebody measures the server."""
+"""A scorer writes rows at shorter intervals than this while any monitor measures the server."""
 
 SERVER_COLUMNS: Final = ("at", "monitor", "change", "reason")
 MONITOR_COLUMNS: Final = ("at", "server", "change", "reason")
 
 Row = tuple[datetime, str | None, str, str]
-"""When, who, from what to what, and why."""
+"""Time, name, change and reason."""
 
 
 def server_history(connection: Connection, server_id: int, since: datetime, limit: int) -> list[Row]:
-    """The last changes of a server, oldest first: moves of its monitors, and its score crossing 10."""
+    """Return the last changes of a server, oldest first: of its monitors, and its score crossing 10."""
     c, m = assignment_changes.c, monitors.c
     query = (
         sa.select(c.changed_on, m.tls_name, c.before_status, c.after_status, c.reason)
@@ -35,7 +35,7 @@ def server_history(connection: Connection, server_id: int, since: datetime, limi
 
 
 def monitor_history(connection: Connection, monitor_id: int, since: datetime, limit: int) -> list[Row]:
-    """The last moves of a monitor at its servers, oldest first."""
+    """Return the last status changes of a monitor's pairs, oldest first."""
     c, s = assignment_changes.c, servers.c
     query = (
         sa.select(c.changed_on, s.ip, c.before_status, c.after_status, c.reason)
@@ -52,7 +52,7 @@ def _moves(connection: Connection, query: sa.Select[Any], limit: int) -> list[Ro
 
 
 def _crossings(connection: Connection, server_id: int, since: datetime) -> list[Row]:
-    """When a scorer's score of the server went over 10 or under, as long as log rows are kept."""
+    """Return the times when a scorer's score of the server crossed 10, as far as log rows are kept."""
     log, m = log_scores.c, monitors.c
     query = (
         sa.select(log.ts, log.score, m.tls_name)

@@ -1,13 +1,13 @@
-"""Ids that people type."""
+"""Parse ids that operators type."""
 
 from typing import Final
 
 _LARGEST: Final = 2**32 - 1
-"""What an ``int unsigned`` holds."""
+"""The maximum of an ``int unsigned`` column."""
 
 
 def parse_id(text: str) -> int | None:
-    """The id that ``text`` is, None when it is no number; 0, which no row has, when no column could hold it."""
+    """Parse an id; return ``None`` if it is not a number, and 0, which no row has, if it exceeds the column."""
     if not (text.isascii() and text.isdigit()):
         return None
     number = int(text[:20])

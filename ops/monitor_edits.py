@@ -1,7 +1,7 @@
-"""New monitors, and changes of what the pool says of a monitor. Each is one transaction of its caller.
+"""Add monitors, and change the pool's configuration of a monitor.
 
-The selector sees them in the ledger by itself: it tells agents of a new configuration, and reviews the servers of a
-monitor that has moved to another address or account.
+Each change runs in a transaction of its caller. The selector detects it in the ledger by itself: it publishes the new
+configuration to the agent, and reviews the servers of a monitor whose address or account has changed.
 """
 
 import ipaddress
@@ -27,7 +27,7 @@ from schema.names import IP_VERSIONS, Environment, IpVersion
 from schema.tables import monitors
 
 SETTABLE_STATUSES: Final[tuple[MonitorStatus, ...]] = ("pending", "testing", "active", "paused")
-"""The others have a command of their own."""
+"""The statuses that ``--status`` accepts; the others have their own command."""
 
 CONFIG: Final[Mapping[str, str]] = {
     "base-check": "base_checks",
@@ -35,15 +35,15 @@ CONFIG: Final[Mapping[str, str]] = {
     "nat-ip": "nat_ip",
     "log-level": "otlp_log_level",
 }
-"""What operators call them, and their names in the JSON of ``monitors.config``."""
+"""Option names, and the keys that they set in the JSON of ``monitors.config``."""
 
 _CLEARABLE: Final[Mapping[str, Any]] = {"account": None, "location": "", "hostname": ""}
-"""Columns that may be empty, and what they then hold."""
+"""Columns that may be cleared, and their values when they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonitorChange:
-    """What an operator says of a monitor; in ``config``, None removes a value, so that its default counts."""
+    """The values that an operator gave for a monitor; ``None`` in ``config`` restores the default."""
 
     ip: str | None = None
     account: str | None = None
@@ -52,11 +52,11 @@ class MonitorChange:
     """``location`` and ``hostname``."""
     config: Mapping[str, Any] = field(default_factory=dict)
     cleared: frozenset[str] = frozenset()
-    """Columns to empty."""
+    """Columns to clear."""
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was given."""
+        """Return whether nothing was given."""
         return not (self.ip or self.account or self.status or self.texts or self.config or self.cleared)
 
 
@@ -74,10 +74,10 @@ def monitor_change(
     log_level: str | None = None,
     unset: Sequence[str] | None = None,
 ) -> MonitorChange:
-    """What was given, checked as far as the ledger is not needed for it.
+    """Validate the given values, as far as this is possible without the ledger.
 
     Raises:
-        UsageError: a value that agents or ledger cannot take, or one both set and unset.
+        UsageError: a value is invalid for agents or the ledger, or is both set and unset.
     """
     texts = {key: text for key, text in (("location", location), ("hostname", hostname)) if text is not None}
     for key, text in texts.items():
@@ -96,7 +96,7 @@ def monitor_change(
         if option not in CONFIG and option not in _CLEARABLE:
             raise UsageError(f"--unset {option!r}: must be one of {', '.join((*CONFIG, *_CLEARABLE))}")
         if option in named or CONFIG.get(option) in config:
-            raise UsageError(f"--unset {option}: and --{option} beside it; give one of them")
+            raise UsageError(f"--unset {option}: conflicts with --{option}; give only one of them")
         if option in CONFIG:
             config[CONFIG[option]] = None
         else:
@@ -142,38 +142,38 @@ def _one_of(option: str, text: str, known: Sequence[str]) -> str:
 
 
 def public_address(env: Environment, text: str) -> str:
-    """The address in canonical form.
+    """Return the address in canonical form.
 
     Raises:
-        UsageError: it is none, or not one host's on the internet (private ones are allowed in ``devel``).
+        UsageError: it is not the public address of one host (private ones are allowed in ``devel``).
     """
     address = _address("address", text)
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     if address.is_multicast or address.is_unspecified or getattr(address, "scope_id", None):
-        raise UsageError(f"address {text!r}: must be one host's, without a zone")
+        raise UsageError(f"address {text!r}: must be the address of one host, without a zone")
     if env != "devel" and (kind := why_not_public(address)):
-        raise UsageError(f"address {text!r}: is {kind}, must be a public one; others are for the environment devel")
+        raise UsageError(f"address {text!r}: is {kind}, must be public; others are allowed in the environment devel")
     return str(address)
 
 
 def family_of(ip: str) -> IpVersion:
-    """The protocol of an address."""
+    """Return the protocol of an address."""
     return "v6" if ":" in ip else "v4"
 
 
 def add_monitor(connection: Connection, name: str, change: MonitorChange, now: datetime) -> str:
-    """Adds one protocol of a monitor, that of its address; says what was done.
+    """Add a monitor for the protocol of its address, and return a line that describes the change.
 
     Raises:
-        OperatorError: it is there already, or its address or account are another's or nobody's.
+        OperatorError: it exists already, its address is taken, or there is no such account.
     """
     assert change.ip is not None
     ipv, m = family_of(change.ip), monitors.c
     same = sa.and_(m.tls_name == name, m.ip_version == ipv)
     known = connection.execute(sa.select(m.id, m.status).where(same)).first()
     if known is not None:
-        raise OperatorError(f"monitor {name}/{ipv}: is there already, with id {known.id}, and is {known.status}")
+        raise OperatorError(f"monitor {name}/{ipv}: already exists (id {known.id}, {known.status})")
     _must_be_free(connection, change.ip)
     _same_family(change, ipv)
     row = {
@@ -193,10 +193,10 @@ def add_monitor(connection: Connection, name: str, change: MonitorChange, now: d
 
 
 def set_monitor(connection: Connection, text: str, change: MonitorChange) -> list[str]:
-    """Changes a monitor, and says of each value what it was and is.
+    """Change a monitor and return a line with the old and the new value for each change.
 
     Raises:
-        OperatorError: there is no such monitor, it is deleted, or its address or account are another's or nobody's.
+        OperatorError: there is no such monitor or account, the monitor is deleted, or the address is taken.
     """
     found = find_monitor(connection, text, lock=True)
     if found.status == "deleted":
@@ -206,45 +206,45 @@ def set_monitor(connection: Connection, text: str, change: MonitorChange) -> lis
 
 
 def _set(connection: Connection, found: FoundMonitor, row: sa.Row[Any], change: MonitorChange) -> list[str]:
-    told: list[tuple[str, object, object]] = []
+    changes: list[tuple[str, object, object]] = []
     values: dict[str, Any] = {}
     if change.ip is not None:
         if family_of(change.ip) != found.ipv:
-            raise OperatorError(f"monitor {found}: address {change.ip} is not one of IP{found.ipv}")
+            raise OperatorError(f"monitor {found}: address {change.ip} is not an IP{found.ipv} address")
         _must_be_free(connection, change.ip, but=found.id)
         values["ip"] = change.ip
-        told.append(("address", row.ip, change.ip))
+        changes.append(("address", row.ip, change.ip))
     _same_family(change, found.ipv)
     if change.account is not None or "account" in change.cleared:
         values["account_id"] = None if change.account is None else find_account(connection, change.account)
-        told.append(("account id", row.account_id, values["account_id"]))
+        changes.append(("account id", row.account_id, values["account_id"]))
     if change.status is not None:
         values["status"] = change.status
-        told.append(("status", row.status, change.status))
+        changes.append(("status", row.status, change.status))
     for key, text in {**change.texts, **{key: "" for key in change.cleared if key != "account"}}.items():
         values[key] = text
-        told.append((key, getattr(row, key), text))
+        changes.append((key, getattr(row, key), text))
     if change.config:
-        values["config"] = _merged(row.config, change.config, lambda *what: told.append(what))
+        values["config"] = _merged(row.config, change.config, lambda *what: changes.append(what))
     connection.execute(sa.update(monitors).where(monitors.c.id == found.id).values(values))
-    return [changed(str(found), *what) for what in told]
+    return [changed(str(found), *what) for what in changes]
 
 
-_Told = Callable[[str, object, object], None]
+_Record = Callable[[str, object, object], None]
 
 
-def _merged(text: str | None, change: Mapping[str, Any], tell: _Told) -> str:
-    """The config with the change; one that is no JSON object counts for nothing today, and is replaced."""
+def _merged(text: str | None, change: Mapping[str, Any], record: _Record) -> str:
+    """Return the config with the change applied; a config that is not a JSON object is ignored and replaced."""
     before = flags_of(text)
     for key, value in change.items():
-        tell(key, before.get(key), value)
+        record(key, before.get(key), value)
     return json.dumps({key: value for key, value in {**before, **change}.items() if value is not None})
 
 
 def _same_family(change: MonitorChange, ipv: IpVersion) -> None:
     nat_ip = change.config.get("nat_ip")
     if nat_ip is not None and family_of(nat_ip) != ipv:
-        raise OperatorError(f"--nat-ip {nat_ip}: is not an address of IP{ipv}")
+        raise OperatorError(f"--nat-ip {nat_ip}: is not an IP{ipv} address")
 
 
 def _must_be_free(connection: Connection, ip: str, *, but: int = 0) -> None:
@@ -252,17 +252,19 @@ def _must_be_free(connection: Connection, ip: str, *, but: int = 0) -> None:
     taken = sa.select(m.id, m.tls_name, m.ip_version).where(m.ip == ip, m.is_current.is_not(None), m.id != but)
     other = connection.execute(taken).first()
     if other is not None:
-        raise OperatorError(f"address {ip}: is that of monitor {other.tls_name}/{other.ip_version} (id {other.id})")
+        raise OperatorError(
+            f"address {ip}: is already used by monitor {other.tls_name}/{other.ip_version} (id {other.id})"
+        )
 
 
 # ---- defaults of all monitors ----------------------------------------------------------------------------------------
 
 
 def parse_protocol(text: str) -> IpVersion:
-    """The protocol called ``text``.
+    """Return the protocol called ``text``.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such protocol.
     """
     for ipv in IP_VERSIONS:
         if ipv == text:
@@ -271,12 +273,12 @@ def parse_protocol(text: str) -> IpVersion:
 
 
 def defaults_name(ipv: IpVersion) -> str:
-    """The row of ``monitors`` that is no monitor, but holds the defaults of all monitors of a protocol."""
+    """Return the name of the row of ``monitors`` that holds the defaults of all monitors of a protocol."""
     return f"settings-{ipv}.system"
 
 
 def show_defaults(connection: Connection, ipv: IpVersion) -> list[tuple[str, Any]]:
-    """The defaults of a protocol, field by field."""
+    """Return the defaults of a protocol, field by field."""
     text = connection.scalar(sa.select(monitors.c.config).where(monitors.c.tls_name == defaults_name(ipv)))
     config = flags_of(text)
     return [
@@ -292,15 +294,15 @@ def _cell(value: object) -> str | int | None:
 
 
 def set_defaults(connection: Connection, ipv: IpVersion, change: MonitorChange, now: datetime) -> list[str]:
-    """Changes the defaults of a protocol, and says of each value what it was and is."""
+    """Change the defaults of a protocol and return a line with the old and the new value for each change."""
     name, m = defaults_name(ipv), monitors.c
     _same_family(change, ipv)
     row = connection.execute(sa.select(m.id, m.config).where(m.tls_name == name).with_for_update()).first()
-    told: list[tuple[str, object, object]] = []
-    config = _merged(None if row is None else row.config, change.config, lambda *what: told.append(what))
+    changes: list[tuple[str, object, object]] = []
+    config = _merged(None if row is None else row.config, change.config, lambda *what: changes.append(what))
     if row is None:
         values = {"type": "monitor", "tls_name": name, "ip_version": ipv, "status": "pending", "created_on": now}
         connection.execute(sa.insert(monitors).values(config=config, **values))
     else:
         connection.execute(sa.update(monitors).where(m.id == row.id).values(config=config))
-    return [changed(f"all IP{ipv} monitors", *what) for what in told]
+    return [changed(f"all IP{ipv} monitors", *what) for what in changes]

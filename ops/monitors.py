@@ -1,6 +1,7 @@
-"""Monitors in the ledger, as operators find and change them. Each change is one transaction of its caller.
+"""Find and change monitors in the ledger for operators.
 
-The selector sees a change of status in the ledger by itself, and moves the monitor's pairs.
+Each change runs in a transaction of its caller. The selector detects a change of status in the ledger by itself, and
+moves the monitor's pairs.
 """
 
 import re
@@ -28,12 +29,12 @@ _FROM: Final[dict[Action, frozenset[MonitorStatus]]] = {
     "resume": frozenset({"paused"}),
     "delete": frozenset({"pending", "testing", "active", "paused"}),
 }
-"""The statuses in which an action makes sense."""
+"""The statuses in which an action is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundMonitor:
-    """A row of ``monitors``: one monitor on one protocol."""
+    """A row of ``monitors``: one monitor over one protocol."""
 
     id: int
     name: str
@@ -45,17 +46,17 @@ class FoundMonitor:
 
 
 def find_monitor(connection: Connection, text: str, *, lock: bool = False) -> FoundMonitor:
-    """The one monitor that ``text`` means: an id, or a full or short name, with ``/v4`` or ``/v6`` where it has both.
+    """Return the monitor that ``text`` identifies: an id, or a full or short name, optionally with ``/v4`` or ``/v6``.
 
     Args:
         lock: hold its row until the transaction ends.
 
     Raises:
-        OperatorError: none, or more than one.
+        OperatorError: no monitor matches, or more than one.
     """
     match = _NAME_AND_PROTOCOL.fullmatch(text)
     if match is None:
-        raise OperatorError(f"monitor {text!r}: must be an id or a name, a name may end in /v4 or /v6")
+        raise OperatorError(f"monitor {text!r}: must be an id or a name; a name may end in /v4 or /v6")
     m = monitors.c
     query = sa.select(m.id, m.tls_name, m.ip_version, m.status).where(_is_monitor(), _is_called(match["name"]))
     if match["ipv"]:
@@ -66,13 +67,13 @@ def find_monitor(connection: Connection, text: str, *, lock: bool = False) -> Fo
     if len(found) == 1:
         return found[0]
     if not found:
-        raise OperatorError(f"monitor {text!r}: there is none ('ntppool-monitor monitors list' shows them)")
+        raise OperatorError(f"monitor {text!r}: not found (see 'ntppool-monitor monitors list')")
     choices = ", ".join(f"{one.name}/{one.ipv} (id {one.id}, {one.status})" for one in found)
-    raise OperatorError(f"monitor {text!r}: may be any of {choices}; name one of them")
+    raise OperatorError(f"monitor {text!r}: is ambiguous: {choices}; give one of these")
 
 
 def _is_monitor() -> sa.ColumnElement[bool]:
-    """Neither a scorer nor one of the pseudo-monitors that hold settings."""
+    """Exclude scorers and the pseudo-monitors that hold settings."""
     name = sa.func.coalesce(monitors.c.tls_name, "")
     return sa.and_(monitors.c.type == "monitor", name.not_like("%.system"))
 
@@ -86,7 +87,7 @@ def _is_called(name: str) -> sa.ColumnElement[bool]:
 
 
 def change_monitor(connection: Connection, text: str, action: Action, now: datetime, *, active: bool = False) -> str:
-    """Changes the status of a monitor, and says what was done.
+    """Change the status of a monitor and return a line that describes the change.
 
     Args:
         active: ``approve`` and ``resume`` lead to active instead of testing.
@@ -97,13 +98,13 @@ def change_monitor(connection: Connection, text: str, action: Action, now: datet
     found = find_monitor(connection, text, lock=True)
     wanted: MonitorStatus = _target(action, active)
     if found.status == wanted:
-        return f"{found}: is {wanted} already"
+        return f"{found}: is already {wanted}"
     if found.status not in _FROM[action]:
-        allowed = ", ".join(sorted(_FROM[action]))
-        raise OperatorError(f"monitor {found}: is {found.status}; only what is {allowed} can be {_PAST[action]}")
+        allowed = " or ".join(sorted(_FROM[action]))
+        raise OperatorError(f"monitor {found}: is {found.status}; it can only be {_PAST[action]} when it is {allowed}")
     values: dict[str, object] = {"status": wanted}
     if wanted == "deleted":
-        # Null sets the row aside in the unique key (ip, is_current), so the address may be registered again.
+        # NULL takes the row out of the unique key (ip, is_current), so the address may be registered again.
         values |= {"deleted_on": now, "is_current": None}
     connection.execute(sa.update(monitors).where(monitors.c.id == found.id).values(values))
     return f"{found}: was {found.status}, is {wanted}"
@@ -135,7 +136,7 @@ MONITOR_LAYOUT: Final = Layout(lesser=("account", "version", "last seen"), names
 def list_monitors(
     connection: Connection, *, status: MonitorStatus | None, deleted: bool, account_id: int | None = None
 ) -> list[tuple[Any, ...]]:
-    """All monitors (or those of an account) with their presence, by name; deleted ones only when asked for."""
+    """Return all monitors (or those of an account) with their presence, by name; deleted ones only on request."""
     m, p = monitors.c, monitor_presence.c
     query = (
         sa.select(
@@ -156,12 +157,12 @@ def list_monitors(
     elif not deleted:
         query = query.where(m.status != "deleted")
     rows = [row._mapping for row in connection.execute(query)]
-    # MySQL has numbers for yes and no.
+    # MySQL returns booleans as numbers.
     return [tuple({**row, "online": None if row["online"] is None else bool(row["online"])}.values()) for row in rows]
 
 
 def show_monitor(connection: Connection, text: str) -> list[tuple[str, str | int | datetime | bool | None]]:
-    """All that the ledger knows of one monitor, field by field.
+    """Return all fields of one monitor in the ledger.
 
     Raises:
         OperatorError: there is no such monitor.
@@ -195,7 +196,7 @@ def show_monitor(connection: Connection, text: str) -> list[tuple[str, str | int
 
 
 def account_name(account_id: int | None) -> sa.Select[Any]:
-    """Id and name of an account, and not its flags, which may be broken."""
+    """Select id and name of an account, but not its flags, which may be invalid."""
     return sa.select(accounts.c.id, accounts.c.name).where(accounts.c.id == account_id)
 
 

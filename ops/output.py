@@ -1,7 +1,7 @@
-"""How commands show what they found: aligned for people, separated by tabs for other programs, or as JSON.
+"""Write the output of commands: aligned for people, separated by tabs for other programs, or as JSON.
 
-Everything that a command writes passes here and so :func:`runtime.printable.printable`: much of it was written by
-agents, or by whoever could write to the broker.
+All output passes through this module and therefore through :func:`runtime.printable.printable`: much of it was written
+by agents, or by anyone who can publish to the broker.
 """
 
 import io
@@ -19,19 +19,19 @@ Cell = str | int | float | bool | datetime | date | None
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a table is made to fit a terminal."""
+    """Rules for fitting a table to a terminal."""
 
     lesser: tuple[str, ...] = ()
-    """Columns to leave out, in this order, while the table is wider than the terminal."""
+    """Columns to omit, in this order, while the table is wider than the terminal."""
     names: tuple[str, ...] = ()
-    """Columns with full names of monitors, of which people need the first part."""
+    """Columns with full names of monitors, which are cut to the short name."""
 
 
 def show_table(
     columns: Sequence[str], rows: Sequence[Sequence[Cell]], layout: Layout | None = None, *, as_json: bool = False
 ) -> None:
-    """Rows under their headings, fitted to the terminal. Into a pipe: a line each, cells separated by tabs, nothing
-    left out. As JSON: objects."""
+    """Print rows under their headings, fitted to the terminal. In a pipe, print every column, one line per row, with
+    cells separated by tabs. As JSON, print a list of objects."""
     if as_json:
         write_json(rows_as_dicts(columns, rows))
     elif sys.stdout.isatty():
@@ -42,7 +42,7 @@ def show_table(
 
 
 def show_fields(fields: Sequence[tuple[str, Cell]], *, as_json: bool = False) -> None:
-    """One line each: name and value. As JSON: one object."""
+    """Print a name and a value per line. As JSON, print one object."""
     if as_json:
         write_json(fields_as_dict(fields))
         return
@@ -52,40 +52,40 @@ def show_fields(fields: Sequence[tuple[str, Cell]], *, as_json: bool = False) ->
 
 
 def fields_as_dict(fields: Sequence[tuple[str, Cell]]) -> dict[str, Cell]:
-    """The fields with names as JSON has them."""
+    """Return the fields under their JSON names."""
     return {_key(name): value for name, value in fields}
 
 
 def rows_as_dicts(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[dict[str, Cell]]:
-    """The rows of a table as JSON has them."""
+    """Return the rows of a table under their JSON names."""
     return [dict(zip(map(_key, columns), row, strict=True)) for row in rows]
 
 
 def write(line: str) -> None:
-    """One line on stdout, whatever is in it."""
+    """Write one line to stdout, with unsafe characters escaped."""
     sys.stdout.write(printable(line) + "\n")
 
 
 def write_lines(text: str) -> None:
-    """A text of several lines, which are ours; what is in them need not be."""
+    """Write a text of several lines; the line breaks are trusted, the content need not be."""
     for line in text.removesuffix("\n").split("\n"):
         write(line)
 
 
 def write_json(value: Any) -> None:
-    """``value`` as JSON on one line. Times are RFC 3339 in UTC, days ISO 8601."""
+    """Write ``value`` as JSON on one line. Times are RFC 3339 in UTC, days ISO 8601."""
     sys.stdout.write(printable_json(value, default=_json_time) + "\n")
 
 
 def write_bytes(payload: bytes) -> None:
-    """Somebody's bytes on stdout, as they are: for a file or a pipe, never for a terminal."""
+    """Write untrusted bytes to stdout unchanged: to a file or a pipe, never to a terminal."""
     sys.stdout.flush()
     sys.stdout.buffer.write(payload)
     sys.stdout.buffer.flush()
 
 
 def confirmed(question: str) -> bool | None:
-    """Whether the person at the terminal says yes; None: there is nobody to ask."""
+    """Ask the person at the terminal for confirmation; return ``None`` if there is no terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
     sys.stderr.write(f"{printable(question)} [y/N] ")
@@ -94,24 +94,24 @@ def confirmed(question: str) -> bool | None:
 
 
 def print_error(line: str, *, program: str = "ntppool-monitor") -> None:
-    """One line on stderr, with the program's name."""
+    """Write one line to stderr, with the program's name."""
     sys.stderr.write(f"{program}: {printable(line)}\n")
 
 
 def explain(text: str) -> None:
-    """Our own text of several lines on stderr, as it is."""
+    """Write our own text of several lines to stderr."""
     sys.stderr.write("".join(printable(line) + "\n" for line in text.split("\n")))
 
 
 def cope_with_any_character() -> None:
-    """Has characters that the terminal's encoding lacks written as escapes; they would end the command."""
+    """Escape characters that the terminal's encoding lacks, since they would end the command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def as_text(cell: Cell) -> str:
-    """A cell as it is shown; times are UTC."""
+    """Return a cell as text; times are UTC."""
     match cell:
         case None:
             return ""
@@ -125,12 +125,12 @@ def as_text(cell: Cell) -> str:
 
 
 def changed(who: str, name: str, before: object, after: object) -> str:
-    """What became of a value, in one line."""
+    """Describe a change of a value in one line."""
     return f"{who}: {name}: was {value_text(before)}, is {value_text(after)}"
 
 
 def value_text(value: object) -> str:
-    """A value of the ledger in words."""
+    """Return a value of the ledger in words."""
     match value:
         case None | "":
             return "not set"
@@ -148,11 +148,11 @@ def _key(name: str) -> str:
 def _json_time(value: object) -> str:
     match value:
         case datetime():
-            # The ledger's times are UTC without a zone.
+            # The ledger's times are in UTC and have no zone.
             return value.isoformat() + ("Z" if value.tzinfo is None else "")
         case date():
             return value.isoformat()
-    raise TypeError(f"{type(value).__name__} is nothing that JSON has")
+    raise TypeError(f"{type(value).__name__} cannot be represented in JSON")
 
 
 def _aligned(columns: Sequence[str], rows: Sequence[Sequence[Cell]], layout: Layout) -> None:
@@ -173,17 +173,17 @@ def _aligned(columns: Sequence[str], rows: Sequence[Sequence[Cell]], layout: Lay
         justify: Literal["left", "right"] = "right" if numeric[column] else "left"
         table.add_column(column, justify=justify, overflow="fold", min_width=len(column))
     for texts in zip(*shown.values(), strict=True):
-        table.add_row(*map(Text, texts))  # Text: what is in the ledger is no markup
+        table.add_row(*map(Text, texts))  # Text: the ledger's content is not markup
     console.print(table)
 
 
 def _width(shown: Mapping[str, Sequence[str]]) -> int:
-    """Columns that a table takes when no cell is folded."""
+    """Return the width of a table without folded cells, in columns."""
     return sum(max(len(name), *map(len, texts), 0) + 2 for name, texts in shown.items()) - 2
 
 
 def _short(cell: Cell, is_name: bool) -> str:
-    """A cell for people: a time to the minute, a name without its domain."""
+    """Return a cell for people: a time to the minute, a name without its domain."""
     if isinstance(cell, datetime):
         return cell.strftime("%Y-%m-%d %H:%M")
     text = printable(as_text(cell))

@@ -1,4 +1,4 @@
-"""Messages that nobody could read, kept for diagnosis: by whom, why, and what they were."""
+"""Read the undecodable messages that ingest keeps for diagnosis."""
 
 import base64
 from datetime import datetime
@@ -14,7 +14,7 @@ COLUMNS: Final = ("id", "last seen", "times", "bytes", "topic", "reason")
 
 
 def list_rejected(connection: Connection, limit: int, topic: str | None = None) -> list[tuple[Any, ...]]:
-    """The last messages, newest first; only those whose topic has ``topic`` in it."""
+    """Return the last messages, newest first; if ``topic`` is given, only those whose topic contains it."""
     r = rejected_messages.c
     query = sa.select(r.id, r.last_seen, r.times, r.bytes, r.topic, r.reason)
     if topic is not None:
@@ -23,7 +23,7 @@ def list_rejected(connection: Connection, limit: int, topic: str | None = None) 
 
 
 def show_rejected(connection: Connection, message_id: int) -> tuple[list[tuple[str, str | int | datetime]], bytes]:
-    """All that is known of a message, and its payload, of which at most 64 KiB are kept.
+    """Return the fields of a message and its payload, of which at most 64 KiB are kept.
 
     Raises:
         OperatorError: there is no such message.
@@ -31,7 +31,7 @@ def show_rejected(connection: Connection, message_id: int) -> tuple[list[tuple[s
     r = rejected_messages.c
     row = connection.execute(sa.select(rejected_messages).where(r.id == message_id)).first()
     if row is None:
-        raise OperatorError(f"message {message_id}: there is none ('ntppool-monitor rejected list' shows them)")
+        raise OperatorError(f"message {message_id}: not found (see 'ntppool-monitor rejected list')")
     fields: list[tuple[str, Any]] = [
         ("id", row.id),
         ("topic", row.topic),
@@ -45,7 +45,7 @@ def show_rejected(connection: Connection, message_id: int) -> tuple[list[tuple[s
 
 
 def payload_for_json(payload: bytes) -> dict[str, str]:
-    """A payload as text where it is some, else in base 64."""
+    """Return a payload as text if it is valid UTF-8, else in base 64."""
     try:
         return {"payload": payload.decode()}
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""One run of the selector for a person who waits for it: review, tell the agents, say what was decided."""
+"""Run the selector once for an operator: review, publish the assignments, report the decisions."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -18,21 +18,21 @@ _CONNECT: Final = 10.0
 
 
 class SelectorOnce:
-    """Reviews one server, or all that are due: also those that have never been reviewed, as in an adopted database.
+    """Review one server, or all due servers, including those that have never been reviewed, as in an adopted database.
 
-    ``untold`` names the monitors that could not be told.
+    ``unnotified`` names the monitors to which the broker did not accept a message.
     """
 
     def __init__(self, server_id: int | None) -> None:
         self._server_id = server_id
         self._reviewed: list[Reviewed] = []
-        self.untold: set[str] = set()
+        self.unnotified: set[str] = set()
 
     async def work(self, worker: Worker) -> None:
-        """All of it; :func:`runtime.worker.run_task` runs it.
+        """Run the review to its end; :func:`runtime.worker.run_task` calls this.
 
         Raises:
-            OperatorError: the broker cannot be reached, so nothing was decided either.
+            OperatorError: the broker cannot be reached; no decision was made.
         """
         try:
             async with asyncio.timeout(_CONNECT):
@@ -40,7 +40,7 @@ class SelectorOnce:
         except TimeoutError:
             raise OperatorError(f"broker {worker.broker.address}: no connection within {_CONNECT:g} s") from None
         metrics = SelectorMetrics(worker.telemetry.meter)
-        publisher = Publisher(worker, RowWarnings(), metrics, on_lost=self.untold.add)
+        publisher = Publisher(worker, RowWarnings(), metrics, on_lost=self.unnotified.add)
         if self._server_id is None:
             await worker.in_database(partial(queue_servers, worker.engine, datetime.now(UTC)))
         while reviewed := await worker.in_database(partial(self._review, worker)):
@@ -59,7 +59,7 @@ class SelectorOnce:
         return [] if reviewed is None else [reviewed]
 
     def lines(self) -> list[str]:
-        """What was decided, for people."""
+        """Describe the decisions, for people."""
         lines = [f"server {one.server_id}: not reviewed: {one.problem}" for one in self._reviewed if one.problem]
         for one in self._reviewed:
             lines += [

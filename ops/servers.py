@@ -1,4 +1,4 @@
-"""Servers in the ledger, as operators find and change them. Each change is one transaction of its caller."""
+"""Find and change servers in the ledger for operators. Each change runs in a transaction of its caller."""
 
 import ipaddress
 import json
@@ -23,7 +23,7 @@ from schema.tables import accounts, monitors, server_scores, servers, servers_mo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewServer:
-    """What an operator says of a server. ``port`` is 123 when None."""
+    """The values that an operator gave for a new server. ``port`` is 123 when ``None``."""
 
     ip: str
     ipv: IpVersion
@@ -35,47 +35,47 @@ class NewServer:
 def new_server(
     env: Environment, ip: str, *, hostname: str | None = None, account: str | None = None, port: int | None = None
 ) -> NewServer:
-    """The server, with its address in canonical form.
+    """Validate the values of a new server, and bring its address into canonical form.
 
     Raises:
-        UsageError: it is no address, or one that is not on the internet (allowed in ``devel``), or the port is
-            another than 123 outside ``devel``.
+        UsageError: the address is invalid, or not public (allowed in ``devel``), or the port is not 123 (required
+            outside ``devel``).
     """
     address = public_address(env, ip)
     if port is not None and not 1 <= port <= 65535:
         raise UsageError(f"--port {port}: must be 1 to 65535")
     if port not in (None, 123) and env != "devel":
-        raise UsageError(f"--port {port}: must be 123; another is for the environment devel")
+        raise UsageError(f"--port {port}: must be 123; others are allowed in the environment devel")
     _check_hostname(hostname)
     return NewServer(ip=address, ipv=family_of(address), hostname=hostname, account=account, port=port)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerChange:
-    """What an operator says of a server that is there."""
+    """The values that an operator gave for an existing server."""
 
     hostname: str | None = None
     account: str | None = None
     cleared: frozenset[str] = frozenset()
-    """Columns to empty."""
+    """Columns to clear."""
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was given."""
+        """Return whether nothing was given."""
         return self.hostname is None and self.account is None and not self.cleared
 
 
 _CLEARABLE: Final = {"hostname": "hostname", "account": "account_id"}
-"""What operators call them, and their columns."""
+"""Option names, and the columns that they clear."""
 
 
 def server_change(
     *, hostname: str | None = None, account: str | None = None, unset: Sequence[str] | None = None
 ) -> ServerChange:
-    """What was given, checked as far as the ledger is not needed for it.
+    """Validate the given values, as far as this is possible without the ledger.
 
     Raises:
-        UsageError: a hostname that is none, or a value both set and unset.
+        UsageError: the hostname is invalid, or a value is both set and unset.
     """
     _check_hostname(hostname)
     given = {"hostname": hostname, "account": account}
@@ -83,7 +83,7 @@ def server_change(
         if option not in _CLEARABLE:
             raise UsageError(f"--unset {option!r}: must be one of {', '.join(_CLEARABLE)}")
         if given[option] is not None:
-            raise UsageError(f"--unset {option}: and --{option} beside it; give one of them")
+            raise UsageError(f"--unset {option}: conflicts with --{option}; give only one of them")
     return ServerChange(
         hostname=hostname, account=account, cleared=frozenset(_CLEARABLE[option] for option in unset or ())
     )
@@ -95,14 +95,14 @@ def _check_hostname(hostname: str | None) -> None:
 
 
 def add_server(connection: Connection, server: NewServer, now: datetime) -> str:
-    """Adds it, or takes back the deletion of one that is there; says what was done.
+    """Add a server, or revert the deletion of an existing one, and return a line that describes the change.
 
     Raises:
-        OperatorError: it is there already, or there is no such account.
+        OperatorError: it exists already, or there is no such account.
     """
     known = connection.execute(sa.select(servers).where(servers.c.ip == server.ip).with_for_update()).first()
     if known is not None and known.deletion_on is None:
-        raise OperatorError(f"server {server.ip}: is there already, with id {known.id}")
+        raise OperatorError(f"server {server.ip}: already exists (id {known.id})")
     values = _values(connection, server, "{}" if known is None else known.flags)
     if known is None:
         result = connection.execute(
@@ -114,14 +114,14 @@ def add_server(connection: Connection, server: NewServer, now: datetime) -> str:
     else:
         server_id = known.id
         connection.execute(sa.update(servers).where(servers.c.id == server_id).values(deletion_on=None, **values))
-        done = f"was to be deleted on {known.deletion_on}, stays now"
+        done = f"deletion on {known.deletion_on} reverted"
     REVIEWS.add(connection, [server_id], now)
     REVIEWS.make_due(connection, [server_id], now)
     return f"{server.ip} (id {server_id}): {done}"
 
 
 def _values(connection: Connection, server: NewServer, flags: str) -> dict[str, Any]:
-    """Of the columns that the operator named; the others stay as they are."""
+    """Return the values of the columns that the operator named; the others stay unchanged."""
     values: dict[str, Any] = {}
     if server.hostname is not None:
         values["hostname"] = server.hostname
@@ -133,10 +133,10 @@ def _values(connection: Connection, server: NewServer, flags: str) -> dict[str, 
 
 
 def find_server(connection: Connection, text: str, *, lock: bool = False) -> sa.Row[Any]:
-    """The row of the server that ``text`` means: an id or an address.
+    """Return the row of the server that ``text`` identifies: an id or an address.
 
     Raises:
-        OperatorError: there is none.
+        OperatorError: there is no such server.
     """
     try:
         wanted = servers.c.ip == str(ipaddress.ip_address(text))
@@ -148,12 +148,12 @@ def find_server(connection: Connection, text: str, *, lock: bool = False) -> sa.
     query = sa.select(servers).where(wanted)
     found = connection.execute(query.with_for_update() if lock else query).first()
     if found is None:
-        raise OperatorError(f"server {text!r}: there is none ('ntppool-monitor servers list' shows them)")
+        raise OperatorError(f"server {text!r}: not found (see 'ntppool-monitor servers list')")
     return found
 
 
 def set_server(connection: Connection, text: str, change: ServerChange, now: datetime) -> list[str]:
-    """Changes a server, and says of each value what it was and is.
+    """Change a server and return a line with the old and the new value for each change.
 
     Raises:
         OperatorError: there is no such server or account.
@@ -166,7 +166,7 @@ def set_server(connection: Connection, text: str, change: ServerChange, now: dat
         values["account_id"] = find_account(connection, change.account)
     connection.execute(sa.update(servers).where(servers.c.id == found.id).values(values))
     if "account_id" in values:
-        # Monitors of its own account may not measure it.
+        # Monitors of the server's own account must not measure it.
         REVIEWS.add(connection, [found.id], now)
         REVIEWS.make_due(connection, [found.id], now)
     who = f"{found.ip} (id {found.id})"
@@ -174,20 +174,20 @@ def set_server(connection: Connection, text: str, change: ServerChange, now: dat
 
 
 def delete_server(connection: Connection, text: str, on: date) -> str:
-    """Sets the day from which the server is no longer measured; says what was done.
+    """Set the day from which the server is no longer measured, and return a line that describes the change.
 
     Raises:
         OperatorError: there is no such server.
     """
     found = find_server(connection, text, lock=True)
     if found.deletion_on is not None and found.deletion_on <= on:
-        return f"{found.ip} (id {found.id}): is to be deleted on {found.deletion_on} already"
+        return f"{found.ip} (id {found.id}): is already scheduled for deletion on {found.deletion_on}"
     connection.execute(sa.update(servers).where(servers.c.id == found.id).values(deletion_on=on))
-    return f"{found.ip} (id {found.id}): is to be deleted on {on}"
+    return f"{found.ip} (id {found.id}): is scheduled for deletion on {on}"
 
 
 def list_servers(connection: Connection, *, deleted: bool) -> list[tuple[Any, ...]]:
-    """All servers with score and numbers of monitors, by id; those to be deleted only when asked for."""
+    """Return all servers by id, with scores and numbers of monitors; servers to be deleted only on request."""
     s, p = servers.c, server_scores.c
     query = (
         sa.select(s.id, s.ip, s.hostname, accounts.c.name, s.score_raw, s.score_ts, *_counts(), s.deletion_on)
@@ -205,7 +205,7 @@ def list_servers(connection: Connection, *, deleted: bool) -> list[tuple[Any, ..
 
 
 def _counts() -> list[sa.Label[int]]:
-    """How many monitors the server has of each status; scorers have pairs too, but are none."""
+    """Count the server's monitors by status, without scorers, which also have pairs."""
 
     def count(status: str) -> sa.Label[int]:
         is_one = sa.and_(monitors.c.type == "monitor", server_scores.c.status == status)
@@ -215,7 +215,7 @@ def _counts() -> list[sa.Label[int]]:
 
 
 def show_server(connection: Connection, text: str) -> list[tuple[str, Any]]:
-    """All that the ledger knows of one server, field by field.
+    """Return all fields of one server in the ledger.
 
     Raises:
         OperatorError: there is no such server.
@@ -243,7 +243,7 @@ def show_server(connection: Connection, text: str) -> list[tuple[str, Any]]:
 
 
 def _stratum(connection: Connection, server: sa.Row[Any]) -> int | None:
-    """Of the server; where the row has none yet, of its newest pair that has one."""
+    """Return the server's stratum; if its row has none yet, that of its newest pair with one."""
     if server.stratum is not None:
         return int(server.stratum)
     p = server_scores.c
@@ -253,7 +253,7 @@ def _stratum(connection: Connection, server: sa.Row[Any]) -> int | None:
 
 
 def monitors_of(connection: Connection, server_id: int) -> list[tuple[Any, ...]]:
-    """The server's monitors: active ones first, then by score."""
+    """Return the server's monitors: active ones first, then by score."""
     p, m = server_scores.c, monitors.c
     order = sa.case({"active": 0, "testing": 1, "candidate": 2}, value=p.status, else_=3)
     query = (

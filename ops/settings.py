@@ -1,4 +1,4 @@
-"""What pool operators set in ``system_settings``, shown and changed. What each value may be is said by its readers."""
+"""Show and change the pool's settings in ``system_settings``. Their readers define the accepted values."""
 
 import difflib
 import json
@@ -18,24 +18,24 @@ _KEYS: Final = frozenset(setting.key for setting in SETTINGS)
 
 
 def find_setting(text: str) -> Setting:
-    """The setting called ``text``.
+    """Return the setting called ``text``.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such setting.
     """
     known = {f"{setting.key}.{name}": setting for setting in SETTINGS for name in setting.names}
     if text in known:
         return known[text]
     similar = difflib.get_close_matches(text, known, n=1)
-    advice = f"did you mean {similar[0]}?" if similar else "'ntppool-monitor settings show' lists them"
-    raise UsageError(f"setting {text!r}: there is none; {advice}")
+    advice = f"did you mean {similar[0]}?" if similar else "see 'ntppool-monitor settings show'"
+    raise UsageError(f"setting {text!r}: not found; {advice}")
 
 
 def as_given(setting: Setting, text: str) -> str:
-    """The JSON to store for what an operator typed.
+    """Convert an operator's input to the JSON to store.
 
     Raises:
-        UsageError: it is no value of this setting; the message says what would be one.
+        UsageError: the value is invalid for this setting; the message names the accepted values.
     """
     raw = json.dumps(text) if setting.is_duration else text
     try:
@@ -46,7 +46,7 @@ def as_given(setting: Setting, text: str) -> str:
 
 
 def wanted(setting: Setting) -> str:
-    """In words, what the setting may be."""
+    """Describe the accepted values of a setting."""
     least, most = (shown(setting, bound) for bound in (setting.meta.ge, setting.meta.le))
     if setting.is_duration:
         return f"a duration such as 90s, 9m or 1h30m, {least} to {most}"
@@ -54,12 +54,12 @@ def wanted(setting: Setting) -> str:
 
 
 def shown(setting: Setting, value: float | None) -> str:
-    """A value as people write it."""
+    """Return a value in the notation that people use."""
     return duration_text(value or 0.0) if setting.is_duration else str(value)
 
 
 def show_settings(connection: Connection, only: Setting | None = None) -> list[dict[str, Any]]:
-    """Every setting (or one): its value, where that is from, and what it may be. Those of others follow."""
+    """Return every setting (or one) with value, source and accepted values, followed by unknown ones."""
     rows = {row.key: row.value for row in connection.execute(sa.select(system_settings.c.key, system_settings.c.value))}
     found = [_show(setting, rows.get(setting.key)) for setting in SETTINGS if only in (None, setting)]
     if only is None:
@@ -89,7 +89,7 @@ def _show(setting: Setting, text: str | None) -> dict[str, Any]:
 
 
 def _unread(rows: dict[str, str]) -> list[str]:
-    """Values that no program of ours reads: of other programs, or mistyped."""
+    """Return the names of values that no program of ours reads, because of other programs or typing errors."""
     found = sorted(rows.keys() - _KEYS)
     for key in sorted(rows.keys() & _KEYS):
         try:
@@ -102,15 +102,15 @@ def _unread(rows: dict[str, str]) -> list[str]:
 
 
 def setting_lines(found: list[dict[str, Any]]) -> list[str]:
-    """The same for people."""
+    """Format the settings for people."""
     lines = []
     for one in found:
         if "value" not in one:
-            lines.append(f"{one['setting']}: no program of this system reads it")
+            lines.append(f"{one['setting']}: not read by any program of this system")
             continue
         where = "set" if one["is_set"] else "default"
         if one["problem"] is not None:
-            where = f"BROKEN, so its default: {one['problem']}"
+            where = f"INVALID, so the default applies: {one['problem']}"
         lines.append(f"{one['setting']} = {one['value']} ({where})")
         lines.append(f"    {one['meaning']}")
         lines.append(f"    {one['may_be']}; default {one['default']}")
@@ -118,10 +118,10 @@ def setting_lines(found: list[dict[str, Any]]) -> list[str]:
 
 
 def set_setting(connection: Connection, setting: Setting, value: str, now: datetime) -> str:
-    """Stores a value (JSON, of :func:`as_given`), and says what was done.
+    """Store a value (JSON from :func:`as_given`) and return a line that describes the change.
 
     Raises:
-        OperatorError: the row holds something else than a JSON object.
+        OperatorError: the row does not hold a JSON object.
     """
     fields = _locked(connection, setting)
     before = _show(setting, None if fields is None else json.dumps(fields))
@@ -132,26 +132,26 @@ def set_setting(connection: Connection, setting: Setting, value: str, now: datet
         connection.execute(sa.insert(system_settings).values(key=setting.key, value=text, created_on=now))
     else:
         _update(connection, setting.key, text)
-    return f"{setting}: was {before['value']}, is {json.loads(value)}; workers see it within a minute"
+    return f"{setting}: was {before['value']}, is {json.loads(value)}; workers apply it within a minute"
 
 
 def reset_setting(connection: Connection, setting: Setting) -> str:
-    """Removes a value, so that its default counts, and says what was done.
+    """Remove a value, so that the default applies, and return a line that describes the change.
 
     Raises:
-        OperatorError: the row holds something else than a JSON object.
+        OperatorError: the row does not hold a JSON object.
     """
     fields = _locked(connection, setting)
     default = shown(setting, setting.default)
     kept = {name: value for name, value in (fields or {}).items() if name not in setting.names}
     if kept == (fields or {}):
-        return f"{setting}: is {default}, its default, already"
+        return f"{setting}: is already {default}, its default"
     _update(connection, setting.key, json.dumps(kept))
-    return f"{setting}: is {default}, its default; workers see it within a minute"
+    return f"{setting}: is {default}, its default; workers apply it within a minute"
 
 
 def _locked(connection: Connection, setting: Setting) -> dict[str, Any] | None:
-    """The values beside it and itself; None: there is no row."""
+    """Return all values of the setting's row; ``None`` if there is no row."""
     s = system_settings.c
     row = connection.execute(sa.select(s.value).where(s.key == setting.key).with_for_update()).first()
     if row is None:
@@ -160,21 +160,21 @@ def _locked(connection: Connection, setting: Setting) -> dict[str, Any] | None:
         return {name: json.loads(bytes(raw)) for name, raw in parse_section(row.value).items()}
     except BrokenSetting as error:
         raise OperatorError(
-            f"system_settings {setting.key!r} {error}: mend it, or remove it all with "
+            f"system_settings {setting.key!r} {error}: fix it, or remove the whole row with "
             f"'ntppool-monitor settings reset {setting.key}'"
         ) from None
 
 
 def reset_key(connection: Connection, key: str) -> str:
-    """Removes all values of a key, broken or not, and says what was done.
+    """Remove all values of a key, valid or not, and return a line that describes the change.
 
     Raises:
-        UsageError: it is none of ours.
+        UsageError: it is not a key of our settings.
     """
     if key not in _KEYS:
         raise UsageError(f"key {key!r}: must be one of {', '.join(sorted(_KEYS))}, or a setting")
     connection.execute(sa.delete(system_settings).where(system_settings.c.key == key))
-    return f"{key}: all its settings have their defaults; workers see it within a minute"
+    return f"{key}: all its settings have their defaults again; workers apply it within a minute"
 
 
 def _name_in(setting: Setting, fields: Any) -> str | None:

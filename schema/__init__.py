@@ -1,1 +1,1 @@
-"""The contract between the processes: topics, messages, limits and tables. It imports nothing of ours."""
+"""Define the contract between the processes: topics, messages, limits and tables. It imports nothing of ours."""

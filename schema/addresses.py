@@ -1,8 +1,7 @@
-"""Which addresses are public: those at which any host of the internet may reach one other host.
+"""Decide which addresses are public, that is, belong to one host that the whole internet can reach.
 
 The list is our own, after IANA's registries of special-purpose addresses for IPv4 and IPv6 and the RFCs that they name.
-That of Python's ``ipaddress`` changes from version to version, and neither side may take what the other one refuses.
-Pure.
+The list in Python's ``ipaddress`` changes from version to version, and both sides must accept the same addresses. Pure.
 """
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -16,13 +15,13 @@ _V4: Final = tuple(
         ("0.0.0.0/32", "the unspecified address"),  # RFC 1122, section 3.2.1.3
         ("0.0.0.0/8", "an address of this network"),  # RFC 791, section 3.2
         ("10.0.0.0/8", "a private address"),  # RFC 1918
-        ("100.64.0.0/10", "an address behind a carrier's translation"),  # RFC 6598
+        ("100.64.0.0/10", "a carrier-grade NAT address"),  # RFC 6598
         ("127.0.0.0/8", "a loopback address"),  # RFC 1122, section 3.2.1.3
         ("169.254.0.0/16", "a link-local address"),  # RFC 3927
         ("172.16.0.0/12", "a private address"),  # RFC 1918
-        ("192.0.0.0/24", "an address of a protocol"),  # RFC 6890, section 2.1
+        ("192.0.0.0/24", "a protocol assignment"),  # RFC 6890, section 2.1
         ("192.0.2.0/24", "a documentation address"),  # RFC 5737
-        ("192.88.99.0/24", "an address of 6to4 relays"),  # RFC 7526
+        ("192.88.99.0/24", "a 6to4 relay address"),  # RFC 7526
         ("192.168.0.0/16", "a private address"),  # RFC 1918
         ("198.18.0.0/15", "a benchmarking address"),  # RFC 2544
         ("198.51.100.0/24", "a documentation address"),  # RFC 5737
@@ -39,9 +38,9 @@ _V6: Final = tuple(
         ("::/128", "the unspecified address"),  # RFC 4291, section 2.5.2
         ("::1/128", "a loopback address"),  # RFC 4291, section 2.5.3
         ("::/96", "an IPv4-compatible address"),  # RFC 4291, section 2.5.5.1
-        ("64:ff9b:1::/48", "an address of a local translation"),  # RFC 8215
+        ("64:ff9b:1::/48", "a local NAT64 address"),  # RFC 8215
         ("100::/64", "a discarded address"),  # RFC 6666
-        ("2001::/23", "an address of a protocol"),  # RFC 2928
+        ("2001::/23", "a protocol assignment"),  # RFC 2928
         ("2001:db8::/32", "a documentation address"),  # RFC 3849
         ("3fff::/20", "a documentation address"),  # RFC 9637
         ("fc00::/7", "a private address"),  # RFC 4193
@@ -52,15 +51,15 @@ _V6: Final = tuple(
 )
 
 _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
-"""All that is assigned to hosts (RFC 4291, section 2.4, and IANA's registry of the address space)."""
+"""All addresses that are assigned to hosts (RFC 4291, section 2.4, and IANA's registry of the address space)."""
 
 _NAT64: Final = IPv6Network("64:ff9b::/96")  # RFC 6052, section 2.1
 
 
 def why_not_public(address: Address) -> str | None:
-    """The kind of an address that is not public, such as ``a private address``; None when it is public.
+    """Return the kind of an address that is not public, such as ``a private address``; ``None`` if it is public.
 
-    An IPv6 address that holds IPv4 addresses (mapped, NAT64, 6to4, Teredo) is what these are: a packet ends there.
+    An IPv6 address that embeds IPv4 addresses (mapped, NAT64, 6to4, Teredo) is of their kind, since packets end there.
     """
     if isinstance(address, IPv6Address) and (inner := _ipv4_within(address)):
         return next((f"{kind} ({ip}) in IPv6" for ip in inner if (kind := _kind(ip))), None)
@@ -71,11 +70,11 @@ def _kind(address: Address) -> str | None:
     for network, kind in _V4 if isinstance(address, IPv4Address) else _V6:
         if address in network:
             return kind
-    return None if isinstance(address, IPv4Address) or address in _GLOBAL_UNICAST else "no address of a host"
+    return None if isinstance(address, IPv4Address) or address in _GLOBAL_UNICAST else "not the address of a host"
 
 
 def _ipv4_within(address: IPv6Address) -> tuple[IPv4Address, ...]:
-    """The IPv4 addresses to which packets for an address go on."""
+    """Return the IPv4 addresses to which packets for an address are forwarded."""
     if address.ipv4_mapped is not None:
         return (address.ipv4_mapped,)
     if address.sixtofour is not None:

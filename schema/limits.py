@@ -1,40 +1,41 @@
-"""Constants that both ends of a wire must agree on, each with its reason."""
+"""Define constants on which both ends of a connection must agree, each with its reason."""
 
 from datetime import timedelta
 from typing import Final
 
 SPOOL_AGE: Final = timedelta(days=3)
-"""How long an agent keeps an unacknowledged batch, and so how old a result may be when it arrives."""
+"""Time for which an agent keeps an unacknowledged batch, and maximum age of a result on arrival."""
 
 BATCH_MEMORY: Final = SPOOL_AGE + timedelta(days=1)
-"""How long the ledger remembers a batch: longer than any agent can still send it, or it would count twice."""
+"""Time for which the ledger remembers a batch: longer than any agent can resend it, or it would count twice."""
 
 CLOCK_AHEAD: Final = timedelta(seconds=60)
-"""How far in the future a result may lie before its time is called impossible."""
+"""Maximum time by which a result may lie in the future."""
 
 MAX_BATCH_RESULTS: Final = 1_000
-"""Results in one batch; an agent splits what is more, ingest refuses what is more."""
+"""Maximum number of results in a batch; an agent splits larger ones, and ingest refuses them."""
 
 MAX_PAYLOAD_BYTES: Final = 512 * 1024
-"""Bytes of any payload of ours. A batch of the most results stays below it; the broker refuses what is larger."""
+"""Maximum size of any payload of ours. A batch with the maximum number of results stays below; the broker refuses
+larger payloads."""
 
 MAX_REJECTED_PAYLOAD: Final = 64 * 1024
 """Bytes of an undecodable payload that the ledger keeps for diagnosis."""
 
 REJECTED_MEMORY: Final = timedelta(days=7)
-"""How long undecodable payloads are kept."""
+"""Time for which undecodable payloads are kept."""
 
 WILL_DELAY: Final = timedelta(seconds=30)
 """A monitor that reconnects within this time is never reported as gone."""
 
 STATUS_REFRESH: Final = timedelta(minutes=5)
-"""How often an agent publishes its status although nothing changed."""
+"""Interval at which an agent republishes an unchanged status."""
 
 STATUS_EXPIRY: Final = timedelta(hours=24)
-"""When the broker forgets the status of an agent that no longer refreshes it."""
+"""Time after which the broker deletes a status that is no longer refreshed."""
 
 MONITOR_GONE: Final = timedelta(minutes=15)
-"""A monitor without a status, or offline, for this long is gone: three refreshes were missed."""
+"""A monitor without a status, or offline, for this time is gone: it has missed three refreshes."""
 
 MAX_BASE_CHECKS: Final = 16
-"""Servers with which an agent compares its clock, at most."""
+"""Maximum number of servers against which an agent compares its clock."""

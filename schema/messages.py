@@ -1,7 +1,7 @@
-"""Every payload on the wire, as msgspec Structs encoded to JSON.
+"""Define every payload on the wire, as msgspec Structs encoded to JSON.
 
-Facts are named in the past tense or as nouns, orders in the imperative. Unknown fields are ignored, so that old and
-new versions meet; wrong types are refused. Times are RFC 3339 UTC with microseconds. ``offset``, ``rtt``,
+Facts are named in the past tense or as nouns, commands in the imperative. Unknown fields are ignored, so that old and
+new versions work together; wrong types are refused. Times are RFC 3339 UTC with microseconds. ``offset``, ``rtt``,
 ``root_delay`` and ``root_dispersion`` are seconds; a positive offset means that the server's clock is ahead of ours.
 """
 
@@ -17,14 +17,14 @@ from msgspec import Meta
 from schema.names import IpVersion
 
 UtcTime = Annotated[datetime, Meta(tz=True, description="RFC 3339, UTC, microseconds; a year from 2 to 9998")]
-# A pattern's $ lets a line break follow, which a column of 26 characters or a topic does not: hence (?!\\n).
+# A pattern's $ also matches before a final line break, which no column or topic can hold: hence (?!\\n).
 Ulid = Annotated[str, Meta(pattern="^[0-9A-HJKMNP-TV-Z]{26}(?!\\n)$")]
 PairStatus = Literal["candidate", "testing", "active", "paused"]
 MonitorStatus = Literal["pending", "testing", "active", "paused", "deleted"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 MAX_VERSION = 100
-"""Characters of an agent's version that are kept."""
+"""Number of characters of an agent's version that are kept."""
 
 _UNPRINTABLE = re.compile("[^ -~]")
 
@@ -33,14 +33,14 @@ LIVE: frozenset[MonitorStatus] = frozenset({"testing", "active"})
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What all payloads are: immutable, and compared by value."""
+    """The base of all payloads: immutable, and compared by value."""
 
 
 def _check_time(moment: datetime) -> None:
-    """Refuses what has no place in the calendar once it is in UTC: the first and the last year of ``datetime``.
+    """Refuse times that may leave the range of ``datetime`` when converted to UTC: its first and last year.
 
     Raises:
-        ValueError: it is one of these; in a payload this makes it undecodable.
+        ValueError: the year is not 2 to 9998; in a payload this makes it undecodable.
     """
     if not 2 <= moment.year <= 9998:
         raise ValueError("Expected a year from 2 to 9998")
@@ -50,22 +50,22 @@ def _check_time(moment: datetime) -> None:
 
 
 class Result(Message, frozen=True, kw_only=True):
-    """What one monitor measured of one server: the best of its samples, also when there was no usable one."""
+    """One monitor's measurement of one server: the best of its samples, even if none is usable."""
 
     server_id: int
     ip: str
     ts: UtcTime
-    """When the best sample was sent."""
+    """Send time of the best sample."""
     offset: float | None = None
-    """Seconds; positive: the server is ahead. None without a usable reply."""
+    """Seconds; positive if the server is ahead. None without a usable reply."""
     rtt: float | None = None
-    """Seconds between request and reply, without the time the server held it."""
+    """Seconds between request and reply, without the time for which the server held it."""
     stratum: int | None = None
     leap: int | None = None
     """The two leap bits, 0 to 3."""
     error: str | None = None
-    """``RATE``, ``DENY``, ``RSTR``, another kiss code, ``bad stratum N``, ``not synchronised``,
-    ``root distance N s`` or ``network: ...``."""
+    """``RATE``, ``DENY``, ``RSTR``, another kiss code, ``bad stratum N``, ``not synchronised``, ``root distance N s``
+    or ``network: ...``."""
     no_response: bool = False
     root_delay: float | None = None
     root_dispersion: float | None = None
@@ -92,13 +92,13 @@ class Rejection(Message, frozen=True, kw_only=True):
     """One result of a batch that was not stored."""
 
     index: int
-    """Place in the batch, from 0."""
+    """Position in the batch, from 0."""
     server_id: int
     reason: str
 
 
 class BatchCommitted(Message, frozen=True, kw_only=True, tag_field="outcome", tag="committed"):
-    """The batch is in the ledger; the agent may forget it."""
+    """The batch is in the ledger; the agent may delete it."""
 
     batch: str
     stored: int
@@ -106,7 +106,7 @@ class BatchCommitted(Message, frozen=True, kw_only=True, tag_field="outcome", ta
 
 
 class BatchRefused(Message, frozen=True, kw_only=True, tag_field="outcome", tag="refused"):
-    """The batch cannot be decoded; sending it again does not help, the agent sets it aside."""
+    """The batch cannot be decoded; the agent sets it aside, since a retry does not help."""
 
     batch: str
     reason: str
@@ -114,11 +114,11 @@ class BatchRefused(Message, frozen=True, kw_only=True, tag_field="outcome", tag=
 
 Ack = BatchCommitted | BatchRefused
 
-# ---- what an agent is told -----------------------------------------------------------------------------------------
+# ---- assignments and configuration ---------------------------------------------------------------------------------
 
 
 class Assignment(Message, frozen=True, kw_only=True):
-    """Measure this server, this often."""
+    """Measure this server at this interval."""
 
     server_id: int
     ip: str
@@ -126,49 +126,50 @@ class Assignment(Message, frozen=True, kw_only=True):
     interval: Annotated[float, Meta(gt=0)]
     """Seconds between two probes of the server."""
     port: Annotated[int, Meta(ge=1, le=65535)] = 123
-    """UDP port; another than 123 in ``devel`` only."""
+    """UDP port; must be 123 outside ``devel``."""
 
 
 class ProtocolConfig(Message, frozen=True, kw_only=True):
-    """How a monitor works on one protocol."""
+    """The configuration of a monitor for one protocol."""
 
     status: MonitorStatus
     ip: str | None = None
-    """The address that the pool knows the monitor by."""
+    """The address under which the pool knows the monitor."""
     nat_ip: str | None = None
-    """The local address to send from when ``ip`` is translated on the way."""
+    """The local address to send from if ``ip`` is translated by a NAT."""
     samples: Annotated[int, Meta(ge=1, le=10)] = 3
-    """Samples of one probe."""
+    """Samples per probe."""
     base_checks: list[str] = []
-    """Servers that the local clock is compared with before probing: addresses or names; with ``:port`` in ``devel``."""
+    """Servers against which the local clock is checked before probing: addresses or names; with ``:port`` in
+    ``devel``."""
 
 
 class MonitorConfig(Message, frozen=True, kw_only=True):
-    """All settings of an agent that the pool decides."""
+    """All settings of an agent that the pool controls."""
 
     protocols: dict[IpVersion, ProtocolConfig] = {}
     log_level: LogLevel | None = None
-    """None: as started."""
+    """None: the level from the agent's own settings."""
 
 
 # ---- presence ------------------------------------------------------------------------------------------------------
 
 
 class ProtocolState(Message, frozen=True, kw_only=True):
-    """What an agent does on one protocol."""
+    """The state of an agent for one protocol."""
 
     status: MonitorStatus
     probing: bool
     assignments: int
-    """How many it holds."""
+    """Number of assignments that it holds."""
     assignments_hash: str
-    """:func:`assignment_set_hash` of them, which the ledger's is compared with."""
+    """Their :func:`assignment_set_hash`, which is compared with that of the ledger."""
     why_not: str | None = None
-    """The reason, when it is not probing."""
+    """The reason why it is not probing."""
 
 
 class SpoolState(Message, frozen=True, kw_only=True):
-    """What waits in an agent's spool, and what was lost there since it was made."""
+    """The content of an agent's spool, and its losses since it was created."""
 
     batches: int = 0
     bytes: int = 0
@@ -179,11 +180,11 @@ class SpoolState(Message, frozen=True, kw_only=True):
 
 
 class Status(Message, frozen=True, kw_only=True):
-    """An agent's presence. The last will carries ``online=False`` and nothing more."""
+    """An agent's presence. The last will contains ``online=False`` and nothing else."""
 
     online: bool
     ts: UtcTime | None = None
-    """When it was written; the last will has none."""
+    """Time of writing; the last will has none."""
     version: str = ""
     protocols: dict[IpVersion, ProtocolState] = {}
     spool: SpoolState = SpoolState()
@@ -200,19 +201,19 @@ class OlderVersion(Message, frozen=True, kw_only=True):
 
 
 class OlderStatus(Message, frozen=True, kw_only=True):
-    """The presence of an agent of the pool's former kind, which is written in Go; its last will, too."""
+    """The presence of the pool's older agent, written in Go; also its last will."""
 
     online: bool = msgspec.field(name="Online")
     version: OlderVersion = msgspec.field(name="Version", default=OlderVersion())
     ts: UtcTime | None = msgspec.field(name="UpdatedMQ", default=None)
-    """When it was written; in the last will, when the agent started."""
+    """Time of writing; in the last will, the time when the agent started."""
 
     def __post_init__(self) -> None:
         if self.ts is not None:
             _check_time(self.ts)
 
     def as_status(self) -> Status:
-        """The same, as today's agents say it. Such an agent says no goodbye: its offline message is the last will."""
+        """Convert to today's format. The older agent publishes no offline status itself, so one is its last will."""
         return Status(online=self.online, ts=self.ts if self.online else None, version=self.version.number)
 
 
@@ -220,7 +221,7 @@ class OlderStatus(Message, frozen=True, kw_only=True):
 
 
 class AdHocRequest(Message, frozen=True, kw_only=True):
-    """Answer once on ``data/{name}/{id}``: a measurement of ``ip``, or the agent's metrics."""
+    """Answer once on ``data/{name}/{id}``: with a measurement of ``ip``, or with the agent's metrics."""
 
     id: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}(?!\\n)$")]
     ip: str | None = None
@@ -239,17 +240,17 @@ class AdHocAnswer(Message, frozen=True, kw_only=True):
 
 
 class ControlCommand(Message, frozen=True, kw_only=True):
-    """An order to a worker or an agent."""
+    """A control command to a worker or an agent."""
 
     command: str
     server_id: int | None = None
-    """The server it is about; None: all."""
+    """The server that the command concerns; None: all."""
     level: LogLevel | None = None
-    """For ``log-level``."""
+    """The new level, for ``log-level``."""
 
 
 class ControlAnswer(Message, frozen=True, kw_only=True):
-    """What became of an order."""
+    """The outcome of a control command."""
 
     ok: bool
     service: str
@@ -262,7 +263,7 @@ class ControlAnswer(Message, frozen=True, kw_only=True):
 
 
 class ResultStored(Message, frozen=True, kw_only=True):
-    """A result was committed and moved the score of its pair."""
+    """A result was committed and changed the score of its pair."""
 
     server_id: int
     monitor: str
@@ -290,7 +291,7 @@ class ScoreComputed(Message, frozen=True, kw_only=True):
 
 
 class AssignmentChanged(Message, frozen=True, kw_only=True):
-    """The selector moved a monitor of a server."""
+    """The selector changed the status of a pair."""
 
     server_id: int
     monitor: str
@@ -312,34 +313,34 @@ _QUOTED = re.compile("""^(Invalid [^'"]*?) ('.*'|".*")""", re.DOTALL)
 
 
 class Undecodable(ValueError):
-    """A payload that is not the message it should be; the text says where and why, never the payload itself."""
+    """The payload is not a valid message of its type; the text says where and why, and never quotes the payload."""
 
 
 def encode(message: Message) -> bytes:
-    """``message`` as JSON."""
+    """Encode ``message`` as JSON."""
     return _encoder.encode(message)
 
 
 def decode(payload: bytes, message_type: type[M]) -> M:
-    """The message in ``payload``.
+    """Decode a message.
 
     Raises:
-        Undecodable: it is no JSON, or has other types than ``message_type``.
+        Undecodable: it is not valid JSON, or does not match ``message_type``.
     """
     try:
         return msgspec.json.decode(payload, type=message_type)
     except msgspec.ValidationError as error:
-        # Some of its texts quote the value, which may be long, a secret, or made to look like another line of the log.
+        # Some error texts quote the value, which may be long, a secret, or forged to look like another log line.
         raise Undecodable(_QUOTED.sub(r"\1", str(error))) from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Undecodable(str(error)) from error
 
 
 def decode_status(payload: bytes) -> Status:
-    """The presence in ``payload``, of whichever kind of agent; its version is cleaned (:func:`plain_version`).
+    """Decode the status of an agent of either kind; its version is sanitised (:func:`plain_version`).
 
     Raises:
-        Undecodable: it is neither kind.
+        Undecodable: it is of neither kind.
     """
     try:
         status = decode(payload, Status)
@@ -352,26 +353,26 @@ def _older_status(payload: bytes, not_todays: Undecodable) -> Status:
     try:
         return decode(payload, OlderStatus).as_status()
     except Undecodable as error:
-        # Of a payload that says ``Online``, what is wrong with it; of any other, why it is no status of today's kind.
+        # For a payload with ``Online``, report the older format's error; for any other, that of today's format.
         raise (error if b'"Online"' in payload else not_todays) from None
 
 
 def plain_version(version: str) -> str:
-    """What is kept of an agent's version: printable ASCII, and not too much of it.
+    """Sanitise an agent's version: keep printable ASCII, up to the maximum length.
 
-    A column of the pool's database may hold less than Unicode, and operators see it in their terminals.
+    A column of the pool's database may hold less than Unicode, and operators see the version in their terminals.
     """
     return _UNPRINTABLE.sub("?", version[:MAX_VERSION])
 
 
 def assignment_set_hash(assignments: Iterable[Assignment]) -> str:
-    """A hash of a set of assignments that does not depend on their order: 32 hexadecimal digits.
+    """Return a hash of a set of assignments that does not depend on their order: 32 hexadecimal digits.
 
-    Agent and selector compare it to see whether they agree, so it covers every field that the agent acts on.
+    Agent and selector compare it to detect differences, so it covers every field that the agent uses.
     """
     total = 0
     for a in assignments:
         line = f"{a.server_id} {a.ip} {a.port} {a.status} {a.interval:.3f}".encode()
-        # A sum modulo 2^128 is order-free and, unlike xor, does not cancel repeated lines.
+        # A sum modulo 2^128 does not depend on the order and, unlike xor, does not cancel repeated lines.
         total += int.from_bytes(hashlib.blake2b(line, digest_size=16).digest(), "big")
     return f"{total % (1 << 128):032x}"

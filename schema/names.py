@@ -1,4 +1,5 @@
-"""Names of environments and monitors. A name becomes a topic level and a token's subject, so its form is strict."""
+"""Define names of environments and monitors. A name becomes a topic level and a token's subject, so its form is
+strict."""
 
 import re
 from typing import Final, Literal, get_args
@@ -8,8 +9,8 @@ IpVersion = Literal["v4", "v6"]
 
 ENVIRONMENTS: Final[tuple[Environment, ...]] = get_args(Environment)
 DEFAULT_ENVIRONMENT: Final[Environment] = "prod"
-"""Where agents and workers are that nobody has told: where the pool's hosts are, and where nothing is allowed that is
-for developers only."""
+"""The environment of agents and workers without a setting: that of the pool's hosts, and the one without developers'
+permissions."""
 IP_VERSIONS: Final[tuple[IpVersion, ...]] = get_args(IpVersion)
 
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -18,14 +19,14 @@ _MAX_NAME: Final = 253  # of a domain name, RFC 1035
 
 
 class InvalidName(ValueError):
-    """A name that is not of its form; the message says what would be."""
+    """The name is malformed; the message describes the correct form."""
 
 
 def parse_environment(text: str) -> Environment:
-    """The environment called ``text``.
+    """Return the environment called ``text``.
 
     Raises:
-        InvalidName: it is none of ours.
+        InvalidName: there is no such environment.
     """
     if text not in ENVIRONMENTS:
         raise InvalidName(f"environment {text!r}: must be one of {', '.join(ENVIRONMENTS)}")
@@ -33,10 +34,10 @@ def parse_environment(text: str) -> Environment:
 
 
 def check_monitor_name(name: str, env: Environment | None = None) -> str:
-    """``name`` itself, when it is ``<short>.<env>.<domain>`` in lower case.
+    """Check that ``name`` is ``<short>.<env>.<domain>`` in lower case, and return it.
 
     Raises:
-        InvalidName: it has another form, or belongs to another environment than ``env``.
+        InvalidName: it is malformed, or belongs to another environment than ``env``.
     """
     match = _NAME.fullmatch(name)
     if match is None or len(name) > _MAX_NAME:
@@ -49,5 +50,5 @@ def check_monitor_name(name: str, env: Environment | None = None) -> str:
 
 
 def short_name(name: str) -> str:
-    """What the public sees of a monitor's name: all up to the first dot."""
+    """Return the public part of a monitor's name, up to the first dot."""
     return name.partition(".")[0]

@@ -1,4 +1,4 @@
-"""Every topic of the system, built and taken apart in one place.
+"""Build and parse every topic of the system in one place.
 
 A topic belongs to one environment, and the monitor's name in it is the sender's identity: the broker lets a monitor
 publish below its own name only, so a name inside a payload is never needed and never trusted.
@@ -23,12 +23,12 @@ Kind = Literal[
 ]
 
 ANY: Final = "+"
-"""Stands for any one monitor, protocol or server when a topic is used as a filter."""
+"""The wildcard for one monitor, protocol or server in a topic filter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A topic, taken apart. ``rest`` is what follows name and protocol: a server id, a check, an answer's id."""
+    """A parsed topic. ``rest`` is the part after name and protocol: a server id, a check, an answer's id."""
 
     kind: Kind
     name: str
@@ -44,80 +44,81 @@ class Topics:
 
     @property
     def everything(self) -> str:
-        """Filter: all that belongs to this environment."""
+        """Return the filter for all topics of this environment."""
         return f"/{self.env}/#"
 
     def status(self, name: str) -> str:
-        """Retained presence of an agent, and its last will."""
+        """Return the topic of an agent's retained presence and its last will."""
         return f"/{self.env}/monitors/status/{name}/status"
 
     def api_test(self, name: str) -> str:
-        """The agent's "api ok" test."""
+        """Return the topic of the agent's connection test."""
         return f"/{self.env}/monitors/status/{name}/api-test"
 
     def config(self, name: str) -> str:
-        """Retained settings of an agent."""
+        """Return the topic of an agent's retained configuration."""
         return f"/{self.env}/monitors/config/{name}"
 
     def assignment(self, name: str, ipv: IpVersion | Literal["+"], server_id: int | Literal["+"]) -> str:
-        """One retained assignment; an empty payload removes it."""
+        """Return the topic of one retained assignment; an empty payload removes it."""
         return f"/{self.env}/monitors/assignments/{name}/{ipv}/{server_id}"
 
     def assignments(self, name: str) -> str:
-        """Filter: all assignments of a monitor."""
+        """Return the filter for all assignments of a monitor."""
         return f"/{self.env}/monitors/assignments/{name}/#"
 
     def results(self, name: str, ipv: IpVersion | Literal["+"]) -> str:
-        """Batches of results."""
+        """Return the topic of batches of results."""
         return f"/{self.env}/monitors/results/{name}/{ipv}"
 
     def acks(self, name: str, ipv: IpVersion | Literal["+"]) -> str:
-        """What became of a batch."""
+        """Return the topic of acknowledgements of batches."""
         return f"/{self.env}/monitors/acks/{name}/{ipv}"
 
     def request(self, name: str, check: str) -> str:
-        """An ad hoc request to an agent."""
+        """Return the topic of ad hoc requests to an agent."""
         return f"/{self.env}/monitors/requests/{name}/{check}"
 
     def data(self, name: str, answer_id: str) -> str:
-        """The answer to an ad hoc request."""
+        """Return the topic of the answer to an ad hoc request."""
         return f"/{self.env}/monitors/data/{name}/{answer_id}"
 
     def monitor_control(self, name: str) -> str:
-        """Orders to an agent."""
+        """Return the topic of control commands to an agent."""
         return f"/{self.env}/monitors/control/{name}"
 
     def service_control(self, service: str) -> str:
-        """Orders to a worker."""
+        """Return the topic of control commands to a service."""
         return f"/{self.env}/control/{service}"
 
     def answers(self, operator: str, order: str) -> str:
-        """Where the workers answer one order of an operator: the response topic of its control message."""
+        """Return the topic of workers' answers to one control command, which is its response topic."""
         return f"/{self.env}/answers/{operator}/{order}"
 
     def result_event(self, server_id: int) -> str:
-        """Live stream: a result was committed."""
+        """Return the topic of the live stream of committed results."""
         return f"/{self.env}/events/results/{server_id}"
 
     def score_event(self, server_id: int) -> str:
-        """Live stream: a server's score was computed."""
+        """Return the topic of the live stream of computed scores."""
         return f"/{self.env}/events/scores/{server_id}"
 
     def assignment_event(self, server_id: int) -> str:
-        """Live stream: a server's monitors changed."""
+        """Return the topic of the live stream of changes of a server's monitors."""
         return f"/{self.env}/events/assignments/{server_id}"
 
     @property
     def rejected_event(self) -> str:
-        """Live stream: a message was refused."""
+        """Return the topic of the live stream of undecodable messages."""
         return f"/{self.env}/events/rejected"
 
     def echo(self, client_id: str) -> str:
-        """Below this a session talks to itself: when its word comes back, all that the broker had for it has come."""
+        """Return the topic on which a session publishes to itself: when the echo returns, all earlier messages have
+        arrived."""
         return f"/{self.env}/echo/{client_id}"
 
     def parse(self, topic: str) -> Address | None:
-        """``topic`` taken apart, or None when it is none of this environment's (events are not taken apart)."""
+        """Parse a topic; return ``None`` if it does not belong to this environment (events are not parsed)."""
         match topic.split("/"):
             case ["", self.env, "monitors", kind, name, *rest] if name:
                 return _parse_monitor(kind, name, rest)
@@ -142,12 +143,12 @@ def _parse_monitor(kind: str, name: str, rest: list[str]) -> Address | None:
 
 
 def shared(group: str, topic_filter: str) -> str:
-    """The shared form of a filter: the sessions of ``group`` split its messages among them."""
+    """Return the shared form of a filter: the sessions of ``group`` share its messages."""
     return f"$share/{group}/{topic_filter}"
 
 
 def unshared(topic_filter: str) -> str:
-    """The filter itself when it is a shared one, else unchanged."""
+    """Return the plain form of a shared filter; other filters are unchanged."""
     if topic_filter.startswith("$share/"):
         return topic_filter.split("/", 2)[2]
     return topic_filter

@@ -1,1 +1,1 @@
-"""Whether the clock of this host can be trusted to judge other clocks."""
+"""Decide whether this host's clock is accurate enough to judge other clocks."""

@@ -1,4 +1,4 @@
-"""Asks the base-check servers: whether the local clock is right, and whether anybody answers at all."""
+"""Query the base-check servers: is the local clock right, and does any server answer at all?"""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,40 +17,41 @@ from schema.names import IpVersion
 
 
 class BaseChecks(msgspec.Struct, frozen=True):
-    """Whom to ask, and how."""
+    """The base-check servers to query, and how."""
 
     ipv: IpVersion
     rules: TargetRules
     servers: tuple[Target | HostName, ...] = ()
-    """Each has one voice. A name is looked up for every check."""
+    """Each server has one vote. A name is resolved for every check."""
     refused: tuple[str, ...] = ()
-    """Entries that cannot be asked, each with the reason."""
+    """Entries that cannot be queried, each with the reason."""
     samples: int = 1
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """What came of asking them."""
+    """The outcome of a check."""
 
     verdict: ClockVerdict
     results: list[tuple[str, Result]]
-    """What each server said, by the name that it is known by."""
+    """The result of each server, by its configured name."""
     refused: tuple[str, ...]
-    """Servers that could not be asked, each with the reason."""
+    """Servers that could not be queried, each with the reason."""
     heard: int | None
-    """When the first requests left, if somebody answered one of them; else None. Unix time in nanoseconds.
+    """Send time of the latest first request that was answered, in Unix nanoseconds; ``None`` if none was.
 
-    Of the first ones, since a network that works only later did not work while it was silent before."""
+    Only first requests count, since an answer to a later one does not prove that the network worked before.
+    """
 
 
 class _Voice(msgspec.Struct, frozen=True):
-    """One server, and the addresses at which it may be asked."""
+    """One server, and the addresses at which to query it."""
 
     name: str
     targets: tuple[Target, ...]
 
 
 def base_checks(entries: Sequence[str], samples: int, rules: TargetRules, ipv: IpVersion) -> BaseChecks:
-    """The configured ``entries``, checked; one that is named twice has one voice."""
+    """Parse the configured ``entries``; duplicates have only one vote."""
     servers: dict[Target | HostName, None] = {}
     refused: list[str] = []
     for entry in list(dict.fromkeys(entries))[:MAX_BASE_CHECKS]:
@@ -62,7 +63,7 @@ def base_checks(entries: Sequence[str], samples: int, rules: TargetRules, ipv: I
 
 
 async def check_clock(checks: BaseChecks, source: Source, counters: AgentCounters, resolver: Resolver) -> Checked:
-    """Asks all base-check servers at once."""
+    """Query all base-check servers concurrently."""
     voices, refused = await _find(checks, resolver)
     firsts: list[Sample] = []
 
@@ -71,7 +72,7 @@ async def check_clock(checks: BaseChecks, source: Source, counters: AgentCounter
         for samples in series:
             counters.count_samples(samples)
             firsts.append(samples[0])
-        # Of several addresses the first that works has the voice, whatever time it says.
+        # Of several addresses, the first that works has the vote, whatever time it reports.
         target, samples = min(zip(voice.targets, series, strict=True), key=lambda asked: _trouble(asked[1]))
         label = str(target) if voice.name == str(target) else f"{voice.name} ({target.ip})"
         return label, to_result(0, target.ip, samples)
@@ -82,7 +83,7 @@ async def check_clock(checks: BaseChecks, source: Source, counters: AgentCounter
 
 
 async def _find(checks: BaseChecks, resolver: Resolver) -> tuple[list[_Voice], tuple[str, ...]]:
-    """Who is to be asked where, and who cannot be."""
+    """Resolve the servers to query; return them and the reasons why others cannot be queried."""
 
     async def look_up(server: Target | HostName) -> list[str] | LookupFailed:
         if isinstance(server, Target):
@@ -112,7 +113,7 @@ async def _find(checks: BaseChecks, resolver: Resolver) -> tuple[list[_Voice], t
 
 
 def _targets(server: HostName, addresses: Sequence[str], checks: BaseChecks) -> tuple[list[Target], str]:
-    """The addresses that may be probed, and why others may not."""
+    """Return the addresses that may be probed, and the reason why the last other one may not."""
     targets: list[Target] = []
     wrong = "has no address"
     for ip in addresses:
@@ -124,6 +125,6 @@ def _targets(server: HostName, addresses: Sequence[str], checks: BaseChecks) -> 
 
 
 def _trouble(samples: Sequence[Sample]) -> int:
-    """How little a server's answers are worth: 0 is a proper one, 2 is none."""
+    """Rate a server's answers: 0 is a proper answer, 1 one with an error, 2 none."""
     chosen = best(samples)
     return 2 if chosen.reply is None else int(chosen.error is not None)

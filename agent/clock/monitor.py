@@ -1,4 +1,4 @@
-"""Keeps the check of the local clock fresh for one protocol, by asking its base-check servers."""
+"""Repeat the check of the local clock for one protocol, by querying its base-check servers."""
 
 import asyncio
 import logging
@@ -14,14 +14,14 @@ log = logging.getLogger(__name__)
 
 
 class LocalClock:
-    """The verdict on our clock. :meth:`run` it as a task.
+    """Maintain the verdict on the local clock. Run :meth:`run` as a task.
 
     Args:
-        resolver: looks up the names of base-check servers.
+        resolver: resolves the names of base-check servers.
         clock: monotonic seconds.
-        check_for_clock_step: notices whether the wall clock was set, and calls :meth:`recheck` if so.
-        on_verdict: called after every check with its verdict, the time from which it counts, and when requests left
-            that somebody answered (Unix time in nanoseconds; None: nobody answered any).
+        check_for_clock_step: detects whether the wall clock was set, and calls :meth:`recheck` if so.
+        on_verdict: called after every check with its verdict, the time from which it is valid, and the send time of the
+            latest answered request (Unix time in nanoseconds; ``None`` if none was answered).
     """
 
     def __init__(
@@ -42,36 +42,36 @@ class LocalClock:
         self._verdict: ClockVerdict | None = None
         self._checked_at = 0.0
         self.last_good = 0.0
-        """When the clock was last known to be good (monotonic seconds)."""
+        """The last time at which the clock was known to be good (monotonic seconds)."""
         self._began = 0.0
         self._recheck_now = asyncio.Event()
         self._soon = asyncio.Event()
         self._checked = asyncio.Event()
 
     def use(self, checks: BaseChecks | None, source: Source) -> None:
-        """Asks these servers from now on; None: no check is needed."""
+        """Use these servers from now on; ``None`` if no check is needed."""
         if checks == self._checks and source is self._source:
             return
         self._checks, self._source = checks, source
         self.recheck()
 
     def recheck(self) -> None:
-        """What was known does not count any longer: checks now."""
+        """Invalidate the verdict and check now."""
         self._verdict = None
         self._checked.clear()
         self._recheck_now.set()
 
     def check_soon(self) -> None:
-        """Checks before it is time to, since nobody seems to answer; what is known counts until then."""
+        """Check earlier than scheduled, since servers do not answer; the verdict stays valid until then."""
         self._soon.set()
 
     async def checked(self) -> None:
-        """Returns when there is a verdict."""
+        """Wait for a verdict."""
         await self._checked.wait()
 
     @property
     def why_not(self) -> str | None:
-        """Why the clock is not known to be good; None when it is."""
+        """Return why the clock is not known to be good; ``None`` when it is."""
         if self._verdict is None:
             return "local clock is being checked"
         if not self._verdict.good:
@@ -81,7 +81,7 @@ class LocalClock:
         return None
 
     async def run(self) -> None:
-        """Checks when it is time to, until cancelled."""
+        """Check on schedule until cancelled."""
         while True:
             self._recheck_now.clear()
             if self._checks is None:
@@ -107,7 +107,7 @@ class LocalClock:
         self._counters.clock_checks_failed += not verdict.good
         self._check_for_clock_step()
         if self._recheck_now.is_set():
-            return  # the clock was set while we asked
+            return  # the clock was set during the check
         self._log_change(verdict)
         self._verdict, self._checked_at = verdict, self._clock()
         if verdict.good:
@@ -116,7 +116,7 @@ class LocalClock:
         self._on_verdict(verdict, began, checked.heard)
 
     async def _wait_until_due(self, recheck: asyncio.Task[bool]) -> None:
-        """Returns when the next check is due, or ``recheck`` is done."""
+        """Wait until the next check is due, or ``recheck`` is done."""
         soon = asyncio.create_task(self._soon.wait())
         try:
             await asyncio.wait({recheck, soon}, timeout=self._pause(), return_when=asyncio.FIRST_COMPLETED)

@@ -1,21 +1,22 @@
-"""Notices that the wall clock was set: it and the monotonic clock then part."""
+"""Detect steps of the wall clock by comparison with the monotonic clock."""
 
 import time
 from collections.abc import Callable
 from typing import Final
 
 STEP: Final = 0.050
-"""Seconds by which the clocks must part. Slewing moves both, so only a step, or a suspended host, gets here."""
+"""Seconds of difference that count as a step. Slewing moves both clocks, so only a step or a suspended host causes
+this."""
 
 _TIGHT: Final = 0.001
-"""Seconds that reading both clocks may take; longer means that we were interrupted between them."""
+"""Maximum seconds for reading both clocks; longer means that we were interrupted between them."""
 
 Clocks = tuple[float, float]
 """Wall clock (seconds of Unix time) and monotonic clock, read at the same moment."""
 
 
 def read_clocks(attempts: int = 5) -> Clocks:
-    """Both clocks, of several attempts the one that was interrupted least."""
+    """Return both clocks, from the least interrupted of several attempts."""
     best: tuple[float, Clocks] | None = None
     for _ in range(attempts):
         before, wall, after = time.monotonic(), time.time(), time.monotonic()
@@ -28,7 +29,7 @@ def read_clocks(attempts: int = 5) -> Clocks:
 
 
 class ClockWatch:
-    """Compares the two clocks with how they stood before."""
+    """Compare the difference of the two clocks with its previous value."""
 
     def __init__(self, read: Callable[[], Clocks] = read_clocks) -> None:
         self._read = read
@@ -37,9 +38,9 @@ class ClockWatch:
         """Wall clock minus monotonic clock, as of the last step."""
 
     def step(self) -> float | None:
-        """Seconds by which the wall clock was set since the last call (positive: forward), or None.
+        """Return the seconds by which the wall clock was set since the last call (positive: forward), or ``None``.
 
-        A step is reported once. Small differences add up until they are one.
+        A step is reported once. Small differences accumulate until they amount to a step.
         """
         wall, monotonic = self._read()
         moved = wall - monotonic - self.wall_ahead

@@ -1,6 +1,6 @@
-"""Is our own clock right? A monitor with a wrong clock blames every server, so it must not probe at all.
+"""Judge the local clock. A monitor with a wrong clock would blame every server, so it must not probe at all.
 
-The base-check servers are asked like any other; the clock is good when enough of them agree with it. Pure.
+The base-check servers are queried like any other; the clock is good when enough of them agree with it. Pure.
 """
 
 from collections.abc import Sequence
@@ -11,40 +11,40 @@ import msgspec
 from schema.messages import Result
 
 MAX_OFFSET: Final = 0.010
-"""Seconds that our clock may differ from a base-check server's."""
+"""Maximum difference in seconds between our clock and a base-check server's."""
 
 VALID_FOR: Final = 180.0
-"""Seconds for which a check counts."""
+"""Seconds for which a check is valid."""
 
 RENEW_AFTER: Final = 150.0
-"""Seconds after which a good check is made again: before it ends, so that probing never waits for it."""
+"""Seconds after which a good check is repeated, before it expires, so that probing never waits for it."""
 
 RETRY_AFTER: Final = 60.0
-"""Seconds after which a failed check is made again."""
+"""Seconds after which a failed check is repeated."""
 
 
 ASKED_NOT_BEFORE: Final = 30.0
-"""Seconds after the beginning of a check before which another one is not begun only because servers are silent."""
+"""Minimum seconds from the start of a check to one that is triggered only by silent servers."""
 
 
 class ClockVerdict(msgspec.Struct, frozen=True):
-    """Whether the clock is good, and what the servers said."""
+    """The verdict on the clock, and the servers' answers."""
 
     good: bool
     reason: str
-    """For people: each server that failed and why, or how far the others were off."""
+    """For people: each server that failed and why, or the offsets of the others."""
 
 
 def allowed_failures(servers: int) -> int:
-    """How many of ``servers`` may fail the check: a minority, none of one or two."""
+    """Return how many of ``servers`` may fail the check: a minority, none of one or two."""
     return servers - (servers + 2) // 2
 
 
 def judge_clock(results: Sequence[tuple[str, Result]], refused: Sequence[str] = ()) -> ClockVerdict:
-    """The verdict from what each base-check server (named as it is configured) answered.
+    """Return the verdict from the answers of the base-check servers, which have their configured names.
 
     Args:
-        refused: reasons of entries that could not be asked at all; each counts as a failed server.
+        refused: reasons of entries that could not be queried at all; each counts as a failed server.
     """
     servers = len(results) + len(refused)
     if servers == 0:
@@ -58,7 +58,7 @@ def judge_clock(results: Sequence[tuple[str, Result]], refused: Sequence[str] = 
 
 
 def failure(result: Result) -> str | None:
-    """Why a base-check server's answer does not vouch for our clock; None when it does."""
+    """Return why a base-check server's answer does not confirm our clock; ``None`` when it does."""
     if result.error is not None:
         return result.error
     if result.no_response:
@@ -71,5 +71,5 @@ def failure(result: Result) -> str | None:
 
 
 def in_ms(offset: float) -> str:
-    """An offset for people."""
+    """Format an offset for people."""
     return f"{offset * 1000:+.3f} ms"

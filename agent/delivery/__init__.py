@@ -1,1 +1,1 @@
-"""From a result to an acknowledged batch: nothing measured is lost on the way."""
+"""Deliver results as acknowledged batches, without losing any."""

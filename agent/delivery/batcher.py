@@ -1,7 +1,7 @@
-"""Gathers results into batches and puts them into the spool.
+"""Collect results into batches and store them in the spool.
 
-A batch waits for a moment, so that results that come together travel together. Until the local clock has been checked
-again, a batch that has not been sent can still be withdrawn: if the clock is set in between, nobody knows since when it
+A batch waits for a moment, so that results of the same time share it. Until the local clock has been checked again, a
+batch that has not been sent can still be withdrawn: if the clock is set in between, there is no telling since when it
 was wrong.
 """
 
@@ -26,49 +26,49 @@ from schema.messages import Batch, Result, encode
 log = logging.getLogger(__name__)
 
 WINDOW: Final = 1.0
-"""Seconds that the first result of a batch waits for others."""
+"""Seconds for which the first result of a batch waits for others."""
 
 BACKLOG: Final = 50
-"""Batches in the spool from which on nobody is waiting for a quick delivery."""
+"""Number of batches in the spool from which a quick delivery no longer matters."""
 
 BACKLOG_WINDOW: Final = 30.0
-"""Seconds that a batch is gathered for while there is a backlog: fewer files, each holding more."""
+"""Seconds for which a batch is collected while there is a backlog: fewer files, each with more results."""
 
 RETRY: Final = 5.0
-"""Seconds until a disk that took nothing is tried again."""
+"""Seconds before a failed write is retried."""
 
 CLOSE_WITHIN: Final = 2.0
-"""Seconds that the last batches may take: an agent ends within five, whatever its disk does."""
+"""Maximum seconds for the last batches: an agent ends within five, whatever its disk does."""
 
 AROUND_PAYLOAD: Final = 512
-"""Bytes of a packet beside its batch, at most: the topic with a name of 253 characters, and the batch's id."""
+"""Maximum bytes of a packet in addition to its batch: a topic with a name of 253 characters, and the batch's id."""
 
 MAX_GATHERED: Final = 5 * MAX_BATCH_RESULTS
-"""Results in memory at most, should the disk take no more."""
+"""Maximum number of results in memory if the disk accepts no more."""
 
 
 class _Gathered(msgspec.Struct, frozen=True, gc=False):
     at: float
-    """Monotonic time when it was accepted."""
+    """Monotonic time of acceptance."""
     result: Result
 
 
 class _Unsent(msgspec.Struct, frozen=True, gc=False):
-    """A batch in the spool that was never published."""
+    """A batch in the spool that has never been published."""
 
     newest: float
-    """When its last result was accepted, monotonic."""
+    """Monotonic time at which its last result was accepted."""
     results: int
 
 
 class Batcher:
-    """Takes the results of one protocol. :meth:`run` it as a task, :meth:`close` it after that has ended.
+    """Batch the results of one protocol. Run :meth:`run` as a task, and call :meth:`close` after it has ended.
 
     Args:
-        version: of the agent, for the batches.
-        on_batch: called when there is a batch more in the spool.
-        room: bytes of a packet that the broker takes, at most; None: any.
-        on_trouble: called when :attr:`trouble` has begun or is over.
+        version: the agent's version, for the batches.
+        on_batch: called when a batch was added to the spool.
+        room: returns the maximum packet size that the broker accepts, in bytes; ``None`` if unlimited.
+        on_trouble: called when :attr:`trouble` has changed.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Batcher:
         self._room = room
         self._on_trouble = on_trouble
         self.trouble: str | None = None
-        """Why results cannot be kept; None when they can."""
+        """The reason why results cannot be stored; ``None`` when they can."""
         self._gathered: deque[_Gathered] = deque()
         self._some = asyncio.Event()
         self._full = asyncio.Event()
@@ -97,7 +97,7 @@ class Batcher:
         self._warning = OngoingWarning(log)
 
     def add(self, result: Result, now: float) -> None:
-        """Takes a result that was accepted at ``now`` (monotonic seconds)."""
+        """Add a result that was accepted at ``now`` (monotonic seconds)."""
         if len(self._gathered) >= MAX_GATHERED:
             self._gathered.popleft()
             self._spool.drop_results(1)
@@ -107,17 +107,17 @@ class Batcher:
             self._full.set()
 
     def sent(self, number: int) -> None:
-        """A batch has been published, and can no longer be withdrawn."""
+        """Mark a batch as published; it can no longer be withdrawn."""
         self._unsent.pop(number, None)
 
     def vouch(self, until: float) -> None:
-        """The clock was good at ``until`` (monotonic seconds): what was gathered before stands."""
+        """Confirm that the clock was good at ``until`` (monotonic seconds): results from before are final."""
         for number in [number for number, batch in self._unsent.items() if batch.newest <= until]:
             del self._unsent[number]
         self._full.set()  # so that no batch holds results from before and after
 
     def withdraw(self, since: float, now: float) -> int:
-        """Throws away what was gathered after ``since`` and not sent yet; returns the number of results."""
+        """Discard results that were collected after ``since`` and not sent yet; return their number."""
         self._withdrawn_at = now
         kept = [gathered for gathered in self._gathered if gathered.at <= since]
         withdrawn = len(self._gathered) - len(kept)
@@ -129,7 +129,7 @@ class Batcher:
         return withdrawn
 
     async def run(self) -> None:
-        """Makes batches until cancelled."""
+        """Create batches until cancelled."""
         while True:
             await self._some.wait()
             window = WINDOW if len(self._spool) < BACKLOG else BACKLOG_WINDOW
@@ -143,7 +143,7 @@ class Batcher:
                 await asyncio.sleep(RETRY)
 
     async def close(self, within: float = CLOSE_WITHIN) -> None:
-        """Everything gathered is in the spool when this returns; what the disk does not take is counted as dropped."""
+        """Store all collected results in the spool; those that the disk does not accept are counted as dropped."""
         closing = asyncio.create_task(self._finish())
         await asyncio.wait({closing}, timeout=within)
         closing.cancel()
@@ -156,22 +156,23 @@ class Batcher:
 
     async def _finish(self) -> None:
         if self._writing is not None:
-            await asyncio.shield(self._writing)  # should it take longer, it belongs to the spool all the same
+            await asyncio.shield(self._writing)  # even if it takes longer, it belongs to the spool
         await self.flush()
 
     async def flush(self) -> bool:
-        """Makes batches of all that was gathered so far; False when the disk did not take them."""
+        """Create batches from all collected results; return ``False`` if the disk did not accept them."""
         self._some.clear()
         while self._gathered:
             taken, batch = self._take()
-            # Writing goes on when the task that waits for it is cancelled.
+            # Writing continues when the task that waits for it is cancelled.
             self._writing = asyncio.create_task(self._write(taken, batch))
             if not await asyncio.shield(self._writing):
                 return False
         return True
 
     def _take(self) -> tuple[list[_Gathered], Batched]:
-        """The next results, and a batch of them that the broker takes, if one result fits at all."""
+        """Remove and return the next results, with a batch of them that fits the broker's limit, if a single result
+        does."""
         room, count = self._room(), min(len(self._gathered), MAX_BATCH_RESULTS)
         while True:
             taken = list(islice(self._gathered, count))
@@ -192,10 +193,10 @@ class Batcher:
             self._warning.warning("spool: cannot write a batch: %s", error.strerror or error)
             self._gathered.extendleft(reversed(taken))
             self._some.set()
-            self._tell(f"results cannot be written to disk: {error.strerror or error}")
+            self._set_trouble(f"results cannot be written to disk: {error.strerror or error}")
             return False
         self._warning.over()
-        self._tell(None)
+        self._set_trouble(None)
         self._spool.admit(number, size, time.time())
         if self._withdrawn_at >= began:
             self._spool.remove(number)
@@ -208,12 +209,12 @@ class Batcher:
 
     async def _store(self, number: int, batch: Batched) -> int:
         try:
-            # In a thread: a slow disk may take seconds to confirm, and probes go on meanwhile.
+            # In a thread: a slow disk may take seconds to confirm, and probes continue meanwhile.
             return await in_thread(lambda: self._spool.store(number, batch), "spool")
         except NoThread:
             return self._spool.store(number, batch)
 
-    def _tell(self, trouble: str | None) -> None:
+    def _set_trouble(self, trouble: str | None) -> None:
         if trouble != self.trouble:
             self.trouble = trouble
             self._on_trouble()

@@ -1,9 +1,9 @@
-"""Sends what is in the spool, oldest first and a few at a time, until each batch has been acknowledged.
+"""Publish the batches in the spool, oldest first and a few at a time, until each has been acknowledged.
 
-The broker's own acknowledgement does not count: it may lose a message after that. A batch is deleted when ingest says
-that it is in the ledger, put aside when ingest says that it can never be, and otherwise sent again. One that is larger
-than the broker takes is kept, and not split: another broker may have taken it before, and its results would count twice
-in batches of another name.
+The broker's own acknowledgement does not count: it may lose a message afterwards. A batch is deleted when ingest
+confirms that it is in the ledger, set aside when ingest refuses it for good, and otherwise published again. A batch
+that exceeds the broker's limit is kept, and not split: another broker may have accepted it before, and its results
+would count twice in batches with other ids.
 """
 
 import asyncio
@@ -23,42 +23,42 @@ from schema.messages import Ack, BatchCommitted
 log = logging.getLogger(__name__)
 
 IN_FLIGHT: Final = 4
-"""Batches that wait for their acknowledgement at the same time."""
+"""Maximum number of batches that wait for their acknowledgement."""
 
 ATTEMPTS: Final = 3
-"""How often a batch is sent before others get its place."""
+"""Number of times that a batch is published before others take its place."""
 
 ACK_TIMEOUT: Final = 10.0
 """Seconds to wait for an acknowledgement."""
 
 OVERTAKEN: Final = 2.0
-"""Seconds more for the acknowledgement of a batch, once one that was sent after it has been acknowledged. Ingest takes
-batches in the order of their coming, so it has probably never seen this one: it was sent while nobody listened yet."""
+"""Seconds to keep waiting for the acknowledgement of a batch once a later one has been acknowledged. Ingest handles
+batches in order of arrival, so it has probably never received this one: there was no subscriber yet."""
 
 SHORTEST_REST: Final = 2.0
 LONGEST_REST: Final = 300.0
-"""Seconds between two attempts: a quarter of how long nothing has been acknowledged, within these bounds."""
+"""Seconds between two attempts: a quarter of the time since the last acknowledgement, within these bounds."""
 
 LONG_SILENCE: Final = ATTEMPTS * ACK_TIMEOUT
-"""Seconds without any acknowledgement, after which it is not the fault of the batches that were sent. No batch is put
-off sooner, so none that waits only because nobody listened waits on when somebody does."""
+"""Seconds without any acknowledgement after which the cause is not the batches. No batch is put off earlier, so none
+that only lacked a subscriber keeps waiting once there is one."""
 
 LATER: Final = 15.0
 LONGEST_LATER: Final = 600.0
-"""Seconds until a batch that was not acknowledged is taken up again, others before it: twice as long each time. Most
-were just unlucky while the way to the ledger came and went."""
+"""Seconds until a batch that was not acknowledged is retried, after others: doubled each time. Most such batches were
+just published while the connection to the ledger was unstable."""
 
 MAX_LATER: Final = 1_000
 
 
 class Link(Protocol):
-    """The way to the broker, as far as the sender needs it."""
+    """The connection to the broker, as far as the sender needs it."""
 
     async def wait_ready(self) -> None:
-        """Returns when there is a connection."""
+        """Wait for a connection."""
 
     async def publish_batch(self, batch: Batched) -> None:
-        """Publishes a batch. Raises :class:`NotConnected` or :class:`PublishRefused`."""
+        """Publish a batch. Raise :class:`NotConnected` or :class:`PublishRefused`."""
 
 
 class Waiting(Protocol):
@@ -69,20 +69,20 @@ class Waiting(Protocol):
     def __iter__(self) -> Iterator[int]: ...
 
     def read(self, number: int) -> Batched | None:
-        """A batch, or None when it is gone or torn. Raises :class:`OSError` when it cannot be read now."""
+        """Return a batch, or ``None`` if it is gone or torn. Raise :class:`OSError` if it cannot be read now."""
 
     def remove(self, number: int) -> None:
-        """Forgets a batch that was acknowledged."""
+        """Remove a batch that was acknowledged."""
 
     def set_aside(self, number: int) -> None:
-        """Puts a batch that was refused where it is not sent again."""
+        """Set a refused batch aside, so that it is not published again."""
 
 
 class Sender:
-    """Empties the spool of one protocol. :meth:`run` it as a task.
+    """Empty the spool of one protocol. Run :meth:`run` as a task.
 
     Args:
-        on_sent: called with the number of a batch when it has been handed to the broker.
+        on_sent: called with the number of a batch when it has been published.
         on_done: called when a batch has left the spool.
     """
 
@@ -118,16 +118,16 @@ class Sender:
         self._too_large, self._unreadable = OngoingWarning(log), OngoingWarning(log)
 
     def wake(self) -> None:
-        """There may be something to send."""
+        """Check for batches to publish."""
         self._work.set()
 
     def send_again(self) -> None:
-        """The broker has forgotten our session, and perhaps what we published: do not wait for acknowledgements."""
+        """Stop waiting for acknowledgements, since the broker has lost our session and perhaps our messages."""
         for flight in self._flights.values():
             flight.event.set()
 
-    def welcome(self) -> None:
-        """A connection has begun; its broker may take what the one before did not."""
+    def on_connected(self) -> None:
+        """Retry oversized batches, since a new connection may have a higher limit."""
         for number in self._oversized:
             self._later.pop(number, None)
         self._oversized.clear()
@@ -135,24 +135,24 @@ class Sender:
 
     @property
     def trouble(self) -> str | None:
-        """Why some batches stay in the spool; None when none does."""
+        """Return why some batches stay in the spool; ``None`` when none does."""
         waiting = sum(number in self._spool for number in self._oversized)
-        return f"{waiting} batches are larger than the broker takes" if waiting else None
+        return f"{waiting} batches are larger than the broker accepts" if waiting else None
 
     def acknowledge(self, ack: Ack) -> None:
-        """Ingest says what became of a batch."""
+        """Handle ingest's acknowledgement of a batch."""
         number = self._numbers.pop(ack.batch, None)
         if number is None or number not in self._spool:
-            log.debug("acknowledgement of batch %s, which we do not have", ack.batch)
+            log.debug("acknowledgement of unknown batch %s", ack.batch)
             return
         if isinstance(ack, BatchCommitted):
             self._spool.remove(number)
             self._counters.batches_committed += 1
             self._report_rejections(ack)
         else:
-            log.error("batch %s was refused and put aside: %s", ack.batch, ack.reason)
+            log.error("batch %s was refused and set aside: %s", ack.batch, ack.reason)
             self._spool.set_aside(number)
-        self._somebody_listens()
+        self._end_silence()
         if (flight := self._flights.get(number)) is not None:
             flight.gone = True
             flight.event.set()
@@ -162,7 +162,7 @@ class Sender:
         self._on_done()
 
     async def run(self) -> None:
-        """Sends until cancelled."""
+        """Publish batches until cancelled."""
         async with asyncio.TaskGroup() as senders:
             for _ in range(IN_FLIGHT):
                 senders.create_task(self._send_forever())
@@ -181,7 +181,7 @@ class Sender:
                 del self._flights[number]
 
     def _next(self) -> int | None:
-        """The oldest batch that nobody is sending and that is not to wait."""
+        """Return the oldest batch that is neither in flight nor put off."""
         now = _now()
         if max(len(self._numbers), len(self._later)) > 2 * MAX_LATER:
             self._forget_dropped()
@@ -191,12 +191,12 @@ class Sender:
         return None
 
     def _until_next(self) -> float:
-        """Seconds until a batch that was put off may be due."""
+        """Return the seconds until a batch that was put off may be due."""
         waiting = (due for number, due in self._later.items() if number in self._spool and number not in self._flights)
         return min(60.0, max(0.1, min(waiting, default=math.inf) - _now()))
 
     async def _deliver(self, number: int, flight: "_Flight") -> None:
-        """Sends a batch a few times, until it has left the spool."""
+        """Publish a batch a few times, until it has left the spool."""
         attempts = 0
         while attempts < ATTEMPTS or len(self._later) >= MAX_LATER:
             try:
@@ -235,11 +235,11 @@ class Sender:
                 flight.wait_no_longer_than(self._overtaken)
 
     async def _publish(self, batch: Batched, number: int) -> bool | None:
-        """Whether the batch was handed to the broker; None when it is too large for the broker of now."""
+        """Publish a batch; return whether this succeeded, or ``None`` if it exceeds the current broker's limit."""
         try:
             await self._link.publish_batch(batch)
         except TooLarge as error:
-            self._too_large.warning("%s; it waits in the spool for a broker that takes it", error)
+            self._too_large.warning("%s; it waits in the spool for a broker that accepts it", error)
             return None
         except NotConnected:
             return False
@@ -258,14 +258,14 @@ class Sender:
         silent = 0.0 if self._unanswered_since is None else _now() - self._unanswered_since
         return min(LONGEST_REST, max(self._shortest_rest, silent / 4)) * random.uniform(0.5, 1.5)
 
-    def _somebody_listens(self) -> None:
+    def _end_silence(self) -> None:
         if self._unanswered_since is not None and _now() - self._unanswered_since > LONG_SILENCE:
             self._later.clear()
             self._work.set()
         self._unanswered_since = None
 
     def _forget_dropped(self) -> None:
-        """The spool may have dropped what we remember."""
+        """Forget batches that the spool has dropped."""
         self._numbers = {batch: number for batch, number in self._numbers.items() if number in self._spool}
         self._later = {number: due for number, due in self._later.items() if number in self._spool}
         self._put_off = {number: times for number, times in self._put_off.items() if number in self._spool}
@@ -285,19 +285,19 @@ def _now() -> float:
 
 
 class _Flight:
-    """A batch that a sender has in hand."""
+    """A batch that is being published."""
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
-        """It was acknowledged, or is to be sent again at once."""
+        """Set when it was acknowledged, or must be published again at once."""
         self.gone = False
-        """It has left the spool."""
+        """The batch has left the spool."""
         self.sent = math.inf
-        """When it was handed to the broker, by the clock of the event loop."""
+        """Time of publishing, on the clock of the event loop."""
         self._waiting: asyncio.Timeout | None = None
 
     async def wait(self, seconds: float) -> None:
-        """Returns when there is an event, or after ``seconds``."""
+        """Wait for an event, or for ``seconds``."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds) as self._waiting:
                 try:
@@ -306,14 +306,14 @@ class _Flight:
                     self._waiting = None
 
     def wait_no_longer_than(self, seconds: float) -> None:
-        """Shortens the wait that is under way, if there is one."""
+        """Shorten the current wait, if there is one."""
         if self._waiting is not None and not self._waiting.expired():
             until = self._waiting.when() or math.inf
             self._waiting.reschedule(min(until, _now() + seconds))
 
 
 async def _wait(event: asyncio.Event, timeout: float) -> None:
-    """Returns when ``event`` is set, or after ``timeout`` seconds."""
+    """Wait until ``event`` is set, or for ``timeout`` seconds."""
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout):
             await event.wait()

@@ -1,11 +1,11 @@
-"""What was measured and not yet acknowledged, on disk, so that neither a crash nor a dead broker loses it.
+"""Store unacknowledged batches on disk, so that neither a crash nor an unavailable broker loses them.
 
-One file per batch, numbered in the order in which they were made, so that a clock that is set cannot mix them up. A
-file is complete before it has its name. It begins with a line that says what is in it, and a checksum over all of it:
-a file that a failing disk has torn is put aside and counted, never sent. The spool is bounded by age, bytes and
-number; beyond that the oldest batches are dropped, and their results counted.
+There is one file per batch, numbered in order of creation, so that a clock step cannot change the order. A file is
+complete before it gets its name. It begins with a header and a checksum over the whole content: a file that a failing
+disk has corrupted is set aside and counted, never sent. The spool is bounded by age, bytes and number; beyond that the
+oldest batches are dropped, and their results counted.
 
-A disk may fail to do anything at any time: a file that cannot be read now stays where it is, and one that cannot be
+Any disk operation may fail at any time: a file that cannot be read now stays where it is, and one that cannot be
 removed is remembered and removed before the next one is written.
 """
 
@@ -24,10 +24,10 @@ from runtime.log import OngoingWarning
 log = logging.getLogger(__name__)
 
 MAX_BATCHES: Final = 10_000
-"""Batches kept at most. While they pile up, each holds more results, so that three days of them stay below this."""
+"""Maximum number of batches. During a backlog each has more results, so three days of them stay below this."""
 
 MAX_SET_ASIDE: Final = 20
-"""Refused or torn batches that are kept for somebody to look at."""
+"""Number of refused or corrupted batches that are kept for inspection."""
 
 _NAME: Final = re.compile(r"[0-9]{12}")
 _HEADER: Final = re.compile(rb"ntppool-spool 1 ([0-9a-f]{32}) ([0-9A-Z]{26}) ([0-9]{1,6}) ([0-9]{1,12})")
@@ -35,37 +35,37 @@ _LONGEST_HEADER: Final = 256
 
 
 class Batched(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch with what the spool must know of it."""
+    """A batch with the metadata that the spool needs."""
 
     id: str
-    """Its ULID."""
+    """The batch's ULID."""
     results: int
-    """How many it holds."""
+    """Number of results."""
     created: int
-    """When it was made: seconds of Unix time."""
+    """Time of creation in seconds of Unix time."""
     payload: bytes
 
 
 class Counters(msgspec.Struct, kw_only=True):
-    """What was lost since the spool was made. Kept in a file of its own."""
+    """Losses since the spool was created, kept in a separate file."""
 
     dropped_results: int = 0
     set_aside: int = 0
     """Batches that the pool refused."""
     torn: int = 0
-    """Batches that could not be read."""
+    """Batches that were unreadable."""
 
 
 class Spool:
-    """The batches of one monitor and protocol. Not thread-safe, but for :meth:`store`.
+    """The batches of one monitor and protocol. Not thread-safe, except for :meth:`store`.
 
     Args:
-        directory: made if it is missing; belongs to this spool alone.
-        max_bytes: of all batches together.
-        max_age: seconds after which a batch is no use to anybody.
+        directory: created if it is missing; used by this spool only.
+        max_bytes: maximum size of all batches together.
+        max_age: seconds after which a batch is useless.
 
     Raises:
-        OSError: the directory cannot be made or read.
+        OSError: the directory cannot be created or read.
     """
 
     def __init__(self, directory: Path, *, max_bytes: int, max_age: float, max_batches: int = MAX_BATCHES) -> None:
@@ -75,13 +75,13 @@ class Spool:
         self._max_age = max_age
         self._max_batches = max_batches
         self._leftover: set[int] = set()
-        """Files that do not belong to the spool any more, or never did, and could not be removed yet."""
+        """Files that do not belong to the spool, and could not be removed yet."""
         self._warning, self._counters_warning = OngoingWarning(log), OngoingWarning(log)
         self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._sizes = self._scan()
         self._next = max(self._sizes, default=0) + 1
         self.bytes = sum(self._sizes.values())
-        """Of all batches together."""
+        """Size of all batches together."""
         self.counters = self._read_counters()
 
     def __len__(self) -> int:
@@ -91,21 +91,21 @@ class Spool:
         return number in self._sizes
 
     def __iter__(self) -> Iterator[int]:
-        """The numbers of all batches, oldest first."""
+        """Iterate over the numbers of all batches, oldest first."""
         return iter(self._sizes)
 
     def reserve(self) -> int:
-        """A number for the next batch."""
+        """Return a number for the next batch."""
         number = self._next
         self._next += 1
         return number
 
     def store(self, number: int, batch: Batched) -> int:
-        """Writes a batch under a reserved number and returns its size; may run in another thread.
+        """Write a batch under a reserved number and return its size; may run in another thread.
 
         Raises:
-            OSError: it could not be written. What may be there of it is removed before the next one is written, since
-                its results will come again, in a batch of another name.
+            OSError: it could not be written. Any partial file is removed before the next batch is written, since the
+                results will be written again, in a batch with another id.
         """
         header = f"{batch.id} {batch.results} {batch.created}".encode()
         line = b"ntppool-spool 1 %s %s\n" % (_digest(header, batch.payload), header)
@@ -118,9 +118,9 @@ class Spool:
         return len(line) + len(batch.payload)
 
     def _make_room(self) -> None:
-        """Removes leftovers, and makes the directory anew when somebody has removed it.
+        """Remove leftovers, and create the directory again if it was removed.
 
-        Nothing above it is made: the file system may be gone that the state is on, and will come back over it.
+        Parent directories are not created: the file system that holds the state may be unmounted, and come back.
         """
         for number in tuple(self._leftover):
             self._path(number).unlink(missing_ok=True)
@@ -129,13 +129,13 @@ class Spool:
             directory.mkdir(mode=0o700, exist_ok=True)
 
     def admit(self, number: int, size: int, now: float) -> None:
-        """A batch that was stored belongs to the spool from now on; what is now too much is dropped."""
+        """Add a stored batch to the spool, and drop batches beyond the limits."""
         self._sizes[number] = size
         self.bytes += size
         self.expire(now)
 
     def read(self, number: int) -> Batched | None:
-        """A batch, or None when it is gone or torn.
+        """Return a batch, or ``None`` if it is gone or corrupted.
 
         Raises:
             OSError: it cannot be read now.
@@ -147,12 +147,12 @@ class Spool:
             return None
         batch = _parse(content)
         if batch is None:
-            log.error("spool: batch %d is torn and was put aside", number)
+            log.error("spool: batch %d is corrupted and was set aside", number)
             self._put_aside_torn(number)
         return batch
 
     def remove(self, number: int) -> None:
-        """Forgets a batch that was acknowledged or withdrawn."""
+        """Remove a batch that was acknowledged or withdrawn."""
         self._forget(number)
         try:
             self._path(number).unlink(missing_ok=True)
@@ -161,21 +161,21 @@ class Spool:
             self._warning.warning("spool: a batch cannot be removed: %s", error.strerror or error)
 
     def set_aside(self, number: int) -> None:
-        """Puts a batch that was refused where somebody can look at it, but never sends it again."""
+        """Move a refused batch to a place where it can be inspected, and never publish it again."""
         self._move_aside(number)
         self.counters.set_aside += 1
         self._write_counters()
 
     def drop_results(self, results: int) -> None:
-        """Counts results that were lost before they became a batch."""
+        """Count results that were lost before they became part of a batch."""
         self.counters.dropped_results += results
         self._write_counters()
 
     def expire(self, now: float) -> None:
-        """Drops the oldest batches while there are too many, or they are too old. ``now`` is seconds of Unix time.
+        """Drop the oldest batches while there are too many, or they are too old. ``now`` is seconds of Unix time.
 
-        Only done when a batch is admitted, since only then the clock is known to be good: a clock that is set to
-        another year must not empty the spool.
+        This happens only when a batch is admitted, since only then the clock is known to be good: a clock that is set
+        to another year must not empty the spool.
         """
         dropped = batches = 0
         while (oldest := next(iter(self._sizes), None)) is not None:
@@ -186,7 +186,7 @@ class Spool:
                 header = self._header(oldest)
             except OSError:
                 if not too_much:
-                    break  # it can be read another time
+                    break  # it may be readable later
                 header = None
             if header is None:
                 self._put_aside_torn(oldest)
@@ -216,13 +216,13 @@ class Spool:
         self.bytes -= self._sizes.pop(number, 0)
 
     def _header(self, number: int) -> Batched | None:
-        """What the header of a batch says, None when it is torn. Raises :class:`OSError`."""
+        """Return the header of a batch, ``None`` if it is corrupted. Raise :class:`OSError`."""
         with self._path(number).open("rb") as file:
             parsed = _parse_header(file.read(_LONGEST_HEADER).partition(b"\n")[0])
         return None if parsed is None else parsed[1]
 
     def _still_there(self, number: int) -> bool:
-        """Whether the file of a batch is there. Raises :class:`OSError` when that cannot be said now."""
+        """Return whether the file of a batch exists. Raise :class:`OSError` if this is unknown now."""
         try:
             self._path(number).stat()
         except FileNotFoundError:
@@ -231,7 +231,7 @@ class Spool:
         return True
 
     def _missing(self, number: int) -> None:
-        """The file of a batch is not there. It may have left the spool in order, else it is lost.
+        """Handle a missing file: the batch has left the spool regularly, or is lost.
 
         Raises:
             FileNotFoundError: the whole directory is missing, and may come back.
@@ -239,7 +239,7 @@ class Spool:
         if number not in self._sizes:
             return
         self._directory.stat()
-        log.error("spool: batch %d was removed by somebody else", number)
+        log.error("spool: batch %d was removed by another program", number)
         self._forget(number)
         self.counters.torn += 1
         self._write_counters()
@@ -257,7 +257,7 @@ class Spool:
             for path in sorted(self._aside.iterdir())[:-MAX_SET_ASIDE]:
                 path.unlink(missing_ok=True)
         except OSError as error:
-            log.error("spool: batch %d cannot be put aside: %s", number, error.strerror or error)
+            log.error("spool: batch %d cannot be set aside: %s", number, error.strerror or error)
             self._leftover.add(number)
 
     def _read_counters(self) -> Counters:
@@ -266,7 +266,7 @@ class Spool:
         except FileNotFoundError:
             return Counters()
         except (OSError, msgspec.MsgspecError) as error:
-            log.warning("spool: counters.json begins anew: %s", error)
+            log.warning("spool: counters.json starts again from zero: %s", error)
             return Counters()
 
     def _write_counters(self) -> None:
@@ -283,7 +283,7 @@ def _digest(header: bytes, payload: bytes) -> bytes:
 
 
 def _parse_header(line: bytes) -> tuple[bytes, Batched] | None:
-    """The checksum, and what the header says; the payload is left empty."""
+    """Return the checksum and the header's fields; the payload is left empty."""
     match = _HEADER.fullmatch(line)
     if match is None:
         return None

@@ -1,1 +1,1 @@
-"""One measurement of one server: packets, timestamps, sockets, and the verdict on an answer."""
+"""Measure one server: packets, timestamps, sockets, and the verdict on an answer."""

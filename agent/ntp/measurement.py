@@ -1,6 +1,6 @@
-"""One exchange as data: its offset and round-trip time, what is wrong with it, the best of several, and the result.
+"""Evaluate an exchange: its offset and round-trip time, its errors, the best of several samples, and the result.
 
-Nothing is thrown away: a bad answer keeps its numbers and gets an error beside them.
+Nothing is discarded: a bad answer keeps its numbers and gets an error in addition.
 """
 
 from collections.abc import Sequence
@@ -14,25 +14,25 @@ from schema.messages import Result
 
 
 class Measurement(msgspec.Struct, frozen=True, gc=False):
-    """What the four timestamps say."""
+    """The evaluation of the four timestamps."""
 
     offset: float
-    """Seconds; positive: the server's clock is ahead of ours."""
+    """Seconds; positive if the server's clock is ahead of ours."""
     rtt: float
-    """Seconds on the way, both directions, without the time that the server held the request. Never negative, never
-    more than we waited."""
+    """Network round-trip time in seconds, without the time that the server held the request. Never negative, and never
+    more than the elapsed time."""
     consistent: bool = True
-    """Whether the timestamps can be true: the server held the request for a time not below zero and no longer than we
-    waited. Else offset and round-trip time are guesses."""
+    """The timestamps are plausible: the server held the request for a time that is neither negative nor longer than the
+    elapsed time. Otherwise offset and round-trip time are guesses."""
 
 
 def measure(t1: Timestamp, t2: Timestamp, t3: Timestamp, t4: Timestamp) -> Measurement | None:
-    """The measurement, or None when the server left out one of its timestamps (zero).
+    """Return the measurement, or ``None`` if the server left out one of its timestamps (zero).
 
     Args:
-        t1: our clock when the request left.
+        t1: our clock when the request was sent.
         t2: the server's clock when it arrived.
-        t3: the server's clock when the reply left.
+        t3: the server's clock when the reply was sent.
         t4: our clock when it arrived.
     """
     if t2 == 0 or t3 == 0:
@@ -47,60 +47,61 @@ def measure(t1: Timestamp, t2: Timestamp, t3: Timestamp, t4: Timestamp) -> Measu
 
 
 class Ignored(msgspec.Struct, gc=False):
-    """Packets that arrived while we waited and were not the answer."""
+    """Packets other than the answer that arrived in the meantime."""
 
     short: int = 0
     mode: int = 0
     """Not from a server."""
     origin: int = 0
-    """Without our cookie: late, repeated or forged, kiss codes included."""
+    """Without our cookie: late, repeated or forged, including kiss codes."""
     source: int = 0
     """From another address or port."""
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one request."""
+    """The outcome of one request."""
 
     sent_at: int
-    """When it left: Unix time in nanoseconds."""
+    """Send time: Unix time in nanoseconds."""
     reply: Reply | None = None
     measurement: Measurement | None = None
-    """None without a reply, or when the reply says no time."""
+    """``None`` without a reply, or if the reply has no time."""
     network_error: str | None = None
-    """Why the operating system gave up; None when nobody answered."""
+    """The operating system's error; ``None`` if there was no answer."""
     ours: bool = False
-    """This host could not send, such as without a route or with too many open files: it says nothing of the server."""
+    """This host could not send, for example without a route or with too many open files: no statement about the
+    server."""
     kernel_stamps: bool = True
-    """Whether the kernel said when the reply arrived; otherwise the interpreter did, some time later."""
+    """The kernel timestamped the arrival of the reply; otherwise the interpreter did, some time later."""
     ignored: Ignored = msgspec.field(default_factory=Ignored)
 
     @property
     def error(self) -> str | None:
-        """``network: ...``, the verdict on the reply, or None."""
+        """Return ``network: ...``, the verdict on the reply, or ``None``."""
         if self.network_error is not None:
             return f"network: {self.network_error}"
         return None if self.reply is None else judge(self.reply)
 
     @property
     def rtt(self) -> float | None:
-        """Seconds; None without a measurement."""
+        """Return the round-trip time in seconds; ``None`` without a measurement."""
         return None if self.measurement is None else self.measurement.rtt
 
     @property
     def offset(self) -> float | None:
-        """Seconds, positive: the server is ahead; None without a measurement that means something."""
+        """Return the offset in seconds, positive if the server is ahead; ``None`` without a valid measurement."""
         return None if self.measurement is None or drops_offset(self.error) else self.measurement.offset
 
     @property
     def kissed(self) -> bool:
-        """Whether the server asks not to be asked again."""
+        """Return whether the server asks not to be queried again."""
         return self.reply is not None and kiss_code(self.reply) is not None
 
 
 def best(samples: Sequence[Sample]) -> Sample:
-    """The sample that says most.
+    """Return the most meaningful sample.
 
-    No error before error, an answer before none, timestamps that can be true before others, then the lowest
+    The order is: no error before error, an answer before none, plausible timestamps before others, then the lowest
     round-trip time.
     """
     return min(samples, key=_rank)
@@ -109,14 +110,14 @@ def best(samples: Sequence[Sample]) -> Sample:
 def _rank(sample: Sample) -> tuple[int, int, float]:
     measured = sample.measurement
     if sample.reply is None:
-        # Silence is last: a server was not asked as often as it should have been if one request could not be sent.
+        # Silence ranks last: if a request could not be sent, the server was asked less often than planned.
         return (4 if sample.network_error is None else 3 if sample.ours else 2), 0, 0.0
     truth = 2 if measured is None else 0 if measured.consistent else 1
     return (0 if sample.error is None else 1), truth, 0.0 if measured is None else measured.rtt
 
 
 def to_result(server_id: int, ip: str, samples: Sequence[Sample]) -> Result:
-    """What the pool is told of a series of at least one sample."""
+    """Return the result to publish for a series of at least one sample."""
     chosen = best(samples)
     reply = chosen.reply
     return Result(
@@ -138,20 +139,20 @@ def to_result(server_id: int, ip: str, samples: Sequence[Sample]) -> Result:
 
 
 MAX_STRATUM: Final = 10
-"""A server further from its reference than this is not one that the pool hands out."""
+"""The pool hands out no server with a higher stratum than this."""
 
 
 NOT_SYNCHRONISED: Final = 3
-"""The leap indicator of a server that does not know the time itself."""
+"""The leap indicator of a server that is not synchronised."""
 
 MAX_ROOT_DISTANCE: Final = 3.0
 """Seconds. No common client follows a server that may be further off: chronyd's limit is 3 s, ntpd's 1.5 s."""
 
 
 def judge(reply: Reply) -> str | None:
-    """What is wrong with a reply that came from the server we asked, or None.
+    """Return the error of a reply that came from the server we asked, or ``None``.
 
-    A kiss code, ``bad stratum N``, ``not synchronised`` or ``root distance N s``.
+    This is a kiss code, ``bad stratum N``, ``not synchronised`` or ``root distance N s``.
     """
     if code := kiss_code(reply):
         return code
@@ -165,10 +166,10 @@ def judge(reply: Reply) -> str | None:
 
 
 def root_distance(reply: Reply) -> float:
-    """Seconds by which the server itself may be wrong (RFC 5905, section 11.2, without the way to us)."""
+    """Return the seconds by which the server itself may be wrong (RFC 5905, section 11.2, without the path to us)."""
     return reply.root_delay / 2 + reply.root_dispersion
 
 
 def drops_offset(error: str | None) -> bool:
-    """Whether the timestamps beside ``error`` mean nothing: a server that limits our rate does not tell the time."""
+    """Return whether ``error`` invalidates the timestamps: a server that limits our rate does not report the time."""
     return error == "RATE"

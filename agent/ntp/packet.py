@@ -1,7 +1,7 @@
-"""The 48 bytes of NTP (RFC 5905, section 7.3): what we send, and what we make of what comes back.
+"""Build and parse the 48 bytes of an NTP packet (RFC 5905, section 7.3).
 
-ntplib reads the header. It turns timestamps into floating point, which is only good to a quarter of a microsecond, so
-the timestamps are read here as the 64-bit integers that they are.
+ntplib parses the header. It converts timestamps to floating point, which is only accurate to a quarter of a
+microsecond, so the timestamps are read here as 64-bit integers.
 """
 
 import struct
@@ -17,14 +17,14 @@ COOKIE_SIZE: Final = 8
 SERVER_MODE: Final = 4
 
 _REQUEST_HEADER: Final = bytes([0 << 6 | 4 << 3 | 3]) + bytes(39)
-"""Leap 0, version 4, mode 3 (client), and nothing that would tell who we are or what our clock says."""
+"""Leap 0, version 4, mode 3 (client), and no field that reveals our identity or our clock."""
 
 _TIMESTAMPS: Final = struct.Struct("!24x8sQQ")
-"""After header and reference timestamp: origin as it came, receive, transmit."""
+"""The fields after header and reference timestamp: origin as raw bytes, receive, transmit."""
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
-    """A packet, taken apart and not yet judged."""
+    """A parsed packet that has not been judged yet."""
 
     leap: int
     mode: int
@@ -42,15 +42,16 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
 
 
 def request(cookie: bytes) -> bytes:
-    """A client's packet with ``cookie`` (8 random bytes) in the place of the transmit timestamp.
+    """Return a client's packet with ``cookie`` (8 random bytes) in place of the transmit timestamp.
 
-    Whoever answers must have seen the request, and learns nothing about our clock (draft-ietf-ntp-data-minimization).
+    Only a host that has seen the request can answer, and it learns nothing about our clock
+    (draft-ietf-ntp-data-minimization).
     """
     return _REQUEST_HEADER + cookie
 
 
 def parse(data: bytes) -> Reply | None:
-    """The packet in ``data``, or None when it is too short to be one. What follows the header is ignored."""
+    """Parse a packet; return ``None`` if ``data`` is too short. Bytes after the header are ignored."""
     if len(data) < SIZE:
         return None
     header = ntplib.NTPPacket()
@@ -70,14 +71,14 @@ def parse(data: bytes) -> Reply | None:
 
 
 def reference_text(reply: Reply) -> str:
-    """The reference id for people: a name at stratum 0 and 1, else four numbers as of an IPv4 address."""
+    """Return the reference id for people: a name at stratum 0 and 1, else four numbers as in an IPv4 address."""
     if reply.stratum <= 1:
         return _name(reply.reference) or reply.reference.hex()
     return ".".join(str(byte) for byte in reply.reference)
 
 
 def kiss_code(reply: Reply) -> str | None:
-    """The kiss code of a reply of stratum 0 (RFC 5905, section 7.4): four capitals or digits. None when it is none."""
+    """Return the kiss code of a reply of stratum 0 (RFC 5905, section 7.4): four capitals or digits, else ``None``."""
     if reply.stratum != 0:
         return None
     name = _name(reply.reference)
@@ -85,6 +86,6 @@ def kiss_code(reply: Reply) -> str | None:
 
 
 def _name(reference: bytes) -> str:
-    """``reference`` as ASCII without its padding; empty when a byte is not printable."""
+    """Return ``reference`` as ASCII without its padding; empty if a byte is not printable."""
     stripped = reference.rstrip(b"\0 ")
     return stripped.decode("ascii") if stripped.isascii() and stripped.decode("ascii").isprintable() else ""

@@ -1,6 +1,6 @@
-"""Asks a server: one request and its answer over the network, and a series of them.
+"""Query a server: one request and its answer over the network, and a series of them.
 
-An exchange reads until the right answer comes or the time is over. Other packets are counted and left.
+An exchange reads until the answer arrives or the time-out expires. Other packets are counted and ignored.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ TIMEOUT: Final = 3.0
 """Seconds to wait for the answer."""
 
 _MOST_AT_ONCE: Final = 50
-"""Packets read before others get a turn: a flood on one socket must not stop the rest."""
+"""Maximum number of packets read in one go: a flood on one socket must not block the others."""
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -31,7 +31,7 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 class _Waiting:
-    """Sorts out what arrives on a socket until the answer is among it."""
+    """Filter the packets that arrive on a socket until the answer is among them."""
 
     def __init__(self, udp: UdpSocket, cookie: bytes, done: "asyncio.Future[_Answer]") -> None:
         self._udp = udp
@@ -40,8 +40,8 @@ class _Waiting:
         self.ignored = Ignored()
 
     def readable(self) -> None:
-        """The event loop says that something is there."""
-        self._udp.sent_at()  # empties the queue of transmit stamps, which makes the socket readable, too
+        """Handle a readable socket."""
+        self._udp.sent_at()  # drains the queue of transmit timestamps, which also makes the socket readable
         try:
             for _ in range(_MOST_AT_ONCE):
                 datagram = self._udp.receive()
@@ -72,22 +72,22 @@ class _Waiting:
 
 
 class Source:
-    """The local address to send from, as the pool says."""
+    """The local address to send from, as configured by the pool."""
 
     def __init__(self, address: str | None) -> None:
         self.address = address
         self.foreign = False
-        """It turned out not to be one of this host's: an address that is translated on the way, most likely."""
+        """The address turned out not to belong to this host, most likely because of a NAT."""
 
 
 async def exchange(target: Target, source: Source, timeout: float = TIMEOUT) -> Sample:
-    """Asks ``target`` once and waits for the answer, at most ``timeout`` seconds."""
+    """Query ``target`` once and wait for the answer, at most ``timeout`` seconds."""
     try:
         with UdpSocket((target.ip, target.port), source.address) as udp:
             source.foreign = source.foreign or udp.source_is_foreign
             return await _ask(udp, timeout)
     except OSError as error:
-        # Nothing was sent, so nobody but this host has said so: no route, no such link, a firewall, no more sockets.
+        # Nothing was sent, so the error comes from this host: no route, no such link, a firewall, no more sockets.
         return Sample(sent_at=time.time_ns(), network_error=describe(error), ours=True)
 
 
@@ -103,13 +103,13 @@ async def _ask(udp: UdpSocket, timeout: float) -> Sample:
             udp.send(packet)
         except OSError as error:
             return Sample(sent_at=udp.sent_at(), network_error=describe(error), ours=True, ignored=waiting.ignored)
-        # Not asyncio.timeout: after a stall both answer and deadline are there, and the answer must win.
+        # Not asyncio.timeout: after a stall both the answer and the deadline are due, and the answer must win.
         await asyncio.wait({answered}, timeout=timeout)
         if not answered.done():
             return Sample(sent_at=udp.sent_at(), ignored=waiting.ignored)
         answer = answered.result()
     except OSError as error:
-        # An ICMP message of the server or of a router, unless it is one of the errors that only this host can have.
+        # An ICMP message from the server or a router, unless only this host can cause the error.
         ours = error.errno in _OURS
         return Sample(sent_at=udp.sent_at(), network_error=describe(error), ours=ours, ignored=waiting.ignored)
     finally:
@@ -141,12 +141,12 @@ _WORDS: Final = {
 
 
 def describe(error: OSError) -> str:
-    """A network error in words that are the same on every host."""
+    """Describe a network error in words that are the same on every host."""
     return _WORDS.get(error.errno or 0) or (error.strerror or str(error)).lower()
 
 
 SPACING: Final = 2.0
-"""Seconds between two requests to the same server, at least: faster ones are what servers limit."""
+"""Minimum seconds between two requests to the same server: servers limit the rate of faster ones."""
 
 Ask = Callable[[], Awaitable[Sample]]
 
@@ -158,17 +158,17 @@ async def series(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Sample]:
-    """Asks up to ``samples`` times, at least :data:`SPACING` apart; a kiss-o'-death ends the series."""
+    """Send up to ``samples`` requests, at least :data:`SPACING` apart; a kiss-o'-death ends the series."""
     taken: list[Sample] = []
     while True:
         began = clock()
         taken.append(await ask())
         if len(taken) >= samples or taken[-1].kissed:
             return taken
-        # Measured from the request, and not before, however long the answer took.
+        # Measured from the request, no matter how long the answer took.
         await sleep(max(0.0, began + SPACING - clock()))
 
 
 async def probe(target: Target, source: Source, samples: int, timeout: float = TIMEOUT) -> list[Sample]:
-    """A series of exchanges with ``target``, each waiting at most ``timeout`` seconds."""
+    """Perform a series of exchanges with ``target``, each waiting at most ``timeout`` seconds."""
     return await series(lambda: exchange(target, source, timeout), samples)

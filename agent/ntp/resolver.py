@@ -1,7 +1,7 @@
-"""Looks names up without waiting for the resolver longer than it is worth.
+"""Resolve names with a time limit.
 
-The system's resolver blocks its thread, for half a minute when nobody answers it. So each look-up has a thread of its
-own that nobody waits for at exit, and there are only so many: a resolver that hangs holds these, and no more.
+The system's resolver blocks its thread, for up to half a minute if no name server answers. Each look-up therefore has
+its own daemon thread, and their number is limited: a resolver that hangs blocks these, and no more.
 """
 
 import asyncio
@@ -19,16 +19,16 @@ from schema.names import IpVersion
 log = logging.getLogger(__name__)
 
 MAX_LOOKUPS: Final = 4
-"""Look-ups at the same time, those included that nobody waits for any longer."""
+"""Maximum number of concurrent look-ups, including those that have timed out."""
 
 WITHIN: Final = 5.0
-"""Seconds that a look-up may take."""
+"""Maximum seconds for a look-up."""
 
 MAX_ADDRESSES: Final = 3
-"""Addresses of a name that are used: those that the resolver has first."""
+"""Number of addresses of a name that are used: the first ones that the resolver returns."""
 
 REMEMBERED_FOR: Final = 86400.0
-"""Seconds for which the last answer serves when the resolver gives none."""
+"""Seconds for which the last answer is used when the resolver does not answer."""
 
 _MAX_REMEMBERED: Final = 64
 
@@ -37,18 +37,18 @@ _FAMILIES: Final[dict[IpVersion, int]] = {"v4": socket.AF_INET, "v6": socket.AF_
 _NO_ADDRESS: Final = frozenset(
     number for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if (number := getattr(socket, name, None))
 )
-"""Errors that are an answer: there is no such name, or it has no address of this family."""
+"""Errors that are an answer: the name does not exist, or has no address of this family."""
 
 
 class LookupFailed(Exception):
-    """There are no addresses; the message says why."""
+    """The name has no addresses; the message gives the reason."""
 
 
 class Resolver:
-    """The host's resolver, for the whole process.
+    """Use the host's resolver for the whole process.
 
     Args:
-        getaddrinfo: asks; called in a thread.
+        getaddrinfo: performs the look-up; called in a thread.
         clock: monotonic seconds.
     """
 
@@ -62,10 +62,10 @@ class Resolver:
         self._trouble = OngoingWarning(log)
 
     async def addresses(self, host: str, ipv: IpVersion) -> list[str]:
-        """The addresses that ``host`` has now, or had when the resolver last answered within a day.
+        """Return the current addresses of ``host``, or the last known ones if they are less than a day old.
 
         Raises:
-            LookupFailed: it has none, or the resolver does not answer.
+            LookupFailed: it has no address, or the resolver does not answer.
         """
         try:
             found = await self._ask(host, ipv)
@@ -76,7 +76,7 @@ class Resolver:
             return self._last(host, ipv, error.strerror or "the resolver failed")
         except TimeoutError:
             return self._last(host, ipv, f"the resolver did not answer within {WITHIN:g} s")
-        except (OSError, RuntimeError, UnicodeError) as error:  # also: no thread can be started
+        except (OSError, RuntimeError, UnicodeError) as error:  # RuntimeError also if no thread can be started
             return self._last(host, ipv, str(error))
         self._trouble.over()
         self._remember(host, ipv, found)
@@ -90,13 +90,13 @@ class Resolver:
             return await asyncio.shield(asked)
 
     def _look_up(self, host: str, ipv: IpVersion) -> list[str]:
-        """What the thread does."""
-        # As bytes: of a text, Python would load the tables of international names, which take a megabyte.
+        """Resolve the name; runs in a thread."""
+        # As bytes: for a text, Python would load the tables of international names, which take a megabyte.
         entries = self._getaddrinfo(host.encode("ascii"), None, _FAMILIES[ipv], socket.SOCK_DGRAM)
         return list(dict.fromkeys(entry[4][0] for entry in entries))[:MAX_ADDRESSES]
 
     def _looked_up(self, asked: asyncio.Future[list[str]]) -> None:
-        """Frees the slot of a look-up that has ended, and reads its error, since its caller may have timed out."""
+        """Free the slot of a finished look-up, and retrieve its error, since its caller may have timed out."""
         self._free.release()
         if not asked.cancelled():
             asked.exception()
@@ -111,5 +111,5 @@ class Resolver:
         at, addresses = self._remembered.get((host, ipv), (0.0, []))
         if not addresses or self._clock() - at > REMEMBERED_FOR:
             raise LookupFailed(why)
-        self._trouble.warning("names cannot be looked up, and keep the addresses that they had: %s", why)
+        self._trouble.warning("names cannot be resolved, continuing with their last addresses: %s", why)
         return addresses

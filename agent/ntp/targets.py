@@ -1,4 +1,4 @@
-"""Which addresses an agent may be told to send packets to. The order comes from the pool; the network is the host's."""
+"""Decide which addresses an agent may probe. The assignments come from the pool; the network belongs to the host."""
 
 import ipaddress
 import re
@@ -14,18 +14,18 @@ FAMILY_OF: Final[dict[int, IpVersion]] = {4: "v4", 6: "v6"}
 
 
 class TargetRefused(ValueError):
-    """This address is not one to probe; the message says why."""
+    """The address may not be probed; the message gives the reason."""
 
 
 class NoAddress(TargetRefused):
-    """It is no address at all."""
+    """The text is not an address."""
 
 
 class Target(msgspec.Struct, frozen=True, gc=False):
     """An address that may be probed."""
 
     ip: str
-    """In the form that the operating system writes it."""
+    """In the operating system's notation."""
     port: int
     ipv: IpVersion
 
@@ -36,7 +36,7 @@ class Target(msgspec.Struct, frozen=True, gc=False):
 
 
 class HostName(msgspec.Struct, frozen=True, gc=False):
-    """A server that is known by its name."""
+    """A server that is given by its name."""
 
     host: str
     port: int
@@ -46,45 +46,46 @@ class HostName(msgspec.Struct, frozen=True, gc=False):
 
 
 class TargetRules(msgspec.Struct, frozen=True, gc=False):
-    """What this agent may probe."""
+    """The rules for the addresses that this agent may probe."""
 
     env: Environment
     allow_private: bool = False
-    """Only in ``devel``, where a fleet of simulated servers has loopback addresses."""
+    """Allowed in ``devel`` only, where simulated servers have loopback addresses."""
 
     def check(self, ip: str, port: int = NTP_PORT, ipv: IpVersion | None = None) -> Target:
-        """The target at ``ip`` and ``port``, of protocol ``ipv`` unless that is None.
+        """Return the target at ``ip`` and ``port``, which must be of protocol ``ipv`` unless that is ``None``.
 
         Raises:
-            TargetRefused: it is no address, of the other protocol, in a private network, or on another port than 123.
+            TargetRefused: it is not an address, of the other protocol, not public, or the port is not 123.
         """
         try:
             address = ipaddress.ip_address(ip)
         except ValueError:
-            raise NoAddress(f"{ip[:64]!r} is no IP address") from None
+            raise NoAddress(f"{ip[:64]!r} is not an IP address") from None
         family = FAMILY_OF[address.version]
         if ipv is not None and family != ipv:
-            raise TargetRefused(f"{address} is not an address of IP{ipv}")
+            raise TargetRefused(f"{address} is not an IP{ipv} address")
         if isinstance(address, ipaddress.IPv6Address) and (address.scope_id or address.ipv4_mapped):
             raise TargetRefused(f"{address} is an IPv4 address or bound to an interface")
         self._check_port(str(address), port)
         if not self._may_be_private and (kind := why_not_public(address)):
             raise TargetRefused(f"{address} is not a public address: {kind}")
         if address.is_multicast or address.is_unspecified:
-            raise TargetRefused(f"{address} is no address of one host")
+            raise TargetRefused(f"{address} is not the address of one host")
         return Target(str(address), port, family)
 
     def parse(self, text: str, ipv: IpVersion | None = None) -> Target:
-        """The target written as ``address``, ``address:port`` or ``[address]:port``.
+        """Parse a target written as ``address``, ``address:port`` or ``[address]:port``.
 
         Raises:
-            TargetRefused: as :meth:`check`, or it has none of these forms.
+            TargetRefused: as for :meth:`check`, or it has none of these forms.
         """
         ip, port = _split_port(text)
         return self.check(ip, port, ipv)
 
     def parse_or_name(self, text: str, ipv: IpVersion | None = None) -> Target | HostName:
-        """As :meth:`parse`; or the host written as ``name`` or ``name:port``, whose addresses must be checked, too.
+        """Parse like :meth:`parse`, or a host written as ``name`` or ``name:port``, whose addresses must then be
+        checked.
 
         Raises:
             TargetRefused: it is neither.
@@ -100,7 +101,7 @@ class TargetRules(msgspec.Struct, frozen=True, gc=False):
 
     def _check_port(self, host: str, port: int) -> None:
         if port != NTP_PORT and self.env != "devel":
-            raise TargetRefused(f"{host} port {port}: another port than 123 is for devel only")
+            raise TargetRefused(f"{host} port {port}: ports other than 123 are allowed in devel only")
 
     @property
     def _may_be_private(self) -> bool:
@@ -108,7 +109,7 @@ class TargetRules(msgspec.Struct, frozen=True, gc=False):
 
 
 _NAME: Final = re.compile(r"(?:\w(?:[\w-]{0,61}\w)?\.)*[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?\.?", re.ASCII | re.IGNORECASE)
-"""A name whose last label begins with a letter. Else the resolver would take ``127.1`` for an address."""
+"""A name whose last label begins with a letter. Otherwise the resolver would take ``127.1`` for an address."""
 
 
 def _is_name(host: str) -> bool:

@@ -1,8 +1,8 @@
-"""NTP's 64-bit timestamps as a type of their own.
+"""Represent NTP's 64-bit timestamps as a separate type.
 
-A timestamp counts units of 2⁻³² s from the beginning of an era of 2³² s; the wire does not say of which era (RFC 5905,
-section 6). Only differences are meaningful: taken modulo 2⁶⁴ and read as signed, they are right across an era's end
-as long as both times lie within 68 years of each other.
+A timestamp counts units of 2⁻³² s from the beginning of an era of 2³² s; the wire format does not contain the era (RFC
+5905, section 6). Only differences are meaningful: taken modulo 2⁶⁴ and read as signed, they are right across an era's
+end as long as both times are within 68 years of each other.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -22,23 +22,23 @@ _UNIX_EPOCH: Final = 2_208_988_800
 
 
 def from_unix_ns(nanoseconds: int) -> Timestamp:
-    """The timestamp of a Unix time in nanoseconds, rounded to the nearest unit (a quarter of a nanosecond)."""
+    """Convert a Unix time in nanoseconds, rounded to the nearest unit (a quarter of a nanosecond)."""
     seconds, rest = divmod(nanoseconds, _NANOSECONDS)
     fraction = (rest * _SECOND + _NANOSECONDS // 2) // _NANOSECONDS
     return Timestamp(((seconds + _UNIX_EPOCH) * _SECOND + fraction) % _ERA)
 
 
 def difference(later: Timestamp, earlier: Timestamp) -> Duration:
-    """``later - earlier``, of the two possible readings the one below 68 years."""
+    """Return ``later - earlier``: of the two possible values, the one below 68 years."""
     modulo = (later - earlier) % _ERA
     return Duration(modulo - _ERA if modulo >= _ERA // 2 else modulo)
 
 
 def to_seconds(duration: Duration | int | float) -> float:
-    """A duration in seconds."""
+    """Convert a duration to seconds."""
     return duration / _SECOND
 
 
 def utc_from_unix_ns(nanoseconds: int) -> datetime:
-    """A Unix time in nanoseconds as a time in UTC, cut to microseconds."""
+    """Convert a Unix time in nanoseconds to a time in UTC, truncated to microseconds."""
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanoseconds // 1000)

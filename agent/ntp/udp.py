@@ -1,7 +1,8 @@
-"""A UDP socket that knows when its packets really left and arrived.
+"""Send and receive UDP packets with kernel timestamps.
 
-The interpreter sees a packet when it gets round to it: in a busy process milliseconds late. The kernel stamps packets
-on their way in and out, and we ask it for these times. All times are Unix time in nanoseconds, by the same clock.
+The interpreter sees a packet only when it gets to run: milliseconds late in a busy process. The kernel timestamps
+packets on their way in and out, and this module reads these times. All times are Unix time in nanoseconds, by the same
+clock.
 """
 
 import errno
@@ -17,10 +18,10 @@ from typing import Final, Self
 import msgspec
 
 _LARGEST: Final = 512
-"""Bytes read of a packet; what NTP needs is in the first 48."""
+"""Number of bytes read of a packet; NTP needs only the first 48."""
 
 _CONTROL_SPACE: Final = 512
-"""Bytes for the kernel's messages beside a packet."""
+"""Buffer size in bytes for the kernel's ancillary messages."""
 
 # From linux/include/uapi/asm-generic/socket.h and net_tstamp.h; Python 3.11 has no names for them.
 _LINUX_TIMESTAMPNS: Final = 35
@@ -38,7 +39,7 @@ _TWO_LONGS: Final = struct.Struct("@ll")
 """``struct timespec``, or ``struct timeval`` on FreeBSD."""
 
 _MAX_SENDING: Final = 1_000_000_000
-"""Nanoseconds within which the kernel's transmit stamp must follow our own."""
+"""Nanoseconds within which the kernel's transmit timestamp must follow our own."""
 
 
 class Datagram(msgspec.Struct, frozen=True, gc=False):
@@ -48,25 +49,25 @@ class Datagram(msgspec.Struct, frozen=True, gc=False):
     source: tuple[str, int]
     at: int
     by_kernel: bool
-    """Whether the kernel stamped it; otherwise we did, after the fact."""
+    """The kernel timestamped the packet; otherwise we did, after the fact."""
 
 
 class UdpSocket:
-    """A socket for one exchange: bound, connected to one peer, not blocking. A context manager.
+    """A non-blocking socket for one exchange, bound and connected to one peer. A context manager.
 
     Args:
         peer: address and port.
-        source: local address to send from; None or an address that this host does not have: the kernel's choice.
+        source: local address to send from; with ``None``, or an address of another host, the kernel chooses.
 
     Raises:
-        OSError: the peer cannot be reached, or no socket can be made.
+        OSError: the peer cannot be reached, or no socket can be created.
     """
 
     def __init__(self, peer: tuple[str, int], source: str | None) -> None:
         family = socket.AF_INET6 if ":" in peer[0] else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self.source_is_foreign = False
-        """The source address is not one of this host's, and was not used."""
+        """The source address does not belong to this host, and was not used."""
         self._sent_at = 0
         try:
             self._socket.setblocking(False)
@@ -75,7 +76,7 @@ class UdpSocket:
                 self._bind(source)
             self._socket.connect(peer)
             self.peer: tuple[str, int] = self._socket.getpeername()[:2]
-            """As the kernel writes it, and so as the source of its packets reads."""
+            """In the kernel's notation, and therefore equal to the source of its packets."""
         except BaseException:
             self._socket.close()
             raise
@@ -89,23 +90,23 @@ class UdpSocket:
         self._socket.close()
 
     def fileno(self) -> int:
-        """For the event loop."""
+        """Return the file descriptor for the event loop."""
         return self._socket.fileno()
 
     def send(self, data: bytes) -> None:
-        """Sends to the peer.
+        """Send to the peer.
 
         Raises:
-            OSError: the kernel did not take it, or an earlier packet was answered with an ICMP error.
+            OSError: the kernel did not accept it, or an earlier packet was answered with an ICMP error.
         """
         self._sent_at = time.time_ns()
         self._socket.send(data)
 
     def sent_at(self) -> int:
-        """When the last packet left: as the kernel says, else when we handed it over.
+        """Return when the last packet was sent: the kernel's timestamp, else the time of our call.
 
-        The kernel's stamp is there once the packet is on the wire, and is later than ours by as much as we were
-        interrupted on the way. Also to be called when the socket reads as readable, or it remains so.
+        The kernel's timestamp is available once the packet is on the wire, and is later than ours by any interruption
+        in between. This must also be called when the socket is reported as readable, or it remains so.
         """
         stamp = self._transmit_stamp()
         if stamp is not None and 0 <= stamp - self._sent_at < _MAX_SENDING:
@@ -113,10 +114,10 @@ class UdpSocket:
         return self._sent_at
 
     def receive(self) -> Datagram | None:
-        """The next packet, or None when there is none yet.
+        """Return the next packet, or ``None`` if there is none yet.
 
         Raises:
-            OSError: an ICMP error came back, such as of a closed port.
+            OSError: an ICMP error came back, for example from a closed port.
         """
         looked_at = time.time_ns()
         try:
@@ -125,7 +126,8 @@ class UdpSocket:
             return None
         stamp = _receive_stamp(control)
         at = time.time_ns() if stamp is None else stamp
-        # A packet that came before the kernel stamped any gets its stamp when it is read, which is no better than ours.
+        # A packet that arrived before the kernel started to timestamp gets its timestamp on reading, no better than
+        # ours.
         return Datagram(data, (source[0], source[1]), at, stamp is not None and stamp < looked_at)
 
     def _bind(self, source: str) -> None:
@@ -150,14 +152,14 @@ class UdpSocket:
 
 @contextmanager
 def stamping() -> Iterator[None]:
-    """Keeps the kernel stamping what arrives, between exchanges, too.
+    """Keep the kernel's timestamping of incoming packets enabled between exchanges.
 
-    Linux begins some time after the first socket of the host has asked for stamps, and ends with the last one that has
-    (``net_enable_timestamp`` in net/core/dev.c leaves the beginning to a worker of the kernel). Were there only the
-    socket of the exchange, its answer could come before, and be stamped as late as it is read.
+    Linux starts some time after the first socket of the host has requested timestamps, and stops with the last one that
+    has (``net_enable_timestamp`` in net/core/dev.c leaves the start to a kernel worker). With only the socket of the
+    exchange, an answer could arrive earlier, and be timestamped only when it is read.
     """
     with ExitStack() as held:
-        with suppress(OSError):  # without one, it is as said above
+        with suppress(OSError):  # without the socket, the behaviour is as described above
             _ask_for_stamps(held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
         yield
 
@@ -170,11 +172,11 @@ def _ask_for_stamps(sock: socket.socket) -> None:
         elif sys.platform.startswith("freebsd"):
             sock.setsockopt(socket.SOL_SOCKET, _FREEBSD_TIMESTAMP, 1)
     except OSError:
-        return  # then every packet says that it was not stamped
+        return  # every packet is then marked as not timestamped by the kernel
 
 
 def _receive_stamp(control: list[tuple[int, int, bytes]]) -> int | None:
-    """The kernel's time in the messages beside a packet."""
+    """Return the kernel's timestamp from a packet's ancillary messages."""
     for level, kind, data in control:
         if level != socket.SOL_SOCKET or len(data) < _TWO_LONGS.size:
             continue

@@ -1,4 +1,4 @@
-"""``ntppool-monitor accounts``: whose monitors and servers they are, and how many monitors somebody may have."""
+"""Define ``ntppool-monitor accounts``: owners of monitors and servers, and their limits."""
 
 from typing import Annotated
 
@@ -9,26 +9,27 @@ from ops.errors import UsageError
 from ops.output import Layout, fields_as_dict, rows_as_dicts, show_fields, show_table, write, write_json
 
 _ACCOUNT = typer.Argument(metavar="ACCOUNT", help="Id, token, slug or name.")
-_Organization = Annotated[str | None, typer.Option(metavar="NAME", help="Of the people behind it.")]
-_Url = Annotated[str | None, typer.Option(metavar="URL", help="Of the organization.")]
-_Slug = Annotated[str | None, typer.Option(metavar="SLUG", help="For addresses of pages, such as example-org.")]
-_Limit = Annotated[int | None, typer.Option(metavar="N", help="Monitors that it may have.")]
+_Organization = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the organization.")]
+_Url = Annotated[str | None, typer.Option(metavar="URL", help="Website of the organization.")]
+_Slug = Annotated[str | None, typer.Option(metavar="SLUG", help="Name in page URLs, such as example-org.")]
+_Limit = Annotated[int | None, typer.Option(metavar="N", help="Maximum number of monitors.")]
 _PerServer = Annotated[
-    int | None, typer.Option(metavar="N", help="Active ones at a server, and one more in testing; default: 2.")
+    int | None,
+    typer.Option(metavar="N", help="Maximum of active monitors per server, plus one testing; default: 2."),
 ]
 _Enabled = Annotated[
-    bool | None, typer.Option("--monitor-enabled/--no-monitor-enabled", help="New monitors test without approval.")
+    bool | None, typer.Option("--monitor-enabled/--no-monitor-enabled", help="Let new monitors test without approval.")
 ]
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands to ``app``."""
-    group = typer.Typer(help="Accounts: whose monitors and servers they are.", no_args_is_help=True)
+    """Add the commands to ``app``."""
+    group = typer.Typer(help="Manage accounts, the owners of monitors and servers.", no_args_is_help=True)
     app.add_typer(group, name="accounts")
 
     @group.command("list")
     def list_(context: typer.Context, as_json: Annotated[bool, JSON_OPTION] = False) -> None:
-        """Lists the accounts."""
+        """List the accounts."""
         from ops.accounts import ACCOUNT_COLUMNS, list_accounts
         from runtime.db.engine import reading
 
@@ -42,7 +43,7 @@ def register(app: typer.Typer) -> None:
         account: Annotated[str, _ACCOUNT],
         as_json: Annotated[bool, JSON_OPTION] = False,
     ) -> None:
-        """Shows an account and its monitors."""
+        """Show an account and its monitors."""
         from ops.accounts import show_account
         from ops.monitors import MONITOR_COLUMNS, MONITOR_LAYOUT, list_monitors
         from runtime.db.engine import reading
@@ -60,18 +61,18 @@ def register(app: typer.Typer) -> None:
     @group.command()
     def add(
         context: typer.Context,
-        name: Annotated[str, typer.Argument(metavar="NAME", help="What people call it.")],
+        name: Annotated[str, typer.Argument(metavar="NAME", help="Display name.")],
         organization: _Organization = None,
         url: _Url = None,
         slug: _Slug = None,
         token: Annotated[
-            str | None, typer.Option(metavar="TOKEN", help="Part of its monitors' names; default: drawn at random.")
+            str | None, typer.Option(metavar="TOKEN", help="Part of its monitors' names; default: random.")
         ] = None,
         monitor_limit: _Limit = None,
         monitors_per_server: _PerServer = None,
         monitor_enabled: _Enabled = None,
     ) -> None:
-        """Adds an account."""
+        """Add an account."""
         from ops.accounts import account_change, add_account
         from runtime.db.engine import transaction, utc_now
 
@@ -93,7 +94,7 @@ def register(app: typer.Typer) -> None:
     def set_(
         context: typer.Context,
         account: Annotated[str, _ACCOUNT],
-        name: Annotated[str | None, typer.Option(metavar="NAME", help="What people call it.")] = None,
+        name: Annotated[str | None, typer.Option(metavar="NAME", help="Display name.")] = None,
         organization: _Organization = None,
         url: _Url = None,
         slug: _Slug = None,
@@ -102,10 +103,10 @@ def register(app: typer.Typer) -> None:
         monitor_enabled: _Enabled = None,
         unset: Annotated[
             list[str] | None,
-            typer.Option(metavar="OPTION", help="Empties it: organization, monitor-limit, ...; may be given again."),
+            typer.Option(metavar="OPTION", help="Clear a value: organization, monitor-limit, ...; repeatable."),
         ] = None,
     ) -> None:
-        """Changes an account."""
+        """Change an account."""
         from ops.accounts import account_change, set_account
         from runtime.db.engine import transaction
 

@@ -1,4 +1,4 @@
-"""``ntppool-monitor control``: an order to all workers of a service or to one agent, and what each of them answers."""
+"""Define ``ntppool-monitor control``: send a control command to a service or an agent, and print the answers."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ SERVICES: Final = ("ingest", "scorer", "selector")
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the command to ``app``."""
+    """Add the command to ``app``."""
 
     @app.command()
     def control(
@@ -29,14 +29,16 @@ def register(app: typer.Typer) -> None:
             str,
             typer.Argument(metavar="COMMAND", help="ping, status, log-level, pause, resume, rescore, review, ..."),
         ],
-        server: Annotated[int | None, typer.Option(metavar="ID", help="The server it is about; default: all.")] = None,
-        level: Annotated[str | None, typer.Option(metavar="LEVEL", help="For log-level.")] = None,
+        server: Annotated[
+            int | None, typer.Option(metavar="ID", help="The server that the command concerns; default: all.")
+        ] = None,
+        level: Annotated[str | None, typer.Option(metavar="LEVEL", help="New level, for log-level.")] = None,
         timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for answers.")] = 2.0,
-        as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ) -> None:
-        """Gives an order to workers or an agent.
+        """Send a control command to workers or an agent.
 
-        Prints what each of them answers. Exit code 1 if nobody answers, or one refuses.
+        Print the answer of each. Exit code 1 if nobody answers or a receiver refuses.
         """
         import asyncio
 
@@ -44,10 +46,10 @@ def register(app: typer.Typer) -> None:
 
         settings = globals_of(context).for_a_person()
         check_service(service, settings.deployment_mode)
-        order = parse_order(command, server, level)
+        parsed = parse_command(command, server, level)
         if not 0 < timeout <= 600:
             raise UsageError(f"--timeout {timeout:g}: must be more than 0 and at most 600 (seconds)")
-        answers = asyncio.run(ask(settings, service, order, timeout))
+        answers = asyncio.run(ask(settings, service, parsed, timeout))
         if as_json:
             write_json(msgspec.to_builtins(answers))
         elif sys.stdout.isatty():
@@ -63,11 +65,11 @@ def register(app: typer.Typer) -> None:
 
 
 def check_service(service: str, env: Environment) -> None:
-    """Makes sure that there can be somebody to give orders to.
+    """Check that ``service`` is a possible receiver of control commands.
 
     Raises:
-        UsageError: it is neither a service nor a monitor's name.
-        InvalidName: it is a name, but no monitor's of ``env``.
+        UsageError: it is neither a service nor the name of a monitor.
+        InvalidName: it is a name, but not of a monitor of ``env``.
     """
     if "." in service:
         check_monitor_name(service, env)
@@ -75,11 +77,11 @@ def check_service(service: str, env: Environment) -> None:
         raise UsageError(f"service {service!r}: must be one of {', '.join(SERVICES)}, or the full name of a monitor")
 
 
-def parse_order(command: str, server: int | None, level: str | None) -> ControlCommand:
-    """The order as a message.
+def parse_command(command: str, server: int | None, level: str | None) -> ControlCommand:
+    """Return the control command as a message.
 
     Raises:
-        UsageError: there can be no such server or level.
+        UsageError: the server id or the level is invalid.
     """
     if server is not None and server < 1:
         raise UsageError(f"--server {server}: must be a server's id")
@@ -91,13 +93,13 @@ def parse_order(command: str, server: int | None, level: str | None) -> ControlC
 
 
 def answer_line(answer: ControlAnswer) -> str:
-    """One worker's answer on one line, for a pipe."""
+    """Format one worker's answer as one line, for a pipe."""
     head, details = _parts(answer)
     return " ".join([head, *(f"{_value(name)}={_value(value)}" for name, value in details.items())])
 
 
 def show_answer(answer: ControlAnswer) -> None:
-    """One worker's answer for people: a line for each detail."""
+    """Print one worker's answer for people: a line for each detail."""
     head, details = _parts(answer)
     write(head)
     if details:
@@ -105,7 +107,7 @@ def show_answer(answer: ControlAnswer) -> None:
 
 
 def _parts(answer: ControlAnswer) -> tuple[str, dict[str, object]]:
-    """Who answered and what, and the details without what is said already."""
+    """Return the receiver with its verdict, and the details that this does not cover."""
     details = dict(answer.details)
     who = details.pop("client_id", answer.service)
     return f"{who}: {'ok' if answer.ok else f'refused: {answer.message}'}", details

@@ -1,4 +1,4 @@
-"""``ntppool-monitor db``: the ledger's tables."""
+"""Define ``ntppool-monitor db``: manage the ledger's tables."""
 
 import signal
 import sys
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands to ``app``."""
-    group = typer.Typer(help="The ledger's tables.", no_args_is_help=True)
+    """Add the commands to ``app``."""
+    group = typer.Typer(help="Manage the ledger's tables.", no_args_is_help=True)
     app.add_typer(group, name="db")
 
     @group.command()
     def upgrade(context: typer.Context) -> None:
-        """Brings the tables to the version needed here.
+        """Migrate the tables to the version that this program needs.
 
-        A database that already holds the pool's own tables is adopted: they stay as they are, ours are added.
-        That takes many minutes where log_scores has many millions of rows. It may be interrupted and run again.
+        A database that already holds the pool's own tables is adopted: these tables stay as they are, and ours are
+        added. This takes many minutes if log_scores has many millions of rows. You can interrupt it and run it again.
         """
-        with database_at(globals_of(context).for_a_person().database_url()) as engine, _told_to_end_like_ctrl_c():
+        with database_at(globals_of(context).for_a_person().database_url()) as engine, _sigterm_like_ctrl_c():
             upgrade_ledger(engine)
 
     @group.command()
     def status(context: typer.Context) -> None:
-        """Says at which version the tables are.
+        """Show the version of the tables.
 
-        Exit code 1 if this program needs another.
+        Exit code 1 if this program needs another version.
         """
         from runtime.db import migrate
 
@@ -47,35 +47,35 @@ def register(app: typer.Typer) -> None:
 
 
 def upgrade_ledger(engine: "Engine") -> None:
-    """Migrates, and says what was done.
+    """Migrate the ledger and print the old and the new version.
 
     Raises:
-        OperatorError: another process is at it for too long, or the pool's tables are not of the version we adopt, or
-            it was interrupted.
+        OperatorError: another process migrates for too long, the pool's tables cannot be adopted, or the migration was
+            interrupted.
     """
     from runtime.db import migrate
 
     before = migrate.current(engine)
     try:
-        migrate.upgrade(engine, _tell)
+        migrate.upgrade(engine, _print_progress)
     except (migrate.MigrationBusy, RuntimeError) as error:
         raise OperatorError(f"database {place_of(engine.url)}: {error}") from None
     except KeyboardInterrupt:
         raise OperatorError(
-            f"database {place_of(engine.url)}: interrupted; run 'ntppool-monitor db upgrade' again to go on"
+            f"database {place_of(engine.url)}: interrupted; run 'ntppool-monitor db upgrade' again to continue"
         ) from None
     after = migrate.current(engine)
     write(f"{place_of(engine.url)}: at version {after}" + ("" if before == after else f", was at {before or 'none'}"))
 
 
-def _tell(line: str) -> None:
+def _print_progress(line: str) -> None:
     print_error(line)
     sys.stderr.flush()
 
 
 @contextmanager
-def _told_to_end_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does: not without taking back what the database is at."""
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    """Handle SIGTERM like Ctrl-C, so that the statement that the database is executing is cancelled."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -84,7 +84,7 @@ def _told_to_end_like_ctrl_c() -> Iterator[None]:
 
 
 def status_line(engine: "Engine") -> str:
-    """Where the database is, its version, and the one that is needed."""
+    """Describe the database, its version, and the version that is needed."""
     from runtime.db import migrate
 
     found, needed = migrate.current(engine), migrate.newest()

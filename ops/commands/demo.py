@@ -1,4 +1,4 @@
-"""``ntppool-monitor demo``: the whole system on this machine, measuring simulated and real NTP servers."""
+"""Define ``ntppool-monitor demo``: the whole system on this machine, measuring simulated and real NTP servers."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,20 +10,24 @@ from ops.errors import OperatorError, UsageError
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the command to ``app`` where there is a testbed, which packages do not bring."""
+    """Add the command to ``app`` if there is a testbed, which packages do not contain."""
     if find_spec("testbed") is None:
         return
 
     @app.command()
     def demo(
         seconds: Annotated[
-            float | None, typer.Option(metavar="N", help="How long, from the start on; default: until Ctrl-C.")
+            float | None, typer.Option(metavar="N", help="Duration, including start-up; default: until Ctrl-C.")
         ] = None,
-        agents: Annotated[int, typer.Option(metavar="N", help="Agents, each a process with an address.")] = 8,
-        servers: Annotated[int, typer.Option(metavar="N", help="Simulated NTP servers, some of them wrong.")] = 12,
+        agents: Annotated[
+            int, typer.Option(metavar="N", help="Number of agents, each a process with its own address.")
+        ] = 8,
+        servers: Annotated[
+            int, typer.Option(metavar="N", help="Number of simulated NTP servers, some of them wrong.")
+        ] = 12,
         ntp: Annotated[
             list[str] | None,
-            typer.Option(metavar="HOST[:PORT]", help="A real NTP server on this machine; may be given again."),
+            typer.Option(metavar="HOST[:PORT]", help="A real NTP server on this machine; repeatable."),
         ] = None,
         database_url: Annotated[
             str | None,
@@ -31,39 +35,41 @@ def register(app: typer.Typer) -> None:
                 metavar="URL",
                 envvar="DEMO_DATABASE_URL",
                 help="An empty database, such as mysql://user:password@127.0.0.1/demo; default: see --database. "
-                "Everybody on this machine sees arguments, so better in DEMO_DATABASE_URL.",
+                "Other users can see arguments: prefer DEMO_DATABASE_URL.",
             ),
         ] = None,
         database: Annotated[
             str | None,
-            typer.Option(metavar="KIND", help="Its own: sqlite (default), mariadb or mysql."),
+            typer.Option(metavar="KIND", help="Start a database: sqlite (default), mariadb or mysql."),
         ] = None,
         directory: Annotated[
             Path | None,
-            typer.Option("--dir", metavar="DIR", help="Keep all files and logs there; default: a temporary directory."),
+            typer.Option(
+                "--dir", metavar="DIR", help="Keep all files and logs in DIR; default: a temporary directory."
+            ),
         ] = None,
         tls: Annotated[
-            bool, typer.Option("--tls", help="Everybody reaches the broker by TLS, not by plain TCP.")
+            bool, typer.Option("--tls", help="Connect to the broker with TLS instead of plain TCP.")
         ] = False,
-        ipv6: Annotated[bool, typer.Option("--ipv6", help="Everybody reaches the broker by IPv6, at ::1.")] = False,
+        ipv6: Annotated[bool, typer.Option("--ipv6", help="Connect to the broker over IPv6, at ::1.")] = False,
         as_json: Annotated[
-            bool, typer.Option("--json", help="A summary in JSON on stdout, as when stdout is no terminal.")
+            bool, typer.Option("--json", help="Print a JSON summary, as when stdout is not a terminal.")
         ] = False,
     ) -> int:
-        """Runs the whole system on this machine.
+        """Run the whole system on this machine.
 
-        Broker, database, workers and agents, against NTP servers whose faults are known. At its end it says whether all
-        went well: every server has results and a score, nothing waits, nothing was lost or counted twice, no process
-        died. Exit code 1 if not, and the logs are kept.
+        The demo runs broker, database, workers and agents against NTP servers with known faults. At the end it reports
+        whether the run succeeded: every server has results and a score, nothing is waiting, nothing was lost or counted
+        twice, and no process died. Otherwise the exit code is 1, and the logs are kept.
         """
-        # Here, since the other commands need none of it.
+        # Imported here, since the other commands need none of it.
         from runtime.log import set_up_logging
         from testbed.demo.errors import OptionError
         from testbed.demo.options import parse_options
         from testbed.demo.run import run_demo
         from testbed.stack import CannotRun
 
-        set_up_logging("error")  # the table is what there is to see
+        set_up_logging("error")  # the table is the output
         try:
             return run_demo(
                 parse_options(

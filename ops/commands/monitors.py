@@ -1,4 +1,4 @@
-"""``ntppool-monitor monitors``: who measures, and who may."""
+"""Define ``ntppool-monitor monitors``: manage monitors and their permission to measure."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -19,28 +19,28 @@ _NAMES = typer.Argument(metavar="NAME...", help="Ids, full or short names; a nam
 _Account = Annotated[
     str | None, typer.Option(metavar="ACCOUNT", help="Id, token, slug or name of the account it belongs to.")
 ]
-_Location = Annotated[str | None, typer.Option(metavar="TEXT", help="Where it is.")]
-_Hostname = Annotated[str | None, typer.Option(metavar="TEXT", help="Of its host.")]
+_Location = Annotated[str | None, typer.Option(metavar="TEXT", help="Location.")]
+_Hostname = Annotated[str | None, typer.Option(metavar="TEXT", help="Name of its host.")]
 _BaseChecks = Annotated[
     list[str] | None,
     typer.Option(
         "--base-check",
         metavar="SERVER",
-        help="Address or host name to check its clock with; give all of them, each with this option.",
+        help="Address or name of a server to check its clock against; repeat it to give all of them.",
     ),
 ]
-_Samples = Annotated[int | None, typer.Option(metavar="N", help="Packets of one probe, 1 to 10.")]
-_NatIp = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Its own address behind a translation.")]
+_Samples = Annotated[int | None, typer.Option(metavar="N", help="Packets per probe, 1 to 10.")]
+_NatIp = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Its own address behind a NAT.")]
 _LogLevel = Annotated[str | None, typer.Option(metavar="LEVEL", help=f"{', '.join(get_args(LogLevel))}.")]
 _Unset = Annotated[
     list[str] | None,
-    typer.Option(metavar="OPTION", help="Has the default instead: base-check, samples, ...; may be given again."),
+    typer.Option(metavar="OPTION", help="Restore the default: base-check, samples, ...; repeatable."),
 ]
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands to ``app``."""
-    group = typer.Typer(help="Monitors: who measures, and who may.", no_args_is_help=True)
+    """Add the commands to ``app``."""
+    group = typer.Typer(help="Manage monitors and their permission to measure.", no_args_is_help=True)
     app.add_typer(group, name="monitors")
     _register_views(group)
     _register_edits(group)
@@ -54,10 +54,10 @@ def _register_views(group: typer.Typer) -> None:
         status: Annotated[
             str | None, typer.Option(metavar="STATUS", help=f"Only {', '.join(get_args(MonitorStatus))}.")
         ] = None,
-        all_: Annotated[bool, typer.Option("--all", help="Deleted ones too.")] = False,
+        all_: Annotated[bool, typer.Option("--all", help="Include deleted ones.")] = False,
         as_json: Annotated[bool, JSON_OPTION] = False,
     ) -> None:
-        """Lists the monitors, a line per protocol."""
+        """List the monitors, a line per protocol."""
         from ops.monitors import MONITOR_COLUMNS, MONITOR_LAYOUT, list_monitors
         from runtime.db.engine import reading
 
@@ -71,7 +71,7 @@ def _register_views(group: typer.Typer) -> None:
         name: Annotated[str, _NAME],
         as_json: Annotated[bool, JSON_OPTION] = False,
     ) -> None:
-        """Shows all that is known of a monitor."""
+        """Show all fields of a monitor."""
         from ops.monitors import show_monitor
         from runtime.db.engine import reading
 
@@ -86,9 +86,9 @@ def _register_views(group: typer.Typer) -> None:
         limit: Annotated[int, LIMIT_OPTION] = 50,
         as_json: Annotated[bool, JSON_OPTION] = False,
     ) -> None:
-        """Says when and why it came to its servers and left them.
+        """Show when and why its servers' assignments changed.
 
-        The newest is the last. What was decided is kept for 90 days.
+        The newest entry comes last. Entries are kept for 90 days.
         """
         from ops.days import parse_since
         from ops.history import MONITOR_COLUMNS, monitor_history
@@ -106,7 +106,9 @@ def _register_edits(group: typer.Typer) -> None:
     def add(
         context: typer.Context,
         name: Annotated[str, typer.Argument(metavar="NAME", help="Full name: SHORT.ENV.DOMAIN.")],
-        address: Annotated[str, typer.Argument(metavar="ADDRESS", help="IPv4 or IPv6; it decides the protocol.")],
+        address: Annotated[
+            str, typer.Argument(metavar="ADDRESS", help="IPv4 or IPv6 address; it determines the protocol.")
+        ],
         account: _Account = None,
         status: Annotated[str, typer.Option(metavar="STATUS", help="pending, testing, active or paused.")] = "pending",
         location: _Location = None,
@@ -116,9 +118,9 @@ def _register_edits(group: typer.Typer) -> None:
         nat_ip: _NatIp = None,
         log_level: _LogLevel = None,
     ) -> None:
-        """Adds one protocol of a monitor.
+        """Add one protocol of a monitor.
 
-        For both protocols, do so with each address. Its agent also needs a token.
+        For both protocols, run it once with each address. The agent also needs a token.
         """
         from ops.monitor_edits import add_monitor, monitor_change
         from runtime.db.engine import transaction, utc_now
@@ -145,7 +147,7 @@ def _register_edits(group: typer.Typer) -> None:
     def set_(
         context: typer.Context,
         name: Annotated[str, _NAME],
-        address: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Where the pool sees it.")] = None,
+        address: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Its public address.")] = None,
         account: _Account = None,
         status: Annotated[
             str | None, typer.Option(metavar="STATUS", help="pending, testing, active or paused.")
@@ -158,7 +160,7 @@ def _register_edits(group: typer.Typer) -> None:
         log_level: _LogLevel = None,
         unset: _Unset = None,
     ) -> None:
-        """Changes what the pool says of a monitor; its agent is told."""
+        """Change the pool's configuration of a monitor, and publish it to its agent."""
         from ops.monitor_edits import monitor_change, set_monitor
         from runtime.db.engine import transaction
 
@@ -195,9 +197,9 @@ def _register_edits(group: typer.Typer) -> None:
         ] = None,
         as_json: Annotated[bool, JSON_OPTION] = False,
     ) -> None:
-        """Shows or changes what counts for monitors that say nothing else.
+        """Show or change the defaults of all monitors of a protocol.
 
-        Without options other than --json it shows them.
+        Without options other than --json, show them.
         """
         from ops.monitor_edits import monitor_change, parse_protocol, set_defaults, show_defaults
         from runtime.db.engine import reading, transaction, utc_now
@@ -207,7 +209,7 @@ def _register_edits(group: typer.Typer) -> None:
             settings.deployment_mode, base_checks=base_checks, samples=samples, log_level=log_level, unset=unset
         )
         if change.cleared:
-            raise UsageError(f"--unset {', '.join(sorted(change.cleared))}: every monitor has its own")
+            raise UsageError(f"--unset {', '.join(sorted(change.cleared))}: has no default; every monitor has its own")
         with open_ledger(settings) as engine:
             if change.empty:
                 with reading(engine) as connection:
@@ -224,46 +226,46 @@ def _register_actions(group: typer.Typer) -> None:
     def approve(
         context: typer.Context,
         names: Annotated[list[str], _NAMES],
-        active: Annotated[bool, typer.Option("--active", help="Make it active, not testing.")] = False,
+        active: Annotated[bool, typer.Option("--active", help="Set to active instead of testing.")] = False,
     ) -> None:
-        """Lets pending monitors measure, as testing.
+        """Let pending monitors measure, as testing.
 
-        With --active pending and testing ones become active.
+        With --active, pending and testing monitors become active.
         """
         _change(context, names, "approve", active=active)
 
     @group.command()
     def pause(context: typer.Context, names: Annotated[list[str], _NAMES]) -> None:
-        """Stops monitors; their servers get others."""
+        """Stop monitors; other monitors replace them at their servers."""
         _change(context, names, "pause")
 
     @group.command()
     def resume(
         context: typer.Context,
         names: Annotated[list[str], _NAMES],
-        active: Annotated[bool, typer.Option("--active", help="As active, not testing.")] = False,
+        active: Annotated[bool, typer.Option("--active", help="Set to active instead of testing.")] = False,
     ) -> None:
-        """Lets paused monitors measure again, as testing."""
+        """Let paused monitors measure again, as testing."""
         _change(context, names, "resume", active=active)
 
     @group.command()
     def delete(
         context: typer.Context,
         names: Annotated[list[str], _NAMES],
-        yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+        yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     ) -> None:
-        """Removes monitors for good; what they measured stays.
+        """Delete monitors permanently; their results stay.
 
-        It asks before; where nobody can answer, --yes is needed.
+        Ask for confirmation; without a terminal, --yes is required.
         """
         _change(context, names, "delete", sure=None if yes else _sure)
 
 
 def parse_status(text: str | None) -> MonitorStatus | None:
-    """The status called ``text``.
+    """Return the status called ``text``.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such status.
     """
     known: tuple[MonitorStatus, ...] = get_args(MonitorStatus)
     if text is None:
@@ -275,14 +277,14 @@ def parse_status(text: str | None) -> MonitorStatus | None:
 
 
 def _sure(env: str, found: list[str]) -> None:
-    """Has a person say that it is these.
+    """Ask the operator to confirm the deletion of these monitors.
 
     Raises:
-        OperatorError: it is not; UsageError: there is nobody to ask.
+        OperatorError: the answer is no; UsageError: there is no terminal.
     """
-    answer = confirmed(f"delete for good, in {env}: {', '.join(found)}?")
+    answer = confirmed(f"permanently delete in {env}: {', '.join(found)}?")
     if answer is None:
-        raise UsageError("monitors delete: asks before it deletes, and nobody can answer here: give --yes")
+        raise UsageError("monitors delete: cannot ask for confirmation without a terminal; give --yes")
     if not answer:
         raise OperatorError("nothing was deleted")
 
@@ -295,7 +297,7 @@ def _change(
     active: bool = False,
     sure: Callable[[str, list[str]], None] | None = None,
 ) -> None:
-    """All of them, or, when one cannot be changed, none."""
+    """Change all of the monitors, or none if one of them cannot be changed."""
     from ops.monitors import change_monitor, find_monitor
     from runtime.db.engine import reading, transaction, utc_now
 
@@ -306,7 +308,7 @@ def _change(
             with reading(engine) as connection:
                 found = [find_monitor(connection, name) for name in names]
             sure(settings.deployment_mode, [f"{one}, {one.status}" for one in found])
-            wanted = [str(one.id) for one in found]  # those that were named in the question
+            wanted = [str(one.id) for one in found]  # exactly the monitors of the question
         now = utc_now().replace(microsecond=0)
         done = transaction(engine, lambda c: [change_monitor(c, name, action, now, active=active) for name in wanted])
     for line in done:

@@ -1,4 +1,4 @@
-"""``ntppool-monitor selector``: the worker that decides who measures whom, a single run of it, and its reasons."""
+"""Define ``ntppool-monitor selector``: the selector worker, a single run of it, and its explanations."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,15 +23,15 @@ _SERVER = typer.Argument(metavar="SERVER", help="Id or address.")
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands to ``app``."""
-    group = typer.Typer(help="Who measures whom.", no_args_is_help=True)
+    """Add the commands to ``app``."""
+    group = typer.Typer(help="Decide which monitors measure which server.", no_args_is_help=True)
     app.add_typer(group, name="selector")
 
     @group.command("server")
     def server_(context: typer.Context) -> None:
-        """Reviews servers when they are due.
+        """Review servers when they are due.
 
-        Any number may run; they share the work.
+        Any number of them may run; they share the work.
         """
         from selector.worker import start
 
@@ -39,9 +39,9 @@ def register(app: typer.Typer) -> None:
 
     @group.command()
     def once(context: typer.Context, server: Annotated[str | None, _SERVER] = None) -> None:
-        """Reviews what is due, or SERVER, and ends.
+        """Review all due servers, or SERVER, and exit.
 
-        The agents are told as by the running selector. SERVER is reviewed whether it is due or not.
+        The assignments are published as by the running selector. SERVER is reviewed whether it is due or not.
         """
         from auth.settings import signing_key
         from auth.tokens import Role, token_source
@@ -57,18 +57,20 @@ def register(app: typer.Typer) -> None:
         run_task("selector", settings, token, run.work)
         for line in run.lines():
             write(line)
-        if run.untold:
-            raise OperatorError(f"not told: {', '.join(sorted(run.untold))}; a running selector will make up for it")
+        if run.unnotified:
+            raise OperatorError(
+                f"not notified: {', '.join(sorted(run.unnotified))}; a running selector will publish their assignments"
+            )
 
     @group.command()
     def simulate(
         context: typer.Context,
         server: Annotated[str, _SERVER],
-        as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ) -> None:
-        """Says what a review would do now, and why.
+        """Show what a review would do now, and why.
 
-        Rule by rule: who moves, and why who does not move stays. It changes nothing.
+        Show, rule by rule, which monitors move and why the others stay. This changes nothing.
         """
         from selector.rules import explain
 
@@ -81,16 +83,16 @@ def register(app: typer.Typer) -> None:
 
 
 def simulated(engine: "Engine", server: str, now: datetime, *, shown: Callable[[str], str] = str) -> "Review":
-    """The review of a server as it would be now.
+    """Return the review of a server as it would be now.
 
     Args:
         engine: the ledger.
         server: id or address.
-        now: when, with its zone.
-        shown: makes a monitor's name what is shown for it; a line break in one would make two lines of an explanation.
+        now: time of the review, with its zone.
+        shown: converts a monitor's name for display; a line break in a name would split a line of the explanation.
 
     Raises:
-        OperatorError: there is no such server, or its own row is broken.
+        OperatorError: there is no such server, or its own row is invalid.
     """
     from runtime.db.engine import reading
     from runtime.db.system_settings import PoolSettingsReader
@@ -103,9 +105,9 @@ def simulated(engine: "Engine", server: str, now: datetime, *, shown: Callable[[
     with reading(engine) as connection:
         found = read_inputs(connection, [server_id], now).get(server_id)
     if found is None:
-        raise OperatorError(f"server {server!r}: there is none any more")
+        raise OperatorError(f"server {server!r}: no longer exists")
     if found.deleted(now):
-        raise OperatorError(f"server {found.ip} (id {server_id}): is deleted, nobody is assigned to it")
+        raise OperatorError(f"server {found.ip} (id {server_id}): is deleted; no monitor is assigned to it")
     try:
         named = [msgspec.structs.replace(monitor, name=shown(monitor.name)) for monitor in found.monitors]
         return judge(replace(found, monitors=named), settings, now)

@@ -1,4 +1,4 @@
-"""``ntppool-monitor servers``: what is measured."""
+"""Define ``ntppool-monitor servers``: manage the servers to measure."""
 
 from typing import Annotated
 
@@ -19,8 +19,8 @@ _SERVER = typer.Argument(metavar="SERVER", help="Id or address.")
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands to ``app``."""
-    group = typer.Typer(help="Servers: what is measured.", no_args_is_help=True)
+    """Add the commands to ``app``."""
+    group = typer.Typer(help="Manage the servers to measure.", no_args_is_help=True)
     app.add_typer(group, name="servers")
     _register_views(group)
     _register_changes(group)
@@ -30,10 +30,10 @@ def _register_views(group: typer.Typer) -> None:
     @group.command("list")
     def list_(
         context: typer.Context,
-        all_: Annotated[bool, typer.Option("--all", help="Also those to be deleted.")] = False,
+        all_: Annotated[bool, typer.Option("--all", help="Include those to be deleted.")] = False,
         as_json: Annotated[bool, JSON_OPTION] = False,
     ) -> None:
-        """Lists the servers with their scores."""
+        """List the servers with their scores."""
         from ops.servers import list_servers
         from runtime.db.engine import reading
 
@@ -47,7 +47,7 @@ def _register_views(group: typer.Typer) -> None:
         server: Annotated[str, _SERVER],
         as_json: Annotated[bool, JSON_OPTION] = False,
     ) -> None:
-        """Shows a server and its monitors."""
+        """Show a server and its monitors."""
         from ops.servers import find_server, monitors_of, show_server
         from runtime.db.engine import reading
 
@@ -69,9 +69,9 @@ def _register_views(group: typer.Typer) -> None:
         limit: Annotated[int, LIMIT_OPTION] = 50,
         as_json: Annotated[bool, JSON_OPTION] = False,
     ) -> None:
-        """Says when and why its monitors came and left, and when its score crossed 10.
+        """Show when and why its monitors changed, and when its score crossed 10.
 
-        The newest is the last. What was decided is kept for 90 days, scores for as long as log_scores.
+        The newest entry comes last. Changes of monitors are kept for 90 days, scores as long as log_scores.
         """
         from ops.history import SERVER_COLUMNS, server_history
         from ops.servers import find_server
@@ -88,13 +88,13 @@ def _register_changes(group: typer.Typer) -> None:
     def add(
         context: typer.Context,
         address: Annotated[str, typer.Argument(metavar="ADDRESS", help="IPv4 or IPv6.")],
-        hostname: Annotated[str | None, typer.Option(metavar="NAME", help="Of its host.")] = None,
+        hostname: Annotated[str | None, typer.Option(metavar="NAME", help="Name of its host.")] = None,
         account: Annotated[
             str | None, typer.Option(metavar="ACCOUNT", help="Id, token, slug or name of its owner.")
         ] = None,
-        port: Annotated[int | None, typer.Option(metavar="PORT", help="Other than 123 in devel only.")] = None,
+        port: Annotated[int | None, typer.Option(metavar="PORT", help="NTP port; must be 123 outside devel.")] = None,
     ) -> None:
-        """Adds a server, or takes back its deletion."""
+        """Add a server, or revert its deletion."""
         from ops.servers import add_server, new_server
         from runtime.db.engine import transaction, utc_now
 
@@ -108,15 +108,15 @@ def _register_changes(group: typer.Typer) -> None:
     def set_(
         context: typer.Context,
         server: Annotated[str, _SERVER],
-        hostname: Annotated[str | None, typer.Option(metavar="NAME", help="Of its host.")] = None,
+        hostname: Annotated[str | None, typer.Option(metavar="NAME", help="Name of its host.")] = None,
         account: Annotated[
             str | None, typer.Option(metavar="ACCOUNT", help="Id, token, slug or name of its owner.")
         ] = None,
         unset: Annotated[
-            list[str] | None, typer.Option(metavar="OPTION", help="Empties it: hostname, account; may be given again.")
+            list[str] | None, typer.Option(metavar="OPTION", help="Clear a value: hostname, account; repeatable.")
         ] = None,
     ) -> None:
-        """Changes what the pool says of a server."""
+        """Change the pool's data about a server."""
         from ops.servers import server_change, set_server
         from runtime.db.engine import transaction, utc_now
 
@@ -134,12 +134,12 @@ def _register_changes(group: typer.Typer) -> None:
         context: typer.Context,
         server: Annotated[str, _SERVER],
         on: Annotated[
-            str | None, typer.Option(metavar="DATE", help="From this day on, in UTC; default: today.")
+            str | None, typer.Option(metavar="DATE", help="First day without measurements, in UTC; default: today.")
         ] = None,
     ) -> None:
-        """Ends the measuring of a server.
+        """Stop measuring a server.
 
-        What was measured stays; 'servers add' takes the deletion back.
+        Its results stay; 'servers add' reverts the deletion.
         """
         from ops.servers import delete_server
         from runtime.db.engine import transaction

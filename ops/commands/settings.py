@@ -1,4 +1,4 @@
-"""``ntppool-monitor settings``: what the workers read from the ledger while they run."""
+"""Define ``ntppool-monitor settings``: manage the settings that workers read from the ledger while they run."""
 
 from typing import Annotated
 
@@ -7,12 +7,12 @@ import typer
 from ops.context import JSON_OPTION, globals_of, open_ledger
 from ops.output import write, write_json
 
-_SETTING = typer.Argument(metavar="SETTING", help="Such as monitors.interval_active.")
+_SETTING = typer.Argument(metavar="SETTING", help="Name, such as monitors.interval_active.")
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands to ``app``."""
-    group = typer.Typer(help="Settings that running workers follow.", no_args_is_help=True)
+    """Add the commands to ``app``."""
+    group = typer.Typer(help="Manage the settings of running workers.", no_args_is_help=True)
     app.add_typer(group, name="settings")
 
     @group.command()
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
         setting: Annotated[str | None, _SETTING] = None,
         as_json: Annotated[bool, JSON_OPTION] = False,
     ) -> None:
-        """Shows all settings, or one: value, meaning, bounds, default."""
+        """Show all settings, or one: value, meaning, bounds, default."""
         from ops.settings import find_setting, setting_lines, show_settings
         from runtime.db.engine import reading
 
@@ -38,9 +38,9 @@ def register(app: typer.Typer) -> None:
     def set_(
         context: typer.Context,
         setting: Annotated[str, _SETTING],
-        value: Annotated[str, typer.Argument(metavar="VALUE", help="Such as 9m, or 7.")],
+        value: Annotated[str, typer.Argument(metavar="VALUE", help="Value, such as 9m or 7.")],
     ) -> None:
-        """Changes a setting; workers see it within a minute."""
+        """Change a setting; workers apply it within a minute."""
         from ops.settings import as_given, find_setting, set_setting
         from runtime.db.engine import transaction, utc_now
 
@@ -51,9 +51,9 @@ def register(app: typer.Typer) -> None:
 
     @group.command()
     def reset(context: typer.Context, setting: Annotated[str, _SETTING]) -> None:
-        """Gives a setting its default again.
+        """Reset a setting to its default.
 
-        Or all of a key, such as monitors, also where its row is broken.
+        Or reset all settings of a key, such as monitors, even if its row is invalid.
         """
         from ops.settings import find_setting, reset_key, reset_setting
         from runtime.db.engine import transaction

@@ -1,4 +1,4 @@
-"""``ntppool-monitor token``: a token for the broker, on stdout and nowhere else."""
+"""Define ``ntppool-monitor token``: print a token for the broker to stdout, and nowhere else."""
 
 import re
 from datetime import timedelta
@@ -15,29 +15,33 @@ if TYPE_CHECKING:
     from auth.tokens import Role
 
 ROLES: Final = ("monitor", "server", "observer", "admin", "exporter")
-"""The names of :class:`auth.tokens.Role`, for the help."""
+"""The names of :class:`auth.tokens.Role`, for the help text."""
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"(\d{1,9})([smhd]?)")
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the command to ``app``."""
+    """Add the command to ``app``."""
 
     @app.command()
     def token(
         context: typer.Context,
         role: Annotated[str, typer.Argument(metavar="ROLE", help=", ".join(ROLES))],
-        name: Annotated[str, typer.Argument(metavar="NAME", help="Whose: the user name at the broker.")],
-        env: Annotated[str | None, typer.Option("-e", "--env", metavar="ENV", help="Same as the global one.")] = None,
+        name: Annotated[str, typer.Argument(metavar="NAME", help="User name at the broker.")],
+        env: Annotated[
+            str | None, typer.Option("-e", "--env", metavar="ENV", help="Same as the global option.")
+        ] = None,
         lifetime: Annotated[
             str | None,
-            typer.Option(metavar="TIME", help="Such as 90s, 10m, 2h, 7d; at most, and by default, the role's."),
+            typer.Option(
+                metavar="TIME", help="Lifetime, such as 90s, 10m, 2h, 7d; maximum and default depend on the role."
+            ),
         ] = None,
     ) -> None:
-        """Prints a token for the broker.
+        """Print a token for the broker.
 
-        It lets NAME in as a ROLE, for as long as the role may: an admin 5 minutes, a monitor 6 hours. A token is good
-        for one environment, which must be named.
+        The token lets NAME log in as a ROLE, for the lifetime of that role: an admin 5 minutes, a monitor 6 hours. It
+        is valid for one environment, which must be named.
         """
         from auth.settings import signing_key
         from auth.tokens import check_name, permissions, sign
@@ -47,7 +51,7 @@ def register(app: typer.Typer) -> None:
         if given.env_named_by is None:
             raise UsageError(
                 f"environment: must be named with --env ({', '.join(ENVIRONMENTS)}) or DEPLOYMENT_MODE; "
-                "a token is good for one of them only"
+                "a token is valid for one of them only"
             )
         settings = given.for_a_person()
         wanted = parse_role(role)
@@ -59,10 +63,10 @@ def register(app: typer.Typer) -> None:
 
 
 def parse_role(text: str) -> "Role":
-    """The role called ``text``.
+    """Return the role called ``text``.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such role.
     """
     from auth.tokens import Role
 
@@ -73,10 +77,10 @@ def parse_role(text: str) -> "Role":
 
 
 def parse_lifetime(text: str | None, longest: timedelta) -> timedelta:
-    """The time that ``text`` says, ``longest`` without a text.
+    """Parse a lifetime; return ``longest`` if ``text`` is ``None``.
 
     Raises:
-        UsageError: it says none, or one that is too long.
+        UsageError: it is invalid or too long.
     """
     if text is None:
         return longest
@@ -84,6 +88,6 @@ def parse_lifetime(text: str | None, longest: timedelta) -> timedelta:
     seconds = int(match[1]) * _UNITS[match[2]] if match else 0
     if not 1 <= seconds <= longest.total_seconds():
         raise UsageError(
-            f"--lifetime {text!r}: must be such as 90s, 10m, 2h or 7d, and at most {longest} for this role"
+            f"--lifetime {text!r}: must be a time such as 90s, 10m, 2h or 7d, at most {longest} for this role"
         )
     return timedelta(seconds=seconds)

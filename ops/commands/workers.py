@@ -1,4 +1,4 @@
-"""``ntppool-monitor ingest`` and ``scorer``: the workers, each until it is told to stop."""
+"""Define ``ntppool-monitor ingest`` and ``scorer``, which run a worker until it is stopped."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -15,13 +15,13 @@ log = logging.getLogger(__name__)
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands to ``app``."""
+    """Add the commands to ``app``."""
 
     @app.command()
     def ingest(context: typer.Context) -> None:
-        """Takes results and presence into the ledger.
+        """Store results and presence in the ledger.
 
-        Any number may run; they share the work.
+        Any number of them may run; they share the work.
         """
         from ingest.worker import start
 
@@ -29,9 +29,9 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def scorer(context: typer.Context) -> None:
-        """Keeps the servers' scores.
+        """Compute the scores of the servers.
 
-        Any number may run; they share the work.
+        Any number of them may run; they share the work.
         """
         from scorer.worker import start
 
@@ -39,11 +39,11 @@ def register(app: typer.Typer) -> None:
 
 
 def run_service(given: Globals, service: str, start: "Start") -> None:
-    """Runs a worker until SIGTERM or SIGINT.
+    """Run a worker until SIGTERM or SIGINT.
 
     Raises:
-        ConfigurationError: a setting is wrong, or the database lacks migrations.
-        OperatorError: it ended by an error.
+        ConfigurationError: a setting is invalid, or the database lacks migrations.
+        OperatorError: the worker failed.
     """
     from sqlalchemy.exc import DBAPIError
 
@@ -60,6 +60,6 @@ def run_service(given: Globals, service: str, start: "Start") -> None:
         error = leaf_of(group)
         if isinstance(error, DBAPIError):
             raise OperatorError(f"database {place_of(settings.database_url())}: {error.orig}") from None
-        # A defect of ours: those who are to mend it need to know where.
-        log.error("%s ended by an error of its own", service, exc_info=group)
-        raise OperatorError(f"{service}: ended by an error of its own: {type(error).__name__}: {error}") from None
+        # This is a defect of ours: log the traceback for those who fix it.
+        log.error("%s failed with an unexpected error", service, exc_info=group)
+        raise OperatorError(f"{service}: failed with an unexpected error: {type(error).__name__}: {error}") from None

@@ -1,1 +1,1 @@
-"""The description of all topics and payloads as AsyncAPI 3.0."""
+"""Describe all topics and payloads as AsyncAPI 3.0."""

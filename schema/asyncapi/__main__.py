@@ -1,4 +1,5 @@
-"""``python -m schema.asyncapi > schema/asyncapi.yaml``, after a change of messages or channels."""
+"""Write the description: run ``python -m schema.asyncapi > schema/asyncapi.yaml`` after a change of messages or
+channels."""
 
 import sys
 

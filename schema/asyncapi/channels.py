@@ -1,6 +1,6 @@
-"""Every channel of the system in one table: its topic, who says what to whom there, and an example of it.
+"""List every channel of the system in one table: its topic, senders, receivers, and examples.
 
-``schema/asyncapi.yaml`` is made from this table, and ``docs/topics.md`` is held to it.
+``schema/asyncapi.yaml`` is generated from this table, and a test compares ``docs/topics.md`` with it.
 """
 
 from collections.abc import Mapping
@@ -15,18 +15,18 @@ from schema.names import ENVIRONMENTS, IP_VERSIONS, Environment, IpVersion
 from schema.topics import Topics
 
 PARAMETERS: Final = {
-    "env": "Environment. Nothing crosses from one to another.",
-    "name": "Full name of a monitor, <short>.<env>.<domain>. The broker makes sure that it is the sender's own.",
+    "env": "Environment. No message crosses from one to another.",
+    "name": "Full name of a monitor, <short>.<env>.<domain>. The broker ensures that it is the sender's own.",
     "ipv": "Protocol.",
     "server_id": "Id of an NTP server, as in the table servers.",
-    "check": "What is asked for.",
-    "id": "The id of the request that is answered, or what the sender of an order chose.",
-    "service": "A worker. Every process of that service gets the order.",
-    "operator": "Who ordered.",
-    "order": "What the sender chose, to tell answers apart.",
+    "check": "The requested information.",
+    "id": "The id of the answered request, or a value chosen by the sender of a control command.",
+    "service": "A worker. Every process of that service receives the command.",
+    "operator": "The sender of the control command.",
+    "order": "A value chosen by the sender, to tell answers apart.",
     "client_id": "The client id of a session.",
 }
-"""Every part of a topic that varies, and what it means."""
+"""Every variable part of a topic, and its meaning."""
 
 VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "env": ENVIRONMENTS,
@@ -34,7 +34,7 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "check": ("ntp", "metrics"),
     "service": ("ingest", "scorer", "selector"),
 }
-"""The parts of a topic that have a few values only."""
+"""The variable parts of a topic that have only a few values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,18 +46,18 @@ class Channel:
     senders: tuple[str, ...]
     receivers: tuple[str, ...]
     examples: tuple[Message, ...] = ()
-    """One of each message that may be here; none: the payload is empty."""
+    """One of each message that may be published here; none if the payload is empty."""
     description: str
     qos: int = 1
-    """1: arrives, perhaps twice; 0: arrives perhaps."""
+    """1: arrives at least once; 0: arrives at most once."""
     retained: bool = False
     expiry: timedelta | None = None
     may_be_empty: bool = False
-    """An empty payload removes what is retained."""
+    """An empty payload removes the retained message."""
     correlation: str | None = None
-    """What the MQTT 5 correlation data holds."""
+    """Content of the MQTT 5 correlation data."""
     answered_on: str | None = None
-    """Key of the channel where the answer comes, when the MQTT 5 response topic asks for one."""
+    """Key of the channel of the answer, if the MQTT 5 response topic asks for one."""
     user_properties: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -70,7 +70,7 @@ _SCORER: Final = ("scorer",)
 _SELECTOR: Final = ("selector",)
 _OPERATOR: Final = ("operator",)
 _WORKERS: Final = ("ingest", "scorer", "selector")
-_SENDER: Final = {"sender": "Name of who ordered. The broker puts it there, and removes what a client wrote."}
+_SENDER: Final = {"sender": "Name of the sender. The broker sets it, and removes any value that the client sent."}
 _TRACE: Final = {"traceparent": "W3C trace context, when there is one."}
 
 CHANNELS: Final = (
@@ -80,8 +80,8 @@ CHANNELS: Final = (
         senders=_AGENT,
         receivers=("ingest", "selector", "operator"),
         examples=(examples.STATUS, examples.OLDER_STATUS),
-        description="Presence of an agent: when something changes, and every 5 minutes. Its last will, 30 s after it "
-        "vanished, says online false. Agents of the former kind say less, with other names.",
+        description="Presence of an agent, published on every change and every 5 minutes. Its last will, 30 s after it "
+        "vanished, has online false. Older agents publish fewer fields under other names.",
         retained=True,
         expiry=STATUS_EXPIRY,
     ),
@@ -90,7 +90,7 @@ CHANNELS: Final = (
         address=_T.api_test("{name}"),
         senders=_AGENT,
         receivers=_OPERATOR,
-        description="Published by the agent's connection test, to see that it may.",
+        description="Published by the agent's connection test, to verify its permission.",
     ),
     Channel(
         key="config",
@@ -98,7 +98,7 @@ CHANNELS: Final = (
         senders=_SELECTOR,
         receivers=_AGENT,
         examples=(examples.CONFIG,),
-        description="All settings of an agent that the pool decides.",
+        description="All settings of an agent that the pool controls.",
         retained=True,
         may_be_empty=True,
     ),
@@ -108,8 +108,8 @@ CHANNELS: Final = (
         senders=_SELECTOR,
         receivers=_AGENT,
         examples=(examples.ASSIGNMENT,),
-        description="One server that the agent measures on one protocol. With a new session the agent starts from an "
-        "empty set and takes what arrives.",
+        description="One server that the agent measures over one protocol. With a new session the agent starts from an "
+        "empty set and adds what arrives.",
         retained=True,
         may_be_empty=True,
     ),
@@ -119,8 +119,8 @@ CHANNELS: Final = (
         senders=_AGENT,
         receivers=_INGEST,
         examples=(examples.BATCH,),
-        description="A batch of results, sent again until it is acknowledged. The workers of ingest share them.",
-        correlation="The id of the batch: so ingest can answer also what it cannot decode.",
+        description="A batch of results, published again until it is acknowledged. The ingest workers share them.",
+        correlation="The id of the batch, so that ingest can answer even an undecodable batch.",
         user_properties=_TRACE,
     ),
     Channel(
@@ -129,7 +129,7 @@ CHANNELS: Final = (
         senders=_INGEST,
         receivers=_AGENT,
         examples=(examples.COMMITTED, examples.REFUSED),
-        description="What became of a batch: in the ledger, or refused for good. Neither is to be sent again.",
+        description="The outcome of a batch: in the ledger, or refused for good. Neither must be published again.",
         correlation="The id of the batch.",
         user_properties=_TRACE,
     ),
@@ -139,7 +139,7 @@ CHANNELS: Final = (
         senders=_OPERATOR,
         receivers=_AGENT,
         examples=(examples.REQUEST,),
-        description="An ad hoc request: measure this address now (ntp), or tell your metrics (metrics).",
+        description="An ad hoc request: measure this address now (ntp), or return the metrics (metrics).",
         qos=0,
         answered_on="data",
     ),
@@ -149,9 +149,9 @@ CHANNELS: Final = (
         senders=_AGENT,
         receivers=_OPERATOR,
         examples=(examples.ANSWER, examples.PAUSED),
-        description="An agent's answer to an ad hoc request (QoS 0) or to an order (QoS 1).",
+        description="An agent's answer to an ad hoc request (QoS 0) or to a control command (QoS 1).",
         qos=0,
-        correlation="As in what is answered.",
+        correlation="As in the answered message.",
     ),
     Channel(
         key="monitorControl",
@@ -159,8 +159,8 @@ CHANNELS: Final = (
         senders=_OPERATOR,
         receivers=_AGENT,
         examples=(examples.PAUSE,),
-        description="An order to an agent: ping, status, log-level, recheck, pause, resume, reload. It may answer on "
-        "its data topics only.",
+        description="A control command to an agent: ping, status, log-level, recheck, pause, resume, reload. It "
+        "answers on its data topics only.",
         answered_on="data",
         user_properties=_SENDER,
     ),
@@ -170,8 +170,8 @@ CHANNELS: Final = (
         senders=_OPERATOR,
         receivers=_WORKERS,
         examples=(examples.RESCORE,),
-        description="An order to all workers of a service: ping, status, log-level; ingest pause, resume; scorer "
-        "rescore; selector review, pause, resume.",
+        description="A control command to all workers of a service: ping, status, log-level; ingest pause, resume; "
+        "scorer rescore; selector review, pause, resume.",
         answered_on="answers",
         user_properties=_SENDER,
     ),
@@ -181,9 +181,9 @@ CHANNELS: Final = (
         senders=_WORKERS,
         receivers=_OPERATOR,
         examples=(examples.RESCORED,),
-        description="What became of an order, from each worker that got it. Any response topic of the environment will "
-        "do; this is the one that our own tools use.",
-        correlation="As in the order.",
+        description="The outcome of a control command, from each worker that received it. Any response topic of the "
+        "environment is allowed; our own tools use this one.",
+        correlation="As in the control command.",
     ),
     Channel(
         key="resultEvents",
@@ -191,8 +191,8 @@ CHANNELS: Final = (
         senders=_INGEST,
         receivers=_OPERATOR,
         examples=(examples.RESULT_STORED,),
-        description="Live stream: a result was committed. At most one a server and second, and the first thing dropped "
-        "under load.",
+        description="Live stream: a result was committed. At most one per server and second, and the first to be "
+        "dropped under load.",
         qos=0,
     ),
     Channel(
@@ -201,7 +201,7 @@ CHANNELS: Final = (
         senders=_SCORER,
         receivers=_OPERATOR,
         examples=(examples.SCORE_COMPUTED,),
-        description="Live stream: a server's score was computed. At most one a server and second.",
+        description="Live stream: a server's score was computed. At most one per server and second.",
         qos=0,
     ),
     Channel(
@@ -210,7 +210,7 @@ CHANNELS: Final = (
         senders=_SELECTOR,
         receivers=_OPERATOR,
         examples=(examples.ASSIGNMENT_CHANGED,),
-        description="Live stream: the selector moved a monitor of a server. At most one a server and second.",
+        description="Live stream: the selector changed the status of a pair. At most one per server and second.",
         qos=0,
     ),
     Channel(
@@ -219,7 +219,7 @@ CHANNELS: Final = (
         senders=_INGEST,
         receivers=_OPERATOR,
         examples=(examples.MESSAGE_REJECTED,),
-        description="Live stream: a message could not be decoded. At most one a second; all of them are in the table "
+        description="Live stream: a message could not be decoded. At most one per second; all of them are in the table "
         "rejected_messages.",
         qos=0,
     ),
@@ -228,7 +228,7 @@ CHANNELS: Final = (
         address=_T.echo("{client_id}"),
         senders=("selector", "operator"),
         receivers=("selector", "operator"),
-        description="A session's word to itself: when it comes back, all that the broker had for it before has come.",
+        description="A message from a session to itself: when it returns, all earlier messages have arrived.",
     ),
 )
-"""All of them."""
+"""All channels."""

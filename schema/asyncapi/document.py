@@ -1,6 +1,6 @@
-"""Describes all topics and payloads as AsyncAPI 3.0, for those who write another agent, worker or watcher.
+"""Describe all topics and payloads as AsyncAPI 3.0, for authors of other agents, workers or tools.
 
-``python -m schema.asyncapi.document > schema/asyncapi.yaml`` after a change of messages or channels.
+Run ``python -m schema.asyncapi > schema/asyncapi.yaml`` after a change of messages or channels.
 """
 
 import ast
@@ -21,22 +21,22 @@ _BINDING: Final = "0.2.0"
 """Version of the MQTT bindings: https://github.com/asyncapi/bindings/tree/master/mqtt"""
 
 _NOTHING: Final = "Nothing"
-"""Name of the message that has no payload."""
+"""Name of the message without a payload."""
 
 _INTRODUCTION: Final = """\
 Topics and payloads of the NTP Pool Monitor: MQTT 5, JSON.
 
-Every topic belongs to one environment. User name and token say who a client is, and the broker lets a monitor publish
-below its own name only; so the name in a topic is the sender's identity, and payloads hold none. Unknown fields are to
-be ignored, wrong types are refused. Times are RFC 3339 UTC with microseconds; offset, rtt, root_delay and
-root_dispersion are seconds, and a positive offset means that the server's clock is ahead.
+Every topic belongs to one environment. User name and token identify a client, and the broker lets a monitor publish
+below its own name only; so the name in a topic is the sender's identity, and payloads contain none. Ignore unknown
+fields; wrong types are refused. Times are RFC 3339 UTC with microseconds; offset, rtt, root_delay and root_dispersion
+are seconds, and a positive offset means that the server's clock is ahead.
 
-An operation is named after the process that does it; that process is also its tag.
+An operation is named after the process that performs it; that process is also its tag.
 """
 
 
 def document() -> dict[str, Any]:
-    """The description."""
+    """Return the description."""
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -65,7 +65,7 @@ def _server() -> dict[str, Any]:
         "host": "{host}:8883",
         "protocol": "secure-mqtt",
         "protocolVersion": "5",
-        "variables": {"host": {"description": "Where the pool's broker is."}},
+        "variables": {"host": {"description": "Host name of the pool's broker."}},
         "security": [{"$ref": "#/components/securitySchemes/token"}],
     }
 
@@ -114,7 +114,7 @@ def _operation_binding(channel: Channel) -> dict[str, Any]:
 
 
 def _messages() -> dict[str, Any]:
-    """All messages by name; one that several channels carry has the examples of each."""
+    """Return all messages by name; one that is used in several channels has the examples of each."""
     found: dict[str, dict[str, Any]] = {}
     for channel in CHANNELS:
         for example in channel.examples:
@@ -148,12 +148,15 @@ def _message_binding(channel: Channel) -> dict[str, Any]:
     if channel.correlation is not None:
         binding["correlationData"] = {"type": "string", "description": channel.correlation}
     if channel.answered_on is not None:
-        binding["responseTopic"] = {"type": "string", "description": "Where to answer; without it there is no answer."}
+        binding["responseTopic"] = {
+            "type": "string",
+            "description": "Topic for the answer; without it there is no answer.",
+        }
     return binding
 
 
 def _schemas() -> dict[str, Any]:
-    """Of all payloads, with what the code says about each field."""
+    """Return the schemas of all payloads, with the description of each field from the code."""
     types = [value for value in vars(messages).values() if isinstance(value, type) and issubclass(value, Message)]
     used: Sequence[type] = [found for found in types if found is not Message]
     _, schemas = msgspec.json.schema_components(used, ref_template="#/components/schemas/{name}")
@@ -169,7 +172,7 @@ def _schemas() -> dict[str, Any]:
 
 
 def _field_descriptions() -> Mapping[str, Mapping[str, str]]:
-    """Class name to field to the string below it in the source, in one line."""
+    """Return the docstring of each field, by class and field name, in one line."""
     found: dict[str, dict[str, str]] = {}
     for node in ast.parse(inspect.getsource(messages)).body:
         if isinstance(node, ast.ClassDef):
@@ -184,21 +187,20 @@ def _field_descriptions() -> Mapping[str, Mapping[str, str]]:
 
 
 def _plain(text: str) -> str:
-    """Without the markup of docstrings."""
+    """Remove the markup of docstrings."""
     return re.sub(r":\w+:`([^`]*)`", r"\1", " ".join(text.split())).replace("``", "")
 
 
 def as_yaml(described: Mapping[str, Any]) -> str:
-    """The description as the file has it."""
+    """Return the description as YAML, as stored in the file."""
     text: str = yaml.dump(dict(described), sort_keys=False, allow_unicode=True, width=120, Dumper=_Dumper)
     return (
-        "# Made by 'python -m schema.asyncapi'; change schema/asyncapi/channels.py or schema/messages.py instead.\n"
-        + text
+        "# Generated by 'python -m schema.asyncapi'; edit schema/asyncapi/channels.py or schema/messages.py.\n" + text
     )
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes everything out: anchors save lines and cost understanding."""
+    """Write everything out: anchors save lines but are hard to read."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""One example of every message, as it might be seen on the wire: for the description, the documents and their tests."""
+"""Provide one example of every message, as seen on the wire, for the description, the documents and their tests."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -70,7 +70,7 @@ STATUS: Final = Status(
             status="active", probing=True, assignments=1, assignments_hash="d5e3a6a43a2e22d7a0e8c3f53b1c1f0e"
         ),
         "v6": ProtocolState(
-            status="paused", probing=False, assignments=0, assignments_hash="0" * 32, why_not="the pool has it paused"
+            status="paused", probing=False, assignments=0, assignments_hash="0" * 32, why_not="status is paused"
         ),
     },
     spool=SpoolState(batches=1, bytes=812),

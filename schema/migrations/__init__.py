@@ -1,1 +1,1 @@
-"""Alembic's migrations, oldest first by number. Each can run again after it was cut off half-way."""
+"""Alembic's migrations, numbered from the oldest. Each can run again after an interruption."""

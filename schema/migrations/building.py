@@ -1,6 +1,6 @@
-"""Building tables so that a migration which was cut off is finished by the next run.
+"""Create tables in such a way that the next run completes an interrupted migration.
 
-MySQL commits every statement of a migration by itself: a table may be there without its indexes, or some of them.
+MySQL commits every statement of a migration separately: a table may exist without some of its indexes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,16 +20,16 @@ from schema.tables.pool import TABLE_OPTIONS
 def create_table(
     name: str, *parts: sa.Column[Any] | sa.Constraint, indexes: Mapping[str, Sequence[str]] | None = None
 ) -> None:
-    """Creates a table of ours, or what is missing of it; ``indexes`` are the columns of each."""
+    """Create a table of ours, or its missing parts; ``indexes`` are the columns of each index."""
     _make(lambda: sa.inspect(op.get_bind()).has_table(name), partial(op.create_table, name, *parts, **TABLE_OPTIONS))
     for index, columns in (indexes or {}).items():
         create_index(index, name, columns)
 
 
 def create_index(name: str, table: str, columns: Sequence[str]) -> None:
-    """Creates an index, unless there is one of that name."""
+    """Create an index, unless one of that name exists."""
 
-    # MySQL knows no CREATE INDEX IF NOT EXISTS.
+    # MySQL has no CREATE INDEX IF NOT EXISTS.
     def is_there() -> bool:
         return name in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}
 
@@ -37,7 +37,7 @@ def create_index(name: str, table: str, columns: Sequence[str]) -> None:
 
 
 def add_column(table: str, column: sa.Column[Any]) -> None:
-    """Adds a column, unless there is one of that name."""
+    """Add a column, unless one of that name exists."""
 
     def is_there() -> bool:
         return column.name in {present["name"] for present in sa.inspect(op.get_bind()).get_columns(table)}
@@ -46,9 +46,9 @@ def add_column(table: str, column: sa.Column[Any]) -> None:
 
 
 def _make(is_there: Callable[[], bool], make: Callable[[], object]) -> None:
-    """Makes what is not there, or lets an earlier run make it.
+    """Create a missing object, or let an earlier run create it.
 
-    A server goes on with the statement of a run that was killed. Ours then waits for it, and finds that it was done.
+    A server continues the statement of a run that was killed. Ours then waits for it, and finds that it is done.
     """
     if is_there():
         return
@@ -60,7 +60,7 @@ def _make(is_there: Callable[[], bool], make: Callable[[], object]) -> None:
 
 
 def record_origin(bind: Connection, *, adopted: bool) -> None:
-    """Records once whether the ledger held rows of the pool when it became ours."""
+    """Record once whether the ledger held rows of the pool when we adopted it."""
     create_table(
         "ledger_origin",
         sa.Column("id", int_u(), primary_key=True, autoincrement=False),
@@ -74,14 +74,14 @@ def record_origin(bind: Connection, *, adopted: bool) -> None:
 
 
 def has_rows(bind: Connection, name: str) -> bool:
-    """Whether there is anything in the table."""
+    """Return whether the table has any rows."""
     return bind.execute(sa.select(sa.literal(1)).select_from(sa.table(name)).limit(1)).first() is not None
 
 
 def finish_empty_table(bind: Connection, table: sa.Table) -> None:
-    """Adds the indexes that ``table`` lacks, when it holds no row: then it may be one that we were creating.
+    """Add missing indexes to an empty ``table``, which may be one whose creation was interrupted.
 
-    A table with rows is not ours to change, and an index of the same columns under another name is as good.
+    A table with rows is not ours to change, and an index of the same columns under another name is equivalent.
     """
     if has_rows(bind, table.name):
         return

@@ -1,4 +1,4 @@
-"""Runs the migrations on the connection that :mod:`runtime.db.migrate` hands over."""
+"""Run the migrations on the connection that :mod:`runtime.db.migrate` passes."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""The pool's tables and our own beside them, in one metadata for queries and migrations."""
+"""Define the pool's tables and our own, in one metadata for queries and migrations."""
 
 from schema.tables.own import (
     assignment_changes,

@@ -1,4 +1,4 @@
-"""Column types and defaults that MySQL, MariaDB and SQLite must each spell in their own way."""
+"""Define column types and defaults that differ between MySQL, MariaDB and SQLite."""
 
 from typing import Any
 
@@ -14,52 +14,52 @@ def _on_mysql(generic: TypeEngine[Any], own: TypeEngine[Any]) -> Any:
 
 
 def int_u() -> Any:
-    """``int unsigned``."""
+    """Return ``int unsigned``."""
     return _on_mysql(sa.Integer(), mysql.INTEGER(unsigned=True))
 
 
 def bigint_u() -> Any:
-    """``bigint unsigned``; on SQLite an integer, since only that increments by itself."""
+    """Return ``bigint unsigned``; on SQLite an integer, the only type with automatic increment."""
     return _on_mysql(sa.BigInteger(), mysql.BIGINT(unsigned=True)).with_variant(sa.Integer(), "sqlite")
 
 
 def bigint() -> Any:
-    """``bigint``; on SQLite an integer, since only that increments by itself."""
+    """Return ``bigint``; on SQLite an integer, the only type with automatic increment."""
     return sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def tinyint_u() -> Any:
-    """``tinyint unsigned``."""
+    """Return ``tinyint unsigned``."""
     return _on_mysql(sa.SmallInteger(), mysql.TINYINT(unsigned=True))
 
 
 def mediumint() -> Any:
-    """``mediumint``, signed."""
+    """Return ``mediumint``, signed."""
     return _on_mysql(sa.Integer(), mysql.MEDIUMINT())
 
 
 def boolean() -> Any:
-    """``tinyint(1)``."""
+    """Return ``tinyint(1)``."""
     return _on_mysql(sa.Boolean(), mysql.TINYINT(display_width=1))
 
 
 def datetime6() -> Any:
-    """``datetime(6)``: microseconds, UTC without a zone."""
+    """Return ``datetime(6)``: microseconds, UTC without a zone."""
     return _on_mysql(sa.DateTime(), mysql.DATETIME(fsp=6))
 
 
 def ulid() -> Any:
-    """26 characters compared byte by byte."""
+    """Return 26 characters that are compared byte by byte."""
     return _on_mysql(sa.String(26), mysql.CHAR(26, charset="ascii", collation="ascii_bin"))
 
 
 def text_bin(length: int) -> Any:
-    """A string compared byte by byte, as topics and hashes are."""
+    """Return a string that is compared byte by byte, for topics and hashes."""
     return _on_mysql(sa.String(length), mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"))
 
 
 class now_on_update(ColumnElement[Any]):
-    """Default of ``modified_on``: now, and on MySQL again at every update."""
+    """The default of ``modified_on``: the current time, and on MySQL also at every update."""
 
     inherit_cache = True
 
@@ -76,7 +76,7 @@ def _mysql_now(element: now_on_update, compiler: Any, **kw: Any) -> str:
 
 
 def modified_on(name: str = "modified_on") -> sa.Column[Any]:
-    """``timestamp``, now by default and on every update (on SQLite by SQLAlchemy, so only for its own updates)."""
+    """Return a ``timestamp`` column, set on insert and update (on SQLite by SQLAlchemy, so only by its updates)."""
     return sa.Column(
         name,
         _on_mysql(sa.DateTime(), mysql.TIMESTAMP()),
@@ -87,5 +87,5 @@ def modified_on(name: str = "modified_on") -> sa.Column[Any]:
 
 
 def blob(length: int) -> Any:
-    """Bytes, more than the 64 KiB less one that MySQL's ``blob`` holds."""
+    """Return a binary type for more than the 65 535 bytes of MySQL's ``blob``."""
     return _on_mysql(sa.LargeBinary(length), mysql.MEDIUMBLOB())

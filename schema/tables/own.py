@@ -1,7 +1,7 @@
-"""Our own tables beside the pool's, and all of them in one metadata for queries and migrations.
+"""Define our own tables beside the pool's, in the same metadata.
 
-Every decision can be rebuilt from here: what was received (``result_batches``, ``log_scores``), what waits
-(``scoring_queue``, ``servers_monitor_review``), and who moved whom (``assignment_changes``).
+Every decision can be reconstructed from them: received results (``result_batches``, ``log_scores``), pending work
+(``scoring_queue``, ``servers_monitor_review``), and changes of assignments (``assignment_changes``).
 """
 
 import sqlalchemy as sa
@@ -24,25 +24,25 @@ result_batches = sa.Table(
     Column("batch", ulid(), primary_key=True),
     Column("received_on", datetime6(), nullable=False),
     Column("stored", sa.Integer, nullable=False),
-    # JSON: the rejections that its ack named, to be named again when it is sent again; null when there were none.
+    # JSON: the rejections in its ack, repeated if the batch is sent again; null if there were none.
     Column("rejected", sa.Text),
     sa.Index("result_batches_received", "received_on"),
     **TABLE_OPTIONS,
 )
-"""Batches that were committed. The primary key is what keeps a batch from counting twice."""
+"""Committed batches. The primary key prevents a batch from counting twice."""
 
 scoring_queue = sa.Table(
     "scoring_queue",
     metadata,
     of_server(primary_key=True),
-    # When its score was last overtaken by a result; null when nothing waits.
+    # When a result last made its score outdated; null if no result is waiting.
     Column("due_on", datetime6()),
-    # How often results of it were stored: who reads results before locking the row sees whether they were all.
+    # Version counter of the server's results (optimistic locking): it reveals results stored since an unlocked read.
     Column("stored", bigint_u(), nullable=False, server_default="0"),
     sa.Index("scoring_queue_due", "due_on"),
     **TABLE_OPTIONS,
 )
-"""One row per server. Ingest locks it before it writes results of the server, the scorer before it writes its score."""
+"""One row per server. Ingest locks it before it writes results of the server, the scorer before it writes the score."""
 
 rejected_messages = sa.Table(
     "rejected_messages",
@@ -52,7 +52,7 @@ rejected_messages = sa.Table(
     Column("payload_hash", text_bin(64), nullable=False),
     Column("reason", sa.String(1000), nullable=False),
     Column("payload", blob(MAX_REJECTED_PAYLOAD), nullable=False),
-    # Of the whole payload, of which at most 64 KiB are kept.
+    # Size of the whole payload, of which at most 64 KiB are kept.
     Column("bytes", sa.Integer, nullable=False),
     Column("times", sa.Integer, nullable=False, server_default="1"),
     Column("first_seen", datetime6(), nullable=False),
@@ -61,16 +61,16 @@ rejected_messages = sa.Table(
     sa.Index("rejected_messages_seen", "last_seen"),
     **TABLE_OPTIONS,
 )
-"""What could not be decoded, for diagnosis."""
+"""Undecodable messages, for diagnosis."""
 
 monitor_presence = sa.Table(
     "monitor_presence",
     metadata,
     Column("tls_name", sa.String(255), primary_key=True),
     Column("online", boolean(), nullable=False),
-    # Since when it is online or offline without a break.
+    # Start of the current online or offline period.
     Column("since", datetime6(), nullable=False),
-    # When its last status arrived.
+    # Arrival of its last status.
     Column("seen", datetime6(), nullable=False),
     # JSON: the status message itself.
     Column("status", sa.Text, nullable=False),
@@ -85,7 +85,7 @@ assignment_changes = sa.Table(
     Column("id", bigint_u(), primary_key=True),
     of_server(),
     Column("monitor_id", int_u(), nullable=False),
-    # Null: the pair was made.
+    # Null: the pair was created.
     Column("before_status", sa.String(10)),
     Column("after_status", sa.String(10), nullable=False),
     Column("reason", sa.String(255), nullable=False),
@@ -95,7 +95,7 @@ assignment_changes = sa.Table(
     sa.Index("assignment_changes_on", "changed_on"),
     **TABLE_OPTIONS,
 )
-"""Every move of a monitor on a server, with the rule that made it."""
+"""Every status change of a pair, with the rule that made it."""
 
 selector_seen = sa.Table(
     "selector_seen",
@@ -104,23 +104,24 @@ selector_seen = sa.Table(
     Column("status", sa.String(10), nullable=False),
     Column("ip", sa.String(40)),
     Column("account_id", int_u()),
-    # Of its account: how many of its monitors a server may have.
+    # The account's limit of monitors per server.
     Column("per_server_limit", sa.String(20), nullable=False),
     Column("gone", boolean(), nullable=False),
     **TABLE_OPTIONS,
 )
-"""Every monitor as the selector last saw it. What differs now has changed, also while no selector was running."""
+"""The last known state of every monitor, by which the selector detects changes, even those made while it was not
+running."""
 
 ledger_origin = sa.Table(
     "ledger_origin",
     metadata,
     Column("id", int_u(), primary_key=True, autoincrement=False),
-    # Whether it held rows of the pool when it became ours.
+    # It held rows of the pool when we adopted it.
     Column("adopted", boolean(), nullable=False),
     Column("recorded_on", datetime6(), nullable=False),
     **TABLE_OPTIONS,
 )
-"""One row: where this ledger comes from. In an adopted one nothing of the pool's is removed unless somebody says so."""
+"""One row: the origin of this ledger. In an adopted one, the pool's rows are removed only after an explicit setting."""
 
-# How many pairs a monitor has in each status, and with which servers: asked of all monitors again and again.
+# For the frequent queries of all monitors' pairs by status.
 sa.Index("server_scores_monitor_status", server_scores.c.monitor_id, server_scores.c.status, server_scores.c.server_id)

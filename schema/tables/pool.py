@@ -1,7 +1,7 @@
-"""The pool's existing tables, column by column as its MySQL 8 database has them.
+"""Define the pool's existing tables, column by column as in its MySQL 8 database.
 
-They are a contract with programs that are not ours: names, types, keys and defaults stay as they are. Times are UTC
-without a zone. JSON lives in text columns; its keys are named beside them.
+They are a contract with programs that are not ours: names, types, keys and defaults must not change. Times are UTC
+without a zone. JSON is stored in text columns; its keys are named beside them.
 """
 
 from typing import Any, Final
@@ -27,12 +27,12 @@ TABLE_OPTIONS: Final[dict[str, Any]] = {
     for dialect in ("mysql", "mariadb")
     for option, value in (("engine", "InnoDB"), ("charset", "utf8mb4"), ("row_format", "DYNAMIC"))
 }
-"""Of every table that we make. The row format is said, since a server's default may be one whose keys have at most 767
-bytes, less than names of 255 characters take (error 1709)."""
+"""Options of every table that we create. The row format is explicit, since a server's default may limit keys to 767
+bytes, too few for names of 255 characters (error 1709)."""
 
 
 def of_server(*, primary_key: bool = False) -> sa.Column[int]:
-    """``server_id`` of a table that hangs on a server and goes with it."""
+    """Return the ``server_id`` column of a table whose rows are deleted with their server."""
     return Column(
         "server_id",
         int_u(),
@@ -173,7 +173,7 @@ log_scores = sa.Table(
     "log_scores",
     metadata,
     Column("id", bigint_u(), primary_key=True),
-    Column("monitor_id", int_u(), sa.ForeignKey("monitors.id")),  # of a scorer's row: the scorer
+    Column("monitor_id", int_u(), sa.ForeignKey("monitors.id")),  # in a scorer's row: the scorer
     of_server(),
     Column("ts", sa.DateTime, nullable=False),
     Column("score", sa.Double, nullable=False, server_default="0"),
@@ -183,8 +183,8 @@ log_scores = sa.Table(
     # {"leap": int, "stratum": int, "no_response": bool, "error": str, "warning": str, "from_ls_id": int,
     #  "from_ss_id": int}
     Column("attributes", sa.Text),
-    # The pool's key (server_id, ts), widened: reviews add up 24 h of results, and scores need the newest ones, and both
-    # read this index alone. One with the first two columns beside it would cost each new row as much again.
+    # The pool's key (server_id, ts), extended: reviews sum up 24 h of results, scoring needs the newest ones, and both
+    # read only this index. A second index of the first two columns would double the cost of each new row.
     sa.Index("log_scores_review", "server_id", "ts", "monitor_id", "step", "rtt", "score"),
     sa.Index("log_scores_ts", "ts"),
     sa.Index("log_scores_monitor", "monitor_id"),
@@ -293,7 +293,7 @@ SELECT `id`, `account_id`, `type`,
 FROM `monitors`
 WHERE `tls_name` NOT LIKE '%.system'
 """
-"""The view of all monitors but the pseudo-monitors of settings."""
+"""The view of all monitors except the pseudo-monitors that hold settings."""
 
 NAMES: Final = frozenset(metadata.tables)
-"""The pool's tables, as far as this module is concerned: what is added to the metadata later is ours."""
+"""The pool's tables, as defined in this module: tables added to the metadata later are ours."""

@@ -99,7 +99,7 @@ def test_a_level_is_known_by_the_names_that_others_use(run: Run, ledger: str, le
         (["token", "admin", "a/b"], "name 'a/b'"),
         (["token", "monitor", "x.prod.example"], "belongs to prod, not to devel"),
         (["token", "admin", "me", "--lifetime", "1h"], "--lifetime '1h': must be"),
-        (["token", "admin", "me", "--lifetime", "soon"], "--lifetime 'soon': must be such as"),
+        (["token", "admin", "me", "--lifetime", "soon"], "--lifetime 'soon': must be a time such as"),
         (["token", "admin", "me", "--lifetime", "0s"], "--lifetime '0s'"),
         (["token", "admin", "me", "--env", "staging"], "DEPLOYMENT_MODE=staging"),
         (["control", "reporter", "ping"], "service 'reporter': must be one of ingest, scorer, selector"),
@@ -196,7 +196,7 @@ def test_files_that_do_not_fit_now_may_fit_soon(run: Run, ledger: str, service: 
     """In the middle of a renewal they do not; after exit code 2 systemd would not try again."""
     code, _, err = run(service, MQTT_CA_FILE="/etc/passwd")
     assert code == 1
-    assert "MQTT_CA_FILE=/etc/passwd: must be PEM files" in one_line(err)
+    assert "MQTT_CA_FILE=/etc/passwd: must be matching PEM files" in one_line(err)
 
 
 @pytest.mark.parametrize("command", [["monitors", "list"], ["db", "upgrade"], ["ingest"]])
@@ -218,13 +218,13 @@ def test_a_broker_that_does_not_answer_is_one_line(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["monitors", "show", "nobody"], "monitor 'nobody': there is none"),
-        (["monitors", "pause", "nlams1-a"], "monitor 'nlams1-a': may be any of"),
-        (["monitors", "resume", "nlams1-a/v6"], "is active; only what is paused can be resumed"),
-        (["servers", "show", "192.0.2.99"], "server '192.0.2.99': there is none"),
-        (["servers", "add", "192.0.2.1"], "server 192.0.2.1: is there already"),
+        (["monitors", "show", "nobody"], "monitor 'nobody': not found"),
+        (["monitors", "pause", "nlams1-a"], "monitor 'nlams1-a': is ambiguous"),
+        (["monitors", "resume", "nlams1-a/v6"], "is active; it can only be resumed when it is paused"),
+        (["servers", "show", "192.0.2.99"], "server '192.0.2.99': not found"),
+        (["servers", "add", "192.0.2.1"], "server 192.0.2.1: already exists"),
         (["servers", "add", "192.0.2.2", "--account", "nobody"], "account 'nobody'"),
-        (["selector", "simulate", "99"], "server '99': there is none"),
+        (["selector", "simulate", "99"], "server '99': not found"),
     ],
 )
 def test_what_is_not_there_is_named(run: Run, ledger: str, arguments: list[str], named: str) -> None:
@@ -290,7 +290,7 @@ def test_a_token_lives_as_long_as_was_asked_for(run: Run, role: str, lifetime: s
 def test_no_token_lives_longer_than_its_role_may(run: Run, role: str, lifetime: str) -> None:
     code, out, err = run("token", role, "me", "--lifetime", lifetime)
     assert (code, out) == (2, "")
-    assert f"--lifetime {lifetime!r}: must be such as" in one_line(err)
+    assert f"--lifetime {lifetime!r}: must be a time such as" in one_line(err)
 
 
 @pytest.mark.parametrize("version", ["0001", "9999"])
@@ -322,7 +322,8 @@ def test_a_command_says_on_which_environment_it_acts_when_nobody_named_it(
     code, _, err = run(*arguments, DEPLOYMENT_MODE=None)
     assert code == 0
     assert re.match(
-        "ntppool-monitor: environment (prod|test|devel): neither --env nor DEPLOYMENT_MODE names another\n", err
+        r"ntppool-monitor: environment (prod|test|devel) \(the default: neither --env nor DEPLOYMENT_MODE is set\)\n",
+        err,
     )
 
 
@@ -534,7 +535,7 @@ def test_a_server_is_made_and_changed_without_sql(run: Run, ledger: str) -> None
 
 def test_settings_are_set_shown_and_reset(run: Run, ledger: str) -> None:
     assert done(run("settings", "set", "monitors.interval_active", "8m")) == [
-        "monitors.interval_active: was 9m, is 8m; workers see it within a minute"
+        "monitors.interval_active: was 9m, is 8m; workers apply it within a minute"
     ]
     [shown] = as_json(run("settings", "show", "monitors.interval_active", "--json"))
     assert (shown["value"], shown["is_set"], shown["default"]) == ("8m", True, "9m")
@@ -594,27 +595,27 @@ def test_a_payload_goes_into_a_pipe_byte_by_byte(run: Run, ledger: str) -> None:
     [
         (["accounts", "add", "X", "--monitor-limit", "0"], 2, "--monitor-limit 0: must be 1 to 1000"),
         (["accounts", "set", "1"], 2, "accounts set: nothing to change"),
-        (["accounts", "show", "nobody"], 1, "account 'nobody': there is none"),
-        (["accounts", "set", "nobody", "--slug", "x"], 1, "account 'nobody': there is none"),
+        (["accounts", "show", "nobody"], 1, "account 'nobody': no account has that id"),
+        (["accounts", "set", "nobody", "--slug", "x"], 1, "account 'nobody': no account has that id"),
         (["monitors", "add", "short", "192.0.2.9"], 2, "monitor name 'short': must be <short>.<env>.<domain>"),
         (["monitors", "add", "a.prod.mon.example", "192.0.2.9"], 2, "belongs to prod, not to devel"),
         (["monitors", "add", "a.devel.mon.example", "here"], 2, "address 'here'"),
-        (["monitors", "add", "nlams1-a.devel.mon.example", "192.0.2.9"], 1, "is there already, with id 1"),
+        (["monitors", "add", "nlams1-a.devel.mon.example", "192.0.2.9"], 1, "already exists (id 1"),
         (["monitors", "add", "a.devel.mon.example", "192.0.2.9", "--account", "nobody"], 1, "account 'nobody'"),
         (["monitors", "set", "1"], 2, "monitors set: nothing to change"),
-        (["monitors", "set", "nlams1-a", "--samples", "3"], 1, "may be any of"),
+        (["monitors", "set", "nlams1-a", "--samples", "3"], 1, "is ambiguous"),
         (["monitors", "defaults", "v5"], 2, "protocol 'v5': must be one of v4, v6"),
-        (["monitors", "defaults", "v4", "--unset", "location"], 2, "--unset location: every monitor has its own"),
-        (["monitors", "history", "nobody"], 1, "monitor 'nobody': there is none"),
+        (["monitors", "defaults", "v4", "--unset", "location"], 2, "--unset location: has no default"),
+        (["monitors", "history", "nobody"], 1, "monitor 'nobody': not found"),
         (["monitors", "delete", "1"], 2, "give --yes"),
         (["servers", "set", "1"], 2, "servers set: nothing to change"),
-        (["servers", "set", "192.0.2.99", "--hostname", "x"], 1, "server '192.0.2.99': there is none"),
-        (["servers", "history", "192.0.2.99"], 1, "server '192.0.2.99': there is none"),
+        (["servers", "set", "192.0.2.99", "--hostname", "x"], 1, "server '192.0.2.99': not found"),
+        (["servers", "history", "192.0.2.99"], 1, "server '192.0.2.99': not found"),
         (["servers", "history", "1", "--since", "soon"], 2, "--since 'soon': must be a day"),
         (["settings", "set", "monitors.samples", "0"], 2, "monitors.samples: '0': must be a whole number, 1 to 10"),
         (["settings", "set", "monitor.samples", "3"], 2, "did you mean monitors.samples?"),
         (["settings", "reset", "clocks"], 2, "key 'clocks': must be one of monitors, scorer, selector"),
-        (["rejected", "show", "7"], 1, "message 7: there is none"),
+        (["rejected", "show", "7"], 1, "message 7: not found"),
         (["rejected", "show", "x"], 2, "ID"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -98,7 +98,7 @@ def statuses(ledger: str) -> list[str]:
 @pytest.mark.parametrize("answer", ["n", "", "no", "yesterday"])
 def test_nothing_is_deleted_without_a_yes(ledger: str, answer: str) -> None:
     code, shown = at_terminal(ledger, "monitors", "delete", "1", answer=answer)
-    assert "delete for good, in devel: uspao1-with-a-name-as-long-as-they-get/v4 (id 1), active?" in shown
+    assert "permanently delete in devel: uspao1-with-a-name-as-long-as-they-get/v4 (id 1), active?" in shown
     assert (code, "nothing was deleted" in shown) == (1, True)
     assert statuses(ledger) == ["active", "active"]
 
@@ -123,7 +123,7 @@ def test_where_nobody_can_answer_yes_is_needed(ledger: str) -> None:
 
     refused = piped("1")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "nobody can answer here: give --yes" in refused.stderr
+    assert "cannot ask for confirmation without a terminal; give --yes" in refused.stderr
     assert statuses(ledger) == ["active", "active"]
     done = piped("--yes", "1", "2")
     assert (done.returncode, done.stderr) == (0, "")

@@ -257,7 +257,11 @@ def test_an_older_pool_is_refused_with_what_it_lacks_and_stays_as_it_is(empty: E
         connection.exec_driver_sql("ALTER TABLE server_scores DROP COLUMN pause_reason") if _is_server(
             empty
         ) else connection.exec_driver_sql("ALTER TABLE server_alerts DROP COLUMN last_email_time")
-    lacks = "server_scores is there but lacks pause_reason" if _is_server(empty) else "server_alerts is .* last_email"
+    lacks = (
+        "server_scores exists but lacks pause_reason"
+        if _is_server(empty)
+        else "server_alerts exists but lacks .*last_email"
+    )
     with pytest.raises(RuntimeError, match=lacks):
         upgrade(empty)
     assert current(empty) is None

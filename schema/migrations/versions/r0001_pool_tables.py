@@ -1,6 +1,6 @@
-"""The pool's own tables, made where they are missing and left alone where they are.
+"""Create the pool's own tables if they are missing; leave existing ones unchanged.
 
-A table that is there but lacks a column we read is refused now, with its name, instead of failing later.
+An existing table without a column that we read is refused now, with its name, instead of failing later.
 """
 
 import sqlalchemy as sa
@@ -16,13 +16,13 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adopts or creates."""
+    """Adopt or create the tables."""
     bind = op.get_bind()
     inspector = sa.inspect(bind)
     present = set(inspector.get_table_names())
     for name in sorted(pool.NAMES & present):
         _check_columns(inspector, pool.metadata.tables[name])
-    # Before anything of ours is there that could be taken for theirs.
+    # Before we create any rows that could be taken for the pool's.
     record_origin(bind, adopted=any(has_rows(bind, name) for name in pool.NAMES & present))
     for name in sorted(pool.NAMES & present):
         finish_empty_table(bind, pool.metadata.tables[name])
@@ -36,6 +36,6 @@ def _check_columns(inspector: sa.Inspector, table: sa.Table) -> None:
     missing = [column.name for column in table.columns if column.name not in present]
     if missing:
         raise RuntimeError(
-            f"table {table.name} is there but lacks {', '.join(missing)}: "
+            f"table {table.name} exists but lacks {', '.join(missing)}: "
             "bring the pool's database to its current version first"
         )

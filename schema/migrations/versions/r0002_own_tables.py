@@ -1,4 +1,4 @@
-"""The tables beside the pool's: batches, queue, rejected messages, presence, changes of assignments."""
+"""Create our tables beside the pool's: batches, queue, rejected messages, presence, changes of assignments."""
 
 import sqlalchemy as sa
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Creates what is missing."""
+    """Create missing tables."""
     create_table(
         "result_batches",
         sa.Column("monitor_id", int_u(), primary_key=True, autoincrement=False),

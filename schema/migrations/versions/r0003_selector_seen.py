@@ -1,4 +1,4 @@
-"""What the selector last saw of every monitor, and one collation for the two columns of names that reviews join."""
+"""Create the table of last known monitor states, and give two joined columns of names the same collation."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,7 +13,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Creates what is missing."""
+    """Create the table if it is missing."""
     create_table(
         "selector_seen",
         sa.Column("monitor_id", int_u(), primary_key=True, autoincrement=False),
@@ -28,10 +28,10 @@ def upgrade() -> None:
 
 
 def _compare_names_alike(bind: sa.Connection) -> None:
-    """Gives ``monitor_presence.tls_name`` the collation of ``monitors.tls_name``.
+    """Give ``monitor_presence.tls_name`` the collation of ``monitors.tls_name``.
 
-    The pool's tables may be older than the database's default collation. MySQL refuses to compare columns of two
-    collations, and where it converts one it cannot use its index.
+    The pool's tables may be older than the database's default collation. MySQL refuses to compare columns of different
+    collations, and if it converts one, it cannot use its index.
     """
     collations = sa.text(
         "SELECT `table_name`, `character_set_name`, `collation_name` FROM `information_schema`.`columns` "

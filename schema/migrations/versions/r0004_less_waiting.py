@@ -1,4 +1,4 @@
-"""An index of the pairs of each monitor by status, and a number that tells of results stored since a look."""
+"""Create an index of each monitor's pairs by status, and a version counter of stored results."""
 
 import sqlalchemy as sa
 
@@ -12,6 +12,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Creates what is missing."""
+    """Create what is missing."""
     create_index("server_scores_monitor_status", "server_scores", ["monitor_id", "status", "server_id"])
     add_column("scoring_queue", sa.Column("stored", bigint_u(), nullable=False, server_default="0"))

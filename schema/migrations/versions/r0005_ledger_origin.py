@@ -1,4 +1,4 @@
-"""Where a ledger comes from that was there before this was recorded: it is ours, since it has removed old rows."""
+"""Record the origin of a ledger that is older than this record: it is ours, since it has removed old rows."""
 
 from alembic import op
 
@@ -11,5 +11,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Records what the first step has not."""
+    """Record the origin if the first migration has not."""
     record_origin(op.get_bind(), adopted=False)

@@ -44,11 +44,15 @@ def command(tmp_path: Path, *arguments: str, **environ: str) -> subprocess.Compl
     [
         (["-e", "production", "status"], {}, "argument for DEPLOYMENT_MODE=production: input should be 'prod', 'test'"),
         (["monitor"], {"MONITOR_IPV4": "maybe"}, "MONITOR_IPV4 (environment)=maybe: input should be a valid boolean"),
-        (["monitor"], {"MONITOR_DEFAULTS_FILE": "/nowhere"}, "MONITOR_DEFAULTS_FILE=/nowhere: must be a file"),
+        (
+            ["monitor"],
+            {"MONITOR_DEFAULTS_FILE": "/nowhere"},
+            "MONITOR_DEFAULTS_FILE=/nowhere: must be an existing file",
+        ),
         (["monitor"], {}, "ntppool-agent/prod/state.json: is missing: this monitor has not been set up"),
         (["monitor", "--once", "--sanity-only"], {}, "only one of them"),
         (["check", "127.0.0.1"], {}, "127.0.0.1 is not a public address: a loopback address"),
-        (["check", "8.8.8.8:124"], {}, "another port than 123 is for devel only"),
+        (["check", "8.8.8.8:124"], {}, "ports other than 123 are allowed in devel only"),
         (["check", "time.example.1"], {}, "'time.example.1' is neither an IP address nor a host name"),
         (["dance"], {}, "No such command 'dance'"),
         (["monitor", "--twice"], {}, "No such option: --twice"),

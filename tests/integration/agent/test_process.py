@@ -244,7 +244,7 @@ async def test_a_new_name_in_state_json_is_taken_up_and_the_old_one_says_goodbye
     agent.start()
     await wait_until(lambda: pool.status.online, lambda: agent.log_text)
     agent.directory.state_file.write_text('{"name": "x"}')
-    await wait_until(lambda: "going on with what was there before" in agent.log_text, lambda: agent.log_text)
+    await wait_until(lambda: "continuing with the previous state" in agent.log_text, lambda: agent.log_text)
     other = f"other-{name}"
     async with pool_of(broker, other) as its_pool:
         agent.provision(other)
@@ -282,7 +282,9 @@ async def test_ad_hoc_requests(pool: Pool, agent: AgentProcess, fleet: Fleet) ->
     assert answer.result.offset == pytest.approx(0.2503, abs=0.0002)
     metrics = (await pool.ask("metrics", AdHocRequest(id="two"))).metrics
     assert metrics is not None and 'ntppool_agent_probing{protocol="v4"} 1' in metrics
-    assert (await pool.ask("ntp", AdHocRequest(id="three", ip="0.0.0.0"))).error == "0.0.0.0 is no address of one host"
+    assert (
+        await pool.ask("ntp", AdHocRequest(id="three", ip="0.0.0.0"))
+    ).error == "0.0.0.0 is not the address of one host"
     assert "unknown check" in str((await pool.ask("dance", AdHocRequest(id="four"))).error)
 
 

@@ -73,7 +73,7 @@ async def test_a_certificate_that_comes_before_its_key(agent: AgentProcess, brok
     await connected(agent, 1)
     new = ca.issue("new")
     agent.directory.certificate_file.write_text(new.certificate)
-    await wait_until(lambda: "going on with what was there before" in agent.log_text, lambda: agent.log_text)
+    await wait_until(lambda: "continuing with the previous state" in agent.log_text, lambda: agent.log_text)
     assert connections(agent) == 1, "the connection that works stays"
     await wait_until(lambda: "certificates or key" in str(agent.report()["troubles"]), lambda: str(agent.report()))
     await reconnects(agent, broker)
@@ -89,14 +89,14 @@ async def test_a_certificate_that_comes_before_its_key(agent: AgentProcess, brok
 Break = Callable[[AgentProcess, Path], object]
 BREAKS: dict[str, tuple[Break, str]] = {
     "a broken CA": (lambda agent, ca: ca.write_text("no certificate"), "ca.pem: no certificate or key"),
-    "no CA": (lambda agent, ca: ca.unlink(), "ca.pem: must be a file that we may read"),
+    "no CA": (lambda agent, ca: ca.unlink(), "ca.pem: must be a readable file"),
     "no key": (lambda agent, ca: agent.directory.key_file.unlink(), "key.pem: No such file"),
-    "an open key": (lambda agent, ca: agent.directory.key_file.chmod(0o644), "key.pem: is open to others"),
-    "no certificate": (lambda agent, ca: agent.directory.certificate_file.unlink(), "cert.pem: is missing, though"),
+    "an open key": (lambda agent, ca: agent.directory.key_file.chmod(0o644), "key.pem: is accessible to others"),
+    "no certificate": (lambda agent, ca: agent.directory.certificate_file.unlink(), "cert.pem: is missing, although"),
     "no state": (lambda agent, ca: agent.directory.state_file.unlink(), "state.json: is missing"),
     "half a state": (lambda agent, ca: agent.directory.state_file.write_text('{"name": "'), "state.json: "),
     "no token": (lambda agent, ca: agent.directory.token_file.unlink(), "token: is missing"),
-    "an empty token": (lambda agent, ca: agent.directory.token_file.write_text(""), "token: must hold one token"),
+    "an empty token": (lambda agent, ca: agent.directory.token_file.write_text(""), "token: must contain one token"),
 }
 
 
@@ -113,7 +113,7 @@ async def test_what_breaks_under_a_running_agent_ends_nothing(
     breaks(agent, ca_file)
     await reconnects(agent, broker)
     await wait_until(lambda: warning in agent.log_text, lambda: agent.log_text)
-    assert "going on with " in agent.log_text
+    assert "continuing with the previous" in agent.log_text
     for path, content in files.items():
         path.touch(mode=0o600)
         path.chmod(0o600)

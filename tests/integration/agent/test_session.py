@@ -215,8 +215,8 @@ async def test_a_batch_that_is_too_large_waits_and_stops_no_other(
             running.add_results(1)
             await wait_until(lambda: acknowledge(broker) == 1)
             await wait_until(lambda: list(spool) == [number])
-            assert running.line.sender.trouble == "1 batches are larger than the broker takes"
-            assert "it waits in the spool for a broker that takes it" in caplog.text
+            assert running.line.sender.trouble == "1 batches are larger than the broker accepts"
+            assert "it waits in the spool for a broker that accepts it" in caplog.text
             assert len(broker.connections) == 1, "it was not sent"
             broker.last.peer.close()
             await wait_until(

@@ -66,14 +66,14 @@ def test_a_token_is_drawn_and_no_flags_are_null(engine: Engine) -> None:
 def test_a_name_of_two_is_refused_with_both(engine: Engine) -> None:
     add(engine, "Same")
     add(engine, "Same")
-    with pytest.raises(OperatorError, match=r"may be any of Same \(id \d+\), Same \(id \d+\); name one by its id"):
+    with pytest.raises(OperatorError, match=r"is ambiguous: Same \(id \d+\), Same \(id \d+\); give the id"):
         read(engine, lambda c: find_account(c, "Same"))
 
 
 @pytest.mark.parametrize("text", ["nobody", "", "%", "99999999999", "_"])
 def test_an_account_that_is_not_there_is_named(engine: Engine, text: str) -> None:
     add(engine, "One")
-    with pytest.raises(OperatorError, match=f"account {text!r}: there is none"):
+    with pytest.raises(OperatorError, match=f"account {text!r}: no account has that id"):
         read(engine, lambda c: find_account(c, text))
 
 
@@ -160,7 +160,7 @@ def test_accounts_are_listed_and_shown_with_what_is_theirs(engine: Engine) -> No
         ({"name": "a\nb"}, "NAME"),
         ({"name": "x" * 256}, "must be 1 to 255 characters"),
         ({"organization": "x" * 151}, "--organization"),
-        ({"url": "ftp://x"}, "--url 'ftp://x': must be such as"),
+        ({"url": "ftp://x"}, "--url 'ftp://x': must be a URL such as"),
         ({"url": "javascript:alert(1)"}, "--url"),
         ({"slug": "A b"}, "--slug"),
         ({"slug": "-a"}, "--slug"),
@@ -171,8 +171,8 @@ def test_accounts_are_listed_and_shown_with_what_is_theirs(engine: Engine) -> No
         ({"monitors_per_server": -1}, "--monitors-per-server -1: must be 1 to 50"),
         ({"monitors_per_server": 51}, "--monitors-per-server 51"),
         ({"unset": ["name"]}, "--unset 'name': must be one of organization"),
-        ({"unset": ["url"], "url": "https://x"}, "--unset url: and --url beside it"),
-        ({"unset": ["monitor-limit"], "monitor_limit": 1}, "--unset monitor-limit: and"),
+        ({"unset": ["url"], "url": "https://x"}, "--unset url: conflicts with --url"),
+        ({"unset": ["monitor-limit"], "monitor_limit": 1}, "--unset monitor-limit: conflicts with"),
     ],
 )
 def test_what_no_account_can_have_is_refused(given: dict[str, Any], named: str) -> None:

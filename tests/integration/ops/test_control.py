@@ -109,7 +109,7 @@ async def test_what_an_agent_answers_is_shown_and_does_nothing(
     ("payload", "shown"),
     [
         (answer(ok=False, message=EVIL), rf"ingest: refused: {SEEN}"),
-        (b"\x1b[2J", "?: refused: unreadable answer: JSON is malformed: invalid character (byte 0)"),
+        (b"\x1b[2J", "?: refused: undecodable answer: JSON is malformed: invalid character (byte 0)"),
     ],
 )
 async def test_a_refusal_is_exit_code_1(

@@ -114,7 +114,7 @@ def test_the_beginning_is_a_day_or_a_time(text: str, moment: datetime) -> None:
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01", "2026-11-01x", "99999d999", "99999d99", "7", "-1h"])
 def test_what_is_no_beginning_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=r"--since .*: must be a day such as 2026-11-30, or a time such as 12h or 7d"):
+    with pytest.raises(UsageError, match=r"--since .*: must be a day such as 2026-11-30, or an age such as 12h or 7d"):
         parse_since(text, NOW)
 
 
@@ -160,7 +160,7 @@ def test_a_message_is_shown_byte_by_byte(engine: Engine) -> None:
     fields, found = read(engine, lambda c: show_rejected(c, message))
     assert found == payload
     assert dict(fields)["bytes"] == 51_201 and dict(fields)["reason"] == "no JSON" and dict(fields)["times"] == 3
-    with pytest.raises(OperatorError, match="message 999999: there is none"):
+    with pytest.raises(OperatorError, match="message 999999: not found"):
         read(engine, lambda c: show_rejected(c, 999_999))
 
 

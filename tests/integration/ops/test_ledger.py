@@ -73,7 +73,7 @@ def test_scorers_and_settings_are_no_monitors(engine: Engine) -> None:
     scorer = write(engine, add_scorer)
     settings = write(engine, lambda c: add_monitor(c, "settings-v4.system", status="pending"))
     for text in (str(scorer), str(settings), "settings-v4.system", "recentmedian"):
-        with pytest.raises(OperatorError, match="there is none"):
+        with pytest.raises(OperatorError, match="not found"):
             read(engine, lambda c, text=text: find_monitor(c, text))  # type: ignore[misc]
     assert read(engine, lambda c: list_monitors(c, status=None, deleted=True)) == []
 
@@ -124,7 +124,7 @@ def test_an_action_leads_to_its_status(engine: Engine, before: str, action: str,
 )
 def test_an_action_that_makes_no_sense_says_why_and_changes_nothing(engine: Engine, before: str, action: str) -> None:
     found = write(engine, lambda c: add_monitor(c, monitor_name("m"), status=before))  # type: ignore[arg-type]
-    with pytest.raises(OperatorError, match=f"is {before}; only"):
+    with pytest.raises(OperatorError, match=f"is {before}; it can only be"):
         change(engine, "m", action)
     assert status(engine, found) == before
 
@@ -190,14 +190,14 @@ def test_a_new_server_is_in_the_pool_and_due_for_review(engine: Engine) -> None:
 
 def test_a_server_is_added_once_in_whatever_spelling(engine: Engine) -> None:
     add(engine, "192.0.2.1")
-    with pytest.raises(OperatorError, match=r"192\.0\.2\.1: is there already"):
+    with pytest.raises(OperatorError, match=r"192\.0\.2\.1: already exists"):
         add(engine, "::ffff:192.0.2.1")
 
 
 def test_adding_a_server_again_takes_back_its_deletion_and_keeps_what_is_not_named(engine: Engine) -> None:
     add(engine, "192.0.2.1", hostname="time.example", port=11123)
     write(engine, lambda c: delete_server(c, "192.0.2.1", TODAY))
-    assert "stays now" in add(engine, "192.0.2.1")
+    assert "reverted" in add(engine, "192.0.2.1")
     row = read(engine, lambda c: c.execute(sa.select(servers)).one())
     assert (row.deletion_on, row.hostname, row.flags) == (None, "time.example", '{"port": 11123}')
 
@@ -243,7 +243,7 @@ def test_a_server_is_changed_and_reviewed_where_it_matters(engine: Engine) -> No
         ({"hostname": "x" * 256}, "must be 1 to 255 characters"),
         ({"hostname": "a\x1bb"}, "on one line"),
         ({"unset": ["port"]}, "--unset 'port': must be one of hostname, account"),
-        ({"unset": ["account"], "account": "1"}, "--unset account: and --account beside it"),
+        ({"unset": ["account"], "account": "1"}, "--unset account: conflicts with --account"),
     ],
 )
 def test_what_no_server_can_be_is_refused(given: dict[str, Any], named: str) -> None:
@@ -256,8 +256,8 @@ def test_a_second_deletion_says_that_it_is_the_same(engine: Engine) -> None:
     add(engine, "192.0.2.1")
     said = [write(engine, lambda c: delete_server(c, "192.0.2.1", TODAY)) for _ in range(2)]
     assert [one.partition("): ")[2] for one in said] == [
-        "is to be deleted on 2026-11-23",
-        "is to be deleted on 2026-11-23 already",
+        "is scheduled for deletion on 2026-11-23",
+        "is already scheduled for deletion on 2026-11-23",
     ]
 
 

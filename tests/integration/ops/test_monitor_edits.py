@@ -87,12 +87,12 @@ def test_a_new_monitor_is_one_of_each_protocol_and_its_agent_is_told(engine: Eng
 
 def test_a_monitor_and_an_address_are_there_once(engine: Engine) -> None:
     add(engine, NAME, "192.0.2.7")
-    with pytest.raises(OperatorError, match=r"uspao1-x.*/v4: is there already, with id \d+, and is pending"):
+    with pytest.raises(OperatorError, match=r"uspao1-x.*/v4: already exists \(id \d+, pending\)"):
         add(engine, NAME, "192.0.2.8")
-    with pytest.raises(OperatorError, match=r"address 192\.0\.2\.7: is that of monitor .*/v4 \(id \d+\)"):
+    with pytest.raises(OperatorError, match=r"address 192\.0\.2\.7: is already used by monitor .*/v4 \(id \d+\)"):
         add(engine, monitor_name("other"), "::ffff:192.0.2.7")
     add(engine, monitor_name("other"), "192.0.2.8")
-    with pytest.raises(OperatorError, match=r"address 192\.0\.2\.7: is that of monitor"):
+    with pytest.raises(OperatorError, match=r"address 192\.0\.2\.7: is already used by monitor"):
         change(engine, "other", ip="192.0.2.7")
     assert change(engine, "uspao1-x", ip="192.0.2.7") != [], "its own"
     write(engine, lambda c: change_monitor(c, "uspao1-x", "delete", NOW))
@@ -155,12 +155,12 @@ def test_a_broken_config_is_replaced(engine: Engine) -> None:
 
 
 def test_what_is_of_another_protocol_is_refused(engine: Engine) -> None:
-    with pytest.raises(OperatorError, match="--nat-ip fd00::1: is not an address of IPv4"):
+    with pytest.raises(OperatorError, match="--nat-ip fd00::1: is not an IPv4 address"):
         add(engine, NAME, "192.0.2.7", nat_ip="fd00::1")
     add(engine, NAME, "192.0.2.7")
-    with pytest.raises(OperatorError, match="address 2001:db8::1 is not one of IPv4"):
+    with pytest.raises(OperatorError, match="address 2001:db8::1 is not an IPv4 address"):
         change(engine, "uspao1-x", ip="2001:db8::1")
-    with pytest.raises(OperatorError, match="--nat-ip fd00::1: is not an address of IPv4"):
+    with pytest.raises(OperatorError, match="--nat-ip fd00::1: is not an IPv4 address"):
         change(engine, "uspao1-x", nat_ip="fd00::1")
 
 
@@ -175,10 +175,10 @@ def test_a_deleted_monitor_is_not_changed(engine: Engine) -> None:
     ("env", "given", "named"),
     [
         ("devel", {"ip": "x"}, "address 'x': must be an IPv4 or IPv6 address"),
-        ("prod", {"ip": "10.0.0.1"}, "must be a public one"),
-        ("test", {"ip": "fd00::1"}, "must be a public one"),
-        ("devel", {"ip": "224.0.0.1"}, "must be one host's"),
-        ("devel", {"ip": "fe80::1%eth0"}, "must be one host's"),
+        ("prod", {"ip": "10.0.0.1"}, "must be public"),
+        ("test", {"ip": "fd00::1"}, "must be public"),
+        ("devel", {"ip": "224.0.0.1"}, "must be the address of one host"),
+        ("devel", {"ip": "fe80::1%eth0"}, "must be the address of one host"),
         ("devel", {"status": "deleted"}, "--status 'deleted': must be one of pending, testing, active, paused"),
         ("devel", {"samples": 0}, "--samples 0: must be 1 to 10"),
         ("devel", {"samples": 11}, "--samples 11"),
@@ -191,8 +191,8 @@ def test_a_deleted_monitor_is_not_changed(engine: Engine) -> None:
         ("devel", {"base_checks": ["8.8.8.8.8"]}, "--base-check: '8.8.8.8.8' is neither"),
         ("devel", {"base_checks": [f"192.0.2.{n}" for n in range(17)]}, "--base-check: 17 given, must be at most 16"),
         ("devel", {"unset": ["status"]}, "--unset 'status': must be one of base-check"),
-        ("devel", {"unset": ["samples"], "samples": 3}, "--unset samples: and --samples beside it"),
-        ("devel", {"unset": ["location"], "location": "x"}, "--unset location: and"),
+        ("devel", {"unset": ["samples"], "samples": 3}, "--unset samples: conflicts with --samples"),
+        ("devel", {"unset": ["location"], "location": "x"}, "--unset location: conflicts with"),
     ],
 )
 def test_what_no_monitor_can_have_is_refused(env: Any, given: dict[str, Any], named: str) -> None:

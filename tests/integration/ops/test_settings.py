@@ -58,7 +58,7 @@ def shown(engine: Engine) -> dict[str, dict[str, Any]]:
 
 def test_what_is_set_is_what_workers_read(engine: Engine) -> None:
     said = change(engine, "monitors.interval_active", "8m")
-    assert said == "monitors.interval_active: was 9m, is 8m; workers see it within a minute"
+    assert said == "monitors.interval_active: was 9m, is 8m; workers apply it within a minute"
     change(engine, "monitors.samples", "4")
     change(engine, "monitors.interval_testing", "1h30m")
     change(engine, "selector.target_active", "5")
@@ -84,7 +84,7 @@ def test_what_others_have_set_beside_it_stays(engine: Engine) -> None:
 
 
 def test_a_reset_of_a_default_says_so(engine: Engine) -> None:
-    assert reset(engine, "scorer.batch_size") == "scorer.batch_size: is 200, its default, already"
+    assert reset(engine, "scorer.batch_size") == "scorer.batch_size: is already 200, its default"
     change(engine, "scorer.batch_size", "10")
     assert "is 200, its default; workers" in reset(engine, "scorer.batch_size")
     assert PoolSettingsReader(engine).get() == PoolSettings()
@@ -127,9 +127,9 @@ def test_all_of_it_is_shown(engine: Engine) -> None:
         "    a duration such as 90s, 9m or 1h30m, 0.1s to 720h; default 9m",
     ]
     assert "monitors.interval_candidate = 2h (default)" in lines
-    assert "monitors.samples = 3 (BROKEN, so its default: Expected `int` <= 10)" in lines
+    assert "monitors.samples = 3 (INVALID, so the default applies: Expected `int` <= 10)" in lines
     assert "    a whole number, 1 to 10; default 3" in lines
-    assert "monitors.tpyo: no program of this system reads it" in lines
+    assert "monitors.tpyo: not read by any program of this system" in lines
     with reading(engine) as connection:
         assert len(show_settings(connection, find_setting("monitors.samples"))) == 1
 
@@ -160,9 +160,9 @@ def test_what_no_setting_can_be_is_refused_with_what_could(name: str, value: str
     ("name", "named"),
     [
         ("monitors.interval_activ", "did you mean monitors.interval_active?"),
-        ("of others", "'ntppool-monitor settings show' lists them"),
-        ("interval_active", "setting 'interval_active': there is none"),
-        ("", "setting '': there is none"),
+        ("of others", "see 'ntppool-monitor settings show'"),
+        ("interval_active", "setting 'interval_active': not found"),
+        ("", "setting '': not found"),
     ],
 )
 def test_an_unknown_setting_is_refused(name: str, named: str) -> None:

@@ -67,14 +67,14 @@ def test_a_system_of_another_kind_has_none(fake: Path) -> None:
 def test_where_there_is_none_it_says_so_once_and_goes_on(fake: Path) -> None:
     found, said = call(fake, "mysql_copy; mysql_copy; echo on")
     assert found == "on\n"
-    assert said.count("no MySQL server can be had here") == 1
+    assert said.count("no MySQL server is available") == 1
     assert "no network" in said
     assert [path.name for path in (fake.parent / ".venv").iterdir()] == ["mysql-missing"]
 
 
 def test_after_an_hour_it_is_tried_again(fake: Path) -> None:
     _, said = call(fake, "mysql_copy; touch -d '61 minutes ago' $venv/mysql-missing; mysql_copy")
-    assert said.count("no MySQL server can be had here") == 2
+    assert said.count("no MySQL server is available") == 2
 
 
 # ---- what it says ----------------------------------------------------------------------------------------------------
@@ -87,12 +87,12 @@ def words(said: str) -> str:
 def test_what_the_first_run_installs_is_said_in_advance_with_how_long_it_takes(fake: Path) -> None:
     _, said = call(fake, "announce '' 'gcc' 'libjwt-dev libjwt14-dev'")
     assert words(said) == (
-        "bootstrap: this run first installs packages of this system (gcc libjwt-dev), Python packages into .venv "
-        "(300 MB) and a MySQL server into .venv (200 MB). It takes one to five minutes, the next ones nothing."
+        "bootstrap: this run first installs system packages (gcc libjwt-dev), Python packages into .venv "
+        "(300 MB) and a MySQL server into .venv (200 MB). This takes one to five minutes; later runs take no time."
     )
     assert max(map(len, said.splitlines())) <= 80
     _, said = call(fake, "announce --demo")
-    assert "installs Python packages into .venv (300 MB). It" in words(said)
+    assert "installs Python packages into .venv (300 MB). This" in words(said)
 
 
 def test_when_all_is_there_it_says_nothing(fake: Path) -> None:

@@ -92,7 +92,7 @@ async def test_it_reviews_a_server_that(case: str, engine: Engine, broker: Broke
     assert due is not None
     assert timedelta(minutes=60) <= due - began < timedelta(minutes=62), "60 minutes after a change"
     assert next_review(engine, later) == FAR
-    assert once.untold == set()
+    assert once.unnotified == set()
     assert once.lines() == [
         f"server {server}: {name}: candidate to testing: rule 5: reserved place in testing: "
         "0 of 6 reserved places held; priority 20, 20 results",

@@ -112,10 +112,10 @@ def test_one_that_cannot_be_read_takes_the_place_of_what_was_there(agent: Agent)
 
 
 def test_one_that_is_refused_is_counted(agent: Agent, caplog: pytest.LogCaptureFixture) -> None:
-    agent.v4.refuses = "is about server 8"
+    agent.v4.refuses = "names server 8"
     agent.assignment(encode(ASSIGNED))
     assert (agent.v4.told, agent.counters.messages_refused) == ([(7, ASSIGNED)], 1), "the prober has dropped it itself"
-    assert "assignment of server 7 refused: is about server 8" in caplog.text
+    assert "assignment of server 7 refused: names server 8" in caplog.text
 
 
 @pytest.mark.parametrize("server", ["x", "", "-1", "9" * 19, "9" * 500])

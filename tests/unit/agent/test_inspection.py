@@ -69,7 +69,7 @@ def test_another_environment_is_named(tmp_path: Path) -> None:
     ("name", "content", "says"),
     [
         ("state.json", b"{", "state.json: "),
-        ("token", b"", "token: must hold one token"),
+        ("token", b"", "token: must contain one token"),
         ("status.json", b"{", "status.json: "),
         ("status.json", b"\xff", "status.json: "),
     ],

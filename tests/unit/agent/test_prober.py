@@ -163,7 +163,7 @@ async def test_a_protocol_that_is_switched_off_here_never_probes(tmp_path: Path,
     bench.assign(1)
     async with running(bench):
         await asyncio.sleep(0.05)
-    assert (why(bench), network.asked) == ("IPv4 is switched off on this host", [])
+    assert (why(bench), network.asked) == ("IPv4 is disabled on this host", [])
 
 
 @pytest.mark.usefixtures("short_intervals")

@@ -153,9 +153,9 @@ async def test_it_answers_below_its_own_topic_and_nowhere_else(agent: Agent, ask
 @pytest.mark.parametrize(
     ("check", "ip", "error"),
     [
-        ("ntp", None, "ip: needed for ntp"),
+        ("ntp", None, "ip: required for ntp"),
         ("ntp", "127.0.0.1", "127.0.0.1 is not a public address: a loopback address"),
-        ("ntp", "time.example", "'time.example' is no IP address"),
+        ("ntp", "time.example", "'time.example' is not an IP address"),
         ("ntp", "2620:fe::fe", "IPv6 does not probe: not configured by the pool"),
         ("dance", SERVER, "unknown check 'dance': must be ntp or metrics"),
     ],
@@ -173,7 +173,7 @@ async def test_a_protocol_that_does_not_probe_probes_for_nobody(agent: Agent) ->
 async def test_what_this_host_could_not_send_is_no_result_of_the_server(agent: Agent) -> None:
     agent.error, agent.ours = "unreachable", True
     answer = await agent.answers()
-    assert (answer.result, answer.error) == (None, "this host cannot ask: network: unreachable")
+    assert (answer.result, answer.error) == (None, "this host could not send: network: unreachable")
 
 
 @pytest.mark.parametrize("error", [NotConnected("gone"), PublishRefused("no"), ValueError("a topic that is none")])
@@ -194,7 +194,7 @@ async def test_a_measurement_that_fails_is_answered_and_ends_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(requests, "probe", fails)
         for _ in range(MAX_AT_ONCE + 1):
-            assert (await agent.answers()).error == "failed; the agent's log says why"
+            assert (await agent.answers()).error == "failed; see the agent's log"
     assert (await agent.answers()).error is None
 
 

@@ -77,8 +77,8 @@ def test_what_is_no_setting_is_named_and_passed_over(tmp_path: Path) -> None:
     assert (settings.env, settings.state_dir) == ("prod", None)
     assert len(warned) == 3
     for text, words in (
-        ("MONITOR_STAET_DIR", "defaults): is no setting of this agent and is passed over; did you mean MONITOR_STATE_"),
-        ("MONITOR_DEBUG_NTP_QUERIES", "is no setting of this agent"),
+        ("MONITOR_STAET_DIR", "defaults): is not a setting of this agent and is ignored; did you mean MONITOR_STATE_"),
+        ("MONITOR_DEBUG_NTP_QUERIES", "is not a setting of this agent"),
         ("MONITOR_IPV8 (environment)", "did you mean MONITOR_IPV"),
     ):
         assert [line for line in warned if text in line and words in line], (text, warned)
@@ -113,7 +113,7 @@ def test_debug_as_older_agents_are_told(
 
 
 def test_a_defaults_file_that_was_named_must_exist() -> None:
-    with pytest.raises(ConfigurationError, match="MONITOR_DEFAULTS_FILE=/nowhere: must be a file that exists"):
+    with pytest.raises(ConfigurationError, match="MONITOR_DEFAULTS_FILE=/nowhere: must be an existing file"):
         load_settings({"MONITOR_DEFAULTS_FILE": "/nowhere"}, {})
 
 

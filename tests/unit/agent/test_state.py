@@ -64,11 +64,11 @@ GOOD = {"name": NAME, "broker": {"host": "mqtt.example", "port": 8883, "ca_file"
         ({"name": "a.prod.mon.example"}, "belongs to prod, not to devel"),
         ({"name": 5}, "Expected `str`, got `int`"),
         ({"nmae": NAME}, "unknown field `nmae`"),
-        ({"broker": {"host": "mqtt.example"}}, "plain TCP is for loopback only"),
-        ({"broker": {"host": "127.evil.example"}}, "plain TCP is for loopback only"),
+        ({"broker": {"host": "mqtt.example"}}, "plain TCP is allowed on loopback only"),
+        ({"broker": {"host": "127.evil.example"}}, "plain TCP is allowed on loopback only"),
         ({"broker": {"host": "", "ca_file": "x"}}, "length >= 1"),
         ({"broker": {"host": "h", "port": 0}}, "int` >= 1"),
-        ({"broker": {"host": "h", "ca_file": "missing.pem"}}, "missing.pem: must be a file that we may read"),
+        ({"broker": {"host": "h", "ca_file": "missing.pem"}}, "missing.pem: must be a readable file"),
     ],
 )
 def test_wrong_state_is_refused_with_file_and_reason(tmp_path: Path, change: dict[str, Any], why: str) -> None:
@@ -81,7 +81,7 @@ def test_wrong_state_is_refused_with_file_and_reason(tmp_path: Path, change: dic
 def test_private_targets_are_for_devel_only(tmp_path: Path) -> None:
     for env in ("prod", "test"):
         state = msgspec.structs.replace(STATE, name=NAME.replace("devel", env))
-        with pytest.raises(StateError, match="allow_private_targets is for devel only"):
+        with pytest.raises(StateError, match="allow_private_targets is allowed in devel only"):
             provision(tmp_path, env, state, TOKEN)
 
 
@@ -149,7 +149,7 @@ def test_a_directory_open_to_others_is_closed(tmp_path: Path) -> None:
 
 def test_a_file_in_the_place_of_the_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "devel").write_text("")
-    with pytest.raises(StateError, match="must be a directory"):
+    with pytest.raises(StateError, match="must be a writable directory"):
         StateDirectory(tmp_path, "devel").prepare()
 
 
@@ -161,7 +161,7 @@ def test_a_certificate_is_used_with_its_key_only(tmp_path: Path) -> None:
     assert directory.broker_address(state).cert_file is None
     directory.certificate_file.write_text("")
     assert directory.broker_address(state).cert_file == directory.certificate_file
-    with pytest.raises(OSError, match=r"key\.pem: No such file or directory, though cert\.pem is there"):
+    with pytest.raises(OSError, match=r"key\.pem: No such file or directory, although cert\.pem exists"):
         directory.check_key()
     directory.key_file.write_text("")
     for mode in (0o644, 0o640, 0o620, 0o604, 0o601):

@@ -83,13 +83,13 @@ def test_status_says_what_is_wrong() -> None:
     )
     text = said(found(report=made, certificate="EXPIRED on 2025-01-01"), NOW + timedelta(hours=5))
     for words in (
-        "not running; what follows is from 5 h ago. Start it, such as with: systemctl start ntppool-agent@test",
+        "not running; the report below is from 5 h ago. Start it, for example with: systemctl start ntppool-agent@test",
         "not connected (refused)",
         "EXPIRED",
         "IPv6         paused, not probing: status is paused",
         "trouble      spool: No space left on device",
         "last results none",
-        "network      7 probes could not be sent; 9 results of silent servers discarded while nobody answered",
+        "network      7 probes could not be sent; 9 results of silent servers discarded while no server answered",
     ):
         assert words in text
 
@@ -112,18 +112,18 @@ def test_not_everything_that_runs_is_healthy(fields: dict[str, object]) -> None:
 
 def test_an_agent_that_hangs_or_cannot_write_does_not_look_healthy() -> None:
     text = said(found(report=report(written=NOW - timedelta(seconds=91)), process=5))
-    assert "process 5 has reported nothing since 91 s ago: it hangs, or cannot" in text
+    assert "process 5 last reported 91 s ago: it hangs, or cannot" in text
     assert "running as" not in text
 
 
 def test_status_without_a_report() -> None:
-    assert "has never run here: start it, such as with: systemctl start ntppool-agent@test" in said(found())
-    assert "started; nothing to say yet" in said(found(process=7))
+    assert "has never run here: start it, for example with: systemctl start ntppool-agent@test" in said(found())
+    assert "started; no report yet" in said(found(process=7))
     missing = found(set_up=False, name=None)
     assert "not set up for test: there is no state.json" in said(missing)
     assert "--state-dir" in said(missing)
-    assert "set up here: prod, devel; ask with --env prod" in said(found(set_up=False, others=("prod", "devel")))
-    assert "only ntppool-agent may look into it: ask with sudo" in said(found(closed_by="ntppool-agent"))
+    assert "set up here: prod, devel; use --env prod" in said(found(set_up=False, others=("prod", "devel")))
+    assert "only ntppool-agent may read it: use sudo" in said(found(closed_by="ntppool-agent"))
 
 
 def test_a_measurement_in_one_line() -> None:

@@ -90,9 +90,9 @@ def test_other_pem_keys_are_refused_with_what_would_be_right(ec_pem: str) -> Non
     refused = {
         pem(rsa.generate_private_key(65537, 2048)): "not an EC key",
         pem(ec.generate_private_key(ec.SECP256R1())): "secp256r1",
-        public: "no unencrypted PEM private key",
-        protected: "no unencrypted PEM private key",
-        ec_pem[:80]: "no unencrypted PEM private key",
+        public: "not an unencrypted PEM private key",
+        protected: "not an unencrypted PEM private key",
+        ec_pem[:80]: "not an unencrypted PEM private key",
     }
     for text, warning in refused.items():
         with pytest.raises(InvalidKey, match=warning) as caught:

@@ -116,7 +116,7 @@ def test_what_is_sent_is_received_and_how_is_said_with_the_sender(channel: Chann
 
 def test_what_the_code_says_about_fields_is_passed_on() -> None:
     result = DOCUMENT["components"]["schemas"]["Result"]["properties"]
-    assert result["offset"]["description"].startswith("Seconds; positive: the server is ahead.")
+    assert result["offset"]["description"].startswith("Seconds; positive if the server is ahead.")
     assert result["ts"]["format"] == "date-time"
     descriptions = re.findall(r"description: .*", FILE.read_text(encoding="utf-8"))
     assert not [text for text in descriptions if "``" in text or ":func:" in text or ":class:" in text]

@@ -80,9 +80,11 @@ def test_an_entry_that_cannot_be_asked_is_a_failure() -> None:
 
 
 def test_the_reason_names_hosts_and_offsets() -> None:
-    said = judge_clock([("192.0.2.1", BAD["ahead"]), ("192.0.2.2", BAD["leap 3"])], ("'x' is no IP address",)).reason
+    said = judge_clock(
+        [("192.0.2.1", BAD["ahead"]), ("192.0.2.2", BAD["leap 3"])], ("'x' is not an IP address",)
+    ).reason
     assert said == (
-        "local clock check failed at 3 of 3: 'x' is no IP address; 192.0.2.1 offset +10.100 ms; "
+        "local clock check failed at 3 of 3: 'x' is not an IP address; 192.0.2.1 offset +10.100 ms; "
         "192.0.2.2 not synchronised"
     )
 

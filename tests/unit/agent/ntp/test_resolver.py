@@ -102,7 +102,7 @@ async def test_without_the_resolver_the_last_addresses_serve_for_a_day(
     names.answers["other.example"] = error
     clock.now += 86_400
     assert await resolver.addresses("time.example", "v4") == ["192.0.2.1"]
-    assert "names cannot be looked up" in caplog.text
+    assert "names cannot be resolved" in caplog.text
     with pytest.raises(LookupFailed):
         await resolver.addresses("other.example", "v4")
     with pytest.raises(LookupFailed):

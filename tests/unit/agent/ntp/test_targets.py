@@ -30,7 +30,7 @@ def test_public_addresses_may_be_probed(ip: str) -> None:
         ("fec0::1", "site-local"),
         ("::8.8.8.8", "IPv4-compatible"),
         ("64:ff9b::a00:1", "private"),
-        ("64:ff9b:1::808:808", "local translation"),
+        ("64:ff9b:1::808:808", "local NAT64"),
         ("2002:a00:1::1", "private"),
         ("192.0.0.9", "protocol"),
         ("192.0.2.1", "documentation"),
@@ -45,10 +45,10 @@ def test_public_addresses_may_be_probed(ip: str) -> None:
         ("::", "unspecified"),
         ("255.255.255.255", "not a public"),
         ("::ffff:8.8.8.8", "IPv4 address"),
-        ("example.org", "no IP address"),
-        ("8.8.8.8:123", "no IP address"),
-        ("", "no IP address"),
-        ("1" * 10_000, "no IP address"),
+        ("example.org", "not an IP address"),
+        ("8.8.8.8:123", "not an IP address"),
+        ("", "not an IP address"),
+        ("1" * 10_000, "not an IP address"),
     ],
 )
 @pytest.mark.parametrize("rules", [PROD, TargetRules("test"), TargetRules("devel"), TargetRules("prod", True)])
