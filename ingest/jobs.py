@@ -4,8 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC
 from functools import partial
 from typing import Final
 
@@ -18,6 +17,7 @@ from ingest.presence import PresenceQueue, write_presence
 from ingest.queue import SubmissionQueue
 from ingest.rate_limit import RateLimiter, Sender, read_rates
 from ingest.retention import Retention, expiring, is_adopted, kept_log_scores
+from runtime.clock import ClockDoubted
 from runtime.db.engine import utc_now
 from runtime.log import RateLimitedLog
 from runtime.worker import Worker
@@ -84,16 +84,14 @@ class PresenceJob:
         self._presences = presences
         self._last_seen = last_seen
         self._warning = RateLimitedLog(log)
-        self._doubted = False
 
     async def run(self) -> None:
-        """Writes what waits, unless the clock is doubted; what waited for that long counts from then on."""
-        if not self._worker.clock.trusted:
-            self._doubted = True
-        elif waiting := self._presences.pop_all():
-            if self._doubted:
-                waiting = [replace(presence, arrived=datetime.now(UTC)) for presence in waiting]
-                self._doubted = False
+        """Write what waits, unless the clock is doubted."""
+        try:
+            now = self._worker.clock.now().replace(tzinfo=UTC)
+        except ClockDoubted:
+            return
+        if waiting := self._presences.pop_all(now):
             write = partial(write_presence, self._worker.engine)
             for seen in await persist_each(self._worker, write, waiting, self._lost):
                 self._last_seen.add(seen)

@@ -5,9 +5,10 @@ given the retained ones): so what was said while no worker ran is learned at the
 that comes back with an old state, and repetitions must all lead to the same row; :func:`merge` sees to it.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -70,22 +71,29 @@ _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 
 
 class PresenceQueue:
-    """The newest status of each agent that is still to be written."""
+    """The newest status of each agent that is still to be written.
+
+    The host's clock may be set while a status waits, so its arrival is measured by the monotonic clock.
+    """
 
     def __init__(self, on_presence: Callable[[Presence], None] = lambda presence: None) -> None:
-        self._waiting: dict[str, Presence] = {}
+        self._waiting: dict[str, tuple[Presence, float]] = {}
+        """By agent: its status, and the monotonic time of its arrival."""
         self._on_presence = on_presence
 
     def add(self, presence: Presence) -> None:
         """``presence`` replaces what its agent said before."""
         self._on_presence(presence)
         if presence.name in self._waiting or len(self._waiting) < MOST_NAMES:
-            self._waiting[presence.name] = presence
+            self._waiting[presence.name] = presence, time.monotonic()
 
-    def pop_all(self) -> list[Presence]:
-        """All that wait; they wait no longer."""
+    def pop_all(self, now: datetime) -> list[Presence]:
+        """Remove and return all statuses, each with its arrival by the clock that says ``now``."""
         waiting, self._waiting = self._waiting, {}
-        return list(waiting.values())
+        moment = time.monotonic()
+        return [
+            replace(presence, arrived=now - timedelta(seconds=moment - since)) for presence, since in waiting.values()
+        ]
 
 
 def write_presence(engine: Engine, presences: Sequence[Presence]) -> list[Seen]:

@@ -134,7 +134,7 @@ def test_a_status_is_noted_and_an_empty_one_is_nothing() -> None:
     status = Status(online=True, ts=ARRIVED)
     desk.status(encode(status))
     desk.status(b"")
-    assert [presence.status for presence in desk.presences.pop_all()] == [status]
+    assert [presence.status for presence in desk.presences.pop_all(ARRIVED)] == [status]
     assert desk.undecodable.offered == []
 
 
@@ -143,7 +143,7 @@ def test_a_monitor_that_talks_about_itself_without_end_is_left_waiting_too() -> 
     for number in range(1_250):
         desk.status(encode(Status(online=True, ts=ARRIVED, version=str(number))))
     assert desk.metrics.totals[count.THROTTLED] == 50
-    [said] = desk.presences.pop_all()
+    [said] = desk.presences.pop_all(ARRIVED)
     assert said.status.version == "1199"
 
 

@@ -11,6 +11,7 @@ from ingest.last_seen import LastSeen, Seen
 from ingest.messages import Presence
 from ingest.presence import PresenceQueue, Present, believed, merge
 from schema.messages import Status, encode
+from testbed.fixtures.manual_clock import ManualClock
 
 NAME = "nlams1.devel.mon.example"
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -145,22 +146,40 @@ def test_a_restart_with_what_the_broker_kept_changes_no_state(history: list[Pres
     assert state(settle(kept, row=row)) == state(row)
 
 
-def test_the_book_keeps_the_newest_of_each() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    made = ManualClock()
+    monkeypatch.setattr("ingest.presence.time", made)
+    return made
+
+
+def test_the_book_keeps_the_newest_of_each(clock: ManualClock) -> None:
     book = PresenceQueue()
     other = Presence("other", Status(online=True), NOON, retained=False)
-    for presence in (online(0), other, online(1)):
+    for presence in (online(0), other, online(1, 0)):
         book.add(presence)
-    assert book.pop_all() == [online(1), other]
-    assert book.pop_all() == []
+    assert book.pop_all(NOON) == [online(1, 0), other]
+    assert book.pop_all(NOON) == []
 
 
-def test_a_book_that_is_full_still_takes_what_is_newer_of_those_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_status_arrived_as_long_ago_as_it_has_waited_whatever_our_clock_said_then(clock: ManualClock) -> None:
+    book = PresenceQueue()
+    for number, ahead in enumerate((0, -120, 7_200)):
+        clock.now += 10
+        book.add(replace(online(0, 10 * number + ahead), name=f"m{number}"))
+    clock.now += 10
+    assert [presence.arrived for presence in book.pop_all(NOON)] == [NOON - wait * SECOND for wait in (30, 20, 10)]
+
+
+def test_a_book_that_is_full_still_takes_what_is_newer_of_those_in_it(
+    monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
     monkeypatch.setattr("ingest.presence.MOST_NAMES", 1)
     book = PresenceQueue()
     other = Presence("other", Status(online=True), NOON, retained=False)
-    for presence in (online(0), other, online(1)):
+    for presence in (online(0), other, online(1, 0)):
         book.add(presence)
-    assert book.pop_all() == [online(1)]
+    assert book.pop_all(NOON) == [online(1, 0)]
 
 
 def test_sightings_are_merged() -> None:
