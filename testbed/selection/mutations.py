@@ -102,6 +102,7 @@ MUTATIONS: Final = {
     ),
     "reserved places are held for 23 h": ("rules/model.py", "timedelta(hours=24)", "timedelta(hours=23)"),
     "who did not get ready comes back the next day": ("rules/model.py", "timedelta(days=7)", "timedelta(days=1)"),
+    "who gathers results gives way": ("rules/swap_into_testing.py", "        if gathering:\n", "        if False:\n"),
     "who did not get ready swaps in again": (
         "rules/swap_into_testing.py",
         "if once_a_week and",

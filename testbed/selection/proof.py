@@ -93,6 +93,7 @@ ONE_REVIEW: tuple[Callable[[Scene, Review], None], ...] = (
     rules.an_empty_testing_is_rescued,
     rules.swaps_improve,
     rules.no_swap_brings_back_who_did_not_get_ready,
+    rules.no_swap_ends_the_time_to_gather,
     rules.clearly_better_ones_come_in,
     rules.exchanges_improve,
     rules.nobody_waits_behind_a_worse_one,

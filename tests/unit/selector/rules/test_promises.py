@@ -51,7 +51,7 @@ def test_the_order_of_rows_does_not_matter(scene: Scene) -> None:
 # ---- what is promised of many reviews ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", [1727, 2357, 15616])
+@pytest.mark.parametrize("seed", [1727, 2357, 15616, 29749, 30590, 32015, 32348, 35612])
 def test_a_world_that_once_broke_a_promise(seed: int) -> None:
     proof.hold_all_in_time(seed)
 
@@ -134,6 +134,12 @@ def test_swaps_improve(scene: Scene) -> None:
 
 
 @examples(15)
+@given(scenes())
+def test_no_swap_ends_the_time_to_gather(scene: Scene) -> None:
+    rules.no_swap_ends_the_time_to_gather(scene, scene.review())
+
+
+@examples(60)
 @given(scenes())
 def test_no_swap_brings_back_who_did_not_get_ready(scene: Scene) -> None:
     rules.no_swap_brings_back_who_did_not_get_ready(scene, scene.review())
