@@ -14,8 +14,7 @@ half of testing is only lent to them.
 from collections.abc import Callable
 from itertools import takewhile
 
-from selector.rules.budget import no_promotions_to_testing, versus
-from selector.rules.eligibility import obstacle_to_testing
+from selector.rules.eligibility import no_promotions_to_testing, obstacle_to_testing, versus
 from selector.rules.model import PairStatus
 from selector.rules.ranking import beats
 from selector.rules.reserved_places import fits, is_overdue, is_ready, is_short, may_try_again, protected
