@@ -1,1 +1,1 @@
-"""Decides which monitors measure which server, and tells the agents."""
+"""Decide which monitors measure which server, and publish the assignments to the agents."""

@@ -1,8 +1,8 @@
-"""What the agents should be told, read from the ledger: the one place that says which pair is an assignment.
+"""Derive the assignments of the agents from the ledger; only this module defines which pair is an assignment.
 
 An assignment exists while its monitor is globally live, its pair is candidate, testing or active, and its server is
-not deleted. Reviews, new pairs and reconciliation all publish what is read here, never what they decided themselves,
-so whoever publishes last says what the ledger says.
+not deleted. Reviews, new pairs and reconciliation all publish assignments that are read here, never their own
+decisions, so that the last published message always agrees with the ledger.
 """
 
 import json
@@ -33,7 +33,7 @@ _ASSIGNED: Final = ("candidate", "testing", "active")
 
 @dataclass(frozen=True, slots=True)
 class PairRow:
-    """A pair with what of its monitor and server makes it an assignment."""
+    """A pair with the fields of its monitor and server that determine its assignment."""
 
     monitor: str
     ipv: IpVersion
@@ -47,7 +47,7 @@ class PairRow:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the same pair's assignment depends on besides: intervals, environment, and the day."""
+    """The other inputs of an assignment: topics with the environment, intervals, and the day."""
 
     topics: Topics
     intervals: Intervals
@@ -55,28 +55,29 @@ class Terms:
 
 
 def read_pairs_of_monitor(connection: Connection, name: str) -> list[PairRow]:
-    """All pairs of the monitor called ``name``, of both protocols."""
+    """Return all pairs of the monitor called ``name``, of both protocols."""
     return _rows(connection, _PAIRS.where(monitors.c.tls_name == name))
 
 
 def read_pairs(connection: Connection, pairs: Collection[Pair]) -> list[PairRow]:
-    """These pairs, as far as they exist."""
+    """Return those of these pairs that exist."""
     return _rows(connection, _WANTED, wanted=json_rows(sorted(set(pairs))))
 
 
 def assignment(row: PairRow, terms: Terms, row_warnings: RowWarnings) -> Assignment | None:
-    """The assignment that the pair is, or None when it is none."""
+    """Return the pair's assignment, or None if it has none."""
     if row.monitor_status not in LIVE or row.status not in _ASSIGNED:
         return None
     if row.deletion_on is not None and row.deletion_on <= terms.today:
         return None
     version = _version(row.ip)
     if version != row.ipv:
-        wrong = "is no IP address" if version is None else f"is IP{version}, but its monitor {row.monitor} is {row.ipv}"
-        row_warnings.say("server", row.server_id, f"address {row.ip!r}: {wrong}, so it is not assigned")
+        its_monitor = f"its monitor {row.monitor} is {row.ipv}"
+        wrong = "is not an IP address" if version is None else f"is IP{version}, but {its_monitor}"
+        row_warnings.warn("server", row.server_id, f"address {row.ip!r}: {wrong}, so it is not assigned")
         return None
     if terms.topics.env != "devel" and (kind := _why_not_public(row.ip)):
-        row_warnings.say("server", row.server_id, f"address {row.ip!r}: is {kind}, so it is not assigned")
+        row_warnings.warn("server", row.server_id, f"address {row.ip!r}: is {kind}, so it is not assigned")
         return None
     status = cast(Any, row.status)
     return Assignment(
@@ -91,9 +92,9 @@ def assignment(row: PairRow, terms: Terms, row_warnings: RowWarnings) -> Assignm
 def assignments_by_topic(
     rows: Iterable[PairRow], terms: Terms, row_warnings: RowWarnings
 ) -> Mapping[str, Assignment | None]:
-    """For every row the topic of its assignment, and the assignment or None.
+    """Return for every row the topic of its assignment, and the assignment or None.
 
-    A monitor whose name is not of this environment, or no name at all, has no topics; its rows are left out.
+    A monitor with an invalid name, or the name of another environment, has no topics; its rows are omitted.
     """
     return {
         terms.topics.assignment(row.monitor, row.ipv, row.server_id): assignment(row, terms, row_warnings)
@@ -103,15 +104,15 @@ def assignments_by_topic(
 
 
 def has_topics(name: str, topics: Topics, row_warnings: RowWarnings) -> bool:
-    """Whether anything can be published for the monitor called ``name`` in this environment."""
+    """Return whether messages can be published for the monitor called ``name`` in this environment."""
     wrong = _wrong_name(name, topics.env)
     if wrong is not None:
-        row_warnings.say("monitor", name, f"{wrong}; it is told nothing")
+        row_warnings.warn("monitor", name, f"{wrong}; nothing is published for it")
     return wrong is None
 
 
 def _port(row: PairRow, row_warnings: RowWarnings) -> int:
-    """The UDP port that the server's flags name, or NTP's own."""
+    """Return the UDP port of the server's flags, or the NTP port."""
     if row.flags in ("", "{}"):
         return NTP_PORT
     try:
@@ -120,7 +121,7 @@ def _port(row: PairRow, row_warnings: RowWarnings) -> int:
     except (ValueError, RecursionError):
         port = None
     if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
-        row_warnings.say("server", row.server_id, f"flags {row.flags[:80]!r}: must be JSON with a port of 1 to 65535")
+        row_warnings.warn("server", row.server_id, f"flags {row.flags[:80]!r}: must be JSON with a port of 1 to 65535")
         return NTP_PORT
     return port
 
@@ -166,7 +167,7 @@ def _pairs(pairs: sa.FromClause = server_scores) -> sa.Select[Any]:
 
 
 def _wanted_pairs() -> sa.Select[Any]:
-    """The pairs of (server, monitor) that are wanted. Not as a list: MariaDB reads the whole table for one."""
+    """Build the query for given pairs (server, monitor). It uses no IN list, since MariaDB would scan the table."""
     ss = server_scores.c
     wanted = rows_table("wanted", ss.server_id, ss.monitor_id)
     same = sa.and_(ss.server_id == wanted.c.server_id, ss.monitor_id == wanted.c.monitor_id)

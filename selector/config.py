@@ -1,8 +1,8 @@
-"""The settings of an agent, merged from what the ledger holds for its two protocols.
+"""Merge the configuration of an agent from the ledger's rows for its two protocols.
 
 Each protocol has a row of ``monitors`` whose ``config`` (JSON) is a merge patch (RFC 7396) on that of the
-pseudo-monitor ``settings-v4.system`` or ``settings-v6.system``. A config that is broken, or a value in it, means the
-default: one slip of the pen must not leave a monitor without settings. Pure.
+pseudo-monitor ``settings-v4.system`` or ``settings-v6.system``. The default replaces an invalid config or value, since
+a typing error must not leave a monitor without settings. Pure.
 """
 
 import json
@@ -22,11 +22,11 @@ _MOST_SAMPLES: Final = 10
 T = TypeVar("T")
 
 ReportRow = Callable[[str, str, str], None]
-"""Takes a kind of row, its name, and what is wrong with it."""
+"""Callback for invalid rows, with the kind of the row, its name, and the error."""
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """``patch`` applied to ``target`` as RFC 7396 says: null removes, objects merge, all else replaces."""
+    """Apply ``patch`` to ``target`` by RFC 7396: null removes, objects merge, other values replace."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}
@@ -41,11 +41,11 @@ def merge_patch(target: Any, patch: Any) -> Any:
 def monitor_configs(
     rows: Iterable[MonitorRow], defaults: Mapping[str, str], samples: int, report_row: ReportRow
 ) -> dict[str, MonitorConfig]:
-    """The settings of every monitor by name.
+    """Return the configuration of every monitor by name.
 
     Args:
         defaults: the config text of the pseudo-monitors, by their names.
-        samples: where neither monitor nor pseudo-monitor says how many.
+        samples: the default if neither monitor nor pseudo-monitor has a value.
     """
     common = {ipv: _object(defaults.get(name, ""), name, report_row) for name, ipv in SETTINGS_MONITORS.items()}
     by_name: dict[str, list[MonitorRow]] = {}
@@ -66,7 +66,7 @@ def _monitor_config(
     for row in sorted(rows, key=lambda row: IP_VERSIONS.index(row.ipv)):
         who = f"{name} {row.ipv}"
         if row.status not in _STATUSES:
-            report_row("monitor", who, f"status {row.status!r}: must be one of {', '.join(_STATUSES)}; it is left out")
+            report_row("monitor", who, f"status {row.status!r}: must be one of {', '.join(_STATUSES)}; it is skipped")
             continue
         merged = merge_patch(common[row.ipv], _object(row.config, who, report_row))
         read = _Reader(merged, who, report_row)
@@ -82,7 +82,7 @@ def _monitor_config(
 
 
 class _Reader:
-    """Takes single values out of a merged config; one that is wrong is complained about and is its default."""
+    """Reader of single values of a merged config; it reports an invalid value and uses the default."""
 
     def __init__(self, config: Mapping[str, Any], who: str, report_row: ReportRow) -> None:
         self._config = config
@@ -103,7 +103,7 @@ class _Reader:
 
 
 def _object(text: str, who: str, report_row: ReportRow) -> dict[str, Any]:
-    """The JSON object in ``text``; empty text is an empty one, and so is what is none."""
+    """Return the JSON object in ``text``, or an empty one if the text is empty or invalid."""
     if not text.strip():
         return {}
     try:

@@ -1,7 +1,7 @@
-"""Keeps the retained ``config/{name}`` of every monitor as the ledger has it.
+"""Publish the retained ``config/{name}`` of every monitor as the ledger has it.
 
-What the broker holds is read when we come to it and every few minutes, and remembered in between, so that a change is
-published at once and nothing else is. Configs of monitors that are not in the ledger are removed.
+The broker's configs are read after connecting and every few minutes, and cached in between, so that a change is
+published at once and unchanged configs are not. Configs of monitors that are not in the ledger are removed.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,17 +17,17 @@ from schema.topics import ANY
 from selector.metrics import SelectorMetrics
 
 REREAD: Final = 600.0
-"""Seconds for which the broker is taken to hold what we last read or published."""
+"""Seconds for which the cached state of the broker is valid."""
 
 RETRY: Final = Delays(first_seconds=2.0, longest_seconds=2.0)
-"""Before the next attempt after the broker failed."""
+"""Delay before the next attempt after a failure of the broker."""
 
 
 class ConfigPublisher:
-    """Publishes what differs from what the broker holds.
+    """Publisher of the configs that differ from the broker's.
 
     Args:
-        on_unwanted: called with the names of configs that the broker held although the ledger has no such monitor.
+        on_unwanted: called with the name of a config that the broker held although the ledger has no such monitor.
     """
 
     def __init__(self, worker: Worker, metrics: SelectorMetrics, *, on_unwanted: Callable[[str], None]) -> None:
@@ -40,18 +40,18 @@ class ConfigPublisher:
         self._outage = Outage("configs")
 
     def set_wanted(self, wanted: Mapping[str, MonitorConfig]) -> None:
-        """These are the configs of all monitors from now on."""
+        """Set the configs of all monitors."""
         if wanted != self._wanted:
             self._wanted = wanted
             self._wakeup.set()
 
-    def forget(self) -> None:
-        """What the broker holds is not known any more: it was away."""
+    def invalidate(self) -> None:
+        """Discard the cached state of the broker, since it was unavailable and may have lost messages."""
         self._held = None
         self._wakeup.set()
 
     async def run(self) -> None:
-        """Publishes until cancelled, whenever something changed and every few minutes."""
+        """Publish until cancelled, after every change and every few minutes."""
         while True:
             if not await self._wakeup.wait(REREAD):
                 self._held = None
@@ -65,7 +65,7 @@ class ConfigPublisher:
     def _judge(self, error: Exception) -> Setback | None:
         if not isinstance(error, NotConnected | PublishRefused):
             return None
-        self._held = None  # nobody knows
+        self._held = None  # unknown now
         return Setback(f"could not be published: {error}", "trying again")
 
     async def _publish(self, wanted: Mapping[str, MonitorConfig] | None) -> None:
@@ -73,7 +73,7 @@ class ConfigPublisher:
             return
         if self._held is None:
             self._held = await self._read()
-        held = self._held  # stays ours when what we know of is forgotten meanwhile
+        held = self._held  # a local reference, since invalidate() may be called meanwhile
         for name, config in wanted.items():
             if held.get(name) != config:
                 await self._put(name, encode(config))
@@ -91,7 +91,7 @@ class ConfigPublisher:
         held: dict[str, MonitorConfig | None] = {}
         topics, broker = self._worker.topics, self._worker.broker
 
-        def take(message: Incoming) -> None:
+        def collect(message: Incoming) -> None:
             address = topics.parse(message.topic)
             if address is None or address.kind != "config":
                 return
@@ -100,7 +100,7 @@ class ConfigPublisher:
             else:
                 held.pop(address.name, None)
 
-        await read_retained(broker, topics.config(ANY), topics.echo(broker.identity.client_id), take)
+        await read_retained(broker, topics.config(ANY), topics.echo(broker.identity.client_id), collect)
         return held
 
 

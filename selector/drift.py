@@ -1,8 +1,8 @@
-"""Listens to the agents' presence: who comes online, and who holds other assignments than the ledger has.
+"""Detect agents whose assignments differ from the ledger, from their status messages.
 
-A status message names, for each protocol, the number and hash of the assignments that the agent holds. When they are
-not the ledger's, the monitor's retained tree is reconciled; when the tree turns out to be right and the next status
-says the same again, the agent itself has missed something and is sent all of them again.
+A status message contains, for each protocol, the number and hash of the assignments that the agent holds. If they
+differ from the ledger's, the monitor's retained tree is reconciled. If the tree is correct and the next status has the
+same difference, the agent itself has missed a message, and all its assignments are published again.
 """
 
 import time
@@ -23,21 +23,22 @@ from selector.reconcile import Reconciler
 from selector.row_warnings import RowWarnings
 
 PAUSE: Final = 20.0
-"""Seconds between two comparisons of the same agent: it may report every change, and its reports lag behind ours."""
+"""Minimum seconds between two comparisons of one agent, which may report every change, and whose reports lag behind
+ours."""
 
 COMING_ONLINE: Final = 300.0
-"""Seconds in which an agent's coming online has its tree looked at once: one that comes and goes all the time must not
-have the selector look all the time. It is compared all the same."""
+"""Seconds within which an agent that comes online triggers reconciliation at most once, so that a flapping agent does
+not keep the selector busy. Its status is still compared."""
 
 RESEND_ALL_AGAIN: Final = 3600.0
-"""Seconds until an agent that still holds other assignments is told all of them again."""
+"""Minimum seconds between two complete resends of an agent's assignments."""
 
 Held = dict[IpVersion, str]
 """The hash of the assignments of each protocol."""
 
 
 class DriftWatch:
-    """Compares the assignments that agents hold with the ledger."""
+    """Comparison of the agents' assignments with the ledger."""
 
     def __init__(
         self,
@@ -63,11 +64,11 @@ class DriftWatch:
 
     @property
     def online(self) -> int:
-        """How many agents are online, as far as we heard."""
+        """Return how many agents are online according to their status messages."""
         return len(self._online)
 
     def on_status(self, message: Incoming) -> None:
-        """Takes a status message. Of an agent that the ledger does not know nothing is remembered."""
+        """Handle a status message. No state is kept for an agent that is not in the ledger."""
         address = self._worker.topics.parse(message.topic)
         if address is None or address.kind != "status":
             return
@@ -81,7 +82,7 @@ class DriftWatch:
         try:
             status = decode_status(message.payload)
         except Undecodable as error:
-            self._row_warnings.say("status", name, str(error))
+            self._row_warnings.warn("status", name, str(error))
             return
         if not status.online:
             self._is_offline(name)
@@ -98,32 +99,32 @@ class DriftWatch:
         self._online.add(name)
 
     def _is_offline(self, name: str) -> None:
-        """When it came and was compared last is not forgotten: it might be back in a moment, again and again."""
+        """Record that the agent is offline, but keep the times of its debounce, since it may be flapping."""
         self._online.discard(name)
         self._reported.pop(name, None)
 
     async def run(self) -> None:
-        """Compares until cancelled."""
+        """Compare until cancelled."""
         while True:
             await self._compare(await self._next())
 
     async def _compare(self, name: str) -> None:
-        says = self._reported.pop(name)
+        reported = self._reported.pop(name)
         self._compared[name] = time.monotonic()
         if not has_topics(name, self._worker.topics, self._row_warnings):
             return
         ledger = await self._worker.in_database(partial(self._ledger, name))
-        differs = any(ledger.get(ipv, _NOTHING) != held for ipv, held in says.items())
+        differs = any(ledger.get(ipv, _NOTHING) != held for ipv, held in reported.items())
         if not differs:
             self._differing.pop(name, None)
             return
         # The same two sets as last time, although the tree was reconciled in between.
-        again = self._differing.get(name) == (says, ledger) and self._may_resend_all(name)
-        self._differing[name] = (says, ledger)
+        again = self._differing.get(name) == (reported, ledger) and self._may_resend_all(name)
+        self._differing[name] = (reported, ledger)
         self._reconciler.mark(name, resend_all=again)
 
     def _may_resend_all(self, name: str) -> bool:
-        """Not more often than hourly: an agent that counts differently would have it at each of its messages."""
+        """Limit complete resends to one per hour, since an agent with another hash would cause one per message."""
         now = time.monotonic()
         if now - self._resent_all.get(name, -RESEND_ALL_AGAIN) < RESEND_ALL_AGAIN:
             return False
@@ -133,16 +134,16 @@ class DriftWatch:
     def _ledger(self, name: str) -> Held:
         with reading(self._worker.engine) as connection:
             rows = read_pairs_of_monitor(connection, name)
-        told = self._publisher.by_topic(rows)
+        assignments = self._publisher.by_topic(rows)
         held: Held = {}
         for ipv in {row.ipv for row in rows}:
             topics = (self._worker.topics.assignment(name, ipv, row.server_id) for row in rows if row.ipv == ipv)
-            found = (told.get(topic) for topic in topics)
+            found = (assignments.get(topic) for topic in topics)
             held[ipv] = assignment_set_hash(one for one in found if one is not None)
         return held
 
     async def _next(self) -> str:
-        """The agent that was heard longest ago among those whose pause is over."""
+        """Wait for the agent with the oldest report among those that may be compared again, and return its name."""
         while True:
             self._wakeup.clear()
             now = time.monotonic()

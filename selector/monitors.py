@@ -1,4 +1,4 @@
-"""All monitors as the ledger has them now, and whether they are gone: changes concern servers, agents and pairs."""
+"""Read all monitors and their presence from the ledger, for the watch, the agents' configuration and the pairs."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,19 +16,19 @@ from schema.tables import accounts, monitor_presence, monitors
 from selector.rows import AccountLimit, account_limit
 
 PSEUDO: Final = "%.system"
-"""Names of the pseudo-monitors that hold settings, for SQL's LIKE."""
+"""Names of the pseudo-monitors that hold settings, as a pattern for SQL's LIKE."""
 
 
 def is_gone(last_present: datetime | None, now: datetime) -> bool:
-    """Whether a monitor was last present ``MONITOR_GONE`` ago or never (both in UTC without a zone)."""
+    """Return whether a monitor was last present at least ``MONITOR_GONE`` ago, or never (both times naive, UTC)."""
     return last_present is None or now - last_present >= MONITOR_GONE
 
 
 def last_present() -> sa.ColumnElement[datetime | None]:
-    """When the agent of a monitor was last known to be there; see :func:`with_presence`.
+    """Return the column with the time at which a monitor's agent was last present; see :func:`with_presence`.
 
-    While it is online: its last status. Offline: since when. Without any status, as of an agent that never sent one:
-    ``monitors.last_seen``.
+    That is the time of the last status while it is online, the time at which it went offline, or ``monitors.last_seen``
+    if it has never published a status.
     """
     presence = monitor_presence.c
     return sa.case(
@@ -39,18 +39,18 @@ def last_present() -> sa.ColumnElement[datetime | None]:
 
 
 def is_real() -> sa.ColumnElement[bool]:
-    """Of a row of ``monitors``: it is one, and neither a scorer nor a pseudo-monitor."""
+    """Return the condition that a row of ``monitors`` is a monitor, and neither a scorer nor a pseudo-monitor."""
     m = monitors.c
     return sa.and_(m.type == "monitor", sa.or_(m.tls_name.is_(None), m.tls_name.not_like(PSEUDO)))
 
 
 def with_presence(source: sa.Join | sa.Table) -> sa.Join:
-    """``source``, which has ``monitors`` in it, with the presence of each monitor where there is one."""
+    """Join ``source``, which contains ``monitors``, with the presence of each monitor if there is one."""
     return source.outerjoin(monitor_presence, monitor_presence.c.tls_name == monitors.c.tls_name)
 
 
 def name_of(tls_name: str | None, monitor_id: int) -> str:
-    """The full name of a monitor, or what to call one that has none."""
+    """Return the full name of a monitor, or a substitute if it has none."""
     return tls_name or f"monitor {monitor_id}"
 
 
@@ -71,7 +71,7 @@ class MonitorRow:
 
     @property
     def live(self) -> bool:
-        """Whether it probes."""
+        """Return whether the monitor probes."""
         return cast(MonitorStatus, self.status) in LIVE
 
 
@@ -84,12 +84,12 @@ class Monitors:
 
     @property
     def names(self) -> set[str]:
-        """Of all monitors that have one."""
+        """Return the names of all monitors that have one."""
         return {row.name for row in self.monitors if row.named}
 
 
 def read_monitors(connection: Connection, now: datetime) -> Monitors:
-    """Everything about the monitors as of ``now`` (aware, UTC). A row without a protocol is left out."""
+    """Read all monitors as of ``now`` (aware, UTC). A row without a protocol is omitted."""
     moment = to_db(now)
     found = [_row(row, moment) for row in connection.execute(_MONITORS) if row.ipv in IP_VERSIONS]
     pseudo = {row.tls_name: row.config for row in connection.execute(_DEFAULTS)}

@@ -1,6 +1,6 @@
-"""Makes the pairs and the places in the review queue that are missing: every live monitor is a candidate everywhere.
+"""Create missing pairs and missing entries of the review queue, since every live monitor is a candidate everywhere.
 
-The loop looks whenever monitors or servers have changed, and the agents are notified of what it made.
+The loop checks whenever monitors or servers have changed, and publishes the assignments of the pairs that it creates.
 """
 
 from collections.abc import Sequence
@@ -27,22 +27,22 @@ from selector.review_loop import ReviewLoop
 from selector.store import Pair
 
 BATCH: Final = 200
-"""Rows of one transaction: little, since each locks its server against a new score for as long."""
+"""Rows per transaction: few, since each row blocks a new score of its server until the commit."""
 
 _OVERTAKEN: Final = (IntegrityError,)
-"""A server or monitor was removed between our reading and our writing."""
+"""Errors after which the transaction is retried: a server or monitor was removed between read and write."""
 
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """Who is there: when it differs from the last time, pairs may be missing."""
+    """Monitors and servers that exist; if they have changed, pairs may be missing."""
 
     monitors: frozenset[int]
     servers: tuple[tuple[Any, ...], ...]
 
 
 def read_population(engine: Engine, rows: Sequence[MonitorRow], now: datetime) -> Population:
-    """The live monitors, and of each protocol how many servers there are and which is the newest."""
+    """Read the live monitors, and for each protocol the number of servers and the newest server."""
     s = servers.c
     query = (
         sa.select(s.ip_version, sa.func.count(), sa.func.max(s.id))
@@ -56,7 +56,7 @@ def read_population(engine: Engine, rows: Sequence[MonitorRow], now: datetime) -
 
 
 def make_pairs(engine: Engine, monitor: MonitorRow, now: datetime) -> list[Pair]:
-    """Makes some of the pairs that this monitor lacks, in one transaction; none when it has them all."""
+    """Create some of this monitor's missing pairs in one transaction; return an empty list if none is missing."""
     if not monitor.live or not monitor.named:
         return []
     return transaction(
@@ -65,7 +65,7 @@ def make_pairs(engine: Engine, monitor: MonitorRow, now: datetime) -> list[Pair]
 
 
 def queue_servers(engine: Engine, now: datetime) -> int:
-    """Makes servers due that have no place in the review queue; returns how many."""
+    """Enqueue servers that are missing from the review queue, due now; return how many."""
     queued = 0
     while made := transaction(engine, partial(_queue_some, now=now), retry_on=_OVERTAKEN):
         queued += made
@@ -83,7 +83,7 @@ def _make_some(connection: Connection, monitor_id: int, ipv: IpVersion, now: dat
         .limit(BATCH)
     )
     lacking = list(connection.scalars(query))
-    # Another selector may make them meanwhile.
+    # Another selector may insert them meanwhile.
     _ADD_PAIRS.execute(
         connection, map(_Server, lacking), monitor_id=monitor_id, status="candidate", created_on=to_db_seconds(now)
     )
@@ -95,7 +95,7 @@ def _queue_some(connection: Connection, now: datetime) -> int:
     query = (
         sa.select(servers.c.id)
         .select_from(servers.outerjoin(queue, queue.c.server_id == servers.c.id))
-        # A server without a next review was deleted when it was last looked at, and now it is there again.
+        # A server without a next review was deleted at its last review, and the deletion has been reverted.
         .where(_there(now), queue.c.next_review.is_(None))
         .order_by(servers.c.id)
         .limit(BATCH)
@@ -107,7 +107,7 @@ def _queue_some(connection: Connection, now: datetime) -> int:
 
 
 def _there(now: datetime) -> sa.ColumnElement[bool]:
-    """Of a server: it is not deleted."""
+    """Return the condition that a server is not deleted."""
     return sa.or_(servers.c.deletion_on.is_(None), servers.c.deletion_on > now.date())
 
 
@@ -118,11 +118,11 @@ class _Server(NamedTuple):
 _ADD_PAIRS: Final = insert_or_ignore(server_scores, _Server, common=["monitor_id", "status", "created_on"])
 
 SWEEP_EVERY: Final = 600.0
-"""Seconds between two looks for missing pairs although nobody came."""
+"""Seconds between two checks for missing pairs without a change."""
 
 
 class PairLoop:
-    """Looks whenever it is shown the monitors. A new pool's pairs take minutes, which is why nobody waits for it."""
+    """Loop that creates missing pairs. It runs as its own task, since the pairs of a new pool take minutes."""
 
     def __init__(self, worker: Worker, review_loop: ReviewLoop, publisher: Publisher, metrics: SelectorMetrics) -> None:
         self._worker = worker
@@ -134,22 +134,22 @@ class PairLoop:
         self._population: Population | None = None
 
     def set_monitors(self, rows: Sequence[MonitorRow]) -> None:
-        """These are the monitors now."""
+        """Set the current monitors and check for missing pairs."""
         self._rows = rows
         self._wakeup.set()
 
     async def sweep(self) -> None:
-        """Has missing pairs looked for although nobody came: a periodic job."""
+        """Check for missing pairs even without a change. A periodic job."""
         self._population = None
         self._wakeup.set()
 
     async def run(self) -> None:
-        """Makes what is missing, until cancelled."""
+        """Create missing pairs until cancelled."""
         while True:
             await self._wakeup.wait()
-            await self._look(self._rows)
+            await self._check(self._rows)
 
-    async def _look(self, rows: Sequence[MonitorRow]) -> None:
+    async def _check(self, rows: Sequence[MonitorRow]) -> None:
         worker, now = self._worker, datetime.now(UTC)
         population = await worker.in_database(partial(read_population, worker.engine, rows, now))
         if population == self._population:

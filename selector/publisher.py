@@ -1,8 +1,8 @@
-"""Tells the agents, after the commit: one retained message for each assignment that may have changed.
+"""Publish assignments after the commit: one retained message for each assignment that may have changed.
 
-What is published is read from the ledger after the commit, published, and read once more: when somebody else changed
-and published the same pair in between, the later reading corrects what would have overwritten theirs. A message that
-the broker did not take marks its monitor for reconciliation, so nothing has to be remembered here.
+The assignments are read from the ledger after the commit, published, and read again: if another process changed and
+published the same pair in between, the second read corrects a message that overwrote the other's. A message that the
+broker does not acknowledge marks its monitor for reconciliation, so no state is kept here.
 """
 
 import asyncio
@@ -28,17 +28,17 @@ AT_ONCE: Final = 200
 """Messages whose acknowledgements are awaited together."""
 
 ROUNDS: Final = 5
-"""How often what was published is compared with the ledger; more changes than that are reconciliation's."""
+"""Maximum comparisons of published messages with the ledger; reconciliation repairs later changes."""
 
 Published = Mapping[str, Assignment | None]
-"""Assignments by topic; None: there is none."""
+"""Assignments by topic; None if there is none."""
 
 
 class Publisher:
-    """Publishes assignments as the ledger has them.
+    """Publisher of assignments as the ledger has them.
 
     Args:
-        on_lost: called with the name of a monitor that did not get a message.
+        on_lost: called with the name of a monitor for which a message could not be published.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Publisher:
         self._warning = OngoingWarning(log)
 
     async def publish_pairs(self, pairs: Sequence[Pair]) -> None:
-        """Tells the monitors of these pairs what the ledger says of them now."""
+        """Publish the current assignments of these pairs."""
         published: dict[str, Assignment | None] = {}
         news: Published = {}
         for _ in range(ROUNDS):
@@ -64,7 +64,7 @@ class Publisher:
             self._mark(topic)
 
     def by_topic(self, rows: Iterable[PairRow]) -> Published:
-        """The assignments that these rows are. Blocks on the database when settings have to be read again."""
+        """Return the assignments of these rows. Blocks on the database if settings have to be read again."""
         terms = Terms(self._worker.topics, self._worker.pool.get().monitors, datetime.now(UTC).date())
         return assignments_by_topic(rows, terms, self._row_warnings)
 
@@ -73,15 +73,15 @@ class Publisher:
             return self.by_topic(read_pairs(connection, pairs))
 
     async def send(self, published: Published) -> bool:
-        """Publishes all of it, retained; whether the broker took everything. What it did not take is marked."""
+        """Publish all messages, retained; return whether all were acknowledged. Mark the monitors of the others."""
         topics = list(published)
-        taken = 0
+        acknowledged = 0
         for first in range(0, len(topics), AT_ONCE):
             some = topics[first : first + AT_ONCE]
             results = await asyncio.gather(*(self._send(topic, published[topic]) for topic in some))
-            taken += sum(results)
-        self._metrics.published(taken, len(topics) - taken)
-        return taken == len(topics)
+            acknowledged += sum(results)
+        self._metrics.published(acknowledged, len(topics) - acknowledged)
+        return acknowledged == len(topics)
 
     async def _send(self, topic: str, what: Assignment | None) -> bool:
         payload = b"" if what is None else encode(what)

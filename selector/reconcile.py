@@ -1,8 +1,8 @@
-"""Repairs the retained assignments of one monitor after another, so that they say what the ledger says.
+"""Reconcile the retained assignments with the ledger, one monitor after another.
 
-A crash between commit and publish, a broker that lost what it had acknowledged, a message from somebody else: whatever
-the reason, the tree and the ledger part, and here they meet again. Only one monitor's part is in memory at a time. The
-ledger is read after the tree, so that what a review published meanwhile is not taken for an error.
+The tree and the ledger can differ after a crash between commit and publish, if the broker lost acknowledged messages,
+or if another client published on the topics. Only one monitor's tree is in memory at a time. The ledger is read after
+the tree, so that a message which a review publishes meanwhile does not count as a difference.
 """
 
 import asyncio
@@ -29,24 +29,24 @@ from selector.publisher import ROUNDS, Published, Publisher
 log = logging.getLogger(__name__)
 
 CYCLE: Final = 45 * 60.0
-"""Seconds in which every monitor is looked at although nothing calls for it."""
+"""Seconds in which every monitor is reconciled at least once."""
 
 RETRY: Final = Delays(first_seconds=2.0, longest_seconds=30.0, jitter=0.5)
-"""Before the next attempt after the broker failed."""
+"""Delays before the next attempt after a failure of the broker."""
 
 MOST_MESSAGES: Final = 50_000
-"""Of one monitor, that are held in memory: ten times what the whole pool is. What is more waits for the next time."""
+"""Maximum messages of one monitor in memory, ten times the servers of the pool; more wait for the next time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What has to be published for a monitor's tree to say what the ledger says; None removes."""
+    """Difference between a monitor's tree and the ledger. ``repairs`` has the messages to publish; None removes one."""
 
     repairs: Mapping[str, Assignment | None] = field(default_factory=dict)
     missing: int = 0
     different: int = 0
     stale: int = 0
-    """There, but no assignment: no longer one, or never ours."""
+    """Number of retained messages without an assignment in the ledger."""
 
 
 Tree = dict[str, bytes]
@@ -54,7 +54,7 @@ Tree = dict[str, bytes]
 
 
 def difference(tree: Mapping[str, Assignment | None], wanted: Published) -> Difference:
-    """Compares what is there (None: there, but not to be understood) with what should be."""
+    """Compare the retained assignments (None: an invalid payload) with the wanted ones."""
     repairs: dict[str, Assignment | None] = {}
     missing = different = stale = 0
     for topic, assignment in wanted.items():
@@ -72,41 +72,41 @@ def difference(tree: Mapping[str, Assignment | None], wanted: Published) -> Diff
     return Difference(repairs, missing, different, stale)
 
 
-def understood(tree: Tree) -> dict[str, Assignment | None]:
-    """The assignments in a tree; None for a payload that is none."""
+def decoded(tree: Tree) -> dict[str, Assignment | None]:
+    """Return the assignments in a tree; None for an invalid payload."""
     return {topic: _assignment(payload) for topic, payload in tree.items()}
 
 
 class Reconciler:
-    """Looks at the monitors that were marked, and at all others in turn."""
+    """Reconciliation of the marked monitors, and of all others in turn."""
 
     def __init__(self, worker: Worker, publisher: Publisher, metrics: SelectorMetrics) -> None:
         self._worker = worker
         self._publisher = publisher
         self._metrics = metrics
         self._marked: OrderedDict[str, bool] = OrderedDict()
-        self._looked: dict[str, float] = {}
+        self._reconciled_at: dict[str, float] = {}
         self._wakeup = Wakeup()
         self._warning = OngoingWarning(log)
 
     @property
     def waiting(self) -> int:
-        """How many monitors are marked."""
+        """Return how many monitors are marked."""
         return len(self._marked)
 
     def mark(self, name: str, *, resend_all: bool = False) -> None:
-        """Queues this monitor; with ``resend_all``, all its assignments are published again, right or not."""
+        """Enqueue this monitor; with ``resend_all``, publish all its assignments again, even correct ones."""
         self._marked[name] = resend_all or self._marked.get(name, False)
         self._wakeup.set()
 
     def set_monitors(self, names: set[str]) -> None:
-        """These are all the monitors. New ones are looked at soon, and so are those that are no longer among them."""
-        for name in names ^ self._looked.keys():
+        """Set the current monitors, and mark those that were added or removed."""
+        for name in names ^ self._reconciled_at.keys():
             self.mark(name)
-        self._looked = {name: self._looked.get(name, time.monotonic()) for name in names}
+        self._reconciled_at = {name: self._reconciled_at.get(name, time.monotonic()) for name in names}
 
     async def run(self) -> None:
-        """Reconciles until cancelled, whenever the broker is there."""
+        """Reconcile until cancelled, while the broker is connected."""
         failures = 0
         while True:
             name, resend_all = await self._next()
@@ -123,14 +123,14 @@ class Reconciler:
                 self._warning.over()
 
     async def reconcile(self, name: str, *, resend_all: bool = False) -> Difference:
-        """Repairs the retained assignments of one monitor; returns what was wrong with them.
+        """Repair the retained assignments of one monitor; return the difference that was found.
 
         Raises:
-            NotConnected: the tree could not be read, or the broker did not take every repair.
+            NotConnected: the tree could not be read, or the broker did not acknowledge every repair.
         """
-        if name in self._looked:
-            self._looked[name] = time.monotonic()
-        tree = understood(await self._read_tree(name))
+        if name in self._reconciled_at:
+            self._reconciled_at[name] = time.monotonic()
+        tree = decoded(await self._read_tree(name))
         found: Difference | None = None
         for _ in range(ROUNDS):
             wanted = await self._worker.in_database(partial(self._wanted, name))
@@ -140,8 +140,8 @@ class Reconciler:
             if not repairs:
                 break
             if not await self._publisher.send(repairs):
-                raise NotConnected("the broker did not take every message")
-            # Read the ledger once more: a review may have published while we did.
+                raise NotConnected("the broker did not acknowledge every message")
+            # Read the ledger again: a review may have published meanwhile.
             resend_all = False
             _apply(tree, repairs)
         assert found is not None
@@ -155,7 +155,7 @@ class Reconciler:
     async def _read_tree(self, name: str) -> Tree:
         tree: Tree = {}
 
-        def take(message: Incoming) -> None:
+        def collect(message: Incoming) -> None:
             if not message.payload:
                 tree.pop(message.topic, None)
             elif message.topic in tree or len(tree) < MOST_MESSAGES:
@@ -163,11 +163,11 @@ class Reconciler:
 
         worker = self._worker
         echo = worker.topics.echo(worker.broker.identity.client_id)
-        await read_retained(worker.broker, worker.topics.assignments(name), echo, take)
+        await read_retained(worker.broker, worker.topics.assignments(name), echo, collect)
         return tree
 
     async def _next(self) -> tuple[str, bool]:
-        """The monitor to look at now: marked ones first, else the one not looked at for longest, when its time is."""
+        """Wait for the next monitor: marked ones first, else the one reconciled longest ago, once its cycle is over."""
         while not self._marked:
             self._wakeup.clear()
             name, wait = self._longest_ago()
@@ -177,10 +177,10 @@ class Reconciler:
         return self._marked.popitem(last=False)
 
     def _longest_ago(self) -> tuple[str | None, float]:
-        if not self._looked:
+        if not self._reconciled_at:
             return None, CYCLE
-        name = min(self._looked, key=self._looked.__getitem__)
-        return name, self._looked[name] + CYCLE - time.monotonic()
+        name = min(self._reconciled_at, key=self._reconciled_at.__getitem__)
+        return name, self._reconciled_at[name] + CYCLE - time.monotonic()
 
     def _count(self, name: str, found: Difference) -> None:
         for what in ("missing", "different", "stale"):

@@ -1,4 +1,4 @@
-"""The loop that reviews what is due, and the one that publishes what the reviews changed."""
+"""Run two loops: one reviews servers that are due, the other publishes the changes of the reviews."""
 
 import asyncio
 import logging
@@ -21,25 +21,25 @@ from selector.store import Pair
 log = logging.getLogger(__name__)
 
 POLL: Final = 1.0
-"""Seconds between two looks for servers that are due, when there were few or none."""
+"""Seconds between two polls for due servers, if the last one found fewer than a batch."""
 
 LONGEST: Final = 0.25
-"""Seconds that a transaction of reviews should take at most: agents wait for all of its decisions, and others for its
-locks. With sixty monitors a server that is a full batch, with hundreds it is less."""
+"""Target maximum duration of a review transaction in seconds: agents wait for all of its decisions, and other processes
+for its locks. With sixty monitors per server it fits a full batch, with hundreds fewer reviews."""
 
 UNPUBLISHED: Final = 50
-"""Transactions whose changes may wait to be published before reviews wait for them."""
+"""Maximum transactions with unpublished changes; further reviews wait."""
 
 PUBLISH_FIRST: Final = 0.25
-"""Seconds for which the next reviews wait until the changes of the last ones are published, which takes a tenth of it.
-They would take the processor from those whom agents wait for. If the broker takes longer, reviews go on."""
+"""Maximum seconds for which the next reviews wait for publishing of the last changes, which usually takes a tenth of
+it. Otherwise reviews would compete for the processor with messages for which agents wait."""
 
 PUBLISH_TOGETHER: Final = 500
-"""Pairs that are published with one look at the ledger, about."""
+"""Approximate number of pairs that are published after one read of the ledger."""
 
 
 class ReviewLoop:
-    """Reviews what is due. Pausing it stops decisions only: what was decided is still published and kept right."""
+    """Loop that reviews due servers. A pause stops only reviews; earlier decisions are still published."""
 
     def __init__(
         self, worker: Worker, publisher: Publisher, row_warnings: RowWarnings, metrics: SelectorMetrics
@@ -55,32 +55,32 @@ class ReviewLoop:
         self._resumed.set()
         self._together = BATCH
         self.reviewed = 0
-        """How many servers, since the start."""
+        """Number of reviewed servers since the start."""
 
     @property
     def paused(self) -> bool:
-        """Whether it was told to pause."""
+        """Return whether reviews are paused."""
         return not self._resumed.is_set()
 
     async def pause(self) -> None:
-        """No review is begun from now on; returns when none is under way any more."""
+        """Start no further review, and wait for the end of a running one."""
         self._resumed.clear()
         async with self._under_way:
             pass
 
     def resume(self) -> None:
-        """Reviews go on."""
+        """Resume reviews."""
         self._resumed.set()
 
     def wake(self) -> None:
-        """Something is due now."""
+        """Review at once, since a server is due."""
         self._wakeup.set()
 
     async def run(self) -> None:
-        """Reviews until cancelled."""
+        """Review until cancelled."""
         while True:
             await self._resumed.wait()
-            # By a wrong clock every monitor is gone, or has no results of the last day.
+            # With a wrong clock, every monitor would be gone or have no results of the last day.
             await self._worker.clock.agreed()
             self._wakeup.clear()
             async with self._under_way:
@@ -101,7 +101,7 @@ class ReviewLoop:
                 await self._wakeup.wait(POLL)
 
     async def publish(self) -> None:
-        """Publishes what the reviews changed, until cancelled."""
+        """Publish the changes of the reviews until cancelled."""
         while True:
             together = [await self._unpublished.get()]
             while sum(map(len, together)) < PUBLISH_TOGETHER and not self._unpublished.empty():
@@ -111,7 +111,7 @@ class ReviewLoop:
                 self._unpublished.task_done()
 
     async def _publish_first(self, touched: Sequence[Pair]) -> None:
-        """Has these pairs published, and lets the agents be told first: others may wait that long."""
+        """Enqueue these pairs for publishing, and wait briefly, so that agents are notified before the next review."""
         if not touched:
             return
         await self._unpublished.put(touched)
@@ -143,12 +143,12 @@ class ReviewLoop:
 
 
 def next_together(reviewed: int, seconds: float) -> int:
-    """Servers of the next transaction, when the last one reviewed so many in so long."""
+    """Return the number of servers for the next transaction, from the number and duration of the last one."""
     return max(1, min(BATCH, round(LONGEST * reviewed / seconds))) if reviewed else BATCH
 
 
 def log_review(reviewed: Reviewed, row_warnings: RowWarnings) -> None:
-    """Logs what a review decided and what it could not use."""
+    """Log the changes of a review and the rows that it skipped."""
     for change in reviewed.changes:
         log.info(
             "server %d: %s: %s to %s: %s: %s",
@@ -160,6 +160,6 @@ def log_review(reviewed: Reviewed, row_warnings: RowWarnings) -> None:
             change.reason,
         )
     if reviewed.problem:
-        row_warnings.say("server", reviewed.server_id, f"not reviewed: {reviewed.problem}")
-    for rejected in reviewed.rejected:
-        row_warnings.say("monitor", rejected.name, f"left out of reviews: {rejected.reason}")
+        row_warnings.warn("server", reviewed.server_id, f"not reviewed: {reviewed.problem}")
+    for skipped in reviewed.skipped:
+        row_warnings.warn("monitor", skipped.name, f"skipped in reviews: {skipped.reason}")

@@ -1,7 +1,7 @@
-"""Reviews servers: claims them, reads what is known, lets the rules decide, and writes, all in one transaction.
+"""Review servers: claim them, read their input, apply the rules and write the changes in one transaction.
 
-The claim is the lock on the server's row of ``servers_monitor_review``, so two selectors never review the same server
-at once. Nothing here publishes: what changed is returned, for after the commit.
+The claim is the row lock on the server's row of ``servers_monitor_review``, so that two selectors never review the same
+server at once. This module does not publish; it returns the changes, which are published after the commit.
 """
 
 import logging
@@ -18,7 +18,7 @@ from runtime.db.engine import to_db, transaction
 from runtime.db.queue import REVIEWS
 from runtime.db.system_settings import PoolSettings
 from selector.rows import BadRow, parse_monitors, parse_server
-from selector.rules.model import Change, Rejected, Review, Settings
+from selector.rules.model import Change, Review, Settings, Skipped
 from selector.rules.review import review
 from selector.store import WINDOW, Pair, ReviewInput, read_inputs
 from selector.write import write_changes, write_pairs, write_times
@@ -26,7 +26,7 @@ from selector.write import write_changes, write_pairs, write_times
 log = logging.getLogger(__name__)
 
 BATCH: Final = 10
-"""Servers of one transaction: enough to spread the cost of a commit, few enough that nobody waits long for a lock."""
+"""Servers per transaction: enough to spread the cost of a commit, few enough to release row locks soon."""
 
 _PRESENT: Final = 0.75
 
@@ -35,36 +35,37 @@ Outcome = Literal["changed", "unchanged", "deleted", "broken", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Reviewed:
-    """What became of a server's review.
+    """Outcome of a server's review.
 
-    ``problem`` says why it was not reviewed (``broken``: its own row; ``failed``: a defect of ours, which is logged).
-    ``touched`` are the pairs whose assignment may have changed. ``seconds`` the rules took, with the decoding of rows.
+    ``problem`` is the reason if the server was not reviewed (``broken``: its own row is invalid; ``failed``: a defect
+    of the selector, which is logged). ``touched`` are the pairs whose assignments may have changed. ``seconds`` is the
+    duration of the rules, including the decoding of rows.
     """
 
     server_id: int
     outcome: Outcome
     changes: tuple[Change, ...] = ()
     names: Mapping[int, str] | None = None
-    rejected: tuple[Rejected, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
     touched: tuple[Pair, ...] = ()
     problem: str = ""
     seconds: float = 0.0
 
     def name(self, monitor_id: int) -> str:
-        """The full name of a monitor of the review."""
+        """Return the full name of a monitor of the review."""
         return (self.names or {}).get(monitor_id, f"monitor {monitor_id}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A review before it is written; without one, why there is none."""
+    """A review before it is written, or the outcome without a review."""
 
     reviewed: Reviewed
     review: Review | None = None
 
 
 def rule_settings(pool: PoolSettings) -> Settings:
-    """The numbers of the rules, with the targets that operators set, and results that the intervals in force allow."""
+    """Return the rules' settings, with the operators' targets and the numbers of results that the intervals allow."""
     usual = Settings()
     for_testing = enough_results(pool.monitors.interval_candidate, usual.results_for_testing)
     return Settings(
@@ -77,18 +78,18 @@ def rule_settings(pool: PoolSettings) -> Settings:
 
 
 def enough_results(interval: float, most: int) -> int:
-    """Three quarters of the results that a day has at this interval (s), since some are always missing; 1 to ``most``.
+    """Return three quarters of a day's results at this interval (s), since some are always missing; 1 to ``most``.
 
-    Shorter intervals ask for no more than the usual ones: as much is known of a monitor, only sooner.
+    Shorter intervals require no more results than the default ones: the same number is sufficient, only sooner.
     """
     return min(most, max(1, round(_PRESENT * WINDOW.total_seconds() / interval)))
 
 
 def review_due(engine: Engine, pool: PoolSettings, now: datetime, limit: int = BATCH) -> list[Reviewed]:
-    """Reviews up to ``limit`` servers that are due at ``now`` (aware, UTC) and that no other selector holds.
+    """Review up to ``limit`` servers that are due at ``now`` (aware, UTC) and that no other selector has claimed.
 
     Raises:
-        DatabaseUnavailable: see :func:`runtime.db.engine.transaction`. A review repeated is only made once more.
+        DatabaseUnavailable: see :func:`runtime.db.engine.transaction`. The review can be retried.
     """
 
     def work(connection: Connection) -> list[Reviewed]:
@@ -98,7 +99,7 @@ def review_due(engine: Engine, pool: PoolSettings, now: datetime, limit: int = B
 
 
 def review_server(engine: Engine, server_id: int, pool: PoolSettings, now: datetime) -> Reviewed | None:
-    """Reviews this server whether it is due or not, after any review of it that is under way. None: no such server."""
+    """Review this server even if it is not due, after any running review of it; None if there is no such server."""
 
     def work(connection: Connection) -> Reviewed | None:
         if server_id not in read_inputs(connection, [server_id], now):
@@ -111,10 +112,10 @@ def review_server(engine: Engine, server_id: int, pool: PoolSettings, now: datet
 
 
 def judge(found: ReviewInput, settings: Settings, now: datetime) -> Review:
-    """The pure review of what the ledger has.
+    """Apply the rules to the ledger's rows. Pure.
 
     Raises:
-        BadRow: the server's own row is broken.
+        BadRow: the server's own row is invalid.
     """
     server = parse_server(found.server_id, found.ip, found.ip_version, found.account_id)
     return review(server, parse_monitors(found.monitors), now, settings)
@@ -142,7 +143,7 @@ def _ids(judged: Sequence[_Judged], *outcomes: Outcome) -> list[int]:
 
 
 def _judge(found: ReviewInput | None, server_id: int, settings: Settings, now: datetime) -> _Judged:
-    if found is None:  # its row went away; without foreign keys its place in the queue did not
+    if found is None:  # its row was removed; without foreign keys its entry in the queue was not
         return _Judged(Reviewed(server_id, "deleted"))
     if found.deleted(now):
         touched = tuple((server_id, monitor.id) for monitor in found.monitors)
@@ -153,7 +154,7 @@ def _judge(found: ReviewInput | None, server_id: int, settings: Settings, now: d
     except BadRow as bad:
         return _Judged(Reviewed(server_id, "broken", problem=str(bad)))
     except Exception as error:
-        # A defect that one server brings to light must not keep all others from being reviewed.
+        # A defect that one server triggers must not prevent the reviews of all others.
         log.exception("server %d: its review failed", server_id)
         return _Judged(Reviewed(server_id, "failed", problem=f"{type(error).__name__}: {error}"))
     reviewed = Reviewed(
@@ -161,7 +162,7 @@ def _judge(found: ReviewInput | None, server_id: int, settings: Settings, now: d
         "changed" if made.changed else "unchanged",
         made.changes,
         {monitor.id: monitor.name for monitor in found.monitors} if made.changed else None,
-        made.rejected,
+        made.skipped,
         tuple((server_id, change.monitor_id) for change in made.changes),
         seconds=time.perf_counter() - began,
     )

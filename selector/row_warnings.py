@@ -1,4 +1,4 @@
-"""Warnings about single rows: counted every time, logged once for each row, and never in the way of the others."""
+"""Log warnings about single rows: count every one, but log each row only once, so that the log stays short."""
 
 import logging
 from typing import Final
@@ -13,17 +13,17 @@ _WINDOW_SECONDS: Final = 600.0
 
 
 class RowWarnings:
-    """Warns of a row that cannot be used as it is, a few times at most. Any thread may call it.
+    """Rate-limited warnings about rows that cannot be used. Thread-safe.
 
-    What is wrong with a message, an agent chooses: however it alternates, it fills no log.
+    The text of the error is not part of the key, since an agent determines it and could fill the log with variations.
     """
 
     def __init__(self, counter: Counter | None = None) -> None:
         self._counter = counter
         self._warning = OngoingWarning(log, repeat_seconds=None, window_seconds=_WINDOW_SECONDS)
 
-    def say(self, kind: str, key: str | int, what: str) -> None:
-        """``kind`` and ``key`` name the row (``server``, 17), ``what`` is wrong with it and what would be right."""
+    def warn(self, kind: str, key: str | int, what: str) -> None:
+        """Warn about the row ``key`` of this ``kind`` (17, ``server``); ``what`` is the error and the valid values."""
         if self._counter is not None:
             self._counter.add(1, {"kind": kind})
         self._warning.warning("%s %s: %s", kind, key, what, key=(kind, key))

@@ -1,13 +1,13 @@
-"""From rows of the ledger to the values the rules judge; one broken row never stops the review of the others.
+"""Convert rows of the ledger into the rules' values; one invalid row never prevents the review of the others.
 
-A row that nobody knows how to judge (no usable address, protocol or status, all of which operators set) becomes a
-`Rejected`: it is left out of every decision, `simulate` shows why, and it keeps the place it holds. (Its
-pair is still active or testing in the ledger and its agent still measures; if its place were free in our eyes, more
-than the target would become active.) It does not count for constraints, because what it would be compared by is what
-is broken. A paused or deleted monitor has to leave whatever else its row says, so it is never rejected for its address.
+A row with an invalid address, protocol or status (operators set all three) becomes a `Skipped`: no decision considers
+it, `simulate` shows the reason, and it keeps its place. (Its pair is still active or testing in the ledger, and its
+agent still measures; if its place counted as free, more monitors than the target would become active.) It does not
+count for constraints, since the values to compare are invalid. A paused or deleted monitor has to leave regardless of
+its row, so an invalid address does not cause it to be skipped.
 
-Nobody is left out, and so kept where it is, because of what it measured or of its account's flags: impossible averages
-count as the nearest possible ones, what is no number as the worst, and an odd limit as the default.
+Measurements or account flags never cause a monitor to be skipped, which would keep it in its place: impossible averages
+count as the nearest possible ones, NaN as the worst, and an invalid limit as the default.
 """
 
 import json
@@ -20,14 +20,14 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from selector.rules.model import Address, GlobalStatus, Monitor, PairStatus, Rejected, Server
+from selector.rules.model import Address, GlobalStatus, Monitor, PairStatus, Server, Skipped
 
 DEFAULT_PER_SERVER_LIMIT = 2
-"""`monitors_per_server_limit` of an account that has none."""
+"""Default of `monitors_per_server_limit`."""
 
 _NO_LIMIT: Final = 1_000_000
 _STEPS: Final = (-10.0, 1.0)
-"""The least and the greatest step of a result."""
+"""The minimum and the maximum step of a result."""
 _LONGEST_RTT_MS: Final = 1e6
 
 _BITS = {4: 32, 6: 128}
@@ -37,11 +37,11 @@ _LEAVES = (GlobalStatus.PAUSED, GlobalStatus.DELETED)
 
 
 class BadRow(ValueError):
-    """A value of a row that cannot be used; the message names it, its value and what would be right."""
+    """An invalid value in a row; the message names the field, its value and the valid values."""
 
 
 class RawMonitor(msgspec.Struct, frozen=True, kw_only=True):
-    """One row as the store reads it: text as it stands in the ledger, times in UTC (aware, or naive as stored)."""
+    """A row as the store reads it: unparsed text, and times in UTC (aware, or naive as stored)."""
 
     id: int
     name: str
@@ -62,17 +62,17 @@ class RawMonitor(msgspec.Struct, frozen=True, kw_only=True):
     last_move: datetime | None = None
 
 
-@lru_cache(maxsize=16_384)  # the same monitors, at every server
+@lru_cache(maxsize=16_384)  # the same monitors at every server
 def parse_address(text: str | None, ip_version: str | None = None) -> Address:
-    """The address with the networks the constraints compare. An IPv4-mapped IPv6 address counts as IPv4.
+    """Parse an address and its networks for the constraints. An IPv4-mapped IPv6 address counts as IPv4.
 
     Raises:
-        BadRow: it is no address, or not one of protocol ``ip_version`` (``v4``, ``v6``, or None for either).
+        BadRow: it is not an address of protocol ``ip_version`` (``v4``, ``v6``, or None for either).
     """
     try:
         ip = ip_address((text or "").strip())
     except ValueError:
-        raise BadRow(f"address {text!r}: is no IPv4 or IPv6 address") from None
+        raise BadRow(f"address {text!r}: is not an IPv4 or IPv6 address") from None
     if ip_version is not None and ip_version != f"v{ip.version}":
         raise BadRow(f"address {text!r}: is IPv{ip.version}, but its protocol is {ip_version!r}")
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
@@ -86,15 +86,15 @@ def parse_address(text: str | None, ip_version: str | None = None) -> Address:
 
 
 class AccountLimit(NamedTuple):
-    """How many monitors of an account may be active at a server, and what is odd about its flags where they say it."""
+    """Maximum active monitors of an account at a server, and the error if its flags are invalid."""
 
     value: int
     odd: str = ""
 
 
-@lru_cache(maxsize=16_384)  # the same accounts, at every server
+@lru_cache(maxsize=16_384)  # the same accounts at every server
 def account_limit(flags: str | None) -> AccountLimit:
-    """`monitors_per_server_limit` out of an account's flags (JSON text); what cannot be used means the default."""
+    """Parse `monitors_per_server_limit` from an account's flags (JSON text); the default replaces an invalid value."""
     try:
         limit = _flags(flags).get("monitors_per_server_limit")
     except BadRow as bad:
@@ -122,23 +122,23 @@ def _flags(text: str | None) -> dict[str, Any]:
 
 
 def parse_server(server_id: int, ip: str | None, ip_version: str | None, account_id: int | None) -> Server:
-    """The server under review.
+    """Parse the row of the server under review.
 
     Raises:
-        BadRow: its address cannot be used, so nothing can be decided about it.
+        BadRow: its address is invalid, so no decision is possible.
     """
     return Server(id=server_id, address=parse_address(ip, ip_version), account_id=account_id)
 
 
-def parse_monitor(raw: RawMonitor) -> Monitor | Rejected:
-    """The monitor of a row, or why the row is left out; never raises for what a row may contain."""
+def parse_monitor(raw: RawMonitor) -> Monitor | Skipped:
+    """Parse the row of a monitor, or return the reason to skip it; no content of a row raises an exception."""
     pair: PairStatus | None = None
     try:
         pair = None if raw.pair_status is None else _pair_status(raw.pair_status)
         status = _global_status(raw.global_status)
         address = _address(raw, status)
     except BadRow as bad:
-        return Rejected(id=raw.id, name=raw.name, pair_status=pair, reason=str(bad))
+        return Skipped(id=raw.id, name=raw.name, pair_status=pair, reason=str(bad))
     return Monitor(
         id=raw.id,
         name=raw.name,
@@ -159,13 +159,13 @@ def parse_monitor(raw: RawMonitor) -> Monitor | Rejected:
     )
 
 
-def parse_monitors(rows: Iterable[RawMonitor]) -> list[Monitor | Rejected]:
-    """All rows of a review, in their order."""
+def parse_monitors(rows: Iterable[RawMonitor]) -> list[Monitor | Skipped]:
+    """Parse all rows of a review, in their order."""
     return [parse_monitor(row) for row in rows]
 
 
 def _address(raw: RawMonitor, status: GlobalStatus) -> Address | None:
-    """The monitor's address; None for a paused or deleted one whose address cannot be used, which is not needed."""
+    """Parse the monitor's address; None for a paused or deleted one with an invalid address, which is not needed."""
     try:
         if raw.ip_version not in ("v4", "v6"):
             raise BadRow(f"protocol {raw.ip_version!r}: must be v4 or v6")
@@ -191,7 +191,7 @@ def _global_status(text: str) -> GlobalStatus:
 
 
 def _clamped(value: float | None, least: float, most: float, *, without: float) -> float | None:
-    """The average as a float between the bounds (databases also hand out Decimal); ``without``: it is no number."""
+    """Return the average as a float within the bounds, or ``without`` for NaN; databases may also return Decimal."""
     if value is None:
         return None
     number = float(value)
@@ -199,5 +199,5 @@ def _clamped(value: float | None, least: float, most: float, *, without: float) 
 
 
 def _utc(time: datetime | None) -> datetime | None:
-    """The ledger keeps naive UTC; comparing needs aware times."""
+    """Return the time as an aware one; the ledger stores naive UTC."""
     return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time

@@ -1,11 +1,11 @@
-"""What a review is told: one query for all pairs of some servers, with 24 h of results added up by the database.
+"""Read the input of reviews: one query for all pairs of some servers, with aggregates of 24 h of results.
 
-Also since when each pair has been testing or a candidate, which no column of the pool's tables says, from the history
-of its moves.
+The query also reads the time of each pair's last move between testing and candidate from the history of moves, since
+the pool's tables have no column for it.
 
-The results are read from the index ``log_scores_review`` alone. Every pair is there, also without any result; scorers'
-rows and the pseudo-monitors of settings are not. Text goes on as it stands: what is broken is for `selector.rows` to
-say, so types that would refuse a row (enumerations, JSON) are read as text.
+The results are read only from the index ``log_scores_review``. Every pair is included, even without a result; the
+rows of scorers and pseudo-monitors are excluded. Text is not validated here: `selector.rows` reports invalid values, so
+types that would reject a row (enumerations, JSON) are read as text.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ from selector.monitors import is_gone, is_real, last_present, name_of, with_pres
 from selector.rows import RawMonitor
 
 WINDOW: Final = timedelta(hours=24)
-"""How much of the past counts."""
+"""Period of the results that count."""
 
 _BOTH: Final = ("candidate", "testing")
 
 Pair = tuple[int, int]
-"""Server and monitor."""
+"""Ids of server and monitor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,12 @@ class ReviewInput:
     monitors: list[RawMonitor] = field(default_factory=list)
 
     def deleted(self, now: datetime) -> bool:
-        """Whether its day has come."""
+        """Return whether the deletion date has been reached."""
         return self.deletion_on is not None and self.deletion_on <= now.date()
 
 
 class _Row(NamedTuple):
-    """A pair of a review, with its server; without a monitor, a server without pairs. Days and times are as stored."""
+    """A pair of a review with its server; without a monitor, a server without pairs. Dates and times are as stored."""
 
     server_id: int
     server_ip: str
@@ -75,7 +75,7 @@ class _Row(NamedTuple):
 
 
 def read_inputs(connection: Connection, server_ids: Sequence[int], now: datetime) -> dict[int, ReviewInput]:
-    """What a review of each of these servers needs, as of ``now`` (aware, UTC). Unknown servers are left out."""
+    """Read the input of these servers' reviews as of ``now`` (aware, UTC). Unknown servers are omitted."""
     inputs: dict[int, ReviewInput] = {}
     moment = to_db(now)
     for row in _QUERY.rows(connection, {"server_ids": list(server_ids), "since": to_db_seconds(now - WINDOW)}):
@@ -115,7 +115,7 @@ def _raw_monitor(row: _Row, monitor_id: int, now: datetime) -> RawMonitor:
 
 
 def _results() -> sa.Subquery:
-    """Per pair: how many results, their average step, and the average rtt (ms) of those that have one."""
+    """Build the subquery with each pair's number of results, average step, and average rtt (ms) if there is one."""
     log = log_scores.c
     query = (
         sa.select(
@@ -123,18 +123,18 @@ def _results() -> sa.Subquery:
             log.monitor_id,
             sa.func.count().label("results"),
             sa.func.avg(log.step).label("avg_step"),
-            # A time-out's rtt is 0 in the pool's rows, and NULL in some older ones.
+            # The rtt of a timeout is 0 in the pool's rows, and NULL in some older ones.
             sa.func.avg(sa.func.nullif(log.rtt, 0) * sa.literal_column("1e-3", sa.Double)).label("avg_rtt_ms"),
         )
         .where(log.server_id.in_(sa.bindparam("server_ids", expanding=True)), log.ts > sa.bindparam("since"))
         .group_by(log.server_id, log.monitor_id)
     )
-    # With another index every result is a look-up in the table.
+    # With another index, every result needs a lookup in the table.
     return by_index(query, log_scores, "log_scores_review").subquery("results")
 
 
 def _moves() -> sa.Subquery:
-    """Per pair that did: when it last went from candidate to testing or back."""
+    """Build the subquery with the time of each pair's last move from candidate to testing or back, if any."""
     moved = assignment_changes.c
     query = (
         sa.select(moved.server_id, moved.monitor_id, sa.func.max(moved.changed_on).label("last_move"))
@@ -167,7 +167,7 @@ def _query() -> sa.Select[Any]:
         "ip": m.ip,
         "ip_version": as_stored(m.ip_version),
         "account_id": m.account_id,
-        # A text, also where the column is JSON, which JSON_ARRAY would take in as what it says.
+        # As text even if the column is JSON, which JSON_ARRAY would embed as a JSON value.
         "account_flags": sa.cast(accounts.c.flags, sa.Text),
         "global_status": as_stored(m.status),
         "pair_status": as_stored(ss.status),

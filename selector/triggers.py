@@ -1,8 +1,8 @@
-"""Makes servers due for review at once when something happened to one of their monitors.
+"""Trigger reviews of a monitor's servers when the monitor has changed.
 
-What was last seen of every monitor stands in ``selector_seen``, so that a change is noticed once, by one of the
-selectors, and also when it happened while none was running. The servers are made due in the transaction that notes the
-change. (A score that fell makes its server due in the scorer's own transaction.)
+The table ``selector_seen`` stores the last seen state of every monitor, so that exactly one selector detects a change,
+even one that happened while no selector was running. The servers become due in the transaction that records the change.
+(The scorer makes a server due in its own transaction when the score falls.)
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -22,20 +22,20 @@ from schema.tables import selector_seen, server_scores, servers, servers_monitor
 from selector.monitors import MonitorRow
 
 PRESENCE: Final = frozenset({"gone", "back"})
-"""Of what may change of a monitor, what its own messages say."""
+"""The changes that a monitor's own messages cause."""
 
 _PLACED: Final = ("active", "testing")
 _ALL: Final = ("active", "testing", "candidate", "paused")
 _CHUNK: Final = 500
-"""Servers that a control message makes due in one transaction."""
+"""Servers that a control command makes due per transaction."""
 
 _OVERTAKEN: Final = (IntegrityError,)
-"""A server was removed between our reading and our writing."""
+"""Errors after which the transaction is retried: a server was removed between read and write."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeenState:
-    """What is remembered of a monitor: all that a change of makes its servers due."""
+    """The monitor fields whose change triggers a review of its servers."""
 
     status: str
     ip: str | None
@@ -46,7 +46,7 @@ class SeenState:
 
 @dataclass(frozen=True, slots=True)
 class MonitorChange:
-    """A monitor that changed, what changed in words, and how many servers are due because of it."""
+    """A change of a monitor: the names of the changes, and the number of servers that became due."""
 
     monitor_id: int
     what: tuple[str, ...]
@@ -54,12 +54,12 @@ class MonitorChange:
 
 
 def seen_state(row: MonitorRow) -> SeenState:
-    """What is remembered of this monitor as it is now."""
+    """Return the fields of this monitor whose change triggers reviews."""
     return SeenState(row.status, row.ip, row.account_id, str(row.limit.value), row.gone)
 
 
 def what_changed(before: SeenState, after: SeenState) -> tuple[str, ...]:
-    """Of ``status``, ``address``, ``account``, ``limit``, ``gone`` and ``back``, what happened between the two."""
+    """Return which of ``status``, ``address``, ``account``, ``limit``, ``gone`` and ``back`` happened."""
     changed = []
     if before.status != after.status:
         changed.append("status")
@@ -77,17 +77,17 @@ def what_changed(before: SeenState, after: SeenState) -> tuple[str, ...]:
 def record_monitor_changes(
     engine: Engine, rows: Iterable[MonitorRow], now: datetime, flapping: Collection[int] = ()
 ) -> list[MonitorChange]:
-    """Compares the monitors with what was last seen of them, and makes the servers of those that changed due.
+    """Compare the monitors with their last seen state, and make the servers of changed ones due.
 
-    A monitor that is new is only noted: it has no servers yet. That one of those ``flapping`` came or went is left for
-    later.
+    A new monitor is only recorded, since it has no servers yet. Changes of presence of the monitors in ``flapping`` are
+    deferred (debounce).
     """
     with reading(engine) as connection:
         known = {row.monitor_id: _seen(row) for row in connection.execute(sa.select(selector_seen))}
     rows = list(rows)
     new = [row for row in rows if row.id not in known]
     if new:
-        transaction(engine, partial(_remember_new, rows=new))
+        transaction(engine, partial(_record_new, rows=new))
     found = []
     for row in rows:
         changed = what_changed(known[row.id], seen_state(row)) if row.id in known else ()
@@ -99,7 +99,7 @@ def record_monitor_changes(
 
 
 def make_due(engine: Engine, server_id: int | None, now: datetime) -> int:
-    """Makes one server due for review, or all of them; returns how many there are of them."""
+    """Make one server due for review, or all of them; return their number."""
     with reading(engine) as connection:
         query = sa.select(servers.c.id).order_by(servers.c.id)
         ids = list(connection.scalars(query if server_id is None else query.where(servers.c.id == server_id)))
@@ -110,7 +110,7 @@ def make_due(engine: Engine, server_id: int | None, now: datetime) -> int:
 
 
 def _record_change(connection: Connection, row: MonitorRow, now: datetime) -> MonitorChange | None:
-    """Remembers the change and makes servers due; None when another selector was first."""
+    """Record the change and make servers due; return None if another selector has done so already."""
     before = connection.execute(
         sa.select(selector_seen).where(selector_seen.c.monitor_id == row.id).with_for_update()
     ).one()
@@ -120,8 +120,8 @@ def _record_change(connection: Connection, row: MonitorRow, now: datetime) -> Mo
     seen = sa.update(selector_seen).where(selector_seen.c.monitor_id == row.id)
     connection.execute(seen.values(_seen_row(row)._asdict()))
     moved = "address" in changed or "account" in changed
-    # What lies between monitor and server alone also decides about candidates and paused pairs, and who becomes live,
-    # or another kind of live, may be promoted wherever it is a candidate.
+    # Address and account also determine violations of candidates and paused pairs, and a monitor that becomes globally
+    # active or testing may be promoted wherever it is a candidate.
     everywhere = moved or ("status" in changed and row.live)
     ids = _servers_of(connection, row.id, _ALL if everywhere else _PLACED)
     _make_due(connection, ids, now)
@@ -131,7 +131,7 @@ def _record_change(connection: Connection, row: MonitorRow, now: datetime) -> Mo
 
 
 def _check_paused_again(connection: Connection, monitor_id: int) -> None:
-    """What a paused pair was last found to violate was found with other data: the next review looks at it anew."""
+    """Make the checks of the monitor's paused pairs due, since the stored violations refer to its old data."""
     pairs = server_scores.c
     connection.execute(
         sa.update(server_scores)
@@ -175,12 +175,12 @@ class _SeenRow(NamedTuple):
     gone: bool
 
 
-# Another selector may see them meanwhile.
-_REMEMBER: Final = insert_or_ignore(selector_seen, _SeenRow)
+# Another selector may insert them meanwhile.
+_RECORD_NEW: Final = insert_or_ignore(selector_seen, _SeenRow)
 
 
-def _remember_new(connection: Connection, rows: Sequence[MonitorRow]) -> None:
-    _REMEMBER.execute(connection, map(_seen_row, rows))
+def _record_new(connection: Connection, rows: Sequence[MonitorRow]) -> None:
+    _RECORD_NEW.execute(connection, map(_seen_row, rows))
 
 
 def _seen_row(row: MonitorRow) -> _SeenRow:

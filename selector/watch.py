@@ -1,4 +1,4 @@
-"""The job that looks at the ledger for what changed of monitors, servers and settings, and has it dealt with."""
+"""Watch the ledger for changes of monitors, servers and settings, and pass them to the parts that handle them."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -25,21 +25,21 @@ from selector.row_warnings import RowWarnings
 from selector.triggers import PRESENCE, record_monitor_changes
 
 CHECK_EVERY: Final = 5.0
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 FLAPPING_WITHIN: Final = 900.0
-"""Seconds in which a monitor's coming or going makes its servers due once: its messages say both as often as it likes.
-Reviews see whether it is there whenever they are made."""
+"""Seconds within which a change of a monitor's presence makes its servers due at most once (debounce), since its
+messages may report both states arbitrarily often. Every review uses the current presence."""
 
 COUNT_EVERY: Final = 60.0
 """Seconds between two counts of all pairs."""
 
 HEAL_EVERY: Final = 60.0
-"""Seconds between two looks for servers whose review a wrong clock has planned."""
+"""Seconds between two checks for servers whose next review was scheduled with a wrong clock."""
 
 
 class Watch:
-    """Looks every few seconds; what it finds goes to those whose work it is."""
+    """Periodic comparison of the ledger with its last state."""
 
     def __init__(
         self,
@@ -63,26 +63,26 @@ class Watch:
         self._connections = 0
         self._doubts = 0
         self._moved: dict[int, float] = {}
-        """When a monitor's coming or going last made its servers due."""
+        """Time at which a change of a monitor's presence last made its servers due."""
 
     def is_known(self, name: str) -> bool:
-        """Whether the ledger has a monitor of this name."""
+        """Return whether the ledger has a monitor of this name."""
         return name in self._monitors.names
 
     async def load(self) -> None:
-        """Reads who there is, for :meth:`is_known`, before anybody is heard."""
+        """Read the monitors for :meth:`is_known`, before the first status message is handled."""
         self._monitors = await self._worker.in_database(self._read)
 
     def add_jobs(self) -> None:
-        """Adds the periodic jobs that look and count."""
+        """Add the periodic jobs that check and count."""
         add, undisturbed = self._worker.jobs.add, self._worker.undisturbed
-        # Who there is, and what is to be published, everything else takes from the watch: nothing goes on without it.
+        # All other parts receive the monitors and configs from the watch, so the worker cannot continue without it.
         add("watch", CHECK_EVERY, self.check, at_once=True, when=self._worker.clock.agreed, vital=True)
         add("pair counts", COUNT_EVERY, self.count_pairs, at_once=True, when=undisturbed)
         add("healing", HEAL_EVERY, self.heal, at_once=True, when=undisturbed)
 
     async def check(self) -> None:
-        """Looks once, and has all that it finds dealt with."""
+        """Check once, and pass on all changes."""
         known_monitors = await self._worker.in_database(self._read)
         before, self._monitors = self._monitors, known_monitors
         self._warn_of_account_flags()
@@ -90,33 +90,33 @@ class Watch:
         await self._check_settings()
         await self._check_monitors()
         self._pair_loop.set_monitors(known_monitors.monitors)
-        await self._count_backlog()  # now, so that it has what was found
+        await self._count_backlog()  # now, to include the changes just found
 
     def _read(self) -> Monitors:
         with reading(self._worker.engine) as connection:
             found = read_monitors(connection, datetime.now(UTC))
         topics = self._worker.topics
-        told = (row for row in found.monitors if row.named and has_topics(row.name, topics, self._row_warnings))
-        return Monitors(tuple(told), found.defaults)
+        addressable = (row for row in found.monitors if row.named and has_topics(row.name, topics, self._row_warnings))
+        return Monitors(tuple(addressable), found.defaults)
 
     def _warn_of_account_flags(self) -> None:
-        """About flags of accounts, which the reviews take for the default without a word."""
+        """Warn about invalid account flags, which the reviews silently replace with the default."""
         odd = {row.account_id: row.limit.odd for row in self._monitors.monitors if row.limit.odd}
         for account_id, what in odd.items():
-            self._row_warnings.say("account", account_id or 0, what)
+            self._row_warnings.warn("account", account_id or 0, what)
 
     def _check_agents(self, before: Monitors) -> None:
-        """Who is told anything at all, and who began or ceased to probe."""
+        """Pass the monitors to the reconciler, and mark those that began or ceased to probe."""
         self._reconciler.set_monitors(self._monitors.names)
         for name in _probing(before) ^ _probing(self._monitors):
             self._reconciler.mark(name[0])
         connections, doubts = self._worker.broker.connections, self._worker.doubts.count
         if doubts != self._doubts:
-            # Reviews may have been committed without our knowing, so that nobody was told what they decided.
+            # The outcome of a commit was unknown, so reviews may have been committed without being published.
             self._mark_all()
         if connections != self._connections and connections > 1:
-            # A broker that was away may have lost what it had acknowledged.
-            self._configs.forget()
+            # A broker that was unavailable may have lost acknowledged messages.
+            self._configs.invalidate()
             self._mark_all()
         self._connections, self._doubts = connections, doubts
 
@@ -126,7 +126,7 @@ class Watch:
             self._mark_all()
         self._intervals = pool.monitors
         rows, defaults = self._monitors.monitors, self._monitors.defaults
-        self._configs.set_wanted(monitor_configs(rows, defaults, pool.monitors.samples, self._row_warnings.say))
+        self._configs.set_wanted(monitor_configs(rows, defaults, pool.monitors.samples, self._row_warnings.warn))
 
     async def _check_monitors(self) -> None:
         rows, now = self._monitors.monitors, time.monotonic()
@@ -141,18 +141,18 @@ class Watch:
             self._review_loop.wake()
 
     async def _count_backlog(self) -> None:
-        """Counts the servers that wait for review, for the metrics and the answer to ``status``."""
+        """Count the servers that are due for review, for the metrics and the answer to ``status``."""
         due = await self._worker.in_database(self._backlog)
         self._metrics.backlog(due)
         review_loop, status = self._review_loop, self._worker.status
         status |= {"due": due, "reviewed": review_loop.reviewed, "reconciling": self._reconciler.waiting}
 
     async def count_pairs(self) -> None:
-        """Counts all pairs, for the metrics."""
+        """Count all pairs, for the metrics."""
         self._metrics.pools(*await self._worker.in_database(self._pools))
 
     async def heal(self) -> None:
-        """Has servers reviewed now whose review a wrong clock has planned."""
+        """Make servers due whose next review was scheduled with a wrong clock."""
         engine = self._worker.engine
         reviews = (await self._worker.in_database(self._worker.pool.get)).selector
         if await self._worker.in_database(partial(heal_reviews, engine, reviews, to_db(datetime.now(UTC)))):
@@ -177,7 +177,7 @@ class Watch:
 
 
 def heal_reviews(engine: Engine, reviews: Reviews, now: datetime) -> int:
-    """Makes servers due whose next review is later than any review plans one: a clock that was ahead has written it."""
+    """Make servers due whose next review is later than any review schedules it, since a clock was ahead."""
     longest = timedelta(seconds=max(reviews.review_changed, reviews.review_unchanged) + 60)
     return transaction(engine, lambda connection: REVIEWS.heal(connection, now, now + longest))
 

@@ -1,9 +1,9 @@
-"""The selector's worker: reviews servers when they are due, and keeps what agents are told as the ledger has it.
+"""Compose the selector's worker, which reviews due servers and publishes the assignments.
 
-Reviews take what is due and hand what changed to publishing, which tells the agents after the commit. The watch looks
-at the ledger: what changes of monitors makes servers due, pairs missing, and settings new. Reconciliation, and the
-comparison with what agents say they hold, repair what got lost on the way. Any number of selectors may run: a review
-is claimed in the database, and everything else may be done twice.
+The review loop reviews due servers and passes their changes to the publisher, which publishes them after the commit.
+The watch checks the ledger for changed monitors, missing pairs and new settings. Reconciliation and the comparison with
+the agents' status messages repair lost messages. Any number of selectors may run: reviews are claimed in the database,
+and everything else is idempotent.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ from selector.watch import Watch
 
 
 async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
-    """Starts the selector in ``tasks``."""
+    """Start the selector in ``tasks``."""
     metrics = SelectorMetrics(worker.telemetry.meter)
     row_warnings = RowWarnings(metrics.bad_rows)
-    # What is lost is reconciled, and reconciling publishes: the one is made before the other, so it is named late.
+    # Publisher and reconciler refer to each other, so the reference to the reconciler is resolved late.
     publisher = Publisher(worker, row_warnings, metrics, on_lost=lambda name: reconciler.mark(name))
     reconciler = Reconciler(worker, publisher, metrics)
     configs = ConfigPublisher(worker, metrics, on_unwanted=reconciler.mark)
@@ -63,7 +63,7 @@ def _register_commands(worker: Worker, review_loop: ReviewLoop) -> None:
         now = datetime.now(UTC)
         due = await worker.in_database(partial(make_due, worker.engine, command.server_id, now))
         if command.server_id is not None and not due:
-            raise CommandRefused(f"server {command.server_id}: there is none with this id")
+            raise CommandRefused(f"server {command.server_id}: no such server")
         review_loop.wake()
         return {"due": due}
 

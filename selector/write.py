@@ -1,9 +1,9 @@
-"""What a review changes in the ledger: the pairs that moved, why they moved, and when the server is looked at again.
+"""Write a review to the ledger: the changed pairs, the reasons, and the time of the next review.
 
-Locks are taken in one order, so that nobody waits in a circle: the servers' rows of ``servers_monitor_review``, then
-their pairs in the order of server and monitor, then (as a foreign key) ``servers``. Ingest and scorer hold
-``scoring_queue`` first, which is never asked for here, and ingest takes pairs in the same order. Of ``server_scores``
-only the selector's own columns are written: score and time belong to ingest.
+Row locks are acquired in a fixed order to avoid deadlocks: the servers' rows of ``servers_monitor_review``, then their
+pairs in the order of server and monitor, then (as a foreign key) ``servers``. Ingest and scorer first lock
+``scoring_queue``, which is never locked here, and ingest locks pairs in the same order. Only the selector's own columns
+of ``server_scores`` are written; score and time belong to ingest.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ _ALMOST_A_SECOND: Final = timedelta(microseconds=999_999)
 
 
 def write_pairs(connection: Connection, reviews: Sequence[tuple[int, Review]]) -> None:
-    """Writes the records of these servers' reviews; pairs without one stay as they are."""
+    """Write the records of these servers' reviews; pairs without a record are unchanged."""
     rows = sorted(_pair_row(server_id, record) for server_id, review in reviews for record in review.records)
     _UPDATE_PAIRS.execute(connection, rows)
 
 
 def write_changes(connection: Connection, reviews: Sequence[tuple[int, Review]], now: datetime) -> None:
-    """Adds every move and its reason to ``assignment_changes``."""
+    """Add every change and its reason to ``assignment_changes``."""
     rows = [_change_row(server_id, change) for server_id, review in reviews for change in review.changes]
     _ADD_CHANGES.execute(connection, rows, changed_on=to_db(now))
 
@@ -37,12 +37,12 @@ def write_changes(connection: Connection, reviews: Sequence[tuple[int, Review]],
 def write_times(
     connection: Connection, server_ids: Sequence[int], now: datetime, after: timedelta | None, *, changed: bool
 ) -> None:
-    """These servers were reviewed ``now``, and are due again ``after`` that (None: not until something asks for it)."""
+    """Record that these servers were reviewed ``now``, and are due again ``after`` that (None: only on a trigger)."""
     if not server_ids:
         return
     times = {
         "reviewed": to_db_seconds(now),
-        # Rounded up: a server is not due again in the moment of its review.
+        # Rounded up, so that a server is not due again at the moment of its review.
         "due": None if after is None else to_db_seconds(now + after + _ALMOST_A_SECOND),
     }
     connection.execute(_CHANGED if changed else _UNCHANGED, {"servers": sorted(server_ids), **times})

@@ -1,7 +1,7 @@
-"""The rules of a review; `ORDER` is the order in which they are applied.
+"""Define the rules of a review; `ORDER` is the order in which they are applied.
 
-The numbers in their names are the ones that the pool's operators know them by. They are not consecutive, and not the
-order: 1.5 comes after 2, 2.5 after 5, 6 last.
+The numbers in their names are those that the pool's operators use. They are not consecutive and do not give the
+order: 1.5 comes after 2, 2.5 after 5, and 6 last.
 """
 
 from selector.rules import (

@@ -1,4 +1,4 @@
-"""The world before the first rule: every monitor ranked, its violation found and its state determined."""
+"""Build the world for the first rule: rank every monitor, find its violation and determine its state."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -10,9 +10,9 @@ from selector.rules.model import (
     Health,
     Monitor,
     PairStatus,
-    Rejected,
     Server,
     Settings,
+    Skipped,
     State,
     ViolationType,
 )
@@ -23,7 +23,7 @@ BLOCKED = frozenset({GlobalStatus.PAUSED, GlobalStatus.DELETED})
 
 
 def out_on_its_own(global_status: GlobalStatus, health: Health) -> bool:
-    """Whether the monitor is to leave whatever the constraints say."""
+    """Return whether the monitor has to leave regardless of the constraints."""
     return global_status is GlobalStatus.PENDING or health is Health.UNHEALTHY
 
 
@@ -34,10 +34,10 @@ def determine_state(
     violation: ViolationType | None,
     emergency: bool,
 ) -> State:
-    """The first that applies decides: blocked, out, pending, in.
+    """Return the first state that applies: blocked, out, pending, in.
 
-    In an emergency (no active monitor at all) `limit` and `network_diversity` are seen but push nobody out: else the
-    clean-up would undo the rescue for ever.
+    In an emergency (no active monitor at all) violations of `limit` and `network_diversity` are recorded but do not
+    remove a monitor; otherwise every clean-up would undo the rescue.
     """
     if global_status in BLOCKED:
         return State.BLOCK
@@ -57,16 +57,16 @@ _UNCHANGEABLE = frozenset(kind for kind in ViolationType if kind.unchangeable)
 _Ranked = tuple[SortKey, Monitor, PairStatus, Health, int | None]
 
 
-def assess(server: Server, monitors: Iterable[Monitor | Rejected], now: datetime, settings: Settings) -> World:
-    """The ranked and judged monitors that have a pair with the server.
+def assess(server: Server, monitors: Iterable[Monitor | Skipped], now: datetime, settings: Settings) -> World:
+    """Rank and assess the monitors that have a pair with the server.
 
-    Those that leave at once (blocked, or too close to the server) hold no place any more in what is judged here: they
-    neither crowd anybody out nor keep an emergency from being one.
+    Monitors that are removed immediately (blocked, or too close to the server) count as if they held no place: they
+    neither displace another monitor nor hide an emergency.
     """
-    held: list[Rejected] = []
+    held: list[Skipped] = []
     ranked: list[_Ranked] = []
     for monitor in monitors:
-        if isinstance(monitor, Rejected):
+        if isinstance(monitor, Skipped):
             held.append(monitor)
         elif monitor.pair_status is not None:
             ranked.append(_rank(monitor, monitor.pair_status))
@@ -77,7 +77,7 @@ def assess(server: Server, monitors: Iterable[Monitor | Rejected], now: datetime
         for _, monitor, pair, how, _ in ranked
         if close[monitor.id] is None and monitor.global_status not in BLOCKED
     ]
-    taken = [pair for _, pair, _ in remaining] + [rejected.pair_status for rejected in held]
+    taken = [pair for _, pair, _ in remaining] + [skipped.pair_status for skipped in held]
     emergency = PairStatus.ACTIVE not in taken
     crowded = crowding(worth_keeping(remaining))
     entries = []
@@ -90,10 +90,10 @@ def assess(server: Server, monitors: Iterable[Monitor | Rejected], now: datetime
 
 
 def worth_keeping(ranked: Iterable[tuple[Monitor, PairStatus, Health]]) -> list[Placed]:
-    """Those that hold a place, from the most to the least worth keeping when they may not all stay.
+    """Return the monitors that hold a place, in the order in which they are kept if not all of them may stay.
 
-    Given best first. Who is out anyway (unhealthy or pending) comes last, so that it never pushes out one that serves
-    the server well; then active comes before testing, and the better before the worse.
+    ``ranked`` is best first. Monitors that are out anyway (unhealthy or pending) come last, so that they never displace
+    a suitable one; otherwise active comes before testing, and better before worse.
     """
     placed = [item for item in ranked if item[1] in PLACES]
     placed.sort(key=lambda item: (out_on_its_own(item[0].global_status, item[2]), item[1] is PairStatus.TESTING))
@@ -101,7 +101,7 @@ def worth_keeping(ranked: Iterable[tuple[Monitor, PairStatus, Health]]) -> list[
 
 
 def check_is_due(monitor: Monitor, now: datetime, settings: Settings) -> bool:
-    """Whether this review looks at the pair's constraints: at a paused pair's only every 8 h."""
+    """Return whether this review checks the pair's constraints; those of a paused pair are checked only every 8 h."""
     if monitor.pair_status is not PairStatus.PAUSED or monitor.last_constraint_check is None:
         return True
     return now - monitor.last_constraint_check >= settings.recheck_constraint
@@ -113,7 +113,7 @@ def _rank(monitor: Monitor, pair: PairStatus) -> _Ranked:
 
 
 def _close(server: Server, monitor: Monitor, now: datetime, settings: Settings) -> ViolationType | None:
-    """The unchangeable violation; for a paused pair that is not due, what was found when it was last looked at."""
+    """Return the unchangeable violation; for a paused pair whose check is not due, the result of its last check."""
     if check_is_due(monitor, now, settings):
         return closeness(server, monitor)
     stored = monitor.violation_type

@@ -1,16 +1,16 @@
-"""Who may not measure together, or not this server.
+"""Find violations of the constraints on which monitors may measure a server, and which may measure it together.
 
-Four constraints. Two lie between monitor and server and cannot be cured by another assignment: the same /24 or /48
-(`network_same_subnet`) and the same account (`account`). Two lie between the monitors that hold a place (active or
+There are four constraints. Two concern a monitor and the server, and no other assignment can resolve them: the same /24
+or /48 (`network_same_subnet`) and the same account (`account`). Two concern the monitors that hold a place (active or
 testing) at the server: an account's `limit` (X active, X + 1 testing, X + 1 together) and `network_diversity` (no two
 in the same /20 or /44).
 
-Of two monitors that may not be there together one has to be chosen. `crowding` goes through the places from the most
-to the least worth keeping (see `selector.rules.assess.worth_keeping`) and keeps whoever fits with those kept before;
-the rest is flagged. So the answer does not depend on the order of rows, those kept violate nothing among themselves,
-and when all flagged ones have left, nobody else is flagged: it settles.
+If two monitors conflict, one of them has to be chosen. `crowding` examines the monitors in the order of
+`selector.rules.assess.worth_keeping`, keeps each that does not conflict with those kept before, and flags the others.
+The outcome does not depend on the order of rows, and the kept monitors do not conflict with each other. After all
+flagged monitors have left, none of the others is flagged, so the assignment settles.
 
-A candidate holds no place and so cannot violate the latter two; whether it would is checked when it is to be promoted.
+A candidate holds no place and cannot violate the latter two; they are checked when it is considered for promotion.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,11 +18,11 @@ from collections.abc import Iterable, Sequence
 from selector.rules.model import Monitor, PairStatus, Server, ViolationType
 
 Placed = tuple[Monitor, PairStatus]
-"""A monitor and the place it holds: active or testing."""
+"""A monitor and its place: active or testing."""
 
 
 def closeness(server: Server, monitor: Monitor) -> ViolationType | None:
-    """The unchangeable constraint that this monitor violates at this server, if any."""
+    """Return the unchangeable constraint that this monitor violates at this server, if any."""
     if monitor.address is not None and monitor.address.subnet == server.address.subnet:
         return ViolationType.NETWORK_SAME_SUBNET
     if monitor.account_id is not None and monitor.account_id == server.account_id:
@@ -31,7 +31,10 @@ def closeness(server: Server, monitor: Monitor) -> ViolationType | None:
 
 
 def conflict(monitor: Monitor, status: PairStatus, others: Iterable[Placed]) -> ViolationType | None:
-    """What ``monitor`` would violate in the place ``status``, beside ``others`` (itself among them is skipped)."""
+    """Return the constraint that ``monitor`` would violate in the place ``status`` with ``others`` present.
+
+    If ``others`` contains the monitor itself, that entry is ignored.
+    """
     account, region = monitor.account_id, monitor.address.region if monitor.address is not None else None
     same_place = together = 1
     diverse = True
@@ -49,14 +52,14 @@ def conflict(monitor: Monitor, status: PairStatus, others: Iterable[Placed]) -> 
 
 
 def entangled(one: Monitor, other: Monitor) -> bool:
-    """Whether one may be in the other's way: they share a /20 (/44) or an account."""
+    """Return whether the two can conflict: they share a /20 (/44) or an account."""
     if one.account_id is not None and one.account_id == other.account_id:
         return True
     return one.address is not None and other.address is not None and one.address.region == other.address.region
 
 
 def crowding(placed: Sequence[Placed]) -> dict[int, ViolationType]:
-    """The flagged ones among those that hold a place, given most worth keeping first."""
+    """Return the violations of the flagged monitors; ``placed`` is in the order of `worth_keeping`."""
     kept: list[Placed] = []
     flagged: dict[int, ViolationType] = {}
     for monitor, status in placed:
@@ -69,5 +72,5 @@ def crowding(placed: Sequence[Placed]) -> dict[int, ViolationType]:
 
 
 def _most(limit: int, status: PairStatus) -> int:
-    """How many monitors of one account may hold places of this kind at one server."""
+    """Return how many monitors of one account may hold places of this status at one server."""
     return limit if status is PairStatus.ACTIVE else limit + 1

@@ -1,15 +1,16 @@
-"""Rule 3, exchange across a constraint: a clearly better monitor takes the place of the very one that keeps it out.
+"""Rule 3, exchange across a constraint: a clearly better monitor replaces the active monitor that blocks it.
 
-Two monitors of one /20 (/44), or too many of one account, may not all hold places, so whoever came first would keep the
-better one out for ever. A candidate cannot get in beside it to be tested, so no swap of rules 3 and 5 finds it. Here
-the one in place leaves and the better one comes, in one review, so that a server is never without an active monitor:
+Two monitors of one /20 (/44), or too many of one account, may not all hold places, so the first would block a better
+one indefinitely. The better one cannot enter testing beside it, so no swap of rules 3 and 5 finds it. This rule moves
+both in one review, so that a server is never without an active monitor:
 
-- who has the results that an active monitor needs takes the active place itself, also from testing, where it would
-  otherwise have to leave because of the violation;
-- who has yet to gather them enters testing instead, and the place stays free for the best of testing meanwhile. That
-  needs enough other active monitors, and is tried once a week: one that does not get ready would be let in for ever.
+- A monitor with enough results for active takes the active place directly, also from testing, which it would otherwise
+  have to leave because of the violation.
+- A monitor with too few results enters testing, and the active place stays free for the best testing monitor. This
+  requires enough other active monitors, and each monitor gets one attempt per week; otherwise one that never collects
+  enough results would enter again and again.
 
-Comes before rule 2, which removes from testing who is in violation.
+The rule runs before rule 2, which removes monitors in violation from testing.
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ NAME = "rule 3: exchange across a constraint"
 
 
 def apply(world: World) -> World:
-    """The worst active monitor first, each for the best that may take its place."""
+    """Exchange active monitors, worst first, each for the best one that may replace it."""
     if world.emergency:
         return world
     waiting = [entry for entry in (*world.testing, *world.candidates) if _obstacle(world, entry) is None]
@@ -39,9 +40,9 @@ def apply(world: World) -> World:
 
 
 def no_room(world: World) -> str | None:
-    """Why no exchange is possible, whoever it be."""
+    """Return why no exchange is possible for any monitor."""
     if world.active_count > world.settings.target_active:
-        return "too many are active, who leave first"
+        return "too many are active, and they leave first"
     if world.promotions_left <= 0:
         return f"limit of {world.limit} promotions reached"
     if world.active_removals_left <= 0:
@@ -50,7 +51,7 @@ def no_room(world: World) -> str | None:
 
 
 def _obstacle(world: World, entry: Entry) -> str | None:
-    """Why this monitor waits for no exchange, whoever might give way to it."""
+    """Return why this monitor is not eligible for any exchange."""
     if world.moved(entry):
         return "already moved in this review"
     if not entry.globally_active:
@@ -67,7 +68,7 @@ def _obstacle(world: World, entry: Entry) -> str | None:
 
 
 def _exchanges(world: World, loser: Entry, waiting: list[Entry]) -> Iterator[World]:
-    """The worlds after each possible exchange for ``loser``, the best first."""
+    """Yield the world after each possible exchange of ``loser``, best first."""
     for winner in waiting:
         if winner is loser or world.moved(winner) or not _displaces(world, winner, loser):
             continue
@@ -79,7 +80,7 @@ def _exchanges(world: World, loser: Entry, waiting: list[Entry]) -> Iterator[Wor
 
 
 def _displaces(world: World, winner: Entry, loser: Entry) -> bool:
-    """Whether the two stand in each other's way, and the first is clearly better or the second is to leave anyway."""
+    """Return whether the two can conflict, and the first is clearly better or the second has to leave anyway."""
     return entangled(winner.monitor, loser.monitor) and (
         out_on_its_own(loser.monitor.global_status, loser.health)
         or beats(winner.priority, loser.health, loser.priority, world.settings)
@@ -87,14 +88,14 @@ def _displaces(world: World, winner: Entry, loser: Entry) -> bool:
 
 
 def ready(world: World, winner: Entry, loser: Entry) -> bool:
-    """Whether it has the results of an active monitor; fewer are enough where the last one has to leave."""
+    """Return whether it has enough results for active; fewer are enough if the last active monitor has to leave."""
     settings = world.settings
     last = world.active_count == 1 and out_on_its_own(loser.monitor.global_status, loser.health)
     return winner.monitor.count >= (settings.results_for_active_in_emergency if last else settings.results_for_active)
 
 
 def _into_active(world: World, winner: Entry, loser: Entry) -> World | None:
-    """The two change places, if the winner violates nothing then; the loser tests if it violates nothing there."""
+    """Exchange the two if the winner violates no constraint then; the loser enters testing if it violates none."""
     if would_violate(world.move(loser, PairStatus.CANDIDATE, NAME, ""), winner, PairStatus.ACTIVE) is not None:
         return None
     came = world.move(
@@ -105,7 +106,7 @@ def _into_active(world: World, winner: Entry, loser: Entry) -> World | None:
 
 
 def _into_testing(world: World, winner: Entry, loser: Entry) -> World | None:
-    """The loser makes way for the winner to be tested, if enough others are active."""
+    """Remove the loser so that the winner can enter testing, if enough others are active."""
     floor = max(1, world.settings.target_active - world.settings.floor_below_target)
     if winner.status is not PairStatus.CANDIDATE or world.active_count <= floor or not may_try_again(world, winner):
         return None
@@ -117,11 +118,11 @@ def _into_testing(world: World, winner: Entry, loser: Entry) -> World | None:
         return None
     if any(would_violate(without, winner, status) for status in (PairStatus.ACTIVE, PairStatus.TESTING)):
         return None
-    return without.move(winner, PairStatus.TESTING, NAME, f"is tested in the stead of {loser.monitor.name}, {facts}")
+    return without.move(winner, PairStatus.TESTING, NAME, f"is tested instead of {loser.monitor.name}, {facts}")
 
 
 def _facts(winner: Entry, loser: Entry) -> str:
-    """What the two share, and the comparison that decided."""
+    """Describe what the two share, and the comparison that decided."""
     shared = "account" if loser.monitor.account_id == winner.monitor.account_id is not None else "network"
     if loser.monitor.global_status is GlobalStatus.PENDING:
         return f"same {shared}, globally {winner.monitor.global_status} against pending"
@@ -129,19 +130,19 @@ def _facts(winner: Entry, loser: Entry) -> str:
 
 
 def stays(world: World, entry: Entry) -> str | None:
-    """Those that a constraint keeps out although they are clearly better than an active monitor it names."""
+    """Explain candidates and testing monitors that a constraint blocks although an active monitor is clearly worse."""
     if world.emergency or entry.status not in (PairStatus.CANDIDATE, PairStatus.TESTING) or _obstacle(world, entry):
         return None
     losers = [other for other in reversed(world.active) if not world.moved(other) and _displaces(world, entry, other)]
     if not losers:
         return None
-    return f"better than {losers[0].monitor.name}, but: {no_room(world) or _stands_against(world, entry, losers[0])}"
+    return f"better than {losers[0].monitor.name}, but: {no_room(world) or _why_not_exchanged(world, entry, losers[0])}"
 
 
-def _stands_against(world: World, winner: Entry, loser: Entry) -> str:
+def _why_not_exchanged(world: World, winner: Entry, loser: Entry) -> str:
     without = world.move(loser, PairStatus.CANDIDATE, NAME, "")
     if violation := would_violate(without, winner, PairStatus.ACTIVE):
-        return f"would violate {violation} beside others, too"
+        return f"would also violate {violation} with other monitors"
     return f"{winner.monitor.count} of {world.settings.results_for_active} results, and cannot be tested beside it"
 
 

@@ -1,8 +1,8 @@
-"""A review in words: what `simulate` shows, as data for machines and as text for people.
+"""Explain a review, as JSON data and as text for people; `simulate` shows both.
 
-Everything is read off the `Review`: its steps hold the world after each rule, and each rule answers for itself why a
-monitor it is about did not move. So the explanation cannot differ from the decision, and a review that
-nobody asks about pays nothing for it.
+The explanation is derived from the `Review`: its steps hold the world after each rule, and each rule itself explains
+why a monitor that it concerns did not move. So the explanation cannot differ from the decision, and a review costs
+nothing more if no explanation is requested.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,29 +18,29 @@ from selector.rules import (
     swap_into_active,
     too_many,
 )
-from selector.rules.model import PairStatus, Rejected, Review, Verdict
+from selector.rules.model import PairStatus, Review, Skipped, Verdict
 from selector.rules.world import Entry, Step, World
 
-_TELLING = {
+_EXPLAINING = {
     PairStatus.ACTIVE: (leave_gradually.NAME, too_many.TOO_MANY_ACTIVE, swap_into_active.NAME),
     PairStatus.TESTING: (leave_gradually.NAME, promotions.PROMOTE_TO_ACTIVE),
     PairStatus.CANDIDATE: (leave_at_once.RULE.name, exchange.NAME, promotions.PROMOTE_TO_TESTING),
     PairStatus.PAUSED: (paused.NAME,),
 }
-"""Whose answer tells best why a monitor stays what it is; the first that has one."""
+"""The rules that best explain why a monitor keeps its status, by status; the first that gives a reason is used."""
 
 _RESULT = (PairStatus.ACTIVE, PairStatus.TESTING, PairStatus.CANDIDATE, PairStatus.PAUSED)
 
 
 def verdicts(review: Review) -> tuple[Verdict, ...]:
-    """For every monitor of the review, best first, what became of it and why; then those left out."""
+    """Return the verdict on every monitor of the review, best first, then on the skipped ones."""
     judged = [_verdict(review, entry) for entry in review.world.entries]
-    left_out = [_left_out(rejected) for rejected in review.rejected]
+    left_out = [_left_out(skipped) for skipped in review.skipped]
     return tuple(judged + left_out)
 
 
 def as_dict(review: Review) -> dict[str, Any]:
-    """The whole review in JSON's types: input, then rule by rule who moves and who stays and why, then the result."""
+    """Return the review in JSON's types: the input, each rule's moves and stays with reasons, and the result."""
     world = review.world
     return {
         "server": {
@@ -53,7 +53,7 @@ def as_dict(review: Review) -> dict[str, Any]:
         "limit": world.limit,
         "targets": {"active": world.settings.target_active, "testing": world.testing_target},
         "monitors": [_monitor(review, entry) for entry in world.entries],
-        "left_out": [_rejected(rejected) for rejected in review.rejected],
+        "left_out": [_skipped(skipped) for skipped in review.skipped],
         "rules": [_step(step) for step in review.steps],
         "result": {status.value: _names(world, status) for status in _RESULT},
         "verdicts": [
@@ -70,25 +70,25 @@ def as_dict(review: Review) -> dict[str, Any]:
 
 
 def as_text(review: Review) -> str:
-    """The same for people: a table of the input, the rules in their order, the resulting assignment."""
-    told = as_dict(review)
-    server, targets = told["server"], told["targets"]
+    """Return the review as text: a table of the input, the rules in their order, and the result."""
+    data = as_dict(review)
+    server, targets = data["server"], data["targets"]
     lines = [
-        f"server {server['id']} ({server['ip']}, account {server['account_id'] or '-'}) at {told['now']}",
+        f"server {server['id']} ({server['ip']}, account {server['account_id'] or '-'}) at {data['now']}",
         f"targets after the review: {targets['active']} active, {targets['testing']} testing; "
-        f"limit {told['limit']} per kind of change" + ("; EMERGENCY: nobody is active" if told["emergency"] else ""),
+        f"limit {data['limit']} per kind of change" + ("; EMERGENCY: nobody is active" if data["emergency"] else ""),
         "",
-        *_table(_COLUMNS, told["monitors"]),
+        *_table(_COLUMNS, data["monitors"]),
         *(
             f"left out: {row['name']} ({row['status'] or 'status unknown'}): {row['reason']}"
-            for row in told["left_out"]
+            for row in data["left_out"]
         ),
     ]
     names = {entry.id: entry.monitor.name for entry in review.world.entries}
-    for step in told["rules"]:
+    for step in data["rules"]:
         lines += ["", f"{step['rule']}  ({step['about']})", *_step_lines(step, names)]
     lines += ["", "result"]
-    lines += [f"  {status:<9} {len(who):>3}  {', '.join(who) or '-'}" for status, who in told["result"].items()]
+    lines += [f"  {status:<9} {len(who):>3}  {', '.join(who) or '-'}" for status, who in data["result"].items()]
     return "\n".join(lines) + "\n"
 
 
@@ -104,7 +104,7 @@ def _verdict(review: Review, entry: Entry) -> Verdict:
 
 
 def _why_unmoved(review: Review, entry: Entry) -> str:
-    for name in _TELLING[entry.status]:
+    for name in _EXPLAINING[entry.status]:
         step = next(step for step in review.steps if step.rule.name == name)
         reason = step.rule.stays(step.after, entry)
         if reason is not None:
@@ -112,9 +112,9 @@ def _why_unmoved(review: Review, entry: Entry) -> str:
     return f"stays {entry.status}"
 
 
-def _left_out(rejected: Rejected) -> Verdict:
-    status = rejected.pair_status
-    return Verdict(rejected.id, status, status, None, f"left out: {rejected.reason}")
+def _left_out(skipped: Skipped) -> Verdict:
+    status = skipped.pair_status
+    return Verdict(skipped.id, status, status, None, f"left out: {skipped.reason}")
 
 
 def _monitor(review: Review, entry: Entry) -> dict[str, Any]:
@@ -141,8 +141,8 @@ def _monitor(review: Review, entry: Entry) -> dict[str, Any]:
     }
 
 
-def _rejected(rejected: Rejected) -> dict[str, Any]:
-    return {"id": rejected.id, "name": rejected.name, "status": rejected.pair_status, "reason": rejected.reason}
+def _skipped(skipped: Skipped) -> dict[str, Any]:
+    return {"id": skipped.id, "name": skipped.name, "status": skipped.pair_status, "reason": skipped.reason}
 
 
 def _step(step: Step) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def _cell(value: object) -> str:
 
 
 def _step_lines(step: _Row, names: dict[int, str]) -> list[str]:
-    """Moves one by one; those that stay for the same reason together."""
+    """Format the moves one by one, and the monitors that stay grouped by reason."""
     moves = [
         f"  {names[move['monitor_id']]}: {move['from']} -> {move['to']}: {move['reason']}" for move in step["moves"]
     ]

@@ -1,8 +1,8 @@
-"""Rule 1: who must not measure this server for another minute leaves at once, whatever that does to the targets.
+"""Rule 1, immediate removal: a monitor that must not measure this server leaves at once, regardless of the targets.
 
-That is a monitor that is globally paused or deleted (its pair becomes a candidate), and one too close to the server:
-same /24 or /48, or same account (its pair is paused, also when it was only a candidate). Closeness goes first, so that
-after a review no such pair is anything but paused.
+The rule applies to a monitor that is globally paused or deleted (its pair becomes a candidate), and to one that is too
+close to the server: same /24 or /48, or same account (its pair is paused, even if it was only a candidate). Closeness
+is checked first, so that after a review every such pair is paused.
 """
 
 from selector.rules.eligibility import out_because
@@ -11,7 +11,7 @@ from selector.rules.world import LEAVE_AT_ONCE, Entry, Rule, World
 
 
 def apply(world: World) -> World:
-    """Pause what is too close to the server, take every place from the blocked."""
+    """Pause monitors that are too close to the server, and demote blocked ones that hold a place."""
     for entry in world.entries:
         if _too_close(entry) and entry.status is not PairStatus.PAUSED:
             world = world.move(entry, PairStatus.PAUSED, LEAVE_AT_ONCE, f"violates {entry.violation}")
@@ -21,9 +21,9 @@ def apply(world: World) -> World:
 
 
 def stays(world: World, entry: Entry) -> str | None:
-    """Blocked candidates and paused pairs stay where they are."""
+    """Explain why blocked candidates and blocked paused pairs do not move."""
     if entry.state is State.BLOCK:
-        return f"{out_because(entry)}: holds no place that it could leave"
+        return f"{out_because(entry)}: has no place to leave"
     return None
 
 

@@ -1,8 +1,8 @@
-"""Rule 2: who is out leaves gradually, worst first, active monitors to testing and testing ones to candidate.
+"""Rule 2, gradual removal: monitors that are out leave, worst first, from active to testing, from testing to candidate.
 
-Bad performance makes nobody leave when only `target - 2` places would remain (but at least one): better badly
-measured than hardly measured. Violations of constraints go below that, though never down to no active monitor. An
-active monitor that leaves because of a violation goes to testing only if it violates nothing there.
+Poor performance removes a monitor only while more than `target - 2` places (at least one) are held: poor measurements
+are better than too few. Violations of constraints also remove monitors below that, but never the last active one. An
+active monitor that leaves because of a violation enters testing only if it violates no constraint there.
 """
 
 from selector.rules.eligibility import out_because, would_violate
@@ -13,7 +13,7 @@ NAME = "rule 2: out"
 
 
 def apply(world: World) -> World:
-    """First from active (it makes testing fuller), then from testing."""
+    """Remove from active first, since this adds to testing, then from testing."""
     for entry in reversed(world.active):
         if entry.state is State.OUT and obstacle_from_active(world, entry) is None:
             world = world.move(entry, demoted_to(world, entry), NAME, out_because(entry))
@@ -24,14 +24,14 @@ def apply(world: World) -> World:
 
 
 def demoted_to(world: World, entry: Entry) -> PairStatus:
-    """Where an active monitor goes: testing, or candidate if it violates a constraint and would do so in testing."""
+    """Return the status after demotion: testing, or candidate if a violation would persist in testing."""
     if entry.violation is not None and would_violate(world, entry, PairStatus.TESTING) is not None:
         return PairStatus.CANDIDATE
     return PairStatus.TESTING
 
 
 def obstacle_from_active(world: World, entry: Entry) -> str | None:
-    """Why an active monitor that is out may not leave yet."""
+    """Return why an active monitor that is out may not leave yet."""
     if world.moved(entry):
         return "already moved in this review"
     if world.active_removals_left <= 0:
@@ -45,7 +45,7 @@ def obstacle_from_active(world: World, entry: Entry) -> str | None:
 
 
 def obstacle_from_testing(world: World, entry: Entry) -> str | None:
-    """Why a testing monitor that is out may not leave yet."""
+    """Return why a testing monitor that is out may not leave yet."""
     if world.moved(entry):
         return "already moved in this review"
     if world.testing_removals_left <= 0:
@@ -61,7 +61,7 @@ def _floor(world: World, target: int) -> int:
 
 
 def stays(world: World, entry: Entry) -> str | None:
-    """Those that are out and still hold a place."""
+    """Explain why monitors that are out still hold a place."""
     if entry.state is not State.OUT:
         return None
     if entry.status is PairStatus.ACTIVE:

@@ -1,8 +1,8 @@
-"""The values of a selection: what a review is told and what it decides.
+"""Define the values of a selection: the input of a review and its decisions.
 
-The rules are pure. Whatever they may look at stands in the frozen values of this module, and whatever they
-decide comes back in a `Review`; the database, the broker and the clock stay with the worker. Raw rows become
-these values in `selector.rows`, which is where a broken row is recognised.
+The rules are pure. Their input consists of the frozen values of this module, and their output is a `Review`; only the
+worker uses the database, the broker and the clock. `selector.rows` converts raw rows into these values and detects
+invalid rows.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PairStatus(StrEnum):
-    """What a monitor is to a server. Only testing and active take a place there."""
+    """Status of a monitor at one server. Only testing and active monitors hold a place."""
 
     CANDIDATE = "candidate"
     TESTING = "testing"
@@ -27,7 +27,7 @@ class PairStatus(StrEnum):
 
 
 class GlobalStatus(StrEnum):
-    """What a monitor is to the pool, for all servers alike."""
+    """Status of a monitor in the pool, for all servers."""
 
     PENDING = "pending"
     TESTING = "testing"
@@ -37,7 +37,7 @@ class GlobalStatus(StrEnum):
 
 
 class ViolationType(StrEnum):
-    """Constraints, most fundamental first; a pair is stored with the first one it violates."""
+    """Constraints, most fundamental first; the first one that a pair violates is stored."""
 
     NETWORK_SAME_SUBNET = "network_same_subnet"
     ACCOUNT = "account"
@@ -46,12 +46,12 @@ class ViolationType(StrEnum):
 
     @property
     def unchangeable(self) -> bool:
-        """True for what no other assignment can cure: the monitor stands too close to the server itself."""
+        """Return whether no other assignment can resolve it, since the monitor is too close to the server itself."""
         return self is ViolationType.NETWORK_SAME_SUBNET or self is ViolationType.ACCOUNT
 
 
 class Health(StrEnum):
-    """What 24 h of measurements say. UNKNOWN is neither healthy (not promoted) nor bad (not removed)."""
+    """Assessment from 24 h of measurements. UNKNOWN is neither healthy (not promoted) nor unhealthy (not removed)."""
 
     HEALTHY = "healthy"
     UNKNOWN = "unknown"
@@ -59,24 +59,23 @@ class Health(StrEnum):
 
 
 class State(StrEnum):
-    """What the selector wants of a monitor at this server."""
+    """Target of the selector for a monitor at this server."""
 
     BLOCK = "block"  # leave at once
     OUT = "out"  # leave gradually, never be promoted
     PENDING = "pending"  # stay in testing: globally testing monitors do not become active
-    IN = "in"  # welcome
+    IN = "in"  # may hold a place
 
 
 PAUSE_CONSTRAINT = "constraint"
-"""`pause_reason` of a pair paused for an unchangeable violation. Others, as older selectors left them, are like it."""
+"""`pause_reason` of a pair paused for an unchangeable violation. Other values, of older selectors, mean the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An IP address with the two networks that the constraints compare; made by `selector.rows.parse_address`.
+    """An IP address with the two networks that the constraints compare; built by `selector.rows.parse_address`.
 
-    IPv4-mapped IPv6 addresses are IPv4 here. The networks are (IP version, leading bits) and compare as equal
-    exactly when the networks are the same.
+    IPv4-mapped IPv6 addresses count as IPv4. A network is (IP version, leading bits); equal values mean equal networks.
     """
 
     text: str
@@ -96,12 +95,12 @@ class Server:
 class Monitor(msgspec.Struct, frozen=True, kw_only=True):
     """A monitor and its pair with the server under review.
 
-    `address` is None only for a paused or deleted monitor whose row is broken: it has to leave whatever its
-    address is. `limit` is its account's `monitors_per_server_limit`. `pair_status` None means that there is no
-    pair yet, and the review leaves the monitor alone. `count`, `avg_step` and `avg_rtt_ms` describe the results
-    of the last 24 h; an average is None when there was nothing to take it from. `gone`: the last will was sent, or no
-    status was seen, for 15 minutes. `last_move`: when the pair last went
-    from candidate to testing or back, as far as the ledger remembers.
+    `address` is None only for a paused or deleted monitor with an invalid row: it has to leave regardless of its
+    address. `limit` is its account's `monitors_per_server_limit`. If `pair_status` is None, there is no pair yet, and
+    the review ignores the monitor. `count`, `avg_step` and `avg_rtt_ms` describe the results of the last 24 h; an
+    average is None if there were none. `gone`: for 15 minutes, the monitor has been offline by its last will, or has
+    published no status. `last_move`: the last time at which the pair went from candidate to testing or back, if the
+    ledger has it.
     """
 
     id: int
@@ -123,8 +122,8 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rejected:
-    """A monitor whose row is broken, and why. It is not judged, but it keeps the place it holds."""
+class Skipped:
+    """A monitor with an invalid row, and the reason. The review does not assess it, but it keeps its place."""
 
     id: int
     name: str
@@ -134,34 +133,35 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Every number the rules use. The targets come from `system_settings`, the rest are fixed.
+    """The constants of the rules. The targets come from `system_settings`, the others are fixed.
 
-    Raises ValueError from `__post_init__` for a target that makes no sense.
+    Raises:
+        ValueError: from `__post_init__`, for an invalid target.
     """
 
     target_active: int = 7
     target_testing: int = 5
     floor_below_target: int = 2
-    """So far below a target bad performance still makes monitors leave; below that only violations do."""
+    """Distance below a target down to which poor performance removes monitors; below that only violations do."""
     limit: int = 2
-    """Active removals, testing removals and promotions per review, each."""
+    """Maximum active removals, testing removals and promotions per review, each."""
     limit_blocked: int = 3
-    """The same when more than one monitor was blocked."""
+    """The limit if more than one monitor is blocked."""
     limit_no_active: int = 4
-    """The same when no monitor is active."""
+    """The limit if no monitor is active."""
     results_for_active: int = 24
     results_for_testing: int = 9
     results_for_active_in_emergency: int = 9
     testing_promotions: int = 2
-    """Candidates that may enter testing per review, if the limit leaves as many."""
+    """Maximum candidates that enter testing per review, within the limit."""
     swap_percent: int = 5
     swap_points: int = 5
     reserved_for_globally_active: int = 4
-    """Places of testing that belong to globally active monitors while active places are free."""
+    """Minimum testing places for globally active monitors while active places are free."""
     time_to_gather: timedelta = timedelta(hours=24)
-    """For which a reserved place is kept for one that has not the results of an active monitor yet."""
+    """Time for which a monitor may hold a reserved place without enough results for active."""
     next_try: timedelta = timedelta(days=7)
-    """After which one that gave such a place up may have another."""
+    """Time after which a monitor that gave up such a place may hold another."""
     rescued_when_no_testing: int = 5
     freed_per_review: int = 2
     recheck_constraint: timedelta = timedelta(hours=8)
@@ -170,12 +170,12 @@ class Settings:
         for name in ("target_active", "target_testing"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"selector setting {name} is {value!r}; it has to be a whole number of at least 1")
+                raise ValueError(f"selector setting {name} is {value!r}; it must be a whole number of at least 1")
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One decided move. `rule` is a stable identifier (`rule 3: promote to active`), `reason` adds the facts."""
+    """A change of a pair's status. `rule` is a stable identifier (`rule 3: promote to active`), `reason` adds facts."""
 
     monitor_id: int
     from_status: PairStatus
@@ -186,7 +186,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A violated constraint and when this pair was first seen to violate it."""
+    """A violated constraint and the time at which the violation by this pair was first found."""
 
     type: ViolationType
     since: datetime
@@ -194,7 +194,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class PairRecord:
-    """What the ledger has to hold for a pair after the review; only pairs that need a write have one."""
+    """The values to write for a pair after the review; only pairs that need a write have a record."""
 
     monitor_id: int
     status: PairStatus
@@ -206,7 +206,7 @@ class PairRecord:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the review decided for one monitor, and why, in words. `rule` is None if no rule moved it."""
+    """The decision on one monitor, and the reason as text. `rule` is None if no rule moved it."""
 
     monitor_id: int
     before: PairStatus | None
@@ -219,19 +219,19 @@ class Verdict:
 class Review:
     """The result of a review.
 
-    `changes` are in the order in which they were decided, at most one per monitor. `violations` are those found
-    before the changes (what to count); `records` are the rows to write, with the violations that remain after them.
-    `rejected` were left out, `steps` is the trace that `selector.rules.explain` turns into words.
+    `changes` are in the order of the decisions, at most one per monitor. `violations` are those found before the
+    changes, for the metrics; `records` are the rows to write, with the violations that remain after the changes.
+    `skipped` are the skipped monitors; `steps` is the trace from which `selector.rules.explain` derives its text.
     """
 
     changes: tuple[Change, ...]
     violations: Mapping[int, Violation]
     records: tuple[PairRecord, ...]
-    rejected: tuple[Rejected, ...]
+    skipped: tuple[Skipped, ...]
     steps: "tuple[Step, ...]" = field(repr=False)
     world: "World" = field(repr=False)
 
     @property
     def changed(self) -> bool:
-        """True if any pair changes its status (which decides when the next review is due)."""
+        """Return whether a pair changes its status, which determines when the next review is due."""
         return bool(self.changes)

@@ -1,8 +1,7 @@
-"""Rule 7: paused pairs whose violation is gone become candidates again, at most 2 per review.
+"""Rule 7, paused pairs: a paused pair whose violation is resolved becomes a candidate again, at most 2 per review.
 
-A paused pair is looked at when its last check is 8 hours old; in between, what was found then
-is taken to be still so. Those that have waited longest are freed first, and whoever is resolved but not yet
-freed stays due.
+A paused pair is checked when its last check is 8 hours old; in between, the result of that check is used. The pairs
+that have waited longest are freed first, and a resolved pair that is not freed yet stays due.
 """
 
 from datetime import UTC, datetime
@@ -18,33 +17,33 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 def apply(world: World) -> World:
-    """Free the resolved ones, longest wait first."""
+    """Free the resolved pairs, longest wait first."""
     resolved = [entry for entry in world.paused if obstacle(world, entry) is None]
     resolved.sort(key=lambda entry: (entry.monitor.last_constraint_check or _NEVER, entry.id))
     for entry in resolved[: world.settings.freed_per_review]:
-        world = world.move(entry, PairStatus.CANDIDATE, NAME, "violates no constraint any more")
+        world = world.move(entry, PairStatus.CANDIDATE, NAME, "no longer violates a constraint")
     return world
 
 
 def obstacle(world: World, entry: Entry) -> str | None:
-    """Why this paused pair stays paused."""
+    """Return why this paused pair stays paused."""
     if world.moved(entry):
         return "already moved in this review"
     if entry.violation is not None:
         since = "violates" if check_is_due(entry.monitor, world.now, world.settings) else "violated when last checked:"
         return f"{since} {entry.violation}"
     if not check_is_due(entry.monitor, world.now, world.settings):
-        return f"is looked at again {world.settings.recheck_constraint} after its last check"
+        return f"is checked again {world.settings.recheck_constraint} after its last check"
     if entry.state is State.BLOCK:
         return out_because(entry)
     return None
 
 
 def stays(world: World, entry: Entry) -> str | None:
-    """The paused pairs."""
+    """Explain why paused pairs stay paused."""
     if entry.status is not PairStatus.PAUSED:
         return None
     return obstacle(world, entry) or f"resolved, but only {world.settings.freed_per_review} are freed per review"
 
 
-RULE = Rule(NAME, "paused, due for a look and without a violation -> candidate", apply, stays)
+RULE = Rule(NAME, "paused, check due and no violation -> candidate", apply, stays)

@@ -1,12 +1,12 @@
-"""Rules 3, 5 and 6, promotions: free places go to the best monitors that may have them.
+"""Rules 3, 5 and 6, promotions: free places go to the best eligible monitors.
 
 - Rule 3: testing monitors become active.
-- Rule 5, second part: candidates enter testing, globally active and globally testing ones alike; the reserved places
-  were offered to the former first.
-- Rule 6: when nobody is testing at all, up to 5 candidates enter testing, healthy first, whatever their count of
-  results. Else a server whose candidates have no results yet, or only bad ones, would never be measured well enough
-  for anybody to be promoted. It has its own number, since waiting helps nobody. Constraints count as for any
-  promotion; who is gone, pending, blocked or in violation is not taken.
+- Rule 5, second part: candidates enter testing, both globally active and globally testing ones; the first part has
+  already offered the reserved places to the former.
+- Rule 6: if no monitor is testing, up to 5 candidates enter testing, healthy ones first, regardless of their number of
+  results. Otherwise a server whose candidates have no results yet, or only poor ones, would never be measured often
+  enough for a promotion. The rule has its own limit, since nothing is gained by waiting. Constraints apply as for any
+  promotion; monitors that are gone, pending, blocked or in violation are not promoted.
 """
 
 from selector.rules.eligibility import (
@@ -22,7 +22,7 @@ PROMOTE_TO_ACTIVE = "rule 3: promote to active"
 
 
 def promote_to_active(world: World) -> World:
-    """Best first, while places and the limit last; each is judged beside those promoted before it."""
+    """Promote the best testing monitors within places and limit; each is checked with those promoted before it."""
     for entry in world.testing:
         if no_room_in_active(world):
             break
@@ -33,7 +33,7 @@ def promote_to_active(world: World) -> World:
 
 
 def no_room_in_active(world: World) -> str | None:
-    """Why nobody can be promoted to active, whoever it be."""
+    """Return why no monitor can be promoted to active."""
     if world.active_count >= world.settings.target_active:
         return f"all {world.settings.target_active} active places are taken"
     if world.promotions_left <= 0:
@@ -42,12 +42,12 @@ def no_room_in_active(world: World) -> str | None:
 
 
 def merit(entry: Entry) -> str:
-    """What speaks for a monitor."""
+    """Describe the monitor's priority and results."""
     return f"priority {entry.priority}, {entry.monitor.count} results"
 
 
 def why_not_active(world: World, entry: Entry) -> str | None:
-    """The testing monitors."""
+    """Explain why testing monitors do not become active."""
     if entry.status is not PairStatus.TESTING:
         return None
     return obstacle_to_active(world, entry) or no_room_in_active(world)
@@ -62,7 +62,7 @@ PROMOTE_TO_TESTING = "rule 5: promote to testing"
 
 
 def promote_to_testing(world: World) -> World:
-    """Best first, while places and the budget last; each is judged beside those promoted before it."""
+    """Promote the best candidates within places and limit; each is checked with those promoted before it."""
     for entry in world.candidates:
         if no_room_in_testing(world):
             break
@@ -73,14 +73,14 @@ def promote_to_testing(world: World) -> World:
 
 
 def no_room_in_testing(world: World) -> str | None:
-    """Why nobody can be promoted to testing, whoever it be."""
+    """Return why no monitor can be promoted to testing."""
     if world.testing_count >= world.testing_target:
         return f"all {world.testing_target} testing places are taken"
     return no_promotions_to_testing(world)
 
 
 def why_not_testing(world: World, entry: Entry) -> str | None:
-    """The candidates."""
+    """Explain why candidates do not enter testing."""
     if entry.status is not PairStatus.CANDIDATE:
         return None
     return obstacle_to_testing(world, entry) or no_room_in_testing(world)
@@ -95,24 +95,24 @@ NO_TESTING = "rule 6: no testing at all"
 
 
 def fill_empty_testing(world: World) -> World:
-    """Best first: healthy, then unknown, then unhealthy."""
+    """Promote candidates, best first: healthy, then unknown, then unhealthy."""
     if world.testing_count > 0:
         return world
     for entry in world.candidates:
         if world.testing_count >= world.settings.rescued_when_no_testing:
             break
         if obstacle_to_rescue(world, entry) is None:
-            why = f"nobody was testing; {entry.health}, {entry.monitor.count} results"
+            why = f"none was testing; {entry.health}, {entry.monitor.count} results"
             world = world.move(entry, PairStatus.TESTING, NO_TESTING, why)
     return world
 
 
 def why_not_rescued(world: World, entry: Entry) -> str | None:
-    """The candidates, if nobody was testing when the rule was reached."""
+    """Explain why candidates do not enter testing, if no monitor was testing when the rule was applied."""
     rescued = [change for change in world.changes if change.rule == NO_TESTING]
     if entry.status is not PairStatus.CANDIDATE or world.testing_count > len(rescued):
         return None
-    return obstacle_to_rescue(world, entry) or f"{world.settings.rescued_when_no_testing} others came first"
+    return obstacle_to_rescue(world, entry) or f"{world.settings.rescued_when_no_testing} others were better"
 
 
-NO_TESTING_RULE = Rule(NO_TESTING, "nobody testing: up to 5 candidates -> testing", fill_empty_testing, why_not_rescued)
+NO_TESTING_RULE = Rule(NO_TESTING, "none testing: up to 5 candidates -> testing", fill_empty_testing, why_not_rescued)

@@ -1,7 +1,7 @@
-"""How good a monitor is for a server, from its results of the last 24 h.
+"""Rank monitors by their suitability for a server, from their results of the last 24 h.
 
-The order decides who is promoted, who leaves first and who may take whose place, so it is total: two monitors never
-tie, and no decision depends on the order of rows.
+The order determines which monitors are promoted, removed or swapped. It is total, so that two monitors never tie and no
+decision depends on the order of rows.
 """
 
 import math
@@ -14,11 +14,11 @@ SortKey = tuple[int, float, float, float, int]
 
 
 def health(monitor: Monitor) -> Health:
-    """Healthy: an average step of at least 0. Without results, or gone, nothing is known.
+    """Return the monitor's health: healthy with an average step of at least 0, unknown without results or if gone.
 
     A monitor that is gone (offline by its last will, or silent for 15 minutes) is not promoted and gives way to a
-    healthy one, but is not removed for it: when our own broker or network fails, all monitors are gone at once, and
-    that must not empty the server's places.
+    healthy one, but this alone does not remove it: when the pool's own broker or network fails, all monitors are gone
+    at once, and the server must keep its monitors.
     """
     if monitor.gone or monitor.count == 0 or monitor.avg_step is None:
         return Health.UNKNOWN
@@ -26,14 +26,14 @@ def health(monitor: Monitor) -> Health:
 
 
 def priority(monitor: Monitor) -> int | None:
-    """``round(avg_rtt_ms * (1 + 2 * (1 - avg_step)))``, halves up; lower is better. None without an rtt."""
+    """Return ``round(avg_rtt_ms * (1 + 2 * (1 - avg_step)))``, halves up; lower is better. None without an rtt."""
     if monitor.avg_rtt_ms is None or monitor.avg_step is None:
         return None
     return math.floor(monitor.avg_rtt_ms * (1 + 2 * (1 - monitor.avg_step)) + 0.5)
 
 
 def sort_key(monitor: Monitor, how: Health, points: int | None) -> SortKey:
-    """Best first: healthy (then unknown, then unhealthy), priority, higher step, lower rtt, lower id."""
+    """Return the key that sorts best first: healthy, unknown, unhealthy; priority; higher step; lower rtt; lower id."""
     return (
         _ORDER[how],
         math.inf if points is None else points,
@@ -44,10 +44,10 @@ def sort_key(monitor: Monitor, how: Health, points: int | None) -> SortKey:
 
 
 def beats(points: int | None, other_health: Health, other_points: int | None, settings: Settings) -> bool:
-    """Whether a healthy monitor of priority ``points`` is enough better than another to take its place.
+    """Return whether a healthy monitor of priority ``points`` is better enough than another to replace it.
 
-    Against one that is not healthy it always is. Between healthy ones it has to be better by 5 % of the other's
-    priority and by 5 points, so that noise does not move anybody.
+    It is always better than one that is not healthy. Against a healthy one, the difference must be at least 5 points
+    and 5 % of the other's priority, so that noise does not move monitors.
     """
     if other_health is not Health.HEALTHY:
         return True

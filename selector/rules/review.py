@@ -1,4 +1,4 @@
-"""One review: which monitors change their place at a server, and what the ledger has to hold about it afterwards.
+"""Review one server: decide which monitors change their status, and which rows to write.
 
 Pure: no database, no clock, no log. The same values in any order give the same review.
 """
@@ -14,18 +14,18 @@ from selector.rules.model import (
     Monitor,
     PairRecord,
     PairStatus,
-    Rejected,
     Review,
     Server,
     Settings,
+    Skipped,
     Violation,
     ViolationType,
 )
 from selector.rules.world import Entry, Step, World
 
 
-def review(server: Server, monitors: Iterable[Monitor | Rejected], now: datetime, settings: Settings) -> Review:
-    """Decide about one server. ``now`` is aware, UTC; it dates violations and tells which paused pairs are due."""
+def review(server: Server, monitors: Iterable[Monitor | Skipped], now: datetime, settings: Settings) -> Review:
+    """Decide about one server. ``now`` (aware, UTC) dates violations and determines which paused pairs are due."""
     world = assess(server, monitors, now, settings)
     steps: list[Step] = []
     for rule in ORDER:
@@ -36,7 +36,7 @@ def review(server: Server, monitors: Iterable[Monitor | Rejected], now: datetime
         changes=world.changes,
         violations=_found(world),
         records=tuple(_records(world)),
-        rejected=world.held,
+        skipped=world.held,
         steps=tuple(steps),
         world=world,
     )
@@ -48,11 +48,11 @@ def _found(world: World) -> dict[int, Violation]:
 
 
 def _records(world: World) -> Iterable[PairRecord]:
-    """The rows that differ from what the ledger holds.
+    """Yield the rows that differ from the ledger.
 
-    What is stored are the violations that remain after the changes: a pair that was moved because of one is
-    cleared with it. The time of the check is written where it matters: with every other change of the row,
-    and for a paused pair that was looked at and stays paused (it decides when it is looked at again).
+    The stored violations are those that remain after the changes: a change of status that resolves a violation also
+    clears it. The time of the check is written only where it matters: with every other change of the row, and for a
+    paused pair that was checked and stays paused, since it determines the next check.
     """
     crowded = crowding(
         worth_keeping((entry.monitor, world.statuses[entry.id], entry.health) for entry in world.entries)
@@ -82,12 +82,12 @@ def _paused_record(world: World, entry: Entry) -> PairRecord | None:
         return PairRecord(entry.id, PairStatus.PAUSED, *_stored(violation), world.now, PAUSE_CONSTRAINT)
     if monitor.violation_type is None:
         return None
-    last_check = monitor.last_constraint_check  # not renewed: it waits to be freed, and has to stay due
+    last_check = monitor.last_constraint_check  # not updated: the pair waits to be freed and has to stay due
     return PairRecord(entry.id, PairStatus.PAUSED, None, None, last_check, monitor.pause_reason)
 
 
 def _dated(entry: Entry, kind: ViolationType | None, now: datetime) -> Violation | None:
-    """The violation with the time since when it is known, which is now if the ledger knows of another or none."""
+    """Return the violation and its start: the stored one, or now if the ledger has another violation or none."""
     if kind is None:
         return None
     stored = entry.monitor

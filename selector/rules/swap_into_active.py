@@ -1,8 +1,8 @@
-"""Rule 3, swaps: a testing monitor that is clearly better takes the place of an active one.
+"""Rule 3, swap into active: a clearly better testing monitor replaces an active one.
 
-The worst active monitor gives way first, to the best testing one that beats it and may be active once it has gone. If
-nobody can take its place without a violation, the next worst is looked at: a better monitor of the same account
-may only be able to replace its sibling.
+The worst active monitor is replaced first, by the best testing monitor that is clearly better and may be active after
+the removal. If every replacement would violate a constraint, the next worst is considered: a better monitor may be able
+to replace only a monitor of its own account.
 """
 
 from selector.rules.eligibility import obstacle_to_active, versus
@@ -15,7 +15,7 @@ NAME = "rule 3: swap into active"
 
 
 def apply(world: World) -> World:
-    """One swap after the other, while both limits last."""
+    """Swap monitors one after the other within both limits."""
     for loser in reversed(world.active):
         if no_room(world):
             break
@@ -25,7 +25,7 @@ def apply(world: World) -> World:
 
 
 def _replace(world: World, loser: Entry) -> World:
-    """The world after the best possible swap for ``loser``, or as it was."""
+    """Return the world after the best possible swap for ``loser``, or unchanged."""
     rivals = [entry for entry in world.testing if entry.globally_active and _beats(world, entry, loser)]
     if not rivals:
         return world
@@ -44,7 +44,7 @@ def _beats(world: World, winner: Entry, loser: Entry) -> bool:
 
 
 def no_room(world: World) -> str | None:
-    """Why no swap is possible, whoever it be."""
+    """Return why no swap is possible for any monitor."""
     if world.promotions_left <= 0:
         return f"limit of {world.limit} promotions reached"
     if world.active_removals_left <= 0:
@@ -53,7 +53,7 @@ def no_room(world: World) -> str | None:
 
 
 def stays(world: World, entry: Entry) -> str | None:
-    """Testing monitors that were free to swap in, and active ones that nobody replaced."""
+    """Explain why eligible testing monitors were not swapped in, and why active ones were not replaced."""
     if entry.status is PairStatus.ACTIVE:
         rival = next((other for other in world.testing if _beats(world, other, entry)), None)
         if rival is None:

@@ -1,14 +1,14 @@
-"""Rule 5, third part: a candidate that is clearly better takes the place of a testing monitor.
+"""Rule 5, third part, swap into testing: a clearly better candidate replaces a testing monitor.
 
-As with active places the worst gives way first, to the best candidate that beats it and may be testing once it has
-gone. A reserved place is given up this way only to one that may hold it, and while active places are free only to one
-that is ready for them.
+As for active places, the worst monitor is replaced first, by the best candidate that is clearly better and may be
+testing after the removal. A holder of a reserved place is replaced only by a candidate that may hold the place, and
+while active places are free only by one that has enough results for active.
 
-Two things keep monitors from going round for ever. A healthy, globally active monitor that gathers results is left
-alone for the day that it has for this, above all one for which an active monitor has made way, and would come back. And
-while active places are free, who left testing within a week without getting ready takes no place of such a monitor, or
-one that gave its reserved place up would soon replace a worse one. Globally testing monitors do give way: more than
-half of testing is only lent to them.
+Two exceptions prevent cycles. A healthy, globally active monitor that collects results is not replaced during the day
+that it has for this; this matters most if an active monitor was removed for it, which would otherwise return. And while
+active places are free, a candidate that left testing within a week without enough results does not replace such a
+monitor; otherwise a monitor that gave up its reserved place would soon replace a worse one. Globally testing monitors
+do give way, since the reserved places are not theirs.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ NAME = "rule 5: swap into testing"
 
 
 def apply(world: World) -> World:
-    """One swap after the other, while the budget lasts."""
+    """Swap monitors one after the other within the limits."""
     for loser in reversed(world.testing):
         if no_room(world):
             break
@@ -34,7 +34,7 @@ def apply(world: World) -> World:
 
 
 def _replace(world: World, loser: Entry) -> World:
-    """The world after the best possible swap for ``loser``, or as it was."""
+    """Return the world after the best possible swap for ``loser``, or unchanged."""
     rivals = list(takewhile(lambda entry: _beats(world, entry, loser), world.candidates))
     if not rivals:
         return world
@@ -53,7 +53,7 @@ def _beats(world: World, winner: Entry, loser: Entry) -> bool:
 
 
 def _obstacles(world: World, loser: Entry) -> Callable[[World, Entry], str | None]:
-    """What says why a candidate may not have the place of ``loser``, in the world without it."""
+    """Return a function that gives the reason why a candidate may not replace ``loser``, in the world without it."""
     reserved = loser.id in protected(world)
     welcome = loser.globally_active and loser.healthy
     gathering = welcome and not is_ready(world, loser) and not is_overdue(world, loser)
@@ -61,25 +61,25 @@ def _obstacles(world: World, loser: Entry) -> Callable[[World, Entry], str | Non
 
     def obstacle(without: World, entry: Entry) -> str | None:
         if gathering:
-            return "it gathers results, and has not had its day for that"
+            return "it still has time to collect results"
         if reserved and not (fits(without, entry) and (is_ready(without, entry) or not is_short(without))):
             return "it holds a reserved place"
         if once_a_week and not (is_ready(without, entry) or may_try_again(without, entry)):
-            return "left testing within a week without getting ready"
+            return "left testing within a week without enough results"
         return obstacle_to_testing(without, entry)
 
     return obstacle
 
 
 def no_room(world: World) -> str | None:
-    """Why no swap is possible, whoever it be."""
+    """Return why no swap is possible for any monitor."""
     if world.testing_removals_left <= 0:
         return f"limit of {world.limit} testing removals reached"
     return no_promotions_to_testing(world)
 
 
 def stays(world: World, entry: Entry) -> str | None:
-    """Candidates that were free to swap in, and testing monitors that nobody replaced."""
+    """Explain why eligible candidates were not swapped in, and why testing monitors were not replaced."""
     if entry.status is PairStatus.TESTING:
         rival = next((other for other in world.candidates if _beats(world, other, entry)), None)
         if rival is None:

@@ -1,8 +1,8 @@
-"""Rules 1.5 and 2.5: more monitors than the target. The worst active ones go to testing, the worst testing ones leave.
+"""Rules 1.5 and 2.5, surplus: the worst monitors above the target leave active for testing, and testing for candidate.
 
-Who is out has left by rule 2, or is still there because the limit of removals is used up, which then holds here too. So
-those who go here are the worst of the others: monitors that nothing is known about first, then the worst healthy.
-Reserved places of testing are not given back while active places are free, and come last otherwise.
+Rule 2 has already removed the monitors that are out, or has reached the limit of removals, which also applies here. So
+these rules remove the worst of the others: first monitors with unknown health, then the worst healthy ones. Holders of
+reserved places stay while active places are free, and are removed last otherwise.
 """
 
 from selector.rules.model import PairStatus, State
@@ -13,7 +13,7 @@ TOO_MANY_ACTIVE = "rule 1.5: too many active"
 
 
 def demote_surplus_active(world: World) -> World:
-    """Worst first, down to the target, which is never zero."""
+    """Demote active monitors, worst first, down to the target, which is never zero."""
     for entry in reversed(world.active):
         if _too_many_active(world) and world.active_removals_left > 0 and _may_be_demoted(world, entry):
             why = f"{world.active_count} active, target {world.settings.target_active}"
@@ -22,7 +22,7 @@ def demote_surplus_active(world: World) -> World:
 
 
 def why_still_active(world: World, entry: Entry) -> str | None:
-    """The active ones, if there are still too many."""
+    """Explain why surplus monitors are still active."""
     if _too_many_active(world) and world.statuses[entry.id] is PairStatus.ACTIVE and _may_be_demoted(world, entry):
         return f"too many active, but the limit of {world.limit} active removals is reached"
     return None
@@ -45,7 +45,7 @@ TOO_MANY_TESTING = "rule 2.5: too many testing"
 
 
 def demote_surplus_testing(world: World) -> World:
-    """Worst first, down to the target."""
+    """Demote testing monitors, worst first, down to the target."""
     kept = protected(world)
     worst_first = world.testing[::-1]
     worst_first.sort(key=lambda entry: entry.id in kept)
@@ -59,7 +59,7 @@ def demote_surplus_testing(world: World) -> World:
 
 
 def obstacle_to_demotion(world: World, entry: Entry) -> str | None:
-    """Why this testing monitor does not leave although there are too many."""
+    """Return why this testing monitor does not leave although there are too many."""
     if world.moved(entry):
         return "already moved in this review"
     if world.testing_removals_left <= 0:
@@ -72,7 +72,7 @@ def _too_many_testing(world: World) -> bool:
 
 
 def why_still_testing(world: World, entry: Entry) -> str | None:
-    """The testing ones, if there are still too many."""
+    """Explain why surplus monitors are still testing."""
     if entry.status is not PairStatus.TESTING or not _too_many_testing(world):
         return None
     return obstacle_to_demotion(world, entry)

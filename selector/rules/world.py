@@ -1,8 +1,7 @@
-"""The world of a review: the one value that every rule sees, with the decisions so far already in it.
+"""Define the world of a review, the only input of every rule, which includes the decisions so far.
 
-A rule takes a `World` and returns one. Who is active, how many places are free, how much of a limit is used: all of
-it is read off the statuses and the changes decided so far, and nothing is counted by hand, so no rule can forget to
-keep a counter right.
+A rule receives a `World` and returns one. Active monitors, free places and the remaining limits are all derived from
+the statuses and changes; there are no counters that a rule could fail to update.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,21 +18,21 @@ from selector.rules.model import (
     Health,
     Monitor,
     PairStatus,
-    Rejected,
     Server,
     Settings,
+    Skipped,
     State,
     ViolationType,
 )
 
 LEAVE_AT_ONCE = "rule 1: leave at once"
-"""Removals by this rule know no limit and use none up."""
+"""Removals by this rule are not limited and do not count towards limits."""
 
 _RANK = {PairStatus.PAUSED: 0, PairStatus.CANDIDATE: 1, PairStatus.TESTING: 2, PairStatus.ACTIVE: 3}
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A monitor as the review judged it before the first rule; `status` is its pair's at that time."""
+    """A monitor as assessed before the first rule; `status` is its pair's at that time."""
 
     id: int
     monitor: Monitor
@@ -56,21 +55,21 @@ class Entry(msgspec.Struct, frozen=True):
 class World:
     """The server's monitors after the decisions so far.
 
-    `entries` are best first (the order of `selector.rules.ranking`), and so is every list below. `held` are the
-    left-out monitors, which keep their places. `emergency`: once those that leave at once are gone, nobody is active.
+    `entries` are best first (the order of `selector.rules.ranking`), and so is every list below. `held` are the skipped
+    monitors, which keep their places. `emergency`: no monitor is active after the immediate removals.
     """
 
     server: Server
     settings: Settings
     now: datetime
     entries: tuple[Entry, ...]
-    held: tuple[Rejected, ...]
+    held: tuple[Skipped, ...]
     emergency: bool
     statuses: Mapping[int, PairStatus]
     changes: tuple[Change, ...] = ()
 
     def move(self, entry: Entry, to: PairStatus, rule: str, reason: str) -> "World":
-        """The world after one more decision. A monitor is moved at most once per review (ValueError)."""
+        """Return the world after one more decision. A monitor is moved at most once per review (ValueError)."""
         if self.moved(entry):
             raise ValueError(f"monitor {entry.id} was already moved in this review; {rule} must not move it again")
         return World(
@@ -85,7 +84,7 @@ class World:
         )
 
     def moved(self, entry: Entry) -> bool:
-        """Whether this review has already moved the monitor."""
+        """Return whether this review has already moved the monitor."""
         return self.statuses[entry.id] is not entry.status
 
     @cached_property
@@ -106,28 +105,28 @@ class World:
 
     @cached_property
     def placed(self) -> list[Placed]:
-        """All that count for the constraints: who holds a place, and which."""
+        """Return the monitors that hold a place, and their places, for the constraints."""
         active = [(entry.monitor, PairStatus.ACTIVE) for entry in self.active]
         return active + [(entry.monitor, PairStatus.TESTING) for entry in self.testing]
 
     @cached_property
     def active_count(self) -> int:
-        """Active places taken, by left-out monitors too."""
+        """Return the number of active monitors, including skipped ones."""
         return len(self.active) + self._held(PairStatus.ACTIVE)
 
     @cached_property
     def testing_count(self) -> int:
-        """Testing places taken, by left-out monitors too."""
+        """Return the number of testing monitors, including skipped ones."""
         return len(self.testing) + self._held(PairStatus.TESTING)
 
     @property
     def testing_target(self) -> int:
-        """Every active place that is free is one more place for testing."""
+        """Return the target for testing, to which every free active place adds one."""
         return self.settings.target_testing + max(0, self.settings.target_active - self.active_count)
 
     @cached_property
     def limit(self) -> int:
-        """How many active removals, testing removals and promotions this review may decide, each."""
+        """Return the maximum of active removals, testing removals and promotions in this review, each."""
         if self.emergency:
             return self.settings.limit_no_active
         blocked = [
@@ -164,7 +163,7 @@ class World:
 
 
 def is_promotion(change: Change) -> bool:
-    """Whether the change leads into a better place (a paused pair that is freed takes none)."""
+    """Return whether the change leads to a better place; a paused pair that is freed gets none."""
     return change.to_status in (PairStatus.TESTING, PairStatus.ACTIVE) and (
         _RANK[change.to_status] > _RANK[change.from_status]
     )
@@ -174,8 +173,8 @@ def is_promotion(change: Change) -> bool:
 class Rule:
     """One rule of the review.
 
-    `apply` decides. `stays` says why a monitor that nothing has moved so far stays, as far as this rule goes (None: the
-    rule is not about this monitor); it sees the world after the rule.
+    `apply` decides. `stays` receives the world after the rule, and returns this rule's reason why an unmoved monitor
+    stays (None if the rule does not concern the monitor).
     """
 
     name: str
@@ -186,7 +185,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One rule as it was applied: the world after it, and what it decided."""
+    """The application of one rule: the world after it, and its changes."""
 
     rule: Rule
     after: World = field(repr=False)

@@ -14,7 +14,7 @@ from schema.messages import Assignment, encode
 from schema.tables import monitors
 from schema.topics import ANY, Topics
 from selector.assignments import Terms, assignments_by_topic, read_pairs_of_monitor
-from selector.reconcile import difference, understood
+from selector.reconcile import decoded, difference
 from selector.row_warnings import RowWarnings
 from testbed.checker.difference import Difference
 
@@ -50,7 +50,7 @@ def compare_assignments(connection: Connection, tree: Tree, topics: Topics, inte
     wanted: dict[str, Assignment | None] = {}
     for name in connection.scalars(names.distinct()).all():
         wanted |= assignments_by_topic(read_pairs_of_monitor(connection, name), terms, RowWarnings())
-    repairs = difference(understood(dict(tree)), wanted).repairs
+    repairs = difference(decoded(dict(tree)), wanted).repairs
     return [
         Difference("assignment", f"{topic} holds {_text(tree.get(topic))}, should be {_wanted(assignment)}")
         for topic, assignment in sorted(repairs.items())

@@ -8,7 +8,7 @@ import ipaddress
 import math
 from collections.abc import Iterable, Mapping
 
-from selector.rules.model import GlobalStatus, Monitor, PairStatus, Rejected, Review
+from selector.rules.model import GlobalStatus, Monitor, PairStatus, Review, Skipped
 from testbed.selection.worlds import Scene
 
 Statuses = Mapping[int, PairStatus]
@@ -155,7 +155,7 @@ def leaves_at_once(scene: Scene, monitor: Monitor) -> bool:
 
 def held(scene: Scene, status: PairStatus) -> int:
     """Places of left-out monitors."""
-    return sum(isinstance(row, Rejected) and row.pair_status is status for row in scene.monitors)
+    return sum(isinstance(row, Skipped) and row.pair_status is status for row in scene.monitors)
 
 
 def remaining(scene: Scene, status: PairStatus) -> int:

@@ -7,7 +7,7 @@ import itertools
 import random
 from dataclasses import replace
 
-from selector.rules.model import Change, Monitor, Rejected, Review
+from selector.rules.model import Change, Monitor, Review, Skipped
 from testbed.selection import oracle
 from testbed.selection.oracle import ACTIVE, CANDIDATE, PAUSED, RANK, TESTING
 from testbed.selection.worlds import Scene
@@ -44,7 +44,7 @@ def swapped(change: Change) -> bool:
 def at_most_one_change_per_monitor(scene: Scene, review: Review) -> None:
     ids = [change.monitor_id for change in review.changes]
     assert len(ids) == len(set(ids)), "a monitor is changed twice"
-    held = {row.id for row in scene.monitors if isinstance(row, Rejected)}
+    held = {row.id for row in scene.monitors if isinstance(row, Skipped)}
     assert not held & set(ids), "a left-out monitor is moved"
     begin = oracle.before(scene)
     for change in review.changes:

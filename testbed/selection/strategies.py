@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from selector.rows import parse_address
-from selector.rules.model import GlobalStatus, Monitor, PairStatus, Rejected, Server
+from selector.rules.model import GlobalStatus, Monitor, PairStatus, Server, Skipped
 from testbed import random_inputs
 from testbed.selection.worlds import CHECKED, COUNTS, LIMITS, MOVED, NETS, NOW, STEPS, Scene, address_text
 
@@ -34,7 +34,7 @@ def scenes(draw: st.DrawFn, *, broken: bool = True, paused: bool = True, at_leas
     refused = draw(st.sets(st.integers(1, 60), max_size=2)) if broken else set()
     monitors = [_from_row(number, version, limits, row) for number, row in enumerate(rows, start=1)]
     left_out = [
-        Rejected(id=one.id, name=one.name, pair_status=one.pair_status, reason="broken") if one.id in refused else one
+        Skipped(id=one.id, name=one.name, pair_status=one.pair_status, reason="broken") if one.id in refused else one
         for one in monitors
     ]
     server = Server(

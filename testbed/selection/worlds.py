@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from selector.rows import parse_address
-from selector.rules.model import Address, GlobalStatus, Monitor, PairStatus, Rejected, Review, Server, Settings
+from selector.rules.model import Address, GlobalStatus, Monitor, PairStatus, Review, Server, Settings, Skipped
 from selector.rules.review import review
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -35,7 +35,7 @@ class Scene:
     """The input of a review."""
 
     server: Server
-    monitors: tuple[Monitor | Rejected, ...]
+    monitors: tuple[Monitor | Skipped, ...]
     settings: Settings = field(default_factory=Settings)
     now: datetime = NOW
 
@@ -58,8 +58,8 @@ class Scene:
         return replace(self, monitors=stored, now=self.now + pause)
 
 
-def _stored(monitor: Monitor | Rejected, record: Any, moved: datetime | None) -> Monitor | Rejected:
-    if record is None or isinstance(monitor, Rejected):
+def _stored(monitor: Monitor | Skipped, record: Any, moved: datetime | None) -> Monitor | Skipped:
+    if record is None or isinstance(monitor, Skipped):
         return monitor
     return msgspec.structs.replace(
         monitor,
@@ -96,7 +96,7 @@ def many(numbers: Sequence[int] | range, status: str, **values: Any) -> list[Mon
 SERVER = Server(id=1, address=parse_address("192.0.2.1"), account_id=900)
 
 
-def scene(*monitors: Monitor | Rejected, now: datetime = NOW, server: Server = SERVER, **changed: Any) -> Scene:
+def scene(*monitors: Monitor | Skipped, now: datetime = NOW, server: Server = SERVER, **changed: Any) -> Scene:
     """A scene of these monitors around a server that is close to none of them."""
     return Scene(server, monitors, replace(Settings(), **changed), now)
 
@@ -226,10 +226,10 @@ def _crowded(dice: random.Random) -> _Climate:
     )
 
 
-def _random_row(dice: random.Random, climate: _Climate, version: int, number: int) -> Monitor | Rejected:
+def _random_row(dice: random.Random, climate: _Climate, version: int, number: int) -> Monitor | Skipped:
     pair, state = dice.choice(climate.pairs)
     if dice.random() < 0.02:
-        return Rejected(id=number, name=f"m{number}", pair_status=pair, reason="broken")
+        return Skipped(id=number, name=f"m{number}", pair_status=pair, reason="broken")
     count = (
         0 if dice.random() < climate.silent else dice.choice((*climate.counts, dice.randint(climate.counts[0], 160)))
     )

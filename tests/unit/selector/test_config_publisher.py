@@ -98,7 +98,7 @@ async def test_what_is_forgotten_is_read_again(broker: Broker) -> None:
     broker.configs.set_wanted({"a": DEBUG})
     await broker.until_held(a=DEBUG)
     broker.held.clear()  # a broker that came back without it
-    broker.configs.forget()
+    broker.configs.invalidate()
     await broker.until_held(a=DEBUG)
 
 

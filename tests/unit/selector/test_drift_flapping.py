@@ -97,8 +97,8 @@ def test_what_is_wrong_with_a_row_is_said_once_and_not_in_turns(
     said = RowWarnings()
     with caplog.at_level(logging.WARNING):
         for _ in range(1000):
-            said.say("status", NAME, "not JSON")
-            said.say("status", NAME, "no object")
+            said.warn("status", NAME, "not JSON")
+            said.warn("status", NAME, "no object")
     assert [record.getMessage() for record in caplog.records] == [
         f"status {NAME}: not JSON",
         f"status {NAME}: no object",
@@ -111,8 +111,8 @@ def test_an_agent_that_says_something_else_each_time_fills_no_log(
     said = RowWarnings()
     with caplog.at_level(logging.WARNING):
         for number in range(3600):  # an hour
-            said.say("status", NAME, f"nonsense {number}")
+            said.warn("status", NAME, f"nonsense {number}")
             clock.now += 1.0
         assert len(caplog.records) <= 28
-        said.say("status", OTHER, "not JSON")
+        said.warn("status", OTHER, "not JSON")
     assert caplog.records[-1].getMessage() == f"status {OTHER}: not JSON"

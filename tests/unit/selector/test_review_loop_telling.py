@@ -10,7 +10,7 @@ from schema.messages import Assignment, encode
 from schema.topics import Topics
 from selector.assignments import PairRow, Terms, assignment, assignments_by_topic
 from selector.monitors import is_gone
-from selector.reconcile import Difference, difference, understood
+from selector.reconcile import Difference, decoded, difference
 from selector.row_warnings import RowWarnings
 from selector.triggers import SeenState, what_changed
 
@@ -113,8 +113,8 @@ def test_a_pair_that_is_no_assignment_is_told_as_none() -> None:
 def test_complaints_are_logged_once_until_they_change(caplog: pytest.LogCaptureFixture) -> None:
     row_warnings = RowWarnings()
     for what in ("a", "a", "b", "b"):
-        row_warnings.say("server", 1, what)
-        row_warnings.say("monitor", 1, what)
+        row_warnings.warn("server", 1, what)
+        row_warnings.warn("monitor", 1, what)
     assert [record.getMessage() for record in caplog.records] == [
         "server 1: a",
         "monitor 1: a",
@@ -142,12 +142,12 @@ def test_the_difference_between_tree_and_ledger() -> None:
 
 def test_a_payload_that_is_no_assignment_is_there_all_the_same() -> None:
     tree = {"a": encode(told(1)), "b": b"{}", "c": b"\xff", "d": b'{"server_id": 1, "ip": 5}'}
-    assert understood(tree) == {"a": told(1), "b": None, "c": None, "d": None}
+    assert decoded(tree) == {"a": told(1), "b": None, "c": None, "d": None}
 
 
 def test_fields_that_a_newer_selector_adds_are_no_difference() -> None:
     newer = encode(told(1))[:-1] + b',"later":1}'
-    assert understood({"a": newer}) == {"a": told(1)}
+    assert decoded({"a": newer}) == {"a": told(1)}
 
 
 SEEN = SeenState("active", "192.0.2.1", 3, "2", False)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from selector.rows import BadRow, RawMonitor, account_limit, parse_address, parse_monitor, parse_monitors, parse_server
-from selector.rules.model import GlobalStatus, Monitor, PairStatus, Rejected, Settings
+from selector.rules.model import GlobalStatus, Monitor, PairStatus, Settings, Skipped
 from testbed.selection.worlds import many, scene
 
 GOOD = RawMonitor(
@@ -81,7 +81,7 @@ BROKEN: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("says", BROKEN)
 def test_a_broken_row_is_left_out_and_says_what_is_wrong(says: str) -> None:
     parsed = parse_monitor(replace(GOOD, **BROKEN[says]))
-    assert isinstance(parsed, Rejected)
+    assert isinstance(parsed, Skipped)
     assert parsed.reason.startswith(says)
     assert (parsed.id, parsed.name) == (1, GOOD.name)
     assert parsed.pair_status is (None if "pair status" in says else PairStatus.ACTIVE)
@@ -99,7 +99,7 @@ def test_who_is_blocked_leaves_whatever_else_its_row_says(says: str, status: str
 def test_one_broken_row_does_not_stop_the_others() -> None:
     rows = parse_monitors([GOOD, replace(GOOD, id=2, ip="nonsense"), replace(GOOD, id=3, global_status="paused")])
     review = scene(*rows).review()
-    assert [rejected.id for rejected in review.rejected] == [2]
+    assert [skipped.id for skipped in review.skipped] == [2]
     assert [change.monitor_id for change in review.changes] == [3]
 
 

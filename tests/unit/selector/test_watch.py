@@ -107,7 +107,7 @@ async def test_doubts_and_another_connection_have_all_monitors_looked_at() -> No
     one = a_watch(
         worker=SimpleNamespace(broker=broker, doubts=doubts),
         reconciler=marks,
-        configs=SimpleNamespace(forget=lambda: forgotten.append(None)),
+        configs=SimpleNamespace(invalidate=lambda: forgotten.append(None)),
     )
     rows = (monitor_row(1, account_limit(None)), monitor_row(2, account_limit(None)))
     before = one._monitors = Monitors(rows, {})

@@ -63,7 +63,7 @@ def test_an_exchange_says_in_words_what_it_is() -> None:
     tested = scene(OLD, neighbour(count=23), *SIX, *TESTERS).review()
     assert [change.reason for change in tested.changes if change.rule == EXCHANGE] == [
         "makes way for m2 to be tested, same network, priority 20 against 100",
-        "is tested in the stead of m1, same network, priority 20 against 100",
+        "is tested instead of m1, same network, priority 20 against 100",
     ]
 
 
@@ -71,8 +71,8 @@ def test_an_exchange_says_in_words_what_it_is() -> None:
     ("others", "values", "why"),
     [
         (4, {"count": 23}, "better than m1, but: 23 of 24 results, and cannot be tested beside it"),
-        (6, {"account_id": 11, "limit": 1}, "better than m1, but: would violate limit beside others, too"),
-        (7, {}, "better than m1, but: too many are active, who leave first"),
+        (6, {"account_id": 11, "limit": 1}, "better than m1, but: would also violate limit with other monitors"),
+        (7, {}, "better than m1, but: too many are active, and they leave first"),
     ],
 )
 def test_who_is_kept_out_is_told_why(others: int, values: dict[str, object], why: str) -> None:

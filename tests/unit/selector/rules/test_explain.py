@@ -7,7 +7,7 @@ from hypothesis import given
 
 from selector.rules import ORDER
 from selector.rules.explain import as_dict, as_text, verdicts
-from selector.rules.model import PairStatus, Rejected
+from selector.rules.model import PairStatus, Skipped
 from testbed.selection.strategies import examples, scenes
 from testbed.selection.worlds import Scene, many, monitor, scene
 
@@ -67,12 +67,12 @@ def test_other_reasons() -> None:
             monitor(1, "candidate", count=3),
             monitor(2, "candidate", global_status="deleted"),
             monitor(3, "paused", ip="192.0.2.9", pause_reason="constraint"),
-            Rejected(id=4, name="m4", pair_status=PairStatus.TESTING, reason="address 'x': is none"),
+            Skipped(id=4, name="m4", pair_status=PairStatus.TESTING, reason="address 'x': is none"),
             *FIVE[:4],
         )
     )
     assert said[1] == "stays candidate: 3 of 9 results (rule 5: promote to testing)"
-    assert said[2] == "stays candidate: globally deleted: holds no place that it could leave (rule 1: leave at once)"
+    assert said[2] == "stays candidate: globally deleted: has no place to leave (rule 1: leave at once)"
     assert said[3] == "stays paused: violates network_same_subnet (rule 7: free paused pairs)"
     assert said[4] == "left out: address 'x': is none"
     assert said[11] == "stays active: no testing monitor is clearly better (rule 3: swap into active)"
@@ -87,7 +87,7 @@ def test_the_text_shows_input_rules_and_result() -> None:
         monitor(1, "testing"),
         *SIX,
         monitor(2, "active", ip="10.11.15.1", avg_rtt_ms=80.0),
-        Rejected(id=9, name="m9", pair_status=None, reason="protocol 'v5': must be v4 or v6"),
+        Skipped(id=9, name="m9", pair_status=None, reason="protocol 'v5': must be v4 or v6"),
     )
     text = as_text(there.review())
     assert "server 1 (192.0.2.1, account 900) at 2026-03-01T12:00:00+00:00" in text

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from selector.rules.model import Monitor, Rejected
+from selector.rules.model import Monitor, Skipped
 from testbed.selection.worlds import NOW, SERVER, Scene, many, monitor, scene
 
 CLOSE = "192.0.2.77"
@@ -48,7 +48,7 @@ def test_who_is_too_close_to_the_server_is_paused(place: str, values: dict[str, 
 
 
 def test_a_left_out_monitor_is_never_moved() -> None:
-    assert moves(scene(Rejected(id=1, name="m1", pair_status=None, reason="r"), *SEVEN, *FIVE)) == {}
+    assert moves(scene(Skipped(id=1, name="m1", pair_status=None, reason="r"), *SEVEN, *FIVE)) == {}
 
 
 # ---- rule 2: out ---------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def test_more_than_7_active_do_not_shrink_testing() -> None:
 
 
 def test_a_left_out_monitor_keeps_its_place() -> None:
-    broken = Rejected(id=1, name="m1", pair_status=SEVEN[0].pair_status, reason="broken")
+    broken = Skipped(id=1, name="m1", pair_status=SEVEN[0].pair_status, reason="broken")
     ready = many(range(31, 34), "testing")
     assert moves(scene(broken, *SEVEN[:6], *ready, *FIVE[:2])) == {}, "7 are active"
     assert moves(scene(broken, *SEVEN, *FIVE[:3])) == {17: "testing"}, "8 are active"

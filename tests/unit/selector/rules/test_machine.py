@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec.structs import replace
 
 from selector.rows import parse_address
-from selector.rules.model import GlobalStatus, Monitor, Rejected, Server
+from selector.rules.model import GlobalStatus, Monitor, Server, Skipped
 from testbed.random_inputs import examples
 from testbed.selection import proof
 from testbed.selection.strategies import ANY_SIZE
@@ -141,10 +141,10 @@ class ServerLife(RuleBasedStateMachine):
         rows = [self._row(number, one) for number, one in self.monitors.items()]
         return Scene(self.server, tuple(rows), now=self.now)
 
-    def _row(self, number: int, one: Monitor) -> Monitor | Rejected:
+    def _row(self, number: int, one: Monitor) -> Monitor | Skipped:
         if number not in self.broken:
             return one
-        return Rejected(id=number, name=one.name, pair_status=one.pair_status, reason="broken")
+        return Skipped(id=number, name=one.name, pair_status=one.pair_status, reason="broken")
 
     def _keep(self, scene: Scene) -> None:
         self.now = scene.now
