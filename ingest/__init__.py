@@ -1,1 +1,1 @@
-"""What agents say goes into the ledger: results and presence."""
+"""Store the agents' results and presence in the ledger."""

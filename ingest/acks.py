@@ -1,6 +1,6 @@
-"""Answers to the monitors, sent side by side.
+"""Send acks to the monitors, several at a time.
 
-An answer that cannot be sent is let go: the batch is in the ledger, its sender sends it again and is answered again.
+An ack that cannot be sent is dropped: the batch is in the ledger, and the monitor sends it again and gets another ack.
 """
 
 import asyncio
@@ -14,13 +14,13 @@ from schema.names import IpVersion
 from schema.topics import Topics
 
 SENDERS: Final = 50
-"""Answers on their way at once. The broker acknowledges within a millisecond or two."""
+"""Acks in flight at a time. The broker acknowledges within a millisecond or two."""
 
 MOST_WAITING: Final = 5_000
-"""Answers that may wait."""
+"""Maximum acks in the queue."""
 
 MOST_BYTES: Final = 16 * 1024 * 1024
-"""Bytes of answers that may wait; one that rejects a thousand results has 80 KiB."""
+"""Maximum bytes of acks in the queue; an ack that rejects a thousand results has 80 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class _Answer:
 
 
 class Acks:
-    """Sends answers on the monitors' topics, each with the batch's ULID as correlation data."""
+    """Sender of acks on the monitors' topics, each with the batch's ULID as correlation data."""
 
     def __init__(self, broker: BrokerSession, topics: Topics, metrics: IngestMetrics) -> None:
         self._broker = broker
@@ -42,7 +42,7 @@ class Acks:
         self._bytes = 0
 
     def offer(self, name: str, ipv: IpVersion, ack: Ack, trace_parent: str | None = None) -> None:
-        """Sends ``ack`` soon, unless too many wait already."""
+        """Enqueue ``ack`` for sending, or drop it if the queue is full."""
         answer = _Answer(self._topics.acks(name, ipv), encode(ack), ack.batch.encode("ascii"), trace_parent)
         if self._waiting.full() or self._bytes + len(answer.payload) > MOST_BYTES:
             self._metrics.dropped(ACKS_FULL)
@@ -51,7 +51,7 @@ class Acks:
         self._waiting.put_nowait(answer)
 
     async def run(self) -> None:
-        """Sends what is offered, until cancelled."""
+        """Send the enqueued acks until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for number in range(SENDERS):
                 tasks.create_task(self._send(), name=f"acks {number}")

@@ -1,7 +1,7 @@
-"""From the queue to the ledger, and only then to the acks: one transaction after the other.
+"""Commit the queued batches to the ledger, one transaction after the other, and acknowledge them only after the commit.
 
-Each takes what waits: so a lone batch is committed at once, and many share the cost of a transaction. A second one at
-the same time would wait for the first, since two full ones always have servers in common.
+Each transaction includes all queued batches, so that a single batch is committed at once and many share the cost of a
+commit. Concurrent transactions would not help: two full ones always have servers in common and wait for row locks.
 """
 
 import asyncio
@@ -35,28 +35,29 @@ from schema.messages import encode
 log = logging.getLogger(__name__)
 
 MOST_RESULTS: Final = 1_000
-"""Results of one transaction: it holds the rows of its servers for about a tenth of a second."""
+"""Maximum results per transaction; it holds its row locks for about a tenth of a second."""
 
 _ENOUGH: Final = MOST_RESULTS // 2
-"""Results that are worth a transaction without a rest."""
+"""Number of queued results from which transactions follow each other without a pause."""
 
 _REST: Final = 0.02
-"""Seconds between two transactions, unless enough waits. A transaction costs about as much as forty results, so that at
-a steady trickle it pays to let a few batches come together."""
+"""Seconds between two transactions while few results are queued. A transaction costs about as much as forty results, so
+at a low rate it pays to collect a few batches."""
 
 _STALE: Final = timedelta(hours=1)
-"""How long a batch may wait here, because we are paused or the database is away, and still be committed. Its sender
-has long since sent it again, perhaps to another worker; and the ledger remembers batches for a limited time only."""
+"""Maximum time in the queue after which a batch is still committed; batches wait while ingest is paused or the database
+is unavailable. The monitor has sent an older batch again long before, perhaps to another worker, and the ledger keeps
+batch ids only for a limited time."""
 
 _CALM: Final = MOST_RESULTS
-"""Results that may wait while the live stream is fed; with more, there is better to do."""
+"""Maximum queued results with which events are still published to the live stream; with more, storing has priority."""
 
 _MOST_LINKS: Final = 32
-"""Traces that one transaction is linked with."""
+"""Maximum traces with which a transaction is linked."""
 
 
 class Committer:
-    """Takes submissions from the queue and brings them into the ledger."""
+    """Consumer of the queue that commits submissions to the ledger."""
 
     def __init__(
         self,
@@ -74,27 +75,27 @@ class Committer:
         self._last_seen = last_seen
         self._metrics = metrics
         self._warning = RateLimitedLog(log)
-        self._going = asyncio.Event()
-        self._going.set()
+        self._resumed = asyncio.Event()
+        self._resumed.set()
 
     @property
     def paused(self) -> bool:
-        """Whether an operator has stopped it."""
-        return not self._going.is_set()
+        """Return whether an operator has paused it."""
+        return not self._resumed.is_set()
 
     def pause(self) -> None:
-        """Commits nothing more, from the next transaction on."""
-        self._going.clear()
+        """Pause after the current transaction."""
+        self._resumed.clear()
 
     def resume(self) -> None:
-        """Goes on."""
-        self._going.set()
+        """Resume."""
+        self._resumed.set()
 
     async def run(self) -> None:
-        """Commits what comes, until cancelled; a transaction that is under way is finished."""
+        """Commit submissions until cancelled; a running transaction is completed."""
         while True:
             submissions = await self._queue.pop(MOST_RESULTS)
-            await self._going.wait()
+            await self._resumed.wait()
             await self._commit(submissions)
             if self._queue.results < _ENOUGH:
                 await asyncio.sleep(_REST)
@@ -108,7 +109,7 @@ class Committer:
             self._answer(plan)
 
     async def _isolate(self, submissions: Sequence[Submission], reason: str) -> None:
-        """One of them is to blame: each gets a transaction of its own, so that the others are not lost with it."""
+        """Commit each submission in its own transaction, so that the invalid one does not affect the others."""
         if len(submissions) == 1:
             self._refuse(submissions[0], reason)
             return
@@ -125,7 +126,7 @@ class Committer:
         return plan
 
     async def _when_trusted(self, write: Callable[[datetime], Plan]) -> Plan:
-        """Writes at a time when our clock is trusted: what is written has times."""
+        """Run ``write`` when the clock is trusted, since it writes times."""
         clock = self._worker.clock
         while True:
             await clock.agreed()
@@ -133,7 +134,7 @@ class Committer:
                 with self._worker.rounds.one("results"):
                     return await persist(self._worker, lambda: write(clock.now()))
             except ClockDoubted:
-                log.debug("the clock was set while a transaction was tried")
+                log.debug("the clock was set during a transaction")
 
     def _write(self, submissions: Sequence[Submission], now: datetime) -> Plan:
         intervals = self._worker.pool.get().monitors
@@ -164,13 +165,13 @@ class Committer:
 
 
 def still_fresh(submissions: Sequence[Submission]) -> list[Submission]:
-    """Those of ``submissions`` that have not waited too long."""
+    """Return those of ``submissions`` that have not waited too long."""
     oldest = datetime.now(UTC) - _STALE
     return [submission for submission in submissions if submission.arrived >= oldest]
 
 
 def transaction_span(tracer: Tracer, submissions: Sequence[Submission]) -> AbstractContextManager[Span]:
-    """A span of its own for the transaction, linked with the traces of those who sent its batches."""
+    """Start a span for the transaction, linked with the traces of its batches' senders."""
     traced = [s.trace_parent for s in submissions if s.trace_parent][:_MOST_LINKS]
     links = [Link(get_current_span(_propagator.extract({"traceparent": t})).get_span_context()) for t in traced]
     results = sum(len(s.batch.results) for s in submissions)

@@ -1,4 +1,4 @@
-"""The edge to the broker: each message is decoded and put where it belongs, or left aside and counted. Never waits."""
+"""Handle messages from the broker: decode and enqueue each, or drop and count it. Handlers never block."""
 
 import time
 from datetime import UTC, datetime
@@ -14,11 +14,11 @@ from runtime.mqtt.session import Incoming
 from schema.topics import Topics
 
 _BYTES_PER_RESULT: Final = 250
-"""What a result has on the wire: an undecodable message counts as the results that it could have been."""
+"""Approximate size of a result on the wire, to count an undecodable message as results in the rate limit."""
 
 
 class Handlers:
-    """Takes what monitors publish."""
+    """Message handlers for the monitors' results and status."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Handlers:
         self._metrics = metrics
 
     def on_results(self, message: Incoming) -> None:
-        """A batch for the queue."""
+        """Enqueue a batch."""
         sender = sender_of_results(self._topics, message.topic)
         if sender is None:
             self._metrics.dropped(IGNORED)
@@ -52,7 +52,7 @@ class Handlers:
                 self._queue.put(found)
 
     def on_status(self, message: Incoming) -> None:
-        """What a monitor says about itself; an empty message only clears what the broker had kept."""
+        """Enqueue a status; an empty message only removes the retained one."""
         name = sender_of_status(self._topics, message.topic)
         if name is None:
             self._metrics.dropped(IGNORED)

@@ -1,4 +1,4 @@
-"""The periodic jobs of ingest: presence and last seen, the monitors' rates, its own status, old rows."""
+"""Define the periodic jobs of ingest: presence, last_seen updates, rate limits, worker status and retention."""
 
 import asyncio
 import logging
@@ -25,25 +25,25 @@ from runtime.worker import Worker
 log = logging.getLogger(__name__)
 
 PRESENCE_EVERY: Final = 1.0
-"""Seconds between two looks for presence to write."""
+"""Seconds between two writes of presence."""
 
 LAST_SEEN_EVERY: Final = 5.0
-"""Seconds between two times that ``last_seen`` and ``last_submit`` are written."""
+"""Seconds between two writes of ``last_seen`` and ``last_submit``."""
 
 RATES_EVERY: Final = 5.0
-"""Seconds between two looks for monitors whose rate matters."""
+"""Seconds between two checks for monitors whose rate has to be looked up."""
 
 RATES_VALID_FOR: Final = 300.0
-"""Seconds until a rate that was looked up is looked up again, if it still matters."""
+"""Seconds for which a looked-up rate is valid."""
 
 RETENTION_EVERY: Final = 300.0
-"""Seconds between two rounds of removing, and up to a fifth more, which keeps several workers apart."""
+"""Seconds between two rounds of retention, plus a jitter of up to a fifth, which separates several workers."""
 
 STATUS_EVERY: Final = 1.0
-"""Seconds between two updates of what the worker answers to ``status``."""
+"""Seconds between two updates of the answer to ``status``."""
 
 _REST: Final = 0.05
-"""Seconds between two steps of removing, at least; and at least as long as the step took."""
+"""Minimum seconds between two steps of retention; the pause is at least as long as the step."""
 
 
 def add_jobs(
@@ -56,15 +56,15 @@ def add_jobs(
     last_seen: LastSeen,
     metrics: IngestMetrics,
 ) -> None:
-    """Adds the periodic jobs of ingest, but for retention, which begins by asking the ledger."""
+    """Add the periodic jobs of ingest except retention, which first has to read the ledger."""
     add, trusted = worker.jobs.add, worker.clock.agreed
-    # Those whose error ends the worker have taken what they write from where it waits: it is read again at the start.
+    # Vital jobs have already removed their data from a queue; after an error, a restart of the worker reads it again.
     add("presence", PRESENCE_EVERY, PresenceJob(worker, presences, last_seen).run, vital=True)
     add("last_seen", LAST_SEEN_EVERY, LastSeenJob(worker, last_seen).run, when=trusted, vital=True)
     add("rates", RATES_EVERY, RatesJob(worker, rate_limiter).run)
 
     async def update_status() -> None:
-        """Keeps up to date what the worker answers to ``status``."""
+        """Update the worker's answer to ``status``."""
         worker.status.update(
             paused=committer.paused,
             intake_results=queue.results,
@@ -77,7 +77,7 @@ def add_jobs(
 
 
 class PresenceJob:
-    """Writes the monitors' presence."""
+    """Job that writes the monitors' presence."""
 
     def __init__(self, worker: Worker, presences: PresenceQueue, last_seen: LastSeen) -> None:
         self._worker = worker
@@ -86,7 +86,7 @@ class PresenceJob:
         self._warning = RateLimitedLog(log)
 
     async def run(self) -> None:
-        """Write what waits, unless the clock is doubted."""
+        """Write the queued presence, unless the clock is doubted."""
         try:
             now = self._worker.clock.now().replace(tzinfo=UTC)
         except ClockDoubted:
@@ -102,7 +102,7 @@ class PresenceJob:
 
 
 class LastSeenJob:
-    """Writes when monitors were seen."""
+    """Job that writes the last_seen updates."""
 
     def __init__(self, worker: Worker, last_seen: LastSeen) -> None:
         self._worker = worker
@@ -110,7 +110,7 @@ class LastSeenJob:
         self._warning = RateLimitedLog(log)
 
     async def run(self) -> None:
-        """Writes what waits."""
+        """Write the queued updates."""
         if waiting := self._last_seen.pop_all():
             await persist_each(self._worker, partial(write_last_seen, self._worker.engine), waiting, self._lost)
 
@@ -120,7 +120,7 @@ class LastSeenJob:
 
 
 class RatesJob:
-    """Looks up how much monitors may send."""
+    """Job that looks up the monitors' rate limits."""
 
     def __init__(self, worker: Worker, rate_limiter: RateLimiter) -> None:
         self._worker = worker
@@ -129,7 +129,7 @@ class RatesJob:
         self._warning = RateLimitedLog(log)
 
     async def run(self) -> None:
-        """Looks up the rates that matter now."""
+        """Look up the rates that are wanted now."""
         if (now := time.monotonic()) - self._expired >= RATES_VALID_FOR:
             self._expired = now
             self._rate_limiter.forget_idle(now)
@@ -139,7 +139,7 @@ class RatesJob:
                 self._rate_limiter.rate(rates)
 
     def _lost(self, sender: Sender, why: str) -> None:
-        self._warning.say(logging.ERROR, sender[0], "what monitor %s/%s may send is not known: %s", *sender, why)
+        self._warning.say(logging.ERROR, sender[0], "rate limit of monitor %s/%s could not be read: %s", *sender, why)
 
 
 def _rates(worker: Worker, senders: Sequence[Sender]) -> dict[Sender, float]:
@@ -147,7 +147,7 @@ def _rates(worker: Worker, senders: Sequence[Sender]) -> dict[Sender, float]:
 
 
 async def begin_retention(worker: Worker, metrics: IngestMetrics) -> None:
-    """Says what retention will remove, and adds the job that removes it."""
+    """Log the forecast of retention, and add its job."""
     tables = await _tables(worker)
     await _announce(worker, tables)
     remove = partial(remove_expired, worker, tables, metrics)
@@ -160,7 +160,7 @@ async def _tables(worker: Worker) -> list[Retention]:
     if kept is None:
         log.warning(
             "log_scores: nothing is removed, since this database was adopted with its rows: "
-            "LOG_SCORES_DAYS says for how many days they are to be kept"
+            "set LOG_SCORES_DAYS to the days for which to keep them"
         )
     return [Retention(worker.engine, what) for what in expiring(kept)]
 
@@ -173,7 +173,7 @@ async def _announce(worker: Worker, tables: Sequence[Retention]) -> None:
 
 
 async def remove_expired(worker: Worker, tables: Sequence[Retention], metrics: IngestMetrics) -> None:
-    """Removes what is old, step by step, at rest for half of the time or more; nothing by a clock that is doubted."""
+    """Remove expired rows in steps, pausing for at least half of the time; remove none while the clock is doubted."""
     await worker.compare_clocks()
     for removing in tables:
         if not worker.clock.trusted:

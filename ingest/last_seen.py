@@ -1,7 +1,7 @@
-"""When a monitor was last seen and last submitted, and its version: written apart from the results, now and then.
+"""Write the monitors' ``last_seen``, ``last_submit`` and version periodically, in transactions without results.
 
-Log rows lock the rows of their monitors (as foreign keys do) until they are committed. Written in the same
-transaction, or in another order than ascending, these times would make the workers deadlock.
+Log rows lock the rows of their monitors (through foreign keys) until the commit. If these times were written in the
+same transaction, or not in ascending order, the workers would deadlock.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ from schema.tables import monitors
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What we heard of a row of ``monitors``; times are UTC without a zone."""
+    """Update of a row of ``monitors``; times are naive UTC."""
 
     monitor_id: int
     seen: datetime
@@ -30,7 +30,7 @@ class Seen:
     """Empty: unknown."""
 
     def merged(self, later: "Seen") -> "Seen":
-        """This and ``later`` together."""
+        """Return this update merged with ``later``."""
         submitted = [t for t in (self.submitted, later.submitted) if t is not None]
         return Seen(
             self.monitor_id,
@@ -41,28 +41,28 @@ class Seen:
 
 
 class LastSeen:
-    """What is still to be written, one for each monitor."""
+    """Queue of updates, merged to one per monitor."""
 
     def __init__(self) -> None:
         self._waiting: dict[int, Seen] = {}
 
     def add(self, last_seen: Iterable[Seen]) -> None:
-        """Adds ``last_seen`` to what is known."""
+        """Enqueue or merge ``last_seen``."""
         for each in last_seen:
             before = self._waiting.get(each.monitor_id)
             self._waiting[each.monitor_id] = each if before is None else before.merged(each)
 
     def pop_all(self) -> list[Seen]:
-        """All that wait; they wait no longer."""
+        """Remove and return all updates."""
         waiting, self._waiting = self._waiting, {}
         return list(waiting.values())
 
 
 def write_last_seen(engine: Engine, last_seen: Sequence[Seen]) -> None:
-    """Writes ``last_seen``; a time never goes back.
+    """Write ``last_seen``; a time never decreases.
 
     Raises:
-        DatabaseUnavailable: it may be called again.
+        DatabaseUnavailable: the call may be retried.
     """
     if last_seen:
         transaction(engine, partial(_write, last_seen=last_seen))
@@ -78,7 +78,7 @@ def _write(connection: Connection, last_seen: Sequence[Seen]) -> None:
 
 
 def _later(column: sa.Column[Any], name: str) -> sa.ColumnElement[Any]:
-    """What is given, unless the column has a later time; one of the future is that of a clock that was ahead."""
+    """Return the later of column and parameter; a column in the future is overwritten, since a clock was ahead."""
     given = sa.bindparam(name, type_=column.type)
     future = sa.and_(given.is_not(None), column > sa.bindparam("furthest", type_=column.type))
     return sa.case((column.is_(None), given), (column < given, given), (future, given), else_=column)

@@ -1,4 +1,4 @@
-"""What the ledger knows of a group of batches: the monitors, servers, pairs and batches that a plan is made of."""
+"""Read the ledger's data for a group of batches: the monitors, servers, pairs and batch ids that a plan needs."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,11 +28,11 @@ from schema.messages import PairStatus
 from schema.tables import assignment_changes, monitors, servers, system_settings
 
 Key = tuple[int, int]
-"""Server and monitor."""
+"""Ids of server and monitor."""
 
 
 def read_monitors(connection: Connection, names: Iterable[str]) -> dict[tuple[str, str], StoredMonitor]:
-    """The monitors with these names, by name and protocol."""
+    """Read the monitors with these names, by name and protocol."""
     m = monitors.c
     query = sa.select(m.id, m.tls_name, m.ip_version, m.status)
     rows = connection.execute(query.where(m.tls_name.in_(sorted(names)), m.type == "monitor"))
@@ -41,18 +41,18 @@ def read_monitors(connection: Connection, names: Iterable[str]) -> dict[tuple[st
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Reads what is known of the submissions of known monitors."""
+    """Reader of the ledger's data for the submissions of known monitors."""
 
     connection: Connection
     senders: Sequence[tuple[Submission, StoredMonitor]]
     intervals: Intervals
 
     def first(self, by_name: Mapping[tuple[str, str], StoredMonitor], now: datetime) -> Known:
-        """All of it, without a lock."""
+        """Read all of it without row locks."""
         asked = sorted({(r.server_id, m.id) for s, m in self.senders for r in s.batch.results if known_id(r.server_id)})
         pairs, addresses, stored = self._pairs(asked)
-        # After the pairs: a batch that another worker commits in between is then known, and one that it commits later
-        # has made its servers due since we looked.
+        # After the pairs, so that a batch which another worker commits in between is found; one that it commits later
+        # changes the version counters of its servers.
         batches = self._batches(self.senders)
         return Known(
             monitors=by_name,
@@ -64,8 +64,8 @@ class Lookup:
         )
 
     def again(self, known: Known, held: Collection[int], now: datetime) -> Known:
-        """``known``, and what became of the servers that we hold and of the batches since. For all others the first
-        look decides: nothing of them may be stored."""
+        """Return ``known`` with fresh data of the locked servers and the batches. For all other servers the first read
+        is sufficient, since none of their results is stored."""
         batches = {**known.batches, **self._batches(self._new(known.batches))}
         pairs, _, _ = self._pairs(sorted(key for key in known.pairs if key[0] in held))
         recent = self._recent(self._new(batches), pairs, now)
@@ -94,7 +94,7 @@ class Lookup:
         return {row.id: row.ip for row in self.connection.execute(query)}
 
     def _pairs(self, asked: Sequence[Key]) -> tuple[dict[Key, StoredPair], dict[int, str], dict[int, int]]:
-        """The pairs of ``asked`` that there are, and of their servers the addresses and how often they were stored."""
+        """Read the existing pairs of ``asked``, and the addresses and version counters of their servers."""
         pairs: dict[Key, StoredPair] = {}
         addresses: dict[int, str] = {}
         stored: dict[int, int] = {}
@@ -129,7 +129,7 @@ class Lookup:
     def _recent(
         self, new: Iterable[tuple[Submission, StoredMonitor]], pairs: Mapping[Key, StoredPair], now: datetime
     ) -> dict[Key, Recent]:
-        """Of pairs of which a result may come too soon; of most there is none, and nothing is read."""
+        """Read the recent times of pairs with a result that may be too soon; usually there is none to read."""
         at = intervals_of_status(self.intervals)
         suspects = _suspects(new, pairs, at)
         if not suspects:
@@ -154,7 +154,7 @@ class Lookup:
         return row is not None and were_changed(row.created_on, row.modified_on, now)
 
     def _statuses(self, asked: Sequence[Key]) -> dict[Key, set[PairStatus]]:
-        """The statuses that pairs have had, as far as their changes are remembered."""
+        """Read the statuses that pairs have had, as far as the ledger has their changes."""
         c = assignment_changes.c
         found: dict[Key, set[PairStatus]] = {}
         query = sa.select(c.server_id, c.monitor_id, c.before_status, c.after_status).distinct()
@@ -166,7 +166,7 @@ class Lookup:
 def _suspects(
     new: Iterable[tuple[Submission, StoredMonitor]], pairs: Mapping[Key, StoredPair], at: IntervalOfStatus
 ) -> dict[Key, list[datetime]]:
-    """When results were measured that may be too soon, by pair."""
+    """Return the times of measurement of the results that may be too soon, by pair."""
     newest: dict[Key, datetime | None] = {}
     found: dict[Key, list[datetime]] = {}
     for submission, monitor in new:

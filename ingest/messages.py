@@ -1,6 +1,6 @@
-"""From a message as it arrived to a submission, or to the reason why it is none.
+"""Decode messages into submissions and presence, or into the reason why they are undecodable.
 
-The topic is the sender's identity: the broker lets a monitor publish below its own name only.
+The topic identifies the sender, since the broker lets a monitor publish only below its own name.
 """
 
 import re
@@ -18,38 +18,38 @@ _ULID: Final = re.compile(rb"[0-9A-HJKMNP-TV-Z]{26}")
 _TRACE_PARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, 3.2
 
 MAX_STATUS_BYTES: Final = 16 * 1024
-"""Bytes of a status message. An honest one has a few hundred; the ledger's column takes 64 KiB."""
+"""Maximum bytes of a status message. A normal one has a few hundred; the ledger's column holds 64 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A batch and who sent it."""
+    """A batch and its sender."""
 
     name: str
     ipv: IpVersion
     batch: Batch
     arrived: datetime
-    """With its zone. The results' times are compared with this, however long the batch then waits for the database."""
+    """Aware. The results' times are compared with this, regardless of the time in the queue."""
     size: int = 0
-    """Bytes of its payload."""
+    """Bytes of the payload."""
     trace_parent: str | None = None
     """W3C trace context of the publish, if the sender traces."""
 
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """A status message and who sent it."""
+    """A status message and its sender."""
 
     name: str
     status: Status
     arrived: datetime
     retained: bool
-    """The broker had kept it: it may have been written long before it arrived."""
+    """True for a retained message, which may have been published long before."""
 
 
 @dataclass(frozen=True, slots=True)
 class UndecodableMessage:
-    """A message that is not what its topic promises."""
+    """A message that is not valid for its topic."""
 
     topic: str
     payload: bytes
@@ -57,11 +57,11 @@ class UndecodableMessage:
     name: str
     ipv: IpVersion | None = None
     batch: str | None = None
-    """ULID of the batch, when the message names one in its correlation data: there is somebody to answer."""
+    """ULID of the batch if the correlation data has one, so that the sender can get an answer."""
 
 
 def sender_of_results(topics: Topics, topic: str) -> tuple[str, IpVersion] | None:
-    """Name and protocol of who sends results on ``topic``; None when it is no topic for results."""
+    """Return name and protocol of the sender of results on ``topic``; None if it is not a topic for results."""
     address = topics.parse(topic)
     if address is None or address.kind != "results" or address.ipv is None or not _is_name(address.name):
         return None
@@ -69,7 +69,7 @@ def sender_of_results(topics: Topics, topic: str) -> tuple[str, IpVersion] | Non
 
 
 def sender_of_status(topics: Topics, topic: str) -> str | None:
-    """Whose status ``topic`` holds; None when it is no status topic."""
+    """Return the name of the agent whose status is on ``topic``; None if it is not a status topic."""
     address = topics.parse(topic)
     if address is None or address.kind != "status" or not _is_name(address.name):
         return None
@@ -77,35 +77,35 @@ def sender_of_status(topics: Topics, topic: str) -> str | None:
 
 
 def _is_name(name: str) -> bool:
-    """Whether a monitor can be called so. Columns of the pool's database may not even compare anything else."""
+    """Return whether this can be a monitor's name. Comparisons in the pool's database may fail for other text."""
     return name.isascii() and name.isprintable()
 
 
 def read_results(name: str, ipv: IpVersion, message: Incoming, arrived: datetime) -> Submission | UndecodableMessage:
-    """The batch in ``message``."""
+    """Decode the batch in ``message``."""
     named = _ulid(message.correlation)
 
-    def unreadable(reason: str) -> UndecodableMessage:
+    def undecodable(reason: str) -> UndecodableMessage:
         return UndecodableMessage(message.topic, message.payload, reason, name, ipv, named)
 
     try:
         batch = decode(message.payload, Batch)
     except Undecodable as error:
-        return unreadable(str(error))
+        return undecodable(str(error))
     if message.correlation is not None and named != batch.id:
-        return unreadable("the correlation data is not the id of the batch")
+        return undecodable("the correlation data is not the id of the batch")
     if len(batch.results) > MAX_BATCH_RESULTS:
-        return unreadable(f"{len(batch.results)} results, at most {MAX_BATCH_RESULTS} are taken")
+        return undecodable(f"{len(batch.results)} results, at most {MAX_BATCH_RESULTS} are allowed")
     return Submission(name, ipv, batch, arrived, len(message.payload), _trace_parent(message))
 
 
 def read_status(name: str, message: Incoming, arrived: datetime) -> Presence | UndecodableMessage:
-    """The presence in ``message``."""
+    """Decode the presence in ``message``."""
     try:
         status = decode_status(message.payload)
     except Undecodable as error:
         return UndecodableMessage(message.topic, message.payload, str(error), name)
-    # Measured as we would write it: what we do not know of is not kept.
+    # Measured as encoded for the ledger, without unknown fields.
     if len(encode(status)) > MAX_STATUS_BYTES:
         reason = f"longer than the {MAX_STATUS_BYTES} bytes of a status"
         return UndecodableMessage(message.topic, message.payload, reason, name)

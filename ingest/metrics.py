@@ -1,4 +1,4 @@
-"""What ingest counts: as metrics, and as totals since its start for the answer to the command ``status``."""
+"""Define the metrics of ingest, and totals since the start for the answer to the command ``status``."""
 
 import collections
 from typing import Final
@@ -31,20 +31,20 @@ class IngestMetrics:
         self._duplicates = counter("duplicates", "batches that had been committed before")
         self._stored = counter("stored", "results committed and scored")
         self._rejected = counter("rejected", "results not stored, by reason")
-        self._unreadable = counter("unreadable", "messages that were not what their topic promises")
-        self._dropped = counter("dropped", "messages left aside, by reason; what matters is sent again")
-        self._expired = counter("expired", "rows removed for their age, by table")
+        self._unreadable = counter("unreadable", "undecodable messages")
+        self._dropped = counter("dropped", "dropped messages, by reason; senders retry important ones")
+        self._expired = counter("expired", "expired rows removed, by table")
         self._seconds = meter.create_histogram(
-            "ntppool.ingest.transaction", unit="s", description="time of one transaction"
+            "ntppool.ingest.transaction", unit="s", description="duration of a transaction"
         )
 
         def depth(options: CallbackOptions) -> list[Observation]:
             return [Observation(queue.results)]
 
-        meter.create_observable_gauge("ntppool.ingest.waiting", [depth], description="results that wait")
+        meter.create_observable_gauge("ntppool.ingest.waiting", [depth], description="results in the queue")
 
     def committed(self, plan: Plan, seconds: float) -> None:
-        """A transaction was committed, within ``seconds``."""
+        """Count a committed transaction, which took ``seconds``."""
         new, stored = len(plan.acks) - plan.duplicates, len(plan.log_rows)
         self._batches.add(new)
         self._stored.add(stored)
@@ -55,15 +55,15 @@ class IngestMetrics:
         self.totals.update(batches=new, stored=stored, duplicates=plan.duplicates, rejected=plan.rejected.total())
 
     def unreadable(self) -> None:
-        """A message was not what its topic promises."""
+        """Count an undecodable message."""
         self._unreadable.add(1)
         self.totals["unreadable"] += 1
 
     def dropped(self, reason: str) -> None:
-        """A message was left aside; if it matters, its sender sends it again."""
+        """Count a dropped message; the sender retries important ones."""
         self._dropped.add(1, {"reason": reason})
         self.totals[reason] += 1
 
     def expired(self, table: str, rows: int) -> None:
-        """Rows of ``table`` were removed because of their age."""
+        """Count expired rows that were removed from ``table``."""
         self._expired.add(rows, {"table": table})

@@ -1,8 +1,8 @@
-"""Whose fault a failed transaction is: the content's, which must not stop what follows, or the database's.
+"""Retry transactions, and distinguish errors of the content, which must not block others, from errors of the database.
 
-A batch is refused only for its content, since its sender then gives it up. A full disk, a database that is read only
-or lacks a table refuses every batch, so it is waited for like one that is away. What may be lost, such as when a
-monitor was seen, is not tried for ever, and of what was written together only what is to blame is lost.
+A batch is refused only for its content, since its sender then discards it. A full disk, a read-only database or a
+missing table would fail every batch, so ingest retries as for an unavailable database. Data that may be lost, such as
+last_seen updates, is retried only a few times, and of a group only the invalid items are lost.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,19 +19,19 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 
 _FEW: Final = 3
-"""Attempts, when what is to be written may be lost."""
+"""Maximum attempts for data that may be lost."""
 
 _CONTENT: Final = {
-    1153: "a value is larger than the server takes at once",
+    1153: "a value exceeds the server's maximum packet size",
     1267: "a character that the column's character set lacks",
     1270: "the same, of three values",
     1271: "the same, of several values",
-    1292: "a time or number that is none",
-    1300: "bytes that are no characters",
-    1301: "a result is larger than the server takes at once",
-    1411: "a value that its function does not take",
+    1292: "an invalid time or number",
+    1300: "bytes that are not characters",
+    1301: "a result exceeds the server's maximum packet size",
+    1411: "an invalid argument of a function",
     1690: "a number out of range",
-    3140: "MySQL: a text that is no JSON",
+    3140: "MySQL: a text that is not JSON",
     3156: "MySQL: a JSON value of another type than its column",
     3665: "MySQL: a value is missing in a JSON text",
     3666: "MySQL: a JSON value of another type than its column",
@@ -41,23 +41,23 @@ _CONTENT: Final = {
     4174: "MariaDB: a JSON value of another type than its column",
     4178: "MariaDB: a value is missing in a JSON text",
 }
-"""Errors of values that the driver does not tell from others; by number, with the reason."""
+"""Errors of content that the driver does not distinguish from others, by number, with the reason."""
 
 _UNFIT_VALUES: Final = (ValueError, TypeError, ArithmeticError, LookupError)
 
 
 class ContentRefused(Exception):
-    """The database, or our own code, cannot take these values, now or later; the cause says why."""
+    """Permanent failure to store these values; the cause is the error of the database or of the code."""
 
 
 async def persist(worker: Worker, work: Callable[[], T], *, attempts: int | None = None) -> T:
-    """Runs ``work`` in the database, again and again while that is the database's fault.
+    """Run ``work`` in the database, and retry after errors of the database.
 
     Args:
-        attempts: how often at most, unless the database is away; None: without end.
+        attempts: maximum attempts, not counting those while the database is unavailable; None: no limit.
 
     Raises:
-        ContentRefused: it is the content's, or it has failed so often.
+        ContentRefused: the content caused the error, or all attempts have failed.
     """
     tried = count(1)
 
@@ -79,9 +79,9 @@ async def persist_each(
     items: Sequence[Item],
     lost: Callable[[Item, str], None],
 ) -> list[T]:
-    """Runs ``work`` for all ``items`` together; when the database refuses, for each of them alone.
+    """Run ``work`` for all ``items`` together, or for each of them alone if the database refuses the group.
 
-    ``lost`` is told of each that was refused also then, and why. Returns what ``work`` returned.
+    ``lost`` is called with each item that fails alone and the reason. Return the return values of ``work``.
     """
     try:
         return [await persist(worker, partial(work, items), attempts=_FEW)]
@@ -101,7 +101,7 @@ async def persist_each(
 def _is_contents_fault(error: Exception) -> bool:
     if isinstance(error, DBAPIError):
         return isinstance(error, DataError | IntegrityError) or _number(error) in _CONTENT
-    # What SQLAlchemy says of a parameter that has no place in a statement.
+    # SQLAlchemy raises StatementError for a parameter that a statement cannot use.
     return isinstance(error, (StatementError, *_UNFIT_VALUES))
 
 
@@ -111,6 +111,6 @@ def _number(error: DBAPIError) -> object:
 
 
 def reason_of(error: Exception) -> str:
-    """What went wrong, without the statement and its thousands of values."""
+    """Describe the error without the statement and its thousands of values."""
     inner = error.orig if isinstance(error, StatementError) and error.orig is not None else error
     return f"{type(inner).__name__}: {inner}"[:500]

@@ -1,8 +1,8 @@
-"""What a group of batches changes in the ledger: a pure function from what is known to what is to be written.
+"""Compute the changes that a group of batches makes to the ledger. Pure: the input is the ledger's known data.
 
-Batches count in the order in which they arrived, results in their order within the batch: each moves the score that
-the one before left. A batch that the ledger remembers, or that comes twice in one queue, is answered as it was before
-and changes nothing.
+Batches count in the order of arrival, results in their order within the batch; each updates the score that the previous
+one left. Batches are idempotent: one that the ledger has already, or that is in the queue twice, gets the same ack
+again and changes nothing.
 """
 
 import json
@@ -25,22 +25,22 @@ from schema.messages import BatchCommitted, MonitorStatus, PairStatus, Rejection
 from scorer.steps import Step, error_of, next_score, step
 
 MAX_ERROR: Final = 200
-"""Characters of an error text that are kept."""
+"""Maximum stored characters of an error text."""
 
 MAX_RTT: Final = 2**23 - 1
-"""Microseconds that ``log_scores.rtt``, a mediumint, can hold: 8.4 s. What is beyond is cut."""
+"""Maximum microseconds in ``log_scores.rtt``, a mediumint: 8.4 s. Larger values are capped."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredMonitor:
-    """A row of ``monitors``, as far as it matters here."""
+    """The fields of a row of ``monitors`` that a plan needs."""
 
     id: int
     status: MonitorStatus
 
 
 class StoredPair(msgspec.Struct, frozen=True):
-    """A row of ``server_scores``: times are UTC without a zone, as the ledger has them."""
+    """A row of ``server_scores``; times are naive UTC, as in the ledger."""
 
     id: int
     status: PairStatus
@@ -48,7 +48,7 @@ class StoredPair(msgspec.Struct, frozen=True):
     score_ts: datetime | None
     stratum: int | None
     ended: datetime | None = None
-    """When it was last changed; known of pairs that are not measured now (:func:`ingest.validate.needs_history`)."""
+    """Time of its last change, only for pairs that are not measured now (:func:`ingest.validate.needs_history`)."""
 
 
 class LogRow(NamedTuple):
@@ -62,14 +62,14 @@ class LogRow(NamedTuple):
     offset: float | None
     """Seconds."""
     rtt: int
-    """Microseconds; 0 without a measurement, as the pool's rows have it: the column's NULL means the same."""
+    """Microseconds; 0 without a measurement, as in the pool's rows; NULL in the column means the same."""
     attributes: str | None
     """JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What the ledger answered to a batch."""
+    """The stored outcome of a batch."""
 
     stored: int
     rejected: tuple[Rejection, ...]
@@ -77,7 +77,7 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the ledger knows of the monitors, servers, pairs and batches of a group."""
+    """The ledger's data on the monitors, servers, pairs and batches of a group."""
 
     monitors: Mapping[tuple[str, str], StoredMonitor]
     """By name and protocol."""
@@ -88,34 +88,34 @@ class Known:
     batches: Mapping[tuple[int, str], Remembered]
     """By monitor and ULID."""
     recent: Mapping[tuple[int, int], Recent] = field(default_factory=dict)
-    """By server and monitor, of pairs of which a result may come too soon."""
+    """By server and monitor, for pairs with a result that may be too soon."""
     stored: Mapping[int, int] = field(default_factory=dict)
-    """By server: how often results of it had been stored (:class:`runtime.db.queue.CountingQueue`)."""
+    """Version counters by server, for optimistic locking (:class:`runtime.db.queue.CountingQueue`)."""
 
 
 @dataclass(slots=True)
 class Plan:
-    """What is to be written, and what is to be said once it is."""
+    """The rows to write, and the acks and events to send after the commit."""
 
     acks: list[tuple[Submission, BatchCommitted]] = field(default_factory=list)
     batches: dict[tuple[int, str], Remembered] = field(default_factory=dict)
     """New ones, by monitor and ULID."""
     log_rows: list[LogRow] = field(default_factory=list)
     pairs: dict[tuple[int, int], StoredPair] = field(default_factory=dict)
-    """Those that changed, by server and monitor."""
+    """Changed pairs by server and monitor."""
     times: dict[tuple[int, int], list[datetime]] = field(default_factory=dict)
-    """In order, of pairs of which a result may come too soon: :attr:`Recent.times` and those stored since."""
+    """Sorted times of pairs with a result that may be too soon: :attr:`Recent.times` and those stored since."""
     newest: dict[int, tuple[Submission, Result]] = field(default_factory=dict)
-    """The last result stored of each server."""
+    """The last stored result of each server."""
     rejected: Counter[str] = field(default_factory=Counter)
     """New rejections by reason."""
     duplicates: int = 0
     """Batches that had been committed before."""
     monitor_ids: dict[tuple[str, str], int] = field(default_factory=dict)
-    """Of the known monitors that submitted, by name and protocol."""
+    """Ids of the known monitors that submitted, by name and protocol."""
 
     def events(self) -> list[ResultStored]:
-        """One event per server, of its last result."""
+        """Return one event per server, for its last result."""
         return [self._event(server_id, *last) for server_id, last in self.newest.items()]
 
     def _event(self, server_id: int, submission: Submission, result: Result) -> ResultStored:
@@ -133,25 +133,25 @@ class Plan:
 
 
 def make_plan(known: Known, submissions: Iterable[Submission]) -> Plan:
-    """What ``submissions``, in order of arrival, change in a ledger where ``known`` holds."""
+    """Return the changes of ``submissions``, in order of arrival, to a ledger with the data ``known``."""
     plan = Plan()
     for submission in submissions:
         monitor = known.monitors.get((submission.name, submission.ipv))
-        ack = _refuse_all(plan, submission) if monitor is None else _take(plan, known, submission, monitor)
+        ack = _refuse_all(plan, submission) if monitor is None else _process(plan, known, submission, monitor)
         plan.acks.append((submission, ack))
-    # Foreign keys lock the monitors' rows as log rows are inserted: always ascending, so that nobody deadlocks.
+    # Foreign keys lock the monitors' rows when log rows are inserted; the ascending order avoids deadlocks.
     plan.log_rows.sort(key=attrgetter("monitor_id"))
     return plan
 
 
 def _refuse_all(plan: Plan, submission: Submission) -> BatchCommitted:
-    """Of a sender without a row there is nothing to remember a batch by; sent again, it is refused again."""
+    """Reject a batch of an unknown monitor, without storing its id; if it is sent again, it is rejected again."""
     rejected = [_rejection(i, r, validate.UNKNOWN_MONITOR) for i, r in enumerate(submission.batch.results)]
     plan.rejected[validate.UNKNOWN_MONITOR] += len(rejected)
     return BatchCommitted(batch=submission.batch.id, stored=0, rejected=rejected)
 
 
-def _take(plan: Plan, known: Known, submission: Submission, monitor: StoredMonitor) -> BatchCommitted:
+def _process(plan: Plan, known: Known, submission: Submission, monitor: StoredMonitor) -> BatchCommitted:
     plan.monitor_ids[submission.name, submission.ipv] = monitor.id
     key = (monitor.id, submission.batch.id)
     remembered = known.batches.get(key) or plan.batches.get(key)
@@ -160,7 +160,7 @@ def _take(plan: Plan, known: Known, submission: Submission, monitor: StoredMonit
     else:
         remembered = _store(plan, known, submission, monitor)
         plan.batches[key] = remembered
-    # Of what it holds now: a batch without results that names an old one must not be answered with its thousand.
+    # Only of its own results: an empty batch that reuses an old id must not get an ack with a thousand rejections.
     rejected = [each for each in remembered.rejected if each.index < len(submission.batch.results)]
     return BatchCommitted(batch=submission.batch.id, stored=remembered.stored, rejected=rejected)
 
@@ -173,12 +173,12 @@ def _store(plan: Plan, known: Known, submission: Submission, monitor: StoredMoni
         reason = _refused(result, submission.arrived, monitor, known.servers.get(result.server_id), pair)
         ts = to_db_seconds(result.ts)
         if reason is None and pair is not None and pair_key in known.recent:
-            reason = _keep_pace(plan, known.recent[pair_key], pair_key, pair, ts)
+            reason = _check_rate(plan, known.recent[pair_key], pair_key, pair, ts)
         if reason is None and pair is not None:
-            taken = step(result)
-            moved = _move(pair, result, taken, ts)
+            result_step = step(result)
+            moved = _move(pair, result, result_step, ts)
             plan.pairs[pair_key] = moved
-            plan.log_rows.append(_log_row(result, monitor.id, ts, taken, moved.score))
+            plan.log_rows.append(_log_row(result, monitor.id, ts, result_step, moved.score))
             plan.newest[result.server_id] = (submission, result)
         else:
             rejected.append(_rejection(index, result, reason or validate.NO_PAIR))
@@ -186,8 +186,8 @@ def _store(plan: Plan, known: Known, submission: Submission, monitor: StoredMoni
     return Remembered(len(submission.batch.results) - len(rejected), tuple(rejected))
 
 
-def _keep_pace(plan: Plan, recent: Recent, key: tuple[int, int], pair: StoredPair, ts: datetime) -> str | None:
-    """Why a result measured at ``ts`` is refused although nothing else is wrong with it; else its time is noted."""
+def _check_rate(plan: Plan, recent: Recent, key: tuple[int, int], pair: StoredPair, ts: datetime) -> str | None:
+    """Return the reason if a result measured at ``ts`` is too soon; otherwise record its time."""
     times = plan.times.setdefault(key, list(recent.times))
     if is_too_soon(ts, pair.score_ts, recent.interval, times):
         return validate.TOO_SOON
@@ -213,27 +213,27 @@ def _refused(
     return None
 
 
-def _move(pair: StoredPair, result: Result, taken: Step, ts: datetime) -> StoredPair:
-    """The pair after ``result``. A late result counts, but does not turn back the pair's time, nor its stratum."""
+def _move(pair: StoredPair, result: Result, result_step: Step, ts: datetime) -> StoredPair:
+    """Return the pair after ``result``. A late result counts, but does not change the pair's time or stratum."""
     late = pair.score_ts is not None and ts < pair.score_ts
     return StoredPair(
         pair.id,
         pair.status,
-        score=next_score(pair.score, taken),
+        score=next_score(pair.score, result_step),
         score_ts=pair.score_ts if late else ts,
-        # Without an answer, or with a kiss code, a server has told no stratum: the last one stays.
+        # Without an answer, or with a kiss code, there is no stratum, and the last one stays.
         stratum=pair.stratum if late or not result.stratum else result.stratum,
         ended=pair.ended,
     )
 
 
-def _log_row(result: Result, monitor_id: int, ts: datetime, taken: Step, score: float) -> LogRow:
+def _log_row(result: Result, monitor_id: int, ts: datetime, result_step: Step, score: float) -> LogRow:
     return LogRow(
         monitor_id,
         result.server_id,
         ts,
         score,
-        taken.step,
+        result_step.step,
         offset=None if result.no_response else result.offset,
         rtt=0 if result.no_response else microseconds(result.rtt),
         attributes=_attributes(result.leap, result.stratum, result.no_response, cut(error_of(result))),
@@ -241,20 +241,20 @@ def _log_row(result: Result, monitor_id: int, ts: datetime, taken: Step, score: 
 
 
 def microseconds(rtt: float | None) -> int:
-    """A round trip of so many seconds as the ledger has it. One that was measured is never 0, which means none."""
+    """Convert a round-trip time to the ledger's microseconds. A measured one is at least 1, since 0 means none."""
     return 0 if rtt is None else max(1, min(MAX_RTT, round(rtt * 1e6)))
 
 
 @lru_cache(maxsize=4096)
 def _attributes(leap: int | None, stratum: int | None, no_response: bool, error: str | None) -> str | None:
-    """JSON, in ASCII since the pool's table may know less than all of Unicode; without what is empty."""
+    """Return the non-empty fields as JSON, in ASCII since the character set of the pool's table may be limited."""
     fields = {"leap": leap, "stratum": stratum, "no_response": no_response or None, "error": error or None}
     kept = {name: value for name, value in fields.items() if value is not None}
     return json.dumps(kept, separators=(",", ":")) if kept else None
 
 
 def cut(error: str | None) -> str | None:
-    """An error text of a length that is kept."""
+    """Truncate an error text to the maximum stored length."""
     return error if error is None or len(error) <= MAX_ERROR else error[: MAX_ERROR - 1] + "…"
 
 
@@ -263,7 +263,7 @@ def _rejection(index: int, result: Result, reason: str) -> Rejection:
 
 
 def rejections_to_text(rejected: Iterable[Rejection]) -> str | None:
-    """Rejections as the ledger keeps them: by reason, since a thousand of them must fit in 64 KiB."""
+    """Encode rejections for the ledger, grouped by reason, since a thousand of them must fit in 64 KiB."""
     by_reason: dict[str, list[tuple[int, int]]] = {}
     for each in rejected:
         by_reason.setdefault(each.reason, []).append((each.index, each.server_id))
@@ -271,7 +271,7 @@ def rejections_to_text(rejected: Iterable[Rejection]) -> str | None:
 
 
 def rejections_from_text(text: str | None) -> tuple[Rejection, ...]:
-    """The reverse of :func:`rejections_to_text`."""
+    """Decode the text of :func:`rejections_to_text`."""
     if text is None:
         return ()
     by_reason = msgspec.json.decode(text, type=dict[str, list[tuple[int, int]]])

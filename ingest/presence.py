@@ -1,8 +1,8 @@
-"""Who is there: the last status of every agent, for the selector and the operators to read.
+"""Store the last status of every agent, for the selector and the operators.
 
-Status messages are retained, and every ingest worker subscribes to all of them (a shared subscription would not be
-given the retained ones): so what was said while no worker ran is learned at the next start. Several workers, a broker
-that comes back with an old state, and repetitions must all lead to the same row; :func:`merge` sees to it.
+Status messages are retained, and every ingest worker subscribes to all of them (a shared subscription would not receive
+retained messages), so that a worker learns at its start what was published while none was running. Several workers, a
+broker that returns with an old state, and duplicates must all lead to the same row; :func:`merge` ensures this.
 """
 
 import time
@@ -24,12 +24,12 @@ from schema.messages import encode
 from schema.tables import monitor_presence, monitors
 
 MOST_NAMES: Final = 20_000
-"""Agents whose status may wait to be written. The broker lets only registered monitors publish."""
+"""Maximum agents with a queued status. The broker lets only registered monitors publish."""
 
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """A row of ``monitor_presence``; times are UTC without a zone."""
+    """A row of ``monitor_presence``; times are naive UTC."""
 
     name: str
     online: bool
@@ -39,14 +39,14 @@ class Present:
 
 
 def merge(row: Present | None, presence: Presence) -> Present | None:
-    """The row after ``presence``, or None when it is no news.
+    """Return the row after ``presence``, or None if it changes nothing.
 
-    A message that the broker had kept is as old as it says. The last will does not say: when we believed the monitor
-    to be online it is news, from now on.
+    A retained message is as old as its own time. A last will has no time: if the row has the monitor online, it counts
+    from now on.
     """
     arrived = to_db(presence.arrived)
     text = encode(presence.status).decode()
-    # With its time in it, the same text is the same message, such as another worker has written already.
+    # A text with a time in it identifies the message, which another worker may have written already.
     if row is not None and (arrived < row.seen or (row.status == text and presence.status.ts is not None)):
         return None
     seen = arrived
@@ -60,8 +60,8 @@ def merge(row: Present | None, presence: Presence) -> Present | None:
     return Present(presence.name, presence.status.online, since, seen, text)
 
 
-def believed(row: Present, now: datetime) -> Present:
-    """The row, unless its time is one of the future: then a clock that was ahead has written it, and all is news."""
+def plausible(row: Present, now: datetime) -> Present:
+    """Return the row, or with a time in the future, which a clock that was ahead has written, a replaceable one."""
     if row.seen <= now + CLOCK_AHEAD:
         return row
     return replace(row, seen=_LONG_AGO, since=min(row.since, now), status="")
@@ -71,9 +71,9 @@ _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 
 
 class PresenceQueue:
-    """The newest status of each agent that is still to be written.
+    """Queue of the latest status of each agent.
 
-    The host's clock may be set while a status waits, so its arrival is measured by the monotonic clock.
+    The host's clock may be set while a status is queued, so the time in the queue is measured by the monotonic clock.
     """
 
     def __init__(self, on_presence: Callable[[Presence], None] = lambda presence: None) -> None:
@@ -82,13 +82,13 @@ class PresenceQueue:
         self._on_presence = on_presence
 
     def add(self, presence: Presence) -> None:
-        """``presence`` replaces what its agent said before."""
+        """Enqueue ``presence`` in place of an older one of its agent."""
         self._on_presence(presence)
         if presence.name in self._waiting or len(self._waiting) < MOST_NAMES:
             self._waiting[presence.name] = presence, time.monotonic()
 
     def pop_all(self, now: datetime) -> list[Presence]:
-        """Remove and return all statuses, each with its arrival by the clock that says ``now``."""
+        """Remove and return all statuses, with times of arrival relative to ``now``."""
         waiting, self._waiting = self._waiting, {}
         moment = time.monotonic()
         return [
@@ -97,10 +97,10 @@ class PresenceQueue:
 
 
 def write_presence(engine: Engine, presences: Sequence[Presence]) -> list[Seen]:
-    """Writes what is news; returns which monitors were thereby seen, and when.
+    """Write changed presence; return the last_seen updates that result.
 
     Raises:
-        DatabaseUnavailable: it may be called again.
+        DatabaseUnavailable: the call may be retried.
     """
     return transaction(engine, partial(_write, presences=presences), retry_on=(IntegrityError,))
 
@@ -115,7 +115,7 @@ def _write(connection: Connection, presences: Sequence[Presence]) -> list[Seen]:
         if after is None:
             continue
         _save(connection, after, new=name not in rows)
-        # A last will says that the monitor was not seen.
+        # A last will does not mean that the monitor was seen.
         if presence.status.ts is not None:
             last_seen += (Seen(i, after.seen, version=presence.status.version) for i in ids[name])
     return last_seen
@@ -136,7 +136,7 @@ def _rows(connection: Connection, names: Sequence[str]) -> dict[str, Present]:
     rows = connection.execute(query.order_by(p.tls_name).with_for_update())
     now = utc_now()
     found = (Present(r.tls_name, bool(r.online), r.since, r.seen, r.status) for r in rows)
-    return {row.name: believed(row, now) for row in found}
+    return {row.name: plausible(row, now) for row in found}
 
 
 def _save(connection: Connection, present: Present, *, new: bool) -> None:

@@ -1,7 +1,7 @@
-"""The bounded queue between the broker and the ledger.
+"""Define the bounded queue between the broker and the ledger.
 
-When the ledger is slower than the monitors, batches wait here; when too many wait, new ones are left aside, and their
-senders send them again since nobody acknowledged them.
+Batches wait here while the ledger is slower than the monitors. When the queue is full, new batches are dropped, and
+their senders retry, since they get no ack.
 """
 
 import asyncio
@@ -11,17 +11,17 @@ from typing import Final
 from ingest.messages import Submission
 
 MOST_RESULTS: Final = 20_000
-"""Results that may wait: about three seconds of work, and 20 MB."""
+"""Maximum results in the queue: about three seconds of work, and 20 MB."""
 
 MOST_BYTES: Final = 32 * 1024 * 1024
-"""Bytes of payload that may wait, for batches that are mostly something else than results."""
+"""Maximum bytes of payload in the queue, for batches with little else than unknown fields."""
 
 _BATCH_WEIGHT: Final = 1
-"""An empty batch takes room too."""
+"""Minimum weight, since an empty batch also needs memory."""
 
 
 class SubmissionQueue:
-    """Submissions in order of arrival, counted by results and by bytes."""
+    """FIFO queue of submissions, bounded by results and by bytes."""
 
     def __init__(self, most_results: int = MOST_RESULTS, most_bytes: int = MOST_BYTES) -> None:
         self._most_results = most_results
@@ -29,21 +29,21 @@ class SubmissionQueue:
         self._waiting: deque[Submission] = deque()
         self._arrived = asyncio.Event()
         self.results = 0
-        """Results that wait; an empty batch counts as one."""
+        """Results in the queue; an empty batch counts as one."""
         self.bytes = 0
-        """Bytes of their payloads."""
+        """Bytes of payload in the queue."""
 
     def __len__(self) -> int:
-        """Batches that wait."""
+        """Return the number of batches in the queue."""
         return len(self._waiting)
 
     @property
     def full(self) -> bool:
-        """Whether there is no room for another batch."""
+        """Return whether the queue accepts no further batch."""
         return self.results >= self._most_results or self.bytes >= self._most_bytes
 
     def put(self, submission: Submission) -> bool:
-        """Whether there was room for ``submission``."""
+        """Enqueue ``submission``; return False if the queue is full."""
         if self.full:
             return False
         self._waiting.append(submission)
@@ -53,13 +53,13 @@ class SubmissionQueue:
         return True
 
     async def pop(self, most: int) -> list[Submission]:
-        """The oldest submissions with ``most`` results together, at least one; waits for one."""
+        """Wait for a submission; remove and return the oldest ones, with at most ``most`` results but at least one."""
         await self._arrived.wait()
-        taken = [self._pop()]
-        results = _weight(taken[0])
+        popped = [self._pop()]
+        results = _weight(popped[0])
         while self._waiting and (results := results + _weight(self._waiting[0])) <= most:
-            taken.append(self._pop())
-        return taken
+            popped.append(self._pop())
+        return popped
 
     def _pop(self) -> Submission:
         submission = self._waiting.popleft()

@@ -1,6 +1,6 @@
-"""Limits how much one monitor may send: far more than its assignments allow must not take the ledger from the others.
+"""Limit the rate of results per monitor, so that one that exceeds its assignments does not starve the others.
 
-A token bucket for each sender, filled at the rate that its pairs in the ledger and the intervals of the pool allow.
+Each sender has a token bucket, whose rate follows from its pairs in the ledger and the intervals of the pool.
 """
 
 import logging
@@ -22,49 +22,50 @@ Sender = tuple[str, str]
 """Name and protocol of a monitor."""
 
 DRAINING: Final = 20.0
-"""How many times faster than it measures a monitor may send: a day's spool is drained in a little over an hour."""
+"""Factor by which a monitor may send faster than it measures, so that it drains a day's spool in little over an
+hour."""
 
 LEAST_RATE: Final = 20.0
-"""Results a second that any monitor may send, also one that has just lost its assignments."""
+"""Minimum rate limit of any monitor in results per second, also of one that has just lost its assignments."""
 
 BURST: Final = 60.0
-"""Seconds of its rate that a monitor may send at once: 20 min of measuring."""
+"""Size of the bucket in seconds of the rate limit: 20 min of measurements."""
 
 REMEMBERED: Final = 3600.0
-"""Seconds for which a sender is remembered that is not heard of."""
+"""Seconds after which an idle sender is forgotten."""
 
 MOST_SENDERS: Final = 10_000
-"""Senders that are remembered. The broker lets only registered monitors publish, so there are never that many."""
+"""Maximum senders in memory. The broker lets only registered monitors publish, so this is never reached."""
 
 
-def allowed_rate(pace: float) -> float:
-    """Results a second that a monitor may send which measures ``pace`` results a second."""
-    return max(LEAST_RATE, DRAINING * pace)
+def allowed_rate(measured_rate: float) -> float:
+    """Return the rate limit of a monitor that measures at this rate, both in results per second."""
+    return max(LEAST_RATE, DRAINING * measured_rate)
 
 
 @dataclass(slots=True)
 class Bucket:
-    """Results that may still be sent. It may be overdrawn by one message, so that none is too large for it."""
+    """Token bucket, one token per result. One message may overdraw it, so that no message is too large."""
 
     rate: float
-    """Results a second."""
+    """Results per second."""
     level: float
     at: float
-    """When ``level`` was right: seconds of a monotonic clock."""
+    """Time of ``level`` in seconds of a monotonic clock."""
 
     def fill(self, now: float) -> None:
-        """Brings ``level`` up to ``now``."""
+        """Refill up to ``now``."""
         self.level = min(self.rate * BURST, self.level + self.rate * max(0.0, now - self.at))
         self.at = now
 
     @property
     def full(self) -> bool:
-        """Whether nothing was taken from it lately."""
+        """Return whether the bucket is full."""
         return self.level >= self.rate * BURST
 
     @property
     def low(self) -> bool:
-        """Whether less than half of it is left."""
+        """Return whether less than half of the tokens are left."""
         return self.level < self.rate * BURST / 2
 
 
@@ -76,54 +77,54 @@ class _Sender:
 
 
 class RateLimiter:
-    """The buckets of all senders. ``now`` is the time of a monotonic clock, in seconds."""
+    """Rate limiter with a token bucket per sender. ``now`` is the time of a monotonic clock in seconds."""
 
     def __init__(self) -> None:
         self._senders: dict[Sender, _Sender] = {}
         self._warning = RateLimitedLog(log)
 
     def admits(self, sender: Sender, now: float) -> bool:
-        """Whether a message of ``sender`` is taken now; a refusal is counted."""
+        """Return whether a message of ``sender`` is accepted now, and count a refusal."""
         known = self._known(sender, now)
         known.bucket.fill(now)
         if known.bucket.level > 0:
             return True
         known.refused += 1
-        text = "monitor %s/%s sends more than %.0f results/s: its batches wait"
+        text = "monitor %s/%s exceeds its rate limit of %.0f results/s: its batches are delayed"
         self._warning.say(logging.WARNING, sender[0], text, *sender, known.bucket.rate)
         return False
 
     def charge(self, sender: Sender, results: int, now: float) -> None:
-        """``sender`` sent so many results; a message without any counts as one."""
+        """Remove tokens for a message of ``sender`` with so many results; one without results counts as one."""
         self._known(sender, now).bucket.level -= max(1, results)
 
     def rate(self, rates: Mapping[Sender, float]) -> None:
-        """Sets the rates of senders, in results a second."""
+        """Set the rate limits of senders in results per second."""
         for sender, rate in rates.items():
             if known := self._senders.get(sender):
-                # Bursts grow with the rate: what was there as a full bucket is a full one still.
+                # The size of the bucket follows the rate, and a full bucket stays full.
                 full, known.bucket.rate, known.rated = known.bucket.full, rate, True
                 known.bucket.level = rate * BURST if full else min(known.bucket.level, rate * BURST)
 
     def senders(self) -> list[Sender]:
-        """All that are remembered."""
+        """Return all senders in memory."""
         return list(self._senders)
 
     def wanting(self) -> list[Sender]:
-        """Those whose rate is to be looked up: it is not known, and they have used up half of their bucket."""
+        """Return the senders whose rate has to be looked up: it is unknown, and half of their tokens are used up."""
         return [sender for sender, known in self._senders.items() if not known.rated and known.bucket.low]
 
     def expire_rates(self) -> None:
-        """What was looked up so far may have changed; it holds until it is looked up again."""
+        """Mark all rates as unknown, since they may have changed; each stays in force until the next lookup."""
         for known in self._senders.values():
             known.rated = False
 
     def forget_idle(self, now: float) -> None:
-        """Forgets senders that were not heard of for :data:`REMEMBERED`; their buckets are full long since."""
+        """Forget senders that have been idle for :data:`REMEMBERED`; their buckets are full again."""
         self._senders = {s: known for s, known in self._senders.items() if now - known.bucket.at < REMEMBERED}
 
     def refused(self) -> dict[str, int]:
-        """Messages not taken, by ``name/protocol``, of those who had any."""
+        """Return the numbers of refused messages by ``name/protocol``, without zeros."""
         return {f"{name}/{ipv}": known.refused for (name, ipv), known in self._senders.items() if known.refused}
 
     def _known(self, sender: Sender, now: float) -> _Sender:
@@ -135,24 +136,24 @@ class RateLimiter:
 
 
 _TOGETHER: Final = 20
-"""Monitors of one query; each has some thousand pairs at most."""
+"""Monitors per query; each has some thousand pairs at most."""
 
 
 def read_rates(engine: Engine, senders: Sequence[Sender], intervals: Intervals) -> dict[Sender, float]:
-    """Results a second that each of ``senders`` may send; one that is not in the ledger gets the least.
+    """Read the rate limits of ``senders`` in results per second; one that is not in the ledger gets the minimum.
 
     Raises:
         sqlalchemy.exc.DBAPIError: the database failed.
     """
-    intervals_of_status = dict.fromkeys(senders, 0.0)
+    measured_rates = dict.fromkeys(senders, 0.0)
     names = sorted({name for name, _ in senders})
     with reading(engine) as connection:
         for some in _chunks(names):
             for row in connection.execute(_pairs_of(some)):
                 sender = (row.tls_name, row.ip_version)
-                if sender in intervals_of_status:
-                    intervals_of_status[sender] += row.pairs / intervals.of(row.status)
-    return {sender: allowed_rate(pace) for sender, pace in intervals_of_status.items()}
+                if sender in measured_rates:
+                    measured_rates[sender] += row.pairs / intervals.of(row.status)
+    return {sender: allowed_rate(rate) for sender, rate in measured_rates.items()}
 
 
 def _pairs_of(names: Sequence[str]) -> sa.Select[tuple[str, str, str, int]]:

@@ -1,6 +1,6 @@
-"""Which tables refer to the rows of one of ours by a foreign key: such rows cannot be removed.
+"""Find the foreign keys that refer to a table, since referenced rows cannot be removed.
 
-The pool has more tables than we know of, as its archivers', each with a mark of how far it got.
+The pool has tables that this project does not define, such as those of archivers, which store their position.
 """
 
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from sqlalchemy.engine import Connection
 
 @dataclass(frozen=True, slots=True)
 class Referrer:
-    """A column that refers to another table's key, and keeps what it refers to."""
+    """A foreign key column that prevents the removal of the rows to which it refers."""
 
     table: str
     column: str
     key: sa.Column[Any]
-    """What it refers to."""
+    """The referenced column."""
     schema: str | None = None
-    """Where the table is, if that is another database."""
+    """Database of the table, if it is another one."""
 
     def refers(self) -> sa.ColumnElement[bool]:
-        """Whether it refers to the row that is looked at."""
+        """Return the condition that it refers to the row of the outer query."""
         column: sa.ColumnClause[Any] = sa.column(self.column)
         table = sa.table(self.table, column, schema=self.schema).alias("referring")
         return sa.exists().where(table.c[self.column] == self.key).correlate(self.key.table)
@@ -32,7 +32,7 @@ class Referrer:
 
 
 def referrers_of(connection: Connection, table: sa.Table) -> tuple[Referrer, ...]:
-    """All that keep rows of ``table``, as far as our account may see them."""
+    """Return all referrers of ``table`` that the database account may see."""
     found = _on_sqlite(connection, table) if connection.dialect.name == "sqlite" else _on_mysql(connection, table)
     return tuple(sorted(found, key=str))
 

@@ -1,15 +1,14 @@
-"""Whether a result comes too soon: how often one monitor may report on one server.
+"""Limit the rate of results per pair: decide whether a result is too soon (oversampling).
 
-A monitor's results are worth what its diligence costs. If it could send a day's results within a second, it would be
-active before anybody has seen how it measures. So a result is refused that comes much faster than the interval of its
-pair allows, by the times at which the results of the pair were measured; when and in which order they arrive does not
-matter.
+The selector trusts a monitor because it has measured for some time. If a monitor could send a day's results within a
+second, it would become active at once. So a result that exceeds the rate limit of its pair is rejected. The limit
+compares the times of measurement; the time and order of arrival do not matter.
 
-Honest agents stay far within the bounds. One process never measures a pair twice within half an interval; a restart, a
-second process with the same name and a run by hand may each add one result. The interval is the shortest that the pair
-may have been told, since an agent without a connection goes on with what it was told last: that of any status the pair
-has had, never a longer one than the pool's default, and a minute at most while results may still come that were
-measured before the intervals were changed.
+Correct agents stay far within the limit. One process never measures a pair twice within half an interval; a restart, a
+second process with the same name and a manual run may each add one result. The limit uses the shortest interval that
+the pair may have been assigned, since an agent without a connection keeps the last assignment that it received: the
+interval of any status that the pair has had, at most the pool's default, and at most a minute while results may still
+arrive that were measured before a change of the intervals.
 """
 
 from bisect import bisect_right
@@ -23,19 +22,19 @@ from schema.limits import SPOOL_AGE
 from schema.messages import PairStatus
 
 MOST_NEAR: Final = 5
-"""Results of a pair within less than an interval: one process makes two at most, two processes make four."""
+"""Maximum results of a pair within an interval: one process sends at most two, two processes four."""
 
 MANY: Final = 8
-"""Intervals in which :data:`MOST_OF_MANY` counts."""
+"""Number of intervals for :data:`MOST_OF_MANY`."""
 
 MOST_OF_MANY: Final = 21
-"""Results of a pair within less than :data:`MANY` intervals: one process makes nine at most, two make 18."""
+"""Maximum results of a pair within :data:`MANY` intervals: one process sends at most nine, two processes 18."""
 
 UNSURE: Final = timedelta(minutes=1)
-"""The interval that is demanded at most as long as results may come that were measured at former intervals."""
+"""Maximum interval of the limit while results of former intervals may still arrive."""
 
 _DEFAULT: Final = Intervals()
-_TOLD: Final[tuple[PairStatus, ...]] = ("active", "testing", "candidate")
+_MEASURED: Final[tuple[PairStatus, ...]] = ("active", "testing", "candidate")
 """Statuses in which a pair is measured."""
 
 IntervalOfStatus = Mapping[PairStatus, timedelta]
@@ -43,65 +42,65 @@ IntervalOfStatus = Mapping[PairStatus, timedelta]
 
 
 class Recent(NamedTuple):
-    """What the ledger has of a pair around the times of results that may be too soon."""
+    """Stored results of a pair around the times of results that may be too soon."""
 
     interval: timedelta
-    """The shortest that the pair may have been told."""
+    """The shortest interval that the pair may have been assigned."""
     times: tuple[datetime, ...]
-    """When stored results were measured, in order."""
+    """Sorted times of measurement of stored results."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Where results of a pair count: both ends are outside."""
+    """Open time interval in which a pair's results are relevant."""
 
     after: datetime
     before: datetime
 
 
 def intervals_of_status(intervals: Intervals, *, changed: bool = False) -> IntervalOfStatus:
-    """The intervals that results are held to. ``changed``: results of former intervals may still come."""
+    """Return the intervals for the limit. ``changed``: results of former intervals may still arrive."""
     most = UNSURE.total_seconds() if changed else float("inf")
-    return {status: timedelta(seconds=min(intervals.of(status), _DEFAULT.of(status), most)) for status in _TOLD}
+    return {status: timedelta(seconds=min(intervals.of(status), _DEFAULT.of(status), most)) for status in _MEASURED}
 
 
 def were_changed(created: datetime, modified: datetime, now: datetime) -> bool:
-    """Whether agents may still hold results of former intervals, by the times of the row that has the present ones.
+    """Return whether agents may still hold results of former intervals, from the times of the settings row.
 
-    A row that was only made replaces the defaults, which :func:`intervals_of_status` respects anyway.
+    A row that was created and never modified replaces the defaults, which :func:`intervals_of_status` includes anyway.
     """
     return modified > created + UNSURE and modified > now - SPOOL_AGE - UNSURE
 
 
 def shortest(statuses: Iterable[PairStatus], at: IntervalOfStatus) -> timedelta:
-    """The shortest interval of a pair that has had these statuses; of none in which it is measured, of any."""
+    """Return the shortest interval of these statuses, or of all statuses if a pair is measured in none of them."""
     return min((at[status] for status in statuses if status in at), default=min(at.values()))
 
 
 def may_be_too_soon(ts: datetime, newest: datetime | None, status: PairStatus, at: IntervalOfStatus) -> bool:
-    """Whether the ledger must be asked: ``newest`` is the time of the pair's newest result.
+    """Return whether the ledger has to be queried; ``newest`` is the time of the pair's newest result.
 
-    A result half an interval later than all others is never too soon; that is what nearly all are.
+    A result half an interval later than all others, as nearly all are, is never too soon.
     """
     return newest is not None and ts - newest < at.get(status, max(at.values())) / 2
 
 
 def is_too_soon(ts: datetime, newest: datetime | None, interval: timedelta, times: Sequence[datetime]) -> bool:
-    """Whether a result measured at ``ts`` is refused: ``times``, in order, are those of the pair's others around it."""
+    """Return whether a result measured at ``ts`` is too soon; ``times`` are the sorted times of the pair's others."""
     if newest is None or ts - newest >= interval / 2:
         return False
     return _crowded(times, ts, MOST_NEAR, interval) or _crowded(times, ts, MOST_OF_MANY, MANY * interval)
 
 
 def _crowded(times: Sequence[datetime], ts: datetime, most: int, within: timedelta) -> bool:
-    """Whether with ``ts`` there would be more than ``most`` within a time that is shorter than ``within``."""
+    """Return whether ``ts`` would be one of more than ``most`` times within less than ``within``."""
     place = bisect_right(times, ts)
     around = [*times[max(0, place - most) : place], ts, *times[place : place + most]]
     return any(last - first < within for first, last in zip(around, around[most:], strict=False))
 
 
 def windows(moments: Iterable[datetime], interval: timedelta) -> list[Window]:
-    """What must be known to judge results of these times: one window where they overlap."""
+    """Return the windows of results to read for these times; overlapping windows are merged."""
     reach = MANY * interval
     found: list[Window] = []
     for moment in sorted(moments):

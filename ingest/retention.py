@@ -1,8 +1,8 @@
-"""What is old leaves the ledger, in steps so small that nobody waits for them, and never much at once.
+"""Remove expired rows from the ledger, in steps small enough not to delay other transactions, and a few per round.
 
-How old a row is, its table tells as well as the clock: rows are as old as they are older than the newest one. A clock
-that is ahead therefore removes nothing early, and after a time without results everything is still there. Rows that
-others refer to stay. Several workers may do this at the same time: each step takes rows that no other one has taken.
+The age of a row is relative to the newest row of its table as well as to the clock. So a clock that is ahead removes
+nothing early, and a period without results removes nothing. Referenced rows stay. Several workers may run retention at
+the same time, since each step skips locked rows.
 """
 
 import logging
@@ -25,43 +25,43 @@ from schema.tables import assignment_changes, ledger_origin, log_scores, rejecte
 log = logging.getLogger(__name__)
 
 STEP: Final = 1_000
-"""Rows of one transaction: some tens of milliseconds."""
+"""Rows per transaction, which takes some tens of milliseconds."""
 
 CHANGES_MEMORY: Final = timedelta(days=90)
-"""How long it can be told why a monitor was moved; and longer than a late result needs it."""
+"""Retention of the reasons of changes; longer than late results need them."""
 
 LOG_DAYS: Final = 15
-"""Days for which log rows are kept in a ledger that we made."""
+"""Default retention of log rows in days, in a ledger that this project created."""
 
 MOST_AT_ONCE: Final = timedelta(hours=2)
-"""What one round removes at most, as the time that its rows span. Rounds are minutes apart, so it is enough to follow,
-and to catch up in days with what is months old; and whoever has set something wrong has days to notice."""
+"""Maximum time span of the rows that one round removes. Rounds are minutes apart, so this keeps up, and catches up with
+months of rows in days; and an operator has days to notice a wrong setting."""
 
 MOST_REFUSED: Final = 1_000
-"""Rows that a worker passes over because the database refuses to remove them, although nothing that it can see refers
+"""Maximum rows that a worker skips because the database refuses to remove them although no visible foreign key refers
 to them."""
 
 _COUNT: Final = 1_000_000
-"""Rows that are counted at most."""
+"""Maximum rows that are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expiring:
-    """A table whose rows have an age."""
+    """A table whose rows expire."""
 
     table: sa.Table
     age: sa.Column[Any]
-    """The column that tells it; it has an index."""
+    """Column with the time that determines the age; it has an index."""
     kept: timedelta
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionForecast:
-    """What retention will do with a table, for those who are to know it in advance."""
+    """Forecast of the rows that retention will remove from a table, for the log."""
 
     what: Expiring
     rows: int
-    """That are too old, up to a million."""
+    """Number of expired rows, up to a million."""
     oldest: datetime | None
     kept_by: tuple[Referrer, ...]
 
@@ -73,25 +73,25 @@ class RetentionForecast:
         referring = f", unless {' or '.join(map(str, self.kept_by))} refers to them" if self.kept_by else ""
         return (
             f"{name}: rows are kept for {days:g} days; {number} are older, since {self.oldest:%Y-%m-%d %H:%M}, "
-            f"and will be removed, at most {MOST_AT_ONCE / timedelta(hours=1):g} hours of them a round{referring}"
+            f"and will be removed, at most {MOST_AT_ONCE / timedelta(hours=1):g} hours of them per round{referring}"
         )
 
 
 def kept_log_scores(days: int | None, *, adopted: bool) -> timedelta | None:
-    """How long log rows are kept: as the operator says, else 15 days, but those of others for ever (None)."""
+    """Return the retention of log rows: the operator's setting, else 15 days, or None (no limit) if adopted."""
     if days is None and adopted:
         return None
     return timedelta(days=LOG_DAYS if days is None else days)
 
 
 def is_adopted(engine: Engine) -> bool:
-    """Whether the ledger was the pool's before it was ours."""
+    """Return whether the ledger existed in the pool before this project used it."""
     with reading(engine) as connection:
         return bool(connection.scalar(sa.select(ledger_origin.c.adopted)))
 
 
 def expiring(kept_of_log_scores: timedelta | None) -> list[Expiring]:
-    """All that is removed for its age; no log rows without a time for them."""
+    """Return all tables with retention; without ``log_scores`` if there is no limit for it."""
     ours = [
         Expiring(result_batches, result_batches.c.received_on, BATCH_MEMORY),
         Expiring(rejected_messages, rejected_messages.c.last_seen, REJECTED_MEMORY),
@@ -101,7 +101,7 @@ def expiring(kept_of_log_scores: timedelta | None) -> list[Expiring]:
 
 
 class Retention:
-    """The removing from one table, by one worker."""
+    """Retention of one table, in one worker."""
 
     def __init__(self, engine: Engine, what: Expiring) -> None:
         self.what = what
@@ -110,7 +110,7 @@ class Retention:
         self._refused: set[tuple[Any, ...]] = set()
 
     def forecast(self, now: datetime) -> RetentionForecast:
-        """What is to be removed at ``now``. All times are UTC without a zone."""
+        """Return the forecast at ``now``. All times are naive UTC."""
         age, table = self.what.age, self.what.table
         with reading(self._engine) as connection:
             oldest, newest = connection.execute(sa.select(sa.func.min(age), sa.func.max(age))).one()
@@ -121,10 +121,10 @@ class Retention:
             return RetentionForecast(self.what, rows, oldest, referrers_of(connection, table))
 
     def round(self, now: datetime) -> "Round | None":
-        """What is to be removed now; None when nothing is too old.
+        """Return the next round, or None if no row has expired.
 
         Raises:
-            DatabaseUnavailable: it may be called again.
+            DatabaseUnavailable: the call may be retried.
         """
         age = self.what.age
         with reading(self._engine) as connection:
@@ -138,10 +138,10 @@ class Retention:
         return None if before is None else Round(before, referrers)
 
     def step(self, found: "Round") -> "Step":
-        """Removes up to :data:`STEP` rows.
+        """Remove up to :data:`STEP` rows.
 
         Raises:
-            DatabaseUnavailable: it may be called again.
+            DatabaseUnavailable: the call may be retried.
         """
         try:
             return transaction(self._engine, partial(self._remove, found=found))
@@ -149,7 +149,7 @@ class Retention:
             return self._one_by_one(found)
 
     def _one_by_one(self, found: "Round") -> "Step":
-        """Something refers to one of the rows that does not let us see it, or has just begun to."""
+        """Remove rows one by one, since an invisible or new foreign key refers to at least one of them."""
         keys = self._keys(found)
         removed, name = 0, self.what.table.name
         for key in keys:
@@ -158,10 +158,10 @@ class Retention:
                 removed += 1
             except IntegrityError:
                 if len(self._refused) >= MOST_REFUSED:
-                    log.error("%s: too many rows are referred to by something; the rest stays, too", name)
+                    log.error("%s: too many rows are referenced; the others stay, too", name)
                     return Step(removed, more=False)
                 self._refused.add(key)
-                log.warning("%s: the row with key %s stays, since something refers to it", name, key)
+                log.warning("%s: the row with key %s stays, since it is referenced", name, key)
         return Step(removed, more=len(keys) == STEP)
 
     def _keys(self, found: "Round") -> list[tuple[Any, ...]]:
@@ -188,26 +188,26 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What is removed of a table in one go."""
+    """Limits of one round of retention."""
 
     before: datetime
     referrers: tuple[Referrer, ...]
 
 
 class Step(NamedTuple):
-    """What became of up to :data:`STEP` rows."""
+    """Outcome of one step."""
 
     removed: int
     more: bool
-    """Whether there may be others."""
+    """True if more rows may remain."""
 
 
 def cut(oldest: datetime, newest: datetime, kept: timedelta, now: datetime) -> datetime | None:
-    """The time before which rows are removed in this round; None when none is too old.
+    """Return the time before which this round removes rows; None if no row has expired.
 
     Args:
-        oldest: of the rows that may be removed.
-        newest: of all rows: those of a clock that is ahead are no older than the others make them.
+        oldest: time of the oldest row that may be removed.
+        newest: time of the newest row, to which the age is relative if the clock is ahead.
     """
     before = min(newest, now) - kept
     return min(before, oldest + MOST_AT_ONCE) if oldest < before else None

@@ -1,4 +1,4 @@
-"""The SQL of ingest, for a thousand rows at a time (:mod:`runtime.db.bulk`)."""
+"""Define the bulk statements of ingest, for a thousand rows at a time (:mod:`runtime.db.bulk`)."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -13,7 +13,7 @@ from schema.messages import PairStatus
 from schema.tables import log_scores, result_batches, scoring_queue, server_scores, servers
 
 _WINDOWS: Final = 200
-"""Windows of one statement."""
+"""Windows per statement."""
 
 
 class PairRow(NamedTuple):
@@ -27,9 +27,9 @@ class PairRow(NamedTuple):
     score_ts: datetime | None
     stratum: int | None
     ip: str
-    """The server's."""
+    """Address of the server."""
     stored: int | None
-    """How often results of the server were stored; None when it has no row in the queue."""
+    """Version counter of the server; None if it has no row in the queue."""
 
 
 class MovedPair(NamedTuple):
@@ -51,16 +51,16 @@ class BatchRow(NamedTuple):
 
 
 def read_pairs(connection: Connection, wanted: Iterable[tuple[int, int]]) -> Sequence[PairRow]:
-    """The pairs of these (server, monitor), as far as there are any."""
+    """Read the existing pairs of these (server, monitor)."""
     return _PAIRS.rows(connection, {"wanted": json_rows(wanted)})
 
 
 def read_times(
     connection: Connection, wanted: Sequence[tuple[int, int, datetime, datetime]]
 ) -> Iterable[tuple[int, int, datetime]]:
-    """Server, monitor and time of the results stored of these (server, monitor, after, before), both times outside.
+    """Read server, monitor and time of the stored results in these windows (server, monitor, after, before).
 
-    The values stand in the statement: joined with a text of them, a server would read all results of a server.
+    The values are literals in the statement, since a join with JSON rows would read all results of a server.
     """
     for first in range(0, len(wanted), _WINDOWS):
         where = " OR ".join(
@@ -72,23 +72,23 @@ def read_times(
 
 
 def read_batches(connection: Connection, wanted: Iterable[tuple[int, str]]) -> Sequence[BatchRow]:
-    """What is remembered of these (monitor, ULID)."""
+    """Read the stored outcomes of these batches (monitor, ULID)."""
     rows = connection.execute(_BATCHES, {"wanted": json_rows(wanted)})
     return [BatchRow._make(row) for row in rows]
 
 
 def add_batches(connection: Connection, rows: Sequence[BatchRow], received_on: datetime) -> None:
-    """Remembers batches, in the order of ``rows``."""
+    """Insert batches in the order of ``rows``."""
     _ADD_BATCHES.execute(connection, rows, received_on=received_on)
 
 
 def add_log_rows(connection: Connection, rows: Sequence[LogRow]) -> None:
-    """Adds rows to ``log_scores``; their ids are in the order of ``rows``."""
+    """Insert rows into ``log_scores``; their ids are in the order of ``rows``."""
     _ADD_LOG_ROWS.execute(connection, rows)
 
 
 def move_pairs(connection: Connection, moved: Sequence[MovedPair]) -> None:
-    """Gives pairs their new scores."""
+    """Update the scores of pairs."""
     _MOVE_PAIRS.execute(connection, moved)
 
 
@@ -122,5 +122,5 @@ _log = log_scores.c
 _TIMES: Final = by_index(sa.select(_log.server_id, _log.monitor_id, _log.ts), log_scores, "log_scores_review")
 _ADD_BATCHES: Final = BulkInsert(result_batches, BatchRow, common=["received_on"])
 _ADD_LOG_ROWS: Final = BulkInsert(log_scores, LogRow)
-# When a pair was last in turn, is kept as the former API did: its readers order by it.
+# queue_ts is maintained as by the pool's former API, since readers of the table order by it.
 _MOVE_PAIRS: Final = BulkUpdate(server_scores, MovedPair, key=["id"], also={"queue_ts": "score_ts"})

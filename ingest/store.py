@@ -1,11 +1,11 @@
-"""The one transaction of a group of batches: batch ids, log rows and scores are written together, or not at all.
+"""Write a group of batches in one transaction: batch ids, log rows and scores together, or nothing.
 
-It looks at everything first, without a lock. Then it takes the scoring queue's rows of those servers of which a result
-is to be stored, in the order of their ids: nobody else writes results of these servers until it ends, so that scores
-build on each other and log rows of a server are committed in the order of their ids. Where another was faster than we
-since our look, it looks once more. A server of which all results are refused is never held: whoever sends nonsense
-about the servers of others does not make these wait. It may run again at any time, since a remembered batch changes
-nothing.
+The transaction first reads everything without row locks. Then it locks the rows of ``scoring_queue`` of those servers
+whose results it stores, in the order of their ids. No other process writes results of these servers until the commit,
+so scores build on each other, and log rows of a server are committed in the order of their ids. If the version counters
+show that another worker has stored results since the first read (optimistic locking), it reads again. A server whose
+results are all rejected is never locked, so that invalid results do not delay others. The transaction is idempotent,
+since a stored batch changes nothing.
 """
 
 from collections.abc import Sequence
@@ -30,17 +30,17 @@ _DEFAULT_INTERVALS: Final = Intervals()
 def commit(
     engine: Engine, submissions: Sequence[Submission], now: datetime, intervals: Intervals = _DEFAULT_INTERVALS
 ) -> Plan:
-    """Writes ``submissions`` and returns what was written. ``now`` is UTC without a zone.
+    """Write ``submissions`` and return the plan that was written. ``now`` is naive UTC.
 
-    Another worker may commit a batch of which no server is known, so that none is held, or a server may be deleted,
-    between our look and our write: the violated key then makes us look again.
+    Between read and write, another worker may commit the same batch without a known server, so without a row lock, or a
+    server may be deleted. The transaction is then retried after the violation of a key.
 
     Args:
-        intervals: the pool's, which results are held to (:mod:`ingest.result_rate`).
+        intervals: the pool's intervals, for the rate limit of pairs (:mod:`ingest.result_rate`).
 
     Raises:
-        DatabaseUnavailable: nothing was committed, or nobody knows; it may be called again.
-        sqlalchemy.exc.SQLAlchemyError: the database refused.
+        DatabaseUnavailable: nothing was committed, or the outcome is unknown; the call may be retried.
+        sqlalchemy.exc.SQLAlchemyError: the database refused the statement.
     """
     work = partial(_commit, submissions=submissions, now=now, intervals=intervals)
     return transaction(engine, work, retry_on=(IntegrityError,))
@@ -48,15 +48,15 @@ def commit(
 
 def _commit(connection: Connection, submissions: Sequence[Submission], now: datetime, intervals: Intervals) -> Plan:
     by_name = read_monitors(connection, {s.name for s in submissions})
-    look = Lookup(
+    lookup = Lookup(
         connection, [(s, by_name[s.name, s.ipv]) for s in submissions if (s.name, s.ipv) in by_name], intervals
     )
-    known = look.first(by_name, now)
+    known = lookup.first(by_name, now)
     plan = make_plan(known, submissions)
     held = {server_id for server_id, _ in plan.pairs}
     SCORING.hold_due(connection, held, now)
     if not SCORING.only_ours(connection, {server_id: known.stored.get(server_id, 0) for server_id in held}):
-        plan = make_plan(look.again(known, held, now), submissions)
+        plan = make_plan(lookup.again(known, held, now), submissions)
     _write(connection, plan, now)
     return plan
 
@@ -71,7 +71,7 @@ def _write(connection: Connection, plan: Plan, now: datetime) -> None:
 
 
 def _batch_rows(plan: Plan) -> list[BatchRow]:
-    # In the order of their key: two workers with the same batches then wait for, but never deadlock, each other.
+    # In the order of their key, so that two workers with the same batches do not deadlock.
     return [
         BatchRow(monitor_id, batch, remembered.stored, rejections_to_text(remembered.rejected))
         for (monitor_id, batch), remembered in sorted(plan.batches.items(), key=lambda item: item[0])

@@ -1,6 +1,6 @@
-"""Messages that cannot be decoded or stored: kept for diagnosis, counted, published as an event, and answered.
+"""Handle undecodable messages (dead letters): store them for diagnosis, count them, publish an event, and answer.
 
-They are kept once per topic and content, and never more of them than there is room for.
+A message is stored once per topic and content, up to limits per topic and in total.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ from schema.messages import BatchRefused, MessageRejected
 from schema.tables import rejected_messages
 
 MOST_PER_TOPIC: Final = 100
-"""Different messages of one topic that are kept; a broken agent's thousandth is no news."""
+"""Maximum stored messages per topic, since further ones of a defective agent add nothing."""
 
 MOST_IN_ALL: Final = 10_000
-"""Messages that are kept, at most 640 MB."""
+"""Maximum stored messages, at most 640 MB."""
 
 _MAX_TOPIC: Final = 500
 _MAX_REASON: Final = 1_000
@@ -49,11 +49,11 @@ class RejectedMessage:
     size: int
     reason: str
     seen: datetime
-    """UTC without a zone."""
+    """Naive UTC."""
 
 
 def rejected_message(topic: str, payload: bytes, reason: str, seen: datetime) -> RejectedMessage:
-    """The row for a message as it arrived."""
+    """Return the row for a message."""
     return RejectedMessage(
         topic=topic[:_MAX_TOPIC],
         payload_hash=hashlib.sha256(payload).hexdigest(),
@@ -65,16 +65,16 @@ def rejected_message(topic: str, payload: bytes, reason: str, seen: datetime) ->
 
 
 def keep(engine: Engine, messages: Sequence[RejectedMessage]) -> None:
-    """Keeps ``messages``, or counts them once more; twice when the answer to a commit was lost, which does no harm.
+    """Store ``messages``, or count them again (upsert). If a commit's outcome is unknown, they may be counted twice.
 
     Raises:
-        DatabaseUnavailable: it may be called again.
+        DatabaseUnavailable: the call may be retried.
     """
     transaction(engine, partial(_keep, messages=messages), retry_on=(IntegrityError,))
 
 
 def _keep(connection: Connection, messages: Sequence[RejectedMessage]) -> None:
-    # In the order of their key: two workers that keep the same messages wait for each other, but never deadlock.
+    # In the order of their key, so that two workers with the same messages do not deadlock.
     for message in sorted(messages, key=lambda m: (m.topic, m.payload_hash)):
         if not _count_again(connection, message) and _has_room(connection, message.topic):
             connection.execute(sa.insert(rejected_messages).values(_row(message)))
@@ -113,14 +113,14 @@ def _row(message: RejectedMessage) -> dict[str, object]:
 log = logging.getLogger(__name__)
 
 MOST_WAITING: Final = 200
-"""Messages that wait to be kept, with 64 KiB each at most."""
+"""Maximum messages in the queue, each up to 64 KiB."""
 
 _TOGETHER: Final = 50
-"""Messages of one transaction."""
+"""Messages per transaction."""
 
 
 class UndecodableMessages:
-    """Takes messages that are of no use, and deals with them in its own time."""
+    """Queue of undecodable messages, with the task that stores and answers them."""
 
     def __init__(self, worker: Worker, acks: Acks, metrics: IngestMetrics) -> None:
         self._worker = worker
@@ -129,44 +129,44 @@ class UndecodableMessages:
         self._waiting: asyncio.Queue[tuple[UndecodableMessage, RejectedMessage]] = asyncio.Queue(MOST_WAITING)
         self._warning = RateLimitedLog(log)
 
-    def offer(self, unreadable: UndecodableMessage) -> None:
-        """Deals with ``unreadable`` soon, unless too many wait already."""
+    def offer(self, undecodable: UndecodableMessage) -> None:
+        """Enqueue a message, or drop it if the queue is full."""
         self._metrics.unreadable()
-        self._log(unreadable)
+        self._log(undecodable)
         if self._waiting.full():
             self._metrics.dropped(UNREADABLE_FULL)
             return
-        message = rejected_message(unreadable.topic, unreadable.payload, unreadable.reason, utc_now())
-        self._waiting.put_nowait((without_payload(unreadable), message))
+        message = rejected_message(undecodable.topic, undecodable.payload, undecodable.reason, utc_now())
+        self._waiting.put_nowait((without_payload(undecodable), message))
 
-    def _log(self, unreadable: UndecodableMessage) -> None:
-        # The counters tell how many; a sender of nonsense must not fill the log as well.
+    def _log(self, undecodable: UndecodableMessage) -> None:
+        # The metrics count every message; the log is rate-limited.
         self._warning.say(
-            logging.WARNING, unreadable.name, "message on %s refused: %s", unreadable.topic, unreadable.reason
+            logging.WARNING, undecodable.name, "undecodable message on %s: %s", undecodable.topic, undecodable.reason
         )
 
     async def run(self) -> None:
-        """Keeps and answers what is offered, until cancelled."""
+        """Store and answer enqueued messages until cancelled."""
         while True:
-            taken = [await self._waiting.get()]
-            while len(taken) < _TOGETHER and not self._waiting.empty():
-                taken.append(self._waiting.get_nowait())
-            messages = [message for _, message in taken]
+            popped = [await self._waiting.get()]
+            while len(popped) < _TOGETHER and not self._waiting.empty():
+                popped.append(self._waiting.get_nowait())
+            messages = [message for _, message in popped]
             await persist_each(self._worker, partial(keep, self._worker.engine), messages, self._lost)
-            for unreadable, _ in taken:
-                self._answer(unreadable)
+            for undecodable, _ in popped:
+                self._answer(undecodable)
 
     def _lost(self, message: RejectedMessage, why: str) -> None:
-        self._warning.say(logging.ERROR, message.topic, "message on %s could not be kept: %s", message.topic, why)
+        self._warning.say(logging.ERROR, message.topic, "message on %s could not be stored: %s", message.topic, why)
 
-    def _answer(self, unreadable: UndecodableMessage) -> None:
-        event = MessageRejected(topic=unreadable.topic, reason=unreadable.reason)
+    def _answer(self, undecodable: UndecodableMessage) -> None:
+        event = MessageRejected(topic=undecodable.topic, reason=undecodable.reason)
         self._worker.live.offer(self._worker.topics.rejected_event, event)
-        if unreadable.batch is not None and unreadable.ipv is not None:
-            refused = BatchRefused(batch=unreadable.batch, reason=unreadable.reason)
-            self._acks.offer(unreadable.name, unreadable.ipv, refused)
+        if undecodable.batch is not None and undecodable.ipv is not None:
+            refused = BatchRefused(batch=undecodable.batch, reason=undecodable.reason)
+            self._acks.offer(undecodable.name, undecodable.ipv, refused)
 
 
-def without_payload(unreadable: UndecodableMessage) -> UndecodableMessage:
-    """``unreadable`` as it may wait: what is kept of its payload is cut already."""
-    return replace(unreadable, payload=b"")
+def without_payload(undecodable: UndecodableMessage) -> UndecodableMessage:
+    """Return the message without its payload, since the row already has the stored part."""
+    return replace(undecodable, payload=b"")

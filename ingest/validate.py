@@ -1,8 +1,8 @@
-"""Which results are accepted, and why the others are not.
+"""Validate results, and give the reason for each rejection.
 
-A bad server is no reason to refuse a result: whatever a reply can make an honest agent measure is stored and scored,
-however odd. Refused is what no measurement can yield, what has no place in the ledger, and what was not asked for.
-Reasons are fixed texts, so that they can be counted.
+A bad server is no reason to reject a result: every value that a correct agent can measure from a server's replies is
+stored and scored. Results are rejected if no measurement can produce them, if the ledger cannot hold them, or if they
+were not assigned. Reasons are fixed texts, so that they can be counted.
 """
 
 from datetime import datetime, timedelta
@@ -34,23 +34,23 @@ MAX_SERVER_ID: Final = 2**32 - 1
 """``servers.id`` is an ``int unsigned``."""
 
 MAX_SECONDS: Final = 2.0**33
-"""Seconds of an offset or a round trip. A server may send any time, and differences of NTP's 64-bit times reach 68
-years either way; what is beyond two whole eras was never computed from two of them."""
+"""Maximum seconds of an offset or a round trip. A server may send any time, and differences of NTP's 64-bit timestamps
+reach 68 years in both directions; no computation with them exceeds two eras."""
 
 MAX_ROOT_SECONDS: Final = 2.0**16
-"""Seconds of a root delay or a root dispersion, which stay below it: NTP sends both as 16 bits of seconds, unsigned,
-and 16 bits of their fraction."""
+"""Exclusive maximum of root delay and root dispersion in seconds: NTP encodes both as 16 bits of unsigned seconds and
+16 bits of fraction."""
 
 MAX_SAMPLES: Final = 1_000
-"""Samples of one result, far above what an agent can be told to take."""
+"""Maximum samples of one result, far above the maximum that can be configured."""
 
 GRACE: Final = timedelta(seconds=60)
-"""How long after the end of an assignment a result may have been measured: the agent learns of it a little later, and
-the clocks of agent and ledger differ."""
+"""Tolerance after the end of an assignment: the agent receives the removal a little later, and the clocks of agent and
+ledger differ."""
 
 
 def impossible(result: Result, arrived: datetime) -> str | None:
-    """Why nobody can have measured ``result`` when it arrived at ``arrived``, or None."""
+    """Return why ``result``, which arrived at ``arrived``, cannot be a measurement, or None."""
     if result.ts > arrived + CLOCK_AHEAD:
         return IN_THE_FUTURE
     if result.ts < arrived - SPOOL_AGE:
@@ -74,7 +74,7 @@ def impossible(result: Result, arrived: datetime) -> str | None:
 
 
 def monitor_refused(status: MonitorStatus | None) -> str | None:
-    """Why nothing of a monitor with this global status is stored; ``status`` is None for an unknown monitor."""
+    """Return why no result of a monitor with this global status is stored; ``status`` is None if it is unknown."""
     match status:
         case None:
             return UNKNOWN_MONITOR
@@ -86,7 +86,7 @@ def monitor_refused(status: MonitorStatus | None) -> str | None:
 
 
 def server_refused(result: Result, server_ip: str | None) -> str | None:
-    """Why ``result`` is not about a server of ours; ``server_ip`` is None for an unknown server."""
+    """Return why ``result`` does not match a known server; ``server_ip`` is None for an unknown server."""
     if server_ip is None:
         return UNKNOWN_SERVER
     if result.ip != server_ip and not same_address(result.ip, server_ip):
@@ -95,24 +95,24 @@ def server_refused(result: Result, server_ip: str | None) -> str | None:
 
 
 def needs_history(monitor: MonitorStatus, pair: PairStatus) -> bool:
-    """Whether the pair is not measured now, so that only what was measured before counts.
+    """Return whether the pair is not measured now, so that only results measured before its last change count.
 
-    A paused monitor leaves its servers by becoming their candidate; until a review has decided so, it still serves.
+    A paused monitor leaves its servers by becoming a candidate; until that review, its results still count.
     """
     return pair == "paused" or (monitor == "paused" and pair == "candidate")
 
 
 def was_assigned(result: Result, ended: datetime | None) -> bool:
-    """Whether ``result`` was measured before its assignment ended; never when nobody knows when that was.
+    """Return whether ``result`` was measured before its assignment ended; False if that time is unknown.
 
     Args:
-        ended: of a pair that :func:`needs_history`, the time of its last change.
+        ended: time of the last change of a pair that :func:`needs_history`.
     """
     return ended is not None and result.ts <= ended + GRACE
 
 
 def same_address(one: str, other: str) -> bool:
-    """Whether both texts are the same address, however spelled."""
+    """Return whether both texts are the same address in any spelling."""
     try:
         return ip_address(one) == ip_address(other)
     except ValueError:
@@ -120,5 +120,5 @@ def same_address(one: str, other: str) -> bool:
 
 
 def known_id(server_id: int) -> int:
-    """``server_id`` if a column can hold it, else 0, which no server has."""
+    """Return ``server_id`` if the column can hold it, else 0, which no server has."""
     return server_id if 0 < server_id <= MAX_SERVER_ID else 0

@@ -1,4 +1,4 @@
-"""Puts ingest together: subscriptions, commands and tasks, on the frame that every worker has."""
+"""Compose ingest: subscriptions, control commands and tasks of the worker."""
 
 import asyncio
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ from schema.messages import ControlCommand
 from schema.topics import ANY, shared
 
 GROUP = "ingest"
-"""Workers of this group share the results among them."""
+"""Name of the group whose workers share the results (shared subscription)."""
 
 
 async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
-    """Subscribes, adds the commands ``pause`` and ``resume``, and starts what ingest does."""
+    """Subscribe, add the commands ``pause`` and ``resume``, and start the tasks of ingest."""
     queue, rate_limiter, last_seen = SubmissionQueue(), RateLimiter(), LastSeen()
     presences = PresenceQueue(partial(compare_agents_clock, worker.clock))
     metrics = IngestMetrics(worker.telemetry.meter, queue)
@@ -55,31 +55,31 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
 
 
 def compare_agents_clock(clock: Clock, presence: Presence) -> None:
-    """Takes the time that an agent tells just now; a last will tells none, and what the broker had kept an old one."""
-    told = presence.status.ts
-    if told is not None and not presence.retained:
-        clock.hear(presence.name, (presence.arrived - told).total_seconds())
+    """Compare the worker's clock with the time of a new status; a last will has no time, a retained one an old one."""
+    sent = presence.status.ts
+    if sent is not None and not presence.retained:
+        clock.hear(presence.name, (presence.arrived - sent).total_seconds())
 
 
 def _subscribe(worker: Worker, handlers: Handlers, metrics: IngestMetrics) -> None:
     def on_results(message: Incoming) -> None:
-        # The time of its arrival is what its results are judged by. Its sender keeps it, and sends it again.
+        # The results are validated by the time of arrival. The sender keeps a dropped batch and sends it again.
         if worker.clock.trusted:
             handlers.on_results(message)
         else:
             metrics.dropped(CLOCK_IS_DOUBTED)
 
     worker.broker.subscribe(Subscription(shared(GROUP, worker.topics.results(ANY, ANY)), on_results))
-    # Not shared: the members of a group are not given what the broker has retained.
+    # Not shared, since the members of a group do not receive retained messages.
     worker.broker.subscribe(Subscription(worker.topics.status(ANY), handlers.on_status))
 
 
 def _add_commands(worker: Worker, committer: Committer) -> None:
-    async def pause(order: ControlCommand) -> Mapping[str, Any]:
+    async def pause(command: ControlCommand) -> Mapping[str, Any]:
         committer.pause()
         return {"paused": True}
 
-    async def resume(order: ControlCommand) -> Mapping[str, Any]:
+    async def resume(command: ControlCommand) -> Mapping[str, Any]:
         committer.resume()
         return {"paused": False}
 

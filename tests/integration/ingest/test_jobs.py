@@ -315,7 +315,7 @@ def test_a_reference_that_cannot_be_seen_keeps_only_its_row(
     assert remove_round(engine, "log_scores") == STEP + 9
     assert [row.id for row in rows(engine, log_scores)][:-1] == [first.id + 3]
     [said] = [record.getMessage() for record in caplog.records if record.name == "ingest.retention"]
-    assert said == f"log_scores: the row with key ({first.id + 3},) stays, since something refers to it"
+    assert said == f"log_scores: the row with key ({first.id + 3},) stays, since it is referenced"
 
 
 def test_what_goes_with_the_row_does_not_keep_it(engine: Engine) -> None:
@@ -370,7 +370,7 @@ def test_it_is_said_in_advance_what_will_be_removed(engine: Engine) -> None:
     add_newest(engine)
     assert str(removing(engine, "log_scores").forecast(NOW)) == (
         "log_scores: rows are kept for 15 days; 5 are older, since 2025-12-31 12:00, and will be removed, "
-        "at most 2 hours of them a round, unless scorer_status.log_score_id refers to them"
+        "at most 2 hours of them per round, unless scorer_status.log_score_id refers to them"
     )
 
 

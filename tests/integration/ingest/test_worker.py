@@ -430,5 +430,5 @@ async def test_an_adopted_log_is_left_alone_and_that_is_said(
     assert count(engine, log_scores) == 2
     assert [m for m in caplog.messages if m.startswith("log_scores: ")] == [
         "log_scores: nothing is removed, since this database was adopted with its rows: "
-        "LOG_SCORES_DAYS says for how many days they are to be kept"
+        "set LOG_SCORES_DAYS to the days for which to keep them"
     ]

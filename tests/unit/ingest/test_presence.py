@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ingest.last_seen import LastSeen, Seen
 from ingest.messages import Presence
-from ingest.presence import PresenceQueue, Present, believed, merge
+from ingest.presence import PresenceQueue, Present, merge, plausible
 from schema.messages import Status, encode
 from testbed.fixtures.manual_clock import ManualClock
 
@@ -84,13 +84,13 @@ def test_what_a_clock_that_was_ahead_wrote_gives_way() -> None:
     assert row is not None
     future = replace(row, seen=row.seen + timedelta(hours=2), since=row.since + timedelta(hours=2))
     said = online(10)
-    again = settle(said, row=believed(replace(future, status=encode(said.status).decode()), at(5)))
+    again = settle(said, row=plausible(replace(future, status=encode(said.status).decode()), at(5)))
     assert state(again) == (True, at(5), at(10)), "also with the same words"
-    assert state(settle(will(20), row=believed(future, at(20)))) == (False, at(20), at(20))
-    assert state(settle(online(10, 20, retained=True), row=believed(future, at(20)))) == (True, at(20), at(10))
+    assert state(settle(will(20), row=plausible(future, at(20)))) == (False, at(20), at(20))
+    assert state(settle(online(10, 20, retained=True), row=plausible(future, at(20)))) == (True, at(20), at(10))
     near = replace(row, seen=at(60))
-    assert believed(near, at(0)) == near, "a minute is within what clocks may differ"
-    assert believed(replace(row, seen=at(60.001)), at(0)) != near
+    assert plausible(near, at(0)) == near, "a minute is within what clocks may differ"
+    assert plausible(replace(row, seen=at(60.001)), at(0)) != near
 
 
 def test_an_agent_that_tells_no_time_is_seen_all_the_same() -> None:
