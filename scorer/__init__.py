@@ -1,1 +1,1 @@
-"""What a result does to a score, and the worker that keeps the servers' scores."""
+"""Score results and servers, and run the worker that updates the servers' scores."""

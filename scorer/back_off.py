@@ -1,8 +1,8 @@
-"""How long the scorer rests while more servers wait than it can follow: a pure rule.
+"""Compute the scorer's back-off under load. Pure.
 
-A score that is computed once for ten results costs a tenth of ten scores, and is the same in the end. So when results
-come faster than scores can follow, as when spools are drained after an outage, the scorer leaves the machine to ingest:
-results first, and their scores a few seconds later.
+A score that is computed once for ten results costs a tenth of ten scores, and the outcome is the same. So when results
+arrive faster than the scorer can score, as when spools are drained after an outage, the scorer yields the machine to
+ingest: results are stored first and scored a few seconds later.
 """
 
 from typing import Final
@@ -10,19 +10,19 @@ from typing import Final
 from runtime.db.queue import Backlog
 
 MOST_WAITING: Final = 0.75
-"""Share of the servers that counts as waiting, at most: the scorer always has a quarter of its time."""
+"""Maximum share of waiting servers that counts, so that the scorer always works for a quarter of the time."""
 
 LONGEST: Final = 2.0
-"""Seconds of a rest, at most."""
+"""Maximum back-off in seconds."""
 
 
 def rest_after(seconds: float, behind: Backlog) -> float:
-    """Seconds to rest after a round of ``seconds`` that left ``behind``.
+    """Return the back-off in seconds after a round of ``seconds`` that left the backlog ``behind``.
 
-    The scorer works for the share of time that is the share of servers which do not wait. That rule does not hold
-    itself up: results that come at ``r`` servers a second, evenly, make ``r * (1 - waiting)`` of them due anew, while
-    a scorer that could do ``c`` does ``c * (1 - waiting)``. So whenever it could follow, that is with ``r < c``, the
-    backlog shrinks at any size, and the rests with it.
+    The scorer's share of time equals the share of servers that do not wait. The rule converges: if results of ``r``
+    servers per second arrive evenly, ``r * (1 - waiting)`` of these become due, while a scorer with a capacity of
+    ``c`` servers per second scores ``c * (1 - waiting)``. So with ``r < c`` a backlog of any size shrinks, and the
+    back-off with it.
     """
     if not behind.servers:
         return 0.0

@@ -1,8 +1,7 @@
-"""What a scorer is: a pure function from the scores of a server's monitors to one score of the server.
+"""Define the model of a scorer, a pure function from the scores of a server's pairs to the score of the server.
 
-A scorer looks at the latest result of each monitor, in tiers: the first tier that holds any result decides. Because
-the tiers are data, the ledger can be asked for exactly the rows that a tier needs, and the same rules can be applied
-to rows from anywhere else.
+A scorer uses the latest result of each monitor, in tiers: the first tier with a result decides. Tiers are data, so that
+a query can read exactly the rows of a tier, and the same rules apply to rows from any other source.
 """
 
 from collections import Counter
@@ -21,16 +20,16 @@ class PairScore(NamedTuple):
     log_score_id: int
     monitor_id: int
     status: PairStatus | None
-    """None: the monitor measured the server once, but is no longer paired with it."""
+    """None if the monitor is no longer paired with the server."""
     ts: datetime
-    """Of the result: UTC without a zone, as the ledger has it."""
+    """Time of the result, naive UTC as in the ledger."""
     score: float
     step: float
-    """What the result added to the score."""
+    """Contribution of the result to the score."""
     rtt: int | None
     """Microseconds."""
     stratum: int | None = None
-    """What the server last told the monitor; None: nothing yet."""
+    """Last stratum that the monitor received from the server; None if there is none yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +38,14 @@ class Score:
 
     score: float
     step: float
-    """Of the result that the score was taken from."""
+    """Step of the result that determined the score."""
     from_ls_id: int | None
-    """That result's row of ``log_scores``; None when the score is not that of a single result."""
+    """Id of that result in ``log_scores``; None if the score is not that of a single result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """Which results may decide: those of pairs in one of ``statuses``, within ``window`` of the server's newest."""
+    """Results that may decide: those of pairs in one of ``statuses``, within ``window`` of the server's newest."""
 
     statuses: frozenset[PairStatus]
     window: timedelta
@@ -54,24 +53,24 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """A way to score servers, known to the ledger as a row of ``monitors`` with type ``score``."""
+    """A method to score servers, with a row in ``monitors`` of type ``score``."""
 
     name: str
-    """Short name, as the public sees it."""
+    """Short public name."""
     tiers: Callable[[Intervals], Sequence[Tier]]
-    """In the order in which they are tried."""
+    """Return the tiers in the order of evaluation."""
     choose: Callable[[Sequence[PairScore]], Score]
-    """The score from the latest result of each monitor of a tier, at least one."""
+    """Return the score from the latest results of a tier's monitors, at least one."""
 
     @property
     def tls_name(self) -> str:
-        """The full name of its row; in a domain of its own, so that no monitor can have it."""
+        """Return the full name of its row, in a separate domain, so that no monitor can have it."""
         return f"{self.name}.scores.ntp.dev"
 
     def compute(self, results: Iterable[PairScore], intervals: Intervals) -> Score | None:
-        """The server's score from all its results, in any order; None when no tier holds any.
+        """Return the server's score from all its results, in any order; None if no tier has a result.
 
-        The windows end at the newest of ``results``, not now: computing it later gives the same.
+        The windows end at the newest of ``results``, not now, so that a later computation gives the same score.
         """
         latest = latest_per_monitor(results)
         newest = max((result.ts for result in latest), default=None)
@@ -85,13 +84,13 @@ class Scorer:
 
 
 def common_stratum(results: Iterable[PairScore]) -> int | None:
-    """The stratum that most of the monitors were told, the lowest of several; None when none was told any."""
-    told = Counter(result.stratum for result in results if result.stratum is not None)
-    return min(told, key=lambda stratum: (-told[stratum], stratum), default=None)
+    """Return the most frequent stratum of the results, the lowest if several are; None if no result has one."""
+    counts = Counter(result.stratum for result in results if result.stratum is not None)
+    return min(counts, key=lambda stratum: (-counts[stratum], stratum), default=None)
 
 
 def latest_per_monitor(results: Iterable[PairScore]) -> list[PairScore]:
-    """The latest result of each monitor; of several in the same second, the one that was stored last."""
+    """Return the latest result of each monitor; of several in the same second, the one stored last."""
     latest: dict[int, PairScore] = {}
     for result in results:
         known = latest.get(result.monitor_id)

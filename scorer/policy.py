@@ -1,7 +1,7 @@
-"""When a score is worth a row in the log, and when its fall is worth a review: pure rules.
+"""Decide when a score is logged, and when its fall triggers a review. Pure.
 
-Scores are computed at every result, but people and graphs need only what changed. The score itself always follows in
-``server_scores`` and ``servers``.
+A score is computed after every result, but people and graphs need only the changes. ``server_scores`` and ``servers``
+are always updated.
 """
 
 from dataclasses import dataclass
@@ -9,31 +9,31 @@ from datetime import datetime, timedelta
 from typing import Final
 
 SAME_FOR: Final = timedelta(minutes=15)
-"""An unchanged score is logged again after this time, to show that it was watched."""
+"""Time after which an unchanged score is logged again, to show that it is still computed."""
 
 SIMILAR_FOR: Final = timedelta(minutes=5)
-"""A similar score is logged again after this time."""
+"""Time after which a similar score is logged again."""
 
 SIMILAR: Final = 0.05
-"""Two scores are similar when they differ by at most this part of the older one."""
+"""Maximum relative difference of similar scores, as a share of the older one."""
 
 FALL: Final = 1.0
-"""A score that falls by this much or more asks for another look at who measures the server."""
+"""Minimum fall of a score that triggers a review of the server."""
 
 GOOD: Final = 10.0
-"""Servers below it are not handed out."""
+"""Minimum score of servers that are handed out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """The newest row that a scorer wrote about a server."""
+    """The newest log row of a scorer for a server."""
 
     ts: datetime
     score: float
 
 
 def is_news(score: float, ts: datetime, last: Logged | None) -> bool:
-    """Whether ``score`` of ``ts`` is to be logged after ``last``."""
+    """Return whether ``score`` at ``ts`` has to be logged after ``last``."""
     if last is None:
         return True
     age = ts - last.ts
@@ -45,5 +45,5 @@ def is_news(score: float, ts: datetime, last: Logged | None) -> bool:
 
 
 def is_alarming(score: float, before: float) -> bool:
-    """Whether a score fell so far that the server is to be reviewed at once."""
+    """Return whether a score fell so far that the server has to be reviewed at once."""
     return before - score >= FALL or score < GOOD <= before

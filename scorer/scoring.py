@@ -1,7 +1,7 @@
-"""One round of the scorer: looks at servers that are due, computes their scores, and writes what changed.
+"""Run a round of the scorer: read due servers, compute their scores, and write the changes.
 
-A score is an aggregate of what the ledger holds, so a round that is made again, or a server that is scored
-twice, changes nothing.
+A score is an aggregate of the ledger's rows, so a round is idempotent: a retry, or scoring a server twice, changes
+nothing.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -22,49 +22,49 @@ from scorer.scorers import POOL_SCORER
 from scorer.store import Given, ScorerRow, ServerState
 
 _AHEAD: Final = CLOCK_AHEAD + timedelta(seconds=30)
-"""How far ahead of now a result may be: as far as ingest lets it, and some more, since workers have two clocks.
-What is later was written by a clock that was wrong; it counts when its time has come."""
+"""Maximum time by which a result may be ahead of now: ingest's limit plus a margin, since workers' clocks differ. A
+later result was written with a wrong clock; it counts once its time has come."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerScored:
-    """A scorer computed a server's score."""
+    """The score of a server by one scorer."""
 
     server_id: int
     scorer: str
     ts: datetime
-    """Time of the server's newest result: UTC without a zone."""
+    """Time of the server's newest result, naive UTC."""
     score: float
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What one round did."""
+    """Outcome of one round."""
 
     found: int = 0
-    """Servers that were looked at because they are due."""
+    """Number of due servers that were read."""
     claimed: int = 0
-    """Those that were dealt with, also if they have no result to be scored by."""
+    """Number of those that were processed, including servers without results."""
     scores: tuple[ServerScored, ...] = ()
     logged: int = 0
-    """Scores that were news."""
+    """Number of logged scores."""
     alarming: tuple[int, ...] = ()
-    """Servers whose score fell so far that they are reviewed now."""
+    """Servers whose score fell so far that they are now due for review."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Computed:
-    """A scorer's verdict on a server."""
+    """A computed score of a server."""
 
     state: ServerState
     score: Score
     stratum: int | None
     until: datetime
-    """What is later was written by a clock that was ahead."""
+    """Maximum plausible time; later ones were written with a clock that was ahead."""
 
     def following(self, before: Given | None) -> Given:
-        """What replaces ``before``: the score as it is now, at the server's newest result; its time never goes back,
-        unless it was one of the future."""
+        """Return the score that replaces ``before``, at the server's newest result. The time never decreases, unless it
+        was in the future."""
         ts, stratum = self.state.newest, self.stratum
         if before is not None:
             stratum = before.stratum if stratum is None else stratum
@@ -75,7 +75,7 @@ class _Computed:
 
 @dataclass(frozen=True, slots=True)
 class _Verdicts:
-    """What a scorer makes of some servers, and what it made of them before."""
+    """A scorer's computed and previous scores of some servers."""
 
     scorer: Scorer
     row: ScorerRow
@@ -84,18 +84,19 @@ class _Verdicts:
     logged: Mapping[int, Logged]
 
     def of(self, server_ids: Collection[int]) -> list[_Computed]:
-        """Those of these servers."""
+        """Return the computed scores of these servers."""
         return [c for c in self.computed if c.state.id in server_ids]
 
 
 def score_due(engine: Engine, scorers: Sequence[Scorer], intervals: Intervals, now: datetime, limit: int) -> Scored:
-    """Scores up to ``limit`` servers that are due at ``now`` (UTC without a zone) and that nobody else holds.
+    """Score up to ``limit`` servers that are due at ``now`` (naive UTC) and that no other worker has locked.
 
-    Reading and computing take most of the time, and hold nothing that ingest would have to wait for. What was read of a
-    server is written only if no result of it was stored meanwhile; else it stays due.
+    Most of the time is spent on reading and computing, without row locks that would block ingest. The score of a server
+    is written only if no result of it was stored meanwhile (optimistic locking); otherwise it stays due.
 
     Raises:
-        DatabaseUnavailable, sqlalchemy.exc.DBAPIError: nothing was written, or nobody knows; it may be called again.
+        DatabaseUnavailable, sqlalchemy.exc.DBAPIError: nothing was written, or the outcome is unknown; the call may be
+            retried.
     """
     with reading(engine) as connection:
         looked = SCORING.look(connection, now, limit)
@@ -127,14 +128,14 @@ def _judge(
 def write_scores(
     connection: Connection, looked: Mapping[int, int], verdicts: Sequence[_Verdicts], now: datetime
 ) -> Scored:
-    """Writes the verdicts on those servers that are as they were when they were looked at."""
+    """Write the scores of those servers whose version counter is unchanged since they were read."""
     claimed = SCORING.claim_unchanged(connection, looked, now)
-    taken = frozenset(claimed)
+    unchanged = frozenset(claimed)
     scores: list[ServerScored] = []
     alarming: list[int] = []
     logged = 0
     for verdict in verdicts:
-        computed = verdict.of(taken)
+        computed = verdict.of(unchanged)
         if verdict.scorer.name == POOL_SCORER:
             alarming = _alarm(connection, computed, verdict.before, now)
             _write_servers(connection, computed)
@@ -146,7 +147,7 @@ def write_scores(
 
 
 def _at_work(scorers: Sequence[Scorer], rows: Sequence[ScorerRow]) -> list[tuple[Scorer, ScorerRow]]:
-    """Each scorer with its row; those that operators have paused or deleted are left out."""
+    """Return each scorer with its row, without paused and deleted ones."""
     live = {row.tls_name: row for row in reversed(rows) if row.status in ("active", "testing")}
     return [(scorer, live[scorer.tls_name]) for scorer in scorers if scorer.tls_name in live]
 
@@ -159,7 +160,7 @@ def _compute(
     excluded: Sequence[int],
     until: datetime,
 ) -> list[_Computed]:
-    """What :meth:`Scorer.compute` says, asking for the results of a tier only where none before it decided."""
+    """Compute as :meth:`Scorer.compute`, but read the results of a tier only if no earlier tier has decided."""
     computed: list[_Computed] = []
     undecided = {state.id: state for state in states}
     for tier in scorer.tiers(intervals):
@@ -175,8 +176,8 @@ def _compute(
 def _alarm(
     connection: Connection, computed: Sequence[_Computed], before: Mapping[int, Given], now: datetime
 ) -> list[int]:
-    """Makes servers due for review whose score fell. It is the first thing that is written of a server, since the
-    selector, too, holds a server's review before it writes anything else of the server."""
+    """Make servers due for review whose score fell. This is the first write for a server, in the order of row locks:
+    the selector, too, locks a server's review before its other rows."""
     scored_before = {server_id: given.score for server_id, given in before.items() if given.ts is not None}
     alarming = sorted(
         c.state.id

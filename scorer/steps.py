@@ -1,7 +1,7 @@
-"""What one result does to the score of its pair: ``score = 0.95 * old + step``, then cut to a maximum if there is one.
+"""Compute the step of a result, and the new score of its pair: ``0.95 * old + step``, limited by the step's maximum.
 
-The table below is the pool's; its numbers stand here once, so that the public pages can show the rule they explain.
-A server that always answers well settles at 20, since ``1 / (1 - 0.95) = 20``.
+The table below is the pool's. Its constants are defined only here, so that the public pages can show the rules that
+they explain. The score of a server that always answers well converges to 20, since ``1 / (1 - 0.95) = 20``.
 """
 
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from typing import Final
 from schema.messages import Result
 
 DECAY: Final = 0.95
-"""What remains of the old score at every result."""
+"""Factor of the old score at every result."""
 
 BEST_STEP: Final = 1.0
 """The step of a good result."""
 
 BEST_SCORE: Final = BEST_STEP / (1 - DECAY)
-"""Where the score of a perfect server settles."""
+"""Limit to which the score of a perfect server converges."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a result adds to the decayed score, and the most that the score may be afterwards."""
+    """The contribution of a result to the decayed score, and the maximum of the score afterwards, if any."""
 
     step: float
     maximum: float | None = None
@@ -29,31 +29,31 @@ class Step:
 
 NO_RESPONSE: Final = Step(-5.0)
 RATE_LIMITED: Final = Step(-3.5)
-"""Kiss code ``RATE``: we asked too often, which is not all the server's fault."""
+"""Kiss code ``RATE``: the agent exceeded the server's rate limit, which is not only the server's fault."""
 UNWANTED: Final = Step(-10.0, -50.0)
-"""Kiss codes ``RSTR`` and ``DENY``: the server does not want to be asked, so nobody should be sent there."""
+"""Kiss codes ``RSTR`` and ``DENY``: the server refuses queries, so it should not be handed out."""
 UNSYNCHRONISED: Final = Step(-2.0, 5.0)
-"""Stratum 0 without an error, as other agents report it."""
+"""Stratum 0 without an error, as reported by other agents."""
 BROKEN: Final = Step(-4.0)
 """Any other error, or an answer without an offset."""
 NOT_FOLLOWED: Final = Step(-4.0)
-"""It says of itself that its time is not to be trusted: no common client would follow it."""
+"""The server declares its own time as unreliable, so that no common client would follow it."""
 FAR_OFF: Final = Step(-4.0, -20.0)
 TOO_FAR_FROM_REFERENCE: Final = Step(-4.0)
 OFF: Final = Step(-2.0)
 GOOD: Final = Step(BEST_STEP)
 
 UNSYNCHRONISED_LEAP: Final = 3
-"""Leap bits of a server that is not synchronised."""
+"""Leap indicator of an unsynchronised server."""
 FARTHEST_ROOT: Final = 3.0
-"""Seconds of root delay / 2 + root dispersion up to which clients follow a server."""
+"""Maximum root distance (root delay / 2 + root dispersion) in seconds up to which clients follow a server."""
 
 FAR_OFF_BEYOND: Final = 3.0
 """Seconds of ``|offset|``."""
 OFF_BEYOND: Final = 0.75
 """Seconds of ``|offset|``."""
 WORST_STRATUM: Final = 8
-"""The stratum from which on a server is too far from its reference."""
+"""Lowest stratum at which a server is too far from its reference."""
 
 COARSE_BEYOND: Final = 0.1
 """Seconds of ``|offset|`` above which the coarse slope applies."""
@@ -68,11 +68,11 @@ FINE_SLOPE: Final = -6.667
 FINE_BASE: Final = 1.167
 
 NETWORK_ERROR: Final = "network:"
-"""How an error begins that kept the reply from us."""
+"""Prefix of an error that prevented the reply from arriving."""
 
 
 def step(result: Result) -> Step:
-    """The step of ``result``: the first line of the table that fits."""
+    """Return the step of ``result``: the first entry of the table that applies."""
     if result.no_response or (result.error is not None and result.error.startswith(NETWORK_ERROR)):
         return NO_RESPONSE
     if result.stratum == 0 and (special := _of_stratum_zero(result.error)):
@@ -85,7 +85,7 @@ def step(result: Result) -> Step:
 
 
 def not_followed(result: Result) -> str | None:
-    """Why no common client would follow the server, whatever its offset; as an error text, and None when one would."""
+    """Return why no common client would follow the server at any offset, as an error text, or None."""
     if result.leap == UNSYNCHRONISED_LEAP:
         return "not synchronised"
     distance = (result.root_delay or 0.0) / 2 + (result.root_dispersion or 0.0)
@@ -93,10 +93,10 @@ def not_followed(result: Result) -> str | None:
 
 
 def error_of(result: Result) -> str | None:
-    """The error of ``result``: what its monitor says, else what the table finds wrong with what the server said.
+    """Return the error of ``result``: the agent's, or else the reason why no client would follow the server.
 
-    Not every agent judges what it measures, and the ledger has no root distance. From this text the step can be
-    computed again.
+    Not every agent checks the server's values, and the ledger has no root distance. With this text, the step can be
+    computed again from the ledger.
     """
     if result.error or result.no_response or result.stratum == 0 or result.offset is None:
         return result.error
@@ -104,7 +104,7 @@ def error_of(result: Result) -> str | None:
 
 
 def next_score(old: float, step: Step) -> float:
-    """The score of a pair after ``step``, when it was ``old`` before."""
+    """Return the score of a pair after ``step``, from its ``old`` score."""
     score = DECAY * old + step.step
     return score if step.maximum is None else min(score, step.maximum)
 
@@ -121,7 +121,7 @@ def _of_stratum_zero(error: str | None) -> Step | None:
 
 
 def _of_offset(distance: float, stratum: int | None) -> Step:
-    """``distance`` is ``|offset|`` in seconds."""
+    """Return the step for ``distance``, which is ``|offset|`` in seconds."""
     if distance > FAR_OFF_BEYOND:
         return FAR_OFF
     if stratum is not None and stratum >= WORST_STRATUM:

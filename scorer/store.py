@@ -1,7 +1,6 @@
-"""The scorer's part of the ledger: the latest results of many servers in few queries, and what a score changes.
+"""Read the latest results of many servers in few queries, and write scores.
 
-What is read here may be overtaken before the scores are written: who writes them looks whether it was (see
-:func:`scorer.scoring.score_due`).
+Results may be stored between read and write; :func:`scorer.scoring.score_due` checks this before it writes.
 """
 
 from collections import defaultdict
@@ -21,25 +20,25 @@ from scorer.model import PairScore, Score, Tier
 from scorer.policy import SAME_FOR, Logged
 
 _REVIEW_INDEX: Final = "log_scores_review"
-"""The index that holds all that is asked of the log, in order of time."""
+"""Index that covers all queries of the log, in order of time."""
 
 _ABOUT: Final = 10
-"""Seconds within which windows begin at about the same time; a divisor of 60."""
+"""Seconds to which the starts of windows are rounded down; a divisor of 60."""
 
 
 class Given(NamedTuple):
     """A score as ``servers`` and ``server_scores`` hold it."""
 
     ts: datetime | None
-    """Of the server's newest result; None: not scored yet."""
+    """Time of the server's newest result; None if it has not been scored yet."""
     score: float
     stratum: int | None = None
-    """That most of its monitors were told; None: nobody knows."""
+    """Most frequent stratum of its monitors; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """A server as the last scoring left it."""
+    """A server with its stored score and its newest result."""
 
     id: int
     newest: datetime
@@ -57,30 +56,30 @@ class ScorerRow:
 
 
 def is_due(connection: Connection, now: datetime) -> bool:
-    """Whether any server waits for its score."""
+    """Return whether a server is due."""
     queue = scoring_queue.c
     return connection.scalar(sa.select(queue.server_id).where(queue.due_on <= now).limit(1)) is not None
 
 
 def servers_after(server_id: int, limit: int) -> sa.Select[Any]:
-    """The ids of up to ``limit`` servers that follow ``server_id``, in order."""
+    """Build the query for the ids of up to ``limit`` servers after ``server_id``, in order."""
     return sa.select(servers.c.id).where(servers.c.id > server_id).order_by(servers.c.id).limit(limit)
 
 
 def one_server(server_id: int) -> sa.Select[Any]:
-    """The id of that server, if there is one."""
+    """Build the query for the id of this server, if it exists."""
     return sa.select(servers.c.id).where(servers.c.id == server_id)
 
 
 def scorer_rows(connection: Connection) -> list[ScorerRow]:
-    """All scorers that the ledger knows, ours or not, by id."""
+    """Read all scorers in the ledger, including foreign ones, by id."""
     m = monitors.c
     query = sa.select(m.id, m.tls_name, m.status).where(m.type == "score").order_by(m.id)
     return [ScorerRow(*row) for row in connection.execute(query)]
 
 
 def add_scorer(connection: Connection, name: str, tls_name: str, now: datetime) -> None:
-    """Makes the row of a scorer. It has no address and belongs to no protocol."""
+    """Insert the row of a scorer. It has no address and no protocol."""
     connection.execute(
         sa.insert(monitors).values(
             type="score", hostname=name, tls_name=tls_name, status="active", config="{}", created_on=now
@@ -91,7 +90,7 @@ def add_scorer(connection: Connection, name: str, tls_name: str, now: datetime) 
 def server_states(
     connection: Connection, server_ids: Collection[int], scorers: Collection[int], until: datetime
 ) -> list[ServerState]:
-    """The servers among ``server_ids`` that have any result until then not written by one of the ``scorers``."""
+    """Read the servers of ``server_ids`` that have a result up to ``until`` from other rows than the ``scorers``."""
     asked = {"servers": list(server_ids), "scorers": list(scorers), "until": until}
     return [
         ServerState(server_id, newest_ts, Given(*given))
@@ -103,9 +102,9 @@ def server_states(
 def tier_results(
     connection: Connection, states: Iterable[ServerState], tier: Tier, scorers: Collection[int], until: datetime
 ) -> dict[int, list[PairScore]]:
-    """The latest result until then of each monitor in ``tier``, of the servers that have any.
+    """Read the latest result up to ``until`` of each monitor in ``tier``, by server.
 
-    The database picks the latest, since most of the time went into handing over the others.
+    The database selects the latest, since the transfer of all others took most of the time.
     """
     begins = {state.id: state.newest - tier.window for state in states}
     results: defaultdict[int, list[PairScore]] = defaultdict(list)
@@ -120,7 +119,7 @@ def tier_results(
 
 
 def scores_of(connection: Connection, scorer_id: int, server_ids: Collection[int]) -> dict[int, Given]:
-    """What a scorer has given to these servers, where it has a row for them."""
+    """Read a scorer's stored scores of these servers, if there are any."""
     rows = connection.execute(_SCORES, {"scorer": scorer_id, "servers": list(server_ids)})
     return {server_id: Given(*given) for server_id, *given in rows}
 
@@ -128,7 +127,7 @@ def scores_of(connection: Connection, scorer_id: int, server_ids: Collection[int
 def last_logged(
     connection: Connection, scorer_id: int, states: Collection[ServerState], until: datetime
 ) -> dict[int, Logged]:
-    """The scorer's newest log row of each server until then, where there is one that may make the next one no news."""
+    """Read the scorer's newest log row of each server up to ``until``, if it may suppress the next one."""
     logged: dict[int, Logged] = {}
     for begin, server_ids in _together({state.id: state.newest - SAME_FOR for state in states}).items():
         asked = {"servers": server_ids, "begin": begin, "until": until, "scorer": scorer_id}
@@ -144,7 +143,7 @@ def write_pair_scores(
     known: Collection[int],
     now: datetime,
 ) -> None:
-    """Writes time and score of these servers to the scorer's rows of ``server_scores``; ``known`` are there already."""
+    """Write time and score of these servers to the scorer's rows in ``server_scores``; ``known`` have a row already."""
     rows = [_PairRow(server_id, scorer_id, *given) for server_id, given in sorted(scores.items())]
     _UPDATE_PAIRS.execute(connection, [row for row in rows if row.server_id in known])
     new = [row for row in rows if row.server_id not in known]
@@ -152,12 +151,12 @@ def write_pair_scores(
 
 
 def write_server_scores(connection: Connection, scores: Mapping[int, Given]) -> None:
-    """Writes time and score of these servers to ``servers``."""
+    """Write time and score of these servers to ``servers``."""
     _UPDATE_SERVERS.execute(connection, (_ServerRow(id_, *given) for id_, given in sorted(scores.items())))
 
 
 def write_log(connection: Connection, scorer_id: int, scores: Mapping[int, tuple[datetime, Score]]) -> None:
-    """Adds a row to the log for each of these servers."""
+    """Insert a log row for each of these servers."""
     rows = (_log_row(server_id, ts, score) for server_id, (ts, score) in sorted(scores.items()))
     _ADD_LOG_ROWS.execute(connection, rows, monitor_id=scorer_id)
 
@@ -195,9 +194,9 @@ def _attributes(from_ls_id: int) -> str:
 
 
 def _together(begins: Mapping[int, datetime]) -> dict[datetime, list[int]]:
-    """Servers whose windows begin at about the same time, by a time that is not after any of these.
+    """Group servers by the start of their windows, rounded down.
 
-    Servers that are scored together were mostly measured together, so there are few such times.
+    Servers that are scored together were mostly measured at about the same time, so there are few groups.
     """
     found: defaultdict[datetime, list[int]] = defaultdict(list)
     for server_id, begin in begins.items():
@@ -207,7 +206,7 @@ def _together(begins: Mapping[int, datetime]) -> dict[datetime, list[int]]:
 
 _UPDATE_SERVERS: Final = BulkUpdate(servers, _ServerRow, key=["id"])
 _UPDATE_PAIRS: Final = BulkUpdate(server_scores, _PairRow, key=["server_id", "monitor_id"])
-# Another scorer may have been quicker.
+# Another worker may have inserted them meanwhile.
 _ADD_PAIRS: Final = upsert(
     server_scores,
     _PairRow,
@@ -253,7 +252,7 @@ def _tier_results() -> sa.Select[Any]:
         .where(p.status.in_(_several("statuses")), c.monitor_id.not_in(_several("scorers")))
         .where(c.server_id.in_(_several("servers")), c.ts.between(sa.bindparam("begin"), sa.bindparam("until")))
     )
-    # From the few rows of the window to their pairs, never the other way round.
+    # From the few rows of the window to their pairs, never in the other direction.
     seen = in_this_order(query).subquery("seen")
     return sa.select(*(column for column in seen.c if column.name != "place")).where(seen.c.place == 1)
 
@@ -271,7 +270,7 @@ def _logged() -> sa.Select[Any]:
     return sa.select(seen.c.server_id, seen.c.ts, seen.c.score).where(seen.c.place == 1)
 
 
-# Made once: to build a statement anew took a quarter of the scorer's own time.
+# Built once, since building them for every round took a quarter of the scorer's own time.
 _STATES: Final = _states()
 _TIER_RESULTS: Final = _tier_results()
 _pair = server_scores.c

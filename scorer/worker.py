@@ -1,8 +1,8 @@
-"""The scorer's worker: keeps the scores of all servers up with their results.
+"""Run the scorer's worker, which updates the scores of all servers after their results.
 
-It looks into the queue five times a second and is not woken by messages. A look at an empty queue is one read of an
-index, less than the messages that would save it; and the pause gathers the results of many servers into one
-transaction, where a wake-up for each would commit each alone.
+It polls the queue five times per second and is not woken by messages. A poll of an empty queue is one read of an index,
+which costs less than messages would; and the interval collects many servers into one transaction, instead of one
+commit per message.
 """
 
 import asyncio
@@ -30,26 +30,26 @@ from scorer.scoring import Scored, ServerScored, score_due
 log = logging.getLogger(__name__)
 
 POLL: Final = 0.2
-"""Seconds between two looks into an empty queue: what a result waits at most, a fifth of what it may."""
+"""Seconds between two polls of an empty queue, the maximum delay of a score; a fifth of the promised one."""
 
 COUNT_EVERY: Final = 1.0
-"""Seconds between two counts of the servers that wait, while there are more than one transaction takes."""
+"""Seconds between two counts of the backlog, while it exceeds one transaction."""
 
 HEAL_EVERY: Final = 60.0
-"""Seconds between two looks for servers that are due in the future."""
+"""Seconds between two checks for servers that are due in the future."""
 
 _CALM: Final = 1_000
-"""Servers that may wait while the live stream is fed; with more, there is better to do."""
+"""Maximum backlog with which events are published to the live stream; with more, scoring has priority."""
 
 _MAX_ID: Final = 2**32 - 1
-"""Of a server; SQLite would choke on a much larger number."""
+"""Maximum id of a server; SQLite fails on much larger numbers."""
 
 _RESCORE_STEP: Final = 1_000
-"""Servers that one transaction of ``rescore`` makes due."""
+"""Servers that ``rescore`` makes due per transaction."""
 
 
 async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
-    """Starts scoring, and takes the command ``rescore``."""
+    """Start scoring, and add the command ``rescore``."""
     scorers = all_scorers()
     await worker.in_database(partial(add_missing_scorers, worker.engine, scorers))
     worker.status["scorers"] = [scorer.name for scorer in scorers]
@@ -61,24 +61,24 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
 
 
 def add_missing_scorers(engine: Engine, scorers: Sequence[Scorer]) -> None:
-    """Makes the rows of the scorers that the ledger does not know yet."""
+    """Insert rows for the scorers that are missing from the ledger."""
 
     def work(connection: Connection) -> None:
         known = {row.tls_name for row in store.scorer_rows(connection)}
         for scorer in scorers:
             if scorer.tls_name not in known:
                 store.add_scorer(connection, scorer.name, scorer.tls_name, utc_now())
-                log.info("scorer %s is new to the ledger", scorer.name)
+                log.info("scorer %s added to the ledger", scorer.name)
 
     if engine.dialect.name != "sqlite":
-        # No key keeps two workers from making the same row, since a scorer belongs to no protocol; reading under
-        # locks does. SQLite's transactions follow each other anyway.
+        # No unique key prevents two workers from inserting the same row, since a scorer has no protocol, but locking
+        # reads do. SQLite serializes transactions anyway.
         engine = engine.execution_options(isolation_level="SERIALIZABLE")
     transaction(engine, work)
 
 
 def heal(engine: Engine, now: datetime) -> int:
-    """Makes servers due that are so only later than now: their results are there. Returns how many there were."""
+    """Make servers due now that are due in the future, since their results are stored; return their number."""
 
     def work(connection: Connection) -> int:
         return SCORING.heal(connection, now, now + timedelta(seconds=30))
@@ -87,7 +87,7 @@ def heal(engine: Engine, now: datetime) -> int:
 
 
 class _Scoring:
-    """The loop, and its numbers."""
+    """The scoring loop and its metrics."""
 
     def __init__(self, worker: Worker, scorers: Sequence[Scorer]) -> None:
         meter = worker.telemetry.meter
@@ -95,33 +95,35 @@ class _Scoring:
         self._scorers = scorers
         self._total = 0
         self._more = False
-        """Whether the last round left servers that wait."""
+        """True if the last round left due servers."""
         self._behind = Backlog(0, 0)
         self._servers = meter.create_counter("ntppool.scorer.servers", description="servers scored")
-        self._logged = meter.create_counter("ntppool.scorer.logged", description="scores that were news")
-        self._alarms = meter.create_counter("ntppool.scorer.alarms", description="servers sent to review by a fall")
-        self._seconds = meter.create_histogram("ntppool.scorer.batch", unit="s", description="time of one transaction")
-        self._backlog = meter.create_gauge("ntppool.scorer.backlog", description="servers that wait for their score")
+        self._logged = meter.create_counter("ntppool.scorer.logged", description="scores logged")
+        self._alarms = meter.create_counter(
+            "ntppool.scorer.alarms", description="reviews triggered by a fall"
+        )
+        self._seconds = meter.create_histogram("ntppool.scorer.batch", unit="s", description="duration of a round")
+        self._backlog = meter.create_gauge("ntppool.scorer.backlog", description="servers that are due for scoring")
 
     async def run(self) -> None:
-        """Scores what is due, until cancelled."""
+        """Score due servers until cancelled."""
         while True:
-            # What is due by a wrong clock is not, and what it makes due is not for others.
+            # With a wrong clock, both the due times that are read and those that are written would be wrong.
             await self._worker.clock.agreed()
             with self._worker.rounds.one("scoring"):
                 scored, seconds, most = await self._worker.in_database(self._once)
-            # Without any that could be dealt with, those that are due are held by others, and will be for a while.
+            # If none could be processed, other workers have locked all due servers, and will for a while.
             self._more = scored.claimed > 0 and scored.found >= most
             self._count(scored, seconds)
             if not self._more:
                 self._set_backlog(Backlog(0, 0))
             if self._behind.due <= _CALM:
                 for score in scored.scores:
-                    self._tell(score)
+                    self._publish(score)
             await asyncio.sleep(rest_after(seconds, self._behind) if self._more else POLL)
 
     async def count_backlog(self) -> None:
-        """Counts the servers that wait, if there are many: a count takes as long as scoring some of them."""
+        """Count the backlog if it is large; a count takes as long as scoring some servers."""
         if self._more:
             self._set_backlog(await self._worker.in_database(self._read_backlog))
 
@@ -131,7 +133,7 @@ class _Scoring:
         self._worker.status["backlog"] = behind.due
 
     async def heal(self) -> None:
-        """Finds servers that a wrong clock has made due in the future."""
+        """Make servers due now that a wrong clock has made due in the future."""
         if healed := await self._worker.in_database(partial(heal, self._worker.engine, utc_now())):
             log.warning("%d servers were due in the future: they are scored now", healed)
 
@@ -140,12 +142,12 @@ class _Scoring:
             return SCORING.backlog(connection, utc_now())
 
     def _once(self) -> tuple[Scored, float, int]:
-        """One round: what it did, its time (s), and how many servers it may have scored. Blocks on the database."""
+        """Run one round; return its outcome, duration (s) and limit of servers. Blocks on the database."""
         worker, pool = self._worker, self._worker.pool.get()
         most = pool.scorer.batch_size
         with reading(worker.engine) as connection:
             if not store.is_due(connection, utc_now()):
-                return Scored(), 0.0, most  # without a span: nothing was done
+                return Scored(), 0.0, most  # without a span, since there was nothing to do
         began = time.monotonic()
         with worker.telemetry.tracer.start_as_current_span("score") as span:
             scored = score_due(worker.engine, self._scorers, pool.monitors, utc_now(), most)
@@ -163,22 +165,22 @@ class _Scoring:
         last = {"servers": scored.claimed, "seconds": round(seconds, 3)}
         self._worker.status.update(scored=self._total, last_batch=last)
 
-    def _tell(self, scored: ServerScored) -> None:
+    def _publish(self, scored: ServerScored) -> None:
         event = ScoreComputed(
             server_id=scored.server_id, scorer=scored.scorer, ts=from_db(scored.ts), score=scored.score
         )
         self._worker.live.offer(self._worker.topics.score_event(scored.server_id), event)
 
 
-async def _rescore(worker: Worker, order: ControlCommand) -> Mapping[str, Any]:
-    """Makes a server, or all, due; their scores follow within moments."""
+async def _rescore(worker: Worker, command: ControlCommand) -> Mapping[str, Any]:
+    """Make one server, or all of them, due for scoring."""
 
     async def make_due(which: sa.Select[Any]) -> list[int]:
         return await worker.in_database(lambda: transaction(worker.engine, partial(_make_due, which)))
 
-    if order.server_id is not None:
-        if not 0 < order.server_id <= _MAX_ID or not await make_due(store.one_server(order.server_id)):
-            raise CommandRefused(f"there is no server {order.server_id}")
+    if command.server_id is not None:
+        if not 0 < command.server_id <= _MAX_ID or not await make_due(store.one_server(command.server_id)):
+            raise CommandRefused(f"server {command.server_id}: no such server")
         return {"servers": 1}
     last, total = 0, 0
     while ids := await make_due(store.servers_after(last, _RESCORE_STEP)):

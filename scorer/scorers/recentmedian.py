@@ -1,7 +1,7 @@
-"""recentmedian: the score that the pool uses, the median of what the server's monitors say now.
+"""Define recentmedian, the pool's scorer: the median of the recent scores of the server's pairs.
 
-The median, because a single monitor, broken, badly connected or hostile, must not take a good server out of the pool
-nor keep a bad one in. Of an even number the lower middle is taken: in doubt the worse.
+The median ensures that a single monitor, whether defective, badly connected or hostile, can neither remove a good
+server from the pool nor keep a bad one. Of an even number, the lower middle counts: in doubt the worse score.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from schema.messages import PairStatus
 from scorer.model import PairScore, Score, Scorer, Tier
 
 RECENT: Final = 2.2
-"""Intervals within which a monitor counts: one result may be missing, and the next a little late."""
+"""Number of intervals within which a monitor counts: one result may be missing, and the next a little late."""
 
 FEWEST: Final = 3
-"""Results that have a median worth the name."""
+"""Minimum results for a median."""
 
 
 def tiers(intervals: Intervals) -> tuple[Tier, ...]:
-    """The active monitors; without any, those in testing too; without these, testing and candidates."""
+    """Return the tiers: active monitors; then active and testing ones; then testing ones and candidates."""
 
     def tier(interval: float, *statuses: PairStatus) -> Tier:
         return Tier(frozenset(statuses), timedelta(seconds=RECENT * interval))
@@ -33,10 +33,10 @@ def tiers(intervals: Intervals) -> tuple[Tier, ...]:
 
 
 def median(results: Sequence[PairScore]) -> Score:
-    """The result in the middle by score, then rtt, then id; of fewer than three, the one measured first.
+    """Return the score of the middle result by score, then rtt, then id; of fewer than three, the oldest result's.
 
-    Results without an rtt (0, or NULL) sort first, as in SQL. Two results say nothing about which of them is wrong, so
-    the one that stood longest is kept: a monitor that just came cannot move a score alone.
+    Results without an rtt (0 or NULL) sort first, as in SQL. With two results it is unknown which one is wrong, so the
+    older one counts, and a new monitor alone cannot change a score.
     """
     if len(results) < FEWEST:
         chosen = min(results, key=lambda r: (r.ts, r.log_score_id))

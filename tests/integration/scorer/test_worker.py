@@ -170,7 +170,7 @@ async def test_rescore_of_no_server_is_refused_with_its_id(sqlite_engine: Engine
         async with running(worker):
             await until(lambda: "scorers" in worker.status)
             answer = await order(worker, command="rescore", server_id=server_id)
-            assert (answer.ok, answer.message) == (False, f"there is no server {server_id}")
+            assert (answer.ok, answer.message) == (False, f"server {server_id}: no such server")
 
 
 async def test_what_is_due_in_the_future_waits(sqlite_engine: Engine) -> None:
