@@ -155,7 +155,7 @@ class Committer:
 
     def _refuse(self, submission: Submission, reason: str) -> None:
         text = "batch %s of %s cannot be stored: %s"
-        self._warning.say(logging.ERROR, submission.name, text, submission.batch.id, submission.name, reason)
+        self._warning.log(logging.ERROR, submission.name, text, submission.batch.id, submission.name, reason)
         topic = self._worker.topics.results(submission.name, submission.ipv)
         payload = encode(submission.batch)
         why = f"cannot be stored: {reason}"

@@ -98,7 +98,7 @@ class PresenceJob:
 
     def _lost(self, presence: Presence, why: str) -> None:
         name = presence.name
-        self._warning.say(logging.ERROR, name, "presence of %s could not be written: %s", name, why)
+        self._warning.log(logging.ERROR, name, "presence of %s could not be written: %s", name, why)
 
 
 class LastSeenJob:
@@ -116,7 +116,7 @@ class LastSeenJob:
 
     def _lost(self, seen: Seen, why: str) -> None:
         number = seen.monitor_id
-        self._warning.say(logging.ERROR, str(number), "last_seen of monitor %d could not be written: %s", number, why)
+        self._warning.log(logging.ERROR, str(number), "last_seen of monitor %d could not be written: %s", number, why)
 
 
 class RatesJob:
@@ -139,7 +139,7 @@ class RatesJob:
                 self._rate_limiter.rate(rates)
 
     def _lost(self, sender: Sender, why: str) -> None:
-        self._warning.say(logging.ERROR, sender[0], "rate limit of monitor %s/%s could not be read: %s", *sender, why)
+        self._warning.log(logging.ERROR, sender[0], "rate limit of monitor %s/%s could not be read: %s", *sender, why)
 
 
 def _rates(worker: Worker, senders: Sequence[Sender]) -> dict[Sender, float]:

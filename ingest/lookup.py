@@ -49,14 +49,14 @@ class Lookup:
 
     def first(self, by_name: Mapping[tuple[str, str], StoredMonitor], now: datetime) -> Known:
         """Read all of it without row locks."""
-        asked = sorted({(r.server_id, m.id) for s, m in self.senders for r in s.batch.results if known_id(r.server_id)})
-        pairs, addresses, stored = self._pairs(asked)
+        keys = sorted({(r.server_id, m.id) for s, m in self.senders for r in s.batch.results if known_id(r.server_id)})
+        pairs, addresses, stored = self._pairs(keys)
         # After the pairs, so that a batch which another worker commits in between is found; one that it commits later
         # changes the version counters of its servers.
         batches = self._batches(self.senders)
         return Known(
             monitors=by_name,
-            servers=addresses | self._servers({server_id for server_id, _ in asked} - addresses.keys()),
+            servers=addresses | self._servers({server_id for server_id, _ in keys} - addresses.keys()),
             pairs=pairs,
             batches=batches,
             recent=self._recent(self._new(batches), pairs, now),
@@ -80,11 +80,11 @@ class Lookup:
         return [(s, m) for s, m in self.senders if (m.id, s.batch.id) not in batches]
 
     def _batches(self, of: Iterable[tuple[Submission, StoredMonitor]]) -> dict[tuple[int, str], Remembered]:
-        if not (asked := sorted({(m.id, s.batch.id) for s, m in of})):
+        if not (keys := sorted({(m.id, s.batch.id) for s, m in of})):
             return {}
         return {
             (monitor_id, batch): Remembered(stored, rejections_from_text(rejected))
-            for monitor_id, batch, stored, rejected in read_batches(self.connection, asked)
+            for monitor_id, batch, stored, rejected in read_batches(self.connection, keys)
         }
 
     def _servers(self, ids: Iterable[int]) -> dict[int, str]:
@@ -93,14 +93,14 @@ class Lookup:
         query = sa.select(servers.c.id, servers.c.ip).where(servers.c.id.in_(wanted))
         return {row.id: row.ip for row in self.connection.execute(query)}
 
-    def _pairs(self, asked: Sequence[Key]) -> tuple[dict[Key, StoredPair], dict[int, str], dict[int, int]]:
-        """Read the existing pairs of ``asked``, and the addresses and version counters of their servers."""
+    def _pairs(self, keys: Sequence[Key]) -> tuple[dict[Key, StoredPair], dict[int, str], dict[int, int]]:
+        """Read the existing pairs of ``keys``, and the addresses and version counters of their servers."""
         pairs: dict[Key, StoredPair] = {}
         addresses: dict[int, str] = {}
         stored: dict[int, int] = {}
-        if not asked:
+        if not keys:
             return pairs, addresses, stored
-        for row in read_pairs(self.connection, asked):
+        for row in read_pairs(self.connection, keys):
             pair_id, server_id, monitor_id, status, score, score_ts, stratum, ip, times = row
             pairs[server_id, monitor_id] = StoredPair(pair_id, status, score, score_ts, stratum)
             addresses[server_id] = ip
@@ -111,17 +111,17 @@ class Lookup:
             pairs[key] = msgspec.structs.replace(pairs[key], ended=ended)
         return pairs, addresses, stored
 
-    def _last_changes(self, asked: Sequence[Key]) -> dict[Key, datetime]:
+    def _last_changes(self, keys: Sequence[Key]) -> dict[Key, datetime]:
         c = assignment_changes.c
         columns = c.server_id, c.monitor_id, sa.func.max(c.changed_on).label("on")
-        rows = self._changes(sa.select(*columns).group_by(c.server_id, c.monitor_id), asked)
+        rows = self._changes(sa.select(*columns).group_by(c.server_id, c.monitor_id), keys)
         return {(row.server_id, row.monitor_id): row.on for row in rows}
 
-    def _changes(self, query: sa.Select[Any], asked: Sequence[Key]) -> Sequence[sa.Row[Any]]:
-        if not asked:
+    def _changes(self, query: sa.Select[Any], keys: Sequence[Key]) -> Sequence[sa.Row[Any]]:
+        if not keys:
             return []
         c = assignment_changes.c
-        of_pairs = sa.tuple_(c.monitor_id, c.server_id).in_([(m, s) for s, m in asked])
+        of_pairs = sa.tuple_(c.monitor_id, c.server_id).in_([(m, s) for s, m in keys])
         return self.connection.execute(query.where(of_pairs)).all()
 
     # ---- results that may come too soon ----------------------------------------------------------------------------
@@ -153,12 +153,12 @@ class Lookup:
         row = self.connection.execute(sa.select(c.created_on, c.modified_on).where(c.key == "monitors")).one_or_none()
         return row is not None and were_changed(row.created_on, row.modified_on, now)
 
-    def _statuses(self, asked: Sequence[Key]) -> dict[Key, set[PairStatus]]:
+    def _statuses(self, keys: Sequence[Key]) -> dict[Key, set[PairStatus]]:
         """Read the statuses that pairs have had, as far as the ledger has their changes."""
         c = assignment_changes.c
         found: dict[Key, set[PairStatus]] = {}
         query = sa.select(c.server_id, c.monitor_id, c.before_status, c.after_status).distinct()
-        for row in self._changes(query, asked):
+        for row in self._changes(query, keys):
             found.setdefault((row.server_id, row.monitor_id), set()).update((row.before_status, row.after_status))
         return found
 

@@ -91,7 +91,7 @@ class RateLimiter:
             return True
         known.refused += 1
         text = "monitor %s/%s exceeds its rate limit of %.0f results/s: its batches are delayed"
-        self._warning.say(logging.WARNING, sender[0], text, *sender, known.bucket.rate)
+        self._warning.log(logging.WARNING, sender[0], text, *sender, known.bucket.rate)
         return False
 
     def charge(self, sender: Sender, results: int, now: float) -> None:

@@ -141,7 +141,7 @@ class UndecodableMessages:
 
     def _log(self, undecodable: UndecodableMessage) -> None:
         # The metrics count every message; the log is rate-limited.
-        self._warning.say(
+        self._warning.log(
             logging.WARNING, undecodable.name, "undecodable message on %s: %s", undecodable.topic, undecodable.reason
         )
 
@@ -157,7 +157,7 @@ class UndecodableMessages:
                 self._answer(undecodable)
 
     def _lost(self, message: RejectedMessage, why: str) -> None:
-        self._warning.say(logging.ERROR, message.topic, "message on %s could not be stored: %s", message.topic, why)
+        self._warning.log(logging.ERROR, message.topic, "message on %s could not be stored: %s", message.topic, why)
 
     def _answer(self, undecodable: UndecodableMessage) -> None:
         event = MessageRejected(topic=undecodable.topic, reason=undecodable.reason)

@@ -58,7 +58,7 @@ def compare_agents_clock(clock: Clock, presence: Presence) -> None:
     """Compare the worker's clock with the time of a new status; a last will has no time, a retained one an old one."""
     sent = presence.status.ts
     if sent is not None and not presence.retained:
-        clock.hear(presence.name, (presence.arrived - sent).total_seconds())
+        clock.record_agent(presence.name, (presence.arrived - sent).total_seconds())
 
 
 def _subscribe(worker: Worker, handlers: Handlers, metrics: IngestMetrics) -> None:

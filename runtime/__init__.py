@@ -1,1 +1,1 @@
-"""What every process needs: settings, the broker session, the database, secrets, telemetry and logging."""
+"""Provide the common parts of all processes: settings, broker session, database, secrets, telemetry and logging."""

@@ -1,10 +1,10 @@
-"""Whether this host's clock may be trusted: it is compared with the database's, and with itself.
+"""Decide whether this host's clock is trusted, by comparison with the database's clock and the monotonic clock.
 
-All that a worker writes has a time, and retention removes what is old: a host whose clock is wrong would empty the
-ledger within minutes, or refuse every result for its time. Of two clocks that differ nobody knows which one is right,
-so neither is trusted: the worker waits until they agree. A database on the same host has the same clock, and SQLite
-none: there the agents tell, who are many (:meth:`Clock.hear`), and a clock that was set while the worker ran on SQLite
-is doubted for a while (:data:`SETTLING`), and then taken as it is.
+A worker writes times with all rows, and retention removes old rows: a host with a wrong clock would empty the ledger
+within minutes, or reject every result for its time. If two clocks differ, it is unknown which one is right, so neither
+is trusted, and the worker waits until they agree. A database on the same host has the same clock, and SQLite has none;
+there the majority of agents decides (:meth:`Clock.record_agent`). On SQLite, a clock that was set while the worker ran
+is doubted for a while (:data:`SETTLING`), and then trusted.
 """
 
 import asyncio
@@ -24,49 +24,49 @@ from runtime.log import OngoingWarning
 log = logging.getLogger(__name__)
 
 APART: Final = 5.0
-"""Seconds by which two clocks may differ and still be taken for the same: far more than clocks that are kept by NTP
-differ, far less than the minute by which a result may be ahead."""
+"""Maximum difference in seconds between clocks that agree: far more than between clocks synchronised by NTP, far less
+than the minute by which a result may be ahead."""
 
 COMPARE_EVERY: Final = 5.0
 """Seconds between two comparisons."""
 
 SETTLING: Final = 300.0
-"""Seconds for which a clock is doubted that was set, where there is no other one to ask."""
+"""Seconds for which a clock is doubted after it was set, if there is no other clock."""
 
 APART_FROM_AGENTS: Final = 30.0
-"""Seconds by which most agents' clocks may differ from ours: their messages take their time."""
+"""Maximum difference in seconds from most agents' clocks; it includes the delay of their messages."""
 
-_WITNESSES: Final = 3
-"""Agents whose word counts, at least: the one in the middle decides, so that no single one does."""
+_FEWEST_AGENTS: Final = 3
+"""Minimum number of agents: the median decides, so that no single agent does."""
 
-_HEARD_WITHIN: Final = 900.0
-"""Seconds for which it is remembered what an agent said: three times the pause between two of its messages."""
+_VALID_FOR: Final = 900.0
+"""Seconds for which an agent's time counts: three times the interval of its messages."""
 
-_MOST_HEARD: Final = 10_000
-"""Agents that are remembered."""
+_MOST_AGENTS: Final = 10_000
+"""Maximum agents in memory."""
 
 _LOOK_AGAIN: Final = 0.5
-"""Seconds between two looks of those who wait for the clock."""
+"""Seconds between two checks while waiting for the clock."""
 
 
 class ClockDoubted(Exception):
-    """The clock is not trusted now; the message says why."""
+    """The clock is not trusted now; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """This host's clock beside the database's."""
+    """Comparison of this host's clock with the database's."""
 
     ahead: float
-    """Seconds that ours is ahead, as if the database had answered in the middle of the round trip."""
+    """Seconds by which ours is ahead, if the database answered in the middle of the round trip."""
     margin: float
-    """Half of the round trip: the answer is as good as this."""
+    """Half of the round trip, the maximum error of the comparison."""
     base: float
-    """Our time less the monotonic clock's at the comparison: whoever sets our clock changes it."""
+    """Our time minus the monotonic clock's at the comparison; it changes if our clock is set."""
 
     @property
     def agree(self) -> bool | None:
-        """Whether the two are within :data:`APART`; None when the round trip took too long to tell."""
+        """Return whether the two are within :data:`APART`; None if the round trip was too long to decide."""
         if abs(self.ahead) + self.margin <= APART:
             return True
         return False if abs(self.ahead) - self.margin > APART else None
@@ -76,9 +76,9 @@ _THEIR_TIME: Final = sa.text("SELECT UTC_TIMESTAMP(6)")
 
 
 class Clock:
-    """The verdict on the host's clock, as of the last comparison, and at once when it is set.
+    """Verdict on the host's clock, from the last comparison, and from steps of the clock since.
 
-    Until the first comparison it is trusted: those who must not begin without one wait for it.
+    It is trusted until the first comparison; callers that depend on a comparison wait for it.
     """
 
     def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -87,16 +87,16 @@ class Clock:
         self._base = wall() - monotonic()
         self._apart: str | None = None
         self._doubted_until = monotonic()
-        self._heard: dict[str, tuple[float, float]] = {}
-        """By agent: when it was heard, and what it made of our clock."""
+        self._reported: dict[str, tuple[float, float]] = {}
+        """By agent: the monotonic time of its message, and the seconds by which our clock is ahead of its."""
         self._ahead_of_agents = 0.0
         self._warning = OngoingWarning(log)
         self.ahead = 0.0
-        """Seconds that it was ahead of the database's at the last comparison."""
+        """Seconds by which it was ahead of the database's at the last comparison."""
 
     @property
     def doubt(self) -> str | None:
-        """Why the clock is not trusted; None when it is."""
+        """Return why the clock is not trusted; None when it is."""
         if self._apart is not None:
             return self._apart
         if abs(moved := self._moved()) > APART:
@@ -105,31 +105,31 @@ class Clock:
             return f"this host's clock and those of most agents differ by about {abs(ahead):.0f} s"
         left = self._doubted_until - self._monotonic()
         return (
-            f"this host's clock was set, and nothing tells which time is right; {left:.0f} s left" if left > 0 else None
+            f"this host's clock was set, and there is no other one to compare; {left:.0f} s left" if left > 0 else None
         )
 
     @property
     def trusted(self) -> bool:
-        """Whether times may be judged by it."""
+        """Return whether the clock is trusted."""
         return self.doubt is None
 
     def now(self) -> datetime:
-        """Now, as the database has it: UTC without a zone.
+        """Return the current time in the database's form: naive UTC.
 
         Raises:
-            ClockDoubted: nobody should write this down.
+            ClockDoubted: the time must not be stored.
         """
         if (doubt := self.doubt) is not None:
             raise ClockDoubted(doubt)
         return datetime.fromtimestamp(self._wall(), UTC).replace(tzinfo=None)
 
     async def agreed(self) -> None:
-        """Returns when the clock is trusted."""
-        while not self.trusted:  # noqa: ASYNC110  # it is a clock: nobody tells when it is right
+        """Wait until the clock is trusted."""
+        while not self.trusted:  # noqa: ASYNC110  # no event signals that a clock is right
             await asyncio.sleep(_LOOK_AGAIN)
 
     def compare(self, connection: Connection) -> Comparison | None:
-        """Asks the database for its time; None when it has none of its own. For :meth:`note`, from any thread."""
+        """Compare with the database's time; None if it has no clock of its own. For :meth:`note`. Thread-safe."""
         if connection.dialect.name == "sqlite":
             return None
         began, ours = self._monotonic(), self._wall()
@@ -138,36 +138,36 @@ class Clock:
         return Comparison(ours + trip / 2 - theirs.replace(tzinfo=UTC).timestamp(), trip / 2, ours - began)
 
     def note(self, found: Comparison | None) -> None:
-        """Takes a comparison; without one, only whether the clock was set counts."""
+        """Record a comparison; without one, only check whether the clock was set."""
         if found is None:
             self._note_alone()
         else:
             self._note_beside(found)
-        self._tell()
+        self._log_change()
 
-    def hear(self, agent: str, ahead: float) -> None:
-        """Takes what the clock of ``agent`` makes of ours, which is ``ahead`` seconds ahead of it.
+    def record_agent(self, agent: str, ahead: float) -> None:
+        """Record that our clock is ``ahead`` seconds ahead of the clock of ``agent``.
 
-        Agents compare their clocks with several servers before they measure. So where the database runs on this host,
-        or has no clock, they are those who can tell.
+        Agents check their clocks against several servers before they measure. So if the database runs on this host, or
+        has no clock, they serve as a reference.
         """
         now = self._monotonic()
-        if agent in self._heard or len(self._heard) < _MOST_HEARD:
-            self._heard[agent] = now, ahead
-        self._heard = {name: said for name, said in self._heard.items() if now - said[0] <= _HEARD_WITHIN}
-        told = [said for _, said in self._heard.values()]
-        self._ahead_of_agents = median_low(told) if len(told) >= _WITNESSES else 0.0
+        if agent in self._reported or len(self._reported) < _MOST_AGENTS:
+            self._reported[agent] = now, ahead
+        self._reported = {name: one for name, one in self._reported.items() if now - one[0] <= _VALID_FOR}
+        differences = [seconds for _, seconds in self._reported.values()]
+        self._ahead_of_agents = median_low(differences) if len(differences) >= _FEWEST_AGENTS else 0.0
 
     def _forget_agents(self) -> None:
-        """They spoke of a clock that was set since."""
-        self._heard = {}
+        """Discard the agents' times, which refer to the clock before it was set."""
+        self._reported = {}
         self._ahead_of_agents = 0.0
 
     def _note_beside(self, found: Comparison) -> None:
         self.ahead = found.ahead
         agree = found.agree
         if agree is None:
-            return  # a slow answer tells nothing, what was known holds
+            return  # the answer was too slow to decide; the last verdict holds
         self._apart = (
             None
             if agree
@@ -179,23 +179,23 @@ class Clock:
         if agree:
             if abs(found.base - self._base) > APART:
                 self._forget_agents()
-            self._base = found.base  # and not as it is now: it may have been set meanwhile
+            self._base = found.base  # not the current value, since the clock may have been set meanwhile
 
     def _note_alone(self) -> None:
         moved = self._moved()
-        self._base += moved  # also what a clock that is being adjusted slowly gains
+        self._base += moved  # including the drift of a clock that is slewed
         if abs(moved) > APART:
             self._forget_agents()
             self._doubted_until = self._monotonic() + SETTLING
 
     def _moved(self) -> float:
-        """Seconds by which the clock was set since the last comparison in which it was right."""
+        """Return the seconds by which the clock was set since the last good comparison."""
         return self._wall() - self._monotonic() - self._base
 
-    def _tell(self) -> None:
+    def _log_change(self) -> None:
         doubt = self.doubt
         if doubt is not None:
-            self._warning.warning("clock: %s: nothing is judged by its time until that is over", doubt)
+            self._warning.warning("clock: %s: nothing is judged by its time until this is resolved", doubt)
         elif self._warning.lasting:
             self._warning.over()
             log.info("clock: trusted again")

@@ -1,4 +1,4 @@
-"""Orders to a worker on ``control/{service}``: decoded, logged with their sender, carried out, answered."""
+"""Handle control commands to a worker on ``control/{service}``: decode, log the sender, execute, and answer."""
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,15 +12,15 @@ log = logging.getLogger(__name__)
 
 
 class CommandRefused(Exception):
-    """The order cannot be carried out; the message says why and goes to the sender."""
+    """The command cannot be executed; the message gives the reason and is sent to the sender."""
 
 
 Command = Callable[[ControlCommand], Awaitable[Mapping[str, Any]]]
-"""Carries an order out and returns the details of the answer. Raises :class:`CommandRefused`."""
+"""Function that executes a control command and returns the details of the answer. Raises :class:`CommandRefused`."""
 
 
 class Control:
-    """The commands of one worker. ``ping``, ``status`` and ``log-level`` are common to all."""
+    """Control commands of one worker. ``ping``, ``status`` and ``log-level`` are common to all."""
 
     def __init__(self, service: str, status: Callable[[], Mapping[str, Any]]) -> None:
         self._service = service
@@ -32,11 +32,11 @@ class Control:
         }
 
     def add(self, name: str, command: Command) -> None:
-        """Makes ``name`` a command of this worker."""
+        """Add the command ``name`` to this worker."""
         self._commands[name] = command
 
     async def handle(self, broker: BrokerSession, message: Incoming) -> None:
-        """Carries out the order in ``message`` and answers it on its response topic, if it names one."""
+        """Execute the command in ``message`` and publish the answer on its response topic, if it has one."""
         answer = await self.answer(message)
         if message.response_topic:
             try:
@@ -45,46 +45,47 @@ class Control:
                 log.warning("answer to %s could not be sent: %s", answer.command, error)
 
     async def answer(self, message: Incoming) -> ControlAnswer:
-        """What became of the order in ``message``."""
-        # The broker sets this property itself and removes what a client wrote there.
+        """Execute the command in ``message`` and return the answer."""
+        # The broker sets this property itself and removes a client's value.
         sender = dict(message.user_properties).get("sender", "unknown")
         try:
-            order = decode(message.payload, ControlCommand)
+            request = decode(message.payload, ControlCommand)
         except Undecodable as error:
             log.warning("control message from %s refused: %s", sender, error)
             return self._refusal("", f'must be JSON such as {{"command": "ping"}}: {error}')
-        answer = await self._carry_out(order, sender)
+        answer = await self._execute(request, sender)
         if not answer.ok:
-            # Not everybody asks for the answer, or is there to read it.
-            log.warning("command %.100r from %s refused: %.500r", order.command, sender, answer.message)
+            # Not every sender requests the answer or is there to read it.
+            log.warning("command %.100r from %s refused: %.500r", request.command, sender, answer.message)
         return answer
 
-    async def _carry_out(self, order: ControlCommand, sender: str) -> ControlAnswer:
-        log.info("command %.100r from %s", order.command, sender)
-        command = self._commands.get(order.command)
+    async def _execute(self, request: ControlCommand, sender: str) -> ControlAnswer:
+        log.info("command %.100r from %s", request.command, sender)
+        command = self._commands.get(request.command)
         if command is None:
-            return self._refusal(order.command, f"unknown command; known are {', '.join(sorted(self._commands))}")
+            known = ", ".join(sorted(self._commands))
+            return self._refusal(request.command, f"unknown command; known commands are {known}")
         try:
-            details = await command(order)
+            details = await command(request)
         except CommandRefused as error:
-            return self._refusal(order.command, str(error))
+            return self._refusal(request.command, str(error))
         except Exception:
-            log.exception("command %r failed", order.command)
-            return self._refusal(order.command, "failed; the worker's log says why")
-        return ControlAnswer(ok=True, service=self._service, command=order.command, details=dict(details))
+            log.exception("command %r failed", request.command)
+            return self._refusal(request.command, "failed; see the worker's log")
+        return ControlAnswer(ok=True, service=self._service, command=request.command, details=dict(details))
 
     def _refusal(self, command: str, why: str) -> ControlAnswer:
         return ControlAnswer(ok=False, service=self._service, command=command, message=why)
 
-    async def _ping(self, order: ControlCommand) -> Mapping[str, Any]:
-        # Which of several workers of a kind is the one that answers?
+    async def _ping(self, request: ControlCommand) -> Mapping[str, Any]:
+        # The client id identifies which of several workers has answered.
         return {name: value for name, value in self._status().items() if name == "client_id"}
 
-    async def _report(self, order: ControlCommand) -> Mapping[str, Any]:
+    async def _report(self, request: ControlCommand) -> Mapping[str, Any]:
         return self._status()
 
-    async def _log_level(self, order: ControlCommand) -> Mapping[str, Any]:
-        if order.level is None:
+    async def _log_level(self, request: ControlCommand) -> Mapping[str, Any]:
+        if request.level is None:
             raise CommandRefused("log-level needs a level: debug, info, warning or error")
-        set_level(order.level)
-        return {"level": order.level}
+        set_level(request.level)
+        return {"level": request.level}

@@ -1,4 +1,4 @@
-"""Durations as Go writes them, ``9m`` or ``1h30m``: the form of the pool's settings, and of what operators type."""
+"""Parse and format durations in Go's form, ``9m`` or ``1h30m``, for the pool's settings and operators' input."""
 
 import math
 import re
@@ -11,10 +11,10 @@ _ALL: Final = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
 
 
 def parse_duration(text: str) -> float:
-    """The seconds that ``text`` says: numbers with units (``ns us ms s m h``), added up; ``0`` needs none.
+    """Return the seconds of ``text``: the sum of numbers with units (``ns us ms s m h``); ``0`` needs no unit.
 
     Raises:
-        ValueError: it is no duration; negative ones are none here.
+        ValueError: it is not a duration, or it is negative.
     """
     if text == "0":
         return 0.0
@@ -24,7 +24,7 @@ def parse_duration(text: str) -> float:
 
 
 def duration_text(seconds: float) -> str:
-    """``seconds`` (not negative, to the millisecond) in that form: ``1h30m``, ``9m``, ``4.5s``, ``0s``."""
+    """Format ``seconds`` (not negative, to the millisecond) in that form: ``1h30m``, ``9m``, ``4.5s``, ``0s``."""
     milliseconds = round(seconds * 1000)
     hours, rest = divmod(milliseconds, 3_600_000)
     minutes, rest = divmod(rest, 60_000)

@@ -1,7 +1,7 @@
-"""Whether a worker is well: each thing that it depends on, and since when not.
+"""Report a worker's health: for each of its dependencies, the time since it was last healthy.
 
-A restart of the broker or of the database is no illness. So each may be away for a while before the whole is called
-unwell, and monitoring systems see by the ages what is going on meanwhile.
+A restart of the broker or of the database is normal. So each dependency may be unavailable for a while before the
+worker counts as unhealthy; meanwhile monitoring systems can read the ages.
 """
 
 import time
@@ -13,43 +13,42 @@ from typing import Any, Final
 from runtime.retry import Outage
 
 BOUND: Final = 30.0
-"""Seconds for which database, broker, clock or event loop may be unwell."""
+"""Maximum seconds for which database, broker, clock or event loop may be unhealthy."""
 
 WORK_BOUND: Final = 120.0
-"""Seconds that one round of work may take. A transaction that meets locks and a server that is silent for a while
-takes a minute."""
+"""Maximum seconds of one round of work. A transaction that waits for locks and for a slow server takes a minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One of the things that a worker depends on."""
+    """Health of one dependency of a worker."""
 
     age: float
-    """Seconds since it was last well."""
+    """Seconds since it was last healthy."""
     bound: float = BOUND
     detail: str | None = None
-    """What is wrong, in words without secrets."""
+    """Description of the problem, without secrets."""
 
     @property
     def ok(self) -> bool:
-        """Whether it is well, or has not been unwell for too long."""
+        """Return whether it is healthy, or has been unhealthy for no longer than its bound."""
         return self.age <= self.bound
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of them, by name."""
+    """Health of all dependencies by name."""
 
     service: str
     findings: Mapping[str, Finding]
 
     @property
     def ok(self) -> bool:
-        """Whether all are."""
+        """Return whether all are."""
         return all(finding.ok for finding in self.findings.values())
 
     def as_json(self) -> dict[str, Any]:
-        """For ``/healthz``."""
+        """Return the report for ``/healthz``."""
         return {
             "ok": self.ok,
             "service": self.service,
@@ -58,28 +57,28 @@ class Report:
 
 
 def _as_json(finding: Finding) -> dict[str, Any]:
-    told = {"ok": finding.ok, "age": round(finding.age, 1), "bound": finding.bound}
-    return told if finding.detail is None else told | {"detail": finding.detail}
+    fields = {"ok": finding.ok, "age": round(finding.age, 1), "bound": finding.bound}
+    return fields if finding.detail is None else fields | {"detail": finding.detail}
 
 
 class LastWell:
-    """When something was last well; at first, when it was made."""
+    """Time at which something was last healthy, initially the time of creation."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._at = monotonic()
 
     def note(self) -> None:
-        """It is well now."""
+        """Record that it is healthy now."""
         self._at = self._monotonic()
 
     def age(self) -> float:
-        """Seconds since then."""
+        """Return the seconds since then."""
         return max(0.0, self._monotonic() - self._at)
 
 
 class Rounds:
-    """The rounds of work that are under way: one that does not end is a worker that only looks alive."""
+    """Running rounds of work; a round that does not end reveals a worker that hangs."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -87,7 +86,7 @@ class Rounds:
 
     @contextmanager
     def one(self, name: str) -> Iterator[None]:
-        """A round of the loop ``name``."""
+        """Mark a round of the loop ``name`` as running within the ``with`` block."""
         self._began[name] = self._monotonic()
         try:
             yield
@@ -95,8 +94,8 @@ class Rounds:
             self._began.pop(name, None)
 
     def finding(self) -> Finding:
-        """How long the longest has been under way."""
-        # A copy: health is asked for from another thread.
+        """Return the duration of the longest running round."""
+        # A copy, since health is read from another thread.
         began = dict(self._began)
         if not began:
             return Finding(0.0, WORK_BOUND)
@@ -106,19 +105,19 @@ class Rounds:
 
 
 class Contact(Outage):
-    """The worker's contact with its database: who waits for it, since when, and when it last answered."""
+    """State of the database: the work that waits for it, since when, and the time of its last answer."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         super().__init__("database", monotonic)
         self._answered = LastWell(monotonic)
 
     def succeeded(self, who: object) -> None:
-        """``who`` did its work."""
+        """Record that ``who`` has succeeded."""
         self._answered.note()
         super().succeeded(who)
 
     def finding(self) -> Finding:
-        """Since when it fails anybody, or answers nobody."""
+        """Return the time since it has failed for some work, or else since its last answer."""
         longest = self.longest()
         if longest is None:
             return Finding(self._answered.age())

@@ -1,7 +1,7 @@
-"""The periodic jobs of a worker: all that is done every so many seconds, in one scheduler.
+"""Run the periodic jobs of a worker in one scheduler.
 
-A job never overlaps itself: when it is due while it is under way, that turn is left out. A job that fails is logged and
-has its next turn, unless the worker cannot do without it. All jobs are tasks of one group, so they end with the worker.
+A job never overlaps itself: if it is due while it runs, that run is skipped. A job that fails is logged and runs again
+at its next time, unless it is vital for the worker. All jobs are tasks of one group, so they end with the worker.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from runtime.log import RateLimitedLog
 log = logging.getLogger(__name__)
 
 _CLOCK_WAS_SET: Final = 0.5
-"""Seconds by which the clock moves at once only when it is set: NTP adjusts it by half a millisecond a second."""
+"""Seconds of change that only setting the clock causes: NTP slews it by half a millisecond per second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class _Job:
 
 
 class Jobs:
-    """The jobs of one worker; :meth:`run` runs them."""
+    """Periodic jobs of one worker; run :meth:`run` as a task."""
 
     def __init__(self) -> None:
         self._runs = _Runs()
@@ -52,13 +52,13 @@ class Jobs:
         when: Callable[[], Awaitable[None]] | None = None,
         vital: bool = False,
     ) -> None:
-        """Runs ``function`` every so many seconds from now on, or as soon as :meth:`run` runs.
+        """Run ``function`` every so many seconds from now on, or as soon as :meth:`run` runs.
 
         Args:
             at_once: the first run is now, not after an interval.
-            jitter_seconds: the most by which chance prolongs an interval, to keep several workers apart.
-            when: awaited before each run, such as until the clock is trusted.
-            vital: an error ends the worker, which must not go on without this job.
+            jitter_seconds: maximum random extension of an interval, to separate several workers.
+            when: awaited before each run, for example until the clock is trusted.
+            vital: an error ends the worker, which must not continue without this job.
         """
         job = _Job(name, function, when, vital)
         self._scheduler.follow_clock()
@@ -66,20 +66,20 @@ class Jobs:
             partial(self._run, job),
             IntervalTrigger(seconds=seconds, jitter=jitter_seconds or None, timezone=UTC),
             id=name,
-            misfire_grace_time=None,  # late is better than never, as after a time in which the event loop was busy
+            misfire_grace_time=None,  # run late rather than never, for example after a busy event loop
             coalesce=True,
             **({"next_run_time": datetime.now(UTC)} if at_once else {}),
         )
 
     async def run(self) -> NoReturn:
-        """Runs the jobs until cancelled; ends when none is under way any more."""
+        """Run the jobs until cancelled, and then wait for running ones."""
         async with asyncio.TaskGroup() as tasks:
             self._runs.begin(tasks)
             self._scheduler.start()
             try:
                 await asyncio.get_running_loop().create_future()
             finally:
-                self._runs.shutdown()  # at once; the scheduler takes until the next turn of the event loop
+                self._runs.shutdown()  # at once; the scheduler stops only at the next iteration of the event loop
                 self._scheduler.shutdown(wait=False)
         raise AssertionError("unreachable")
 
@@ -92,11 +92,11 @@ class Jobs:
             if job.vital:
                 raise
             kind = f"{job.name}: {type(error).__name__}"
-            self._warning.say(logging.ERROR, kind, "%s failed: %s; trying again", job.name, error, exc_info=True)
+            self._warning.log(logging.ERROR, kind, "%s failed: %s; trying again", job.name, error, exc_info=True)
 
 
 class _Runs(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
-    """Runs jobs as tasks of a group. APScheduler's own executor does not wait for them when it ends."""
+    """Executor that runs jobs as tasks of a group. APScheduler's own one does not wait for them at its end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,15 +104,15 @@ class _Runs(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
         self._last: dict[str, asyncio.Task[None]] = {}
 
     def begin(self, tasks: asyncio.TaskGroup) -> None:
-        """Runs jobs in ``tasks`` from now on."""
+        """Run jobs in ``tasks`` from now on."""
         self._tasks = tasks
 
     def shutdown(self, wait: bool = True) -> None:
-        """Begins no more runs."""
+        """Start no further runs."""
         self._tasks = None
 
     def submit_job(self, job: Any, run_times: object) -> None:
-        """Begins a run, unless one is under way. APScheduler would log a warning each time."""
+        """Start a run unless one is running. APScheduler would log a warning each time."""
         last = self._last.get(job.id)
         if last is None or last.done():
             self._do_submit_job(job, run_times)
@@ -123,22 +123,22 @@ class _Runs(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
 
 
 class _Scheduler(AsyncIOScheduler):  # type: ignore[misc]  # APScheduler has no types
-    """Keeps its intervals when the host's clock is set.
+    """Scheduler that keeps its intervals when the host's clock is set.
 
-    APScheduler tells by that clock what is due: set back by an hour, nothing would run for an hour, not even what
-    notices that it was set.
+    APScheduler determines due jobs by that clock: if it is set back by an hour, no job would run for an hour, not even
+    the one that detects the change.
     """
 
     _base: float | None = None
-    """The clock's time less the monotonic one's; None before the start."""
+    """The clock's time minus the monotonic one's; None before the start."""
 
     def start(self, paused: bool = False) -> None:
-        """Starts, in the running event loop."""
+        """Start in the running event loop."""
         self._base = _clock_base()
         super().start(paused)
 
     def follow_clock(self) -> None:
-        """Moves what is due later as far as the clock was set."""
+        """Shift the due times by the amount by which the clock was set."""
         if self._base is None:
             return
         moved = _clock_base() - self._base

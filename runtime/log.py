@@ -1,5 +1,7 @@
-"""Logging to stderr, in the journal's own terms when stderr is the journal, without repeating itself, and without
-secrets: others choose names, topics and texts that are logged, and some hold what should be nowhere."""
+"""Log to stderr, with priorities for the journal, with rate limits, and without secrets.
+
+Logged names, topics and texts come from other parties, and may contain secrets or control characters.
+"""
 
 import logging
 import math
@@ -23,7 +25,7 @@ LEVEL_NAMES: Final = tuple(_LEVELS)
 
 
 def level_name(given: object) -> object:
-    """The name of a level in our spelling: ``warn`` and capitals are what others use. Anything else stays as it is."""
+    """Normalize the name of a level: accept ``warn`` and upper case. Return any other value unchanged."""
     if not isinstance(given, str):
         return given
     name = given.strip().lower()
@@ -37,7 +39,7 @@ _PRIORITIES: Final = {
     logging.ERROR: 3,
     logging.CRITICAL: 2,
 }
-"""Of syslog, which systemd reads as a prefix ``<N>`` of a line (sd-daemon(3))."""
+"""Priorities of syslog, which systemd reads as a prefix ``<N>`` of a line (sd-daemon(3))."""
 
 
 _HIDDEN: Final = "[secret]"
@@ -48,26 +50,26 @@ _LOOKS_SECRET: Final = re.compile(
     re.DOTALL,
 )
 _SHORTEST_SECRET: Final = 12
-"""Characters. Less may be a word, and would be hidden wherever somebody uses it."""
+"""Minimum characters; a shorter secret may be a word, which would be hidden everywhere."""
 
 _kept_out: Final[set[str]] = set()
 
 
 def keep_out_of_logs(secret: str) -> None:
-    """Hides ``secret``, each line of it, wherever it is logged from now on, also as part of a text of somebody else."""
+    """Hide each line of ``secret`` in all logs from now on, also within other texts."""
     lines = (line.strip() for line in secret.splitlines())
     _kept_out.update(line for line in lines if len(line) >= _SHORTEST_SECRET and not line.startswith("-----"))
 
 
 def without_secrets(text: str) -> str:
-    """``text`` without what was kept out of logs, and without what looks like a token or a private key."""
+    """Return ``text`` without known secrets, and without anything that looks like a token or a private key."""
     for secret in _kept_out:
         text = text.replace(secret, _HIDDEN)
     return _LOOKS_SECRET.sub(_HIDDEN, text)
 
 
 class _Formatter(logging.Formatter):
-    """Messages quote strangers, so each is one line, without secrets and characters that a terminal would obey."""
+    """Formatter that keeps each message on one line, without secrets and control characters."""
 
     converter = staticmethod(time.gmtime)
 
@@ -80,7 +82,7 @@ class _Formatter(logging.Formatter):
 
 
 class _JournalFormatter(_Formatter):
-    """Each line with its priority; the journal adds time and unit itself."""
+    """Formatter that prefixes each line with its priority; the journal adds time and unit itself."""
 
     def format(self, record: logging.LogRecord) -> str:
         prefix = f"<{_PRIORITIES.get(record.levelno, 6)}>"
@@ -88,7 +90,7 @@ class _JournalFormatter(_Formatter):
 
 
 def set_up_logging(level: str) -> None:
-    """Sends all log records of ``level`` (one of :data:`LEVEL_NAMES`) and above to stderr."""
+    """Send all log records of ``level`` (one of :data:`LEVEL_NAMES`) and above to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     if stderr_is_journal():
         handler.setFormatter(_JournalFormatter("%(name)s: %(message)s"))
@@ -100,15 +102,15 @@ def set_up_logging(level: str) -> None:
 
 
 def set_level(level: str) -> None:
-    """Changes the level of everything that is logged from now on."""
+    """Set the log level from now on."""
     logging.getLogger().setLevel(_LEVELS[level])
-    # The libraries' own chatter is for those who debug the libraries.
+    # The libraries' own details only help to debug the libraries.
     for library in ("mqtt", "alembic", "apscheduler", "urllib3"):
         logging.getLogger(library).setLevel(max(_LEVELS[level], logging.WARNING))
 
 
 def stderr_is_journal() -> bool:
-    """Whether stderr goes to the journal: systemd names its device and inode in ``JOURNAL_STREAM``."""
+    """Return whether stderr is the journal, whose device and inode systemd sets in ``JOURNAL_STREAM``."""
     try:
         stat = os.fstat(sys.stderr.fileno())
     except (OSError, ValueError):
@@ -117,11 +119,11 @@ def stderr_is_journal() -> bool:
 
 
 class OngoingWarning:
-    """Rate-limited warning about conditions that last: logs each when it begins, changes and, now and then, goes on.
+    """Rate-limited warnings about lasting conditions, logged when one begins or changes, and repeated at intervals.
 
-    A text about a key is logged again after ``repeat_seconds``, or when the condition was :meth:`over` in between. At
-    most :data:`TEXTS` different texts about a key are logged in ``window_seconds``, however their causes alternate.
-    Any thread may call it.
+    A text about a key is logged again after ``repeat_seconds``, or if the condition was :meth:`over` in between. At
+    most :data:`TEXTS` different texts about a key are logged in ``window_seconds``, even if causes alternate.
+    Thread-safe.
 
     Args:
         repeat_seconds: None logs each text once.
@@ -130,10 +132,10 @@ class OngoingWarning:
     REPEAT_SECONDS: Final = 60.0
 
     TEXTS: Final = 4
-    """Different texts about one key that are remembered."""
+    """Maximum different texts per key in memory."""
 
     _KEYS: Final = 20_000
-    """How many keys are remembered; another one waits until the oldest is older than the window."""
+    """Maximum keys in memory; a further one is logged only if the oldest is older than the window."""
 
     def __init__(
         self,
@@ -146,11 +148,11 @@ class OngoingWarning:
         self._repeat = math.inf if repeat_seconds is None else repeat_seconds
         self._window = window_seconds
         self._logged: dict[Hashable, dict[str, float]] = {}
-        """By key: the texts and when they were logged. The key that was logged longest ago is the first."""
+        """By key: the texts and the times of their last log. The key that was logged longest ago comes first."""
         self._lock = threading.Lock()
 
     def warning(self, text: str, *args: object, key: Hashable = None) -> None:
-        """Logs what is wrong with ``key``, unless that was logged just now or too much was."""
+        """Log a warning about ``key`` unless it exceeds the rate limit."""
         message = text % args
         with self._lock:
             due = self._is_due(key, message, time.monotonic())
@@ -159,16 +161,16 @@ class OngoingWarning:
 
     @property
     def lasting(self) -> bool:
-        """Whether there was a warning that is not over."""
+        """Return whether a condition lasts."""
         return bool(self._logged)
 
     def over(self, key: Hashable = None) -> None:
-        """Ends the condition: the next warning about ``key`` is new."""
+        """End the condition, so that the next warning about ``key`` is new."""
         with self._lock:
             self._logged.pop(key, None)
 
     def _is_due(self, key: Hashable, message: str, now: float) -> bool:
-        """Whether to log this now; it is remembered then."""
+        """Return whether to log this now, and record it if so."""
         texts = self._logged.get(key, {})
         logged_at = texts.get(message)
         if logged_at is None and not self._has_room(key, texts, now):
@@ -176,12 +178,12 @@ class OngoingWarning:
         if logged_at is not None and now - logged_at < self._repeat:
             return False
         texts[message] = now
-        self._logged.pop(key, None)  # so that the order of the dict is that of the times
+        self._logged.pop(key, None)  # keeps the dict in the order of the times
         self._logged[key] = texts
         return True
 
     def _has_room(self, key: Hashable, texts: dict[str, float], now: float) -> bool:
-        """Whether another text of a key can be remembered, in place of one that is older than the window if need be."""
+        """Return whether another text of a key can be recorded; evict one older than the window if necessary."""
         if key not in self._logged and len(self._logged) >= self._KEYS:
             oldest_key = next(iter(self._logged))
             if now - max(self._logged[oldest_key].values()) < self._window:
@@ -196,48 +198,47 @@ class OngoingWarning:
 
 
 class RateLimitedLog:
-    """Rate-limited log of events that others cause: each of them is named once a minute at most, and all together fill
-    no log.
+    """Rate-limited log of events that others cause: one line per cause and minute, and a token bucket for all lines.
 
-    Whoever alternates between two reasons is as quiet as one who has a single one. A line says how many were left out
-    before it. One thread may call it.
+    The limit applies per cause, not per text, so that alternating texts do not increase the rate. A line gives the
+    number of suppressed ones before it. Not thread-safe.
     """
 
     EACH: Final = 60.0
-    """Seconds between two lines about the same one."""
+    """Minimum seconds between two lines about the same cause."""
 
     BURST: Final = 10
-    """Lines that may come at once."""
+    """Maximum lines at once."""
 
     EVERY: Final = 1.0
-    """Seconds until another line may come."""
+    """Seconds per further line."""
 
     _KEYS: Final = 10_000
-    """How many are remembered; the one that was named longest ago is forgotten first."""
+    """Maximum causes in memory; the one that was logged longest ago is evicted first."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._log = logger
-        self._named: dict[str, float] = {}
-        self._left_out = 0
+        self._logged_at: dict[str, float] = {}
+        self._suppressed = 0
         self._lines = float(self.BURST)
         self._at = time.monotonic()
 
-    def say(self, level: int, who: str, text: str, *args: object, exc_info: bool = False) -> None:
-        """Logs what ``who`` caused, unless too much was logged of it, or of all, just now."""
+    def log(self, level: int, key: str, text: str, *args: object, exc_info: bool = False) -> None:
+        """Log an event caused by ``key`` unless it exceeds the rate limits."""
         now = time.monotonic()
         self._lines = min(self.BURST, self._lines + (now - self._at) / self.EVERY)
         self._at = now
-        if self._lines < 1 or now - self._named.get(who, -self.EACH) < self.EACH:
-            self._left_out += 1
+        if self._lines < 1 or now - self._logged_at.get(key, -self.EACH) < self.EACH:
+            self._suppressed += 1
             return
         self._lines -= 1
-        self._remember(who, now)
-        more = f" (and {self._left_out} more since)" if self._left_out else ""
-        self._left_out = 0
+        self._record(key, now)
+        more = f" (and {self._suppressed} more since)" if self._suppressed else ""
+        self._suppressed = 0
         self._log.log(level, f"{text}%s", *args, more, exc_info=exc_info)
 
-    def _remember(self, who: str, now: float) -> None:
-        self._named.pop(who, None)  # so that the order of the dict is that of the times
-        if len(self._named) >= self._KEYS:
-            del self._named[next(iter(self._named))]
-        self._named[who] = now
+    def _record(self, key: str, now: float) -> None:
+        self._logged_at.pop(key, None)  # keeps the dict in the order of the times
+        if len(self._logged_at) >= self._KEYS:
+            del self._logged_at[next(iter(self._logged_at))]
+        self._logged_at[key] = now

@@ -1,10 +1,10 @@
-"""Which hosts are this machine itself: there, and only there, what is secret may travel unencrypted."""
+"""Recognize loopback hosts, the only ones to which secrets may be sent unencrypted."""
 
 import ipaddress
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host``, a name or an address, is this machine's loopback; an address without brackets."""
+    """Return whether ``host``, a name or an address without brackets, is this machine's loopback."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

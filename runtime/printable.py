@@ -1,9 +1,9 @@
-r"""Text from strangers, made fit for a terminal.
+r"""Escape untrusted text for terminals and logs.
 
-Names, versions, error texts and answers are written by agents, servers and whoever can write to the broker or the
-ledger. A terminal obeys some of their characters: it would move the cursor, rewrite lines above, set the clipboard, or
-show two names in each other's order. Whatever a command shows passes :func:`printable`, in the one place where it is
-written (``ops.output``, ``agent.output``), and so does what is logged.
+Names, versions, error texts and answers come from agents, servers, and all clients that can write to the broker or the
+ledger. A terminal interprets some of their characters: it would move the cursor, rewrite lines above, set the
+clipboard, or reorder names. All output of commands passes :func:`printable` where it is written (``ops.output``,
+``agent.output``), and so do all log messages.
 """
 
 import re
@@ -13,14 +13,14 @@ from typing import Any, Final
 _IGNORABLE: Final = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-"""Letters and marks by their category, and yet without any width or ink: two names that differ in them look alike."""
+"""Letters and marks by category that are nevertheless invisible, so that two names that differ in them look alike."""
 
 
 def printable(text: str) -> str:
-    r"""``text`` on one line, every character visible; the others are shown as escapes such as ``\x1b`` and ``\u202e``.
+    r"""Return ``text`` on one line, with escapes such as ``\x1b`` and ``\u202e`` for invisible characters.
 
-    Escaped are controls (C0, DEL, C1), separators of lines and paragraphs, all spaces but the plain one, marks and
-    isolates of direction, characters without a width, surrogates, and code points for private use or without a meaning.
+    These are control characters (C0, DEL, C1), line and paragraph separators, all spaces except the plain one,
+    directional marks and isolates, zero-width characters, surrogates, and private-use or unassigned code points.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -28,18 +28,18 @@ def printable(text: str) -> str:
 
 
 def _escape(char: str) -> str:
-    r"""As Python and JSON write it, so that it can be looked up: ``\n``, ``\x1b``, ``\u202e``, ``\U000e0001``."""
+    r"""Escape a character as Python does: ``\n``, ``\x1b``, ``\u202e``, ``\U000e0001``."""
     return char.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
 def printable_json(value: Any, *, default: Callable[[object], Any] | None = None) -> str:
-    """``value`` as JSON on one line: exact, and in ASCII without control characters.
+    """Encode ``value`` as JSON on one line, exactly, in ASCII without control characters.
 
     Args:
-        value: what JSON can hold.
-        default: turns what JSON has no type for into what it has.
+        value: a value that JSON can represent.
+        default: converts values of other types.
     """
-    import json  # not in every process that logs: the agent's daemon is to stay small
+    import json  # not needed by every process that logs; the agent's daemon must stay small
 
-    # The one control character that JSON lets stand for itself.
+    # The only control character that JSON does not escape.
     return json.dumps(value, default=default).replace("\x7f", "\\u007f")

@@ -1,8 +1,8 @@
-"""The one retry policy: how long to wait between attempts, which errors are worth another one, and what is logged.
+"""Implement the retry policy of all processes: delays between attempts, retryable errors, and log messages.
 
-An error that passes (a lost connection, a deadlock, a broker that restarts) is waited for, without end; any other one
-ends the attempt at once. Who waits says so once when it begins, and once when it works again. Imports nothing but the
-standard library, so that agents can use it.
+Temporary errors (a lost connection, a deadlock, a restart of the broker) are retried without limit; all others are
+raised at once. An outage is logged once at its beginning and once at its end. The module imports only the standard
+library, so that agents can use it.
 """
 
 import asyncio
@@ -17,42 +17,42 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MOST_DOUBLINGS: Final = 60
-"""More would exceed what a float holds after a night of failures, and no bound is that far away."""
+"""Maximum doublings, since more would exceed the range of a float after a night of failures."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """Seconds between attempts, which double from the first one up to a bound."""
+    """Delays between attempts in seconds, which double from the first one up to a maximum."""
 
     first_seconds: float
     longest_seconds: float
     jitter: float = 0.0
-    """Share of each delay that is left to chance, so that many who failed together do not come back together."""
+    """Random share of each delay, so that processes that failed together do not retry together."""
 
     def after(self, failures: int) -> float:
-        """Seconds to wait after so many failures in a row, 1 or more."""
+        """Return the seconds to wait after so many consecutive failures, 1 or more."""
         delay = self.first_seconds * 2.0 ** min(failures - 1, _MOST_DOUBLINGS)
         return min(delay, self.longest_seconds) * random.uniform(1.0 - self.jitter, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Setback:
-    """An error that passes."""
+    """A temporary error."""
 
     reason: str
-    """What went wrong, for the log and ``/healthz``: without secrets, statements and their values."""
+    """Description for the log and ``/healthz``, without secrets, statements and their values."""
     outlook: str = "waiting for it"
 
 
 Judge = Callable[[Exception], Setback | None]
-"""Decides on an error: it passes, or (None) it is raised as it is. It may also raise another one in its place."""
+"""Function that classifies an error: temporary, or (None) to be raised. It may also raise a different one."""
 
 
 class Outage:
-    """Who waits for something that is away, and since when; logs when that begins and when it is over.
+    """State of an outage: the callers that wait for a dependency, and since when. Logs its beginning and end.
 
-    Something may work for some and fail for others, like a database whose disk is full. So who failed is failing until
-    it succeeded itself, whatever others find. Each reason is logged once a minute at most, however many wait.
+    A dependency may work for some callers and fail for others, such as a database with a full disk. So a caller counts
+    as failing until it has succeeded itself. Each reason is logged at most once per minute for all callers.
     """
 
     LOG_AGAIN_SECONDS: Final = 60.0
@@ -65,7 +65,7 @@ class Outage:
         self._logged: dict[str, float] = {}
 
     def failed(self, who: object, setback: Setback) -> None:
-        """``who`` could not do its work; it will try again."""
+        """Record that ``who`` has failed and will retry."""
         now = self._monotonic()
         since = self._failing.get(who, (now, ""))[0]
         self._failing[who] = since, setback.reason
@@ -74,20 +74,20 @@ class Outage:
         self._log(f"{self._subject}: {setback.reason}; {setback.outlook}", now)
 
     def succeeded(self, who: object) -> None:
-        """``who`` did its work. The first one that finds it back says so."""
+        """Record that ``who`` has succeeded. The first caller that recovers logs the end of the outage."""
         if who in self._failing and self._away_since is not None:
             log.info("%s: works again, after %.0f s", self._subject, self._monotonic() - self._away_since)
             self._away_since = None
         self.gave_up(who)
 
     def gave_up(self, who: object) -> None:
-        """``who`` tries no longer, for whatever reason."""
+        """Record that ``who`` has stopped retrying."""
         self._failing.pop(who, None)
         if not self._failing:
             self._logged.clear()
 
     def longest(self) -> tuple[float, str] | None:
-        """For how many seconds somebody has been failing, and why; None when nobody is. Any thread may ask."""
+        """Return the longest lasting failure's duration in seconds and reason; None if there is none. Thread-safe."""
         failing = list(self._failing.values())
         if not failing:
             return None
@@ -95,17 +95,17 @@ class Outage:
         return max(0.0, self._monotonic() - since), reason
 
     def _log(self, line: str, now: float) -> None:
-        self._logged = {said: at for said, at in self._logged.items() if now - at < self.LOG_AGAIN_SECONDS}
+        self._logged = {logged: at for logged, at in self._logged.items() if now - at < self.LOG_AGAIN_SECONDS}
         if line not in self._logged:
             self._logged[line] = now
             log.warning("%s", line)
 
 
 async def until_done(attempt: Callable[[], Awaitable[T]], judge: Judge, delays: Delays, outage: Outage) -> T:
-    """Runs ``attempt`` until it succeeds, and returns its result.
+    """Run ``attempt`` until it succeeds, and return its result.
 
     Raises:
-        Exception: the first error that ``judge`` does not let pass.
+        Exception: the first error that ``judge`` does not classify as temporary.
     """
     failures, who = 0, object()
     try:

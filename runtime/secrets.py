@@ -1,6 +1,6 @@
-"""Secrets come from the environment, from files that a sidecar writes, or from Vault, and go to their use alone.
+"""Read secrets from the environment, from files that a sidecar writes, or from Vault.
 
-Vault's token goes to the address that ``VAULT_ADDR`` names and to no other: over https, or to this machine itself.
+Vault's token is sent only to the address in ``VAULT_ADDR``, and only over https or to loopback.
 """
 
 import functools
@@ -34,16 +34,16 @@ _VAULT_ADDRESS: Final = re.compile(
 )
 _TOKEN: Final = re.compile(r"[!-~]+")
 _LONGEST_REASON: Final = 400
-"""Characters of what Vault, or whoever answers in its place, says of an error."""
+"""Maximum characters of an error text from Vault or a proxy."""
 
 
 class SecretUnavailable(Exception):
-    """A secret cannot be had, or is not of its form. The message names where it was looked for, never what it is."""
+    """A secret is unavailable or malformed. The message names its source, never its value."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class DatabaseSecret:
-    """What a file or Vault knows of the database."""
+    """Credentials and DSN of the database from a file or Vault."""
 
     dsn: str | None = None
     user: str | None = None
@@ -54,10 +54,10 @@ class DatabaseSecret:
 
 
 def database_secret(env: Environment, *, files: tuple[Path, ...] = DATABASE_FILES) -> DatabaseSecret:
-    """What ``database.yaml`` says under ``mysql:``, else Vault's ``database``, else nothing.
+    """Return the ``mysql:`` section of ``database.yaml``, else Vault's ``database``, else an empty secret.
 
     Raises:
-        SecretUnavailable: a file is there but cannot be read as that, or Vault is configured but does not answer.
+        SecretUnavailable: a file exists but is invalid, or Vault is configured but does not answer.
     """
     for path in files:
         if path.exists():
@@ -75,10 +75,10 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
-        # The error's own text quotes the line, and the line may be the password.
-        raise SecretUnavailable(f"{path}: is no YAML{where}") from None
+        # The error's own text quotes the line, which may contain the password.
+        raise SecretUnavailable(f"{path}: is not YAML{where}") from None
     except (ValueError, RecursionError):
-        # An impossible date, or brackets without end.
+        # An impossible date, or too many nested brackets.
         raise SecretUnavailable(f"{path}: cannot be read as YAML; quote its values") from None
     if not isinstance(content, Mapping):
         raise SecretUnavailable(f"{path}: must be a mapping with the key 'mysql'")
@@ -96,7 +96,7 @@ def _from_mapping(values: object, where: str) -> DatabaseSecret:
 
 
 def from_vault(env: Environment, name: str) -> Mapping[str, Any] | None:
-    """The newest version of ``kv/ntppool/{env}/{name}``; None when no Vault is configured.
+    """Read the newest version of ``kv/ntppool/{env}/{name}``; None if no Vault is configured.
 
     Raises:
         SecretUnavailable: ``VAULT_ADDR`` is set, and the secret cannot be read.
@@ -106,7 +106,7 @@ def from_vault(env: Environment, name: str) -> Mapping[str, Any] | None:
         return None
     _check_address(address)
     token = _vault_token()
-    # Imported here: most installations have no Vault, and its client is slow to load.
+    # Imported here, since most installations have no Vault, and its client loads slowly.
     from hvac.exceptions import VaultError
 
     path = f"ntppool/{env}/{name}"
@@ -116,28 +116,28 @@ def from_vault(env: Environment, name: str) -> Mapping[str, Any] | None:
             path=path, mount_point=_VAULT_MOUNT, raise_on_deleted_version=True
         )
     except (VaultError, OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-        # Its own, those of HTTP (OSError), and those of a client that expects well-formed answers. None is chained to
-        # ours, because some show the headers, and so the token.
+        # Errors of the client, of HTTP (OSError), and of malformed answers. They are not chained, since some show the
+        # headers, and so the token.
         raise SecretUnavailable(f"{unreadable}: {_reason(error, token)}") from None
     if not isinstance(answer, Mapping):
         raise SecretUnavailable(f"{unreadable}: {_not_ok(answer)}")
     versions = answer.get("data")
     data = versions.get("data") if isinstance(versions, Mapping) else None
     if not isinstance(data, Mapping):
-        raise SecretUnavailable(f"{unreadable}: it is no mapping")
+        raise SecretUnavailable(f"{unreadable}: it is not a mapping")
     return data
 
 
 def _check_address(address: str) -> None:
     match = _VAULT_ADDRESS.fullmatch(address)
     if match is None:
-        # Not repeated: what is written there may be a password, or the token.
+        # The value is not repeated, since it may be a password or the token.
         raise SecretUnavailable(
             "VAULT_ADDR: must be an address such as https://vault.example:8200, without a user or a password"
         )
     if match["scheme"] == "http" and not is_loopback(match["host"].strip("[]")):
         raise SecretUnavailable(
-            f"VAULT_ADDR={address}: must begin with https://, since everybody on the way could read the token; "
+            f"VAULT_ADDR={address}: must begin with https://, since others on the network could read the token; "
             "plain http is for loopback only"
         )
 
@@ -147,15 +147,15 @@ def _client(address: str, token: str) -> "hvac.Client":
     import requests
 
     session = requests.Session()
-    # A proxy for plain http would be told the token. Through one for https goes what only Vault can read.
+    # A proxy for plain http would see the token; one for https forwards encrypted data.
     session.trust_env = address.startswith("https:")
     session.verify = os.environ.get("VAULT_CACERT") or True
-    # A redirect would take the token along, to whatever host it names.
+    # A redirect would send the token to another host.
     return hvac.Client(url=address, token=token, session=session, timeout=_VAULT_TIMEOUT, allow_redirects=False)
 
 
 def _vault_token() -> str:
-    """Nothing where there is none: an agent of Vault on this machine may add its own."""
+    """Return Vault's token, or an empty text, since a Vault agent on this machine may add its own."""
     try:
         token = _VAULT_TOKEN_FILE.read_text(encoding="utf-8").strip()
         warn_of_exposed(_VAULT_TOKEN_FILE)
@@ -168,27 +168,27 @@ def _vault_token() -> str:
 
 
 def _reason(error: Exception, token: str) -> str:
-    """What went wrong, on one line; whoever answered may have sent the token back."""
+    """Describe the error on one line, without the token, which the answer may contain."""
     said = " ".join(str(error).split()) or type(error).__name__
     return printable(said.replace(token, "...") if token else said)[:_LONGEST_REASON]
 
 
 def _not_ok(answer: Any) -> str:
-    """Why an answer is none: hvac returns the response itself when it is not 200 with JSON."""
+    """Describe an invalid answer; hvac returns the response itself unless it is 200 with JSON."""
     status = getattr(answer, "status_code", None)
     if status is not None and 300 <= status < 400:
-        return f"it answers with a redirect (HTTP {status}), which the token does not follow; set VAULT_ADDR to its end"
-    return f"its answer is no JSON object (HTTP {status})"
+        return f"it answers with a redirect (HTTP {status}), which is not followed; set VAULT_ADDR to its target"
+    return f"its answer is not a JSON object (HTTP {status})"
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 
 def warn_of_exposed(path: Path) -> None:
-    """Says loudly, once, that everybody on this machine may read or change a file with a secret.
+    """Warn once if all users of this machine may read or change a file with a secret.
 
-    It is used all the same. Kubernetes and Vault's agent write 0644, in containers where nobody else is, and there
-    only the platform's own configuration can change that.
+    The file is used nevertheless. Kubernetes and Vault's agent write files with mode 0644, in containers without other
+    users, and only the platform's configuration can change that.
     """
     try:
         rights = _rights_of_all(path)
@@ -199,7 +199,7 @@ def warn_of_exposed(path: Path) -> None:
 
 
 def _rights_of_all(path: Path) -> str:
-    """What those can do with it who are neither its owner nor of its group; nothing where they cannot get there."""
+    """Return the access of other users (neither owner nor group); empty if they cannot reach the file."""
     real = path.resolve(strict=True)
     if not all(parent.stat().st_mode & stat.S_IXOTH for parent in real.parents):
         return ""
@@ -209,4 +209,4 @@ def _rights_of_all(path: Path) -> str:
 
 @functools.cache
 def _warn_once(path: Path, rights: str) -> None:
-    log.warning("%s: holds a secret, and everybody on this machine may %s it; run 'chmod o= %s'", path, rights, path)
+    log.warning("%s: holds a secret, and all users of this machine may %s it; run 'chmod o= %s'", path, rights, path)

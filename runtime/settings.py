@@ -1,4 +1,4 @@
-"""The settings of a worker: environment over default, checked once, frozen, with every wrong value named."""
+"""Load the settings of a worker from its environment: validated once, frozen, with every invalid value named."""
 
 import os
 from pathlib import Path
@@ -14,18 +14,18 @@ from schema.messages import LogLevel
 from schema.names import DEFAULT_ENVIRONMENT, Environment
 
 if TYPE_CHECKING:
-    # Loaded where the database is meant: a command that only speaks to the broker starts without SQLAlchemy.
+    # Imported where the database is used, so that a command that only uses the broker starts without SQLAlchemy.
     from sqlalchemy.engine import URL
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class ConfigurationError(Exception):
-    """A setting is missing or wrong; the message names it and what would be right. A process ends with status 2."""
+    """A setting is missing or invalid; the message names it and the valid values. A process exits with status 2."""
 
 
 class WorkerSettings(BaseSettings):
-    """What every process of the server side reads from its environment."""
+    """Settings of every process of the server side, from its environment."""
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore")
 
@@ -44,18 +44,18 @@ class WorkerSettings(BaseSettings):
 
     database_dsn: SecretStr | None = None
     log_scores_days: Annotated[int, Field(ge=2, le=3650)] | None = None
-    """How long log rows are kept; a review of a server's monitors looks back a day. Unset: 15 days, or for ever in a
-    database that was adopted with its rows."""
+    """Retention of log rows in days; a review needs one day. Unset: 15 days, or no limit in a database that was adopted
+    with its rows."""
 
     metrics_address: str = "127.0.0.1"
     metrics_port: Port | None = None
-    """Where /metrics and /healthz are; unset: nowhere."""
+    """Port of /metrics and /healthz; unset: none."""
 
     @field_validator("mqtt_ca_file", "mqtt_cert_file", "mqtt_key_file", "jwt_key_file")
     @classmethod
     def _readable(cls, path: Path | None) -> Path | None:
         if path is not None and (path.is_dir() or not os.access(path, os.R_OK)):
-            raise ValueError("is no readable file")
+            raise ValueError("is not a readable file")
         return path
 
     @field_validator("mqtt_key_file", "jwt_key_file")
@@ -82,12 +82,12 @@ class WorkerSettings(BaseSettings):
         return self
 
     def broker_address(self) -> BrokerAddress:
-        """Where the broker is."""
+        """Return the address of the broker."""
         port = self.mqtt_port or (8883 if self.mqtt_ca_file else 1883)
         return BrokerAddress(self.mqtt_host, port, self.mqtt_ca_file, self.mqtt_cert_file, self.mqtt_key_file)
 
     def jwt_key_text(self) -> str:
-        """The key that tokens are signed with: ``JWT_KEY``, else ``JWT_KEY_FILE``, else Vault's ``jwt``.
+        """Return the key to sign tokens: ``JWT_KEY``, else ``JWT_KEY_FILE``, else Vault's ``jwt``.
 
         Raises:
             ConfigurationError: there is none.
@@ -112,10 +112,10 @@ class WorkerSettings(BaseSettings):
         return str(vault["key"])
 
     def database_url(self) -> "URL":
-        """Where the ledger is; SQLite in the state directory when nothing says otherwise.
+        """Return the URL of the ledger, by default SQLite in the state directory.
 
         Raises:
-            ConfigurationError: the DSN is of no known form, or a file with its secret is broken.
+            ConfigurationError: the DSN has an unknown form, or a file with its secret is invalid.
         """
         from sqlalchemy.engine import URL
 
@@ -128,7 +128,7 @@ class WorkerSettings(BaseSettings):
             raise ConfigurationError(f"DATABASE_DSN: {error}") from error
         if url is None:
             directory = server_state_directory(self.deployment_mode)
-            return URL.create("sqlite", database=str(_made(directory) / "ledger.db"))
+            return URL.create("sqlite", database=str(_created(directory) / "ledger.db"))
         if url.get_backend_name() == "sqlite" and not Path(str(url.database)).parent.is_dir():
             raise ConfigurationError(f"DATABASE_DSN: {url.database}: its directory does not exist")
         keep_out_of_logs(url.password or "")
@@ -161,18 +161,18 @@ def _read_key(path: Path) -> str:
         raise ConfigurationError(f"JWT_KEY_FILE: cannot be read as text ({type(error).__name__})") from None
 
 
-def _made(directory: Path) -> Path:
+def _created(directory: Path) -> Path:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(
-            f"STATE_DIRECTORY: {directory} cannot be made ({error.strerror}); set it, or DATABASE_DSN"
+            f"STATE_DIRECTORY: {directory} cannot be created ({error.strerror}); set it, or DATABASE_DSN"
         ) from error
     return directory
 
 
 def server_state_directory(env: Environment) -> Path:
-    """Where the server side keeps files: systemd's state directory, else the user's data directory."""
+    """Return the directory for files of the server side: systemd's state directory, else the user's data directory."""
     if given := os.environ.get("STATE_DIRECTORY"):
         return Path(given.split(":")[0]) / env
     if data := os.environ.get("XDG_DATA_HOME"):
@@ -184,10 +184,10 @@ def server_state_directory(env: Environment) -> Path:
 
 
 def load_settings(**given: Any) -> WorkerSettings:
-    """The settings of this process; ``given`` are arguments, which win over the environment when not None.
+    """Load the settings of this process; arguments in ``given`` that are not None override the environment.
 
     Raises:
-        ConfigurationError: one or more are wrong, each named with its value, unless that is secret.
+        ConfigurationError: one or more are invalid; the message names each with its value unless that is secret.
     """
     try:
         return WorkerSettings(**{name: value for name, value in given.items() if value is not None})
@@ -200,6 +200,6 @@ def _setting_error(error: Any) -> str:
     if not error["loc"]:
         return message
     name = str(error["loc"][0])
-    # Of the key's file not even the name: some write the key itself there.
+    # Not even the name of the key's file, since some users put the key itself there.
     value = "" if name in ("jwt_key", "jwt_key_file", "database_dsn") else without_secrets(f"={error['input']}")
     return f"{name.upper()}{value}: {message}"

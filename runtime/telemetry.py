@@ -1,4 +1,4 @@
-"""Numbers and traces of the server side: OpenTelemetry inside, Prometheus' format at /metrics, OTLP when configured."""
+"""Export metrics and traces of the server side: OpenTelemetry, Prometheus' format at /metrics, optional OTLP."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from prometheus_client import REGISTRY, make_wsgi_app
 from runtime.health import Report
 
 Health = Callable[[], Report]
-"""Asked from another thread than the event loop's, so that a loop that hangs is noticed."""
+"""Function that returns the health; called outside the event loop's thread, so that a hanging loop is detected."""
 
 
 # The library's own buckets are for milliseconds: 5 to 10 000.
@@ -35,15 +35,15 @@ _IN_SECONDS: Final = View(
 )
 
 _EXPORT_WITHIN: Final = 1.0
-"""Seconds for the last export: the work of a process may have taken three of the five until its promised end."""
+"""Maximum seconds for the last export, since the work may have used three of the five seconds for the shutdown."""
 
 _LOOK_FOR_END: Final = 0.1
-"""Seconds until the server for /metrics notices that it is to end."""
+"""Seconds between two checks of the server for /metrics for its shutdown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """What a worker makes its instruments and spans from."""
+    """Factories for a worker's instruments and spans."""
 
     meter: Meter
     tracer: Tracer
@@ -51,12 +51,12 @@ class Telemetry:
 
 @contextmanager
 def telemetry(service: str, env: str) -> Iterator[Telemetry]:
-    """Telemetry of one process. What was not exported yet is exported at the end, within a second."""
+    """Provide the telemetry of one process. The rest is exported at the end, within a second."""
     resource = Resource.create({"service.name": f"ntppool-{service}", "deployment.environment": env})
     readers: list[MetricReader] = [PrometheusMetricReader()]
     tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
     if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        # Imported here: the exporter is slow to load and most installations have no collector.
+        # Imported here, since the exporter loads slowly and most installations have no collector.
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
@@ -71,13 +71,13 @@ def telemetry(service: str, env: str) -> Iterator[Telemetry]:
 
 
 def _end_within(seconds: float, *ends: Callable[[], object]) -> None:
-    """Runs all at once, and leaves those alone that take longer.
+    """Run all of them concurrently, and abandon those that take longer.
 
-    The exporters' own time-outs bound neither the look-up of a name nor an answer that comes byte by byte.
+    The exporters' own time-outs limit neither the look-up of a name nor an answer that arrives byte by byte.
     """
     deadline = time.monotonic() + seconds
     threads = [threading.Thread(target=end, name="last export", daemon=True) for end in ends]
-    with suppress(RuntimeError):  # the system has no room for another thread: nobody waits for numbers then
+    with suppress(RuntimeError):  # the system cannot start another thread: skip the export
         for thread in threads:
             thread.start()
     for thread in threads:
@@ -87,10 +87,10 @@ def _end_within(seconds: float, *ends: Callable[[], object]) -> None:
 
 @contextmanager
 def metrics_server(address: str, port: int | None, health: Health) -> Iterator[None]:
-    """Serves ``/metrics`` and ``/healthz`` (JSON; 503 when something is unwell) from a thread; nothing without a port.
+    """Serve ``/metrics`` and ``/healthz`` (JSON; 503 if unhealthy) from a thread; do nothing without a port.
 
     Raises:
-        OSError: the address is not ours, or the port is taken.
+        OSError: the address is not local, or the port is in use.
     """
     if port is None:
         yield
@@ -106,17 +106,17 @@ def metrics_server(address: str, port: int | None, health: Health) -> Iterator[N
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread per client: one that says nothing keeps neither others nor the end of the process waiting."""
+    """Server with a thread per client, so that a silent client delays neither others nor the end of the process."""
 
     daemon_threads = True
     block_on_close = False
 
 
 class _QuietHandler(WSGIRequestHandler):
-    timeout = 10  # seconds until a client that says nothing is given up
+    timeout = 10  # seconds until a silent client is disconnected
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Scrapes are not news."""
+        """Do not log scrapes."""
 
 
 def _app(health: Health) -> Callable[[Any, Any], Any]:

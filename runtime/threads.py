@@ -1,7 +1,7 @@
-"""Work that blocks, in a thread that nobody waits for when the process ends.
+"""Run blocking work in a daemon thread, so that it does not delay the end of the process.
 
-The event loop's own threads keep a process from ending while the system is slow to answer, and what was queued for them
-may still run later.
+The event loop's own threads would delay it while the system is slow to answer, and work in their queue might still run
+later.
 """
 
 import asyncio
@@ -14,19 +14,19 @@ T = TypeVar("T")
 
 
 class NoThread(RuntimeError):
-    """The system has no room for another thread; the work was not begun."""
+    """The system cannot start another thread; the work was not started."""
 
 
 async def in_thread(work: Callable[[], T], name: str) -> T:
-    """What ``work`` returns or raises. When the caller is cancelled, the work goes on alone.
+    """Return or raise the outcome of ``work``. If the caller is cancelled, the work continues in its thread.
 
     Raises:
-        NoThread: it was not begun.
+        NoThread: the work was not started.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
-    def tell(set_outcome: Callable[[Any], None], outcome: Any) -> None:
+    def deliver(set_outcome: Callable[[Any], None], outcome: Any) -> None:
         if not done.done():
             set_outcome(outcome)
 
@@ -37,7 +37,7 @@ async def in_thread(work: Callable[[], T], name: str) -> T:
         except Exception as error:
             outcome = (done.set_exception, error)
         with suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(tell, *outcome)
+            loop.call_soon_threadsafe(deliver, *outcome)
 
     try:
         threading.Thread(target=run, name=name, daemon=True).start()

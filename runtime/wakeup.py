@@ -1,27 +1,27 @@
-"""What a loop waits for that acts on an event, but does not wait longer than it has something else to do.
+"""Wake a loop on an event or after a time-out, whichever comes first.
 
-Work that is done every so many seconds, whatever happens, is a periodic job instead (:mod:`runtime.jobs`).
+Work at a fixed interval is a periodic job instead (:mod:`runtime.jobs`).
 """
 
 import asyncio
 
 
 class Wakeup:
-    """Wakes one loop. To be woken several times before it waits counts once."""
+    """Wake-up signal for one loop. Several signals before it waits count once."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
     def set(self) -> None:
-        """Wakes the loop now, or when it waits next."""
+        """Wake the loop now, or when it waits next."""
         self._event.set()
 
     def clear(self) -> None:
-        """Forgets that the loop was woken: it is about to look at everything anyway."""
+        """Clear the signal, since the loop is about to check everything anyway."""
         self._event.clear()
 
     async def wait(self, at_most_seconds: float | None = None) -> bool:
-        """Returns True when the loop is woken, and False when the time is over."""
+        """Wait for the signal; return False after the time-out."""
         try:
             async with asyncio.timeout(at_most_seconds):
                 await self._event.wait()

@@ -1,7 +1,7 @@
-"""The frame of every worker: database, broker, control messages, numbers, and an end within five seconds.
+"""Run a worker with its database, broker session, control commands and metrics, and stop it within five seconds.
 
-A worker is a function that is given a :class:`Worker` with all of that, adds its subscriptions and commands, and
-starts its tasks. This module runs it; nothing of a worker lives longer than that.
+A worker is a function that receives a :class:`Worker` with these parts, adds its subscriptions and commands, and starts
+its tasks. All of its tasks end with this module's run.
 """
 
 import asyncio
@@ -40,19 +40,19 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _DATABASE_DELAYS: Final = Delays(first_seconds=1.0, longest_seconds=1.0)
-"""Between two attempts to reach a database that is away."""
+"""Delay between two attempts to reach an unavailable database."""
 
 
 @dataclass(slots=True)
 class Doubts:
-    """How often a transaction failed such that it may have been committed all the same."""
+    """Number of transactions whose outcome was unknown after a failure."""
 
     count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """All that a worker needs of the outside."""
+    """Dependencies of a worker."""
 
     service: str
     settings: WorkerSettings
@@ -64,24 +64,24 @@ class Worker:
     pool: PoolSettingsReader
     telemetry: Telemetry
     status: dict[str, Any] = field(default_factory=dict)
-    """What the worker tells about itself in its answer to ``status``."""
+    """Details of the worker's answer to ``status``."""
     doubts: Doubts = field(default_factory=Doubts)
-    """For those who tell others after the commit: what was committed may be something that nobody was told of."""
+    """For parts that publish after a commit: a transaction may have been committed without being published."""
     clock: Clock = field(default_factory=Clock)
     contact: Contact = field(default_factory=Contact)
     rounds: Rounds = field(default_factory=Rounds)
-    """For the loops that do the work: each says when it is at it."""
+    """Running rounds of the worker's loops, for the health."""
     jobs: Jobs = field(default_factory=Jobs)
-    """Everything that is done every so many seconds."""
+    """The worker's periodic jobs."""
 
     async def in_database(self, work: Callable[[], T], judge_defect: Judge | None = None) -> T:
-        """Runs blocking ``work`` in a thread, again and again while the database is away or others do not let go of it.
+        """Run blocking ``work`` in a thread, with retries while the database is unavailable or locked.
 
-        What it does must be idempotent (see :func:`runtime.db.engine.transaction`). A cancellation waits for the
-        transaction that is under way, so that a worker never stops in the middle of one.
+        ``work`` must be idempotent (see :func:`runtime.db.engine.transaction`). A cancellation waits for the running
+        transaction, so that a worker never stops within one.
 
         Args:
-            judge_defect: decides on all other errors; without it, they are raised.
+            judge_defect: classifies all other errors; without it, they are raised.
         """
 
         def judge(error: Exception) -> Setback | None:
@@ -95,45 +95,45 @@ class Worker:
         return await until_done(partial(_to_its_end, work), judge, _DATABASE_DELAYS, self.contact)
 
     async def undisturbed(self) -> None:
-        """Returns when the clock is trusted and nobody waits for the database: for jobs that may as well come later."""
+        """Wait until the clock is trusted and the database is available, for jobs that may be delayed."""
         await self.clock.agreed()
-        while self.contact.longest() is not None:  # a look now and then, as for the clock
+        while self.contact.longest() is not None:  # polled, as for the clock
             await asyncio.sleep(_DATABASE_DELAYS.longest_seconds)
             await self.clock.agreed()
 
     async def compare_clocks(self) -> None:
-        """Has this host's clock compared with the database's, before something that depends on it."""
+        """Compare this host's clock with the database's, before work that depends on it."""
         self.clock.note(await self.in_database(self._compare))
 
     def _compare(self) -> Comparison | None:
         with reading(self.engine) as connection:
-            connection.scalar(_ANYTHING)  # the connection may have to be made first, which is not the clock's fault
+            connection.scalar(_ANYTHING)  # may have to connect first, which must not count as round trip
             return self.clock.compare(connection)
 
 
 _ANYTHING: Final = sa.text("SELECT 1")
 
 VITALS_EVERY: Final = 1.0
-"""Seconds between two looks at what is well."""
+"""Seconds between two checks of the health."""
 
 _END_WITHIN: Final = 3.0
-"""Seconds from the signal until a transaction under way is waited for no longer; the whole end takes less than 5."""
+"""Maximum seconds to wait for a running transaction after the signal; the whole shutdown takes less than 5."""
 
 
 class Vitals:
-    """When broker, clock and event loop were last well: noted every second, and asked for from another thread."""
+    """Times at which broker, clock and event loop were last healthy, updated every second. Any thread may read them."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._connected, self._trusted, self._pulse = LastWell(), LastWell(), LastWell()
         meter = worker.telemetry.meter
         self._ahead = meter.create_gauge(
-            "ntppool.clock.ahead", unit="s", description="this host's clock, ahead of the database's"
+            "ntppool.clock.ahead", unit="s", description="seconds by which this host's clock is ahead of the database's"
         )
         self._doubted = meter.create_gauge("ntppool.clock.doubted", description="1 while the clock is not trusted")
 
     async def note(self) -> None:
-        """Notes what is well: a periodic job."""
+        """Record the healthy dependencies. A periodic job."""
         worker = self._worker
         self._pulse.note()
         if worker.broker.connected:
@@ -146,7 +146,7 @@ class Vitals:
         worker.status["clock"] = doubt or "trusted"
 
     def report(self) -> Report:
-        """For ``/healthz``."""
+        """Return the report for ``/healthz``."""
         worker = self._worker
         away = None if worker.broker.connected else f"not connected to {worker.broker.address}"
         findings = {
@@ -160,7 +160,7 @@ class Vitals:
 
 
 def introduction(worker: Worker) -> str:
-    """What a worker says of itself as it starts: which program, for whom, and where all that it uses is; no secret."""
+    """Return the line that a worker logs at its start: program, environment and addresses, without secrets."""
     settings = worker.settings
     places = {
         "database": worker.engine.url.set(query={}).render_as_string(hide_password=True),
@@ -168,19 +168,19 @@ def introduction(worker: Worker) -> str:
         "client": worker.broker.identity.client_id,
         "metrics": "none" if settings.metrics_port is None else f"{settings.metrics_address}:{settings.metrics_port}",
     }
-    told = ", ".join(f"{name} {place}" for name, place in places.items())
-    return f"{worker.service} {version('ntppool-monitor')} starts for {settings.deployment_mode}: {told}"
+    used = ", ".join(f"{name} {place}" for name, place in places.items())
+    return f"{worker.service} {version('ntppool-monitor')} starts for {settings.deployment_mode}: {used}"
 
 
 Start = Callable[[Worker, asyncio.TaskGroup], Awaitable[None]]
-"""Adds subscriptions, commands and periodic jobs to the worker, and starts its tasks in the group."""
+"""Function that adds subscriptions, commands and periodic jobs to the worker, and starts its tasks in the group."""
 
 
 def run_worker(service: str, settings: WorkerSettings, token: TokenSource, start: Start) -> None:
-    """Runs a worker until SIGTERM or SIGINT.
+    """Run a worker until SIGTERM or SIGINT.
 
     Raises:
-        ConfigurationError: a setting is wrong, or the database lacks migrations.
+        ConfigurationError: a setting is invalid, or the database lacks migrations.
     """
     wrong: ConfigurationError | None = None
     with telemetry(service, settings.deployment_mode) as numbers:
@@ -195,10 +195,10 @@ def run_worker(service: str, settings: WorkerSettings, token: TokenSource, start
 def run_task(
     service: str, settings: WorkerSettings, token: TokenSource, work: Callable[[Worker], Awaitable[None]]
 ) -> None:
-    """Runs ``work`` with all that a worker has, but takes no orders; ends with it.
+    """Run ``work`` once with the parts of a worker, but without control commands.
 
     Raises:
-        ConfigurationError: a setting is wrong, or the database lacks migrations.
+        ConfigurationError: a setting is invalid, or the database lacks migrations.
     """
     with telemetry(service, settings.deployment_mode) as numbers:
         asyncio.run(_run_task(assemble(service, settings, token, numbers), work))
@@ -238,7 +238,7 @@ async def _run(service: str, settings: WorkerSettings, token: TokenSource, start
                 await _end(running)
     finally:
         worker.engine.dispose()
-        # The process ends now: to look through all that it has for garbage first takes most of the time of its end.
+        # The process ends now, and a last garbage collection would take most of the time of the shutdown.
         gc.freeze()
     log.info("%s: stopped", service)
 
@@ -251,7 +251,7 @@ def _listening(settings: WorkerSettings, health: Health) -> Iterator[None]:
             stack.enter_context(metrics_server(address, port, health))
         except OSError as error:
             raise ConfigurationError(
-                f"METRICS_ADDRESS={address}, METRICS_PORT={port}: must be an address of ours and a free port: {error}"
+                f"METRICS_ADDRESS={address}, METRICS_PORT={port}: must be a local address and a free port: {error}"
             ) from None
         yield
 
@@ -263,12 +263,12 @@ async def _work(worker: Worker, start: Start, vitals: Vitals) -> None:
         await worker.in_database(partial(require_migrated, worker.engine))
         await worker.compare_clocks()
         worker.jobs.add("clock", COMPARE_EVERY, worker.compare_clocks, vital=True)
-        take_commands(worker, tasks)
+        handle_commands(worker, tasks)
         await start(worker, tasks)
         tasks.create_task(worker.live.run(), name="live stream")
         tasks.create_task(worker.broker.run(), name="broker session")
-        # A hundred thousand objects of modules that stay: to look through them again and again for garbage would stop
-        # everything for 50 ms at a time.
+        # The modules have a hundred thousand objects that stay; repeated garbage collections of them would block the
+        # event loop for 50 ms at a time.
         gc.freeze()
 
 
@@ -281,20 +281,20 @@ async def _first(stop: asyncio.Event, running: asyncio.Task[None]) -> None:
 async def _end(running: asyncio.Task[None]) -> None:
     running.cancel()
     if not (await asyncio.wait({running}, timeout=_END_WITHIN))[0]:
-        # A thread that waits for a database that is silent, but not gone, cannot be told to stop. The server rolls
-        # back what it was in; had it been committed, doing it again changes nothing.
+        # A thread that waits for a silent database cannot be stopped. The server rolls back its transaction; if it was
+        # committed, a retry changes nothing.
         log.warning("the database does not answer: ended without waiting for it")
         logging.shutdown()
         os._exit(1)
 
 
 def assemble(service: str, settings: WorkerSettings, token: TokenSource, numbers: Telemetry) -> Worker:
-    """All that a worker needs; connects to nothing yet.
+    """Create the parts of a worker; they do not connect yet.
 
     Raises:
-        ConfigurationError: a setting is wrong.
+        ConfigurationError: a setting is invalid.
     """
-    # Several workers of a kind run side by side: the process makes the client id its own.
+    # Several workers of a kind may run, so the process id makes the client id unique.
     identity = Identity(service, f"{service}/{os.getpid()}-{time.time_ns() % 1_000_000:06d}")
     broker = BrokerSession(settings.broker_address(), identity, token)
     engine = open_database(settings.database_url(), reread=settings.database_url)
@@ -314,21 +314,21 @@ def assemble(service: str, settings: WorkerSettings, token: TokenSource, numbers
     )
 
 
-def take_commands(worker: Worker, tasks: asyncio.TaskGroup) -> None:
-    """Subscribes to what operators order, and has each order carried out in ``tasks``."""
+def handle_commands(worker: Worker, tasks: asyncio.TaskGroup) -> None:
+    """Subscribe to operators' control commands, and execute each in ``tasks``."""
 
-    def take(message: Incoming) -> None:
-        if not message.retain:  # an order is for now, not for whoever comes later
+    def on_command(message: Incoming) -> None:
+        if not message.retain:  # a retained command would also reach workers that start later
             tasks.create_task(worker.control.handle(worker.broker, message), name="control message")
 
-    worker.broker.subscribe(Subscription(worker.topics.service_control(worker.service), take))
+    worker.broker.subscribe(Subscription(worker.topics.service_control(worker.service), on_command))
 
 
 def require_migrated(engine: Engine) -> None:
-    """Refuses a database that is not at this program's version.
+    """Check that the database is at this program's version.
 
     Raises:
-        ConfigurationError: it is not.
+        ConfigurationError: it is at another version.
     """
     found, needed = migrate.current(engine), migrate.newest()
     if found != needed:
@@ -344,7 +344,7 @@ async def _to_its_end(work: Callable[[], T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait({running})
         if not running.cancelled():
-            running.exception()  # looked at: who is told to end has no use for it
+            running.exception()  # marked as retrieved, since the caller is being cancelled
         raise
 
 

@@ -91,10 +91,10 @@ def server_states(
     connection: Connection, server_ids: Collection[int], scorers: Collection[int], until: datetime
 ) -> list[ServerState]:
     """Read the servers of ``server_ids`` that have a result up to ``until`` from other rows than the ``scorers``."""
-    asked = {"servers": list(server_ids), "scorers": list(scorers), "until": until}
+    parameters = {"servers": list(server_ids), "scorers": list(scorers), "until": until}
     return [
         ServerState(server_id, newest_ts, Given(*given))
-        for server_id, newest_ts, *given in connection.execute(_STATES, asked)
+        for server_id, newest_ts, *given in connection.execute(_STATES, parameters)
         if newest_ts is not None
     ]
 
@@ -109,9 +109,9 @@ def tier_results(
     begins = {state.id: state.newest - tier.window for state in states}
     results: defaultdict[int, list[PairScore]] = defaultdict(list)
     for begin, server_ids in _together(begins).items():
-        asked = {"servers": server_ids, "begin": begin, "until": until}
+        parameters = {"servers": server_ids, "begin": begin, "until": until}
         of = {"statuses": list(tier.statuses), "scorers": list(scorers)}
-        for server_id, *result in connection.execute(_TIER_RESULTS, asked | of):
+        for server_id, *result in connection.execute(_TIER_RESULTS, parameters | of):
             latest = PairScore(*result)
             if latest.ts >= begins[server_id]:
                 results[server_id].append(latest)
@@ -130,8 +130,8 @@ def last_logged(
     """Read the scorer's newest log row of each server up to ``until``, if it may suppress the next one."""
     logged: dict[int, Logged] = {}
     for begin, server_ids in _together({state.id: state.newest - SAME_FOR for state in states}).items():
-        asked = {"servers": server_ids, "begin": begin, "until": until, "scorer": scorer_id}
-        rows = connection.execute(_LOGGED, asked)
+        parameters = {"servers": server_ids, "begin": begin, "until": until, "scorer": scorer_id}
+        rows = connection.execute(_LOGGED, parameters)
         logged |= {server_id: Logged(ts, score) for server_id, ts, score in rows}
     return logged
 

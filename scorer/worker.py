@@ -99,9 +99,7 @@ class _Scoring:
         self._behind = Backlog(0, 0)
         self._servers = meter.create_counter("ntppool.scorer.servers", description="servers scored")
         self._logged = meter.create_counter("ntppool.scorer.logged", description="scores logged")
-        self._alarms = meter.create_counter(
-            "ntppool.scorer.alarms", description="reviews triggered by a fall"
-        )
+        self._alarms = meter.create_counter("ntppool.scorer.alarms", description="reviews triggered by a fall")
         self._seconds = meter.create_histogram("ntppool.scorer.batch", unit="s", description="duration of a round")
         self._backlog = meter.create_gauge("ntppool.scorer.backlog", description="servers that are due for scoring")
 

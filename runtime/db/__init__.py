@@ -1,1 +1,1 @@
-"""The ledger: its engine, transactions, work queues, migrations and settings."""
+"""Access the ledger: engine, transactions, work queues, migrations and system settings."""

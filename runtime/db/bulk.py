@@ -1,13 +1,13 @@
-"""Statements for many rows at once, made from the tables: each names its columns once, for all databases.
+"""Build bulk statements from the tables, so that each statement names its columns once for all databases.
 
-MySQL and MariaDB get the rows as one JSON text, an array of arrays, which they take apart with JSON_TABLE, and make one
-with JSON_ARRAYAGG. A statement for each row costs ten times as much in round trips, and a parameter or a column for
-each value twice as much in the driver. SQLite runs in our own process, where neither matters, and reads and writes
-numbers in JSON less exactly than it stores them: it writes row by row, and takes only keys out of such a text.
+MySQL and MariaDB receive the rows as one JSON text, an array of arrays, which JSON_TABLE unpacks, and return rows as
+one text of JSON_ARRAYAGG. One statement per row costs ten times as much in round trips, and one parameter or column per
+value twice as much in the driver. SQLite runs in the process itself, where neither matters, and its JSON numbers are
+less exact than its columns: there rows are written one by one, and only keys are read from JSON.
 
-Statements are made once, when a module is loaded: to make one takes longer than many of them run. The fields of a row
-are columns of its table, by their names. In what is written here all names are quoted, since MySQL and MariaDB reserve
-other words from version to version: `stored`, `rank` and `system` are some of them.
+Statements are built once, at import, since building one takes longer than executing many. The fields of a row are
+columns of its table, by name. All identifiers are quoted, since the reserved words of MySQL and MariaDB differ between
+versions; `stored`, `rank` and `system` are some of them.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -31,13 +31,13 @@ Value = bool | int | float | str | datetime | None
 
 
 class BulkInsert(Generic[Row]):
-    """Adds rows to a table. Ids that the database gives them are in the order of the rows.
+    """Bulk insert into a table. Generated ids are in the order of the rows.
 
     Args:
-        row: has a field for each column that differs from row to row.
-        common: columns with one value for all rows, which :meth:`execute` is given.
+        row: has a field for each column that differs between rows.
+        common: columns with one value for all rows, which is a parameter of :meth:`execute`.
 
-    A row whose key is there already is an error, but see :func:`insert_or_ignore` and :func:`upsert`.
+    A duplicate key is an error; see also :func:`insert_or_ignore` and :func:`upsert`.
     """
 
     def __init__(self, table: sa.Table, row: type[Row], common: Sequence[str] = ()) -> None:
@@ -49,7 +49,7 @@ class BulkInsert(Generic[Row]):
         self.sqlite: sa.Insert = sa.insert(table)
 
     def execute(self, connection: Connection, rows: Iterable[Row], **common: Value) -> None:
-        """Adds ``rows`` in their order."""
+        """Insert ``rows`` in their order."""
         if not (added := list(rows)):
             return
         if connection.dialect.name == "sqlite":
@@ -64,7 +64,7 @@ class BulkInsert(Generic[Row]):
 
 
 def insert_or_ignore(table: sa.Table, row: type[Row], common: Sequence[str] = ()) -> BulkInsert[Row]:
-    """An insert that leaves rows alone whose key is there already. Other errors are errors, unlike with IGNORE."""
+    """Build an insert that ignores rows with a duplicate key. Unlike with IGNORE, other errors are raised."""
     name = f"`{table.name}`.`{row._fields[0]}`"
     insert = BulkInsert(table, row, common)
     return insert._on_duplicate(f"{name} = {name}", sqlite.insert(table).on_conflict_do_nothing())
@@ -73,7 +73,7 @@ def insert_or_ignore(table: sa.Table, row: type[Row], common: Sequence[str] = ()
 def upsert(
     table: sa.Table, row: type[Row], common: Sequence[str] = (), *, key: Sequence[str], update: Sequence[str]
 ) -> BulkInsert[Row]:
-    """An insert that updates some columns where the unique ``key`` is there already."""
+    """Build an insert that updates some columns of rows with a duplicate unique ``key``."""
     insert, on_sqlite = BulkInsert(table, row, common), sqlite.insert(table)
     replaced = {name: on_sqlite.excluded[name] for name in update}
     return insert._on_duplicate(
@@ -83,12 +83,12 @@ def upsert(
 
 
 class BulkUpdate(Generic[Row]):
-    """Updates rows of a table, which it locks in the order of the rows given.
+    """Bulk update of a table, with row locks in the order of the given rows.
 
     Args:
-        row: its fields are the columns of ``key``, which find the row to update, and those that it gives new values.
-        also: other columns that are set: to a field of the row, or to an expression of the row that is updated, whose
-            parameters :meth:`execute` is given.
+        row: its fields are the columns of ``key``, which select the row to update, and the columns with new values.
+        also: other columns to set: to a field of the row, or to an expression on the updated row, whose parameters are
+            parameters of :meth:`execute`.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class BulkUpdate(Generic[Row]):
         self.sqlite = sa.update(table).where(*_found(table, key)).values(assignments)
 
     def execute(self, connection: Connection, rows: Iterable[Row], **parameters: Value) -> int:
-        """Updates those of ``rows`` that there are, and returns how many these are."""
+        """Update those of ``rows`` that exist, and return their number."""
         if not (updated := list(rows)):
             return 0
         if connection.dialect.name == "sqlite":
@@ -119,10 +119,10 @@ class BulkUpdate(Generic[Row]):
 
 
 class BulkDelete:
-    """Deletes rows of a table by their primary key, in the order of the keys given.
+    """Bulk delete from a table by primary key, in the order of the given keys.
 
-    Not by a list of keys: for one MySQL may read the whole table, MariaDB does so for pairs, and either then waits for
-    rows that another worker holds.
+    It uses no IN list: MySQL may scan the whole table for one, MariaDB does so for pairs, and either then waits for row
+    locks of other workers.
     """
 
     def __init__(self, table: sa.Table) -> None:
@@ -133,7 +133,7 @@ class BulkDelete:
         self.sqlite = sa.delete(table).where(*_found(table, key))
 
     def execute(self, connection: Connection, keys: Iterable[Sequence[Value]]) -> None:
-        """Deletes the rows with these keys."""
+        """Delete the rows with these keys."""
         if not (gone := [tuple(key) for key in keys]):
             return
         if connection.dialect.name == "sqlite":
@@ -143,7 +143,7 @@ class BulkDelete:
 
 
 _PARAMETER: Final = "row_"
-"""Begins the names of parameters in updates and deletes, where SQLAlchemy has those of columns for itself."""
+"""Prefix of the parameters' names in updates and deletes, where SQLAlchemy reserves the names of columns."""
 
 
 def _joined(table: sa.Table, key: Iterable[str]) -> str:
@@ -167,19 +167,19 @@ def _on_sqlite(value: str | sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
 
 
 class RowsTable(sa.TableClause):
-    """Keys that are a parameter of a query, by the name of this table: see :func:`rows_table`."""
+    """Table of keys that are a parameter of a query, with the table's name; see :func:`rows_table`."""
 
     inherit_cache = True
 
 
 def rows_table(name: str, *columns: sa.Column[Any]) -> RowsTable:
-    """A table to join others to, whose rows are the parameter ``name``: :func:`json_rows`, in the order of ``columns``.
+    """Build a table whose rows are the parameter ``name``: :func:`json_rows`, in the order of ``columns``.
 
-    Joined first, in a query that :func:`in_this_order` holds to its order.
+    Join it first, in a query with the fixed join order of :func:`in_this_order`.
     """
     for column in columns:
         if not isinstance(column.type, sa.Integer | sa.String):
-            raise TypeError(f"{column}: in JSON only whole numbers and texts are the same in all databases")
+            raise TypeError(f"{column}: only whole numbers and texts are the same in the JSON of all databases")
     return RowsTable(name, *(sa.column(column.name, column.type) for column in columns))
 
 
@@ -188,7 +188,7 @@ def rows_table(name: str, *columns: sa.Column[Any]) -> RowsTable:
 def _rows_on_mysql(rows: RowsTable, compiler: Any, **kw: Any) -> str:
     if not kw.get("asfrom"):
         return str(compiler.visit_table(rows, **kw))
-    compiler.visit_table(rows, **kw)  # for who looks whether all tables are joined
+    compiler.visit_table(rows, **kw)  # so that SQLAlchemy's check for unjoined tables finds it
     types = {column.name: _json_type(column, key=True) for column in rows.columns}
     return _json_table(rows.name, compiler.process(sa.bindparam(rows.name)), types)
 
@@ -198,33 +198,33 @@ def _rows_on_sqlite(rows: RowsTable, compiler: Any, **kw: Any) -> str:
     if not kw.get("asfrom"):
         return str(compiler.visit_table(rows, **kw))
     compiler.visit_table(rows, **kw)
-    taken = ", ".join(f"JSON_EXTRACT(`value`, '$[{n}]') AS `{column.name}`" for n, column in enumerate(rows.columns))
+    columns = ", ".join(f"JSON_EXTRACT(`value`, '$[{n}]') AS `{column.name}`" for n, column in enumerate(rows.columns))
     parameter = compiler.process(sa.bindparam(rows.name))
-    return f"(SELECT {taken} FROM JSON_EACH({parameter})) AS `{rows.name}`"  # noqa: S608  # our own names
+    return f"(SELECT {columns} FROM JSON_EACH({parameter})) AS `{rows.name}`"  # noqa: S608  # our own names
 
 
 def in_this_order(query: sa.Select[Any]) -> sa.Select[Any]:
-    """``query``, with its tables joined in the order as written: from the few rows to the large table.
+    """Fix the join order of ``query`` to the written one, from the few rows to the large table.
 
-    SQLite finds that order by itself.
+    SQLite chooses this order by itself.
     """
     return query.prefix_with("STRAIGHT_JOIN", dialect="mysql").prefix_with("STRAIGHT_JOIN", dialect="mariadb")
 
 
 def by_index(query: sa.Select[Any], table: sa.FromClause, index: str) -> sa.Select[Any]:
-    """``query``, reading ``table`` by this index.
+    """Force ``query`` to read ``table`` by this index.
 
-    Statistics of a growing table sometimes suggest another one, and then a query reads the log of weeks instead of
-    minutes.
+    Statistics of a growing table sometimes suggest another index, with which a query reads the log of weeks instead
+    of minutes.
     """
     hint = f"FORCE INDEX (`{index}`)"
     return query.with_hint(table, hint, "mysql").with_hint(table, hint, "mariadb")
 
 
 class BulkSelect(Generic[Row]):
-    """A query whose rows come as one JSON text. Its columns are those of ``row``, in their order.
+    """Query whose rows are returned as one JSON text. Its columns are those of ``row``, in their order.
 
-    Times and days may come as text: see :func:`stored_time` and :func:`stored_day`.
+    Times and dates may be text: see :func:`stored_time` and :func:`stored_day`.
     """
 
     def __init__(self, query: sa.Select[Any], row: type[Row]) -> None:
@@ -238,7 +238,7 @@ class BulkSelect(Generic[Row]):
         self._rows: msgspec.json.Decoder[list[Row]] = msgspec.json.Decoder(list[row])  # type: ignore[valid-type]  # to mypy, a variable
 
     def rows(self, connection: Connection, parameters: Mapping[str, Any]) -> list[Row]:
-        """The rows that the query finds, in no order."""
+        """Return the rows of the query, unordered."""
         if connection.dialect.name == "sqlite":
             return [self._row._make(row) for row in connection.execute(self.sqlite, parameters)]
         text: str | None = connection.scalar(self.mysql, parameters)
@@ -246,14 +246,14 @@ class BulkSelect(Generic[Row]):
 
 
 def as_stored(column: sa.Column[Any]) -> sa.ColumnElement[str]:
-    """The column as it is stored, without a type that would refuse what should not be there."""
+    """Return the column as text, without a type that would reject invalid values."""
     return sa.type_coerce(column, sa.Text)
 
 
 def stored_time(stored: datetime | str | None) -> datetime | None:
-    """A time of a row that came as JSON, whose texts may be no times: 0000-00-00, which old tables hold, is None.
+    """Parse a time from JSON; None if it is invalid, such as 0000-00-00, which old tables contain.
 
-    As a time, as SQLite's rows have them, it stays what it is.
+    A value that is a time already, as in SQLite's rows, is returned unchanged.
     """
     if not isinstance(stored, str):
         return stored
@@ -264,7 +264,7 @@ def stored_time(stored: datetime | str | None) -> datetime | None:
 
 
 def stored_day(stored: date | str | None) -> date | None:
-    """A day of such a row. 0000-00-00 is the first of all days, as it is where the database compares it."""
+    """Parse a date from JSON. 0000-00-00 becomes the earliest date, as in the database's comparisons."""
     if not isinstance(stored, str):
         return stored
     try:
@@ -278,7 +278,7 @@ def stored_day(stored: date | str | None) -> date | None:
 
 @dataclass(frozen=True, slots=True)
 class JsonText:
-    """A parameter of a statement. :func:`runtime.db.engine.open_database` tells the drivers how to pass it on."""
+    """JSON parameter of a statement. :func:`runtime.db.engine.open_database` registers it with the drivers."""
 
     utf8: bytes
 
@@ -287,36 +287,37 @@ class JsonText:
 
 
 def json_rows(rows: Iterable[Value | Sequence[Value]]) -> JsonText:
-    """``rows`` as an array of arrays, or of values. Numbers keep every digit; times have no zone."""
+    """Encode ``rows`` as an array of arrays, or of values. Numbers keep every digit; times have no zone."""
     return JsonText(msgspec.json.encode(list(rows)))
 
 
 def mysql_literal(text: JsonText, mapping: Any = None) -> str:
-    """``text`` within a statement, for PyMySQL, whose encoders have these two arguments.
+    """Encode ``text`` as a literal, for PyMySQL, whose encoders have these two parameters.
 
-    In hexadecimal: it means the same in every ``sql_mode``, nothing in it can end it, and to write it takes a tenth of
-    the time that looking for quotes takes.
+    A hexadecimal literal means the same in every ``sql_mode``, needs no escaping, and takes a tenth of the time of
+    escaping quotes.
     """
     return f"_utf8mb4 X'{text.utf8.hex()}'"
 
 
 def _json_table(name: str, parameter: str, types: Mapping[str, str], on_error: str = "") -> str:
-    taken = ", ".join(f"`{column}` {type_} PATH '$[{n}]'{on_error}" for n, (column, type_) in enumerate(types.items()))
-    return f"JSON_TABLE({parameter}, '$[*]' COLUMNS ({taken})) AS `{name}`"
+    fields = ", ".join(f"`{column}` {type_} PATH '$[{n}]'{on_error}" for n, (column, type_) in enumerate(types.items()))
+    return f"JSON_TABLE({parameter}, '$[*]' COLUMNS ({fields})) AS `{name}`"
 
 
 def _rows_written(table: sa.Table, columns: Iterable[str], key: Collection[str] = ()) -> str:
     types = {name: _json_type(table.c[name], key=name in key) for name in columns}
-    # Or MySQL would write NULL where a value does not fit its type.
+    # Otherwise MySQL would write NULL for a value that does not fit its type.
     return _json_table("rows", ":rows", types, " ERROR ON ERROR")
 
 
 def _json_type(column: sa.ColumnClause[Any], *, key: bool) -> str:
-    """A type that holds more than the column's does: what is too large then fails there, as any other value would.
+    """Return a type wider than the column's, so that a value that is too large fails in the column with an error.
 
-    MariaDB makes 0 of -1 where no sign is, puts ? in the place of characters that a set lacks, and cuts texts off, all
-    without an error; of a text of more than 64 KiB that goes into a TEXT it would even take the rest, so that nothing
-    is wider there. A key of a character set of its own keeps it, so that an index is used; it finds nothing then.
+    Otherwise MariaDB silently converts -1 to 0 for an unsigned type, replaces characters missing in the character set
+    by ?, and truncates text. For a TEXT column there is no wider type, since MariaDB would store the remainder of a
+    text of more than 64 KiB. A key keeps its column's character set, so that an index is used; an invalid key then
+    matches no row.
     """
     match own := column.type.dialect_impl(_MYSQL):
         case sa.BigInteger():
@@ -331,7 +332,7 @@ def _json_type(column: sa.ColumnClause[Any], *, key: bool) -> str:
         case sa.String():
             charset, collation = getattr(own, "charset", None), getattr(own, "collation", None)
             return f"TEXT CHARACTER SET {charset} COLLATE {collation}".upper() if key and charset else "TEXT"
-    raise TypeError(f"{column}: no rows with such a column have been sent as JSON yet")
+    raise TypeError(f"{column}: this type is not supported in JSON rows")
 
 
 class _AllQuoted(MySQLIdentifierPreparer):
@@ -340,7 +341,7 @@ class _AllQuoted(MySQLIdentifierPreparer):
 
 
 class _Dialect(MySQLDialect):
-    """For parts of statements of :func:`sqlalchemy.text`: all names quoted, parameters as ``:name``."""
+    """Dialect for fragments of :func:`sqlalchemy.text`: all identifiers quoted, parameters as ``:name``."""
 
     preparer = _AllQuoted
     supports_statement_cache = True

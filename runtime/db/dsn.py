@@ -1,7 +1,7 @@
-"""Where the ledger is: a SQLAlchemy URL, or the form that the pool's Go programs are configured with.
+"""Parse the ledger's DSN: a SQLAlchemy URL, or the form of the pool's Go programs.
 
-In both forms the last ``@`` ends the password, so that one with any character in it need not be quoted, and no part of
-it is ever taken for a host, which errors and logs would show. What stands behind that ``@`` is held to narrow forms.
+In both forms the last ``@`` ends the password, so that a password with special characters needs no quoting, and no part
+of it is parsed as a host, which errors and logs would show. The part after that ``@`` is strictly validated.
 """
 
 import re
@@ -40,14 +40,14 @@ class InvalidDsn(ValueError):
 
 
 def parse_dsn(text: str, *, user: str | None = None, password: str | None = None) -> URL:
-    """The URL that ``text`` stands for.
+    """Parse ``text`` into a URL.
 
     ``text`` is a SQLAlchemy URL (``mysql://``, ``mariadb://``, ``sqlite:///file``) or ``user:pass@tcp(host:port)/db``,
-    as Go's MySQL driver takes it; that driver's parameters have no meaning here and are left out. In a URL, ``%``
-    and two digits stand for a character. ``user`` and ``password``, where given, replace what the text says.
+    the form of Go's MySQL driver, whose parameters are ignored. URLs may be percent-encoded. ``user`` and
+    ``password``, if given, replace those of the text.
 
     Raises:
-        InvalidDsn: it is neither.
+        InvalidDsn: it has neither form.
     """
     url = _parse(text)
     _check_parameters(url)
@@ -58,7 +58,7 @@ def parse_dsn(text: str, *, user: str | None = None, password: str | None = None
     if not url.database:
         raise InvalidDsn("database DSN: names no database")
     if "ssl_ca" in url.query:
-        # It has certificate and identity verified by itself; with one of these beside it, the driver would forget it.
+        # It implies verification of certificate and identity; with one of these beside it, the driver would ignore it.
         url = url.difference_update_query(_VERIFY)
     return url.set(
         drivername=f"{url.drivername}+pymysql",
@@ -68,7 +68,7 @@ def parse_dsn(text: str, *, user: str | None = None, password: str | None = None
 
 
 def _parse(text: str) -> URL:
-    """The URL with the name of the database's kind as its driver."""
+    """Parse ``text`` into a URL with the kind of database as its driver."""
     scheme = _SCHEME.fullmatch(text)
     backend, rest = ("mysql", text) if scheme is None else (scheme["backend"], scheme["rest"])
     if go := _GO_FORM.fullmatch(rest if backend in ("mysql", "mariadb") else text):
@@ -80,7 +80,7 @@ def _parse(text: str) -> URL:
             return _from_url(backend, rest)
         case "sqlite":
             return _from_sqlite(rest)
-    # Not even the kind is repeated: what stands before "://" may be part of a password.
+    # The message does not repeat the kind, since the text before "://" may be part of a password.
     raise InvalidDsn("database DSN: is of a kind that is not supported; known are mysql, mariadb, sqlite")
 
 
@@ -89,8 +89,8 @@ def _no_known_form() -> InvalidDsn:
 
 
 def _check_parameters(url: URL) -> None:
-    # The driver would fail on a wrong one with an error of its own, at the first connection. Neither is repeated: in a
-    # DSN with a character forgotten, what looks like a port or a parameter is part of the password.
+    # The driver would fail on an invalid one only at the first connection. The messages repeat neither, since in a DSN
+    # with a missing character, part of the password may look like a port or a parameter.
     known = _PARAMETERS["sqlite" if url.drivername == "sqlite" else "mysql"]
     if url.query.keys() - known:
         raise InvalidDsn(f"database DSN: has unknown parameters after '?'; known are {', '.join(sorted(known))}")

@@ -1,4 +1,4 @@
-"""The ledger's engine: one place that knows how each database must be opened, and how a transaction is tried again."""
+"""Open the ledger's database with the options of each kind, and run and retry transactions."""
 
 import logging
 import sqlite3
@@ -29,40 +29,40 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _BUSY_TIMEOUT: Final = 30.0
-"""Seconds that SQLite waits for another writer."""
+"""Maximum seconds for which SQLite waits for another writer."""
 
 ANSWER_WITHIN: Final = 60.0
-"""Seconds that a server has for each answer; what may take longer says so (:func:`wait_without_end`)."""
+"""Maximum seconds for each answer of a server; statements that may take longer use :func:`wait_without_end`."""
 
 LOOK_AGAIN: Final = 10.0
-"""Seconds after which a connection is asked whether its server may still be written to."""
+"""Seconds after which a connection is checked for a server that has become read-only."""
 
 SIGN_IN_AGAIN: Final = 5.0
-"""Seconds until a password that the server has refused is tried again: servers lock accounts that often give a wrong
-one, and a worker has many connections. Another password is tried at once."""
+"""Seconds until a refused password is retried: servers lock accounts after repeated failures, and a worker has many
+connections. A different password is tried at once."""
 
 _WRONG_PASSWORD: Final = frozenset({1045, 1698})
 
 _CONFLICT_DELAYS: Final = Delays(first_seconds=0.01, longest_seconds=0.5, jitter=0.5)
-"""Before a transaction runs again that met another one."""
+"""Delays before a transaction is retried after a conflict."""
 
 _NO_TLS: Final = 2026
-"""The driver's number for TLS that cannot be set up."""
+"""The driver's error number for a failed TLS setup."""
 
 
 class DatabaseUnavailable(Exception):
-    """The database cannot be reached, went away, or has no room; nothing was committed, or nobody knows."""
+    """The database is unreachable or full, or the connection was lost; the outcome of a commit may be unknown."""
 
 
 def open_database(url: URL, *, reread: Callable[[], URL] | None = None) -> Engine:
-    """The engine for ``url``. Connects to nothing yet.
+    """Return the engine for ``url``. It does not connect yet.
 
-    MySQL and MariaDB run at READ COMMITTED: with REPEATABLE READ, locks on gaps stop others, and the snapshot can miss
-    the rows a worker was woken for. SQLite runs in WAL mode, its transactions begin as writers.
+    MySQL and MariaDB run at READ COMMITTED: with REPEATABLE READ, gap locks block others, and the snapshot can miss
+    the rows for which a worker was woken. SQLite runs in WAL mode, and its transactions begin as writers.
 
     Args:
-        url: where the ledger is now, and with which password.
-        reread: says so again, before each connection: passwords are rotated, and primaries move.
+        url: the current URL, with the password.
+        reread: called before each connection to read the URL again, since passwords are rotated and primaries move.
     """
     if url.get_backend_name() == "sqlite":
         return _open_sqlite(url)
@@ -78,7 +78,7 @@ def open_database(url: URL, *, reread: Callable[[], URL] | None = None) -> Engin
 
     @sa.event.listens_for(engine, "handle_error")
     def _give_up(context: ExceptionContext) -> None:
-        # SQLAlchemy then closes this connection now, and each other one before it is used again.
+        # SQLAlchemy then closes this connection now, and all others before their next use.
         if reaction_to(context.original_exception) is Reaction.RECONNECT:
             context.is_disconnect = True
 
@@ -87,22 +87,22 @@ def open_database(url: URL, *, reread: Callable[[], URL] | None = None) -> Engin
 
 @dataclass(frozen=True, slots=True)
 class _Refused:
-    """A name and password that the server did not take, and what it said."""
+    """Credentials that the server refused, and its error."""
 
     url: URL
     since: float
-    told: tuple[Any, ...]
+    error_args: tuple[Any, ...]
 
     def holds(self, url: URL) -> bool:
-        """Whether the same need not be tried now."""
+        """Return whether the same credentials should not be tried now."""
         return url == self.url and time.monotonic() - self.since < SIGN_IN_AGAIN
 
 
 class _Connecting:
-    """How connections are made, and when they are given up although nothing failed.
+    """Hooks that open connections, and invalidate them after a move of the primary.
 
-    A primary moves: its name leads to another server, or ``database.yaml`` names another one. The old one stays, and
-    may be read. Whoever only reads would never be told.
+    After a move, the name resolves to another server, or ``database.yaml`` names another one. The old server may stay
+    readable, so a process that only reads would never get an error.
     """
 
     def __init__(self, url: URL, reread: Callable[[], URL]) -> None:
@@ -112,10 +112,10 @@ class _Connecting:
         self._refused: _Refused | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Has the connections of ``engine`` made, set up and looked at here."""
+        """Register the hooks that open, set up and check the connections of ``engine``."""
         sa.event.listen(engine, "do_connect", self._connect)
         sa.event.listen(engine, "connect", _set_up)
-        sa.event.listen(engine, "checkout", self._look)
+        sa.event.listen(engine, "checkout", self._check)
 
     def _connect(
         self, dialect: Dialect, record: ConnectionPoolEntry, args: list[Any], parameters: dict[str, Any]
@@ -123,10 +123,10 @@ class _Connecting:
         url = self._url = self._read()
         record.info["url"] = url
         if self._refused is not None and self._refused.holds(url):
-            raise pymysql.OperationalError(*self._refused.told)
+            raise pymysql.OperationalError(*self._refused.error_args)
         of_url = dialect.create_connect_args(url.update_query_dict({"charset": "utf8mb4"}))[1]
         if url.password is not None:
-            # The driver would take Latin-1, and repeat the password in its error where that does not do.
+            # The driver would encode Latin-1, and on failure show the password in its error.
             of_url["password"] = str(url.password).encode("utf-8", "surrogateescape")
         try:
             return dialect.connect(**{**of_url, **_TIMEOUTS, "conv": _CONVERSIONS})
@@ -135,49 +135,49 @@ class _Connecting:
                 self._refused = _Refused(url, time.monotonic(), error.args)
             raise
         except OSError as error:
-            # Of a certificate that cannot be read just now; what fails later is an error of the driver already.
+            # For a certificate that is not readable now; later failures are errors of the driver already.
             raise pymysql.OperationalError(_NO_TLS, f"TLS to the database: {error}") from error
 
     def _read(self) -> URL:
         try:
             url = self._reread()
             if url.get_backend_name() == "sqlite":
-                raise ConfigurationError("DATABASE_DSN: leads to SQLite now, which needs a restart")
+                raise ConfigurationError("DATABASE_DSN: is SQLite now, which requires a restart")
             if url.username is None and self._url.username is not None:
-                raise ConfigurationError("DATABASE_DSN: its user is in no file and no Vault any more")
+                raise ConfigurationError("DATABASE_DSN: its user is no longer in a file or in Vault")
         except ConfigurationError as error:
-            # A file that is being replaced, a Vault that is away: what was right until now may still be.
-            self._warning.warning("%s; going on with what was read before", error)
+            # The file is being replaced, or Vault is unavailable: the previous URL may still be valid.
+            self._warning.warning("%s; using the previous URL", error)
             return self._url
         self._warning.over()
         return url
 
-    def _look(self, connection: Any, record: ConnectionPoolEntry, fairy: object) -> None:
+    def _check(self, connection: Any, record: ConnectionPoolEntry, fairy: object) -> None:
         now = time.monotonic()
-        if "looked" not in record.info:
-            # A new connection is taken as it is: there may be none but a server that is read only.
-            record.info["looked"] = now
+        if "checked" not in record.info:
+            # A new connection is not checked, since there may be only a read-only server.
+            record.info["checked"] = now
             return
         if record.info["url"] != self._url:
-            raise InvalidatePoolError("the database is to be reached otherwise now")
-        if now - record.info["looked"] >= LOOK_AGAIN:
-            record.info["looked"] = now
+            raise InvalidatePoolError("the database's URL has changed")
+        if now - record.info["checked"] >= LOOK_AGAIN:
+            record.info["checked"] = now
             if not _may_write(connection):
-                raise InvalidatePoolError("the server is read only, or gone")
+                raise InvalidatePoolError("the server is read-only or unreachable")
 
 
 def _may_write(connection: Any) -> bool:
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT @@global.read_only")
-            return cursor.fetchone()[0] in (0, "OFF")  # a number, or a word since MariaDB 12
+            return cursor.fetchone()[0] in (0, "OFF")  # a number, or text since MariaDB 12
     except pymysql.MySQLError:
         return False
 
 
 def _set_up(connection: Any, record: ConnectionPoolEntry) -> None:
-    # TIMESTAMP columns are converted to the session's zone; ours is UTC, whatever the server's is. And where MariaDB
-    # puts rows into one text, it would cut it off.
+    # TIMESTAMP columns are converted to the session's zone, which must be UTC. And MariaDB would truncate the text of
+    # JSON_ARRAYAGG.
     with connection.cursor() as cursor:
         cursor.execute("SET time_zone = '+00:00', innodb_lock_wait_timeout = 20, group_concat_max_len = 1073741824")
 
@@ -200,19 +200,19 @@ def _open_sqlite(url: URL) -> Engine:
     @sa.event.listens_for(engine, "do_connect")
     def _connect(dialect: Dialect, record: ConnectionPoolEntry, args: list[Any], parameters: dict[str, Any]) -> None:
         if any(known) and _file(url) is None:
-            raise gone()  # or SQLite would make an empty one in its place
+            raise gone()  # otherwise SQLite would create an empty file
 
     @sa.event.listens_for(engine, "checkout")
     def _look(connection: Any, record: Any, fairy: object) -> None:
         if record.info["file"] != (found := _file(url)):
             if found is None:
-                raise gone()  # what is written into a file without a name is lost
+                raise gone()  # writes to an unlinked file are lost
             raise InvalidatePoolError("the ledger is another file now")
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        # A transaction that begins as a reader cannot wait when it becomes a writer: it fails at once.
-        # Those who only read (see reading) take no lock, and so neither wait for a writer nor stop one.
+        # A transaction that begins as a reader cannot wait when it becomes a writer; it fails at once.
+        # Read-only connections (see reading) acquire no lock, so they neither wait for a writer nor block one.
         if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
@@ -220,7 +220,7 @@ def _open_sqlite(url: URL) -> Engine:
 
 
 def _file(url: URL) -> tuple[int, int] | None:
-    """Which file the ledger is, whatever its name; None without one."""
+    """Return the identity of the ledger's file; None if there is no file."""
     try:
         stat = Path(str(url.database)).stat()
     except OSError:
@@ -232,12 +232,12 @@ def _read_datetime(text: str) -> datetime | str | None:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        return convert_datetime(text)  # a date that is none, as 0000-00-00
+        return convert_datetime(text)  # an invalid date such as 0000-00-00
 
 
 _CONVERSIONS: Final = {
     **conversions,
-    # Rows of scores are mostly times, and the driver's way to read one takes as long as all else that a row takes.
+    # Rows of scores are mostly times, and the driver's conversion takes as long as the rest of a row.
     FIELD_TYPE.DATETIME: _read_datetime,
     FIELD_TYPE.TIMESTAMP: _read_datetime,
     FIELD_TYPE.DATE: stored_day,
@@ -251,15 +251,15 @@ _TIMEOUTS: Final = {"connect_timeout": 5, "read_timeout": ANSWER_WITHIN, "write_
 def transaction(
     engine: Engine, work: Callable[[Connection], T], *, attempts: int = 10, retry_on: tuple[type[Exception], ...] = ()
 ) -> T:
-    """What ``work`` returns, after committing it. ``work`` runs again from its beginning after a conflict.
+    """Run and commit ``work``, and return its value. After a conflict, ``work`` is retried from its beginning.
 
     Args:
-        attempts: how often, at most.
-        retry_on: errors of ``work`` that mean that its view was overtaken, such as a key that another just inserted.
+        attempts: maximum attempts.
+        retry_on: errors of ``work`` after which its data are outdated, such as a key that another process inserted.
 
     Raises:
-        DatabaseUnavailable: the connection failed. The caller decides whether and when to try again; since a lost
-            connection may have committed, ``work`` must be idempotent by what it writes.
+        DatabaseUnavailable: the connection failed. The caller decides whether and when to retry; since a lost
+            connection may have committed, ``work`` must be idempotent.
     """
     for attempt in range(1, attempts + 1):
         try:
@@ -271,48 +271,47 @@ def transaction(
                 raise DatabaseUnavailable(str(getattr(error, "orig", error))) from error
             if attempt == attempts or not (isinstance(error, retry_on) or reaction is Reaction.AGAIN):
                 raise
-            log.debug("transaction tried again after %s", getattr(error, "orig", error))
+            log.debug("transaction retried after %s", getattr(error, "orig", error))
             time.sleep(_CONFLICT_DELAYS.after(attempt))
     raise AssertionError("unreachable")
 
 
 def reading(engine: Engine) -> AbstractContextManager[Connection]:
-    """A connection for queries that need no transaction of their own; each sees what is committed when it begins."""
+    """Return a connection for queries without a common transaction; each sees the rows committed when it begins."""
     connection = engine.connect()
     if engine.dialect.name == "sqlite":
         return connection.execution_options(isolation_level="AUTOCOMMIT")
-    # READ COMMITTED without locks is all that is needed. To set a connection to autocommit and back takes two round
-    # trips, and when it is lost in one of them SQLAlchemy lets the driver's error pass as it is, and keeps the place
-    # in its pool.
+    # READ COMMITTED without locks is sufficient. Setting a connection to autocommit and back takes two round trips, and
+    # if it is lost in one of them, SQLAlchemy raises the driver's error unwrapped, and keeps the slot in its pool.
     return connection
 
 
 def wait_without_end(connection: Connection) -> None:
-    """Lets the server take as long as it needs for each answer, as for an index of a large table.
+    """Remove the time limit for answers of the server, for example to create an index of a large table.
 
-    The connection leaves the pool, and is closed where others are returned.
+    The connection is detached from the pool, and is closed instead of returned.
     """
     if connection.dialect.name != "sqlite":
         connection.detach()
         driver: Any = connection.connection.dbapi_connection
-        driver._read_timeout = None  # the driver takes it when it connects, and then looks at it for each answer
+        driver._read_timeout = None  # the driver sets it when connecting, and reads it for each answer
 
 
 def utc_now() -> datetime:
-    """Now, as the database has it: UTC without a zone."""
+    """Return the current time in the database's form: naive UTC."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
 def to_db(moment: datetime) -> datetime:
-    """``moment`` for a column with microseconds."""
+    """Convert ``moment`` for a column with microseconds."""
     return moment.astimezone(UTC).replace(tzinfo=None)
 
 
 def to_db_seconds(moment: datetime) -> datetime:
-    """``moment`` for a column with whole seconds: cut, since MySQL would round it into the future."""
+    """Convert ``moment`` for a column with whole seconds, truncated, since MySQL would round it into the future."""
     return moment.astimezone(UTC).replace(tzinfo=None, microsecond=0)
 
 
 def from_db(moment: datetime) -> datetime:
-    """A time of the database with its zone."""
+    """Convert a time of the database to an aware one."""
     return moment.replace(tzinfo=UTC)

@@ -1,9 +1,9 @@
-"""Which errors of a database pass, and what brings the work to its end all the same: one list for all workers.
+"""Classify the errors of databases for retries, in one list for all workers.
 
-There are three reactions. Another transaction stood in the way: the transaction runs again. The server cannot do it,
-or is not the one that should: it is waited for, and every connection is given up, since the next one may lead to
-another server, or find this one in another state. All else is a defect of the statement or of ours, which waiting does
-not mend.
+There are three reactions. After a conflict with another transaction, the transaction is retried. If the server cannot
+do the work, or is not the primary, the worker waits and discards every connection, since a new one may reach another
+server, or this one in another state. All other errors are defects of the statement or the code, which waiting does not
+repair.
 
 The numbers are those of MySQL's and MariaDB's error references and of the driver: below 1000 the server's system
 errors, from 2000 to 2999 the client's.
@@ -19,44 +19,44 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 
 class Reaction(Enum):
-    """What an error calls for."""
+    """Reaction to an error."""
 
-    AGAIN = "run the transaction again"
-    RECONNECT = "wait, and go on with new connections"
-    DEFECT = "give up"
+    AGAIN = "retry the transaction"
+    RECONNECT = "wait, and retry on new connections"
+    DEFECT = "raise the error"
 
 
 AGAIN: Final = {
     1020: "MariaDB with innodb_snapshot_isolation: the row was changed since the transaction began",
-    1180: "Galera: the COMMIT met a transaction of another node; it was rolled back, or is found when run again",
+    1180: "Galera: the COMMIT conflicted with another node; it was rolled back, or the retry finds its rows",
     1205: "waited too long for a lock; in Galera also at COMMIT",
-    1206: "no room for more locks until others end",
-    1213: "deadlock; in Galera also at COMMIT, when another node was first",
-    1317: "somebody killed the statement, not the connection",
+    1206: "no memory for more locks until others end",
+    1213: "deadlock; in Galera also at COMMIT, if another node was first",
+    1317: "the statement was killed, not the connection",
     1412: "a table was altered since the transaction began",
     1615: "a table was altered while the statement was prepared",
-    1637: "no room for more transactions until others end",
+    1637: "no memory for more transactions until others end",
     1689: "a pending exclusive lock of a table went first",
     1969: "MariaDB's max_statement_time: a busy moment made the statement slow",
     3024: "MySQL's max_execution_time: a busy moment made the statement slow",
     3058: "deadlock of named locks",
-    3101: "Group Replication: the COMMIT met a transaction of another member, and was rolled back",
-    3572: "NOWAIT found the lock taken",
+    3101: "Group Replication: the COMMIT conflicted with another member, and was rolled back",
+    3572: "NOWAIT found the row locked",
 }
-"""Errors of a transaction that was rolled back, or whose statement was; by number, with the reason to run it again."""
+"""Errors that rolled back a transaction or its statement, by number, with the reason to retry it."""
 
 RECONNECT: Final = {
-    # The connection is gone, or was not made.
+    # The connection was lost or not established.
     0: "the driver had closed it",
     1040: "max_connections is reached",
-    1042: "the server cannot find our host's name",
+    1042: "the server cannot resolve our host's name",
     1043: "the greeting was cut off",
     1047: "Galera: the node has left the cluster or is not ready",
     1053: "the server is shutting down",
     1080: "the server closes its connections",
-    1129: "too many broken connections of our host; waits for FLUSH HOSTS",
+    1129: "too many failed connections of our host, until FLUSH HOSTS",
     1130: "our host may not connect, or not yet",
-    1135: "the server cannot make a thread",
+    1135: "the server cannot create a thread",
     1152: "the server ended the connection",
     1156: "packets out of order",
     1157: "a packet could not be uncompressed",
@@ -68,7 +68,7 @@ RECONNECT: Final = {
     1203: "the server's max_user_connections is reached",
     1226: "the account has used up its connections, or its queries of this hour",
     1927: "MariaDB: the connection was killed",
-    2000: "an error that the client cannot name",
+    2000: "an unknown error of the client",
     2001: "no socket",
     2002: "no server at the Unix socket",
     2003: "no server at the address, its name does not resolve, or TLS failed",
@@ -83,31 +83,31 @@ RECONNECT: Final = {
     3168: "the server is not available",
     3169: "MySQL: the session was killed",
     4031: "MySQL: the server ended the connection, which was idle",
-    9001: "ProxySQL: no server behind it took the connection in time",
+    9001: "ProxySQL: no server behind it accepted the connection in time",
     # The account: passwords are rotated, accounts locked and unlocked, and secrets are read again at each connect.
     1044: "the account may not use the database, or not yet",
     1045: "wrong name or password: it is being rotated",
-    1524: "the server does not have the account's way of signing in",
-    1698: "wrong name or password, of an account that signs in without one",
+    1524: "the server lacks the account's authentication plugin",
+    1698: "wrong name or password, of an account without password authentication",
     1820: "the password has expired",
     1862: "the password has expired",
-    2059: "the account's way of signing in is unknown to the driver",
-    2061: "the account's way of signing in failed",
+    2059: "the driver lacks the account's authentication plugin",
+    2061: "the account's authentication plugin failed",
     3118: "MySQL: the account is locked",
-    3159: "the server takes connections with TLS only",
+    3159: "the server accepts only connections with TLS",
     3955: "MySQL: the account is locked after too many wrong passwords",
     4150: "MariaDB: the account is locked after too many wrong passwords",
     4151: "MariaDB: the account is locked",
-    # The server may only be read: after a switchover the primary is another one.
-    1207: "the transaction may only read",
+    # The server is read-only: after a switchover, another one is the primary.
+    1207: "the transaction is read-only",
     1290: "read_only, super_read_only",
     1792: "transaction_read_only",
-    1836: "InnoDB is read only",
-    1874: "InnoDB is read only",
+    1836: "InnoDB is read-only",
+    1874: "InnoDB is read-only",
     3100: "Group Replication: the member has left the group, or the group its majority",
-    # Set for a session when it begins, so that a mended server shows in a new connection only.
+    # Set at the begin of a session, so only a new connection sees a repaired server.
     1665: "binlog_format is STATEMENT, which READ COMMITTED cannot be logged in",
-    # A disk that is full or takes nothing, or no memory: until somebody helps, or others end.
+    # A full or failed disk, or no memory: until an operator helps, or other work ends.
     1: "a file cannot be created",
     3: "writing a file failed",
     5: "no memory",
@@ -118,28 +118,28 @@ RECONNECT: Final = {
     1037: "no memory",
     1038: "no memory for sorting",
     1041: "no memory",
-    1114: "no room in the table",
+    1114: "the table is full",
     1598: "the binary log cannot be written",
     1878: "writing a temporary file failed",
-    3019: "no room in the undo log",
+    3019: "the undo log is full",
     3675: "the disk is full",
     4081: "MySQL: the memory of all connections is used up",
     4082: "MySQL: the memory of the connection is used up",
 }
-"""Errors of a server that cannot do it now, or of the way to it; by number, with the reason to wait for it."""
+"""Errors of an unavailable server or of the connection to it, by number, with the reason to wait."""
 
 _STORAGE_ENGINE: Final = 1030
 _FULL_DISK: Final = "error 28 "
-"""The storage engine's own error has its number in the message; 28 is a full disk (ENOSPC)."""
+"""Part of the storage engine's error message; 28 means a full disk (ENOSPC)."""
 
 _SQLITE_BUSY: Final = "database is locked"
 _SQLITE_NO_ROOM: Final = ("database or disk is full", "disk I/O error", "readonly database")
 
 
 def reaction_to(error: BaseException) -> Reaction:
-    """What ``error`` calls for: SQLAlchemy's, or the driver's own, which SQLAlchemy sometimes lets pass."""
+    """Return the reaction to an error of SQLAlchemy or of the driver, which SQLAlchemy sometimes does not wrap."""
     if isinstance(error, PoolTimeout):
-        return Reaction.RECONNECT  # all connections are in use, by those who wait for the server
+        return Reaction.RECONNECT  # all connections are in use by work that waits for the server
     if isinstance(error, DBAPIError):
         if error.connection_invalidated:
             return Reaction.RECONNECT
@@ -158,7 +158,7 @@ def _of_driver(error: BaseException) -> Reaction:
 def _of_mysql(error: pymysql.MySQLError) -> Reaction:
     code = error.args[0] if error.args else None
     if not isinstance(code, int):
-        # What the driver says of packets that it does not understand has no number.
+        # The driver's errors about invalid packets have no number.
         misread = (
             isinstance(error, pymysql.OperationalError | pymysql.InternalError) or type(error) is pymysql.err.Error
         )

@@ -1,8 +1,8 @@
-"""Brings a database to the current version of the tables, also one that already holds the pool's.
+"""Migrate a database to the current version of the tables, including one that already has the pool's tables.
 
-An index of a large table takes many minutes. The migrations therefore run in a thread of their own, on a connection
-that waits for its answers without end, while the caller's thread tells how far they are, and takes them back when it is
-told to end: the server would go on with a statement whose client is gone.
+An index of a large table takes many minutes. The migrations therefore run in a separate thread, on a connection without
+a time limit, while the caller's thread reports their progress. If the caller is interrupted, it cancels them, since the
+server would otherwise continue a statement after its client has disconnected.
 """
 
 import re
@@ -22,97 +22,97 @@ import schema
 from runtime.db.engine import reading, wait_without_end
 
 if TYPE_CHECKING:
-    # Loaded where they are used: to load them takes as long as all else that a command needs for its start.
+    # Imported where they are used, since the import takes as long as the rest of a command's start.
     from alembic.config import Config
 
 _SCRIPTS: Final = Path(schema.__file__).parent / "migrations"
 _STEP: Final = re.compile(r'^revision = "(?P<step>\w+)"\ndown_revision = (?:"(?P<after>\w+)"|None)$', re.MULTILINE)
-"""A step of the migrations in its file. Every command asks for the last one, and Alembic takes long to load."""
+"""Pattern of a migration's revisions in its file. Every command needs the last one, and Alembic loads slowly."""
 
 _LOCK: Final = "ntppool_monitor_migrations"
 _LOCK_WAIT: Final = 50  # seconds; shorter than the driver waits for an answer
 
-TELL_EVERY: Final = 5.0
-"""Seconds between two lines about a statement that takes long. Each asks the server for its progress, on the connection
-that holds the lock, which would be ended if it were idle for too long."""
+REPORT_EVERY: Final = 5.0
+"""Seconds between two lines about a long statement. Each queries the server for the progress, on the connection that
+holds the lock, which also keeps that connection from an idle timeout."""
 
 _KILL_AGAIN: Final = 1.0
-"""Seconds until a statement that still runs is killed once more."""
+"""Seconds until a statement that still runs is killed again."""
 
 _MOST_OF_A_STATEMENT: Final = 70
 
-Tell = Callable[[str], None]
-"""Takes a line for the operator."""
+Report = Callable[[str], None]
+"""Callback for a line of progress for the operator."""
 
 
 class MigrationBusy(Exception):
     """Another process is migrating the same database, and did not finish in time."""
 
 
-class _TakenBack(Exception):
-    """The migrations were told to end."""
+class _Cancelled(Exception):
+    """The migrations were cancelled."""
 
 
-def upgrade(engine: Engine, tell: Tell = lambda line: None) -> None:
-    """Runs the migrations that are missing; two processes that do so at once follow each other.
+def upgrade(engine: Engine, report: Report = lambda line: None) -> None:
+    """Run the missing migrations; concurrent processes do so one after the other.
 
-    An exception that a signal raises here (``KeyboardInterrupt``) ends them, and what a statement has begun is undone.
-    The next run goes on from there.
+    An exception that a signal raises here (``KeyboardInterrupt``) cancels them, and the running statement is rolled
+    back. The next run continues from there.
 
     Args:
         engine: of the database.
-        tell: is told every few seconds which statement is running, for how long, and how far it is, if that is known.
+        report: called every few seconds with the running statement, its duration, and its progress if known.
 
     Raises:
-        MigrationBusy: the other one took too long.
+        MigrationBusy: the other process took too long.
     """
     with _alone(engine) as lock:
         migration = _Migration(engine)
         migration.start()
         try:
-            while not migration.wait(TELL_EVERY):
-                tell(f"{migration.step()}{_progress(lock, migration.connection_id)}")
+            while not migration.wait(REPORT_EVERY):
+                report(f"{migration.step()}{_progress(lock, migration.connection_id)}")
         except BaseException:
-            migration.take_back()
+            migration.cancel()
             raise
         migration.result()
 
 
 class _Migration:
-    """The migrations, in a thread of their own."""
+    """The migrations in a separate thread."""
 
     def __init__(self, engine: Engine) -> None:
         self.connection_id: int | None = None
-        """The server's number of the connection that they run on."""
+        """The server's id of their connection."""
         self._engine = engine
         self._ended: Future[None] = Future()
-        self._told_to_end = threading.Event()
+        self._cancelled = threading.Event()
         self._statement, self._began = "", time.monotonic()
         self._driver: Any = None
 
     def start(self) -> None:
-        """Begins."""
-        # A daemon: nobody waits for it whose server has vanished without a word.
+        """Start the thread."""
+        # A daemon thread, so that the process can exit if the server has vanished.
         threading.Thread(target=self._run, name="migration", daemon=True).start()
 
     def wait(self, seconds: float) -> bool:
-        """Waits until they have ended, or for so long; whether they have."""
+        """Wait until they have ended, for at most so many seconds; return whether they have."""
         return bool(wait([self._ended], seconds).done)
 
     def result(self) -> None:
-        """Raises what they ended with."""
+        """Raise the error with which they ended, if any."""
         self._ended.result()
 
     def step(self) -> str:
-        """The statement that is running, and for how long."""
+        """Describe the running statement and its duration."""
         text = self._statement
         short = text if len(text) <= _MOST_OF_A_STATEMENT else f"{text[:_MOST_OF_A_STATEMENT]}..."
         return f"{short or 'migrations'}: {time.monotonic() - self._began:.0f} s"
 
-    def take_back(self) -> None:
-        """Ends them, and waits until the server has undone what it had begun."""
-        self._told_to_end.set()
-        with suppress(DBAPIError):  # a server that is away does nothing any more
+    def cancel(self) -> None:
+        """Cancel them, and wait until the server has rolled back the running statement."""
+        self._cancelled.set()
+        with suppress(DBAPIError):  # an unreachable server no longer runs it
             while not self._ended.done():
                 self._kill()
                 self.wait(_KILL_AGAIN)
@@ -147,13 +147,13 @@ class _Migration:
             command.upgrade(_config(connection), "head")
 
     def _note(self, connection: Connection, cursor: object, statement: str, *rest: object) -> None:
-        if self._told_to_end.is_set():
-            raise _TakenBack
+        if self._cancelled.is_set():
+            raise _Cancelled
         self._statement, self._began = " ".join(statement.split()), time.monotonic()
 
 
 def _progress(lock: Connection | None, connection_id: int | None) -> str:
-    """What the server says of a connection's statement, in words; empty when it says nothing."""
+    """Describe the server's progress with a connection's statement; empty if unknown."""
     if lock is None or connection_id is None:
         return ""
     processes = lock.execute(sa.text("SHOW PROCESSLIST")).mappings()
@@ -164,9 +164,9 @@ def _progress(lock: Connection | None, connection_id: int | None) -> str:
 
 
 def _percent(lock: Connection, connection_id: int) -> float | None:
-    """How far an index is."""
+    """Return the progress of an index creation in percent."""
     if getattr(lock.dialect, "is_mariadb", False):
-        # In hundredths, of all statements together, but there are seldom two. Its list of processes has only zeros.
+        # In hundredths, of all statements together, but there are rarely two. Its process list has only zeros.
         found = lock.execute(sa.text("SHOW GLOBAL STATUS LIKE 'Innodb_onlineddl_pct_progress'")).first()
         return None if found is None else float(found[1]) / 100
     query = sa.text(
@@ -178,12 +178,12 @@ def _percent(lock: Connection, connection_id: int) -> float | None:
     try:
         counted = lock.scalar(query, {"id": connection_id})
     except DBAPIError:
-        return None  # MySQL lets few accounts look, and counts only if it is told to
+        return None  # on MySQL few accounts may read it, and it is counted only if configured
     return None if counted is None else float(counted)
 
 
 def current(engine: Engine) -> str | None:
-    """The version that the database is at; None when it was never migrated."""
+    """Return the version of the database; None if it was never migrated."""
     with reading(engine) as connection:
         if not sa.inspect(connection).has_table("alembic_version"):
             return None
@@ -192,7 +192,7 @@ def current(engine: Engine) -> str | None:
 
 
 def newest() -> str:
-    """The version that this program needs."""
+    """Return the version that this program needs."""
     texts = [path.read_text(encoding="utf-8") for path in (_SCRIPTS / "versions").glob("r*.py")]
     steps = {match["step"]: match["after"] for text in texts if (match := _STEP.search(text))}
     (last,) = steps.keys() - set(steps.values())
@@ -210,16 +210,16 @@ def _config(connection: Connection | None) -> "Config":
 
 @contextmanager
 def _alone(engine: Engine) -> Iterator[Connection | None]:
-    """Holds the migration lock, on a connection of its own: it is held until the migrations are committed. On SQLite
-    the transaction of the migrations is the lock."""
+    """Hold the migration lock on a separate connection until the migrations are committed. On SQLite the transaction
+    of the migrations is the lock."""
     if engine.dialect.name == "sqlite":
         yield None
         return
     with engine.connect() as connection:
-        # It is closed in the end, whatever became of it, and the lock goes with it.
+        # A detached connection is always closed at the end, which releases the lock.
         connection.detach()
-        taken = connection.scalar(sa.text("SELECT GET_LOCK(:name, :wait)"), {"name": _LOCK, "wait": _LOCK_WAIT})
+        acquired = connection.scalar(sa.text("SELECT GET_LOCK(:name, :wait)"), {"name": _LOCK, "wait": _LOCK_WAIT})
         connection.rollback()
-        if not taken:
+        if not acquired:
             raise MigrationBusy(f"another process has been migrating this database for {_LOCK_WAIT} s")
         yield connection

@@ -1,8 +1,8 @@
-"""A queue of servers inside the database: one row per server, due at a time, taken without waiting for others.
+"""Define work queues of servers in the database: one row per server with a due time, claimed without blocking.
 
-It serves the scorer (due as soon as a result was stored) and the selector (due for review). A claim is the row lock
-itself: it lasts until the transaction ends, is released when the worker dies, and keeps others from the same server.
-MQTT only wakes a worker earlier than its next look.
+The scorer uses one (a server is due after a result was stored), and so does the selector (due for review). A claim is
+the row lock: it lasts until the end of the transaction, is released if the worker dies, and excludes other workers from
+the server.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,39 +18,39 @@ from runtime.db.bulk import BulkInsert, BulkUpdate, in_this_order, insert_or_ign
 from schema.tables import scoring_queue, servers, servers_monitor_review
 
 _TOGETHER: Final = 500
-"""Servers of one statement."""
+"""Servers per statement."""
 
 _CHOICE: Final = 4
-"""Times as many servers as are wanted, of which they are chosen."""
+"""Factor of the limit; servers are chosen at random from so many of the longest due."""
 
 
 class Backlog(NamedTuple):
-    """How much of a queue waits."""
+    """Backlog of a queue."""
 
     due: int
-    """Servers that are due."""
+    """Number of due servers."""
     servers: int
-    """All that have a row."""
+    """Number of all servers in the queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkQueue:
-    """A table with a row per server and the column that says when it is due; null: not."""
+    """Table with a row per server and a column with the due time; null if it is not due."""
 
     table: sa.Table
     due: sa.Column[Any]
 
     def claim(self, connection: Connection, now: datetime, limit: int) -> list[int]:
-        """Up to ``limit`` servers that are due, longest due first, locked until the transaction ends.
+        """Claim up to ``limit`` due servers, longest due first, with row locks until the end of the transaction.
 
-        Servers that another worker holds are passed over.
+        Servers that another worker has locked are skipped.
         """
         return list(connection.scalars(_claiming(self), {"now": now, "limit": limit}))
 
     def hold(self, connection: Connection, server_ids: Iterable[int]) -> None:
-        """Locks the rows of these servers, in the order of their ids, waiting for who holds them.
+        """Lock the rows of these servers in the order of their ids, and wait for other holders.
 
-        Rows that are missing are made, so that there is something to hold; not of servers that do not exist.
+        Missing rows of existing servers are inserted, so that they can be locked.
         """
         for some in _chunks(server_ids):
             query = sa.select(self.table.c.server_id).where(self.table.c.server_id.in_(some))
@@ -59,14 +59,14 @@ class WorkQueue:
                 connection.execute(locking).all()
 
     def _add_missing(self, connection: Connection, server_ids: Sequence[int]) -> bool:
-        """Makes the rows that are missing of servers that exist; whether there was any."""
+        """Insert missing rows of existing servers; return whether there were any."""
         has_row = sa.select(self.table.c.server_id).where(self.table.c.server_id == servers.c.id).exists()
         missing = connection.scalars(sa.select(servers.c.id).where(servers.c.id.in_(server_ids), ~has_row)).all()
         self.add(connection, missing, None)
         return bool(missing)
 
     def make_due(self, connection: Connection, server_ids: Iterable[int], at: datetime) -> None:
-        """Due at ``at``, unless they are due earlier already. Rows must exist (see :meth:`hold`, :meth:`add`)."""
+        """Make servers due at ``at`` unless they are due earlier. Rows must exist (see :meth:`hold`, :meth:`add`)."""
         for some in _chunks(server_ids):
             connection.execute(
                 sa.update(self.table)
@@ -75,29 +75,26 @@ class WorkQueue:
             )
 
     def done(self, connection: Connection, server_ids: Sequence[int], next_due: datetime | None = None) -> None:
-        """The claimed servers are dealt with, until ``next_due`` or until something makes them due again."""
+        """Complete the claimed servers; they are due again at ``next_due``, or when they are made due."""
         if server_ids:
             connection.execute(
                 sa.update(self.table).where(self.table.c.server_id.in_(server_ids)).values({self.due: next_due})
             )
 
     def add(self, connection: Connection, server_ids: Iterable[int], due: datetime | None) -> None:
-        """Makes rows for servers that have none."""
+        """Insert rows for servers that have none."""
         rows = [_Server(server_id) for server_id in sorted(set(server_ids))]
         _adding(self).execute(connection, rows, **{self.due.name: due})
 
     def heal(self, connection: Connection, now: datetime, furthest: datetime) -> int:
-        """Makes servers due now that would be due later than anybody means: a clock that was ahead has written it.
-
-        Returns how many there were.
-        """
+        """Make servers due now that are due implausibly late, since a clock was ahead; return their number."""
         late = sa.select(self.table.c.server_id).where(self.due > furthest).order_by(self.table.c.server_id)
         ids = list(connection.scalars(late.limit(_TOGETHER).with_for_update(skip_locked=True)))
         self.done(connection, ids, now)
         return len(ids)
 
     def backlog(self, connection: Connection, now: datetime) -> Backlog:
-        """How many servers are due, and of how many."""
+        """Count the due servers and all servers."""
         count = sa.select(sa.func.count()).select_from(self.table)
         due, servers = count.where(self.due <= now).scalar_subquery(), count.scalar_subquery()
         return Backlog(*connection.execute(sa.select(due, servers)).one())
@@ -105,14 +102,17 @@ class WorkQueue:
 
 @dataclass(frozen=True, slots=True)
 class CountingQueue(WorkQueue):
-    """A queue that also counts what makes a server due, for those who look at servers before they lock them."""
+    """Queue with version counters (optimistic locking), for workers that read servers before they lock them.
+
+    ``stored`` counts how often results of a server were stored.
+    """
 
     stored: sa.Column[Any]
 
     def look(self, connection: Connection, now: datetime, limit: int) -> dict[int, int]:
-        """Some of the servers that are due longest, without locking them: for :meth:`claim_unchanged`.
+        """Read some of the longest due servers and their version counters without locks, for :meth:`claim_unchanged`.
 
-        Which ones, is left to chance, so that several workers rarely do the same work.
+        They are chosen at random, so that several workers rarely do the same work.
         """
         query = sa.select(self.table.c.server_id, self.stored.label("stored")).where(self.due <= now)
         due = query.order_by(self.due, self.table.c.server_id).limit(limit * _CHOICE).subquery()
@@ -120,9 +120,9 @@ class CountingQueue(WorkQueue):
         return {row.server_id: row.stored for row in chosen}
 
     def claim_unchanged(self, connection: Connection, looked: Mapping[int, int], now: datetime) -> list[int]:
-        """Those of the servers looked at that are as they were, locked until the transaction ends.
+        """Claim those of these servers whose version counter is unchanged, until the end of the transaction.
 
-        Servers that another worker holds, or has dealt with, or made due once more, are passed over.
+        Servers that another worker has locked, completed or made due again are skipped.
         """
         c = self.table.c
         claimed: list[int] = []
@@ -133,24 +133,24 @@ class CountingQueue(WorkQueue):
         return claimed
 
     def hold_due(self, connection: Connection, server_ids: Iterable[int], at: datetime) -> None:
-        """As :meth:`hold`, and :meth:`make_due` at the same time, which nobody sees before the transaction ends.
+        """Lock these servers and make them due, as by :meth:`hold` and :meth:`make_due`, and increment their counters.
 
-        Who had a look at one of these servers before knows that it was not the last (:meth:`claim_unchanged`).
+        A worker that has read one of them before detects the change (:meth:`claim_unchanged`).
         """
         ids = sorted(set(server_ids))
         if ids and self._hold_due(connection, ids, at) < len(ids) and self._add_missing(connection, ids):
             self._hold_due(connection, ids, at)
 
     def only_ours(self, connection: Connection, looked: Mapping[int, int]) -> bool:
-        """Whether nobody but us made these servers due since we looked, now that we hold them due.
+        """Return whether only this transaction, which holds these servers, has changed their counters since the read.
 
-        ``looked``: how often they had been made due; a server without a row counts as never.
+        ``looked`` has the counters that were read; 0 for a server without a row.
         """
         unchanged = connection.scalar(_counting_unchanged(self), {"held": json_rows(looked.items())}) if looked else 0
         return unchanged == len(looked)
 
     def _hold_due(self, connection: Connection, server_ids: Iterable[int], at: datetime) -> int:
-        # As rows in the order in which they are locked. Each as a parameter takes as long as the update itself.
+        # As JSON rows in the order of the locks. One parameter per server takes as long as the update itself.
         return _holding_due(self).execute(connection, map(_Server, server_ids), at=at)
 
 
@@ -160,7 +160,7 @@ class _Server(NamedTuple):
 
 @lru_cache
 def _claiming(queue: WorkQueue) -> sa.Select[tuple[int]]:
-    """Made once: to make it takes longer than to ask it."""
+    """Build the statement once, since this takes longer than executing it."""
     return (
         sa.select(queue.table.c.server_id)
         .where(queue.due <= sa.bindparam("now"))
@@ -171,7 +171,7 @@ def _claiming(queue: WorkQueue) -> sa.Select[tuple[int]]:
 
 
 def _chunks(server_ids: Iterable[int]) -> Iterator[list[int]]:
-    """In order, and few enough for one statement: MariaDB plans a list of a thousand as a join."""
+    """Split the sorted ids into chunks for one statement each, since MariaDB plans a list of a thousand as a join."""
     ids = sorted(set(server_ids))
     for start in range(0, len(ids), _TOGETHER):
         yield ids[start : start + _TOGETHER]
@@ -186,13 +186,13 @@ def _adding(queue: WorkQueue) -> BulkInsert[_Server]:
 def _holding_due(queue: CountingQueue) -> BulkUpdate[_Server]:
     due, at = queue.due, sa.bindparam("at", type_=queue.due.type)
     earlier = sa.case((sa.or_(due.is_(None), due > at), at), else_=due)
-    once_more = queue.stored + sa.literal_column("1")
-    return BulkUpdate(queue.table, _Server, key=["server_id"], also={due.name: earlier, queue.stored.name: once_more})
+    incremented = queue.stored + sa.literal_column("1")
+    return BulkUpdate(queue.table, _Server, key=["server_id"], also={due.name: earlier, queue.stored.name: incremented})
 
 
 @lru_cache
 def _counting_unchanged(queue: CountingQueue) -> sa.Select[tuple[int]]:
-    """How many of the servers ``held`` were made due once since we looked, and so by us alone."""
+    """Build the query for the number of servers in ``held`` whose counter was incremented exactly once."""
     held = rows_table("held", queue.table.c.server_id, queue.stored)
     source = held.join(queue.table, queue.table.c.server_id == held.c.server_id)
     count = sa.select(sa.func.count()).select_from(source)
@@ -200,7 +200,7 @@ def _counting_unchanged(queue: CountingQueue) -> sa.Select[tuple[int]]:
 
 
 SCORING = CountingQueue(scoring_queue, scoring_queue.c.due_on, scoring_queue.c.stored)
-"""Servers whose score was overtaken by a result."""
+"""Servers with results that are newer than their score."""
 
 REVIEWS = WorkQueue(servers_monitor_review, servers_monitor_review.c.next_review)
-"""Servers whose monitors are to be reviewed."""
+"""Servers to review."""

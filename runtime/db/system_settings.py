@@ -1,10 +1,9 @@
-"""What pool operators set in ``system_settings`` while everything runs: read again at most every minute.
+"""Read the settings that pool operators change at run time in ``system_settings``, again after a minute.
 
-A missing value means its default. A broken one means its default too, and is logged once: one operator's slip of the
-pen must not stop the workers. A duration is a number of seconds, or text as the pool's own programs have it: ``9m``.
+A missing value means its default. An invalid one also means its default, and is logged once, since an operator's typing
+error must not stop the workers. A duration is a number of seconds, or text in the form of the pool's programs: ``9m``.
 
-Meaning, bounds and default of each value stand here and nowhere else: readers and ``ntppool-monitor settings`` share
-them.
+Meaning, bounds and default of each value are defined only here; readers and ``ntppool-monitor settings`` share them.
 """
 
 import logging
@@ -26,17 +25,17 @@ from schema.tables import system_settings
 log = logging.getLogger(__name__)
 
 SHORTEST: Final = 0.1
-"""Seconds of the shortest duration: with less, monitors would flood servers and workers would do nothing else."""
+"""Minimum duration in seconds: with less, monitors would flood servers and workers would be overloaded."""
 
 LONGEST: Final = 30 * 86_400
-"""Seconds of the longest duration: more is a slip of the pen, and much more is beyond the reach of dates."""
+"""Maximum duration in seconds: more is a typing error, and much more exceeds the range of dates."""
 
 REREAD: Final = 60.0
-"""Seconds for which what was read is used."""
+"""Seconds for which the settings are cached."""
 
 
 class Intervals(msgspec.Struct, frozen=True, kw_only=True):
-    """Key ``monitors``: how often a pair is measured, in seconds, and with how many samples."""
+    """Key ``monitors``: intervals of measurements in seconds, and samples per probe."""
 
     interval_active: Annotated[
         float,
@@ -61,7 +60,7 @@ class Intervals(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10
 
     def of(self, status: PairStatus) -> float:
-        """Seconds between two probes of a pair; paused pairs are not probed and have none."""
+        """Return the seconds between two probes of a pair; paused pairs are not probed."""
         return {
             "active": self.interval_active,
             "testing": self.interval_testing,
@@ -70,7 +69,7 @@ class Intervals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reviews(msgspec.Struct, frozen=True, kw_only=True):
-    """Key ``selector``: when a server is reviewed again (seconds), and how many monitors it should have."""
+    """Key ``selector``: seconds until the next review of a server, and its targets for monitors."""
 
     review_changed: Annotated[
         float, Meta(ge=SHORTEST, le=LONGEST, description="time from a review that changed something to the next one")
@@ -85,13 +84,13 @@ class Reviews(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scoring(msgspec.Struct, frozen=True, kw_only=True):
-    """Key ``scorer``: how many servers one transaction scores."""
+    """Key ``scorer``: servers per transaction."""
 
     batch_size: Annotated[int, Meta(ge=1, le=10_000, description="servers whose scores are written together")] = 200
 
 
 class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. The name of a field is its key in ``system_settings``."""
+    """All settings. The name of a field is its key in ``system_settings``."""
 
     monitors: Intervals = Intervals()
     selector: Reviews = Reviews()
@@ -99,17 +98,17 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BrokenSetting(ValueError):
-    """A value that cannot be used; the message says why, without its name."""
+    """An invalid value; the message gives the reason, without the name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One value: where it is, what it may be, and what it is when nobody says."""
+    """Definition of one value: its place, type, bounds and default."""
 
     key: str
-    """Of the row in ``system_settings``."""
+    """Key of the row in ``system_settings``."""
     name: str
-    """In the row's JSON object."""
+    """Name in the row's JSON object."""
     type: Any
     default: int | float
     meta: Meta
@@ -119,20 +118,20 @@ class Setting:
 
     @property
     def is_duration(self) -> bool:
-        """Whether it is a time in seconds; the others are whole numbers."""
+        """Return whether it is a duration in seconds; the others are whole numbers."""
         return get_args(self.type)[0] is float
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names under which it is looked for; the first that is there counts."""
+        """Return all of its names; the first one that is present counts."""
         also = (self.meta.extra or {}).get("also")
         return (self.name,) if also is None else (self.name, also)
 
     def parse(self, raw: bytes) -> int | float:
-        """The value in a piece of JSON.
+        """Parse the value from JSON.
 
         Raises:
-            BrokenSetting: it is of another type, or out of bounds.
+            BrokenSetting: it has another type, or is out of bounds.
         """
         try:
             value = msgspec.json.decode(raw)
@@ -145,7 +144,7 @@ class Setting:
 
 
 def all_settings() -> Iterator[Setting]:
-    """Every value that operators can set, by key and in order."""
+    """Yield the definition of every value that operators can set, by key and in order."""
     for section in msgspec.structs.fields(PoolSettings):
         for field in msgspec.structs.fields(section.type):
             yield Setting(section.name, field.name, field.type, field.default, get_args(field.type)[1])
@@ -160,20 +159,20 @@ S = TypeVar("S", Intervals, Reviews, Scoring)
 
 
 class PoolSettingsReader:
-    """Reads them from the database, and remembers them for :data:`REREAD` seconds."""
+    """Reader that caches the settings for :data:`REREAD` seconds."""
 
     def __init__(self, engine: Engine, *, reread: float = REREAD) -> None:
         self._engine = engine
         self._reread = reread
         self._read_at: float | None = None
         self._known = PoolSettings()
-        self._said: frozenset[str] = frozenset()
+        self._logged: frozenset[str] = frozenset()
 
     def get(self) -> PoolSettings:
-        """The settings as of now, or of the last minute. Blocks on the database.
+        """Return the current or cached settings. Blocks on the database.
 
         Raises:
-            sqlalchemy.exc.DBAPIError: the database failed; what was known stays known.
+            sqlalchemy.exc.DBAPIError: the database failed; the cache is unchanged.
         """
         now = time.monotonic()
         if self._read_at is None or now - self._read_at >= self._reread:
@@ -187,18 +186,18 @@ class PoolSettingsReader:
             values = {row.key: row.value for row in connection.execute(query)}
         warnings: list[str] = []
         found = parse_settings(values, warnings)
-        self._say(frozenset(warnings))
+        self._log_new(frozenset(warnings))
         return found
 
-    def _say(self, warnings: frozenset[str]) -> None:
-        """Once each, until it is mended: a broken value may stay for months."""
-        for text in sorted(warnings - self._said):
+    def _log_new(self, warnings: frozenset[str]) -> None:
+        """Log each warning once until its value is corrected, since an invalid value may stay for months."""
+        for text in sorted(warnings - self._logged):
             log.warning("%s", text)
-        self._said = warnings
+        self._logged = warnings
 
 
 def parse_settings(values: Mapping[str, str], warnings: list[str]) -> PoolSettings:
-    """The settings in rows of ``system_settings``; what is wrong with them is added to ``warnings``."""
+    """Parse the settings in rows of ``system_settings``; append errors to ``warnings``."""
     return PoolSettings(
         monitors=_parse(values, "monitors", Intervals, warnings),
         selector=_parse(values, "selector", Reviews, warnings),
@@ -227,12 +226,12 @@ def _parse(values: Mapping[str, str], key: str, of: type[S], warnings: list[str]
 
 
 def parse_section(text: str) -> dict[str, msgspec.Raw]:
-    """The values of one row by name, each still as JSON.
+    """Return the values of one row by name, each as JSON.
 
     Raises:
-        BrokenSetting: it is no JSON object.
+        BrokenSetting: it is not a JSON object.
     """
     try:
         return msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise BrokenSetting(f"is no JSON object ({error})") from None
+        raise BrokenSetting(f"is not a JSON object ({error})") from None

@@ -1,1 +1,1 @@
-"""The one session with the broker that every process uses, and what belongs to it."""
+"""Provide the broker session that every process uses, and its parts."""

@@ -1,20 +1,21 @@
-"""One connection to the broker: aiomqtt's client, with the facts of MQTT 5 that it keeps to itself.
+"""Extend aiomqtt's client for one connection to the broker, with features of MQTT 5 that it does not expose.
 
-These names of the libraries are not public, and each is needed:
+These names of the libraries are private, and each is needed:
 
-- ``Client._client``, and its ``_create_socket`` and ``_sock_close``: the connection is made and ended without a
-  thread, so that a process that is told to end does not wait for one, and no socket stays open.
+- ``Client._client``, and its ``_create_socket`` and ``_sock_close``: the connection is opened and closed without a
+  thread, so that the end of a process does not wait for one, and no socket stays open.
 - ``Client._on_connect``: the limits that the broker announces, and whether it kept the session.
-- ``Client._on_disconnect``, ``_disconnected``: the reason why a connection ended, also together with the welcome or
+- ``Client._on_disconnect``, ``_disconnected``: the reason why a connection ended, also together with the CONNACK or
   instead of it.
 - ``Client._on_publish``: the reason why the broker refused a message.
-- ``Client._on_message``: messages are taken as they are read. The iterator runs in a task of its own, in which answers
-  overtake messages.
-- ``Client._on_socket_register_write``, ``_on_socket_unregister_write``: all packets of a moment are sent together.
+- ``Client._on_message``: messages are handled as they are read. aiomqtt's iterator runs in a separate task, in which
+  answers can overtake messages.
+- ``Client._on_socket_register_write``, ``_on_socket_unregister_write``: all packets of one iteration of the event loop
+  are sent together.
 - ``Client._wait_for``, ``_pending_subscribes``, ``_pending_unsubscribes``: a lost connection ends every wait at once,
-  and ``asyncio.wait_for`` of Python 3.11 loses a cancellation that comes together with the answer.
+  and ``asyncio.wait_for`` of Python 3.11 loses a cancellation that arrives together with the answer.
 
-They are the reason why ``pyproject.toml`` allows one minor version. An instance serves one connection.
+For this reason ``pyproject.toml`` allows only one minor version. An instance serves one connection.
 """
 
 import asyncio
@@ -49,29 +50,29 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _ANSWER: Final = 15.0
-"""Seconds for the broker to answer anything but a message."""
+"""Maximum seconds for the broker's answer to any packet except a message."""
 
 _GOODBYE: Final = 2.0
-"""Seconds for telling the broker that we leave; a process that ends does not wait for longer."""
+"""Maximum seconds for a clean disconnect, since the end of a process must not wait for longer."""
 
 _BACKLOG: Final = 16 * 1024 * 1024
-"""Bytes on their way to the broker, at most, when a message with QoS 0 is published."""
+"""Maximum unsent bytes with which a message with QoS 0 is still published."""
 
 _PROTOCOL_ERROR: Final = 0x82  # MQTT 5, 2.4
 _KEEP_ALIVE_TIMEOUT: Final = 0x8D
 
 
 class PublishRefused(Exception):
-    """The broker accepted the connection but not this message, for instance because the token does not allow it."""
+    """The broker accepted the connection but refused this message, for example because the token does not allow it."""
 
 
 class TooLarge(PublishRefused):
-    """The message is larger than the broker takes: it would end the connection, and the next one."""
+    """The message exceeds the broker's maximum size, so that sending it would end this connection and the next one."""
 
 
 class Disconnected(MqttError):
-    """The connection was refused or is over. ``code`` is the reason code that the broker gave, or that MQTT 5 has for
-    the fault that we found; None when the connection just ended, or was never made."""
+    """The connection was refused or has ended. ``code`` is the broker's reason code, or that of MQTT 5 for the error
+    that the client detected; None if the connection just ended or was never established."""
 
     def __init__(self, reason: str, code: int | None = None) -> None:
         super().__init__(reason)
@@ -79,15 +80,15 @@ class Disconnected(MqttError):
 
 
 class Client(aiomqtt.Client):
-    """One connection to the broker, open inside an ``async with`` block.
+    """Connection to the broker, open inside an ``async with`` block.
 
     Args:
-        keep: for how long the broker keeps the session after the connection; zero starts clean.
-        max_inflight: messages without acknowledgement at the same time, at most; fewer if the broker asks for that.
-        deliver: receives each message. It must not raise.
+        keep: time for which the broker keeps the session after the connection; zero for a clean start.
+        max_inflight: maximum unacknowledged messages; fewer if the broker announces a lower limit.
+        deliver: called with each message. It must not raise.
 
     Raises:
-        ValueError: no packet can hold this token.
+        ValueError: the token does not fit into a packet.
     """
 
     def __init__(
@@ -116,12 +117,12 @@ class Client(aiomqtt.Client):
             properties=connect_properties(keep),
             keepalive=keepalive,
             timeout=_ANSWER,
-            max_inflight_messages=0,  # counted here: the library's queue has no bound and forgets nobody
+            max_inflight_messages=0,  # limited here: the library's queue is unbounded and keeps abandoned messages
         )
-        self._client.disable_logger()  # its errors reach us as reasons, and the log once
+        self._client.disable_logger()  # its errors are reported as reasons and logged once
         self.session_present = False
         self.limits = Limits()
-        """What the broker announced in its welcome."""
+        """Limits that the broker announced in its CONNACK."""
         self._tls = tls
         self._deliver = deliver
         self._room = max_inflight
@@ -134,14 +135,14 @@ class Client(aiomqtt.Client):
 
     @property
     def lost(self) -> asyncio.Future[None]:
-        """Done when the connection is over; unless we ended it, with a :class:`Disconnected` that says why."""
+        """Return a future that is done when the connection has ended, with :class:`Disconnected` unless we ended it."""
         return self._lost
 
     async def __aenter__(self) -> Self:
-        """Connects; returns when the broker has welcomed us.
+        """Connect, and wait for the broker's CONNACK.
 
         Raises:
-            aiomqtt.MqttError: it cannot be reached, or does not welcome us.
+            aiomqtt.MqttError: it is unreachable, or refuses the connection.
         """
         try:
             self._socket = BufferedSocket(await open_socket(self._hostname, self._port, self._tls))
@@ -165,7 +166,7 @@ class Client(aiomqtt.Client):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Tells the broker that we leave, so that it sends no will; waits for two seconds at most."""
+        """Disconnect cleanly within two seconds, so that the broker does not publish the will."""
         try:
             if not self._lost.done():
                 async with asyncio.timeout(_GOODBYE):
@@ -174,19 +175,19 @@ class Client(aiomqtt.Client):
                     self._client.disconnect()
                     await asyncio.wait({self._lost})
         except TimeoutError:
-            log.debug("the broker does not listen as we leave")
+            log.debug("the broker did not answer the disconnect")
         finally:
             self.abort()
 
     def abort(self) -> None:
-        """Ends the connection at once, without a word to the broker."""
+        """Close the connection at once, without a DISCONNECT."""
         with suppress(OSError):
             self._client._sock_close()
         self._socket.close()
         self._end(Disconnected("disconnected"))
 
     async def settled(self, timeout: float) -> None:
-        """Returns when the broker has acknowledged everything that was sent, or after ``timeout`` seconds."""
+        """Wait until the broker has acknowledged all messages, for at most ``timeout`` seconds."""
         waiting = {*self._unacknowledged.values(), *self._waiting}
         if waiting:
             await asyncio.wait(waiting, timeout=timeout)
@@ -194,20 +195,20 @@ class Client(aiomqtt.Client):
     async def send(
         self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: Properties, timeout: float
     ) -> None:
-        """Publishes, and with QoS 1 waits for the broker's acknowledgement.
+        """Publish, and with QoS 1 wait for the broker's acknowledgement.
 
-        As many messages as the broker allows are under way at the same time; further ones follow in order, unless their
-        time is over.
+        As many messages as the broker allows are in flight at the same time; further ones are queued until their
+        time-out.
 
-        A broker that retains nothing, or does not know QoS 1, would end the connection: what it cannot do is not asked
-        of it.
+        A broker without retained messages or QoS 1 would end the connection, so ``retain`` and ``qos`` are reduced to
+        the broker's limits.
 
         Raises:
             PublishRefused: the broker answered with a failure.
-            TooLarge: the broker does not take messages of this size.
-            aiomqtt.MqttError: the connection is lost.
-            TimeoutError: no answer came within ``timeout`` seconds, or the broker does not keep up with QoS 0.
-            ValueError: it is not possible to publish there.
+            TooLarge: the message exceeds the broker's maximum size.
+            aiomqtt.MqttError: the connection was lost.
+            TimeoutError: no answer arrived within ``timeout`` seconds, or the broker does not keep up with QoS 0.
+            ValueError: the topic is invalid for publishing.
         """
         if self._lost.done():
             raise self._failure()
@@ -220,7 +221,7 @@ class Client(aiomqtt.Client):
             return
         acknowledged: asyncio.Future[ReasonCode] = self._loop.create_future()
         self._waiting[acknowledged] = (topic, payload, qos, retain, properties)
-        # A timer costs a fraction of asyncio.timeout(), and each message has one.
+        # Each message needs a timer, which costs a fraction of asyncio.timeout().
         timer = self._loop.call_later(timeout, _give_up, acknowledged)
         try:
             self._send_queued()
@@ -237,7 +238,7 @@ class Client(aiomqtt.Client):
             return
         size = publish_size(topic, payload, qos, properties)
         if size > most:
-            raise TooLarge(f"a message of {size} bytes on {topic} is larger than the {most} that the broker takes")
+            raise TooLarge(f"a message of {size} bytes on {topic} is larger than the {most} that the broker accepts")
 
     # ---- sending -----------------------------------------------------------------------------------------------------
 
@@ -252,7 +253,7 @@ class Client(aiomqtt.Client):
     ) -> None:
         for _ in range(len(self._unacknowledged) + 1):
             info = self._client.publish(*message)
-            if info.rc != paho.MQTT_ERR_QUEUE_SIZE:  # a message under way still has this packet identifier
+            if info.rc != paho.MQTT_ERR_QUEUE_SIZE:  # a message in flight still has this packet identifier
                 break
         if info.rc == paho.MQTT_ERR_SUCCESS:
             self._unacknowledged[info.mid] = acknowledged
@@ -263,14 +264,15 @@ class Client(aiomqtt.Client):
         self, client: paho.Client, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
     ) -> None:
         if self._writing:
-            return  # the library says of a message with QoS 0 that it was sent
+            return  # the library reports a message with QoS 0 as sent
         acknowledged = self._unacknowledged.pop(mid, None)
         if acknowledged is not None and not acknowledged.done():
             acknowledged.set_result(reason_code)
         self._send_queued()
 
     def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
-        # The socket takes everything: there is no need to ask the system for room. The rest of this moment goes along.
+        # The socket buffers everything, so there is no need to wait until it is writable. Packets of this iteration of
+        # the event loop are sent together.
         self._loop.call_soon(self._write)
 
     def _on_socket_unregister_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
@@ -337,31 +339,31 @@ class Client(aiomqtt.Client):
             self._end(None)
 
     def _failed(self, disconnected: asyncio.Future[None]) -> None:
-        """aiomqtt reports an error of reading that the library does not know."""
+        """Handle an error of reading that aiomqtt reports but paho does not classify."""
         error = None if disconnected.cancelled() else disconnected.exception()
         self._end(Disconnected(f"the broker sent a malformed packet: {type(error).__name__}", _PROTOCOL_ERROR))
         self.abort()
 
     def _end(self, error: Disconnected | None) -> None:
-        """Everybody who waits is told."""
+        """Record the end of the connection, and end all waits."""
         if self._lost.done():
             return
         if error is None:
             self._lost.set_result(None)
         else:
             self._lost.set_exception(error)
-            self._lost.exception()  # looked at: nobody need wait for it
+            self._lost.exception()  # marked as retrieved, since it need not be awaited
         waiting: list[asyncio.Future[Any]] = [self._welcome, *self._unacknowledged.values(), *self._waiting]
         for future in (*waiting, *self._pending_subscribes.values()):
             if not future.done():
                 future.set_exception(self._failure())
         if not self._welcome.cancelled():
             self._welcome.exception()
-        for gone in self._pending_unsubscribes.values():
-            gone.set()
+        for unsubscribed in self._pending_unsubscribes.values():
+            unsubscribed.set()
 
     def _failure(self) -> Disconnected:
-        """A new error for each who waits: tracebacks of several must not mix."""
+        """Return a new error for each waiting caller, so that tracebacks do not mix."""
         error = self._lost.exception()
         return Disconnected(str(error), error.code) if isinstance(error, Disconnected) else Disconnected("disconnected")
 

@@ -1,4 +1,4 @@
-"""The live stream under ``events/``: for those who watch, and the first thing dropped under load."""
+"""Publish the live stream under ``events/`` for observers; it is the first to be dropped under load."""
 
 import asyncio
 import time
@@ -8,21 +8,21 @@ from runtime.mqtt.session import BrokerSession, NotConnected, PublishRefused
 from schema.messages import Message, encode
 
 _PER_TOPIC: Final = 1.0
-"""Seconds between two events on one topic."""
+"""Minimum seconds between two events on one topic."""
 
 _MOST_A_SECOND: Final = 250
-"""Events of all topics in a second: twice the pool's usual results. More come only while spools are drained, when the
-processor has better to do."""
+"""Maximum events per second on all topics: twice the pool's usual rate of results. More occur only while spools are
+drained, when other work has priority."""
 
 _MOST_WAITING: Final = 500
-"""Events that may wait to be sent; more are dropped."""
+"""Maximum events in the queue; more are dropped."""
 
 _MOST_TOPICS: Final = 20_000
-"""Topics whose last time is remembered."""
+"""Maximum topics in memory."""
 
 
 class LiveStream:
-    """Offers events, at most one per topic and second and a number in all, without ever making anybody wait."""
+    """Queue of events, limited per topic and in total, that never blocks the caller."""
 
     def __init__(self, broker: BrokerSession) -> None:
         self._broker = broker
@@ -33,7 +33,7 @@ class LiveStream:
         self.dropped = 0
 
     def offer(self, topic: str, event: Message) -> None:
-        """Sends ``event`` soon, or never."""
+        """Enqueue ``event``, or drop it if it exceeds a limit."""
         now = time.monotonic()
         if now - self._second >= 1.0:
             self._second, self._offered = now, 0
@@ -48,7 +48,7 @@ class LiveStream:
         self._waiting.put_nowait((topic, event))
 
     async def run(self) -> None:
-        """Sends what is offered, until cancelled."""
+        """Publish the enqueued events until cancelled."""
         while True:
             topic, event = await self._waiting.get()
             try:

@@ -1,4 +1,4 @@
-"""Our values as those of the MQTT library, and its values as ours."""
+"""Convert between the session's values and those of the MQTT library."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,11 +13,11 @@ from paho.mqtt.properties import Properties, VariableByteIntegers
 from runtime.mqtt.types import Incoming, Limits, Will
 
 _TEXT: Final = 65_535
-"""Bytes in a text or in binary data, at most (MQTT 5, 1.5.4 and 1.5.6)."""
+"""Maximum bytes of a text or of binary data (MQTT 5, 1.5.4 and 1.5.6)."""
 
 
 def connect_properties(keep: timedelta) -> Properties:
-    """Ask the broker to keep the session for ``keep`` after the connection."""
+    """Return properties that request the broker to keep the session for ``keep`` after the connection."""
     return Sparse(PacketTypes.CONNECT, SessionExpiryInterval=int(keep.total_seconds()))
 
 
@@ -28,18 +28,18 @@ def publish_properties(
     correlation: bytes | None,
     user_properties: Sequence[tuple[str, str]],
 ) -> Properties:
-    """Describe a message.
+    """Return the properties of a message.
 
     Raises:
-        ValueError: no packet can hold this, or nobody can answer on that topic. The library would find that out only
-            after it has taken note of the message.
+        ValueError: a value does not fit into a packet, or the response topic is invalid. The library would detect this
+            only after it has queued the message.
     """
     held: dict[str, Any] = {}
     if expiry is not None:
         held["MessageExpiryInterval"] = int(expiry.total_seconds())
     if response_topic is not None:
         if not response_topic or not _TOPIC_FORBIDS.isdisjoint(response_topic):
-            raise ValueError("it is not possible to answer there")
+            raise ValueError("the response topic is invalid")
         check_text(response_topic)
         held["ResponseTopic"] = response_topic
     if correlation is not None:
@@ -55,16 +55,16 @@ def publish_properties(
 
 
 _SMALL: Final = 64 * 1024
-"""Bytes that everything but the payload takes, at most, unless somebody makes very long topics or properties."""
+"""Maximum bytes of a packet without its payload and topic, except for very long properties."""
 
 
 def surely_fits(limit: int | None, topic: str, payload: bytes) -> bool:
-    """Whether a usual message is so much smaller than ``limit`` that nobody need look closer."""
+    """Return whether a usual message is so much smaller than ``limit`` that its exact size is irrelevant."""
     return limit is None or len(payload) + len(topic) + _SMALL <= limit
 
 
 def publish_size(topic: str, payload: bytes, qos: int, properties: Properties) -> int:
-    """Bytes of the PUBLISH packet (MQTT 5, 3.3)."""
+    """Return the bytes of the PUBLISH packet (MQTT 5, 3.3)."""
     identifier = 2 if qos else 0
     rest = 2 + len(topic.encode()) + identifier + len(properties.pack()) + len(payload)  # type: ignore[no-untyped-call]
     return 1 + len(VariableByteIntegers.encode(rest)) + rest  # type: ignore[no-untyped-call]
@@ -74,10 +74,10 @@ _TOPIC_FORBIDS: Final = frozenset("+#\0")
 
 
 def check_text(text: str) -> None:
-    """Refuse a text that no packet can hold.
+    """Check that a text fits into a packet.
 
     Raises:
-        ValueError: it is too long, or is no UTF-8. The message does not repeat the text, which may be secret.
+        ValueError: it is too long, or is not UTF-8. The message does not repeat the text, which may be secret.
     """
     try:
         size = len(text.encode())
@@ -88,7 +88,7 @@ def check_text(text: str) -> None:
 
 
 def as_aiomqtt_will(will: Will) -> aiomqtt.Will:
-    """The last will as the library takes it."""
+    """Convert the last will for the library."""
     properties = Sparse(
         PacketTypes.WILLMESSAGE,
         MessageExpiryInterval=int(will.expiry.total_seconds()),
@@ -98,7 +98,7 @@ def as_aiomqtt_will(will: Will) -> aiomqtt.Will:
 
 
 def limits_of(welcome: Properties | None) -> Limits:
-    """What the broker announced in its CONNACK; a property that is missing means: no limit (MQTT 5, 3.2.2.3)."""
+    """Return the limits that the broker announced in its CONNACK; a missing property is no limit (MQTT 5, 3.2.2.3)."""
     given = {} if welcome is None else vars(welcome)
     return Limits(
         packet=given.get("MaximumPacketSize"),
@@ -108,10 +108,10 @@ def limits_of(welcome: Properties | None) -> Limits:
 
 
 def as_incoming(message: paho.MQTTMessage) -> Incoming:
-    """A received message.
+    """Convert a received message.
 
     Raises:
-        UnicodeDecodeError: its topic is no UTF-8.
+        UnicodeDecodeError: its topic is not UTF-8.
     """
     given = vars(message.properties)
     pairs = given.get("UserProperty")
@@ -126,9 +126,9 @@ def as_incoming(message: paho.MQTTMessage) -> Incoming:
 
 
 class Sparse(Properties):
-    """Properties that cost as much as they hold.
+    """Properties whose cost depends only on the properties that are set.
 
-    The library fills two tables for each packet, and goes through all possible names for each property that it sets or
+    The library fills two tables for each packet, and iterates over all possible names for each property that it sets or
     packs, which takes longer than the rest of sending.
     """
 
@@ -137,7 +137,7 @@ class Sparse(Properties):
         vars(self).update(held)
 
     def pack(self) -> bytes:
-        """Encodes the properties with their length (MQTT 5, 2.2.2)."""
+        """Encode the properties with their length (MQTT 5, 2.2.2)."""
         identifiers, packed = _identifiers(), bytearray()
         for name, held in vars(self).items():
             identifier = identifiers.get(name)

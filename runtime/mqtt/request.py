@@ -1,7 +1,7 @@
-"""Requests over MQTT: publish with a response topic and correlation data, and collect the answers.
+"""Send requests over MQTT: publish with a response topic and correlation data, and collect the answers.
 
-For operators and those who act like one. Everything that can go wrong on the way to the broker is one error in words,
-and every wait has an end.
+For operators' commands and similar clients. Every failure on the way to the broker is one exception with a readable
+message, and every wait has a time limit.
 """
 
 import asyncio
@@ -14,20 +14,20 @@ from runtime.mqtt.session import BrokerSession, NotConnected, PublishRefused
 from runtime.mqtt.types import BrokerAddress, Identity, Incoming, Lost, Subscription, TokenSource
 
 _BROKER_WITHIN: Final = 10.0
-"""Seconds to connect, and to have a request acknowledged by the broker."""
+"""Maximum seconds to connect, and for the broker to acknowledge a request."""
 
 
 class RequestFailed(Exception):
-    """The request did not reach the broker, or the broker refused it; the message says why."""
+    """The request did not reach the broker, or the broker refused it; the message gives the reason."""
 
 
 def new_key() -> str:
-    """A topic level that no other request uses."""
+    """Return a unique topic level."""
     return secrets.token_hex(8)
 
 
 class RequestClient:
-    """Sends requests over one session, any number at a time.
+    """Client for any number of concurrent requests over one session.
 
     For one request, use :meth:`connected`; else run :attr:`session` as a task.
 
@@ -58,10 +58,10 @@ class RequestClient:
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
-        """Runs the session for as long as the ``with`` block lasts.
+        """Run the session within the ``with`` block.
 
         Raises:
-            RequestFailed: the first attempt failed. A person wants to know, not to wait for a better time.
+            RequestFailed: the first attempt failed. It is not retried, since an operator is waiting.
         """
         running = asyncio.create_task(self.session.run(), name="broker session")
         try:
@@ -74,15 +74,15 @@ class RequestClient:
     async def request(
         self, topic: str, payload: bytes, response_topic: str, *, timeout: float, limit: int | None = None
     ) -> list[bytes]:
-        """Publishes a request and returns the payloads of its answers, in the order of their arrival.
+        """Publish a request and return the payloads of its answers, in the order of arrival.
 
         Args:
-            response_topic: one that no other request uses at the same time; see :func:`new_key`.
-            timeout: seconds to wait for answers, from when the broker has the request.
-            limit: how many answers to wait for; None waits for all that arrive in time.
+            response_topic: unique among concurrent requests; see :func:`new_key`.
+            timeout: seconds to wait for answers after the broker has acknowledged the request.
+            limit: number of answers to wait for; None waits for all that arrive in time.
 
         Raises:
-            RequestFailed: the broker cannot be reached, or refuses.
+            RequestFailed: the broker is unreachable, or refuses the request.
         """
         request = self._waiting[response_topic] = _Request(limit)
         try:
@@ -96,7 +96,7 @@ class RequestClient:
             del self._waiting[response_topic]
 
     async def request_one(self, topic: str, payload: bytes, response_topic: str, *, timeout: float) -> bytes | None:
-        """As :meth:`request`, for the first answer; None when there is none in time."""
+        """Send a request like :meth:`request`, and return the first answer; None if there is none in time."""
         answers = await self.request(topic, payload, response_topic, timeout=timeout, limit=1)
         return answers[0] if answers else None
 
@@ -110,7 +110,7 @@ class RequestClient:
             self._lost.put_nowait(lost)
 
     async def _first_connection(self) -> None:
-        """Returns when connected and subscribed."""
+        """Wait until connected and subscribed."""
         ready = asyncio.create_task(self.session.wait_ready(), name="ready")
         failed = asyncio.create_task(self._lost.get(), name="failed")
         done, pending = await asyncio.wait({ready, failed}, timeout=self._within, return_when=asyncio.FIRST_COMPLETED)
@@ -123,7 +123,7 @@ class RequestClient:
 
 
 class _Request:
-    """A request that waits for answers; it keeps no more than it asked for."""
+    """A request that waits for answers; it keeps at most ``limit`` of them."""
 
     def __init__(self, limit: int | None) -> None:
         self.correlation = secrets.token_bytes(8)
@@ -132,7 +132,7 @@ class _Request:
         self._complete = asyncio.Event()
 
     def on_answer(self, message: Incoming) -> None:
-        """Keeps the answer. One without correlation data counts: the topic is this request's own."""
+        """Store the answer. One without correlation data counts, since the topic is unique to this request."""
         if self._complete.is_set() or message.correlation not in (None, self.correlation):
             return
         self._answers.append(message.payload)
@@ -140,7 +140,7 @@ class _Request:
             self._complete.set()
 
     async def collect(self, timeout: float) -> list[bytes]:
-        """Returns the answers of the next ``timeout`` seconds, or as soon as there are enough."""
+        """Return the answers of the next ``timeout`` seconds, or as soon as there are enough."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._complete.wait()

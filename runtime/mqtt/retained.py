@@ -1,8 +1,8 @@
-"""Reads the retained messages under a filter, and knows when it has them all.
+"""Read all retained messages under a topic filter, and detect the end.
 
-MQTT does not say when the last retained message has come. But a broker sends a session what it has for it in order: it
-queues the retained messages when it handles the subscription, so a message that the session publishes to itself
-afterwards comes after them. When that comes back, the picture is complete.
+MQTT does not mark the last retained message. But a broker sends a session's messages in order: it queues the retained
+messages when it handles the subscription, so a message that the session then publishes to itself arrives after them.
+When this message arrives, the set is complete.
 """
 
 import asyncio
@@ -14,26 +14,26 @@ from runtime.mqtt.types import Handler, Incoming, Subscription
 
 
 async def read_retained(
-    session: BrokerSession, topic_filter: str, echo_topic: str, take: Handler, *, timeout: float = 60.0
+    session: BrokerSession, topic_filter: str, echo_topic: str, handler: Handler, *, timeout: float = 60.0
 ) -> None:
-    """Hands every retained message under ``topic_filter`` to ``take``; returns when all have come.
+    """Call ``handler`` with every retained message under ``topic_filter``, until all have arrived.
 
-    What is published there meanwhile is handed over too, in its order, so the last message of a topic is the one that
-    counts (an empty one: there is none any more). Below ``echo_topic`` is where the session talks to itself. A filter
-    is read by one caller at a time.
+    Messages that are published meanwhile are also handled, in order, so the last message of a topic counts (an empty
+    one removes it). The session publishes a message to itself below ``echo_topic``. Only one caller may read a filter
+    at a time.
 
     Raises:
-        NotConnected: the connection was lost, or nothing came back within ``timeout`` seconds.
+        NotConnected: the connection was lost, or the set was not complete within ``timeout`` seconds.
     """
     mark = f"{echo_topic}/{secrets.token_hex(8)}"
     complete = asyncio.Event()
 
-    def hear(message: Incoming) -> None:
+    def on_mark(message: Incoming) -> None:
         complete.set()
 
     async with (
-        session.watching(Subscription(mark, hear)) as lost,
-        session.watching(Subscription(topic_filter, take)),
+        session.watching(Subscription(mark, on_mark)) as lost,
+        session.watching(Subscription(topic_filter, handler)),
     ):
         await session.publish(mark, b"")
         waiting = asyncio.ensure_future(complete.wait())
@@ -43,4 +43,4 @@ async def read_retained(
         finally:
             waiting.cancel()
     if not complete.is_set():
-        raise NotConnected(f"the retained messages under {topic_filter} did not come completely")
+        raise NotConnected(f"the retained messages under {topic_filter} did not arrive completely")

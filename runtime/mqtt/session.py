@@ -1,8 +1,8 @@
-"""The one broker session that every process uses.
+"""Provide the broker session that every process uses.
 
-A session connects, subscribes, renews its token, reconnects with back-off and hands messages to their handlers. It
-signs nothing: a function that yields a fresh token is given to it. Delivery is not its promise: what must not be lost
-is acknowledged end to end by those who send it, so a publish simply fails when the broker cannot be reached.
+A session connects, subscribes, renews its token, reconnects with back-off and passes messages to their handlers. It
+does not sign tokens; a function supplies them. It does not guarantee delivery: important messages are acknowledged end
+to end, so a publish simply fails if the broker is unreachable.
 """
 
 import asyncio
@@ -54,23 +54,23 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _SETTLE: Final = 15.0
-"""Seconds to wait for what is unanswered when the token is renewed."""
+"""Maximum seconds to wait for outstanding acknowledgements before a reconnect with a new token."""
 
 
 class NotConnected(Exception):
-    """The broker could not be reached in time; the message was not sent, or not acknowledged."""
+    """The broker was not reachable in time; the message was not sent, or not acknowledged."""
 
 
 class BrokerSession:
-    """A lasting session. :meth:`run` it as a task; publish from any other task.
+    """Persistent session. Run :meth:`run` as a task; publish from any other task.
 
     Args:
-        subscriptions: made on every connect.
-        keep: for how long the broker keeps the session when we are gone; zero starts clean every time.
-        on_session: called on every connect before subscribing, told whether the broker kept the session.
+        subscriptions: subscribed on every connect.
+        keep: time for which the broker keeps the session while disconnected; zero for a clean start every time.
+        on_session: called on every connect before subscribing, with whether the broker kept the session.
         on_ready: called after subscribing.
         on_lost: called when a connection ends or an attempt fails.
-        tls: certificates and key of ``address``; given by those who have read them already.
+        tls: certificates and key of ``address``, if the caller has read them already.
     """
 
     def __init__(
@@ -115,29 +115,29 @@ class BrokerSession:
 
     @property
     def connected(self) -> bool:
-        """Whether we are connected and subscribed right now."""
+        """Return whether the session is connected and subscribed now."""
         return self._ready.is_set()
 
     @property
     def connections(self) -> int:
-        """How often we were connected and subscribed; when it has grown, the broker was away in between."""
+        """Return the number of connections so far; an increase means that the connection was lost in between."""
         return self._connections
 
     @property
     def limits(self) -> Limits:
-        """What the broker allows, or allowed when we were last connected."""
+        """Return the limits of the broker at the current or last connection."""
         return self._limits
 
     def subscribe(self, subscription: Subscription) -> None:
-        """Adds a subscription; before :meth:`run`, since it is made when connecting."""
+        """Add a subscription before :meth:`run`, since subscriptions are made when connecting."""
         self._subscriptions.append(subscription)
 
     async def wait_ready(self) -> None:
-        """Returns once connected and subscribed."""
+        """Wait until connected and subscribed."""
         await self._ready.wait()
 
     async def run(self) -> NoReturn:
-        """Keeps the session up until cancelled; then disconnects in order, so that no will is sent."""
+        """Maintain the session until cancelled; then disconnect cleanly, so that no will is published."""
         failures = 0
         while True:
             lost = await self._connect_once()
@@ -145,8 +145,8 @@ class BrokerSession:
                 failures = 0
                 self._next_will = self._will
                 continue  # the token was renewed: reconnect at once
-            # Whoever refused our will is asked with less of it. After that connection it is the whole one again: a will
-            # that is not retained leaves us online for good.
+            # If the broker refused the will, retry with a reduced one. After that connection, use the full one again,
+            # since with a will that is not retained the status would stay online.
             self._next_will = bearable(self._next_will if lost.lasted == 0 else self._will, lost.code)
             if self._on_lost is not None:
                 self._on_lost(lost)
@@ -156,12 +156,12 @@ class BrokerSession:
 
     @asynccontextmanager
     async def watching(self, subscription: Subscription) -> AsyncIterator["asyncio.Future[None]"]:
-        """Subscribes on the connection of now, for as long as the ``with`` block lasts; retained messages come first.
+        """Subscribe on the current connection within the ``with`` block; retained messages arrive first.
 
-        Yields a future that is done when that connection ends. The watch ends with it and is not taken up again.
+        Yields a future that is done when that connection ends. The subscription is not renewed on the next one.
 
         Raises:
-            NotConnected: there is no connection, or it ended before the broker agreed, or the broker did not agree.
+            NotConnected: there is no connection, or it ended before the SUBACK, or the broker refused.
         """
         client = self._client
         if client is None:
@@ -191,16 +191,16 @@ class BrokerSession:
         user_properties: Sequence[tuple[str, str]] = (),
         timeout: float = 10.0,
     ) -> None:
-        """Publishes; with QoS 1 returns when the broker has acknowledged.
+        """Publish; with QoS 1 wait for the broker's acknowledgement.
 
-        Waits for a connection within ``timeout`` seconds (a renewal of the token is shorter), QoS 0 does not wait.
+        With QoS 1, wait up to ``timeout`` seconds for a connection (a renewal of the token takes less).
 
         Raises:
-            NotConnected: no connection, or no acknowledgement, in time. The message may have arrived all the same.
-            PublishRefused: the broker does not allow it, or it is no topic. :class:`TooLarge`: nor will it ever.
+            NotConnected: no connection or no acknowledgement in time. The message may still have arrived.
+            PublishRefused: the broker refused it, or the topic is invalid. :class:`TooLarge`: a retry is useless.
         """
         if not topic.isprintable() or not topic:
-            raise PublishRefused(f"{topic!r} is no topic")  # the broker would end the connection
+            raise PublishRefused(f"{topic!r} is not a topic")  # the broker would end the connection
         try:
             properties = publish_properties(
                 expiry=expiry, response_topic=response_topic, correlation=correlation, user_properties=user_properties
@@ -217,7 +217,7 @@ class BrokerSession:
         except MqttError as error:
             raise NotConnected(f"connection to {self.address} lost: {error}") from error
         except ValueError as error:
-            # A topic may come from outside, as that of an answer does.
+            # A topic may be external, such as a response topic.
             raise PublishRefused(f"cannot publish on {topic!r}: {error}") from error
 
     async def _live_client(self) -> Client:
@@ -225,18 +225,18 @@ class BrokerSession:
             await self._ready.wait()
             if self._client is not None and self._is_live(self._client):
                 return self._client
-            await asyncio.sleep(0)  # the connection was lost just now, and run() has yet to see it
+            await asyncio.sleep(0)  # the connection was just lost, and run() has not noticed yet
 
     def _is_live(self, client: Client) -> bool:
         return self._ready.is_set() and not client.lost.done()
 
     async def _connect_once(self) -> Lost | None:
-        """One connection from beginning to end: None when its token was due for renewal, else why it was lost."""
+        """Run one connection; return None if its token was due for renewal, else the reason for its loss."""
         try:
             tls = self._tls.context()
             token = await self._fresh_token()
             connection = self._new_client(token, tls)
-        except (TlsUnusable, TokenUnavailable, ValueError) as error:  # ValueError: MQTT has no room for such a token
+        except (TlsUnusable, TokenUnavailable, ValueError) as error:  # ValueError: the token does not fit into a packet
             return Lost(str(error), None, 0.0)
         began: float | None = None
         try:
@@ -245,7 +245,7 @@ class BrokerSession:
                 await self._enter(client)
                 try:
                     await self._hold(client, token)
-                    self._ready.clear()  # what is published from now on waits for the next connection
+                    self._ready.clear()  # publishes from now on wait for the next connection
                     await client.settled(_SETTLE)
                 finally:
                     self._ready.clear()
@@ -259,8 +259,8 @@ class BrokerSession:
         if self._on_session is not None:
             self._on_session(client.session_present)
         for subscription in self._subscriptions:
-            # Retained messages only with a new subscription: a kept session has been told of every change. But the
-            # session may have been kept from a former process, whose memory we do not have: then all of them at first.
+            # Request retained messages only for a new subscription, since a kept session receives every change. But the
+            # first time all of them, since the session may be that of an earlier process, whose state is lost.
             await _subscribe(client, subscription, retain_handling=1 if self._informed else 0)
         self._informed = True
         self._client, self._limits = client, client.limits
@@ -274,7 +274,7 @@ class BrokerSession:
             self._on_ready()
 
     async def _hold(self, client: Client, token: str) -> None:
-        """Returns when a newer token is to be used; raises what the connection was lost by."""
+        """Wait until the token must be renewed. Raise the error that ended the connection."""
         wait = seconds_to_renewal(token)
         while True:
             done, _ = await asyncio.wait({client.lost}, timeout=wait)
@@ -308,12 +308,12 @@ class BrokerSession:
 
     def _dispatch(self, incoming: Incoming) -> None:
         for subscription in (*self._watches, *self._subscriptions):
-            if subscription.takes(incoming.topic):
+            if subscription.matches(incoming.topic):
                 try:
                     subscription.handler(incoming)
                 except Exception:
-                    # One hostile message must not end the connection that all others come through.
-                    self._unhandled.say(
+                    # One hostile message must not end the connection for all others.
+                    self._unhandled.log(
                         logging.ERROR,
                         incoming.topic,
                         "message on %s could not be handled",
@@ -321,20 +321,20 @@ class BrokerSession:
                         exc_info=True,
                     )
                 return
-        log.debug("message on %s is not for us", incoming.topic)
+        log.debug("message on %s matches no subscription", incoming.topic)
 
 
 async def _subscribe(client: Client, subscription: Subscription, *, retain_handling: int) -> None:
-    """Subscribes; returns when the broker has agreed. ``retain_handling`` as in MQTT 5, 3.8.3.1.
+    """Subscribe, and wait for the SUBACK. ``retain_handling`` as in MQTT 5, 3.8.3.1.
 
     Raises:
-        MqttError: it did not agree, or the connection is lost.
+        MqttError: the broker refused, or the connection was lost.
     """
     options = SubscribeOptions(qos=subscription.qos, retainHandling=retain_handling)
     try:
         reasons = await client.subscribe(subscription.topic_filter, options=options)
     except ValueError as error:
-        raise MqttError(f"{subscription.topic_filter} is no topic filter: {error}") from error
+        raise MqttError(f"{subscription.topic_filter} is not a topic filter: {error}") from error
     for reason in reasons:
         if getattr(reason, "is_failure", False):
             raise MqttError(f"not allowed to subscribe to {subscription.topic_filter}: {reason}")

@@ -1,8 +1,8 @@
-"""The socket of a connection to the broker: made without a thread, read and written in large pieces.
+"""Provide the buffered socket of a connection to the broker, opened without a thread.
 
-The MQTT library would connect and shake hands in a thread that nobody can cancel, ask the system three times for each
-packet it reads, and send each packet by itself. Our packets are small: a system call costs more than the rest of an
-acknowledgement, and each one wakes whoever is on the other side.
+The MQTT library would connect and perform the TLS handshake in a thread that cannot be cancelled, make three system
+calls for each packet that it reads, and send each packet separately. The packets are small: a system call costs more
+than the rest of an acknowledgement, and each one wakes the other side.
 """
 
 import asyncio
@@ -16,31 +16,31 @@ from typing import Any, Final
 from runtime.threads import NoThread, in_thread
 
 _REACH: Final = 5.0
-"""Seconds for reaching one of the broker's addresses and shaking hands there."""
+"""Maximum seconds for the connection and TLS handshake with one of the broker's addresses."""
 
 _RESOLVE: Final = 15.0
-"""Seconds for looking up the broker's name. A resolver whose first server is dead needs ten."""
+"""Maximum seconds for the look-up of the broker's name. A resolver whose first server is dead needs ten."""
 
 _Addresses = Sequence[tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]]
 
 _PIECE: Final = 64 * 1024
-"""Bytes read at once, at most: every connection of a process has its turn, however much one of them is sent."""
+"""Maximum bytes per read, so that one busy connection does not starve the others of the process."""
 
 _NOT_NOW: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Unreachable(Exception):
-    """No address of the broker could be reached; the text says why for the last one."""
+    """No address of the broker could be reached; the message gives the reason for the last one."""
 
 
 async def open_socket(host: str, port: int, tls: ssl.SSLContext | None) -> socket.socket:
-    """Connects to the first of the host's addresses that answers, and shakes hands if ``tls`` is given.
+    """Connect to the first of the host's addresses that answers, with a TLS handshake if ``tls`` is given.
 
     Returns:
-        A connected socket that does not block. Every other socket is closed, also when the caller is cancelled.
+        A connected non-blocking socket. All other sockets are closed, also after a cancellation.
 
     Raises:
-        Unreachable: nobody answered, or the other side is not the one that we expect.
+        Unreachable: no address answered, or the certificate is not the expected one.
     """
     failure = f"{host} has no address"
     try:
@@ -48,7 +48,7 @@ async def open_socket(host: str, port: int, tls: ssl.SSLContext | None) -> socke
             addresses = await _resolve(host, port)
     except TimeoutError:
         raise Unreachable(f"{host}: the look-up of the name takes too long") from None
-    except (OSError, UnicodeError, NoThread) as error:  # UnicodeError: no host can have this name
+    except (OSError, UnicodeError, NoThread) as error:  # UnicodeError: an invalid host name
         raise Unreachable(f"{host}: {error}") from error
     for family, kind, protocol, _, address in addresses:
         try:
@@ -62,13 +62,13 @@ async def open_socket(host: str, port: int, tls: ssl.SSLContext | None) -> socke
 
 
 async def _resolve(host: str, port: int) -> _Addresses:
-    """The host's addresses.
+    """Resolve the host's addresses.
 
-    The system's look-up cannot be cancelled, and takes as long as it likes.
+    The system's look-up cannot be cancelled and has no time limit.
 
     Raises:
-        OSError, UnicodeError: there is none, or nobody knows now.
-        NoThread: the system has no room for another thread.
+        OSError, UnicodeError: there is no address, or the look-up failed.
+        NoThread: the system cannot start another thread.
     """
     with suppress(socket.gaierror):  # an address needs no look-up
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
@@ -79,7 +79,7 @@ async def _connected(sock: socket.socket, address: Any, host: str, tls: ssl.SSLC
     loop = asyncio.get_running_loop()
     try:
         sock.setblocking(False)
-        # Nagle's algorithm would hold a small message back until the one before is acknowledged: 40 ms on Linux.
+        # Nagle's algorithm would delay a small message until the previous one is acknowledged, by 40 ms on Linux.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await loop.sock_connect(sock, address)
         if tls is not None:
@@ -116,62 +116,62 @@ async def _ready(
 
 
 def describe(error: OSError) -> str:
-    """The system's words for an error: asyncio has its own for a refused connection."""
+    """Return the system's text for an error, since asyncio has its own for a refused connection."""
     if isinstance(error, ssl.SSLError):
         return str(error)
     return os.strerror(error.errno) if error.errno else str(error) or "the broker closed the connection"
 
 
 class BufferedSocket:
-    """A connected socket that does not block, as the MQTT library uses one. For the thread of the event loop."""
+    """Connected non-blocking socket with buffers, for the MQTT library. Use it only in the event loop's thread."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._read = b""
-        self._taken = 0
-        self._had_its_turn = False
+        self._position = 0
+        self._has_read = False
         self._unsent = bytearray()
         self._sent: asyncio.Future[None] | None = None
         self.failure: OSError | None = None
-        """The error that reading ended with, if any."""
+        """The error that ended reading, if any."""
 
     @property
     def backlog(self) -> int:
-        """Bytes that the system has not taken yet."""
+        """Return the number of bytes that the system has not accepted yet."""
         return len(self._unsent)
 
     def fileno(self) -> int:
-        """The file descriptor; -1 after :meth:`close`."""
+        """Return the file descriptor; -1 after :meth:`close`."""
         return self._sock.fileno()
 
     def setblocking(self, flag: bool) -> None:
-        """Does nothing: it never blocks."""
+        """Do nothing, since the socket never blocks."""
 
     def pending(self) -> int:
-        """Bytes received and not yet taken. The system reports none of them as readable."""
-        return len(self._read) - self._taken + self._decrypted()
+        """Return the number of buffered received bytes, which the system does not report as readable."""
+        return len(self._read) - self._position + self._decrypted()
 
     def recv(self, size: int) -> bytes:
-        """Takes at most ``size`` bytes; none at the end of the connection.
+        """Return at most ``size`` bytes; none at the end of the connection.
 
-        Asks the system once in each round of the event loop, so that a flood starves nobody; the system reports the
-        rest as readable in the next round.
+        It makes one system call per iteration of the event loop, so that a flood does not starve other work; the system
+        reports the rest as readable in the next iteration.
 
         Raises:
-            BlockingIOError, ssl.SSLWantReadError: nothing is there, or nothing more in this round.
+            BlockingIOError, ssl.SSLWantReadError: there is no data, or no more in this iteration.
             OSError: the connection is broken.
         """
-        if self._taken == len(self._read):
+        if self._position == len(self._read):
             self._receive()
-        taken = self._read[self._taken : self._taken + size]
-        self._taken += len(taken)
-        return taken
+        data = self._read[self._position : self._position + size]
+        self._position += len(data)
+        return data
 
     def _receive(self) -> None:
-        if self._had_its_turn and not self._decrypted():
+        if self._has_read and not self._decrypted():
             raise BlockingIOError
-        self._read, self._taken = b"", 0
+        self._read, self._position = b"", 0
         try:
             self._read = self._sock.recv(_PIECE)
         except _NOT_NOW:
@@ -179,25 +179,25 @@ class BufferedSocket:
         except OSError as error:
             self.failure = error
             raise
-        if not self._had_its_turn:
-            self._had_its_turn = True
+        if not self._has_read:
+            self._has_read = True
             self._loop.call_soon(self._next_round)
 
     def _next_round(self) -> None:
-        self._had_its_turn = False
+        self._has_read = False
 
     def _decrypted(self) -> int:
         return self._sock.pending() if isinstance(self._sock, ssl.SSLSocket) and self.fileno() >= 0 else 0
 
     def send(self, data: bytes | bytearray) -> int:
-        """Takes all of ``data`` for the next :meth:`flush`."""
+        """Buffer all of ``data`` for the next :meth:`flush`."""
         self._unsent += data
         return len(data)
 
     def flush(self) -> None:
-        """Sends the bytes taken by :meth:`send`; those that the system does not take now follow when it does.
+        """Send the buffered bytes; the rest follows when the system accepts more.
 
-        A broken connection is no error here: reading finds it.
+        A broken connection is not an error here, since reading detects it.
         """
         if self.fileno() < 0:
             self._unsent.clear()
@@ -215,14 +215,14 @@ class BufferedSocket:
             self._sent.set_result(None)
 
     async def flushed(self) -> None:
-        """Returns when the system has taken everything, or the connection is broken."""
+        """Wait until the system has accepted all bytes, or the connection is broken."""
         self.flush()
         if self._unsent:
             self._sent = self._loop.create_future()
             await self._sent
 
     def close(self) -> None:
-        """Closes the socket after a last attempt to send. Does nothing the second time."""
+        """Close the socket after a last attempt to send. Idempotent."""
         if self.fileno() >= 0:
             self.flush()
             self._loop.remove_writer(self.fileno())

@@ -1,7 +1,7 @@
-"""The TLS context of a session, from files that others replace while we run.
+"""Load the TLS context of a session from files that are replaced at run time.
 
-A certificate and its key are two files, so every renewal has a moment in which they do not belong together, and a file
-that is being written is broken for a while. So a context that has worked stays until there is a newer one that does.
+A certificate and its key are two files, so during every renewal they do not match for a moment, and a file that is
+being written is invalid for a while. So the last valid context is used until a newer one can be loaded.
 """
 
 import logging
@@ -15,14 +15,14 @@ from runtime.mqtt.types import BrokerAddress, TlsUnusable
 log = logging.getLogger(__name__)
 
 Stamp = tuple[tuple[int, ...] | None, ...]
-"""Tells whether files were replaced, written, or opened to others."""
+"""Value that changes if files are replaced or written, or their permissions change."""
 
 
 class TlsFiles:
-    """The files of one address, and the context made from the last of them that could be used.
+    """Files of one address, and the context from their last valid versions.
 
     Args:
-        check: called before the files are read; raises :class:`OSError` when they must not be used.
+        check: called before the files are read; raises :class:`OSError` if they must not be used.
     """
 
     def __init__(self, address: BrokerAddress, check: Callable[[], None] | None = None) -> None:
@@ -34,48 +34,48 @@ class TlsFiles:
 
     @property
     def stamp(self) -> Stamp:
-        """Of the files as they are now."""
+        """Return the stamp of the current files."""
         files = (self.address.ca_file, self.address.cert_file, self.address.key_file)
         return tuple(file_stamp(file) for file in files if file is not None)
 
     @property
     def loaded(self) -> bool:
-        """Whether there is a context, or none is needed."""
+        """Return whether there is a context, or none is needed."""
         return self._loaded is not None
 
     def load(self) -> bool:
-        """Whether the files have changed and were read anew.
+        """Load the files if they have changed; return whether they were loaded.
 
         Raises:
-            OSError: they cannot be used. What was there before still is.
+            OSError: they are invalid. The previous context is kept.
         """
         stamp = self.stamp
         if stamp == self._loaded:
             return False
         if self._check is not None:
             self._check()
-        # Should a file be replaced meanwhile, its stamp is another one the next time.
+        # If a file is replaced meanwhile, its stamp differs the next time.
         self._context, self._loaded = self.address.tls(), stamp
         self._warning.over()
         return True
 
     def context(self) -> ssl.SSLContext | None:
-        """The newest context that can be used, None for plain TCP.
+        """Return the newest valid context; None for plain TCP.
 
         Raises:
-            TlsUnusable: there was never one.
+            TlsUnusable: there has never been a valid one.
         """
         try:
             self.load()
         except OSError as error:
             if self._loaded is None:
                 raise TlsUnusable(f"certificates or key cannot be used: {error}") from error
-            self._warning.warning("%s; going on with what was there before", error)
+            self._warning.warning("%s; using the previous certificates and key", error)
         return self._context
 
 
 def file_stamp(path: Path) -> tuple[int, ...] | None:
-    """None when the file cannot be seen."""
+    """Return the stamp of a file; None if it cannot be accessed."""
     try:
         stat = path.stat()
     except OSError:

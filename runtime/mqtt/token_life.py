@@ -1,4 +1,4 @@
-"""When a token is to be renewed. Nothing is signed or checked here; only read how long ours is good for."""
+"""Compute the time to renew a token from its claims. Tokens are not verified here."""
 
 import base64
 import json
@@ -6,15 +6,15 @@ import time
 from typing import Final
 
 OPAQUE: Final = 60.0
-"""Seconds until a token is to be renewed whose lifetime cannot be read."""
+"""Seconds until the renewal of a token with an unreadable lifetime."""
 
 
 class TokenUnavailable(Exception):
-    """The token source failed; the cause says why."""
+    """The token source failed; see the cause."""
 
 
 def seconds_to_renewal(token: str) -> float:
-    """Two thirds of the token's lifetime from its issue, counted from now, at least a second."""
+    """Return the seconds from now to two thirds of the token's lifetime, at least one."""
     life = _life(token)
     if life is None:
         return OPAQUE
@@ -23,13 +23,13 @@ def seconds_to_renewal(token: str) -> float:
 
 
 def has_expired(token: str) -> bool:
-    """Whether nobody takes this token any more; False when its lifetime cannot be read."""
+    """Return whether this token has expired; False if its lifetime is unreadable."""
     life = _life(token)
     return life is not None and life[1] <= time.time()
 
 
 def _life(token: str) -> tuple[float, float] | None:
-    """When the token was issued, and when it expires: seconds of Unix time."""
+    """Return the times of issue and expiry in seconds of Unix time."""
     try:
         body = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))

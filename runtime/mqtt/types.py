@@ -1,4 +1,4 @@
-"""The values that a broker session is made from, takes and gives."""
+"""Define the parameters, messages and results of a broker session."""
 
 import re
 import ssl
@@ -13,18 +13,18 @@ from runtime.retry import Delays
 from schema.topics import unshared
 
 TokenSource = Callable[[], str | Awaitable[str]]
-"""Yields a token that is valid now. May raise; the session then tries again later."""
+"""Function that returns a currently valid token. If it raises, the session retries later."""
 
 SESSION_TAKEN_OVER: Final = 0x8E  # MQTT 5, 3.14.2.1
 
 
 class TlsUnusable(OSError):
-    """Certificates or key cannot be used; the message names the files."""
+    """Certificates or key are invalid; the message names the files."""
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
-    """Where the broker listens. Without ``ca_file`` the connection is plain, which is for loopback only."""
+    """Address of the broker. Without ``ca_file`` the connection is plain TCP, which is for loopback only."""
 
     host: str
     port: int
@@ -33,10 +33,10 @@ class BrokerAddress:
     key_file: Path | None = None
 
     def tls(self) -> ssl.SSLContext | None:
-        """The TLS context, or None for plain TCP.
+        """Return the TLS context, or None for plain TCP.
 
         Raises:
-            TlsUnusable: a file cannot be read, is no certificate or key, or the two do not belong together.
+            TlsUnusable: a file is unreadable, is not a certificate or key, or the two do not match.
         """
         if self.ca_file is None:
             return None
@@ -47,7 +47,7 @@ class BrokerAddress:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if self.cert_file is not None:
             try:
-                # Without a password a key that is encrypted would be asked for on the terminal.
+                # Without this, OpenSSL would prompt on the terminal for the password of an encrypted key.
                 context.load_cert_chain(self.cert_file, self.key_file, password="")
             except (OSError, ValueError) as error:
                 raise TlsUnusable(f"{self.cert_file}, {self.key_file}: {_in_words(error)}") from error
@@ -60,14 +60,14 @@ class BrokerAddress:
 
 def _in_words(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
-        # Without OpenSSL's own place in its source, which changes from version to version.
+        # Without the position in OpenSSL's source, which differs between versions.
         return f"no certificate or key, or not of the same pair ({error.reason or 'unreadable'})"
     return getattr(error, "strerror", None) or str(error)
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who we are: ``name`` is the token's subject, ``client_id`` equals it or begins with it and a slash."""
+    """Identity of a session: ``name`` is the token's subject; ``client_id`` equals it or begins with it and a slash."""
 
     name: str
     client_id: str
@@ -75,7 +75,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A message as it arrived."""
+    """A received message."""
 
     topic: str
     payload: bytes
@@ -86,27 +86,27 @@ class Incoming:
 
 
 Handler = Callable[[Incoming], None]
-"""Takes a message in the event loop, and returns at once: what takes time is queued or made a task."""
+"""Function that handles a message in the event loop without blocking; it enqueues longer work or starts a task."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A topic filter, possibly shared, and who takes its messages."""
+    """A topic filter, possibly shared, and the handler of its messages."""
 
     topic_filter: str
     handler: Handler
     qos: int = 1
 
-    def takes(self, topic: str) -> bool:
-        """Whether a message on ``topic`` is for this subscription."""
+    def matches(self, topic: str) -> bool:
+        """Return whether ``topic`` matches the filter."""
         return _pattern(self.topic_filter).fullmatch(topic) is not None
 
 
 @lru_cache(maxsize=256)
 def _pattern(topic_filter: str) -> re.Pattern[str]:
-    """The topics that a filter matches (MQTT 5, 4.7). Made once: every message is compared with some filters."""
+    """Compile a filter into a pattern (MQTT 5, 4.7), once, since every message is compared with several filters."""
     levels = unshared(topic_filter).split("/")
-    # A wildcard at the beginning does not match what the broker says of itself.
+    # A leading wildcard does not match the broker's own topics.
     pattern = "(?!\\$)" if levels[0] in ("#", "+") else ""
     everything = levels[-1] == "#"
     pattern += "/".join("[^/]*" if level == "+" else re.escape(level) for level in levels[: len(levels) - everything])
@@ -117,7 +117,7 @@ def _pattern(topic_filter: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class Will:
-    """What the broker says for us when we vanish."""
+    """Last will, which the broker publishes if the connection is lost."""
 
     topic: str
     payload: bytes
@@ -129,13 +129,13 @@ class Will:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a broker allows on a connection, as it announced (MQTT 5, 3.2.2.3). Its other limits need no care."""
+    """Limits that a broker announced for a connection (MQTT 5, 3.2.2.3), as far as they matter."""
 
     packet: int | None = None
-    """Bytes of a packet, at most."""
+    """Maximum bytes of a packet."""
     qos: int = 2
     retain: bool = True
-    """Whether it retains messages."""
+    """True if the broker supports retained messages."""
 
 
 RETAIN_NOT_SUPPORTED: Final = 0x9A  # MQTT 5, 2.4
@@ -143,7 +143,7 @@ QOS_NOT_SUPPORTED: Final = 0x9B
 
 
 def bearable(will: Will | None, refused: int | None) -> Will | None:
-    """The last will in a form that a broker takes which has refused to connect for the reason code ``refused``."""
+    """Return the last will reduced to a form that the broker accepts, after it refused with reason code ``refused``."""
     if will is None:
         return None
     if refused == RETAIN_NOT_SUPPORTED:
@@ -153,7 +153,7 @@ def bearable(will: Will | None, refused: int | None) -> Will | None:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Why a connection ended or was not made, and for how long it had lasted (seconds, 0 when never made)."""
+    """Reason for the end or failure of a connection, and its duration in seconds (0 if never established)."""
 
     reason: str
     code: int | None
@@ -161,17 +161,17 @@ class Lost:
 
     @property
     def taken_over(self) -> bool:
-        """Another client came with our client id."""
+        """Return whether another client connected with the same client id."""
         return self.code == SESSION_TAKEN_OVER
 
 
 BackOff = Callable[[Lost, int], float]
-"""Seconds to wait before the next attempt, after ``n`` attempts in a row that did not last."""
+"""Function that returns the seconds before the next attempt, after so many consecutive short-lived ones."""
 
 
 _QUICK: Final = Delays(first_seconds=0.1, longest_seconds=10.0, jitter=0.5)
 
 
 def quick_back_off(lost: Lost, failures: int) -> float:
-    """For workers: at once at first, then doubling to 10 s, with jitter."""
+    """Return the workers' back-off: almost none at first, then doubling to 10 s, with jitter."""
     return _QUICK.after(failures + 1)

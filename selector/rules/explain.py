@@ -76,7 +76,8 @@ def as_text(review: Review) -> str:
     lines = [
         f"server {server['id']} ({server['ip']}, account {server['account_id'] or '-'}) at {data['now']}",
         f"targets after the review: {targets['active']} active, {targets['testing']} testing; "
-        f"limit {data['limit']} per kind of change" + ("; EMERGENCY: nobody is active" if data["emergency"] else ""),
+        f"limit {data['limit']} per kind of change"
+        + ("; EMERGENCY: no monitor is active" if data["emergency"] else ""),
         "",
         *_table(_COLUMNS, data["monitors"]),
         *(

@@ -136,7 +136,7 @@ def test_a_wrong_argument_is_one_line_that_names_it(
         ({"DATABASE_DSN": "u:secret@nowhere"}, "DATABASE_DSN: "),
         ({"JWT_KEY": None}, "JWT_KEY or JWT_KEY_FILE"),
         ({"JWT_KEY": "hunter2"}, "JWT_KEY: key for tokens: has 7 bytes"),
-        ({"JWT_KEY": None, "JWT_KEY_FILE": "/nowhere/key"}, "JWT_KEY_FILE: is no readable file"),
+        ({"JWT_KEY": None, "JWT_KEY_FILE": "/nowhere/key"}, "JWT_KEY_FILE: is not a readable file"),
         ({"MQTT_HOST": "broker.example"}, "MQTT_CA_FILE: needed for broker.example"),
         ({"MQTT_PORT": "0"}, "MQTT_PORT=0"),
         ({"MQTT_CA_FILE": "/nowhere/ca.pem"}, "MQTT_CA_FILE=/nowhere/ca.pem"),

@@ -56,7 +56,7 @@ def behind(empty: Engine) -> Engine:
 
 @pytest.fixture(autouse=True)
 def _talkative(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrate, "TELL_EVERY", 0.2)
+    monkeypatch.setattr(migrate, "REPORT_EVERY", 0.2)
 
 
 @contextlib.contextmanager
@@ -146,7 +146,7 @@ def fill_log(engine: Engine, rows: int) -> None:
 
 def test_it_is_told_how_far_an_index_is(mariadb: DatabaseServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """MySQL counts only where an administrator has it count, MariaDB always."""
-    monkeypatch.setattr(migrate, "TELL_EVERY", 0.02)
+    monkeypatch.setattr(migrate, "REPORT_EVERY", 0.02)
     engine = open_database(mariadb.create("told"))
     lack_an_index(engine)
     fill_log(engine, 200_000)
@@ -188,7 +188,7 @@ def test_sqlite_is_ended_too(sqlite_engine: Engine, monkeypatch: pytest.MonkeyPa
         if line.startswith(INDEX):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(migrate, "TELL_EVERY", 0.02)
+    monkeypatch.setattr(migrate, "REPORT_EVERY", 0.02)
     with pytest.raises(KeyboardInterrupt):
         upgrade(sqlite_engine, tell)
     assert current(sqlite_engine) == "0001"

@@ -94,9 +94,9 @@ def test_a_broken_row_is_told_and_can_be_removed(engine: Engine) -> None:
     put(engine, "monitors", "no JSON")
     with pytest.raises(OperatorError, match="'ntppool-monitor settings reset monitors'"):
         change(engine, "monitors.samples", "4")
-    with pytest.raises(OperatorError, match="is no JSON object"):
+    with pytest.raises(OperatorError, match="is not a JSON object"):
         reset(engine, "monitors.samples")
-    assert "is no JSON object" in shown(engine)["monitors.samples"]["problem"]
+    assert "is not a JSON object" in shown(engine)["monitors.samples"]["problem"]
     write(engine, lambda c: reset_key(c, "monitors"))
     assert change(engine, "monitors.samples", "4").startswith("monitors.samples: was 3, is 4")
     with pytest.raises(UsageError, match="key 'of others': must be one of monitors, scorer, selector"):

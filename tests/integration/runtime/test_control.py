@@ -5,7 +5,7 @@ import asyncio
 from sqlalchemy.engine import Engine
 
 from runtime.mqtt.session import Incoming
-from runtime.worker import take_commands
+from runtime.worker import handle_commands
 from schema.messages import ControlCommand, encode
 from testbed.fixtures.broker import Broker
 from testbed.fixtures.running_ingest import TOPICS, new_worker
@@ -24,7 +24,7 @@ async def test_an_order_is_for_now_and_not_for_whoever_comes_later(sqlite_engine
         for name in ("kept", "said"):
             worker.control.add(name, note)
         async with asyncio.TaskGroup() as tasks:
-            take_commands(worker, tasks)
+            handle_commands(worker, tasks)
             [subscription] = worker.broker._subscriptions
             assert subscription.topic_filter == "/test/control/ingest" == TOPICS.service_control("ingest")
             for name, kept in (("kept", True), ("said", False)):

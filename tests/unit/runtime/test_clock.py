@@ -159,7 +159,7 @@ def test_most_agents_are_believed_where_the_database_has_the_same_clock(host: Ho
     clock = host.clock()
     for number in range(3):
         assert clock.trusted, "two are too few"
-        clock.hear(f"m{number}", ahead)
+        clock.record_agent(f"m{number}", ahead)
         clock.note(host.compared(0.0))
     assert clock.doubt == f"this host's clock and those of most agents differ by about {abs(ahead):.0f} s"
     # It is put right, and so is the database's.
@@ -171,26 +171,26 @@ def test_most_agents_are_believed_where_the_database_has_the_same_clock(host: Ho
 def test_a_few_agents_with_a_wrong_clock_stop_nobody(host: Host) -> None:
     clock = host.clock()
     for number, ahead in enumerate([0.2, 0.3, 9e9, -9e9, 0.1, 9e9, 9e9]):
-        clock.hear(f"m{number}", ahead)
+        clock.record_agent(f"m{number}", ahead)
     assert clock.trusted
     for _ in range(100):
-        clock.hear("m2", 9e9)
+        clock.record_agent("m2", 9e9)
     assert clock.trusted, "whoever says it often is still one"
 
 
 def test_what_agents_said_is_forgotten(host: Host) -> None:
     clock = host.clock()
     for number in range(3):
-        clock.hear(f"m{number}", 120.0)
+        clock.record_agent(f"m{number}", 120.0)
     host.wait(901.0)
-    clock.hear("m9", 0.0)
+    clock.record_agent("m9", 0.0)
     assert clock.trusted
 
 
 def test_agents_with_slow_messages_are_no_reason(host: Host) -> None:
     clock = host.clock()
     for number in range(9):
-        clock.hear(f"m{number}", 29.0)
+        clock.record_agent(f"m{number}", 29.0)
     assert clock.trusted
 
 

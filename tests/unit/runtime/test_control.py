@@ -61,12 +61,12 @@ async def test_every_worker_knows_ping_status_and_log_level(control: Control) ->
 @pytest.mark.parametrize(
     ("payload", "command", "says"),
     [
-        ({"command": "explode"}, "explode", "unknown command; known are log-level, ping, rescore, status"),
+        ({"command": "explode"}, "explode", "unknown command; known commands are log-level, ping, rescore, status"),
         ({"command": "log-level"}, "log-level", "needs a level: debug, info, warning or error"),
         ({"command": "log-level", "level": "loud"}, "", "Invalid enum value - at `$.level`"),
         ({"command": "rescore", "server_id": "all"}, "", "Expected `int | null`, got `str` - at `$.server_id`"),
         ({"command": "rescore", "server_id": 404}, "rescore", "there is no server 404"),
-        ({"command": "rescore", "server_id": 500}, "rescore", "failed; the worker's log says why"),
+        ({"command": "rescore", "server_id": 500}, "rescore", "failed; see the worker's log"),
         ({}, "", 'must be JSON such as {"command": "ping"}: '),
         (b"ping", "", 'must be JSON such as {"command": "ping"}: '),
         (b"\xff", "", 'must be JSON such as {"command": "ping"}: '),

@@ -234,7 +234,7 @@ def test_each_is_named_once_a_minute_whatever_is_said_of_it(
     sparing = RateLimitedLog(logging.getLogger("x"))
     for second in range(0, 121, 10):
         clock.now = 5.0 + second
-        sparing.say(logging.WARNING, "a", "a says %d", second)
+        sparing.log(logging.WARNING, "a", "a says %d", second)
     assert caplog.messages == ["a says 0", "a says 60 (and 5 more since)", "a says 120 (and 5 more since)"]
 
 
@@ -245,7 +245,7 @@ def test_all_together_have_ten_lines_and_one_more_a_second(
     sparing = RateLimitedLog(logging.getLogger("x"))
     for number in range(2_000):
         clock.now = 5.0 + number / 100
-        sparing.say(logging.ERROR, f"m{number}", "odd")
+        sparing.log(logging.ERROR, f"m{number}", "odd")
     assert 29 <= len(caplog.messages) <= 30
     assert caplog.messages[10].startswith("odd (and ")
 
@@ -255,15 +255,15 @@ def test_the_memory_of_who_was_named_is_bounded(monkeypatch: pytest.MonkeyPatch)
     sparing = RateLimitedLog(logging.getLogger("x"))
     for number in range(20_500):
         clock.now += 1.0
-        sparing.say(logging.DEBUG, f"m{number}", "odd")
-    assert len(sparing._named) == 10_000
+        sparing.log(logging.DEBUG, f"m{number}", "odd")
+    assert len(sparing._logged_at) == 10_000
 
 
 def test_a_line_may_have_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
     try:
         raise ValueError("the reason")
     except ValueError:
-        RateLimitedLog(logging.getLogger("x")).say(logging.ERROR, "a", "100 %% wrong", exc_info=True)
+        RateLimitedLog(logging.getLogger("x")).log(logging.ERROR, "a", "100 %% wrong", exc_info=True)
     assert caplog.messages == ["100 % wrong"]
     assert "the reason" in caplog.text
 

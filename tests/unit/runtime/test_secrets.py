@@ -69,10 +69,10 @@ def test_a_secret_never_shows_itself(tmp_path: Path) -> None:
         ("mysql: hunter2", "'mysql' must be a mapping of user, pass or dsn"),
         ("mysql: {user: ntppool, pass: 12345}", "'pass' must be a string, quote it"),
         ("mysql: {pass: [hunter2]}", "'pass' must be a string, quote it"),
-        ("mysql:\n  pass: hunter2\n pass2: 'hunter2", "is no YAML in line"),
-        ("mysql: {pass: %hunter2}", "is no YAML in line 1"),
-        ("mysql: {pass: !!python/name:os.system hunter2}", "is no YAML in line 1"),
-        ("mysql: {pass: hunter2\x01}", "is no YAML"),
+        ("mysql:\n  pass: hunter2\n pass2: 'hunter2", "is not YAML in line"),
+        ("mysql: {pass: %hunter2}", "is not YAML in line 1"),
+        ("mysql: {pass: !!python/name:os.system hunter2}", "is not YAML in line 1"),
+        ("mysql: {pass: hunter2\x01}", "is not YAML"),
         ("mysql: {pass: 2026-13-99}", "cannot be read as YAML; quote its values"),
         ("[" * 5_000, "cannot be read as YAML"),
         (b"mysql: {pass: hunter2\xff}", "can't decode byte"),
@@ -267,9 +267,7 @@ def test_an_agent_of_vault_on_this_machine_may_be_asked_by_plain_http(
 
 def test_the_token_follows_no_redirect(vault: FakeVault, other: FakeVault) -> None:
     vault.redirect = f"{other.address}/v1/kv/data/ntppool/test/jwt"
-    with pytest.raises(
-        SecretUnavailable, match=r"answers with a redirect \(HTTP 307\), which the token does not follow"
-    ):
+    with pytest.raises(SecretUnavailable, match=r"answers with a redirect \(HTTP 307\), which is not followed"):
         from_vault("test", "jwt")
     assert (vault.tokens, other.tokens) == ([TOKEN], [])
 
@@ -391,7 +389,7 @@ def test_a_file_that_all_may_read_is_told_of_once(
             "it is used all the same"
         )
     path = open_path / "database.yaml"
-    said = f"{path}: holds a secret, and everybody on this machine may {rights} it; run 'chmod o= {path}'"
+    said = f"{path}: holds a secret, and all users of this machine may {rights} it; run 'chmod o= {path}'"
     assert [record.getMessage() for record in caplog.records] == ([] if rights is None else [said])
     assert all(record.levelno == logging.WARNING for record in caplog.records)
 
@@ -418,4 +416,4 @@ def test_a_token_file_that_all_may_read_is_told_of(
     monkeypatch.setattr(secrets, "_VAULT_TOKEN_FILE", path)
     vault.secrets["ntppool/test/jwt"] = {"key": "k"}
     from_vault("test", "jwt")
-    assert re.search(rf"{path}: holds a secret, and everybody on this machine may read it", caplog.text)
+    assert re.search(rf"{path}: holds a secret, and all users of this machine may read it", caplog.text)

@@ -83,9 +83,9 @@ def test_no_secret_shows_in_the_settings() -> None:
         ("MQTT_PORT", "mqtt", "valid integer"),
         ("MQTT_PORT", "0", "greater than or equal to 1"),
         ("MQTT_PORT", "65536", "less than or equal to 65535"),
-        ("MQTT_CA_FILE", "/nowhere/ca.pem", "is no readable file"),
-        ("MQTT_CERT_FILE", "/nowhere/cert.pem", "is no readable file"),
-        ("MQTT_KEY_FILE", "/tmp", "is no readable file"),
+        ("MQTT_CA_FILE", "/nowhere/ca.pem", "is not a readable file"),
+        ("MQTT_CERT_FILE", "/nowhere/cert.pem", "is not a readable file"),
+        ("MQTT_KEY_FILE", "/tmp", "is not a readable file"),
         ("METRICS_PORT", "-1", "greater than or equal to 1"),
         ("LOG_SCORES_DAYS", "1", "greater than or equal to 2"),
         ("LOG_SCORES_DAYS", "x", "valid integer"),
@@ -151,12 +151,12 @@ def test_without_a_key_both_settings_are_named() -> None:
 
 
 def test_a_key_written_where_its_file_is_named_stays_secret() -> None:
-    assert warning(jwt_key_file=SECRET) == "JWT_KEY_FILE: is no readable file"
+    assert warning(jwt_key_file=SECRET) == "JWT_KEY_FILE: is not a readable file"
 
 
 def test_a_certificates_key_written_where_its_file_is_named_stays_secret() -> None:
     said = warning(mqtt_cert_file=__file__, mqtt_ca_file=__file__, mqtt_key_file=f"-----BEGIN PRIVATE KEY-----{SECRET}")
-    assert "MQTT_KEY_FILE=[secret]: is no readable file" in said and SECRET not in said
+    assert "MQTT_KEY_FILE=[secret]: is not a readable file" in said and SECRET not in said
 
 
 @pytest.mark.parametrize("name", ["jwt_key_file", "mqtt_key_file"])
@@ -168,7 +168,7 @@ def test_a_key_file_that_all_may_read_is_told_of(name: str, caplog: pytest.LogCa
         key.chmod(0o644)
         given = {"mqtt_ca_file": key, "mqtt_cert_file": key} if name == "mqtt_key_file" else {}
         load_settings(**{name: key, **given})
-        assert f"{key}: holds a secret, and everybody on this machine may read it" in caplog.text
+        assert f"{key}: holds a secret, and all users of this machine may read it" in caplog.text
         caplog.clear()
         key.chmod(0o640)
         load_settings(**{name: key, **given})
@@ -233,7 +233,7 @@ def test_the_whole_dsn_may_come_from_database_yaml() -> None:
         (None, f"mysql: {{user: u, pass: {SECRET}}}", "database.yaml has a user but no dsn"),
         (None, f"mysql: {SECRET}", "database.yaml: 'mysql' must be a mapping"),
         (None, f"mysql: {{dsn: 'mysql://u:{SECRET}@'}}", "DATABASE_DSN: database DSN: "),
-        ("tcp(db)/x", f"mysql: {{pass: '{SECRET}", "database.yaml: is no YAML"),
+        ("tcp(db)/x", f"mysql: {{pass: '{SECRET}", "database.yaml: is not YAML"),
     ],
 )
 def test_a_wrong_database_is_named_without_its_password(dsn: str | None, file: str | None, says: str) -> None:
@@ -248,5 +248,5 @@ def test_a_wrong_database_is_named_without_its_password(dsn: str | None, file: s
 def test_a_state_directory_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "file"))
-    with pytest.raises(ConfigurationError, match=rf"STATE_DIRECTORY: {tmp_path}/file/prod cannot be made"):
+    with pytest.raises(ConfigurationError, match=rf"STATE_DIRECTORY: {tmp_path}/file/prod cannot be created"):
         load_settings().database_url()

@@ -48,7 +48,7 @@ class Pool:
         self.story.append(f"publish {len(pairs)}")
 
     async def looks(self) -> list[str]:
-        await self.pair_loop._look(self.rows)
+        await self.pair_loop._check(self.rows)
         story, self.story = self.story, []
         return story
 

@@ -289,7 +289,7 @@ async def test_a_secret_that_cannot_be_read_just_now_is_the_one_before(
     with working_on(url) as worker:
         spoil(tmp_path / "database.yaml")
         await in_time(worker.in_database(lambda: add(worker.engine, 1)))
-    assert "going on with what was read before" in caplog.text
+    assert "using the previous URL" in caplog.text
     assert ROTATED not in caplog.text
 
 

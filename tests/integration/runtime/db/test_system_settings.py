@@ -101,7 +101,7 @@ def test_what_is_no_object_means_defaults_and_is_said(
     put(sqlite_engine, "scorer", {"batch_size": 10})
     assert PoolSettingsReader(sqlite_engine).get() == PoolSettings(scorer=Scoring(batch_size=10))
     [message] = caplog.messages
-    assert message.startswith("system_settings 'monitors' is no JSON object")
+    assert message.startswith("system_settings 'monitors' is not a JSON object")
 
 
 @pytest.mark.parametrize(

@@ -23,5 +23,5 @@ async def test_without_the_echo_it_is_not_complete(ends: bool) -> None:
             await wait_until(lambda: any(sent.kind == PUBLISH for sent in broker.last.heard))
             if ends:
                 broker.last.peer.close()
-            with pytest.raises(NotConnected, match="did not come completely"):
+            with pytest.raises(NotConnected, match="did not arrive completely"):
                 await reading
