@@ -23,7 +23,7 @@ from runtime.mqtt.types import Incoming
 from schema import messages
 from schema.names import InvalidName, check_monitor_name
 from schema.topics import Topics
-from scorer.steps import next_score, step
+from scorer.formula import next_score, step
 
 NOW: Final = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 _TOPICS: Final = Topics("test")

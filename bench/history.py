@@ -13,7 +13,7 @@ from sqlalchemy.engine import Engine
 from bench.world import DEFAULT, STATUSES, analyze
 from runtime.db.engine import utc_now
 from runtime.db.system_settings import Intervals
-from scorer.steps import BEST_SCORE, BEST_STEP
+from scorer.formula import BEST_SCORE, BEST_STEP
 
 _ATTRIBUTES: Final = '{"leap":0,"stratum":2}'
 

@@ -27,7 +27,7 @@ from runtime.db.queue import SCORING
 from runtime.db.system_settings import Intervals
 from schema.messages import Batch, Result
 from schema.tables import log_scores, monitors, result_batches, scoring_queue, server_scores, servers
-from scorer.steps import next_score, step
+from scorer.formula import next_score, step
 from testbed.database import temporary_database
 
 BATCH: Final = 10

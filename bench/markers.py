@@ -24,7 +24,7 @@ from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity
 from schema.messages import Batch, encode
 from schema.tables import monitors, server_scores, servers
 from schema.topics import Topics
-from scorer.steps import next_score, step
+from scorer.formula import next_score, step
 from testbed.checker.replay import same
 from testbed.load.record import Record
 from testbed.load.spec import Target

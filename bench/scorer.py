@@ -24,8 +24,8 @@ from runtime.db.queue import SCORING
 from runtime.db.system_settings import Intervals, Scoring
 from schema.messages import PairStatus
 from schema.tables import log_scores, monitors, server_scores, servers
+from scorer.rounds import score_due
 from scorer.scorers import all_scorers
-from scorer.scoring import score_due
 from scorer.worker import add_missing_scorers
 from testbed.database import temporary_database
 

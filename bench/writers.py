@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 from agent.delivery.ulid import new_ulid
 from runtime.db.engine import to_db_seconds, utc_now
 from schema.messages import Result
-from scorer.steps import next_score, step
+from scorer.formula import next_score, step
 from testbed.load.record import Sent
 
 ROWS: Final = 1_000

@@ -1,4 +1,7 @@
-"""Who is there: the last status of every agent, for the selector and the operators to read.
+"""Decide whether an agent is online, and store its last status for the selector and the operators.
+
+An agent is offline when it says so, or when the broker publishes its last will. If it stays offline, or silent,
+:func:`selector.monitors.is_gone` counts its monitors as gone.
 
 Status messages are retained, and every ingest worker subscribes to all of them (a shared subscription would not be
 given the retained ones): so what was said while no worker ran is learned at the next start. Several workers, a broker

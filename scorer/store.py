@@ -1,7 +1,7 @@
 """The scorer's part of the ledger: the latest results of many servers in few queries, and what a score changes.
 
 What is read here may be overtaken before the scores are written: who writes them looks whether it was (see
-:func:`scorer.scoring.score_due`).
+:func:`scorer.rounds.score_due`).
 """
 
 from collections import defaultdict

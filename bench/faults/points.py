@@ -85,7 +85,7 @@ def place(point: str) -> tuple[Any, str, When]:
 
             return selector.publisher.Publisher, "publish_pairs", "before"
         case "scorer: before the commit":
-            import scorer.scoring
+            import scorer.rounds
 
-            return scorer.scoring, "write_scores", "after"
+            return scorer.rounds, "write_scores", "after"
     raise ValueError(point)

@@ -13,8 +13,9 @@ from bench.faults.journal import read_journal
 from bench.faults.launch import JOURNAL
 from bench.faults.rig import Rig
 from bench.faults.verdict import Diary
-from runtime.db.engine import DatabaseUnavailable, utc_now
+from runtime.db.engine import utc_now
 from runtime.db.queue import SCORING
+from runtime.db.retry import DatabaseUnavailable
 from runtime.db.system_settings import PoolSettingsReader
 from runtime.mqtt.session import NotConnected
 from schema.tables import log_scores, servers

@@ -1,4 +1,4 @@
-"""The ledger's engine: one place that knows how each database must be opened, and how a transaction is tried again."""
+"""Open each kind of database as the ledger needs it, and run transactions (:mod:`runtime.db.retry` repeats them)."""
 
 import logging
 import sqlite3
@@ -20,9 +20,8 @@ from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from runtime.db.bulk import JsonText, mysql_literal, stored_day
-from runtime.db.errors import Reaction, reaction_to
+from runtime.db.retry import Reaction, reaction_to, repeat_after_conflicts
 from runtime.log import OngoingWarning
-from runtime.retry import Delays
 from runtime.settings import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -43,15 +42,8 @@ one, and a worker has many connections. Another password is tried at once."""
 
 _WRONG_PASSWORD: Final = frozenset({1045, 1698})
 
-_CONFLICT_DELAYS: Final = Delays(first_seconds=0.01, longest_seconds=0.5, jitter=0.5)
-"""Before a transaction runs again that met another one."""
-
 _NO_TLS: Final = 2026
 """The driver's number for TLS that cannot be set up."""
-
-
-class DatabaseUnavailable(Exception):
-    """The database cannot be reached, went away, or has no room; nothing was committed, or nobody knows."""
 
 
 def open_database(url: URL, *, reread: Callable[[], URL] | None = None) -> Engine:
@@ -261,19 +253,12 @@ def transaction(
         DatabaseUnavailable: the connection failed. The caller decides whether and when to try again; since a lost
             connection may have committed, ``work`` must be idempotent by what it writes.
     """
-    for attempt in range(1, attempts + 1):
-        try:
-            with engine.begin() as connection:
-                return work(connection)
-        except Exception as error:
-            reaction = reaction_to(error)
-            if reaction is Reaction.RECONNECT:
-                raise DatabaseUnavailable(str(getattr(error, "orig", error))) from error
-            if attempt == attempts or not (isinstance(error, retry_on) or reaction is Reaction.AGAIN):
-                raise
-            log.debug("transaction tried again after %s", getattr(error, "orig", error))
-            time.sleep(_CONFLICT_DELAYS.after(attempt))
-    raise AssertionError("unreachable")
+
+    def once() -> T:
+        with engine.begin() as connection:
+            return work(connection)
+
+    return repeat_after_conflicts(once, attempts, retry_on)
 
 
 def reading(engine: Engine) -> AbstractContextManager[Connection]:

@@ -18,8 +18,8 @@ from selector.rules import (
     swap_into_active,
     too_many,
 )
-from selector.rules.model import PairStatus, Rejected, Review, Verdict
-from selector.rules.world import Entry, Step, World
+from selector.rules.model import PairStatus, Rejected, Verdict
+from selector.rules.world import Entry, Review, Step, World
 
 _TELLING = {
     PairStatus.ACTIVE: (leave_gradually.NAME, too_many.TOO_MANY_ACTIVE, swap_into_active.NAME),

@@ -5,16 +5,11 @@ decide comes back in a `Review`; the database, the broker and the clock stay wit
 these values in `selector.rows`, which is where a broken row is recognised.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 import msgspec
-
-if TYPE_CHECKING:
-    from selector.rules.world import Step, World
 
 
 class PairStatus(StrEnum):
@@ -213,25 +208,3 @@ class Verdict:
     after: PairStatus | None
     rule: str | None
     reason: str
-
-
-@dataclass(frozen=True)
-class Review:
-    """The result of a review.
-
-    `changes` are in the order in which they were decided, at most one per monitor. `violations` are those found
-    before the changes (what to count); `records` are the rows to write, with the violations that remain after them.
-    `rejected` were left out, `steps` is the trace that `selector.rules.explain` turns into words.
-    """
-
-    changes: tuple[Change, ...]
-    violations: Mapping[int, Violation]
-    records: tuple[PairRecord, ...]
-    rejected: tuple[Rejected, ...]
-    steps: "tuple[Step, ...]" = field(repr=False)
-    world: "World" = field(repr=False)
-
-    @property
-    def changed(self) -> bool:
-        """True if any pair changes its status (which decides when the next review is due)."""
-        return bool(self.changes)

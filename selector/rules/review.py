@@ -15,13 +15,12 @@ from selector.rules.model import (
     PairRecord,
     PairStatus,
     Rejected,
-    Review,
     Server,
     Settings,
     Violation,
     ViolationType,
 )
-from selector.rules.world import Entry, Step, World
+from selector.rules.world import Entry, Review, Step, World
 
 
 def review(server: Server, monitors: Iterable[Monitor | Rejected], now: datetime, settings: Settings) -> Review:

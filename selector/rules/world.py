@@ -18,11 +18,13 @@ from selector.rules.model import (
     GlobalStatus,
     Health,
     Monitor,
+    PairRecord,
     PairStatus,
     Rejected,
     Server,
     Settings,
     State,
+    Violation,
     ViolationType,
 )
 
@@ -191,3 +193,25 @@ class Step:
     rule: Rule
     after: World = field(repr=False)
     changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class Review:
+    """The result of a review.
+
+    `changes` are in the order in which they were decided, at most one per monitor. `violations` are those found
+    before the changes (what to count); `records` are the rows to write, with the violations that remain after them.
+    `rejected` were left out, `steps` is the trace that `selector.rules.explain` turns into words.
+    """
+
+    changes: tuple[Change, ...]
+    violations: Mapping[int, Violation]
+    records: tuple[PairRecord, ...]
+    rejected: tuple[Rejected, ...]
+    steps: tuple[Step, ...] = field(repr=False)
+    world: World = field(repr=False)
+
+    @property
+    def changed(self) -> bool:
+        """True if any pair changes its status (which decides when the next review is due)."""
+        return bool(self.changes)

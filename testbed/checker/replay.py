@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from schema.messages import Result
-from scorer.steps import next_score, step
+from scorer.formula import next_score, step
 from testbed.checker.difference import Difference
 
 _OFFSETS: Final = 20_000

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 from sqlalchemy.engine import URL, Connection
 
-from runtime.db.engine import DatabaseUnavailable
+from runtime.db.retry import DatabaseUnavailable
 from testbed.broker import BrokerUnavailable
 from testbed.checker import ledger as checked
 from testbed.database import DatabaseFailed, running

@@ -10,10 +10,10 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from auth.tokens import Role, token_source
-from runtime.db.engine import DatabaseUnavailable, reading, transaction, utc_now
-from runtime.db.errors import Reaction, reaction_to
+from runtime.db.engine import reading, transaction, utc_now
 from runtime.db.migrate import upgrade
 from runtime.db.queue import SCORING
+from runtime.db.retry import DatabaseUnavailable, Reaction, reaction_to
 from testbed.checker import ledger as checked
 from testbed.checker.replay import Replay
 from testbed.demo import ledger

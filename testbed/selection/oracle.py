@@ -8,7 +8,8 @@ import ipaddress
 import math
 from collections.abc import Iterable, Mapping
 
-from selector.rules.model import GlobalStatus, Monitor, PairStatus, Rejected, Review
+from selector.rules.model import GlobalStatus, Monitor, PairStatus, Rejected
+from selector.rules.world import Review
 from testbed.selection.worlds import Scene
 
 Statuses = Mapping[int, PairStatus]

@@ -7,7 +7,8 @@ import itertools
 import random
 from dataclasses import replace
 
-from selector.rules.model import Change, Monitor, Rejected, Review
+from selector.rules.model import Change, Monitor, Rejected
+from selector.rules.world import Review
 from testbed.selection import oracle
 from testbed.selection.oracle import ACTIVE, CANDIDATE, PAUSED, RANK, TESTING
 from testbed.selection.worlds import Scene

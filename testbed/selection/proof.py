@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
-from selector.rules.model import Review
+from selector.rules.world import Review
 from testbed.selection import oracle, promises
 from testbed.selection import rule_promises as rules
 from testbed.selection.oracle import ACTIVE, CANDIDATE, PAUSED, TESTING

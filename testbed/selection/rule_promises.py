@@ -4,7 +4,8 @@ import itertools
 from collections.abc import Mapping
 from datetime import timedelta
 
-from selector.rules.model import Monitor, Review
+from selector.rules.model import Monitor
+from selector.rules.world import Review
 from testbed.selection import oracle
 from testbed.selection.oracle import ACTIVE, CANDIDATE, PAUSED, TESTING
 from testbed.selection.promises import EXCHANGE, LIVE, RULE_2, RULE_6, promotions, removals

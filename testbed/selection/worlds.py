@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from selector.rows import parse_address
-from selector.rules.model import Address, GlobalStatus, Monitor, PairStatus, Rejected, Review, Server, Settings
+from selector.rules.model import Address, GlobalStatus, Monitor, PairStatus, Rejected, Server, Settings
 from selector.rules.review import review
+from selector.rules.world import Review
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NETS = (0, 0, 1, 8, 20)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.db.engine import DatabaseUnavailable, utc_now
+from runtime.db.engine import utc_now
 from runtime.db.queue import SCORING
+from runtime.db.retry import DatabaseUnavailable
 from testbed.database import SERVERS as DATABASES
 from testbed.database import DatabaseServer, temporary_database
 from testbed.demo.accounting import settle

@@ -23,7 +23,7 @@ from schema.tables import (
     server_scores,
     servers,
 )
-from scorer.steps import next_score, step
+from scorer.formula import next_score, step
 from testbed.fixtures.batches import ARRIVED, new_result, new_submission
 from testbed.fixtures.world import add_monitor, add_pair, add_server, monitor_name
 

@@ -11,7 +11,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from sqlalchemy.engine import Engine
 
 from auth.tokens import Role
-from runtime.db.engine import DatabaseUnavailable
+from runtime.db.retry import DatabaseUnavailable
 from runtime.mqtt.session import BrokerSession, NotConnected
 from schema.messages import (
     Assignment,

@@ -18,8 +18,8 @@ from runtime.mqtt.session import Identity, Incoming
 from schema.messages import Ack, Assignment, BatchCommitted, BatchRefused, encode
 from schema.tables import log_scores, monitors, result_batches, scoring_queue, server_scores, servers
 from schema.topics import Topics
+from scorer.rounds import score_due
 from scorer.scorers import all_scorers
-from scorer.scoring import score_due
 from scorer.worker import add_missing_scorers
 from testbed.checker import assignments as assignments_module
 from testbed.checker.__main__ import main

@@ -23,7 +23,7 @@ from ingest.plan import (
     rejections_to_text,
 )
 from schema.messages import Rejection, Result, encode
-from scorer.steps import next_score, step
+from scorer.formula import next_score, step
 from testbed.fixtures.batches import ARRIVED, new_batch, new_result, new_submission
 
 ALICE, BOB, PAUSED, PENDING = "alice", "bob", "paused", "pending"

@@ -10,7 +10,7 @@ from opentelemetry.metrics import NoOpMeter
 
 from runtime.clock import Clock, Comparison
 from runtime.health import Rounds
-from scorer.scoring import Scored
+from scorer.rounds import Scored
 from scorer.worker import _Scoring
 from selector.review_loop import ReviewLoop
 

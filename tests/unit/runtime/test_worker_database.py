@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from runtime import worker as runtime_worker
 from runtime.clock import Comparison
 from runtime.control import Control
-from runtime.db.engine import DatabaseUnavailable
+from runtime.db.retry import DatabaseUnavailable
 from runtime.db.system_settings import PoolSettingsReader
 from runtime.mqtt.live_stream import LiveStream
 from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity

@@ -7,7 +7,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Engine
 
-from runtime.db.engine import DatabaseUnavailable, open_database, reading, transaction
+from runtime.db.engine import open_database, reading, transaction
+from runtime.db.retry import DatabaseUnavailable
 from schema.tables import servers
 from testbed.fixtures.world import add_server
 

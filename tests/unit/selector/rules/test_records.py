@@ -4,7 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from selector.rules.model import PairRecord, PairStatus, Review, ViolationType
+from selector.rules.model import PairRecord, PairStatus, ViolationType
+from selector.rules.world import Review
 from testbed.selection.worlds import NOW, Scene, many, monitor, scene
 
 EARLIER = NOW - timedelta(days=3)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from schema.messages import Result
-from scorer.steps import next_score, step
+from scorer.formula import next_score, step
 from testbed.checker.replay import LogRow, Replay
 from testbed.demo.accounting import Account, Evidence, Spooled, settle
 

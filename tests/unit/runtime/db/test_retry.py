@@ -9,7 +9,7 @@ from pymysql import err
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from runtime.db.errors import AGAIN, RECONNECT, Reaction, reaction_to
+from runtime.db.retry import AGAIN, RECONNECT, Reaction, reaction_to
 
 
 def of_server(code: int, text: str = "of the test") -> pymysql.MySQLError:

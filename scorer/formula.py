@@ -1,6 +1,8 @@
-"""What one result does to the score of its pair: ``score = 0.95 * old + step``, then cut to a maximum if there is one.
+"""Apply the score formula to one result of a pair: ``score = 0.95 * old + step``, then limit it to the step's maximum.
 
-The table below is the pool's; its numbers stand here once, so that the public pages can show the rule they explain.
+:func:`step` judges the result, :func:`next_score` applies the formula; :mod:`ingest.plan` calls both for every result
+that it stores. The table below is the pool's; its numbers stand here once, so that the public pages can show the rule
+that they explain.
 A server that always answers well settles at 20, since ``1 / (1 - 0.95) = 20``.
 """
 

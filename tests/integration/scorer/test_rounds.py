@@ -26,9 +26,9 @@ from schema.tables import (
 )
 from scorer import store
 from scorer.model import PairScore
+from scorer.rounds import Scored, score_due
 from scorer.scorers import all_scorers
 from scorer.scorers.recentmedian import SCORER
-from scorer.scoring import Scored, score_due
 from scorer.worker import add_missing_scorers, heal
 from testbed.fixtures.world import add_log_score, add_monitor, add_pair, add_scorer, add_server, monitor_name
 
