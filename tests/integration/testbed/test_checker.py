@@ -1,4 +1,4 @@
-"""The checker finds every kind of difference in a ledger that ingest and scorer made, and none where there is none."""
+"""Test that the checker finds every kind of difference in a real ledger, and none in a correct one."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -358,7 +358,8 @@ def test_by_hand_the_exit_code_says_whether_something_differs(
     code, out, err = by_hand(monkeypatch, capsys, "--database-url", url)
     assert (code, err) == (1, "")
     assert (
-        out == f"score: server {server}, monitor {monitor} has score 5.0, its last row 0.0\n0 results, 1 differences\n"
+        out
+        == f"score: server {server}, monitor {monitor} has score 5.0, its last row has 0.0\n0 results, 1 differences\n"
     )
     assert by_hand(monkeypatch, capsys, "--database-url", url, "--old")[:2] == (0, "0 results, 0 differences\n")
 
@@ -366,7 +367,7 @@ def test_by_hand_the_exit_code_says_whether_something_differs(
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
-        ([], 2, "--database-url or DATABASE_DSN: must be set"),
+        ([], 2, "--database-url or DATABASE_DSN: must name"),
         (["--database-url", "oracle://u:secret@h/d"], 2, "database DSN"),
         (["--database-url", "sqlite:////nowhere/at/all/ledger.db"], 1, "database: unable to open database file"),
         (["--env", "staging"], 2, "DEPLOYMENT_MODE=staging"),

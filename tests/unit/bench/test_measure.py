@@ -85,7 +85,7 @@ async def _never() -> bool:
 
 
 async def test_what_does_not_come_about_and_a_process_that_died_end_a_benchmark(tmp_path: Path) -> None:
-    with pytest.raises(CannotRun, match="the end did not come about within -1 s"):
+    with pytest.raises(CannotRun, match="the end did not happen within -1 s"):
         await a_stage(tmp_path, deaths=[]).until(_never, "the end", within=-1.0)
     with pytest.raises(CannotRun, match="scorer ended with 1"):
         await a_stage(tmp_path, deaths=["scorer ended with 1"]).until(_never, "the end")

@@ -1,4 +1,4 @@
-"""The load generator over a real broker against ingest: all that it sends is answered, and the checker agrees."""
+"""Test the load generator with a real broker and ingest: everything it sends is answered, and the checker agrees."""
 
 import asyncio
 import random
