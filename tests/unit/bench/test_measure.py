@@ -1,4 +1,4 @@
-"""What a benchmark measures: answers within its window only, and never a load that failed or a process that died."""
+"""Test what a benchmark measures: answers within its window only, and no failed load or dead process."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -69,7 +69,7 @@ async def test_a_load_that_failed_cannot_be_measured(status: int, tmp_path: Path
         return
     with pytest.raises(CannotRun) as caught:
         await ended
-    assert str(caught.value).startswith(f"load ended with {status}:\n")
+    assert str(caught.value).startswith(f"load exited with {status}:\n")
     assert "2 batches were not acknowledged" in str(caught.value)
     assert "ingest: 2026-01-02 WARNING database: away" in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""The verdict on a round of faults: whatever agents and load had in their spools is in the ledger, or a difference."""
+"""Test the verdict on a round of faults: every result from a spool is in the ledger, or a difference."""
 
 from pathlib import Path
 
