@@ -1,4 +1,4 @@
-"""Several ingest workers, a scorer and the writing of presence at the same time, on a real MariaDB."""
+"""Test several ingest workers, a scorer and writes of presence at the same time, on a real MariaDB."""
 
 import logging
 import random

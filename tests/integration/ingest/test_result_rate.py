@@ -1,4 +1,4 @@
-"""Results that come too soon, on real databases: judged by what is stored, and without holding others up."""
+"""Test results that come too soon, on real databases: judged by stored results, without delaying others."""
 
 import logging
 import random

@@ -1,4 +1,4 @@
-"""The one transaction of a group of batches, on MariaDB and SQLite: together or not at all, and never twice."""
+"""Test the transaction of a group of batches, on MariaDB and SQLite: all or nothing, and never twice."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""Ingest over a real broker, on MariaDB and SQLite: what a monitor sends, what it is told, and what is kept."""
+"""Test ingest with a real broker, on MariaDB and SQLite: messages from monitors, answers, and stored data."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The scorer on real databases: what it reads, what it writes, and that writing it again changes nothing."""
+"""Test the scorer on real databases: what it reads and writes, and that repetition changes nothing."""
 
 import json
 import random

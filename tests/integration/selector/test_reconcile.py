@@ -1,4 +1,4 @@
-"""What got lost on the way to the agents is repaired, whatever the reason: beside a real broker and both databases."""
+"""Test that messages lost on the way to agents are repaired, with a real broker and both databases."""
 
 import asyncio
 import contextlib

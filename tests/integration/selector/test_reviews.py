@@ -1,4 +1,4 @@
-"""Reviews in the ledger: what is claimed, decided and written, alone and beside others, on MariaDB and SQLite."""
+"""Test reviews in the ledger: claims, decisions and writes, alone and concurrently, on MariaDB and SQLite."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What a group of batches changes: scores build on each other, nothing counts twice, and no result is dropped."""
+"""Test the changes by a group of batches: scores build on each other, nothing counts twice, no result is dropped."""
 
 import json
 from dataclasses import replace

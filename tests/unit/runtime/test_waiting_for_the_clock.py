@@ -1,4 +1,4 @@
-"""Scorer and selector do nothing while their host's clock is doubted, and begin when it is trusted."""
+"""Test that scorer and selector do nothing while their host's clock is doubted, and start when it is trusted."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A worker's work in the database: tried again while it is away, given up when it is wrong, never cut in two."""
+"""Test a worker's work in the database: retried while it is unavailable, stopped by defects, never interrupted."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The step table: every line with the case just inside and just outside, and where scores settle."""
+"""Test the score formula: every line of its table just inside and just outside, and where scores settle."""
 
 import math
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""What a database that fails does to those who use it: they are told that it is unavailable, and lose no connection."""
+"""Test a failing database: its users learn that it is unavailable, and lose no connection."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A COMMIT whose answer is lost: every worker does the same again, and nothing happens twice."""
+"""Test a COMMIT whose answer is lost: every worker repeats it, and nothing happens twice."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

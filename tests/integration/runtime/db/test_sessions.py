@@ -1,4 +1,4 @@
-"""What every session with a database must be like, written out: much depends on it that no other test would notice."""
+"""Test the properties of every database session explicitly: no other test would notice a change."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which errors of a database are waited for, which run the transaction again, and which are defects."""
+"""Test which database errors are waited for, which repeat the transaction, and which are defects."""
 
 import sqlite3
 from collections.abc import Callable

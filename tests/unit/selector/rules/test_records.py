@@ -1,4 +1,5 @@
-"""What the ledger is told to hold: violations with their first time, looks at paused pairs, and nothing needless."""
+"""Test what is written to the ledger: violations with their first time, checks of paused pairs, and nothing
+superfluous."""
 
 from datetime import timedelta
 
