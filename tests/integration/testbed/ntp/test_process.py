@@ -38,7 +38,7 @@ def path(tmp_path: Path, spec: ServerSpec) -> Path:
 
 @contextlib.contextmanager
 def fleet(path: Path, *before: str) -> Iterator[subprocess.Popen[str]]:
-    command = [*before, sys.executable, "-m", "simulation", "fleet", str(path)]
+    command = [*before, sys.executable, "-m", "testbed.ntp", "fleet", str(path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield process
@@ -62,7 +62,7 @@ def processor_seconds(pid: int) -> float:
 
 
 def simulation(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "simulation", *arguments]
+    command = [sys.executable, "-m", "testbed.ntp", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
