@@ -1,1 +1,1 @@
-"""One program for each figure the system promises."""
+"""Measure the figures that the system promises, one program for each."""

@@ -1,8 +1,9 @@
-"""How exact an agent's offsets are: the real daemon against simulated servers whose offsets are known, 50 probes/s.
+"""Measure the accuracy of an agent's offsets: the real daemon against simulated servers with known offsets, 50
+probes/s.
 
-Once on a machine that has nothing else to do, once with a busy loop for each core; and, to compare, a daemon that takes
-the time of its packets itself. What the simulated servers do wrong is part of the error: they read the clock a little
-before their answer leaves. Everything goes over the loopback network, so that no network adds to it.
+It measures on an idle machine and with a busy loop per core, and for comparison with a daemon that timestamps its
+packets itself. The error includes that of the simulated servers, which read the clock slightly before the answer is
+sent. All traffic uses the loopback network, so that no real network adds to the error.
 """
 
 import argparse
@@ -29,44 +30,44 @@ Machine = Literal["idle", "busy"]
 Stamps = Literal["kernel", "user-space"]
 
 AT_MOST: Final[dict[Machine, float]] = {"idle": 50.0, "busy": 500.0}
-"""Microseconds, for the kernel's stamps."""
+"""Microseconds, with the kernel's timestamps."""
 
 FEWEST: Final = 200
-"""Results that a 99th percentile can be taken of."""
+"""Minimum number of results for a 99th percentile."""
 
 _INTERVAL: Final = 2.0
 _FIRST: Final = "127.30.0.1"
 _WIDEST: Final = 0.02
-"""Seconds that servers are off, at most."""
+"""Maximum offset of a server, in seconds."""
 _SETTLE: Final = 2.0
 _LATEST: Final = 60.0
-"""Seconds in which what was measured must have arrived, even on a busy machine."""
+"""Seconds for the last results to arrive, even on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """Of one run: |offset error| of each answered probe in microseconds, and what else happened."""
+    """Of one run: |offset error| of each answered probe in microseconds, and other counts."""
 
     errors: list[float]
     unanswered: int
     conditions: dict[str, Any]
 
     def percentile(self, percent: float) -> float:
-        """In microseconds."""
+        """Return a percentile in microseconds."""
         return percentile(self.errors, percent)
 
 
 def main() -> int:
-    """Prints the figures."""
+    """Measure and print the figures."""
     arguments = argparse.ArgumentParser(prog="scripts/bench agent_accuracy", description=__doc__)
-    arguments.add_argument("--seconds", type=float, default=30.0, help="of each run")
+    arguments.add_argument("--seconds", type=float, default=30.0, help="duration of each run")
     arguments.add_argument("--rate", type=float, default=50.0, help="probes a second")
-    arguments.add_argument("--runs", type=int, default=1, help="the figures are the medians of so many")
+    arguments.add_argument("--runs", type=int, default=1, help="number of runs; the figures are their medians")
     given = arguments.parse_args()
     if not 1.0 <= given.rate <= 500.0:
         arguments.error("argument --rate: must be 1 to 500")
     if given.rate * given.seconds < FEWEST:
-        arguments.error(f"argument --seconds: {FEWEST} probes are needed, and this is fewer")
+        arguments.error(f"argument --seconds: gives fewer than the {FEWEST} probes that are needed")
     if given.runs < 1:
         arguments.error("argument --runs: must be 1 or more")
     return run(partial(_measure, given))
@@ -87,7 +88,7 @@ async def _measure(given: argparse.Namespace) -> int:
 
 
 async def _give_work(on: AgentStage, count: int) -> dict[int, float]:
-    """Has servers run and assigns them; returns the offset of each in seconds."""
+    """Start servers and assign them; return each one's offset in seconds."""
     addresses = loopback_addresses(_FIRST, count, 24)
     port = free_ntp_port([*addresses, *CLOCK_CHECKS])
     servers = {
@@ -101,7 +102,7 @@ async def _give_work(on: AgentStage, count: int) -> dict[int, float]:
 
 
 async def _run(on: AgentStage, machine: Machine, stamps: Stamps, seconds: float, offsets: dict[int, float]) -> Errors:
-    """One daemon from its start to its end."""
+    """Run one daemon from its start to its end."""
     program = () if stamps == "kernel" else (sys.executable, "-P", "-m", "bench.agent_user_stamps")
     await on.start_agent(*program)
     loops: list[str] = []
@@ -124,18 +125,18 @@ async def _run(on: AgentStage, machine: Machine, stamps: Stamps, seconds: float,
 
 
 def _processor_times() -> tuple[int, int]:
-    """Of all cores together since the start of the machine: idle, and in all (proc(5), /proc/stat, in ticks)."""
+    """Read the time of all cores since boot: idle, and in total (proc(5), /proc/stat, in ticks)."""
     times = [int(text) for text in Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]]
     return times[3] + times[4], sum(times)
 
 
 def _is_complete(results: Sequence[Result], end: float) -> bool:
-    """Whether something has come that was measured after ``end``: the agent sends in the order of its probes."""
+    """Return whether a result from after ``end`` has arrived: the agent sends in the order of its probes."""
     return bool(results) and results[-1].ts.timestamp() >= end
 
 
 def _errors(results: Sequence[Result], offsets: dict[int, float], conditions: dict[str, Any]) -> Errors:
-    """Compares with the truth.
+    """Compare the results with the true offsets.
 
     Raises:
         CannotRun: there are too few results.
@@ -158,7 +159,7 @@ def _figure(machine: Machine, stamps: Stamps, given: argparse.Namespace, runs: S
         "p99_us_of_runs": [round(one.percentile(99), 1) for one in runs],
         "busy_loops": (os.cpu_count() or 1) if machine == "busy" else 0,
         "seconds": given.seconds,
-        # Others may be at work on this machine, too.
+        # Other processes may be busy on this machine, too.
         "idle_share_of_runs": [one.conditions["idle_share"] for one in runs],
         "load_average_of_runs": [one.conditions["load_average"] for one in runs],
     }

@@ -1,7 +1,7 @@
-"""The agent as it is on a monitor host: an environment with what its lock file names, and nothing else.
+"""Make the agent's environment as on a monitor host: the packages of its lock file, and no others.
 
-What happens to be installed beside a program changes what it imports and so its memory. The packages are copied from
-the project's environment, which has the same versions, so it takes a second and no network.
+Other installed packages can change a program's imports, and so its memory. The packages are copied from the project's
+environment, which has the same versions: that takes a second and needs no network.
 """
 
 import compileall
@@ -18,14 +18,14 @@ from testbed.stack import CannotRun
 
 _ROOT: Final = Path(__file__).parents[1]
 _OURS: Final = ("schema", "runtime", "agent")
-"""What the agent is made of."""
+"""The packages of the agent."""
 
 
 def make_agent_environment(directory: Path) -> Path:
-    """Makes it in ``directory``, and returns its interpreter.
+    """Make the environment in ``directory``, and return its interpreter.
 
     Raises:
-        CannotRun: a package is not here in the version that the lock file names.
+        CannotRun: a package is not installed in the version that the lock file names.
     """
     venv.create(directory, symlinks=True, with_pip=False)
     packages = next((directory / "lib").glob("python3*")) / "site-packages"
@@ -33,13 +33,13 @@ def make_agent_environment(directory: Path) -> Path:
         _copy(_installed(requirement), packages)
     for name in _OURS:
         shutil.copytree(_ROOT / name, packages / name, ignore=shutil.ignore_patterns("__pycache__"))
-    # As an installation does: compiling in the daemon would leave holes in its memory.
+    # As an installation does: compiling in the daemon would fragment its memory.
     compileall.compile_dir(packages, quiet=2)
     return directory / "bin" / "python"
 
 
 def _locked(path: Path) -> Iterable[Requirement]:
-    """What a lock file names for this platform."""
+    """Read the requirements of a lock file for this platform."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -62,7 +62,7 @@ def _copy(distribution: importlib.metadata.Distribution, packages: Path) -> None
     for file in distribution.files or ():
         source = Path(str(distribution.locate_file(file)))
         if ".." in file.parts or not source.is_file():
-            continue  # its programs, which we do not run, and compiled files that somebody has removed
+            continue  # its programs, which are not needed, and compiled files that were removed
         target = packages / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, target)

@@ -1,7 +1,7 @@
-"""How much memory an agent takes on a monitor host: 1 000 assignments, connected with TLS, after ten minutes of work.
+"""Measure an agent's memory on a monitor host: 1 000 assignments, connected with TLS, after ten minutes of work.
 
-The real daemon in an environment of its own, which holds what the agent's lock file names, measures simulated servers
-at the pool's intervals. RSS counts what is shared with other processes fully, PSS its part (proc(5), smaps_rollup).
+The real daemon, in an environment with the packages of the agent's lock file, measures simulated servers at the pool's
+intervals. RSS counts memory shared with other processes in full, PSS proportionally (proc(5), smaps_rollup).
 """
 
 import argparse
@@ -29,32 +29,32 @@ AT_MOST: Final = 30.0
 MEGABYTE: Final = 1_000_000
 
 _LEAST_PROBED: Final = 0.7
-"""Of the probes that the intervals ask for, which have come to their end: otherwise it did not really work."""
+"""Minimum share of the scheduled probes that must be complete; with fewer, the agent did not really work."""
 
 _SMAPS: Final = ("Rss", "Pss", "Private_Dirty")
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Of a process, in megabytes of 10⁶ bytes."""
+    """A process's memory, in megabytes of 10⁶ bytes."""
 
     rss: float
     pss: float
     private_dirty: float
-    """What is its own alone and cannot be read from a file again."""
+    """Memory that is not shared and cannot be read from a file again."""
     peak: float
-    """The highest RSS so far."""
+    """The maximum RSS so far."""
 
 
 def main() -> int:
-    """Prints the figures."""
+    """Measure and print the figures."""
     arguments = argparse.ArgumentParser(prog="scripts/bench agent_memory", description=__doc__)
     arguments.add_argument("--minutes", type=float, default=10.0)
     arguments.add_argument("--assignments", type=int, default=1_000)
     arguments.add_argument(
         "--project-environment",
         action="store_true",
-        help="with all the server-side packages beside it, as in the checkout",
+        help="with all server-side packages installed, as in the checkout",
     )
     given = arguments.parse_args()
     if given.minutes <= 0:
@@ -80,7 +80,7 @@ async def _measure(given: argparse.Namespace) -> int:
         metrics = await on.pool.metrics()
     asked = given.assignments / DEFAULT.interval_active * given.minutes * 60
     if results < _LEAST_PROBED * asked and asked >= 10:
-        raise CannotRun(f"the agent made {results} of {asked:.0f} probes; that is no measurement of one that works")
+        raise CannotRun(f"the agent made only {results} of {asked:.0f} probes: the measurement is not valid")
     conditions = {
         "minutes": given.minutes,
         "assignments": given.assignments,
@@ -102,7 +102,7 @@ async def _measure(given: argparse.Namespace) -> int:
 
 
 async def _give_work(on: AgentStage, count: int) -> None:
-    """Servers, good and bad ones, that the agent is to measure as often as an active monitor does."""
+    """Assign good and bad servers at the interval of an active monitor."""
     addresses = [spec.address for spec in standard_fleet(count)]
     port = await asyncio.to_thread(free_ntp_port, [*addresses, *CLOCK_CHECKS])
     fleet = standard_fleet(count, port=port)
@@ -120,10 +120,10 @@ async def _work(on: AgentStage, minutes: float, pid: int) -> None:
 
 
 def read_memory(pid: int) -> Memory:
-    """What the kernel says of a process.
+    """Read a process's memory from the kernel.
 
     Raises:
-        CannotRun: it does not, or there is no such process.
+        CannotRun: it cannot be read, or there is no such process.
     """
     try:
         rollup = _kilobytes(Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii"))
@@ -135,7 +135,7 @@ def read_memory(pid: int) -> Memory:
 
 
 def _kilobytes(text: str) -> dict[str, float]:
-    """The lines ``Name: N kB``, in megabytes. The kernel's kB are 1024 bytes."""
+    """Parse the lines ``Name: N kB``, in megabytes. The kernel's kB are 1024 bytes."""
     lines = (line.split() for line in text.splitlines())
     return {parts[0].rstrip(":"): int(parts[1]) * 1024 / MEGABYTE for parts in lines if parts[2:3] == ["kB"]}
 

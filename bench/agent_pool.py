@@ -1,4 +1,4 @@
-"""The pool as one agent sees it: assigns servers to it, acknowledges its batches, and keeps what it measured."""
+"""Act as the pool towards one agent: assign servers, acknowledge its batches, and keep its results."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -32,13 +32,13 @@ _ANSWER_WITHIN: Final = 10.0
 
 
 class PoolSide:
-    """What ingest, selector and an operator do with the agent ``name``. Use it while :meth:`connected`."""
+    """Act as ingest, selector and operator for the agent ``name``, while :meth:`connected`."""
 
     def __init__(self, address: BrokerAddress, key: SigningKey, name: str) -> None:
         self.results: list[Result] = []
-        """Of all batches, each batch once."""
+        """Results of all batches, each batch once."""
         self.assigned = 0
-        """Servers that the agent is to probe."""
+        """Servers assigned to the agent."""
         self._name = name
         self._status = Status(online=False)
         self._seen: set[str] = set()
@@ -55,7 +55,7 @@ class PoolSide:
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
-        """Connects, and acknowledges what arrives."""
+        """Connect, and acknowledge incoming batches."""
         tasks = [asyncio.create_task(self._session.run()), asyncio.create_task(self._acknowledge())]
         try:
             await self._session.wait_ready()
@@ -67,7 +67,7 @@ class PoolSide:
 
     @property
     def probing(self) -> bool:
-        """Whether the agent has said that it probes, holds all it shall hold, and has sent a result."""
+        """Whether the agent reports that it probes and has all assignments, and has sent a result."""
         state = self._status.protocols.get(_IPV)
         return (
             self._status.online
@@ -78,18 +78,18 @@ class PoolSide:
         )
 
     def forget(self) -> None:
-        """Whatever an agent has said so far was said by another one."""
+        """Forget all messages so far: they came from an earlier agent."""
         self._status = Status(online=False)
         self.results.clear()
 
     async def configure(self, *, samples: int, clock_checks: Sequence[str]) -> None:
-        """How the agent works; retained. ``clock_checks`` are addresses with their ports."""
+        """Publish the agent's retained configuration. ``clock_checks`` are addresses with their ports."""
         protocol = ProtocolConfig(status="active", samples=samples, base_checks=list(clock_checks))
         config = MonitorConfig(protocols={_IPV: protocol})
         await self._session.publish(_TOPICS.config(self._name), encode(config), retain=True)
 
     async def assign(self, servers: Mapping[int, ServerSpec], interval: float) -> None:
-        """What it is to measure, every ``interval`` seconds; retained."""
+        """Publish retained assignments with the given ``interval`` in seconds."""
         for server_id, spec in servers.items():
             message = Assignment(
                 server_id=server_id, ip=spec.address, port=spec.port, status="active", interval=interval
@@ -99,7 +99,7 @@ class PoolSide:
         self.assigned += len(servers)
 
     async def metrics(self) -> dict[str, float]:
-        """The agent's own counters, by their Prometheus names.
+        """Return the agent's own counters by their Prometheus names.
 
         Raises:
             TimeoutError: it does not answer.
@@ -109,7 +109,7 @@ class PoolSide:
             topic, request, _TOPICS.data(self._name, new_key()), timeout=_ANSWER_WITHIN
         )
         if answer is None:
-            raise TimeoutError(f"{self._name} did not tell its metrics")
+            raise TimeoutError(f"{self._name} did not answer the request for its metrics")
         metrics = decode(answer, AdHocAnswer).metrics or ""
         lines = (line.split() for line in metrics.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, value in lines}

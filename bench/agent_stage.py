@@ -1,7 +1,7 @@
-"""What a benchmark of the agent needs: a broker, NTP servers, the pool's side of the conversation, and the daemon.
+"""Set up a benchmark of the agent: a broker, NTP servers, the pool's side of the exchange, and the daemon.
 
-Everything listens on the loopback network and has its files in a temporary directory. However a benchmark ends, by
-itself, by Ctrl-C, SIGTERM or an error, nothing that it started stays behind.
+All processes listen on the loopback network and have their files in a temporary directory. However a benchmark ends
+(normally, by Ctrl-C, SIGTERM or an error), it leaves nothing behind.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from testbed.stack import CannotRun, Stack
 
 AGENT: Final = "agent"
 CLOCK_CHECKS: Final = ("127.29.0.1", "127.29.1.1", "127.29.2.1")
-"""Servers that are right, for the agent's check of its own clock."""
+"""Correct servers, for the agent's base checks."""
 
 _NAME: Final = f"bench1-x1.{ENV}.{DOMAIN}"
 
@@ -48,19 +48,19 @@ class AgentStage(Stack):
 
     @property
     def directory(self) -> Path:
-        """Where everything is."""
+        """The directory of all files."""
         return self.site.directory
 
     async def start_servers(self, specs: Sequence[ServerSpec]) -> None:
-        """These NTP servers in one process, and those of the clock check; all on the port of the first."""
+        """Start these NTP servers in one process, and those for base checks; all on the port of the first."""
         checks = [ServerSpec(address=address, port=specs[0].port) for address in CLOCK_CHECKS]
         await self.start_process(fleet_command(self.site, [*specs, *checks]), FLEET_READY)
 
     async def start_agent(self, *argv: str) -> int:
-        """Starts an agent with an empty state directory, and returns its process id when it probes.
+        """Start an agent with an empty state directory; return its process id when it probes.
 
         Args:
-            argv: what to run; default: the agent with our interpreter.
+            argv: the command; default: the agent with our interpreter.
         """
         base = Path(tempfile.mkdtemp(prefix="agent-", dir=self.directory))
         token = monitor_token(self.site.key, _NAME)
@@ -74,7 +74,7 @@ class AgentStage(Stack):
         return pid
 
     async def start_busy_loops(self, count: int, seconds: float) -> list[str]:
-        """Processes that do nothing but keep a core busy, each; they end by themselves after ``seconds``."""
+        """Start processes that keep one core busy each; they end by themselves after ``seconds``."""
         loop = f"import time\nend = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
         names = [f"busy-{number}" for number in range(1, count + 1)]
         for name in names:
@@ -82,7 +82,7 @@ class AgentStage(Stack):
         return names
 
     async def rest(self, seconds: float) -> None:
-        """Lets so much time pass.
+        """Wait this long.
 
         Raises:
             CannotRun: a process died meanwhile.
@@ -95,7 +95,7 @@ class AgentStage(Stack):
 
 @asynccontextmanager
 async def agent_stage() -> AsyncIterator[AgentStage]:
-    """A running broker, and the pool connected to it.
+    """Run a broker, with the pool connected to it.
 
     Raises:
         CannotRun: the broker cannot be started.
@@ -112,7 +112,7 @@ async def agent_stage() -> AsyncIterator[AgentStage]:
 
 
 def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
-    """Runs a benchmark, and returns the exit status: 2 when something it needs is missing."""
+    """Run a benchmark; return the exit status, 2 if a requirement is missing."""
     end_by_unwinding()
     try:
         return asyncio.run(main())

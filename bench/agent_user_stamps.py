@@ -1,6 +1,6 @@
-"""The daemon without the kernel's time stamps, to compare with.
+"""Run the daemon without the kernel's timestamps, for comparison.
 
-It takes the time of its packets itself, as a program that does not ask the kernel has to. All else is the same.
+It timestamps its packets itself, like a program that does not use the kernel's timestamps. Everything else is the same.
 """
 
 import os
@@ -14,11 +14,11 @@ from bench.world import ENV
 
 
 def _ask_for_none(sock: socket.socket) -> None:
-    """In the place of what asks the kernel: every packet then says that it was not stamped."""
+    """Replaces the request for timestamps, so that every packet arrives without one."""
 
 
 def _run(state_base: str) -> None:
-    agent.ntp.udp._ask_for_stamps = _ask_for_none  # the point of this program
+    agent.ntp.udp._ask_for_stamps = _ask_for_none  # the purpose of this program
     sys.argv[1:] = [str(hand_over(DaemonSettings(env=ENV, state_base=state_base)))]
     run_daemon()
 

@@ -1,4 +1,4 @@
-"""Looks for the selector's decisions in the ledger as they are committed, and for the agents' word that they know."""
+"""Observe the selector's decisions in the ledger as they are committed, and match them with the agents' messages."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ _Pair = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A monitor was moved on a server; committed not before ``after`` (Unix time)."""
+    """A pair changed its status; committed not before ``after`` (Unix time)."""
 
     server_id: int
     monitor_id: int
@@ -35,16 +35,16 @@ class Decision:
 
 @dataclass(slots=True)
 class Decisions:
-    """Looks again and again, in a thread."""
+    """Poll the ledger repeatedly, in a thread."""
 
     engine: Engine
     found: list[Decision] = field(default_factory=list)
     looks: list[float] = field(default_factory=list)
-    """Seconds between two looks."""
+    """Seconds between two polls."""
     stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        """Looks until ``stop`` is set. Skips earlier decisions, since their commit times are unknown."""
+        """Poll until ``stop`` is set. Skip earlier decisions, since their commit times are unknown."""
         changes = assignment_changes.c
         query = sa.select(changes.id, changes.server_id, changes.monitor_id, changes.after_status)
         with reading(self.engine) as connection:
@@ -54,24 +54,24 @@ class Decisions:
                 now = time.time()
                 for row in connection.execute(query.where(changes.id > last_id).order_by(changes.id)):
                     last_id = row.id
-                    # The look before began when it was not there yet.
+                    # The previous poll began before the commit.
                     self.found.append(Decision(row.server_id, row.monitor_id, row.after_status, before))
                 self.looks.append(now - before)
                 before = now
 
 
 def told(record: Path) -> Iterator[Told]:
-    """What a record says that agents were told."""
+    """Return the assignments that agents received, from a record."""
     return (line for line in read_lines(record) if isinstance(line, Told))
 
 
 def times(decisions: Iterable[Decision], record: Path) -> list[float]:
-    """Seconds from each decision until its agent received it, or received a later decision about the same pair.
+    """Return the seconds from each decision until its agent received it, or received a later decision about the pair.
 
     The selector publishes the state of the ledger, so one message may cover several decisions.
 
     Raises:
-        CannotRun: an agent was never told.
+        CannotRun: an agent never received a decision.
     """
     arrivals, decided = defaultdict[_Pair, list[Told]](list), defaultdict[_Pair, list[Decision]](list)
     for line in told(record):
@@ -93,7 +93,7 @@ def _times_of_pair(decided: Sequence[Decision], arrivals: Sequence[Told]) -> Ite
 
 
 def _tells(arrival: Told, decided: Sequence[Decision]) -> bool:
-    """Whether it carries the first of these decisions, or a later one that had been made when it arrived."""
+    """Return whether the message carries the first of these decisions, or a later one made before it arrived."""
     status = arrival.status or "paused"  # the only one without an assignment
     return any(one.status == status and one.after <= arrival.at / 1e9 for one in decided)
 
@@ -102,4 +102,4 @@ def _story(lost: Decision, decided: Iterable[Decision], arrivals: Iterable[Told]
     """All decisions about its pair and all messages to its agent, in seconds relative to the lost decision."""
     said = ", ".join(f"{one.status} {one.after - lost.after:+.3f}" for one in decided)
     heard = ", ".join(f"{line.status} {line.at / 1e9 - lost.after:+.3f}" for line in arrivals)
-    return f"decided: {said}; told: {heard}"
+    return f"decided: {said}; received: {heard}"

@@ -1,8 +1,8 @@
-"""How long it takes from the commit of a decision until the agent has it, with 500 connected agents.
+"""Measure the time from the commit of a decision until its agent receives it, with 500 connected agents.
 
-A real selector fills servers that have only candidates at first. The agents are simulated, each with a connection of
-its own. The commit is taken to be the last look at the ledger that did not see the decision yet, so the times are never
-too short, and too long by one look at most.
+A real selector fills servers that initially have only candidates. The agents are simulated, each with a separate
+connection. The assumed commit time is that of the last poll of the ledger without the decision, so the times are never
+too short, and too long by one poll at most.
 """
 
 import argparse
@@ -42,13 +42,13 @@ from testbed.world import ENV
 
 AT_MOST: Final = 0.1
 FEWEST: Final = 300
-"""Decisions that a 99th percentile can be taken of."""
+"""Minimum number of decisions for a 99th percentile."""
 
 REVIEW: Final = 4.0
 """Seconds between two reviews of a server."""
 
 _PAST: Final = Intervals(interval_candidate=45 * 60.0)
-"""More than 24 results in a day, as a monitor needs to become active."""
+"""More than the 24 results per day that a monitor needs to become active."""
 
 _LAST: Final = 2.0
 _OPERATOR: Final = "fan-out"
@@ -56,12 +56,12 @@ _SETTLE_WITHIN: Final = 10.0
 
 
 def main() -> int:
-    """Prints the figures."""
+    """Measure and print the figures."""
     arguments = argparse.ArgumentParser(prog="scripts/bench fan_out", description=__doc__)
     arguments.add_argument("--seconds", type=float, default=30.0)
     arguments.add_argument("--agents", type=int, default=500)
     arguments.add_argument("--servers", type=int, default=60)
-    arguments.add_argument("--rate", type=float, default=100.0, help="results a second of all agents, meanwhile")
+    arguments.add_argument("--rate", type=float, default=100.0, help="results per second of all agents, meanwhile")
     given = arguments.parse_args()
     return run(partial(_measure, given))
 
@@ -90,7 +90,7 @@ async def _measure(given: argparse.Namespace, database: DatabaseServer) -> int:
 def _prepare(engine: Engine, world: World) -> None:
     fill(engine, world)
     add_history(engine, 24, _PAST)
-    # The selector is paused by then. Reviews that are much further away would be made due: no clock has planned them.
+    # The selector is paused by then. It would reschedule reviews that are much further away, as errors of a clock.
     later = utc_now() + timedelta(seconds=60)
     with engine.begin() as connection:
         rows = [{"server_id": server_id, "next_review": later} for server_id in world.server_ids]
@@ -108,7 +108,7 @@ async def _all_told(record: Path, world: World) -> bool:
 
 
 async def _decide(on: Stage, world: World, seconds: float, operator: Operator) -> tuple[Decisions, dict[str, float]]:
-    """Makes all servers due, one after the other, and watches for so long what is decided."""
+    """Make all servers due, one after the other, and watch the decisions for this long."""
     decisions = Decisions(on.engine)
     watching = asyncio.create_task(asyncio.to_thread(decisions.run))
     try:
@@ -118,7 +118,7 @@ async def _decide(on: Stage, world: World, seconds: float, operator: Operator) -
         await pass_time("watching decisions", seconds)
         cores = shares(before, on.cpu_seconds(), time.monotonic() - began)
         await _command(operator, "pause")
-        # What was decided last is on its way.
+        # The last decisions are still in transit.
         await asyncio.sleep(_LAST)
     finally:
         decisions.stop.set()
@@ -127,7 +127,7 @@ async def _decide(on: Stage, world: World, seconds: float, operator: Operator) -
 
 
 def _make_due(engine: Engine, world: World) -> None:
-    """Spread over the time between two reviews, as they are when a pool has run for long."""
+    """Spread the servers over the time between two reviews, as in a pool that has run for long."""
     now, review = utc_now(), servers_monitor_review
     with engine.begin() as connection:
         for number, server_id in enumerate(world.server_ids):
@@ -142,7 +142,7 @@ async def _command(operator: Operator, command: Literal["pause", "resume"]) -> N
 
 @asynccontextmanager
 async def _operator(on: Stage) -> AsyncIterator[Operator]:
-    """A session that pauses and resumes the selector, and reads what is retained."""
+    """Yield a session that pauses and resumes the selector, and reads the retained messages."""
     token = token_source(on.site.key, Role.SERVER, _OPERATOR, ENV)
     operator = Operator(on.site.broker_address, _OPERATOR, token, ENV)
     async with operator.client.connected():
@@ -150,7 +150,7 @@ async def _operator(on: Stage) -> AsyncIterator[Operator]:
 
 
 async def _differences(on: Stage, operator: Operator) -> list[Difference]:
-    """Retained assignments that are not the ledger's, after repairs that may be under way."""
+    """Compare the retained assignments with the ledger, after repairs in progress."""
     intervals = (await asyncio.to_thread(PoolSettingsReader(on.engine).get)).monitors
     deadline = time.monotonic() + _SETTLE_WITHIN
     while True:
@@ -176,7 +176,7 @@ def _figures(
         "rate": given.rate,
         "p50_ms": round(percentile(seconds, 50) * 1e3, 1),
         "max_ms": round(max(seconds) * 1e3, 1),
-        # What a look at the ledger adds to a time, at most, is counted in it.
+        # The times include the interval between two polls of the ledger.
         "looked_every_ms": round(percentile(decisions.looks, 50) * 1e3, 1),
         "cores": cores,
         **machine_load(),

@@ -1,4 +1,4 @@
-"""What a benchmark prints: one JSON object a figure, with its unit, its bound and the conditions."""
+"""Print a benchmark's figures: one JSON object per figure, with its unit, its bound and the conditions."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured figure. Exactly one of ``at_most`` and ``at_least`` is its bound; neither: it is there to compare."""
+    """A measured figure. Exactly one of ``at_most`` and ``at_least`` is its bound; neither: for comparison only."""
 
     name: str
     value: float
@@ -23,7 +23,7 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the bound holds; None without one."""
+        """Whether the bound is met; None without one."""
         if self.at_most is not None:
             return self.value <= self.at_most
         if self.at_least is not None:
@@ -31,7 +31,7 @@ class Figure:
         return None
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, and where and when it was measured."""
+        """Return the figure as JSON, with place and time of the measurement."""
         bounds = {"at_most": self.at_most, "at_least": self.at_least, "met": self.met}
         return {
             "figure": self.name,
@@ -45,7 +45,7 @@ class Figure:
 
 
 def report(*figures: Figure) -> int:
-    """Prints the figures, one a line; returns the exit status: 1 when a bound was missed, or nothing measured."""
+    """Print the figures, one per line; return the exit status, 1 if a bound was missed or nothing was measured."""
     for figure in figures:
         sys.stdout.write(json.dumps(figure.as_json()) + "\n")
     sys.stdout.flush()
@@ -53,18 +53,18 @@ def report(*figures: Figure) -> int:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest of ``values`` that at least ``percent`` of them do not exceed (nearest rank).
+    """Return the smallest of ``values`` that at least ``percent`` of them do not exceed (nearest rank).
 
     Raises:
         ValueError: there are no values.
     """
     if not values:
-        raise ValueError("no values to take a percentile of")
+        raise ValueError("no values for a percentile")
     ordered = sorted(values)
     rank = -(-len(ordered) * percent // 100)
     return ordered[max(0, min(len(ordered), int(rank)) - 1)]
 
 
 def median(values: Sequence[float]) -> float:
-    """The 50th percentile."""
+    """Return the 50th percentile."""
     return percentile(values, 50)

@@ -1,7 +1,7 @@
-"""Feeds every parser that meets strangers with inputs that are almost right, and holds it to its word.
+"""Feed every parser of untrusted input with almost valid inputs, and check its documented behaviour.
 
-Inputs are real ones with a few mistakes in them, seeded, so that a finding can be had again. The parsers in C have
-coverage-guided fuzzers of their own beside their sources; ``scripts/fuzz`` runs both.
+The inputs are real ones with a few mistakes, from a seed, so that a failure can be reproduced. The parsers in C have
+separate, coverage-guided fuzzers beside their sources; ``scripts/fuzz`` runs both.
 """
 
 import argparse
@@ -51,7 +51,7 @@ _FRAGMENTS: Final = (
 
 
 def mutated(rng: random.Random, samples: Sequence[bytes]) -> bytes:
-    """One of ``samples`` with up to six mistakes in it."""
+    """Return one of ``samples`` with up to six mistakes."""
     data = bytearray(rng.choice(samples))
     for _ in range(rng.randint(1, 6)):
         at = rng.randint(0, len(data))
@@ -75,10 +75,10 @@ def mutated(rng: random.Random, samples: Sequence[bytes]) -> bytes:
 
 
 def fuzz(target: Target, inputs: int, seed: int) -> Figure:
-    """Feeds ``target`` with so many inputs.
+    """Feed ``target`` with this many inputs.
 
     Raises:
-        Broken: it broke its word; the cause says how, the message has the input.
+        Broken: it violated its documentation; the cause says how, the message has the input.
     """
     rng = random.Random(f"{seed} {target.name}")
     began = time.monotonic()
@@ -93,18 +93,18 @@ def fuzz(target: Target, inputs: int, seed: int) -> Figure:
 
 
 def fuzz_all(argv: Sequence[str] | None = None) -> int:
-    """Fuzzes; returns 1 when a parser broke its word."""
-    parser = argparse.ArgumentParser(prog="scripts/fuzz", description="Feeds every parser with almost right inputs.")
+    """Run the fuzzers; return 1 if a parser violated its documentation."""
+    parser = argparse.ArgumentParser(prog="scripts/fuzz", description="Feed every parser with almost valid inputs.")
     parser.add_argument("--inputs", type=int, default=1_000_000, help="inputs for each parser (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="what the inputs are made from (default: %(default)s)")
-    parser.add_argument("--only", help="the name of one parser")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the inputs (default: %(default)s)")
+    parser.add_argument("--only", help="name of the only parser to test")
     given = parser.parse_args(argv)
-    # In memory where there is such a place: some parsers read files, a million times.
-    memory = Path("/dev/shm")  # noqa: S108  # the directory below is our own
+    # In memory if possible: some parsers read files, a million times.
+    memory = Path("/dev/shm")  # noqa: S108  # the directory below is private
     with tempfile.TemporaryDirectory(prefix="ntpfuzz-", dir=memory if memory.is_dir() else None) as directory:
         chosen = [t for t in targets(Path(directory)) if given.only in (None, t.name)]
         if not chosen:
-            parser.error(f"--only {given.only}: no parser is called so")
+            parser.error(f"--only {given.only}: there is no such parser")
         return max(report(figure) for figure in _figures(chosen, given.inputs, given.seed))
 
 

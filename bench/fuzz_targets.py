@@ -1,7 +1,7 @@
-"""The parsers that meet strangers, and what each has promised of whatever it is fed.
+"""Define the parsers of untrusted input, and the documented behaviour of each.
 
-A parser's word: it returns, or raises the one error that its docstring names; and what it says of a wrong input never
-repeats a secret.
+A parser returns, or raises the only error that its docstring names; its message about a wrong input never repeats a
+secret.
 """
 
 from collections.abc import Callable
@@ -23,21 +23,22 @@ from runtime.mqtt.types import Incoming
 from schema import messages
 from schema.names import InvalidName, check_monitor_name
 from schema.topics import Topics
-from scorer.steps import next_score, step
+from scorer.formula import next_score, step
 
 NOW: Final = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 _TOPICS: Final = Topics("test")
 _NAME: Final = "nlams1-x.test.mon.example"
-_SECRET: Final = "S3cretPassw0rd"  # noqa: S105  # what must not come back in a message
+_SECRET: Final = "S3cretPassw0rd"  # noqa: S105  # must not appear in a message
 
 
 class Broken(AssertionError):
-    """A parser did not keep its word."""
+    """A parser violated its documentation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A parser, real inputs of it, and what feeds it one input (raising anything means: it broke its word)."""
+    """A parser, real inputs for it, and a function that feeds it one input and raises if it violates its
+    documentation."""
 
     name: str
     samples: tuple[bytes, ...]
@@ -45,7 +46,7 @@ class Target:
 
 
 def targets(directory: Path) -> tuple[Target, ...]:
-    """All of them. ``directory`` is for those that read files."""
+    """Return all targets. ``directory`` is for those that read files."""
     return (
         Target("payloads", _payloads(), _feed_payload),
         Target("results", (_batch(),), _feed_results),
@@ -108,12 +109,12 @@ def _feed_results(data: bytes) -> None:
     )
     said = read_status(_NAME, message, NOW)
     if isinstance(said, Presence) and not (said.status.version.isascii() and len(said.status.version) <= 100):
-        raise Broken("a version that operators cannot be shown")
+        raise Broken("a version that cannot be shown to operators")
     read = read_results(_NAME, "v4", Incoming("t", data), NOW)
     if isinstance(read, Submission):
         for result in read.batch.results:
             if impossible(result, NOW) is None and not -1000 < next_score(0.0, step(result)) <= 20:
-                raise Broken("a score that cannot be")
+                raise Broken("an impossible score")
 
 
 # ---- the agent's files and packets ---------------------------------------------------------------------------------
@@ -128,7 +129,7 @@ def _replies() -> tuple[bytes, ...]:
 def _feed_reply(data: bytes) -> None:
     reply = parse(data)
     if (reply is None) != (len(data) < SIZE):
-        raise Broken("a packet is one when it is long enough")
+        raise Broken("any datagram of sufficient length is a packet")
     if reply is None:
         return
     measured = measure(from_unix_ns(10**18), reply.received, reply.transmitted, from_unix_ns(10**18 + 30_000_000))
@@ -208,10 +209,10 @@ def _feed_topic(data: bytes) -> None:
     if address is not None and address.kind == "results":
         assert address.ipv is not None
         if _TOPICS.results(address.name, address.ipv) != text:
-            raise Broken("taking a topic apart and building it again changed it")
+            raise Broken("parsing a topic and building it again changed it")
     try:
         if set(check_monitor_name(text)) & set("+#/\0\n"):
-            raise Broken("a name with a character that no topic level may have")
+            raise Broken("a name with a character that is not allowed in a topic level")
     except InvalidName:
         return
 
@@ -223,4 +224,4 @@ def _tokens() -> tuple[bytes, ...]:
 
 def _feed_token(data: bytes) -> None:
     if not seconds_to_renewal(data.decode("utf-8", "replace")) >= 1.0:
-        raise Broken("a token that is renewed without a pause")
+        raise Broken("a token that is renewed continuously")

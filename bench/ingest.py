@@ -1,8 +1,8 @@
-"""How many results a second ingest commits, scores and acknowledges: from the broker to the acks.
+"""Measure how many results per second ingest commits, scores and acknowledges, from the broker to the acks.
 
-The pool has its full size, and its monitors send as much as is acknowledged, in batches of ten. In the same run, in
-turn with it, a writer that deals with results one at a time, and plain inserts of the same rows and nothing else: what
-share of the machine others have changes all three alike.
+The pool has its full size, and its monitors send as much as is acknowledged, in batches of ten. The same run alternates
+ingest with a writer that handles one result at a time, and with plain inserts of the same rows: other load on the
+machine affects all three alike.
 """
 
 import argparse
@@ -37,25 +37,27 @@ from testbed.database import DatabaseServer
 from testbed.load.record import Sent, read_lines
 
 LEAST_RATIO = 5.0
-"""Times the writer that takes a row at a time, in the same run."""
+"""Minimum ratio to the row-at-a-time writer, in the same run."""
 
 LEAST_SHARE = 0.20
-"""Of plain inserts of the same rows, in the same run: machines of one size differ by a factor of two, ratios hardly."""
+"""Minimum share of plain inserts of the same rows, in the same run: speeds of similar machines differ by a factor of
+two, ratios hardly at all."""
 
 _BATCH = 10
 _AHEAD = 9_000.0
-"""Results a second that the load has made before it begins, so that it need not make more while it is measured."""
+"""Batches to make before the load begins, as a rate in results per second, so that it makes none while it is
+measured."""
 
 _PACE = 6_000.0
-"""Results a second that the assignments allow, so that the rate limit slows nobody."""
+"""Results per second that the assignments allow, so that the rate limit slows no monitor."""
 
 _MOST_AHEAD = 30_000
-"""Batches that all monitors together have when they begin: 120 MB, made in some seconds."""
+"""Maximum number of batches made ahead by all monitors together: 120 MB, made in some seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round measured, in results a second."""
+    """One round's measurements, in results per second."""
 
     window: Window
     ingest: float
@@ -67,17 +69,17 @@ class Round:
 
 
 def main() -> int:
-    """Prints the figures."""
+    """Measure and print the figures."""
     arguments = argparse.ArgumentParser(prog="scripts/bench ingest", description=__doc__)
-    arguments.add_argument("--seconds", type=float, default=10.0, help="of ingest in one round; half of it the others")
+    arguments.add_argument("--seconds", type=float, default=10.0, help="of ingest in one round; the others take half")
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument(
-        "--warm-up", type=float, default=20.0, help="by then monitors are known, and what they may send"
+        "--warm-up", type=float, default=20.0, help="time until ingest has looked up monitors and rate limits"
     )
     arguments.add_argument("--servers", type=int, default=5_000)
     arguments.add_argument("--monitors", type=int, default=60)
-    arguments.add_argument("--alone", action="store_true", help="without a scorer beside; scores come afterwards")
-    arguments.add_argument("--outstanding", type=int, default=300, help="batches without an answer at any time")
+    arguments.add_argument("--alone", action="store_true", help="without a running scorer; it runs afterwards")
+    arguments.add_argument("--outstanding", type=int, default=300, help="constant number of unacknowledged batches")
     given = arguments.parse_args()
     return run(partial(_measure, given))
 
@@ -86,7 +88,7 @@ async def _measure(given: argparse.Namespace, database: DatabaseServer) -> int:
     world = paced(World(servers=given.servers, monitors=given.monitors), _PACE)
     async with stage(database) as on:
         say("filling two ledgers")
-        # The other writers have a ledger of their own, so that ours can be checked.
+        # The other writers have a separate ledger, so that ingest's can be checked.
         others = open_database(await asyncio.to_thread(migrated, database, "others"))
         try:
             for engine in (on.engine, others):
@@ -119,7 +121,7 @@ async def _round(on: Stage, others: Engine, world: World, given: argparse.Namesp
 
 
 async def _scored(on: Stage, given: argparse.Namespace) -> float:
-    """Seconds until every server had its score."""
+    """Return the seconds until every server had its score."""
     if not given.alone:
         return await come_to_rest(on)
     scorer = await on.start_worker("scorer")

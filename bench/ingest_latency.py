@@ -1,7 +1,7 @@
-"""How long a monitor waits for the acknowledgement of a batch: from its publish to the ack, at 1 000 results a second.
+"""Measure the time from the publish of a batch to its acknowledgement, at 1 000 results per second.
 
-The pool has its full size, and a scorer runs beside ingest. A batch counts from the moment in which it is handed to
-the agent's sender, so what it waits there for others counts too.
+The pool has its full size, and a scorer runs alongside ingest. The time begins when the batch is passed to the agent's
+sender, so it includes waiting for other batches there.
 """
 
 import argparse
@@ -18,14 +18,16 @@ AT_MOST = 0.25
 
 
 def main() -> int:
-    """Prints the figures."""
+    """Measure and print the figures."""
     arguments = argparse.ArgumentParser(prog="scripts/bench ingest_latency", description=__doc__)
     arguments.add_argument("--seconds", type=float, default=30.0)
     arguments.add_argument("--warm-up", type=float, default=5.0)
-    arguments.add_argument("--rate", type=float, default=1_000.0, help="results a second")
+    arguments.add_argument("--rate", type=float, default=1_000.0, help="results per second")
     arguments.add_argument("--servers", type=int, default=5_000)
     arguments.add_argument("--monitors", type=int, default=60)
-    arguments.add_argument("--history", type=int, default=0, metavar="HOURS", help="log rows of the real pool before")
+    arguments.add_argument(
+        "--history", type=int, default=0, metavar="HOURS", help="hours of the real pool's log at the start"
+    )
     given = arguments.parse_args()
     return run(partial(_measure, given))
 

@@ -1,6 +1,6 @@
-"""How many results a second one ingest worker brings into MariaDB, without broker and network: the ledger alone.
+"""Measure how many results per second one ingest worker writes to MariaDB, without broker and network.
 
-Beside it, in the same run, a writer that takes a row at a time: five statements a result, a transaction a batch. Each
+The same run measures a row-at-a-time writer for comparison: five statements per result, one transaction per batch. Each
 commit is flushed to the disk, as in production.
 """
 
@@ -27,30 +27,30 @@ from runtime.db.queue import SCORING
 from runtime.db.system_settings import Intervals
 from schema.messages import Batch, Result
 from schema.tables import log_scores, monitors, result_batches, scoring_queue, server_scores, servers
-from scorer.steps import next_score, step
+from scorer.formula import next_score, step
 from testbed.database import temporary_database
 
 BATCH: Final = 10
 MONITORS: Final = 60
 SERVERS: Final = 1_000
 OFTEN: Final = Intervals(interval_active=1.0)
-"""Pairs are chosen at random, so often that at any longer interval many results would come too soon."""
+"""Intervals short enough for random pairs, which would otherwise often exceed the rate limit of a pair."""
 
 LEAST_RATIO: Final = 3.0
-"""How many times faster than the row-at-a-time writer it must be."""
+"""Minimum ratio to the row-at-a-time writer."""
 
 
 def main() -> int:
-    """Prints the figures; the status is 1 when the ratio is not reached."""
+    """Measure and print the figures; return 1 if the ratio is not reached."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    arguments.add_argument("--seconds", type=float, default=5.0, help="duration of each measurement")
     given = arguments.parse_args()
     with _ledger() as engine:
         many = _rate(lambda some: commit(engine, some, utc_now(), OFTEN), MOST_RESULTS // BATCH, given.seconds)
         one = _rate(lambda some: commit(engine, some, utc_now(), OFTEN), 1, given.seconds)
         rows = _rate(lambda some: _row_at_a_time(engine, some), 1, given.seconds)
     conditions = {"monitors": MONITORS, "servers": SERVERS, "batch": BATCH}
-    full = {**conditions, "batches in a transaction": MOST_RESULTS // BATCH}
+    full = {**conditions, "batches per transaction": MOST_RESULTS // BATCH}
     return report(
         Figure("ingest ledger", many, "results/s", conditions=full),
         Figure("ingest ledger, one batch in a transaction", one, "results/s", conditions=conditions),
@@ -108,7 +108,7 @@ def _submission() -> Submission:
 
 
 def _rate(write: Callable[[Sequence[Submission]], object], batches: int, seconds: float) -> float:
-    """Results a second of the median transaction. What it writes is made before its time begins."""
+    """Return the results per second of the median transaction, without the time to make the data."""
     times: list[float] = []
     while sum(times) < seconds:
         some = [_submission() for _ in range(batches)]
@@ -119,7 +119,7 @@ def _rate(write: Callable[[Sequence[Submission]], object], batches: int, seconds
 
 
 def _row_at_a_time(engine: Engine, some: Sequence[Submission]) -> None:
-    """As one writes it first: look up the pair, log, score, make due, note the time; and the batch at the end."""
+    """Write in the simplest way: look up the pair, log, score, make due, note the time; and the batch at the end."""
     pair, queue = server_scores.c, scoring_queue.c
     for submission in some:
         monitor_id = int(submission.name[1:].partition(".")[0])

@@ -1,7 +1,7 @@
-"""Servers whose scores are watched: each has one monitor, so every result of it makes a score that is known before.
+"""Watch the scores of marker servers: each has only one monitor, so every result gives a score that is known in
+advance.
 
-The ledger is looked at again and again. What a look adds to the time is counted as if it were the system's own, so the
-measured times are never too short.
+The ledger is polled repeatedly. The measured times include the polling interval, so they are never too short.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity
 from schema.messages import Batch, encode
 from schema.tables import monitors, server_scores, servers
 from schema.topics import Topics
-from scorer.steps import next_score, step
+from scorer.formula import next_score, step
 from testbed.checker.replay import same
 from testbed.load.record import Record
 from testbed.load.spec import Target
@@ -32,18 +32,18 @@ from testbed.load.traffic import VERSION, Made, measure
 
 MARKERS: Final = 60
 FIRST: Final = 200_000
-"""The id of the first server that is watched."""
+"""The id of the first marker server."""
 
 GOOD: Final = 3
-"""Ids that leave this remainder when divided by 20 are always good (see :func:`testbed.load.traffic.measure`)."""
+"""Remainder, modulo 20, of the ids of servers that are always good (see :func:`testbed.load.traffic.measure`)."""
 
 _BATCH: Final = 10
 _BATCH_EVERY: Final = 0.6
-"""Seconds. Ingest lets any monitor send 20 results a second, and more only to those with more servers."""
+"""Seconds. Ingest lets any monitor send 20 results per second, and more only if it has more servers."""
 
 _INTERVAL: Final = timedelta(minutes=9)
 _PAST: Final = timedelta(days=2)
-"""How long ago the first result of a marker was measured: time for 320 of them."""
+"""Age of a marker's first result: time for 320 of them."""
 
 _LOOK_EVERY: Final = 0.01
 _GIVE_UP: Final = 30.0
@@ -54,24 +54,24 @@ class _Marker:
     target: Target
     score: float = 0.0
     results: int = 0
-    """How many were sent."""
+    """Number of results sent."""
     sent: float | None = None
-    """Since when a result is on its way; Unix time."""
+    """Time of the outstanding result's publish; Unix time."""
 
 
 @dataclass(slots=True)
 class Watched:
-    """What was measured, in seconds."""
+    """The measurements, in seconds."""
 
     latencies: list[float] = field(default_factory=list)
     looks: list[float] = field(default_factory=list)
-    """Between two looks."""
+    """Between two polls."""
     missing: int = 0
-    """Results that never showed."""
+    """Results that never appeared."""
 
 
 def add_markers(engine: Engine, monitor_id: int) -> list[Target]:
-    """Adds the servers and their only monitor to the ledger."""
+    """Add the servers and their only monitor to the ledger."""
     now = utc_now().replace(microsecond=0)
     ids = range(FIRST + GOOD, FIRST + GOOD + 20 * MARKERS, 20)
     with engine.begin() as connection:
@@ -85,7 +85,7 @@ def add_markers(engine: Engine, monitor_id: int) -> list[Target]:
 
 
 class Watch:
-    """Publishes results of the markers, and looks for their scores in the ledger."""
+    """Publish results of the markers, and wait for their scores in the ledger."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Watch:
         self.found = Watched()
 
     async def run(self, seconds: float) -> Watched:
-        """Publishes for so long, waits for what is on its way, and returns what was measured."""
+        """Publish for this long, wait for outstanding results, and return the measurements."""
         complete = threading.Event()
         session = asyncio.create_task(self._session.run())
         looking = asyncio.create_task(asyncio.to_thread(self._look, complete))
@@ -124,7 +124,7 @@ class Watch:
         return self.found
 
     async def _publish(self, seconds: float) -> None:
-        """A batch of markers whose last score has shown, again and again."""
+        """Publish batches of the markers whose last score has appeared, for this long."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             free = [marker for marker in self._markers.values() if marker.sent is None]
@@ -143,8 +143,8 @@ class Watch:
         await self._session.publish(self._topic, made.payload, correlation=made.id.encode())
 
     def _batch(self, markers: Sequence[_Marker], now: datetime) -> Made:
-        # Each of a pair later than the one before: it is the latest result that makes the score. And by an interval of
-        # the pool, or it would come too soon.
+        # Each result of a pair is later than the previous one, since the latest result determines the score, and by the
+        # pool's interval, since it would come too soon otherwise.
         results = [measure(marker.target, now - _PAST + marker.results * _INTERVAL, self._rng) for marker in markers]
         for marker in markers:
             marker.results += 1
@@ -152,7 +152,7 @@ class Watch:
         return Made(batch.id, "plain", encode(batch), results)
 
     def _look(self, complete: threading.Event) -> None:
-        """Looks until nothing more is published and all has shown, or been given up."""
+        """Poll until publishing has ended and all results have appeared or been given up."""
         query = sa.select(servers.c.id, servers.c.score_raw).where(servers.c.id.in_(list(self._markers)))
         last, give_up = time.monotonic(), float("inf")
         with reading(self._engine) as connection:

@@ -1,4 +1,5 @@
-"""What the benchmarks of the whole have in common: a load, a window of time in which it is measured, and the check."""
+"""Share code among the benchmarks of the whole system: a load, a window of time in which it is measured, and the
+check."""
 
 import asyncio
 import os
@@ -40,13 +41,13 @@ class Window:
 
     @property
     def seconds(self) -> float:
-        """How long it was."""
+        """Its duration."""
         return self.end - self.begin
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A batch that was acknowledged: when (Unix time), after how long (s), and how many results were stored."""
+    """An acknowledged batch: when (Unix time), after how long (s), and how many results were stored."""
 
     at: float
     after: float
@@ -54,7 +55,7 @@ class Answer:
 
 
 def load_spec(stage: Stage, members: list[Member], record: Path, **given: object) -> LoadSpec:
-    """A load for this stage."""
+    """Make a load for this stage."""
     address = stage.site.broker_address
     return LoadSpec(
         env=ENV,
@@ -64,12 +65,12 @@ def load_spec(stage: Stage, members: list[Member], record: Path, **given: object
         record=record,
         members=members,
         drain=_DRAIN,
-        **given,  # type: ignore[arg-type]  # LoadSpec's own keywords
+        **given,  # type: ignore[arg-type]  # the keywords of LoadSpec
     )
 
 
 async def load_for(stage: Stage, spec: LoadSpec, warm_up: float, seconds: float) -> Window:
-    """Runs a load until all of it is acknowledged; the window begins after ``warm_up``.
+    """Run a load until all of it is acknowledged; the window begins after ``warm_up``.
 
     Raises:
         CannotRun: the load failed, or was not acknowledged completely.
@@ -85,13 +86,13 @@ async def load_for(stage: Stage, spec: LoadSpec, warm_up: float, seconds: float)
 
 @dataclass(frozen=True, slots=True)
 class PacedRun:
-    """What a load at a fixed rate showed."""
+    """The measurements of a load at a fixed rate."""
 
     answers: list[Answer]
     window: Window
     checked: Checked
     rows_before: int
-    """In the log."""
+    """Number of rows in the log at the start."""
     rest_after: float
     """Seconds from the last acknowledgement until every server had its score."""
 
@@ -99,10 +100,10 @@ class PacedRun:
 async def run_paced(
     database: DatabaseServer, world: World, *, rate: float, history: int, warm_up: float, seconds: float
 ) -> PacedRun:
-    """Ingest and a scorer under a load of ``rate`` results a second, over a log of so many hours before.
+    """Run ingest and a scorer under a load of ``rate`` results per second, with a log of this many hours at the start.
 
     Raises:
-        CannotRun: something is missing or failed.
+        CannotRun: a requirement is missing, or a process failed.
     """
     async with stage(database) as on:
         say("filling the ledger")
@@ -119,7 +120,7 @@ async def run_paced(
 
 
 def answers(record: Path, window: Window) -> list[Answer]:
-    """The first answers to batches that came within ``window``."""
+    """Return the first answers to batches, if they came within ``window``."""
     found = (_answer(history) for history in histories(read_lines(record)).values())
     return [answer for answer in found if answer is not None and window.begin <= answer.at < window.end]
 
@@ -132,12 +133,12 @@ def _answer(history: History) -> Answer | None:
 
 
 def rate(found: Iterable[Answer], window: Window) -> float:
-    """Results a second."""
+    """Return results per second."""
     return sum(answer.results for answer in found) / window.seconds
 
 
 def latencies(found: Iterable[Answer]) -> dict[str, float]:
-    """Percentiles of how long answers took, in milliseconds."""
+    """Return percentiles of the latencies of answers, in milliseconds."""
     times = [answer.after * 1e3 for answer in found]
     return {name: round(percentile(times, percent), 1) for name, percent in _PERCENTILES.items()}
 
@@ -146,7 +147,7 @@ _PERCENTILES: Final = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99, "max_ms": 100}
 
 
 async def come_to_rest(stage: Stage) -> float:
-    """Returns when no server waits for its score any more, and after how many seconds."""
+    """Wait until no server waits for its score; return the seconds."""
     began = time.monotonic()
 
     async def scored() -> bool:
@@ -157,8 +158,8 @@ async def come_to_rest(stage: Stage) -> float:
 
 
 async def checked(stage: Stage, record: Path, before: Before | None = None) -> Checked:
-    """What the checker finds."""
-    say("checking that nothing is lost, twice or wrong")
+    """Run the checker, and return its findings."""
+    say("checking that nothing is lost, duplicated or wrong")
     return await asyncio.to_thread(partial(_check, stage, record, before))
 
 
@@ -172,16 +173,16 @@ def _check(stage: Stage, record: Path, before: Before | None) -> Checked:
 
 
 def differences(name: str, found: Iterable[Checked]) -> Figure:
-    """The figure that no run may do without; where nothing was compared, that is a difference too."""
+    """Return the figure that every run must have; if nothing was compared, that counts as a difference, too."""
     runs = list(found)
     first = [str(one) for run in runs for one in run.differences[:3]]
     count = sum(len(one.differences) for one in runs)
     if not runs or not all(one.rows for one in runs):
-        count, first = count + 1, [*first, "a run has nothing in the ledger that could be compared"]
+        count, first = count + 1, [*first, "a run left nothing in the ledger to compare"]
     conditions = {"results": sum(one.rows for one in runs), **({"first": first} if first else {})}
     return Figure(name, count, "differences", at_most=0, conditions=conditions)
 
 
 def machine_load() -> dict[str, float]:
-    """How busy the machine was, with us and others."""
+    """Return how busy the machine was, including other processes."""
     return {"load_average": round(os.getloadavg()[0], 1)}

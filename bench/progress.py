@@ -1,4 +1,4 @@
-"""What a person who watches a benchmark sees: nothing of it when nobody does."""
+"""Show a benchmark's progress to a person at a terminal, and nothing otherwise."""
 
 import asyncio
 import sys
@@ -12,13 +12,13 @@ _EVERY: Final = 0.2
 
 
 def say(text: str) -> None:
-    """Tells a person who watches what is going on."""
+    """Print a progress message on a terminal."""
     if sys.stderr.isatty():
         sys.stderr.write(f"bench: {text}\n")
 
 
 async def pass_time(what: str, seconds: float) -> None:
-    """Waits for so long, behind a bar."""
+    """Wait this long, with a progress bar."""
     columns = (TextColumn("bench: {task.description}"), BarColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:

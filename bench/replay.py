@@ -1,7 +1,7 @@
-"""An hour of the whole pool's traffic in a few minutes, over a ledger that holds its last day.
+"""Run an hour of the whole pool's traffic in a few minutes, on a ledger with the previous day's results.
 
-5 000 servers and 150 monitors are measured ten times as often as in the real pool; ingest and a scorer run beside. No
-bound is promised but that nothing is lost, twice or wrong, and that the acks keep up.
+150 monitors measure 5 000 servers ten times as often as in the real pool, with ingest and a scorer. The only bounds are
+that nothing is lost, duplicated or wrong, and that the acks keep up.
 """
 
 import argparse
@@ -16,13 +16,15 @@ from testbed.database import DatabaseServer
 
 
 def main() -> int:
-    """Prints the figures."""
+    """Measure and print the figures."""
     arguments = argparse.ArgumentParser(prog="scripts/bench replay", description=__doc__)
-    arguments.add_argument("--minutes", type=float, default=60.0, metavar="N", help="of the real pool")
-    arguments.add_argument("--speed", type=float, default=10.0, help="so many times as fast")
+    arguments.add_argument("--minutes", type=float, default=60.0, metavar="N", help="minutes of the real pool")
+    arguments.add_argument("--speed", type=float, default=10.0, help="ratio to the speed of the real pool")
     arguments.add_argument("--servers", type=int, default=5_000)
     arguments.add_argument("--monitors", type=int, default=150)
-    arguments.add_argument("--history", type=int, default=24, metavar="HOURS", help="log rows of the real pool before")
+    arguments.add_argument(
+        "--history", type=int, default=24, metavar="HOURS", help="hours of the real pool's log at the start"
+    )
     given = arguments.parse_args()
     return run(partial(_measure, given), buffer_pool="4G")
 

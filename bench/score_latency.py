@@ -1,6 +1,7 @@
-"""How long it takes from the publish of a result until the server's score says so, at 1 000 results a second.
+"""Measure the time from the publish of a result until the server's score includes it, at 1 000 results per second.
 
-The pool has its full size; ingest and a scorer run as in production. Some servers more are watched in the ledger.
+The pool has its full size; ingest and a scorer run as in production. Additional marker servers are watched in the
+ledger.
 """
 
 import argparse
@@ -24,14 +25,16 @@ AT_MOST = 1.0
 
 
 def main() -> int:
-    """Prints the figures."""
+    """Measure and print the figures."""
     arguments = argparse.ArgumentParser(prog="scripts/bench score_latency", description=__doc__)
     arguments.add_argument("--seconds", type=float, default=30.0)
     arguments.add_argument("--warm-up", type=float, default=5.0)
-    arguments.add_argument("--rate", type=float, default=1_000.0, help="results a second")
+    arguments.add_argument("--rate", type=float, default=1_000.0, help="results per second")
     arguments.add_argument("--servers", type=int, default=5_000)
     arguments.add_argument("--monitors", type=int, default=60)
-    arguments.add_argument("--history", type=int, default=0, metavar="HOURS", help="log rows of the real pool before")
+    arguments.add_argument(
+        "--history", type=int, default=0, metavar="HOURS", help="hours of the real pool's log at the start"
+    )
     given = arguments.parse_args()
     return run(partial(_measure, given))
 
@@ -56,7 +59,7 @@ async def _measure(given: argparse.Namespace, database: DatabaseServer) -> int:
         await come_to_rest(on)
         checks = [await checked(on, record, before), await checked(on, own, before)]
     if found.missing or not found.latencies:
-        raise CannotRun(f"{found.missing} of {len(found.latencies) + found.missing} results never showed in a score")
+        raise CannotRun(f"{found.missing} of {len(found.latencies) + found.missing} results never appeared in a score")
     return report(*_figures(given, rows, found, window.cores), differences("score latency, differences", checks))
 
 
@@ -77,7 +80,7 @@ def _figures(given: argparse.Namespace, rows: int, found: Watched, cores: dict[s
         "results": len(in_ms),
         "p50_ms": round(percentile(in_ms, 50), 1),
         "max_ms": round(max(in_ms), 1),
-        # What a look at the ledger adds to a time, at most, is counted in it.
+        # The times include the interval between two polls of the ledger.
         "looked_every_ms": round(percentile(found.looks, 50) * 1e3, 1),
         "cores": cores,
         **machine_load(),

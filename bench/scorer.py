@@ -1,7 +1,7 @@
-"""How many servers the scorer scores a second, with MariaDB and the log of a day.
+"""Measure how many servers per second the scorer scores, with MariaDB and the log of a day.
 
-Every server has 60 monitors at the default intervals: 7 active, 12 testing, the others candidates; about 1 950 log
-rows of 24 h each, as the selector's reviews and the public pages need them. The batches are those of production.
+Every server has 60 monitors at the default intervals (7 active, 12 testing, the others candidates), and about 1 950 log
+rows of 24 h, which the selector's reviews and the public pages need. The batches are those of production.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from runtime.db.queue import SCORING
 from runtime.db.system_settings import Intervals, Scoring
 from schema.messages import PairStatus
 from schema.tables import log_scores, monitors, server_scores, servers
+from scorer.rounds import score_due
 from scorer.scorers import all_scorers
-from scorer.scoring import score_due
 from scorer.worker import add_missing_scorers
 from testbed.database import temporary_database
 
@@ -36,7 +36,7 @@ INTERVALS: Final = Intervals()
 
 
 def main() -> int:
-    """Prints the figures; the status is 0, since no bound is promised."""
+    """Measure and print the figures; return 0, since there is no bound."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--servers", type=int, default=400)
     arguments.add_argument("--rounds", type=int, default=5)
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def _round(engine: Engine, count: int, number: int) -> Iterator[tuple[int, float]]:
-    """Every server gets a new result of an active monitor and becomes due; servers and seconds of each batch."""
+    """Give every server a new result of an active monitor and make it due; return servers and seconds of each batch."""
     with engine.begin() as connection:
         ts = NOW + timedelta(seconds=number + 1)
         rows = ({"server_id": s, "monitor_id": 1, "ts": ts, "score": random.uniform(5, 20)} for s in _ids(count))
@@ -114,7 +114,7 @@ def _monitor_rows() -> Iterator[dict[str, Any]]:
 
 
 def _log_rows(count: int) -> Iterator[dict[str, Any]]:
-    """In order of time, as they are written when the system runs."""
+    """Yield log rows in the order of their time, as a running system writes them."""
     moments = sorted(
         (second, server, monitor)
         for server in _ids(count)

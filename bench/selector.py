@@ -1,8 +1,9 @@
-"""How long the selector needs for a review, and for all servers of a pool of 5 000.
+"""Measure the time of a review, and of reviews of all servers of a pool of 5 000.
 
-One review: 60 monitors with 160 results each in the last 24 h, claimed, read, decided, written and committed in
-MariaDB; and the rules alone. The pool: every server is due and has 60 monitors, 7 active, 5 testing and 48 candidates,
-with what they measure in 24 h at the default intervals (160, 32 and 12 results, about 1 900 a server).
+One review has 60 monitors with 160 results each in the last 24 h; it is claimed, read, decided, written and committed
+in MariaDB. The rules are also measured alone. In the pool, every server is due and has 60 monitors (7 active, 5 testing
+and 48 candidates), with their results of 24 h at the default intervals (160, 32 and 12 results, about 1 900 per
+server).
 """
 
 import argparse
@@ -39,7 +40,7 @@ SLOTS: Final = 160
 """Probes of an active monitor in 24 h: one every nine minutes."""
 
 FEW: Final = 50
-"""Servers whose reviews are timed one by one."""
+"""Servers whose reviews are timed individually."""
 
 ONE_MS: Final = 20.0
 RULES_MS: Final = 1.0
@@ -49,18 +50,18 @@ PROMISED: Final = 5_000
 
 EACH_SLOT: Final = {"active": 1, "testing": 1, "candidate": 1}
 DEFAULT_INTERVALS: Final = {"active": 1, "testing": 5, "candidate": 13}
-"""How many slots lie between two results of a pair: 9, 45 and 120 minutes."""
+"""Slots between two results of a pair: 9, 45 and 120 minutes."""
 
 
 def main() -> int:
-    """Prints the figures; the status is 1 when one of them is missed."""
+    """Measure and print the figures; return 1 if a bound is missed."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--servers", type=int, default=PROMISED, help=f"of the pool; the promise is for {PROMISED}")
-    arguments.add_argument("--reviews", type=int, default=300, help="single reviews that are timed in each of 3 rounds")
+    arguments.add_argument("--servers", type=int, default=PROMISED, help=f"in the pool; the bound is for {PROMISED}")
+    arguments.add_argument("--reviews", type=int, default=300, help="reviews timed individually in each of 3 rounds")
     given = arguments.parse_args()
-    # The log of a day of the whole pool has to fit into the buffer pool, as it does on a database server.
+    # The pool's log of a day must fit into the buffer pool, as on a database server.
     with temporary_database(buffer_pool="3G", redo_log="512M") as database:
-        # Minutes apart, since a machine that is shared has better and worse ones.
+        # Minutes apart, since the speed of a shared machine varies.
         rounds = [_round(database, "first", given.reviews)]
         with _pool(database.create("all"), given.servers, DEFAULT_INTERVALS) as engine:
             rounds.append(_round(database, "second", given.reviews))
@@ -96,7 +97,7 @@ def _single(rounds: Sequence[Round], reviews: int) -> list[Figure]:
 
 
 def _reviews(engine: Engine, count: int) -> list[float]:
-    """Milliseconds of single reviews. The first ones of each server move pairs, which takes longest."""
+    """Return the milliseconds of single reviews. The first ones of each server change pairs, which takes longest."""
     times: list[float] = []
     while len(times) < count:
         make_due(engine, None, datetime.now(UTC))
@@ -109,7 +110,7 @@ def _reviews(engine: Engine, count: int) -> list[float]:
 
 
 def _rules(engine: Engine) -> list[float]:
-    """Milliseconds of the rules alone, for every server."""
+    """Return the milliseconds of the rules alone, for every server."""
     now, settings = datetime.now(UTC), rule_settings(PoolSettings())
     with reading(engine) as connection:
         inputs = read_inputs(connection, range(1, FEW + 1), now)
@@ -137,7 +138,7 @@ def _all_reviews(engine: Engine, servers: int) -> list[Figure]:
     seconds = time.perf_counter() - began
     assert reviewed == servers, f"{reviewed} of {servers} servers were reviewed"
     conditions = {"servers": servers, "monitors": MONITORS, "rows": rows, "batch": BATCH, "changes": changes}
-    # Fewer servers have to be done in as much less time.
+    # With fewer servers, the bound is proportionally lower.
     bound = ALL_SECONDS * min(1.0, servers / PROMISED)
     return [
         Figure("selector all servers", seconds, "s", at_most=bound, conditions=conditions),
@@ -147,7 +148,8 @@ def _all_reviews(engine: Engine, servers: int) -> list[Figure]:
 
 @contextmanager
 def _pool(url: URL, servers: int, every: Mapping[str, int]) -> Iterator[Engine]:
-    """A ledger with servers that are all due, and the log of a day in which each pair has a result ``every`` slots."""
+    """Fill a ledger with servers that are all due, and the log of a day with a result of each pair every ``every``
+    slots."""
     began = time.perf_counter()
     engine = open_database(url)
     upgrade(engine)
@@ -155,7 +157,8 @@ def _pool(url: URL, servers: int, every: Mapping[str, int]) -> Iterator[Engine]:
     with engine.begin() as connection:
         for statement in (_ACCOUNTS, _PRESENCE, _QUEUE):
             connection.execute(sa.text(statement), {"accounts": ACCOUNTS})
-    # Rows come in the order of time, as in life. The index that no review reads is made afterwards, which is quicker.
+    # Rows are in the order of time, as in production. The index that no review reads is created afterwards, which is
+    # faster.
     _execute(engine, "DROP INDEX `log_scores_ts` ON `log_scores`")
     for slot in range(SLOTS):
         with engine.begin() as connection:
@@ -185,7 +188,7 @@ _QUEUE: Final = """
     INSERT INTO `servers_monitor_review` (`server_id`, `next_review`) SELECT `id`, UTC_TIMESTAMP() FROM `servers`
 """
 
-# One result in 20 is bad, and every pair has an rtt of its own of 10 to 110 ms.
+# One result in 20 is bad, and every pair has a different rtt of 10 to 110 ms.
 _SLOT: Final = """
     INSERT INTO `log_scores` (`monitor_id`, `server_id`, `ts`, `score`, `step`, `offset`, `rtt`, `attributes`)
     SELECT `monitor_id`, `server_id`, UTC_TIMESTAMP() - INTERVAL :ago SECOND, 19,

@@ -1,7 +1,7 @@
-"""What a benchmark of the whole needs: a broker, a MariaDB, workers and load. All of it is gone at the end.
+"""Set up a benchmark of the whole system: a broker, a MariaDB, workers and load; remove all of it at the end.
 
-Everything listens on free loopback ports and has its files in a temporary directory. However a benchmark ends, by
-itself, by Ctrl-C, SIGTERM or an error, nothing that it started stays behind.
+All processes listen on free loopback ports and have their files in a temporary directory. However a benchmark ends
+(normally, by Ctrl-C, SIGTERM or an error), it leaves nothing behind.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from testbed.stack import CannotRun, Stack
 _WARNINGS: Final = 5
 
 REDO_LOG: Final = "512M"
-"""As large as any server has that is written to: a small log makes MariaDB write its pages again and again."""
+"""As large as on a server with many writes: with a small redo log, MariaDB writes its pages repeatedly."""
 
 
 class Stage(Stack):
@@ -42,11 +42,11 @@ class Stage(Stack):
 
     @property
     def key_file(self) -> Path:
-        """The key that tokens are signed with."""
+        """The key that signs tokens."""
         return self.site.directory / "jwt.key"
 
     async def start_worker(self, name: str, *, number: int = 1) -> str:
-        """Starts ``ingest``, ``scorer`` or ``selector``, and returns its name when it is connected to the broker."""
+        """Start ``ingest``, ``scorer`` or ``selector``; return its name when it is connected to the broker."""
         command = worker_command(self.site, name)
         if number > 1:
             own = f"{name}-{number}"
@@ -55,17 +55,17 @@ class Stage(Stack):
         return command.name
 
     async def start_load(self, spec: LoadSpec, name: str = "load") -> str:
-        """Starts a load generator, and returns its name when all its monitors are connected."""
+        """Start a load generator; return its name when all its monitors are connected."""
         path = self.site.directory / f"{name}.json"
         write_spec(path, spec)
         await self.start_process(python_command(self.site, name, "testbed.load", str(path)), READY)
         return name
 
     async def wait_load(self, name: str, within: float) -> None:
-        """Returns when a load generator has ended by itself.
+        """Wait until a load generator has ended by itself.
 
         Raises:
-            CannotRun: it failed, or does not end in time.
+            CannotRun: it failed, or did not end in time.
         """
         try:
             async with asyncio.timeout(within):
@@ -74,20 +74,20 @@ class Stage(Stack):
             what = f"{name} did not end within {within:g} s:\n{self._last_lines(name)}{self._warnings()}"
             raise CannotRun(what) from None
         if status != 0:
-            raise CannotRun(f"{name} ended with {status}:\n{self._last_lines(name)}{self._warnings()}")
+            raise CannotRun(f"{name} exited with {status}:\n{self._last_lines(name)}{self._warnings()}")
 
     async def stop(self, *names: str) -> None:
-        """Ends these processes in order."""
+        """End these processes in order."""
         await self.supervisor.stop(names)
 
     def cpu_seconds(self) -> dict[str, float]:
-        """Processor time that each process has used since its start."""
+        """Return the processor time of each process since its start."""
         pids = {name: self.supervisor.pid(name) for name in self.supervisor.running}
         pids["mariadb"] = self.database.pid
         return {name: _cpu_seconds(pid) for name, pid in pids.items() if pid is not None}
 
     def _warnings(self) -> str:
-        """What the processes have logged that is no good, the last of it."""
+        """Return the last warnings and errors in the processes' logs."""
         found = []
         for log in sorted(self.site.logs.iterdir()):
             bad = [
@@ -102,7 +102,7 @@ class Stage(Stack):
 
 @asynccontextmanager
 async def stage(database: DatabaseServer) -> AsyncIterator[Stage]:
-    """A running broker, and an empty ledger in ``database``.
+    """Run a broker, with an empty ledger in ``database``.
 
     Raises:
         CannotRun: the broker cannot be started.
@@ -118,7 +118,7 @@ async def stage(database: DatabaseServer) -> AsyncIterator[Stage]:
 
 
 def migrated(database: DatabaseServer, name: str) -> URL:
-    """An empty ledger of that name."""
+    """Create an empty ledger of this name."""
     url = database.create(name)
     engine = open_database(url)
     upgrade(engine)
@@ -127,7 +127,7 @@ def migrated(database: DatabaseServer, name: str) -> URL:
 
 
 def run(main: Callable[[DatabaseServer], Coroutine[Any, Any, int]], *, buffer_pool: str = "1G") -> int:
-    """Runs a benchmark on a MariaDB of its own, and returns the exit status: 2 when something it needs is missing."""
+    """Run a benchmark on a separate MariaDB; return the exit status, 2 if a requirement is missing."""
     end_by_unwinding()
     try:
         with temporary_database(buffer_pool=buffer_pool, redo_log=REDO_LOG) as database:
@@ -141,17 +141,17 @@ def run(main: Callable[[DatabaseServer], Coroutine[Any, Any, int]], *, buffer_po
 
 
 def end_by_unwinding() -> None:
-    """Has SIGTERM end this process as Ctrl-C does, also where a script has started it with Ctrl-C switched off."""
+    """Make SIGTERM end this process as Ctrl-C does, even if a script has started it with Ctrl-C disabled."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
 
 
 def shares(before: Mapping[str, float], after: Mapping[str, float], seconds: float) -> dict[str, float]:
-    """Cores that each process kept busy between two looks at :meth:`Stage.cpu_seconds`."""
+    """Return the cores that each process kept busy between two values of :meth:`Stage.cpu_seconds`."""
     return {name: round((used - before.get(name, 0.0)) / seconds, 2) for name, used in after.items()}
 
 
 def _cpu_seconds(pid: int) -> float:
-    """User and system time of a process with all its threads (proc(5))."""
+    """Return user and system time of a process with all its threads (proc(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,7 +1,7 @@
-"""A pool in the ledger, of any size up to the real one and beyond: monitors, servers, pairs, and the log of the past.
+"""Fill the ledger with a pool of any size up to the real one and beyond: monitors, servers, pairs, and their log.
 
-Most of it is made by the database itself, from its sequences, so that 300 000 pairs take seconds. Addresses are of
-networks of their own, so that no constraint keeps a monitor from a server.
+The database itself makes most rows, from its sequences, so that 300 000 pairs take seconds. Each address is in a
+separate network, so that no constraint keeps a monitor from a server.
 """
 
 import json
@@ -28,14 +28,15 @@ STATUSES: Final[tuple[PairStatus, ...]] = ("active", "testing", "candidate")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """A pool. Of each server the first monitors, another's first each time, are active, the next testing."""
+    """A pool. The first monitors of each server are active, the next ones testing; each server starts at another
+    monitor."""
 
     servers: int = 5_000
     monitors: int = 60
     active: int = 7
     testing: int = 12
     speed: float = 1.0
-    """How many times as often as in the real pool a pair is measured."""
+    """Ratio of the frequency of measurements to that of the real pool."""
     first_server: int = 1
 
     @property
@@ -49,30 +50,30 @@ class World:
 
     @property
     def pace(self) -> float:
-        """Results a second that the intervals make."""
+        """Results per second at these intervals."""
         counts = {"active": self.active, "testing": self.testing}
         counts["candidate"] = self.monitors - self.active - self.testing
         return sum(self.servers * counts[status] / self.intervals.of(status) for status in STATUSES)
 
     @property
     def server_ids(self) -> range:
-        """All of them."""
+        """Ids of all servers."""
         return range(self.first_server, self.first_server + self.servers)
 
     @property
     def monitor_ids(self) -> range:
-        """All of them."""
+        """Ids of all monitors."""
         return range(1, self.monitors + 1)
 
     def status(self, server_id: int, monitor_id: int) -> PairStatus:
-        """Of a pair."""
+        """Return a pair's status."""
         place = (monitor_id + server_id * self.active) % self.monitors
         if place < self.active:
             return "active"
         return "testing" if place < self.active + self.testing else "candidate"
 
     def members(self) -> list[Member]:
-        """The monitors with what they measure, for the load generator."""
+        """Return the monitors with their targets, for the load generator."""
         of = {status: self.intervals.of(status) for status in STATUSES}
         addresses = [(server_id, server_ip(server_id)) for server_id in self.server_ids]
         return [
@@ -85,7 +86,7 @@ class World:
 
 
 def paced(world: World, rate: float) -> World:
-    """``world`` at the speed at which its monitors make ``rate`` results a second."""
+    """Return ``world`` at the speed at which its monitors produce ``rate`` results per second."""
     return World(
         servers=world.servers,
         monitors=world.monitors,
@@ -97,22 +98,22 @@ def paced(world: World, rate: float) -> World:
 
 
 def monitor_name(monitor_id: int) -> str:
-    """Its full name."""
+    """Return the monitor's full name."""
     return f"bench{monitor_id}.{ENV}.{DOMAIN}"
 
 
 def server_ip(server_id: int) -> str:
-    """An address of its own."""
+    """Return the server's unique address."""
     return f"172.{16 + (server_id >> 16)}.{server_id >> 8 & 255}.{server_id & 255}"
 
 
 def monitor_ip(monitor_id: int) -> str:
-    """An address in a /20 of its own."""
+    """Return an address in a separate /20."""
     return f"{10 + (monitor_id >> 12)}.{monitor_id >> 4 & 255}.{(monitor_id & 15) << 4}.1"
 
 
 def fill(engine: Engine, world: World) -> None:
-    """Writes the world, without a past, into an empty ledger of MariaDB."""
+    """Write the world, without a log, into an empty ledger of MariaDB."""
     now = utc_now().replace(microsecond=0)
     with engine.begin() as connection:
         insert_all(
@@ -128,13 +129,13 @@ def fill(engine: Engine, world: World) -> None:
 
 
 def analyze(engine: Engine) -> None:
-    """Has the database count its rows, as it does by itself in time."""
+    """Update the database's statistics, as it does by itself after some time."""
     with engine.connect() as connection:
         connection.execute(sa.text("ANALYZE TABLE `log_scores`, `server_scores`, `servers`, `monitors`")).all()
 
 
 def insert_all(connection: Connection, table: sa.Table, rows: Iterator[dict[str, Any]]) -> None:
-    """Inserts rows, a few thousand at a time."""
+    """Insert rows, a few thousand at a time."""
     waiting: list[dict[str, Any]] = []
     for row in rows:
         waiting.append(row)
@@ -184,4 +185,4 @@ _PAIRS: Final = sa.text(f"""
     FROM `seq_1_to_100000` AS `s` JOIN `seq_1_to_10000` AS `m`
     WHERE `s`.`seq` <= :servers AND `m`.`seq` <= :monitors
     ORDER BY `s`.`seq`, `m`.`seq`
-""")  # noqa: S608  # made of our own text
+""")  # noqa: S608  # built from constants

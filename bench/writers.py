@@ -1,6 +1,6 @@
-"""Two other ways to write results, to compare ingest with: the plain way, and the least that anybody could do.
+"""Write results in two other ways for comparison with ingest: the simplest way, and the minimum.
 
-Both are given decoded results, have no broker and answer nobody, and use the driver directly: they are as fast as such
+Both receive decoded results, have no broker, send no acks, and use the driver directly: they are as fast as such
 writers can be in Python.
 """
 
@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 from agent.delivery.ulid import new_ulid
 from runtime.db.engine import to_db_seconds, utc_now
 from schema.messages import Result
-from scorer.steps import next_score, step
+from scorer.formula import next_score, step
 from testbed.load.record import Sent
 
 ROWS: Final = 1_000
@@ -35,7 +35,7 @@ _BATCH: Final = "INSERT INTO `result_batches` (`monitor_id`, `batch`, `received_
 
 
 def row_at_a_time(engine: Engine, batches: Sequence[Sent], seconds: float) -> float:
-    """Results a second of a writer with five statements for each result and a transaction for each batch."""
+    """Return the results per second of a writer with five statements per result and a transaction per batch."""
     connection = engine.raw_connection()
     try:
         cursor = connection.cursor()
@@ -54,7 +54,7 @@ def row_at_a_time(engine: Engine, batches: Sequence[Sent], seconds: float) -> fl
 
 
 def _write(cursor: Any, sent: Sent, result: Result) -> int:
-    """Five statements; returns the monitor's id."""
+    """Execute the five statements per result; return the monitor's id."""
     cursor.execute(_MONITOR, (sent.monitor, sent.ipv))
     monitor_id: int = cursor.fetchone()[0]
     cursor.execute(_SERVER, (result.server_id,))
@@ -69,7 +69,7 @@ def _write(cursor: Any, sent: Sent, result: Result) -> int:
 
 
 def multi_row(engine: Engine, batches: Sequence[Sent], seconds: float) -> float:
-    """Results a second of a writer that does nothing but insert log rows, a thousand in one statement and commit."""
+    """Return the results per second of a writer that only inserts log rows, a thousand per statement and commit."""
     connection = engine.raw_connection()
     rows = _rows(batches)
     try:
@@ -85,7 +85,7 @@ def multi_row(engine: Engine, batches: Sequence[Sent], seconds: float) -> float:
 
 
 def _rows(batches: Sequence[Sent]) -> Iterator[tuple[Any, ...]]:
-    """The rows of the batches again and again; made in advance, since making them is no part of inserting them."""
+    """Repeat the rows of the batches; made in advance, since making them is not part of inserting them."""
     made = [
         _row(int(sent.monitor.partition(".")[0].removeprefix("bench")), result, 1.0, 1.0)
         for sent in batches

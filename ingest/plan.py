@@ -22,7 +22,7 @@ from ingest.messages import Submission
 from ingest.result_rate import Recent, is_too_soon
 from runtime.db.engine import from_db, to_db_seconds
 from schema.messages import BatchCommitted, MonitorStatus, PairStatus, Rejection, Result, ResultStored
-from scorer.steps import Step, error_of, next_score, step
+from scorer.formula import Step, error_of, next_score, step
 
 MAX_ERROR: Final = 200
 """Maximum stored characters of an error text."""

@@ -99,7 +99,7 @@ def _report_of_libraries(error: BaseException) -> int:
     """Report errors whose types are in libraries that some commands do not load."""
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-    from runtime.db.engine import DatabaseUnavailable
+    from runtime.db.retry import DatabaseUnavailable
     from runtime.settings import ConfigurationError
 
     match error:

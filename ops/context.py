@@ -88,7 +88,8 @@ def database_at(url: "URL") -> "Iterator[Engine]":
     """
     from sqlalchemy.exc import DBAPIError
 
-    from runtime.db.engine import DatabaseUnavailable, open_database
+    from runtime.db.engine import open_database
+    from runtime.db.retry import DatabaseUnavailable
 
     engine = open_database(url)
     try:

@@ -23,8 +23,8 @@ from sqlalchemy.engine import Engine
 from runtime.clock import COMPARE_EVERY, Clock, Comparison
 from runtime.control import Control
 from runtime.db import migrate
-from runtime.db.engine import DatabaseUnavailable, open_database, reading
-from runtime.db.errors import Reaction, reaction_to
+from runtime.db.engine import open_database, reading
+from runtime.db.retry import DatabaseUnavailable, Reaction, reaction_to
 from runtime.db.system_settings import PoolSettingsReader
 from runtime.health import Contact, Finding, LastWell, Report, Rounds
 from runtime.jobs import Jobs

@@ -1,6 +1,6 @@
 """Read the latest results of many servers in few queries, and write scores.
 
-Results may be stored between read and write; :func:`scorer.scoring.score_due` checks this before it writes.
+Results may be stored between read and write; :func:`scorer.rounds.score_due` checks this before it writes.
 """
 
 from collections import defaultdict

@@ -23,9 +23,10 @@ from runtime.worker import Worker
 from schema.messages import ControlCommand, ScoreComputed
 from scorer import store
 from scorer.back_off import rest_after
+from scorer.metrics import ScorerMetrics
 from scorer.model import Scorer
+from scorer.rounds import Scored, ServerScored, score_due
 from scorer.scorers import all_scorers
-from scorer.scoring import Scored, ServerScored, score_due
 
 log = logging.getLogger(__name__)
 
@@ -90,18 +91,13 @@ class _Scoring:
     """The scoring loop and its metrics."""
 
     def __init__(self, worker: Worker, scorers: Sequence[Scorer]) -> None:
-        meter = worker.telemetry.meter
         self._worker = worker
         self._scorers = scorers
         self._total = 0
         self._more = False
         """True if the last round left due servers."""
         self._behind = Backlog(0, 0)
-        self._servers = meter.create_counter("ntppool.scorer.servers", description="servers scored")
-        self._logged = meter.create_counter("ntppool.scorer.logged", description="scores logged")
-        self._alarms = meter.create_counter("ntppool.scorer.alarms", description="reviews triggered by a fall")
-        self._seconds = meter.create_histogram("ntppool.scorer.batch", unit="s", description="duration of a round")
-        self._backlog = meter.create_gauge("ntppool.scorer.backlog", description="servers that are due for scoring")
+        self._metrics = ScorerMetrics(worker.telemetry.meter)
 
     async def run(self) -> None:
         """Score due servers until cancelled."""
@@ -127,7 +123,7 @@ class _Scoring:
 
     def _set_backlog(self, behind: Backlog) -> None:
         self._behind = behind
-        self._backlog.set(behind.due)
+        self._metrics.backlog(behind.due)
         self._worker.status["backlog"] = behind.due
 
     async def heal(self) -> None:
@@ -156,10 +152,7 @@ class _Scoring:
         if not scored.claimed:
             return
         self._total += scored.claimed
-        self._servers.add(scored.claimed)
-        self._logged.add(scored.logged)
-        self._alarms.add(len(scored.alarming))
-        self._seconds.record(seconds)
+        self._metrics.scored(scored, seconds)
         last = {"servers": scored.claimed, "seconds": round(seconds, 3)}
         self._worker.status.update(scored=self._total, last_batch=last)
 

@@ -18,8 +18,9 @@ from runtime.db.engine import to_db, transaction
 from runtime.db.queue import REVIEWS
 from runtime.db.system_settings import PoolSettings
 from selector.rows import BadRow, parse_monitors, parse_server
-from selector.rules.model import Change, Review, Settings, Skipped
+from selector.rules.model import Change, Settings, Skipped
 from selector.rules.review import review
+from selector.rules.world import Review
 from selector.store import WINDOW, Pair, ReviewInput, read_inputs
 from selector.write import write_changes, write_pairs, write_times
 

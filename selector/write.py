@@ -16,7 +16,8 @@ from sqlalchemy.engine import Connection
 from runtime.db.bulk import BulkInsert, BulkUpdate
 from runtime.db.engine import to_db, to_db_seconds
 from schema.tables import assignment_changes, server_scores, servers_monitor_review
-from selector.rules.model import Change, PairRecord, Review
+from selector.rules.model import Change, PairRecord
+from selector.rules.world import Review
 
 _REASON_LENGTH: Final = 255
 _ALMOST_A_SECOND: Final = timedelta(microseconds=999_999)

@@ -1,4 +1,4 @@
-"""A broker of our own on this machine: the real configuration and the real plugin, on loopback, with TLS and without.
+"""Run a broker on this machine: the real configuration and the real plugin, on loopback, with and without TLS.
 
 For the demo, the tests and the benchmarks. An installed system runs its broker as a service instead.
 """
@@ -24,7 +24,7 @@ _COMMON: Final = (_CHECKOUT / "common", Path("/usr/share/ntppool-monitor/broker-
 _PLUGIN: Final = (_CHECKOUT / "jwt-auth/build/jwt-auth.so", Path("/usr/lib/ntppool-monitor/jwt-auth.so"))
 _SBIN: Final = ":/usr/sbin:/usr/local/sbin"
 RUNNING: Final = " running\n"
-"""How Mosquitto's log ends the start."""
+"""The log line with which Mosquitto reports that it is running."""
 _START_TIMEOUT: Final = 15.0
 _STOP_TIMEOUT: Final = 10.0
 
@@ -35,7 +35,7 @@ class BrokerUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BrokerParts:
-    """What a broker is made of."""
+    """The files that a broker needs."""
 
     program: Path
     plugin: Path
@@ -44,10 +44,10 @@ class BrokerParts:
 
 
 def find_parts() -> BrokerParts:
-    """The parts in this checkout, else the installed ones.
+    """Find the parts in this checkout, or else the installed ones.
 
     Raises:
-        BrokerUnavailable: one is missing.
+        BrokerUnavailable: a part is missing.
     """
     program = shutil.which("mosquitto", path=os.environ.get("PATH", os.defpath) + _SBIN)
     if program is None:
@@ -65,10 +65,9 @@ def _first_of(paths: Sequence[Path], what: str) -> Path:
 
 
 def render(parts: BrokerParts, directory: Path, port: int, tls_port: int) -> str:
-    """The configuration of a broker that keeps its files in ``directory`` and listens on the loopback addresses only.
+    """Render the configuration of a broker that keeps its files in ``directory`` and listens on loopback only.
 
-    On ``tls_port`` it meets its clients as a broker of the pool does: TLS 1.2 or newer, and no client certificate asked
-    for.
+    On ``tls_port`` it uses TLS as the pool's brokers do: version 1.2 or newer, without client certificates.
     """
     tls = [
         "tls_version tlsv1.2",
@@ -78,7 +77,7 @@ def render(parts: BrokerParts, directory: Path, port: int, tls_port: int) -> str
         "require_certificate false",
     ]
     lines = [
-        # Started by root, Mosquitto would become another user, who cannot read this directory.
+        # If started by root, Mosquitto would change to a user who cannot read this directory.
         *(["user root"] if os.geteuid() == 0 else []),
         f"include_dir {parts.common}",
         f"plugin {parts.plugin}",
@@ -92,13 +91,13 @@ def render(parts: BrokerParts, directory: Path, port: int, tls_port: int) -> str
 
 
 class LocalBroker:
-    """A Mosquitto process with its files in a directory. As a context manager it is started and stopped.
+    """Run a Mosquitto process with its files in one directory; a context manager that starts and stops it.
 
-    It listens for plain TCP on ``port`` and for TLS on ``tls_port``, on each at all loopback addresses.
+    It listens for plain TCP on ``port`` and for TLS on ``tls_port``, on all loopback addresses.
 
     Args:
-        directory: made when missing; its persistent state is taken up again when there is some.
-        key: what tokens are checked with, see :meth:`auth.tokens.SigningKey.verification_text`.
+        directory: created if missing; existing persistent state is used.
+        key: the key that verifies tokens, see :meth:`auth.tokens.SigningKey.verification_text`.
         parts: default: those of :func:`find_parts`.
     """
 
@@ -126,37 +125,38 @@ class LocalBroker:
         return self._process
 
     def listen_at(self, port: int) -> None:
-        """From the next start on it listens on ``port``, and for TLS on another one that is free."""
+        """Listen on ``port``, and for TLS on another free port, from the next start on."""
         self.port = self.tls_port = port
         while self.tls_port == self.port:
             self.tls_port = free_port()
 
     def address(self, host: str = ADDRESS, *, tls: bool = False) -> BrokerAddress:
-        """How clients reach it, at one of the loopback addresses."""
+        """Return the address for clients, at one of the loopback addresses."""
         return BrokerAddress(host, self.tls_port, self.directory / "ca.pem") if tls else BrokerAddress(host, self.port)
 
     @property
     def log_file(self) -> Path:
-        """Where the broker's log goes."""
+        """The broker's log file."""
         return self.directory / "broker.log"
 
     def log_text(self) -> str:
-        """All that the broker has logged, over its restarts."""
+        """Return the broker's whole log, across restarts."""
         return self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
 
     def set_keys(self, key: str, previous: str | None = None) -> None:
-        """Changes the keys of the next start or :meth:`reload`; during a rotation tokens of either are accepted."""
+        """Change the keys for the next start or :meth:`reload`; during a rotation, tokens of either key are
+        accepted."""
         self._key = key
         self._write("jwt.key", key)
         self._write("jwt-previous.key", previous or "")
 
     def show(self, certificate: Certificate) -> None:
-        """Changes what clients of TLS are shown until the next :meth:`prepare`; a running broker has to reload it."""
+        """Change the certificate for TLS clients until the next :meth:`prepare`; a running broker must be reloaded."""
         self._write("cert.pem", certificate.certificate)
         self._write("key.pem", certificate.key)
 
     def prepare(self) -> list[str]:
-        """Writes what the broker reads when it starts, and returns the command that runs it in the foreground."""
+        """Write the broker's files, and return the command that runs it in the foreground."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._write("jwt.key", self._key)
         self._write("ca.pem", self.ca.certificate)
@@ -165,19 +165,19 @@ class LocalBroker:
         return [str(self.parts.program), "-c", str(self.directory / "broker.conf")]
 
     def configuration(self) -> str:
-        """What it is started with."""
+        """Return the configuration."""
         return render(self.parts, self.directory, self.port, self.tls_port)
 
     def start(self) -> None:
-        """Starts the broker and returns when it accepts connections.
+        """Start the broker; return when it accepts connections.
 
         Raises:
-            BrokerUnavailable: it ends or does not answer; with the end of its log.
+            BrokerUnavailable: it exits or does not answer; the message has the end of its log.
         """
         command = self.prepare()
         with self.log_file.open("ab") as log:
             begin = log.tell()
-            # In a session of its own, so that Ctrl-C reaches us first and the broker goes last.
+            # In a separate session, so that Ctrl-C reaches us first and the broker ends last.
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
         try:
             self._wait(begin)
@@ -186,15 +186,15 @@ class LocalBroker:
             raise
 
     def stop(self) -> None:
-        """Ends the broker in order: it writes down its state and what is retained."""
+        """Stop the broker in order; it saves its state and the retained messages."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends the broker at once; what it did not write down is lost."""
+        """Kill the broker; whatever it has not saved is lost."""
         self._end(signal.SIGKILL)
 
     def reload(self) -> None:
-        """Has it read keys and certificate again. It does so within a tenth of a second, and says so in its log."""
+        """Make the broker read keys and certificate again, which it does and logs within a tenth of a second."""
         if self._process is not None:
             self._process.send_signal(signal.SIGHUP)
 
@@ -210,20 +210,20 @@ class LocalBroker:
             process.wait()
 
     def _wait(self, begin: int) -> None:
-        """Returns when the log says so, from ``begin`` on: a port that answers may be somebody else's."""
+        """Wait for the line in the log, from ``begin`` on: an answer on the port may come from another process."""
         deadline = time.monotonic() + _START_TIMEOUT
         while RUNNING.encode() not in self.log_file.read_bytes()[begin:]:
             if self._process is None or self._process.poll() is not None:
-                raise BrokerUnavailable(f"the broker has ended:\n{self._last_lines()}")
+                raise BrokerUnavailable(f"the broker has exited:\n{self._last_lines()}")
             if time.monotonic() > deadline:
-                raise BrokerUnavailable(f"the broker does not get ready:\n{self._last_lines()}")
+                raise BrokerUnavailable(f"the broker did not become ready:\n{self._last_lines()}")
             time.sleep(0.01)
 
     def _last_lines(self) -> str:
         return "\n".join(self.log_text().splitlines()[-8:])
 
     def _write(self, name: str, text: str) -> None:
-        """Writes a file that nobody else may read, in one step."""
+        """Write a file atomically, readable by its owner only."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path, new = self.directory / name, self.directory / f"{name}.new"
         new.touch(mode=0o600)

@@ -1,5 +1,4 @@
-"""A MariaDB or MySQL of our own for tests, demo and benchmarks: in a directory that goes with it, on loopback, on a
-free port."""
+"""Run a temporary MariaDB or MySQL for tests, demo and benchmarks, on a free loopback port."""
 
 import abc
 import os
@@ -25,11 +24,11 @@ START_TIMEOUT: Final = 60.0
 
 
 class DatabaseFailed(RuntimeError):
-    """A server of our own does not start; the message is the end of its log."""
+    """The server did not start; the message is the end of its log."""
 
 
 def find_program(*names: str) -> str:
-    """The path of a server program; Debian keeps them where a user's PATH does not look.
+    """Find a server program; Debian keeps them in directories that are not in a user's PATH.
 
     Raises:
         FileNotFoundError: none of them is installed.
@@ -42,21 +41,21 @@ def find_program(*names: str) -> str:
 
 
 def mysql_directory() -> Path:
-    """Where scripts/bootstrap has put MySQL, if it could be had: in our virtual environment."""
+    """Return the directory in the virtual environment where scripts/bootstrap puts MySQL, if it is available."""
     return Path(sys.prefix) / "mysql"
 
 
 class DatabaseServer(abc.ABC):
-    """A server of our own. Durable as in production (every commit is flushed), on loopback only.
+    """Run a database server on loopback only, as durable as in production (every commit is flushed).
 
     Args:
-        directory: for data, socket and log. The path of a Unix socket may have 107 characters at most, so a short one.
+        directory: for data, socket and log; must be short, since the path of a Unix socket has at most 107 characters.
         buffer_pool: ``innodb_buffer_pool_size``.
-        redo_log: how much may be written before pages have to be; None: as the server has it by default.
+        redo_log: capacity of the redo log; None: the server's default.
     """
 
     name: ClassVar[str]
-    """As people call it on a command line."""
+    """The name of its kind on the command line."""
 
     def __init__(self, directory: Path, *, buffer_pool: str = "256M", redo_log: str | None = None) -> None:
         self.directory = directory
@@ -67,16 +66,16 @@ class DatabaseServer(abc.ABC):
 
     @abc.abstractmethod
     def install(self) -> None:
-        """Makes the system tables.
+        """Create the system tables.
 
         Raises:
-            FileNotFoundError: the server is not there.
-            DatabaseFailed: it does not make them.
+            FileNotFoundError: the server is not installed.
+            DatabaseFailed: it did not create them.
         """
 
     @abc.abstractmethod
     def _program(self) -> list[str]:
-        """The program, and what it must be told beside :meth:`_settings`."""
+        """Return the program and its arguments apart from :meth:`_settings`."""
 
     def _settings(self) -> list[str]:
         settings = [f"--datadir={self.data}", f"--innodb-buffer-pool-size={self._buffer_pool}"]
@@ -89,21 +88,21 @@ class DatabaseServer(abc.ABC):
         return self.directory / "data"
 
     def start(self) -> None:
-        """Starts the server and waits until it answers.
+        """Start the server and wait until it answers.
 
         Raises:
             DatabaseFailed: it does not.
         """
         command = [*ending_with_us(), *self._program(), *self._settings()]
         with (self.directory / "log").open("ab") as log:
-            # In a group of its own, so that Ctrl-C reaches us first and the database goes last.
+            # In a separate process group, so that Ctrl-C reaches us first and the database ends last.
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0, env=self._environment()
             )
         self._wait()
 
     def _environment(self) -> dict[str, str]:
-        """With a place of its own for temporary tables: a server that starts removes those that it finds in there."""
+        """Set a separate directory for temporary tables, since a starting server removes those that it finds."""
         temporary = self.directory / "tmp"
         temporary.mkdir(exist_ok=True)
         return {**os.environ, "TMPDIR": str(temporary)}
@@ -121,11 +120,11 @@ class DatabaseServer(abc.ABC):
                 time.sleep(0.05)
 
     def url(self, database: str) -> URL:
-        """The URL of one of its databases."""
+        """Return the URL of one of its databases."""
         return URL.create(f"{self.name}+pymysql", "root", None, "127.0.0.1", self.port, database)
 
     def create(self, database: str) -> URL:
-        """An empty database of that name, and its URL."""
+        """Create an empty database, and return its URL."""
         engine = sa.create_engine(self.url("mysql"), poolclass=sa.NullPool)
         with engine.begin() as connection:
             connection.exec_driver_sql(f"DROP DATABASE IF EXISTS `{database}`")
@@ -134,21 +133,21 @@ class DatabaseServer(abc.ABC):
 
     @property
     def pid(self) -> int | None:
-        """Of the running server, else None."""
+        """The process id while the server runs, else None."""
         return None if self._process is None else self._process.pid
 
     @property
     def running(self) -> bool:
-        """Whether the server was started and has not ended."""
+        """Whether the server runs."""
         return self._process is not None and self._process.poll() is None
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to the server."""
+        """Send a signal to the server."""
         assert self._process is not None
         self._process.send_signal(number)
 
     def stop(self, *, kill: bool = False) -> None:
-        """Ends the server and waits for its end."""
+        """Stop the server and wait for its end."""
         if self._process is not None:
             self._process.kill() if kill else self._process.terminate()
             self._process.wait(timeout=START_TIMEOUT)
@@ -156,13 +155,13 @@ class DatabaseServer(abc.ABC):
 
 
 class MariaDb(DatabaseServer):
-    """A MariaDB."""
+    """A MariaDB server."""
 
     name = "mariadb"
 
     def install(self) -> None:
         command = [find_program("mariadb-install-db"), "--no-defaults", "--auth-root-authentication-method=normal"]
-        # By force also on a host whose own name, and even "localhost", cannot be resolved.
+        # --force: also on a host that can resolve neither its own name nor "localhost".
         command += ["--force", f"--datadir={self.data}", "--skip-test-db", *_as_root()]
         subprocess.run(command, check=True, capture_output=True, env=self._environment())
 
@@ -172,7 +171,7 @@ class MariaDb(DatabaseServer):
 
 
 class MySql(DatabaseServer):
-    """A MySQL, as strict as it can be told to be: no table without a primary key."""
+    """A MySQL server with the strictest settings, such as no table without a primary key."""
 
     name = "mysql"
 
@@ -181,20 +180,20 @@ class MySql(DatabaseServer):
             self._make_template()
         if os.access(_template(), os.R_OK | os.X_OK):
             shutil.copytree(_template(), self.data)
-        else:  # it belongs to somebody else
+        else:  # it belongs to another user
             self._initialize(self.data)
 
     def _make_template(self) -> None:
-        """Makes the system tables once for all servers to come: it takes seconds, to copy them a tenth of one."""
+        """Create the system tables once for all later servers: that takes seconds, copying them a tenth of one."""
         with tempfile.TemporaryDirectory(prefix="new-", dir=mysql_directory()) as directory:
             new = Path(directory) / "data"
             self._initialize(new)
             (new / "auto.cnf").unlink()
-            with suppress(OSError):  # another one was quicker
+            with suppress(OSError):  # another process was faster
                 new.rename(_template())
 
     def _initialize(self, data: Path) -> None:
-        # Keys are made by each server when it starts.
+        # Each server creates its keys when it starts.
         command = [*_mysqld(), "--initialize-insecure", f"--datadir={data}", "--auto-generate-certs=OFF"]
         command += ["--sha256-password-auto-generate-rsa-keys=OFF", "--innodb-redo-log-capacity=32M"]
         command += ["--caching-sha2-password-auto-generate-rsa-keys=OFF", *_as_root()]
@@ -208,18 +207,20 @@ class MySql(DatabaseServer):
 
 
 _SMALL: Final = ("--performance-schema=OFF", "--max-connections=200", "--table-open-cache=400")
-"""Half of the memory that MySQL takes when it is told nothing."""
+"""Settings that halve MySQL's default memory."""
 
 SERVERS: Final[Mapping[str, type[DatabaseServer]]] = {server.name: server for server in (MariaDb, MySql)}
-"""By name."""
+"""The classes by name."""
 
 
 def _mysqld() -> list[str]:
-    """The program, which cannot tell by itself where it is, and keeps to TCP, SQL and its own directory."""
+    """Return the program and the options for its directories; it is restricted to TCP, SQL and these directories."""
     directory = mysql_directory()
     program = directory / "mysqld"
     if not program.exists():
-        raise FileNotFoundError(f"there is no MySQL in {directory}; scripts/bootstrap puts it there, or says why not")
+        raise FileNotFoundError(
+            f"MySQL is not in {directory}; run scripts/bootstrap, which installs it or reports why not"
+        )
     command = [str(program), "--no-defaults", f"--basedir={directory}", f"--lc-messages-dir={directory / 'share'}"]
     command += [f"--character-sets-dir={directory / 'share' / 'charsets'}", "--mysqlx=OFF", "--secure-file-priv=NULL"]
     return command
@@ -235,7 +236,7 @@ def _as_root() -> list[str]:
 
 @contextmanager
 def running(server: DatabaseServer) -> Iterator[DatabaseServer]:
-    """Has a new server run.
+    """Start a new server, and stop it at the end.
 
     Raises:
         FileNotFoundError: it is not installed.
@@ -253,8 +254,8 @@ def running(server: DatabaseServer) -> Iterator[DatabaseServer]:
 def temporary_database(
     kind: type[DatabaseServer] = MariaDb, *, buffer_pool: str = "256M", redo_log: str | None = None
 ) -> Iterator[DatabaseServer]:
-    """A running server that is gone afterwards with all its data; raises what :func:`running` raises."""
-    # In the system's temporary directory, whose path is short enough for a socket.
+    """Run a server, and remove it with all its data at the end; raises the errors of :func:`running`."""
+    # In the system's temporary directory, because its path is short enough for a socket.
     with (
         tempfile.TemporaryDirectory(prefix="ntpdb") as directory,
         running(kind(Path(directory), buffer_pool=buffer_pool, redo_log=redo_log)) as server,

@@ -1,4 +1,4 @@
-"""An operator of a running system: pauses and resumes agents and workers, and asks agents what they have measured."""
+"""Act as the operator of a running system: pause and resume agents and workers, and ask agents for their counts."""
 
 import asyncio
 from collections.abc import Iterable
@@ -11,16 +11,16 @@ from schema.names import Environment
 from schema.topics import ANY, Topics
 
 _WITHIN: Final = 3.0
-"""Seconds for the broker to take a request, and then for its answer."""
+"""Seconds for the broker to accept a request, and then for its answer."""
 
 _PROBES: Final = "ntppool_agent_probes_total"
 _DISCARDED: Final = "ntppool_agent_probes_discarded_total"
 
 
 class Operator:
-    """Sends control commands and ad hoc requests; run its ``session`` as a task.
+    """Send control commands and ad hoc requests; run its ``session`` as a task.
 
-    Whoever does not answer in time, answers nonsense or cannot be reached counts as not having answered.
+    A late or invalid answer counts as none.
 
     Args:
         token: of an admin, or of a server.
@@ -35,21 +35,21 @@ class Operator:
         self.session = self.client.session
 
     async def agent(self, name: str, command: str) -> bool:
-        """Gives a command to an agent; whether it said that it obeys."""
+        """Send a command to an agent; return whether it confirmed."""
         return await self._command(self.topics.monitor_control(name), name, command)
 
     async def service(self, service: str, command: str) -> bool:
-        """Gives a command to the workers of a service; whether one of them said that it obeys."""
+        """Send a command to the workers of a service; return whether one of them confirmed."""
         return await self._command(self.topics.service_control(service), service, command)
 
     async def pause(self, agents: Iterable[str]) -> list[str]:
-        """Pauses these agents; returns those that did not say that they obey."""
+        """Pause these agents; return those that did not confirm."""
         names = list(agents)
         obeyed = await asyncio.gather(*(self.agent(name, "pause") for name in names))
         return [name for name, obeys in zip(names, obeyed, strict=True) if not obeys]
 
     async def measured(self, name: str) -> int | None:
-        """How many results an agent has measured and not discarded since its start; None when it does not say."""
+        """Return how many results an agent has measured and not discarded since its start; None without an answer."""
         request = encode(AdHocRequest(id=new_key()))
         answer = await self._request(self.topics.request(name, "metrics"), request, name)
         try:
@@ -59,7 +59,7 @@ class Operator:
         return None if metrics is None else results_in(metrics)
 
     async def all_measured(self, agents: Iterable[str]) -> dict[str, int]:
-        """How many results each of these agents has measured; without those that do not answer."""
+        """Return how many results each of these agents has measured, without those that do not answer."""
         names = list(agents)
         counts = await asyncio.gather(*(self.measured(name) for name in names))
         return {name: count for name, count in zip(names, counts, strict=True) if count is not None}
@@ -79,7 +79,7 @@ class Operator:
 
 
 def results_in(metrics: str) -> int | None:
-    """How many results an agent has measured, as its metrics (Prometheus' text format) say."""
+    """Return the number of results in an agent's metrics (Prometheus' text format)."""
     values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line and not line.startswith("#"))
     try:
         return int(values[_PROBES]) - int(values[_DISCARDED])

@@ -1,4 +1,4 @@
-"""Where this checkout is: the testbed runs from one, never from a package."""
+"""Define the path of this checkout: the testbed runs from a checkout, never from a package."""
 
 from pathlib import Path
 from typing import Final

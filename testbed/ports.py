@@ -1,4 +1,4 @@
-"""Addresses and ports for servers that are started, killed and started again on this machine."""
+"""Find addresses and ports for servers that are started, killed and restarted on this machine."""
 
 import random
 import socket
@@ -10,24 +10,23 @@ ADDRESS_V6: Final = "::1"
 NO_IPV6: Final = f"this machine has no {ADDRESS_V6}, the loopback address of IPv6"
 
 _EPHEMERAL_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
-"""The first and the last port that the kernel gives to outgoing connections (ip(7), also for IPv6)."""
+"""The first and last port that the kernel uses for outgoing connections (ip(7), also for IPv6)."""
 
 
 def has_ipv6() -> bool:
-    """Whether this machine has the loopback address of IPv6."""
+    """Return whether this machine has the loopback address of IPv6."""
     return _is_free(ADDRESS_V6, 0)
 
 
 def loopback_addresses() -> tuple[str, ...]:
-    """Those that this machine has."""
+    """Return the loopback addresses of this machine."""
     return (ADDRESS, ADDRESS_V6) if has_ipv6() else (ADDRESS,)
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on right now, at none of the loopback addresses.
+    """Find a TCP port on which nothing listens, at any loopback address.
 
-    It is none of those that the kernel gives to outgoing connections: one of them could take it while the server is
-    being restarted.
+    The port is outside the range of outgoing connections: one of them could take it during a restart of the server.
     """
     first_ephemeral = int(_EPHEMERAL_PORTS.read_text().split()[0]) if _EPHEMERAL_PORTS.exists() else 32768
     addresses = loopback_addresses()

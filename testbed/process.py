@@ -1,4 +1,4 @@
-"""One child process: started in a group of its own, its output in a file, ended for certain."""
+"""Run one child process in its own process group, with its output in a file, and make sure that it ends."""
 
 import asyncio
 import os
@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Final
 
 TERM_WITHIN: Final = 8.0
-"""Seconds that a process has to end in order; ours promise five."""
+"""Seconds for a process to end in order; ours promise five."""
 
 _LAST_LINES: Final = 12
 _READ_BACK: Final = 8192
-"""Bytes of a log that its last lines are looked for in."""
+"""Maximum number of bytes to read from the end of a log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run. Secrets belong into the environment or a file: everybody sees the arguments."""
+    """A command line to run. Put secrets into the environment or a file: all users can see the arguments."""
 
     name: str
     argv: Sequence[str]
@@ -31,7 +31,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """A process that ended although nobody asked it to."""
+    """A process that ended unexpectedly."""
 
     name: str
     how: str
@@ -44,7 +44,7 @@ class Death:
 
 
 class Process:
-    """A child process that can be started again after its end."""
+    """A child process, which can be started again after its end."""
 
     def __init__(self, command: Command) -> None:
         self.command = command
@@ -52,29 +52,29 @@ class Process:
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """The name in messages."""
         return self.command.name
 
     @property
     def pid(self) -> int | None:
-        """Of the running process, else None."""
+        """The process id while it runs, else None."""
         return self._process.pid if self.running and self._process is not None else None
 
     @property
     def running(self) -> bool:
-        """Whether it was started and has not ended."""
+        """Whether the process runs."""
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
-        """Starts it; what it writes is appended to its log.
+        """Start the process; append its output to its log.
 
-        It ends with us even when we are killed, and in a terminal it does not get the Ctrl-C that is meant for us, so
-        that processes end in order.
+        It ends with this process even if that is killed. It does not receive Ctrl-C from a terminal, so that processes
+        end in order.
 
         Raises:
             OSError: it cannot be started.
         """
-        assert not self.running, f"{self.name} runs already"
+        assert not self.running, f"{self.name} is already running"
         with self.command.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *ending_with_us(),
@@ -88,12 +88,12 @@ class Process:
             )
 
     async def wait(self) -> int:
-        """Its exit status; negative: the signal that ended it."""
+        """Return the exit status; negative: the signal that ended the process."""
         assert self._process is not None
         return await self._process.wait()
 
     async def stop(self, within: float = TERM_WITHIN) -> bool:
-        """Ends it in order, and after ``within`` seconds for certain. Returns whether it ended by itself."""
+        """End the process in order, or kill it after ``within`` seconds. Return whether it ended in order."""
         if not self.running:
             return True
         self._signal(signal.SIGTERM)
@@ -106,13 +106,13 @@ class Process:
         return True
 
     async def kill(self) -> None:
-        """Ends it and what it started, at once and without asking."""
+        """Kill the process and its children."""
         if self.running:
             self.kill_now()
             await self.wait()
 
     def kill_now(self) -> None:
-        """Like :meth:`kill`, but waits for nothing."""
+        """Do the same as :meth:`kill`, but without waiting."""
         if self.running and self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -123,28 +123,28 @@ class Process:
             self._process.send_signal(number)
 
     def death(self) -> Death:
-        """How it ended."""
+        """Return how the process ended."""
         status = None if self._process is None else self._process.returncode
         return Death(self.name, describe(status), self.command.log, last_lines(self.command.log))
 
 
 def ending_with_us() -> list[str]:
-    """The kernel kills the process when we are gone (prctl(2), PR_SET_PDEATHSIG), if util-linux is here to ask it."""
+    """Make the kernel kill the process when we end (prctl(2), PR_SET_PDEATHSIG), if util-linux is installed."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
 
 def describe(status: int | None) -> str:
-    """An exit status in words."""
+    """Describe an exit status in words."""
     if status is None:
         return "did not start"
     if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
+        return f"was killed by {signal.Signals(-status).name}"
     return f"ended with exit code {status}"
 
 
 def last_lines(log: Path, count: int = _LAST_LINES) -> str:
-    """The last lines of a log; what cannot be read is said instead."""
+    """Return the last lines of a log, or the error that prevented reading it."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _READ_BACK))

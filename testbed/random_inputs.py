@@ -1,7 +1,7 @@
-"""How many random inputs a test tries: HYPOTHESIS_PROFILE chooses between fast, normal and thorough.
+"""Scale the number of random inputs per test: HYPOTHESIS_PROFILE selects fast, normal or thorough.
 
-``scripts/test --fast`` tries a quarter of what a whole run does. In no profile has an example a time that it must keep:
-how long it takes says something about the machine, not about the code.
+``scripts/test --fast`` tries a quarter of the inputs of a whole run. No example has a deadline in any profile: its
+duration depends on the machine, not on the code.
 """
 
 import os
@@ -20,7 +20,7 @@ THOROUGH: Final = PROFILE == "thorough"
 
 
 def scaled(number: int, thorough: int | None = None) -> int:
-    """Return how many inputs this run tries of ``number`` in a normal one, and ``thorough`` in a thorough one."""
+    """Return the number of inputs for this run, from the ``number`` of a normal and ``thorough`` of a thorough one."""
     if THOROUGH and thorough is not None:
         return thorough
     return max(1, round(number * PROFILES[PROFILE]))
@@ -29,15 +29,15 @@ def scaled(number: int, thorough: int | None = None) -> int:
 def examples(
     number: int, *, thorough: int | None = None, suppress: Sequence[HealthCheck] = (), **others: Any
 ) -> settings:
-    """Return the settings of a test with :func:`scaled` examples, none of which has a time that it must keep.
+    """Return the settings of a test with :func:`scaled` examples and no deadline.
 
     Args:
-        suppress: the health checks that do not apply to it, beside the one for slowness.
+        suppress: health checks that do not apply to it, in addition to the one for slowness.
     """
     checks = [HealthCheck.too_slow, *suppress]
     return settings(max_examples=scaled(number, thorough), deadline=None, suppress_health_check=checks, **others)
 
 
 def may_be_slow(chosen: settings) -> bool:
-    """Return whether a test with these settings passes however slow the machine is."""
+    """Return whether a test with these settings passes on a machine of any speed."""
     return chosen.deadline is None and HealthCheck.too_slow in chosen.suppress_health_check

@@ -1,4 +1,4 @@
-"""Where everything of a system on this machine is, and how each of its processes is started."""
+"""Define the files of a system on this machine, and the command that starts each of its processes."""
 
 import os
 import secrets
@@ -31,10 +31,10 @@ WORKERS: Final[Mapping[str, tuple[str, ...]]] = {
     "scorer": ("scorer",),
     "selector": ("selector", "server"),
 }
-"""Our workers, and how ``ntppool-monitor`` is told to be one."""
+"""The workers, and the arguments with which ``ntppool-monitor`` runs each of them."""
 
 _INHERITED: Final = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
-"""Of our environment. Settings of another pool on this machine must not reach ours."""
+"""Variables to take from our environment. Settings of another pool on this machine must not reach this system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +46,29 @@ class Site:
     key: SigningKey
     broker: LocalBroker
     broker_address: BrokerAddress
-    """How all others reach the broker."""
+    """The address at which all processes reach the broker."""
 
     @property
     def logs(self) -> Path:
-        """One file per process."""
+        """The directory of logs, one file per process."""
         return self.directory / "logs"
 
     @property
     def looking(self) -> Path:
-        """A script for whoever wants to look into the running system: ``sh`` and this are ``ntppool-monitor``."""
+        """The script with which a person inspects the running system: ``sh`` and this file act as ``ntppool-
+        monitor``."""
         return self.directory / "monitor"
 
     def log_of(self, name: str) -> Path:
-        """The log of the process that is called so."""
+        """Return the log file of the process with this name."""
         return self.logs / f"{name.replace(' ', '-')}.log"
 
     def agent_directory(self, monitor: Monitor) -> StateDirectory:
-        """The state of the agent that is this monitor."""
+        """Return the state directory of this monitor's agent."""
         return StateDirectory(self.directory / "agents" / short_name(monitor.name), ENV)
 
     def settings(self) -> dict[str, str]:
-        """What the workers are told through their environment; what is secret in it goes nowhere else."""
+        """Return the workers' environment; the secrets in it are nowhere else."""
         return {
             "DEPLOYMENT_MODE": ENV,
             **broker_settings(self.broker_address),
@@ -77,25 +78,25 @@ class Site:
 
 
 def broker_settings(address: BrokerAddress) -> dict[str, str]:
-    """How a worker's environment names a broker."""
+    """Return the environment variables that give a worker the broker's address."""
     tls = {} if address.ca_file is None else {"MQTT_CA_FILE": str(address.ca_file)}
     return {"MQTT_HOST": address.host, "MQTT_PORT": str(address.port), **tls}
 
 
 def broker_of_agent(address: BrokerAddress) -> Broker:
-    """How an agent's state names a broker."""
+    """Return the broker's address for an agent's state."""
     ca_file = None if address.ca_file is None else str(address.ca_file)
     return Broker(host=address.host, port=address.port, ca_file=ca_file)
 
 
 def make_site(directory: Path, database: URL | None, *, tls: bool = False, ipv6: bool = False) -> Site:
-    """Prepares ``directory``: a new key, and settings for whoever wants to look into the running system.
+    """Prepare ``directory`` with a new key, and with settings for inspecting the running system.
 
     Args:
-        tls, ipv6: how everybody reaches the broker.
+        tls, ipv6: how all processes reach the broker.
 
     Raises:
-        BrokerUnavailable: Mosquitto or its plugin are missing.
+        BrokerUnavailable: Mosquitto or its plugin is missing.
     """
     secret = secrets.token_urlsafe(48)
     key = load_key(secret)
@@ -106,89 +107,90 @@ def make_site(directory: Path, database: URL | None, *, tls: bool = False, ipv6:
     _write_private(directory / "jwt.key", secret + "\n")
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in site.settings().items()]
     _write_private(directory / "env", "".join(lines))
-    # Wherever it is called from, whatever is in the PATH there, and where files here cannot be executed.
+    # It must work from any directory, with any PATH, and on a file system mounted noexec.
     program = shlex.join(_python("ops"))
     _write_private(site.looking, f'. {shlex.quote(str(directory / "env"))}\nexec {program} "$@"\n')
     return site
 
 
 def provision_agent(base: Path, name: str, broker: BrokerAddress, token: str) -> StateDirectory:
-    """Gives the agent with the state directory ``base`` its identity and a token, as its registration would."""
+    """Write the identity and a token into the state directory ``base`` of an agent, in place of a registration."""
     state = State(name=name, broker=broker_of_agent(broker), allow_private_targets=True)
     return provision(base, ENV, state, token)
 
 
 def provision_agents(site: Site, world: World) -> None:
-    """Provisions the agent of every monitor."""
+    """Provision the agent of every monitor."""
     for monitor in world.monitors:
         token = monitor_token(site.key, monitor.name)
         provision_agent(site.agent_directory(monitor).path.parent, monitor.name, site.broker_address, token)
 
 
 def renew_tokens(site: Site, monitors: Iterable[Monitor]) -> None:
-    """Gives every agent a new token."""
+    """Give every agent a new token."""
     for monitor in monitors:
         write_token(site.agent_directory(monitor), monitor_token(site.key, monitor.name))
 
 
 def monitor_token(key: SigningKey, name: str) -> str:
-    """A fresh token of this monitor."""
+    """Sign a new token for this monitor."""
     return sign(key, Role.MONITOR, name, ENV)
 
 
 def broker_command(site: Site) -> Command:
-    """The broker, with its configuration written."""
+    """Write the broker's configuration, and return its command."""
     return make_command(site, BROKER, site.broker.prepare(), {})
 
 
 def fleet_command(site: Site, servers: Sequence[ServerSpec]) -> Command:
-    """Simulated NTP servers, with their specifications written. They are ready when :data:`FLEET_READY` is logged."""
+    """Write the specifications of the simulated NTP servers, and return the command that runs them. They are ready when
+    the log shows :data:`FLEET_READY`."""
     path = site.directory / "fleet.json"
     path.write_bytes(encode_specs(servers))
     return python_command(site, FLEET, "testbed.ntp", "fleet", str(path))
 
 
 def worker_command(site: Site, name: str) -> Command:
-    """One of :data:`WORKERS`."""
+    """Return the command for one of :data:`WORKERS`."""
     return python_command(site, name, "ops", *WORKERS[name], settings=site.settings())
 
 
 def agent_command(site: Site, monitor: Monitor) -> Command:
-    """The agent that is this monitor."""
+    """Return the command for this monitor's agent."""
     settings = agent_settings(site.agent_directory(monitor).path.parent)
     return python_command(site, agent_name(monitor), "agent", "monitor", settings=settings)
 
 
 def agent_settings(base: Path) -> dict[str, str]:
-    """What an agent with the state directory ``base`` is told through its environment."""
+    """Return the environment of an agent with the state directory ``base``."""
     return {
         "DEPLOYMENT_MODE": ENV,
         "MONITOR_STATE_DIR": str(base),
-        "MONITOR_DEFAULTS_FILE": os.devnull,  # not those of an agent that is installed on this machine
+        "MONITOR_DEFAULTS_FILE": os.devnull,  # not those of an agent installed on this machine
     }
 
 
 def agent_name(monitor: Monitor) -> str:
-    """What the process is called."""
+    """Return the process's name."""
     return f"agent {short_name(monitor.name)}"
 
 
 def python_command(
     site: Site, name: str, module: str, *arguments: str, settings: Mapping[str, str] = MappingProxyType({})
 ) -> Command:
-    """Any of our modules."""
+    """Return the command for one of our modules."""
     return make_command(site, name, _python(module, *arguments), settings)
 
 
 def make_command(site: Site, name: str, argv: Sequence[str], settings: Mapping[str, str]) -> Command:
-    """Any program, with these ``settings`` in an environment that has nothing else of ours."""
+    """Return the command for a program, with ``settings`` as the only variables of ours in its environment."""
     inherited = {variable: os.environ[variable] for variable in _INHERITED if variable in os.environ}
     env = {**inherited, "HOME": str(site.directory), **settings}
     return Command(name, argv, env, site.log_of(name), site.directory)
 
 
 def _python(module: str, *arguments: str) -> list[str]:
-    # -P: the directory that it is started in is no place to import from.
+    # -P: do not import from the current directory.
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
@@ -198,10 +200,10 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def free_ntp_port(addresses: Iterable[str]) -> int:
-    """A UDP port that is free on all of these addresses right now.
+    """Find a UDP port that is free on all of these addresses.
 
     Raises:
-        OSError: there is none, or an address is not ours.
+        OSError: there is none, or this machine does not have an address.
     """
     wanted = list(addresses)
     for _ in range(20):

@@ -1,19 +1,31 @@
-"""What is left in the agents' spools, read from their directories."""
+"""Read the agents' spools from their directories."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from agent.delivery.spool import Spool
 from agent.state import StateDirectory
 from schema.names import IP_VERSIONS
 from testbed.checker.replay import BatchKey
-from testbed.demo.accounting import Spooled
 
 _NO_BOUND: Final = 1 << 62
 
 
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """The contents of the agents' spools at the end."""
+
+    waiting: Mapping[BatchKey, int] = field(default_factory=dict)
+    """Results in batches that are still in a spool: late, but not lost."""
+    dropped: Mapping[int, int] = field(default_factory=dict)
+    """Results that an agent dropped, by monitor."""
+    set_aside: int = 0
+    """Batches that ingest refused, or that could not be read."""
+
+
 def is_empty(directory: StateDirectory) -> bool:
-    """Whether no batch waits; may be asked while the agent runs."""
+    """Return whether no batch is waiting; also valid while the agent runs."""
     for ipv in IP_VERSIONS:
         spool = directory.spool / ipv
         if spool.is_dir() and any(path.name.isdigit() for path in spool.iterdir()):
@@ -22,7 +34,7 @@ def is_empty(directory: StateDirectory) -> bool:
 
 
 def read_spools(directories: Mapping[int, StateDirectory]) -> Spooled:
-    """All that the spools of these monitors (by id) say, after their agents have ended."""
+    """Read the spools of these monitors (by id), after their agents have ended."""
     waiting: dict[BatchKey, int] = {}
     dropped: dict[int, int] = {}
     set_aside = 0

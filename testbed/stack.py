@@ -1,7 +1,7 @@
-"""The system on this machine, as processes: started, waited for, read and ended in one way.
+"""Start, observe and stop the system on this machine, as processes.
 
-The demo, benchmarks and fault runs build on it. Each says itself what it starts in which order, and whether the death
-of a process ends it.
+The demo, benchmarks and fault runs build on it. Each of them decides which processes it starts in which order, and
+whether the death of a process ends the run.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ T = TypeVar("T")
 
 
 class CannotRun(Exception):
-    """Something that is needed is missing or does not work; the message says what and why."""
+    """A requirement is missing or does not work; the message names it, and the reason."""
 
 
 class Stack:
-    """Processes by name, sessions and the ledger. As a context manager it leaves nothing behind."""
+    """Hold processes by name, sessions and the ledger; a context manager that leaves nothing behind."""
 
     start_within_seconds: float = 90.0
-    """The time that a process has to get ready."""
+    """Maximum time for a process to become ready."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -48,10 +48,10 @@ class Stack:
         await self._exit.aclose()
 
     async def start_process(self, command: Command, ready: str) -> None:
-        """Starts a process, and returns when it has written ``ready`` into its log.
+        """Start a process; return when it has written ``ready`` into its log.
 
         Raises:
-            CannotRun: it does not get ready.
+            CannotRun: it does not become ready.
         """
         before = command.log.stat().st_size if command.log.exists() else 0
         await self.supervisor.start(command)
@@ -59,11 +59,11 @@ class Stack:
         await self.until(lambda: sign in command.log.read_bytes()[before:], f"start of {command.name}")
 
     async def start_broker(self) -> None:
-        """Starts the broker, and returns when it listens: a port that answers may be somebody else's."""
+        """Start the broker; return when its log says that it listens: another process may answer on the port."""
         await self.start_process(broker_command(self.site), RUNNING)
 
     async def connect(self, session: BrokerSession) -> None:
-        """Runs a session until the end, and returns when it is connected."""
+        """Run a session until the end; return when it is connected."""
         task: asyncio.Future[None] = asyncio.ensure_future(session.run())
         self._exit.push_async_callback(_cancelled, task)
         await self.until(lambda: session.connected, "a session with the broker")
@@ -75,10 +75,10 @@ class Stack:
         within: float | None = None,
         every: float = _LOOK_EVERY,
     ) -> None:
-        """Returns when ``condition`` is true.
+        """Wait until ``condition`` is true.
 
         Args:
-            within, every: seconds; by default it may take :attr:`start_within_seconds`.
+            within, every: seconds; ``within`` defaults to :attr:`start_within_seconds`.
 
         Raises:
             CannotRun: it does not become true in time, or :meth:`check` raises.
@@ -88,11 +88,11 @@ class Stack:
         while not await _value(condition()):
             self.check()
             if time.monotonic() > deadline:
-                raise CannotRun(f"{what} did not come about within {within:g} s; see {self.site.logs}")
+                raise CannotRun(f"{what} did not happen within {within:g} s; see {self.site.logs}")
             await asyncio.sleep(every)
 
     def check(self) -> None:
-        """Makes sure that it is worth waiting.
+        """Check that it is worth waiting.
 
         Raises:
             CannotRun: a process has died.
@@ -101,7 +101,7 @@ class Stack:
             raise CannotRun(str(self.supervisor.deaths[0]))
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """What ``work`` reads from the ledger."""
+        """Run ``work`` on the ledger, and return its result."""
         return await asyncio.to_thread(self._read, work)
 
     def _read(self, work: Callable[[Connection], T]) -> T:

@@ -1,4 +1,4 @@
-"""Starts, watches, restarts and ends processes: all that it started, and nothing else."""
+"""Start, watch, restart and end processes: its own, and no others."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -9,9 +9,9 @@ from testbed.process import TERM_WITHIN, Command, Death, Process
 
 
 class Supervisor:
-    """Processes by name, in the order in which they were started; they end in the opposite order.
+    """Hold processes by name, in the order of their start; they end in reverse order.
 
-    Use as a context manager: when it is left, whatever the reason, none of the processes is left.
+    A context manager: at its end, whatever the reason, none of the processes is left.
     """
 
     def __init__(self) -> None:
@@ -37,11 +37,11 @@ class Supervisor:
         return [name for name, process in self._processes.items() if process.running]
 
     def pid(self, name: str) -> int | None:
-        """Of a running process, else None."""
+        """Return the process id of a running process, else None."""
         return self._processes[name].pid
 
     async def start(self, command: Command) -> None:
-        """Starts a process that shall run until it is stopped.
+        """Start a process that runs until it is stopped.
 
         Raises:
             OSError: it cannot be started.
@@ -50,31 +50,31 @@ class Supervisor:
         await self.restart(command.name)
 
     async def restart(self, name: str) -> None:
-        """Starts a process again that was stopped or killed."""
+        """Start a stopped or killed process again."""
         process = self._processes[name]
         await process.start()
         self._wanted.add(name)
         self._watchers[name] = asyncio.create_task(self._watch(process), name=f"watch {name}")
 
     async def stop(self, names: Iterable[str], within: float = TERM_WITHIN) -> list[str]:
-        """Ends these processes together and in order; names those that had to be killed after ``within`` seconds."""
+        """End these processes together and in order; return the names of those killed after ``within`` seconds."""
         stopping = list(names)
         self._wanted.difference_update(stopping)
         in_order = await asyncio.gather(*(self._processes[name].stop(within) for name in stopping))
         return [name for name, orderly in zip(stopping, in_order, strict=True) if not orderly]
 
     async def wait(self, name: str) -> int:
-        """The exit status of a process that ends by itself."""
+        """Return the exit status of a process that ends by itself."""
         self._wanted.discard(name)
         return await self._processes[name].wait()
 
     async def kill(self, name: str) -> None:
-        """SIGKILL, on purpose: its end is no death that anybody has to be told of."""
+        """Kill a process deliberately; its death is not reported."""
         self._wanted.discard(name)
         await self._processes[name].kill()
 
     def kill_all(self) -> None:
-        """Ends everything at once; whoever waits for the end of a process sees it."""
+        """Kill all processes; tasks that wait for the end of one notice."""
         self._wanted.clear()
         for process in self._processes.values():
             process.kill_now()

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that spoils connections on demand, for tests of what a bad network does to us."""
+"""Run a TCP proxy on loopback that disturbs connections on demand, to test behaviour on a bad network."""
 
 import asyncio
 import contextlib
@@ -12,13 +12,13 @@ from typing import Final, Self
 
 _CHUNK: Final = 65536
 _MOST_UNDERWAY: Final = 64
-"""Chunks of one direction of a connection that are on the simulated wire: bounds memory, not the delay."""
+"""Maximum chunks in transit in one direction of a connection: bounds the memory, not the delay."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER, on, for 0 s: closing sends RST and forgets what was not sent (socket(7))."""
+"""SO_LINGER, on, for 0 s: closing sends RST and discards unsent data (socket(7))."""
 
 
 class Direction(Enum):
-    """Which way octets go."""
+    """A direction of data."""
 
     TO_TARGET = "to target"
     TO_CLIENT = "to client"
@@ -26,7 +26,7 @@ class Direction(Enum):
 
 @dataclass(slots=True)
 class _Wire:
-    """One direction of all connections: what is done to it, and what it has carried."""
+    """The disturbances and the amount of data in one direction, for all connections."""
 
     delay: float = 0.0
     slice: int = 0
@@ -38,19 +38,19 @@ class _Wire:
 
 @dataclass(slots=True, eq=False)
 class _Connection:
-    """Both sides of one connection, the target's only once it is there."""
+    """Both sides of one connection; the target's side is set when it is connected."""
 
     writers: list[asyncio.StreamWriter]
 
     def reset(self) -> None:
-        """Ends it so that both sides notice at once."""
+        """Reset both sides, so that both notice immediately."""
         for writer in self.writers:
             with contextlib.suppress(OSError):
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             writer.transport.abort()
 
     async def closed(self) -> None:
-        """Waits until both sides are gone, properly where they were not reset."""
+        """Wait until both sides are closed, in order unless they were reset."""
         for writer in self.writers:
             writer.close()
         for writer in self.writers:
@@ -59,11 +59,11 @@ class _Connection:
 
 
 class _Cut(Exception):
-    """The connection is to end in the middle of what it carries."""
+    """The connection must end in the middle of its data."""
 
 
 class TcpProxy:
-    """Listens on a free loopback port and forwards to a target while it is entered.
+    """Listen on a free loopback port and forward to a target, within the context.
 
     ::
 
@@ -76,7 +76,7 @@ class TcpProxy:
             proxy.refuse()                          # new ones ...
             await proxy.accept()                    # ... until now, on the same port
 
-    A direction that is not given means both. What it forwards may be TLS; it knows nothing of it.
+    Without a direction, a method applies to both. The proxy does not interpret the data, which may be TLS.
 
     Args:
         host: the loopback address to listen on.
@@ -86,7 +86,7 @@ class TcpProxy:
         self.host = host
         self.port = port
         self.connections = 0
-        """Accepted so far."""
+        """Number of connections accepted so far."""
         self._target = (target_host, target_port)
         self._wires = {direction: _Wire() for direction in Direction}
         self._placeholder: socket.socket | None = None
@@ -95,7 +95,7 @@ class TcpProxy:
 
     async def __aenter__(self) -> Self:
         self.resume()
-        # Bound and no more, it keeps the port ours also while nobody listens.
+        # A bound socket reserves the port while nothing listens.
         self._placeholder = _bind(self.host, self.port)
         self.port = self._placeholder.getsockname()[1]
         await self.accept()
@@ -111,43 +111,43 @@ class TcpProxy:
 
     @property
     def active(self) -> int:
-        """Connections that are open now."""
+        """Number of open connections."""
         return len(self._active)
 
     def octets(self, direction: Direction) -> int:
-        """Forwarded so far."""
+        """Number of octets forwarded so far."""
         return self._wires[direction].octets
 
     def delay(self, seconds: float, *directions: Direction) -> None:
-        """What comes in from now on goes out that much later; the throughput stays."""
+        """Delay data that arrives from now on; the throughput stays the same."""
         for wire in self._chosen(directions):
             wire.delay = seconds
 
     def slice(self, octets: int, *directions: Direction) -> None:
-        """Writes at most so many octets at a time; 0: as they come."""
+        """Write at most this many octets at a time; 0: no limit."""
         for wire in self._chosen(directions):
             wire.slice = octets
 
     def pause(self, *directions: Direction) -> None:
-        """Forwards nothing; connections stay open, and senders feel it once 4 MiB are held back."""
+        """Stop forwarding; connections stay open, and senders are blocked once 4 MiB are held back."""
         for wire in self._chosen(directions):
             wire.open.clear()
 
     def resume(self, *directions: Direction) -> None:
-        """Forwards again, beginning with what was held back."""
+        """Forward again, starting with the data held back."""
         for wire in self._chosen(directions):
             wire.open.set()
 
     def cut_after(self, octets: int, direction: Direction) -> None:
-        """Resets the connection on which the last of so many more octets passes; once."""
+        """Reset, once, the connection that carries the last of the next ``octets``."""
         self._wires[direction].cut_after = octets
 
     def cut_new_after(self, octets: int | None, direction: Direction) -> None:
-        """Resets each connection that is made from now on as soon as so many octets have passed; None: no more."""
+        """Reset each new connection after it has carried this many octets; None: stop doing so."""
         self._wires[direction].cut_new_after = octets
 
     async def cut(self) -> None:
-        """Resets all connections; what is underway is lost. New ones are accepted as before."""
+        """Reset all connections and lose the data in transit. New ones are accepted as before."""
         active = dict(self._active)
         for task, connection in active.items():
             connection.reset()
@@ -155,13 +155,13 @@ class TcpProxy:
         await asyncio.gather(*active, return_exceptions=True)
 
     def refuse(self) -> None:
-        """Lets new connections be refused; open ones go on."""
+        """Refuse new connections; open ones continue."""
         if self._server is not None:
             self._server.close()
             self._server = None
 
     async def accept(self) -> None:
-        """Takes new connections again."""
+        """Accept new connections again."""
         if self._server is None:
             self._server = await asyncio.start_server(self._connected, sock=_bind(self.host, self.port))
 
@@ -178,7 +178,7 @@ class TcpProxy:
             await self._forward(connection, reader)
             await connection.closed()
         except asyncio.CancelledError:
-            # Only cut() cancels us; it has reset the connection. Streams would log the cancellation as an error.
+            # Only cut() cancels this task; it has reset the connection. Streams would log the cancellation as an error.
             connection.reset()
             await connection.closed()
         finally:
@@ -193,7 +193,7 @@ class TcpProxy:
                 group.create_task(_pump(reader, target_writer, to_target))
                 group.create_task(_pump(target_reader, connection.writers[0], to_client))
         except* (OSError, _Cut):
-            # One side is gone, or never was there; the other one shall notice.
+            # One side is closed or was never connected; the other one must notice.
             connection.reset()
 
 
@@ -226,19 +226,19 @@ async def _deliver(underway: asyncio.Queue[tuple[float, bytes]], wire: _Wire, wr
         for start in range(0, len(data), size):
             await wire.open.wait()
             await _write(data[start : start + size], allowance, writer)
-            # Whoever listens in this very loop shall see the slices, too.
+            # A listener in the same event loop must see the slices, too.
             await asyncio.sleep(0)
 
 
 class _Allowance:
-    """How much may still pass in one direction of one connection."""
+    """The number of octets that may still pass in one direction of one connection."""
 
     def __init__(self, wire: _Wire) -> None:
         self.wire = wire
         self._own = wire.cut_new_after
 
     def take(self, octets: int) -> tuple[int, bool]:
-        """How many of so many octets may pass, and whether the connection is to end then."""
+        """Return how many of these octets may pass, and whether the connection must end then."""
         common = self.wire.cut_after
         limits = [limit for limit in (common, self._own) if limit is not None and limit <= octets]
         passing = min([octets, *limits])
@@ -261,7 +261,7 @@ async def _write(data: bytes, allowance: _Allowance, writer: asyncio.StreamWrite
 def _bind(host: str, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        # Lets listener and placeholder share the port: Linux allows it while only one of them listens.
+        # Listener and placeholder share the port: Linux allows that while only one of them listens.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
     except OSError:

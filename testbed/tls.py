@@ -1,4 +1,4 @@
-"""Certificates for servers of our own on this machine, of a CA whose key is nowhere but in the process that made it."""
+"""Issue certificates for servers on this machine, from a CA whose key exists in this process only."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 _LIFETIME: Final = timedelta(days=90)
-"""Longer than any demo runs: clients that connect anew check it each time."""
+"""Longer than any demo runs: reconnecting clients check it each time."""
 
 _MAY_SIGN: Final = x509.KeyUsage(
     key_cert_sign=True,
@@ -24,19 +24,19 @@ _MAY_SIGN: Final = x509.KeyUsage(
     encipher_only=False,
     decipher_only=False,
 )
-"""For the CA: clients of Python 3.13 and newer follow RFC 5280 and refuse a CA that does not say so."""
+"""For the CA: clients of Python 3.13 and newer follow RFC 5280 and refuse a CA without these key usages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What a server shows, and the private key that belongs to it; both are PEM."""
+    """A server's certificate and its private key, both as PEM."""
 
     certificate: str
     key: str
 
 
 class LocalCa:
-    """A CA of our own; every instance is another one."""
+    """A local CA, different for each instance."""
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -51,11 +51,11 @@ class LocalCa:
 
     @property
     def certificate(self) -> str:
-        """What clients have to trust, as PEM."""
+        """The certificate that clients must trust, as PEM."""
         return _pem(self._certificate)
 
     def issue(self, *hosts: str, lifetime: timedelta = _LIFETIME) -> Certificate:
-        """A certificate for a server that is reached by these names and addresses; expired with a negative lifetime."""
+        """Issue a certificate for a server with these names and addresses; a negative lifetime makes it expired."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
             _draft(_name(hosts[0]), self._name, key, lifetime)

@@ -1,7 +1,6 @@
-"""Waiting in tests for a condition: with a deadline, and with words for what did not happen.
+"""Wait in tests for a condition, with a deadline and an explanation of its failure.
 
-A test never sleeps for a fixed time and hopes; it calls :func:`wait_until`, or :func:`block_until` where no event loop
-runs.
+A test never sleeps for a fixed time; it calls :func:`wait_until`, or :func:`block_until` outside an event loop.
 """
 
 import asyncio
@@ -11,24 +10,25 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 PATIENCE: Final = 90.0
-"""Seconds that tests wait for what must happen, where nothing is promised about how soon. They pass only where it never
-happens, however busy the machine is. What is promised to happen within a time is tested with that time, written out."""
+"""Seconds that tests wait for an event without a documented time limit. They pass only if it never happens, however
+busy the machine is. A documented limit is tested as such, written out in the test."""
 
 LONGEST_PAUSE_SECONDS: Final = 0.1
 
 Words = str | Callable[[], str]
-"""Text of a failure; a function where it tells how things were when the time was over."""
+"""The text of a failure, or a function that describes the situation when the time is over."""
 
 
 async def wait_until(condition: Callable[[], Any], what: Words = "", *, within: float = PATIENCE) -> Any:
-    """Return the first true value of ``condition``, or what it awaits to (``lambda: asyncio.to_thread(ask)``).
+    """Return the first true value of ``condition``, or of what it returns to await (``lambda:
+    asyncio.to_thread(ask)``).
 
     Args:
-        what: what is waited for; by default, the source of the condition.
-        within: seconds until that is given up.
+        what: describes the condition; by default, its source.
+        within: seconds before giving up.
 
     Raises:
-        AssertionError: it has not become true in time.
+        AssertionError: the condition did not become true in time.
     """
     for pause in _pauses(within):
         value = condition()
@@ -41,7 +41,7 @@ async def wait_until(condition: Callable[[], Any], what: Words = "", *, within: 
 
 
 def block_until(condition: Callable[[], Any], what: Words = "", *, within: float = PATIENCE) -> Any:
-    """Do what :func:`wait_until` does in a test without an event loop."""
+    """Do the same as :func:`wait_until` in a test without an event loop."""
     for pause in _pauses(within):
         if value := condition():
             return value
@@ -50,9 +50,9 @@ def block_until(condition: Callable[[], Any], what: Words = "", *, within: float
 
 
 def _pauses(within: float) -> Iterator[float]:
-    """Yield how long to pause before the next look: a twentieth of the time so far, so that a long wait costs little.
+    """Yield the pauses between checks: a twentieth of the time so far, so that a long wait costs little.
 
-    The last look is later than the deadline.
+    The last check is later than the deadline.
     """
     began = time.monotonic()
     while (waited := time.monotonic() - began) < within:

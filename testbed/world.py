@@ -1,7 +1,7 @@
-"""The made-up world of the demo: who owns monitors and servers, where they are, and what is true of each server.
+"""Define the demo's world: accounts, monitors and servers, their networks, and each server's actual behaviour.
 
-Everything has a loopback address in a network of its own, except where a constraint is to be seen at work: one server
-belongs to the account of two monitors, and one is in the network of a monitor.
+Each monitor and server has a loopback address in a separate network, with two exceptions that show constraints at work:
+one server belongs to the account of two monitors, and one is in the network of a monitor.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from testbed.ntp.fleet import loopback_addresses
 from testbed.ntp.spec import Behaviour, ServerSpec
 
 ENV: Final[Environment] = "devel"
-"""The one environment in which loopback addresses and other ports than 123 may be measured."""
+"""The only environment in which loopback addresses and ports other than 123 may be measured."""
 
 MONITORS_PER_ACCOUNT: Final = 2
-"""What a server takes of one account by default, so that the accounts never keep a server below its target."""
+"""A server's default limit of monitors per account, so that accounts never keep a server below its target."""
 
 MAX_AGENTS: Final = 100
 MAX_SERVERS: Final = 500
@@ -40,14 +40,14 @@ _FIRST_FAULTS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("RATE, one in three", _PROPER | {"kiss": "RATE", "kiss_share": 1 / 3}),
     ("good, far away", {"offset": -0.008, "delay": 0.045, "jitter": 100e-6, "stratum": 3}),
 )
-"""The servers of the demo, in this order; each is good or bad in another way."""
+"""The first servers of the demo, in this order, each with a different behaviour."""
 
 _LATER_FAULTS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("off by 60 ms", _PROPER | {"offset": 0.06}),
     ("DENY", _PROPER | {"kiss": "DENY"}),
 )
 _GOOD_BETWEEN: Final = 4
-"""Past the first dozen, so many good servers follow each bad one: the pool has more good servers than bad ones."""
+"""Beyond the first dozen, the number of good servers after each bad one: most of the pool's servers are good."""
 
 _OF_A_MONITORS_ACCOUNT: Final = 7
 _IN_A_MONITORS_NETWORK: Final = 8
@@ -59,7 +59,7 @@ _BASE_CHECK_WITHIN: Final = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Monitor:
-    """A monitor, which one agent will be; ``account`` is the name of its account."""
+    """A monitor, and thereby an agent; ``account`` is the name of its account."""
 
     name: str
     ip: str
@@ -68,7 +68,7 @@ class Monitor:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server; ``true_offset`` (s) is None when nobody told us."""
+    """A server; ``true_offset`` (s) is None if unknown."""
 
     ip: str
     port: int
@@ -76,30 +76,30 @@ class Server:
     account: str
     true_offset: float | None
     spec: ServerSpec | None = None
-    """How it is simulated; None: it is a real one."""
+    """How to simulate the server; None: it is a real one."""
 
     @property
     def gives_time(self) -> bool:
-        """Whether any monitor that asks it a few times must come to know its time."""
+        """Whether every monitor that probes it a few times must learn its time."""
         spec = self.spec
         return spec is not None and spec.behaviour is Behaviour.NORMAL and not spec.kiss
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """All of it."""
+    """All monitors and servers."""
 
     monitors: tuple[Monitor, ...]
     servers: tuple[Server, ...]
 
     @property
     def fleet(self) -> tuple[ServerSpec, ...]:
-        """The servers that are to be simulated."""
+        """The servers to simulate."""
         return tuple(server.spec for server in self.servers if server.spec is not None)
 
     @property
     def base_checks(self) -> list[str]:
-        """Servers that the agents compare their clock with: good ones; with nothing simulated, those that are given."""
+        """Return the servers for base checks: simulated good ones, or else the given real ones."""
         good = [
             f"{server.ip}:{server.port}"
             for server in self.servers
@@ -108,14 +108,14 @@ class World:
         return (good or [f"{server.ip}:{server.port}" for server in self.servers])[:BASE_CHECKS]
 
     def may_serve(self, server: Server) -> int:
-        """How many monitors may measure ``server``: not those of its account, nor those in its /24."""
+        """Return how many monitors may measure ``server``: those of other accounts and other /24 networks."""
         return sum(m.account != server.account and _network(m.ip) != _network(server.ip) for m in self.monitors)
 
 
 def make_world(agents: int, servers: int, port: int, real: tuple[tuple[str, int], ...] = ()) -> World:
-    """A world of ``agents`` monitors and ``servers`` simulated servers on UDP ``port``, and the ``real`` servers.
+    """Make a world of ``agents`` monitors, ``servers`` simulated servers on UDP ``port``, and the ``real`` servers.
 
-    The same arguments make the same world.
+    The same arguments give the same world.
     """
     monitors = tuple(_monitor(index, ip) for index, ip in enumerate(loopback_addresses(_MONITORS_FROM, agents, 20)))
     addresses = loopback_addresses(_SERVERS_FROM, servers, 24) if servers else ()
@@ -151,5 +151,5 @@ def _fault(index: int) -> tuple[str, dict[str, Any]]:
 
 
 def _network(ip: str) -> str:
-    """The /24 of an IPv4 address."""
+    """Return the /24 of an IPv4 address."""
     return ip.rpartition(".")[0]

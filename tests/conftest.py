@@ -1,4 +1,4 @@
-"""Makes the fixtures of ``testbed/fixtures`` known, and every test independent of what others left behind."""
+"""Load the fixtures of ``testbed/fixtures``, and isolate every test from what earlier ones left behind."""
 
 import logging
 import signal

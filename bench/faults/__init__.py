@@ -1,4 +1,4 @@
-"""Fault runs: the whole system under load, while a seeded plan breaks it; then everything is compared with everything.
+"""Run the whole system under load while a seeded plan breaks it, then compare everything with everything.
 
-``scripts/faults`` runs them. What is promised, and what was found, is told in ``docs/reliability.md``.
+``scripts/faults`` is the command. ``docs/reliability.md`` has the promises and the findings.
 """

@@ -1,7 +1,7 @@
-"""``scripts/faults``: breaks the whole system under load, and holds it to its promises.
+"""``scripts/faults``: break the whole system under load, and check its promises.
 
-Prints each difference, and as its last line a summary in JSON. Exit code 0: nothing lost, nothing twice, nothing
-unexplained; 1: something was; 2: it could not run.
+It prints each difference, and a JSON summary as its last line. Exit code 0: nothing lost, duplicated or unexplained; 1:
+otherwise; 2: it could not run.
 """
 
 import argparse
@@ -21,7 +21,7 @@ _LONGEST = 24 * 60.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs, and returns the exit code."""
+    """Run; return the exit code."""
     options = _options(arguments)
     set_up_logging("error")
     end_by_unwinding()
@@ -37,20 +37,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> Options:
     parser = argparse.ArgumentParser(prog="scripts/faults", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=5.0, metavar="N", help="of faults; rests come on top")
-    parser.add_argument("--seed", type=int, default=1, metavar="S", help="the same seed makes the same plan")
+    parser.add_argument(
+        "--minutes", type=float, default=5.0, metavar="N", help="duration, without the pauses for comparison"
+    )
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the plan")
     parser.add_argument("--only", nargs="+", metavar="KIND", help=f"only these faults: {'; '.join(NAMES)}")
-    parser.add_argument("--tls", action="store_true", help="all reach the broker by TLS; its own faults are added")
-    parser.add_argument("--ipv6", action="store_true", help="all reach broker and database by IPv6, at ::1")
+    parser.add_argument("--tls", action="store_true", help="connect to the broker with TLS, and add the faults of TLS")
+    parser.add_argument("--ipv6", action="store_true", help="connect to broker and database over IPv6, at ::1")
     parser.add_argument("--database", choices=tuple(SERVERS), default="mariadb", help="default: mariadb")
     given = parser.parse_args(arguments)
     if not 0.1 <= given.minutes <= _LONGEST:
         parser.error(f"--minutes {given.minutes:g}: must be 0.1 to {_LONGEST:g}")
     for name in given.only or ():
         if name not in NAMES:
-            parser.error(f"--only {name!r}: is no fault; there are: {'; '.join(NAMES)}")
+            parser.error(f"--only {name!r}: is not a fault; must be one of: {'; '.join(NAMES)}")
         if name in ONLY_TLS and not given.tls:
-            parser.error(f"--only {name!r}: is a fault of --tls")
+            parser.error(f"--only {name!r}: needs --tls")
     if given.ipv6 and not has_ipv6():
         parser.error(f"--ipv6: {NO_IPV6}")
     kinds = tuple(given.only or (name for name in NAMES if given.tls or name not in ONLY_TLS))

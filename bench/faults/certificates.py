@@ -1,4 +1,4 @@
-"""Certificate faults: the broker shows a certificate that every client must refuse, then the right one again."""
+"""Inject certificate faults: the broker shows a certificate that every client must refuse, then the right one again."""
 
 import asyncio
 import re
@@ -18,11 +18,11 @@ from testbed.tls import Certificate, LocalCa
 _SHOWN_WITHIN: Final = 10.0
 _LOOK_EVERY: Final = 0.05
 _LOGIN: Final = re.compile(r"^New client connected from \S+ as (\S+)", re.MULTILINE)
-"""In Mosquitto's log."""
+"""A login in Mosquitto's log."""
 
 
 class WrongCertificate:
-    """The broker shows a certificate that everybody has to refuse."""
+    """The broker shows a certificate that every client must refuse."""
 
     def __init__(self, rig: Rig, planned: Planned) -> None:
         self._rig = rig
@@ -48,17 +48,17 @@ class WrongCertificate:
         return (self._rig.site.logs / f"{BROKER}.log").read_text(encoding="utf-8", errors="replace")
 
     async def _show(self, certificate: Certificate) -> None:
-        """Waits until the broker shows it, then makes every client reconnect.
+        """Wait until the broker shows the certificate, then make every client reconnect.
 
         Raises:
-            CannotRun: the broker does not show it.
+            CannotRun: the broker does not show it in time.
         """
         self._broker.show(certificate)
         await self._rig.reload_broker()
         deadline = time.monotonic() + _SHOWN_WITHIN
         while not await asyncio.to_thread(self._is_shown, certificate):
             if time.monotonic() > deadline:
-                raise CannotRun(f"the broker did not show another certificate within {_SHOWN_WITHIN:g} s")
+                raise CannotRun(f"the broker did not show the new certificate within {_SHOWN_WITHIN:g} s")
             await asyncio.sleep(_LOOK_EVERY)
         for link in LINKS[:2]:
             await self._rig.links[link].cut()

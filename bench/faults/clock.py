@@ -1,7 +1,7 @@
-"""The wall clock of one process, set forward and back by another: as if its host's clock had been set.
+"""Set one process's wall clock forward and back from another process, as if its host's clock had been set.
 
-The real clock cannot be set for one process alone, so all that the agent reads of it is moved by an offset, which lies
-in a file that both processes have mapped: Python's clock, and the kernel's stamps on packets.
+The real clock cannot be set for one process alone. So an offset, in a file that both processes map into memory, is
+added to each time that the agent reads: Python's clock, and the kernel's timestamps on packets.
 """
 
 import mmap
@@ -24,16 +24,16 @@ class ClockOffset:
             self._map = mmap.mmap(file.fileno(), _NUMBER.size)
 
     def set(self, seconds: float) -> None:
-        """Sets the clock that far ahead of the real one."""
+        """Set the clock this far ahead of the real one."""
         self._map[: _NUMBER.size] = _NUMBER.pack(round(seconds * 1e9))
 
     def nanoseconds(self) -> int:
-        """How far it is ahead now."""
+        """The current offset."""
         return int(_NUMBER.unpack_from(self._map)[0])
 
 
 def follow(offset: ClockOffset) -> None:
-    """Moves the agent's wall clock by ``offset`` from now on, in this process."""
+    """Add ``offset`` to the agent's wall clock from now on, in this process."""
     import agent.ntp.udp
     import agent.pipeline
     import agent.status
@@ -49,7 +49,7 @@ def follow(offset: ClockOffset) -> None:
         return None if at is None else at + offset.nanoseconds()
 
     class MovedDatetime(datetime):
-        """What says ``now`` by the moved clock."""
+        """A datetime whose ``now`` follows the moved clock."""
 
         @classmethod
         def now(cls, tz: tzinfo | None = None) -> Any:

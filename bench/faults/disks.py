@@ -1,7 +1,7 @@
-"""Small disks that can be filled: file systems in memory, in a mount namespace of our own.
+"""Provide small disks that can be filled: file systems in memory, in a private mount namespace.
 
-Nobody else sees them, and they are gone with the last of our processes, however it ends. Root may make them, and where
-the kernel allows user namespaces, everybody.
+Other processes do not see them, and they disappear with the last of our processes, however it ends. Root may create
+them and, if the kernel allows user namespaces, any user.
 """
 
 import ctypes
@@ -14,20 +14,20 @@ _NEW_USERS: Final = 0x10000000
 _RECURSIVE: Final = 0x4000
 _PRIVATE: Final = 1 << 18
 _DETACH: Final = 2
-"""From linux/sched.h, linux/mount.h and sys/mount.h; Python 3.11 has no names for them."""
+"""From linux/sched.h, linux/mount.h and sys/mount.h; Python 3.11 does not define them."""
 
 _BALLAST: Final = "ballast"
 
 
 class NoDisks(Exception):
-    """This process may not make file systems; the message says why."""
+    """This process may not create file systems; the message gives the reason."""
 
 
 def own_mounts() -> None:
-    """Gives this process, and those that it starts, mounts of their own. To be called before there are threads.
+    """Give this process and its children a private mount namespace. Call it before there are threads.
 
     Raises:
-        NoDisks: it may not.
+        NoDisks: it is not permitted.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     user, group = os.geteuid(), os.getegid()
@@ -45,10 +45,10 @@ def own_mounts() -> None:
 
 
 def make_disk(path: Path, megabytes: int) -> None:
-    """Puts an empty disk of that size at ``path``, which is made.
+    """Mount an empty disk of this size at ``path``, which is created.
 
     Raises:
-        NoDisks: it may not.
+        NoDisks: it is not permitted.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     _mount("tmpfs", path, "tmpfs", 0, f"size={megabytes}m,mode=0700")
@@ -62,12 +62,12 @@ def _mount(source: str, target: Path, kind: str | None, flags: int, options: str
 
 
 def remove_disk(path: Path) -> None:
-    """Takes the disk at ``path`` away, if there is one."""
+    """Unmount the disk at ``path``, if there is one."""
     ctypes.CDLL(None, use_errno=True).umount2(str(path).encode(), _DETACH)
 
 
 def fill(path: Path) -> None:
-    """Takes all space that is left."""
+    """Allocate all free space."""
     ballast = os.open(path / _BALLAST, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         step = 1 << 20
@@ -81,5 +81,5 @@ def fill(path: Path) -> None:
 
 
 def free(path: Path) -> None:
-    """Gives it back."""
+    """Release the space again."""
     (path / _BALLAST).unlink(missing_ok=True)

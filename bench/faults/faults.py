@@ -1,4 +1,4 @@
-"""The faults: something that breaks and is made whole again, and which class is which kind of the plan."""
+"""Define a fault, which breaks something and repairs it, and the class for each kind of the plan."""
 
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -12,16 +12,16 @@ from bench.faults.surroundings import Clock, FullDisk, Network
 
 
 class Fault(Protocol):
-    """Something that goes wrong for a while."""
+    """A temporary fault."""
 
     touches: frozenset[str]
-    """What nothing else may break at the same time; names of processes and links."""
+    """Names of the processes and links that no other fault may break at the same time."""
 
     async def begin(self) -> None:
-        """Breaks it."""
+        """Break it."""
 
     async def end(self) -> None:
-        """Makes it whole again."""
+        """Repair it."""
 
 
 Maker = Callable[[Rig, Planned], Fault]
@@ -54,9 +54,9 @@ MAKERS: Final[dict[str, Maker]] = {
     "worker leaves in order": Restart,
     "worker comes": Arrival,
 }
-"""How each kind of the plan is made."""
+"""The class for each kind of the plan."""
 
 
 def make_fault(rig: Rig, planned: Planned) -> Fault:
-    """The fault that was planned."""
+    """Make the planned fault."""
     return MAKERS[planned.kind](rig, planned)

@@ -1,4 +1,4 @@
-"""Faults of identities: tokens that run out, keys that change, and two agents with one name."""
+"""Inject identity faults: tokens that expire, keys that change, and two agents with one name."""
 
 import asyncio
 import secrets
@@ -16,7 +16,7 @@ _SHORT_TOKEN: Final = timedelta(seconds=10)
 
 
 class ExpiredToken:
-    """An agent's token runs out while it is connected, and for a while there is no new one."""
+    """An agent's token expires while it is connected, and there is no new one for a while."""
 
     def __init__(self, rig: Rig, planned: Planned) -> None:
         self._rig, self._name = rig, planned.target
@@ -26,14 +26,15 @@ class ExpiredToken:
         monitor = self._rig.monitors[self._name]
         token = sign(self._rig.fault_site.key, Role.MONITOR, monitor.name, ENV, lifetime=_SHORT_TOKEN)
         write_token(self._rig.fault_site.state(monitor), token)
-        await self._rig.links[LINKS[0]].cut()  # so that it connects with this one
+        await self._rig.links[LINKS[0]].cut()  # so that it reconnects with this one
 
     async def end(self) -> None:
         self._rig.fault_site.renew_token(self._rig.monitors[self._name])
 
 
 class Rotation:
-    """A new key, with the former one accepted for a while; those who sign with it are started anew, as operators do."""
+    """A new key, with the previous one accepted for a while; processes that sign with it are restarted, as operators
+    do."""
 
     def __init__(self, rig: Rig, planned: Planned) -> None:
         self._rig = rig
@@ -77,7 +78,7 @@ class Duplicate:
         await self._rig.supervisor.start(self._rig.fault_site.agent(monitor, copy=True))
 
     async def end(self) -> None:
-        """Takes the copy away. What it measured is delivered first, alone, as whoever moves an agent would have it."""
+        """Remove the copy, after it has delivered its results alone, as an operator who moves an agent would do it."""
         await self._rig.stop(self._copy)
         state = self._rig.fault_site.state(self._rig.monitors[self._name], copy=True)
         if is_empty(state):
@@ -90,13 +91,13 @@ class Duplicate:
         await self._rig.start_again(self._name)
 
     async def _deliver(self) -> None:
-        """Returns when the copy has sent what it had, or has tried for a while."""
+        """Wait until the copy has sent its results, or has tried for a while."""
         monitor = self._rig.monitors[self._name]
         state = self._rig.fault_site.state(monitor, copy=True)
         quiet = 0
         for _ in range(120):
             paused = await self._rig.operator.agent(monitor.name, "pause")
             quiet = quiet + 1 if paused and is_empty(state) else 0
-            if quiet > 6:  # longer than results are gathered before they become a batch
+            if quiet > 6:  # longer than the agent collects results for a batch
                 return
             await asyncio.sleep(0.25)

@@ -1,7 +1,7 @@
-"""What a real agent attempted: every batch that it put into its spool, and every one that left it, and why.
+"""Record what a real agent attempted: every batch that entered its spool, and every one that left it, and why.
 
-A line is written before what it tells of happens, straight to the kernel, so that a process that is killed leaves no
-gap. The lines come from wrappers around the spool and the sender; the agent itself knows nothing of them.
+Each line is written before its event, unbuffered, so that a killed process leaves no gap. Wrappers around the spool and
+the sender write the lines; the agent itself is unchanged.
 """
 
 import functools
@@ -33,7 +33,7 @@ class Storing(msgspec.Struct, frozen=True, tag="storing"):
 
 
 class Stored(msgspec.Struct, frozen=True, tag="stored"):
-    """It is in the spool: from now on it must not get lost."""
+    """The batch is in the spool: from now on it must not get lost."""
 
     number: int
 
@@ -55,24 +55,24 @@ Line = Began | Storing | Stored | Answered | Leaving
 
 
 class Journal:
-    """The file, being written."""
+    """Write the file."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._encoder = msgspec.json.Encoder()
 
     def write(self, line: Line) -> None:
-        """One line, in one step."""
+        """Write one line atomically."""
         os.write(self._file, self._encoder.encode(line) + b"\n")
 
 
 def keep(journal: Journal) -> None:
-    """Writes down what the agent of this process does with its batches, from now on."""
+    """Record this process's batches from now on."""
     from agent.delivery.batcher import Batcher
     from agent.delivery.sender import Sender
     from agent.delivery.spool import Spool
 
-    reason: list[Why] = ["withdrawn"]  # the batcher removes by itself only what the clock made doubtful
+    reason: list[Why] = ["withdrawn"]  # the batcher itself removes only results with a doubtful time
 
     def because(why: Why, wrapped: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(wrapped)
@@ -117,11 +117,11 @@ def keep(journal: Journal) -> None:
 
 @dataclass(slots=True)
 class Story:
-    """What became of one batch of an agent, as far as the agent knows."""
+    """The history of one batch, as far as its agent knows."""
 
     batch: Batch
     process: int
-    """Which of the agent's processes made it, counted from 1."""
+    """The number of the agent's process that made it, from 1."""
     stored: bool = False
     answers: list[Ack] = field(default_factory=list)
     left: Why | None = None
@@ -129,7 +129,7 @@ class Story:
 
 @dataclass(frozen=True, slots=True)
 class Tale:
-    """A journal as it was read: its batches, and how many processes wrote it one after the other."""
+    """A journal's contents: its batches, and how many consecutive processes wrote it."""
 
     stories: list[Story]
     processes: int
@@ -141,7 +141,7 @@ class Tale:
 
 
 def read_journal(path: Path) -> Tale:
-    """All of a journal."""
+    """Read a whole journal."""
     return read_lines(_lines(path))
 
 
@@ -153,7 +153,7 @@ def _lines(path: Path) -> Iterator[Line]:
 
 
 def read_lines(lines: Iterable[Line]) -> Tale:
-    """What the lines of a journal tell."""
+    """Interpret the lines of a journal."""
     stories: dict[str, Story] = {}
     at: dict[int, str] = {}
     process = 0
@@ -162,7 +162,7 @@ def read_lines(lines: Iterable[Line]) -> Tale:
             case Began():
                 process += 1
             case Storing():
-                # A number is used again when a process ended before its batch was whole.
+                # A number is reused if a process ended before its batch was complete.
                 at[line.number] = line.batch
                 stories[line.batch] = Story(decode(bytes(line.payload), Batch), process)
             case Stored():
@@ -170,6 +170,6 @@ def read_lines(lines: Iterable[Line]) -> Tale:
             case Answered() if line.ack.batch in stories:
                 stories[line.ack.batch].answers.append(line.ack)
             case Leaving() if line.number in at and stories[at[line.number]].left is None:
-                # What is gone already (acknowledged, though its publish seemed to fail) is removed without effect.
+                # A batch that has left already (acknowledged although its publish seemed to fail) is not counted again.
                 stories[at[line.number]].left = line.why
     return Tale(list(stories.values()), process)

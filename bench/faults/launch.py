@@ -1,10 +1,10 @@
-"""``python -m bench.faults.launch``: starts one of our programs as it is, with the handles that fault runs need.
+"""``python -m bench.faults.launch``: start one of our programs, with the handles that fault runs need.
 
     agent DIRECTORY                 the agent's daemon: journal, clock that can be set, points to die at
     worker DIRECTORY COMMAND ...    ``ntppool-monitor COMMAND ...``: tokens that live a minute, points to die at
     load KEY SPEC                   the load generator: its tokens follow the key in a file
 
-The programs themselves have no such handles: functions of theirs are wrapped here, in this process.
+The programs themselves have no such handles: this process wraps their functions.
 """
 
 import functools
@@ -19,17 +19,17 @@ from bench.faults import clock, journal
 from bench.faults.points import set_traps
 
 TAKEOVER_SPEED: Final = 20.0
-"""An agent that was thrown out waits minutes before it comes back; in a fault run, so many times less."""
+"""A replaced agent waits minutes before it reconnects; in a fault run, the wait is shorter by this factor."""
 
 TOKEN_LIFETIME: Final = timedelta(seconds=60)
-"""Of workers and load: so renewals happen all the time."""
+"""For workers and load: tokens are renewed all the time."""
 
 CLOCK: Final = "clock"
 JOURNAL: Final = "journal"
 
 
 def main() -> int:
-    """Becomes the program that the arguments name."""
+    """Become the program that the arguments name."""
     match sys.argv[1:]:
         case ["agent", directory]:
             return run_agent(Path(directory))
@@ -42,14 +42,14 @@ def main() -> int:
 
 
 def run_agent(directory: Path) -> int:
-    """The daemon with the settings of its environment, as ``ntppool-agent monitor`` hands them over."""
+    """Run the daemon with the settings in its environment, which ``ntppool-agent monitor`` would pass."""
     import agent.reconnect
     from agent.service import run
     from agent.settings import base_directory, for_daemon, load_settings
 
     waits = tuple(seconds / TAKEOVER_SPEED for seconds in agent.reconnect.TAKEOVER_WAITS)
     agent.reconnect.TAKEOVER_WAITS = waits  # type: ignore[misc,assignment]  # four of them, as there were
-    # Traps go around the functions themselves, the journal around both: what it tells of comes first.
+    # Traps wrap the functions themselves, the journal wraps both: it must be written first.
     set_traps("agent", directory)
     journal.keep(journal.Journal(directory / JOURNAL))
     clock.follow(clock.ClockOffset(directory / CLOCK))
@@ -58,7 +58,7 @@ def run_agent(directory: Path) -> int:
 
 
 def run_worker(directory: Path, command: list[str]) -> int:
-    """The operators' command line."""
+    """Run the operators' command line."""
     import auth.tokens
     from ops.__main__ import main as run
 
@@ -68,7 +68,7 @@ def run_worker(directory: Path, command: list[str]) -> int:
 
 
 def run_load(key_file: Path, spec: str) -> int:
-    """The load generator, which has no other way to learn of a new key."""
+    """Run the load generator, with tokens that follow a new key."""
     import auth.tokens
     from testbed.load.__main__ import main as run
 

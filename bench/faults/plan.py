@@ -1,7 +1,7 @@
-"""Which fault strikes what, when, and for how long: a pure function of a seed.
+"""Plan which fault hits which target, when, and for how long: a pure function of a seed.
 
-Kinds are drawn like cards: each comes once before any comes again, so that a long run sees them all about equally often
-and a short one has no favourites. Faults overlap where they do not touch the same thing.
+Kinds are drawn like cards: each occurs once before any occurs again, so that all are about equally frequent. Faults
+overlap if they do not touch the same processes and links.
 """
 
 import random
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Final
 
 GAP: Final = (3.0, 8.0)
-"""Seconds between the beginnings of two faults."""
+"""Seconds between the starts of two faults."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of fault: what it may strike (``*`` at the end: any of that name), and for how many seconds."""
+    """A kind of fault: its possible targets (``*`` at the end: any with that prefix), and its duration in seconds."""
 
     name: str
     targets: tuple[str, ...]
@@ -23,7 +23,7 @@ class Kind:
 
 
 _PROCESSES: Final = ("agent *", "ingest *", "scorer", "selector", "broker", "database")
-"""Names of processes, as the rig has them."""
+"""Names of processes in the rig."""
 
 POINTS: Final = (
     "ingest: before the commit",
@@ -34,10 +34,10 @@ POINTS: Final = (
     "selector: after the commit, before publishing",
     "scorer: before the commit",
 )
-"""Where a process kills itself, by the program that it is in."""
+"""Points at which a process kills itself, by program."""
 
 LINKS: Final = ("agents to broker", "workers to broker", "workers to database")
-"""Pairs of processes that a proxy stands between."""
+"""Pairs of processes with a proxy in between."""
 
 KINDS: Final = (
     Kind("kill", _PROCESSES, (0.5, 8.0)),
@@ -67,25 +67,25 @@ KINDS: Final = (
     Kind("worker leaves in order", ("ingest *", "scorer", "selector"), (0.5, 8.0)),
     Kind("worker comes", ("ingest 3", "ingest 4"), (5.0, 20.0)),
 )
-"""All of them."""
+"""All kinds."""
 
 NAMES: Final = tuple(kind.name for kind in KINDS)
 ONLY_TLS: Final = frozenset(
     {"cut TLS handshakes", "certificate of another CA", "certificate of another host", "expired certificate"}
 )
-"""Kinds that plain TCP does not know."""
+"""Kinds that exist with TLS only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A fault that shall happen. Times are seconds; ``at`` counts from the beginning of its round."""
+    """A planned fault. Times are seconds; ``at`` counts from the start of its round."""
 
     at: float
     seconds: float
     kind: str
     target: str
     luck: float
-    """A number of [0, 1) for what else the fault has to choose."""
+    """A number of [0, 1) for the fault's other choices."""
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.target}, {self.seconds:.1f} s"
@@ -94,11 +94,11 @@ class Planned:
 def make_plan(
     seed: str, seconds: float, processes: Sequence[str], kinds: Collection[str] = NAMES, gap: tuple[float, float] = GAP
 ) -> list[Planned]:
-    """The faults of a round of ``seconds``; the same arguments make the same plan.
+    """Plan the faults of a round of ``seconds``; the same arguments give the same plan.
 
     Args:
-        processes: names of agents and ingest workers that may be struck.
-        kinds: those that may happen; names of :data:`KINDS`.
+        processes: names of agents and ingest workers that may be targets.
+        kinds: the kinds to use; names of :data:`KINDS`.
     """
     rng = random.Random(seed)
     deck = _deck([kind for kind in KINDS if kind.name in kinds], rng)
@@ -119,6 +119,6 @@ def _deck(kinds: Sequence[Kind], rng: random.Random) -> Iterator[Kind]:
 
 
 def _target(kind: Kind, processes: Sequence[str], rng: random.Random) -> str:
-    """Each of the kind's targets is as likely, however many processes it stands for."""
+    """Choose a target; each of the kind's targets is equally likely, however many processes it stands for."""
     target = rng.choice(kind.targets)
     return rng.choice([name for name in processes if name.startswith(target[:-1])]) if target[-1] == "*" else target

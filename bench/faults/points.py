@@ -1,7 +1,8 @@
-"""Processes that kill themselves at a named point, when they are told to.
+"""Make processes kill themselves at a named point, on request.
 
-A point is a function of the program, wrapped in the process of a fault run only. A file with the point's name is the
-order: whoever gets there first takes the file away and is gone, as if by SIGKILL, with no line of code in between.
+A point is a function of the program, wrapped in a fault run's process only. A file with the point's name is the
+request: the first process to reach the point removes the file and dies as if by SIGKILL, without executing any other
+code.
 """
 
 import functools
@@ -17,17 +18,17 @@ When = Literal["before", "after"]
 
 
 def program_of(point: str) -> str:
-    """The program that the point is in."""
+    """Return the program that contains the point."""
     return point.partition(":")[0]
 
 
 def order_file(directory: Path, point: str) -> Path:
-    """The file that orders a process with this directory to end at ``point``."""
+    """Return the file that makes a process with this directory die at ``point``."""
     return directory / f"die-{POINTS.index(point)}"
 
 
 def set_traps(program: str, directory: Path) -> None:
-    """Makes this process end at the points of its program, when it is ordered to in ``directory``."""
+    """Make this process die at its program's points, on request in ``directory``."""
     traps = {point: _trap(order_file(directory, point)) for point in POINTS if program_of(point) == program}
     for point, trap in traps.items():
         owner, name, when = place(point)
@@ -57,8 +58,8 @@ def _wrap(wrapped: Callable[..., Any], trap: Callable[[], None], when: When) -> 
 
 
 def place(point: str) -> tuple[Any, str, When]:
-    """The function whose beginning or end is the point: what it belongs to, its name, and which of both."""
-    # Imported here, since an agent's process has no business with the workers' packages.
+    """Return the function whose beginning or end is the point: its owner, its name, and which of both."""
+    # Imported here, since an agent's process must not import the workers' packages.
     match point:
         case "ingest: before the commit":
             import ingest.store
@@ -85,7 +86,7 @@ def place(point: str) -> tuple[Any, str, When]:
 
             return selector.publisher.Publisher, "publish_pairs", "before"
         case "scorer: before the commit":
-            import scorer.scoring
+            import scorer.rounds
 
-            return scorer.scoring, "write_scores", "after"
+            return scorer.rounds, "write_scores", "after"
     raise ValueError(point)

@@ -1,4 +1,4 @@
-"""Faults of processes: killed, stopped, restarted, gone at a point, and more of them than before."""
+"""Inject process faults: killed, stopped, restarted, dead at a point, and additional ones."""
 
 import asyncio
 import signal
@@ -10,14 +10,14 @@ from bench.faults.points import order_file, program_of
 from bench.faults.rig import WORKERS, Rig
 
 _AT_THE_POINT_WITHIN: Final = 20.0
-"""Seconds until a process must have come by the point where it is to die."""
+"""Seconds for a process to reach the point at which it must die."""
 
 _RETAINED: Final = "mosquitto.db*"
-"""Where Mosquitto keeps sessions and retained messages."""
+"""Mosquitto's file of sessions and retained messages."""
 
 
 class Kill:
-    """A process is gone without a word, and comes back."""
+    """A process is killed, and starts again."""
 
     def __init__(self, rig: Rig, planned: Planned) -> None:
         self._rig, self._name = rig, planned.target
@@ -31,14 +31,14 @@ class Kill:
 
 
 class Restart(Kill):
-    """A process ends in order, and comes back."""
+    """A process ends in order, and starts again."""
 
     async def begin(self) -> None:
         await self._rig.stop(self._name)
 
 
 class Wiped(Kill):
-    """The broker comes back without sessions and retained messages."""
+    """The broker restarts without sessions and retained messages."""
 
     async def end(self) -> None:
         for path in self._rig.site.broker.directory.glob(_RETAINED):
@@ -47,7 +47,7 @@ class Wiped(Kill):
 
 
 class Stop:
-    """A process is stopped, its connections stay open, and it goes on."""
+    """A process is stopped (SIGSTOP), with its connections open, and continues later."""
 
     def __init__(self, rig: Rig, planned: Planned) -> None:
         self._rig, self._name = rig, planned.target
@@ -61,7 +61,7 @@ class Stop:
 
 
 class KillAtPoint:
-    """A process kills itself at a point of its program, and comes back."""
+    """A process kills itself at a point of its program, and starts again."""
 
     def __init__(self, rig: Rig, planned: Planned) -> None:
         program = program_of(planned.target)
@@ -80,17 +80,17 @@ class KillAtPoint:
         self._order.unlink(missing_ok=True)
 
     async def end(self) -> None:
-        # Who did not come by is killed now: it must not die later, when nobody expects it.
+        # A process that has not reached the point is killed now: it must not die later, unexpectedly.
         await self._rig.kill(self._name)
         await self._rig.start_again(self._name)
 
 
 class Arrival:
-    """One more ingest worker, for a while."""
+    """An additional ingest worker, for a while."""
 
     def __init__(self, rig: Rig, planned: Planned) -> None:
         self._rig, self._name = rig, planned.target
-        # A rotation restarts those that it knows of; who comes for a while would be left with the former key.
+        # A rotation restarts the permanent workers only; an additional one would be left with the previous key.
         self.touches = frozenset({planned.target, WORKERS[0]})
 
     async def begin(self) -> None:

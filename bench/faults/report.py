@@ -1,4 +1,4 @@
-"""What a fault run says: a line for each fault and each difference, and one JSON object at its end."""
+"""Print a fault run's report: a line for each fault and each difference, and one JSON object at the end."""
 
 import sys
 from collections import Counter
@@ -13,7 +13,7 @@ from testbed.checker.difference import Difference, lines
 
 
 class Struck(msgspec.Struct, frozen=True):
-    """A fault that happened. ``reached``: for one at a point, whether the process came by there."""
+    """A fault that occurred. ``reached``: for a fault at a point, whether the process reached it."""
 
     planned: Planned
     reached: bool = True
@@ -27,9 +27,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     rounds: int
     faults: dict[str, int]
-    """How often each kind struck."""
+    """Number of faults by kind."""
     points: dict[str, int]
-    """How often a process died at each point."""
+    """Number of deaths by point."""
     left_out: list[str]
     """Kinds that this machine does not allow."""
     tls: bool = False
@@ -38,28 +38,28 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     results_acknowledged: int
     results_stored: int
     results_discarded: int
-    """By agents whose clock was set, on purpose."""
+    """Results that agents discarded deliberately, because their clock was set."""
     lost: int
     duplicated: int
     unexplained: int
-    """All other differences, and processes that ended although nobody asked them to."""
+    """All other differences, and processes that ended unexpectedly."""
     unseen: list[str]
-    """Why nothing could have been seen: such a run is not good, whatever it found."""
+    """Why the run could not have detected a problem: such a run is not good, whatever it found."""
 
 
 def say(text: str) -> None:
-    """A line for whoever watches."""
+    """Print a progress line."""
     sys.stderr.write(f"faults: {text}\n")
     sys.stderr.flush()
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """All that is wrong."""
+    """All problems found."""
 
     differences: list[Difference] = field(default_factory=list)
     died: list[str] = field(default_factory=list)
-    """Processes that ended although nobody asked them to, each with the end of its log."""
+    """Processes that ended unexpectedly, each with the end of its log."""
 
     def __bool__(self) -> bool:
         return bool(self.differences or self.died)
@@ -69,7 +69,7 @@ class Found:
 
 
 def summarize(seed: int, seconds: float, rounds: int, struck: Sequence[Struck], last: Verdict, found: Found) -> Summary:
-    """The run in figures. ``last`` is the verdict of the last round, which is about all of them."""
+    """Summarize the run in figures. ``last`` is the verdict of the last round, which covers all rounds."""
     kinds = Counter(one.planned.kind for one in struck)
     points = Counter(one.planned.target for one in struck if one.reached and "point" in one.planned.kind)
     count = Counter(difference.kind for difference in found.differences)
@@ -96,7 +96,7 @@ def summarize(seed: int, seconds: float, rounds: int, struck: Sequence[Struck], 
 
 def _unseen(struck: Sequence[Struck], last: Verdict) -> list[str]:
     reasons = {
-        "no fault struck": not struck,
+        "no fault occurred": not struck,
         "no result was attempted": not last.attempted,
         "no result was acknowledged": not last.acknowledged,
         "no result was stored": not last.stored,
@@ -105,7 +105,7 @@ def _unseen(struck: Sequence[Struck], last: Verdict) -> list[str]:
 
 
 def print_all(summary: Summary, found: Found) -> None:
-    """Each difference and death, and the summary."""
+    """Print each difference and death, and the summary."""
     died = (f"died: {death}" for death in found.died)
     for line in (*lines(found.differences), *died, *(f"unseen: {reason}" for reason in summary.unseen)):
         sys.stdout.write(line + "\n")

@@ -1,4 +1,4 @@
-"""Brings a system that was broken and made whole again to rest: nothing on its way, nothing due, everything told."""
+"""Bring a repaired system to rest: nothing in transit, nothing due, every assignment published."""
 
 import asyncio
 import logging
@@ -13,8 +13,9 @@ from bench.faults.journal import read_journal
 from bench.faults.launch import JOURNAL
 from bench.faults.rig import Rig
 from bench.faults.verdict import Diary
-from runtime.db.engine import DatabaseUnavailable, utc_now
+from runtime.db.engine import utc_now
 from runtime.db.queue import SCORING
+from runtime.db.retry import DatabaseUnavailable
 from runtime.db.system_settings import PoolSettingsReader
 from runtime.mqtt.session import NotConnected
 from schema.tables import log_scores, servers
@@ -28,13 +29,13 @@ from testbed.world import ENV
 log = logging.getLogger(__name__)
 
 REST_WITHIN = 180.0
-"""Seconds for each step. The longest wait of ours is that of an agent which keeps away from a broker."""
+"""Seconds for each step. The longest wait is that of an agent that stays away from a broker."""
 
 TREE_WITHIN = 90.0
 
 
 class Rest:
-    """A system on its way to rest. What does not come to it in time is a difference, not an error."""
+    """A system on its way to rest. A part that does not reach it in time is a difference, not an error."""
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
@@ -42,31 +43,32 @@ class Rest:
         self.differences: list[Difference] = []
 
     async def come(self, load: str) -> Tree:
-        """Has reviews end, then measuring; waits until all is delivered, scored and told. The retained assignments."""
+        """Pause reviews, then measuring; wait until all results are delivered and scored, and assignments published.
+        Return the retained assignments."""
         rig = self._rig
         await self._reach("the selector pauses", lambda: rig.operator.service("selector", "pause"))
-        # A score counts monitors by their status, and is made anew with the next result: there must be one after the
-        # last move.
+        # A score depends on the status of its monitors, and is computed again with the next result: one must follow the
+        # last status change.
         last = await rig.read(ledger.last_log_id)
         await self._reach("results of all servers", lambda: self._all_measured_since(last))
         await self._end_load(load)
         for monitor in rig.fault_site.world.monitors:
             await self._reach(f"{monitor.name} pauses", lambda name=monitor.name: rig.operator.agent(name, "pause"))  # type: ignore[misc]  # mypy sees no type of a default
-        # A probe that is underway, or a result that waits for others, comes into the spool after a pause.
+        # A probe in progress, or a result waiting for its batch, enters the spool after the pause.
         for name in rig.monitors:
             await self._reach(f"the counts of {name}", lambda name=name: self._balanced(name))  # type: ignore[misc]  # mypy sees no type of a default
         await self._reach("spools are delivered", self._delivered)
-        await self._reach("everything is scored", self._scored)
+        await self._reach("all servers are scored", self._scored)
         return await self._told()
 
     async def go_on(self) -> None:
-        """Has measuring and reviews go on."""
+        """Resume measuring and reviews."""
         for monitor in self._rig.fault_site.world.monitors:
             await self._rig.operator.agent(monitor.name, "resume")
         await self._rig.operator.service("selector", "resume")
 
     def diaries(self) -> list[Diary]:
-        """The journals of all agents, with what those that run said on the way to rest."""
+        """Return the journals of all agents, with the counts that running agents reported on the way to rest."""
         found = []
         for name, monitor in self._rig.monitors.items():
             journal = self._rig.fault_site.handles(name) / JOURNAL
@@ -77,7 +79,7 @@ class Rest:
         return found
 
     async def _balanced(self, name: str) -> bool:
-        """Whether an agent's counts are those of its journal. They may differ for as long as something is underway."""
+        """Return whether an agent's counts agree with its journal. They may differ while a probe is in progress."""
         measured = self._measured[name] = await self._rig.operator.measured(self._rig.monitors[name].name)
         tale = await asyncio.to_thread(read_journal, self._rig.fault_site.handles(name) / JOURNAL)
         return measured == tale.kept_by_last_process()
@@ -107,7 +109,7 @@ class Rest:
             ended.cancel()
             await self._rig.kill(name)
         if not done or ended.result() != 0:
-            text = f"not everything that {name} sent was acknowledged:\n{self._rig.end_of_log(name)}"
+            text = f"not all batches of {name} were acknowledged:\n{self._rig.end_of_log(name)}"
             self.differences.append(Difference("waiting", text))
 
     async def _delivered(self) -> bool:
@@ -129,7 +131,7 @@ class Rest:
                 lambda connection: compare_assignments(connection, trees[0], Topics(ENV), intervals)
             )
 
-        await self._reach("retained assignments are the ledger's", right, TREE_WITHIN)
+        await self._reach("retained assignments agree with the ledger", right, TREE_WITHIN)
         return trees[0]
 
     async def _read_tree(self) -> Tree:

@@ -1,4 +1,4 @@
-"""The system of a fault run, with a handle on everything that can be broken."""
+"""Run the system of a fault run, with a handle on everything that can be broken."""
 
 import asyncio
 import logging
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 DATABASE: Final = "database"
 WORKERS: Final = ("ingest 1", "ingest 2", "scorer", "selector")
-"""Those that run from the beginning to the end, if nothing happens to them."""
+"""The workers that run from the beginning to the end, unless a fault hits them."""
 
 _CONNECT: Final = bytes.fromhex("100c 0004 4d515454 04 02 003c 0000")
 _CONNACK: Final = b"\x20"
@@ -55,7 +55,7 @@ class Rig(Stack):
         super().__init__(fault_site.site)
         self.fault_site = fault_site
         self.database = database
-        # Signed with the key of now, which changes in a rotation.
+        # Signed with the current key, which changes in a rotation.
         self.operator = Operator(
             self.site.broker_address, _OPERATOR, lambda: sign(fault_site.key, Role.SERVER, _OPERATOR, ENV), ENV
         )
@@ -67,7 +67,7 @@ class Rig(Stack):
             LINKS[2]: TcpProxy(str(ledger.host), int(ledger.port or 0), host=broker.host),
         }
         self.differences: list[Difference] = []
-        """What faults have found while they lasted."""
+        """Differences that faults detected while they lasted."""
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def __aenter__(self) -> Self:
@@ -78,7 +78,7 @@ class Rig(Stack):
 
     async def __aexit__(self, *exception: object) -> None:
         for name in list(self.supervisor.running):
-            self.signal(name, signal.SIGCONT)  # who is stopped could not end
+            self.signal(name, signal.SIGCONT)  # a stopped process could not end
         with suppress(ProcessLookupError, AssertionError):
             self.database.signal(signal.SIGCONT)
         await super().__aexit__(*exception)
@@ -86,10 +86,10 @@ class Rig(Stack):
     # ---- beginning -------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Starts everything but the load.
+        """Start everything but the load.
 
         Raises:
-            CannotRun: something does not get ready.
+            CannotRun: a process does not become ready.
         """
         await asyncio.to_thread(self._prepare_ledger)
         await self.start_broker()
@@ -108,34 +108,34 @@ class Rig(Stack):
         transaction(self.engine, partial(store_all, world=world, load_names=load_names, now=now))
 
     def broker_by(self, link: str) -> BrokerAddress:
-        """The broker by way of one of the proxies."""
+        """Return the broker's address through one of the proxies."""
         proxy = self.links[link]
         return replace(self.site.broker_address, host=proxy.host, port=proxy.port)
 
     async def start_worker(self, name: str) -> None:
-        """Starts a worker, or starts it again."""
+        """Start a worker, also again."""
         if name in self.supervisor.running:
             return
         database = through(self.site.database, self.links[LINKS[2]])
         await self.supervisor.start(self.fault_site.worker(name, self.broker_by(LINKS[1]), database))
 
     async def start_load(self, number: int, seed: int) -> str:
-        """Starts the load generator of a round, and returns its name when it sends."""
+        """Start a round's load generator; return its name when it sends."""
         command, _ = self.fault_site.load(number, self.broker_by(LINKS[0]), seed)
         await self.start_process(command, READY)
         return command.name
 
     def check(self) -> None:
-        """A process that has died is a finding, and the run starts it again."""
+        """Do nothing: a dead process is a finding here, and the run starts it again."""
 
     # ---- handles ---------------------------------------------------------------------------------------------------
 
     def lock(self, name: str) -> asyncio.Lock:
-        """Whoever breaks something holds its lock until it is whole again."""
+        """Return the lock that a fault holds from break to repair."""
         return self._locks.setdefault(name, asyncio.Lock())
 
     def signal(self, name: str, number: signal.Signals) -> None:
-        """Sends a signal to a process, if it runs."""
+        """Send a signal to a process, if it runs."""
         if name == DATABASE:
             self.database.signal(number)
         elif (pid := self.supervisor.pid(name)) is not None:
@@ -143,7 +143,7 @@ class Rig(Stack):
                 os.kill(pid, number)
 
     async def reload_broker(self) -> None:
-        """Has the broker read keys and certificates again, once it serves: the signal ends one that still starts.
+        """Make the broker read keys and certificates again, once it serves: the signal would end a starting one.
 
         Raises:
             CannotRun: it does not serve in time.
@@ -153,40 +153,40 @@ class Rig(Stack):
         self.signal(BROKER, signal.SIGHUP)
 
     async def kill(self, name: str) -> None:
-        """SIGKILL."""
+        """Kill a process with SIGKILL."""
         if name == DATABASE:
             await asyncio.to_thread(self.database.stop, kill=True)
         else:
             await self.supervisor.kill(name)
 
     async def stop(self, name: str) -> None:
-        """SIGTERM; an end in order.
+        """Stop a process in order with SIGTERM.
 
         Raises:
-            CannotRun: it does not end when it is asked to.
+            CannotRun: it does not end in order.
         """
         if name == DATABASE:
             await asyncio.to_thread(self.database.stop)
         elif name in self.supervisor.running and await self.supervisor.stop([name]):
-            raise CannotRun(f"{name} did not end when it was asked to; see {self.site.logs}")
+            raise CannotRun(f"{name} did not end after SIGTERM; see {self.site.logs}")
 
     async def start_again(self, name: str) -> None:
-        """Starts what was killed or stopped."""
+        """Start a killed or stopped process again."""
         if name == DATABASE:
             await asyncio.to_thread(self.database.start)
         elif name not in self.supervisor.running:
             await self.supervisor.restart(name)
 
     def agent_state(self, name: str) -> StateDirectory:
-        """The state directory of an agent, by the name of its process."""
+        """Return an agent's state directory, by the name of its process."""
         return self.fault_site.state(self.monitors[name])
 
     def spools_are_empty(self) -> bool:
-        """Whether no batch of an agent waits."""
+        """Return whether no agent has a batch in its spool."""
         return all(is_empty(self.fault_site.state(monitor)) for monitor in self.fault_site.world.monitors)
 
     def end_of_log(self, name: str) -> str:
-        """The last lines that a process has said."""
+        """Return the last lines of a process's log."""
         return last_lines(self.site.log_of(name))
 
 
@@ -194,7 +194,7 @@ __all__ = ["BROKER", "DATABASE", "DISK_OF_DATABASE", "FLEET", "WORKERS", "Rig"]
 
 
 def _serves(address: BrokerAddress) -> bool:
-    """Whether the broker itself answers: with a TLS handshake, or by refusing a client without a token.
+    """Return whether the broker itself answers: with a TLS handshake, or by refusing a client without a token.
 
     A refused handshake counts, too: a broker that reloaded while certificate and key were being replaced has neither
     until its next reload.

@@ -1,4 +1,4 @@
-"""A fault run from its first process to its last: rounds of faults, each followed by rest and comparison."""
+"""Run a fault run, from its first process to its last: rounds of faults, each followed by rest and comparison."""
 
 import asyncio
 import logging
@@ -32,13 +32,13 @@ log = logging.getLogger(__name__)
 
 AGENTS: Final = 4
 SERVERS: Final = 7
-"""Of the demo's; the next ones are kept from some monitors, whose pairs are then paused."""
+"""Number of the demo's servers; the next ones are excluded for some monitors, whose pairs are then paused."""
 LOAD_MONITORS: Final = 36
 ROUND: Final = 900.0
-"""Seconds of a round, about. What is found is then not too far from what did it."""
+"""Approximate seconds of a round, short enough to relate a difference to its cause."""
 
 SETTLE: Final = 8.0
-"""Seconds of peace before the first fault."""
+"""Undisturbed seconds before the first fault."""
 
 _NEEDS_DISKS: Final = frozenset({"full disk under the spool", "full disk under the database"})
 _LOOK_EVERY: Final = 0.5
@@ -46,7 +46,7 @@ _LOOK_EVERY: Final = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a run was asked for."""
+    """The options of a run."""
 
     seconds: float
     seed: int
@@ -54,15 +54,15 @@ class Options:
     tls: bool = False
     ipv6: bool = False
     gap: tuple[float, float] | None = None
-    """Between the beginnings of two faults; None: as the plan has it."""
+    """Seconds between the starts of two faults; None: the plan's default."""
     database: type[DatabaseServer] = MariaDb
 
 
 def run_faults(options: Options) -> int:
-    """Runs, prints, and returns the exit code.
+    """Run, print the report, and return the exit code.
 
     Raises:
-        CannotRun: something that it needs is missing.
+        CannotRun: a requirement is missing.
     """
     can_fill = _own_disks()
     kinds = [kind for kind in options.kinds if can_fill or kind not in _NEEDS_DISKS]
@@ -92,7 +92,7 @@ def _own_disks() -> bool:
     try:
         disks.own_mounts()
     except disks.NoDisks as error:
-        say(f"full disks are left out, this machine does not let us make small ones: {error}")
+        say(f"faults with full disks are left out, this machine does not allow small disks: {error}")
         return False
     return True
 
@@ -117,7 +117,7 @@ def _database(kind: type[DatabaseServer], directory: Path, *, disk: bool) -> Ite
         yield server
     finally:
         server.stop(kill=True)
-        with suppress(OSError):  # its disk goes with us; there may be no logs yet
+        with suppress(OSError):  # its disk disappears with this process; there may be no logs yet
             (directory / "logs" / "database.log").write_bytes((path / "log").read_bytes())
 
 
@@ -148,7 +148,7 @@ class Run:
         self.found = Found()
 
     async def run(self) -> Summary:
-        """The summary.
+        """Return the summary.
 
         Raises:
             CannotRun: the system does not start.
@@ -176,7 +176,7 @@ class Run:
         gap = {} if self._options.gap is None else {"gap": self._options.gap}
         plan = make_plan(seed, seconds, processes, self._kinds, **gap)
         await self._strike(rig, plan, seconds)
-        say(f"round {number} is over, everything comes to rest")
+        say(f"round {number} is over; waiting until the system is at rest")
         rest = Rest(rig)
         tree = await rest.come(load)
         verdict = await asyncio.to_thread(judge, rig.engine, rest.diaries(), self._records, tree)
@@ -199,7 +199,7 @@ class Run:
             for name in sorted(fault.touches):
                 await locks.enter_async_context(rig.lock(name))
             if time.monotonic() > until:
-                return  # what it touches was broken for too long
+                return  # its targets were broken for too long
             say(str(planned))
             log.info("begins: %s", planned)
             try:
@@ -211,7 +211,7 @@ class Run:
         self._struck.append(Struck(planned, not isinstance(fault, KillAtPoint) or fault.reached))
 
     async def _watch(self, rig: Rig) -> None:
-        """Notices processes that end although nobody asked them to, and starts them again."""
+        """Notice processes that end unexpectedly, and start them again."""
         while True:
             await asyncio.sleep(_LOOK_EVERY)
             for death in rig.supervisor.deaths[self._deaths :]:
@@ -222,7 +222,7 @@ class Run:
                         await rig.start_again(death.name)
             if not rig.database.running and not rig.lock(DATABASE).locked():
                 async with rig.lock(DATABASE):
-                    self._died("the database ended by itself")
+                    self._died("the database ended unexpectedly")
                     await rig.kill(DATABASE)
                     await rig.start_again(DATABASE)
 

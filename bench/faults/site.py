@@ -1,5 +1,5 @@
-"""Where everything of a fault run is, and how each of its processes is started: as in the demo, but through proxies,
-with the handles of :mod:`bench.faults.launch`, and with directories that can be full."""
+"""Define the files and processes of a fault run: like the demo's, but with proxies, the handles of
+:mod:`bench.faults.launch`, and small disks."""
 
 import dataclasses
 import shutil
@@ -35,7 +35,7 @@ DISK_OF_DATABASE: Final = 2048
 _SHARES: Final = Shares(bad=0.03, late=0.03, duplicate=0.05, malformed=0.02)
 _BATCH: Final = 10
 _DRAIN: Final = 150.0
-"""Seconds that everything sent has to be acknowledged, when all is well again."""
+"""Seconds to acknowledge everything sent, once all faults are repaired."""
 
 
 class FaultSite:
@@ -45,47 +45,47 @@ class FaultSite:
         self.site = site
         self.world = world
         self.key: SigningKey = site.key
-        """The one that tokens are signed with now."""
+        """The current key that signs tokens."""
         self.key_file = site.directory / "jwt.key"
         self.load_names = [f"load{number}.{ENV}.mon.example" for number in range(1, load + 1)]
         self.disks = disks
 
     def handles(self, name: str) -> Path:
-        """The directory in which a process finds what it is ordered to do, and writes its journal."""
+        """Return the directory for a process's requests and its journal."""
         path = self.site.directory / "handles" / name.replace(" ", "-")
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     def worker(self, name: str, broker: BrokerAddress, database: URL) -> Command:
-        """``name`` is the service, and a number if there are several: ``ingest 2``."""
+        """Return a worker's command; ``name`` is the service, with a number if there are several: ``ingest 2``."""
         arguments = [str(self.handles(name)), *WORKERS[name.partition(" ")[0]]]
         settings = dataclasses.replace(self.site, broker_address=broker, database=database).settings()
         return python_command(self.site, name, LAUNCH, "worker", *arguments, settings=settings)
 
     def agent(self, monitor: Monitor, copy: bool = False) -> Command:
-        """The agent that is this monitor, or another one of the same name."""
+        """Return the command of this monitor's agent, or of another one of the same name."""
         name = agent_name(monitor) + (" copy" if copy else "")
         settings = agent_settings(self.state(monitor, copy).path.parent)
         return python_command(self.site, name, LAUNCH, "agent", str(self.handles(name)), settings=settings)
 
     def state(self, monitor: Monitor, copy: bool = False) -> StateDirectory:
-        """The state of an agent."""
+        """Return an agent's state directory."""
         short = short_name(monitor.name) + ("-copy" if copy else "")
         return StateDirectory(self.site.directory / "agents" / short, ENV)
 
     def provision(self, monitor: Monitor, broker: BrokerAddress, copy: bool = False) -> None:
-        """Gives an agent its identity, and a disk of its own."""
+        """Give an agent its identity, and a separate disk."""
         base = self.state(monitor, copy).path.parent
         if self.disks and not copy:
             make_disk(base, DISK_OF_AGENT)
         provision_agent(base, monitor.name, broker, monitor_token(self.key, monitor.name))
 
     def renew_token(self, monitor: Monitor) -> None:
-        """Gives an agent a new token, signed with the key of now."""
+        """Give an agent a new token, signed with the current key."""
         write_token(self.state(monitor), monitor_token(self.key, monitor.name))
 
     def load(self, number: int, broker: BrokerAddress, seed: int) -> tuple[Command, Path]:
-        """The load generator of a round, and its record."""
+        """Return the command of a round's load generator, and its record."""
         name = f"{LOAD} {number}"
         record = self.site.directory / f"load-{number}.jsonl"
         spec = LoadSpec(
@@ -108,7 +108,7 @@ class FaultSite:
 
 
 def store_all(connection: Connection, world: World, load_names: Sequence[str], now: datetime) -> None:
-    """The demo's world, and monitors for the load in accounts and networks of their own."""
+    """Store the demo's world, and monitors for the load in separate accounts and networks."""
     ids = store_world(connection, world, now)
     connection.execute(sa.insert(accounts), [{"name": name, "flags": {}, "created_on": now} for name in load_names])
     owners = {row.name: row.id for row in connection.execute(sa.select(accounts.c.id, accounts.c.name))}
@@ -129,12 +129,12 @@ def store_all(connection: Connection, world: World, load_names: Sequence[str], n
 
 
 def through(url: URL, proxy: TcpProxy) -> URL:
-    """``url`` by way of ``proxy``."""
+    """Return ``url`` by way of ``proxy``."""
     return url.set(host=proxy.host, port=proxy.port)
 
 
 def remove(directory: Path) -> None:
-    """Removes all files of a run."""
+    """Remove all files of a run."""
     for path in (directory / "db", *directory.glob("agents/*")):
         remove_disk(path)
     shutil.rmtree(directory, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Faults of what processes stand on: the clock, the disk, the network."""
+"""Inject faults of the environment: the clock, the disk, the network."""
 
 import asyncio
 from typing import Final
@@ -13,10 +13,10 @@ from testbed.tcp_proxy import Direction, TcpProxy
 _HOUR: Final = 3600.0
 _CUT_EVERY: Final = 1.0
 _HANDSHAKE: Final = 400
-"""Octets that pass in each direction before a handshake of TLS is over, at least."""
+"""Minimum octets in each direction of a TLS handshake."""
 
 _GIVES_UP_WITHIN: Final = 10.0
-"""Seconds in which a server that could not write may still end: before it does, it writes down where it stood."""
+"""Seconds in which a server that could not write may still exit: it saves its position first."""
 
 _LOOK_EVERY: Final = 0.1
 
@@ -37,7 +37,7 @@ class Clock:
 
 
 class FullDisk:
-    """No space is left under an agent's state and spool, or under the database."""
+    """No space is left for an agent's state and spool, or for the database."""
 
     def __init__(self, rig: Rig, planned: Planned) -> None:
         self._rig, self._name = rig, planned.target
@@ -51,7 +51,7 @@ class FullDisk:
     async def end(self) -> None:
         await asyncio.to_thread(disks.free, self._path)
         if self._name == DATABASE and await self._gave_up():
-            # A server that cannot write gives up; its operator makes room and starts it again.
+            # A server that cannot write exits; its operator frees space and starts it again.
             await self._rig.kill(DATABASE)
             await self._rig.start_again(DATABASE)
 
@@ -64,7 +64,7 @@ class FullDisk:
 
 
 class Network:
-    """The connections between two kinds of processes suffer."""
+    """The connections between two kinds of processes are disturbed."""
 
     def __init__(self, rig: Rig, planned: Planned) -> None:
         self._link = rig.links[planned.target]
@@ -86,7 +86,7 @@ class Network:
                 self._link.refuse()
                 await self._link.cut()
             case "silent":
-                # Whoever connects is accepted, and hears nothing.
+                # Connections are accepted, but receive nothing.
                 self._link.pause()
                 await self._link.cut()
             case "cut" if self._in_handshake:
@@ -109,7 +109,7 @@ class Network:
 
 
 async def _keep_cutting(link: TcpProxy, luck: float) -> None:
-    """In the middle of what is on its way, now in one direction, now in the other."""
+    """Cut connections in the middle of data, in alternating directions."""
     directions = list(Direction)
     for turn in range(1_000):
         link.cut_after(1 + int(luck * 5_000), directions[turn % 2])

@@ -1,4 +1,4 @@
-"""The comparison after a round: what agents and load attempted and were told, and what ledger and broker hold."""
+"""Compare, after a round, what agents and load sent and received with the ledger and the broker."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,27 +21,27 @@ from testbed.world import ENV
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a round came to."""
+    """The outcome of a round."""
 
     attempted: int
-    """Results that were put into a spool."""
+    """Results put into a spool."""
     acknowledged: int
-    """Results whose batch was answered as committed, also when the answer said that they were rejected."""
+    """Results whose batch was acknowledged as committed, including rejected ones."""
     stored: int
     """Log rows of monitors."""
     discarded: int
-    """Results that agents withdrew on purpose, because their clock was set; their counters say so, too."""
+    """Results that agents withdrew deliberately, because their clock was set; also in their counters."""
     differences: tuple[Difference, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Diary:
-    """The journal of an agent, and what its process says that it measured."""
+    """The journal of an agent, and its process's count of measured results."""
 
     monitor: str
     journal: Path
     measured: int | None = None
-    """Results since the start of the process that runs now, without those it discarded; None: it was not asked."""
+    """Results since the start of the current process, without discarded ones; None: not asked."""
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class _Known:
 
 
 def judge(engine: Engine, diaries: Iterable[Diary], records: Iterable[Path], tree: Tree) -> Verdict:
-    """Compares everything with everything. The system must be at rest.
+    """Compare everything with everything. The system must be at rest.
 
     Raises:
         sqlalchemy.exc.DBAPIError: the database failed.
@@ -91,7 +91,7 @@ def _read(connection: Connection, diaries: Iterable[Diary], records: Iterable[Pa
 def _add_agent(known: _Known, ids: Mapping[str, int], diary: Diary, tale: Tale) -> None:
     monitor_id = ids[diary.monitor]
     for story in tale.stories:
-        # What an honest agent measures is never rejected.
+        # Results of an honest agent are never rejected.
         attempt = Attempt(monitor_id, story.batch.id, story.batch.results, story.answers, expected={})
         known.attempts.append(attempt)
         if story.left == "withdrawn":
@@ -102,7 +102,7 @@ def _add_agent(known: _Known, ids: Mapping[str, int], diary: Diary, tale: Tale) 
             text = f"batch {story.batch.id} of {diary.monitor} was {story.left} by its agent"
             known.differences.append(Difference("lost", text))
     if diary.measured is not None and (kept := tale.kept_by_last_process()) != diary.measured:
-        text = f"{diary.monitor} says that it measured {diary.measured} results, its spool was given {kept}"
+        text = f"{diary.monitor} reports {diary.measured} measured results, but its spool received {kept}"
         known.differences.append(Difference("lost" if kept < diary.measured else "invented", text))
 
 

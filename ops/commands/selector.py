@@ -17,7 +17,7 @@ from runtime.printable import printable
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
-    from selector.rules.model import Review
+    from selector.rules.world import Review
 
 _SERVER = typer.Argument(metavar="SERVER", help="Id or address.")
 

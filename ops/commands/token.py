@@ -1,4 +1,7 @@
-"""Define ``ntppool-monitor token``: print a token for the broker to stdout, and nowhere else."""
+"""Define ``ntppool-monitor token``: print a token for the broker to stdout.
+
+Nothing sends a token to an agent: the operator copies it to the agent's host.
+"""
 
 import re
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Open the ledger's database with the options of each kind, and run and retry transactions."""
+"""Open each kind of database as the ledger needs it, and run transactions (:mod:`runtime.db.retry` repeats them)."""
 
 import logging
 import sqlite3
@@ -20,9 +20,8 @@ from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from runtime.db.bulk import JsonText, mysql_literal, stored_day
-from runtime.db.errors import Reaction, reaction_to
+from runtime.db.retry import Reaction, reaction_to, repeat_after_conflicts
 from runtime.log import OngoingWarning
-from runtime.retry import Delays
 from runtime.settings import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -43,15 +42,8 @@ connections. A different password is tried at once."""
 
 _WRONG_PASSWORD: Final = frozenset({1045, 1698})
 
-_CONFLICT_DELAYS: Final = Delays(first_seconds=0.01, longest_seconds=0.5, jitter=0.5)
-"""Delays before a transaction is retried after a conflict."""
-
 _NO_TLS: Final = 2026
 """The driver's error number for a failed TLS setup."""
-
-
-class DatabaseUnavailable(Exception):
-    """The database is unreachable or full, or the connection was lost; the outcome of a commit may be unknown."""
 
 
 def open_database(url: URL, *, reread: Callable[[], URL] | None = None) -> Engine:
@@ -261,19 +253,12 @@ def transaction(
         DatabaseUnavailable: the connection failed. The caller decides whether and when to retry; since a lost
             connection may have committed, ``work`` must be idempotent.
     """
-    for attempt in range(1, attempts + 1):
-        try:
-            with engine.begin() as connection:
-                return work(connection)
-        except Exception as error:
-            reaction = reaction_to(error)
-            if reaction is Reaction.RECONNECT:
-                raise DatabaseUnavailable(str(getattr(error, "orig", error))) from error
-            if attempt == attempts or not (isinstance(error, retry_on) or reaction is Reaction.AGAIN):
-                raise
-            log.debug("transaction retried after %s", getattr(error, "orig", error))
-            time.sleep(_CONFLICT_DELAYS.after(attempt))
-    raise AssertionError("unreachable")
+
+    def once() -> T:
+        with engine.begin() as connection:
+            return work(connection)
+
+    return repeat_after_conflicts(once, attempts, retry_on)
 
 
 def reading(engine: Engine) -> AbstractContextManager[Connection]:

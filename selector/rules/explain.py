@@ -18,8 +18,8 @@ from selector.rules import (
     swap_into_active,
     too_many,
 )
-from selector.rules.model import PairStatus, Review, Skipped, Verdict
-from selector.rules.world import Entry, Step, World
+from selector.rules.model import PairStatus, Skipped, Verdict
+from selector.rules.world import Entry, Review, Step, World
 
 _EXPLAINING = {
     PairStatus.ACTIVE: (leave_gradually.NAME, too_many.TOO_MANY_ACTIVE, swap_into_active.NAME),

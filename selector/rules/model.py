@@ -5,16 +5,11 @@ worker uses the database, the broker and the clock. `selector.rows` converts raw
 invalid rows.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 import msgspec
-
-if TYPE_CHECKING:
-    from selector.rules.world import Step, World
 
 
 class PairStatus(StrEnum):
@@ -213,25 +208,3 @@ class Verdict:
     after: PairStatus | None
     rule: str | None
     reason: str
-
-
-@dataclass(frozen=True)
-class Review:
-    """The result of a review.
-
-    `changes` are in the order of the decisions, at most one per monitor. `violations` are those found before the
-    changes, for the metrics; `records` are the rows to write, with the violations that remain after the changes.
-    `skipped` are the skipped monitors; `steps` is the trace from which `selector.rules.explain` derives its text.
-    """
-
-    changes: tuple[Change, ...]
-    violations: Mapping[int, Violation]
-    records: tuple[PairRecord, ...]
-    skipped: tuple[Skipped, ...]
-    steps: "tuple[Step, ...]" = field(repr=False)
-    world: "World" = field(repr=False)
-
-    @property
-    def changed(self) -> bool:
-        """Return whether a pair changes its status, which determines when the next review is due."""
-        return bool(self.changes)

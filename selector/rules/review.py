@@ -14,14 +14,13 @@ from selector.rules.model import (
     Monitor,
     PairRecord,
     PairStatus,
-    Review,
     Server,
     Settings,
     Skipped,
     Violation,
     ViolationType,
 )
-from selector.rules.world import Entry, Step, World
+from selector.rules.world import Entry, Review, Step, World
 
 
 def review(server: Server, monitors: Iterable[Monitor | Skipped], now: datetime, settings: Settings) -> Review:

@@ -17,11 +17,13 @@ from selector.rules.model import (
     GlobalStatus,
     Health,
     Monitor,
+    PairRecord,
     PairStatus,
     Server,
     Settings,
     Skipped,
     State,
+    Violation,
     ViolationType,
 )
 
@@ -190,3 +192,25 @@ class Step:
     rule: Rule
     after: World = field(repr=False)
     changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class Review:
+    """The result of a review.
+
+    `changes` are in the order of the decisions, at most one per monitor. `violations` are those found before the
+    changes, for the metrics; `records` are the rows to write, with the violations that remain after the changes.
+    `skipped` are the skipped monitors; `steps` is the trace from which `selector.rules.explain` derives its text.
+    """
+
+    changes: tuple[Change, ...]
+    violations: Mapping[int, Violation]
+    records: tuple[PairRecord, ...]
+    skipped: tuple[Skipped, ...]
+    steps: tuple[Step, ...] = field(repr=False)
+    world: World = field(repr=False)
+
+    @property
+    def changed(self) -> bool:
+        """Return whether a pair changes its status, which determines when the next review is due."""
+        return bool(self.changes)

@@ -1,5 +1,5 @@
-"""Holds a run to its promises: what was sent, what was acknowledged and what the ledger and the broker hold must agree.
+"""Check a run against its promises: messages sent and acknowledged, the ledger and the broker must agree.
 
-Nothing lost, nothing twice, every score the one that its results make, every assignment told as decided. For demo,
-tests, benchmarks and fault runs, and by hand with ``python -m testbed.checker``.
+Nothing is lost or duplicated, every score follows from its results, and every assignment is published as decided. Used
+by demo, tests, benchmarks and fault runs, and from the command line: ``python -m testbed.checker``.
 """

@@ -1,7 +1,7 @@
-"""``python -m testbed.checker``: checks a ledger, and its broker and the record of a load, against the promises.
+"""``python -m testbed.checker``: check a ledger, and optionally its broker and the record of a load.
 
 The broker and its key are those of the workers' settings (MQTT_HOST, MQTT_PORT, MQTT_CA_FILE, JWT_KEY_FILE, ...). The
-system must be at rest: no results on their way, no review under way. Exit code 1 when something differs.
+system must be at rest: no results in transit, no review in progress. Exit code 1 if there are differences.
 """
 
 import argparse
@@ -33,13 +33,13 @@ _CONNECT_WITHIN = 15.0
 
 
 def main() -> int:
-    """Runs the comparison and prints each difference."""
+    """Run the comparison and print each difference."""
     set_up_logging("error")
     given = _arguments()
     try:
         settings = load_settings(deployment_mode=given.env)
         if given.database_url is None and settings.database_dsn is None:
-            raise ConfigurationError("--database-url or DATABASE_DSN: must be set to the ledger to check")
+            raise ConfigurationError("--database-url or DATABASE_DSN: must name the ledger to check")
         url = parse_dsn(given.database_url) if given.database_url else settings.database_url()
         tree = asyncio.run(_tree(settings)) if given.retained else None
         engine = open_database(url)
@@ -62,13 +62,13 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m testbed.checker", description=__doc__)
     parser.add_argument("--database-url", metavar="URL", help="the ledger; default: DATABASE_DSN")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="what a load generator wrote down")
-    parser.add_argument("--retained", action="store_true", help="compare the broker's retained assignments too")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="record of a load generator")
+    parser.add_argument("--retained", action="store_true", help="compare the broker's retained assignments, too")
     parser.add_argument("--env", help="prod, test or devel; default: DEPLOYMENT_MODE")
     parser.add_argument(
         "--old",
         action="store_true",
-        help="the first results are gone for their age: take the scores they left as given",
+        help="the oldest results have expired: accept each pair's first remaining score",
     )
     return parser.parse_args()
 

@@ -1,6 +1,6 @@
-"""Every server's score once more, from all recent results at once, against what the scorer wrote.
+"""Recompute every server's score from all recent results, and compare it with the scorer's.
 
-The scorer asks the database for the rows that one of its tiers needs; here its pure function is given everything.
+The scorer reads only the rows that one of its tiers needs; here its pure function is given all rows.
 """
 
 import json
@@ -20,16 +20,16 @@ from testbed.checker.ledger import ServerScore, recent_results, scorer_ids, scor
 from testbed.checker.replay import same
 
 _Differing = tuple[int, Difference]
-"""A server and what is wrong with its score."""
+"""A server and the difference in its score."""
 
 
 def compare_aggregates(
     connection: Connection, intervals: Intervals, of: Collection[int] | None = None
 ) -> list[Difference]:
-    """Differences between the scores of servers (of these, or all) and their results. The ledger must be at rest.
+    """Compare the scores of these or all servers with their results. The ledger must be at rest.
 
-    A score changes when a result arrives, and not when a monitor is moved: without a result since the move, the score
-    is still that of before.
+    A score changes when a result arrives, not when a pair's status changes: without a result since that change, the
+    previous score is still right.
     """
     found = _waiting(connection)
     ids = scorer_ids(connection)
@@ -45,7 +45,7 @@ def _waiting(connection: Connection) -> list[Difference]:
     due = SCORING.due
     query = sa.select(SCORING.table.c.server_id, due).where(due.is_not(None)).order_by(due)
     return [
-        Difference("waiting", f"server {row.server_id} waits for its score since {row[1]}")
+        Difference("waiting", f"server {row.server_id} has been waiting for its score since {row[1]}")
         for row in connection.execute(query)
     ]
 
@@ -82,7 +82,7 @@ def _difference(server_id: int, where: str, found: ServerScore, computed: str) -
 
 
 def _compare_log(connection: Connection, scorer: Scorer, scorer_id: int) -> Sequence[Difference]:
-    """Rows of a scorer that are not what the row says from which they were taken."""
+    """Compare a scorer's log rows with the rows that they name as their source."""
     log = log_scores.c
     rows = connection.execute(
         sa.select(log.id, log.server_id, log.score, log.step, log.attributes).where(log.monitor_id == scorer_id)
@@ -92,7 +92,7 @@ def _compare_log(connection: Connection, scorer: Scorer, scorer_id: int) -> Sequ
     found = []
     for row in rows:
         source = of.get(sources[row.id])
-        # The source may be gone for its age.
+        # The source may have expired.
         if source is not None and (source[0] != row.server_id or not same(source[1], row.score)):
             text = f"log row {row.id} of {scorer.name} says {row.score!r}, the row {sources[row.id]} that it names says"
             found.append(Difference("aggregate", f"{text} {source[1]!r} of server {source[0]}"))

@@ -1,4 +1,4 @@
-"""Every retained assignment against the pair in the ledger that it tells of."""
+"""Compare every retained assignment with its pair in the ledger."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -25,10 +25,10 @@ _READ_WITHIN: Final = 120.0
 
 
 async def read_tree(session: BrokerSession, topics: Topics) -> Tree:
-    """All retained assignments of the environment, also those of monitors that nobody knows.
+    """Read all retained assignments of the environment, including those of unknown monitors.
 
     Raises:
-        NotConnected: the connection was lost, or they did not come in time.
+        NotConnected: the connection was lost, or they did not arrive in time.
     """
     tree: dict[str, bytes] = {}
 
@@ -44,7 +44,7 @@ async def read_tree(session: BrokerSession, topics: Topics) -> Tree:
 
 
 def compare_assignments(connection: Connection, tree: Tree, topics: Topics, intervals: Intervals) -> list[Difference]:
-    """Differences between what is retained and what the ledger says."""
+    """Compare the retained assignments with the ledger."""
     terms = Terms(topics, intervals, datetime.now(UTC).date())
     names = sa.select(monitors.c.tls_name).where(monitors.c.type == "monitor", monitors.c.tls_name.is_not(None))
     wanted: dict[str, Assignment | None] = {}

@@ -1,6 +1,6 @@
-"""What was sent and answered against what the ledger holds, batch by batch and row by row.
+"""Compare sent batches and their answers with the ledger, batch by batch and row by row.
 
-What was acknowledged is in the ledger, what is in the ledger was sent, and nothing is there twice.
+Every acknowledged result is in the ledger, everything in the ledger was sent, and nothing is there twice.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from testbed.checker.replay import BatchKey, LogRow
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A batch that was sent once or more, and what was answered."""
+    """A batch that was sent at least once, and its answers."""
 
     monitor_id: int
     batch: str
@@ -25,7 +25,7 @@ class Attempt:
     """None: it cannot be decoded."""
     answers: Sequence[Ack] = ()
     expected: Mapping[int, str] | None = None
-    """Why which of its results must be rejected, if that is known; the others must be stored."""
+    """For each result that must be rejected, the reason, if known; the others must be stored."""
 
     @property
     def key(self) -> BatchKey:
@@ -34,7 +34,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """A batch as the ledger remembers it."""
+    """A batch as the ledger has it."""
 
     stored: int
     rejected: tuple[Rejection, ...] = ()
@@ -43,11 +43,11 @@ class StoredBatch:
 _Differ = Callable[[Kind, str], None]
 
 RowKey = tuple[int, int, datetime, float | None, int]
-"""Server, monitor, time, offset and rtt: what tells one measurement from all others."""
+"""Server, monitor, time, offset and rtt, which together identify a measurement."""
 
 
 def compare_batches(attempts: Iterable[Attempt], stored: Mapping[BatchKey, StoredBatch]) -> list[Difference]:
-    """Differences between what was sent and answered, and the batches of the ledger (of the same monitors)."""
+    """Compare sent batches and their answers with the ledger's batches of the same monitors."""
     found: list[Difference] = []
     sent: set[BatchKey] = set()
     for attempt in attempts:
@@ -64,7 +64,7 @@ def _compare(attempt: Attempt, stored: StoredBatch | None) -> list[Difference]:
         found.append(_difference(kind, attempt.key, text))
 
     if any(answer != attempt.answers[0] for answer in attempt.answers):
-        differ("contradicted", "was answered in different ways")
+        differ("contradicted", "received contradicting answers")
     for answer in attempt.answers[:1]:
         _compare_answer(attempt, answer, stored, differ)
     if stored is not None and attempt.results is None:
@@ -72,7 +72,7 @@ def _compare(attempt: Attempt, stored: StoredBatch | None) -> list[Difference]:
     elif stored is not None and attempt.results is not None:
         if stored.stored + len(stored.rejected) != len(attempt.results):
             what = f"{stored.stored} stored, {len(stored.rejected)} rejected of {len(attempt.results)} results"
-            differ("lost", f"is not whole in the ledger: {what}")
+            differ("lost", f"is incomplete in the ledger: {what}")
         rejected = {rejection.index: rejection.reason for rejection in stored.rejected}
         if attempt.expected is not None and rejected != dict(attempt.expected):
             differ("misjudged", f"should have been rejected {dict(attempt.expected)}, not {rejected}")
@@ -85,7 +85,7 @@ def _compare_answer(attempt: Attempt, answer: Ack, stored: StoredBatch | None, d
             differ("lost", f"was acknowledged with {answer.stored} results, but is not in the ledger")
         case BatchCommitted() if stored is not None:
             if StoredBatch(answer.stored, tuple(answer.rejected)) != stored:
-                differ("contradicted", "was acknowledged otherwise than the ledger remembers it")
+                differ("contradicted", "was acknowledged with other results than the ledger has")
         case BatchRefused() if attempt.results is not None:
             differ("misjudged", f"was refused: {answer.reason}")
 
@@ -93,7 +93,7 @@ def _compare_answer(attempt: Attempt, answer: Ack, stored: StoredBatch | None, d
 def compare_rows(
     attempts: Iterable[Attempt], stored: Mapping[BatchKey, StoredBatch], rows: Iterable[LogRow]
 ) -> list[Difference]:
-    """Differences between the results of stored batches and the log rows of the same monitors."""
+    """Compare the results of stored batches with the log rows of the same monitors."""
     wanted: Counter[RowKey] = Counter()
     for attempt in attempts:
         batch = stored.get(attempt.key)
@@ -107,9 +107,9 @@ def compare_rows(
         if left:
             wanted[row_key(row)] = left - 1
         elif left is None:
-            found.append(Difference("invented", f"{row} is of no result that was sent"))
+            found.append(Difference("invented", f"{row} matches no result that was sent"))
         else:
-            found.append(Difference("duplicated", f"{row} is there once more than it was sent"))
+            found.append(Difference("duplicated", f"{row} exists more often than it was sent"))
     missing = ((key, left) for key, left in wanted.items() if left)
     found += [
         Difference("lost", f"the result of server {s}, monitor {m}, {ts} has no log row")
@@ -119,12 +119,12 @@ def compare_rows(
 
 
 def row_key(row: LogRow) -> RowKey:
-    """What tells a row from all others."""
+    """Return a row's key."""
     return row.server_id, row.monitor_id, row.ts, row.offset, row.rtt or 0
 
 
 def result_key(monitor_id: int, result: Result) -> RowKey:
-    """The key of the row that ``result`` becomes."""
+    """Return the key of the row for ``result``."""
     ts = to_db_seconds(result.ts)
     if result.no_response:
         return result.server_id, monitor_id, ts, None, 0

@@ -1,4 +1,4 @@
-"""All comparisons together, of a system that has come to rest."""
+"""Run all comparisons on a system at rest."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,31 +19,31 @@ from testbed.checker.replay import BatchKey, Pair, Replay
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """The ledger before the run; by default it was empty."""
+    """The ledger before the run; empty by default."""
 
     last_log_id: int = 0
     scores: Mapping[Pair, float] = field(default_factory=dict)
-    """Of the pairs."""
+    """Scores of the pairs."""
     batches: frozenset[BatchKey] = frozenset()
     unknown: bool = False
-    """Nobody knows the scores: a pair's first row is taken as it is."""
+    """Whether the scores are unknown: each pair's first row is then accepted as it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What was looked at, and what is wrong."""
+    """The extent of the check, and the differences found."""
 
     rows: int
     differences: tuple[Difference, ...]
 
     @property
     def good(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no differences."""
         return not self.differences
 
 
 def read_before(connection: Connection) -> Before:
-    """The ledger as it is now, before a run begins."""
+    """Read the current ledger, before a run begins."""
     batches = frozenset(ledger.batches(connection))
     return Before(ledger.last_log_id(connection), ledger.pair_scores(connection), batches)
 
@@ -56,12 +56,12 @@ def check(
     env: Environment = "devel",
     before: Before | None = None,
 ) -> Checked:
-    """Compares everything that is given with the ledger.
+    """Compare all given data with the ledger.
 
     Args:
-        attempts: all that some monitors sent; None: nobody wrote it down, and only the ledger itself is looked at.
-        tree: the retained assignments; None: they are not looked at.
-        before: what was there before these monitors began to send.
+        attempts: all batches that some monitors sent; None: unknown, check only the ledger itself.
+        tree: the retained assignments; None: do not check them.
+        before: the ledger before these monitors began to send.
 
     Raises:
         sqlalchemy.exc.DBAPIError: the database failed.

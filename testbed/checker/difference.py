@@ -1,4 +1,4 @@
-"""What the checker finds: one value for each thing that is not as it must be."""
+"""Define the checker's findings: one value for each difference."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,24 +18,24 @@ Kind = Literal[
     "trusted",
 ]
 """
-- ``lost``: acknowledged, or remembered as stored, but not there
-- ``duplicated``: there twice
-- ``invented``: there, but never sent
-- ``contradicted``: two answers, or an answer and the ledger, do not agree
-- ``misjudged``: a result was rejected that should have been stored, or the other way round
-- ``score``, ``aggregate``: of a pair, of a server
+- ``lost``: acknowledged, or recorded as stored, but missing
+- ``duplicated``: present twice
+- ``invented``: present, but never sent
+- ``contradicted``: two answers, or an answer and the ledger, disagree
+- ``misjudged``: a result was rejected that should have been stored, or vice versa
+- ``score``, ``aggregate``: wrong score of a pair, of a server
 - ``waiting``: not at rest yet
-- ``assignment``: what is retained and what was decided differ
-- ``trusted``: somebody logged in to a broker that had to be refused
+- ``assignment``: the retained message differs from the decision
+- ``trusted``: a client logged in to a broker that it must refuse
 """
 
 MOST_SHOWN: Final = 20
-"""Differences of one kind that are shown; one mistake may make thousands."""
+"""Maximum number of differences to show of one kind; one defect may cause thousands."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Something that is not as it must be."""
+    """A violated promise."""
 
     kind: Kind
     text: str
@@ -45,7 +45,7 @@ class Difference:
 
 
 def lines(differences: Iterable[Difference]) -> Sequence[str]:
-    """The differences as text, by kind; of many of one kind the first, and how many more there are."""
+    """Return the differences as text, by kind; of many of one kind, only the first and the number of the others."""
     found = list(differences)
     counts = Counter(difference.kind for difference in found)
     shown: list[str] = []

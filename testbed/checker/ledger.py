@@ -1,4 +1,4 @@
-"""What the checker reads of the ledger."""
+"""Read the ledger for the checker."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,11 +17,11 @@ from testbed.checker.replay import BatchKey, LogRow, Pair
 
 _AT_A_TIME: Final = 5_000
 _SERVERS: Final = 200
-"""Servers whose recent results are read together."""
+"""Number of servers whose recent results are read together."""
 
 
 def log_rows(connection: Connection, *, after: int = 0, of: Collection[int] | None = None) -> Iterator[LogRow]:
-    """Results of monitors in the order in which they were stored; those with a larger id, and of these monitors."""
+    """Read results in the order in which they were stored, with larger ids, of these monitors."""
     log = log_scores.c
     query = (
         sa.select(log_scores)
@@ -54,12 +54,12 @@ def _log_row(row: sa.Row[Any]) -> LogRow:
 
 
 def last_log_id(connection: Connection) -> int:
-    """The largest id of a log row; 0 when there is none."""
+    """Return the largest id of a log row; 0 if there is none."""
     return connection.scalar(sa.select(sa.func.max(log_scores.c.id))) or 0
 
 
 def batches(connection: Connection, of: Collection[int] | None = None) -> dict[BatchKey, StoredBatch]:
-    """The batches that the ledger remembers, of these monitors or all."""
+    """Return the ledger's batches, of these monitors or all."""
     b = result_batches.c
     rows = connection.execute(sa.select(b.monitor_id, b.batch, b.stored, b.rejected))
     return {
@@ -70,7 +70,7 @@ def batches(connection: Connection, of: Collection[int] | None = None) -> dict[B
 
 
 def pair_scores(connection: Connection) -> dict[Pair, float]:
-    """The score of each monitor's pair."""
+    """Return the score of each monitor's pair."""
     p = server_scores.c
     query = sa.select(p.server_id, p.monitor_id, p.score_raw).join(monitors, monitors.c.id == p.monitor_id)
     rows = connection.execute(query.where(monitors.c.type == "monitor"))
@@ -78,14 +78,14 @@ def pair_scores(connection: Connection) -> dict[Pair, float]:
 
 
 def monitor_ids(connection: Connection) -> dict[tuple[str, IpVersion], int]:
-    """Ids of the monitors by full name and protocol."""
+    """Return the monitors' ids by full name and protocol."""
     m = monitors.c
     query = sa.select(m.id, m.tls_name, m.ip_version).where(m.type == "monitor", m.ip_version.is_not(None))
     return {(row.tls_name, row.ip_version): row.id for row in connection.execute(query)}
 
 
 def scorer_ids(connection: Connection) -> dict[str, int]:
-    """Ids of the scorers that are at work, by full name."""
+    """Return the ids of the active scorers by full name."""
     m = monitors.c
     query = (
         sa.select(m.id, m.tls_name).where(m.type == "score", m.status.in_(("active", "testing"))).order_by(m.id.desc())
@@ -98,7 +98,7 @@ ServerScore = tuple[datetime | None, float]
 
 
 def server_scores_given(connection: Connection) -> dict[int, ServerScore]:
-    """What ``servers`` says of each server."""
+    """Return each server's score in ``servers``."""
     s = servers.c
     return {
         row.id: (row.score_ts, row.score_raw) for row in connection.execute(sa.select(s.id, s.score_ts, s.score_raw))
@@ -106,14 +106,14 @@ def server_scores_given(connection: Connection) -> dict[int, ServerScore]:
 
 
 def scores_by(connection: Connection, scorer_id: int) -> dict[int, ServerScore]:
-    """What ``server_scores`` says that a scorer gave to each server."""
+    """Return each server's score by one scorer, from ``server_scores``."""
     p = server_scores.c
     rows = connection.execute(sa.select(p.server_id, p.score_ts, p.score_raw).where(p.monitor_id == scorer_id))
     return {row.server_id: (row.score_ts, row.score_raw) for row in rows}
 
 
 def recent_results(connection: Connection, window: timedelta) -> Iterator[tuple[int, datetime, list[PairScore]]]:
-    """Of each server that has any: its newest result's time, and all results within ``window`` before that."""
+    """Return, for each server with results, the newest one's time and all within ``window`` before it."""
     newest = _newest(connection)
     ids = sorted(newest)
     for first in range(0, len(ids), _SERVERS):

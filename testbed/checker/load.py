@@ -1,4 +1,4 @@
-"""The record of a load generator as the checker takes it."""
+"""Convert the record of a load generator for the checker."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from testbed.load.record import History, histories, read_lines
 
 
 def read_attempts(connection: Connection, record: Path) -> list[Attempt]:
-    """All batches of a record, with the ids that the ledger has for their monitors."""
+    """Read all batches of a record, with the ledger's ids of their monitors."""
     ids = monitor_ids(connection)
     return [_attempt(history, ids) for history in histories(read_lines(record)).values()]
 
@@ -21,7 +21,7 @@ def _attempt(history: History, ids: Mapping[tuple[str, IpVersion], int]) -> Atte
     sent = history.sent
     malformed = sent.kind == "malformed"
     return Attempt(
-        # A monitor that the ledger does not know can have nothing in it.
+        # A monitor that is not in the ledger has no data there.
         monitor_id=ids.get((sent.monitor, sent.ipv), 0),
         batch=sent.batch,
         results=None if malformed else sent.results,

@@ -1,1 +1,1 @@
-"""The whole system on one machine: real processes, real NTP packets, made-up people."""
+"""Run the whole system on one machine: real processes, real NTP packets, invented people."""

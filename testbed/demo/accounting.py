@@ -1,8 +1,8 @@
-"""Whether anything was lost or counted twice: a pure account of what the ledger holds.
+"""Check that nothing was lost or counted twice: a pure function of the contents of the ledger.
 
-The ledger is held to itself and to a witness. Every score must be what its log rows, applied once each and in the
-order in which they were stored, make of it; every log row must belong to a batch; and every batch that a witness saw on
-the wire must be in the ledger, whole.
+The ledger is compared with itself and with a witness. Every score must follow from its log rows, applied once each in
+the order in which they were stored; every log row must belong to a batch; and every batch that the witness saw on the
+wire must be in the ledger, complete.
 """
 
 from collections import Counter
@@ -10,23 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from testbed.checker.replay import BatchKey, Pair, Replay, same
-
-
-@dataclass(frozen=True, slots=True)
-class Spooled:
-    """What the agents' spools say at the end."""
-
-    waiting: Mapping[BatchKey, int] = field(default_factory=dict)
-    """Results of the batches that are still in a spool: not lost, only late."""
-    dropped: Mapping[int, int] = field(default_factory=dict)
-    """Results that an agent dropped, by monitor."""
-    set_aside: int = 0
-    """Batches that ingest refused, or that could not be read."""
+from testbed.spools import Spooled
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What became of the results."""
+    """The fate of the results."""
 
     committed: int
     lost: int
@@ -35,47 +24,47 @@ class Account:
     waiting: int
     """Batches still in a spool."""
     unscored: int
-    """Pairs and log rows whose score is not what their results make of it."""
+    """Pairs and log rows with a score that does not follow from their results."""
     reasons: tuple[str, ...]
-    """What is wrong, in words; nothing when all is well."""
+    """The problems, in words; empty if there are none."""
 
     @property
     def good(self) -> bool:
-        """Nothing was lost, nothing counted twice."""
+        """Whether nothing was lost and nothing counted twice."""
         return not self.reasons
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """All that the account of a system that has come to rest is made from."""
+    """The data for the account of a system at rest."""
 
     replay: Replay
     batches: Mapping[BatchKey, tuple[int, int]]
-    """How many results were stored and how many rejected, of each batch in the ledger."""
+    """For each batch in the ledger, how many of its results were stored and rejected."""
     pair_scores: Mapping[Pair, float]
-    """Of the monitors' pairs in the ledger."""
+    """Scores of the monitors' pairs in the ledger."""
     witnessed: Mapping[BatchKey, int]
-    """How many results each batch had that was seen on the wire."""
+    """For each batch seen on the wire, its number of results."""
     measured: Mapping[int, int] = field(default_factory=dict)
-    """How many results a monitor has measured, where its agent knows them all."""
+    """Results measured by each monitor whose agent has counted all of them."""
     spooled: Spooled = field(default_factory=Spooled)
 
     def stored(self) -> Counter[int]:
-        """Results in the ledger by monitor, as its batches say."""
+        """Results in the ledger by monitor, according to its batches."""
         counts: Counter[int] = Counter()
         for (monitor_id, _), (stored, _) in self.batches.items():
             counts[monitor_id] += stored
         return counts
 
     def known_of(self, monitor_id: int) -> int:
-        """Results of a monitor of which anybody knows what became of them."""
+        """Return the number of a monitor's results whose fate is known."""
         in_ledger = sum(sum(sizes) for (of, _), sizes in self.batches.items() if of == monitor_id)
         waiting = sum(results for (of, _), results in self.spooled.waiting.items() if of == monitor_id)
         return in_ledger + waiting + self.spooled.dropped.get(monitor_id, 0)
 
 
 def settle(evidence: Evidence) -> Account:
-    """The account."""
+    """Settle the account."""
     replay, batches, spooled = evidence.replay, evidence.batches, evidence.spooled
     stored = evidence.stored()
     known = batches.keys() | spooled.waiting.keys()
@@ -92,20 +81,21 @@ def settle(evidence: Evidence) -> Account:
     findings = {
         f"{sum(unseen.values())} results of {len(unseen)} batches that were sent are not in the ledger": len(unseen),
         f"{short} results are missing from batches in the ledger": short,
-        f"{vanished} results that agents measured are nowhere": vanished,
-        f"{invented} results are more than the agents measured": invented,
+        f"{vanished} results that agents measured have disappeared": vanished,
+        f"{invented} results exceed what the agents measured": invented,
         f"{without_row} results of committed batches have no log row": without_row,
         f"{without_batch} log rows belong to no batch": without_batch,
         f"{rejected} results were rejected": rejected,
         f"{dropped} results were dropped from a spool": dropped,
-        f"{spooled.set_aside} batches were refused or torn": spooled.set_aside,
+        f"{spooled.set_aside} batches were refused or truncated": spooled.set_aside,
         f"{replay.repeated} measurements were stored twice": replay.repeated,
-        f"{replay.wrong} log rows have a score that does not follow from the one before": replay.wrong,
-        f"{moved} pairs have another score than their last log row": moved,
+        f"{replay.wrong} log rows have a score that does not follow from the previous one": replay.wrong,
+        f"{moved} pairs have a score that differs from their last log row": moved,
     }
     return Account(
         committed=stored.total(),
-        # What vanished may have been seen on the wire: it is lost once. The same with what is there twice.
+        # A result that disappeared may have been seen on the wire, but is lost only once. The same holds for
+        # duplicates.
         lost=max(sum(unseen.values()) + short, vanished) + without_row + rejected + dropped,
         duplicated=max(without_batch, replay.repeated, invented),
         rejected=rejected,
@@ -116,6 +106,6 @@ def settle(evidence: Evidence) -> Account:
 
 
 def _moved(evidence: Evidence) -> int:
-    """Pairs whose score is not that of their last log row."""
+    """Count the pairs whose score differs from that of their last log row."""
     last = evidence.replay.scores
     return sum(not same(score, last.get(pair, 0.0)) for pair, score in evidence.pair_scores.items())

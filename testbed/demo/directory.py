@@ -1,4 +1,4 @@
-"""The directory of a demo: one demo at a time, and nothing in it that is not the demo's."""
+"""Manage a demo's directory: one demo at a time, and no files but the demo's."""
 
 import fcntl
 import os
@@ -12,25 +12,25 @@ from typing import Final
 from testbed.stack import CannotRun
 
 _MARK: Final = "ntppool-demo"
-"""A file of this name tells that the directory is a demo's; it is also the lock, and holds the owner's process id."""
+"""The file that marks a demo's directory; it is also the lock, and contains the owner's process id."""
 
 _LONGEST: Final = 80
-"""Characters of the path: sockets below it have 107 at most."""
+"""Maximum length of the path: sockets below it may have 107 characters."""
 
 
 @contextmanager
 def demo_directory(given: Path | None) -> Iterator[Path]:
-    """A directory for this demo alone, empty but for the lock: ``given``, or a temporary one.
+    """Return a directory for this demo alone, empty but for the lock: ``given``, or a temporary one.
 
-    What an earlier demo left in ``given`` is removed. A temporary one stays, so that its logs can be read, until the
-    caller removes it.
+    Files of an earlier demo in ``given`` are removed. A temporary directory stays until the caller removes it, so that
+    its logs can be read.
 
     Raises:
-        CannotRun: it cannot be made, holds something else, or another demo runs in it.
+        CannotRun: it cannot be created, has other files, or another demo runs in it.
     """
     directory = Path(tempfile.mkdtemp(prefix="ntppool-demo-")) if given is None else given.absolute()
     if len(str(directory)) > _LONGEST:
-        raise CannotRun(f"--dir {directory}: has a path of {len(str(directory))} characters, at most {_LONGEST} work")
+        raise CannotRun(f"--dir {directory}: its path has {len(str(directory))} characters, at most {_LONGEST} work")
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _require_ours(directory)
@@ -46,13 +46,13 @@ def demo_directory(given: Path | None) -> Iterator[Path]:
 
 
 def remove(directory: Path) -> None:
-    """Removes the directory of a demo that has ended."""
+    """Remove the directory of a demo that has ended."""
     shutil.rmtree(directory, ignore_errors=True)
 
 
 def _require_ours(directory: Path) -> None:
     if any(directory.iterdir()) and not (directory / _MARK).exists():
-        raise CannotRun(f"--dir {directory}: is not empty and not a demo's; name a new or an empty directory")
+        raise CannotRun(f"--dir {directory}: is neither empty nor a demo's directory; name a new or empty one")
 
 
 def _lock(descriptor: int, directory: Path) -> None:
@@ -60,7 +60,7 @@ def _lock(descriptor: int, directory: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
-        raise CannotRun(f"--dir {directory}: another demo (process {owner}) runs in it") from None
+        raise CannotRun(f"--dir {directory}: another demo (process {owner}) is running in it") from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 

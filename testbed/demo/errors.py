@@ -1,5 +1,5 @@
-"""What is wrong with the options of a demo."""
+"""Define the error for wrong options of a demo."""
 
 
 class OptionError(Exception):
-    """An option is wrong; the message names it, its value and what would be right."""
+    """An option is wrong; the message names it, its value and the valid values."""

@@ -1,4 +1,4 @@
-"""Why a server is not handed out, told from what was measured: a pure function of its last results."""
+"""Explain from measurements why a server is not handed out: a pure function of its last results."""
 
 import statistics
 from collections import Counter, defaultdict, deque
@@ -13,17 +13,17 @@ HANDED_OUT_ABOVE: Final = 10.0
 """The score above which the pool hands a server out."""
 
 _SETTLES_AT: Final = 20.0
-"""A score settles at this many times the mean step: it is 0.95 of what it was, and a step more, with each result."""
+"""The ratio of a settled score to the mean step: each result multiplies the score by 0.95 and adds a step."""
 
 _LAST: Final = 100
-"""Results of a server that are looked at."""
+"""Maximum number of a server's results to consider."""
 
 _ALWAYS: Final = 0.95
-"""From this share of the results on it is said without the share."""
+"""The share of the results from which on the message omits it."""
 
 _CLOCK: Final = "clock"
 _LONGEST: Final = 24
-"""Characters of an error's text."""
+"""Maximum length of an error's text."""
 
 
 @dataclass(slots=True)
@@ -33,31 +33,31 @@ class Findings:
     _rows: defaultdict[int, deque[LogRow]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=_LAST)))
 
     def all(self, rows: Iterable[LogRow]) -> "Findings":
-        """Adds many rows; returns itself."""
+        """Add many rows; return ``self``."""
         for row in rows:
             self._rows[row.server_id].append(row)
         return self
 
     def against(self, server_id: int, score: float | None, may_serve: int) -> str | None:
-        """Why this server is not handed out; None when it is.
+        """Return why this server is not handed out; None if it is.
 
         Args:
-            may_serve: how many monitors may measure it.
+            may_serve: the number of monitors that may measure it.
         """
         rows = self._rows.get(server_id)
         if score is not None and score > HANDED_OUT_ABOVE:
             return None
         if not rows:
-            return "it has no results" if may_serve else "all monitors are of its account or its network"
+            return "no results" if may_serve else "every monitor shares its account or network"
         if score is None:
-            return "it has no score"
+            return "no score"
         if _SETTLES_AT * statistics.mean(row.step for row in rows) > HANDED_OUT_ABOVE:
-            return "its score is still rising"
-        return _warning(rows) or "its score is still rising"
+            return "score is still rising"
+        return _warning(rows) or "score is still rising"
 
 
 def _warning(rows: Iterable[LogRow]) -> str | None:
-    """What most of the results that cost points have in common."""
+    """Describe what most of the results that cost points have in common."""
     kinds = [_kind(row) for row in rows]
     counts = Counter(kind for kind in kinds if kind is not None)
     if not counts:
@@ -72,13 +72,13 @@ def _kind(row: LogRow) -> str | None:
     if row.step >= 0:
         return None
     if row.no_response:
-        return "it does not answer"
+        return "does not answer"
     if row.error:
-        return f"its answer: {printable(row.error)[:_LONGEST]}"
-    return "it gives no time" if row.offset is None else _CLOCK
+        return f"error: {printable(row.error)[:_LONGEST]}"
+    return "sends no time" if row.offset is None else _CLOCK
 
 
 def _off_by(rows: Iterable[LogRow]) -> str:
     offset = statistics.median(row.offset for row in rows if row.offset is not None and _kind(row) == _CLOCK)
     size = f"{abs(offset):.1f} s" if abs(offset) >= 1 else f"{abs(offset) * 1e3:.0f} ms"
-    return f"its clock is {size} {'ahead' if offset > 0 else 'behind'}"
+    return f"clock is {size} {'ahead' if offset > 0 else 'behind'}"

@@ -1,4 +1,4 @@
-"""What the demo reads of the ledger: the state of the servers while it runs, and everything at its end."""
+"""Read the ledger for the demo: the state of the servers while it runs, and all data at its end."""
 
 import statistics
 from collections import Counter, defaultdict, deque
@@ -14,12 +14,12 @@ from testbed.checker import ledger as checked
 from testbed.checker.replay import BatchKey
 
 _RECENT: Final = 40
-"""Offsets of one server that the table's median is taken from: those of the last few seconds."""
+"""Number of a server's latest offsets for the median in the table: those of the last few seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """A server as the system sees it now; ``measured`` is the median of recent offsets (s)."""
+    """A server's current state; ``measured`` is the median of recent offsets (s)."""
 
     id: int
     ip: str
@@ -33,24 +33,24 @@ class ServerState:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The whole, now."""
+    """The current state of all servers."""
 
     committed: int
-    """Results."""
+    """Number of results in the ledger."""
     changes: int
-    """Of assignments, after the pairs were made."""
+    """Number of status changes of pairs, without their creation."""
     servers: tuple[ServerState, ...]
 
 
 class Watcher:
-    """Reads the state again and again, of the log only what is new."""
+    """Read the state repeatedly; of the log, read new rows only."""
 
     def __init__(self) -> None:
         self._seen = 0
         self._offsets: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
 
     def look(self, connection: Connection) -> State:
-        """The state now."""
+        """Return the current state."""
         self._read_offsets(connection)
         counts = pair_counts(connection)
         s = servers.c
@@ -81,18 +81,18 @@ class Watcher:
 
 
 def committed(connection: Connection) -> int:
-    """Results in the ledger, by its batches."""
+    """Count the results in the ledger, according to its batches."""
     return int(connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(result_batches.c.stored), 0))) or 0)
 
 
 def count_changes(connection: Connection) -> int:
-    """How often a monitor was moved on a server; the making of a pair is none."""
+    """Count the status changes of pairs, without their creation."""
     query = sa.select(sa.func.count()).where(assignment_changes.c.before_status.is_not(None))
     return connection.scalar(query) or 0
 
 
 def pair_counts(connection: Connection) -> dict[int, Counter[str]]:
-    """How many monitors each server has of each status."""
+    """Count each server's monitors by status."""
     p = server_scores.c
     query = (
         sa.select(p.server_id, p.status, sa.func.count().label("pairs"))
@@ -107,12 +107,12 @@ def pair_counts(connection: Connection) -> dict[int, Counter[str]]:
 
 
 def batches(connection: Connection) -> dict[BatchKey, tuple[int, int]]:
-    """How many results were stored and rejected, of each batch."""
+    """Return, for each batch, how many of its results were stored and rejected."""
     return {key: (batch.stored, len(batch.rejected)) for key, batch in checked.batches(connection).items()}
 
 
 def results_by_monitor(connection: Connection) -> Counter[str]:
-    """How many results of each monitor the ledger has an answer to, stored or rejected; by full name."""
+    """Count each monitor's results that were stored or rejected; by full name."""
     b = result_batches.c
     names = {monitor_id: name for name, monitor_id in monitor_ids(connection).items()}
     stored = sa.select(b.monitor_id, sa.func.sum(b.stored).label("results")).group_by(b.monitor_id)
@@ -123,7 +123,7 @@ def results_by_monitor(connection: Connection) -> Counter[str]:
 
 
 def monitor_ids(connection: Connection) -> dict[str, int]:
-    """Ids of the monitors by full name; the demo's have one protocol."""
+    """Return the monitors' ids by full name; the demo's monitors have one protocol each."""
     m = monitors.c
     rows = connection.execute(sa.select(m.id, m.tls_name).where(m.type == "monitor", m.ip.is_not(None)))
     return {row.tls_name: row.id for row in rows}

@@ -1,4 +1,4 @@
-"""The arguments of the demo, checked before anything starts."""
+"""Validate the demo's arguments before anything starts."""
 
 import ipaddress
 import re
@@ -22,24 +22,24 @@ _HOST_PORT: Final = re.compile(r"(?P<host>[^:]+)(?::(?P<port>\d{1,5}))?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the demo was asked for."""
+    """The demo's options."""
 
     seconds: float | None
-    """How long to measure, from the start of everything; None: until stopped."""
+    """Duration, including start-up; None: until stopped."""
     agents: int
     servers: int
     ntp: tuple[tuple[str, int], ...] = ()
     """Real servers: loopback address and port."""
     database: URL | None = None
-    """None: one of its own."""
+    """URL of an existing database; None: the demo uses one of its own."""
     server: type[DatabaseServer] | None = None
-    """Of which its own is started; None: SQLite in the directory."""
+    """The kind of database server to start; None: SQLite in the directory."""
     directory: Path | None = None
     """None: a temporary one."""
     tls: bool = False
     ipv6: bool = False
     as_json: bool = False
-    """A summary in JSON also on a terminal."""
+    """Print a JSON summary on a terminal, too."""
 
 
 def parse_options(
@@ -55,10 +55,10 @@ def parse_options(
     ipv6: bool = False,
     as_json: bool = False,
 ) -> Options:
-    """The options, if they make sense.
+    """Return the options if they are valid.
 
     Raises:
-        OptionError: one does not; it is named with its value and what would be right.
+        OptionError: one is invalid; the message names it, its value and the valid values.
     """
     if seconds is not None and not 1 <= seconds <= 86400:
         raise OptionError(f"--seconds {seconds:g}: must be 1 to 86400 (a day)")
@@ -83,17 +83,16 @@ def parse_options(
 
 
 def parse_servers(texts: Sequence[str]) -> tuple[tuple[str, int], ...]:
-    """The loopback addresses and ports in ``--ntp`` arguments.
+    """Parse the loopback addresses and ports in ``--ntp`` arguments.
 
     Raises:
-        OptionError: one is none, or two have the same address.
+        OptionError: one is invalid, or two have the same address.
     """
     servers = tuple(_server(text) for text in texts)
     for ip, times in Counter(ip for ip, _ in servers).items():
         if times > 1:
             raise OptionError(
-                f"--ntp: {ip} is given {times} times; a server is known by its address, "
-                "so give each another one of 127.0.0.0/8"
+                f"--ntp: {ip} is given {times} times; each server must have a different address of 127.0.0.0/8"
             )
     return servers
 
@@ -109,14 +108,14 @@ def _server(text: str) -> tuple[str, int]:
     if address is None or not address.is_loopback or not 1 <= port <= 65535:
         raise OptionError(
             f"--ntp {text!r}: must be a server on this machine, an address of 127.0.0.0/8 with or without a port, "
-            "such as 127.0.0.1:11123 (the demo asks every second or two, which nobody else would welcome)"
+            "such as 127.0.0.1:11123 (the demo probes every second or two, too often for other people's servers)"
         )
     return str(address), port
 
 
 def _server_of(kind: str | None, database_url: str | None) -> type[DatabaseServer] | None:
     if kind is not None and database_url is not None:
-        raise OptionError(f"--database {kind}: is for a database of the demo's own, --database-url names another one")
+        raise OptionError(f"--database {kind}: starts a database, --database-url names an existing one")
     if kind in (None, "sqlite"):
         return None
     if kind not in SERVERS:
@@ -132,11 +131,11 @@ def _database(text: str) -> URL:
 
 
 def check_apart(world: World) -> None:
-    """Makes sure that no ``--ntp`` server has an address that the demo itself uses.
+    """Check that no ``--ntp`` server has an address that the demo itself uses.
 
     Raises:
         OptionError: one has.
     """
     for ip, times in Counter([s.ip for s in world.servers] + [m.ip for m in world.monitors]).items():
         if times > 1:
-            raise OptionError(f"--ntp {ip}: the demo uses this address itself; take one such as 127.0.0.1")
+            raise OptionError(f"--ntp {ip}: the demo uses this address itself; use another one, such as 127.0.0.1")

@@ -1,4 +1,4 @@
-"""The demo from its first process to its last line."""
+"""Run the demo, from its first process to its last line of output."""
 
 import asyncio
 import shlex
@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 from sqlalchemy.engine import URL, Connection
 
-from runtime.db.engine import DatabaseUnavailable
+from runtime.db.retry import DatabaseUnavailable
 from testbed.broker import BrokerUnavailable
 from testbed.checker import ledger as checked
 from testbed.database import DatabaseFailed, running
@@ -32,10 +32,10 @@ from testbed.stack import CannotRun
 from testbed.world import World, make_world
 
 _LOOK_EVERY: Final = 1.0
-"""Seconds between two looks at the ledger."""
+"""Seconds between two reads of the ledger."""
 
 _RECENT_ROWS: Final = 50_000
-"""Of the log, from which it is told why a server is not handed out: a hundred of each server in the largest demo."""
+"""Number of log rows that explain why servers are not handed out: a hundred per server in the largest demo."""
 
 _WARNINGS_WITHIN: Final = 50
 """Last lines of a worker's log."""
@@ -45,7 +45,7 @@ _NEW_TOKENS_EVERY: Final = 3600.0
 
 
 def run_demo(options: Options) -> int:
-    """Runs the demo; returns the exit code.
+    """Run the demo; return the exit code.
 
     Raises:
         CannotRun: it cannot be started.
@@ -70,7 +70,7 @@ def run_demo(options: Options) -> int:
 
 
 def _tell(summary: Summary, *, as_json: bool) -> None:
-    """The verdict in words; programs get JSON, as the only line on stdout."""
+    """Print the verdict in words on stderr, or as JSON, the only line on stdout, for programs."""
     out = sys.stderr if as_json else sys.stdout
     out.write(f"\n{in_words(summary)}")
     out.flush()
@@ -80,7 +80,7 @@ def _tell(summary: Summary, *, as_json: bool) -> None:
 
 @contextmanager
 def _database(options: Options, directory: Path) -> Iterator[URL | None]:
-    """Where the ledger shall be, if not in SQLite; a server of the demo's own runs as long."""
+    """Yield the ledger's URL if it is not SQLite, and run the demo's own database server meanwhile."""
     if options.server is None:
         yield options.database
         return
@@ -91,10 +91,10 @@ def _database(options: Options, directory: Path) -> Iterator[URL | None]:
 
 
 def _leave(directory: Path, *, temporary: bool, good: bool) -> None:
-    """Removes a directory that nobody asked for, unless its logs may tell what went wrong."""
+    """Remove a temporary directory, unless its logs may explain a failure."""
     logs = [*(directory / "logs").glob("*"), directory / "database" / "log"]
     if not good and any(log.is_file() and log.stat().st_size for log in logs):
-        sys.stderr.write(f"demo: the logs of all processes are kept in\n  {directory}\n")
+        sys.stderr.write(f"demo: the logs of all processes are in\n  {directory}\n")
     elif temporary:
         remove(directory)
 
@@ -105,7 +105,7 @@ def _findings(connection: Connection) -> Findings:
 
 
 def _world(options: Options) -> World:
-    """The world on a port that is free."""
+    """Make the world on a free port."""
     draft = make_world(options.agents, options.servers, 1, options.ntp)
     check_apart(draft)
     try:
@@ -127,20 +127,20 @@ class Demo:
         self._watcher = Watcher()
 
     async def run(self) -> Summary | None:
-        """The summary; None when it was stopped before it was running."""
+        """Return the summary; None if the demo was stopped before it was running."""
         with Display(self._world, self._seconds) as display:
             async with System(self._site, self._world, self._stopping) as system:
                 with self._on_signals(system):
                     return await self._run(system, display)
 
     async def _run(self, system: System, display: Display) -> Summary | None:
-        display.say(f"starting in {self._site.directory}; Ctrl-C ends it")
+        display.say(f"starting in {self._site.directory}; Ctrl-C stops it")
         try:
             await system.start()
         except Stopped:
-            display.say("stopped before everything was running")
+            display.say("stopped before all processes were running")
             return None
-        display.say("all is running; to look into it, paste this line into another terminal:")
+        display.say("running; to inspect it, paste this line into another terminal:")
         display.show_line(f"  sh {shlex.quote(str(self._site.looking))} servers list")
         await self._watch(system, display)
         seconds = time.monotonic() - self._began
@@ -157,22 +157,22 @@ class Demo:
         return summary
 
     async def _come_to_rest(self, system: System, display: Display) -> bool:
-        display.say("the agents pause, what they measured is brought in; Ctrl-C ends at once")
+        display.say("stopping: the agents pause and send their remaining results; Ctrl-C stops immediately")
         on_the_way = await system.come_to_rest()
         for what in on_the_way:
-            display.say(f"still on its way when the time was over: {what}")
+            display.say(f"still outstanding at the time limit: {what}")
         return not on_the_way
 
     def _show_warnings(self, display: Display) -> None:
-        """The last warning or error of each worker: most likely why results do not get through."""
+        """Show each worker's last warning or error, the most likely reason why results do not arrive."""
         for name in WORKERS:
             lines = last_lines(self._site.log_of(name), _WARNINGS_WITHIN).splitlines()
             warnings = [line for line in lines if " WARNING " in line or " ERROR " in line]
             if warnings:
-                display.say(f"{name} says: {warnings[-1]}")
+                display.say(f"{name}: {warnings[-1]}")
 
     async def _watch(self, system: System, display: Display) -> None:
-        """Shows the state until the time is over, somebody stops us, or a process dies."""
+        """Show the state until the time is over, the demo is stopped, or a process dies."""
         renew_at = self._began + _NEW_TOKENS_EVERY
         while not self._is_over(system):
             try:
@@ -202,11 +202,11 @@ class Demo:
             state, evidence = await system.read(self._watcher.look), await system.evidence()
             return state, evidence, await system.read(_findings)
         except DatabaseUnavailable as error:
-            raise CannotRun(f"database: {error}; there is no summary") from None
+            raise CannotRun(f"database: {error}; no summary") from None
 
     @contextmanager
     def _on_signals(self, system: System) -> Iterator[None]:
-        """The first signal ends the demo in order, the second at once."""
+        """Stop the demo in order at the first signal, immediately at the second."""
         loop = asyncio.get_running_loop()
 
         def take() -> None:

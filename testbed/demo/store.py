@@ -1,7 +1,6 @@
-"""The made-up world as rows of the ledger, and the settings that make the system quick enough to watch.
+"""Store the demo's world in the ledger, with settings that make the system fast enough to watch.
 
-Nothing else about the system is special in the demo: intervals of seconds instead of minutes, one sample, quick
-reviews.
+Only these settings differ from other systems: intervals of seconds instead of minutes, one sample, frequent reviews.
 """
 
 import json
@@ -37,20 +36,18 @@ _SETTINGS: Final[dict[str, dict[str, Any]]] = {
 
 
 def require_empty(connection: Connection) -> None:
-    """Makes sure that nobody's pool is in this database.
+    """Check that this database does not contain a pool.
 
     Raises:
-        CannotRun: it holds servers, monitors or results.
+        CannotRun: it has servers, monitors or results.
     """
     for table in (accounts, servers, monitors, server_scores, log_scores):
         if connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() is not None:
-            raise CannotRun(
-                f"--database-url: the database has rows in {table.name}; the demo needs an empty one of its own"
-            )
+            raise CannotRun(f"--database-url: the database has rows in {table.name}; the demo needs an empty database")
 
 
 def store_world(connection: Connection, world: World, now: datetime) -> dict[str, int]:
-    """Writes ``world`` and the settings; returns the servers' ids by address."""
+    """Store ``world`` and the settings; return the servers' ids by address."""
     owners = {m.account for m in world.monitors} | {s.account for s in world.servers}
     account_ids = {name: _insert(connection, accounts, _account(name, now)) for name in sorted(owners)}
     for ipv in ("v4", "v6"):
@@ -69,7 +66,7 @@ def store_world(connection: Connection, world: World, now: datetime) -> dict[str
     REVIEWS.add(connection, ids.values(), now)
     for key, value in _SETTINGS.items():
         values = {"key": key, "value": json.dumps(value), "created_on": now}
-        # A database that was only migrated, or used for settings alone, may have them.
+        # A database that was only migrated, or that has settings only, may already have these rows.
         connection.execute(sa.delete(system_settings).where(system_settings.c.key == key))
         _insert(connection, system_settings, values)
     return ids
@@ -80,7 +77,7 @@ def _account(name: str, now: datetime) -> dict[str, Any]:
 
 
 def _settings_monitor(ipv: str, base_checks: list[str], now: datetime) -> dict[str, Any]:
-    """The pseudo-monitor whose config is the default of all monitors of a protocol."""
+    """Make the pseudo-monitor whose config is the default for all monitors of a protocol."""
     return {
         "tls_name": f"settings-{ipv}.system",
         "ip_version": ipv,

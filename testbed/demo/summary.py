@@ -1,7 +1,7 @@
-"""The end of a demo in figures, and whether it was good: a pure function from what the ledger holds to one JSON object.
+"""Summarize a demo and judge it: a pure function from the ledger's contents to one JSON object.
 
-Good means that nothing was lost or counted twice, no process died or hung, everything came to rest, nothing waits, and
-every server that may be measured has results and a score.
+A run is good if nothing was lost or counted twice, no process died or hung, nothing is outstanding, and every server
+that may be measured has results and a score.
 """
 
 import statistics
@@ -19,30 +19,30 @@ from testbed.process import Death
 from testbed.world import Server, World
 
 _NAMED: Final = 3
-"""Servers that are named where many lack the same."""
+"""Maximum number of servers named in one problem."""
 
 
 class ServerSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A server: what is true of it, and what the system made of it. Offsets are seconds."""
+    """A server: its actual behaviour, and the system's view of it. Offsets are in seconds."""
 
     server: str
     what: str
     true_offset: float | None
-    """None: nobody knows, or it never answers."""
+    """None: unknown, or the server never answers."""
     median_offset: float | None
-    """None: it never gave one."""
+    """None: the server never sent a time."""
     score: float | None
     handed_out: bool
     why_not: str | None
-    """In words; None when it is handed out."""
+    """The reason, in words; None if it is handed out."""
     active: int
     testing: int
     may_serve: int
-    """Monitors that are neither of its account nor in its network."""
+    """Number of monitors of other accounts and networks."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The last line of the demo."""
+    """The demo's last line of output."""
 
     good: bool
     seconds: float
@@ -52,30 +52,30 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     duplicated: int
     rejected: int
     waiting: int
-    """Batches that were still in a spool at the end."""
+    """Batches still in a spool at the end."""
     wrong_scores: int
     """Scores that do not follow from their results."""
     assignment_changes: int
     died: list[str]
-    """Processes that ended although nobody asked them to."""
+    """Processes that ended unexpectedly."""
     problems: list[str]
     servers: list[ServerSummary]
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How the demo ended, besides what the ledger says."""
+    """The end of the demo, apart from the ledger's contents."""
 
     seconds: float
     deaths: Sequence[Death]
     hung: Collection[str]
-    """Processes that did not end when asked."""
+    """Processes that did not end in order."""
     rested: bool | None
-    """Whether all that was measured reached the ledger and was scored in time; None: a death came before."""
+    """Whether all results reached the ledger and were scored in time; None: a process died before."""
 
 
 def summarize(world: World, state: State, replay: Replay, account: Account, findings: Findings, end: End) -> Summary:
-    """All of it in one object."""
+    """Combine everything in one object."""
     servers = server_summaries(world, state, medians(replay), findings)
     problems = [*account.reasons, *_of_processes(end)]
     problems += _of_the_rest(account, end.rested)
@@ -98,18 +98,18 @@ def summarize(world: World, state: State, replay: Replay, account: Account, find
 
 def _of_processes(end: End) -> Iterator[str]:
     yield from (f"{death.name} {death.how}" for death in end.deaths)
-    yield from (f"{name} did not end when asked to" for name in end.hung)
+    yield from (f"{name} did not end in order and was killed" for name in end.hung)
 
 
 def _of_the_rest(account: Account, rested: bool | None) -> Iterator[str]:
     if account.waiting:
-        yield f"{account.waiting} batches still wait in the agents' spools"
+        yield f"{account.waiting} batches are still in the agents' spools"
     if rested is False:
-        yield "not everything that was measured was in the ledger and scored in time"
+        yield "some results did not reach the ledger, or were not scored, in time"
 
 
 def _of_servers(world: World, state: State, replay: Replay) -> Iterator[str]:
-    """Those that somebody may measure, and that lack what they must have."""
+    """Yield the servers that may be measured, but lack results, a score or a time."""
     ids = {server.ip: server.id for server in state.servers}
     measurable = [server.ip for server in world.servers if world.may_serve(server)]
     unmeasured = [ip for ip in measurable if ids[ip] not in replay.servers]
@@ -117,26 +117,26 @@ def _of_servers(world: World, state: State, replay: Replay) -> Iterator[str]:
     unscored = [ip for ip in measurable if ip not in scored]
     giving = {server.ip for server in world.servers if server.gives_time}
     mute = [ip for ip in measurable if ip in giving and ip not in unmeasured and not replay.offsets.get(ids[ip])]
-    for lacking, what in ((unmeasured, "results"), (unscored, "score"), (mute, "time, which it gives")):
+    for lacking, what in ((unmeasured, "results"), (unscored, "score"), (mute, "time, although the server sends it")):
         if lacking:
             yield f"no {what}: {_some(lacking)} ({len(lacking)} of {len(measurable)} servers)"
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
+    """Join the first few names, and count the others."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def medians(replay: Replay) -> dict[int, float]:
-    """The median offset of each server that ever gave one, in seconds."""
+    """Return the median offset, in seconds, of each server that sent its time at least once."""
     return {server_id: statistics.median(offsets) for server_id, offsets in replay.offsets.items()}
 
 
 def server_summaries(
     world: World, state: State, measured: Mapping[int, float], findings: Findings
 ) -> list[ServerSummary]:
-    """The servers in the order of the world."""
+    """Summarize the servers in the order of the world."""
     states = {server.ip: server for server in state.servers}
     return [_summary(world, server, states[server.ip], measured, findings) for server in world.servers]
 

@@ -1,4 +1,4 @@
-"""The system of a demo as one thing: started in order, watched, brought to rest, ended, and held to account."""
+"""Run the system of a demo: start it in order, observe it, bring it to rest, stop it, and collect the evidence."""
 
 import asyncio
 import time
@@ -10,10 +10,10 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from auth.tokens import Role, token_source
-from runtime.db.engine import DatabaseUnavailable, reading, transaction, utc_now
-from runtime.db.errors import Reaction, reaction_to
+from runtime.db.engine import reading, transaction, utc_now
 from runtime.db.migrate import upgrade
 from runtime.db.queue import SCORING
+from runtime.db.retry import DatabaseUnavailable, Reaction, reaction_to
 from testbed.checker import ledger as checked
 from testbed.checker.replay import Replay
 from testbed.demo import ledger
@@ -38,11 +38,11 @@ from testbed.stack import CannotRun, Stack
 from testbed.world import ENV, Monitor, World
 
 REST_WITHIN: Final = 60.0
-"""Seconds that everything measured has to reach the ledger, once nothing more is measured. A batch that was lost on its
-way three times, 10 s and a rest each, is put off for 15 s and comes with the next try: more than 50 s."""
+"""Seconds for all measured results to reach the ledger once measuring has stopped. A batch that is lost three times,
+after 10 s and a pause each, is deferred for 15 s and sent at the next attempt: more than 50 s in total."""
 
 _LAST_RESULT_WITHIN: Final = 5.0
-"""Seconds after a pause in which the last result is in the spool: a probe takes three at most, a batch gathers one."""
+"""Seconds from a pause until the last result is in the spool: a probe takes three at most, a batch one."""
 
 _LOOK_EVERY: Final = 0.2
 _OPERATOR: Final = "demo-operator"
@@ -50,14 +50,14 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """Somebody asked the demo to stop before it was running."""
+    """The demo was stopped before it was running."""
 
 
 class System(Stack):
     """Broker, database, NTP servers, workers and agents.
 
     Args:
-        stopping: set when it is to stop; everything that waits then gives up.
+        stopping: set to stop the system; all waiting code then gives up.
     """
 
     start_within_seconds = 30.0
@@ -76,15 +76,15 @@ class System(Stack):
     # ---- beginning -------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Starts everything, each when what it needs is there.
+        """Start all processes, each when its dependencies are ready.
 
         Raises:
-            CannotRun: something cannot be started; the message says what and why.
+            CannotRun: a process cannot be started; the message names it, and the reason.
             Stopped: see ``stopping``.
         """
         await asyncio.to_thread(self._prepare_ledger)
         await self.start_broker()
-        provision_agents(self.site, self.world)  # their state names the broker's certificate, which is there now
+        provision_agents(self.site, self.world)  # their state names the broker's certificate, which exists by now
         if self.world.fleet:
             await self.start_process(fleet_command(self.site, self.world.fleet), FLEET_READY)
         for session in (self.witness.session, self.operator.session):
@@ -105,7 +105,7 @@ class System(Stack):
             raise CannotRun(f"database {self.engine.url.render_as_string()}: {reason}") from None
 
     def check(self) -> None:
-        """As of every stack, unless somebody asks us to stop."""
+        """Check the stack, and whether the demo must stop."""
         if self._stopping.is_set():
             raise Stopped
         super().check()
@@ -113,16 +113,16 @@ class System(Stack):
     # ---- while it runs ---------------------------------------------------------------------------------------------
 
     async def kill(self, name: str) -> None:
-        """SIGKILL to one process."""
+        """Kill one process."""
         self._restarted.add(name)
         await self.supervisor.kill(name)
 
     async def restart(self, name: str) -> None:
-        """Starts a process again that was killed."""
+        """Start a killed process again."""
         await self.supervisor.restart(name)
 
     def _read(self, work: Callable[[Connection], T]) -> T:
-        """Raises DatabaseUnavailable where the database is away, whoever notices it."""
+        """Read the ledger; raise DatabaseUnavailable if the database is away, whichever call notices it."""
         try:
             return super()._read(work)
         except DBAPIError as error:
@@ -133,27 +133,27 @@ class System(Stack):
     # ---- the end ---------------------------------------------------------------------------------------------------
 
     async def come_to_rest(self) -> list[str]:
-        """Has the agents pause, and waits until all that they measured is in the ledger and scored.
+        """Pause the agents, and wait until all their results are in the ledger and scored.
 
-        Returns what was still on its way when the time was over, in words; nothing when all had arrived.
+        Return descriptions of what was outstanding at the time limit; empty if everything arrived.
         """
         agents = [monitor.name for monitor in self.world.monitors if agent_name(monitor) in self.supervisor.running]
         deadline = time.monotonic() + REST_WITHIN
         while agents and time.monotonic() < deadline and self.supervisor.running:
             agents = await self.operator.pause(agents)
-        # What an agent counts began with its last start: whether it has all that it counted, the ledger tells only
-        # of those that were started once.
+        # An agent counts from its last start, so the count is compared with the ledger only for agents that started
+        # once.
         quiet_at = time.monotonic() + (_LAST_RESULT_WITHIN if self._restarted else 0.0)
         while True:
             on_the_way = await self._on_the_way()
             if not on_the_way and time.monotonic() >= quiet_at:
                 return []
             if time.monotonic() > deadline or not self.supervisor.running:
-                return on_the_way or ["the agents had no time to finish their last probes"]
+                return on_the_way or ["the agents did not have time to finish their last probes"]
             await asyncio.sleep(_LOOK_EVERY)
 
     async def _on_the_way(self) -> list[str]:
-        """What is measured and not yet in the ledger and scored, in words."""
+        """Describe results that were measured, but are not yet in the ledger and scored."""
         try:
             in_ledger = await self.read(ledger.results_by_monitor)
             unscored = await self.read(lambda c: SCORING.backlog(c, utc_now()).due)
@@ -161,26 +161,26 @@ class System(Stack):
             return [f"the database is away: {error}"]
         monitors = [monitor.name for monitor in self.world.monitors if agent_name(monitor) in self.supervisor.running]
         self._measured = await self.operator.all_measured(monitors)
-        said = [f"{unscored} servers wait for their score"] if unscored else []
+        said = [f"{unscored} servers are waiting for their score"] if unscored else []
         said += [f"{monitor.name} has batches in its spool" for monitor in self.world.monitors if self._waits(monitor)]
         said += [f"{name} does not answer" for name in monitors if name not in self._measured]
         for name, count in self._measured.items():
             if in_ledger[name] < count:
-                said.append(f"{name} has measured {count}, and {in_ledger[name]} are in the ledger")
+                said.append(f"{name} has measured {count} results, of which {in_ledger[name]} are in the ledger")
         return said
 
     def _waits(self, monitor: Monitor) -> bool:
         return not is_empty(self.site.agent_directory(monitor))
 
     async def stop(self) -> None:
-        """Ends everything in order: agents, then workers, then what they need."""
+        """Stop everything in order: agents, then workers, then their dependencies."""
         running = self.supervisor.running
         agents = [name for name in running if name.startswith("agent ")]
         for names in (agents, [name for name in running if name in WORKERS], [FLEET, BROKER]):
             self.hung += await self.supervisor.stop(name for name in names if name in self.supervisor.running)
 
     async def evidence(self) -> Evidence:
-        """All that the account is made from; after :meth:`stop`."""
+        """Collect the evidence for the account, after :meth:`stop`."""
         ids = await self.read(ledger.monitor_ids)
         directories = {ids[monitor.name]: self.site.agent_directory(monitor) for monitor in self.world.monitors}
         whole = {m.name for m in self.world.monitors if agent_name(m) not in self._restarted}

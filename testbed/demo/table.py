@@ -1,4 +1,4 @@
-"""What is to be seen while the demo runs: a live table on a terminal, a line now and then elsewhere. All on stderr."""
+"""Show the state while the demo runs, on stderr: a live table on a terminal, otherwise a line every few seconds."""
 
 import sys
 import time
@@ -17,11 +17,11 @@ from testbed.demo.verdict import WIDE, wrapped
 from testbed.world import Server, World
 
 _LINE_EVERY: Final = 5.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines without a terminal."""
 
 
 class Display:
-    """Shows the state; a context manager, since a terminal must be left as it was found."""
+    """Show the state; a context manager, since the terminal must be restored."""
 
     def __init__(self, world: World, seconds: float | None) -> None:
         self._world = world
@@ -42,19 +42,19 @@ class Display:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """Something in words, above the table; lines that are indented, as those of logs, stay as they are."""
+        """Print a message above the table; indented lines, such as those of logs, stay as they are."""
         for number, line in enumerate(text.splitlines()):
             self.show_line(wrapped(line, "" if number else "demo: ", "      ") if line[:1] != " " else line)
 
     def show_line(self, text: str) -> None:
-        """Lines as they are: whoever copies one gets it whole."""
+        """Print lines without wrapping, so that they can be copied."""
         if self._live is not None:
             self._live.console.print(Text(text), soft_wrap=True)
         else:
             sys.stderr.write(f"{text}\n")
 
     def show(self, state: State) -> None:
-        """The state now; where there is no terminal, only now and then."""
+        """Show the current state; without a terminal, every few seconds only."""
         elapsed = time.monotonic() - self._began
         if self._live is not None:
             self._live.update(state_table(self._world, state, heading(state, elapsed, self._seconds)), refresh=True)
@@ -63,7 +63,7 @@ class Display:
             self.say(state_line(state, elapsed))
 
     def finish(self, state: State) -> None:
-        """The state at the end, whole."""
+        """Show the whole state at the end."""
         if self._live is not None:
             self.show(state)
             return
@@ -72,21 +72,23 @@ class Display:
 
 
 def heading(state: State, elapsed: float, seconds: float | None) -> str:
-    """What the table is about."""
+    """Return the table's title."""
     of = "" if seconds is None else f" of {seconds:g}"
-    return f"{elapsed:.0f}{of} s, {state.committed} results, {state.changes} moves of monitors; offsets in ms"
+    return f"{elapsed:.0f}{of} s, {state.committed} results, {state.changes} status changes; offsets in ms"
 
 
 def state_line(state: State, elapsed: float) -> str:
-    """The state in one line."""
+    """Return the state in one line."""
     scores = " ".join(f"{_score(server.score)}({server.active}+{server.testing})" for server in state.servers)
-    return f"{elapsed:.0f} s, {state.committed} results, {state.changes} moves; score(active+testing): {scores}"
+    so_far = f"{elapsed:.0f} s, {state.committed} results, {state.changes} status changes"
+    return f"{so_far}; score(active+testing): {scores}"
 
 
 def state_table(world: World, state: State, title: str) -> Table:
-    """Server by server: what is true, what was measured (both offsets in ms), and what came of it; in 80 columns."""
+    """Make the table of servers with actual behaviour, measurements (offsets in ms), score and monitors; 80 columns
+    wide."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, collapse_padding=True)
-    for column in ("server", "what is true"):
+    for column in ("server", "behaviour"):
         table.add_column(column, no_wrap=True)
     for column in ("offset", "measured", "score", "act", "test", "cand"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -1,4 +1,5 @@
-"""The end of a demo in words, for people at a terminal: what went well, what did not, and who is handed out."""
+"""Describe the end of a demo in words, for people at a terminal: success or problems, and which servers are handed
+out."""
 
 import textwrap
 from collections.abc import Iterator
@@ -11,36 +12,36 @@ WIDE: Final = 80
 """Columns."""
 
 _UNTIL_ALL_ARE_SCORED: Final = 15.0
-"""Seconds from the start, on a machine with little else to do."""
+"""Seconds from the start until all servers have a score, on an idle machine."""
 
 
 def wrapped(text: str, first: str = "", later: str = "") -> str:
-    """``text`` in lines of 80 columns, with what they begin with; paths and other long words stay whole."""
+    """Wrap ``text`` at 80 columns, with prefixes; paths and other long words stay whole."""
     return textwrap.fill(
         text, WIDE, initial_indent=first, subsequent_indent=later, break_long_words=False, break_on_hyphens=False
     )
 
 
 def in_words(summary: Summary) -> str:
-    """The whole verdict."""
+    """Return the whole verdict."""
     return "\n".join(_lines(summary)) + "\n"
 
 
 def _lines(summary: Summary) -> Iterator[str]:
     if summary.good:
         yield wrapped(
-            f"The demo went well: all {summary.committed} results are in the ledger, none of them twice, and scored."
+            f"The demo succeeded: all {summary.committed} results are in the ledger exactly once, and scored."
         )
     else:
-        yield "The demo did NOT go well:"
+        yield "The demo FAILED:"
         yield from (wrapped(problem, "  - ", "    ") for problem in summary.problems)
         if summary.seconds < _UNTIL_ALL_ARE_SCORED and any(server.score is None for server in summary.servers):
-            yield wrapped(f"It takes some {_UNTIL_ALL_ARE_SCORED:g} s until every server has a score; run it longer.")
+            yield wrapped(f"Every server has a score after about {_UNTIL_ALL_ARE_SCORED:g} s; run the demo longer.")
     handed_out = sum(server.handed_out for server in summary.servers)
     yield ""
     yield wrapped(
         f"{handed_out} of {len(summary.servers)} servers are handed out to clients. "
-        f"It takes a score above {HANDED_OUT_ABOVE:g}:"
+        f"The score must be above {HANDED_OUT_ABOVE:g}:"
     )
     yield from (_of_server(server) for server in summary.servers)
 

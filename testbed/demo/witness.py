@@ -1,4 +1,4 @@
-"""Watches the wire, as anybody with an observer's token may, and remembers which batches were sent."""
+"""Watch the wire with an observer's token, and remember which batches were sent."""
 
 from datetime import timedelta
 from typing import Final
@@ -14,11 +14,11 @@ from schema.topics import ANY, Topics
 
 _NAME: Final = "demo-witness"
 _KEEP: Final = timedelta(minutes=10)
-"""How long the broker keeps what we miss."""
+"""How long the broker keeps messages while the witness is disconnected."""
 
 
 class SeenBatch(msgspec.Struct, frozen=True):
-    """A batch on the wire: whose it was, and how many results it had."""
+    """A batch on the wire: its monitor, and its number of results."""
 
     monitor: str
     id: str
@@ -26,7 +26,7 @@ class SeenBatch(msgspec.Struct, frozen=True):
 
 
 class Witness:
-    """Every batch that was seen on the wire; :meth:`run` its session as a task."""
+    """Record every batch on the wire; run its session with :meth:`run` as a task."""
 
     def __init__(self, address: BrokerAddress, key: SigningKey, env: Environment) -> None:
         self._topics = Topics(env)
@@ -41,7 +41,7 @@ class Witness:
 
     @property
     def seen(self) -> list[SeenBatch]:
-        """All batches, each once however often it was sent."""
+        """All batches, each once, even if it was sent several times."""
         return list(self._seen.values())
 
     def _take(self, message: Incoming) -> None:
@@ -49,6 +49,6 @@ class Witness:
         try:
             batch = decode(message.payload, Batch)
         except Undecodable:
-            return  # what ingest says of it is in the account
+            return  # the account has ingest's view of it
         if address is not None:
             self._seen[address.name, batch.id] = SeenBatch(address.name, batch.id, len(batch.results))

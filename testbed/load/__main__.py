@@ -1,4 +1,4 @@
-"""``python -m testbed.load SPEC``: one run of the load generator. Exit code 1 when not everything was acknowledged."""
+"""``python -m testbed.load SPEC``: run the load generator. Exit code 1 if some batches were not acknowledged."""
 
 import asyncio
 import gc
@@ -23,7 +23,7 @@ _NICE: Final = 10
 
 
 def main() -> int:
-    """Runs the specification named as the only argument."""
+    """Run the specification in the file that is the only argument."""
     set_up_logging("info")
     if len(sys.argv) != 2:
         sys.stderr.write("usage: python -m testbed.load SPEC\n")
@@ -47,8 +47,8 @@ async def _run(spec: LoadSpec) -> int:
     key = load_key(spec.key_file.read_text(encoding="utf-8"))
     with Record(spec.record) as record:
         generator = Generator(spec, key, record)
-        # Looking for garbage among all that the monitors hold, or among all that they made in some seconds, would stop
-        # them for a tenth of a second at a time, and that would be measured.
+        # A full garbage collection, or one of all objects of some seconds, would pause the monitors for a tenth of a
+        # second, and the pause would be measured.
         gc.freeze()
         gc.disable()
         collecting = asyncio.create_task(_collect_young())
@@ -56,20 +56,21 @@ async def _run(spec: LoadSpec) -> int:
             complete = await generator.run(stop)
         finally:
             collecting.cancel()
-        log.info("%d batches were not acknowledged; at most %.3f s late", generator.left, generator.late)
+        log.info("%d batches were not acknowledged; the latest was sent %.3f s late", generator.left, generator.late)
     return 0 if complete else 1
 
 
 def _step_back() -> None:
-    """Lets what is measured go first: who sends as much as is taken takes as much of the machine, at any moment."""
+    """Give the measured processes priority: a sender without a rate limit would take as much of the machine as it
+    gets."""
     os.nice(_NICE)
-    # Where the kernel shares the processor among sessions, a process counts within its own only.
+    # Where the kernel schedules by session (autogroup), a process's nice value counts within its session only.
     with suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(_NICE))
 
 
 async def _collect_young() -> None:
-    """Looks through what is young, often and briefly; what grows old stays, and that is little."""
+    """Collect young objects often and briefly; few objects grow old, and they stay."""
     while True:
         await asyncio.sleep(_COLLECT_EVERY)
         gc.collect(0)

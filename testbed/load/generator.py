@@ -1,4 +1,4 @@
-"""Many simulated monitors in one process, made to send at a given rate or as much as is acknowledged."""
+"""Run many simulated monitors in one process, which send at a given rate or as much as is acknowledged."""
 
 import asyncio
 import heapq
@@ -18,30 +18,30 @@ from testbed.load.spool import DiskSpool, LoadSpool, MemorySpool
 log = logging.getLogger(__name__)
 
 READY: Final = "all monitors are connected"
-"""What is logged when the load begins."""
+"""The log message at the start of the load."""
 
 _CONNECT_TOGETHER: Final = 25
-"""Monitors that connect at the same time."""
+"""Number of monitors that connect at the same time."""
 
 _CONNECT_WITHIN: Final = 60.0
 _LOOK_AGAIN: Final = 0.5
-"""Seconds after which a monitor without anything to measure is looked at again."""
+"""Seconds before a monitor without a due measurement is checked again."""
 
 _LOOK_WHETHER_EMPTY: Final = 0.05
 
 
 class NotReady(Exception):
-    """Not all monitors could connect in time."""
+    """Not all monitors connected in time."""
 
 
 class Generator:
-    """A run of a :class:`LoadSpec`."""
+    """Run a :class:`LoadSpec`."""
 
     def __init__(self, spec: LoadSpec, key: SigningKey, record: Record) -> None:
         self._spec = spec
         self._room = asyncio.Semaphore(spec.outstanding or 1)
         self.late = 0.0
-        """Seconds by which a batch was made too late, at most: more than a little means that we are too slow."""
+        """Maximum seconds by which a batch was late: more than a little means that the generator is too slow."""
         self.monitors = [
             SimulatedMonitor(member, spec, key, _spool(spec, member), record, self._batch_left)
             for member in spec.members
@@ -49,14 +49,14 @@ class Generator:
 
     @property
     def left(self) -> int:
-        """Batches that were not acknowledged yet."""
+        """Number of unacknowledged batches."""
         return sum(len(monitor.spool) for monitor in self.monitors)
 
     async def run(self, stop: asyncio.Event) -> bool:
-        """Sends until the time is over or ``stop`` is set; whether everything was acknowledged in the end.
+        """Send until the time is over or ``stop`` is set; return whether everything was acknowledged in the end.
 
         Raises:
-            NotReady: not all monitors could connect.
+            NotReady: not all monitors connected in time.
         """
         async with AsyncExitStack() as stack:
             for monitor in self.monitors:
@@ -83,7 +83,7 @@ class Generator:
             raise NotReady(f"only {connected} of {len(self.monitors)} monitors could connect") from None
 
     async def _send_closed(self) -> None:
-        """Always so many batches unacknowledged."""
+        """Keep a constant number of batches unacknowledged."""
         for monitor in cycle(self.monitors):
             await self._room.acquire()
             if not await monitor.submit():
@@ -94,7 +94,7 @@ class Generator:
         self._room.release()
 
     async def _send_paced(self) -> None:
-        """Each monitor makes a batch when so many results are due, whatever became of those before."""
+        """Make each monitor's batches when enough results are due, whatever happened to earlier batches."""
         began = time.monotonic()
         order = count()
         queue = [
@@ -105,7 +105,7 @@ class Generator:
         while True:
             due, _, monitor = queue[0]
             wait = due - time.monotonic()
-            # Also when we are late: the others want their turn.
+            # Also when late: the other tasks need their turn.
             await asyncio.sleep(max(0.0, wait))
             rate = self._rate(monitor)
             sent = rate > 0 and await monitor.submit()
@@ -116,7 +116,7 @@ class Generator:
         return [self._rate(monitor) for monitor in self.monitors]
 
     def _rate(self, monitor: SimulatedMonitor) -> float:
-        """Results a second of this monitor."""
+        """Return this monitor's rate in results per second."""
         if self._spec.rate is not None:
             return self._spec.rate / len(self.monitors)
         return monitor.rota.pace
@@ -135,12 +135,12 @@ def _spool(spec: LoadSpec, member: Member) -> LoadSpool:
 
 
 def _spread(monitors: Sequence[SimulatedMonitor]) -> list[float]:
-    """Where in its first interval each begins, so that they do not send at the same moment."""
+    """Return where in its first interval each monitor begins, so that they do not send at the same moment."""
     return [index / len(monitors) for index in range(len(monitors))]
 
 
 async def _until(stop: asyncio.Event, seconds: float | None, endless: Sequence[asyncio.Task[None]]) -> None:
-    """Returns when it is time. What is endless ends with an error only, and that is raised."""
+    """Wait until the time is over. Endless tasks end only with an error, which is raised."""
     stopping = asyncio.create_task(stop.wait())
     done, _ = await asyncio.wait({stopping, *endless}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()

@@ -1,4 +1,4 @@
-"""A simulated monitor: the agent's own sender and broker session, with made-up measurements in place of probes."""
+"""Simulate a monitor: the agent's own sender and broker session, with invented measurements in place of probes."""
 
 import asyncio
 import random
@@ -27,15 +27,15 @@ from testbed.load.traffic import VERSION, Kind, make_batch, pick_kind
 
 KEEP_SESSION: Final = timedelta(hours=1)
 _PAST: Final = timedelta(minutes=10)
-"""How long ago the first results were measured when more are sent than the intervals make."""
+"""Age of the first results if more are sent than the intervals allow."""
 
 _REPEAT_AFTER: Final = (0.0, 1.0)
-"""Seconds after the first publish at which a duplicate is published: at once, and most likely after its ack."""
+"""Seconds after the first publish at which a duplicate is published: immediately, and probably after its ack."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A batch that was made, as it will be sent and recorded."""
+    """A finished batch, ready to be sent and recorded."""
 
     id: str
     kind: Kind
@@ -51,7 +51,7 @@ class _Repeat:
 
 
 class SimulatedMonitor:
-    """One monitor and protocol. :meth:`run` it as a task; :meth:`submit` makes a batch.
+    """One monitor and protocol. Run :meth:`run` as a task; :meth:`submit` makes a batch.
 
     Args:
         on_done: called when a batch has left the spool.
@@ -93,12 +93,12 @@ class SimulatedMonitor:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits to be sent or answered."""
+        """Whether no batch is waiting to be sent or acknowledged."""
         written = self._writing is None or self._writing.done()
         return written and not len(self.spool) and not self._repeats
 
     async def run(self) -> None:
-        """Keeps the session up, sends and repeats, until cancelled."""
+        """Keep the session connected, send and repeat, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.session.run())
             tasks.create_task(self._sender.run())
@@ -107,18 +107,17 @@ class SimulatedMonitor:
                 tasks.create_task(self._repeat())
 
     def _hurries(self) -> bool:
-        """Whether more is sent than the intervals make."""
+        """Return whether more is sent than the intervals allow."""
         share = 0.0 if self._spec.rate is None else self._spec.rate / len(self._spec.members)
         return self._spec.outstanding is not None or share > 1.05 * self.rota.pace
 
     def make_ahead(self, count: int) -> None:
-        """Makes so many batches that the next calls of :meth:`submit` take; fewer when there is nothing to measure."""
+        """Make up to this many batches for the next calls of :meth:`submit`; fewer if no measurement is due."""
         made = (self._make() for _ in range(count))
         self._ahead.extend(one for one in made if one is not None)
 
     async def submit(self) -> bool:
-        """Puts a batch into the spool, one that was made ahead or of servers that are measured now; False when there is
-        nothing to measure."""
+        """Put a batch into the spool, made ahead or of due servers; return False if no measurement is due."""
         ready = self._ahead.popleft() if self._ahead else self._make()
         if ready is None:
             return False
@@ -127,7 +126,7 @@ class SimulatedMonitor:
         if ready.kind == "duplicate":
             self._duplicates.add(ready.id)
         batch = Batched(id=ready.id, results=ready.measured, created=at // 1_000_000_000, payload=ready.payload)
-        # What is written down as sent is sent, also when the load ends while a disk takes its time.
+        # A batch recorded as sent must be sent, even if the load ends while the disk is slow.
         self._writing = asyncio.ensure_future(self._put(batch))
         await asyncio.shield(self._writing)
         return True
@@ -144,10 +143,10 @@ class SimulatedMonitor:
         return _Ready(made.id, kind, len(turns), made.payload, record)
 
     def _times(self, turns: Sequence[Turn], now: datetime) -> list[datetime]:
-        """When they were measured: a pair's results are an interval apart, however fast they are sent, or else ingest
-        would refuse them as too soon."""
+        """Return the times of measurement: one interval apart for each pair, however fast results are sent, since
+        ingest would reject them as too soon otherwise."""
         last = self._began + timedelta(seconds=turns[-1].at)
-        if now - last > _PAST:  # there was nothing to measure for a while
+        if now - last > _PAST:  # no measurement was due for a while
             self._began += now - last
         return [self._began + timedelta(seconds=turn.at) for turn in turns]
 
@@ -158,11 +157,11 @@ class SimulatedMonitor:
     # ---- the sender's link -----------------------------------------------------------------------------------------
 
     async def wait_ready(self) -> None:
-        """Returns when there is a connection."""
+        """Wait until connected."""
         await self.session.wait_ready()
 
     async def publish_batch(self, batch: Batched) -> None:
-        """Publishes a batch. Raises what :meth:`BrokerSession.publish` raises."""
+        """Publish a batch. Raises the errors of :meth:`BrokerSession.publish`."""
         await self._publish(batch)
         if batch.id in self._duplicates:
             self._duplicates.discard(batch.id)
@@ -188,7 +187,7 @@ class SimulatedMonitor:
             return False
         return True
 
-    # ---- what it is told -------------------------------------------------------------------------------------------
+    # ---- incoming messages -------------------------------------------------------------------------------------------
 
     def _make_session(self, key: SigningKey) -> BrokerSession:
         name, env = self.member.name, self._spec.env
@@ -236,7 +235,7 @@ class SimulatedMonitor:
             self.rota.add(Target(server_id, assignment.ip, assignment.interval))
         self._presence.changed()
 
-    # ---- what it says of itself ------------------------------------------------------------------------------------
+    # ---- its status ------------------------------------------------------------------------------------
 
     def _status(self) -> Status:
         state = ProtocolState(

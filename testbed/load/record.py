@@ -1,6 +1,6 @@
-"""What was sent and what was answered, written down as it happens, and read again after the run.
+"""Record which batches were sent and answered, while it happens, and read the record after the run.
 
-A line is written before a batch is published for the first time. So whatever the ledger holds is in the record.
+The line is written before a batch is published for the first time, so every batch in the ledger is in the record.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from testbed.load.traffic import Kind, Made
 
 
 class Content(msgspec.Struct, frozen=True):
-    """A batch that was made, and what must become of it."""
+    """A batch, and its expected outcome."""
 
     monitor: str
     ipv: IpVersion
@@ -28,7 +28,7 @@ class Content(msgspec.Struct, frozen=True):
 
 
 class Sent(Content, frozen=True, tag="sent", kw_only=True):
-    """It is about to be published for the first time. Times are nanoseconds of Unix time."""
+    """The batch is about to be published for the first time. Times are nanoseconds of Unix time."""
 
     at: int
 
@@ -43,7 +43,7 @@ class Answered(msgspec.Struct, frozen=True, tag="answered"):
 
 
 class Told(msgspec.Struct, frozen=True, tag="told"):
-    """An assignment arrived; without a status it was taken away."""
+    """An assignment arrived; without a status it was removed."""
 
     at: int
     monitor: str
@@ -56,7 +56,7 @@ Line = Sent | Answered | Told
 
 
 class Record:
-    """The file, being written. Use as a context manager."""
+    """Write the file; a context manager."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -71,24 +71,24 @@ class Record:
         self._file.close()
 
     def sent(self, at: int, monitor: str, ipv: IpVersion, made: Made) -> None:
-        """``made`` is about to be published."""
+        """Record that ``made`` is about to be published."""
         self.sent_text(at, self.text(monitor, ipv, made))
 
     def text(self, monitor: str, ipv: IpVersion, made: Made) -> bytes:
-        """What is to be written of ``made``, for who makes batches long before they are sent."""
+        """Return the record's text for ``made``, for batches that are made long before they are sent."""
         return self._encoder.encode(Content(monitor, ipv, made.id, made.kind, made.results, made.expected))
 
     def sent_text(self, at: int, text: bytes) -> None:
-        """What :meth:`text` was made of is about to be published."""
-        # An object with two more members in front.
+        """Record that a batch is about to be published, from the result of :meth:`text`."""
+        # Insert two members at the start of the object.
         self._file.write(b'{"type":"sent","at":%d,%b\n' % (at, text[1:]))
 
     def answered(self, at: int, monitor: str, ipv: IpVersion, ack: Ack) -> None:
-        """``ack`` arrived."""
+        """Record that ``ack`` arrived."""
         self._write(Answered(at, monitor, ipv, ack))
 
     def told(self, at: int, monitor: str, ipv: IpVersion, server_id: int, status: str | None) -> None:
-        """An assignment arrived."""
+        """Record that an assignment arrived."""
         self._write(Told(at, monitor, ipv, server_id, status))
 
     def _write(self, line: Line) -> None:
@@ -97,14 +97,14 @@ class Record:
 
 @dataclass(slots=True)
 class History:
-    """What became of one batch."""
+    """The history of one batch."""
 
     sent: Sent
     answers: list[Answered] = field(default_factory=list)
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """The lines of a record; what is still being written is left for later."""
+    """Read the lines of a record; skip a line that is still being written."""
     decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
     with path.open("rb") as file:
         for line in file:
@@ -113,7 +113,7 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 
 def histories(lines: Iterator[Line]) -> dict[tuple[str, IpVersion, str], History]:
-    """The batches of a record by monitor, protocol and ULID, each with its answers."""
+    """Return a record's batches by monitor, protocol and ULID, each with its answers."""
     found: dict[tuple[str, IpVersion, str], History] = {}
     for line in lines:
         if isinstance(line, Sent):

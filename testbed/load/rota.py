@@ -1,4 +1,4 @@
-"""In which order a simulated monitor measures its servers: each at its interval, spread over it."""
+"""Order a simulated monitor's measurements: each server at its interval, spread evenly."""
 
 import heapq
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from testbed.load.spec import Target
 
 
 class Turn(NamedTuple):
-    """A measurement that is due."""
+    """A due measurement."""
 
     target: Target
     at: float
@@ -17,10 +17,10 @@ class Turn(NamedTuple):
 
 
 class Rota:
-    """The targets of one monitor, at the phases that an agent has them.
+    """The targets of one monitor, at the phases that an agent would compute.
 
-    So the monitors do not measure the same servers at the same time, which would make a load easier than life is. Its
-    clock runs only as far as it is asked: who asks faster goes through faster.
+    The phases keep monitors from measuring the same servers at the same time, an unrealistically easy load. The clock
+    advances with the measurements taken: faster callers make it run faster.
     """
 
     def __init__(self, targets: Iterable[Target] = (), *, monitor: int = 0) -> None:
@@ -37,7 +37,7 @@ class Rota:
 
     @property
     def pace(self) -> float:
-        """Results a second that the intervals make."""
+        """Results per second at these intervals."""
         return sum(1.0 / target.interval for target in self._targets.values())
 
     def targets(self) -> list[Target]:
@@ -45,7 +45,7 @@ class Rota:
         return list(self._targets.values())
 
     def add(self, target: Target) -> None:
-        """Adds a target, or changes its interval."""
+        """Add a target, or change its interval."""
         self._targets[target.server_id] = target
         if target.server_id not in self._queued:
             wait = phase(target.server_id, self._monitor) * target.interval
@@ -53,18 +53,18 @@ class Rota:
             self._queued.add(target.server_id)
 
     def remove(self, server_id: int) -> None:
-        """Takes a target away."""
-        # Its place in the queue is given up when its turn comes.
+        """Remove a target."""
+        # Its entry in the queue is dropped when it is due.
         self._targets.pop(server_id, None)
 
     def clear(self) -> None:
-        """Takes all targets away."""
+        """Remove all targets."""
         self._targets.clear()
         self._heap.clear()
         self._queued.clear()
 
     def take(self, count: int) -> list[Turn]:
-        """The next ``count`` measurements that are due; fewer when there is nothing to measure."""
+        """Take the next ``count`` due measurements; fewer if no more are due."""
         taken: list[Turn] = []
         while len(taken) < count and self._heap:
             due, server_id = self._heap[0]

@@ -1,4 +1,4 @@
-"""What a run of the load generator is: one frozen value, and its file."""
+"""Define a run of the load generator as one frozen value, and its file."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,11 +12,11 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class SpecError(ValueError):
-    """A file is no specification of a run; the message says why."""
+    """A file is not a valid specification; the message gives the reason."""
 
 
 class Target(msgspec.Struct, frozen=True, array_like=True):
-    """A server that a monitor measures, every ``interval`` seconds."""
+    """A server that a monitor measures every ``interval`` seconds."""
 
     server_id: int
     ip: str
@@ -29,18 +29,18 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     ipv: IpVersion = "v4"
     targets: list[Target] = []
-    """What it measures besides what retained messages assign to it."""
+    """Targets in addition to those assigned by retained messages."""
 
 
 class Shares(msgspec.Struct, frozen=True, kw_only=True):
-    """Which parts of the batches are not as they should be; the others are."""
+    """The shares of faulty batches; all others are in order."""
 
     bad: Share = 0.0
-    """Hold results that must be rejected."""
+    """Contain results that must be rejected."""
     late: Share = 0.0
-    """Hold results measured minutes to days ago, which count all the same."""
+    """Contain results measured minutes to days ago, which must be stored."""
     duplicate: Share = 0.0
-    """Are published again, while they wait for their acknowledgement and after it."""
+    """Are published again, both before and after their acknowledgement."""
     malformed: Share = 0.0
     """Cannot be decoded."""
 
@@ -54,48 +54,48 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     ca_file: Path | None = None
     """None: plain TCP."""
     key_file: Path
-    """The key that tokens are signed with."""
+    """The key that signs tokens."""
     record: Path
-    """Where it is written down what was sent and answered."""
+    """The file for the record of sent and answered batches."""
     members: list[Member]
     listen: bool = False
-    """Whether assignments are taken from retained messages too."""
+    """Whether to apply assignments from retained messages, too."""
     rate: Annotated[float, Meta(gt=0)] | None = None
-    """Results a second of all monitors together; None: as the intervals of their targets say."""
+    """Results per second of all monitors together; None: according to the targets' intervals."""
     outstanding: Annotated[int, Meta(ge=1)] | None = None
-    """Instead of a rate: always so many batches unacknowledged, so as much as is acknowledged."""
+    """Constant number of unacknowledged batches, instead of a rate: as much as is acknowledged."""
     ahead: Annotated[int, Meta(ge=0)] = 0
-    """Batches that each monitor has before it sends the first, like one whose broker was away. To make a batch takes as
-    long as to send it, and the machine is shared with what is measured."""
+    """Batches of each monitor before it sends the first, like after an outage of the broker. To make a batch takes as
+    long as to send it, and the measured processes share the machine."""
     batch: Annotated[int, Meta(ge=1, le=1000)] = 10
-    """Results in a batch."""
+    """Results per batch."""
     shares: Shares = Shares()
     seconds: Annotated[float, Meta(ge=0)] | None = None
-    """For how long batches are made; None: until SIGTERM."""
+    """How long to make batches; None: until SIGTERM."""
     drain: Annotated[float, Meta(ge=0)] = 60.0
-    """How long to wait at the end until everything is acknowledged."""
+    """How long to wait for acknowledgements at the end."""
     spools: Path | None = None
-    """A directory for spools on disk; None: they are in memory."""
+    """A directory for spools on disk; None: in memory."""
     seed: int = 1
     ack_timeout: Annotated[float, Meta(gt=0)] = 10.0
-    """How long a batch waits for its acknowledgement before it is sent again."""
+    """How long to wait for an acknowledgement before a batch is sent again."""
 
 
 def write_spec(path: Path, spec: LoadSpec) -> None:
-    """Writes ``spec`` to a file."""
+    """Write ``spec`` to a file."""
     path.write_bytes(msgspec.json.encode(spec, enc_hook=str))
 
 
 def _path(kind: type, text: Any) -> Any:
-    """Msgspec knows no paths."""
+    """Decode a path, which msgspec does not support."""
     return kind(text)
 
 
 def read_spec(path: Path) -> LoadSpec:
-    """The specification in a file.
+    """Read the specification from a file.
 
     Raises:
-        SpecError: there is none in it.
+        SpecError: the file is missing or invalid.
     """
     try:
         spec = msgspec.json.decode(path.read_bytes(), type=LoadSpec, dec_hook=_path)
@@ -105,9 +105,9 @@ def read_spec(path: Path) -> LoadSpec:
         raise SpecError(f"{path}: {error}") from None
     shares = spec.shares
     if shares.bad + shares.late + shares.duplicate + shares.malformed > 1:
-        raise SpecError(f"{path}: shares: must be 1 together at most")
+        raise SpecError(f"{path}: shares: their sum must be at most 1")
     if spec.rate is not None and spec.outstanding is not None:
-        raise SpecError(f"{path}: rate and outstanding: give one of them")
+        raise SpecError(f"{path}: rate, outstanding: give at most one of them")
     if not spec.members:
-        raise SpecError(f"{path}: members: must be one at least")
+        raise SpecError(f"{path}: members: must have at least one entry")
     return spec

@@ -1,4 +1,4 @@
-"""The spools of simulated monitors: in memory, so that no disk limits what is sent, or the agent's own."""
+"""Define the spools of simulated monitors: in memory, so that the disk does not limit the rate, or the agent's own."""
 
 import asyncio
 import time
@@ -11,20 +11,20 @@ from agent.delivery.spool import Batched, Spool
 from schema.limits import SPOOL_AGE
 
 _DISK_BYTES: Final = 256 * 1024 * 1024
-"""Of one monitor's spool."""
+"""Size limit of one monitor's spool."""
 
 
 class LoadSpool(Waiting, Protocol):
-    """What a simulated monitor needs of its spool."""
+    """The interface of a simulated monitor's spool."""
 
     def __len__(self) -> int: ...
 
     async def put(self, batch: Batched) -> None:
-        """Adds a batch; it is kept when this returns."""
+        """Add a batch; when this returns, it is stored."""
 
 
 class MemorySpool:
-    """Batches that were not acknowledged yet, oldest first; lost with the process."""
+    """Unacknowledged batches, oldest first; lost with the process."""
 
     def __init__(self) -> None:
         self._batches: dict[int, Batched] = {}
@@ -40,31 +40,31 @@ class MemorySpool:
         return iter(self._batches)
 
     async def put(self, batch: Batched) -> None:
-        """Adds a batch."""
+        """Add a batch."""
         self._batches[self._next] = batch
         self._next += 1
 
     def read(self, number: int) -> Batched | None:
-        """A batch, or None when it is gone."""
+        """Return a batch, or None if it was removed."""
         return self._batches.get(number)
 
     def remove(self, number: int) -> None:
-        """Forgets a batch that was acknowledged."""
+        """Remove an acknowledged batch."""
         self._batches.pop(number, None)
 
     def set_aside(self, number: int) -> None:
-        """Forgets a batch that was refused."""
+        """Remove a refused batch."""
         self.remove(number)
 
 
 class DiskSpool(Spool):
-    """The agent's spool, as large as the disk allows."""
+    """The agent's spool, limited by the disk only."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, max_bytes=_DISK_BYTES, max_age=SPOOL_AGE.total_seconds())
 
     async def put(self, batch: Batched) -> None:
-        """Writes a batch to the disk.
+        """Write a batch to the disk.
 
         Raises:
             OSError: it could not be written.

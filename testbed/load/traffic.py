@@ -1,6 +1,6 @@
-"""What a simulated monitor sends: pure functions from targets and random numbers to results and batches.
+"""Make a simulated monitor's messages: pure functions from targets and random numbers to results and batches.
 
-Every result differs from all others in its random offset and round trip, so that the ledger's rows can be told apart.
+Every result has a different random offset and round-trip time, so that the ledger's rows can be distinguished.
 """
 
 import random
@@ -22,7 +22,7 @@ VERSION: Final = "bench/1"
 Kind = Literal["plain", "bad", "late", "duplicate", "malformed"]
 
 _LATEST: Final = SPOOL_AGE - timedelta(hours=1)
-"""What is later may be too old by the time that it arrives."""
+"""Maximum age of a late result; an older one could be too old on arrival."""
 
 _NO_SERVER: Final = 4_000_000_000
 """An id that no server has."""
@@ -30,19 +30,19 @@ _NO_SERVER: Final = 4_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A batch that was made, and what must become of it."""
+    """A batch, and its expected outcome."""
 
     id: str
     kind: Kind
     payload: bytes
     results: Sequence[Result] = ()
-    """None of a malformed batch."""
+    """Empty for a malformed batch."""
     expected: Mapping[int, str] = field(default_factory=dict)
-    """Why which of its results must be rejected."""
+    """For each result that must be rejected, the reason."""
 
 
 def pick_kind(shares: Shares, draw: float) -> Kind:
-    """The kind of a batch that drew this number of [0, 1)."""
+    """Return the kind of a batch for this number of [0, 1)."""
     for kind, share in (
         ("bad", shares.bad),
         ("late", shares.late),
@@ -58,7 +58,7 @@ def pick_kind(shares: Shares, draw: float) -> Kind:
 def make_batch(
     targets: Sequence[Target], kind: Kind, now: datetime, rng: random.Random, times: Sequence[datetime] | None = None
 ) -> Made:
-    """A batch of one result of each target, measured at ``times``, or within the last second before ``now``."""
+    """Make a batch of one result per target, measured at ``times``, or within the last second before ``now``."""
     batch_id = new_ulid(int(now.timestamp() * 1e9))
     age = rng.uniform(60.0, _LATEST.total_seconds()) if kind == "late" else 0.0
     measured = times or [now - timedelta(seconds=rng.random()) for _ in targets]
@@ -76,7 +76,7 @@ def make_batch(
 
 
 def measure(target: Target, ts: datetime, rng: random.Random) -> Result:
-    """One result of ``target``. Most servers are good; what a server is depends on its id alone."""
+    """Make one result of ``target``. Most servers are good; a server's behaviour depends on its id alone."""
     character = target.server_id % 20
     if character == 0 and rng.random() < 0.5:
         return Result(server_id=target.server_id, ip=target.ip, ts=ts, no_response=True, sent=1)
@@ -108,7 +108,7 @@ _SPOILED: Final[tuple[tuple[Spoil, str], ...]] = (
     (lambda now: {"server_id": _NO_SERVER}, validate.UNKNOWN_SERVER),
     (lambda now: {"server_id": -1}, validate.UNKNOWN_SERVER),
     (lambda now: {"ip": "192.0.2.77"}, validate.OTHER_ADDRESS),
-    # Also when the batch arrives as late as one can.
+    # Even if the batch arrives as late as possible.
     (lambda now: {"ts": now + SPOOL_AGE + 2 * CLOCK_AHEAD}, validate.IN_THE_FUTURE),
     (lambda now: {"ts": now - SPOOL_AGE - timedelta(hours=1)}, validate.TOO_OLD),
     (lambda now: {"ts": datetime(1900, 1, 1, tzinfo=UTC)}, validate.TOO_OLD),
@@ -118,7 +118,7 @@ _SPOILED: Final[tuple[tuple[Spoil, str], ...]] = (
     (lambda now: {"leap": 4}, validate.IMPOSSIBLE_LEAP),
     (lambda now: {"sent": 1, "received": 2}, validate.IMPOSSIBLE_SAMPLES),
 )
-"""How a result becomes one that nobody can have measured, and the reason that is to be given."""
+"""Functions that make a result implausible, with the expected reason for rejection."""
 
 _TORN: Final[tuple[Callable[[bytes], bytes], ...]] = (
     lambda payload: payload[: len(payload) // 2],
@@ -129,4 +129,4 @@ _TORN: Final[tuple[Callable[[bytes], bytes], ...]] = (
     lambda payload: b"null",
     lambda payload: b"",
 )
-"""How a payload becomes one that no decoder takes."""
+"""Functions that make a payload undecodable."""

@@ -1,1 +1,1 @@
-"""NTP servers with known faults, a TCP fault proxy and a private chronyd: for demo, tests and benchmarks."""
+"""Run NTP servers with known faults, and a private chronyd: for demo, tests and benchmarks."""

@@ -1,4 +1,4 @@
-"""``python -m testbed.ntp``: a fleet of simulated NTP servers as a process of its own."""
+"""``python -m testbed.ntp``: run a fleet of simulated NTP servers in one process."""
 
 import argparse
 import asyncio
@@ -17,7 +17,7 @@ _log = logging.getLogger("testbed.ntp")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command. Returns the exit code: 0, 1 (cannot listen) or 2 (wrong file or argument)."""
+    """Run one command. Return the exit code: 0, 1 (cannot listen) or 2 (wrong file or argument)."""
     options = _parser().parse_args(arguments)
     set_up_logging("info")
     return _fleet(options.spec) if options.command == "fleet" else _standard(options)
@@ -51,17 +51,17 @@ def _standard(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m testbed.ntp", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    fleet = commands.add_parser("fleet", help="run the servers of a file until SIGTERM; SIGHUP reads it again")
+    fleet = commands.add_parser("fleet", help="run the servers of a file until SIGTERM; SIGHUP reloads it")
     fleet.add_argument("spec", type=Path, metavar="SPEC.json")
-    standard = commands.add_parser("standard", help="print the file of a standard fleet")
+    standard = commands.add_parser("standard", help="print the specification of a standard fleet")
     standard.add_argument("count", type=int)
     standard.add_argument("--base", default=DEFAULT_BASE, help="address of the first server (%(default)s)")
-    standard.add_argument("--port", type=int, default=DEFAULT_PORT, help="of all servers (%(default)s)")
+    standard.add_argument("--port", type=int, default=DEFAULT_PORT, help="port of all servers (%(default)s)")
     return parser
 
 
 def _allow_many_sockets() -> None:
-    """One for each server; the usual soft limit is 1024."""
+    """Raise the limit of open files: each server needs a socket, and the usual soft limit is 1024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -84,7 +84,7 @@ def _reload(fleet: Fleet, path: Path) -> None:
     except (SpecError, FleetError) as error:
         _log.error("%s", error)
     else:
-        _log.info("%s: read again, %d servers", path, len(fleet.specs))
+        _log.info("%s: reloaded, %d servers", path, len(fleet.specs))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a simulated server sends back, and when: pure, from a spec, a request and the time it came.
+"""Compute a simulated server's replies and their times: pure functions of a spec, a request and its arrival.
 
-The simulated network is between this machine's kernel and the simulated server. A request that arrives
-here at A reaches the server at A + f (f: the delay on the way there), and a reply that reaches the client at S has
-left the server at S - b (b: the delay on the way back). The server's clock is the true one plus the offset o. So
+The simulated network is between this machine's kernel and the simulated server. A request that arrives here at A
+reaches the server at A + f (f: the forward delay), and a reply that reaches the client at S left the server at S - b
+(b: the backward delay). The server's clock is the true time plus the offset o. So
 
     T2 = A + f + o        T3 = S - b + o
 
@@ -10,7 +10,7 @@ and a client, for whom T1 = A and T4 = S but for the loopback interface's own fe
 
     ((T2 - T1) + (T3 - T4)) / 2 = o + (f - b) / 2        (T4 - T1) - (T3 - T2) = f + b
 
-which is exact at whatever time the reply really goes out: a late timer changes neither.
+which is exact whenever the reply is actually sent: a late timer changes neither.
 """
 
 from collections.abc import Iterator
@@ -33,31 +33,31 @@ from testbed.ntp.spec import Behaviour, ServerSpec, reference_octets
 _NS: Final = 1_000_000_000
 _SHORT_SIZE: Final = 44
 _REFERENCE_AGE_NS: Final = 16 * _NS
-"""A server's clock was last set this long ago."""
+"""Age of a server's last clock update."""
 _ORIGIN_CHANGE: Final = 1 << 31
-"""Half a second: a client that compares only whole seconds would not see it."""
+"""Half a second: a client that compares only whole seconds would not notice it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A datagram that is complete but for its transmit timestamp, which is taken when it goes out."""
+    """A datagram, complete but for its transmit timestamp, which is taken when it is sent."""
 
     due_ns: int
-    """When it is to go out, in ns since 1970, true time."""
+    """When to send it, in ns since 1970, true time."""
     head: bytes
     clock_ns: int | None
-    """What to add to the true time of sending to get the transmit timestamp; None: the timestamp is zero."""
+    """Difference between the transmit timestamp and the true time of sending; None: the timestamp is zero."""
     size: int = PACKET_SIZE
     other_port: bool = False
 
     def datagram(self, now_ns: int) -> bytes:
-        """What goes out at ``now_ns``, true time since 1970."""
+        """Return the datagram to send at ``now_ns``, true time since 1970."""
         transmit = bytes(8) if self.clock_ns is None else pack_timestamp(now_ns + self.clock_ns)
         return (self.head + transmit)[: self.size]
 
 
 def answer(spec: ServerSpec, request: Request, arrival_ns: int, random: Random) -> tuple[Reply, ...]:
-    """The replies to a request that arrived at ``arrival_ns`` (ns since 1970, true time)."""
+    """Return the replies to a request that arrived at ``arrival_ns`` (ns since 1970, true time)."""
     if random.random() < spec.loss or spec.behaviour is Behaviour.SILENT:
         return ()
     forward = _ns(spec.delay + spec.asymmetry + _jitter(spec, random))
@@ -71,7 +71,7 @@ def answer(spec: ServerSpec, request: Request, arrival_ns: int, random: Random) 
 
 @dataclass(frozen=True, slots=True)
 class _Proper:
-    """The proper answer, from which the wrong ones differ in one thing each."""
+    """The correct answer, from which each wrong one differs in one respect."""
 
     spec: ServerSpec
     request: Request

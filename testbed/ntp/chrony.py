@@ -1,6 +1,6 @@
-"""A real chronyd as NTP server on a loopback port: what we measure has to agree with a server that is not ours.
+"""Run a real chronyd as NTP server on a loopback port, to compare our measurements with an independent server.
 
-It serves this machine's clock, sets none, and needs no root.
+It serves this machine's clock, does not set it, and does not need root.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ _STOP_DEADLINE: Final = 5.0
 
 
 class ChronyError(Exception):
-    """chronyd is not there, or did not answer; the text says which and what it wrote."""
+    """chronyd is missing or did not answer; the message says which, and includes its output."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChronyServer:
-    """Where it answers, and at what stratum."""
+    """Address and stratum of a running chronyd."""
 
     address: str
     port: int
@@ -37,21 +37,21 @@ class ChronyServer:
 
 
 def find_chronyd() -> Path:
-    """The program. Raises ChronyError."""
-    # The copy that scripts/bootstrap makes comes first: to the installed one, Debian's AppArmor profile allows no
-    # file of ours. A user's PATH on Debian does not reach to where that is.
+    """Find the program. Raises ChronyError."""
+    # The copy made by scripts/bootstrap comes first: Debian's AppArmor profile denies the installed one access to our
+    # files. Its directory is not in a user's PATH on Debian.
     places = os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ.get("PATH", os.defpath), "/usr/sbin"])
     found = shutil.which("chronyd", path=places)
     if found is None:
-        raise ChronyError(f"chronyd is in none of {places}; scripts/bootstrap brings it")
+        raise ChronyError(f"chronyd is in none of {places}; run scripts/bootstrap")
     return Path(found)
 
 
 @contextlib.contextmanager
 def chronyd(address: str = "127.0.0.1", port: int = 0, stratum: int = 3) -> Iterator[ChronyServer]:
-    """Runs a chronyd that answers on ``address`` until the context is left.
+    """Run a chronyd that answers on ``address``, within the context.
 
-    ``port`` 0 takes a free one. At its own default stratum (10), or any from 8 on, a server scores badly.
+    ``port`` 0 selects a free one. With chronyd's default stratum (10), or any of at least 8, a server scores badly.
     Raises ChronyError.
     """
     port = port or _free_port(address)
@@ -85,16 +85,16 @@ def _configuration(directory: Path, address: str, port: int, stratum: int) -> Pa
 
 
 def _command(configuration: Path) -> list[str]:
-    # -d: in the foreground, logging to stderr; -x: no control of the clock; -U: not root is fine.
+    # -d: in the foreground, logging to stderr; -x: no control of the clock; -U: run without root.
     return [str(find_chronyd()), "-d", "-x", "-U", "-u", _user(), "-f", str(configuration)]
 
 
 def _user() -> str:
-    """Whom chronyd is to be: without being told, it becomes a user that may not exist."""
+    """Return the user for chronyd, whose default user may not exist."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
-        return "root"  # a user without an entry, as in containers; without root's rights this changes nothing
+        return "root"  # a user without an entry, as in containers; has no effect without root's rights
 
 
 def _wait_until_it_answers(process: subprocess.Popen[bytes], address: str, port: int) -> None:
@@ -119,7 +119,7 @@ def _answers(address: str, port: int) -> bool:
         except TimeoutError:
             return False
         except ConnectionRefusedError:
-            # Not listening yet: without the wait, this would be a busy loop.
+            # Not listening yet: without the pause, this would be a busy loop.
             time.sleep(0.02)
             return False
 

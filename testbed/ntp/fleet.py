@@ -1,4 +1,4 @@
-"""The standard fleet: servers whose faults everybody knows, for the demo and for end-to-end tests."""
+"""Define the standard fleet: servers with known faults, for the demo and end-to-end tests."""
 
 import ipaddress
 from typing import Any, Final
@@ -14,7 +14,7 @@ _KNOWN_FAULTS: Final[tuple[dict[str, Any], ...]] = (
     {"name": "silent", "behaviour": Behaviour.SILENT},
     {"name": "stratum 16", "stratum": 16, "leap": 3, "reference_id": "INIT", "delay": 0.003, "jitter": 10e-6},
 )
-"""The first of every standard fleet."""
+"""The first servers of every standard fleet."""
 
 _LATER_FAULTS: Final[tuple[dict[str, Any], ...]] = (
     {"name": "loses 20 %", "loss": 0.2},
@@ -24,40 +24,40 @@ _LATER_FAULTS: Final[tuple[dict[str, Any], ...]] = (
 )
 _FIRST_LATER_FAULT: Final = 12
 _LATER_FAULT_EVERY: Final = 4
-"""From the twelfth on, one server in four has a fault: the pool has more good servers than bad ones."""
+"""From the thirteenth on, one server in four has a fault: most of the pool's servers are good."""
 
 _AFTER_LOOPBACK: Final = ipaddress.IPv4Address("128.0.0.0")
 _GOLDEN_RATIO: Final = 0.6180339887
-"""Multiples of it, modulo 1, spread evenly however many are taken."""
+"""Multiples of it, modulo 1, are spread evenly for any count."""
 
 
 def standard_fleet(count: int, base: str = DEFAULT_BASE, port: int = DEFAULT_PORT) -> tuple[ServerSpec, ...]:
-    """``count`` servers, each in a /24 of its own from ``base`` on.
+    """Make ``count`` servers, each in a separate /24 from ``base`` on.
 
     The first four are 400 ms off, 5 s off, silent, and at stratum 16; the others are good, off by -8 to +12 ms, but
     from the thirteenth on one in four loses packets or answers with a kiss code. The same arguments give the same
-    fleet. Raises ValueError, naming the argument, if a fleet cannot be like that.
+    fleet. Raises ValueError, naming the argument, if it is invalid.
     """
     addresses = loopback_addresses(base, count, 24)
     return tuple(_server(index, address, port) for index, address in enumerate(addresses))
 
 
 def loopback_addresses(base: str, count: int, prefix: int) -> tuple[str, ...]:
-    """As many addresses as ``count`` says, each in the next network of the given prefix length, from ``base`` on.
+    """Return ``count`` addresses, each in the next network of the given prefix length, from ``base`` on.
 
-    Monitors in one /20 or one /24 with a server are kept apart by the selector's network constraints: give the
-    servers a /24 each and the agents a /20 each, and none applies.
-    Raises ValueError, naming the argument, if they leave 127.0.0.0/8.
+    The selector's network constraints keep apart monitors in the same /20, and monitors in the same /24 as a server.
+    With a /24 for each server and a /20 for each agent, none of them applies. Raises ValueError, naming the argument,
+    if they leave 127.0.0.0/8.
     """
     try:
         first = ipaddress.IPv4Address(base)
     except ValueError as error:
-        raise ValueError(f"base is {base!r}; right is an address in 127.0.0.0/8") from error
+        raise ValueError(f"base is {base!r}; must be an address in 127.0.0.0/8") from error
     if count < 1:
-        raise ValueError(f"count is {count}; right is 1 or more")
+        raise ValueError(f"count is {count}; must be 1 or more")
     step = 2 ** (32 - prefix)
     if not (first.is_loopback and int(first) + (count - 1) * step < int(_AFTER_LOOPBACK)):
-        raise ValueError(f"count is {count}, base {base}: that many /{prefix} do not fit into 127.0.0.0/8 from there")
+        raise ValueError(f"count is {count}, base {base}: the /{prefix} networks do not fit into 127.0.0.0/8")
     return tuple(str(first + index * step) for index in range(count))
 
 

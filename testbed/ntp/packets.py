@@ -1,6 +1,6 @@
-"""NTP packets as a server sees them: enough of RFC 5905 to answer, rightly or wrongly on purpose.
+"""Parse and pack NTP packets as a server: enough of RFC 5905 to answer correctly, or deliberately wrongly.
 
-It shares no code with the agent, whose packet arithmetic it is there to test.
+It shares no code with the agent, whose packet arithmetic it tests.
 """
 
 import struct
@@ -9,35 +9,35 @@ from typing import Final
 
 PACKET_SIZE: Final = 48
 TRANSMIT_AT: Final = 40
-"""Where the transmit timestamp begins."""
+"""Offset of the transmit timestamp."""
 MODE_CLIENT: Final = 3
 MODE_SERVER: Final = 4
 MODE_BROADCAST: Final = 5
 
 _HEADER: Final = struct.Struct("!BBbbII4sQQQ")
-"""All that comes before the transmit timestamp (RFC 5905, figure 8)."""
+"""Everything before the transmit timestamp (RFC 5905, figure 8)."""
 _TIMESTAMP: Final = struct.Struct("!Q")
 _FIRST: Final = struct.Struct("!BBb")
 _UNIX_EPOCH: Final = 2_208_988_800
 """In seconds since 1900-01-01 (RFC 5905, figure 4)."""
 _PRECISION: Final = -23
-"""log2 of the seconds that a reading of the clock takes: 0.1 µs."""
+"""log2 of the seconds that it takes to read the clock: 0.1 µs."""
 _NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What of a client's packet an answer needs."""
+    """The fields of a client's packet that an answer needs."""
 
     version: int
     poll: int
     transmit: int
-    """The client's transmit timestamp, 64 bits: a cookie as far as the server is concerned."""
+    """The client's transmit timestamp, 64 bits: an opaque cookie for the server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """A reply without its transmit timestamp. Timestamps are 64-bit NTP, root values seconds."""
+    """A reply without its transmit timestamp. Timestamps are 64-bit NTP, root values are seconds."""
 
     leap: int
     version: int
@@ -53,7 +53,7 @@ class Header:
 
 
 def parse_request(data: bytes) -> Request | None:
-    """The request in a datagram; None if it is none of version 1 to 4 in client mode."""
+    """Parse the request in a datagram; None if it is not of version 1 to 4 in client mode."""
     if len(data) < PACKET_SIZE:
         return None
     first, _, poll = _FIRST.unpack_from(data)
@@ -64,7 +64,7 @@ def parse_request(data: bytes) -> Request | None:
 
 
 def pack_header(header: Header) -> bytes:
-    """The first 40 octets of a reply."""
+    """Pack the first 40 octets of a reply."""
     return _HEADER.pack(
         header.leap << 6 | header.version << 3 | header.mode,
         header.stratum,
@@ -80,16 +80,16 @@ def pack_header(header: Header) -> bytes:
 
 
 def pack_timestamp(unix_ns: int) -> bytes:
-    """The eight octets of :func:`timestamp`."""
+    """Pack a :func:`timestamp` into eight octets."""
     return _TIMESTAMP.pack(timestamp(unix_ns))
 
 
 def timestamp(unix_ns: int) -> int:
-    """The 64-bit NTP timestamp of a time in nanoseconds since 1970; eras wrap (RFC 5905, section 6)."""
+    """Convert nanoseconds since 1970 to a 64-bit NTP timestamp; eras wrap (RFC 5905, section 6)."""
     seconds, ns = divmod(unix_ns, _NS)
     return (seconds + _UNIX_EPOCH << 32 | (ns << 32) // _NS) & 0xFFFF_FFFF_FFFF_FFFF
 
 
 def short_format(seconds: float) -> int:
-    """NTP's short format: 16 bits of seconds, 16 of fraction; too much becomes the most."""
+    """Convert to NTP's short format, 16 bits of seconds and 16 of fraction; saturate larger values."""
     return min(round(seconds * 65536), 0xFFFF_FFFF)

@@ -1,7 +1,7 @@
-"""A fleet of simulated NTP servers in one process, each on its own loopback address and port.
+"""Run a fleet of simulated NTP servers in one process, each on a separate loopback address and port.
 
-Accurate to some µs: requests are stamped by the kernel, replies as late as Python allows, so that what a client
-measures beyond the spec is the client's own error.
+The accuracy is some µs: the kernel stamps requests, and replies are stamped as late as Python allows. Any further
+deviation from the spec is thus the client's own error.
 """
 
 import asyncio
@@ -25,29 +25,29 @@ from testbed.ntp.spec import ServerSpec
 _log = logging.getLogger(__name__)
 
 _SO_TIMESTAMPNS: Final = 35
-"""Linux, asm-generic/socket.h; Python 3.11 has no name for it. The same number marks the stamp that comes back."""
+"""Linux, asm-generic/socket.h; Python 3.11 does not define it. The timestamp's control message has the same number."""
 _TIMESPEC: Final = struct.Struct("@ll")
 _NS: Final = 1_000_000_000
 _RECEIVE_BUFFER: Final = 1 << 20
 _MOST_AT_ONCE: Final = 64
-"""Datagrams read from one socket before the others have their turn."""
+"""Maximum number of datagrams to read from one socket before the others get their turn."""
 _MOST_PENDING: Final = 20_000
-"""Replies that wait for their time; what comes beyond that is dropped, as a full network would."""
+"""Maximum number of waiting replies; further ones are dropped, as in a congested network."""
 
 _STAMPED_WITHIN_MS: Final = 1000
 
 
 class FleetError(Exception):
-    """A server cannot listen where it should."""
+    """A server cannot listen at its address."""
 
 
 @dataclass(slots=True)
 class Counts:
-    """What one server has seen and done so far."""
+    """Counters of one server."""
 
     requests: int = 0
     ignored: int = 0
-    """Datagrams that were no request."""
+    """Datagrams that are not requests."""
     replies: int = 0
     dropped: int = 0
     """Replies that could not be sent."""
@@ -62,7 +62,7 @@ class _Server:
 
 
 class Fleet:
-    """Runs servers while it is entered.
+    """Run servers within the context.
 
     ::
 
@@ -78,15 +78,15 @@ class Fleet:
 
     @property
     def specs(self) -> tuple[ServerSpec, ...]:
-        """What runs now, with the ports that were chosen where the port was 0."""
+        """The running servers, with the chosen ports where the port was 0."""
         return tuple(server.spec for server in self._servers.values())
 
     def counts(self, spec: ServerSpec) -> Counts:
-        """Of the server that listens where ``spec`` says. Raises KeyError if none does."""
+        """Return the counters of the server at ``spec``'s address. Raises KeyError if there is none."""
         return self._servers[spec.address, spec.port].counts
 
     def apply(self, specs: Iterable[ServerSpec]) -> None:
-        """Makes the fleet what ``specs`` say: servers appear, change and go; who is unchanged notices nothing.
+        """Change the fleet to ``specs``: add, change and remove servers; unchanged ones are not disturbed.
 
         Raises FleetError if a server cannot listen; the others run nevertheless.
         """
@@ -108,7 +108,7 @@ class Fleet:
             raise FleetError(f"cannot listen on {', '.join(failed)}")
 
     def replace(self, old: ServerSpec, **changes: object) -> ServerSpec:
-        """Changes fields of one running server's spec from the next request on, and returns the new spec."""
+        """Change fields of a running server's spec from the next request on; return the new spec."""
         server = self._servers[old.address, old.port]
         server.spec = msgspec.structs.replace(server.spec, **changes)
         return server.spec
@@ -128,7 +128,7 @@ class Fleet:
         self.close()
 
     def close(self) -> None:
-        """Stops all servers at once; replies that wait for their time are not sent."""
+        """Stop all servers immediately; waiting replies are not sent."""
         for handle in self._pending:
             handle.cancel()
         self._pending.clear()
@@ -138,7 +138,7 @@ class Fleet:
     def _add(self, spec: ServerSpec) -> None:
         sock = _listen(spec.address, spec.port)
         spec = msgspec.structs.replace(spec, port=sock.getsockname()[1])
-        # Each server has its own randomness, so that adding one does not change what the others do.
+        # Each server has its own random generator, so that an added server does not change the others' behaviour.
         server = _Server(spec, sock, Random(f"{self._seed} {spec.address} {spec.port}"))
         self._servers[spec.address, spec.port] = server
         asyncio.get_running_loop().add_reader(sock, self._read, server)
@@ -201,9 +201,9 @@ def _listen(address: str, port: int) -> socket.socket:
 
 
 async def _until_stamped() -> None:
-    """Returns when the kernel stamps what arrives, which it begins some time after a first socket has asked for it.
+    """Wait until the kernel stamps datagrams, which it starts some time after a first socket has asked for it.
 
-    A datagram that came before that is stamped when it is read. A kernel that never does is not waited for.
+    Earlier datagrams are stamped when they are read. The wait ends even if the kernel never starts.
     """
     with _listen("127.0.0.1", 0) as sock:
         for _ in range(_STAMPED_WITHIN_MS):
@@ -214,11 +214,11 @@ async def _until_stamped() -> None:
                 _, ancillary, _, _ = sock.recvmsg(1, socket.CMSG_SPACE(_TIMESPEC.size))
                 if _arrival_ns(ancillary) < looked_at:
                     return
-    _log.warning("the kernel does not stamp what arrives: simulated servers are less exact than they could be")
+    _log.warning("the kernel does not stamp datagrams: simulated servers are less accurate")
 
 
 def _arrival_ns(ancillary: list[tuple[int, int, bytes]]) -> int:
-    """The kernel's stamp, ns since 1970."""
+    """Return the kernel's timestamp, in ns since 1970."""
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
             seconds, ns = _TIMESPEC.unpack_from(data)
@@ -232,10 +232,10 @@ def _send(server: _Server, reply: Reply, client: tuple[object, ...]) -> None:
             with _listen(server.spec.address, 0) as other:
                 other.sendto(reply.datagram(time.time_ns()), client)
         else:
-            # Nothing between the clock and the datagram that need not be there.
+            # As little code as possible between reading the clock and sending.
             server.sock.sendto(reply.datagram(time.time_ns()), client)
     except OSError:
-        # The client's buffer or ours is full, or the server has been removed: lost, as on a network.
+        # A buffer is full, or the server has been removed: the datagram is lost, as in a network.
         server.counts.dropped += 1
     else:
         server.counts.replies += 1

@@ -1,7 +1,7 @@
-"""What a simulated NTP server does wrong, as one frozen value.
+"""Define the faults of a simulated NTP server as one frozen value.
 
-Demo, tests and benchmarks say with it what is true, and hold the system to that. A list of these in a JSON
-file is what ``python -m testbed.ntp fleet`` runs.
+Demo, tests and benchmarks compare the system's measurements with it. ``python -m testbed.ntp fleet`` runs a list of
+them from a JSON file.
 """
 
 import ipaddress
@@ -15,7 +15,7 @@ import msgspec
 
 
 class SpecError(ValueError):
-    """A fleet's file cannot be used; the text names the place, the value and what would be right."""
+    """A fleet's file is invalid; the message names the place, the value and the valid values."""
 
 
 class Behaviour(StrEnum):
@@ -29,43 +29,43 @@ class Behaviour(StrEnum):
     WRONG_MODE = "wrong_mode"
     """In mode 5 (broadcast) instead of 4 (server)."""
     WRONG_ORIGIN = "wrong_origin"
-    """With an origin timestamp that is not the client's."""
+    """With an origin timestamp that differs from the client's."""
     WRONG_SOURCE = "wrong_source"
-    """From another port than was asked."""
+    """From a port that differs from the one asked."""
     ZERO_TRANSMIT = "zero_transmit"
     """With a transmit timestamp of zero, which means "unknown"."""
     DUPLICATE = "duplicate"
-    """Twice, properly."""
+    """Twice, correctly."""
     FORGED_KISS = "forged_kiss"
-    """With a kiss code DENY that carries a wrong origin, as somebody would who does not see the client's request."""
+    """With a kiss code DENY and a wrong origin, like an attacker who does not see the client's request."""
 
 
 class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One simulated server.
 
-    Raises ValueError, naming field, value and what would be right.
+    Raises ValueError, naming the field, its value and the valid values.
     """
 
     address: str
-    """Where it listens: 127.0.0.0/8 or ::1, so that a wrong time never leaves the machine."""
+    """Listening address: 127.0.0.0/8 or ::1, so that a wrong time never leaves the machine."""
     port: int = 123
     """0: any free one."""
     name: str = ""
-    """For people: what is special about it."""
+    """Describes its behaviour, for people."""
     offset: float = 0.0
-    """Server's clock minus true clock, in seconds. True is the clock of this machine."""
+    """The server's clock minus the true clock, in seconds. The true clock is this machine's."""
     delay: float = 0.0
-    """Of the simulated network, each way, in seconds. The round trip takes twice as long."""
+    """Delay of the simulated network, each way, in seconds. The round trip takes twice as long."""
     asymmetry: float = 0.0
-    """More delay on the way to the server only, in seconds; a client measures half of it as additional offset."""
+    """Additional delay towards the server only, in seconds; a client measures half of it as offset."""
     jitter: float = 0.0
-    """Each way is longer by the absolute value of a normal deviate with this standard deviation (s). What a
-    client measures as offset scatters by 0.43 times this, around the truth."""
+    """Each way is longer by the absolute value of a normal deviate with this standard deviation (s). What a client
+    measures as offset scatters by 0.43 times this, around the truth."""
     loss: float = 0.0
-    """Share of the requests that get no answer, 0 to 1."""
+    """Share of requests without an answer, 0 to 1."""
     stratum: int = 2
     leap: int = 0
-    """0 none, 1 a second more, 2 a second less, 3 not synchronised."""
+    """0 none, 1 a leap second is inserted, 2 one is deleted, 3 not synchronised."""
     reference_id: str = "192.0.2.1"
     """An IPv4 address, or up to four ASCII characters such as GPS."""
     root_delay: float = 0.01
@@ -73,20 +73,20 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     root_dispersion: float = 0.005
     """Seconds."""
     kiss: str = ""
-    """Kiss code (RFC 5905, section 7.4), four ASCII characters such as RATE: it answers with that at stratum 0."""
+    """Kiss code (RFC 5905, section 7.4), four ASCII characters such as RATE: sent at stratum 0."""
     kiss_share: float = 1.0
-    """Share of the answers that are the kiss, 0 to 1; the others are proper."""
+    """Share of answers that are the kiss code, 0 to 1; the others are correct."""
     hold: float = 0.0
-    """Seconds by which it says to have held a request longer than it did. More than the exchange took, or a negative
-    time, contradicts what the client knows."""
+    """Seconds by which it overstates the time that it held a request. A value above the round-trip time, or a negative
+    time, contradicts the client's measurement."""
     behaviour: Behaviour = Behaviour.NORMAL
     then_answer: bool = False
-    """After what is wrong, the proper answer follows."""
+    """Whether the correct answer follows the wrong one."""
 
     def __post_init__(self) -> None:
         for name, value, right, good in self._checks():
             if not good:
-                raise ValueError(f"{name} is {value!r}; right is {right}")
+                raise ValueError(f"{name} is {value!r}; must be {right}")
 
     def _checks(self) -> Iterable[tuple[str, object, str, bool]]:
         yield "address", self.address, "an address in 127.0.0.0/8, or ::1", _is_loopback(self.address)
@@ -95,7 +95,7 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         for name in ("delay", "jitter"):
             value = getattr(self, name)
             yield name, value, "0 to 60 (s)", 0 <= value <= 60
-        least = f"{-self.delay:g} to 60 (s), so that the way to the server takes no negative time"
+        least = f"{-self.delay:g} to 60 (s), so that the delay towards the server is not negative"
         yield "asymmetry", self.asymmetry, least, -self.delay <= self.asymmetry <= 60
         yield "hold", self.hold, "at most a day (s)", abs(self.hold) <= 86400
         for name in ("loss", "kiss_share"):
@@ -113,7 +113,7 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def reference_octets(text: str) -> bytes | None:
-    """The four octets on the wire; None if the text names none."""
+    """Return the four octets on the wire; None if the text is invalid."""
     try:
         return ipaddress.IPv4Address(text).packed
     except ValueError:
@@ -128,12 +128,12 @@ def _is_loopback(address: str) -> bool:
 
 
 def encode_specs(specs: Iterable[ServerSpec]) -> bytes:
-    """The JSON of a fleet's file, indented for people to edit; fields at their default are left out."""
+    """Encode a fleet as JSON, indented for people; fields with default values are omitted."""
     return msgspec.json.format(msgspec.json.encode(list(specs)), indent=2) + b"\n"
 
 
 def decode_specs(text: bytes, source: str) -> tuple[ServerSpec, ...]:
-    """Servers from the JSON of a fleet's file; ``source`` names it in messages. Raises SpecError."""
+    """Decode servers from JSON; ``source`` names it in messages. Raises SpecError."""
     try:
         specs = msgspec.json.decode(text, type=tuple[ServerSpec, ...])
     except msgspec.ValidationError as error:
@@ -142,12 +142,12 @@ def decode_specs(text: bytes, source: str) -> tuple[ServerSpec, ...]:
         raise SpecError(f"{source}: not JSON: {error}") from error
     _refuse_doubles(specs, source)
     if not specs:
-        raise SpecError(f"{source}: the list is empty; right is a list with at least one server")
+        raise SpecError(f"{source}: the list is empty; must be a list with at least one server")
     return specs
 
 
 def read_specs(path: Path) -> tuple[ServerSpec, ...]:
-    """Servers from a fleet's file. Raises SpecError, also when the file cannot be read."""
+    """Read servers from a fleet's file. Raises SpecError, also if the file cannot be read."""
     try:
         text = path.read_bytes()
     except OSError as error:
@@ -160,18 +160,18 @@ def _refuse_doubles(specs: Iterable[ServerSpec], source: str) -> None:
     for number, spec in enumerate(specs):
         first = seen.setdefault((spec.address, spec.port), number)
         if spec.port and first != number:
-            reason = f"{spec.address} port {spec.port} is server {first} already"
+            reason = f"{spec.address} port {spec.port} is already used by server {first}"
             raise SpecError(f"{source}: server {number}: {reason}")
 
 
 def _explain(reason: str, value: Any) -> str:
-    """msgspec's reason, with the place in words and the value that stands there."""
+    """Return msgspec's reason, with the place in words and the value there."""
     reason, _, path = reason.partition(" - at `")
     words = []
     for index, name in re.findall(r"\[(\d+)\]|\.(\w+)", path):
         words.append(f"server {index}" if index else name)
         value = value[int(index)] if index else value[name]
     if reason.startswith("Invalid enum value"):
-        reason += f"; right is one of {', '.join(Behaviour)}"
+        reason += f"; must be one of {', '.join(Behaviour)}"
     shown = "" if isinstance(value, dict | list) else f" is {value!r}"
     return f"{', '.join(words) or 'the file'}{shown}: {reason}"

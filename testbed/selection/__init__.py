@@ -1,1 +1,1 @@
-"""Worlds for the rules of the selector, and everything that the rules promise of them."""
+"""Define worlds for the selector's rules, and the promises that the rules keep in them."""

@@ -1,8 +1,9 @@
-"""How well servers end: in what share of random pool-like worlds one exchange across a constraint would be better.
+"""Measure how good the final assignments are: the share of random pool-like worlds in which an exchange across a
+constraint would still be an improvement.
 
 `python -m testbed.selection.measure WORLDS [FIRST]` reviews each world until nothing changes, and prints one JSON
-object. An exchange across a constraint: a monitor that is ready to be active, is kept out by a constraint, and would be
-clearly better than the one active monitor that has to leave for it. Sums are of the priorities of active monitors.
+object. In an exchange across a constraint, a monitor that is ready to be active but excluded by a constraint replaces
+the only active monitor in its way, which is clearly worse. Sums are of the priorities of active monitors.
 """
 
 import json
@@ -14,7 +15,7 @@ from testbed.selection.worlds import Scene, pool_scene
 
 
 def measure(worlds: int, first: int = 0) -> dict[str, float]:
-    """Counts over ``worlds`` worlds, from seed ``first`` on."""
+    """Count over ``worlds`` worlds, from seed ``first`` on."""
     found = {"worlds": 0, "exchange_remains": 0, "not_settled": 0, "starving": 0, "most_reviews": 0}
     active = total = 0.0
     for seed in range(first, first + worlds):

@@ -1,8 +1,8 @@
-"""Plants mistakes in the rules and checks that tests notice: ``python -m testbed.selection.mutations [WORD ...]``.
+"""Plant mistakes in the rules and check that tests detect them: ``python -m testbed.selection.mutations [WORD ...]``.
 
-Each mutation is one small edit of a copy of the selector. The copy must break a promise in some random world, or fail a
-table of ``tests/unit/selector/rules``. With words, only the mutations whose names contain one of them are planted. Exit
-code 1 when nobody noticed a mistake.
+Each mutation is one small edit in a copy of the selector. The copy must break a promise in some random world, or fail a
+table test of ``tests/unit/selector/rules``. Words select the mutations whose names contain one of them. Exit code 1 if
+a mistake was not detected.
 """
 
 import os
@@ -165,17 +165,17 @@ MUTATIONS: Final = {
 
 
 def main(words: list[str]) -> int:
-    """Plants every mutation, and prints those that nobody noticed."""
+    """Plant every mutation, and print those that were not detected."""
     chosen = {name: edit for name, edit in MUTATIONS.items() if not words or any(word in name for word in words)}
     with tempfile.TemporaryDirectory() as directory:
         source = Path(directory)
         if not _kept(_copy(source)):
-            print("the selector as it is breaks a promise: run the tests first", file=sys.stderr)
+            print("the unmodified selector breaks a promise: run the tests first", file=sys.stderr)
             return 1
         unnoticed = [name for name, edit in chosen.items() if not _noticed(source, *edit)]
     for name in unnoticed:
-        print(f"nobody noticed that {name}")
-    print(f"{len(chosen) - len(unnoticed)} of {len(chosen)} mistakes were noticed")
+        print(f"not detected: {name}")
+    print(f"{len(chosen) - len(unnoticed)} of {len(chosen)} mistakes were detected")
     return 1 if unnoticed else 0
 
 
@@ -183,7 +183,7 @@ def _noticed(source: Path, name: str, old: str, new: str) -> bool:
     file = _copy(source) / "selector" / name
     text = file.read_text(encoding="utf-8")
     if old not in text:
-        raise SystemExit(f"{old!r} is not in selector/{name} any more")
+        raise SystemExit(f"{old!r} is no longer in selector/{name}")
     file.write_text(text.replace(old, new), encoding="utf-8")
     return not _kept(source)
 
@@ -195,14 +195,14 @@ def _copy(source: Path) -> Path:
 
 
 def _kept(source: Path) -> bool:
-    """Whether the selector in ``source`` keeps its promises and passes the tables."""
+    """Return whether the selector in ``source`` keeps its promises and passes the table tests."""
     pytest = ("pytest", "-q", "-x", "-p", "no:cacheprovider", "-c", f"{CHECKOUT}/pyproject.toml", *TABLES)
     return _succeeds(source, "testbed.selection.proof", str(WORLDS)) and _succeeds(source, *pytest)
 
 
 def _succeeds(source: Path, *command: str) -> bool:
     environ = {**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
-    # The working directory is first on the path of what is run with -m.
+    # With -m, the working directory comes first on the import path.
     run = subprocess.run([sys.executable, "-m", *command], env=environ, cwd=source, capture_output=True, timeout=100)
     return run.returncode == 0
 

@@ -1,6 +1,6 @@
-"""What the selector's words mean, written a second time and plainly, for the promises to be held against.
+"""Define the selector's terms a second time, in a simple form, as the reference for the promises.
 
-Nothing of the selector but its values is used here.
+This module uses the selector's values, but none of its code.
 """
 
 import functools
@@ -8,7 +8,8 @@ import ipaddress
 import math
 from collections.abc import Iterable, Mapping
 
-from selector.rules.model import GlobalStatus, Monitor, PairStatus, Review, Skipped
+from selector.rules.model import GlobalStatus, Monitor, PairStatus, Skipped
+from selector.rules.world import Review
 from testbed.selection.worlds import Scene
 
 Statuses = Mapping[int, PairStatus]
@@ -19,12 +20,12 @@ RANK = {PAUSED: 0, CANDIDATE: 1, TESTING: 2, ACTIVE: 3}
 
 
 def before(scene: Scene) -> dict[int, PairStatus]:
-    """Every pair's status when the review begins, left-out ones too."""
+    """Return every pair's status at the start of the review, including skipped ones."""
     return {row.id: row.pair_status for row in scene.monitors if row.pair_status is not None}
 
 
 def after(scene: Scene, review: Review) -> dict[int, PairStatus]:
-    """Every pair's status once the changes are made."""
+    """Return every pair's status after the changes."""
     return before(scene) | {change.monitor_id: change.to_status for change in review.changes}
 
 
@@ -44,12 +45,12 @@ def unhealthy(monitor: Monitor) -> bool:
 
 
 def out_on_its_own(monitor: Monitor) -> bool:
-    """Whether it is to leave whatever the constraints say."""
+    """Return whether it must leave regardless of the constraints."""
     return monitor.global_status == "pending" or unhealthy(monitor)
 
 
 def priority(monitor: Monitor) -> float:
-    """Lower is better; infinite without an rtt."""
+    """Return the priority; lower is better; infinite without an rtt."""
     if monitor.avg_step is None or monitor.avg_rtt_ms is None:
         return math.inf
     return math.floor(monitor.avg_rtt_ms * (3 - 2 * monitor.avg_step) + 0.5)
@@ -63,7 +64,7 @@ def clearly_better(winner: Monitor, loser: Monitor) -> bool:
 
 
 def rank(monitor: Monitor) -> tuple[float, ...]:
-    """Sorts best first."""
+    """Return the sort key; best first."""
     order = 0 if healthy(monitor) else 2 if unhealthy(monitor) else 1
     step = math.inf if monitor.avg_step is None else -monitor.avg_step
     rtt = math.inf if monitor.avg_rtt_ms is None else monitor.avg_rtt_ms
@@ -84,7 +85,7 @@ def same_network(one: str, other: str, bits4: int, bits6: int) -> bool:
 
 
 def too_close(scene: Scene, monitor: Monitor) -> str | None:
-    """The unchangeable violation, whether or not it is time to look."""
+    """Return the unchangeable violation, whether or not a check is due."""
     if monitor.address and same_network(monitor.address.text, scene.server.address.text, 24, 48):
         return "network_same_subnet"
     if monitor.account_id is not None and monitor.account_id == scene.server.account_id:
@@ -93,13 +94,13 @@ def too_close(scene: Scene, monitor: Monitor) -> str | None:
 
 
 def is_due(scene: Scene, monitor: Monitor) -> bool:
-    """Whether a paused pair is looked at."""
+    """Return whether a check of a paused pair is due."""
     last = monitor.last_constraint_check
     return last is None or (scene.now - last).total_seconds() >= 8 * 3600
 
 
 def violations(monitor: Monitor, status: PairStatus, others: Iterable[tuple[Monitor, PairStatus]]) -> set[str]:
-    """What the monitor violates in that place beside the others that hold one."""
+    """Return the violations of the monitor in that place, given the others that hold one."""
     found = set()
     rest = [(other, place) for other, place in others if other.id != monitor.id and place in (ACTIVE, TESTING)]
     for other, _ in rest:
@@ -114,18 +115,18 @@ def violations(monitor: Monitor, status: PairStatus, others: Iterable[tuple[Moni
 
 
 def placed(scene: Scene, statuses: Statuses) -> list[tuple[Monitor, PairStatus]]:
-    """The judged monitors that hold a place."""
+    """Return the judged monitors that hold a place."""
     return [(one, statuses[one.id]) for one in scene.judged if statuses.get(one.id) in (ACTIVE, TESTING)]
 
 
 def entangled(one: Monitor, other: Monitor) -> bool:
-    """Whether one of them may keep the other out."""
+    """Return whether one of them may exclude the other."""
     near = one.address and other.address and same_network(one.address.text, other.address.text, 20, 44)
     return bool(near) or (one.account_id is not None and one.account_id == other.account_id)
 
 
 def exchanges(scene: Scene, statuses: Statuses) -> list[tuple[Monitor, Monitor]]:
-    """Who could be active in the stead of the very monitor that keeps it out, and would be clearly better there."""
+    """Return the monitors that could be active in place of the one that excludes them, and would be clearly better."""
     places, found = placed(scene, statuses), []
     active = [one for one in scene.judged if statuses.get(one.id) is ACTIVE]
     for winner in scene.judged:
@@ -154,12 +155,12 @@ def leaves_at_once(scene: Scene, monitor: Monitor) -> bool:
 
 
 def held(scene: Scene, status: PairStatus) -> int:
-    """Places of left-out monitors."""
+    """Count the places of skipped monitors."""
     return sum(isinstance(row, Skipped) and row.pair_status is status for row in scene.monitors)
 
 
 def remaining(scene: Scene, status: PairStatus) -> int:
-    """Places still taken when those that leave at once have left."""
+    """Count the places still taken after the immediate removals."""
     stay = [one for one in scene.judged if one.pair_status is status and not leaves_at_once(scene, one)]
     return len(stay) + held(scene, status)
 
@@ -169,7 +170,7 @@ def emergency(scene: Scene) -> bool:
 
 
 def limit(scene: Scene) -> int:
-    """How many changes of a kind the review may decide."""
+    """Return the maximum number of changes of a kind in this review."""
     if emergency(scene):
         return 4
     blocked = [one for one in scene.judged if one.global_status in LEAVING and one.pair_status in (ACTIVE, TESTING)]

@@ -1,4 +1,4 @@
-"""What the selector promises of one review, each as a check that raises AssertionError when it is broken.
+"""Check the selector's promises about one review; each check raises AssertionError if the promise is broken.
 
 The Hypothesis tests, the stateful test and the mutations all run these same checks.
 """
@@ -7,7 +7,8 @@ import itertools
 import random
 from dataclasses import replace
 
-from selector.rules.model import Change, Monitor, Review, Skipped
+from selector.rules.model import Change, Monitor, Skipped
+from selector.rules.world import Review
 from testbed.selection import oracle
 from testbed.selection.oracle import ACTIVE, CANDIDATE, PAUSED, RANK, TESTING
 from testbed.selection.worlds import Scene
@@ -22,7 +23,7 @@ def promotions(review: Review) -> list[Change]:
 
 
 def removals(review: Review, status: object) -> list[Change]:
-    """Gradual removals from a place."""
+    """Return the gradual removals from a place."""
     return [
         change
         for change in review.changes
@@ -66,7 +67,7 @@ def limits_are_kept(scene: Scene, review: Review) -> None:
 
 
 def targets_are_kept(scene: Scene, review: Review) -> None:
-    """No place beyond a target is filled, and what is too many shrinks as fast as the limit allows."""
+    """Check that no place beyond a target is filled, and that a surplus shrinks as fast as the limit allows."""
     end, limit = oracle.after(scene, review), oracle.limit(scene)
     active, testing = oracle.count(end, ACTIVE), oracle.count(end, TESTING)
     remained = oracle.remaining(scene, ACTIVE)
@@ -81,7 +82,8 @@ def targets_are_kept(scene: Scene, review: Review) -> None:
 
 
 def no_promotion_violates_a_constraint(scene: Scene, review: Review) -> None:
-    """Against the state after the review's other changes; in an emergency only the unchangeable ones count."""
+    """Check promotions against the state after the review's other changes; in an emergency, only unchangeable
+    constraints count."""
     by_id, end = {monitor.id: monitor for monitor in scene.judged}, oracle.after(scene, review)
     for change in promotions(review):
         monitor = by_id[change.monitor_id]
@@ -110,7 +112,7 @@ def only_merit_is_promoted(scene: Scene, review: Review) -> None:
 
 
 def _last_is_out(scene: Scene) -> bool:
-    """Whether the only active monitor is to leave as soon as anybody can take over."""
+    """Return whether the only active monitor must leave as soon as another one can take over."""
     active = [m for m in scene.judged if m.pair_status is ACTIVE and not oracle.leaves_at_once(scene, m)]
     return oracle.remaining(scene, ACTIVE) == 1 and all(oracle.out_on_its_own(one) for one in active)
 
@@ -121,7 +123,7 @@ def never_from_some_active_to_none(scene: Scene, review: Review) -> None:
 
 
 def flags_are_fair(scene: Scene, review: Review) -> None:
-    """Who is flagged does violate something; who is not flagged violates nothing beside the others not flagged."""
+    """Check that flagged monitors violate a constraint, and that the others violate none among themselves."""
     stay = [m for m in scene.judged if m.pair_status in (ACTIVE, TESTING) and not oracle.leaves_at_once(scene, m)]
     places = [(monitor, oracle.before(scene)[monitor.id]) for monitor in stay]
     kept = [place for place in places if place[0].id not in review.violations]
@@ -138,7 +140,7 @@ def flags_are_fair(scene: Scene, review: Review) -> None:
 
 
 def _the_worse_is_flagged(scene: Scene, review: Review, first: Monitor, second: Monitor) -> None:
-    """Of two that exclude each other alone, in equal places, the worse one is flagged."""
+    """Check that of two monitors in equal places that exclude only each other, the worse one is flagged."""
     alone = [
         one for one in scene.judged if one.pair_status in (ACTIVE, TESTING) and not oracle.leaves_at_once(scene, one)
     ]
@@ -152,7 +154,7 @@ def _the_worse_is_flagged(scene: Scene, review: Review, first: Monitor, second: 
 
 
 def violations_are_stored_with_their_first_time(scene: Scene, review: Review) -> None:
-    """After the records are written, the ledger holds what is violated then, and since when."""
+    """Check that, once written, the ledger has all violations and the times since when they exist."""
     stored = {monitor.id: monitor for monitor in scene.after(review).judged}
     end = oracle.after(scene, review)
     for old in scene.judged:
@@ -185,6 +187,6 @@ def the_order_of_rows_does_not_matter(scene: Scene, review: Review) -> None:
 
 
 def the_best_come_first(scene: Scene, review: Review) -> None:
-    """The order in which the rules see the monitors is the order of priority."""
+    """Check that the rules see the monitors in the order of priority."""
     expected = sorted((one for one in scene.judged if one.pair_status is not None), key=oracle.rank)
     assert [entry.id for entry in review.world.entries] == [one.id for one in expected], "not in the order of merit"

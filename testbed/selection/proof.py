@@ -1,7 +1,7 @@
-"""All that the selector promises: of one review, and of many (that it settles, and starves nobody).
+"""Check all promises of the selector: about one review, and about many (that it settles, and starves no server).
 
-Run as a program (`python -m testbed.selection.proof WORLDS [FIRST]`) it holds so many random worlds, and what becomes
-of them, against every promise, and exits 1 at the first that is broken.
+As a program (`python -m testbed.selection.proof WORLDS [FIRST]`) it checks this many random worlds, and their
+development over time, against every promise. It exits with 1 at the first broken one.
 """
 
 import sys
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
-from selector.rules.model import Review
+from selector.rules.world import Review
 from testbed.selection import oracle, promises
 from testbed.selection import rule_promises as rules
 from testbed.selection.oracle import ACTIVE, CANDIDATE, PAUSED, TESTING
@@ -19,9 +19,9 @@ MOST_REVIEWS = 30
 
 
 def settle(scene: Scene, most: int = 300) -> tuple[int, Scene, Review]:
-    """How many reviews changed something until none did, and the scene and review then.
+    """Review until nothing changes; return the number of reviews with changes, and the final scene and review.
 
-    An hour passes between them. No assignment comes twice, or it would come for ever.
+    An hour passes between reviews. No assignment may occur twice, since it would then recur for ever.
     """
     seen = {_assignment(scene)}
     for reviews in range(most):
@@ -29,7 +29,7 @@ def settle(scene: Scene, most: int = 300) -> tuple[int, Scene, Review]:
         if not review.changes:
             return reviews, scene.after(review), review
         scene = scene.after(review)
-        assert _assignment(scene) not in seen, "an assignment comes back"
+        assert _assignment(scene) not in seen, "an assignment recurs"
         seen.add(_assignment(scene))
     raise AssertionError(f"still changing after {most} reviews")
 
@@ -39,21 +39,22 @@ def _assignment(scene: Scene) -> tuple[tuple[int, str], ...]:
 
 
 def it_settles(scene: Scene) -> None:
-    """At most 30 reviews change something; paused pairs are freed two a review, which may take that much longer.
+    """Check that at most 30 reviews change something; paused pairs, freed two per review, may take longer.
 
-    (60 active monitors, the worst there is, take 27 reviews by the limit of removals alone.)
+    (60 active monitors, the worst case, take 27 reviews because of the limit of removals alone.)
     """
     waiting = oracle.count(oracle.before(scene), PAUSED)
     reviews, settled, _ = settle(scene)
     assert reviews <= MOST_REVIEWS + (waiting + 1) // 2, f"{reviews} reviews changed something"
-    for _ in range(17):  # until after every paused pair has been looked at again
+    for _ in range(17):  # until every paused pair has been checked again
         later = replace(settled, now=settled.now + timedelta(hours=8))
         _, settled, review = settle(later)
     assert not review.changes
 
 
 def it_does_not_starve(scene: Scene) -> None:
-    """No settled server is short of active monitors while one who may be active waits, 4 gathering ones apart."""
+    """Check that no settled server lacks active monitors while one that may be active waits, unless 4 are gathering
+    results."""
     _, settled, _ = settle(scene)
     statuses = oracle.before(settled)
     if oracle.count(statuses, ACTIVE) >= 7:
@@ -106,14 +107,14 @@ MANY_REVIEWS: tuple[Callable[[Scene], None], ...] = (it_settles, it_does_not_sta
 
 
 def hold_all(scene: Scene) -> None:
-    """One review of the scene against every promise about one review."""
+    """Check one review of the scene against every promise about one review."""
     review = scene.review()
     for promise in ONE_REVIEW:
         promise(scene, review)
 
 
 def hold_all_in_time(seed: int) -> None:
-    """The random world of this seed, and what becomes of it, against every promise."""
+    """Check the random world of this seed, and its development over time, against every promise."""
     scene = random_scene(seed, most=(8, 20, 60)[seed % 3])
     for _ in range(3):
         hold_all(scene)
@@ -123,7 +124,8 @@ def hold_all_in_time(seed: int) -> None:
 
 
 def main(worlds: int, first: int = 0) -> int:
-    """Hold ``worlds`` random worlds, from seed ``first`` on, against every promise; 1 at the first broken one."""
+    """Check ``worlds`` random worlds, from seed ``first`` on, against every promise; return 1 at the first broken
+    one."""
     for seed in range(first, first + worlds):
         try:
             hold_all_in_time(seed)

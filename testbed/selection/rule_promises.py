@@ -1,10 +1,11 @@
-"""What each rule promises of one review, as checks that raise AssertionError when it is broken."""
+"""Check each rule's promises about one review; each check raises AssertionError if the promise is broken."""
 
 import itertools
 from collections.abc import Mapping
 from datetime import timedelta
 
-from selector.rules.model import Monitor, Review
+from selector.rules.model import Monitor
+from selector.rules.world import Review
 from testbed.selection import oracle
 from testbed.selection.oracle import ACTIVE, CANDIDATE, PAUSED, TESTING
 from testbed.selection.promises import EXCHANGE, LIVE, RULE_2, RULE_6, promotions, removals
@@ -25,7 +26,7 @@ def who_must_leave_leaves_at_once(scene: Scene, review: Review) -> None:
 
 
 def bad_performance_respects_the_floor(scene: Scene, review: Review) -> None:
-    """Unhealthy and pending monitors leave while more than 5 (3) remain, and do leave then, worst first."""
+    """Check that unhealthy and pending monitors leave exactly while more than 5 (3) remain, worst first."""
     found = {monitor_id: violation.type for monitor_id, violation in review.violations.items()}
     floors = ((ACTIVE, 5), (TESTING, 3))
     for status, floor in floors:
@@ -57,7 +58,8 @@ def _is_out(scene: Scene, monitor: Monitor, found: Mapping[int, object]) -> bool
 
 
 def violations_leave(scene: Scene, review: Review) -> None:
-    """Flagged monitors leave within the limit, whatever the floor, the last active one apart; never in an emergency."""
+    """Check that flagged monitors leave within the limit, regardless of the floor; not the last active one, and not in
+    an emergency."""
     if oracle.emergency(scene):
         removed = {change.monitor_id for change in review.changes if change.rule == RULE_2}
         assert all(
@@ -75,7 +77,7 @@ def violations_leave(scene: Scene, review: Review) -> None:
         ]
         room = len(removals(review, status)) < oracle.limit(scene)
         if stay and room:
-            # Who is removed by rule 2 may be followed by promotions; only then may there be more than one again.
+            # Promotions may follow a removal by rule 2; only then may there be more than one again.
             active = oracle.remaining(scene, ACTIVE) - len([c for c in removals(review, ACTIVE) if c.rule == RULE_2])
             assert status is ACTIVE and active == 1, f"{stay[0]} is flagged and stays {status}"
 
@@ -92,7 +94,7 @@ def a_violation_leads_to_testing_only_without_one(scene: Scene, review: Review) 
 
 
 def free_places_are_filled(scene: Scene, review: Review) -> None:
-    """While the limit lasts, nobody who could take a free place is left without one."""
+    """Check that, while the limit lasts, no monitor that could take a free place is left without one."""
     end, begin = oracle.after(scene, review), oracle.before(scene)
     made = [change for change in promotions(review) if change.rule != RULE_6]
     if len(made) >= oracle.limit(scene):
@@ -139,7 +141,7 @@ def an_empty_testing_is_rescued(scene: Scene, review: Review) -> None:
 
 
 def swaps_improve(scene: Scene, review: Review) -> None:
-    """Who gives way in a swap is clearly worse than the one who comes in."""
+    """Check that in a swap the monitor that leaves is clearly worse than its replacement."""
     by_id = {monitor.id: monitor for monitor in scene.judged}
     for status in (ACTIVE, TESTING):
         swaps = [change for change in review.changes if "swap into " + status in change.rule]
@@ -150,7 +152,8 @@ def swaps_improve(scene: Scene, review: Review) -> None:
 
 
 def no_swap_brings_back_who_did_not_get_ready(scene: Scene, review: Review) -> None:
-    """While active places are free, who left testing within a week unready replaces no healthy, globally active one."""
+    """Check that, while active places are free, a monitor that left testing unready within a week replaces no healthy,
+    globally active one."""
     by_id = {monitor.id: monitor for monitor in scene.judged}
     if oracle.count(oracle.after(scene, review), ACTIVE) >= 7:
         return
@@ -159,11 +162,11 @@ def no_swap_brings_back_who_did_not_get_ready(scene: Scene, review: Review) -> N
         winner, loser = by_id[into.monitor_id], by_id[out.monitor_id]
         waited = winner.last_move is None or scene.now - winner.last_move >= timedelta(days=7)
         kept = oracle.healthy(loser) and loser.global_status == "active"
-        assert winner.count >= 24 or waited or not kept, f"{into} once more"
+        assert winner.count >= 24 or waited or not kept, f"{into} again"
 
 
 def no_swap_ends_the_time_to_gather(scene: Scene, review: Review) -> None:
-    """A healthy, globally active monitor that has been testing for less than a day gathers its results undisturbed."""
+    """Check that a healthy, globally active monitor may gather results for a day after it enters testing."""
     by_id = {monitor.id: monitor for monitor in scene.judged}
     for change in review.changes:
         if change.rule == "rule 5: swap into testing" and change.from_status is TESTING:
@@ -177,12 +180,13 @@ def _gathers(scene: Scene, monitor: Monitor) -> bool:
 
 
 def clearly_better_ones_come_in(scene: Scene, review: Review) -> None:
-    """While limits last, nobody waits who is clearly better than one it could replace without a violation."""
+    """Check that, while limits last, no monitor waits that is clearly better than one that it could replace without a
+    violation."""
     end, begin, limit = oracle.after(scene, review), oracle.before(scene), oracle.limit(scene)
     if len(promotions(review)) >= limit or oracle.emergency(scene):
         return
     still = [m for m in scene.judged if m.id in end and end[m.id] is begin[m.id] and m.id not in review.violations]
-    if not removals(review, ACTIVE):  # one swap may make the next possible, which then comes with the next review
+    if not removals(review, ACTIVE):  # one swap may make another one possible, which then happens in the next review
         for winner, loser in itertools.product(still, still):
             if end[winner.id] is TESTING and end[loser.id] is ACTIVE and oracle.clearly_better(winner, loser):
                 ready = winner.global_status == "active" and winner.count >= 24
@@ -204,7 +208,7 @@ def clearly_better_ones_come_in(scene: Scene, review: Review) -> None:
 
 
 def _share_is_used_up(scene: Scene, end: oracle.Statuses, review: Review) -> bool:
-    """Whether no more than half of testing is left to globally active monitors."""
+    """Return whether no more than half of testing is left to globally active monitors."""
     theirs = [
         one
         for one in scene.judged
@@ -217,7 +221,8 @@ def _share_is_used_up(scene: Scene, end: oracle.Statuses, review: Review) -> boo
 
 
 def exchanges_improve(scene: Scene, review: Review) -> None:
-    """Two that stand in each other's way change places: a clearly better one, and one that is worse or to leave."""
+    """Check that a monitor changes places with one that excludes it only if it is clearly better, or the other must
+    leave."""
     by_id, end = {monitor.id: monitor for monitor in scene.judged}, oracle.after(scene, review)
     made = [change for change in review.changes if change.rule == EXCHANGE]
     assert len(made) % 2 == 0, "half an exchange"
@@ -233,13 +238,13 @@ def exchanges_improve(scene: Scene, review: Review) -> None:
             assert winner.count >= 9 and into.from_status is CANDIDATE, f"{into} with {winner.count} results"
             assert oracle.remaining(scene, ACTIVE) > 5, f"{out} although few are active"
             begun = winner.last_move
-            assert begun is None or scene.now - begun >= timedelta(days=7), f"{into} once more"
+            assert begun is None or scene.now - begun >= timedelta(days=7), f"{into} again"
         if out.to_status is TESTING:
             assert not oracle.violations(loser, TESTING, oracle.placed(scene, end)), f"{out} into a violation"
 
 
 def nobody_waits_behind_a_worse_one(scene: Scene, review: Review) -> None:
-    """While limits last, whoever could take the place of the very one that keeps it out takes it."""
+    """Check that, while limits last, a monitor takes the place of the only one that excludes it, if it may."""
     full = len(promotions(review)) >= oracle.limit(scene) or len(removals(review, ACTIVE)) >= oracle.limit(scene)
     if full or oracle.emergency(scene) or oracle.remaining(scene, ACTIVE) > 7:
         return
@@ -253,7 +258,8 @@ def nobody_waits_behind_a_worse_one(scene: Scene, review: Review) -> None:
 
 
 def testing_is_shared_fairly(scene: Scene, review: Review) -> None:
-    """While limits last, globally testing monitors hold no more than half of testing while others wait for it."""
+    """Check that, while limits last, globally testing monitors hold at most half of testing while others wait for
+    it."""
     end, begin = oracle.after(scene, review), oracle.before(scene)
     entered = [change for change in promotions(review) if change.to_status is TESTING and change.rule != RULE_6]
     spent = len(promotions(review)) >= oracle.limit(scene) or len(removals(review, TESTING)) >= oracle.limit(scene)
@@ -269,12 +275,13 @@ def testing_is_shared_fairly(scene: Scene, review: Review) -> None:
             continue
         if oracle.healthy(monitor) and monitor.count >= 9 and not oracle.too_close(scene, monitor) and staying:
             shut = oracle.violations(monitor, TESTING, places) or oracle.violations(monitor, ACTIVE, places)
-            # An emergency that this review has ended excuses no violation any more.
+            # Once this review has ended an emergency, violations are no longer allowed.
             assert shut and oracle.count(end, ACTIVE), f"{monitor} waits for one of {len(theirs)} globally testing ones"
 
 
 def reserved_places_are_for_those_who_get_ready(scene: Scene, review: Review) -> None:
-    """While limits last, nobody with too few results after a day of testing keeps out who has enough."""
+    """Check that, while limits last, no monitor with too few results after a day of testing excludes one with
+    enough."""
     end, begin = oracle.after(scene, review), oracle.before(scene)
     entered = [change for change in promotions(review) if change.to_status is TESTING and change.rule != RULE_6]
     spent = len(promotions(review)) >= oracle.limit(scene) or len(removals(review, TESTING)) >= oracle.limit(scene)
@@ -296,7 +303,8 @@ def reserved_places_are_for_those_who_get_ready(scene: Scene, review: Review) ->
 
 
 def the_reserve_is_not_given_back(scene: Scene, review: Review) -> None:
-    """While active places are free, no swap or clean-up leaves fewer than 4 testing monitors that may become active."""
+    """Check that, while active places are free, no swap or clean-up leaves fewer than 4 testing monitors that may
+    become active."""
     end = oracle.after(scene, review)
     if oracle.count(end, ACTIVE) >= 7:
         return
@@ -319,7 +327,7 @@ def the_reserve_is_not_given_back(scene: Scene, review: Review) -> None:
 
 
 def _last_place_was_taken(review: Review) -> bool:
-    """Whether candidates entered, which may end what the others may become."""
+    """Return whether candidates entered, which may prevent others from becoming active."""
     return any(change.to_status is TESTING for change in review.changes)
 
 

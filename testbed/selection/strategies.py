@@ -1,4 +1,4 @@
-"""Random worlds by Hypothesis, for the selector's proof: what breaks a promise is shrunk to its smallest form."""
+"""Generate random worlds by Hypothesis for the selector's proof; it reduces a broken promise to its smallest world."""
 
 from datetime import timedelta
 from typing import Any
@@ -17,15 +17,15 @@ ANY_SIZE = [HealthCheck.data_too_large, HealthCheck.filter_too_much]
 def examples(number: int) -> settings:
     """Return the settings of a test of the promises: ``number`` examples, in a thorough run 200 times as many.
 
-    A few do in a normal run, for what Hypothesis is good at: to find the smallest world that breaks a promise.
-    ``test_random_worlds`` holds the same promises over hundreds of reviews, made in a fraction of the time.
+    A few suffice in a normal run, to find the smallest world that breaks a promise. ``test_random_worlds`` checks the
+    same promises over hundreds of reviews in a fraction of the time.
     """
     return random_inputs.examples(number, thorough=200 * number, suppress=ANY_SIZE)
 
 
 @st.composite
 def scenes(draw: st.DrawFn, *, broken: bool = True, paused: bool = True, at_least: int = 0) -> Scene:
-    """Any world of 0 to 60 monitors and 1 to 10 accounts."""
+    """Generate any world of 0 to 60 monitors and 1 to 10 accounts."""
     version = draw(st.sampled_from((4, 6)))
     limits = draw(st.lists(st.sampled_from(LIMITS), min_size=1, max_size=10))
     clusters = draw(st.sampled_from((1, 4, 40)))

@@ -1,7 +1,7 @@
-"""Servers and monitors for the selector's proof: made by hand, and at random from a seed.
+"""Make servers and monitors for the selector's proof, from explicit values and at random from a seed.
 
-Networks are clustered, so that constraints matter: few /20s, and few /24s in each. Numbers lie on, just inside and
-just outside the thresholds more often than chance would have it.
+Networks are clustered, so that constraints matter: few /20s, and few /24s in each. Values lie on, just inside and just
+outside the thresholds more often than by chance.
 """
 
 import random
@@ -13,20 +13,21 @@ from typing import Any
 import msgspec
 
 from selector.rows import parse_address
-from selector.rules.model import Address, GlobalStatus, Monitor, PairStatus, Review, Server, Settings, Skipped
+from selector.rules.model import Address, GlobalStatus, Monitor, PairStatus, Server, Settings, Skipped
 from selector.rules.review import review
+from selector.rules.world import Review
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NETS = (0, 0, 1, 8, 20)
-"""Two in one /24 (/48), others in its /20 (/44), and one next to that."""
+"""Two in one /24 (/48), others in its /20 (/44), and one in the next."""
 COUNTS = (0, 1, 8, 9, 10, 23, 24, 25, 160)
 STEPS = (-5.0, -0.001, 0.0, 0.001, 0.5, 0.97, 1.0)
 RTTS = ((1.0, 300.0), (20.0, 30.0), (90.0, 110.0), (190.0, 230.0))
-"""Ranges, in ms: monitors are often so near each other that the margins of a swap decide."""
+"""Ranges, in ms: monitors are often so close to each other that the margins of a swap decide."""
 CHECKED = (0.0, 7.0, 7.99, 8.0, 30.0, 119.99, 120.0, 130.0)
-"""Hours since a paused pair was last looked at."""
+"""Hours since the last check of a paused pair."""
 MOVED = (1, 23, 24, 100, 167, 168, 500)
-"""Hours since a pair last went from candidate to testing or back."""
+"""Hours since a pair last changed from candidate to testing or back."""
 LIMITS = (0, 1, 2, 2, 2, 3, 5)
 
 
@@ -47,7 +48,7 @@ class Scene:
         return [monitor for monitor in self.monitors if isinstance(monitor, Monitor)]
 
     def after(self, decided: Review, pause: timedelta = timedelta(minutes=60)) -> "Scene":
-        """The next review's input when nothing but the review's own decisions changes."""
+        """Return the next review's input if only the review's own decisions change anything."""
         records = {record.monitor_id: record for record in decided.records}
         between = {PairStatus.CANDIDATE, PairStatus.TESTING}
         moved = {one.monitor_id for one in decided.changes if {one.from_status, one.to_status} == between}
@@ -73,7 +74,7 @@ def _stored(monitor: Monitor | Skipped, record: Any, moved: datetime | None) -> 
 
 
 def monitor(number: int = 1, status: str | None = "candidate", **values: Any) -> Monitor:
-    """A healthy, globally active monitor in a network and an account of its own; ``values`` say what is different."""
+    """Make a healthy, globally active monitor with a separate network and account; ``values`` override its fields."""
     ip = values.pop("ip", f"10.{number}.0.9")
     fields: dict[str, Any] = {
         "name": f"m{number}",
@@ -89,7 +90,7 @@ def monitor(number: int = 1, status: str | None = "candidate", **values: Any) ->
 
 
 def many(numbers: Sequence[int] | range, status: str, **values: Any) -> list[Monitor]:
-    """Several such monitors."""
+    """Make several such monitors."""
     return [monitor(number, status, **values) for number in numbers]
 
 
@@ -97,12 +98,12 @@ SERVER = Server(id=1, address=parse_address("192.0.2.1"), account_id=900)
 
 
 def scene(*monitors: Monitor | Skipped, now: datetime = NOW, server: Server = SERVER, **changed: Any) -> Scene:
-    """A scene of these monitors around a server that is close to none of them."""
+    """Make a scene of these monitors around a server that is close to none of them."""
     return Scene(server, monitors, replace(Settings(), **changed), now)
 
 
 def address_text(version: int, cluster: int, net: int, host: int) -> str:
-    """Nets below 16 share the /20 (/44) of the cluster; each is a /24 (/48)."""
+    """Return an address: nets below 16 share the /20 (/44) of the cluster; each is a /24 (/48)."""
     if version == 4:
         return f"10.{cluster}.{16 + net}.{1 + host % 250}"
     return f"2001:db8:{cluster * 32 + net:x}::{1 + host:x}"
@@ -113,7 +114,7 @@ def address_text(version: int, cluster: int, net: int, host: int) -> str:
 
 @dataclass(frozen=True)
 class _Climate:
-    """What a random world is like: weights, chances and ranges to draw its monitors from."""
+    """The character of a random world: weights, chances and ranges for its monitors."""
 
     pairs: tuple[tuple[PairStatus, GlobalStatus], ...]
     clusters: int
@@ -127,7 +128,7 @@ class _Climate:
 
 
 def random_scene(seed: int, most: int = 60) -> Scene:
-    """One of the many worlds; the same for the same seed."""
+    """Make a random world from this seed."""
     dice = random.Random(seed)
     version = dice.choice((4, 6))
     climate = dice.choice((_wild, _wild, _calm, _crowded))(dice)
@@ -141,9 +142,9 @@ def random_scene(seed: int, most: int = 60) -> Scene:
 
 
 def pool_scene(seed: int) -> Scene:
-    """A server as a pool has them: most of its 5 to 60 monitors are good, and some share a /20 or an account.
+    """Make a server like the pool's: most of its 5 to 60 monitors are good, and some share a /20 or an account.
 
-    All climates of `random_scene` are worse than life; this one says how often something happens in it.
+    All climates of `random_scene` are worse than reality; this one shows how often an event really occurs.
     """
     dice = random.Random(f"pool {seed}")
     version = dice.choice((4, 4, 6))
@@ -170,7 +171,7 @@ def _pool(dice: random.Random) -> _Climate:
 
 
 def _wild(dice: random.Random) -> _Climate:
-    """Everything at once."""
+    """Return a mixture of everything."""
     pairs = dice.choice(((5, 3, 3, 1), (1, 0, 0, 0), (4, 4, 4, 1), (0, 0, 1, 0), (0, 1, 0, 0), (2, 2, 1, 2)))
     states = dice.choice(((1, 2, 8, 1, 1), (0, 5, 5, 0, 0), (0, 0, 1, 0, 0), (0, 8, 1, 0, 0), (0, 1, 4, 3, 1)))
     weighted = [
@@ -191,7 +192,7 @@ def _wild(dice: random.Random) -> _Climate:
 
 
 def _calm(dice: random.Random) -> _Climate:
-    """Nothing stands between the monitors but how good they are, and many are nearly equal."""
+    """Return a world without constraints, in which many monitors are nearly equal."""
     statuses = (PairStatus.CANDIDATE, PairStatus.CANDIDATE, PairStatus.TESTING, PairStatus.ACTIVE)
     return _Climate(
         pairs=tuple((status, GlobalStatus.ACTIVE) for status in statuses),
@@ -207,7 +208,7 @@ def _calm(dice: random.Random) -> _Climate:
 
 
 def _crowded(dice: random.Random) -> _Climate:
-    """Monitors that cannot become active hold the places that globally active ones wait for."""
+    """Return a world in which monitors that cannot become active hold places that globally active ones wait for."""
     idle = dice.choice((GlobalStatus.TESTING, GlobalStatus.ACTIVE))
     return _Climate(
         pairs=(

@@ -1,4 +1,4 @@
-"""The operators' command line: what it prints, and that every wrong argument or setting is one clear line."""
+"""Test the operators' command line: its output, and one clear line for every wrong argument or setting."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""The operators' command line at a terminal: it asks before it deletes, says where it acts, and fits 80 columns."""
+"""Test the operators' command line at a terminal: it asks before it deletes, names the environment, and fits 80
+columns."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""The demo as people run it: what it finds out, what it says, and that it leaves nothing behind."""
+"""Test the demo as users run it: its findings, its output, and that it leaves nothing behind."""
 
 import os
 import re
@@ -28,7 +28,7 @@ that promote two at a time."""
 def test_a_run_finds_out_what_is_true_and_loses_nothing(tmp_path: Path) -> None:
     began = time.monotonic()
     with demo(tmp_path, "--agents", "8", "--servers", "9") as running:
-        running.until_said("all is running")
+        running.until_said("running; to inspect it")
         again = subprocess.run(
             [sys.executable, "-P", "-m", "ops", "demo", "--dir", str(running.directory)],
             capture_output=True,
@@ -37,7 +37,7 @@ def test_a_run_finds_out_what_is_true_and_loses_nothing(tmp_path: Path) -> None:
             check=False,
         )
         assert (again.returncode, again.stdout) == (1, "")
-        assert f"another demo (process {running.process.pid}) runs in it" in again.stderr
+        assert f"another demo (process {running.process.pid}) is running in it" in again.stderr
         _the_operators_tools_work(running.directory)
         _the_traffic_can_be_watched(running.directory)
         # However long the commands took, and whatever else the machine does.
@@ -50,7 +50,7 @@ def test_a_run_finds_out_what_is_true_and_loses_nothing(tmp_path: Path) -> None:
     assert [summary[count] for count in ("lost", "duplicated", "rejected", "waiting", "wrong_scores")] == [0] * 5
     assert summary["committed"] > 8 * 9 * 10
     assert summary["assignment_changes"] > 8 * 7
-    assert "The demo went well" in err
+    assert "The demo succeeded" in err
     _the_truth_was_found({server["what"] + server["server"]: server for server in summary["servers"]})
 
 
@@ -59,7 +59,7 @@ def test_with_tls_nobody_reaches_the_broker_without_it(tmp_path: Path, host: str
     require_address(host)
     by = ["--tls", *(["--ipv6"] if host == ADDRESS_V6 else [])]
     with demo(tmp_path, "--agents", "2", "--servers", "2", *by) as running:
-        running.until_said("all is running")
+        running.until_said("running; to inspect it")
         log_file = running.directory / "logs" / "broker.log"
         for name in ("nlams1-demo", "uspao1-demo", "ingest", "scorer", "selector", "demo-operator"):
             running.until(lambda name=name: f" as {name}" in log_file.read_text(), f"{name} is connected")  # type: ignore[misc]
@@ -157,10 +157,10 @@ def _the_truth_was_found(servers: dict[str, dict[str, Any]]) -> None:
     assert by_kind["silent"]["score"] < -40
     assert by_kind["silent"]["median_offset"] is None
     for what, why in (
-        ("off by 400 ms", "its clock is 400 ms ahead"),
-        ("off by 5 s", "its clock is 5.0 s ahead"),
-        ("stratum 16", "its answer: bad stratum 16"),
-        ("silent", "it does not answer"),
+        ("off by 400 ms", "clock is 400 ms ahead"),
+        ("off by 5 s", "clock is 5.0 s ahead"),
+        ("stratum 16", "error: bad stratum 16"),
+        ("silent", "does not answer"),
     ):
         assert by_kind[what]["active"] == 0
         assert by_kind[what]["why_not"] == why
@@ -168,19 +168,19 @@ def _the_truth_was_found(servers: dict[str, dict[str, Any]]) -> None:
 
 def test_a_process_that_dies_ends_the_demo_with_its_name_and_its_last_words(tmp_path: Path) -> None:
     with demo(tmp_path, "--agents", "1", "--servers", "1") as running:
-        running.until_said("all is running")
+        running.until_said("running; to inspect it")
         children = list(running.children())
         os.kill(running.child("ops scorer"), signal.SIGKILL)
         code, summary, err = running.end()
     assert (code, summary and summary["died"]) == (1, ["scorer"])
-    assert "scorer was ended by SIGKILL; the end of " in " ".join(err.split())
-    assert "The demo did NOT go well: - scorer was ended by SIGKILL" in " ".join(err.split())
+    assert "scorer was killed by SIGKILL; the end of " in " ".join(err.split())
+    assert "The demo FAILED: - scorer was killed by SIGKILL" in " ".join(err.split())
     assert alive(children) == []
 
 
 def test_a_signal_ends_everything_also_what_hangs(tmp_path: Path) -> None:
     with demo(tmp_path, "--agents", "1", "--servers", "1") as running:
-        running.until_said("all is running")
+        running.until_said("running; to inspect it")
         children = list(running.children())
         os.kill(running.child("ops ingest"), signal.SIGSTOP)
         running.process.send_signal(signal.SIGINT)
@@ -205,7 +205,7 @@ def test_a_signal_during_the_start_leaves_nothing_behind(tmp_path: Path) -> None
 def test_nothing_outlives_a_demo_that_is_killed(database: str, tmp_path: Path) -> None:
     require(database)
     with demo(tmp_path, "--agents", "1", "--servers", "1", "--database", database) as running:
-        running.until_said("all is running")
+        running.until_said("running; to inspect it")
         children = list(running.children())
         assert len(children) == (6 if database == "sqlite" else 7)
         running.process.kill()
@@ -220,5 +220,5 @@ def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     with demo(tmp_path) as running:
         code, summary, err = running.end()
     assert (code, summary) == (1, None)
-    assert "is not empty and not a demo's" in err
+    assert "is neither empty nor a demo's directory" in err
     assert theirs.read_text() == "42"

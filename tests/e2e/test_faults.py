@@ -1,4 +1,5 @@
-"""Fault runs: a short one by a fixed seed finds nothing wrong, and whatever ends a run, it leaves nothing behind."""
+"""Test fault runs: a short one with a fixed seed finds no differences, and however a run ends, it leaves nothing
+behind."""
 
 import json
 import os
@@ -72,9 +73,9 @@ def processes(directory: str) -> list[str]:
     ("arguments", "said"),
     [
         (["--minutes", "0"], "--minutes 0: must be"),
-        (["--only", "rain"], "--only 'rain': is no fault"),
+        (["--only", "rain"], "--only 'rain': is not a fault"),
         (["--seed", "x"], "--seed"),
-        (["--only", "expired certificate"], "--only 'expired certificate': is a fault of --tls"),
+        (["--only", "expired certificate"], "--only 'expired certificate': needs --tls"),
         (["--database", "sqlite"], "--database"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Ingest as a process that is stopped, or killed, while monitors send: nothing is lost, nothing counts twice."""
+"""Test ingest as a process that is stopped or killed while monitors send: nothing is lost or counted twice."""
 
 import asyncio
 import signal

@@ -1,7 +1,7 @@
-"""Killing any one process of a running system with SIGKILL, and starting it again, loses nothing, counts nothing twice.
+"""Test that killing and restarting any one process of a running system loses nothing and counts nothing twice.
 
-One world serves all kills: real agents measure simulated servers all the time, and each process is killed in its turn,
-stays away until work has piled up behind it, and comes back.
+One world serves all kills: real agents measure simulated servers all the time. Each process is killed in turn, stays
+away until work has accumulated, and starts again.
 """
 
 import asyncio
@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.db.engine import DatabaseUnavailable, utc_now
+from runtime.db.engine import utc_now
 from runtime.db.queue import SCORING
+from runtime.db.retry import DatabaseUnavailable
 from testbed.database import SERVERS as DATABASES
 from testbed.database import DatabaseServer, temporary_database
 from testbed.demo.accounting import settle

@@ -1,6 +1,6 @@
-"""Agents and workers, as real processes, outlive every end of their connections with the broker, and go on storing.
+"""Test that agents and workers, as real processes, survive every lost connection to the broker, and continue to store.
 
-Over TLS, where a library has more to do when a connection ends, and more that it can do wrong.
+They use TLS, where libraries have more to do when a connection ends, and more opportunities for errors.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The scorer as a process of its own: results become scores within a second, and a killed scorer loses none."""
+"""Test the scorer as a process: results become scores within a second, and a killed scorer loses none."""
 
 import asyncio
 import time

@@ -1,6 +1,6 @@
-"""The whole path of a selection, every process a real one: the ledger changes, the selector decides, the agents follow.
+"""Test the whole path of a selection with real processes: ledger changes, selector decides, agents follow.
 
-What an agent holds is known from its own status, as ingest has written it down.
+An agent's assignments are known from its status, as stored by ingest.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The selector as a process of its own: what monitors and accounts do changes who measures, and the agents are told."""
+"""Test the selector as a process: events of monitors and accounts change the assignments, and agents receive them."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""A worker as its operator meets it: started, asked, stopped, and told of everything that is not there yet."""
+"""Test a worker as its operator runs it: start, control commands, stop, and reports about missing dependencies."""
 
 import json
 import signal

@@ -1,4 +1,5 @@
-"""Of migrated tables, what Alembic does not compare: collations, fractions of seconds, counters, row formats."""
+"""Test details of migrated tables that Alembic does not compare: collations, fractions of seconds, counters, row
+formats."""
 
 import re
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""Upgrades that take long: they wait for the server, tell how far they are, and can be ended and run again."""
+"""Test long upgrades: they wait for the server, report progress, and can be interrupted and resumed."""
 
 import contextlib
 import itertools

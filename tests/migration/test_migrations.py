@@ -1,4 +1,4 @@
-"""Migrations: to the current version from nothing, from the pool's own tables, from half-way, and two at once."""
+"""Test migrations to the current version: from nothing, from the pool's tables, from half-way, and two at once."""
 
 import itertools
 import re

@@ -1,4 +1,4 @@
-"""Where the pool's tables have another collation, reviews still join monitors and their presence by name."""
+"""Test that reviews join monitors and presence by name if the pool's tables have another collation."""
 
 from datetime import UTC, datetime
 

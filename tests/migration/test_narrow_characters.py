@@ -1,4 +1,4 @@
-"""Where the pool's table of monitors takes characters of three bytes only, one odd version stops nobody else's row."""
+"""Test a table of monitors limited to three-byte characters: an unusual version does not block other rows."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime

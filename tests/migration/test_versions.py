@@ -1,4 +1,4 @@
-"""The version of a database and the one that is needed are what Alembic says, and known without loading it."""
+"""Test that current and required database versions equal Alembic's, and are known without loading it."""
 
 import subprocess
 import sys

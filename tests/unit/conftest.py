@@ -1,7 +1,7 @@
-"""Holds the unit tests to what makes them fast and the same everywhere: no process, no other host, no long sleep.
+"""Enforce what keeps unit tests fast and reproducible: no process, no other host, no long sleep.
 
-``scripts/test --fast`` runs this folder and nothing else. What needs one of these belongs to ``tests/integration``, and
-a test that is in the wrong folder fails here, wherever the thing is called, and says so.
+``scripts/test --fast`` runs this folder only. A test that needs one of these belongs to ``tests/integration``; here it
+fails with an explanation, wherever the call is.
 """
 
 import asyncio

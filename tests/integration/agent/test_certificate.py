@@ -1,4 +1,4 @@
-"""Certificates as openssl makes them."""
+"""Test certificates made by openssl."""
 
 import subprocess
 from datetime import UTC, datetime, timedelta

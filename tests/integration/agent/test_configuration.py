@@ -1,4 +1,4 @@
-"""What is configured wrongly is named, with what would be right, and nothing starts: exit status 2."""
+"""Test that wrong settings are named with the valid values, and that nothing starts: exit status 2."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The daemon stays small: it imports nothing that only the command line or the server side needs."""
+"""Test that the daemon stays small: it imports nothing that only the command line or the server side needs."""
 
 import subprocess
 import sys

@@ -1,6 +1,6 @@
-"""Disk and system tables that fail under a running agent: it says so, loses nothing that it has, and recovers.
+"""Test a disk and system tables that fail under a running agent: it reports that, loses no results, and recovers.
 
-The limits of a process make its system calls fail in earnest, and can be taken back while it runs.
+A process's resource limits make its system calls really fail, and can be lifted while it runs.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Odd hosts: a user without home or entry in the list of users, no locale, no IPv6."""
+"""Test unusual hosts: a user without home directory or entry in the user database, no locale, no IPv6."""
 
 import asyncio
 import os

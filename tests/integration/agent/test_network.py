@@ -1,4 +1,4 @@
-"""Silent servers and a silent network: what an agent reports of them, over real sockets."""
+"""Test an agent's reports about silent servers and a silent network, over real sockets."""
 
 import asyncio
 import errno

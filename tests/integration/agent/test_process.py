@@ -1,4 +1,4 @@
-"""The agent as a real process against a real broker and simulated servers: what it measures arrives in the end."""
+"""Test the agent as a process with a real broker and simulated servers: every result arrives in the end."""
 
 import asyncio
 import itertools

@@ -1,5 +1,5 @@
-"""Files of a running agent that are replaced, half replaced, or gone for a while: it keeps what works, and takes up
-what is new when it fits."""
+"""Test files of a running agent that are replaced, half replaced or missing: it keeps valid ones until new ones are
+valid."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""An agent's session, packet by packet: what it leaves with the broker, and what it makes of the broker's word."""
+"""Test an agent's session packet by packet: what it leaves in the broker, and how it handles the broker's
+properties."""
 
 import asyncio
 import logging

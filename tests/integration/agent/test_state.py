@@ -1,4 +1,4 @@
-"""A state directory whose agent is killed."""
+"""Test the state directory of a killed agent."""
 
 import subprocess
 import sys

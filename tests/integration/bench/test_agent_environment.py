@@ -1,4 +1,4 @@
-"""The processes of the agent's benchmarks: their environment, and their memory."""
+"""Test the processes of the agent's benchmarks: their environment, and their memory."""
 
 import subprocess
 from pathlib import Path

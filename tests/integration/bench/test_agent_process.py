@@ -1,4 +1,4 @@
-"""A benchmark of the agent as a process: it measures a real daemon, and leaves nothing behind when interrupted."""
+"""Test a benchmark of the agent as a process: it measures a real daemon, and leaves nothing behind when interrupted."""
 
 import json
 import os

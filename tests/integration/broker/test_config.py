@@ -1,4 +1,4 @@
-"""The brokers' configuration files: what they listen on, and how much they hold and send."""
+"""Test the brokers' configuration files: listeners, and limits of memory and messages."""
 
 import re
 import socket

@@ -1,6 +1,6 @@
-"""How much of the broker one name can take: what it retains, what waits for it, its sessions and subscriptions.
+"""Test how much of the broker one name can use: retained and queued messages, sessions and subscriptions.
 
-Each bound is tried by somebody who wants more. Memory is that of the broker's process (RSS) before and after.
+In each test, a client tries to exceed the bound. Memory is the broker process's RSS before and after.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Connections end with their tokens: soon, alone, and without loss for a session that returns with a new one."""
+"""Test that connections end with their tokens: promptly, individually, and without loss for a session that returns."""
 
 import subprocess
 import time

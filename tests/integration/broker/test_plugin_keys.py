@@ -1,4 +1,4 @@
-"""The broker's keys: what it refuses to start with, and their rotation while it runs."""
+"""Test the broker's keys: those that prevent its start, and their rotation while it runs."""
 
 import secrets
 import subprocess

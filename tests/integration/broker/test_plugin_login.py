@@ -1,4 +1,4 @@
-"""Logging in to the real broker: which tokens, names, client ids and protocol versions it accepts."""
+"""Test logins to the real broker: the tokens, names, client ids and protocol versions that it accepts."""
 
 import base64
 import hashlib

@@ -1,6 +1,6 @@
-"""The parts of the plugin that know nothing of a broker, compared with models that are slow and plain.
+"""Compare the parts of the plugin that do not depend on a broker with slow and simple models.
 
-They run as a program of their own (``harness``), built from the same sources as the plugin.
+They run as a separate program (``harness``), built from the same sources as the plugin.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Orders carry the name of their sender, which the broker writes and nobody else can."""
+"""Test that control commands carry their sender's name, which only the broker can write."""
 
 import pytest
 

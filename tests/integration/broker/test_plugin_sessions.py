@@ -1,4 +1,4 @@
-"""Rights outlive connections: retained messages, sessions that return, wills, and clients that come twice."""
+"""Test rights that outlast connections: retained messages, resumed sessions, wills, and duplicate clients."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a logged-in client may subscribe, publish and receive on the real broker."""
+"""Test which topics a logged-in client may subscribe to, publish to and receive from, on the real broker."""
 
 import pytest
 

@@ -1,7 +1,7 @@
-"""The plugin in the broker of this system, whichever version it is: what it is linked with, and whose memory is whose.
+"""Test the plugin in this system's broker, of any version: its linked libraries, and the ownership of memory.
 
-Mosquitto changed both between 2.0.11 and 2.1. These tests hold for every version; they are run with the brokers of
-several systems.
+Mosquitto changed both between 2.0.11 and 2.1. These tests apply to every version, and run with the brokers of several
+systems.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""A key that is withdrawn leaves nothing behind: no rights, no wills, no share of a group, nothing that is queued."""
+"""Test that a withdrawn key leaves nothing behind: no rights, wills, shares of a group, or queued messages."""
 
 import os
 import re

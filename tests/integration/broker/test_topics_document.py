@@ -1,4 +1,4 @@
-"""The commands that docs/topics.md shows do what it says, with Mosquitto's own programs and a real broker."""
+"""Test that the commands in docs/topics.md work, with Mosquitto's own programs and a real broker."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Several ingest workers, a scorer and the writing of presence at the same time, on a real MariaDB."""
+"""Test several ingest workers, a scorer and writes of presence at the same time, on a real MariaDB."""
 
 import logging
 import random
@@ -111,7 +111,7 @@ def scores_follow_the_log(engine: Engine) -> None:
 def test_each_batch_counts_once_whoever_commits_it(
     server_engine: Engine, ids: tuple[list[int], list[int]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, logger="runtime.db.engine")
+    caplog.set_level(logging.DEBUG, logger="runtime.db.retry")
     submissions = some_batches(ids[0], 60)
     engines = [open_database(server_engine.url) for _ in range(3)]
     before = deadlocks(server_engine)

@@ -1,4 +1,4 @@
-"""What ingest keeps beside the results, on MariaDB and SQLite, and for how long."""
+"""Test the data that ingest stores besides results, on MariaDB and SQLite, and its retention."""
 
 import threading
 from collections.abc import Callable, Iterator

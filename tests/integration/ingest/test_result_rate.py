@@ -1,4 +1,4 @@
-"""Results that come too soon, on real databases: judged by what is stored, and without holding others up."""
+"""Test results that come too soon, on real databases: judged by stored results, without delaying others."""
 
 import logging
 import random
@@ -233,7 +233,7 @@ def test_a_server_that_another_stored_results_of_since_our_look_is_looked_at_aga
     server_engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Scores build on each other, and what another stored counts; nothing is begun again."""
-    caplog.set_level(logging.DEBUG, logger="runtime.db.engine")
+    caplog.set_level(logging.DEBUG, logger="runtime.db.retry")
     ledger, other = Ledger(server_engine), open_database(server_engine.url)
     same = ledger.submission(60.0)
     overtaking = [same, ledger.submission(*[60.0] * 4), ledger.submission(40_000.0)]

@@ -1,4 +1,4 @@
-"""The one transaction of a group of batches, on MariaDB and SQLite: together or not at all, and never twice."""
+"""Test the transaction of a group of batches, on MariaDB and SQLite: all or nothing, and never twice."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,7 +23,7 @@ from schema.tables import (
     server_scores,
     servers,
 )
-from scorer.steps import next_score, step
+from scorer.formula import next_score, step
 from testbed.fixtures.batches import ARRIVED, new_result, new_submission
 from testbed.fixtures.world import add_monitor, add_pair, add_server, monitor_name
 

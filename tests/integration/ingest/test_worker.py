@@ -1,4 +1,4 @@
-"""Ingest over a real broker, on MariaDB and SQLite: what a monitor sends, what it is told, and what is kept."""
+"""Test ingest with a real broker, on MariaDB and SQLite: messages from monitors, answers, and stored data."""
 
 import asyncio
 import json
@@ -18,8 +18,9 @@ from ingest import validate
 from ingest.acks import Acks
 from ingest.metrics import IngestMetrics
 from ingest.queue import SubmissionQueue
-from runtime.db.engine import DatabaseUnavailable, open_database
+from runtime.db.engine import open_database
 from runtime.db.migrate import upgrade
+from runtime.db.retry import DatabaseUnavailable
 from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Incoming, Subscription
 from schema.messages import (
     Batch,

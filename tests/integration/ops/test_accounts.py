@@ -1,4 +1,4 @@
-"""What operators make of accounts, on every database."""
+"""Test the operators' commands for accounts, on every database."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""``ntppool-monitor control`` against a real broker: every answer is shown, none can do anything to a terminal."""
+"""Test ``ntppool-monitor control`` with a real broker: every answer is shown, and none can affect the terminal."""
 
 import asyncio
 import getpass

@@ -1,4 +1,4 @@
-"""Why a server was dropped, why a monitor came and went, and what nobody could read, on every database."""
+"""Test the history of servers and monitors, and undecodable messages, on every database."""
 
 import json
 from collections.abc import Callable

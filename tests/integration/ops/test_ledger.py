@@ -1,4 +1,4 @@
-"""What operators change and see of monitors and servers, on both databases."""
+"""Test operators' views and changes of monitors and servers, on both databases."""
 
 from collections.abc import Callable
 from datetime import date, datetime

@@ -1,4 +1,4 @@
-"""New and changed monitors, and what their agents are then told, on every database."""
+"""Test new and changed monitors, and the messages to their agents, on every database."""
 
 import json
 from collections.abc import Callable

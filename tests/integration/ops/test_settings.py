@@ -1,4 +1,4 @@
-"""Settings as operators show and change them, and as workers then read them, on every database."""
+"""Test settings as operators show and change them, and as workers then read them, on every database."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A person waits for a command: it loads what it needs, and none of the large libraries that others need."""
+"""Test that a command starts quickly: it loads the libraries that it needs, and no other large ones."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The agent imports what its lock file brings, and nothing else."""
+"""Test that the agent imports packages of its lock file, and no others."""
 
 import importlib.metadata
 import re

@@ -1,5 +1,5 @@
-"""``scripts/bootstrap`` says in advance what it installs, and how an administrator does it; MySQL is taken from where
-this system gets its packages, and done without where there is none."""
+"""Test that ``scripts/bootstrap`` announces what it installs, and takes MySQL from the system's sources or does
+without."""
 
 import signal
 import subprocess

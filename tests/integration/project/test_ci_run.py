@@ -1,4 +1,4 @@
-"""What continuous integration reports: the exit code says whether all steps passed, and no step outlives the run."""
+"""Test continuous integration: the exit code tells whether all steps passed, and no step outlives the run."""
 
 import os
 import select

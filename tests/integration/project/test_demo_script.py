@@ -1,4 +1,4 @@
-"""``scripts/demo``: help without installing anything, and what it has installed for what."""
+"""Test ``scripts/demo``: help without installing anything, and what it installs otherwise."""
 
 import re
 import shutil

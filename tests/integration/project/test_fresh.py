@@ -1,6 +1,6 @@
-"""``scripts/fresh`` leaves nothing behind and tells the truth about its end. What it is for, CI runs for real.
+"""Test that ``scripts/fresh`` leaves nothing behind and reports its result correctly; CI runs its actual purpose.
 
-The archive is a socket of the test's on 127.0.0.1, so nothing is loaded from anywhere.
+The archive is a socket of the test on 127.0.0.1, so nothing is downloaded.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""``tests/unit`` stays fast: a test in there that starts a process, leaves the host or sleeps long fails."""
+"""Test that ``tests/unit`` stays fast: a test there that starts a process, leaves the host or sleeps long fails."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The systemd units: systemd understands them, they start commands that exist, and they give away nothing."""
+"""Test the systemd units: systemd accepts them, their commands exist, and they disclose no secrets."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Orders to a worker: what is said now is obeyed, what a broker had kept is not."""
+"""Test control commands to a worker: new ones are executed, retained ones are not."""
 
 import asyncio
 

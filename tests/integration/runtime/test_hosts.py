@@ -1,4 +1,4 @@
-"""Hosts that lack what most have: what we start must not need it."""
+"""Test hosts that lack common features, which our processes must not need."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The end of a process whose collector is dead, in each way in which one can be: bounded."""
+"""Test that a process ends in bounded time although its telemetry collector fails, in each possible way."""
 
 import asyncio
 import math

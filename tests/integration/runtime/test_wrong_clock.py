@@ -1,4 +1,4 @@
-"""Workers whose host's clock is wrong, beside a database whose clock is not: nothing is lost, nothing removed."""
+"""Test workers on a host with a wrong clock and a database with a right one: nothing is lost or removed."""
 
 import asyncio
 import dataclasses

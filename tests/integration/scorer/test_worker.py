@@ -1,4 +1,4 @@
-"""The scorer as a worker: it finds what is due by itself, takes orders, and tells its numbers."""
+"""Test the scorer as a worker: it finds due servers, executes control commands, and reports metrics."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator

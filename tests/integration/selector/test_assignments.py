@@ -1,4 +1,4 @@
-"""Which pairs are read to be published, on MariaDB and SQLite."""
+"""Test which pairs are read for publishing, on MariaDB and SQLite."""
 
 from sqlalchemy.engine import Engine
 

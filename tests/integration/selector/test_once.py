@@ -1,4 +1,4 @@
-"""One run of the selector for a person: it reviews what is due or asked for, tells the agents, and says what it did."""
+"""Test ``selector once``: it reviews due or named servers, publishes the assignments, and reports its decisions."""
 
 import asyncio
 import os

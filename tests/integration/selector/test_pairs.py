@@ -1,4 +1,4 @@
-"""Missing pairs and places in the review queue are made, in batches and once, on MariaDB and SQLite."""
+"""Test that missing pairs and queue rows are created, in batches and once, on MariaDB and SQLite."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""What got lost on the way to the agents is repaired, whatever the reason: beside a real broker and both databases."""
+"""Test that messages lost on the way to agents are repaired, with a real broker and both databases."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from sqlalchemy.engine import Engine
 
 from auth.tokens import Role
-from runtime.db.engine import DatabaseUnavailable
+from runtime.db.retry import DatabaseUnavailable
 from runtime.mqtt.session import BrokerSession, NotConnected
 from schema.messages import (
     Assignment,

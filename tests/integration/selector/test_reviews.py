@@ -1,4 +1,4 @@
-"""Reviews in the ledger: what is claimed, decided and written, alone and beside others, on MariaDB and SQLite."""
+"""Test reviews in the ledger: claims, decisions and writes, alone and concurrently, on MariaDB and SQLite."""
 
 import threading
 import time
@@ -19,7 +19,8 @@ from runtime.db.system_settings import Intervals, PoolSettings, Reviews
 from schema.tables import assignment_changes, log_scores, monitors, server_scores, servers, servers_monitor_review
 from selector import reviews as reviews_module
 from selector.reviews import BATCH, Reviewed, review_due, review_server, rule_settings
-from selector.rules.model import PairStatus, Review
+from selector.rules.model import PairStatus
+from selector.rules.world import Review
 from testbed.fixtures.selector import add_results, pair_statuses, set_presence, unique
 from testbed.fixtures.world import add_monitor, add_pair, add_scorer, add_server
 from testbed.waiting import PATIENCE

@@ -1,4 +1,4 @@
-"""What a review is told by the ledger, on MariaDB and SQLite."""
+"""Test the data that a review reads from the ledger, on MariaDB and SQLite."""
 
 from datetime import UTC, datetime, timedelta
 

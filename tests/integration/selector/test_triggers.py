@@ -1,4 +1,4 @@
-"""What makes servers due at once, noticed once and across restarts, on MariaDB and SQLite."""
+"""Test which events make servers due immediately, once and across restarts, on MariaDB and SQLite."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

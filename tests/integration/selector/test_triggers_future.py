@@ -1,4 +1,4 @@
-"""Reviews that a clock which was ahead has planned: they do not wait until that time has come."""
+"""Test reviews scheduled by a clock that was ahead: they do not wait for that time."""
 
 from datetime import datetime, timedelta
 

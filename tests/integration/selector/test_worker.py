@@ -1,4 +1,5 @@
-"""The whole selector beside a real broker and both databases: agents are told what the ledger says, come what may."""
+"""Test the whole selector with a real broker and both databases: agents receive the ledger's assignments in any
+case."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""The broker that demo, tests and benchmarks run: its life, its files, and what it says when it cannot run."""
+"""Test the local broker of demo, tests and benchmarks: life cycle, files, and error messages."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The checker finds every kind of difference in a ledger that ingest and scorer made, and none where there is none."""
+"""Test that the checker finds every kind of difference in a real ledger, and none in a correct one."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -18,8 +18,8 @@ from runtime.mqtt.session import Identity, Incoming
 from schema.messages import Ack, Assignment, BatchCommitted, BatchRefused, encode
 from schema.tables import log_scores, monitors, result_batches, scoring_queue, server_scores, servers
 from schema.topics import Topics
+from scorer.rounds import score_due
 from scorer.scorers import all_scorers
-from scorer.scoring import score_due
 from scorer.worker import add_missing_scorers
 from testbed.checker import assignments as assignments_module
 from testbed.checker.__main__ import main
@@ -358,7 +358,8 @@ def test_by_hand_the_exit_code_says_whether_something_differs(
     code, out, err = by_hand(monkeypatch, capsys, "--database-url", url)
     assert (code, err) == (1, "")
     assert (
-        out == f"score: server {server}, monitor {monitor} has score 5.0, its last row 0.0\n0 results, 1 differences\n"
+        out
+        == f"score: server {server}, monitor {monitor} has score 5.0, its last row has 0.0\n0 results, 1 differences\n"
     )
     assert by_hand(monkeypatch, capsys, "--database-url", url, "--old")[:2] == (0, "0 results, 0 differences\n")
 
@@ -366,7 +367,7 @@ def test_by_hand_the_exit_code_says_whether_something_differs(
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
-        ([], 2, "--database-url or DATABASE_DSN: must be set"),
+        ([], 2, "--database-url or DATABASE_DSN: must name"),
         (["--database-url", "oracle://u:secret@h/d"], 2, "database DSN"),
         (["--database-url", "sqlite:////nowhere/at/all/ledger.db"], 1, "database: unable to open database file"),
         (["--env", "staging"], 2, "DEPLOYMENT_MODE=staging"),

@@ -1,4 +1,5 @@
-"""A stack: it waits for what it is told to, not for longer, and in vain neither for the dead nor for an old log."""
+"""Test the stack: it waits for the right condition, no longer than allowed, and neither for dead processes nor old
+logs."""
 
 import asyncio
 import sys
@@ -39,7 +40,7 @@ async def test_what_an_earlier_process_has_logged_does_not_count(stack: Stack, t
     command = program(tmp_path, "")
     command.log.write_text("ready\n")
     stack.start_within_seconds = 0.3
-    with pytest.raises(CannotRun, match=f"^start of it did not come about within 0.3 s; see {tmp_path}$"):
+    with pytest.raises(CannotRun, match=f"^start of it did not happen within 0.3 s; see {tmp_path}$"):
         await stack.start_process(command, "ready\n")
 
 

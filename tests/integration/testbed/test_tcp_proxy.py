@@ -1,4 +1,4 @@
-"""The fault proxy does to a connection what it is told, and nothing else."""
+"""Test that the TCP proxy disturbs a connection as requested, and not otherwise."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What an agent accepts as an assignment, and the hash by which both sides see that they agree."""
+"""Test which assignments an agent accepts, and the hash that both sides compare."""
 
 from typing import Any
 

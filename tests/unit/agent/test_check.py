@@ -1,4 +1,4 @@
-"""``ntppool-agent check``: addresses and host names, each told apart, in words and as JSON."""
+"""Test ``ntppool-agent check``: addresses and host names, each reported separately, in words and as JSON."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Control commands to an agent: carried out one after the other, for now only, and never its end."""
+"""Test control commands to an agent: executed in sequence, temporary, and never fatal."""
 
 import asyncio
 import json

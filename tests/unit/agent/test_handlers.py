@@ -1,4 +1,4 @@
-"""What the pool tells an agent is applied, or refused and counted; one message never undoes what another has said."""
+"""Test that messages from the pool are applied, or refused and counted, independently of each other."""
 
 from collections.abc import Iterator
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""Where the ``status`` command looks, and what it finds there."""
+"""Test where the ``status`` command looks, and its findings."""
 
 import os
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""The token and what belongs to it, from files that others replace."""
+"""Test the token and related files, which others replace."""
 
 import base64
 import json

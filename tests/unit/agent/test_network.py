@@ -1,4 +1,4 @@
-"""Whose silence it is: which results count when servers do not answer."""
+"""Test whether silence is attributed to servers or the network: which results count."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""The status message: sent when it says something new, and again whenever the broker may have said otherwise."""
+"""Test the status message: sent when it changes, and again when the broker may have another one."""
 
 import asyncio
 import time

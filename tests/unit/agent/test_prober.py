@@ -1,4 +1,4 @@
-"""When a protocol probes and when not, and what a step of the wall clock does to it."""
+"""Test when a protocol probes, and the effect of a step of the wall clock."""
 
 import asyncio
 import time

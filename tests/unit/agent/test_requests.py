@@ -1,4 +1,4 @@
-"""Requests of operators to one agent: answered where it may answer, and never so many that it floods somebody."""
+"""Test operators' requests to one agent: answered where allowed, and limited in rate."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

@@ -1,4 +1,4 @@
-"""When probes happen: evenly spread, never overlapping, and never soon after the last."""
+"""Test when probes happen: evenly spread, never overlapping, and never too close to the previous one."""
 
 import itertools
 import statistics

@@ -1,4 +1,4 @@
-"""Settings: arguments over environment over the defaults file, and a word about everything that is wrong."""
+"""Test settings: arguments over environment over the defaults file, and a message about every error."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The state directory: what is read from it, whatever somebody wrote there, and that only one agent uses it."""
+"""Test the state directory: reading it whatever it contains, and its exclusive use by one agent."""
 
 import errno
 import os

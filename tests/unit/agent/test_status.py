@@ -1,4 +1,4 @@
-"""What an agent says about itself adds both protocols up, and has the newest first."""
+"""Test that an agent's status combines both protocols, the newest first."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta

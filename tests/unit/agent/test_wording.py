@@ -1,4 +1,4 @@
-"""What the command line says."""
+"""Test the command line's messages."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Tokens: what each role may do and for how long, and which keys and names are refused."""
+"""Test tokens: the permissions and lifetime of each role, and refused keys and names."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args

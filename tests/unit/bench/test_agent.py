@@ -1,4 +1,4 @@
-"""The benchmarks of the agent: what they compute from what they have seen, and what they refuse to measure."""
+"""Test the benchmarks of the agent: their computations, and what they refuse to measure."""
 
 import importlib.metadata
 import os
@@ -77,7 +77,7 @@ def test_without_a_broker_nothing_is_measured_and_it_is_said_why(
         ("agent_memory", ["--minutes", "0"], "--minutes: must be more than 0"),
         ("agent_memory", ["--assignments", "0"], "--assignments: must be 1 to 5000"),
         ("agent_accuracy", ["--rate", "0"], "--rate: must be 1 to 500"),
-        ("agent_accuracy", ["--seconds", "1"], "--seconds: 200 probes are needed"),
+        ("agent_accuracy", ["--seconds", "1"], "--seconds: gives fewer than the 200 probes"),
         ("agent_accuracy", ["--runs", "0"], "--runs: must be 1 or more"),
     ],
 )

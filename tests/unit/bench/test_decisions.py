@@ -1,4 +1,4 @@
-"""How long agents wait for decisions: each until it is told, or what was decided after it."""
+"""Test how long agents wait for decisions: each until it is received, or a later decision is."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_a_decision_is_known_when_it_or_a_later_one_is_told(
 def test_a_decision_that_nobody_tells_is_an_error_with_its_story(
     tmp_path: Path, arrivals: Sequence[tuple[float, str | None]]
 ) -> None:
-    with pytest.raises(CannotRun, match=r"monitor_id=1.*never reached its agent; decided: testing \+0.000; told:"):
+    with pytest.raises(CannotRun, match=r"monitor_id=1.*never reached its agent; decided: testing \+0.000; received:"):
         times(decided((1, "testing")), record(tmp_path / "record", *arrivals))
 
 

@@ -1,4 +1,4 @@
-"""Every parser that meets strangers keeps its word; ``scripts/fuzz`` asks a million times, this a few thousand."""
+"""Test every parser of untrusted input with a few thousand inputs; ``scripts/fuzz`` uses a million."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a benchmark measures: answers within its window only, and never a load that failed or a process that died."""
+"""Test what a benchmark measures: answers within its window only, and no failed load or dead process."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -69,7 +69,7 @@ async def test_a_load_that_failed_cannot_be_measured(status: int, tmp_path: Path
         return
     with pytest.raises(CannotRun) as caught:
         await ended
-    assert str(caught.value).startswith(f"load ended with {status}:\n")
+    assert str(caught.value).startswith(f"load exited with {status}:\n")
     assert "2 batches were not acknowledged" in str(caught.value)
     assert "ingest: 2026-01-02 WARNING database: away" in str(caught.value)
 
@@ -85,7 +85,7 @@ async def _never() -> bool:
 
 
 async def test_what_does_not_come_about_and_a_process_that_died_end_a_benchmark(tmp_path: Path) -> None:
-    with pytest.raises(CannotRun, match="the end did not come about within -1 s"):
+    with pytest.raises(CannotRun, match="the end did not happen within -1 s"):
         await a_stage(tmp_path, deaths=[]).until(_never, "the end", within=-1.0)
     with pytest.raises(CannotRun, match="scorer ended with 1"):
         await a_stage(tmp_path, deaths=["scorer ended with 1"]).until(_never, "the end")

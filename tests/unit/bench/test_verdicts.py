@@ -1,4 +1,4 @@
-"""Benchmarks and fault runs can fail: a missed bound, a difference, and a run in which there was nothing to see."""
+"""Test that benchmarks and fault runs can fail: a missed bound, a difference, or nothing to compare."""
 
 import json
 
@@ -76,8 +76,8 @@ def test_a_fault_run_that_found_nothing_is_good() -> None:
         (Found([GONE]), (1, 0, 0)),
         (Found([Difference("duplicated", "x"), Difference("invented", "y")]), (0, 2, 0)),
         (Found([Difference("score", "x")]), (0, 0, 1)),
-        (Found([GONE], ["scorer was ended by SIGSEGV"]), (1, 0, 1)),
-        (Found([], ["scorer was ended by SIGSEGV"]), (0, 0, 1)),
+        (Found([GONE], ["scorer was killed by SIGSEGV"]), (1, 0, 1)),
+        (Found([], ["scorer was killed by SIGSEGV"]), (0, 0, 1)),
     ],
 )
 def test_whatever_a_fault_run_finds_is_counted_and_bad(
@@ -95,7 +95,7 @@ def test_whatever_a_fault_run_finds_is_counted_and_bad(
 @pytest.mark.parametrize(
     ("struck", "seen", "reasons"),
     [
-        ([], SEEN, ["no fault struck"]),
+        ([], SEEN, ["no fault occurred"]),
         (STRUCK, Verdict(100, 0, 0, 0, ()), ["no result was acknowledged", "no result was stored"]),
         (
             STRUCK,

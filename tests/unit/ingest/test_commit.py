@@ -1,4 +1,4 @@
-"""Transactions of ingest follow each other, and take what waits."""
+"""Test that ingest's transactions run in sequence, and each takes all waiting batches."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

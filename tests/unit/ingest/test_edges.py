@@ -1,4 +1,4 @@
-"""The edges to the broker: what comes in is put where it belongs or left aside, what goes out never waits for ever."""
+"""Test the edges to the broker: incoming messages are queued or dropped, outgoing ones never wait forever."""
 
 import asyncio
 import time

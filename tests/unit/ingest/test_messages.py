@@ -1,4 +1,4 @@
-"""From messages to submissions: what is taken, what is refused, and whom the answer can go to."""
+"""Test the conversion of messages to submissions: accepted and refused ones, and the recipient of the answer."""
 
 import pytest
 from hypothesis import given

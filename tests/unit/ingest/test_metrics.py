@@ -1,4 +1,4 @@
-"""What ingest counts is what happened: each metric, and the totals for the answer to ``status``."""
+"""Test that ingest's metrics agree with the events, and the totals for the answer to ``status``."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a group of batches changes: scores build on each other, nothing counts twice, and no result is dropped."""
+"""Test the changes by a group of batches: scores build on each other, nothing counts twice, no result is dropped."""
 
 import json
 from dataclasses import replace
@@ -23,7 +23,7 @@ from ingest.plan import (
     rejections_to_text,
 )
 from schema.messages import Rejection, Result, encode
-from scorer.steps import next_score, step
+from scorer.formula import next_score, step
 from testbed.fixtures.batches import ARRIVED, new_batch, new_result, new_submission
 
 ALICE, BOB, PAUSED, PENDING = "alice", "bob", "paused", "pending"

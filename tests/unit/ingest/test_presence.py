@@ -1,4 +1,4 @@
-"""Who is there: the same row, however messages are repeated, kept by the broker, or split over workers."""
+"""Test presence: the same row, however messages are repeated, retained, or split among workers."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

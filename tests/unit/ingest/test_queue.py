@@ -1,4 +1,4 @@
-"""The queue before the ledger: in order, bounded by results and bytes, and never stuck."""
+"""Test the queue before the ledger: in order, bounded by results and bytes, and never stuck."""
 
 import asyncio
 

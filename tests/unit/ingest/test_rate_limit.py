@@ -1,4 +1,4 @@
-"""Who is throttled: not an honest monitor, nor one that drains its spool, but one that sends far more."""
+"""Test the rate limit: it affects neither honest monitors nor drained spools, but excessive senders."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""How often a monitor may report on a server: honest agents never meet the bound, whoever floods always does."""
+"""Test the limit of results per pair: honest agents never exceed it, excessive ones always do."""
 
 from bisect import insort
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Which results are accepted: every limit with the value just inside and just outside."""
+"""Test which results are accepted: every limit with the value just inside and just outside."""
 
 import math
 from datetime import UTC, datetime, timedelta, timezone

@@ -1,4 +1,4 @@
-"""What commands write: for people, for pipes, as JSON; and that no stranger's text reaches a terminal as it is."""
+"""Test the commands' output: for people, for pipes, as JSON, and with foreign text made printable."""
 
 import io
 import json

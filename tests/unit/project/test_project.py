@@ -1,4 +1,4 @@
-"""The project as a whole: its lock files, its package names, and what the agent may need to run."""
+"""Test the project as a whole: its lock files, its package names, and the agent's requirements."""
 
 import importlib.metadata
 import os

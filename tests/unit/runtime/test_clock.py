@@ -1,4 +1,4 @@
-"""Whether the host's clock is trusted: beside the database's, alone, when it is set, and what is said of it."""
+"""Test whether the host's clock is trusted: compared with the database's, alone, when it is set, and the messages."""
 
 import asyncio
 import logging

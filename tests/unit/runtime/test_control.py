@@ -1,4 +1,4 @@
-"""Orders to a worker: carried out, refused, logged with their sender, and answered."""
+"""Test control commands to a worker: executed, refused, logged with their sender, and answered."""
 
 import json
 import logging

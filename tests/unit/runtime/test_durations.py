@@ -1,4 +1,4 @@
-"""Durations in Go's form, which the pool's settings and operators write."""
+"""Test durations in Go's form, as in the pool's settings and operators' input."""
 
 import pytest
 from hypothesis import given

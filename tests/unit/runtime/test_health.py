@@ -1,4 +1,4 @@
-"""What a worker says of its health: each thing it depends on, for how long it may be away, and what is logged."""
+"""Test a worker's health report: each dependency, how long it may be unavailable, and the log."""
 
 import logging
 

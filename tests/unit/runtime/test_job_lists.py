@@ -1,4 +1,4 @@
-"""Which periodic jobs each worker has, how often each runs, when it first does, and what holds it back."""
+"""Test each worker's periodic jobs: their intervals, first runs, and preconditions."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Periodic jobs run at their intervals whatever the host's clock does, never twice at once, and end with the worker."""
+"""Test that periodic jobs keep their intervals when the clock is set, never overlap, and end with the worker."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Logging: to stderr, in the journal's terms when it is the journal, and without repeating itself."""
+"""Test logging: to stderr, in the journal's format if it is the journal, and without repetition."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Nothing that a stranger wrote can move the cursor, break a line, or hide in what a command shows."""
+"""Test that foreign text cannot move the cursor, break a line, or hide in a command's output."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""Delays stay within their bounds, what passes is tried until it works, and the log says each thing once."""
+"""Test that delays are bounded, transient errors are retried until success, and the log has each message once."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Secrets: from database.yaml or Vault, with warnings that name the place and keep the secret."""
+"""Test secrets: from database.yaml or Vault, with warnings that name the place and not the secret."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""The settings of a worker: defaults, what wins, and a warning for every wrong one."""
+"""Test a worker's settings: defaults, precedence, and a warning for every invalid one."""
 
 import os
 import tempfile

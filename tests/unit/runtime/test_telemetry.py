@@ -1,4 +1,4 @@
-"""What numbers look like to who scrapes them."""
+"""Test metrics in the format that Prometheus scrapes."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Scorer and selector do nothing while their host's clock is doubted, and begin when it is trusted."""
+"""Test that scorer and selector do nothing while their host's clock is doubted, and start when it is trusted."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from opentelemetry.metrics import NoOpMeter
 
 from runtime.clock import Clock, Comparison
 from runtime.health import Rounds
-from scorer.scoring import Scored
+from scorer.rounds import Scored
 from scorer.worker import _Scoring
 from selector.review_loop import ReviewLoop
 

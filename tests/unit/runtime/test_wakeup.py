@@ -1,4 +1,4 @@
-"""A loop is woken once, however often it was called, and goes on by itself when its time is over."""
+"""Test that a loop wakes once for any number of calls, and continues by itself after its maximum wait."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""A worker's work in the database: tried again while it is away, given up when it is wrong, never cut in two."""
+"""Test a worker's work in the database: retried while it is unavailable, stopped by defects, never interrupted."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from runtime import worker as runtime_worker
 from runtime.clock import Comparison
 from runtime.control import Control
-from runtime.db.engine import DatabaseUnavailable
+from runtime.db.retry import DatabaseUnavailable
 from runtime.db.system_settings import PoolSettingsReader
 from runtime.mqtt.live_stream import LiveStream
 from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity

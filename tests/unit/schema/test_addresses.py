@@ -1,4 +1,4 @@
-"""Which addresses are public. What is expected stands in IANA's registries and the RFCs that they name."""
+"""Test which addresses are public. The expectations are from IANA's registries and the RFCs that they name."""
 
 from ipaddress import ip_address
 

@@ -1,4 +1,4 @@
-"""The description of topics and payloads is what the code does, and holds together by itself."""
+"""Test that the description of topics and payloads agrees with the code and is consistent."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What agents and servers of different versions must agree on, written out: a change here changes the contract."""
+"""Test the limits on which agents and servers of different versions must agree: a change here changes the contract."""
 
 from datetime import UTC, datetime, timedelta
 

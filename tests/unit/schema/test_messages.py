@@ -1,4 +1,4 @@
-"""Payloads: what is sent arrives as it was, old and new versions meet, and hostile bytes harm nobody."""
+"""Test payloads: a round trip, old and new versions together, and hostile bytes."""
 
 import json
 from contextlib import suppress

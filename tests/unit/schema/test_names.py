@@ -1,4 +1,4 @@
-"""Names of environments and monitors: what is one, and what the warning says."""
+"""Test names of environments and monitors: which are valid, and the warning about others."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Topics: each is built and taken apart again, and belongs to one environment."""
+"""Test topics: each can be built and parsed again, and belongs to one environment."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The scorer's rests: none while it follows, most of its time while it cannot; and no backlog that keeps itself."""
+"""Test the scorer's back-off: none while it keeps up, most of the time otherwise; and no permanent backlog."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""When a score is logged, and when its fall is alarming."""
+"""Test when a score is logged, and when its fall triggers a review."""
 
 from datetime import datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""recentmedian: which results count, and which of them is the score."""
+"""Test recentmedian: which results count, and which of them is the score."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""The settings of an agent: merged from both rows and the defaults, and never broken by what is broken."""
+"""Test an agent's configuration: merged from both rows and the defaults, and robust against invalid values."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""When configs are published: what changed at once, what somebody else changed when the broker is read again."""
+"""Test when configurations are published: own changes immediately, others' when the broker is read again."""
 
 import asyncio
 from collections.abc import AsyncIterator

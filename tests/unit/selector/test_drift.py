@@ -1,4 +1,4 @@
-"""Whom the selector takes for online, by what agents of both kinds say."""
+"""Test which agents the selector considers online, by the status of agents of both kinds."""
 
 from types import SimpleNamespace
 from typing import Any, cast

@@ -1,4 +1,5 @@
-"""What is done about an agent that holds other assignments than the ledger has: its tree first, then all once more."""
+"""Test the handling of an agent whose assignments differ from the ledger: first its retained messages, then all
+again."""
 
 import asyncio
 from contextlib import suppress

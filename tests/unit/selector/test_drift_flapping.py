@@ -1,4 +1,4 @@
-"""A monitor that comes and goes, or says odd things, as often as it likes has the selector work now and then only."""
+"""Test that a monitor that flaps, or sends odd statuses, causes only limited work for the selector."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""When missing pairs are looked for: whenever monitors or servers came, and in each sweep although nobody did."""
+"""Test when missing pairs are looked for: after each new monitor or server, and in every sweep."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Whose assignments are looked at next: those of marked monitors first, then all in turn, each once in a cycle."""
+"""Test the order of reconciliation: marked monitors first, then all in turn, each once per cycle."""
 
 import asyncio
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Reviews and publishing take turns: what was decided is told before the next reviews take the processor."""
+"""Test that reviews and publishing alternate: decisions are published before the next reviews."""
 
 import asyncio
 from collections.abc import Callable, Sequence

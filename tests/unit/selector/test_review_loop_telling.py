@@ -1,4 +1,4 @@
-"""What the agents are told, and what of the retained tree is wrong: the pure parts."""
+"""Test the pure parts of publishing: the messages to agents, and errors in the retained tree."""
 
 from datetime import date, datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""Rows of the ledger become values, and a broken row is named, left out and keeps its place."""
+"""Test the conversion of rows to values: an invalid row is reported, skipped and keeps its place."""
 
 from datetime import UTC, datetime
 from decimal import Decimal

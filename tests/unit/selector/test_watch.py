@@ -1,4 +1,4 @@
-"""The watch: one monitor's coming and going makes its servers due now and then only; odd accounts are named once."""
+"""Test the watch: a flapping monitor makes its servers due only occasionally; invalid accounts are reported once."""
 
 import asyncio
 from types import SimpleNamespace

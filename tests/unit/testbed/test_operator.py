@@ -1,4 +1,4 @@
-"""An operator of a running system: who obeys, who has measured what, and who does not say."""
+"""Test the operator of a running system: confirmations, counts, and missing answers."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Certificates of local servers: who they are of, whom they are for, and who therefore refuses them."""
+"""Test local servers' certificates: issuer, names, and the clients that refuse them."""
 
 import ssl
 from pathlib import Path

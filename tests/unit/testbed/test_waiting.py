@@ -1,4 +1,4 @@
-"""Waiting for a condition: its value is returned, its absence told in words, and a last look follows the deadline."""
+"""Test waiting for a condition: its value, the message on failure, and a last check after the deadline."""
 
 import asyncio
 import time

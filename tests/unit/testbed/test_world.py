@@ -1,4 +1,4 @@
-"""The demo's world: the networks and accounts leave the selector enough to choose from, and show its constraints."""
+"""Test the demo's world: networks and accounts leave the selector enough choice, and show its constraints."""
 
 import ipaddress
 import json
@@ -64,7 +64,7 @@ def test_the_demos_own_database_is_one_that_it_knows() -> None:
     assert options(database="mysql").server is SERVERS["mysql"]
     with pytest.raises(OptionError, match="--database 'oracle': must be sqlite, mariadb or mysql"):
         options(database="oracle")
-    with pytest.raises(OptionError, match="--database mysql: is for a database of the demo's own"):
+    with pytest.raises(OptionError, match="--database mysql: starts a database"):
         options(database="mysql", database_url="mysql://somewhere/demo")
 
 

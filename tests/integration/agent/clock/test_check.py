@@ -1,4 +1,4 @@
-"""Base-check servers by address and by name, over real sockets: whom they stand for, and what they say."""
+"""Test base checks by address and by name over real sockets: the servers that they reach, and their results."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Exchanges over real sockets: which packet is taken for the answer, and how exact its times are."""
+"""Test exchanges over real sockets: which packet is the answer, and how accurate its times are."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Looking up names in a process of its own: what it loads, and that it ends."""
+"""Test name resolution in a separate process: the modules that it loads, and that it ends."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A process that dies where it is ordered to."""
+"""Test that a process dies at the requested point."""
 
 import signal
 import subprocess

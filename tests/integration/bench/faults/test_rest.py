@@ -1,4 +1,4 @@
-"""A system on its way to rest: each thing that does not come to rest is a difference, and all are waited for."""
+"""Test a system on its way to rest: every part that does not reach it is a difference, and all parts are awaited."""
 
 import asyncio
 import subprocess
@@ -134,8 +134,8 @@ WAITED = [
     f"{NAME} pauses",
     f"the counts of {PROCESS}",
     "spools are delivered",
-    "everything is scored",
-    "retained assignments are the ledger's",
+    "all servers are scored",
+    "retained assignments agree with the ledger",
 ]
 
 
@@ -173,7 +173,7 @@ TROUBLES: dict[str, Callable[[_Rig], object]] = {
     f"{NAME} pauses": lambda rig: rig.operator.refused.add(NAME),
     f"the counts of {PROCESS}": lambda rig: setattr(rig.operator, "measured_by_agent", 3),
     "spools are delivered": lambda rig: setattr(rig, "spools_empty", False),
-    "everything is scored": _is_due,
+    "all servers are scored": _is_due,
 }
 
 
@@ -200,7 +200,7 @@ async def test_assignments_that_are_not_the_ledgers_are_a_difference(
     rig: _Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [found] = (await come(rig, monkeypatch, {})).differences
-    assert found.text.startswith("retained assignments are the ledger's: not within ")
+    assert found.text.startswith("retained assignments agree with the ledger: not within ")
 
 
 async def test_a_load_that_was_not_acknowledged_completely_is_a_difference(
@@ -209,4 +209,4 @@ async def test_a_load_that_was_not_acknowledged_completely_is_a_difference(
     rig.load_ends_with = 1
     [found] = (await come(rig, monkeypatch)).differences
     assert found.kind == "waiting"
-    assert found.text == "not everything that load 1 sent was acknowledged:\nthe end of the log of load 1"
+    assert found.text == "not all batches of load 1 were acknowledged:\nthe end of the log of load 1"

@@ -1,4 +1,4 @@
-"""The verdict on a round of faults: whatever agents and load had in their spools is in the ledger, or a difference."""
+"""Test the verdict on a round of faults: every result from a spool is in the ledger, or a difference."""
 
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from runtime.db.system_settings import Intervals
 from schema.messages import Ack, Assignment, Batch, BatchCommitted, Result, encode
 from schema.tables import server_scores, servers
 from schema.topics import Topics
+from scorer.rounds import score_due
 from scorer.scorers import all_scorers
-from scorer.scoring import score_due
 from scorer.worker import add_missing_scorers
 from testbed.fixtures.batches import ARRIVED, new_batch, new_result
 from testbed.fixtures.world import add_monitor, add_pair, add_server, monitor_name

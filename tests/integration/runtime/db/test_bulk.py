@@ -1,4 +1,4 @@
-"""Rows that travel as one JSON text arrive as they were sent, whatever is in them, or not at all."""
+"""Test that rows in one JSON text arrive unchanged, whatever they contain, or not at all."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

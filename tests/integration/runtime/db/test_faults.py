@@ -1,4 +1,4 @@
-"""What a database that fails does to those who use it: they are told that it is unavailable, and lose no connection."""
+"""Test a failing database: its users learn that it is unavailable, and lose no connection."""
 
 import asyncio
 import contextlib
@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 
-from runtime.db.engine import DatabaseUnavailable, open_database, reading, transaction
-from runtime.db.errors import Reaction, reaction_to
+from runtime.db.engine import open_database, reading, transaction
+from runtime.db.retry import DatabaseUnavailable, Reaction, reaction_to
 from testbed.fixtures.database import DatabaseServer
 from testbed.tcp_proxy import Direction, TcpProxy
 

@@ -1,4 +1,4 @@
-"""A COMMIT whose answer is lost: every worker does the same again, and nothing happens twice."""
+"""Test a COMMIT whose answer is lost: every worker repeats it, and nothing happens twice."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -13,13 +13,14 @@ from ingest.messages import Presence
 from ingest.presence import write_presence
 from ingest.retention import Retention, Round, expiring
 from ingest.store import commit
-from runtime.db.engine import DatabaseUnavailable, reading, to_db
+from runtime.db.engine import reading, to_db
 from runtime.db.queue import REVIEWS, SCORING
+from runtime.db.retry import DatabaseUnavailable
 from runtime.db.system_settings import Intervals, PoolSettings
 from schema.messages import Status
 from schema.tables import metadata, monitors
+from scorer.rounds import score_due
 from scorer.scorers import all_scorers
-from scorer.scoring import score_due
 from scorer.worker import add_missing_scorers
 from selector.monitors import read_monitors
 from selector.pairs import make_pairs, queue_servers

@@ -1,4 +1,4 @@
-"""A database that moves, locks us out, or has no room for us: a worker waits, and follows without a restart."""
+"""Test a database that moves, refuses logins, or is full: a worker waits, and follows without a restart."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What differs in MySQL: how strict it is, what it reserves, how it lets people in, how much it takes at once."""
+"""Test the differences of MySQL: strictness, reserved words, authentication, and limits of size."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Passwords that are no ASCII let in, and none of them is in what a server or the driver says of it."""
+"""Test that non-ASCII passwords work, and that no message of server or driver contains them."""
 
 import pytest
 import sqlalchemy as sa

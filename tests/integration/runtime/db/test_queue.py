@@ -1,4 +1,4 @@
-"""The queue inside the database: who claims what, on MariaDB and SQLite."""
+"""Test the queue in the database: who claims which rows, on MariaDB and SQLite."""
 
 from datetime import datetime, timedelta
 

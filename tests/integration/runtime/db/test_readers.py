@@ -1,4 +1,4 @@
-"""Readers of the ledger neither wait for its writers nor stop them."""
+"""Test that readers of the ledger neither wait for writers nor block them."""
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine

@@ -1,4 +1,4 @@
-"""What every session with a database must be like, written out: much depends on it that no other test would notice."""
+"""Test the properties of every database session explicitly: no other test would notice a change."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,7 +7,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Engine
 
-from runtime.db.engine import DatabaseUnavailable, open_database, reading, transaction
+from runtime.db.engine import open_database, reading, transaction
+from runtime.db.retry import DatabaseUnavailable
 from schema.tables import servers
 from testbed.fixtures.world import add_server
 

@@ -1,4 +1,4 @@
-"""What pool operators set in the ledger: read, defaulted where broken, and read again in time."""
+"""Test the pool's settings in the ledger: reading, defaults for invalid ones, and timely updates."""
 
 import json
 from datetime import datetime

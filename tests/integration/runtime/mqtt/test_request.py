@@ -1,4 +1,4 @@
-"""Requests over a real broker: asked, answered, and what is said when the broker is away or refuses."""
+"""Test requests with a real broker: questions, answers, and errors when the broker is away or refuses."""
 
 import asyncio
 import socket

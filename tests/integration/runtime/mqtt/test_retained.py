@@ -1,4 +1,4 @@
-"""Reading what the broker retains: complete, in order, and honest when it could not be."""
+"""Test reading retained messages: complete, in order, or an error."""
 
 import asyncio
 import secrets

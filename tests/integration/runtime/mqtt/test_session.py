@@ -1,4 +1,4 @@
-"""The broker session against a real Mosquitto: messages, and what the broker does not allow."""
+"""Test the broker session with a real Mosquitto: messages, and actions that the broker does not allow."""
 
 import asyncio
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""The broker session against a real Mosquitto: what it promises when connections and brokers come and go."""
+"""Test the broker session with a real Mosquitto: its guarantees when connections and brokers come and go."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The broker session against a real Mosquitto: tokens that are wrong or expire, TLS, and where the broker is."""
+"""Test the broker session with a real Mosquitto: invalid and expired tokens, TLS, and the broker's address."""
 
 import asyncio
 import logging

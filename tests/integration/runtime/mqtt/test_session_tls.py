@@ -1,4 +1,4 @@
-"""The broker session where TLS has a say: certificates, handshakes that never end, records of any size."""
+"""Test the broker session with TLS: certificates, endless handshakes, records of any size."""
 
 import asyncio
 import secrets

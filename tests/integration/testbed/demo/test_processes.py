@@ -1,4 +1,4 @@
-"""The demo's supervisor ends what it started, and says what ended without being asked; its directory is its own."""
+"""Test the demo's supervisor and directory: it ends its processes, and reports unexpected ends."""
 
 import asyncio
 import os

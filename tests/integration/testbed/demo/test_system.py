@@ -1,4 +1,4 @@
-"""What a demo is made of, each piece at its work: files, environments, spools, and whose database."""
+"""Test the parts of a demo: files, environments, spools, and the database's owner."""
 
 import asyncio
 import os

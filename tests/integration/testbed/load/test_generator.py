@@ -1,4 +1,4 @@
-"""The load generator over a real broker against ingest: all that it sends is answered, and the checker agrees."""
+"""Test the load generator with a real broker and ingest: everything it sends is answered, and the checker agrees."""
 
 import asyncio
 import random
@@ -15,8 +15,8 @@ from runtime.db.engine import reading, utc_now
 from runtime.db.system_settings import Intervals
 from schema.messages import BatchCommitted, BatchRefused
 from schema.tables import rejected_messages, system_settings
+from scorer.rounds import score_due
 from scorer.scorers import all_scorers
-from scorer.scoring import score_due
 from scorer.worker import add_missing_scorers
 from testbed.checker.check import Checked, check
 from testbed.checker.load import read_attempts

@@ -1,4 +1,4 @@
-"""A real chronyd for tests: it answers, agrees with this machine's clock, and is gone afterwards."""
+"""Test the private chronyd: it answers, agrees with this machine's clock, and ends."""
 
 import os
 import pwd

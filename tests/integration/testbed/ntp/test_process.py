@@ -1,4 +1,4 @@
-"""The fleet as a process of its own, as the demo runs it."""
+"""Test the fleet as a separate process, as the demo runs it."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ def path(tmp_path: Path, spec: ServerSpec) -> Path:
 
 @contextlib.contextmanager
 def fleet(path: Path, *before: str) -> Iterator[subprocess.Popen[str]]:
-    command = [*before, sys.executable, "-m", "simulation", "fleet", str(path)]
+    command = [*before, sys.executable, "-m", "testbed.ntp", "fleet", str(path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield process
@@ -62,7 +62,7 @@ def processor_seconds(pid: int) -> float:
 
 
 def simulation(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "simulation", *arguments]
+    command = [sys.executable, "-m", "testbed.ntp", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
@@ -89,7 +89,7 @@ def test_sighup_reads_the_file_again_and_keeps_the_servers_if_it_is_wrong(path: 
         assert process.stderr is not None
         path.write_bytes(encode_specs([ServerSpec(address=spec.address, port=spec.port, offset=-3.0)]))
         process.send_signal(signal.SIGHUP)
-        assert "read again, 1 servers" in process.stderr.readline()
+        assert "reloaded, 1 servers" in process.stderr.readline()
         assert offset(spec) == pytest.approx(-3.0, abs=0.006)
         path.write_text("[")
         process.send_signal(signal.SIGHUP)
@@ -102,7 +102,7 @@ def test_a_wrong_file_ends_with_2_and_says_what_is_wrong(tmp_path: Path) -> None
     path.write_text('[{"address": "127.0.0.1", "stratum": 999}]')
     run = simulation("fleet", str(path))
     assert (run.returncode, run.stdout) == (2, "")
-    assert f"{path}: server 0: stratum is 999; right is 0 to 255" in run.stderr
+    assert f"{path}: server 0: stratum is 999; must be 0 to 255" in run.stderr
     assert "Traceback" not in run.stderr
 
 
@@ -124,7 +124,7 @@ def test_the_standard_fleet_as_a_file() -> None:
 def test_a_fleet_that_cannot_be_is_refused_with_2() -> None:
     run = simulation("standard", "0")
     assert run.returncode == 2
-    assert "count is 0; right is 1 or more" in run.stderr
+    assert "count is 0; must be 1 or more" in run.stderr
 
 
 def test_a_thousand_servers_are_ready_soon(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The fleet over real sockets: what a client measures is what the spec says."""
+"""Test the fleet over real sockets: a client's measurements agree with the spec."""
 
 import asyncio
 import contextlib

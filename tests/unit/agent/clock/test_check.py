@@ -1,4 +1,4 @@
-"""Is our own clock good, was it set, and what becomes of an agent that shares its name."""
+"""Test the verdict on the agent's clock, steps of the clock, and an agent with a duplicate name."""
 
 from datetime import UTC, datetime
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""When the clock is checked, and for how long a check counts."""
+"""Test when the clock is checked, and how long a check is valid."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,4 @@
-"""From results to batches on disk; and what a clock step takes back."""
+"""Test the path from results to batches on disk, and what a clock step withdraws."""
 
 import asyncio
 import errno

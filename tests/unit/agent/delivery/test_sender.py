@@ -1,4 +1,4 @@
-"""Delivery: oldest first, a few at a time, again until acknowledged, and nothing blocks what follows."""
+"""Test delivery: oldest first, a few at a time, again until acknowledged, and without blocking later batches."""
 
 import asyncio
 import time

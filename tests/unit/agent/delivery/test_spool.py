@@ -1,4 +1,4 @@
-"""The spool: nothing complete is lost by a crash, nothing torn is sent, and it stays within its bounds."""
+"""Test the spool: a crash loses no complete batch, no truncated one is sent, and its size is bounded."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A disk that fails for a while, or somebody who removes files: nothing is lost that is there, nothing counts twice."""
+"""Test a disk that fails temporarily, and files removed by others: nothing is lost or counted twice."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Packets: what is sent, and what becomes of anything that may arrive."""
+"""Test packets: requests, and the handling of any possible answer."""
 
 import struct
 from typing import Any

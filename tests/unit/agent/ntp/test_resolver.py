@@ -1,4 +1,4 @@
-"""Names are looked up as they are now, by few threads, and never for long."""
+"""Test that names are resolved afresh, by few threads, and in bounded time."""
 
 import asyncio
 import socket

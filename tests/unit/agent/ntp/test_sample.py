@@ -1,4 +1,4 @@
-"""Which sample of a series counts, what is reported of it, and when a series ends."""
+"""Test which sample of a series counts, what is reported about it, and when a series ends."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Which addresses an agent probes, and which it refuses whoever asks."""
+"""Test which addresses an agent probes, and which it always refuses."""
 
 import contextlib
 

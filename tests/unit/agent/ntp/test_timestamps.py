@@ -1,4 +1,4 @@
-"""NTP timestamps and the arithmetic on them, across eras and with hostile values."""
+"""Test NTP timestamps and their arithmetic, across eras and with hostile values."""
 
 from datetime import UTC, datetime
 

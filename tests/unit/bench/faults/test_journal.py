@@ -1,4 +1,4 @@
-"""What an agent's journal tells of its batches, and that every point to die at is still in the programs."""
+"""Test an agent's journal of its batches, and that every point to die at still exists in the programs."""
 
 from datetime import UTC, datetime
 

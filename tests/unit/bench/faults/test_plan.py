@@ -1,4 +1,4 @@
-"""The plan of a fault run: the same seed makes the same plan, every kind has its turn, nothing strikes too late."""
+"""Test the plan of a fault run: the same seed gives the same plan, every kind occurs, and no fault is too late."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""When a fault run takes a broker for one that serves, and so has it read its files again: a signal ends one before."""
+"""Test when a fault run considers a broker ready, and so reloads it: an earlier signal would end it."""
 
 import socket
 import ssl

@@ -1,4 +1,4 @@
-"""A fault run overlooks nothing: whatever rig, rest and verdict find of any round, and every process that died."""
+"""Test that a fault run reports every finding of rig, rest and verdict in any round, and every dead process."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Every kind of fault breaks something, and makes exactly that whole again."""
+"""Test that every kind of fault breaks something, and repairs exactly that."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Statements for many rows are made from the tables: names quoted, types wide enough, errors instead of NULL."""
+"""Test bulk statements from the tables: quoted names, sufficiently wide types, errors instead of NULL."""
 
 import importlib
 from typing import Any, Final, NamedTuple

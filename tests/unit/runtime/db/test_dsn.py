@@ -1,4 +1,4 @@
-"""Where the ledger is: both forms of a DSN, and warnings that keep its password."""
+"""Test the ledger's address: both forms of a DSN, and warnings without its password."""
 
 import string
 import traceback

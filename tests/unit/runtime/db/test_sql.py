@@ -1,4 +1,4 @@
-"""Every name in hand-written SQL is quoted, whatever it is called; see ``testbed.fixtures.sql``."""
+"""Test that every name in hand-written SQL is quoted; see ``testbed.fixtures.sql``."""
 
 from functools import cache
 from pathlib import Path

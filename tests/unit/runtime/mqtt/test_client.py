@@ -1,4 +1,4 @@
-"""Our side of a connection: the window of unanswered messages, each answer's own message, and the end for all."""
+"""Test the client's side of a connection: the window of unacknowledged messages, matching of answers, and its end."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""The live stream: at most one event a topic and second, and nobody ever waits for it."""
+"""Test the live stream: at most one event per topic and second, without blocking."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Which messages a subscription takes."""
+"""Test which messages match a subscription."""
 
 from itertools import product
 

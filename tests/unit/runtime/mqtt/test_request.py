@@ -1,4 +1,4 @@
-"""Requests: which answers count, when the wait ends, and what is said when the broker is not reached."""
+"""Test requests: which answers count, when the wait ends, and the error when the broker cannot be reached."""
 
 import asyncio
 from collections.abc import Sequence

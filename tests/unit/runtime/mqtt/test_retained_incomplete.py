@@ -1,4 +1,4 @@
-"""A picture of the retained messages that is not complete is not taken for one."""
+"""Test that an incomplete set of retained messages is an error."""
 
 import asyncio
 

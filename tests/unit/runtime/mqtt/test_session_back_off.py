@@ -1,4 +1,4 @@
-"""When a session connects again."""
+"""Test when a session reconnects."""
 
 import asyncio
 

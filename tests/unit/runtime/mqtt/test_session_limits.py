@@ -1,4 +1,4 @@
-"""What a broker announces in its welcome is obeyed: else it would end the connection, and the next one, for ever."""
+"""Test that the limits in a broker's CONNACK are respected: otherwise it would end every connection."""
 
 import asyncio
 from datetime import timedelta

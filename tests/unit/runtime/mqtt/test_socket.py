@@ -1,4 +1,5 @@
-"""The broker's socket: nothing is lost or changed, each system call carries all there is, and none stays open."""
+"""Test the broker's socket: nothing is lost or changed, each system call carries all available data, none stays
+open."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Certificates and keys that others replace while we run: what works stays until something newer does."""
+"""Test certificates and keys replaced at run time: valid ones are used until newer ones are valid."""
 
 import ssl
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""When a token is renewed: read from the token, whatever it is."""
+"""Test when a token is renewed: according to the token, whatever it contains."""
 
 import base64
 import json

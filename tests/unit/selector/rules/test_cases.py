@@ -1,7 +1,7 @@
-"""Servers whose end was once worse than it could be: each is reviewed until nothing changes, and held to its end.
+"""Test servers that once ended in a worse state than possible: review each until nothing changes, and check its end.
 
-The worlds stand in ``selection_cases.json``: a server and its monitors with their global status, the status of their
-pairs, and what 24 h of results say (count, mean step, mean rtt in ms).
+The worlds are in ``selection_cases.json``: a server and its monitors with their global status, the status of their
+pairs, and the results of 24 h (count, mean step, mean rtt in ms).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Each constraint with the case just inside and just outside."""
+"""Test each constraint just inside and just outside."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The rules by which monitors come in: 3, 5 and 6, the reserve and the emergency, just inside and just outside."""
+"""Test the rules by which monitors enter (3, 5 and 6), the reserve and the emergency, just inside and just outside."""
 
 from collections.abc import Sequence
 from datetime import timedelta

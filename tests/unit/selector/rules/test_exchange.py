@@ -1,4 +1,4 @@
-"""Rule 3, exchange: who comes in place of the very monitor that keeps it out, just inside and just outside."""
+"""Test rule 3, exchange: who replaces the only monitor that excludes it, just inside and just outside."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""What `simulate` shows: the whole input, each rule with who moves and who stays and why, and the result."""
+"""Test the output of `simulate`: the whole input, each rule with its moves and reasons, and the result."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The rules by which monitors leave: 1, 2, 1.5, 2.5 and 7, each with the case just inside and just outside."""
+"""Test the rules by which monitors leave (1, 2, 1.5, 2.5 and 7), each just inside and just outside."""
 
 from datetime import timedelta
 

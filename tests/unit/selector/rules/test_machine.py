@@ -1,7 +1,7 @@
-"""A server's life: monitors join, leave, pause, get worse and better, move, and accounts change their limits.
+"""Test a server's life: monitors join, leave, pause, become worse and better, and accounts change their limits.
 
-After every event a review is held against all promises; whenever it is quiet for a while, the assignment settles, does
-not come back to where it was, and starves nobody.
+After every event, a review is checked against all promises; without events for a while, the assignment settles, does
+not recur, and starves no server.
 """
 
 from datetime import timedelta

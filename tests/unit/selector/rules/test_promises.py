@@ -1,4 +1,4 @@
-"""What must hold, over random worlds; the promises themselves stand in `testbed/selection`."""
+"""Test the promises in `testbed/selection` over random worlds."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""How good a monitor is, who comes first, and by how much one has to be better to take another's place."""
+"""Test how monitors are judged and ranked, and by how much one must be better to replace another."""
 
 import itertools
 import random

@@ -1,10 +1,12 @@
-"""What the ledger is told to hold: violations with their first time, looks at paused pairs, and nothing needless."""
+"""Test what is written to the ledger: violations with their first time, checks of paused pairs, and nothing
+superfluous."""
 
 from datetime import timedelta
 
 import pytest
 
-from selector.rules.model import PairRecord, PairStatus, Review, ViolationType
+from selector.rules.model import PairRecord, PairStatus, ViolationType
+from selector.rules.world import Review
 from testbed.selection.worlds import NOW, Scene, many, monitor, scene
 
 EARLIER = NOW - timedelta(days=3)

@@ -1,4 +1,4 @@
-"""What is wanted of a monitor, and which of two that exclude each other is chosen."""
+"""Test the wanted state of a monitor, and the choice between two that exclude each other."""
 
 import pytest
 

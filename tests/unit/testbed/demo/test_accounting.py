@@ -1,4 +1,4 @@
-"""The account at the end of a demo sees every kind of loss and doubling."""
+"""Test that the account at the end of a demo detects every kind of loss and duplication."""
 
 import itertools
 from dataclasses import replace
@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from schema.messages import Result
-from scorer.steps import next_score, step
+from scorer.formula import next_score, step
 from testbed.checker.replay import LogRow, Replay
-from testbed.demo.accounting import Account, Evidence, Spooled, settle
+from testbed.demo.accounting import Account, Evidence, settle
+from testbed.spools import Spooled
 
 MONITOR, SERVER = 3, 7
 BATCHES = {(MONITOR, "B1"): (2, 0), (MONITOR, "B2"): (3, 0)}
@@ -113,7 +114,7 @@ def test_a_step_that_the_result_does_not_deserve_is_seen() -> None:
 def test_what_an_agent_measured_must_be_somewhere() -> None:
     assert account(rows(), measured={MONITOR: 5}).good
     found = account(rows(), measured={MONITOR: 7})
-    assert (found.lost, found.reasons) == (2, ("2 results that agents measured are nowhere",))
+    assert (found.lost, found.reasons) == (2, ("2 results that agents measured have disappeared",))
     waiting = Spooled(waiting={(MONITOR, "B3"): 2})
     assert account(rows(), measured={MONITOR: 7}, spooled=waiting).good
 

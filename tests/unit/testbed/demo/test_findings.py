@@ -1,4 +1,4 @@
-"""Why a server is not handed out, from the results that it got."""
+"""Test the reason why a server is not handed out, from its results."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -27,39 +27,39 @@ def against(*kinds: dict[str, Any], score: float | None = -3.0, may_serve: int =
 @pytest.mark.parametrize(
     ("kinds", "why"),
     [
-        ([SILENT] * 5, "it does not answer"),
-        ([AHEAD] * 5, "its clock is 5.0 s ahead"),
-        ([{"step": -0.2, "offset": -0.4}] * 5, "its clock is 400 ms behind"),
-        ([{"step": -4.0, "offset": 0.0, "error": "bad stratum 16"}] * 5, "its answer: bad stratum 16"),
-        ([{"step": -4.0, "offset": None}] * 5, "it gives no time"),
-        ([KISS, GOOD, GOOD], "its answer: RATE, 33% of the time"),
-        ([SILENT] + [GOOD] * 9, "it does not answer, 10% of the time"),
-        ([SILENT] * 2 + [AHEAD] * 3, "its clock is 5.0 s ahead, 60% of the time"),
-        ([SILENT] * 19 + [GOOD], "it does not answer"),
-        ([GOOD] * 5, "its score is still rising"),
-        ([SILENT] + [GOOD] * 12, "its score is still rising"),  # to 20 times 7/13
-        ([SILENT] + [GOOD] * 11, "it does not answer, 8% of the time"),  # to 20 times 6/12, which is 10
-        ([{"step": 0.0, "offset": 0.3}], "its score is still rising"),
+        ([SILENT] * 5, "does not answer"),
+        ([AHEAD] * 5, "clock is 5.0 s ahead"),
+        ([{"step": -0.2, "offset": -0.4}] * 5, "clock is 400 ms behind"),
+        ([{"step": -4.0, "offset": 0.0, "error": "bad stratum 16"}] * 5, "error: bad stratum 16"),
+        ([{"step": -4.0, "offset": None}] * 5, "sends no time"),
+        ([KISS, GOOD, GOOD], "error: RATE, 33% of the time"),
+        ([SILENT] + [GOOD] * 9, "does not answer, 10% of the time"),
+        ([SILENT] * 2 + [AHEAD] * 3, "clock is 5.0 s ahead, 60% of the time"),
+        ([SILENT] * 19 + [GOOD], "does not answer"),
+        ([GOOD] * 5, "score is still rising"),
+        ([SILENT] + [GOOD] * 12, "score is still rising"),  # to 20 times 7/13
+        ([SILENT] + [GOOD] * 11, "does not answer, 8% of the time"),  # to 20 times 6/12, which is 10
+        ([{"step": 0.0, "offset": 0.3}], "score is still rising"),
     ],
 )
 def test_it_is_what_most_of_the_results_that_cost_points_have_in_common(kinds: list[dict[str, Any]], why: str) -> None:
     assert against(*kinds) == why
 
 
-@pytest.mark.parametrize(("score", "why"), [(10.1, None), (10.0, "it does not answer"), (None, "it has no score")])
+@pytest.mark.parametrize(("score", "why"), [(10.1, None), (10.0, "does not answer"), (None, "no score")])
 def test_a_score_above_ten_is_what_it_takes(score: float | None, why: str | None) -> None:
     assert against(SILENT, score=score) == why
 
 
 def test_without_results_it_depends_on_who_may_measure() -> None:
-    assert against() == "it has no results"
-    assert against(may_serve=0) == "all monitors are of its account or its network"
+    assert against() == "no results"
+    assert against(may_serve=0) == "every monitor shares its account or network"
 
 
 def test_only_its_own_and_only_the_last_hundred_results_count() -> None:
     findings = Findings().all([row(**SILENT)] * 500 + [row(**GOOD)] * 100 + [row(8, **SILENT)] * 100)
-    assert findings.against(SERVER, 3.0, 8) == "its score is still rising"
-    assert findings.against(8, 3.0, 8) == "it does not answer"
+    assert findings.against(SERVER, 3.0, 8) == "score is still rising"
+    assert findings.against(8, 3.0, 8) == "does not answer"
 
 
 def test_what_a_monitor_calls_an_error_cannot_spoil_a_terminal() -> None:

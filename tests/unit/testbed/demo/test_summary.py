@@ -1,4 +1,4 @@
-"""The end of the demo in figures and words, and the table before it."""
+"""Test the end of the demo in figures and words, and the table before it."""
 
 import io
 from collections import deque
@@ -85,13 +85,13 @@ WAITING = replace(GOOD, waiting=376)
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"hung": ("agent a",)}, "agent a did not end when asked to"),
+        ({"hung": ("agent a",)}, "agent a did not end in order and was killed"),
         ({"deaths": (DEAD,), "rested": None}, "scorer ended with exit code 1"),
-        ({"rested": False}, "not everything that was measured was in the ledger and scored in time"),
-        ({"account": WAITING}, "376 batches still wait in the agents' spools"),
+        ({"rested": False}, "some results did not reach the ledger, or were not scored, in time"),
+        ({"account": WAITING}, "376 batches are still in the agents' spools"),
         ({"account": replace(GOOD, reasons=("2 are gone",))}, "2 are gone"),
         ({"replay": replay_of(11)}, "no results: 127.20.11.1 (1 of 12 servers)"),
-        ({"replay": without_time(1, 6, 11)}, "no time, which it gives: 127.20.0.1 (1 of 12 servers)"),
+        ({"replay": without_time(1, 6, 11)}, "no time, although the server sends it: 127.20.0.1 (1 of 12 servers)"),
         ({"state": scores(1.0, None)}, "no score: 127.20.1.1 (1 of 12 servers)"),
         (
             {"replay": replay_of(0)},
@@ -102,7 +102,7 @@ WAITING = replace(GOOD, waiting=376)
 def test_a_bad_end_says_why(given: dict[str, Any], problem: str) -> None:
     summary = summary_of(**given)
     assert (summary.good, summary.problems) == (False, [problem])
-    assert " ".join(in_words(summary).split()).startswith(f"The demo did NOT go well: - {problem} ")
+    assert " ".join(in_words(summary).split()).startswith(f"The demo FAILED: - {problem} ")
 
 
 def test_a_server_that_nobody_may_measure_needs_no_results() -> None:
@@ -115,7 +115,7 @@ def test_a_server_that_nobody_may_measure_needs_no_results() -> None:
     replay.servers.discard(8)
     summary = summary_of(world=world, state=state, replay=replay)
     assert summary.problems == []
-    assert summary.servers[7].why_not == "all monitors are of its account or its network"
+    assert summary.servers[7].why_not == "every monitor shares its account or network"
 
 
 def test_the_verdict_in_words_fits_80_columns_and_names_every_server() -> None:
@@ -128,7 +128,7 @@ def test_the_verdict_in_words_fits_80_columns_and_names_every_server() -> None:
         for server in WORLD.servers:
             assert sum(line.startswith(f"  {server.ip} ") for line in text.splitlines()) == 1
     assert "\n  127.20.0.1        19.5  yes\n" in in_words(summary_of(state=scores(19.5)))
-    assert "1 of 12 servers are handed out to clients. It takes a score above 10:" in in_words(
+    assert "1 of 12 servers are handed out to clients. The score must be above 10:" in in_words(
         summary_of(state=scores(19.5, 10.0))
     )
 
@@ -136,7 +136,7 @@ def test_the_verdict_in_words_fits_80_columns_and_names_every_server() -> None:
 @pytest.mark.parametrize(("seconds", "said"), [(3.0, True), (14.9, True), (15.0, False)])
 def test_whoever_was_in_a_hurry_is_told_how_long_it_takes(seconds: float, said: bool) -> None:
     short = summary_of(seconds=seconds, state=scores(None))
-    assert ("It takes some 15 s until every server has a score; run it longer." in in_words(short)) is said
+    assert ("Every server has a score after about 15 s; run the demo longer." in in_words(short)) is said
 
 
 def test_the_table_fits_a_terminal_of_80_columns() -> None:
@@ -150,4 +150,6 @@ def test_the_table_fits_a_terminal_of_80_columns() -> None:
 
 
 def test_without_a_terminal_the_state_is_one_line() -> None:
-    assert state_line(STATE, 61.2).startswith("61 s, 4601 results, 155 moves; score(active+testing): -99.9(7+1) ")
+    assert state_line(STATE, 61.2).startswith(
+        "61 s, 4601 results, 155 status changes; score(active+testing): -99.9(7+1) "
+    )

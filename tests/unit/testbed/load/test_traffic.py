@@ -1,4 +1,4 @@
-"""What simulated monitors send, and in which order: pure functions."""
+"""Test the messages of simulated monitors and their order: pure functions."""
 
 import random
 from collections import Counter
@@ -148,9 +148,9 @@ def test_a_specification_survives_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"shares": Shares(bad=0.6, late=0.6)}, "shares: must be 1 together at most"),
-        ({"rate": 1.0, "outstanding": 1}, "give one of them"),
-        ({"members": []}, "members: must be one at least"),
+        ({"shares": Shares(bad=0.6, late=0.6)}, "shares: their sum must be at most 1"),
+        ({"rate": 1.0, "outstanding": 1}, "give at most one of them"),
+        ({"members": []}, "members: must have at least one entry"),
     ],
 )
 def test_what_is_no_specification_is_refused_by_name(tmp_path: Path, given: dict[str, object], message: str) -> None:

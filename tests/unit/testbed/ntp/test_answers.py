@@ -1,4 +1,4 @@
-"""What a client computes from a simulated server's reply is what the spec says, to the nanosecond."""
+"""Test that a client's result from a simulated server's reply equals the spec, to the nanosecond."""
 
 import statistics
 from random import Random

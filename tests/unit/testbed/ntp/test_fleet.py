@@ -1,4 +1,4 @@
-"""The standard fleet: what demo and end-to-end tests rely on."""
+"""Test the standard fleet, on which demo and end-to-end tests rely."""
 
 import ipaddress
 import itertools
@@ -65,11 +65,11 @@ def test_agents_of_different_networks() -> None:
 @pytest.mark.parametrize(
     ("count", "base", "reason"),
     [
-        (0, "127.0.0.1", "count is 0; right is 1 or more"),
-        (-3, "127.0.0.1", "count is -3; right is 1 or more"),
-        (2, "127.255.255.1", "count is 2, base 127.255.255.1: that many /24 do not fit"),
+        (0, "127.0.0.1", "count is 0; must be 1 or more"),
+        (-3, "127.0.0.1", "count is -3; must be 1 or more"),
+        (2, "127.255.255.1", "count is 2, base 127.255.255.1: the /24 networks do not fit"),
         (2, "10.0.0.1", "do not fit into 127.0.0.0/8"),
-        (2, "here", "base is 'here'; right is an address in 127.0.0.0/8"),
+        (2, "here", "base is 'here'; must be an address in 127.0.0.0/8"),
     ],
 )
 def test_what_does_not_fit_is_refused(count: int, base: str, reason: str) -> None:
@@ -82,5 +82,5 @@ def test_the_last_network_of_loopback_can_be_used() -> None:
 
 
 def test_a_wrong_port_is_refused() -> None:
-    with pytest.raises(ValueError, match="port is 70000; right is 0 to 65535"):
+    with pytest.raises(ValueError, match="port is 70000; must be 0 to 65535"):
         standard_fleet(5, port=70000)

@@ -1,4 +1,4 @@
-"""Packets of the simulated servers, held against ntplib, which was written by somebody else."""
+"""Compare the simulated servers' packets with ntplib, an independent implementation."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""A fleet's file says exactly what is wrong with it; what is right comes back as it was."""
+"""Test a fleet's file: precise messages about errors, and an exact round trip of valid ones."""
 
 import math
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_a_fleet_survives_its_file() -> None:
         ("delay", -0.001, "0 to 60"),
         ("delay", math.inf, "0 to 60"),
         ("jitter", -1.0, "0 to 60"),
-        ("asymmetry", -0.1, "no negative time"),
+        ("asymmetry", -0.1, "towards the server is not negative"),
         ("loss", 1.01, "0 to 1"),
         ("kiss_share", -0.1, "0 to 1"),
         ("hold", -86401.0, "at most a day"),
@@ -55,7 +55,7 @@ def test_a_fleet_survives_its_file() -> None:
 def test_a_wrong_value_is_named_with_what_would_be_right(field: str, value: object, right: str) -> None:
     with pytest.raises(ValueError) as error:
         ServerSpec(**{"address": "127.0.0.1"} | {field: value})  # type: ignore[arg-type]
-    assert str(error.value).startswith(f"{field} is {value!r}; right is ")
+    assert str(error.value).startswith(f"{field} is {value!r}; must be ")
     assert right in str(error.value)
 
 
@@ -67,7 +67,7 @@ def test_the_way_there_may_be_faster_but_not_faster_than_at_once(asymmetry: floa
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('[{"address": "127.0.0.1", "loss": 2}]', "server 0: loss is 2.0; right is 0 to 1"),
+        ('[{"address": "127.0.0.1", "loss": 2}]', "server 0: loss is 2.0; must be 0 to 1"),
         (
             '[{"address": "127.0.0.1"}, {"address": "127.0.0.2", "stratum": "two"}]',
             "server 1, stratum is 'two': Expected",
@@ -78,8 +78,11 @@ def test_the_way_there_may_be_faster_but_not_faster_than_at_once(asymmetry: floa
             '[{"address": "127.0.0.1", "behaviour": "rude"}]',
             "server 0, behaviour is 'rude': Invalid enum value 'rude'; ",
         ),
-        ('[{"address": "127.0.0.1"}, {"address": "127.0.0.1"}]', "server 1: 127.0.0.1 port 123 is server 0 already"),
-        ("[]", "the list is empty; right is a list with at least one server"),
+        (
+            '[{"address": "127.0.0.1"}, {"address": "127.0.0.1"}]',
+            "server 1: 127.0.0.1 port 123 is already used by server 0",
+        ),
+        ("[]", "the list is empty; must be a list with at least one server"),
         ("{}", "the file: Expected `array`, got `object`"),
         ("[", "not JSON: Input data was truncated"),
     ],
@@ -91,7 +94,7 @@ def test_a_wrong_file_is_named_with_place_and_value(text: str, reason: str) -> N
 
 
 def test_a_wrong_behaviour_gets_the_list_of_right_ones() -> None:
-    with pytest.raises(SpecError, match=r"right is one of normal, silent, short, .*forged_kiss$"):
+    with pytest.raises(SpecError, match=r"must be one of normal, silent, short, .*forged_kiss$"):
         decode_specs(b'[{"address": "127.0.0.1", "behaviour": "rude"}]', "fleet.json")
 
 

@@ -1,4 +1,4 @@
-"""Which errors of a database are waited for, which run the transaction again, and which are defects."""
+"""Test which database errors are waited for, which repeat the transaction, and which are defects."""
 
 import sqlite3
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from pymysql import err
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from runtime.db.errors import AGAIN, RECONNECT, Reaction, reaction_to
+from runtime.db.retry import AGAIN, RECONNECT, Reaction, reaction_to
 
 
 def of_server(code: int, text: str = "of the test") -> pymysql.MySQLError:

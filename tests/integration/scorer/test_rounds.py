@@ -1,4 +1,4 @@
-"""The scorer on real databases: what it reads, what it writes, and that writing it again changes nothing."""
+"""Test the scorer on real databases: what it reads and writes, and that repetition changes nothing."""
 
 import json
 import random
@@ -26,9 +26,9 @@ from schema.tables import (
 )
 from scorer import store
 from scorer.model import PairScore
+from scorer.rounds import Scored, score_due
 from scorer.scorers import all_scorers
 from scorer.scorers.recentmedian import SCORER
-from scorer.scoring import Scored, score_due
 from scorer.worker import add_missing_scorers, heal
 from testbed.fixtures.world import add_log_score, add_monitor, add_pair, add_scorer, add_server, monitor_name
 

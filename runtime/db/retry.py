@@ -1,21 +1,36 @@
-"""Classify the errors of databases for retries, in one list for all workers.
+"""Retry work in the database: the list of all transient errors, and the loop that repeats a transaction.
 
-There are three reactions. After a conflict with another transaction, the transaction is retried. If the server cannot
-do the work, or is not the primary, the worker waits and discards every connection, since a new one may reach another
-server, or this one in another state. All other errors are defects of the statement or the code, which waiting does not
-repair.
+There are three reactions to an error. After a conflict with another transaction, :func:`repeat_after_conflicts` retries
+the transaction. If the server is unavailable, or no longer the right one, :meth:`runtime.worker.Worker.in_database`
+waits for it and opens new connections, since the next one may reach another server, or this one in another state. Any
+other error is a defect of the statement or of our code, and is raised.
 
 The numbers are those of MySQL's and MariaDB's error references and of the driver: below 1000 the server's system
 errors, from 2000 to 2999 the client's.
 """
 
+import logging
 import sqlite3
+import time
+from collections.abc import Callable
 from enum import Enum
-from typing import Final
+from typing import Final, TypeVar
 
 import pymysql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from runtime.retry import Delays
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_CONFLICT_DELAYS: Final = Delays(first_seconds=0.01, longest_seconds=0.5, jitter=0.5)
+"""Delays before a transaction that conflicted with another one runs again."""
+
+
+class DatabaseUnavailable(Exception):
+    """The database cannot be reached, went away, or has no room; nothing was committed, or nobody knows."""
 
 
 class Reaction(Enum):
@@ -134,6 +149,28 @@ _FULL_DISK: Final = "error 28 "
 
 _SQLITE_BUSY: Final = "database is locked"
 _SQLITE_NO_ROOM: Final = ("database or disk is full", "disk I/O error", "readonly database")
+
+
+def repeat_after_conflicts(once: Callable[[], T], attempts: int, retry_on: tuple[type[Exception], ...]) -> T:
+    """Run the transaction ``once`` until it meets no conflict, at most ``attempts`` times, and return its result.
+
+    Errors of the types ``retry_on`` count as conflicts, too.
+
+    Raises:
+        DatabaseUnavailable: the connection failed; it may have committed.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            return once()
+        except Exception as error:
+            reaction = reaction_to(error)
+            if reaction is Reaction.RECONNECT:
+                raise DatabaseUnavailable(str(getattr(error, "orig", error))) from error
+            if attempt == attempts or not (isinstance(error, retry_on) or reaction is Reaction.AGAIN):
+                raise
+            log.debug("transaction tried again after %s", getattr(error, "orig", error))
+            time.sleep(_CONFLICT_DELAYS.after(attempt))
+    raise AssertionError("unreachable")
 
 
 def reaction_to(error: BaseException) -> Reaction:

@@ -1,7 +1,9 @@
-"""Compute the step of a result, and the new score of its pair: ``0.95 * old + step``, limited by the step's maximum.
+"""Apply the score formula to one result of a pair: ``score = 0.95 * old + step``, then limit it to the step's maximum.
 
-The table below is the pool's. Its constants are defined only here, so that the public pages can show the rules that
-they explain. The score of a server that always answers well converges to 20, since ``1 / (1 - 0.95) = 20``.
+:func:`step` judges the result, :func:`next_score` applies the formula; :mod:`ingest.plan` calls both for every result
+that it stores. The table below is the pool's; its numbers stand here once, so that the public pages can show the rule
+that they explain.
+A server that always answers well settles at 20, since ``1 / (1 - 0.95) = 20``.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The step table: every line with the case just inside and just outside, and where scores settle."""
+"""Test the score formula: every line of its table just inside and just outside, and where scores settle."""
 
 import math
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schema.messages import Result
-from scorer.steps import BEST_SCORE, Step, error_of, next_score, step
+from scorer.formula import BEST_SCORE, Step, error_of, next_score, step
 
 TS = datetime(2026, 1, 2, tzinfo=UTC)
 
