@@ -1,4 +1,5 @@
-"""Test that rows in one JSON text arrive unchanged, whatever they contain, or not at all."""
+"""Test that rows in one JSON text arrive unchanged, whatever they contain, or not at all."""from testbed.random_inputs import examples
+
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from sqlalchemy.engine import URL, Connection, Engine
 
@@ -369,7 +370,7 @@ SENT = BulkSelect(sa.select(*(things.c[name] for name in Sent._fields)), Sent)
         st.none() | SECONDS,
     )
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60, suppress=[HealthCheck.function_scoped_fixture])
 def test_a_row_goes_there_and_back_unchanged(with_things: Engine, row: Sent) -> None:
     with with_things.connect() as connection:
         ADD_SENT.execute(connection, [row], batch="A", rank=0)
