@@ -1,5 +1,4 @@
-"""Test that rows in one JSON text arrive unchanged, whatever they contain, or not at all."""from testbed.random_inputs import examples
-
+"""Test that rows in one JSON text arrive unchanged, whatever they contain, or not at all."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from runtime.db.bulk import (
 )
 from schema.tables.columns import bigint, bigint_u, boolean, datetime6, int_u, mediumint, text_bin, tinyint_u, ulid
 from schema.tables.pool import TABLE_OPTIONS
+from testbed.random_inputs import examples
 
 HOSTILE = ["'", "\\'", "'; DROP TABLE servers; --", '"\\"', "\x00\n\x1a", "%s %(name)s ::x :rows", "ü€🕑", ""]
 
