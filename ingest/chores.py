@@ -4,8 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from functools import partial
 from typing import Final, NoReturn
 
@@ -21,6 +20,7 @@ from ingest.rates import read_rates
 from ingest.retention import Removing, expiring, is_adopted, kept_log_scores
 from ingest.sightings import Sighting, Sightings, write_sightings
 from ingest.throttle import Sender, Throttle
+from runtime.clock import ClockDoubted
 from runtime.database import utc_now
 from runtime.log import Sparing
 from runtime.worker import Worker
@@ -48,19 +48,17 @@ _REST: Final = 0.05
 async def keep_presence(worker: Worker, book: PresenceBook, sightings: Sightings) -> NoReturn:
     """Writes the monitors' presence."""
     complaint = Sparing(log)
-    doubted = False
 
     def lost(presence: Presence, why: str) -> None:
         complaint.say(logging.ERROR, presence.name, "presence of %s could not be written: %s", presence.name, why)
 
     while True:
         await asyncio.sleep(PRESENCE)
-        if not worker.clock.trusted:
-            doubted = True
-        elif waiting := book.take():
-            if doubted:
-                waiting = [replace(presence, arrived=datetime.now(UTC)) for presence in waiting]
-                doubted = False
+        try:
+            now = worker.clock.now().replace(tzinfo=UTC)
+        except ClockDoubted:
+            continue
+        if waiting := book.take(now):
             for seen in await persist_each(worker, partial(write_presence, worker.engine), waiting, lost):
                 sightings.note(seen)
 

@@ -5,9 +5,10 @@ given the retained ones): so what was said while no worker ran is learned at the
 that comes back with an old state, and repetitions must all lead to the same row; :func:`merge` sees to it.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -70,22 +71,29 @@ _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 
 
 class PresenceBook:
-    """The newest status of each agent that is still to be written."""
+    """The newest status of each agent that is still to be written.
+
+    Our clock may be set while one waits. So what counts is how long it has waited, by the monotonic clock.
+    """
 
     def __init__(self, hear: Callable[[Presence], None] = lambda presence: None) -> None:
-        self._waiting: dict[str, Presence] = {}
+        self._waiting: dict[str, tuple[Presence, float]] = {}
+        """By agent: its status, and the monotonic time of its arrival."""
         self._hear = hear
 
     def note(self, presence: Presence) -> None:
         """``presence`` replaces what its agent said before."""
         self._hear(presence)
         if presence.name in self._waiting or len(self._waiting) < MOST_NAMES:
-            self._waiting[presence.name] = presence
+            self._waiting[presence.name] = presence, time.monotonic()
 
-    def take(self) -> list[Presence]:
-        """All that wait; they wait no longer."""
+    def take(self, now: datetime) -> list[Presence]:
+        """All that wait; they wait no longer. Each has arrived as long before ``now`` as it has waited."""
         waiting, self._waiting = self._waiting, {}
-        return list(waiting.values())
+        moment = time.monotonic()
+        return [
+            replace(presence, arrived=now - timedelta(seconds=moment - since)) for presence, since in waiting.values()
+        ]
 
 
 def write_presence(engine: Engine, presences: Sequence[Presence]) -> list[Sighting]:

@@ -38,7 +38,7 @@ class WrongTime:
             def now(cls, tz: tzinfo | None = None) -> Any:
                 return datetime.now(tz) + timedelta(seconds=ahead[0])
 
-        for module in ("runtime.database", "ingest.reception", "ingest.committer", "ingest.chores"):
+        for module in ("runtime.database", "ingest.reception", "ingest.committer"):
             monkeypatch.setattr(f"{module}.datetime", Wrong)
 
     def set(self, ahead: float) -> None:

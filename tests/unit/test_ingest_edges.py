@@ -131,7 +131,7 @@ def test_a_status_is_noted_and_an_empty_one_is_nothing() -> None:
     status = Status(online=True, ts=ARRIVED)
     desk.status(encode(status))
     desk.status(b"")
-    assert [presence.status for presence in desk.book.take()] == [status]
+    assert [presence.status for presence in desk.book.take(ARRIVED)] == [status]
     assert desk.refusals.offered == []
 
 
@@ -140,7 +140,7 @@ def test_a_monitor_that_talks_about_itself_without_end_is_left_waiting_too() -> 
     for number in range(1_250):
         desk.status(encode(Status(online=True, ts=ARRIVED, version=str(number))))
     assert desk.numbers.totals[count.THROTTLED] == 50
-    [said] = desk.book.take()
+    [said] = desk.book.take(ARRIVED)
     assert said.status.version == "1199"
 
 

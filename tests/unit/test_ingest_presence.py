@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from fixtures.manual_clock import ManualClock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -145,22 +146,40 @@ def test_a_restart_with_what_the_broker_kept_changes_no_state(history: list[Pres
     assert state(settle(kept, row=row)) == state(row)
 
 
-def test_the_book_keeps_the_newest_of_each() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    made = ManualClock()
+    monkeypatch.setattr("ingest.presence.time", made)
+    return made
+
+
+def test_the_book_keeps_the_newest_of_each(clock: ManualClock) -> None:
     book = PresenceBook()
     other = Presence("other", Status(online=True), NOON, retained=False)
-    for presence in (online(0), other, online(1)):
+    for presence in (online(0), other, online(1, 0)):
         book.note(presence)
-    assert book.take() == [online(1), other]
-    assert book.take() == []
+    assert book.take(NOON) == [online(1, 0), other]
+    assert book.take(NOON) == []
 
 
-def test_a_book_that_is_full_still_takes_what_is_newer_of_those_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_status_arrived_as_long_ago_as_it_has_waited_whatever_our_clock_said_then(clock: ManualClock) -> None:
+    book = PresenceBook()
+    for number, ahead in enumerate((0, -120, 7_200)):
+        clock.now += 10
+        book.note(replace(online(0, 10 * number + ahead), name=f"m{number}"))
+    clock.now += 10
+    assert [presence.arrived for presence in book.take(NOON)] == [NOON - wait * SECOND for wait in (30, 20, 10)]
+
+
+def test_a_book_that_is_full_still_takes_what_is_newer_of_those_in_it(
+    monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
     monkeypatch.setattr("ingest.presence.MOST_NAMES", 1)
     book = PresenceBook()
     other = Presence("other", Status(online=True), NOON, retained=False)
-    for presence in (online(0), other, online(1)):
+    for presence in (online(0), other, online(1, 0)):
         book.note(presence)
-    assert book.take() == [online(1)]
+    assert book.take(NOON) == [online(1, 0)]
 
 
 def test_sightings_are_merged() -> None:
