@@ -171,4 +171,5 @@ BackOff = Callable[[Lost, int], float]
 
 def quick_back_off(lost: Lost, failures: int) -> float:
     """For workers: at once at first, then doubling to 10 s, with jitter."""
-    return float(min(10.0, 0.1 * 2**failures)) * random.uniform(0.5, 1.0)
+    doublings = min(failures, 7)  # which are enough; a thousand, after two hours, are more than a float holds
+    return min(10.0, 0.1 * 2.0**doublings) * random.uniform(0.5, 1.0)

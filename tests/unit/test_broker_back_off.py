@@ -29,7 +29,9 @@ async def test_a_connection_that_lasted_makes_former_failures_forgotten(monkeypa
     assert told == [1, 2, 3, 0, 1, 2]
 
 
-@pytest.mark.parametrize(("failures", "longest"), [(0, 0.1), (1, 0.2), (3, 0.8), (7, 10.0), (1_000, 10.0)])
+@pytest.mark.parametrize(
+    ("failures", "longest"), [(0, 0.1), (1, 0.2), (3, 0.8), (7, 10.0), (1_000, 10.0), (100_000, 10.0)]
+)
 def test_a_worker_waits_longer_each_time_and_ten_seconds_at_most(failures: int, longest: float) -> None:
     waits = [quick_back_off(Lost("gone", None, 0.0), failures) for _ in range(200)]
     assert longest / 2 <= min(waits) and max(waits) <= longest
