@@ -2,11 +2,13 @@
 
 As with active places the worst gives way first, to the best candidate that beats it and may be testing once it has
 gone. A reserved place is given up this way only to one that may hold it, and while active places are free only to one
-that is ready for them: else those who gather results would be replaced before they have them.
+that is ready for them.
 
-While active places are free, who left testing within a week without getting ready takes no place of a healthy, globally
-active monitor. Otherwise one that gave its reserved place up would soon replace a worse one, and the two would go round
-for ever. Globally testing monitors do give way to it: more than half of testing is only lent to them.
+Two things keep monitors from going round for ever. A healthy, globally active monitor that gathers results is left
+alone for the day that it has for this, above all one for which an active monitor has made way, and would come back. And
+while active places are free, who left testing within a week without getting ready takes no place of such a monitor, or
+one that gave its reserved place up would soon replace a worse one. Globally testing monitors do give way: more than
+half of testing is only lent to them.
 """
 
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from itertools import takewhile
 from selector.eligibility import obstacle_to_testing
 from selector.model import PairStatus
 from selector.priority import beats
-from selector.reserve import fits, is_ready, is_short, may_try_again, protected
+from selector.reserve import fits, is_overdue, is_ready, is_short, may_try_again, protected
 from selector.rules.budget import no_promotions_to_testing, versus
 from selector.world import Entry, Rule, World
 
@@ -54,9 +56,13 @@ def _beats(world: World, winner: Entry, loser: Entry) -> bool:
 def _obstacles(world: World, loser: Entry) -> Callable[[World, Entry], str | None]:
     """What says why a candidate may not have the place of ``loser``, in the world without it."""
     reserved = loser.id in protected(world)
-    once_a_week = is_short(world) and loser.globally_active and loser.healthy
+    welcome = loser.globally_active and loser.healthy
+    gathering = welcome and not is_ready(world, loser) and not is_overdue(world, loser)
+    once_a_week = welcome and is_short(world)
 
     def obstacle(without: World, entry: Entry) -> str | None:
+        if gathering:
+            return "it gathers results, and has not had its day for that"
         if reserved and not (fits(without, entry) and (is_ready(without, entry) or not is_short(without))):
             return "it holds a reserved place"
         if once_a_week and not (is_ready(without, entry) or may_try_again(without, entry)):

@@ -86,6 +86,7 @@ MUTATIONS = {
     "reserved places are held for ever": ("reserve.py", "    if not is_overdue(world, holder):", "    if True:"),
     "reserved places are held for 23 h": ("model.py", "timedelta(hours=24)", "timedelta(hours=23)"),
     "who did not get ready comes back the next day": ("model.py", "timedelta(days=7)", "timedelta(days=1)"),
+    "who gathers results gives way": ("rules/s09_rule5_swap.py", "        if gathering:\n", "        if False:\n"),
     "who did not get ready swaps in again": (
         "rules/s09_rule5_swap.py",
         "if once_a_week and",

@@ -50,7 +50,7 @@ def test_the_order_of_rows_does_not_matter(scene: Scene) -> None:
 # ---- what is promised of many reviews ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", [1727, 2357, 15616])
+@pytest.mark.parametrize("seed", [1727, 2357, 15616, 29749, 30590, 32015, 32348, 35612])
 def test_a_world_that_once_broke_a_promise(seed: int) -> None:
     proof.hold_all_in_time(seed)
 
@@ -122,6 +122,12 @@ def test_free_places_are_filled(scene: Scene) -> None:
 @given(scenes())
 def test_swaps_improve(scene: Scene) -> None:
     rules.swaps_improve(scene, scene.review())
+
+
+@examples(60)
+@given(scenes())
+def test_no_swap_ends_the_time_to_gather(scene: Scene) -> None:
+    rules.no_swap_ends_the_time_to_gather(scene, scene.review())
 
 
 @examples(60)

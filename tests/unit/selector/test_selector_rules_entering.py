@@ -1,5 +1,6 @@
 """The rules by which monitors come in: 3, 5 and 6, the reserve and the emergency, just inside and just outside."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -218,6 +219,30 @@ def test_a_reserved_place_is_given_up_by_who_does_not_get_ready_in_a_day(
     assert moves(there) == ({44: "candidate", 1: "testing"} if renewed else {})
 
 
+A_DAY_AGO = {"last_move": NOW - timedelta(hours=24)}
+
+
+@pytest.mark.parametrize(
+    ("holders", "swapped"),
+    [
+        ({}, False),
+        (A_DAY_AGO, True),
+        ({"count": 24}, True),
+        ({"last_move": None}, True),
+        ({"avg_step": -0.1, "count": 9}, True),
+        ({"global_status": "testing"}, True),
+    ],
+)
+@pytest.mark.parametrize("crew", [SIX, SEVEN])
+def test_who_gathers_results_is_left_alone_for_its_day(
+    crew: Sequence[Monitor], holders: dict[str, object], swapped: bool
+) -> None:
+    better = monitor(1, "candidate", avg_rtt_ms=1.0, count=24)
+    theirs = gathering(41, 42, 43, 44, 45, **holders)
+    there = scene(better, *crew, *theirs, *GOOD_BUT_IDLE[: 7 - len(crew)])
+    assert (moves(there).get(1) == "testing") is swapped
+
+
 @pytest.mark.parametrize(
     ("values", "swapped"),
     [
@@ -227,10 +252,15 @@ def test_a_reserved_place_is_given_up_by_who_does_not_get_ready_in_a_day(
         ({"count": 24, "last_move": NOW - timedelta(hours=1)}, True),
     ],
 )
-def test_who_gathers_results_is_not_replaced_by_who_had_its_turn(values: dict[str, object], swapped: bool) -> None:
+@pytest.mark.parametrize("count", [24, 23])
+def test_who_did_not_get_ready_within_a_week_takes_no_place_of_a_globally_active_monitor(
+    count: int, values: dict[str, object], swapped: bool
+) -> None:
+    """Whether those in place are ready, or have had their day; one with an account of its own full is not protected."""
     better = monitor(1, "candidate", **({"avg_rtt_ms": 1.0} | values))
-    there = scene(better, *SIX, *gathering(41, 42, 43, 44, 45), *GOOD_BUT_IDLE[:1])
-    assert moves(there) == ({45: "candidate", 1: "testing"} if swapped else {})
+    theirs = gathering(41, 42, 43, 44, 45, count=count, account_id=11, limit=1, **A_DAY_AGO)
+    there = scene(better, *SIX, *theirs[:1], *gathering(42, 43, 44, 45), *GOOD_BUT_IDLE[:1])
+    assert moves(there) == ({41: "candidate", 1: "testing"} if swapped else {})
 
 
 def test_who_has_the_results_keeps_its_place_however_long_it_has_been_testing() -> None:
@@ -267,7 +297,7 @@ def test_reserved_places_are_not_given_back_by_swaps() -> None:
     better = monitor(1, "candidate", global_status="testing", avg_rtt_ms=1.0)
     holders = gathering(41, 42, 43, 44)
     assert moves(scene(better, *SIX, *holders, *GOOD_BUT_IDLE[:2])) == {}
-    fifth = gathering(41, 42, 43, 44, 45)
+    fifth = gathering(41, 42, 43, 44, 45, **A_DAY_AGO)
     assert moves(scene(better, *SIX, *fifth, *GOOD_BUT_IDLE[:1])) == {45: "candidate", 1: "testing"}
 
 
