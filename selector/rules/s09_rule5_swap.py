@@ -4,11 +4,11 @@ As with active places the worst gives way first, to the best candidate that beat
 gone. A reserved place is given up this way only to one that may hold it, and while active places are free only to one
 that is ready for them.
 
-Two things keep monitors from going round for ever. A healthy, globally active monitor that gathers results is left
-alone for the day that it has for this, above all one for which an active monitor has made way, and would come back. And
-while active places are free, who left testing within a week without getting ready takes no place of such a monitor, or
-one that gave its reserved place up would soon replace a worse one. Globally testing monitors do give way: more than
-half of testing is only lent to them.
+Two restrictions prevent endless cycles. A healthy, globally active monitor has a day to gather results and cannot be
+replaced during it; otherwise an active monitor that made way for it would return before it is ready. While active
+places are free, a monitor that left testing within a week without becoming ready cannot replace such a monitor;
+otherwise it would give up its reserved place and soon replace a worse one, and the two would alternate. Globally
+testing monitors can be replaced, since more than half of testing is only lent to them.
 """
 
 from collections.abc import Callable
