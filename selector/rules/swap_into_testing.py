@@ -4,11 +4,11 @@ As for active places, the worst monitor is replaced first, by the best candidate
 testing after the removal. A holder of a reserved place is replaced only by a candidate that may hold the place, and
 while active places are free only by one that has enough results for active.
 
-Two exceptions prevent cycles. A healthy, globally active monitor that collects results is not replaced during the day
-that it has for this; this matters most if an active monitor was removed for it, which would otherwise return. And while
-active places are free, a candidate that left testing within a week without enough results does not replace such a
-monitor; otherwise a monitor that gave up its reserved place would soon replace a worse one. Globally testing monitors
-do give way, since the reserved places are not theirs.
+Two restrictions prevent endless cycles. A healthy, globally active monitor has a day to collect results and cannot be
+replaced during it; otherwise an active monitor that was removed for it would return before it is ready. While active
+places are free, a candidate that left testing within a week without enough results cannot replace such a monitor;
+otherwise it would give up its reserved place and soon replace a worse one, and the two would alternate. Globally
+testing monitors can be replaced, since the reserved places are not theirs.
 """
 
 from collections.abc import Callable

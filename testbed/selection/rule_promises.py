@@ -162,7 +162,7 @@ def no_swap_brings_back_who_did_not_get_ready(scene: Scene, review: Review) -> N
         winner, loser = by_id[into.monitor_id], by_id[out.monitor_id]
         waited = winner.last_move is None or scene.now - winner.last_move >= timedelta(days=7)
         kept = oracle.healthy(loser) and loser.global_status == "active"
-        assert winner.count >= 24 or waited or not kept, f"{into} again"
+        assert winner.count >= 24 or waited or not kept, f"{into} although it left testing unready within a week"
 
 
 def no_swap_ends_the_time_to_gather(scene: Scene, review: Review) -> None:

@@ -22,7 +22,7 @@ from runtime.db.engine import open_database
 from runtime.db.migrate import upgrade
 from schema.tables import metadata
 from testbed.fixtures.database import DatabaseServer
-from testbed.fixtures.demo import DEMO, RunningDemo, demo
+from testbed.fixtures.demo import DEMO, RunningDemo, children_of, demo
 from testbed.waiting import PATIENCE, block_until
 
 NAME = "of_the_demo"
@@ -251,7 +251,7 @@ def test_after_a_failure_the_logs_of_a_temporary_directory_are_kept(temporary: P
     try:
         terminal.until("running; to inspect it")
         (kept,) = temporary.iterdir()
-        scorer = next(pid for pid in children_of(terminal.process.pid) if b"scorer" in command_line(pid))
+        [scorer] = [pid for pid, command in children_of(terminal.process.pid).items() if " scorer" in command]
         os.kill(scorer, signal.SIGKILL)
         assert terminal.end() == 1
     finally:
@@ -259,14 +259,6 @@ def test_after_a_failure_the_logs_of_a_temporary_directory_are_kept(temporary: P
     assert str(kept) in terminal.text
     assert (kept / "logs" / "broker.log").stat().st_size
     assert "scorer was killed by SIGKILL" in terminal.text
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def command_line(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_for_a_program_the_last_line_of_stdout_is_json_and_the_only_one(tmp_path: Path) -> None:

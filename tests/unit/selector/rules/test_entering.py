@@ -256,7 +256,7 @@ def test_who_gathers_results_is_left_alone_for_its_day(
 def test_who_did_not_get_ready_within_a_week_takes_no_place_of_a_globally_active_monitor(
     count: int, values: dict[str, object], swapped: bool
 ) -> None:
-    """Whether those in place are ready, or have had their day; one with an account of its own full is not protected."""
+    """Monitor 41 cannot become active (its account's limit), so no reserved place protects it, ready or not."""
     better = monitor(1, "candidate", **({"avg_rtt_ms": 1.0} | values))
     theirs = gathering(41, 42, 43, 44, 45, count=count, account_id=11, limit=1, **A_DAY_AGO)
     there = scene(better, *SIX, *theirs[:1], *gathering(42, 43, 44, 45), *GOOD_BUT_IDLE[:1])
