@@ -20,7 +20,7 @@ from agent.delivery.ulid import new_ulid
 from bench.figure import Figure, median, report
 from ingest.commit import MOST_RESULTS
 from ingest.messages import Submission
-from ingest.store import commit
+from ingest.transaction import commit
 from runtime.db.engine import open_database, to_db, utc_now
 from runtime.db.migrate import upgrade
 from runtime.db.queue import SCORING

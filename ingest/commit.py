@@ -24,7 +24,7 @@ from ingest.persist import ContentRefused, persist
 from ingest.plan import Plan
 from ingest.queue import SubmissionQueue
 from ingest.rate_limit import Sender
-from ingest.store import commit
+from ingest.transaction import commit
 from ingest.undecodable import UndecodableMessages
 from runtime.clock import ClockDoubted
 from runtime.db.engine import utc_now

@@ -20,7 +20,7 @@ from ingest.result_rate import (
     were_changed,
     windows,
 )
-from ingest.statements import read_batches, read_pairs, read_times
+from ingest.store import read_batches, read_pairs, read_times
 from ingest.validate import known_id, needs_history
 from runtime.db.engine import to_db_seconds
 from runtime.db.system_settings import Intervals

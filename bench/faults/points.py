@@ -62,9 +62,9 @@ def place(point: str) -> tuple[Any, str, When]:
     # Imported here, since an agent's process must not import the workers' packages.
     match point:
         case "ingest: before the commit":
-            import ingest.store
+            import ingest.transaction
 
-            return ingest.store, "_write", "after"
+            return ingest.transaction, "_write", "after"
         case "ingest: after the commit, before the ack":
             import ingest.commit
 

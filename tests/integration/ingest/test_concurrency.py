@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 from ingest.last_seen import Seen, write_last_seen
 from ingest.messages import Submission
 from ingest.plan import Plan
-from ingest.store import commit
+from ingest.transaction import commit
 from runtime.db.engine import open_database, to_db, transaction, utc_now
 from runtime.db.queue import SCORING
 from schema.tables import log_scores, monitors, result_batches, scoring_queue, server_scores, servers

@@ -14,8 +14,8 @@ from sqlalchemy.engine import Engine
 
 from ingest.messages import Submission
 from ingest.plan import Plan
-from ingest.statements import read_times
-from ingest.store import commit
+from ingest.store import read_times
+from ingest.transaction import commit
 from runtime.db.engine import open_database, to_db
 from runtime.db.system_settings import Intervals
 from schema.messages import PairStatus, Rejection, encode
@@ -237,7 +237,7 @@ def test_a_server_that_another_stored_results_of_since_our_look_is_looked_at_aga
     ledger, other = Ledger(server_engine), open_database(server_engine.url)
     same = ledger.submission(60.0)
     overtaking = [same, ledger.submission(*[60.0] * 4), ledger.submission(40_000.0)]
-    from ingest import store as module
+    from ingest import transaction as module
 
     real, times = module.make_plan, []
 

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from ingest.store import commit
+from ingest.transaction import commit
 from ingest.validate import UNKNOWN_SERVER
 from runtime.db.engine import reading, utc_now
 from runtime.db.system_settings import Intervals

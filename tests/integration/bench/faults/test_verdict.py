@@ -10,7 +10,7 @@ from sqlalchemy.engine import Engine
 from bench.faults.journal import Answered, Began, Leaving, Line, Stored, Storing, Why
 from bench.faults.verdict import Diary, Verdict, judge
 from ingest.messages import Submission
-from ingest.store import commit
+from ingest.transaction import commit
 from runtime.db.engine import utc_now
 from runtime.db.system_settings import Intervals
 from schema.messages import Ack, Assignment, Batch, BatchCommitted, Result, encode

@@ -12,7 +12,7 @@ from ingest.last_seen import Seen, write_last_seen
 from ingest.messages import Presence
 from ingest.presence import write_presence
 from ingest.retention import Retention, Round, expiring
-from ingest.store import commit
+from ingest.transaction import commit
 from runtime.db.engine import reading, to_db
 from runtime.db.queue import REVIEWS, SCORING
 from runtime.db.retry import DatabaseUnavailable

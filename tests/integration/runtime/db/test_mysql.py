@@ -10,8 +10,8 @@ from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import DataError
 
 from ingest.plan import LogRow
-from ingest.statements import add_log_rows
-from ingest.store import commit
+from ingest.store import add_log_rows
+from ingest.transaction import commit
 from runtime.db.dsn import parse_dsn
 from runtime.db.engine import open_database, utc_now
 from runtime.db.migrate import upgrade

@@ -24,7 +24,7 @@ from runtime.db.bulk import (
 from schema.tables import log_scores, metadata, result_batches, scoring_queue, server_scores
 from testbed.fixtures.sql import unquoted
 
-MODULES: Final = ["ingest.statements", "scorer.store", "selector.pairs", "selector.triggers", "selector.write"]
+MODULES: Final = ["ingest.store", "scorer.store", "selector.pairs", "selector.triggers", "selector.write"]
 """All that write many rows."""
 
 

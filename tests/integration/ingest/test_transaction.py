@@ -11,7 +11,7 @@ from ulid import ULID
 
 from ingest import validate
 from ingest.plan import Plan
-from ingest.store import commit
+from ingest.transaction import commit
 from runtime.db.engine import to_db, utc_now
 from schema.messages import Result
 from schema.tables import (
