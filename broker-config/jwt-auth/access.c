@@ -4,69 +4,70 @@
 
 #include "topic.h"
 
-/* Of a message of QoS 2 the broker keeps the sender's copy until the sender says so, which it may never do. Since none
- * is let in, a subscription with QoS 2 never gets one. */
-static bool may_publish(const struct claims *claims, const struct wish *wish)
+/* No QoS 2: the broker keeps such a message until the sender releases it, which it may never do. A subscription with
+ * QoS 2 is harmless, since no message has QoS 2. */
+static bool may_publish(const struct claims *claims, const struct request *request)
 {
-	return filters_match(&claims->publish, wish->topic) && wish->qos < 2 &&
-	       (!wish->retain || claims->rules->may_retain || topic_is_status_of(wish->topic, claims->name));
+	return filters_match(&claims->publish, request->topic) && request->qos < 2 &&
+	       (!request->retain || claims->rules->may_retain || topic_is_status_of(request->topic, claims->name));
 }
 
-static bool may_subscribe(const struct claims *claims, const struct wish *wish)
+static bool may_subscribe(const struct claims *claims, const struct request *request)
 {
-	return wish->subscriptions < claims->rules->subscriptions &&
-	       strnlen(wish->topic, MAX_FILTER_BYTES + 1) <= MAX_FILTER_BYTES &&
-	       filters_allow_subscription(&claims->subscribe, wish->topic);
+	return request->subscriptions < claims->rules->subscriptions &&
+	       strnlen(request->topic, MAX_FILTER_BYTES + 1) <= MAX_FILTER_BYTES &&
+	       filters_allow_subscription(&claims->subscribe, request->topic);
 }
 
-/* The broker asks so for each subscription of a session whose connection the plugin has ended, and removes those that
- * are denied. A share of a group does not outlive the connection: what falls to it, nobody else in the group gets. */
-static bool may_keep_subscription(const struct claims *claims, const struct wish *wish)
+/* After the plugin has ended a connection, the broker checks each subscription of its session, and removes those that
+ * are denied. A member of a group must not outlive its connection, since its share of the messages reaches nobody. */
+static bool may_keep_subscription(const struct claims *claims, const struct request *request)
 {
-	return !topic_is_shared(wish->topic) && filters_allow_subscription(&claims->subscribe, wish->topic);
+	return !topic_is_shared(request->topic) && filters_allow_subscription(&claims->subscribe, request->topic);
 }
 
-static bool connected_may(const struct grant *grant, const struct wish *wish)
+static bool connected_may(const struct grant *grant, const struct request *request)
 {
-	switch (wish->request) {
+	switch (request->action) {
 	case SUBSCRIBE:
-		return grant->ending ? may_keep_subscription(&grant->claims, wish) : may_subscribe(&grant->claims, wish);
+		return grant->ending ? may_keep_subscription(&grant->claims, request)
+		                     : may_subscribe(&grant->claims, request);
 	case UNSUBSCRIBE:
 		return true;
 	case RECEIVE:
-		return filters_match(&grant->claims.subscribe, wish->topic);
+		return filters_match(&grant->claims.subscribe, request->topic);
 	case PUBLISH:
-		/* An order is for now, not for whoever comes later. */
-		return may_publish(&grant->claims, wish) && !(wish->retain && topic_is_control(wish->topic));
+		/* A retained control command would also reach later subscribers. */
+		return may_publish(&grant->claims, request) && !(request->retain && topic_is_control(request->topic));
 	}
 	return false;
 }
 
-static bool departed_may(const struct grant *grant, const struct wish *wish)
+static bool departed_may(const struct grant *grant, const struct request *request)
 {
-	switch (wish->request) {
+	switch (request->action) {
 	case SUBSCRIBE:
-		return may_keep_subscription(&grant->claims, wish);
+		return may_keep_subscription(&grant->claims, request);
 	case RECEIVE:
-		return filters_match(&grant->claims.subscribe, wish->topic);
+		return filters_match(&grant->claims.subscribe, request->topic);
 	case PUBLISH:
-		/* This is a will. It does not pass the place where orders get the name of their sender. */
-		return may_publish(&grant->claims, wish) && !topic_is_control(wish->topic);
+		/* This is a will. The broker sends it without MOSQ_EVT_MESSAGE, so it would lack the sender's name. */
+		return may_publish(&grant->claims, request) && !topic_is_control(request->topic);
 	case UNSUBSCRIBE:
 		break;
 	}
 	return false;
 }
 
-/* What is asked here has been checked when it was new. Without a grant it is let through: a message that is queued for
- * a session is checked once more when its owner logs in, and a retained one when it is read. */
-static bool absent_may(const struct grant *grant, const struct wish *wish)
+/* These requests were checked when they were new. Without a grant they are allowed: a message that is queued for a
+ * session is checked again when its owner logs in, and a retained message when it is read. */
+static bool absent_may(const struct grant *grant, const struct request *request)
 {
-	switch (wish->request) {
+	switch (request->action) {
 	case RECEIVE:
-		return grant == NULL || filters_match(&grant->claims.subscribe, wish->topic);
+		return grant == NULL || filters_match(&grant->claims.subscribe, request->topic);
 	case PUBLISH:
-		return grant == NULL || filters_match(&grant->claims.publish, wish->topic);
+		return grant == NULL || filters_match(&grant->claims.publish, request->topic);
 	case SUBSCRIBE:
 	case UNSUBSCRIBE:
 		break;
@@ -74,28 +75,28 @@ static bool absent_may(const struct grant *grant, const struct wish *wish)
 	return false;
 }
 
-/* A session stays when the key of its token is withdrawn, for its owner may come back with another one. Until then it
- * has no rights but to keep what it has subscribed, of which it gets nothing. */
-static bool withdrawn_may(const struct grant *grant, const struct wish *wish)
+/* A session survives the withdrawal of its token's key, since its owner may log in with a new token. Until then it
+ * keeps its subscriptions, but receives nothing and has no other permissions. */
+static bool withdrawn_may(const struct grant *grant, const struct request *request)
 {
-	return wish->request == SUBSCRIBE && may_keep_subscription(&grant->claims, wish);
+	return request->action == SUBSCRIBE && may_keep_subscription(&grant->claims, request);
 }
 
-bool access_is_allowed(const struct grant *grant, enum presence presence, const struct wish *wish)
+bool access_is_allowed(const struct grant *grant, enum presence presence, const struct request *request)
 {
 	if (presence != WITHOUT_CONNECTION && (grant == NULL || presence == STRANGER)) {
 		return false;
 	}
 	if (grant != NULL && grant->withdrawn) {
-		return withdrawn_may(grant, wish);
+		return withdrawn_may(grant, request);
 	}
 	switch (presence) {
 	case CONNECTED:
-		return connected_may(grant, wish);
+		return connected_may(grant, request);
 	case DEPARTED:
-		return departed_may(grant, wish);
+		return departed_may(grant, request);
 	case WITHOUT_CONNECTION:
-		return absent_may(grant, wish);
+		return absent_may(grant, request);
 	case STRANGER:
 		break;
 	}

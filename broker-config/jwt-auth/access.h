@@ -1,4 +1,4 @@
-/* The decision about one request of a client. Pure: it sees a grant and the facts, and calls nothing of the broker. */
+/* Decides whether one request of a client is allowed. Pure: depends only on its arguments. */
 #ifndef NTPPOOL_ACCESS_H
 #define NTPPOOL_ACCESS_H
 
@@ -6,32 +6,32 @@
 
 #include "grants.h"
 
-/* Who the broker asks for. */
+/* The client for which the broker checks a request. */
 enum presence {
-	/* The connection that has logged in with this client id. */
+	/* The connection that is logged in with this client id. */
 	CONNECTED,
-	/* The one before it, or the one that has left: a session that messages are queued for, or that sends its
-	 * will. */
+	/* The previous connection of this client id, or one that has ended: messages are queued for its session, or
+	 * its will is sent. */
 	DEPARTED,
-	/* No connection of this life of the broker: a session read from disk, or the source of a retained message. */
+	/* No connection since the broker's start: a session read from disk, or the source of a retained message. */
 	WITHOUT_CONNECTION,
 	/* A connection that has never logged in with this client id. */
 	STRANGER,
 };
 
-enum request { SUBSCRIBE, UNSUBSCRIBE, RECEIVE, PUBLISH };
+enum action { SUBSCRIBE, UNSUBSCRIBE, RECEIVE, PUBLISH };
 
-#define MAX_FILTER_BYTES 1024 /* of a subscription, which the broker keeps; none of ours has half of it */
+#define MAX_FILTER_BYTES 1024 /* of a subscription, since the broker stores it; ours are shorter than half of it */
 
-struct wish {
-	enum request request;
+struct request {
+	enum action action;
 	const char *topic; /* or the filter of a subscription */
 	int qos;
 	bool retain;
-	int subscriptions; /* that the client has */
+	int subscriptions; /* number of the client's existing ones */
 };
 
-/* `grant` is the one of the client id, and may be NULL. */
-bool access_is_allowed(const struct grant *grant, enum presence presence, const struct wish *wish);
+/* `grant` belongs to the client id, and may be NULL. */
+bool access_is_allowed(const struct grant *grant, enum presence presence, const struct request *request);
 
 #endif

@@ -4,7 +4,7 @@
 
 #define VERSION(major, minor, revision) ((major) * 1000000 + (minor) * 1000 + (revision))
 
-/* Exported by brokers from 2.1.0 on, and by no library: the connected or kept session of that id. */
+/* Returns the session of that id, connected or kept. Exported by brokers since 2.1.0, and by no library. */
 struct mosquitto *mosquitto_client(const char *client_id);
 #pragma weak mosquitto_client
 
@@ -13,29 +13,29 @@ static bool broker_is_2_1(void)
 	return mosquitto_client != NULL;
 }
 
-/* A broker tells a plugin nothing about its version. But it comes from one source with libmosquitto, and the packages
- * of Debian and Ubuntu depend on a libmosquitto of exactly their own version. */
+/* A plugin cannot query the broker's version. But the broker and libmosquitto are built from the same source, and the
+ * broker's packages in Debian and Ubuntu depend on exactly their own version of libmosquitto. */
 static int version(void)
 {
 	return mosquitto_lib_version(NULL, NULL, NULL);
 }
 
-/* Properties are read by functions of libmosquitto where the broker exports none (2.0 from 2.0.20 on). Their layout is
- * private and changed with 2.1, so libmosquitto must not be of another line than the broker. */
-bool broker_is_known(void)
+/* If the broker exports no functions that read properties (2.0 since 2.0.20), the plugin uses those of libmosquitto.
+ * The layout of properties is private and changed in 2.1, so both must be older than 2.1, or neither. */
+bool broker_matches_library(void)
 {
 	if ((version() >= VERSION(2, 1, 0)) == broker_is_2_1()) {
 		return true;
 	}
-	mosquitto_log_printf(MOSQ_LOG_ERR, "jwt-auth: libmosquitto is of version %d.%d, but the broker is %s than 2.1: "
-	                                   "install both from one source",
-	                     version() / 1000000, version() / 1000 % 1000, broker_is_2_1() ? "not older" : "older");
+	mosquitto_log_printf(MOSQ_LOG_ERR, "jwt-auth: libmosquitto is of version %d.%d, but the broker is %s: "
+	                                   "install both from the same source",
+	                     version() / 1000000, version() / 1000 % 1000,
+	                     broker_is_2_1() ? "2.1 or newer" : "older than 2.1");
 	return false;
 }
 
-/* Up to 2.0.14 the broker took the new list and forgot the old one. 2.0.15 mended that ("potential memory leaks if a
- * plugin modifies the message in the MOSQ_EVT_MESSAGE event", says its change log), so since then the list that was
- * there before is the broker's to free. */
+/* Up to 2.0.14 the broker leaked the replaced list. 2.0.15 frees it ("potential memory leaks if a plugin modifies the
+ * message in the MOSQ_EVT_MESSAGE event", says its change log). */
 bool broker_frees_replaced_properties(void)
 {
 	return version() >= VERSION(2, 0, 15);
@@ -46,28 +46,28 @@ bool broker_has_event(int event)
 	return event != BROKER_EVT_CLIENT_OFFLINE || broker_is_2_1();
 }
 
-/* In 2.0 any other answer than "defer" keeps the broker from asking the plugins after this one. In 2.1 any other answer
- * than success is an error, which ends the broker. */
-int broker_reload_answer(void)
+/* In 2.0 any result other than "defer" keeps the broker from calling the plugins after this one. In 2.1 any result
+ * other than success is an error, which ends the broker. */
+int broker_reload_result(void)
 {
 	return broker_is_2_1() ? MOSQ_ERR_SUCCESS : MOSQ_ERR_PLUGIN_DEFER;
 }
 
-/* Ending a session that has no connection does nothing more than this. But one that was read from disk and was not
- * connected since must not be ended: 2.0 then enters it a second time into its list of sessions that end. */
+/* Kicking a client that has no connection only checks for its session. But a session that was read from disk and not
+ * connected since must not be kicked: 2.0 then adds it to its list of expiring sessions a second time. */
 bool broker_keeps_session(const char *client_id)
 {
 	return mosquitto_kick_client_by_clientid(client_id, true) == MOSQ_ERR_SUCCESS;
 }
 
-/* 2.0 has no function that tells. There only a CONNECT packet sets the version, so a client without one is a session
- * read from disk. And between a reload and the next tick new connections come through libwebsockets only, where a
- * session without connection counts as none. (Even if one came in another way, it would have no rights: it gets no
- * grant.)
+/* 2.0 has no function for this. There only a CONNECT packet sets the protocol version, so a client without one is a
+ * session read from disk. Between a reload and the next tick, new connections come through libwebsockets only, and a
+ * session without a connection is not reported as websockets. (A new connection that came in another way would have no
+ * permissions, since it gets no grant.)
  *
- * 2.1 enters a client in its table when the login has succeeded. Its websockets may be its own, which look the same
- * when the connection is gone. */
-bool broker_asks_again(const struct mosquitto *client, bool reloading, bool is_connected)
+ * 2.1 adds a client to its table after a successful login. The protocol would not do: with 2.1's own implementation of
+ * websockets, it stays the same when the connection has ended. */
+bool broker_is_rechecking(const struct mosquitto *client, bool reloading, bool is_connected)
 {
 	const char *id = mosquitto_client_id(client);
 
@@ -80,10 +80,10 @@ bool broker_asks_again(const struct mosquitto *client, bool reloading, bool is_c
 	return reloading && id != NULL && (is_connected || mosquitto_client_protocol(client) != mp_websockets);
 }
 
-/* Brokers after 2.0.11 name the client by its id when they close the connection, and people do put their token there.
- * Overwriting is the only way that all versions have (2.1 has mosquitto_set_clientid), and is safe before a login has
- * succeeded: the id is the broker's own copy, and not yet the key of a table. */
-void broker_hide_client_id(const struct mosquitto *client)
+/* Brokers after 2.0.11 log the client's id when they close the connection, and people do put their token there.
+ * Overwriting it is the only way that works in all versions (2.1 has mosquitto_set_clientid), and is safe before a
+ * login has succeeded: the id is the broker's own copy, and not yet the key of a table. */
+void broker_mask_client_id(const struct mosquitto *client)
 {
 	char *id = (char *)mosquitto_client_id(client);
 

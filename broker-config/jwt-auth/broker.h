@@ -1,13 +1,13 @@
-/* Mosquitto's interface, of every version that the plugin is used with, and what these versions do differently.
+/* Mosquitto's interface, and the differences between the supported versions.
  *
- * The plugin may be compiled with the headers of one version and be loaded by another one, so the differences are
- * asked for when it is loaded. */
+ * The plugin may be compiled with the headers of one version and loaded by another, so the differences are determined
+ * at run time. */
 #ifndef NTPPOOL_BROKER_H
 #define NTPPOOL_BROKER_H
 
 #include <mosquitto.h>
 
-/* From 2.1 on this header brings all the others, and those warn when they are included by name. */
+/* Since 2.1 this header includes the others, which warn if they are included directly. */
 #if LIBMOSQUITTO_VERSION_NUMBER < 2001000
 #include <mosquitto_broker.h>
 #include <mosquitto_plugin.h>
@@ -16,30 +16,29 @@
 
 #include <stdbool.h>
 
-/* False when the broker and the loaded libmosquitto are of different versions; the reason is logged. */
-bool broker_is_known(void);
+/* Whether the versions of the broker and of the loaded libmosquitto match; if not, logs an error. */
+bool broker_matches_library(void);
 
-/* Whether the broker frees a message's list of properties when MOSQ_EVT_MESSAGE has put another one in its place. */
+/* Whether the broker frees a message's list of properties after a handler of MOSQ_EVT_MESSAGE has replaced it. */
 bool broker_frees_replaced_properties(void);
 
-/* Told instead of MOSQ_EVT_DISCONNECT from 2.1 on, with the same data, when the session outlasts its connection. */
+/* Sent instead of MOSQ_EVT_DISCONNECT since 2.1, with the same data, if the session outlasts its connection. */
 #define BROKER_EVT_CLIENT_OFFLINE 28
 
-/* Whether the broker tells plugins of the event. */
 bool broker_has_event(int event);
 
-/* The answer to MOSQ_EVT_RELOAD after which the broker goes on with all that it reloads. */
-int broker_reload_answer(void);
+/* The result of MOSQ_EVT_RELOAD with which the broker continues its reload. */
+int broker_reload_result(void);
 
-/* Whether the broker keeps a session of that id, which must not be connected and must have left in this life of the
- * broker. As a side effect the broker may ask for the right to each of its subscriptions, and removes what is denied. */
+/* Whether the broker keeps a session of that id, which must not be connected, but must have been since the broker's
+ * start. As a side effect the broker may check each of its subscriptions, and removes those that are denied. */
 bool broker_keeps_session(const char *client_id);
 
-/* Whether a login is none, but the broker asking again, after a reload, for a session that it has, connected or not.
- * `reloading` is true from the reload to the next tick, `is_connected` when the client is known to be. */
-bool broker_asks_again(const struct mosquitto *client, bool reloading, bool is_connected);
+/* Whether a login is in fact the broker's check, after a reload, of a session that it has, connected or not.
+ * `reloading` is true between the reload and the next tick, `is_connected` if the client is known to be connected. */
+bool broker_is_rechecking(const struct mosquitto *client, bool reloading, bool is_connected);
 
-/* Makes the id of a client that is being refused unreadable, for the broker's own log. */
-void broker_hide_client_id(const struct mosquitto *client);
+/* Masks the id of a client that is being refused, since the broker would log it. */
+void broker_mask_client_id(const struct mosquitto *client);
 
 #endif

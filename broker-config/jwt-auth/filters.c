@@ -7,7 +7,7 @@
 
 static const char ANY_GROUP[] = "$share/+/";
 
-/* The filter that messages are compared with: what follows "$share/group/" in a shared grant. */
+/* The filter that topics are compared with: a shared grant without "$share/group/". */
 static const char *inner_of_grant(const char *granted)
 {
 	const char *group, *inner;
@@ -31,13 +31,13 @@ static bool grants_group(const char *granted, const char *group, size_t length)
 	       memcmp(granted_group, group, length) == 0;
 }
 
-bool filters_allow_subscription(const struct filters *filters, const char *asked)
+bool filters_allow_subscription(const struct filters *filters, const char *requested)
 {
-	const char *group = NULL, *inner = asked;
+	const char *group = NULL, *inner = requested;
 	size_t length = 0;
-	bool shared = topic_is_shared(asked);
+	bool shared = topic_is_shared(requested);
 
-	if (shared && !topic_split_shared(asked, &group, &length, &inner)) {
+	if (shared && !topic_split_shared(requested, &group, &length, &inner)) {
 		return false;
 	}
 	if (!topic_filter_is_valid(inner)) {
@@ -78,7 +78,7 @@ static const char *skip_space(const char *p)
 	return p + strspn(p, " \t\r\n");
 }
 
-/* Reads one string from `p`, which is behind the opening quote, to `*out`. Returns what follows it, or NULL. */
+/* Copies the string at `p`, after its opening quote, to `*out`. Returns the end of its closing quote, or NULL. */
 static const char *read_string(const char *p, char **out)
 {
 	size_t length = strcspn(p, "\"\\");
@@ -92,7 +92,7 @@ static const char *read_string(const char *p, char **out)
 	return p + length + 1;
 }
 
-/* Fills `out`, which has room for all there can be. */
+/* `out` and `text` have room for as many strings as `p` can contain. */
 static bool read_array(const char *p, struct filters *out, char *text)
 {
 	p = skip_space(p);
@@ -132,14 +132,14 @@ bool filters_parse(const char *json, struct filters *out)
 	for (const char *p = json; *p != '\0'; p++) {
 		quotes += *p == '"';
 	}
-	/* A string has two quotes, and is shorter without them. */
-	size_t most = quotes / 2 + 1;
+	/* Each string has two quotes, and needs less space without them. */
+	size_t max_count = quotes / 2 + 1;
 
-	out->items = malloc(most * sizeof *out->items + length + 1);
+	out->items = malloc(max_count * sizeof *out->items + length + 1);
 	if (out->items == NULL) {
 		return false;
 	}
-	if (!read_array(json, out, (char *)(out->items + most))) {
+	if (!read_array(json, out, (char *)(out->items + max_count))) {
 		filters_free(out);
 		return false;
 	}

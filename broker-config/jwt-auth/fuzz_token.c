@@ -1,4 +1,4 @@
-/* Fuzzes what reads tokens and keys. The claims are signed here, so that what reads them is reached. */
+/* Fuzzes the parsers of tokens and keys. Signs the inputs as claims, too, so that they pass the signature check. */
 #include <jwt.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -28,7 +28,7 @@ static void check(const char *token, const struct keyring *keyring)
 #if LIBJWT >= 3
 #define SECRET_JWK "{\"kty\":\"oct\",\"k\":\"c3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nz\"}"
 
-/* A token with these claims, or NULL when they are no JSON object. */
+/* Returns a token with these claims, or NULL if they are not a JSON object. */
 static char *sign(char *json)
 {
 	jwt_value_t claims;
@@ -74,17 +74,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct keyring keyring = {.count = 1};
 	struct key key;
-	const char *why;
+	const char *reason;
 	char *text = malloc(size + 1);
 
-	if (text == NULL || !key_parse((const unsigned char *)SECRET, sizeof SECRET - 1, &keyring.keys[0], &why)) {
+	if (text == NULL || !key_parse((const unsigned char *)SECRET, sizeof SECRET - 1, &keyring.keys[0], &reason)) {
 		abort();
 	}
 	memcpy(text, data, size);
 	text[size] = '\0';
 	check(text, &keyring);
 	check_signed(text, &keyring);
-	if (key_parse(data, size, &key, &why)) {
+	if (key_parse(data, size, &key, &reason)) {
 		struct keyring other = {.keys = {key}, .count = 1};
 
 		check(text, &other);

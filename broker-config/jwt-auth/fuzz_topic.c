@@ -1,4 +1,4 @@
-/* Fuzzes what reads filters and topics: two texts, separated by a NUL. */
+/* Fuzzes the parsers of filters and topics. An input is two texts, separated by a NUL. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

@@ -12,10 +12,10 @@ struct grants {
 	size_t bucket_count; /* a power of two */
 	size_t count;
 	uint64_t seed;
-	struct grant *oldest, *newest; /* of those that have left */
+	struct grant *oldest, *newest; /* of the clients that have left */
 };
 
-/* FNV-1a. The seed keeps clients, who choose their ids, from choosing the bucket. */
+/* FNV-1a. Clients choose their ids; the seed keeps them from choosing the bucket. */
 static size_t bucket_of(const struct grants *grants, const char *client_id)
 {
 	uint64_t hash = 0xcbf29ce484222325u ^ grants->seed;
@@ -79,7 +79,7 @@ size_t grants_count(const struct grants *grants)
 	return grants->count;
 }
 
-/* --- those that have left, in the order of their leaving ------------------------------------------------ */
+/* --- clients that have left, the oldest first ------------------------------------------------------------ */
 
 static void list_append(struct grants *grants, struct grant *grant)
 {
@@ -123,7 +123,7 @@ void grants_forget(struct grants *grants, time_t now, bool (*is_kept)(const char
 	}
 }
 
-/* --- all of them ---------------------------------------------------------------------------------------- */
+/* --- all grants ------------------------------------------------------------------------------------------ */
 
 void grants_withdraw(struct grants *grants, const struct keyring *keyring)
 {
@@ -134,7 +134,7 @@ void grants_withdraw(struct grants *grants, const struct keyring *keyring)
 	}
 }
 
-size_t grants_of(const struct grants *grants, const char *name)
+size_t grants_count_sessions(const struct grants *grants, const char *name)
 {
 	size_t count = 0;
 
@@ -146,9 +146,9 @@ size_t grants_of(const struct grants *grants, const char *name)
 	return count;
 }
 
-/* --- coming and going ----------------------------------------------------------------------------------- */
+/* --- login and disconnection ----------------------------------------------------------------------------- */
 
-/* Without memory for it the table stays as it is: slower, but right. */
+/* If memory is short, the table keeps its size, and only becomes slower. */
 static void grow(struct grants *grants)
 {
 	struct grant **old = grants->buckets;
@@ -205,10 +205,10 @@ bool grants_enter(struct grants *grants, const char *client_id, struct claims *c
 		if (grant->client == NULL) {
 			list_remove(grants, grant);
 		} else if (grant->client != client) {
-			/* The broker ends the earlier connection after this one has logged in. */
+			/* The broker ends the previous connection after this login. */
 			grant->former = grant->client;
 		}
-		/* Its will is not this client's. */
+		/* The will of a connection with a withdrawn key must not get the permissions of this one. */
 		if (grant->withdrawn) {
 			grant->former = NULL;
 		}

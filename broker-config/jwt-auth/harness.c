@@ -1,5 +1,5 @@
-/* Lets tests call the parts that know nothing of a broker: one question a line on stdin, one answer a line on stdout.
- * The fields of a question are separated by tabs. */
+/* Lets tests call the parts that do not depend on a broker. Reads one question per line from stdin, its fields
+ * separated by tabs, and writes one answer per line to stdout. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,10 +20,10 @@ static const char *yes_or_no(bool answer)
 	return answer ? "yes" : "no";
 }
 
-static bool subscription_is_granted(const char *json, const char *asked)
+static bool subscription_is_granted(const char *json, const char *requested)
 {
 	struct filters filters;
-	bool granted = filters_parse(json, &filters) && filters_allow_subscription(&filters, asked);
+	bool granted = filters_parse(json, &filters) && filters_allow_subscription(&filters, requested);
 
 	filters_free(&filters);
 	return granted;
@@ -49,23 +49,23 @@ static void check_token(const char *key, const char *now, const char *token)
 {
 	struct keyring keyring = {.count = 1};
 	struct claims claims;
-	const char *why = NULL;
+	const char *reason = NULL;
 
-	if (!key_parse((const unsigned char *)key, strlen(key), &keyring.keys[0], &why)) {
-		printf("key %s\n", why);
+	if (!key_parse((const unsigned char *)key, strlen(key), &keyring.keys[0], &reason)) {
+		printf("key %s\n", reason);
 		return;
 	}
-	why = token_check(token, &keyring, (time_t)strtoll(now, NULL, 10), &claims);
-	if (why == NULL) {
+	reason = token_check(token, &keyring, (time_t)strtoll(now, NULL, 10), &claims);
+	if (reason == NULL) {
 		printf("good %s\n", claims.name);
 		claims_free(&claims);
 	} else {
-		printf("%s\n", why);
+		printf("%s\n", reason);
 	}
 	keyring_free(&keyring);
 }
 
-/* --- the table of grants, with numbers for the broker's pointers ---------------------------------------- */
+/* --- the table of grants; numbers represent the broker's pointers ---------------------------------------- */
 
 static struct grants *table;
 
@@ -139,7 +139,7 @@ static void answer_about_table(char **field)
 		grants_forget(table, (time_t)strtoll(field[1], NULL, 10), is_kept);
 		puts("done");
 	} else if (strcmp(question, "sessions") == 0) {
-		printf("%zu\n", grants_of(table, field[1]));
+		printf("%zu\n", grants_count_sessions(table, field[1]));
 	} else if (strcmp(question, "withdraw") == 0) {
 		withdraw(field[1]);
 		puts("done");
@@ -148,7 +148,7 @@ static void answer_about_table(char **field)
 	} else if (strcmp(question, "show") == 0) {
 		show(field[1], field[2]);
 	} else {
-		puts("what?");
+		puts("unknown question");
 	}
 }
 

@@ -1,4 +1,4 @@
-/* Names and client ids. The plugin interface 5 does not apply Mosquitto's own guard against wildcards in them. */
+/* Names and client ids. With version 5 of the plugin interface, Mosquitto itself does not check them for wildcards. */
 #ifndef NTPPOOL_IDENTITY_H
 #define NTPPOOL_IDENTITY_H
 
@@ -6,12 +6,12 @@
 
 #define MAX_NAME_LENGTH 253 /* of a domain name, RFC 1035 */
 
-/* Whether a token can be about this name: one level of a topic, no wildcard, no control character. */
+/* Whether the name is valid as a token's subject: one level of a topic, without wildcards and control characters. */
 bool identity_name_is_valid(const char *name);
 
-#define MAX_CLIENT_ID_LENGTH 512 /* a name and more; the broker remembers it for every session */
+#define MAX_CLIENT_ID_LENGTH 512 /* a name and a suffix; the broker stores it for each session */
 
-/* Whether `id` is the name, or begins with it and a slash, holds no wildcard and is not too long. */
+/* Whether `id` is the name, or the name, a slash and any text, without wildcards and not too long. */
 bool identity_owns_client_id(const char *name, const char *id);
 
 #endif

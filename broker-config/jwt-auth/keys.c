@@ -14,7 +14,7 @@ static const char BEGIN_ANY[] = "-----BEGIN ";
 static const char BEGIN_PUBLIC[] = "-----BEGIN PUBLIC KEY-----";
 static const char END_PUBLIC[] = "-----END PUBLIC KEY-----";
 
-/* How a SubjectPublicKeyInfo of an uncompressed point on P-384 begins (RFC 5480); 96 bytes of the point follow. */
+/* Prefix of a SubjectPublicKeyInfo with an uncompressed point on P-384 (RFC 5480); the 96 bytes of the point follow. */
 static const unsigned char P384_PREFIX[] = {0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02,
                                             0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22, 0x03, 0x62, 0x00, 0x04};
 #define P384_DER_BYTES (sizeof P384_PREFIX + P384_POINT_BYTES)
@@ -32,8 +32,8 @@ static int base64_value(unsigned char c)
 	return at == NULL ? -1 : (int)(at - ALPHABET);
 }
 
-/* Decodes base64 without padding, white space skipped. Returns the number of bytes, or 0 when there are other
- * characters in it or more than `size` bytes. */
+/* Decodes base64 without padding, ignoring white space. Returns the number of bytes, or 0 if the text contains other
+ * characters or more than `size` bytes. */
 static size_t base64_decode(const unsigned char *text, size_t length, unsigned char *out, size_t size)
 {
 	unsigned int bits = 0, collected = 0;
@@ -73,7 +73,7 @@ static bool read_p384_public_key(const unsigned char *text, size_t length, unsig
 	       memcmp(der, P384_PREFIX, sizeof P384_PREFIX) == 0;
 }
 
-static const char *fault_of(const unsigned char *text, size_t length, enum algorithm *algorithm)
+static const char *key_error(const unsigned char *text, size_t length, enum algorithm *algorithm)
 {
 	unsigned char der[P384_DER_BYTES];
 
@@ -83,9 +83,9 @@ static const char *fault_of(const unsigned char *text, size_t length, enum algor
 			return NULL;
 		}
 		if (memmem(text, length, "PRIVATE KEY", strlen("PRIVATE KEY")) != NULL) {
-			return "holds a private key; the broker must have the public key only (openssl ec -pubout)";
+			return "contains a private key; the broker must have only the public key (openssl ec -pubout)";
 		}
-		return "is no PEM public key on the curve P-384 as 'openssl ec -pubout' writes it";
+		return "is not a PEM public key on the curve P-384, as written by 'openssl ec -pubout'";
 	}
 	*algorithm = HS384;
 	if (length < MIN_SECRET_BYTES) {
@@ -97,7 +97,7 @@ static const char *fault_of(const unsigned char *text, size_t length, enum algor
 	return NULL;
 }
 
-bool key_parse(const unsigned char *text, size_t length, struct key *out, const char **why)
+bool key_parse(const unsigned char *text, size_t length, struct key *out, const char **reason)
 {
 	while (length > 0 && is_space(text[length - 1])) {
 		length--;
@@ -105,13 +105,13 @@ bool key_parse(const unsigned char *text, size_t length, struct key *out, const 
 	while (length > 0 && is_space(*text)) {
 		text++, length--;
 	}
-	*why = fault_of(text, length, &out->algorithm);
-	if (*why != NULL) {
+	*reason = key_error(text, length, &out->algorithm);
+	if (*reason != NULL) {
 		return false;
 	}
 	out->bytes = malloc(length + 1);
 	if (out->bytes == NULL) {
-		*why = "cannot be kept: out of memory";
+		*reason = "cannot be stored: out of memory";
 		return false;
 	}
 	memcpy(out->bytes, text, length);
@@ -120,7 +120,7 @@ bool key_parse(const unsigned char *text, size_t length, struct key *out, const 
 	return true;
 }
 
-/* Reads the whole file. Returns the number of bytes, or -1 with errno set. `*mode` are its permissions. */
+/* Reads the whole file, and sets `*mode` to its permissions. Returns the number of bytes, or -1 with errno set. */
 static ssize_t read_file(const char *path, unsigned char *buffer, size_t size, mode_t *mode)
 {
 	struct stat status = {.st_mode = 0};
@@ -150,49 +150,49 @@ static ssize_t read_file(const char *path, unsigned char *buffer, size_t size, m
 	return got < 0 ? -1 : (ssize_t)count;
 }
 
-static const char *fault_of_mode(mode_t mode, const struct key *key)
+static const char *mode_error(mode_t mode, const struct key *key)
 {
 	if ((mode & S_IWOTH) != 0) {
 		return "is writable by everybody (chmod o-w)";
 	}
 	if ((mode & S_IROTH) != 0 && key->algorithm == HS384) {
-		return "is readable by everybody, who could sign tokens with it (chmod o-r, and make a new secret)";
+		return "is readable by everybody, so anybody could sign tokens (chmod o-r, and create a new secret)";
 	}
 	return NULL;
 }
 
-static bool load_one(const char *path, bool may_be_missing, struct keyring *out, struct complaint *complaint)
+static bool load_one(const char *path, bool may_be_missing, struct keyring *out, struct load_error *error)
 {
 	unsigned char buffer[MAX_KEY_FILE_BYTES];
 	mode_t mode = 0;
 	ssize_t length = read_file(path, buffer, sizeof buffer, &mode);
 	struct key *key = &out->keys[out->count];
-	const char *why = NULL;
+	const char *reason = NULL;
 
 	if (may_be_missing && (length == 0 || (length < 0 && errno == ENOENT))) {
 		return true;
 	}
 	if (length < 0) {
-		snprintf(complaint->text, sizeof complaint->text, "key file %.200s: cannot be read: %.64s", path,
+		snprintf(error->text, sizeof error->text, "key file %.200s: cannot be read: %.64s", path,
 		         strerror(errno));
 		return false;
 	}
-	/* A key that is refused afterwards is in the ring already, and freed with it. */
-	if (key_parse(buffer, (size_t)length, key, &why)) {
+	/* Counted even if the mode is refused, so that the key is freed with the ring. */
+	if (key_parse(buffer, (size_t)length, key, &reason)) {
 		out->count++;
-		why = fault_of_mode(mode, key);
+		reason = mode_error(mode, key);
 	}
 	explicit_bzero(buffer, sizeof buffer);
-	if (why != NULL) {
-		snprintf(complaint->text, sizeof complaint->text, "key file %.200s: %s", path, why);
+	if (reason != NULL) {
+		snprintf(error->text, sizeof error->text, "key file %.200s: %s", path, reason);
 	}
-	return why == NULL;
+	return reason == NULL;
 }
 
-bool keyring_load(const char *current, const char *previous, struct keyring *out, struct complaint *complaint)
+bool keyring_load(const char *current, const char *previous, struct keyring *out, struct load_error *error)
 {
 	*out = (struct keyring){.count = 0};
-	if (load_one(current, false, out, complaint) && (previous == NULL || load_one(previous, true, out, complaint))) {
+	if (load_one(current, false, out, error) && (previous == NULL || load_one(previous, true, out, error))) {
 		return true;
 	}
 	keyring_free(out);
@@ -251,7 +251,7 @@ static bool is_quoted(const struct key *key, const char *text)
 	return false;
 }
 
-/* A public key is no secret. */
+/* Public keys are not secret. */
 bool keyring_is_quoted(const struct keyring *keyring, const char *text)
 {
 	for (size_t i = 0; i < keyring->count; i++) {

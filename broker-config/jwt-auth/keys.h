@@ -1,4 +1,4 @@
-/* The keys that tokens are checked with: the current one, and the previous one while a rotation lasts. */
+/* The keys that verify tokens: the current one and, during a rotation, the previous one. */
 #ifndef NTPPOOL_KEYS_H
 #define NTPPOOL_KEYS_H
 
@@ -10,10 +10,10 @@
 enum algorithm { HS384, ES384 };
 
 struct key {
-	enum algorithm algorithm; /* the only one this key may be used with */
+	enum algorithm algorithm; /* the only one that the key is valid for */
 	unsigned char *bytes;     /* a secret, or PEM; a NUL follows */
 	size_t length;
-	unsigned int serial;      /* tells it from all others that this broker has had since its start */
+	unsigned int serial;      /* identifies the key among all that this broker has loaded since its start */
 };
 
 struct keyring {
@@ -22,28 +22,27 @@ struct keyring {
 	unsigned int last_serial;
 };
 
-/* What is wrong with a key file, for the operator. It never quotes the file. */
-struct complaint {
+/* An error in a key file, for the operator. Never contains any of the file's content. */
+struct load_error {
 	char text[320];
 };
 
-/* Reads the keys. `previous` may be NULL, missing or empty: then there is only one key. False with a complaint when a
- * file cannot be read, holds neither an HMAC secret of enough bytes nor a public key on P-384 as PEM, or when everybody
- * on the machine may read a secret from it, or write to it. */
-bool keyring_load(const char *current, const char *previous, struct keyring *out, struct complaint *complaint);
+/* Loads the keys. `previous` may be NULL, missing or empty: then there is only one key. Returns false and an error if a
+ * file cannot be read, contains neither an HMAC secret of sufficient length nor a PEM public key on P-384, contains a
+ * secret and is world-readable, or is world-writable. */
+bool keyring_load(const char *current, const char *previous, struct keyring *out, struct load_error *error);
 
-/* Gives the keys of `keyring` their serials: a key that is in `before` keeps the one it has there. */
+/* Assigns serials to the keys of `keyring`. A key that is in `before` keeps its serial. */
 void keyring_number(struct keyring *keyring, const struct keyring *before);
 
-/* Whether the key with that serial is (still) in use. */
 bool keyring_has(const struct keyring *keyring, unsigned int serial);
 
-/* Forgets the keys, also in memory. */
+/* Overwrites and frees the keys. */
 void keyring_free(struct keyring *keyring);
 
 #define QUOTED_BYTES 16
 
-/* Whether 16 bytes in a row of one of the secrets stand in the text. */
+/* Whether the text contains 16 consecutive bytes of a secret. */
 bool keyring_is_quoted(const struct keyring *keyring, const char *text);
 
 /* The point of a public key: x and y. */
@@ -52,7 +51,7 @@ void key_point(const struct key *key, unsigned char point[P384_POINT_BYTES]);
 
 const char *key_algorithm_name(const struct key *key);
 
-/* The key in a text; the bytes are copied. False with the reason in `*why`. */
-bool key_parse(const unsigned char *text, size_t length, struct key *out, const char **why);
+/* Parses a key, and copies its bytes. Returns false and sets `*reason` if the text is invalid. */
+bool key_parse(const unsigned char *text, size_t length, struct key *out, const char **reason);
 
 #endif

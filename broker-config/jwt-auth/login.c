@@ -1,4 +1,4 @@
-/* Logging in and out. */
+/* Login and disconnection. */
 #include <string.h>
 
 #include "identity.h"
@@ -10,35 +10,35 @@
 #define TICK_MISSED_SECONDS 60
 #endif
 
-/* The session that is called as its owner is always let in: nobody who has a token of that name, or had, can take all
- * the room and keep the owner out. */
+/* A session whose client id is just the name is always admitted, so that others who have, or had, a token of that name
+ * cannot use up all sessions and lock out the owner. */
 static bool has_room(const struct grants *grants, const struct claims *claims, const char *id)
 {
 	return grants_find(grants, id) != NULL || strcmp(id, claims->name) == 0 ||
-	       grants_of(grants, claims->name) < claims->rules->sessions;
+	       grants_count_sessions(grants, claims->name) < claims->rules->sessions;
 }
 
-static const char *fault_of_login(struct plugin *plugin, const struct mosquitto_evt_basic_auth *login,
-                                  struct claims *claims)
+static const char *login_refusal(struct plugin *plugin, const struct mosquitto_evt_basic_auth *login,
+                                 struct claims *claims)
 {
 	const char *id = mosquitto_client_id(login->client);
 
 	if (id == NULL || login->username == NULL || login->password == NULL) {
-		return "client id, user name and password are needed";
+		return "client id, user name and password are required";
 	}
 	if (monotonic_seconds() - plugin->last_tick > TICK_MISSED_SECONDS) {
-		return "the broker does not tick, so tokens would not expire: set per_listener_settings to false";
+		return "the broker sends no tick events, so tokens would never expire: set per_listener_settings to false";
 	}
-	const char *fault = token_check(login->password, &plugin->keyring, time(NULL), claims);
+	const char *reason = token_check(login->password, &plugin->keyring, time(NULL), claims);
 
-	if (fault != NULL) {
-		return fault;
+	if (reason != NULL) {
+		return reason;
 	}
 	if (strcmp(login->username, claims->name) != 0) {
 		return "the user name is not the token's subject";
 	}
 	if (!identity_owns_client_id(claims->name, id)) {
-		return "the client id must be the user name, or begin with it and a slash";
+		return "the client id must be the user name, or begin with the user name and a slash";
 	}
 	if (!claims->rules->may_use_old_protocol && mosquitto_client_protocol_version(login->client) != 5) {
 		return "monitors must speak MQTT 5";
@@ -54,23 +54,24 @@ static int log_in(struct plugin *plugin, const struct mosquitto_evt_basic_auth *
 	struct claims claims = {.name = NULL};
 	char shown[LOG_NAME_BYTES];
 	const char *id = mosquitto_client_id(login->client);
-	const char *fault = fault_of_login(plugin, login, &claims);
+	const char *reason = login_refusal(plugin, login, &claims);
 
-	if (fault == NULL && !grants_enter(plugin->grants, id, &claims, login->client)) {
-		fault = "out of memory";
+	if (reason == NULL && !grants_enter(plugin->grants, id, &claims, login->client)) {
+		reason = "out of memory";
 	}
 	claims_free(&claims);
-	if (fault == NULL) {
+	if (reason == NULL) {
 		return MOSQ_ERR_SUCCESS;
 	}
 	const char *address = mosquitto_client_address(login->client);
 
 	if (id != NULL && shown_is_secret(&plugin->keyring, id)) {
-		broker_hide_client_id(login->client);
+		broker_mask_client_id(login->client);
 		id = NULL;
 	}
 	mosquitto_log_printf(MOSQ_LOG_NOTICE, "jwt-auth: login of %s from %s refused: %s",
-	                     shown_text(&plugin->keyring, id, shown, sizeof shown), address == NULL ? "nowhere" : address, fault);
+	                     shown_text(&plugin->keyring, id, shown, sizeof shown),
+	                     address == NULL ? "an unknown address" : address, reason);
 	return MOSQ_ERR_AUTH;
 }
 
@@ -80,7 +81,7 @@ int on_basic_auth(int event, void *event_data, void *userdata)
 	struct mosquitto_evt_basic_auth *login = event_data;
 
 	(void)event;
-	/* The HTTP interface of Mosquitto 2.1 asks from a thread of its own, which must not touch what is here. */
+	/* Mosquitto 2.1's HTTP interface calls this in a separate thread, which must not access the plugin's data. */
 	if (!pthread_equal(pthread_self(), plugin->thread)) {
 		return MOSQ_ERR_AUTH;
 	}
@@ -88,11 +89,11 @@ int on_basic_auth(int event, void *event_data, void *userdata)
 	struct grant *grant = id == NULL ? NULL : grants_find(plugin->grants, id);
 	bool is_connected = grant != NULL && grant->client == login->client;
 
-	/* After a reload the broker asks again for every session it knows. Refusing one that has no connection corrupts
-	 * Mosquitto's list of expiring sessions (it is entered a second time, and freed once). Those whose key was
-	 * withdrawn have lost their rights already, and a connection is ended at the next tick, which, other than a
-	 * refusal here, tells the client why. */
-	if (broker_asks_again(login->client, plugin->reloading, is_connected)) {
+	/* After a reload the broker checks each session again. Refusing one that has no connection corrupts Mosquitto's
+	 * list of expiring sessions (the session is added a second time, and freed once). Sessions whose key was
+	 * withdrawn have no permissions already. Their connections are ended at the next tick, which, unlike a refusal
+	 * here, gives the client a reason. */
+	if (broker_is_rechecking(login->client, plugin->reloading, is_connected)) {
 		return MOSQ_ERR_SUCCESS;
 	}
 	return log_in(plugin, login);
@@ -101,12 +102,12 @@ int on_basic_auth(int event, void *event_data, void *userdata)
 int on_disconnect(int event, void *event_data, void *userdata)
 {
 	struct plugin *plugin = userdata;
-	struct mosquitto_evt_disconnect *over = event_data;
-	const char *id = mosquitto_client_id(over->client);
+	struct mosquitto_evt_disconnect *disconnect = event_data;
+	const char *id = mosquitto_client_id(disconnect->client);
 
 	(void)event;
 	if (id != NULL) {
-		grants_leave(plugin->grants, id, over->client, time(NULL));
+		grants_leave(plugin->grants, id, disconnect->client, time(NULL));
 		plugin->last_look = 0;
 	}
 	return MOSQ_ERR_SUCCESS;

@@ -1,9 +1,9 @@
-/* Mosquitto plugin: a client's password is a JWT that we have signed, its user name the token's subject, and what it
- * may publish and subscribe stands in the token.
+/* Mosquitto plugin: a client's password is a JWT signed by the pool, its user name the token's subject. The token
+ * contains its permissions to publish and to subscribe.
  *
- * This file, login.c, requests.c and stamp.c bind the broker's events to the parts that know nothing of a broker. What
- * they must know of Mosquitto (2.0.11 is the oldest version they are used with) is said where it matters, and in
- * broker.h where its versions differ. */
+ * This file, login.c, requests.c and stamp.c connect the broker's events with the parts that do not depend on a broker.
+ * Facts about Mosquitto (the oldest supported version is 2.0.11) are stated where they matter; broker.c has the
+ * differences between its versions. */
 #include "plugin.h"
 
 #include <stdlib.h>
@@ -31,7 +31,7 @@ static void log_keys(const struct keyring *keyring)
 	                     keyring->count > 1 ? key_algorithm_name(&keyring->keys[1]) : "");
 }
 
-static bool misses_key(const struct keyring *keyring, const struct keyring *before)
+static bool key_was_removed(const struct keyring *keyring, const struct keyring *before)
 {
 	for (size_t i = 0; i < before->count; i++) {
 		if (!keyring_has(keyring, before->keys[i].serial)) {
@@ -44,14 +44,14 @@ static bool misses_key(const struct keyring *keyring, const struct keyring *befo
 static bool load_keys(struct plugin *plugin)
 {
 	struct keyring keyring;
-	struct complaint complaint;
+	struct load_error error;
 
-	if (!keyring_load(plugin->key_file, plugin->previous_key_file, &keyring, &complaint)) {
-		mosquitto_log_printf(MOSQ_LOG_ERR, "jwt-auth: %s", complaint.text);
+	if (!keyring_load(plugin->key_file, plugin->previous_key_file, &keyring, &error)) {
+		mosquitto_log_printf(MOSQ_LOG_ERR, "jwt-auth: %s", error.text);
 		return false;
 	}
 	keyring_number(&keyring, &plugin->keyring);
-	plugin->withdrawing = plugin->withdrawing || misses_key(&keyring, &plugin->keyring);
+	plugin->key_was_withdrawn = plugin->key_was_withdrawn || key_was_removed(&keyring, &plugin->keyring);
 	keyring_free(&plugin->keyring);
 	plugin->keyring = keyring;
 	grants_withdraw(plugin->grants, &plugin->keyring);
@@ -68,9 +68,9 @@ int on_reload(int event, void *event_data, void *userdata)
 	if (!load_keys(plugin)) {
 		mosquitto_log_printf(MOSQ_LOG_ERR, "jwt-auth: the keys that were loaded before stay in use");
 	}
-	/* Without ticks nothing would end the state that this begins. */
+	/* Only a tick resets this, so never set it in a broker that sends none. */
 	plugin->reloading = plugin->ticking;
-	return broker_reload_answer();
+	return broker_reload_result();
 }
 
 /* --- expiry --------------------------------------------------------------------------------------------- */
@@ -85,24 +85,24 @@ static void end_connections(struct plugin *plugin, time_t now)
 		                     shown_text(&plugin->keyring, grant->client_id, shown, sizeof shown),
 		                     grant->withdrawn ? "the token is not signed with a key that is valid here"
 		                                      : "the token has expired");
-		/* Never with NULL for an id: that would end all connections. */
+		/* A NULL id would end all connections. */
 		mosquitto_kick_client_by_clientid(grant->client_id, true);
 	}
 }
 
-/* Called after every turn of the broker's loop, at least ten times a second. Not from within a check: there the broker
- * still holds on to the client that would be ended. */
+/* Called after each iteration of the broker's loop, at least ten times a second. A check cannot end connections, since
+ * the broker is still using the client then. */
 int on_tick(int event, void *event_data, void *userdata)
 {
 	struct plugin *plugin = userdata;
-	/* The event brings no time in Mosquitto 2.0. */
+	/* In Mosquitto 2.0 the event has no time. */
 	time_t now = time(NULL);
 
 	(void)event;
 	(void)event_data;
 	plugin->last_tick = monotonic_seconds();
 	plugin->ticking = true;
-	plugin->order_unstamped = false;
+	plugin->command_unstamped = false;
 	if (now != plugin->last_look || plugin->reloading) {
 		plugin->last_look = now;
 		end_connections(plugin, now);
@@ -112,7 +112,7 @@ int on_tick(int event, void *event_data, void *userdata)
 	return MOSQ_ERR_SUCCESS;
 }
 
-/* --- beginning and end ---------------------------------------------------------------------------------- */
+/* --- initialization and cleanup ------------------------------------------------------------------------- */
 
 static bool read_option(struct plugin *plugin, const struct mosquitto_opt *option)
 {
@@ -128,7 +128,7 @@ static bool read_option(struct plugin *plugin, const struct mosquitto_opt *optio
 		return false;
 	}
 	free(*target);
-	/* The broker may drop its copy. */
+	/* The broker may free its copy. */
 	*target = option->value == NULL ? NULL : strdup(option->value);
 	return *target != NULL;
 }
@@ -163,7 +163,7 @@ static bool register_events(struct plugin *plugin)
 		if (broker_has_event(EVENTS[i].event) &&
 		    mosquitto_callback_register(plugin->id, EVENTS[i].event, EVENTS[i].callback, NULL, plugin) !=
 			    MOSQ_ERR_SUCCESS) {
-			mosquitto_log_printf(MOSQ_LOG_ERR, "jwt-auth: this broker does not offer event %d",
+			mosquitto_log_printf(MOSQ_LOG_ERR, "jwt-auth: this broker does not support event %d",
 			                     EVENTS[i].event);
 			return false;
 		}
@@ -202,7 +202,7 @@ EXPORTED int mosquitto_plugin_version(int supported_version_count, const int *su
 EXPORTED int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, void **userdata, struct mosquitto_opt *options,
                                    int option_count)
 {
-	if (!broker_is_known()) {
+	if (!broker_matches_library()) {
 		return MOSQ_ERR_INVAL;
 	}
 	struct plugin *plugin = calloc(1, sizeof *plugin);

@@ -1,4 +1,4 @@
-/* What the parts of the plugin that know the broker share. */
+/* Shared by the parts of the plugin that depend on the broker. */
 #ifndef NTPPOOL_PLUGIN_H
 #define NTPPOOL_PLUGIN_H
 
@@ -20,15 +20,15 @@ struct plugin {
 	char *previous_key_file;
 	struct keyring keyring;
 	struct grants *grants;
-	time_t last_look;     /* at the table of grants, which is due every second, and when somebody has left */
-	time_t last_tick;     /* by the monotonic clock; of the start, before the first one */
+	time_t last_look;       /* last check of the grants, due every second and after a client has left */
+	time_t last_tick;       /* by the monotonic clock; before the first tick, the time of the start */
 	bool ticking;
-	bool withdrawing;     /* a key has been withdrawn since the start */
-	bool reloading;       /* between the reload of the keys and the next tick */
-	bool order_unstamped; /* between the check of an order and its stamp */
+	bool key_was_withdrawn; /* since the start */
+	bool reloading;         /* between the reload of the keys and the next tick */
+	bool command_unstamped; /* between the check of a control command and its stamp */
 };
 
-/* The broker's events; `userdata` is the plugin. */
+/* Handlers of the broker's events; `userdata` is the plugin. */
 int on_basic_auth(int event, void *event_data, void *userdata);
 int on_disconnect(int event, void *event_data, void *userdata);
 int on_acl_check(int event, void *event_data, void *userdata);

@@ -1,4 +1,4 @@
-/* What clients publish, subscribe and receive. */
+/* Publishing, subscribing and receiving. */
 #include "access.h"
 #include "plugin.h"
 #include "shown.h"
@@ -17,7 +17,7 @@ static enum presence presence_of(const struct grant *grant, const struct mosquit
 	return grant != NULL && grant->former == client ? DEPARTED : STRANGER;
 }
 
-static bool request_of(int access, enum request *out)
+static bool action_of(int access, enum action *out)
 {
 	switch (access) {
 	case MOSQ_ACL_SUBSCRIBE:
@@ -37,33 +37,34 @@ static bool request_of(int access, enum request *out)
 	}
 }
 
-static void log_denial(const struct plugin *plugin, const char *id, enum presence presence, const struct wish *wish)
+static void log_denial(const struct plugin *plugin, const char *id, enum presence presence,
+                       const struct request *request)
 {
 	char name[LOG_NAME_BYTES], topic[LOG_TOPIC_BYTES];
 
 	shown_text(&plugin->keyring, id, name, sizeof name);
-	shown_text(&plugin->keyring, wish->topic, topic, sizeof topic);
-	if (wish->request == SUBSCRIBE && presence == CONNECTED) {
+	shown_text(&plugin->keyring, request->topic, topic, sizeof topic);
+	if (request->action == SUBSCRIBE && presence == CONNECTED) {
 		mosquitto_log_printf(MOSQ_LOG_NOTICE, "jwt-auth: %s may not subscribe to %s", name, topic);
-	} else if (wish->request == PUBLISH && presence == DEPARTED) {
+	} else if (request->action == PUBLISH && presence == DEPARTED) {
 		mosquitto_log_printf(MOSQ_LOG_NOTICE, "jwt-auth: the will of %s on %s is refused", name, topic);
 	}
 }
 
 static bool is_allowed(struct plugin *plugin, const struct grant *grant, enum presence presence,
-                       const struct wish *wish)
+                       const struct request *request)
 {
-	/* A session from before the start may belong to a key that was withdrawn since: nobody knows. */
-	if (grant == NULL && presence == WITHOUT_CONNECTION && wish->request == RECEIVE && plugin->withdrawing) {
+	/* The key of a session from before the start is unknown, and may be one that was withdrawn since. */
+	if (grant == NULL && presence == WITHOUT_CONNECTION && request->action == RECEIVE && plugin->key_was_withdrawn) {
 		return false;
 	}
-	bool allowed = access_is_allowed(grant, presence, wish);
+	bool allowed = access_is_allowed(grant, presence, request);
 
-	/* When the broker stops it sends the wills of connections that are still there, which look like messages of
-	 * theirs. But what is not stamped right after this check is none, and nobody may receive it. */
-	if (wish->request == PUBLISH) {
-		plugin->order_unstamped = allowed && presence == CONNECTED && topic_is_control(wish->topic);
-	} else if (wish->request == RECEIVE && plugin->order_unstamped && topic_is_control(wish->topic)) {
+	/* When the broker stops, it sends the wills of its connections, which look like their messages here. But a
+	 * control command that is not stamped right after this check must be a will, and nobody may receive it. */
+	if (request->action == PUBLISH) {
+		plugin->command_unstamped = allowed && presence == CONNECTED && topic_is_control(request->topic);
+	} else if (request->action == RECEIVE && plugin->command_unstamped && topic_is_control(request->topic)) {
 		return false;
 	}
 	return allowed;
@@ -74,22 +75,22 @@ int on_acl_check(int event, void *event_data, void *userdata)
 	struct plugin *plugin = userdata;
 	struct mosquitto_evt_acl_check *check = event_data;
 	const char *id = mosquitto_client_id(check->client);
-	struct wish wish = {.topic = check->topic, .qos = check->qos, .retain = check->retain};
+	struct request request = {.topic = check->topic, .qos = check->qos, .retain = check->retain};
 
 	(void)event;
-	if (id == NULL || check->topic == NULL || !request_of(check->access, &wish.request)) {
+	if (id == NULL || check->topic == NULL || !action_of(check->access, &request.action)) {
 		return MOSQ_ERR_ACL_DENIED;
 	}
-	if (wish.request == SUBSCRIBE) {
-		wish.subscriptions = mosquitto_client_sub_count(check->client);
+	if (request.action == SUBSCRIBE) {
+		request.subscriptions = mosquitto_client_sub_count(check->client);
 	}
 	struct grant *grant = grants_find(plugin->grants, id);
 	enum presence presence = presence_of(grant, check->client);
 
-	if (is_allowed(plugin, grant, presence, &wish)) {
+	if (is_allowed(plugin, grant, presence, &request)) {
 		return MOSQ_ERR_SUCCESS;
 	}
-	log_denial(plugin, id, presence, &wish);
+	log_denial(plugin, id, presence, &request);
 	return MOSQ_ERR_ACL_DENIED;
 }
 
@@ -111,6 +112,6 @@ int on_message(int event, void *event_data, void *userdata)
 	if (!stamp_sender(&message->properties, grant->claims.name)) {
 		return MOSQ_ERR_NOMEM;
 	}
-	plugin->order_unstamped = false;
+	plugin->command_unstamped = false;
 	return MOSQ_ERR_SUCCESS;
 }

@@ -4,11 +4,11 @@
 
 bool shown_is_secret(const struct keyring *keyring, const char *text)
 {
-	/* Every part of a JWT begins with '{"', which is this in base64. */
+	/* The parts of a JWT begin with '{"', which is "eyJ" in base64. */
 	return strstr(text, "eyJ") != NULL || strstr(text, "PRIVATE KEY") != NULL || keyring_is_quoted(keyring, text);
 }
 
-/* The length of the control character at `text`, or 0: those of ASCII, and in UTF-8 U+0080 to U+009F. */
+/* Returns the length of the control character at `text` (one of ASCII, or U+0080 to U+009F in UTF-8), or 0. */
 static size_t control_length(const char *text)
 {
 	unsigned char first = (unsigned char)text[0], second = first == 0 ? 0 : (unsigned char)text[1];
@@ -26,7 +26,7 @@ const char *shown_text(const struct keyring *keyring, const char *text, char *ou
 	}
 	size_t length = strnlen(text, size - 1), at = 0;
 
-	/* Not in the middle of a character. */
+	/* Do not cut within a character. */
 	while (length > 0 && ((unsigned char)text[length] & 0xc0) == 0x80) {
 		length--;
 	}

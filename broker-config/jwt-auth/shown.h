@@ -1,4 +1,4 @@
-/* What clients have chosen, client ids and topics, as the log may show it. People do put secrets into the wrong field. */
+/* Makes client ids and topics, which clients choose, safe for the log. People do put secrets into the wrong field. */
 #ifndef NTPPOOL_SHOWN_H
 #define NTPPOOL_SHOWN_H
 
@@ -7,11 +7,11 @@
 
 #include "keys.h"
 
-/* Whether a token, a private key or a part of one of our secrets may stand in the text. */
+/* Whether the text may contain a token, a private key or a part of one of our secrets. */
 bool shown_is_secret(const struct keyring *keyring, const char *text);
 
-/* `text` for the log: cut, without what a terminal obeys, and not at all when it is NULL or may hold a secret.
- * Returns `out`. */
+/* Copies `text` to `out`, truncated to its size and with '?' for each control character. If it is NULL or may contain a
+ * secret, a note replaces it. Returns `out`. */
 const char *shown_text(const struct keyring *keyring, const char *text, char *out, size_t size);
 
 #endif

@@ -11,7 +11,7 @@ static jwt_alg_t algorithm_of(const struct key *key)
 bool signature_read(const char *text, const struct key *key, void (*read)(jwt_t *token, void *context), void *context)
 {
 	jwt_t *token = NULL;
-	/* The header is the sender's: what it names must be what the key is for. */
+	/* The sender chose the header: its algorithm must be the key's. */
 	bool good = jwt_decode(&token, text, key->bytes, (int)key->length) == 0 && token != NULL &&
 	            jwt_get_alg(token) == algorithm_of(key);
 
@@ -27,7 +27,7 @@ const char *signature_claim_text(jwt_t *token, const char *name)
 	return jwt_get_grant(token, name);
 }
 
-/* Reads the claim's JSON: jwt_get_grant_int takes 0 for what is no integer. */
+/* Parses the claim's JSON, since jwt_get_grant_int returns 0 for a claim that is not an integer. */
 bool signature_claim_time(jwt_t *token, const char *name, time_t *out)
 {
 	char *json = jwt_get_grants_json(token, name), *end = NULL;

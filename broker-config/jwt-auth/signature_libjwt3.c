@@ -4,14 +4,14 @@
 
 #include "signature.h"
 
-#define MAX_JWK_BYTES 32768 /* a key file in base64, and more */
+#define MAX_JWK_BYTES 32768 /* larger than a key file in base64 */
 
 struct reader {
 	void (*read)(jwt_t *token, void *context);
 	void *context;
 };
 
-/* --- the key as libjwt wants it: a JWK (RFC 7517) ------------------------------------------------------- */
+/* --- the key in libjwt's format: a JWK (RFC 7517) ------------------------------------------------------- */
 
 /* Appends base64url without padding (RFC 7515, 2). Returns the end. */
 static char *append_base64url(char *out, const unsigned char *bytes, size_t length)
@@ -56,7 +56,7 @@ static jwk_set_t *jwk_set_of(const struct key *key)
 	return set;
 }
 
-/* --- checking ------------------------------------------------------------------------------------------- */
+/* --- verification --------------------------------------------------------------------------------------- */
 
 static int call_reader(jwt_t *token, jwt_config_t *config)
 {
@@ -66,7 +66,7 @@ static int call_reader(jwt_t *token, jwt_config_t *config)
 	return 0;
 }
 
-/* The times are ours to check, by the clock that we are given. */
+/* libjwt's checks of the times are disabled: the caller checks them, by a clock of its own. */
 static bool prepare(jwt_checker_t *checker, const struct key *key, const jwk_set_t *set)
 {
 	const jwk_item_t *item = jwks_item_get(set, 0);
@@ -82,7 +82,8 @@ bool signature_read(const char *text, const struct key *key, void (*read)(jwt_t 
 	struct reader reader = {read, context};
 	jwk_set_t *set = jwk_set_of(key);
 	jwt_checker_t *checker = jwt_checker_new();
-	/* Claims can be read while libjwt checks only, before it has looked at the signature. So it checks twice. */
+	/* Claims can be read only in a callback, which libjwt calls before it has verified the signature. Hence two
+	 * verifications, the first without the callback. */
 	bool good = set != NULL && checker != NULL && prepare(checker, key, set) && jwt_checker_verify(checker, text) == 0 &&
 	            jwt_checker_setcb(checker, call_reader, &reader) == 0 && jwt_checker_verify(checker, text) == 0;
 

@@ -5,7 +5,7 @@
 
 static const char SENDER[] = "sender";
 
-/* Since 2.1 NULL is read where a text is empty. */
+/* Since 2.1 an empty text is read as NULL. */
 static const char *text_or_empty(const char *text)
 {
 	return text == NULL ? "" : text;
@@ -58,7 +58,7 @@ static bool copy_pair(const mosquitto_property *from, mosquitto_property **to)
 	return good;
 }
 
-/* These five are all that a message keeps of its PUBLISH packet. */
+/* A message keeps only these five properties of its PUBLISH packet. */
 static bool copy(const mosquitto_property *from, mosquitto_property **to)
 {
 	int identifier = mosquitto_property_identifier(from);
@@ -78,8 +78,8 @@ static bool copy(const mosquitto_property *from, mosquitto_property **to)
 	}
 }
 
-/* The list that shall be there instead of the given one; NULL when memory is short. Before 2.1 the broker has no
- * function that takes one property out of a list, so the others are copied. */
+/* Returns the list that is to replace the given one, or NULL if memory is short. Before 2.1 the broker has no function
+ * that removes one property from a list, so the others are copied. */
 static mosquitto_property *stamped_copy(const mosquitto_property *given, const char *name)
 {
 	mosquitto_property *stamped = NULL;
@@ -94,7 +94,7 @@ static mosquitto_property *stamped_copy(const mosquitto_property *given, const c
 	return stamped;
 }
 
-/* A name that cannot be read counts as forged: copying the list then fails as well. */
+/* A name that cannot be read counts as forged: copying the list then fails, too. */
 static bool is_forged(const mosquitto_property *property)
 {
 	char *name = NULL;
@@ -117,7 +117,7 @@ bool stamp_sender(mosquitto_property **properties, const char *name)
 	while (property != NULL && !is_forged(property)) {
 		property = mosquitto_property_next(property);
 	}
-	/* The usual case: the list stays the broker's, and becomes longer. */
+	/* The usual case: extend the broker's list. */
 	if (property == NULL) {
 		return add_pair(properties, SENDER, name);
 	}

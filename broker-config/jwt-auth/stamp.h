@@ -1,4 +1,4 @@
-/* The name of the sender as a user property of an order, which nobody but the broker can write. */
+/* The sender's name in a control command: a user property that only the broker can set. */
 #ifndef NTPPOOL_STAMP_H
 #define NTPPOOL_STAMP_H
 
@@ -6,8 +6,8 @@
 
 #include "broker.h"
 
-/* Adds the property "sender" to a message's list, and takes out those of that name which the client wrote. To be called
- * while the broker tells of the message only. False when memory is short; then the list is as it was. */
+/* Adds the property "sender" to a message's list, and removes those of that name from the client. May only be called in
+ * a handler of MOSQ_EVT_MESSAGE. Returns false and changes nothing if memory is short. */
 bool stamp_sender(mosquitto_property **properties, const char *name);
 
 #endif

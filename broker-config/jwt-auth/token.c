@@ -6,14 +6,14 @@
 #include "identity.h"
 #include "signature.h"
 
-/* Monitors are strangers, and there are hundreds; the others are the pool's own. An agent has three sessions: its own,
- * and one each for "monitor --once" and "--sanity-only". Every start of a worker is a session of its name. None of them
- * has more than a dozen subscriptions.
+/* There are hundreds of monitors, run by strangers; the other clients are the pool's own. An agent has three sessions:
+ * its own, and one each for "monitor --once" and "--sanity-only". Each start of a worker creates a session of its name.
+ * No session has more than a dozen subscriptions.
  *
- * A client that speaks MQTT 3.1.1 is not told when a publish of its is denied. That is bearable for people and
- * exporters with mosquitto_sub and mosquitto_pub, but a monitor would wait for its acknowledgement for ever. */
-static const struct rules OF_STRANGERS = {"monitor", false, false, 8, 32};
-static const struct rules OF_OUR_OWN[] = {
+ * In MQTT 3.1.1 the broker cannot report a denied publish. People and exporters with mosquitto_sub and mosquitto_pub
+ * can live with that, but a monitor would wait for its acknowledgement forever. */
+static const struct rules MONITOR_RULES = {"monitor", false, false, 8, 32};
+static const struct rules POOL_RULES[] = {
 	{"admin", true, true, 256, 1024},
 	{"exporter", true, false, 256, 1024},
 	{"observer", true, false, 256, 1024},
@@ -22,12 +22,12 @@ static const struct rules OF_OUR_OWN[] = {
 
 static const struct rules *rules_of(const char *role)
 {
-	for (size_t i = 0; i < sizeof OF_OUR_OWN / sizeof *OF_OUR_OWN; i++) {
-		if (strcmp(role, OF_OUR_OWN[i].role) == 0) {
-			return &OF_OUR_OWN[i];
+	for (size_t i = 0; i < sizeof POOL_RULES / sizeof *POOL_RULES; i++) {
+		if (strcmp(role, POOL_RULES[i].role) == 0) {
+			return &POOL_RULES[i];
 		}
 	}
-	return &OF_STRANGERS;
+	return &MONITOR_RULES;
 }
 
 static bool read_filters(jwt_t *token, const char *claim, struct filters *out)
@@ -46,19 +46,19 @@ static const char *read_claims(jwt_t *token, time_t now, struct claims *out)
 	time_t not_before;
 
 	if (signature_has_parameter(token, "crit")) {
-		return "the token has a critical extension that is not known here";
+		return "the token has a critical extension that is not supported";
 	}
 	if (name == NULL || !identity_name_is_valid(name)) {
-		return "claim sub is missing or no name";
+		return "claim sub is missing or not a valid name";
 	}
 	if (role == NULL) {
-		return "claim role is missing or no string";
+		return "claim role is missing or not a string";
 	}
 	if (!signature_claim_time(token, "exp", &out->expires)) {
-		return "claim exp is missing or no integer";
+		return "claim exp is missing or not an integer";
 	}
 	if (!signature_claim_time(token, "nbf", &not_before)) {
-		return "claim nbf is missing or no integer";
+		return "claim nbf is missing or not an integer";
 	}
 	if (now >= out->expires) {
 		return "the token has expired";
@@ -67,7 +67,7 @@ static const char *read_claims(jwt_t *token, time_t now, struct claims *out)
 		return "the token is not valid yet: compare the clocks of broker and signer";
 	}
 	if (!read_filters(token, "subs", &out->subscribe) || !read_filters(token, "publ", &out->publish)) {
-		return "claim subs or publ is missing or no list of topic filters";
+		return "claim subs or publ is missing or not a list of topic filters";
 	}
 	out->rules = rules_of(role);
 	out->name = strdup(name);

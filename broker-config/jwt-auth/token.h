@@ -1,4 +1,4 @@
-/* What a token says, once its signature and times are known to be good. */
+/* Verifies tokens, and reads their claims. */
 #ifndef NTPPOOL_TOKEN_H
 #define NTPPOOL_TOKEN_H
 
@@ -10,11 +10,11 @@
 
 #define MAX_TOKEN_BYTES 8192
 
-/* What a role may do beyond its topics, and how much of the broker's memory it may take. */
+/* The permissions of a role apart from topics, and its limits, which bound the broker's memory. */
 struct rules {
 	const char *role;
 	bool may_use_old_protocol; /* MQTT 3 */
-	bool may_retain;           /* whatever it may publish; else its status only */
+	bool may_retain;           /* everything that it may publish; if false, only its status */
 	size_t sessions;           /* of one name, connected or kept */
 	int subscriptions;         /* of one session */
 };
@@ -28,8 +28,8 @@ struct claims {
 	struct filters publish;
 };
 
-/* Checks the token. Returns NULL and fills `*out`, or returns the reason why it is refused, which is fit for the log:
- * it quotes nothing of the token. */
+/* Verifies the token's signature and times. Returns NULL and fills `*out`, or returns the reason for refusing it, which
+ * is safe to log: it contains no part of the token. */
 const char *token_check(const char *token, const struct keyring *keyring, time_t now, struct claims *out);
 
 void claims_free(struct claims *claims);

@@ -4,7 +4,7 @@
 
 static const char SHARED[] = "$share/";
 
-/* One level of a topic; `text` is NULL behind the last one. */
+/* One level of a topic; `text` is NULL after the last one. */
 struct level {
 	const char *text;
 	size_t length;
@@ -45,29 +45,29 @@ bool topic_filter_is_valid(const char *filter)
 	return true;
 }
 
-bool topic_filter_covers(const char *granted, const char *asked)
+bool topic_filter_covers(const char *granted, const char *requested)
 {
-	/* A wildcard in the first place matches nothing that begins with '$' (MQTT 5, 4.7.2). */
-	if (*asked == '$' && *granted != '$') {
+	/* A leading wildcard does not match topics that begin with '$' (MQTT 5, 4.7.2). */
+	if (*requested == '$' && *granted != '$') {
 		return false;
 	}
-	struct level g = first_level(granted), a = first_level(asked);
+	struct level g = first_level(granted), r = first_level(requested);
 
-	for (; a.text != NULL; g = next_level(g), a = next_level(a)) {
+	for (; r.text != NULL; g = next_level(g), r = next_level(r)) {
 		if (g.text == NULL) {
 			return false;
 		}
 		if (is(g, '#')) {
 			return true;
 		}
-		if (is(a, '#')) {
+		if (is(r, '#')) {
 			return false;
 		}
-		if (!is(g, '+') && (g.length != a.length || memcmp(g.text, a.text, a.length) != 0)) {
+		if (!is(g, '+') && (g.length != r.length || memcmp(g.text, r.text, r.length) != 0)) {
 			return false;
 		}
 	}
-	/* "a/#" matches "a" as well. */
+	/* "a/#" also matches "a". */
 	return g.text == NULL || is(g, '#');
 }
 

@@ -1,32 +1,32 @@
-/* Topic filters as sets of topics: which topics a filter matches, and whether one filter covers another. Pure. */
+/* Topic filters: whether one matches a topic, and whether one covers another. Pure. */
 #ifndef NTPPOOL_TOPIC_H
 #define NTPPOOL_TOPIC_H
 
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Whether '+' and '#' stand only where MQTT 5 (4.7.1) allows them: each a whole level, '#' the last one. */
+/* Whether '+' and '#' occur only where MQTT 5 (4.7.1) allows them: as a whole level, '#' only as the last one. */
 bool topic_filter_is_valid(const char *filter);
 
-/* Whether every topic that `asked` can match is matched by `granted` too. Both must be valid filters. It may say no
- * where the answer is yes ("+/#" matches all that "#" does), never the other way round. */
-bool topic_filter_covers(const char *granted, const char *asked);
+/* Whether `granted` matches every topic that `requested` matches. Both must be valid filters. The result may be wrongly
+ * false ("+/#" matches all that "#" does), but never wrongly true. */
+bool topic_filter_covers(const char *granted, const char *requested);
 
-/* Whether the valid filter matches the topic. A text that is empty or has wildcards in it is no topic and is
- * matched by nothing. */
+/* Whether the valid filter matches the topic. A text that is empty or contains wildcards is not a topic, and matches no
+ * filter. */
 bool topic_filter_matches(const char *filter, const char *topic);
 
-/* Takes "$share/<group>/<inner>" apart. False when the filter is of another form, also when group or inner is empty
- * or the group holds a wildcard. */
+/* Splits "$share/<group>/<inner>". Returns false if the filter has another form, group or inner is empty, or the group
+ * contains a wildcard. */
 bool topic_split_shared(const char *filter, const char **group, size_t *group_length, const char **inner);
 
-/* Whether the filter claims to be a shared one, well-formed or not. */
+/* Whether the filter begins like a shared one, well-formed or not. */
 bool topic_is_shared(const char *filter);
 
-/* Whether this is a topic that orders are given on: /{env}/control/# or /{env}/monitors/control/#. */
+/* Whether this is a topic of control commands: /{env}/control/# or /{env}/monitors/control/#. */
 bool topic_is_control(const char *topic);
 
-/* Whether this is the topic of the status of that name: /{env}/monitors/status/{name}/status. */
+/* Whether this is the status topic of that name: /{env}/monitors/status/{name}/status. */
 bool topic_is_status_of(const char *topic, const char *name);
 
 #endif
