@@ -16,10 +16,10 @@ pytest_plugins = ["testbed.fixtures.broker", "testbed.fixtures.database"]
 
 
 def pytest_configure() -> None:
-    """Gives the processes that tests start the default signals.
+    """Restore the default signals for processes that tests start.
 
-    A run in the background of a script, or with nohup, ignores SIGINT or SIGHUP, and children inherit that: bash could
-    not even trap them. A handler is not inherited, and goes on ignoring them here.
+    If tests run in the background of a script, or with nohup, they ignore SIGINT or SIGHUP. Children inherit this, and
+    bash cannot even trap such signals. A handler is not inherited, and still ignores them in this process.
     """
 
     def ignore(number: int, frame: FrameType | None) -> None:
@@ -45,18 +45,18 @@ SLOWEST = (
     "migration/",
     "integration/",
 )
-"""Whose tests take longest; when several processes share the tests, they begin with these, in this order."""
+"""Paths of the slowest tests. If several processes share the tests, these start first, in this order."""
 
 
 def _rank(item: pytest.Item) -> int:
-    """The place of a test among the others: how soon it is to begin."""
+    """Return the position of a test in the order of start."""
     path = item.path.relative_to(TESTS).as_posix()
     return next((rank for rank, beginning in enumerate(SLOWEST) if path.startswith(beginning)), len(SLOWEST))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Puts the longest tests first, and refuses those of random inputs that would fail on a slow machine."""
-    if hasattr(config, "workerinput"):  # one of several processes
+    """Put the slowest tests first, and refuse tests with random inputs that would fail on a slow machine."""
+    if hasattr(config, "workerinput"):  # this is one of several processes
         items.sort(key=_rank)
     for item in items:
         if THOROUGH:
@@ -68,7 +68,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
-    """Puts logging back: a program that a test runs in its own process sets it up, and for all tests after it."""
+    """Restore logging, since a program that a test runs in this process configures it for all later tests."""
     root, known = logging.getLogger(), logging.root.manager.loggerDict.values()
     handlers, level = root.handlers[:], root.level
     levels = {logger: logger.level for logger in known if isinstance(logger, logging.Logger)}

@@ -1,4 +1,4 @@
-"""Test the operators' command line: its output, and one clear line for every wrong argument or setting."""
+"""Test the operators' command line: its output, and one clear line for every invalid argument or setting."""
 
 import json
 import os
@@ -38,10 +38,10 @@ def dsn(tmp_path: Path) -> str:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, dsn: str) -> Run:
-    """Runs one command: exit code, stdout, stderr. Keywords are settings."""
+    """Return a function that runs a command with settings, and returns exit code, stdout and stderr."""
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)  # no database.yaml of anybody's
+    monkeypatch.chdir(tmp_path)  # a directory without database.yaml
     monkeypatch.setenv("DATABASE_DSN", dsn)
     monkeypatch.setenv("JWT_KEY", KEY)
     monkeypatch.setenv("DEPLOYMENT_MODE", "devel")
@@ -59,7 +59,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 
 @pytest.fixture
 def ledger(run: Run, dsn: str) -> str:
-    """A migrated database with a few rows; its DSN."""
+    """Return the DSN of a migrated database with a few rows."""
     assert run("db", "upgrade")[0] == 0
     engine = open_database(URL.create("sqlite", database=dsn.removeprefix("sqlite:///")))
 
@@ -80,11 +80,11 @@ def one_line(err: str) -> str:
 
 
 @pytest.mark.parametrize("level", ["warn", "WARNING", "Info"])
-def test_a_level_is_known_by_the_names_that_others_use(run: Run, ledger: str, level: str) -> None:
+def test_log_level_accepts_common_aliases_in_any_case(run: Run, ledger: str, level: str) -> None:
     assert run("--log-level", level, "db", "status")[0] == 0
 
 
-# ---- wrong arguments and settings ----------------------------------------------------------------------------------
+# ---- invalid arguments and settings --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_level_is_known_by_the_names_that_others_use(run: Run, ledger: str, le
         (["demo", "--database-url", "oracle://u:secret@h/d"], "--database-url"),
     ],
 )
-def test_a_wrong_argument_is_one_line_that_names_it(
+def test_invalid_argument_is_reported_in_one_line_that_names_it(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], named: str
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -147,7 +147,7 @@ def test_a_wrong_argument_is_one_line_that_names_it(
     ],
 )
 @pytest.mark.parametrize("command", ["ingest", "scorer", "selector"])
-def test_a_worker_with_a_wrong_setting_ends_with_2_and_one_line(
+def test_worker_with_an_invalid_setting_exits_with_2_and_one_line(
     run: Run, ledger: str, command: str, settings: dict[str, str], named: str
 ) -> None:
     code, out, err = run(*([command, "server"] if command == "selector" else [command]), **settings)
@@ -156,7 +156,7 @@ def test_a_worker_with_a_wrong_setting_ends_with_2_and_one_line(
     assert "secret@" not in err and "hunter2" not in err and KEY not in err
 
 
-def test_two_wrong_settings_are_two_lines(run: Run) -> None:
+def test_two_invalid_settings_are_reported_in_two_lines(run: Run) -> None:
     code, _, err = run("db", "status", LOG_LEVEL="loud", MQTT_PORT="x")
     assert code == 2
     assert [line.split("=")[0] for line in err.splitlines()] == [
@@ -166,7 +166,7 @@ def test_two_wrong_settings_are_two_lines(run: Run) -> None:
 
 
 @pytest.mark.parametrize("command", [["ingest"], ["scorer"], ["selector", "server"]])
-def test_a_worker_on_a_database_without_tables_says_what_to_do(run: Run, command: list[str]) -> None:
+def test_worker_without_tables_in_the_database_names_the_command_to_run(run: Run, command: list[str]) -> None:
     code, _, err = run(*command)
     assert code == 2
     assert "ntppool-monitor db upgrade" in err.splitlines()[-1]
@@ -177,14 +177,14 @@ def test_a_worker_on_a_database_without_tables_says_what_to_do(run: Run, command
     "command",
     [["monitors", "list"], ["servers", "add", "192.0.2.7"], ["selector", "simulate", "1"], ["selector", "once"]],
 )
-def test_a_command_on_a_database_without_tables_says_what_to_do(run: Run, command: list[str]) -> None:
+def test_command_without_tables_in_the_database_names_the_command_to_run(run: Run, command: list[str]) -> None:
     code, out, err = run(*command)
     assert (code, out) == (1, "")
     assert "run 'ntppool-monitor db upgrade'" in one_line(err)
 
 
 @pytest.mark.parametrize("command", [["monitors", "list"], ["db", "status"], ["db", "upgrade"]])
-def test_a_database_that_does_not_answer_is_one_line(run: Run, command: list[str]) -> None:
+def test_unreachable_database_is_reported_in_one_line(run: Run, command: list[str]) -> None:
     code, _, err = run(*command, DATABASE_DSN="mysql://somebody:secret@127.0.0.1:1/ledger")
     assert code == 1
     assert "database mysql+pymysql://somebody:***@127.0.0.1:1/ledger: " in one_line(err)
@@ -192,15 +192,15 @@ def test_a_database_that_does_not_answer_is_one_line(run: Run, command: list[str
 
 
 @pytest.mark.parametrize("service", ["ingest", "scorer"])
-def test_files_that_do_not_fit_now_may_fit_soon(run: Run, ledger: str, service: str) -> None:
-    """In the middle of a renewal they do not; after exit code 2 systemd would not try again."""
+def test_mismatched_tls_files_are_a_temporary_error(run: Run, ledger: str, service: str) -> None:
+    """Certificate and key may differ during a renewal, and systemd does not restart a worker after exit code 2."""
     code, _, err = run(service, MQTT_CA_FILE="/etc/passwd")
     assert code == 1
     assert "MQTT_CA_FILE=/etc/passwd: must be matching PEM files" in one_line(err)
 
 
 @pytest.mark.parametrize("command", [["monitors", "list"], ["db", "upgrade"], ["ingest"]])
-def test_a_file_that_is_no_database_is_one_line(run: Run, tmp_path: Path, command: list[str]) -> None:
+def test_file_that_is_not_a_database_is_reported_in_one_line(run: Run, tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "thesis.txt").write_text("42")
     code, _, err = run(*command, DATABASE_DSN=f"sqlite:///{tmp_path}/thesis.txt")
     assert code == 1
@@ -209,7 +209,7 @@ def test_a_file_that_is_no_database_is_one_line(run: Run, tmp_path: Path, comman
     assert f"database sqlite:///{tmp_path}/thesis.txt: file is not a database" in one_line(warning)
 
 
-def test_a_broker_that_does_not_answer_is_one_line(run: Run) -> None:
+def test_unreachable_broker_is_reported_in_one_line(run: Run) -> None:
     code, out, err = run("control", "ingest", "ping", MQTT_PORT="1")
     assert (code, out) == (1, "")
     assert "broker mqtt://localhost:1" in err.splitlines()[-1]
@@ -227,7 +227,9 @@ def test_a_broker_that_does_not_answer_is_one_line(run: Run) -> None:
         (["selector", "simulate", "99"], "server '99': not found"),
     ],
 )
-def test_what_is_not_there_is_named(run: Run, ledger: str, arguments: list[str], named: str) -> None:
+def test_command_that_contradicts_the_ledger_is_refused_with_the_reason(
+    run: Run, ledger: str, arguments: list[str], named: str
+) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (1, "")
     assert named in one_line(err)
@@ -242,23 +244,23 @@ def test_what_is_not_there_is_named(run: Run, ledger: str, arguments: list[str],
         (["servers", "delete", "192.0.2.1", "--on", "tomorrow"], "--on 'tomorrow': must be a day such as"),
     ],
 )
-def test_what_makes_no_sense_is_named(run: Run, ledger: str, arguments: list[str], named: str) -> None:
+def test_invalid_values_are_named(run: Run, ledger: str, arguments: list[str], named: str) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert named in one_line(err)
 
 
-# ---- what it does --------------------------------------------------------------------------------------------------
+# ---- results of commands -------------------------------------------------------------------------------------------
 
 
-def test_a_token_goes_to_stdout_alone(run: Run) -> None:
+def test_only_the_token_is_printed_to_stdout(run: Run) -> None:
     code, out, err = run("token", "monitor", "nlams1-a.devel.mon.example")
     assert (code, err) == (0, "")
     assert out.count(".") == 2 and out.count("\n") == 1 and out.isascii()
 
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
-def test_a_token_is_of_the_environment_that_was_asked_for(run: Run, env: str) -> None:
+def test_token_belongs_to_the_requested_environment(run: Run, env: str) -> None:
     name = f"nlams1-a.{env}.mon.example"
     assert run("token", "monitor", name, "--env", env)[0] == 0
     assert run("--env", env, "token", "monitor", name)[0] == 0
@@ -278,7 +280,7 @@ def test_a_token_is_of_the_environment_that_was_asked_for(run: Run, env: str) ->
         ("server", None, 21_600),
     ],
 )
-def test_a_token_lives_as_long_as_was_asked_for(run: Run, role: str, lifetime: str | None, seconds: int) -> None:
+def test_token_has_the_requested_lifetime(run: Run, role: str, lifetime: str | None, seconds: int) -> None:
     code, out, _ = run("token", role, "me", *([] if lifetime is None else ["--lifetime", lifetime]))
     assert code == 0
     claims = jwt.decode(out.strip(), KEY, algorithms=["HS384"], options={"verify_nbf": False})
@@ -287,14 +289,14 @@ def test_a_token_lives_as_long_as_was_asked_for(run: Run, role: str, lifetime: s
 
 
 @pytest.mark.parametrize(("role", "lifetime"), [("admin", "301s"), ("observer", "13h"), ("exporter", "1096d")])
-def test_no_token_lives_longer_than_its_role_may(run: Run, role: str, lifetime: str) -> None:
+def test_lifetime_beyond_the_limit_of_the_role_is_refused(run: Run, role: str, lifetime: str) -> None:
     code, out, err = run("token", role, "me", "--lifetime", lifetime)
     assert (code, out) == (2, "")
     assert f"--lifetime {lifetime!r}: must be a time such as" in one_line(err)
 
 
 @pytest.mark.parametrize("version", ["0001", "9999"])
-def test_a_ledger_of_another_version_is_left_alone(run: Run, ledger: str, version: str) -> None:
+def test_ledger_of_another_version_is_refused_and_left_unchanged(run: Run, ledger: str, version: str) -> None:
     engine = open_database(URL.create("sqlite", database=ledger.removeprefix("sqlite:///")))
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE `alembic_version` SET `version_num` = ?", (version,))
@@ -307,7 +309,7 @@ def test_a_ledger_of_another_version_is_left_alone(run: Run, ledger: str, versio
 
 
 @pytest.mark.parametrize("role", ["monitor", "admin", "observer", "server", "exporter"])
-def test_a_token_of_an_environment_that_nobody_named_is_refused(run: Run, role: str) -> None:
+def test_token_without_an_explicit_environment_is_refused(run: Run, role: str) -> None:
     for unset in (None, ""):
         code, out, err = run("token", role, "nlams1-a.prod.mon.example", DEPLOYMENT_MODE=unset)
         assert (code, out) == (2, "")
@@ -315,9 +317,7 @@ def test_a_token_of_an_environment_that_nobody_named_is_refused(run: Run, role: 
 
 
 @pytest.mark.parametrize("arguments", [["monitors", "list"], ["servers", "delete", "1"], ["db", "status"]])
-def test_a_command_says_on_which_environment_it_acts_when_nobody_named_it(
-    run: Run, ledger: str, arguments: list[str]
-) -> None:
+def test_command_prints_its_environment_if_it_is_the_default(run: Run, ledger: str, arguments: list[str]) -> None:
     assert run("--env", "devel", *arguments, DEPLOYMENT_MODE=None)[2] == ""
     code, _, err = run(*arguments, DEPLOYMENT_MODE=None)
     assert code == 0
@@ -327,7 +327,7 @@ def test_a_command_says_on_which_environment_it_acts_when_nobody_named_it(
     )
 
 
-def test_the_database_says_at_which_version_it_is(run: Run) -> None:
+def test_db_status_and_upgrade_report_the_version(run: Run) -> None:
     assert run("db", "status")[0] == 1
     assert "was at none" in run("db", "upgrade")[1]
     assert "was at" not in run("db", "upgrade")[1]
@@ -335,20 +335,20 @@ def test_the_database_says_at_which_version_it_is(run: Run) -> None:
     assert (code, err) == (0, "") and "at version" in out
 
 
-def test_several_monitors_are_changed_together_or_not_at_all(run: Run, ledger: str) -> None:
+def test_several_monitors_are_changed_atomically(run: Run, ledger: str) -> None:
     assert run("monitors", "pause", "nlams1-a/v4", "nobody")[0] == 1
     assert "nlams1-a" in run("monitors", "list", "--status", "pending")[1]
     code, out, _ = run("monitors", "pause", "nlams1-a/v4", "nlams1-a/v6")
     assert (code, out.count("is paused")) == (0, 2)
 
 
-def test_lists_into_a_pipe_are_separated_by_tabs(run: Run, ledger: str) -> None:
+def test_lists_written_to_a_pipe_are_separated_by_tabs(run: Run, ledger: str) -> None:
     lines = [line.split("\t") for line in run("servers", "list")[1].splitlines()]
     assert lines[0][:5] == ["id", "address", "hostname", "account", "score"]
     assert lines[1][1:5] == ["192.0.2.1", "", "Ticks & Tocks", "19.5"]
 
 
-def test_simulate_speaks_to_people_and_to_machines(run: Run, ledger: str) -> None:
+def test_simulate_prints_text_or_json(run: Run, ledger: str) -> None:
     text, machine = run("selector", "simulate", "192.0.2.1")[1], run("selector", "simulate", "1", "--json")[1]
     assert "rule 1: leave at once" in text
     assert machine.startswith('{"server": {"id": 1, "ip": "192.0.2.1"')
@@ -360,7 +360,7 @@ SEEN = r"nlams1-e\x1b[31m\n2 fake.devel.mon.example"
 
 @pytest.fixture
 def evil(ledger: str) -> None:
-    """A ledger with a monitor and a server whose texts a terminal would obey."""
+    """Add a monitor and a server whose texts contain terminal control characters."""
     engine = open_database(URL.create("sqlite", database=ledger.removeprefix("sqlite:///")))
 
     def rows(connection):  # type: ignore[no-untyped-def]
@@ -387,7 +387,7 @@ def evil(ledger: str) -> None:
         (["control", "a\x1b[2J\nb", "ping"], r"a\x1b[2J\nb"),
     ],
 )
-def test_what_a_terminal_would_obey_is_shown_as_an_escape(
+def test_terminal_control_characters_are_shown_as_escapes(
     run: Run, evil: None, arguments: list[str], seen: str
 ) -> None:
     _, out, err = run(*arguments)
@@ -396,7 +396,7 @@ def test_what_a_terminal_would_obey_is_shown_as_an_escape(
     assert "\n2 fake" not in out + err
 
 
-def test_help_and_no_arguments_explain() -> None:
+def test_help_or_missing_arguments_print_the_usage() -> None:
     for arguments, code in ([["--help"], 0], [[], 2], [["monitors"], 2]):
         done = subprocess.run(
             [sys.executable, "-P", "-m", "ops", *arguments],
@@ -411,7 +411,7 @@ def test_help_and_no_arguments_explain() -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(ledger: str) -> None:
+def test_closed_pipe_is_not_an_error(ledger: str) -> None:
     shell = f"{shlex.quote(sys.executable)} -P -m ops servers list | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", shell],
@@ -424,7 +424,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(ledger: str) -> None:
     assert done.stderr == ""
 
 
-# ---- what can be made and changed ----------------------------------------------------------------------------------
+# ---- additions and changes -----------------------------------------------------------------------------------------
 
 
 def as_json(said: tuple[int, str, str]) -> Any:
@@ -440,7 +440,7 @@ def done(said: tuple[int, str, str]) -> list[str]:
     return out.splitlines()
 
 
-def test_a_pool_is_made_without_sql(run: Run) -> None:
+def test_a_pool_is_set_up_without_sql(run: Run) -> None:
     assert run("db", "upgrade")[0] == 0
     [said] = done(
         run(
@@ -522,7 +522,7 @@ def test_a_pool_is_made_without_sql(run: Run) -> None:
     assert (listed["name"], listed["online"], listed["last_seen"]) == (name, None, None)
 
 
-def test_a_server_is_made_and_changed_without_sql(run: Run, ledger: str) -> None:
+def test_a_server_is_added_and_changed_without_sql(run: Run, ledger: str) -> None:
     assert done(run("servers", "add", "192.0.2.9", "--hostname", "a.example", "--account", "1", "--port", "1123")) == [
         "192.0.2.9 (id 2): added"
     ]
@@ -544,7 +544,7 @@ def test_settings_are_set_shown_and_reset(run: Run, ledger: str) -> None:
     assert "all its settings have their defaults" in done(run("settings", "reset", "monitors"))[0]
 
 
-def test_histories_and_rejected_messages_are_read(run: Run, ledger: str) -> None:
+def test_histories_and_rejected_messages_are_shown(run: Run, ledger: str) -> None:
     engine = open_database(URL.create("sqlite", database=ledger.removeprefix("sqlite:///")))
     now = utc_now().replace(microsecond=0)
     move = {"server_id": 1, "monitor_id": 1, "before_status": "active", "after_status": "testing", "changed_on": now}
@@ -572,7 +572,7 @@ def test_histories_and_rejected_messages_are_read(run: Run, ledger: str) -> None
     assert done(run("rejected", "show", "1"))[-1] == r"\x1b[2J\xff"
 
 
-def test_a_payload_goes_into_a_pipe_byte_by_byte(run: Run, ledger: str) -> None:
+def test_raw_payload_is_written_to_a_pipe_unchanged(run: Run, ledger: str) -> None:
     engine = open_database(URL.create("sqlite", database=ledger.removeprefix("sqlite:///")))
     now = utc_now()
     message = {"topic": "/devel/x", "payload_hash": "h", "reason": "no JSON", "payload": b"\x1b\r\n\xff", "bytes": 4}
@@ -620,7 +620,7 @@ def test_a_payload_goes_into_a_pipe_byte_by_byte(run: Run, ledger: str) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_what_cannot_be_made_or_changed_is_named(
+def test_impossible_additions_and_changes_are_refused_with_the_reason(
     run: Run, ledger: str, arguments: list[str], code: int, named: str
 ) -> None:
     found, out, err = run(*arguments)

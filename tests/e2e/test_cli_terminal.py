@@ -55,7 +55,7 @@ def environment(ledger: str) -> dict[str, str]:
 
 
 def at_terminal(ledger: str, *arguments: str, answer: str = "") -> tuple[int, str]:
-    """Runs a command at a terminal, types ``answer`` when it asks; the exit code and all that was shown."""
+    """Run a command at a terminal and type ``answer`` when it asks; return the exit code and the output."""
     mine, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
     process = subprocess.Popen(
@@ -97,20 +97,20 @@ def statuses(ledger: str) -> list[str]:
 
 
 @pytest.mark.parametrize("answer", ["n", "", "no", "yesterday"])
-def test_nothing_is_deleted_without_a_yes(ledger: str, answer: str) -> None:
+def test_nothing_is_deleted_without_confirmation(ledger: str, answer: str) -> None:
     code, shown = at_terminal(ledger, "monitors", "delete", "1", answer=answer)
     assert "permanently delete in devel: uspao1-with-a-name-as-long-as-they-get/v4 (id 1), active?" in shown
     assert (code, "nothing was deleted" in shown) == (1, True)
     assert statuses(ledger) == ["active", "active"]
 
 
-def test_a_yes_deletes_what_was_named(ledger: str) -> None:
+def test_confirmation_deletes_the_named_monitor(ledger: str) -> None:
     code, shown = at_terminal(ledger, "monitors", "delete", "1", answer="y")
     assert (code, "was active, is deleted" in shown) == (0, True)
     assert statuses(ledger) == ["deleted", "active"]
 
 
-def test_where_nobody_can_answer_yes_is_needed(ledger: str) -> None:
+def test_without_a_terminal_the_option_yes_is_required(ledger: str) -> None:
     def piped(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-P", "-m", "ops", "monitors", "delete", *arguments],
@@ -146,7 +146,7 @@ def test_where_nobody_can_answer_yes_is_needed(ledger: str) -> None:
     ],
     ids=" ".join,
 )
-def test_what_is_shown_fits_the_terminal_and_says_where_it_is_from(ledger: str, arguments: list[str]) -> None:
+def test_output_fits_the_terminal_and_names_the_environment(ledger: str, arguments: list[str]) -> None:
     code, shown = at_terminal(ledger, *arguments)
     assert code == 0, shown
     assert shown.startswith("ntppool-monitor: environment devel\n")
@@ -154,7 +154,7 @@ def test_what_is_shown_fits_the_terminal_and_says_where_it_is_from(ledger: str, 
 
 
 def commands(command: Any, *path: str) -> list[tuple[str, ...]]:
-    """Every command and group, as it is typed."""
+    """Return every command and group, as an operator types it."""
     found = [path]
     for name, inner in getattr(command, "commands", {}).items():
         found += commands(inner, *path, name)
@@ -169,7 +169,7 @@ LEAVES = [path for path in ALL if not any(other[: len(path)] == path and other !
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)
-def test_the_document_shows_every_command(path: tuple[str, ...]) -> None:
+def test_the_operating_manual_shows_every_command(path: tuple[str, ...]) -> None:
     assert re.search(rf"^    (?:\$ )?ntppool-monitor (?:-e test )?{' '.join(path)}\b", OPERATING, re.MULTILINE)
 
 
@@ -177,7 +177,7 @@ EXAMPLES = re.findall(r"^    (?:\$ )?ntppool-monitor ([^#>:\n]*)", OPERATING, re
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_every_example_of_the_document_can_be_typed(example: str) -> None:
+def test_every_example_in_the_operating_manual_is_a_valid_command(example: str) -> None:
     words = shlex.split(example)
     words = words[2:] if words[0] == "-e" else words
     command: Any = typer.main.get_command(app)
@@ -186,7 +186,7 @@ def test_every_example_of_the_document_can_be_typed(example: str) -> None:
     command.make_context(command.name, words)
 
 
-def test_there_are_many_commands() -> None:
+def test_all_commands_are_found() -> None:
     assert len(ALL) > 40
 
 

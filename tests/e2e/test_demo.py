@@ -20,12 +20,12 @@ from testbed.ports import ADDRESS, ADDRESS_V6
 from testbed.waiting import PATIENCE
 
 UNTIL_TRUE = 120.0
-"""Seconds from the start of a long run until it has found out what is true: 24 results at two seconds each, and reviews
-that promote two at a time."""
+"""Seconds from the start of a long run until scores and pairs show the true state of the servers: 24 results at
+intervals of two seconds, and reviews that promote two monitors at a time."""
 
 
 @pytest.mark.timeout(UNTIL_TRUE + PATIENCE)
-def test_a_run_finds_out_what_is_true_and_loses_nothing(tmp_path: Path) -> None:
+def test_demo_finds_the_true_state_of_each_server_and_loses_nothing(tmp_path: Path) -> None:
     began = time.monotonic()
     with demo(tmp_path, "--agents", "8", "--servers", "9") as running:
         running.until_said("running; to inspect it")
@@ -40,7 +40,7 @@ def test_a_run_finds_out_what_is_true_and_loses_nothing(tmp_path: Path) -> None:
         assert f"another demo (process {running.process.pid}) is running in it" in again.stderr
         _the_operators_tools_work(running.directory)
         _the_traffic_can_be_watched(running.directory)
-        # However long the commands took, and whatever else the machine does.
+        # The deadline counts from the start, however long the commands took.
         left = UNTIL_TRUE - (time.monotonic() - began)
         running.until(lambda: _seems_true(running.states()), "finds out what is true", left)
         running.process.send_signal(signal.SIGINT)
@@ -55,7 +55,7 @@ def test_a_run_finds_out_what_is_true_and_loses_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", [ADDRESS, ADDRESS_V6])
-def test_with_tls_nobody_reaches_the_broker_without_it(tmp_path: Path, host: str) -> None:
+def test_with_tls_all_clients_connect_to_the_tls_port_only(tmp_path: Path, host: str) -> None:
     require_address(host)
     by = ["--tls", *(["--ipv6"] if host == ADDRESS_V6 else [])]
     with demo(tmp_path, "--agents", "2", "--servers", "2", *by) as running:
@@ -78,7 +78,7 @@ def test_with_tls_nobody_reaches_the_broker_without_it(tmp_path: Path, host: str
 
 
 @pytest.mark.parametrize("database", SERVERS)
-def test_on_a_server_of_its_own_it_loses_nothing(database: str, tmp_path: Path) -> None:
+def test_demo_with_a_database_server_loses_nothing(database: str, tmp_path: Path) -> None:
     require(database)
     with demo(tmp_path, "--agents", "3", "--servers", "2", "--database", database) as running:
         running.until(lambda: running.results() > 3 * 2, "stores results of all pairs")
@@ -97,7 +97,7 @@ def _the_operators_tools_work(directory: Path) -> None:
 
 
 def _operate(directory: Path, command: str) -> str:
-    """What an operator's command prints."""
+    """Return the output of an operator's command."""
     done = subprocess.run(
         ["bash", "-c", f". {directory}/env && {shlex.quote(sys.executable)} -P -m ops {command}"],
         capture_output=True,
@@ -111,7 +111,7 @@ def _operate(directory: Path, command: str) -> str:
 
 
 def _the_traffic_can_be_watched(directory: Path) -> None:
-    """With an admin's token, on every kind of topic that there is."""
+    """Check that an admin sees every kind of topic."""
     ops = f"{sys.executable} -P -m ops"
     watch = "mosquitto_sub -p $MQTT_PORT -i somebody/watch -u somebody -P \"$TOKEN\" -t '/devel/#' -F %t -W 6"
     shell = f". {directory}/env && TOKEN=$({ops} token admin somebody) && {watch}"
@@ -126,13 +126,13 @@ def _the_traffic_can_be_watched(directory: Path) -> None:
     topics = Topics("devel")
     addresses = [(topic, topics.parse(topic)) for topic in set(done.stdout.splitlines())]
     assert {"status", "config", "assignments", "results", "acks"} <= {a.kind for _, a in addresses if a}, done.stderr
-    echo = topics.echo("selector")  # it asks whether it has read all that is retained
+    echo = topics.echo("selector")  # by which it knows that it has read all retained messages
     live = {topic.split("/")[3] for topic, address in addresses if address is None and not topic.startswith(echo)}
     assert {"results", "scores"} <= live <= {"results", "scores", "assignments"}
 
 
 def _seems_true(states: list[tuple[float, int]]) -> bool:
-    """Scores and active monitors, server by server."""
+    """Return whether the score and the number of active monitors of each server (``states``) fit its true state."""
     if len(states) < 9:
         return False
     good = all(states[n][0] > 12 and states[n][1] >= 5 for n in (0, 2, 4, 7, 8))
@@ -149,10 +149,10 @@ def _the_truth_was_found(servers: dict[str, dict[str, Any]]) -> None:
     by_kind = {server["what"]: server for server in servers.values()}
     for what in ("good", "good, monitor's account", "good, monitor's network"):
         assert by_kind[what]["score"] > 12, "rises towards 20"
-        # Four come without the 24 results, while nobody is active; more come only with them.
+        # Without an active monitor, four become active before they have 24 results; the others need these results.
         assert by_kind[what]["active"] >= 5, "seven or all that may serve, in time"
         assert by_kind[what]["active"] <= min(7, by_kind[what]["may_serve"])
-    # An offset of 400 ms costs 2.308 * 0.4 - 0.731 = 0.192 a result: its score goes to -3.84.
+    # An offset of 400 ms costs 2.308 * 0.4 - 0.731 = 0.192 per result: the score tends to -3.84.
     assert -3.85 < by_kind["off by 400 ms"]["score"] < -2
     assert by_kind["off by 5 s"]["score"] < -50
     assert by_kind["stratum 16"]["score"] < -40
@@ -168,7 +168,7 @@ def _the_truth_was_found(servers: dict[str, dict[str, Any]]) -> None:
         assert by_kind[what]["why_not"] == why
 
 
-def test_a_process_that_dies_ends_the_demo_with_its_name_and_its_last_words(tmp_path: Path) -> None:
+def test_dead_process_ends_the_demo_with_its_name_and_the_end_of_its_log(tmp_path: Path) -> None:
     with demo(tmp_path, "--agents", "1", "--servers", "1") as running:
         running.until_said("running; to inspect it")
         children = list(running.children())
@@ -180,7 +180,7 @@ def test_a_process_that_dies_ends_the_demo_with_its_name_and_its_last_words(tmp_
     assert alive(children) == []
 
 
-def test_a_signal_ends_everything_also_what_hangs(tmp_path: Path) -> None:
+def test_second_signal_ends_even_a_hanging_process(tmp_path: Path) -> None:
     with demo(tmp_path, "--agents", "1", "--servers", "1") as running:
         running.until_said("running; to inspect it")
         children = list(running.children())
@@ -193,7 +193,7 @@ def test_a_signal_ends_everything_also_what_hangs(tmp_path: Path) -> None:
     assert alive(children) == []
 
 
-def test_a_signal_during_the_start_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_signal_during_the_start_leaves_no_process_behind(tmp_path: Path) -> None:
     with demo(tmp_path, "--agents", "2", "--servers", "1") as running:
         running.until(lambda: bool(running.children()), "starts something")
         children = list(running.children())
@@ -204,7 +204,7 @@ def test_a_signal_during_the_start_leaves_nothing_behind(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("database", ["sqlite", *SERVERS])
-def test_nothing_outlives_a_demo_that_is_killed(database: str, tmp_path: Path) -> None:
+def test_no_process_outlives_a_killed_demo(database: str, tmp_path: Path) -> None:
     require(database)
     with demo(tmp_path, "--agents", "1", "--servers", "1", "--database", database) as running:
         running.until_said("running; to inspect it")
@@ -215,7 +215,7 @@ def test_nothing_outlives_a_demo_that_is_killed(database: str, tmp_path: Path) -
         running.until(lambda: alive(children) == [], "children end")
 
 
-def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+def test_directory_with_foreign_files_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     theirs = tmp_path / "demo" / "thesis.txt"
     theirs.parent.mkdir()
     theirs.write_text("42")

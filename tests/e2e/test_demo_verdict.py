@@ -1,4 +1,4 @@
-"""Test the demo's verdict: a failure if results do not arrive, for any reason; in words at a terminal."""
+"""Test the demo's verdict: a failure if results do not arrive for any reason, in words at a terminal."""
 
 import fcntl
 import os
@@ -28,7 +28,7 @@ from testbed.waiting import PATIENCE, block_until
 NAME = "of_the_demo"
 
 
-# ---- a database that takes nothing -------------------------------------------------------------------------------
+# ---- a database that refuses writes ------------------------------------------------------------------------------
 
 
 def administer(server: DatabaseServer, *statements: str) -> None:
@@ -40,7 +40,7 @@ def administer(server: DatabaseServer, *statements: str) -> None:
 
 
 def account(server: DatabaseServer, *grants: str) -> URL:
-    """An empty database, and somebody who is no administrator, with these rights on what is in it."""
+    """Create an empty database and an ordinary account with these rights on it; return its URL with the account."""
     url = server.create(NAME)
     for host in ("%", "localhost", "127.0.0.1"):
         name = f"'{NAME}'@'{host}'"
@@ -58,7 +58,7 @@ def has_waiting(running: RunningDemo) -> bool:
 
 
 def bad_end(running: RunningDemo) -> tuple[list[str], str]:
-    """The problems and all it has said; it must have kept its logs."""
+    """Check that the demo failed and kept its logs; return the problems and its output."""
     code, summary, err = running.end()
     assert summary is not None, err
     assert (code, summary["good"]) == (1, False), err
@@ -68,7 +68,7 @@ def bad_end(running: RunningDemo) -> tuple[list[str], str]:
     return summary["problems"], running.said()
 
 
-def test_a_database_that_only_may_be_read_is_a_bad_end(tmp_path: Path, mariadb: DatabaseServer) -> None:
+def test_demo_fails_if_the_database_becomes_read_only(tmp_path: Path, mariadb: DatabaseServer) -> None:
     url = account(mariadb, "ALL ON `{}`.*")
     with demo(tmp_path, "--agents", "2", "--servers", "2", settings=in_environment(url)) as running:
         running.until(lambda: running.results() > 0, "stores results")
@@ -84,7 +84,7 @@ def test_a_database_that_only_may_be_read_is_a_bad_end(tmp_path: Path, mariadb: 
     assert re.search(r"ingest: .*read.only", said)
 
 
-def test_a_database_where_ingest_may_not_write_is_a_bad_end(tmp_path: Path, mariadb: DatabaseServer) -> None:
+def test_demo_fails_if_ingest_may_not_write_to_a_table(tmp_path: Path, mariadb: DatabaseServer) -> None:
     account(mariadb)
     engine = open_database(mariadb.url(NAME))
     upgrade(engine)
@@ -100,13 +100,13 @@ def test_a_database_where_ingest_may_not_write_is_a_bad_end(tmp_path: Path, mari
 
 
 def account_again(server: DatabaseServer, *grants: str) -> URL:
-    """The account with other rights, on the database as it is."""
+    """Give the account further rights on the existing database; return the URL."""
     for host in ("%", "localhost", "127.0.0.1"):
         administer(server, *(f"GRANT {grant.format(NAME)} TO '{NAME}'@'{host}'" for grant in grants))
     return server.url(NAME).set(username=NAME, password="pass")
 
 
-def test_an_account_that_may_make_no_tables_cannot_start_a_demo(tmp_path: Path, mariadb: DatabaseServer) -> None:
+def test_demo_does_not_start_if_the_account_may_not_create_tables(tmp_path: Path, mariadb: DatabaseServer) -> None:
     url = account(mariadb, "SELECT ON `{}`.*")
     with demo(tmp_path, settings=in_environment(url)) as running:
         code, summary, err = running.end()
@@ -114,8 +114,8 @@ def test_an_account_that_may_make_no_tables_cannot_start_a_demo(tmp_path: Path, 
     assert "denied" in err and "Traceback" not in err and ":pass@" not in err
 
 
-def test_a_disk_that_is_full_is_a_bad_end(tmp_path: Path) -> None:
-    """Of the database alone: what agents measure is kept, and waits."""
+def test_demo_fails_if_the_disk_of_the_database_is_full(tmp_path: Path) -> None:
+    """Only the database is on that disk: the agents' results are kept and wait."""
     small = tmp_path / "small"
     small.mkdir()
     by = on_a_disk_of(small, kilobytes=1600)
@@ -135,7 +135,7 @@ def log_of(running: RunningDemo, name: str) -> str:
 
 
 def on_a_disk_of(path: Path, kilobytes: int) -> list[str]:
-    """What starts a command with a disk of that size at ``path``, which nobody else sees."""
+    """Return a prefix that runs a command with a disk of that size at ``path``, invisible to other processes."""
     namespaces = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else [])]
     mount = f"mount -t tmpfs -o size={kilobytes}k,mode=0777 tmpfs '{path}' && exec \"$@\""
     by = [*namespaces, "sh", "-c", mount, "sh"]
@@ -145,7 +145,7 @@ def on_a_disk_of(path: Path, kilobytes: int) -> list[str]:
 
 
 @pytest.mark.parametrize("seconds", ["1", "3"])
-def test_a_run_too_short_for_a_verdict_does_not_call_itself_good(tmp_path: Path, seconds: str) -> None:
+def test_run_too_short_to_score_all_servers_is_not_reported_as_good(tmp_path: Path, seconds: str) -> None:
     with demo(tmp_path, "--seconds", seconds, "--agents", "1", "--servers", "6") as running:
         code, summary, err = running.end()
     assert summary is not None, err
@@ -159,7 +159,7 @@ def test_a_run_too_short_for_a_verdict_does_not_call_itself_good(tmp_path: Path,
 
 
 class Terminal:
-    """A demo at a terminal of 80 columns, in a temporary directory of its own choice."""
+    """A demo at a terminal of 80 columns, in a temporary directory that it chooses itself."""
 
     def __init__(self, temporary: Path, *arguments: str) -> None:
         ours, theirs = pty.openpty()
@@ -173,18 +173,18 @@ class Terminal:
         self._text = b""
 
     def read(self) -> bool:
-        """Reads what there is; False when there will be no more."""
+        """Read the available output; return False at its end."""
         if not select.select([self._ours], [], [], 0.1)[0]:
             return True
         try:
             self._text += os.read(self._ours, 65536)
-        except OSError:  # EIO: nobody has the other end any more
+        except OSError:  # EIO: no process has the other end open any more
             return False
         return True
 
     @property
     def text(self) -> str:
-        """What was written, without the terminal's own orders."""
+        """Return the output without terminal control sequences."""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self._text.decode()).replace("\r\n", "\n").replace("\r", "\n")
 
     def until(self, pattern: str) -> re.Match[str]:
@@ -209,13 +209,13 @@ class Terminal:
 
 @pytest.fixture
 def temporary() -> Iterator[Path]:
-    """With a path that is short enough for sockets, and a space in it."""
+    """Create a temporary directory with a space in its path, which is short enough for sockets."""
     with tempfile.TemporaryDirectory(prefix="of tests ", dir="/tmp") as directory:
         yield Path(directory)
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_at_a_terminal_the_verdict_is_in_words(temporary: Path, as_json: bool) -> None:
+def test_the_verdict_is_printed_in_words_at_a_terminal(temporary: Path, as_json: bool) -> None:
     arguments = ["--agents", "2", "--servers", "2", *(["--json"] if as_json else [])]
     terminal = Terminal(temporary, *arguments)
     try:
@@ -237,7 +237,7 @@ def test_at_a_terminal_the_verdict_is_in_words(temporary: Path, as_json: bool) -
 
 
 def _works_as_printed(line: str) -> None:
-    """In another shell, in another directory, of somebody with an environment of their own."""
+    """Check that the printed command works in another shell, directory and environment."""
     env = {"PATH": "/usr/bin:/bin", "DATABASE_DSN": "mysql://of.another.pool/x", "LANG": "C.UTF-8"}
     done = subprocess.run(
         ["sh", "-c", line], cwd="/", env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -246,7 +246,7 @@ def _works_as_printed(line: str) -> None:
     assert "127.20.0.1" in done.stdout and "127.20.1.1" in done.stdout
 
 
-def test_after_a_failure_the_logs_of_a_temporary_directory_are_kept(temporary: Path) -> None:
+def test_logs_in_a_temporary_directory_are_kept_after_a_failure(temporary: Path) -> None:
     terminal = Terminal(temporary, "--agents", "1", "--servers", "1")
     try:
         terminal.until("running; to inspect it")
@@ -261,7 +261,7 @@ def test_after_a_failure_the_logs_of_a_temporary_directory_are_kept(temporary: P
     assert "scorer was killed by SIGKILL" in terminal.text
 
 
-def test_for_a_program_the_last_line_of_stdout_is_json_and_the_only_one(tmp_path: Path) -> None:
+def test_without_a_terminal_stdout_is_a_single_line_of_json(tmp_path: Path) -> None:
     with demo(tmp_path, "--seconds", "1", "--agents", "1", "--servers", "1") as running:
         running.end()
     assert len(running.out.read_text().splitlines()) == 1

@@ -1,5 +1,4 @@
-"""Test fault runs: a short one with a fixed seed finds no differences, and however a run ends, it leaves nothing
-behind."""
+"""Test fault runs: a short run with a fixed seed finds no differences, and an interrupted run leaves nothing behind."""
 
 import json
 import os
@@ -20,7 +19,7 @@ from testbed.waiting import block_until
 
 COMMAND = [sys.executable, "-P", "-m", "bench.faults"]
 LONG = ("second agent with the same name", "expired token", "full disk under the spool")
-"""Kinds that a run of half a minute has no time for: each takes most of it."""
+"""Kinds of faults that are too long for a run of half a minute: each takes most of it."""
 
 
 @pytest.mark.timeout(240)
@@ -44,8 +43,8 @@ def test_half_a_minute_of_faults_loses_nothing(database: str, by: list[str]) -> 
     assert summary["results_acknowledged"] >= summary["results_stored"]
 
 
-def test_an_interrupted_run_leaves_no_process_and_says_so() -> None:
-    # As a script starts it in the background: with Ctrl-C switched off.
+def test_interrupted_run_leaves_no_process_and_reports_the_interruption() -> None:
+    # A script that starts it in the background makes it ignore SIGINT.
     in_background = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *COMMAND, "--minutes", "5"]
     with subprocess.Popen(in_background, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
@@ -61,7 +60,7 @@ def test_an_interrupted_run_leaves_no_process_and_says_so() -> None:
 
 
 def processes(directory: str) -> list[str]:
-    """Command lines of all processes that have to do with a directory."""
+    """Return the command lines that contain this directory."""
     found = []
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # it has ended
@@ -79,13 +78,13 @@ def processes(directory: str) -> list[str]:
         (["--database", "sqlite"], "--database"),
     ],
 )
-def test_a_wrong_argument_is_named(arguments: list[str], said: str) -> None:
+def test_invalid_argument_is_named(arguments: list[str], said: str) -> None:
     ended = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert said in ended.stderr
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_programs_end_the_run_with_2(tmp_path: Path) -> None:
     environ = {**os.environ, "PATH": str(tmp_path), "LC_ALL": "C"}
     ended = subprocess.run(
         [*COMMAND, "--minutes", "0.1"], capture_output=True, text=True, check=False, env=environ, timeout=60

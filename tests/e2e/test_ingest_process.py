@@ -29,7 +29,7 @@ def start(ingest: WorkerProcess) -> None:
 
 
 async def send_until_acknowledged(monitor: TestMonitor, batches: list[Batch]) -> dict[str, BatchCommitted]:
-    """What an agent does with its spool: sends a few at a time, and again what was not answered."""
+    """Send batches as an agent does: a few at a time, and again until they are acknowledged."""
     acks: dict[str, BatchCommitted] = {}
     missing = {batch.id: batch for batch in batches}
     while missing:
@@ -48,7 +48,7 @@ async def send_until_acknowledged(monitor: TestMonitor, batches: list[Batch]) ->
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
-async def test_nothing_is_lost_and_nothing_counts_twice(
+async def test_restarts_of_ingest_lose_no_result_and_count_none_twice(
     number: signal.Signals, engine: Engine, broker: Broker, tmp_path: Path
 ) -> None:
     name = f"m{ULID()}.test.mon.example".lower()

@@ -1,7 +1,7 @@
 """Test that killing and restarting any one process of a running system loses nothing and counts nothing twice.
 
-One world serves all kills: real agents measure simulated servers all the time. Each process is killed in turn, stays
-away until work has accumulated, and starts again.
+Real agents measure simulated servers all the time. Each process is killed in turn, stays away until work has
+accumulated, and is started again.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ AGENTS, SERVERS = 3, 3
 
 
 class Killing:
-    """A running system, and what the tests of it wait for."""
+    """A running system, with the kills and the conditions to wait for."""
 
     def __init__(self, system: System, database: DatabaseServer) -> None:
         self.system = system
         self.database = database
 
     async def until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
-        """Waits for it; not when a process has died that nobody killed."""
+        """Wait for a condition; fail if a process dies that was not killed."""
 
         async def holds() -> bool:
             if await condition():
@@ -47,21 +47,21 @@ class Killing:
         await wait_until(holds, what)
 
     async def kill(self, name: str, while_away: Callable[[], Awaitable[bool]]) -> None:
-        """Kills a process, waits for what must happen without it, and starts it again."""
+        """Kill a process, wait for a condition without it, and start it again."""
         await self.system.kill(name)
         await self.until(while_away, f"{name} is away")
         await self.system.restart(name)
         await self.flows(f"{name} is back")
 
     async def kill_database(self) -> None:
-        """The same for the database."""
+        """Kill the database, wait until results accumulate, and start it again."""
         await asyncio.to_thread(self.database.stop, kill=True)
         await self.until(self.results_pile_up, "the database is away")
         await asyncio.to_thread(self.database.start)
         await self.flows("the database is back")
 
     async def flows(self, when: str) -> None:
-        """New results of every monitor reach the ledger."""
+        """Wait until new results of every monitor reach the ledger."""
         before = await self._results()
 
         async def more() -> bool:
@@ -71,11 +71,11 @@ class Killing:
         await self.until(more, f"results of all monitors, {when}")
 
     async def results_pile_up(self) -> bool:
-        """Every agent has something in its spool that cannot be delivered."""
+        """Return whether every agent has results in its spool."""
         return not any(is_empty(self.system.site.agent_directory(m)) for m in self.system.world.monitors)
 
     async def scores_pile_up(self) -> bool:
-        """Every server waits for its score."""
+        """Return whether every server waits for its score."""
         return await self.system.read(lambda c: SCORING.backlog(c, utc_now()).due) == len(self.system.world.servers)
 
     async def _results(self) -> dict[str, int]:
@@ -100,7 +100,7 @@ async def running(directory: Path, server: str) -> AsyncIterator[Killing]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("server", DATABASES)
-async def test_no_process_is_needed_for_nothing_to_be_lost(server: str, tmp_path: Path) -> None:
+async def test_killing_any_process_loses_nothing(server: str, tmp_path: Path) -> None:
     require(server)
     async with running(tmp_path, server) as killing:
         system = killing.system

@@ -1,6 +1,6 @@
-"""Test that agents and workers, as real processes, survive every lost connection to the broker, and continue to store.
+"""Test that agents and workers, as real processes, survive lost connections to the broker, and continue to store.
 
-They use TLS, where libraries have more to do when a connection ends, and more opportunities for errors.
+They use TLS, with which libraries have more to do when a connection ends, and thus more opportunities for errors.
 """
 
 import asyncio
@@ -43,10 +43,10 @@ from testbed.world import ENV, Monitor, make_world
 AGENTS, SERVERS = 2, 2
 
 TOKEN = 8
-"""Seconds that a worker's token lives: it is renewed all the time, and expires when the worker cannot do so."""
+"""Lifetime of a worker's token in seconds: a running worker renews it, and the token of a stopped one expires."""
 
 SHORT_TOKEN = timedelta(seconds=6)
-"""Of an agent whose token is to expire."""
+"""Lifetime of an agent's token that is meant to expire."""
 
 WITH_SHORT_TOKENS = f"""
 import datetime, functools, sys
@@ -59,14 +59,14 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture(params=[each for each in TRANSPORTS if each.tls], ids=str)
 def transport(request: pytest.FixtureRequest) -> Transport:
-    """Each that has TLS."""
+    """Return each transport with TLS."""
     chosen: Transport = request.param
     require_address(chosen.host)
     return chosen
 
 
 def impatient_agent(site: Site, monitor: Monitor) -> Command:
-    """The agent as it is, but it waits seconds instead of minutes when another one has come with its name."""
+    """Return an agent that waits seconds instead of minutes after another client has taken over its name."""
     handles = site.directory / "handles" / agent_name(monitor).replace(" ", "-")
     handles.mkdir(parents=True)
     argv = [sys.executable, "-P", "-m", "bench.faults.launch", "agent", str(handles)]
@@ -74,20 +74,20 @@ def impatient_agent(site: Site, monitor: Monitor) -> Command:
 
 
 def worker_with_short_tokens(site: Site, name: str) -> Command:
-    """A worker as it is, but for the life of its tokens."""
+    """Return a worker whose tokens have a short lifetime."""
     argv = [sys.executable, "-P", "-c", WITH_SHORT_TOKENS, *WORKERS[name]]
     return dataclasses.replace(worker_command(site, name), argv=argv)
 
 
 class Pool:
-    """A running system, and what ends connections in it."""
+    """A running system, with ways to end its connections."""
 
     def __init__(self, system: System) -> None:
         self.system = system
         self.site = system.site
 
     async def until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
-        """Waits for it; no process may end meanwhile."""
+        """Wait for a condition; fail if a process dies."""
 
         async def holds() -> bool:
             if await condition():
@@ -98,7 +98,7 @@ class Pool:
         await wait_until(holds, what)
 
     async def flows(self, when: str) -> None:
-        """New results of every monitor reach the ledger, and every worker is connected."""
+        """Wait until new results of every monitor reach the ledger, for which every worker must be connected."""
         before = await self.system.read(results_by_monitor)
 
         async def more() -> bool:
@@ -108,19 +108,19 @@ class Pool:
         await self.until(more, f"results of all monitors, {when}")
 
     async def results_pile_up(self) -> bool:
-        """Every agent has something in its spool that cannot be delivered."""
+        """Return whether every agent has results in its spool."""
         return not any(is_empty(self.site.agent_directory(m)) for m in self.system.world.monitors)
 
     def log(self) -> str:
-        """The broker's."""
+        """Return the broker's log."""
         return (self.site.logs / f"{BROKER}.log").read_text()
 
     def client_id(self, name: str) -> str:
-        """That of the last connection of this name."""
+        """Return the client id of the last connection with this name."""
         return re.findall(rf"^New client connected from \S+ as ({re.escape(name)}(?:/\S+)?) \(", self.log(), re.M)[-1]
 
     async def connects(self, client_id: str, since: int, times: int = 1) -> None:
-        """Waits until so many connections of this client are in the broker's log after its first ``since`` letters."""
+        """Wait for this many connections of the client in the broker's log, after its first ``since`` characters."""
 
         async def found() -> bool:
             return self._connections(client_id, since) >= times
@@ -128,7 +128,7 @@ class Pool:
         await self.until(found, f"{client_id} connects")
 
     async def connect_with_short_tokens(self, since: int) -> None:
-        """Gives agents tokens that will expire soon, until each has connected with one."""
+        """Give agents tokens that expire soon, until each has connected with one."""
 
         async def all_connected() -> bool:
             left = [monitor for monitor in self.system.world.monitors if not self._connections(monitor.name, since)]
@@ -144,7 +144,7 @@ class Pool:
         return len(re.findall(pattern, self.log()[since:], re.M))
 
     async def expires(self, client_id: str, since: int) -> None:
-        """Waits until the broker has ended a connection of this client because its token had expired."""
+        """Wait until the broker has ended a connection of this client because its token expired."""
 
         async def found() -> bool:
             return f"{client_id} is disconnected: the token has expired" in self.log()[since:]
@@ -152,7 +152,7 @@ class Pool:
         await self.until(found, f"the token of {client_id} expires")
 
     async def take_over(self, name: str, role: Role) -> None:
-        """Another client comes with the name of one, and goes; returns when the first one is back."""
+        """Connect another client with the same client id, and disconnect it; return when the first one is back."""
         address, client_id, since = self.site.broker_address, self.client_id(name), len(self.log())
         token = sign(self.site.key, role, name, ENV)
         other = MqttClient(address.port, name, token, client_id=client_id, tls=address.tls(), host=address.host)
@@ -162,7 +162,7 @@ class Pool:
 
     @contextmanager
     def stopped(self, name: str) -> Iterator[None]:
-        """SIGSTOP, and SIGCONT at the end."""
+        """Stop a process with SIGSTOP, and continue it at the end."""
         pid = self.system.supervisor.pid(name)
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
@@ -192,7 +192,7 @@ async def running(directory: Path, transport: Transport) -> AsyncIterator[Pool]:
 
 
 @pytest.mark.timeout(400)
-async def test_no_end_of_a_connection_ends_a_process_and_all_go_on_storing(
+async def test_processes_survive_lost_connections_and_storing_continues(
     tmp_path: Path, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(testbed.demo.system, "agent_command", impatient_agent)

@@ -35,7 +35,7 @@ def scorer(directory: Path, environment: dict[str, str]) -> WorkerProcess:
 
 
 def new_pairs(engine: Engine, count: int) -> list[tuple[int, int]]:
-    """Servers, each with one active monitor."""
+    """Add servers with one active monitor; return the pairs."""
     with engine.begin() as connection:
         monitor = add_monitor(connection, monitor_name("m"))
         pairs = [(add_server(connection), monitor) for _ in range(count)]
@@ -45,7 +45,7 @@ def new_pairs(engine: Engine, count: int) -> list[tuple[int, int]]:
 
 
 def store_result(engine: Engine, server: int, monitor: int, score: float) -> None:
-    """As ingest does: the result, and that its server is due, in one transaction."""
+    """Store a result and make its server due, in one transaction, as ingest does."""
     with engine.begin() as connection:
         SCORING.hold_due(connection, [server], utc_now())
         add_log_score(connection, server, monitor, utc_now().replace(microsecond=0), score=score)
@@ -57,7 +57,7 @@ def scores(engine: Engine) -> dict[int, float]:
 
 
 def wait_for_scores(engine: Engine, expected: dict[int, float]) -> float:
-    """Seconds until they are what is expected."""
+    """Wait for these scores; return the seconds that it took."""
     began = time.monotonic()
     block_until(lambda: expected.items() <= scores(engine).items(), "scores of all results")
     return time.monotonic() - began
@@ -69,16 +69,16 @@ def test_a_result_becomes_a_score_within_a_second(
     pairs = new_pairs(server_engine, 25)
     with scorer(tmp_path, environment):
         store_result(server_engine, *pairs[0], 1.0)
-        wait_for_scores(server_engine, {pairs[0][0]: 1.0})  # the process is there
+        wait_for_scores(server_engine, {pairs[0][0]: 1.0})  # the process has started
         taken = []
         for server, monitor in pairs:
             store_result(server_engine, server, monitor, 12.5)
             taken.append(wait_for_scores(server_engine, {server: 12.5}))
-    # All but one: on a busy machine one may wait for the processor alone.
+    # All but one, since a busy machine may delay a single one.
     assert sorted(taken)[-2] < 1.0
 
 
-def test_a_scorer_that_is_killed_again_and_again_scores_every_server_once(
+def test_repeatedly_killed_scorer_scores_every_server_once(
     server_engine: Engine, environment: dict[str, str], tmp_path: Path
 ) -> None:
     pairs = new_pairs(server_engine, 600)
@@ -103,7 +103,7 @@ def _wait_for_some(engine: Engine, count: int) -> None:
     block_until(lambda: sum(score == 7.5 for score in scores(engine).values()) >= count)
 
 
-async def test_who_watches_is_told_of_every_server_that_was_scored(
+async def test_observer_receives_an_event_for_every_scored_server(
     server_engine: Engine, environment: dict[str, str], broker: Broker, tmp_path: Path
 ) -> None:
     pairs = await asyncio.to_thread(new_pairs, server_engine, 3)
@@ -119,7 +119,7 @@ async def test_who_watches_is_told_of_every_server_that_was_scored(
     with scorer(tmp_path, environment):
         told: dict[int, ScoreComputed] = {}
         async with asyncio.timeout(PATIENCE):
-            # The stream may drop, also while the scorer is still connecting: what was not heard is stored again.
+            # The live stream may drop events, for example while the scorer is connecting, so results are stored again.
             while len(told) < 3:
                 for server, monitor in pairs:
                     await asyncio.to_thread(store_result, server_engine, server, monitor, 12.5)

@@ -1,4 +1,4 @@
-"""Test the whole path of a selection with real processes: ledger changes, selector decides, agents follow.
+"""Test a selection with real processes: the ledger changes, the selector decides, and the agents follow.
 
 An agent's assignments are known from its status, as stored by ingest.
 """
@@ -34,7 +34,7 @@ from testbed.world import ENV, make_world
 
 AGENTS = 6
 TARGET = 3
-"""Active monitors; fewer than usual are reached sooner."""
+"""Target number of active monitors, lower than usual, so that it is reached sooner."""
 
 
 class Pool:
@@ -46,7 +46,7 @@ class Pool:
         self.intervals = PoolSettingsReader(self.engine).get().monitors
 
     async def until(self, condition: Callable[[Connection], bool], what: str) -> None:
-        """Waits for it; no process may die meanwhile."""
+        """Wait for a condition; fail if a process dies."""
 
         async def holds() -> bool:
             if await self.system.read(condition):
@@ -57,14 +57,14 @@ class Pool:
         await wait_until(holds, what)
 
     async def change(self, work: Callable[[Connection], Any]) -> None:
-        """What operators and time do to the ledger."""
+        """Change the ledger, as operators and time do."""
         await asyncio.to_thread(transaction, self.engine, work)
 
     async def active(self) -> set[int]:
         return await self.system.read(active)
 
     async def agents_follow(self, what: str) -> None:
-        """Every agent says that it holds what the ledger says it should."""
+        """Wait until every agent reports the assignments that the ledger has for it."""
         await self.until(self._agents_follow, f"agents follow: {what}")
 
     def _agents_follow(self, connection: Connection) -> bool:
@@ -106,7 +106,7 @@ async def running(directory: Path, server: str) -> AsyncIterator[Pool]:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("server", DATABASES)
-async def test_agents_follow_what_the_selector_decides(
+async def test_agents_follow_the_decisions_of_the_selector(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(store._SETTINGS["selector"], "target_active", TARGET)
@@ -135,7 +135,7 @@ async def test_agents_follow_what_the_selector_decides(
 
 
 def one_account(connection: Connection, *, limit: int) -> None:
-    """All monitors belong to one account, which may have ``limit`` of them at a server."""
+    """Give all monitors to one account, of which at most ``limit`` may measure one server."""
     m = monitors.c
     account = connection.scalar(sa.select(sa.func.min(m.account_id)).where(m.tls_name.not_like("%.system")))
     connection.execute(sa.update(monitors).where(m.tls_name.not_like("%.system")).values(account_id=account))

@@ -31,12 +31,12 @@ from testbed.fixtures.world import add_account, add_monitor, add_server
 MONITORS = 12
 
 settles = partial(eventually, patience=60.0)
-"""It takes a dozen reviews, a second or two apart, and more on a busy machine."""
+"""Wait for a result of a dozen reviews, which are a second or two apart, or more on a busy machine."""
 
 
 @contextmanager
 def selector(engine: Engine, broker: Broker, directory: Path) -> Iterator[None]:
-    """Runs ``ntppool-monitor selector server``, and ends it whatever happens."""
+    """Run ``ntppool-monitor selector server`` within the context."""
     settings = worker_settings(broker, write_key(directory, broker), engine.url)
     with WorkerProcess(directory, "devel", "selector", "server", **settings) as worker:
         yield
@@ -46,13 +46,13 @@ def selector(engine: Engine, broker: Broker, directory: Path) -> Iterator[None]:
 
 
 class World:
-    """One server and its monitors, each of an account and a network of its own, with what they measured."""
+    """One server and its monitors with their results; each monitor has its own account and network."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.names: dict[int, str] = {}
         with engine.begin() as connection:
-            # The process reads settings when it starts.
+            # Written first, since the process reads the settings when it starts.
             set_setting(connection, "selector", {"review_changed": 0.5, "review_unchanged": 0.5})
             self.server = add_server(connection)
             for number in range(MONITORS):
@@ -71,14 +71,14 @@ class World:
             connection.execute(sa.update(table).where(where).values(values))
 
     def moves(self) -> list[tuple[datetime, str, str | None, str]]:
-        """When, from, to: in their order."""
+        """Return the status changes in order: time, status before, status after, reason."""
         c = assignment_changes.c
         with self.engine.connect() as connection:
             rows = connection.execute(sa.select(assignment_changes).order_by(c.id)).all()
         return [(row.changed_on, row.before_status, row.after_status, row.reason) for row in rows]
 
     async def told(self, tree: Tree) -> None:
-        """The agents have been told what the ledger says."""
+        """Wait until the retained assignments agree with the ledger."""
 
         def agree() -> bool:
             ledger = pair_statuses(self.engine, self.server)
@@ -112,7 +112,9 @@ async def test_a_monitor_that_turns_bad_is_replaced(world: World, broker: Broker
             await world.told(tree)
 
 
-async def test_an_account_over_its_limit_shrinks_gradually(world: World, broker: Broker, tmp_path: Path) -> None:
+async def test_monitors_of_an_account_over_its_limit_are_removed_gradually(
+    world: World, broker: Broker, tmp_path: Path
+) -> None:
     crowd = sorted(world.names)[:5]
     with world.engine.begin() as connection:
         account = add_account(connection, flags={"monitors_per_server_limit": 5})

@@ -1,4 +1,4 @@
-"""Test a worker as its operator runs it: start, control commands, stop, and reports about missing dependencies."""
+"""Test a worker as an operator runs it: start, control commands, stop, and messages about missing dependencies."""
 
 import json
 import signal
@@ -30,19 +30,19 @@ from testbed.waiting import PATIENCE, block_until
 
 
 def scorer(directory: Path, **settings: str) -> WorkerProcess:
-    """A ``ntppool-monitor scorer`` of the test's own; the leanest worker stands for the frame of all."""
+    """Return a ``ntppool-monitor scorer``, the simplest worker, to test the frame of all workers."""
     return WorkerProcess(directory, "test", "scorer", **settings)
 
 
 @pytest.fixture
 def key_file(tmp_path: Path, broker: Broker) -> Path:
-    """The broker's key, as a worker is given it."""
+    """Return the file with the broker's key for a worker."""
     return write_key(tmp_path, broker)
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> str:
-    """The DSN of a migrated ledger."""
+    """Return the DSN of a migrated ledger."""
     dsn = f"sqlite:///{tmp_path / 'ledger.db'}"
     engine = open_database(parse_dsn(dsn))
     upgrade(engine)
@@ -51,9 +51,9 @@ def ledger(tmp_path: Path) -> str:
 
 
 def hang(database: DatabaseServer, engine: Engine) -> None:
-    """Stops the server such that somebody asks it in vain.
+    """Stop the server so that a query of the worker remains unanswered.
 
-    It may have read a question just before it was stopped, of which no sign is left; then it goes on until it answers.
+    If it has read a query just before it was stopped, this cannot be seen; then let it continue, and try again.
     """
 
     def is_asked_in_vain() -> bool:
@@ -66,7 +66,7 @@ def hang(database: DatabaseServer, engine: Engine) -> None:
 
 
 def soon_unread(port: int) -> bool:
-    """Whether a server on 127.0.0.1 is soon sent something that it does not read (proc(5), net/tcp)."""
+    """Return whether a server on 127.0.0.1 soon has unread data (proc(5), net/tcp)."""
     deadline = time.monotonic() + 3 * POLL
     here = f"0100007F:{port:04X}"
     while time.monotonic() < deadline:
@@ -78,7 +78,7 @@ def soon_unread(port: int) -> bool:
 
 
 def wait_for_metric(port: int, name: str) -> None:
-    """Waits until the worker tells ``name``: what it counts in the database, it has not counted yet as it begins."""
+    """Wait until the worker exports a metric. Metrics from the database are missing until it is first queried."""
 
     def is_told() -> bool:
         status, metrics = fetch(port, "/metrics")
@@ -89,7 +89,7 @@ def wait_for_metric(port: int, name: str) -> None:
 
 
 async def ask(broker: Broker, payload: bytes) -> ControlAnswer:
-    """The scorer's answer to an order."""
+    """Send a control command to the scorer; return its answer."""
     topics = Topics("test")
     name = "worker-process-test"
     response_topic = topics.answers(name, new_key())
@@ -114,7 +114,7 @@ def fetch(port: int, path: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-async def test_orders_are_answered(tmp_path: Path, broker: Broker, key_file: Path, ledger: str) -> None:
+async def test_control_commands_are_answered(tmp_path: Path, broker: Broker, key_file: Path, ledger: str) -> None:
     with scorer(tmp_path, **worker_settings(broker, key_file, ledger)) as worker:
         worker.wait_for_log("connected to")
         pong = await ask(broker, encode(ControlCommand(command="ping")))
@@ -130,7 +130,9 @@ async def test_orders_are_answered(tmp_path: Path, broker: Broker, key_file: Pat
         worker.wait_for_log("command 'ping' from worker-process-test")
 
 
-async def test_sigterm_ends_it_in_time(tmp_path: Path, broker: Broker, key_file: Path, ledger: str) -> None:
+async def test_worker_exits_within_5_seconds_after_sigterm(
+    tmp_path: Path, broker: Broker, key_file: Path, ledger: str
+) -> None:
     with scorer(tmp_path, **worker_settings(broker, key_file, ledger)) as worker:
         worker.wait_for_log("connected to")
         assert worker.ends_after(signal.SIGTERM) < 5
@@ -138,9 +140,7 @@ async def test_sigterm_ends_it_in_time(tmp_path: Path, broker: Broker, key_file:
         assert "Traceback" not in worker.log_text()
 
 
-def test_without_broker_and_database_it_waits_and_still_ends_in_time(
-    tmp_path: Path, broker: Broker, key_file: Path
-) -> None:
+def test_worker_waits_for_broker_and_database_and_exits_in_time(tmp_path: Path, broker: Broker, key_file: Path) -> None:
     away = worker_settings(broker, key_file, f"mysql://nobody:Pa55word@127.0.0.1:{free_port()}/ledger")
     with scorer(tmp_path, **away | {"MQTT_PORT": str(free_port())}) as worker:
         worker.wait_for_log("waiting for it")
@@ -162,7 +162,7 @@ def health(port: int) -> tuple[int, dict[str, Any]]:
 
 
 def wait_for_health(port: int, well: dict[str, bool], within: float) -> dict[str, Any]:
-    """Waits until exactly these checks are well or not; what they say then."""
+    """Wait until the checks of ``/healthz`` have these outcomes; return the checks."""
     told: dict[str, Any] = {}
 
     def is_so() -> bool:
@@ -181,7 +181,9 @@ WELL = {"broker": True, "clock": True, "database": True, "loop": True, "work": T
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_health_follows_broker_and_database_with_their_ages(server: str, tmp_path: Path, fresh_broker: Broker) -> None:
+def test_healthz_reports_the_state_and_age_of_broker_and_database(
+    server: str, tmp_path: Path, fresh_broker: Broker
+) -> None:
     require(server)
     key_file = write_key(tmp_path, fresh_broker)
     port = free_port()
@@ -204,7 +206,7 @@ def test_health_follows_broker_and_database_with_their_ages(server: str, tmp_pat
             status, told = health(port)
             assert status == 200, "a restart is no illness"
             assert "not connected" in told["checks"]["broker"]["detail"]
-            # A round that is under way is under way for as long, but may be so for longer.
+            # The round in progress is as old as the outage, but rounds have a longer limit.
             checks = wait_for_health(port, WELL | {"broker": False, "database": False}, 30 + PATIENCE)
             assert min(checks["broker"]["age"], checks["database"]["age"]) >= 30
             assert "Lost connection" in checks["database"]["detail"] or "connect" in checks["database"]["detail"]
@@ -216,7 +218,7 @@ def test_health_follows_broker_and_database_with_their_ages(server: str, tmp_pat
             assert password not in worker.log_text() + json.dumps(told)
 
 
-def test_a_worker_introduces_itself(tmp_path: Path, broker: Broker, key_file: Path) -> None:
+def test_worker_logs_its_version_and_addresses_at_the_start(tmp_path: Path, broker: Broker, key_file: Path) -> None:
     dsn = f"mysql://nobody:Pa55word@127.0.0.1:{free_port()}/ledger"
     with scorer(tmp_path, **worker_settings(broker, key_file, dsn), METRICS_PORT=str(port := free_port())) as worker:
         worker.wait_for_log("scorer 0.1.0 starts for test: database mysql+pymysql://nobody:***@127.0.0.1:")
@@ -225,7 +227,7 @@ def test_a_worker_introduces_itself(tmp_path: Path, broker: Broker, key_file: Pa
         assert "Pa55word" not in worker.log_text()
 
 
-def test_a_wrong_setting_is_named(tmp_path: Path, broker: Broker, key_file: Path, ledger: str) -> None:
+def test_invalid_setting_is_named(tmp_path: Path, broker: Broker, key_file: Path, ledger: str) -> None:
     wrong = worker_settings(broker, key_file, ledger) | {"MQTT_PORT": "70000"}
     with scorer(tmp_path, **wrong) as worker:
         assert worker.process.wait(PATIENCE) == 2
@@ -233,7 +235,9 @@ def test_a_wrong_setting_is_named(tmp_path: Path, broker: Broker, key_file: Path
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_a_database_that_hangs_does_not_keep_it(server: str, tmp_path: Path, broker: Broker, key_file: Path) -> None:
+def test_worker_exits_in_time_while_the_database_hangs(
+    server: str, tmp_path: Path, broker: Broker, key_file: Path
+) -> None:
     require(server)
     with temporary_database(SERVERS[server]) as database:
         url = database.create("hanging")
@@ -250,7 +254,7 @@ def test_a_database_that_hangs_does_not_keep_it(server: str, tmp_path: Path, bro
         engine.dispose()
 
 
-def test_a_dead_collector_does_not_keep_a_worker_from_ending(
+def test_worker_exits_in_time_while_the_collector_hangs(
     tmp_path: Path, broker: Broker, key_file: Path, ledger: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:

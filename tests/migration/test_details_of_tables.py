@@ -1,4 +1,4 @@
-"""Test details of migrated tables that Alembic does not compare: collations, fractions of seconds, counters, row
+"""Test details of migrated tables that Alembic does not compare: collations, fractions of seconds, auto_increment, row
 formats."""
 
 import re
@@ -25,13 +25,13 @@ _DETAILS: Final = (
 
 
 def details(engine: Engine) -> set[tuple[Any, ...]]:
-    """All that the server knows of the tables that are ours or the pool's."""
+    """Return all details that the server has of our tables and the pool's."""
     with engine.connect() as connection:
         rows = [tuple(row) for query in _DETAILS for row in connection.exec_driver_sql(query)]
     return {row for row in rows if row[0] in metadata.tables}
 
 
-def test_a_migrated_table_is_in_every_detail_the_one_that_the_program_knows(server: DatabaseServer) -> None:
+def test_migrated_tables_equal_the_metadata_in_every_detail(server: DatabaseServer) -> None:
     migrated, known = (open_database(server.create(name)) for name in ("details", "details_known"))
     try:
         upgrade(migrated)
@@ -64,7 +64,7 @@ OWN_COLUMNS: Final = {
     ("selector_seen", "gone"): ("tinyint", None),
     ("selector_seen", "ip"): ("varchar(40)", "utf8mb4"),
 }
-"""Type and the beginning of the collation, which the server chooses where only the characters are said."""
+"""Type and beginning of the collation. The server chooses the collation if only the character set is given."""
 
 OWN_KEYS: Final = {
     "assignment_changes": ["id"],
@@ -77,10 +77,10 @@ OWN_KEYS: Final = {
 }
 
 COUNTED: Final = {"assignment_changes", "rejected_messages"}
-"""Of ours, those whose key the server counts up."""
+"""Our tables with an auto_increment key."""
 
 
-def test_our_tables_have_types_keys_and_counters_as_promised(server_engine: Engine) -> None:
+def test_our_tables_have_the_documented_types_keys_and_auto_increment(server_engine: Engine) -> None:
     columns, indexes, *_ = _DETAILS
     with server_engine.connect() as connection:
         found = {(row[0], row[1]): row for row in connection.exec_driver_sql(columns) if row[0] in OWN_KEYS}
@@ -90,15 +90,15 @@ def test_our_tables_have_types_keys_and_counters_as_promised(server_engine: Engi
                 keys.setdefault(row[0], []).append(row[3])
     assert keys == OWN_KEYS
     for column, (type_, collation) in OWN_COLUMNS.items():
-        # A display width is decoration, and MySQL shows none.
+        # The display width has no effect, and MySQL does not show it.
         assert re.sub(r"(int)\(\d+\)", r"\1", found[column][2]) == type_, column
         assert (found[column][3] or "").startswith(collation or ""), column
         assert (found[column][3] is None) is (collation is None), column
     assert {table for (table, _), row in found.items() if "auto_increment" in row[6].lower()} == COUNTED
 
 
-def test_what_hangs_on_a_server_goes_with_it(engine: Engine) -> None:
-    """On every database: SQLite keeps the rule in its own words."""
+def test_deleting_a_server_deletes_its_dependent_rows(engine: Engine) -> None:
+    """This includes SQLite, which has its own syntax for the rule."""
     with engine.connect() as connection:
         inspector = sa.inspect(connection)
         of_servers = {

@@ -32,14 +32,14 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def empty(server: DatabaseServer) -> Iterator[Engine]:
-    """A database without any table."""
+    """Create a database without tables."""
     engine = open_database(server.create(f"long{next(_numbers)}"))
     yield engine
     engine.dispose()
 
 
 def lack_an_index(engine: Engine) -> None:
-    """Makes all tables but the index of the log that takes long to make."""
+    """Create all tables except the index of the log that takes long."""
     upgrade(engine)
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE INDEX theirs ON log_scores (server_id, ts)")
@@ -49,7 +49,7 @@ def lack_an_index(engine: Engine) -> None:
 
 @pytest.fixture
 def behind(empty: Engine) -> Engine:
-    """A database whose log lacks an index."""
+    """Create a database whose log lacks an index."""
     lack_an_index(empty)
     return empty
 
@@ -61,24 +61,24 @@ def _talkative(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def reading_the_log(engine: Engine) -> Iterator[Connection]:
-    """A transaction that has read the log: while it lasts, the log cannot be altered."""
+    """Keep a transaction open that has read the log, so that the log cannot be altered."""
     with engine.connect() as connection:
         connection.execute(sa.select(log_scores.c.id).limit(1))
         yield connection
 
 
 def statements(engine: Engine) -> dict[int, str]:
-    """What the server is doing in this database, by connection, beside answering this question."""
+    """Return the statements that the server executes in this database, by connection, except this query."""
     query = "SELECT id, info FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
     with engine.connect() as connection:
         return {id_: info for id_, info in connection.execute(sa.text(query)) if info}
 
 
 LONG = re.compile(r": ([2-9]|[1-9][0-9]+) s")
-"""Twice as long as answers may take in that test."""
+"""Duration of at least twice the read timeout of the test."""
 
 ALLOWED = {"theirs", "log_scores_monitor"}
-"""The pool's own index; and one that InnoDB made for a foreign key before ours of the same column was there."""
+"""The pool's own index, and one that InnoDB created for a foreign key before our index on the same column existed."""
 
 
 def is_complete(engine: Engine) -> bool:
@@ -87,10 +87,12 @@ def is_complete(engine: Engine) -> bool:
     return current(engine) == newest() and {d[-1].name for d in found} <= ALLOWED
 
 
-# ---- long --------------------------------------------------------------------------------------------------------
+# ---- long statements ---------------------------------------------------------------------------------------------
 
 
-def test_a_statement_may_take_longer_than_other_answers(behind: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_migration_statements_are_not_subject_to_the_read_timeout(
+    behind: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(engine_module._TIMEOUTS, "read_timeout", 1.0)
     behind.dispose()
     lines: list[str] = []
@@ -109,14 +111,14 @@ def test_a_statement_may_take_longer_than_other_answers(behind: Engine, monkeypa
     assert any("metadata lock" in line for line in told), "it must say what it waits for"
 
 
-def test_a_server_that_ends_long_statements_lets_a_migration_take_its_time(
+def test_migration_is_exempt_from_the_servers_statement_time_limit(
     mariadb: DatabaseServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = open_database(mariadb.create("ends_long_statements"))
     lack_an_index(engine)
     with engine.connect() as administrator:
         administrator.exec_driver_sql("SET GLOBAL max_statement_time = 1")
-        # Only new connections heed it.
+        # It applies to new connections only.
         hurried = open_database(engine.url)
         began = time.monotonic()
         try:
@@ -144,8 +146,8 @@ def fill_log(engine: Engine, rows: int) -> None:
             connection.execute(sa.insert(log_scores).from_select(columns, sa.select(*columns)))
 
 
-def test_it_is_told_how_far_an_index_is(mariadb: DatabaseServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MySQL counts only where an administrator has it count, MariaDB always."""
+def test_progress_of_an_index_is_reported(mariadb: DatabaseServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MariaDB always measures the progress, MySQL only if an administrator has enabled it."""
     monkeypatch.setattr(migrate, "REPORT_EVERY", 0.02)
     engine = open_database(mariadb.create("told"))
     lack_an_index(engine)
@@ -156,10 +158,10 @@ def test_it_is_told_how_far_an_index_is(mariadb: DatabaseServer, monkeypatch: py
     assert any(line.startswith(INDEX) and line.endswith(" %") for line in lines), lines
 
 
-# ---- ended and run again -----------------------------------------------------------------------------------------
+# ---- interrupted and resumed -------------------------------------------------------------------------------------
 
 
-def test_an_upgrade_that_is_ended_leaves_nothing_running_and_is_finished_by_the_next(behind: Engine) -> None:
+def test_interrupted_upgrade_leaves_nothing_running_and_can_be_resumed(behind: Engine) -> None:
     def tell(line: str) -> None:
         if line.startswith(INDEX):
             raise KeyboardInterrupt
@@ -173,7 +175,7 @@ def test_an_upgrade_that_is_ended_leaves_nothing_running_and_is_finished_by_the_
     assert is_complete(behind)
 
 
-def test_sqlite_is_ended_too(sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upgrade_of_sqlite_can_be_interrupted(sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with sqlite_engine.begin() as connection:
         connection.exec_driver_sql("DROP INDEX log_scores_review")
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
@@ -198,7 +200,7 @@ def test_sqlite_is_ended_too(sqlite_engine: Engine, monkeypatch: pytest.MonkeyPa
 
 @contextlib.contextmanager
 def command(engine: Engine) -> "Iterator[subprocess.Popen[str]]":
-    """``ntppool-monitor db upgrade`` on this database."""
+    """Run ``ntppool-monitor db upgrade`` on this database."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MQTT_", "JWT_", "DATABASE_"))}
     process = subprocess.Popen(
         [sys.executable, "-m", "ops", "db", "upgrade"],
@@ -218,7 +220,7 @@ def command(engine: Engine) -> "Iterator[subprocess.Popen[str]]":
 
 
 def wait_for_index(engine: Engine, beside: Collection[int] = ()) -> set[int]:
-    """Waits until the index is being made, on another connection than ``beside``; returns on which."""
+    """Wait until the index is being created, and return the connections that do so, except those in ``beside``."""
 
     def making() -> set[int]:
         return {id_ for id_, statement in statements(engine).items() if INDEX in statement} - set(beside)
@@ -228,7 +230,7 @@ def wait_for_index(engine: Engine, beside: Collection[int] = ()) -> set[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_ends_when_it_is_told_to(behind: Engine, number: signal.Signals) -> None:
+def test_command_ends_on_a_signal(behind: Engine, number: signal.Signals) -> None:
     with reading_the_log(behind), command(behind) as process:
         wait_for_index(behind)
         process.send_signal(number)
@@ -242,7 +244,7 @@ def test_the_command_ends_when_it_is_told_to(behind: Engine, number: signal.Sign
     assert is_complete(behind)
 
 
-def test_a_command_that_was_killed_is_no_obstacle_for_the_next(behind: Engine) -> None:
+def test_killed_command_does_not_block_the_next(behind: Engine) -> None:
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(reading_the_log(behind))
         first = stack.enter_context(command(behind))
@@ -257,8 +259,8 @@ def test_a_command_that_was_killed_is_no_obstacle_for_the_next(behind: Engine) -
     assert is_complete(behind)
 
 
-def test_what_the_server_still_makes_for_a_killed_command_is_waited_for(behind: Engine) -> None:
-    """A server that is at work on an index does not notice that nobody waits for it any more."""
+def test_next_command_waits_for_an_index_that_is_still_being_created(behind: Engine) -> None:
+    """A server that is creating an index does not notice that its client has gone."""
 
     def make() -> None:
         with behind.connect() as connection:
@@ -283,7 +285,7 @@ def tables(engine: Engine) -> int:
         return len(sa.inspect(connection).get_table_names())
 
 
-def test_a_command_that_is_killed_again_and_again_gets_further_each_time(empty: Engine) -> None:
+def test_repeatedly_killed_command_makes_progress_each_time(empty: Engine) -> None:
     for wanted in (1, 6, 12, 18, 21):
         with command(empty) as process:
             far_enough = lambda: tables(empty) >= wanted or process.poll() is not None  # noqa: B023, E731
@@ -297,9 +299,7 @@ def test_a_command_that_is_killed_again_and_again_gets_further_each_time(empty: 
 # ---- a server with other defaults --------------------------------------------------------------------------------
 
 
-def test_a_server_whose_rows_are_compact_by_default_has_room_for_our_keys(
-    server: DatabaseServer, empty: Engine
-) -> None:
+def test_keys_fit_on_a_server_with_compact_rows_by_default(server: DatabaseServer, empty: Engine) -> None:
     with empty.connect() as connection:
         before = connection.scalar(sa.text("SELECT @@global.innodb_default_row_format"))
         connection.execute(sa.text("SET GLOBAL innodb_default_row_format = compact"))

@@ -1,4 +1,5 @@
-"""Test migrations to the current version: from nothing, from the pool's tables, from half-way, and two at once."""
+"""Test migrations to the current version: from an empty database, the pool's tables or an interruption, and
+concurrent ones."""
 
 import itertools
 import re
@@ -27,7 +28,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(params=["sqlite", *SERVERS])
 def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    """A database without any table."""
+    """Create a database without tables."""
     if request.param == "sqlite":
         url = URL.create("sqlite", database=str(tmp_path / "empty.db"))
     else:
@@ -39,12 +40,12 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
 
 
 def differences(engine: Engine) -> list[Any]:
-    """What the database has and the metadata has not, or the other way round, or otherwise."""
+    """Return the differences between the database and the metadata."""
 
     def same_default(
         context: Any, inspected: Any, column: sa.Column[Any], found: str | None, *rest: Any
     ) -> bool | None:
-        # The comparison cannot tell an empty string from none.
+        # The comparison cannot tell an empty string from no default.
         default = column.server_default
         empty = isinstance(default, sa.DefaultClause) and default.arg == ""
         return found not in ("''", "('')") if empty else None
@@ -54,17 +55,17 @@ def differences(engine: Engine) -> list[Any]:
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
 
 
-# ---- from nothing --------------------------------------------------------------------------------------------------
+# ---- from an empty database ----------------------------------------------------------------------------------------
 
 
-def test_a_new_database_gets_all_tables_as_the_program_knows_them(empty: Engine) -> None:
+def test_new_database_gets_all_tables_of_the_metadata(empty: Engine) -> None:
     assert current(empty) is None
     upgrade(empty)
     assert current(empty) == newest()
     assert differences(empty) == []
 
 
-def test_a_difference_would_be_found(empty: Engine) -> None:
+def test_comparison_finds_differences(empty: Engine) -> None:
     upgrade(empty)
     with empty.begin() as connection:
         connection.exec_driver_sql("DROP INDEX scoring_queue_due" + _on(empty, "scoring_queue"))
@@ -109,11 +110,11 @@ POOL_TYPES = {
 }
 
 
-def test_on_a_server_the_pools_columns_have_the_pools_types(server_engine: Engine) -> None:
+def test_columns_of_the_pool_have_its_types(server_engine: Engine) -> None:
     query = "SELECT table_name, column_name, column_type, extra FROM information_schema.columns"
     with server_engine.connect() as connection:
         rows = connection.exec_driver_sql(f"{query} WHERE table_schema = database()").all()
-    # A display width is decoration, and MySQL 8 shows none.
+    # The display width has no effect, and MySQL 8 does not show it.
     found = {(row[0], row[1]): re.sub(r"(int)\(\d+\)", r"\1", row[2]) for row in rows}
     assert {column: found[column] for column in POOL_TYPES} == POOL_TYPES
     extra = {(row[0], row[1]): row[3].lower() for row in rows}
@@ -124,7 +125,7 @@ def test_on_a_server_the_pools_columns_have_the_pools_types(server_engine: Engin
     assert "auto_increment" not in extra["scoring_queue", "server_id"]
 
 
-def test_the_view_shows_monitors_by_their_short_names_without_the_settings(empty: Engine) -> None:
+def test_view_shows_short_names_of_monitors_without_the_settings(empty: Engine) -> None:
     upgrade(empty)
     rows = [
         {"tls_name": "a-1.test.mon.example", "ip_version": "v4", "type": "monitor"},
@@ -142,7 +143,7 @@ def test_the_view_shows_monitors_by_their_short_names_without_the_settings(empty
 
 
 def make_pool(connection: Connection) -> None:
-    """The pool's tables as they are today, with something in them."""
+    """Create the pool's current tables, with rows."""
     ours = {"log_scores_review": log_scores, "server_scores_monitor_status": server_scores}
     removed = [index for name, table in ours.items() for index in table.indexes if index.name == name]
     for index in removed:
@@ -161,11 +162,11 @@ def make_pool(connection: Connection) -> None:
     connection.execute(sa.insert(servers).values(id=7, ip="192.0.2.7", created_on=NOW, score_raw=19.5))
     connection.execute(sa.insert(log_scores).values(server_id=7, ts=NOW, score=19.5, step=1))
     connection.execute(sa.insert(monitors).values(id=8, status="active", config="{}", created_on=NOW))
-    # With rows, so that its indexes come from the steps that name them.
+    # A row, since the first migration would add all indexes to an empty table.
     connection.execute(sa.insert(server_scores).values(server_id=7, monitor_id=8, created_on=NOW))
 
 
-def test_a_database_with_the_pools_tables_is_adopted_with_its_rows(empty: Engine) -> None:
+def test_database_with_the_pools_tables_is_adopted_with_its_rows(empty: Engine) -> None:
     with empty.begin() as connection:
         make_pool(connection)
     upgrade(empty)
@@ -181,7 +182,7 @@ def origin(engine: Engine) -> list[bool]:
         return [bool(adopted) for adopted in connection.scalars(sa.select(ledger_origin.c.adopted))]
 
 
-def test_it_is_recorded_whether_a_ledger_was_adopted(empty: Engine) -> None:
+def test_adoption_of_a_ledger_is_recorded(empty: Engine) -> None:
     with empty.begin() as connection:
         make_pool(connection)
     upgrade(empty)
@@ -189,7 +190,7 @@ def test_it_is_recorded_whether_a_ledger_was_adopted(empty: Engine) -> None:
     assert origin(empty) == [True]
 
 
-def test_a_new_ledger_is_not_adopted_nor_is_one_whose_tables_are_empty(empty: Engine) -> None:
+def test_ledger_with_empty_tables_does_not_count_as_adopted(empty: Engine) -> None:
     with empty.begin() as connection:
         make_pool(connection)
         connection.execute(sa.delete(log_scores))
@@ -199,7 +200,7 @@ def test_a_new_ledger_is_not_adopted_nor_is_one_whose_tables_are_empty(empty: En
     assert origin(empty) == [False]
 
 
-def test_a_ledger_that_was_there_before_is_taken_for_ours(empty: Engine) -> None:
+def test_ledger_of_an_earlier_version_does_not_count_as_adopted(empty: Engine) -> None:
     upgrade(empty)
     with empty.begin() as connection:
         connection.execute(sa.insert(servers).values(id=7, ip="192.0.2.7", created_on=NOW))
@@ -210,7 +211,7 @@ def test_a_ledger_that_was_there_before_is_taken_for_ours(empty: Engine) -> None
     assert differences(empty) == []
 
 
-def test_only_missing_tables_are_added_to_the_pools(empty: Engine) -> None:
+def test_only_missing_tables_are_added_to_those_of_the_pool(empty: Engine) -> None:
     with empty.begin() as connection:
         make_pool(connection)
         connection.exec_driver_sql("DROP TABLE api_keys_monitors")
@@ -221,7 +222,7 @@ def test_only_missing_tables_are_added_to_the_pools(empty: Engine) -> None:
         assert connection.exec_driver_sql("SELECT count(*) FROM monitors_data").scalar() == 0
 
 
-def test_an_index_that_the_pool_lacks_or_calls_otherwise_is_its_own_affair(empty: Engine) -> None:
+def test_missing_or_renamed_indexes_of_the_pool_are_left_alone(empty: Engine) -> None:
     with empty.begin() as connection:
         make_pool(connection)
         connection.exec_driver_sql("DROP INDEX log_scores_ts" + _on(empty, "log_scores"))
@@ -236,7 +237,7 @@ def test_an_index_that_the_pool_lacks_or_calls_otherwise_is_its_own_affair(empty
     assert "server_scores_monitor_ts" not in names
 
 
-def test_a_unique_key_of_the_pool_stands_in_for_an_index_of_the_same_columns(empty: Engine) -> None:
+def test_unique_key_of_the_pool_replaces_an_index_on_the_same_columns(empty: Engine) -> None:
     reviews = pool_tables.metadata.tables["servers_monitor_review"]
     with empty.begin() as connection:
         make_pool(connection)
@@ -251,7 +252,7 @@ def test_a_unique_key_of_the_pool_stands_in_for_an_index_of_the_same_columns(emp
         }
 
 
-def test_an_older_pool_is_refused_with_what_it_lacks_and_stays_as_it_is(empty: Engine) -> None:
+def test_pool_without_required_columns_is_refused_and_left_unchanged(empty: Engine) -> None:
     with empty.begin() as connection:
         make_pool(connection)
         connection.exec_driver_sql("ALTER TABLE server_scores DROP COLUMN pause_reason") if _is_server(
@@ -270,7 +271,7 @@ def test_an_older_pool_is_refused_with_what_it_lacks_and_stays_as_it_is(empty: E
 
 
 def _names_of(found: list[Any]) -> list[str]:
-    """Of the columns and indexes in what :func:`differences` found."""
+    """Return the names of the columns and indexes in the result of :func:`differences`."""
     return sorted(difference[-1].name for difference in found)
 
 
@@ -278,15 +279,15 @@ def _is_server(engine: Engine) -> bool:
     return engine.dialect.name != "sqlite"
 
 
-# ---- interrupted, and together -------------------------------------------------------------------------------------
+# ---- interrupted and concurrent ------------------------------------------------------------------------------------
 
 
 class PowerCut(Exception):
-    """The process ended here."""
+    """Simulated end of the process."""
 
 
-def test_a_migration_that_is_cut_off_after_any_statement_is_finished_by_the_next(empty: Engine) -> None:
-    """Each run gets one statement further than the one before, from where that left the database."""
+def test_migration_interrupted_after_any_statement_can_be_resumed(empty: Engine) -> None:
+    """Each run gets one statement further, and continues from where the one before left the database."""
     allowed = [0]
 
     def cut(connection: Connection, cursor: Any, statement: str, *rest: Any) -> None:
@@ -297,7 +298,7 @@ def test_a_migration_that_is_cut_off_after_any_statement_is_finished_by_the_next
 
     sa.event.listen(empty, "before_cursor_execute", cut)
     for statements in range(1, 200):
-        # SQLite takes back all that a run did; MySQL only the version, until the next statement commits it too.
+        # SQLite rolls back the whole run; MySQL only the version, unless a further statement has committed it.
         allowed[0] = statements if empty.dialect.name == "sqlite" else 1 + statements % 2
         try:
             upgrade(empty)
@@ -308,11 +309,11 @@ def test_a_migration_that_is_cut_off_after_any_statement_is_finished_by_the_next
     assert statements > 20, "it must have been cut off often"
     assert current(empty) == newest()
     assert origin(empty) == [False]
-    # InnoDB makes an index for a foreign key that finds none, and it stands in for ours of the same column.
+    # InnoDB creates an index for a foreign key that has none, which replaces ours on the same column.
     assert [d for d in differences(empty) if d[:1] != ("add_index",) or d[1].name != "log_scores_monitor"] == []
 
 
-def test_two_at_once_follow_each_other(server: DatabaseServer) -> None:
+def test_concurrent_migrations_run_one_after_the_other(server: DatabaseServer) -> None:
     url = server.create(f"migration{next(_numbers)}")
     start = Barrier(3)
     errors: list[Exception] = []
@@ -339,7 +340,7 @@ def test_two_at_once_follow_each_other(server: DatabaseServer) -> None:
     engine.dispose()
 
 
-def test_the_next_one_begins_when_the_last_one_is_committed(server: DatabaseServer) -> None:
+def test_lock_is_held_until_the_last_migration_is_committed(server: DatabaseServer) -> None:
     engine = open_database(server.create(f"migration{next(_numbers)}"))
     free: list[bool] = []
 
@@ -348,7 +349,7 @@ def test_the_next_one_begins_when_the_last_one_is_committed(server: DatabaseServ
             free.append(bool(other.scalar(sa.text("SELECT IS_FREE_LOCK('ntppool_monitor_migrations')"))))
 
     with engine.begin() as connection:
-        sa.event.listen(connection, "commit", look)  # so that it is known that it is told
+        sa.event.listen(connection, "commit", look)  # checks that the listener is called
     assert free == [True]
     sa.event.listen(engine, "commit", look)
     upgrade(engine)
@@ -356,13 +357,11 @@ def test_the_next_one_begins_when_the_last_one_is_committed(server: DatabaseServ
     assert len(free) > 1 and not any(free[1:])
 
 
-def test_whoever_would_have_to_wait_too_long_is_told_and_nobody_waits_for_one_that_is_done(
-    server: DatabaseServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_too_long_for_another_migration_fails(server: DatabaseServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrate, "_LOCK_WAIT", 0)
     first, second = (open_database(server.create(f"migration{next(_numbers)}")) for _ in range(2))
     try:
-        upgrade(first)  # whose connections stay open
+        upgrade(first)  # its connections stay open
         upgrade(second)
         with first.connect() as connection:
             connection.execute(sa.text("SELECT GET_LOCK('ntppool_monitor_migrations', 0)"))

@@ -20,7 +20,7 @@ def collation(connection: Connection, table: str) -> str:
     return str(connection.scalar(sa.text(query + where), {"table": table}))
 
 
-def test_monitors_of_another_collation_are_joined_with_their_presence(server: DatabaseServer) -> None:
+def test_monitors_with_another_collation_are_joined_with_their_presence(server: DatabaseServer) -> None:
     engine = open_database(server.create("collations"))
     with engine.begin() as connection:
         pool_tables.metadata.create_all(connection, tables=[pool_tables.metadata.tables[n] for n in pool_tables.NAMES])

@@ -29,7 +29,7 @@ BUG = "1.0-\N{BUG}"
 
 @pytest.fixture
 def narrow(server: DatabaseServer) -> Iterator[Engine]:
-    """A database that is adopted, with such a table."""
+    """Create an adopted database with such a table."""
     engine = open_database(server.create("narrow"))
     with engine.begin() as connection:
         pool_tables.metadata.create_all(connection, tables=[pool_tables.metadata.tables[n] for n in pool_tables.NAMES])
@@ -44,7 +44,7 @@ def narrow(server: DatabaseServer) -> Iterator[Engine]:
 
 
 class Direct:
-    """Stands for the worker: writes at once."""
+    """Replace the worker: write immediately."""
 
     def __init__(self) -> None:
         self.contact, self.doubts = Contact(), Doubts()
@@ -53,7 +53,7 @@ class Direct:
         return await Worker.in_database(cast(Worker, self), work, judge_defect)
 
 
-async def test_one_version_stops_nobody(narrow: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unusual_version_does_not_block_other_monitors(narrow: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with narrow.begin() as connection:
         ids = [add_monitor(connection, monitor_name(f"m{number}")) for number in range(5)]
     seen = [Seen(number, NOW, version=BUG if number == ids[2] else "1.0") for number in ids]
@@ -61,7 +61,7 @@ async def test_one_version_stops_nobody(narrow: Engine, monkeypatch: pytest.Monk
     with narrow.connect() as connection:
         found = {r.id: r.client_version for r in connection.execute(sa.select(monitors))}
     assert found == {number: "1.0-?" if number == ids[2] else "1.0" for number in ids}
-    # Were it not cleaned, it would be lost alone.
+    # Without the replacement of characters, only this row is lost.
     monkeypatch.setattr("ingest.last_seen.plain_version", str)
     later = [Seen(each.monitor_id, NOW.replace(hour=13), version=each.version) for each in seen]
     lost: dict[int, str] = {}
@@ -76,7 +76,7 @@ async def test_one_version_stops_nobody(narrow: Engine, monkeypatch: pytest.Monk
     assert {number for number, when in times.items() if when == NOW.replace(hour=13)} == set(ids) - {ids[2]}
 
 
-def test_presence_in_any_characters_is_kept(narrow: Engine) -> None:
+def test_presence_with_any_characters_is_stored(narrow: Engine) -> None:
     name = monitor_name("m")
     with narrow.begin() as connection:
         add_monitor(connection, name)

@@ -13,13 +13,13 @@ from runtime.db.migrate import current, newest, upgrade
 from testbed.fixtures.database import DatabaseServer
 
 
-def test_the_newest_is_alembics_head() -> None:
+def test_newest_is_alembics_head() -> None:
     assert schema.__file__ is not None
     scripts = ScriptDirectory(schema.__file__.replace("__init__.py", "migrations"))
     assert newest() == scripts.get_current_head()
 
 
-def test_the_current_is_what_alembic_reads(server: DatabaseServer) -> None:
+def test_current_equals_the_version_that_alembic_reads(server: DatabaseServer) -> None:
     engine = open_database(server.create("of_versions"))
     try:
         assert current(engine) is None
@@ -33,7 +33,7 @@ def test_the_current_is_what_alembic_reads(server: DatabaseServer) -> None:
         engine.dispose()
 
 
-def test_no_command_loads_alembic_for_its_start() -> None:
+def test_starting_a_command_does_not_load_alembic() -> None:
     program = (
         "import sys, ops.__main__; from runtime.db.migrate import newest; newest(); print('alembic' in sys.modules)"
     )

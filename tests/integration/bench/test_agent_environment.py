@@ -1,4 +1,4 @@
-"""Test the processes of the agent's benchmarks: their environment, and their memory."""
+"""Test the environment and the memory measurement of the agent's benchmarks."""
 
 import subprocess
 from pathlib import Path
@@ -10,14 +10,14 @@ from bench.agent_environment import make_agent_environment
 from bench.stage import CannotRun
 
 
-def test_the_memory_of_a_process_that_is_gone_cannot_be_measured() -> None:
+def test_reading_the_memory_of_an_ended_process_fails() -> None:
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
     with pytest.raises(CannotRun, match=f"the memory of process {gone.pid} cannot be read"):
         agent_memory.read_memory(gone.pid)
 
 
-def test_the_agents_environment_holds_what_its_lock_file_names_and_runs_the_agent(tmp_path: Path) -> None:
+def test_agent_environment_has_the_locked_packages_only_and_runs_the_agent(tmp_path: Path) -> None:
     python = make_agent_environment(tmp_path / "environment")
     modules = "agent.__main__ aiomqtt pydantic_settings"
     check = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(sys.prefix)"

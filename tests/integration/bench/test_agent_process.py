@@ -12,7 +12,7 @@ import pytest
 from testbed.paths import CHECKOUT
 from testbed.waiting import PATIENCE, block_until
 
-# So many that one of them is due every second.
+# Enough assignments that one is due every second.
 SHORT = ["--minutes", "0.05", "--assignments", "500", "--project-environment"]
 LONG = ["--minutes", "5", "--assignments", "500", "--project-environment"]
 
@@ -29,7 +29,7 @@ def start(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def processes_of(directory: Path) -> set[int]:
-    """Those that work in the benchmark's directory: all that it starts do."""
+    """Return the processes whose working directory is in the benchmark's directory, as is that of all its children."""
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -41,7 +41,7 @@ def processes_of(directory: Path) -> set[int]:
     return found
 
 
-def test_it_prints_what_it_measured_of_an_agent_that_works(tmp_path: Path) -> None:
+def test_prints_the_memory_of_a_working_agent(tmp_path: Path) -> None:
     with start(tmp_path, *SHORT) as program:
         out, error = program.communicate(timeout=PATIENCE)
     rss, pss = (json.loads(line) for line in out.splitlines())
@@ -54,7 +54,7 @@ def test_it_prints_what_it_measured_of_an_agent_that_works(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_leaves_no_process_and_no_file(tmp_path: Path, number: signal.Signals) -> None:
+def test_interruption_leaves_no_process_and_no_file(tmp_path: Path, number: signal.Signals) -> None:
     with start(tmp_path, *LONG) as program:
         block_until(
             lambda: program.poll() is not None or len(processes_of(tmp_path)) >= 3, "broker, NTP servers, agent"

@@ -43,7 +43,7 @@ def flags(engine: Engine, account_id: int) -> Any:
     return None if text is None else json.loads(text)
 
 
-def test_a_new_account_is_found_by_all_its_names(engine: Engine) -> None:
+def test_new_account_is_found_by_id_name_slug_and_token(engine: Engine) -> None:
     assert "(id " in add(engine, "Ticks & Tocks", slug="ticks", token="4xhq2c9", monitors_per_server=3)
     add(engine, "Another")
     for text in ("ticks", "4xhq2c9", "Ticks & Tocks"):
@@ -54,7 +54,7 @@ def test_a_new_account_is_found_by_all_its_names(engine: Engine) -> None:
     assert (row.name, row.id_token, row.created_on) == ("Ticks & Tocks", "4xhq2c9", NOW)
 
 
-def test_a_token_is_drawn_and_no_flags_are_null(engine: Engine) -> None:
+def test_token_is_generated_and_flags_are_null_if_none_are_given(engine: Engine) -> None:
     add(engine, "One")
     add(engine, "Two")
     rows = read(engine, lambda c: c.execute(sa.select(accounts.c.id, accounts.c.id_token)).all())
@@ -63,7 +63,7 @@ def test_a_token_is_drawn_and_no_flags_are_null(engine: Engine) -> None:
     assert [flags(engine, row.id) for row in rows] == [None, None]
 
 
-def test_a_name_of_two_is_refused_with_both(engine: Engine) -> None:
+def test_ambiguous_name_is_refused_with_the_matching_accounts(engine: Engine) -> None:
     add(engine, "Same")
     add(engine, "Same")
     with pytest.raises(OperatorError, match=r"is ambiguous: Same \(id \d+\), Same \(id \d+\); give the id"):
@@ -71,13 +71,13 @@ def test_a_name_of_two_is_refused_with_both(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("text", ["nobody", "", "%", "99999999999", "_"])
-def test_an_account_that_is_not_there_is_named(engine: Engine, text: str) -> None:
+def test_unknown_account_is_named(engine: Engine, text: str) -> None:
     add(engine, "One")
     with pytest.raises(OperatorError, match=f"account {text!r}: no account has that id"):
         read(engine, lambda c: find_account(c, text))
 
 
-def test_token_and_slug_belong_to_one_account(engine: Engine) -> None:
+def test_token_and_slug_are_unique(engine: Engine) -> None:
     add(engine, "One", slug="one", token="aaaa")
     for given, option in (({"slug": "one"}, "--slug one"), ({"token": "aaaa"}, "--token aaaa")):
         with pytest.raises(OperatorError, match=rf"{option}: belongs to account One \(id \d+\)"):
@@ -88,7 +88,7 @@ def test_token_and_slug_belong_to_one_account(engine: Engine) -> None:
     assert change(engine, "one", slug="one") != [], "its own"
 
 
-def test_a_change_says_what_was_and_is_and_keeps_what_is_not_named(engine: Engine) -> None:
+def test_change_reports_old_and_new_values_and_keeps_the_others(engine: Engine) -> None:
     add(engine, "One", slug="one", monitor_limit=5, url="https://one.example/")
     account_id = read(engine, lambda c: find_account(c, "one"))
     other = {"of somebody else": [1]}
@@ -129,7 +129,7 @@ def test_the_selector_sees_a_changed_limit(engine: Engine) -> None:
     assert limit() == 4
 
 
-def test_a_broken_account_hides_no_other(sqlite_engine: Engine) -> None:
+def test_account_with_invalid_flags_does_not_hide_others(sqlite_engine: Engine) -> None:
     add(sqlite_engine, "Broken", slug="broken")
     add(sqlite_engine, "Good", monitor_limit=7)
     broken = sa.update(accounts).where(accounts.c.url_slug == "broken")
@@ -139,7 +139,7 @@ def test_a_broken_account_hides_no_other(sqlite_engine: Engine) -> None:
     assert change(sqlite_engine, "broken", monitor_limit=3)[0].endswith("monitor_limit: was not set, is 3")
 
 
-def test_accounts_are_listed_and_shown_with_what_is_theirs(engine: Engine) -> None:
+def test_accounts_are_listed_and_shown_with_monitors_and_servers(engine: Engine) -> None:
     add(engine, "One", slug="one", token="aaaa", monitor_limit=5, monitor_enabled=False)
     account_id = read(engine, lambda c: find_account(c, "one"))
     for name, status in (("a", "active"), ("b", "deleted"), ("c", "pending")):
@@ -175,11 +175,11 @@ def test_accounts_are_listed_and_shown_with_what_is_theirs(engine: Engine) -> No
         ({"unset": ["monitor-limit"], "monitor_limit": 1}, "--unset monitor-limit: conflicts with"),
     ],
 )
-def test_what_no_account_can_have_is_refused(given: dict[str, Any], named: str) -> None:
+def test_invalid_account_values_are_refused(given: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError) as raised:
         account_change(**given)
     assert named in str(raised.value)
 
 
-def test_the_largest_values_are_taken(engine: Engine) -> None:
+def test_the_largest_values_are_accepted(engine: Engine) -> None:
     add(engine, "x" * 255, organization="y" * 150, slug="s" * 150, token="t" * 36, monitor_limit=1000)

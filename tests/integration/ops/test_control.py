@@ -27,14 +27,14 @@ SEEN = r"\x1b]0;owned\x07\n2\tok \u202e"
 
 @pytest.fixture
 def broker() -> Any:
-    """A broker of our own: orders to a service are heard by every worker."""
+    """Run a separate broker, since control commands to a service reach every worker at a broker."""
     with Broker() as running:
         yield running
 
 
 @pytest.fixture
 def settings(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> WorkerSettings:
-    """The settings of an operator at that broker."""
+    """Return the settings of an operator who uses that broker."""
     given = {"DEPLOYMENT_MODE": "test", "MQTT_HOST": "127.0.0.1", "MQTT_PORT": str(broker.address.port)}
     for name, value in (given | {"JWT_KEY": broker.key.verification_text()}).items():
         monkeypatch.setenv(name, value)
@@ -47,7 +47,7 @@ def settings(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> WorkerSettings:
 async def somebody(
     broker: Broker, role: Role, name: str, client_id: str, topic: str, payload: bytes
 ) -> AsyncIterator[None]:
-    """Answers every order on ``topic`` with ``payload``."""
+    """Answer every control command on ``topic`` with ``payload``."""
     tasks: set[asyncio.Task[None]] = set()
 
     def take(message: Incoming) -> None:
@@ -75,7 +75,7 @@ async def run(*arguments: str) -> int:
     return await asyncio.to_thread(main, ["control", *arguments])
 
 
-async def test_every_worker_of_a_service_is_heard(
+async def test_answers_of_all_workers_of_a_service_are_shown(
     broker: Broker, settings: WorkerSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     topic = TOPICS.service_control("ingest")
@@ -91,7 +91,7 @@ async def test_every_worker_of_a_service_is_heard(
         assert sorted(one["details"]["due"] for one in json.loads(line)) == [0, 1, 2]
 
 
-async def test_what_an_agent_answers_is_shown_and_does_nothing(
+async def test_malicious_answer_is_shown_without_affecting_the_terminal(
     broker: Broker, settings: WorkerSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     payload = answer(service=EVIL, command=EVIL, message=EVIL, details={"client_id": EVIL, EVIL: EVIL, "x": "a\x9bb"})
@@ -112,7 +112,7 @@ async def test_what_an_agent_answers_is_shown_and_does_nothing(
         (b"\x1b[2J", "?: refused: undecodable answer: JSON is malformed: invalid character (byte 0)"),
     ],
 )
-async def test_a_refusal_is_exit_code_1(
+async def test_refusal_exits_with_1(
     broker: Broker, settings: WorkerSettings, capsys: pytest.CaptureFixture[str], payload: bytes, shown: str
 ) -> None:
     async with somebody(broker, Role.MONITOR, AGENT, AGENT, TOPICS.monitor_control(AGENT), payload):
@@ -122,13 +122,13 @@ async def test_a_refusal_is_exit_code_1(
     assert f"ntppool-monitor: {AGENT}: 1 of 1 refused\n" in said.err
 
 
-async def test_the_only_answer_that_there_can_be_is_not_waited_out(broker: Broker, settings: WorkerSettings) -> None:
+async def test_command_to_an_agent_returns_after_its_only_answer(broker: Broker, settings: WorkerSettings) -> None:
     async with somebody(broker, Role.MONITOR, AGENT, AGENT, TOPICS.monitor_control(AGENT), answer()):
         async with asyncio.timeout(60):
             assert len(await ask(settings, AGENT, ControlCommand(command="ping"), 600.0)) == 1
 
 
-async def test_nobody_is_exit_code_1(
+async def test_missing_answer_exits_with_1(
     broker: Broker, settings: WorkerSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await run("scorer", "ping", "--timeout", "0.1") == 1
@@ -138,7 +138,7 @@ async def test_nobody_is_exit_code_1(
     assert capsys.readouterr().out == "[]\n"
 
 
-async def test_an_operator_without_a_name_can_give_orders(
+async def test_user_without_a_passwd_entry_can_send_control_commands(
     broker: Broker, settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nameless() -> str:

@@ -45,7 +45,7 @@ def move(engine: Engine, server: int, monitor: int, ago: float, before: str | No
 
 @pytest.fixture
 def world(engine: Engine) -> tuple[int, int, int]:
-    """A server that lost its score and a monitor; another server beside it; the monitor."""
+    """Return a server that lost its score and its monitor, another server, and the monitor."""
     server = write(engine, lambda c: add_server(c, "192.0.2.1"))
     other = write(engine, lambda c: add_server(c, "192.0.2.2"))
     monitor = write(engine, lambda c: add_monitor(c, monitor_name("m")))
@@ -57,7 +57,7 @@ def world(engine: Engine) -> tuple[int, int, int]:
     for ago, score in ((35, 9.0), (34, 12.0), (33, 14.0), (12, 10.0), (11, 5.0), (5, 9.9), (4, 10.1)):
         at = NOW - timedelta(hours=ago)
         write(engine, lambda c, at=at, s=score: add_log_score(c, server, scorer, at, score=s, offset=None))  # type: ignore[misc]
-    # What a monitor measured is no score of the server.
+    # The score of a monitor's pair is not a score of the server.
     write(engine, lambda c: add_log_score(c, server, monitor, NOW - timedelta(hours=13), score=-99.0))
     return server, other, monitor
 
@@ -66,7 +66,7 @@ def hours(rows: list[Any]) -> list[float]:
     return [(NOW - row[0]).total_seconds() / 3600 for row in rows]
 
 
-def test_a_server_says_when_and_why_it_was_dropped(engine: Engine, world: tuple[int, int, int]) -> None:
+def test_server_history_shows_when_and_why_it_left_the_pool(engine: Engine, world: tuple[int, int, int]) -> None:
     rows = read(engine, lambda c: server_history(c, world[0], LONG_AGO, 50))
     name, scorer = monitor_name("m"), "recentmedian.scores.ntp.dev"
     assert [row[1:] for row in rows] == [
@@ -80,7 +80,7 @@ def test_a_server_says_when_and_why_it_was_dropped(engine: Engine, world: tuple[
     assert hours(rows) == [40, 34, 30, 12, 10, 4]
 
 
-def test_a_monitor_says_where_it_was(engine: Engine, world: tuple[int, int, int]) -> None:
+def test_monitor_history_shows_its_status_changes_at_all_servers(engine: Engine, world: tuple[int, int, int]) -> None:
     rows = read(engine, lambda c: monitor_history(c, world[2], LONG_AGO, 50))
     assert [row[1:3] for row in rows] == [
         ("192.0.2.1", "new -> candidate"),
@@ -90,7 +90,7 @@ def test_a_monitor_says_where_it_was(engine: Engine, world: tuple[int, int, int]
     ]
 
 
-def test_history_is_cut_at_its_beginning(engine: Engine, world: tuple[int, int, int]) -> None:
+def test_history_can_be_limited_by_count_and_start(engine: Engine, world: tuple[int, int, int]) -> None:
     server, _, monitor = world
     assert hours(read(engine, lambda c: server_history(c, server, LONG_AGO, 2))) == [10, 4]
     assert hours(read(engine, lambda c: monitor_history(c, monitor, LONG_AGO, 2))) == [20, 10]
@@ -108,17 +108,17 @@ def test_history_is_cut_at_its_beginning(engine: Engine, world: tuple[int, int, 
         ("1h30m", NOW - timedelta(minutes=90)),
     ],
 )
-def test_the_beginning_is_a_day_or_a_time(text: str, moment: datetime) -> None:
+def test_since_accepts_a_day_or_an_age(text: str, moment: datetime) -> None:
     assert parse_since(text, NOW) == moment
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01", "2026-11-01x", "99999d999", "99999d99", "7", "-1h"])
-def test_what_is_no_beginning_is_refused(text: str) -> None:
+def test_invalid_since_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"--since .*: must be a day such as 2026-11-30, or an age such as 12h or 7d"):
         parse_since(text, NOW)
 
 
-def test_a_time_before_all_times_is_refused() -> None:
+def test_age_beyond_the_earliest_date_is_refused() -> None:
     with pytest.raises(UsageError, match="--since"):
         parse_since("99999d", datetime(100, 1, 1))
 
@@ -142,7 +142,7 @@ def reject(engine: Engine, topic: str, payload: bytes, ago: float) -> int:
     return int(key[0])
 
 
-def test_messages_that_nobody_could_read_are_listed_newest_first(engine: Engine) -> None:
+def test_undecodable_messages_are_listed_newest_first(engine: Engine) -> None:
     old = reject(engine, "/devel/monitors/results/a.devel.x/v4", b"\x1b[2J", 5)
     new = reject(engine, "/devel/monitors/results/b_c.devel.x/v4", b"{", 1)
     rows = read(engine, lambda c: list_rejected(c, 50))
@@ -154,7 +154,7 @@ def test_messages_that_nobody_could_read_are_listed_newest_first(engine: Engine)
     assert [row[0] for row in read(engine, lambda c: list_rejected(c, 50, "b_c"))] == [new]
 
 
-def test_a_message_is_shown_byte_by_byte(engine: Engine) -> None:
+def test_undecodable_message_is_shown_with_its_exact_payload(engine: Engine) -> None:
     payload = bytes(range(256)) * 200
     message = reject(engine, "/devel/monitors/results/a.devel.x/v4", payload, 5)
     fields, found = read(engine, lambda c: show_rejected(c, message))
@@ -164,6 +164,6 @@ def test_a_message_is_shown_byte_by_byte(engine: Engine) -> None:
         read(engine, lambda c: show_rejected(c, 999_999))
 
 
-def test_a_payload_is_json_exactly() -> None:
+def test_payload_is_text_or_base64_in_json() -> None:
     assert json.loads(json.dumps(payload_for_json("é\x1b".encode()))) == {"payload": "é\x1b"}
     assert payload_for_json(b"\xff\x00") == {"payload_base64": "/wA="}

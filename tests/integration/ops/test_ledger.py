@@ -1,4 +1,4 @@
-"""Test operators' views and changes of monitors and servers, on both databases."""
+"""Test how operators show and change monitors and servers, on every database."""
 
 from collections.abc import Callable
 from datetime import date, datetime
@@ -37,7 +37,7 @@ def change(engine: Engine, name: str, action: str, **more: bool) -> str:
 
 @pytest.fixture
 def both(engine: Engine) -> tuple[int, int]:
-    """A monitor on both protocols."""
+    """Return the ids of an agent's monitors for both protocols."""
     name = monitor_name("uspao1-x")
     return (
         write(engine, lambda c: add_monitor(c, name, "v4", status="pending")),
@@ -45,10 +45,10 @@ def both(engine: Engine) -> tuple[int, int]:
     )
 
 
-# ---- which monitor is meant ----------------------------------------------------------------------------------------
+# ---- finding a monitor ---------------------------------------------------------------------------------------------
 
 
-def test_a_monitor_is_found_by_id_and_by_each_of_its_names(engine: Engine, both: tuple[int, int]) -> None:
+def test_monitor_is_found_by_id_and_by_each_of_its_names(engine: Engine, both: tuple[int, int]) -> None:
     v4, v6 = both
     for text, expected in [
         (str(v4), v4),
@@ -58,18 +58,18 @@ def test_a_monitor_is_found_by_id_and_by_each_of_its_names(engine: Engine, both:
         assert read(engine, lambda c, text=text: find_monitor(c, text)).id == expected  # type: ignore[misc]
 
 
-def test_a_name_of_two_is_refused_with_both(engine: Engine, both: tuple[int, int]) -> None:
+def test_ambiguous_name_is_refused_with_the_matching_monitors(engine: Engine, both: tuple[int, int]) -> None:
     with pytest.raises(OperatorError, match=rf"uspao1-x.*/v4 \(id {both[0]}, pending\).*/v6 \(id {both[1]}, active\)"):
         read(engine, lambda c: find_monitor(c, "uspao1-x"))
 
 
-def test_a_short_name_is_whole_and_no_pattern(engine: Engine, both: tuple[int, int]) -> None:
+def test_short_name_must_match_completely(engine: Engine, both: tuple[int, int]) -> None:
     for text in ("uspao1", "uspao1-x.", "uspao1_x", "%", "uspao1-x/v5", "999999999999999999999999"):
         with pytest.raises(OperatorError, match="monitor"):
             read(engine, lambda c, text=text: find_monitor(c, text))  # type: ignore[misc]
 
 
-def test_scorers_and_settings_are_no_monitors(engine: Engine) -> None:
+def test_scorers_and_settings_are_not_monitors(engine: Engine) -> None:
     scorer = write(engine, add_scorer)
     settings = write(engine, lambda c: add_monitor(c, "settings-v4.system", status="pending"))
     for text in (str(scorer), str(settings), "settings-v4.system", "recentmedian"):
@@ -103,7 +103,7 @@ def status(engine: Engine, monitor_id: int) -> str:
         ("deleted", "delete", False, "deleted"),
     ],
 )
-def test_an_action_leads_to_its_status(engine: Engine, before: str, action: str, active: bool, after: str) -> None:
+def test_action_sets_the_status(engine: Engine, before: str, action: str, active: bool, after: str) -> None:
     found = write(engine, lambda c: add_monitor(c, monitor_name("m"), status=before))  # type: ignore[arg-type]
     more = {"active": True} if active else {}
     assert after in change(engine, "m", action, **more)
@@ -122,7 +122,7 @@ def test_an_action_leads_to_its_status(engine: Engine, before: str, action: str,
         ("pending", "resume"),
     ],
 )
-def test_an_action_that_makes_no_sense_says_why_and_changes_nothing(engine: Engine, before: str, action: str) -> None:
+def test_impossible_action_is_refused_and_changes_nothing(engine: Engine, before: str, action: str) -> None:
     found = write(engine, lambda c: add_monitor(c, monitor_name("m"), status=before))  # type: ignore[arg-type]
     with pytest.raises(OperatorError, match=f"is {before}; it can only be"):
         change(engine, "m", action)
@@ -137,7 +137,7 @@ def test_a_deleted_monitor_frees_its_address(engine: Engine) -> None:
     write(engine, lambda c: add_monitor(c, monitor_name("new"), ip="192.0.2.9"))
 
 
-def test_deleted_monitors_are_listed_only_when_asked_for(engine: Engine) -> None:
+def test_deleted_monitors_are_listed_only_on_request(engine: Engine) -> None:
     write(engine, lambda c: add_monitor(c, monitor_name("old"), status="deleted"))
     write(engine, lambda c: add_monitor(c, monitor_name("new")))
 
@@ -149,7 +149,7 @@ def test_deleted_monitors_are_listed_only_when_asked_for(engine: Engine) -> None
     assert names(status="deleted", deleted=False) == [monitor_name("old")]
 
 
-def test_a_monitor_is_shown_with_its_servers(engine: Engine) -> None:
+def test_monitor_is_shown_with_the_number_of_its_servers_by_status(engine: Engine) -> None:
     monitor = write(engine, lambda c: add_monitor(c, monitor_name("m")))
     for pair in ("active", "active", "candidate"):
         server = write(engine, add_server)
@@ -159,7 +159,7 @@ def test_a_monitor_is_shown_with_its_servers(engine: Engine) -> None:
     assert (shown["servers as active"], shown["servers as candidate"], shown["servers as paused"]) == (2, 1, 0)
 
 
-def test_presence_is_yes_or_no_on_every_database(engine: Engine) -> None:
+def test_online_is_yes_no_or_unknown_on_every_database(engine: Engine) -> None:
     for name, online in (("a", True), ("b", False), ("c", None)):
         write(engine, lambda c, n=name: add_monitor(c, monitor_name(n)))  # type: ignore[misc]
         if online is not None:
@@ -188,13 +188,13 @@ def test_a_new_server_is_in_the_pool_and_due_for_review(engine: Engine) -> None:
     assert (review.server_id, review.next_review) == (row.id, NOW)
 
 
-def test_a_server_is_added_once_in_whatever_spelling(engine: Engine) -> None:
+def test_server_address_is_unique_in_any_notation(engine: Engine) -> None:
     add(engine, "192.0.2.1")
     with pytest.raises(OperatorError, match=r"192\.0\.2\.1: already exists"):
         add(engine, "::ffff:192.0.2.1")
 
 
-def test_adding_a_server_again_takes_back_its_deletion_and_keeps_what_is_not_named(engine: Engine) -> None:
+def test_adding_a_server_again_reverts_its_deletion_and_keeps_other_values(engine: Engine) -> None:
     add(engine, "192.0.2.1", hostname="time.example", port=11123)
     write(engine, lambda c: delete_server(c, "192.0.2.1", TODAY))
     assert "reverted" in add(engine, "192.0.2.1")
@@ -202,7 +202,7 @@ def test_adding_a_server_again_takes_back_its_deletion_and_keeps_what_is_not_nam
     assert (row.deletion_on, row.hostname, row.flags) == (None, "time.example", '{"port": 11123}')
 
 
-def test_a_server_whose_deletion_is_taken_back_is_due_for_review(engine: Engine) -> None:
+def test_server_is_due_for_review_after_its_deletion_is_reverted(engine: Engine) -> None:
     add(engine, "192.0.2.1")
     write(engine, lambda c: delete_server(c, "192.0.2.1", TODAY))
     write(engine, lambda c: c.execute(sa.update(servers_monitor_review).values(next_review=None)))
@@ -210,7 +210,7 @@ def test_a_server_whose_deletion_is_taken_back_is_due_for_review(engine: Engine)
     assert read(engine, lambda c: c.scalar(sa.select(servers_monitor_review.c.next_review))) == NOW
 
 
-def test_a_server_is_changed_and_reviewed_where_it_matters(engine: Engine) -> None:
+def test_server_change_triggers_a_review_only_if_the_account_changes(engine: Engine) -> None:
     account = write(engine, lambda c: add_account(c, "Ticks"))
     add(engine, "192.0.2.1", hostname="time.example", port=11123)
 
@@ -246,13 +246,13 @@ def test_a_server_is_changed_and_reviewed_where_it_matters(engine: Engine) -> No
         ({"unset": ["account"], "account": "1"}, "--unset account: conflicts with --account"),
     ],
 )
-def test_what_no_server_can_be_is_refused(given: dict[str, Any], named: str) -> None:
+def test_invalid_server_values_are_refused(given: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError) as raised:
         server_store.server_change(**given)
     assert named in str(raised.value)
 
 
-def test_a_second_deletion_says_that_it_is_the_same(engine: Engine) -> None:
+def test_repeated_deletion_is_reported_as_already_scheduled(engine: Engine) -> None:
     add(engine, "192.0.2.1")
     said = [write(engine, lambda c: delete_server(c, "192.0.2.1", TODAY)) for _ in range(2)]
     assert [one.partition("): ")[2] for one in said] == [
@@ -261,7 +261,7 @@ def test_a_second_deletion_says_that_it_is_the_same(engine: Engine) -> None:
     ]
 
 
-def test_a_server_without_a_stratum_has_that_of_its_newest_pair(engine: Engine) -> None:
+def test_server_without_a_stratum_shows_the_stratum_of_its_newest_pair(engine: Engine) -> None:
     server = write(engine, lambda c: add_server(c, "192.0.2.1"))
 
     def pair(stratum: int | None, minute: int) -> None:
@@ -289,7 +289,7 @@ def test_a_server_without_a_stratum_has_that_of_its_newest_pair(engine: Engine) 
         *(("devel", 1, True), ("devel", 65535, True), ("devel", 0, False), ("devel", 65536, False)),
     ],
 )
-def test_another_port_is_for_devel(env: Environment, port: int, good: bool) -> None:
+def test_only_devel_allows_another_port(env: Environment, port: int, good: bool) -> None:
     if good:
         assert new_server(env, "8.8.8.8", port=port).port == port
     else:
@@ -303,7 +303,7 @@ def test_an_unknown_account_is_named(engine: Engine) -> None:
     assert read(engine, lambda c: list_servers(c, deleted=True)) == []
 
 
-def test_a_deletion_can_be_brought_forward_but_not_put_off(engine: Engine) -> None:
+def test_deletion_can_be_brought_forward_but_not_postponed(engine: Engine) -> None:
     add(engine, "192.0.2.1")
     for on, expected in [(date(2027, 1, 1), date(2027, 1, 1)), (TODAY, TODAY), (date(2028, 1, 1), TODAY)]:
         write(engine, lambda c, on=on: delete_server(c, "192.0.2.1", on))  # type: ignore[misc]
@@ -316,7 +316,7 @@ def test_an_unknown_server_is_named(engine: Engine, text: str) -> None:
         write(engine, lambda c: delete_server(c, text, TODAY))
 
 
-def test_servers_are_listed_with_their_monitors_but_no_scorers(engine: Engine) -> None:
+def test_servers_are_listed_with_their_monitors_but_without_scorers(engine: Engine) -> None:
     server = write(engine, lambda c: add_server(c, "192.0.2.1", score=17.5))
     write(engine, lambda c: add_server(c, "192.0.2.2"))
     scorer = write(engine, add_scorer)
@@ -338,6 +338,6 @@ def test_servers_are_listed_with_their_monitors_but_no_scorers(engine: Engine) -
         *("fec0::1", "::8.8.8.8", "64:ff9b::a00:1", "2002:a00:1::1", "192.0.2.1", "::ffff:10.0.0.1"),
     ],
 )
-def test_only_public_addresses_are_servers_of_the_pool(ip: str) -> None:
+def test_only_public_addresses_are_accepted_in_prod(ip: str) -> None:
     with pytest.raises(UsageError, match="address"):
         new_server("prod", ip)

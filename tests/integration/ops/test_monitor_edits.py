@@ -1,4 +1,4 @@
-"""Test new and changed monitors, and the messages to their agents, on every database."""
+"""Test new and changed monitors, and the configs of their agents, on every database."""
 
 import json
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def defaults(engine: Engine, **given: Any) -> list[str]:
 
 
 def told(engine: Engine, name: str = NAME) -> ProtocolConfig:
-    """What the agent is told of IPv4."""
+    """Return the agent's config for IPv4."""
     registry = read(engine, lambda c: read_monitors(c, NOW.replace(tzinfo=UTC)))
     warnings: list[Any] = []
     found = monitor_configs(registry.monitors, registry.defaults, 3, lambda *what: warnings.append(what))
@@ -59,7 +59,7 @@ def row_of(engine: Engine, text: str) -> Any:
     return read(engine, lambda c: c.execute(sa.select(monitors).where(monitors.c.id == found.id)).one())
 
 
-def test_a_new_monitor_is_one_of_each_protocol_and_its_agent_is_told(engine: Engine) -> None:
+def test_new_monitor_has_a_row_per_protocol_and_is_in_the_agents_config(engine: Engine) -> None:
     account = write(engine, lambda c: add_account(c, "Ticks"))
     said = add(
         engine,
@@ -85,7 +85,7 @@ def test_a_new_monitor_is_one_of_each_protocol_and_its_agent_is_told(engine: Eng
     )
 
 
-def test_a_monitor_and_an_address_are_there_once(engine: Engine) -> None:
+def test_monitor_and_address_are_unique(engine: Engine) -> None:
     add(engine, NAME, "192.0.2.7")
     with pytest.raises(OperatorError, match=r"uspao1-x.*/v4: already exists \(id \d+, pending\)"):
         add(engine, NAME, "192.0.2.8")
@@ -99,7 +99,7 @@ def test_a_monitor_and_an_address_are_there_once(engine: Engine) -> None:
     change(engine, "other", ip="192.0.2.7")
 
 
-def test_a_change_says_what_was_and_is_and_keeps_the_rest(engine: Engine) -> None:
+def test_change_reports_old_and_new_values_and_keeps_the_others(engine: Engine) -> None:
     account = write(engine, lambda c: add_account(c, "Ticks"))
     add(engine, NAME, "192.0.2.7", samples=5, account="Ticks", location="here")
     other = {"samples": 5, "of somebody else": {"a": 1}}
@@ -128,7 +128,7 @@ def test_a_change_says_what_was_and_is_and_keeps_the_rest(engine: Engine) -> Non
     assert json.loads(row.config) == {"of somebody else": {"a": 1}, "otlp_log_level": "debug"}
 
 
-def test_defaults_count_for_monitors_that_say_nothing_else(engine: Engine) -> None:
+def test_defaults_apply_to_monitors_without_own_values(engine: Engine) -> None:
     add(engine, NAME, "192.0.2.7", status="active")
     assert (told(engine).base_checks, told(engine).samples) == ([], 3)
     assert defaults(engine, base_checks=["192.0.2.53", "192.0.2.54"], samples=4) == [
@@ -154,7 +154,7 @@ def test_a_broken_config_is_replaced(engine: Engine) -> None:
     assert json.loads(row_of(engine, "uspao1-x").config) == {"samples": 2}
 
 
-def test_what_is_of_another_protocol_is_refused(engine: Engine) -> None:
+def test_addresses_of_the_other_protocol_are_refused(engine: Engine) -> None:
     with pytest.raises(OperatorError, match="--nat-ip fd00::1: is not an IPv4 address"):
         add(engine, NAME, "192.0.2.7", nat_ip="fd00::1")
     add(engine, NAME, "192.0.2.7")
@@ -164,7 +164,7 @@ def test_what_is_of_another_protocol_is_refused(engine: Engine) -> None:
         change(engine, "uspao1-x", nat_ip="fd00::1")
 
 
-def test_a_deleted_monitor_is_not_changed(engine: Engine) -> None:
+def test_deleted_monitor_cannot_be_changed(engine: Engine) -> None:
     add(engine, NAME, "192.0.2.7")
     write(engine, lambda c: change_monitor(c, "uspao1-x", "delete", NOW))
     with pytest.raises(OperatorError, match="is deleted"):
@@ -195,13 +195,13 @@ def test_a_deleted_monitor_is_not_changed(engine: Engine) -> None:
         ("devel", {"unset": ["location"], "location": "x"}, "--unset location: conflicts with"),
     ],
 )
-def test_what_no_monitor_can_have_is_refused(env: Any, given: dict[str, Any], named: str) -> None:
+def test_invalid_monitor_values_are_refused(env: Any, given: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError) as raised:
         monitor_change(env, **given)
     assert named in str(raised.value)
 
 
-def test_nothing_given_is_nothing_to_change() -> None:
+def test_change_is_empty_only_if_nothing_is_given() -> None:
     assert monitor_change("devel").empty
     for given in (
         {"samples": 3},
@@ -213,7 +213,7 @@ def test_nothing_given_is_nothing_to_change() -> None:
         assert not monitor_change("devel", **given).empty  # type: ignore[arg-type]
 
 
-def test_protocols_are_two() -> None:
+def test_only_v4_and_v6_are_protocols() -> None:
     assert (parse_protocol("v4"), parse_protocol("v6")) == ("v4", "v6")
     with pytest.raises(UsageError, match="protocol 'v5': must be one of v4, v6"):
         parse_protocol("v5")

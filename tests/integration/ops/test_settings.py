@@ -1,4 +1,4 @@
-"""Test settings as operators show and change them, and as workers then read them, on every database."""
+"""Test that operators can show and change settings, and that workers read them, on every database."""
 
 import json
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def shown(engine: Engine) -> dict[str, dict[str, Any]]:
         return {one["setting"]: one for one in show_settings(connection)}
 
 
-def test_what_is_set_is_what_workers_read(engine: Engine) -> None:
+def test_workers_read_the_settings_that_operators_set(engine: Engine) -> None:
     said = change(engine, "monitors.interval_active", "8m")
     assert said == "monitors.interval_active: was 9m, is 8m; workers apply it within a minute"
     change(engine, "monitors.samples", "4")
@@ -71,11 +71,11 @@ def test_what_is_set_is_what_workers_read(engine: Engine) -> None:
     }
 
 
-def test_what_others_have_set_beside_it_stays(engine: Engine) -> None:
+def test_foreign_values_in_the_same_row_are_kept(engine: Engine) -> None:
     put(engine, "monitors", '{"interval_all": "2h", "of others": [1, {"a": null}], "samples": 2}')
     assert change(engine, "monitors.interval_candidate", "3h").startswith("monitors.interval_candidate: was 2h, is 3h")
     reset(engine, "monitors.samples")
-    # Under the name that the pool's own programs read.
+    # Stored under the name that the pool's own programs read.
     assert stored(engine) == {"monitors": {"interval_all": "3h", "of others": [1, {"a": None}]}}
     assert change(engine, "monitors.interval_all", "4h").startswith("monitors.interval_candidate: was 3h, is 4h")
     reset(engine, "monitors.interval_candidate")
@@ -83,14 +83,14 @@ def test_what_others_have_set_beside_it_stays(engine: Engine) -> None:
     assert PoolSettingsReader(engine).get() == PoolSettings()
 
 
-def test_a_reset_of_a_default_says_so(engine: Engine) -> None:
+def test_reset_of_a_default_is_reported_as_unchanged(engine: Engine) -> None:
     assert reset(engine, "scorer.batch_size") == "scorer.batch_size: is already 200, its default"
     change(engine, "scorer.batch_size", "10")
     assert "is 200, its default; workers" in reset(engine, "scorer.batch_size")
     assert PoolSettingsReader(engine).get() == PoolSettings()
 
 
-def test_a_broken_row_is_told_and_can_be_removed(engine: Engine) -> None:
+def test_invalid_row_is_reported_and_can_be_removed(engine: Engine) -> None:
     put(engine, "monitors", "no JSON")
     with pytest.raises(OperatorError, match="'ntppool-monitor settings reset monitors'"):
         change(engine, "monitors.samples", "4")
@@ -103,7 +103,7 @@ def test_a_broken_row_is_told_and_can_be_removed(engine: Engine) -> None:
         write(engine, lambda c: reset_key(c, "of others"))
 
 
-def test_all_of_it_is_shown(engine: Engine) -> None:
+def test_all_settings_are_shown_with_problems_and_unknown_keys(engine: Engine) -> None:
     put(engine, "monitors", '{"interval_active": 480, "samples": 11, "tpyo": 1, "interval_testing": "soon"}')
     put(engine, "of others", "no JSON")
     found = shown(engine)
@@ -150,7 +150,7 @@ def test_all_of_it_is_shown(engine: Engine) -> None:
         ("scorer.batch_size", "true", "must be a whole number, 1 to 10000"),
     ],
 )
-def test_what_no_setting_can_be_is_refused_with_what_could(name: str, value: str, named: str) -> None:
+def test_invalid_value_is_refused_with_the_valid_range(name: str, value: str, named: str) -> None:
     with pytest.raises(UsageError) as raised:
         as_given(find_setting(name), value)
     assert str(raised.value).startswith(f"{name}: {value!r}: ") and named in str(raised.value)

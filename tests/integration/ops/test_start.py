@@ -16,7 +16,7 @@ SERVER_SIDE = {
     *("yaml", "mako", "rich"),
 }
 SETTINGS = {"pydantic_settings"}
-"""Not pydantic itself, by which typer reads arguments."""
+"""Without pydantic itself, with which typer reads arguments."""
 TOKENS = {"jwt", "cryptography"}
 BROKER = {"aiomqtt", "paho"}
 
@@ -31,7 +31,7 @@ GROUPS = ["selector", "db", "accounts", "monitors", "servers", "settings", "reje
 
 
 def loaded(*arguments: str, **settings: str) -> tuple[int, set[str]]:
-    """The exit code of a command, and the top-level modules that it has loaded."""
+    """Run a command; return its exit code and the top-level modules that it loaded."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
         cwd=CHECKOUT,
@@ -69,27 +69,27 @@ def test_help_loads_no_library(arguments: list[str]) -> None:
     assert modules & (SERVER_SIDE | SETTINGS | TOKENS | BROKER) == set()
 
 
-def test_control_needs_no_database() -> None:
+def test_control_loads_no_database_library() -> None:
     code, modules = loaded("control", "ingest", "ping", MQTT_PORT="1")
     assert code == 1, "there is no broker, and all the way there was gone"
     assert modules & SERVER_SIDE == set()
     assert modules > BROKER | TOKENS
 
 
-def test_token_needs_neither_database_nor_broker() -> None:
+def test_token_loads_neither_database_nor_broker_library() -> None:
     code, modules = loaded("token", "admin", "me")
     assert code == 0
     assert modules & (SERVER_SIDE | BROKER) == set()
 
 
-def test_a_list_needs_no_broker(tmp_path: Path) -> None:
+def test_list_loads_no_broker_library(tmp_path: Path) -> None:
     dsn = f"sqlite:///{tmp_path / 'ledger.db'}"
     assert loaded("db", "upgrade", DATABASE_DSN=dsn)[0] == 0
     code, modules = loaded("monitors", "list", DATABASE_DSN=dsn)
     assert code == 0
-    # cryptography comes with the driver of MySQL.
+    # cryptography is loaded by the driver for MySQL.
     assert modules & (BROKER | {"jwt", "opentelemetry", "apscheduler", "hvac", "rich"}) == set()
 
 
-def test_the_roles_in_the_help_are_those_that_there_are() -> None:
+def test_help_lists_exactly_the_existing_roles() -> None:
     assert list(ROLES) == list(Role)

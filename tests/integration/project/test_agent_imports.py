@@ -1,4 +1,4 @@
-"""Test that the agent imports packages of its lock file, and no others."""
+"""Test that the agent imports only packages in its lock file."""
 
 import importlib.metadata
 import re
@@ -20,13 +20,13 @@ def lock_lines(lock: str) -> list[str]:
 
 
 def pins(lock: str) -> dict[str, str]:
-    """Canonical name to version."""
+    """Return the versions by canonical package name."""
     matches = filter(None, map(PIN.match, lock_lines(lock)))
     return {canonicalize_name(match["name"]): match["version"] for match in matches}
 
 
-# Runs in an interpreter of its own: imports every module of the agent, while an import of what the
-# agent's lock file does not bring fails as it would on a monitor host.
+# Runs in a separate interpreter and imports every module of the agent. Packages outside the agent's lock file are
+# blocked, as if they were missing on a monitor host.
 IMPORT_THE_AGENT = """
 import importlib, pkgutil, sys
 
@@ -47,7 +47,7 @@ for module in pkgutil.walk_packages(agent.__path__, "agent."):
 
 
 def not_on_monitor_hosts() -> set[str]:
-    """Top-level modules that come only with packages outside the agent's lock file."""
+    """Return the top-level modules that only packages outside the agent's lock file contain."""
     there = pins("agent").keys() | {OURS}
     return {
         module

@@ -1,5 +1,5 @@
-"""Test that ``scripts/bootstrap`` announces what it installs, and takes MySQL from the system's sources or does
-without."""
+"""Test that ``scripts/bootstrap`` announces what it installs, and works without MySQL if the system has no source for
+it."""
 
 import signal
 import subprocess
@@ -14,7 +14,7 @@ BOOTSTRAP = CHECKOUT / "scripts" / "bootstrap"
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Path:
-    """A place for programs that are found first; apt knows nothing unless it is told."""
+    """Create a directory for fake programs that are found first; by default, apt knows no packages."""
     programs = tmp_path / "programs"
     programs.mkdir()
     _write(programs / "apt-cache", "exit 0")
@@ -28,7 +28,7 @@ def _write(path: Path, script: str) -> None:
 
 
 def call(fake: Path, commands: str) -> tuple[str, str]:
-    """What functions of the script print, and what they say; in a checkout with nothing in it."""
+    """Call functions of the script in an empty checkout; return stdout and stderr."""
     (fake.parent / "scripts").mkdir(exist_ok=True)
     (fake.parent / ".venv").mkdir(exist_ok=True)
     copy = fake.parent / "scripts" / "bootstrap"
@@ -45,26 +45,26 @@ def targets(*lines: str) -> str:
 @pytest.mark.parametrize(
     "other", ["Debian/Debian-Security bookworm-security http://mirror/sec/", "Google/cloud any http://mirror/other/"]
 )
-def test_the_mirror_is_the_systems_own(fake: Path, other: str) -> None:
+def test_unstable_is_taken_from_the_mirror_of_the_system(fake: Path, other: str) -> None:
     _write(fake / "apt-get", targets(other, "Debian/Debian stable http://mirror/debian/"))
     found, _ = call(fake, "debian_unstable")
     assert found.startswith("deb [")
     assert found.endswith("target=Packages] http://mirror/debian/ sid main\n")
 
 
-def test_without_lists_it_is_that_of_the_systems_own_suite(fake: Path) -> None:
+def test_without_package_lists_the_mirror_of_the_systems_suite_is_used(fake: Path) -> None:
     codename = "$(. /etc/os-release && echo ${VERSION_CODENAME:-})"
     _write(fake / "apt-get", f'echo "/ else http://wrong/"; echo "/ {codename} http://mirror/debian/"')
     found, _ = call(fake, "debian_unstable")
     assert found.endswith("] http://mirror/debian/ sid main\n")
 
 
-def test_a_system_of_another_kind_has_none(fake: Path) -> None:
+def test_other_distributions_have_no_source_of_debian_unstable(fake: Path) -> None:
     _write(fake / "apt-get", targets("Other/Other suite http://mirror/other/"))
     assert call(fake, "debian_unstable || echo none") == ("none\n", "")
 
 
-def test_where_there_is_none_it_says_so_once_and_goes_on(fake: Path) -> None:
+def test_missing_mysql_is_reported_once_and_the_script_continues(fake: Path) -> None:
     found, said = call(fake, "mysql_copy; mysql_copy; echo on")
     assert found == "on\n"
     assert said.count("no MySQL server is available") == 1
@@ -72,19 +72,19 @@ def test_where_there_is_none_it_says_so_once_and_goes_on(fake: Path) -> None:
     assert [path.name for path in (fake.parent / ".venv").iterdir()] == ["mysql-missing"]
 
 
-def test_after_an_hour_it_is_tried_again(fake: Path) -> None:
+def test_mysql_is_tried_again_after_an_hour(fake: Path) -> None:
     _, said = call(fake, "mysql_copy; touch -d '61 minutes ago' $venv/mysql-missing; mysql_copy")
     assert said.count("no MySQL server is available") == 2
 
 
-# ---- what it says ----------------------------------------------------------------------------------------------------
+# ---- messages --------------------------------------------------------------------------------------------------------
 
 
 def words(said: str) -> str:
     return " ".join(said.split())
 
 
-def test_what_the_first_run_installs_is_said_in_advance_with_how_long_it_takes(fake: Path) -> None:
+def test_first_run_announces_what_it_installs_and_how_long_that_takes(fake: Path) -> None:
     _, said = call(fake, "announce '' 'gcc' 'libjwt-dev libjwt14-dev'")
     assert words(said) == (
         "bootstrap: this run first installs system packages (gcc libjwt-dev), Python packages into .venv "
@@ -95,25 +95,25 @@ def test_what_the_first_run_installs_is_said_in_advance_with_how_long_it_takes(f
     assert "installs Python packages into .venv (300 MB). This" in words(said)
 
 
-def test_when_all_is_there_it_says_nothing(fake: Path) -> None:
+def test_prints_nothing_if_everything_is_installed(fake: Path) -> None:
     _, said = call(fake, "is_installed() { true; }; announce --demo; announce --python")
     assert said == ""
 
 
-def test_an_ordinary_user_is_told_what_an_administrator_has_to_run(fake: Path) -> None:
+def test_ordinary_user_gets_the_command_for_an_administrator(fake: Path) -> None:
     _write(fake / "apt-cache", '[ "$2" = libjwt14-dev ] && printf "  Candidate: 1.10.2\n"; exit 0')
     _, said = call(fake, "(refuse_to_install no 'mosquitto' 'libjwt-dev libjwt14-dev' 'gcc') || echo $? >&2")
     assert "As root, run this, then start again:" in words(said)
     assert "\n  apt-get install --no-install-recommends gcc libjwt14-dev mosquitto\n2\n" in said
 
 
-def test_without_sudo_nothing_is_tried(fake: Path) -> None:
+def test_without_sudo_nothing_is_installed(fake: Path) -> None:
     commands = "have() { [[ $1 != sudo ]]; }; require_supported_system() { :; }; is_root() { false; }; (install no gcc)"
     _, said = call(fake, f"{commands} || echo $? >&2")
     assert said.endswith("  apt-get install --no-install-recommends gcc\n2\n")
 
 
-def test_a_demo_needs_no_databases_and_nothing_that_only_tests_need(fake: Path) -> None:
+def test_demo_needs_neither_databases_nor_packages_for_tests_only(fake: Path) -> None:
     ask = 'have() { false; }; missing_packages "$demo_needs"; echo --; missing_packages "$needs"'
     found, _ = call(fake, ask)
     for_the_demo, _, for_all = found.partition("--\n")
@@ -123,11 +123,11 @@ def test_a_demo_needs_no_databases_and_nothing_that_only_tests_need(fake: Path) 
     assert {"mosquitto-clients", "mariadb-server-core"} <= set(for_all.split())
 
 
-# A bash that would wait a quarter of a minute for input is made to wait for a tenth of a second.
+# Shortens the wait for input from a quarter of a minute to a tenth of a second.
 QUICK = "read() { builtin read -rt 0.1; };"
 
 
-def test_what_takes_long_says_that_it_still_runs_and_keeps_its_result(fake: Path) -> None:
+def test_long_command_reports_progress_and_keeps_output_and_exit_code(fake: Path) -> None:
     _, said = call(fake, f"{QUICK} working 'installing' sleep 0.5 || true; echo ended >&2")
     assert said.startswith("bootstrap: still installing (15 s)\nbootstrap: still installing (30 s)\n")
     assert said.endswith("ended\n"), "and nothing more, once it has ended"
@@ -135,27 +135,27 @@ def test_what_takes_long_says_that_it_still_runs_and_keeps_its_result(fake: Path
     assert (found, said) == ("out\n7\n", "")
 
 
-def test_nobody_goes_on_telling_when_the_script_was_killed(fake: Path) -> None:
+def test_progress_reports_end_if_the_script_is_killed(fake: Path) -> None:
     commands = f"{QUICK} working 'installing' sh -c 'kill -KILL '$$'; exec sleep 0.2'"
     with pytest.raises(subprocess.CalledProcessError) as ended:
         call(fake, commands)
-    # Both ends of its output are closed by now, or call would still wait for them.
+    # Its output is closed at both ends, since call would otherwise still wait for it.
     assert ended.value.returncode == -signal.SIGKILL
 
 
-# ---- how it installs -------------------------------------------------------------------------------------------------
+# ---- installation ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def pinned(fake: Path) -> Path:
-    """The files that say what is installed."""
+    """Create the files that define what is installed; return the checkout."""
     (fake.parent / "requirements").mkdir()
     for name in ("requirements/test.txt", "pyproject.toml"):
         (fake.parent / name).write_text("one")
     return fake.parent
 
 
-def test_packages_are_those_whose_hashes_are_pinned(fake: Path, pinned: Path) -> None:
+def test_packages_are_installed_with_pinned_hashes(fake: Path, pinned: Path) -> None:
     python = pinned / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     _write(python, 'echo "$@"')
@@ -166,14 +166,14 @@ def test_packages_are_those_whose_hashes_are_pinned(fake: Path, pinned: Path) ->
 
 
 @pytest.mark.parametrize("file", ["requirements/test.txt", "pyproject.toml"])
-def test_an_environment_is_made_anew_when_what_it_is_made_from_changes(fake: Path, pinned: Path, file: str) -> None:
+def test_environment_is_rebuilt_if_its_requirements_change(fake: Path, pinned: Path, file: str) -> None:
     before, _ = call(fake, "environment_key")
     (pinned / file).write_text("other")
     after, _ = call(fake, "environment_key")
     assert len(before) == len(after) == 65 and before != after
 
 
-def test_what_is_installed_may_be_read_by_all_and_nothing_is_removed_for_it(fake: Path) -> None:
+def test_installation_is_readable_by_all_and_removes_no_package(fake: Path) -> None:
     assert call(fake, "umask") == ("0022\n", "")
     text = BOOTSTRAP.read_text()
     (install,) = [line for line in text.splitlines() if "apt-get -q -o DPkg::Lock" in line]

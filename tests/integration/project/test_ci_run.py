@@ -1,4 +1,4 @@
-"""Test continuous integration: the exit code tells whether all steps passed, and no step outlives the run."""
+"""Test continuous integration: the exit code shows whether all steps passed, and no step outlives the run."""
 
 import os
 import select
@@ -14,9 +14,9 @@ STEPS = ("bootstrap", "check", "test", "fresh")
 
 
 def a_checkout(folder: Path, **bodies: str) -> Path:
-    """A folder with the real `.ci/run`, and scripts that only note their arguments and then run `bodies`.
+    """Create a checkout with the real ``.ci/run`` and fake scripts that run ``bodies``; return the program to run.
 
-    Returns: the program to run. The scripts append "NAME ARGUMENTS" to `ran` in `folder`.
+    The scripts append "NAME ARGUMENTS" to ``ran`` in ``folder``.
     """
     (folder / ".ci").mkdir()
     (folder / "scripts").mkdir()
@@ -28,12 +28,12 @@ def a_checkout(folder: Path, **bodies: str) -> Path:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """What the run gets: its temporary files are in `folder`, where a test can see whether they are left over."""
+    """Return the environment of a run whose temporary files are in ``folder``, so that a test finds remains."""
     (folder / "tmp").mkdir()
     return {**os.environ, "TMPDIR": str(folder / "tmp")}
 
 
-def test_a_run_whose_steps_all_pass_ends_with_0(tmp_path: Path) -> None:
+def test_run_exits_with_0_if_all_steps_pass(tmp_path: Path) -> None:
     run = subprocess.run([a_checkout(tmp_path)], env=environment(tmp_path), capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stderr) == (0, "")
     ran = (tmp_path / "ran").read_text().splitlines()
@@ -43,7 +43,7 @@ def test_a_run_whose_steps_all_pass_ends_with_0(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", STEPS)
-def test_a_run_with_a_step_that_fails_ends_with_1_after_all_steps(failing: str, tmp_path: Path) -> None:
+def test_failed_step_makes_the_run_exit_with_1_after_all_steps(failing: str, tmp_path: Path) -> None:
     program = a_checkout(tmp_path, **{failing: f"echo the words of {failing}; exit 3"})
     run = subprocess.run([program], env=environment(tmp_path), capture_output=True, text=True, timeout=60)
     assert run.returncode == 1
@@ -51,11 +51,11 @@ def test_a_run_with_a_step_that_fails_ends_with_1_after_all_steps(failing: str, 
     assert {line.split()[0] for line in (tmp_path / "ran").read_text().splitlines()} == set(STEPS)
 
 
-def test_a_run_that_is_ended_ends_the_systems_it_started(tmp_path: Path) -> None:
+def test_terminated_run_ends_the_systems_that_it_started(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "begun")
     program = a_checkout(tmp_path, fresh="echo $$ >begun; exec sleep 100")
     run = subprocess.Popen([program], env=environment(tmp_path), stdout=subprocess.DEVNULL)
-    # Open for writing too, so that it has no end between the first writer and the second.
+    # Also open for writing, so that it does not end between the first writer and the second.
     with (tmp_path / "begun").open("r+b", buffering=0) as begun:
         said = b""
         while said.count(b"\n") < 2:

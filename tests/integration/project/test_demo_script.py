@@ -1,4 +1,4 @@
-"""Test ``scripts/demo``: help without installing anything, and what it installs otherwise."""
+"""Test ``scripts/demo``: it prints help without installing anything, and otherwise installs what the demo needs."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ DEMO = CHECKOUT / "scripts" / "demo"
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout in which installing and running only say so."""
+    """Create a checkout whose bootstrap and demo only print their arguments."""
     for program in ("scripts/bootstrap", ".venv/bin/ntppool-monitor"):
         path = tmp_path / program
         path.parent.mkdir(parents=True)
@@ -38,7 +38,7 @@ def test_help_installs_nothing_and_fits_80_columns(checkout: Path, arguments: li
     assert not [line for line in lines if len(line) > 80 or "bootstrap:" in line]
 
 
-def test_help_names_the_options_that_there_are(checkout: Path) -> None:
+def test_help_lists_exactly_the_existing_options(checkout: Path) -> None:
     app = typer.Typer()
     demo_command.register(app)
     there_are = {option for parameter in typer.main.get_command(app).params for option in parameter.opts}
@@ -56,14 +56,16 @@ def test_help_names_the_options_that_there_are(checkout: Path) -> None:
         (["--database=mariadb"], ""),
     ],
 )
-def test_only_what_a_demo_needs_is_installed(checkout: Path, arguments: list[str], installs: str) -> None:
+def test_demo_installs_only_the_dependencies_that_its_options_need(
+    checkout: Path, arguments: list[str], installs: str
+) -> None:
     assert run(checkout, *arguments) == [
         f"bootstrap: {installs}".rstrip(),
         " ".join(["ntppool-monitor: demo", *arguments]),
     ]
 
 
-def test_what_cannot_be_installed_ends_it(checkout: Path) -> None:
+def test_failed_installation_ends_the_script(checkout: Path) -> None:
     (checkout / "scripts/bootstrap").write_text("#!/bin/sh\nexit 2\n")
     ended = subprocess.run([checkout / "scripts/demo"], capture_output=True, text=True, check=False, timeout=60)
     assert (ended.returncode, ended.stdout) == (2, "")

@@ -1,6 +1,6 @@
-"""Test that ``scripts/fresh`` leaves nothing behind and reports its result correctly; CI runs its actual purpose.
+"""Test that ``scripts/fresh`` leaves nothing behind and reports its result correctly; CI runs it completely.
 
-The archive is a socket of the test on 127.0.0.1, so nothing is downloaded.
+The archive is a socket on 127.0.0.1, so nothing is downloaded.
 """
 
 import os
@@ -28,7 +28,7 @@ needs_root = pytest.mark.skipif(
 
 @pytest.fixture
 def silent_archive() -> Iterator[socket.socket]:
-    """Lets in who connects, and never answers."""
+    """Open a socket that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(60)
         yield server
@@ -61,7 +61,7 @@ def at(archive: socket.socket) -> tuple[str, str]:
         (("bookworm", "--seconds", "long"), "--seconds needs a number"),
     ],
 )
-def test_what_it_does_not_understand_is_said_in_a_line(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_invalid_arguments_are_reported_in_one_line(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
     with fresh(*arguments, folder=tmp_path) as run:
         _, err = run.communicate(timeout=60)
     assert (run.returncode, err.count("\n")) == (2, 1)
@@ -73,7 +73,7 @@ def mounted(folder: Path) -> list[str]:
 
 
 def running_in(folder: Path) -> list[str]:
-    """Command lines of processes that name the folder."""
+    """Return the command lines that contain the folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -87,7 +87,7 @@ def running_in(folder: Path) -> list[str]:
 
 @needs_root
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_it_and_leaves_nothing(
+def test_signal_ends_the_run_and_leaves_nothing_behind(
     number: signal.Signals, silent_archive: socket.socket, tmp_path: Path
 ) -> None:
     with fresh("bookworm", *at(silent_archive), folder=tmp_path) as run:
@@ -101,11 +101,11 @@ def test_a_signal_ends_it_and_leaves_nothing(
 
 
 @needs_root
-def test_what_a_killed_run_has_left_the_next_one_removes(silent_archive: socket.socket, tmp_path: Path) -> None:
+def test_next_run_removes_the_remains_of_a_killed_one(silent_archive: socket.socket, tmp_path: Path) -> None:
     with fresh("bookworm", *at(silent_archive), folder=tmp_path) as killed:
         waiting, _ = silent_archive.accept()
         killed.kill()
-        # Its pipes are closed when the last of its processes has ended.
+        # Its pipes close when the last of its processes has ended.
         killed.communicate(timeout=60)
         waiting.close()
     (left,) = tmp_path.glob("ntppool-fresh.*")
@@ -122,7 +122,7 @@ def test_what_a_killed_run_has_left_the_next_one_removes(silent_archive: socket.
 
 
 @needs_root
-def test_two_run_at_the_same_time(silent_archive: socket.socket, tmp_path: Path) -> None:
+def test_two_runs_work_at_the_same_time(silent_archive: socket.socket, tmp_path: Path) -> None:
     with (
         fresh("bookworm", *at(silent_archive), folder=tmp_path) as first,
         fresh("bookworm", *at(silent_archive), folder=tmp_path) as second,
@@ -138,7 +138,9 @@ def test_two_run_at_the_same_time(silent_archive: socket.socket, tmp_path: Path)
 
 @needs_root
 @pytest.mark.parametrize("keep", [False, True])
-def test_it_fails_as_its_first_step_did(keep: bool, silent_archive: socket.socket, tmp_path: Path) -> None:
+def test_failed_first_step_is_reported_and_keep_keeps_the_system(
+    keep: bool, silent_archive: socket.socket, tmp_path: Path
+) -> None:
     def refuse() -> None:
         while True:
             try:

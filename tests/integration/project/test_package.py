@@ -23,7 +23,7 @@ from setuptools.build_meta import build_wheel
 build_wheel(sys.argv[1])
 """
 
-# Without the module site, nothing of the checkout is on the path: neither it nor its editable installation.
+# Without the module site, neither the checkout nor its editable installation is on the path.
 COMMAND = """
 import sys
 sys.path[:0] = sys.argv[1:3]

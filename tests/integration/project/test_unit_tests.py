@@ -1,4 +1,4 @@
-"""Test that ``tests/unit`` stays fast: a test there that starts a process, leaves the host or sleeps long fails."""
+"""Test that ``tests/unit`` stays fast: a test there fails if it starts a process, leaves the host or sleeps long."""
 
 import os
 import re
@@ -52,7 +52,7 @@ def run(folder: Path) -> str:
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=60).stdout
 
 
-def test_each_of_these_fails_and_says_where_it_belongs(folder: Path) -> None:
+def test_slow_tests_fail_with_the_violated_rule_of_the_folder(folder: Path) -> None:
     for number, test in enumerate(SLOW):
         (folder / f"test_{number}.py").write_text(BEGIN + test + "\n")
     said = run(folder)
@@ -61,6 +61,6 @@ def test_each_of_these_fails_and_says_where_it_belongs(folder: Path) -> None:
         assert re.search(words, said), f"{reason}: {said}"
 
 
-def test_what_is_as_fast_passes(folder: Path) -> None:
+def test_fast_test_passes(folder: Path) -> None:
     (folder / "test_fast.py").write_text(BEGIN + FAST)
     assert "1 passed" in run(folder)

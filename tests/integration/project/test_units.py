@@ -41,7 +41,7 @@ CLOSED = [
     "SystemCallErrorNumber=EPERM",
     "UMask=0077",
 ]
-"""What all units say, in [Service]."""
+"""Lines of [Service] in all units."""
 
 TO_FIND_INTERFACES = {
     "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX": "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK"
@@ -130,11 +130,11 @@ SAID = {
     "ntppool-scorer@.service": _worker("scorer", "scorer", "512M", "768M"),
     "ntppool-selector@.service": _worker("selector", "selector server", "768M", "1G"),
 }
-"""All that each unit says. The reasons stand in the units."""
+"""All lines of each unit. The reasons are in the units."""
 
 
 def sections(unit: Path) -> dict[str, list[str]]:
-    """The lines of each section, without comments."""
+    """Return the lines of each section, without comments."""
     found: dict[str, list[str]] = {}
     for line in unit.read_text().splitlines():
         if heading := re.fullmatch(r"\[(\w+)\]", line):
@@ -145,21 +145,21 @@ def sections(unit: Path) -> dict[str, list[str]]:
 
 
 def settings(unit: Path) -> dict[str, str]:
-    """The last value of each setting."""
+    """Return the last value of each setting."""
     return dict(re.findall(r"^(\w+)=(.*)$", unit.read_text(), re.MULTILINE))
 
 
-def test_there_is_one_for_each_process() -> None:
+def test_each_process_has_a_unit() -> None:
     services = ("agent", "broker", "ingest", "scorer", "selector")
     assert [unit.name for unit in UNITS] == [f"ntppool-{service}@.service" for service in services]
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
-def test_it_reloads_on_a_host_without_procps(unit: Path) -> None:
+def test_reload_works_on_a_host_without_procps(unit: Path) -> None:
     assert "/kill" not in settings(unit).get("ExecReload", "")
 
 
-def test_systemd_understands_all_of_them(tmp_path: Path) -> None:
+def test_systemd_accepts_all_units(tmp_path: Path) -> None:
     for unit in UNITS:
         # Only the program's path differs from an installed system.
         text = re.sub(r"^ExecStart=\S+", f'ExecStart="{sys.executable}"', unit.read_text(), flags=re.MULTILINE)
@@ -172,7 +172,7 @@ def test_systemd_understands_all_of_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", [unit for unit in UNITS if "broker" not in unit.name], ids=lambda unit: unit.name)
-def test_the_command_exists(unit: Path) -> None:
+def test_the_command_of_the_unit_exists(unit: Path) -> None:
     program, *arguments = settings(unit)["ExecStart"].replace("%i", "devel").split()
     helped = subprocess.run(
         [sys.executable, "-P", "-m", OURS[Path(program).name], *arguments, "--help"],
@@ -186,12 +186,12 @@ def test_the_command_exists(unit: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
-def test_it_says_just_this(unit: Path) -> None:
+def test_units_have_exactly_the_expected_lines(unit: Path) -> None:
     assert sections(unit) == SAID[unit.name]
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
-def test_it_gives_away_nothing_has_bounds_and_comes_back(unit: Path) -> None:
+def test_units_are_unprivileged_limited_and_restarted(unit: Path) -> None:
     found = settings(unit)
     assert found["User"] not in ("root", "")
     assert {"MemoryMax", "TasksMax", "StateDirectory"} <= found.keys()
@@ -200,7 +200,7 @@ def test_it_gives_away_nothing_has_bounds_and_comes_back(unit: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
-def test_systemd_finds_little_that_could_still_be_taken_away(unit: Path, tmp_path: Path) -> None:
+def test_systemd_rates_the_exposure_of_each_unit_as_low(unit: Path, tmp_path: Path) -> None:
     copy = tmp_path / unit.name.replace("@", "@devel")
     copy.write_text(re.sub(r"^ExecStart=\S+", f'ExecStart="{sys.executable}"', unit.read_text(), flags=re.MULTILINE))
     judged = subprocess.run(
@@ -213,7 +213,7 @@ def test_systemd_finds_little_that_could_still_be_taken_away(unit: Path, tmp_pat
     assert judged.returncode == 0, judged.stdout[-200:] + judged.stderr
 
 
-def test_a_unit_gives_what_it_starts_the_directory_that_it_works_in() -> None:
+def test_units_create_the_directories_that_their_processes_use() -> None:
     for unit in UNITS:
         found = settings(unit)
         if "WorkingDirectory" in found:
@@ -224,7 +224,7 @@ def test_a_unit_gives_what_it_starts_the_directory_that_it_works_in() -> None:
         assert f"\npersistence_location /var/lib/{broker['StateDirectory'].replace('%i', env)}/\n" in told
 
 
-def test_the_users_of_the_units_are_made() -> None:
+def test_the_users_of_the_units_are_created() -> None:
     lines = (CHECKOUT / "deploy" / "systemd" / "ntppool-monitor.sysusers").read_text().splitlines()
     assert [line for line in lines if not line.startswith("#")] == [
         'u ntppool-monitor - "NTP Pool monitor workers" /var/lib/ntppool-monitor',
@@ -232,7 +232,7 @@ def test_the_users_of_the_units_are_made() -> None:
     ]
 
 
-def test_more_files_than_connections() -> None:
+def test_broker_may_open_more_files_than_it_accepts_connections() -> None:
     broker = settings(CHECKOUT / "deploy" / "systemd" / "ntppool-broker@.service")
     for env in ("prod", "test", "devel"):
         told = (CHECKOUT / "broker-config" / f"mosquitto.{env}.conf").read_text()
@@ -241,18 +241,19 @@ def test_more_files_than_connections() -> None:
 
 
 @pytest.mark.parametrize("unit", [unit for unit in UNITS if "broker" not in unit.name], ids=lambda unit: unit.name)
-def test_each_instance_says_its_environment_itself(unit: Path) -> None:
+def test_each_instance_names_its_environment_in_the_command(unit: Path) -> None:
     assert " --env %i " in settings(unit)["ExecStart"]
     assert "DEPLOYMENT_MODE" not in unit.read_text()
 
 
-def test_the_broker_may_look_for_the_interface_that_websockets_listen_on() -> None:
-    """libwebsockets asks netlink for it, and listens on all addresses when nobody answers. Seen under systemd only."""
+def test_broker_may_use_netlink_to_find_the_websocket_interface() -> None:
+    """libwebsockets finds the interface with netlink; without an answer, it listens on all addresses. This only
+    happens under systemd."""
     broker = next(unit for unit in UNITS if "broker" in unit.name)
     assert set(settings(broker)["RestrictAddressFamilies"].split()) == {"AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"}
 
 
-def test_the_example_of_settings_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_settings_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = (CHECKOUT / "deploy" / "systemd" / "ntppool-monitor.env").read_text().splitlines()
     assignments = [line.split("=", 1) for line in lines if line and not line.startswith("#")]
     for name in ("JWT_KEY", "JWT_KEY_FILE", "METRICS_PORT", "MQTT_CA_FILE"):

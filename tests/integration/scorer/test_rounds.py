@@ -47,7 +47,7 @@ def make_due(connection: Connection, *server_ids: int) -> None:
 
 
 def watched_server(connection: Connection, *scores: float, status: PairStatus = "active") -> tuple[int, list[int]]:
-    """A server that is due, with a result of each of as many new monitors: its id, and the results' ids."""
+    """Add a due server with one new monitor and result for each score; return its id and those of the results."""
     server = add_server(connection)
     results = []
     for place, score in enumerate(scores):
@@ -69,12 +69,12 @@ def everything(engine: Engine) -> dict[str, Any]:
 
 @pytest.fixture
 def recentmedian(engine: Engine) -> int:
-    """The id of the pool's scorer."""
+    """Return the id of the pool's scorer."""
     add_missing_scorers(engine, all_scorers())
     return int(rows(engine, monitors, monitors.c.tls_name == SCORER.tls_name)[0]["id"])
 
 
-# ---- what is written -----------------------------------------------------------------------------------------------
+# ---- written scores ------------------------------------------------------------------------------------------------
 
 
 def test_a_score_is_written_to_the_pair_the_server_and_the_log(engine: Engine, recentmedian: int) -> None:
@@ -93,7 +93,7 @@ def test_a_score_is_written_to_the_pair_the_server_and_the_log(engine: Engine, r
     assert rows(engine, scoring_queue)[0]["due_on"] is None
 
 
-def test_what_a_wrong_clock_wrote_decides_nothing_until_its_time_has_come(engine: Engine, recentmedian: int) -> None:
+def test_results_from_the_future_are_ignored_until_their_time(engine: Engine, recentmedian: int) -> None:
     with engine.begin() as connection:
         server, results = watched_server(connection, 12.5, 20.0, -4.0)
         monitor = add_monitor(connection, monitor_name("ahead"))
@@ -117,7 +117,7 @@ def test_what_a_wrong_clock_wrote_decides_nothing_until_its_time_has_come(engine
 
 
 @pytest.mark.parametrize(("ahead", "counts"), [(0, True), (60, True), (90, True), (91, False)])
-def test_a_result_that_ingest_let_through_counts_at_once(
+def test_result_within_the_tolerance_of_ingest_counts_immediately(
     engine: Engine, recentmedian: int, ahead: int, counts: bool
 ) -> None:
     now = NOW - timedelta(seconds=ahead)
@@ -127,7 +127,7 @@ def test_a_result_that_ingest_let_through_counts_at_once(
     assert [s.ts for s in score_all(engine, now).scores] == ([NOW] if counts else [])
 
 
-def test_a_server_that_a_wrong_clock_made_due_later_is_scored_now(engine: Engine) -> None:
+def test_server_scheduled_too_late_by_a_wrong_clock_is_due_now(engine: Engine) -> None:
     with engine.begin() as connection:
         soon, later, idle = (add_server(connection) for _ in range(3))
         SCORING.add(connection, [idle], None)
@@ -144,7 +144,7 @@ def strata(engine: Engine, scorer: int) -> tuple[int | None, int | None]:
     return server["stratum"], pair["stratum"]
 
 
-def test_a_servers_stratum_is_the_one_that_most_monitors_were_told(engine: Engine, recentmedian: int) -> None:
+def test_server_has_the_stratum_reported_by_most_monitors(engine: Engine, recentmedian: int) -> None:
     with engine.begin() as connection:
         server, _ = watched_server(connection, 12.5, 20.0, -4.0)
 
@@ -165,7 +165,7 @@ def test_a_servers_stratum_is_the_one_that_most_monitors_were_told(engine: Engin
     assert told(None, None, None) == (4, 4), "what nobody knows any more stays"
 
 
-def test_a_server_has_its_stratum_from_the_first_score_on(engine: Engine, recentmedian: int) -> None:
+def test_server_has_a_stratum_from_its_first_score_on(engine: Engine, recentmedian: int) -> None:
     with engine.begin() as connection:
         watched_server(connection, 12.5)
         connection.execute(sa.update(server_scores).values(stratum=2))
@@ -184,7 +184,7 @@ def test_computing_again_changes_nothing(engine: Engine, recentmedian: int) -> N
     assert everything(engine) == before
 
 
-def test_a_batch_takes_no_more_than_its_limit_and_several_take_all(engine: Engine, recentmedian: int) -> None:
+def test_round_scores_at_most_its_limit_and_further_rounds_the_rest(engine: Engine, recentmedian: int) -> None:
     with engine.begin() as connection:
         for _ in range(5):
             watched_server(connection, 20)
@@ -192,7 +192,7 @@ def test_a_batch_takes_no_more_than_its_limit_and_several_take_all(engine: Engin
     assert [row["score_raw"] for row in rows(engine, servers)] == [20.0] * 5
 
 
-def test_more_servers_than_one_statement_takes(engine: Engine, recentmedian: int) -> None:
+def test_round_scores_more_servers_than_fit_into_one_statement(engine: Engine, recentmedian: int) -> None:
     with engine.begin() as connection:
         expected = {watched_server(connection, score / 10)[0]: score / 10 for score in range(450)}
     assert score_all(engine, limit=1_000).claimed == 450
@@ -207,7 +207,7 @@ def test_more_servers_than_one_statement_takes(engine: Engine, recentmedian: int
     assert {row["score_raw"] for row in rows(engine, servers)} == {-1.5}
 
 
-def test_a_server_without_any_usable_result_is_left_as_it_is(engine: Engine, recentmedian: int) -> None:
+def test_server_without_usable_results_is_unchanged_and_no_longer_due(engine: Engine, recentmedian: int) -> None:
     with engine.begin() as connection:
         watched_server(connection, 20, status="paused")
         make_due(connection, add_server(connection, score=3.5))
@@ -217,7 +217,7 @@ def test_a_server_without_any_usable_result_is_left_as_it_is(engine: Engine, rec
     assert all(row["due_on"] is None for row in rows(engine, scoring_queue)), "it is not tried again for ever"
 
 
-def test_the_time_of_a_score_never_goes_back(engine: Engine, recentmedian: int) -> None:
+def test_the_time_of_a_score_never_decreases(engine: Engine, recentmedian: int) -> None:
     with engine.begin() as connection:
         server, _ = watched_server(connection, 20)
     score_all(engine)
@@ -229,10 +229,10 @@ def test_the_time_of_a_score_never_goes_back(engine: Engine, recentmedian: int) 
     assert [(row["score_raw"], row["score_ts"]) for row in rows(engine, servers)] == [(7.0, NOW)]
 
 
-# ---- whose results count -------------------------------------------------------------------------------------------
+# ---- results that count --------------------------------------------------------------------------------------------
 
 
-def test_other_scorers_rows_are_no_results(engine: Engine, recentmedian: int) -> None:
+def test_rows_of_other_scorers_are_not_results(engine: Engine, recentmedian: int) -> None:
     with engine.begin() as connection:
         server, _ = watched_server(connection, 12.0)
         every = add_scorer(connection, "every.scores.ntp.dev")
@@ -242,7 +242,7 @@ def test_other_scorers_rows_are_no_results(engine: Engine, recentmedian: int) ->
     assert [(row["score_raw"], row["score_ts"]) for row in rows(engine, servers)] == [(12.0, NOW)]
 
 
-def test_rows_without_a_monitor_are_no_results(engine: Engine, recentmedian: int) -> None:
+def test_rows_without_a_monitor_are_not_results(engine: Engine, recentmedian: int) -> None:
     with engine.begin() as connection:
         server, _ = watched_server(connection, 12.0)
         connection.execute(sa.insert(log_scores).values(server_id=server, ts=NOW + 90 * MINUTE, score=-50))
@@ -251,7 +251,7 @@ def test_rows_without_a_monitor_are_no_results(engine: Engine, recentmedian: int
 
 
 @pytest.mark.parametrize("status", ["paused", "deleted"])
-def test_a_scorer_that_operators_stopped_rests(engine: Engine, recentmedian: int, status: str) -> None:
+def test_paused_or_deleted_scorer_computes_nothing(engine: Engine, recentmedian: int, status: str) -> None:
     with engine.begin() as connection:
         watched_server(connection, 12.0)
         connection.execute(sa.update(monitors).where(monitors.c.id == recentmedian).values(status=status))
@@ -262,7 +262,7 @@ def test_a_scorer_that_operators_stopped_rests(engine: Engine, recentmedian: int
 # ---- the log -------------------------------------------------------------------------------------------------------
 
 
-def test_only_news_are_logged_but_the_score_always_follows(engine: Engine, recentmedian: int) -> None:
+def test_score_is_always_written_but_logged_only_if_it_is_news(engine: Engine, recentmedian: int) -> None:
     with engine.begin() as connection:
         server, _ = watched_server(connection, 10.0)
         [monitor] = connection.scalars(sa.select(server_scores.c.monitor_id))
@@ -281,7 +281,7 @@ def test_only_news_are_logged_but_the_score_always_follows(engine: Engine, recen
     assert [(row["ts"], row["score"]) for row in written] == logged
 
 
-def test_a_result_that_is_stored_meanwhile_is_not_passed_over(
+def test_result_stored_during_a_round_is_not_missed(
     engine: Engine, recentmedian: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine.begin() as connection:
@@ -304,10 +304,10 @@ def test_a_result_that_is_stored_meanwhile_is_not_passed_over(
     assert [(row["score_ts"], row["score_raw"]) for row in rows(engine, servers)] == [(NOW + MINUTE, 12.0)]
 
 
-# ---- falls ---------------------------------------------------------------------------------------------------------
+# ---- falling scores ------------------------------------------------------------------------------------------------
 
 
-def test_a_fall_makes_the_server_due_for_review_at_once(engine: Engine, recentmedian: int) -> None:
+def test_falling_score_makes_the_server_due_for_review_immediately(engine: Engine, recentmedian: int) -> None:
     with engine.begin() as connection:
         courses = {(20.0, 19.0): True, (20.0, 19.5): False, (10.2, 9.9): True, (5.0, 4.5): False, (5.0, 20.0): False}
         expected: dict[int, bool] = {}
@@ -315,7 +315,7 @@ def test_a_fall_makes_the_server_due_for_review_at_once(engine: Engine, recentme
         for (before, after), alarming in courses.items():
             server, _ = watched_server(connection, before)
             expected[server], later[server] = alarming, after
-        REVIEWS.add(connection, list(expected)[1:], NOW + 20 * MINUTE)  # the first has never been reviewed
+        REVIEWS.add(connection, list(expected)[1:], NOW + 20 * MINUTE)  # the first server has never been reviewed
     first = score_all(engine)
     assert first.alarming == (), "a first score is no fall"
     with engine.begin() as connection:
@@ -328,7 +328,7 @@ def test_a_fall_makes_the_server_due_for_review_at_once(engine: Engine, recentme
     assert due == set(scored.alarming)
 
 
-def test_a_pair_that_was_never_scored_does_not_fall(engine: Engine, recentmedian: int) -> None:
+def test_first_score_of_a_pair_is_not_a_fall(engine: Engine, recentmedian: int) -> None:
     with engine.begin() as connection:
         server, _ = watched_server(connection, -5.0)
         add_pair(connection, server, recentmedian, "candidate")
@@ -337,10 +337,10 @@ def test_a_pair_that_was_never_scored_does_not_fall(engine: Engine, recentmedian
     assert (pair["score_raw"], pair["score_ts"], pair["status"]) == (-5.0, NOW, "candidate")
 
 
-# ---- many workers --------------------------------------------------------------------------------------------------
+# ---- concurrent workers --------------------------------------------------------------------------------------------
 
 
-def test_two_scorers_at_once_never_take_the_same_server(server_engine: Engine) -> None:
+def test_concurrent_scorers_never_score_the_same_server(server_engine: Engine) -> None:
     add_missing_scorers(server_engine, all_scorers())
     with server_engine.begin() as connection:
         ids = {watched_server(connection, 20.0)[0] for _ in range(120)}
@@ -360,7 +360,7 @@ def test_two_scorers_at_once_never_take_the_same_server(server_engine: Engine) -
     assert len(rows(server_engine, log_scores)) == 240
 
 
-def test_the_scorers_rows_are_made_once(engine: Engine) -> None:
+def test_the_rows_of_the_scorers_are_created_once(engine: Engine) -> None:
     for _ in range(2):
         add_missing_scorers(engine, all_scorers())
     [row] = rows(engine, monitors)
@@ -368,12 +368,12 @@ def test_the_scorers_rows_are_made_once(engine: Engine) -> None:
     assert (row["ip"], row["ip_version"], row["status"]) == (None, None, "active")
 
 
-def test_workers_that_start_together_make_the_scorers_rows_once(server_engine: Engine) -> None:
+def test_workers_that_start_together_create_the_rows_of_the_scorers_once(server_engine: Engine) -> None:
     start = Barrier(4)
 
     def work() -> None:
         engine = open_database(server_engine.url)
-        engine.connect().close()  # so that nobody is late for connecting
+        engine.connect().close()  # connect first, so that all start at the same time
         start.wait()
         add_missing_scorers(engine, all_scorers())
         engine.dispose()
@@ -390,13 +390,13 @@ def _together(threads: Sequence[Thread]) -> None:
         assert not thread.is_alive()
 
 
-# ---- against a recomputation ---------------------------------------------------------------------------------------
+# ---- comparison with a recomputation -------------------------------------------------------------------------------
 
 STATUSES: Sequence[PairStatus | None] = ("active", "active", "testing", "candidate", "paused", None)
 
 
 def random_ledger(connection: Connection, random: random.Random) -> None:
-    """Some servers, each with some pairs and results over the last hours, some in the same second."""
+    """Add servers with random pairs and results of the last hours, some in the same second."""
     every = add_scorer(connection, "every.scores.ntp.dev")
     all_monitors = [add_monitor(connection, monitor_name(f"r{n}")) for n in range(10)]
     for _ in range(40):
@@ -421,7 +421,7 @@ def random_ledger(connection: Connection, random: random.Random) -> None:
 
 
 def brute_force(engine: Engine) -> dict[int, int | None]:
-    """Server to the log row that its score is to be taken from, from all rows there are."""
+    """Return the log row from which each server's score must be taken, computed from all rows."""
     with engine.connect() as connection:
         pairs = {(row.server_id, row.monitor_id): row.status for row in connection.execute(sa.select(server_scores))}
         scorers = set(connection.scalars(sa.select(monitors.c.id).where(monitors.c.type == "score")))

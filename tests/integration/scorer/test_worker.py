@@ -34,7 +34,7 @@ SOON = 10.0
 
 
 class Told(LiveStream):
-    """Keeps what it is offered."""
+    """Keep the offered events."""
 
     def __init__(self, broker: BrokerSession) -> None:
         super().__init__(broker)
@@ -109,7 +109,7 @@ async def order(worker: Worker, **fields: Any) -> ControlAnswer:
     return await worker.control.answer(Incoming("/devel/control/scorer", encode(ControlCommand(**fields))))
 
 
-async def test_servers_that_become_due_are_scored_and_told_of(engine: Engine) -> None:
+async def test_due_servers_are_scored_and_published_as_events(engine: Engine) -> None:
     with new_worker(engine) as (worker, live, reader):
         async with running(worker):
             [server] = await asyncio.to_thread(servers_with_a_result, engine, 1)
@@ -133,10 +133,10 @@ def numbers(reader: InMemoryMetricReader) -> dict[str, Any]:
     return {metric.name: getattr(metric.data.data_points[0], "value", None) for metric in found}
 
 
-async def test_a_batch_of_the_pools_size_after_another_until_nothing_is_due(
+async def test_rounds_follow_without_a_pause_until_nothing_is_due(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scorer_worker, "POLL", 3600.0)  # it does not rest while something is due
+    monkeypatch.setattr(scorer_worker, "POLL", 3600.0)  # it must not wait while servers are due
     await asyncio.to_thread(servers_with_a_result, engine, 450)
     with new_worker(engine) as (worker, _, _):
         async with running(worker):
@@ -165,7 +165,7 @@ async def test_rescore_makes_all_servers_due_in_steps(engine: Engine, monkeypatc
 
 
 @pytest.mark.parametrize("server_id", [0, -1, 4_000_000_000, 2**70])
-async def test_rescore_of_no_server_is_refused_with_its_id(sqlite_engine: Engine, server_id: int) -> None:
+async def test_rescore_of_an_unknown_server_is_refused_with_its_id(sqlite_engine: Engine, server_id: int) -> None:
     with new_worker(sqlite_engine) as (worker, _, _):
         async with running(worker):
             await until(lambda: "scorers" in worker.status)
@@ -173,7 +173,7 @@ async def test_rescore_of_no_server_is_refused_with_its_id(sqlite_engine: Engine
             assert (answer.ok, answer.message) == (False, f"server {server_id}: no such server")
 
 
-async def test_what_is_due_in_the_future_waits(sqlite_engine: Engine) -> None:
+async def test_server_due_in_the_future_waits(sqlite_engine: Engine) -> None:
     [later, _] = await asyncio.to_thread(servers_with_a_result, sqlite_engine, 2)
     with sqlite_engine.begin() as connection:
         connection.execute(

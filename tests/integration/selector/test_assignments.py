@@ -1,4 +1,4 @@
-"""Test which pairs are read for publishing, on MariaDB and SQLite."""
+"""Test which pairs are read for publishing, on every database."""
 
 from sqlalchemy.engine import Engine
 
@@ -7,7 +7,7 @@ from testbed.fixtures.selector import unique
 from testbed.fixtures.world import add_monitor, add_pair, add_scorer, add_server
 
 
-def test_exactly_the_pairs_that_are_asked_for_are_read(engine: Engine) -> None:
+def test_exactly_the_requested_pairs_are_read(engine: Engine) -> None:
     with engine.begin() as connection:
         servers = [add_server(connection), add_server(connection)]
         names = [unique("m"), unique("n")]
@@ -25,7 +25,7 @@ def test_exactly_the_pairs_that_are_asked_for_are_read(engine: Engine) -> None:
     assert none == []
 
 
-def test_a_pair_with_what_is_no_monitor_is_none(engine: Engine) -> None:
+def test_pairs_of_scorers_and_settings_are_not_read(engine: Engine) -> None:
     with engine.begin() as connection:
         server = add_server(connection)
         others = [add_scorer(connection), add_monitor(connection, "settings-v4.system")]

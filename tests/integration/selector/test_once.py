@@ -73,8 +73,8 @@ DUE = {
 
 
 @pytest.mark.parametrize("case", DUE)
-async def test_it_reviews_a_server_that(case: str, engine: Engine, broker: Broker) -> None:
-    """A candidate goes to testing, which its agent is told; a server that is not due is left alone."""
+async def test_reviews_a_server_that(case: str, engine: Engine, broker: Broker) -> None:
+    """A candidate is promoted to testing and its assignment published; a server that is not due is left alone."""
     with engine.begin() as connection:
         server, later = add_server(connection), add_server(connection)
         monitor, name = a_monitor(connection, 1)
@@ -102,7 +102,7 @@ async def test_it_reviews_a_server_that(case: str, engine: Engine, broker: Broke
         assert connection.scalar(sa.select(sa.func.count()).select_from(assignment_changes)) == 1
 
 
-async def test_it_reviews_all_that_are_due_however_many(engine: Engine, broker: Broker) -> None:
+async def test_reviews_all_due_servers_in_several_batches(engine: Engine, broker: Broker) -> None:
     with engine.begin() as connection:
         monitor, name = a_monitor(connection, 1)
         ids = [add_server(connection) for _ in range(23)]
@@ -115,7 +115,7 @@ async def test_it_reviews_all_that_are_due_however_many(engine: Engine, broker: 
     assert once.lines()[-1] == "23 servers reviewed, 23 changes"
 
 
-async def test_a_deleted_server_is_not_made_due(engine: Engine, broker: Broker) -> None:
+async def test_deleted_server_is_not_reviewed(engine: Engine, broker: Broker) -> None:
     with engine.begin() as connection:
         server = add_server(connection)
         connection.execute(sa.update(servers).where(servers.c.id == server).values(deletion_on=datetime(2026, 1, 1)))
@@ -125,7 +125,7 @@ async def test_a_deleted_server_is_not_made_due(engine: Engine, broker: Broker) 
     assert next_review(engine, server) is None
 
 
-async def test_one_server_is_reviewed_whether_it_is_due_or_not_and_no_other_one(engine: Engine, broker: Broker) -> None:
+async def test_named_server_is_reviewed_even_if_it_is_not_due_and_no_other(engine: Engine, broker: Broker) -> None:
     with engine.begin() as connection:
         server, other = add_server(connection), add_server(connection)
         monitor, name = a_monitor(connection, 1)
@@ -140,7 +140,7 @@ async def test_one_server_is_reviewed_whether_it_is_due_or_not_and_no_other_one(
     assert next_review(engine, other) is None
 
 
-async def test_the_command_does_all_of_it(server_engine: Engine, broker: Broker, tmp_path: Path) -> None:
+async def test_the_command_reviews_and_publishes(server_engine: Engine, broker: Broker, tmp_path: Path) -> None:
     with server_engine.begin() as connection:
         server = add_server(connection)
         monitor, name = a_monitor(connection, 1)

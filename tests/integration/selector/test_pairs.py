@@ -1,4 +1,4 @@
-"""Test that missing pairs and queue rows are created, in batches and once, on MariaDB and SQLite."""
+"""Test that missing pairs and queue rows are created, in batches and once, on every database."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +56,7 @@ def test_live_monitors_become_candidates_of_all_servers_of_their_protocol(
     assert pair_statuses(engine, gone) == {}
 
 
-def test_pairs_that_are_there_stay_as_they_are(engine: Engine) -> None:
+def test_existing_pairs_are_unchanged(engine: Engine) -> None:
     with engine.begin() as connection:
         old, new = add_server(connection), add_server(connection)
         monitor = add_monitor(connection, unique("m"))
@@ -71,7 +71,7 @@ def test_pairs_that_are_there_stay_as_they_are(engine: Engine) -> None:
         assert history == 0, "the pair itself says when it was made"
 
 
-def test_pairs_are_made_in_batches(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_are_created_in_batches(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs_module, "BATCH", 2)
     with engine.begin() as connection:
         for _ in range(5):
@@ -82,7 +82,7 @@ def test_pairs_are_made_in_batches(engine: Engine, monkeypatch: pytest.MonkeyPat
     assert queue_servers(engine, NOW) == 5
 
 
-def test_two_selectors_make_each_pair_once(server_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_selectors_create_each_pair_once(server_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs_module, "BATCH", 3)
     with server_engine.begin() as connection:
         ids = [add_server(connection) for _ in range(30)]
@@ -96,7 +96,7 @@ def test_two_selectors_make_each_pair_once(server_engine: Engine, monkeypatch: p
     assert all(pair_statuses(server_engine, server).keys() == set(monitors_made) for server in ids)
 
 
-def test_every_server_has_a_place_in_the_queue(engine: Engine) -> None:
+def test_every_server_that_is_not_deleted_is_queued(engine: Engine) -> None:
     with engine.begin() as connection:
         waiting, fresh, deleted, back = (add_server(connection) for _ in range(4))
         connection.execute(sa.update(servers).where(servers.c.id == deleted).values(deletion_on=date(2026, 1, 1)))
@@ -113,7 +113,7 @@ def test_every_server_has_a_place_in_the_queue(engine: Engine) -> None:
     assert found == {waiting: datetime(2026, 1, 3), fresh: now, back: now}
 
 
-def test_somebody_who_comes_or_goes_changes_the_population(engine: Engine) -> None:
+def test_new_or_deleted_monitors_and_servers_change_the_population(engine: Engine) -> None:
     seen = []
 
     def look() -> None:

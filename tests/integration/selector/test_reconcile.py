@@ -1,4 +1,4 @@
-"""Test that messages lost on the way to agents are repaired, with a real broker and both databases."""
+"""Test that messages lost on the way to agents are repaired, with a real broker and every database."""
 
 import asyncio
 import contextlib
@@ -54,9 +54,7 @@ def name() -> str:
     return unique("m")
 
 
-async def test_what_is_missing_stale_different_or_foreign_is_repaired_at_the_start(
-    engine: Engine, broker: Broker, name: str
-) -> None:
+async def test_wrong_retained_messages_are_repaired_at_the_start(engine: Engine, broker: Broker, name: str) -> None:
     _, ids = with_pairs(engine, name)
     async with watching_tree(broker) as tree:
         topic = tree.topics.assignment
@@ -81,7 +79,9 @@ async def test_what_is_missing_stale_different_or_foreign_is_repaired_at_the_sta
             await eventually(lambda: tree.config(name))
 
 
-async def test_configs_and_assignments_of_nobody_are_removed(engine: Engine, broker: Broker, name: str) -> None:
+async def test_configs_and_assignments_of_unknown_monitors_are_removed(
+    engine: Engine, broker: Broker, name: str
+) -> None:
     async with watching_tree(broker) as tree:
         stray = Assignment(server_id=1, ip="192.0.2.1", status="active", interval=9.0)
         await tree.session.publish(tree.topics.config(name), encode(MonitorConfig()), retain=True)
@@ -91,7 +91,7 @@ async def test_configs_and_assignments_of_nobody_are_removed(engine: Engine, bro
             await eventually(lambda: not any(name in topic for topic in tree.retained))
 
 
-async def test_what_was_decided_while_the_broker_was_away_is_told_later(
+async def test_decision_during_a_broker_outage_is_published_afterwards(
     engine: Engine, fresh_broker: Broker, name: str
 ) -> None:
     monitor, [server] = with_pairs(engine, name, 1)
@@ -109,7 +109,7 @@ async def test_what_was_decided_while_the_broker_was_away_is_told_later(
             await eventually(lambda: tree.statuses(name) == {server: "active"})
 
 
-async def test_a_message_that_the_broker_did_not_take_is_published_again(
+async def test_unacknowledged_assignment_is_published_again(
     engine: Engine, broker: Broker, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monitor, [server] = with_pairs(engine, name, 1)
@@ -133,7 +133,7 @@ async def test_a_message_that_the_broker_did_not_take_is_published_again(
         assert selector.number("publish_lost") == 1
 
 
-async def test_a_broker_that_lost_everything_is_told_everything(
+async def test_broker_that_lost_its_data_gets_all_retained_messages_again(
     engine: Engine, fresh_broker: Broker, name: str
 ) -> None:
     _, ids = with_pairs(engine, name)
@@ -150,7 +150,7 @@ async def test_a_broker_that_lost_everything_is_told_everything(
             await eventually(lambda: tree.topics.config(name) in tree.retained)
 
 
-async def test_a_decision_whose_commit_was_not_answered_is_published(
+async def test_decision_with_an_unanswered_commit_is_published(
     engine: Engine, broker: Broker, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monitor, [server] = with_pairs(engine, name, 1)
@@ -168,7 +168,7 @@ async def test_a_decision_whose_commit_was_not_answered_is_published(
 
 
 def holding(*assignments: Assignment) -> bytes:
-    """The status of an agent that holds these."""
+    """Return the status of an agent that holds these assignments."""
     state = ProtocolState(
         status="active",
         probing=True,
@@ -178,7 +178,7 @@ def holding(*assignments: Assignment) -> bytes:
     return encode(Status(online=True, ts=datetime.now(UTC), version="1", protocols={"v4": state}))
 
 
-async def test_an_agent_that_missed_something_is_told_everything_again(
+async def test_agent_that_missed_a_message_gets_all_assignments_again(
     engine: Engine, broker: Broker, name: str
 ) -> None:
     _, ids = with_pairs(engine, name)
@@ -190,13 +190,13 @@ async def test_an_agent_that_missed_something_is_told_everything_again(
         def told_since(count: int) -> set[str]:
             return {m.topic for m in tree.heard[count:] if name in m.topic}
 
-        # In agreement with the ledger: nothing is said.
+        # The status agrees with the ledger: nothing is published.
         await tree.session.publish(status, holding(*tree.assignments(name).values()), retain=True)
         await quiet(selector, lambda: len(tree.heard))
         heard = len(tree.heard)
         all_topics = {tree.topics.assignment(name, "v4", server) for server in ids}
-        # The agent's report differs although the tree is right; when it goes on like that, all is said again, and
-        # what it should not hold is removed again.
+        # The status differs although the retained tree is correct. If the next one does too, all assignments are
+        # published again, and those that the agent should not hold are removed again.
         for _ in range(50):
             await tree.session.publish(status, holding(), retain=True)
             if told_since(heard) >= all_topics:
@@ -204,7 +204,7 @@ async def test_an_agent_that_missed_something_is_told_everything_again(
             await asyncio.sleep(0.1)
         assert told_since(heard) == all_topics
         assert set(tree.assignments(name)) == set(ids[1:])
-        # Not again and again: an agent that counts differently would be told all of it at each of its messages.
+        # But not repeatedly: an agent with another hash would cause this with each of its messages.
         heard = len(tree.heard)
         for _ in range(10):
             await tree.session.publish(status, holding(), retain=True)
@@ -215,7 +215,7 @@ async def test_an_agent_that_missed_something_is_told_everything_again(
 
 
 class Overtaken:
-    """Another selector decides and publishes at the worst moment: ours has read the ledger but not yet published."""
+    """Let another selector decide and publish after this one has read the ledger, and before it publishes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, act: Callable[[], Awaitable[None]]) -> None:
         self._real = Publisher.send
@@ -236,7 +236,7 @@ class Overtaken:
 
 
 @pytest.mark.parametrize("path", ["review", "reconciliation"])
-async def test_whoever_publishes_last_says_what_the_ledger_says(
+async def test_the_last_published_assignment_agrees_with_the_ledger(
     engine: Engine, broker: Broker, name: str, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     monitor, [server] = with_pairs(engine, name, 1)

@@ -1,4 +1,4 @@
-"""Test reviews in the ledger: claims, decisions and writes, alone and concurrently, on MariaDB and SQLite."""
+"""Test reviews in the ledger: claims, decisions and writes, alone and concurrently, on every database."""
 
 import threading
 import time
@@ -31,7 +31,7 @@ SETTINGS = PoolSettings()
 
 
 def monitors_of(connection: Connection, *server_ids: int, count: int = 9, results: int = 40) -> list[int]:
-    """Monitors present and healthy, candidates of these servers."""
+    """Add healthy monitors that are online and candidates of these servers; return their ids."""
     made = []
     for number in range(count):
         name = unique("m")
@@ -53,7 +53,7 @@ def row_of(engine: Engine, table: sa.Table, server: int) -> Any:
         return connection.execute(sa.select(table).where(table.c.server_id == server)).one()
 
 
-def test_a_review_moves_pairs_and_says_why(engine: Engine) -> None:
+def test_review_changes_pairs_and_records_the_reasons(engine: Engine) -> None:
     with engine.begin() as connection:
         server = add_server(connection)
         monitors = monitors_of(connection, server, count=3)
@@ -78,7 +78,7 @@ def test_a_review_moves_pairs_and_says_why(engine: Engine) -> None:
     assert times.next_review == DUE + timedelta(minutes=60, seconds=1), "rounded up to whole seconds"
 
 
-def test_nothing_to_change_is_reviewed_again_sooner_and_writes_no_pair(engine: Engine) -> None:
+def test_unchanged_server_is_reviewed_sooner_and_writes_no_pair(engine: Engine) -> None:
     with engine.begin() as connection:
         server = add_server(connection)
         monitors_of(connection, server, count=2, results=0)
@@ -118,7 +118,7 @@ def test_operators_settings_are_used(engine: Engine) -> None:
         (Intervals(interval_testing=30 * 86_400, interval_candidate=30 * 86_400), (1, 1, 1)),
     ],
 )
-def test_as_many_results_are_needed_as_the_intervals_in_force_allow(
+def test_required_results_follow_from_the_current_intervals(
     intervals: Intervals, expected: tuple[int, int, int]
 ) -> None:
     settings = rule_settings(PoolSettings(monitors=intervals))
@@ -138,8 +138,8 @@ def test_with_longer_intervals_fewer_results_are_enough(engine: Engine) -> None:
     assert [change.to_status for change in done.changes] == [PairStatus.ACTIVE]
 
 
-def test_all_that_is_known_of_a_paused_pair_is_written_and_cleared_again(engine: Engine) -> None:
-    """Over what an older selector left there."""
+def test_pause_reason_and_violation_are_written_and_cleared(engine: Engine) -> None:
+    """They replace values that an older selector has left."""
     pairs = server_scores.c
     with engine.begin() as connection:
         server = add_server(connection, "192.0.2.1")
@@ -165,7 +165,7 @@ def test_all_that_is_known_of_a_paused_pair_is_written_and_cleared_again(engine:
     assert row.constraint_violation_since is None
 
 
-def test_a_review_touches_its_own_columns_only(engine: Engine) -> None:
+def test_review_writes_its_own_columns_only(engine: Engine) -> None:
     with engine.begin() as connection:
         server = add_server(connection)
         monitors_of(connection, server, count=1)
@@ -183,7 +183,7 @@ def test_a_review_touches_its_own_columns_only(engine: Engine) -> None:
     assert before[1] == after[1], "a scorer's row is no monitor's"
 
 
-def test_violations_are_stored_with_their_first_time(engine: Engine) -> None:
+def test_violation_keeps_the_time_at_which_it_was_first_found(engine: Engine) -> None:
     with engine.begin() as connection:
         server = add_server(connection, "192.0.2.1")
         name = unique("m")
@@ -204,7 +204,7 @@ def test_violations_are_stored_with_their_first_time(engine: Engine) -> None:
     assert pair.last_constraint_check == DUE + timedelta(hours=9)
 
 
-def test_a_deleted_server_is_not_reviewed_but_its_agents_are_told(engine: Engine) -> None:
+def test_deleted_server_is_not_reviewed_but_its_assignments_are_published(engine: Engine) -> None:
     with engine.begin() as connection:
         server = add_server(connection)
         monitors = monitors_of(connection, server, count=2)
@@ -216,7 +216,7 @@ def test_a_deleted_server_is_not_reviewed_but_its_agents_are_told(engine: Engine
     assert row_of(engine, servers_monitor_review, server).next_review is None
 
 
-def test_a_broken_server_does_not_stop_the_others(engine: Engine) -> None:
+def test_invalid_server_row_does_not_stop_the_others(engine: Engine) -> None:
     with engine.begin() as connection:
         broken, sound = add_server(connection, "not an address"), add_server(connection)
         monitors_of(connection, broken, sound, count=1)
@@ -228,7 +228,7 @@ def test_a_broken_server_does_not_stop_the_others(engine: Engine) -> None:
     assert row_of(engine, servers_monitor_review, broken).next_review > DUE
 
 
-def test_a_broken_monitor_is_left_out_and_told_of(engine: Engine) -> None:
+def test_invalid_monitor_row_is_skipped_and_reported(engine: Engine) -> None:
     with engine.begin() as connection:
         server = add_server(connection)
         [sound] = monitors_of(connection, server, count=1)
@@ -242,7 +242,7 @@ def test_a_broken_monitor_is_left_out_and_told_of(engine: Engine) -> None:
     assert "here" in skipped.reason
 
 
-def test_a_defect_met_by_one_server_does_not_stop_the_others(
+def test_defect_in_the_review_of_one_server_does_not_stop_the_others(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with engine.begin() as connection:
@@ -263,7 +263,7 @@ def test_a_defect_met_by_one_server_does_not_stop_the_others(
     assert "impossible" in caplog.text
 
 
-def test_any_server_can_be_reviewed_at_once(engine: Engine) -> None:
+def test_any_server_can_be_reviewed_immediately(engine: Engine) -> None:
     with engine.begin() as connection:
         server = add_server(connection)
         monitors_of(connection, server, count=1)
@@ -275,8 +275,10 @@ def test_any_server_can_be_reviewed_at_once(engine: Engine) -> None:
 
 
 class Overlaps:
-    """Notes when each server's review begins and ends, and holds it open a little; the first one of each thread, until
-    as many have begun as are to ``meet``."""
+    """Record when each server's review begins and ends, and prolong it a little.
+
+    The first review of each thread waits until ``meet`` threads have begun one.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, meet: int = 1) -> None:
         self.spans: dict[int, list[tuple[float, float]]] = defaultdict(list)
@@ -291,7 +293,7 @@ class Overlaps:
         if not hasattr(self._there, "met"):
             self._there.met = self._begun.wait()
         made = self._real(server, *rest)
-        time.sleep(0.002)  # a slow review, so that others have a chance to come in between
+        time.sleep(0.002)  # gives other threads a chance to interfere
         with self._lock:
             self.spans[server.id].append((began, time.monotonic()))
         return made
@@ -304,7 +306,7 @@ class Overlaps:
 
 @contextmanager
 def selectors(engine: Engine, count: int) -> Iterator[list[Engine]]:
-    """Engines as separate processes would have them."""
+    """Open one engine for each selector, as separate processes would."""
     engines = [open_database(engine.url) for _ in range(count)]
     yield engines
     for one in engines:
@@ -312,7 +314,7 @@ def selectors(engine: Engine, count: int) -> Iterator[list[Engine]]:
 
 
 def review_all(engine: Engine, now: datetime) -> list[Reviewed]:
-    """As a worker does: until nothing is due, and once more for what another held meanwhile."""
+    """Review as a worker does: until nothing is due, including servers that another one has claimed meanwhile."""
     done: list[Reviewed] = []
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -324,12 +326,12 @@ def review_all(engine: Engine, now: datetime) -> list[Reviewed]:
     return done
 
 
-def test_two_selectors_share_the_servers_and_review_none_twice(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_selectors_share_the_servers_and_review_each_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine.begin() as connection:
         ids = [add_server(connection) for _ in range(4 * BATCH)]
         monitors_of(connection, *ids, count=3, results=10)
         queue(connection, *ids)
-    # Of SQLite there is one writer at a time.
+    # SQLite allows one writer at a time.
     overlaps = Overlaps(monkeypatch, meet=1 if engine.dialect.name == "sqlite" else 2)
     with selectors(engine, 2) as engines, ThreadPoolExecutor(2) as threads:
         shares = [job.result() for job in [threads.submit(review_all, one, NOW) for one in engines]]
@@ -342,7 +344,9 @@ def test_two_selectors_share_the_servers_and_review_none_twice(engine: Engine, m
     assert changes == sum(len(one.changes) for share in shares for one in share)
 
 
-def test_a_review_by_hand_waits_for_the_one_under_way(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requested_review_waits_for_a_running_one_of_the_same_server(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with engine.begin() as connection:
         ids = [add_server(connection) for _ in range(6)]
         monitors_of(connection, *ids, count=3, results=10)
@@ -361,8 +365,8 @@ def test_a_review_by_hand_waits_for_the_one_under_way(engine: Engine, monkeypatc
     overlaps.assert_none()
 
 
-def test_results_and_scores_come_in_while_servers_are_reviewed(server_engine: Engine) -> None:
-    """Ingest and scorer take their locks in another table first; neither they nor reviews lose anything."""
+def test_results_and_scores_are_stored_while_servers_are_reviewed(server_engine: Engine) -> None:
+    """Ingest and scorer first lock another table; neither they nor reviews lose anything."""
     with server_engine.begin() as connection:
         ids = [add_server(connection) for _ in range(12)]
         monitors = monitors_of(connection, *ids, count=8, results=30)

@@ -1,4 +1,4 @@
-"""Test the data that a review reads from the ledger, on MariaDB and SQLite."""
+"""Test the data that a review reads from the ledger, on every database."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -26,7 +26,7 @@ def only(connection: Connection, server_id: int) -> RawMonitor:
     return monitor
 
 
-def test_the_results_of_24_hours_are_added_up_for_each_pair(engine: Engine) -> None:
+def test_results_of_24_hours_are_aggregated_per_pair(engine: Engine) -> None:
     with engine.begin() as connection:
         server, monitor = add_server(connection), add_monitor(connection, unique("m"))
         add_pair(connection, server, monitor, "testing")
@@ -42,9 +42,7 @@ def test_the_results_of_24_hours_are_added_up_for_each_pair(engine: Engine) -> N
 
 
 @pytest.mark.parametrize("none", [None, 0])
-def test_a_time_out_has_no_part_in_the_average_rtt_whether_its_rtt_is_null_or_0(
-    engine: Engine, none: int | None
-) -> None:
+def test_timeouts_with_rtt_null_or_0_do_not_affect_the_average_rtt(engine: Engine, none: int | None) -> None:
     with engine.begin() as connection:
         server, monitor, silent = add_server(connection), *(add_monitor(connection, unique("m")) for _ in range(2))
         for one in (monitor, silent):
@@ -56,7 +54,7 @@ def test_a_time_out_has_no_part_in_the_average_rtt_whether_its_rtt_is_null_or_0(
     assert (found[silent].count, found[silent].avg_step, found[silent].avg_rtt_ms) == (1, -5.0, None)
 
 
-def test_when_a_pair_last_went_from_candidate_to_testing_or_back_is_read_from_the_history(engine: Engine) -> None:
+def test_last_move_between_candidate_and_testing_is_read_from_the_history(engine: Engine) -> None:
     moves = {
         ("candidate", "testing"): (NOW - 4 * WINDOW, NOW - 2 * WINDOW),
         ("testing", "candidate"): (NOW - 3 * WINDOW, NOW - WINDOW),
@@ -94,7 +92,7 @@ def add_move(connection: Connection, server: int, monitor: int, before: str | No
     )
 
 
-def test_a_pair_without_results_is_there(engine: Engine) -> None:
+def test_pair_without_results_is_included(engine: Engine) -> None:
     with engine.begin() as connection:
         server, monitor = add_server(connection), add_monitor(connection, unique("m"))
         add_pair(connection, server, monitor, "candidate")
@@ -102,7 +100,7 @@ def test_a_pair_without_results_is_there(engine: Engine) -> None:
     assert (found.count, found.avg_step, found.avg_rtt_ms, found.pair_status) == (0, None, None, "candidate")
 
 
-def test_pairs_and_results_of_other_servers_stay_apart(engine: Engine) -> None:
+def test_pairs_and_results_of_several_servers_are_not_mixed(engine: Engine) -> None:
     with engine.begin() as connection:
         one, other, bare = add_server(connection), add_server(connection), add_server(connection)
         monitor, second = add_monitor(connection, unique("m")), add_monitor(connection, unique("n"))
@@ -114,7 +112,7 @@ def test_pairs_and_results_of_other_servers_stay_apart(engine: Engine) -> None:
     assert counts == {one: {monitor: 2}, other: {monitor: 5, second: 1}, bare: {}}
 
 
-def test_scorers_and_pseudo_monitors_have_no_part(engine: Engine) -> None:
+def test_scorers_and_pseudo_monitors_are_excluded(engine: Engine) -> None:
     with engine.begin() as connection:
         server, monitor = add_server(connection), add_monitor(connection, unique("m"))
         for m in (monitor, add_scorer(connection), add_monitor(connection, "settings-v4.system")):
@@ -122,7 +120,7 @@ def test_scorers_and_pseudo_monitors_have_no_part(engine: Engine) -> None:
         assert only(connection, server).id == monitor
 
 
-def test_rows_come_as_they_stand(engine: Engine) -> None:
+def test_rows_are_read_unchanged(engine: Engine) -> None:
     name = unique("m")
     with engine.begin() as connection:
         account = add_account(connection, flags={"monitors_per_server_limit": 1})
@@ -157,7 +155,7 @@ def test_rows_come_as_they_stand(engine: Engine) -> None:
     ]
 
 
-def test_what_no_column_type_would_take_is_read_all_the_same(sqlite_engine: Engine) -> None:
+def test_values_that_the_column_types_do_not_allow_are_read(sqlite_engine: Engine) -> None:
     with sqlite_engine.begin() as connection:
         account = add_account(connection)
         server = add_server(connection)
@@ -191,7 +189,7 @@ def test_what_no_column_type_would_take_is_read_all_the_same(sqlite_engine: Engi
         (True, 3000, 1, 3000, False),
     ],
 )
-def test_who_is_gone(
+def test_monitor_is_gone_after_15_minutes_offline_or_silent(
     engine: Engine, online: bool | None, since: float, seen: float, last_seen: float | None, gone: bool
 ) -> None:
     name = unique("m")
@@ -206,7 +204,7 @@ def test_who_is_gone(
         assert only(connection, server).gone is gone
 
 
-def test_a_server_is_deleted_when_its_day_has_come(engine: Engine) -> None:
+def test_server_is_deleted_from_its_deletion_day_on(engine: Engine) -> None:
     with engine.begin() as connection:
         server = add_server(connection)
         for days, deleted in ((-1, True), (0, True), (1, False)):
@@ -215,12 +213,12 @@ def test_a_server_is_deleted_when_its_day_has_come(engine: Engine) -> None:
             assert read(connection, server).deleted(NOW) is deleted
 
 
-def test_a_day_that_is_none_has_come(server_engine: Engine) -> None:
-    """Old tables may hold 0000-00-00, which is earlier than any day; it must not stop other servers' reviews."""
+def test_zero_deletion_date_means_deleted(server_engine: Engine) -> None:
+    """Old tables may contain 0000-00-00, which is earlier than any day; it must not stop reviews of other servers."""
     with server_engine.begin() as connection:
         server, other = add_server(connection), add_server(connection, "192.0.2.2")
         strict = connection.scalar(sa.text("SELECT @@SESSION.sql_mode"))
-        connection.execute(sa.text("SET SESSION sql_mode = ''"))  # as servers were in former times
+        connection.execute(sa.text("SET SESSION sql_mode = ''"))  # the default of old servers
         none = sa.text("UPDATE `servers` SET `deletion_on` = '0000-00-00' WHERE `id` = :id")
         connection.execute(none, {"id": server})
         connection.execute(sa.text("SET SESSION sql_mode = :mode"), {"mode": strict})
@@ -230,7 +228,7 @@ def test_a_day_that_is_none_has_come(server_engine: Engine) -> None:
         assert day <= NOW.date()
 
 
-def test_the_results_are_read_from_their_index_alone(server_engine: Engine) -> None:
+def test_results_are_read_from_the_covering_index(server_engine: Engine) -> None:
     with server_engine.begin() as connection:
         server = add_server(connection)
         for _ in range(10):
@@ -256,7 +254,7 @@ def test_the_results_are_read_from_their_index_alone(server_engine: Engine) -> N
     assert "Using index" in plan
 
 
-def test_presence_is_per_name_and_serves_both_protocols(engine: Engine) -> None:
+def test_presence_applies_to_both_protocols_of_a_monitor(engine: Engine) -> None:
     name = unique("m")
     with engine.begin() as connection:
         set_presence(connection, name, seen=NOW)

@@ -1,4 +1,4 @@
-"""Test which events make servers due immediately, once and across restarts, on MariaDB and SQLite."""
+"""Test which events make servers due immediately, once and across restarts, on every database."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +32,7 @@ def note(engine: Engine, now: datetime = NOW) -> list[MonitorChange]:
     return record_monitor_changes(engine, rows, now)
 
 
-def test_that_a_flapping_monitor_came_or_went_waits_and_is_not_forgotten(engine: Engine) -> None:
+def test_gone_flapping_monitor_is_recorded_only_with_another_change(engine: Engine) -> None:
     monitor, ids = world(engine)
     gone = NOW + timedelta(minutes=16)
     with reading(engine) as connection:
@@ -48,7 +48,7 @@ def test_that_a_flapping_monitor_came_or_went_waits_and_is_not_forgotten(engine:
     assert due(engine) == {ids["active"], ids["testing"]}
 
 
-def test_a_monitor_that_went_while_it_was_flapping_is_noted_when_that_is_over(engine: Engine) -> None:
+def test_monitor_gone_while_flapping_is_recorded_afterwards(engine: Engine) -> None:
     monitor, ids = world(engine)
     with reading(engine) as connection:
         rows = read_monitors(connection, NOW + timedelta(minutes=16)).monitors
@@ -65,7 +65,7 @@ def due(engine: Engine) -> set[int]:
 
 
 def world(engine: Engine) -> tuple[int, dict[str, int]]:
-    """A monitor that was seen, with a server for each status of a pair; none of them due."""
+    """Add a monitor whose state is recorded, with a server for each pair status, none of which is due."""
     with engine.begin() as connection:
         account = add_account(connection, flags={"monitors_per_server_limit": 2})
         name = unique("m")
@@ -112,7 +112,7 @@ def change_other_flags(connection: Connection, monitor: int) -> None:
     ],
     ids=["not live", "live", "address", "account", "limit"],
 )
-def test_what_changes_of_a_monitor_makes_its_servers_due(
+def test_changed_monitor_makes_its_servers_due(
     engine: Engine, change: Change, what: tuple[str, ...], which: set[str]
 ) -> None:
     monitor, ids = world(engine)
@@ -127,7 +127,7 @@ def test_what_changes_of_a_monitor_makes_its_servers_due(
 @pytest.mark.parametrize(
     "change", [change_other_flags, of_monitor(config="{}", client_version="9", location="elsewhere")]
 )
-def test_what_no_rule_looks_at_makes_nothing_due(engine: Engine, change: Change) -> None:
+def test_change_that_no_rule_uses_makes_nothing_due(engine: Engine, change: Change) -> None:
     monitor, _ = world(engine)
     with engine.begin() as connection:
         change(connection, monitor)
@@ -135,7 +135,7 @@ def test_what_no_rule_looks_at_makes_nothing_due(engine: Engine, change: Change)
     assert due(engine) == set()
 
 
-def test_a_monitor_that_is_gone_and_comes_back_makes_its_places_due(engine: Engine) -> None:
+def test_monitor_that_goes_and_returns_makes_its_placed_servers_due(engine: Engine) -> None:
     monitor, ids = world(engine)
     places = {ids[status] for status in PLACED}
     assert note(engine, NOW + timedelta(minutes=14)) == []
@@ -153,7 +153,7 @@ def test_a_monitor_that_is_gone_and_comes_back_makes_its_places_due(engine: Engi
         assert set(early) == places
 
 
-def test_a_paused_pair_is_looked_at_anew_when_address_or_account_changed(engine: Engine) -> None:
+def test_change_of_address_makes_the_check_of_paused_pairs_due(engine: Engine) -> None:
     monitor, ids = world(engine)
     checked = datetime(2026, 1, 2, 11)
     with engine.begin() as connection:
@@ -172,7 +172,7 @@ def test_a_paused_pair_is_looked_at_anew_when_address_or_account_changed(engine:
     assert [tuple(row) for row in anew] == [(monitor, ids["active"]), (monitor, ids["paused"])]
 
 
-def test_a_new_monitor_is_only_noted(engine: Engine) -> None:
+def test_new_monitor_is_recorded_without_making_servers_due(engine: Engine) -> None:
     world(engine)
     with engine.begin() as connection:
         add_monitor(connection, unique("new"), status="pending")
@@ -181,7 +181,7 @@ def test_a_new_monitor_is_only_noted(engine: Engine) -> None:
         assert connection.scalar(sa.select(sa.func.count()).select_from(selector_seen)) == 3
 
 
-def test_a_server_without_a_place_in_the_queue_gets_one(engine: Engine) -> None:
+def test_server_missing_from_the_queue_is_added(engine: Engine) -> None:
     monitor, ids = world(engine)
     with engine.begin() as connection:
         connection.execute(sa.delete(servers_monitor_review))
@@ -190,7 +190,7 @@ def test_a_server_without_a_place_in_the_queue_gets_one(engine: Engine) -> None:
     assert due(engine) == {ids["active"], ids["testing"]}
 
 
-def test_only_one_of_two_selectors_takes_the_news(server_engine: Engine) -> None:
+def test_only_one_of_two_selectors_detects_a_change(server_engine: Engine) -> None:
     monitor, _ = world(server_engine)
     other = open_database(server_engine.url)
     for turn in range(10):
@@ -203,7 +203,7 @@ def test_only_one_of_two_selectors_takes_the_news(server_engine: Engine) -> None
     other.dispose()
 
 
-def test_an_order_makes_one_server_due_or_all(engine: Engine) -> None:
+def test_make_due_affects_one_server_or_all(engine: Engine) -> None:
     _, ids = world(engine)
     assert make_due(engine, ids["paused"], NOW) == 1
     assert due(engine) == {ids["paused"]}

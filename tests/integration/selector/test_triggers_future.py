@@ -14,7 +14,7 @@ from testbed.fixtures.world import add_server
 NOW = datetime(2026, 1, 2, 12)
 
 
-def test_a_review_is_planned_no_later_than_any_review_plans_one(engine: Engine) -> None:
+def test_reviews_scheduled_beyond_the_longest_interval_become_due(engine: Engine) -> None:
     planned = [timedelta(0), timedelta(minutes=60), timedelta(minutes=61), timedelta(minutes=62), timedelta(days=20)]
     with engine.begin() as connection:
         ids = [add_server(connection) for _ in planned]

@@ -1,5 +1,4 @@
-"""Test the whole selector with a real broker and both databases: agents receive the ledger's assignments in any
-case."""
+"""Test the whole selector with a real broker and every database: the ledger's assignments reach the agents."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -54,11 +53,11 @@ async def order(selector: Running, **fields: Any) -> ControlAnswer:
     return await selector.worker.control.answer(Incoming("/devel/control/selector", encode(ControlCommand(**fields))))
 
 
-async def test_a_new_monitor_is_told_its_candidates_and_its_config(engine: Engine, broker: Broker, name: str) -> None:
+async def test_new_monitor_gets_its_assignments_and_config(engine: Engine, broker: Broker, name: str) -> None:
     ids = some_servers(engine)
     async with watching_tree(broker) as tree, running_selector(engine, broker) as selector:
         a_monitor(engine, name, config={"samples": 2})
-        # Without any active or testing monitor its place is in testing at once.
+        # Since no monitor is active or testing, it becomes testing immediately.
         await eventually(lambda: tree.statuses(name) == dict.fromkeys(ids, "testing"))
         told = tree.assignments(name)[ids[0]]
         assert (told.interval, told.port) == (2700.0, 123)
@@ -72,7 +71,7 @@ async def test_a_new_monitor_is_told_its_candidates_and_its_config(engine: Engin
         await eventually(lambda: set(tree.assignments(name)) == {*ids, *late})
 
 
-async def test_a_decision_reaches_the_agent_and_the_live_stream(engine: Engine, broker: Broker, name: str) -> None:
+async def test_decision_reaches_the_agent_and_the_live_stream(engine: Engine, broker: Broker, name: str) -> None:
     monitor, [server] = with_pairs(engine, name, 1)
     with engine.begin() as connection:
         add_results(connection, server, monitor, 40)
@@ -89,7 +88,7 @@ async def test_a_decision_reaches_the_agent_and_the_live_stream(engine: Engine, 
 
 
 @pytest.mark.parametrize("status", ["pending", "paused", "deleted"])
-async def test_a_monitor_that_stops_being_live_is_told_nothing(
+async def test_monitor_that_is_no_longer_live_has_no_assignments(
     engine: Engine, broker: Broker, name: str, status: str
 ) -> None:
     monitor, ids = with_pairs(engine, name)
@@ -102,7 +101,7 @@ async def test_a_monitor_that_stops_being_live_is_told_nothing(
         await eventually(lambda: set(tree.assignments(name)) == set(ids))
 
 
-async def test_other_intervals_reach_the_agents(engine: Engine, broker: Broker, name: str) -> None:
+async def test_changed_settings_reach_the_agents(engine: Engine, broker: Broker, name: str) -> None:
     _, ids = with_pairs(engine, name)
     async with watching_tree(broker) as tree, running_selector(engine, broker):
         await eventually(lambda: len(tree.assignments(name)) == len(ids))
@@ -115,7 +114,7 @@ async def test_other_intervals_reach_the_agents(engine: Engine, broker: Broker, 
 async def test_a_deleted_server_is_no_longer_measured(
     engine: Engine, broker: Broker, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # One that comes back before anybody has looked who is there is found by the next sweep, which is ten minutes away.
+    # A server that returns before its deletion was noticed is only found by the next sweep, within ten minutes.
     monkeypatch.setattr("selector.worker.SWEEP_EVERY", 1.0)
     _, [deleted, other] = with_pairs(engine, name, 2)
     async with watching_tree(broker) as tree, running_selector(engine, broker):
@@ -133,13 +132,13 @@ def _next_review(engine: Engine, server: int) -> datetime | None:
         return connection.scalar(sa.select(queue.next_review).where(queue.server_id == server))
 
 
-async def test_orders_are_carried_out(engine: Engine, broker: Broker, name: str) -> None:
+async def test_control_commands_are_executed(engine: Engine, broker: Broker, name: str) -> None:
     monitor, [one, other] = with_pairs(engine, name, 2)
     with engine.begin() as connection:
         add_results(connection, one, monitor, 40)
         add_results(connection, other, monitor, 40)
     async with running_selector(engine, broker):
-        pass  # it can be started and stopped at any time
+        pass  # it can also be stopped immediately after its start
     async with running_selector(engine, broker) as selector:
         answer = await order(selector, command="pause")
         assert answer.ok
@@ -160,7 +159,7 @@ async def test_orders_are_carried_out(engine: Engine, broker: Broker, name: str)
         await eventually(lambda: pair_statuses(engine, other) == {monitor: "active"})
 
 
-async def test_a_monitor_that_changes_makes_its_servers_reviewed(engine: Engine, broker: Broker, name: str) -> None:
+async def test_changed_monitor_triggers_reviews_of_its_servers(engine: Engine, broker: Broker, name: str) -> None:
     monitor, ids = with_pairs(engine, name, 2, status="active")
     async with running_selector(engine, broker) as selector:
         await eventually(lambda: "due" in selector.worker.status)
@@ -169,7 +168,9 @@ async def test_a_monitor_that_changes_makes_its_servers_reviewed(engine: Engine,
         assert selector.number("made_due", why="status") == 2
 
 
-async def test_the_numbers_say_what_is_there(engine: Engine, broker: Broker, name: str) -> None:
+async def test_metrics_report_reviews_pairs_violations_and_skipped_rows(
+    engine: Engine, broker: Broker, name: str
+) -> None:
     _, ids = with_pairs(engine, name, 3)
     change(engine, server_scores, server_scores.c.server_id == ids[1], constraint_violation_type="limit")
     with engine.begin() as connection:
@@ -183,7 +184,7 @@ async def test_the_numbers_say_what_is_there(engine: Engine, broker: Broker, nam
         await eventually(lambda: selector.number("due") == 0)
 
 
-async def test_two_selectors_agree(engine: Engine, broker: Broker) -> None:
+async def test_two_selectors_publish_the_same_as_the_ledger(engine: Engine, broker: Broker) -> None:
     names = [unique("m") for _ in range(6)]
     ids = some_servers(engine, 15)
     for number, one in enumerate(names):

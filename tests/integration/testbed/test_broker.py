@@ -32,7 +32,7 @@ def works(broker: LocalBroker) -> bool:
         return True
 
 
-def test_it_lives_as_long_as_its_context(local: LocalBroker) -> None:
+def test_broker_runs_as_long_as_its_context(local: LocalBroker) -> None:
     with local:
         assert local.process is not None
         pid = local.process.pid
@@ -43,7 +43,7 @@ def test_it_lives_as_long_as_its_context(local: LocalBroker) -> None:
     assert "terminating" in local.log_text()
 
 
-def test_it_starts_again_after_any_end(local: LocalBroker) -> None:
+def test_broker_can_be_started_again_after_a_stop_or_kill(local: LocalBroker) -> None:
     for end in (local.stop, local.kill, local.stop):
         local.start()
         assert works(local)
@@ -51,7 +51,7 @@ def test_it_starts_again_after_any_end(local: LocalBroker) -> None:
     assert local.log_text().count(" running\n") == 3
 
 
-def test_what_is_retained_outlives_an_orderly_end(local: LocalBroker) -> None:
+def test_retained_messages_survive_a_stop(local: LocalBroker) -> None:
     with local, MqttClient(local.port, "joe", signed(KEY, publ=["x"])) as joe:
         joe.publish("x", "kept", retain=True)
     with local, MqttClient(local.port, "joe", signed(KEY, subs=["x"])) as joe:
@@ -59,7 +59,7 @@ def test_what_is_retained_outlives_an_orderly_end(local: LocalBroker) -> None:
         assert [message.payload for message in joe.receive()] == [b"kept"]
 
 
-def test_ending_it_twice_or_before_its_start_is_fine(local: LocalBroker) -> None:
+def test_stopping_it_twice_or_before_its_start_is_allowed(local: LocalBroker) -> None:
     local.stop()
     local.kill()
     local.reload()
@@ -68,13 +68,13 @@ def test_ending_it_twice_or_before_its_start_is_fine(local: LocalBroker) -> None
         local.stop()
 
 
-def test_ctrl_c_does_not_reach_it(local: LocalBroker) -> None:
+def test_broker_has_its_own_process_group(local: LocalBroker) -> None:
     with local:
         assert local.process is not None
         assert os.getpgid(local.process.pid) != os.getpgid(0)
 
 
-def test_its_files_are_its_own(local: LocalBroker) -> None:
+def test_its_files_are_private_to_the_owner(local: LocalBroker) -> None:
     before = os.umask(0)
     try:
         with local:
@@ -85,7 +85,7 @@ def test_its_files_are_its_own(local: LocalBroker) -> None:
         os.umask(before)
 
 
-def test_it_listens_on_loopback_only(local: LocalBroker) -> None:
+def test_broker_listens_on_loopback_only(local: LocalBroker) -> None:
     listeners = re.findall(r"^listener (.*)$", local.configuration(), re.M)
     ports = (local.port, local.tls_port)
     assert sorted(listeners) == sorted(f"{port} {host}" for port in ports for host in loopback_addresses())
@@ -94,7 +94,7 @@ def test_it_listens_on_loopback_only(local: LocalBroker) -> None:
 
 @pytest.mark.parametrize("host", [ADDRESS, ADDRESS_V6])
 @pytest.mark.parametrize("tls", [False, True])
-def test_it_is_reached_at_all_its_addresses(local: LocalBroker, host: str, tls: bool) -> None:
+def test_broker_is_reachable_at_all_its_addresses(local: LocalBroker, host: str, tls: bool) -> None:
     require_address(host)
     with local:
         address = local.address(host, tls=tls)
@@ -102,12 +102,12 @@ def test_it_is_reached_at_all_its_addresses(local: LocalBroker, host: str, tls: 
             assert joe.is_alive()
 
 
-def test_who_reaches_it_without_tls_where_tls_is_spoken_is_not_heard(local: LocalBroker) -> None:
+def test_plain_connection_to_the_tls_port_is_closed(local: LocalBroker) -> None:
     with local, pytest.raises(Refused, match="closed"):
         MqttClient(local.tls_port, "joe", signed(KEY)).connect()
 
 
-def test_it_shows_another_certificate_when_it_is_told_to(local: LocalBroker) -> None:
+def test_broker_presents_a_new_certificate_after_a_reload(local: LocalBroker) -> None:
     def shown() -> str:
         return ssl.get_server_certificate((ADDRESS, local.tls_port), timeout=5)
 
@@ -122,14 +122,14 @@ def test_it_shows_another_certificate_when_it_is_told_to(local: LocalBroker) -> 
         block_until(lambda: shown() == local.certificate.certificate)
 
 
-def test_a_port_that_is_taken_is_said(local: LocalBroker, broker: Broker) -> None:
+def test_port_in_use_is_reported(local: LocalBroker, broker: Broker) -> None:
     local.port = broker.port
     with pytest.raises(BrokerUnavailable, match="Address already in use"):
         local.start()
     assert local.process is None
 
 
-def test_a_missing_part_is_said_with_what_to_do(local: LocalBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_part_is_reported_with_the_remedy(local: LocalBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     local.parts = replace(local.parts, plugin=Path("/nowhere/plugin.so"))
     with pytest.raises(BrokerUnavailable, match=r"/nowhere/plugin\.so"):
         local.start()
@@ -142,7 +142,7 @@ def test_a_missing_part_is_said_with_what_to_do(local: LocalBroker, monkeypatch:
         find_parts()
 
 
-def test_a_broker_that_dies_is_noticed(local: LocalBroker) -> None:
+def test_death_of_the_broker_is_visible_in_its_process(local: LocalBroker) -> None:
     with local:
         assert local.process is not None
         local.process.send_signal(signal.SIGKILL)
@@ -150,6 +150,6 @@ def test_a_broker_that_dies_is_noticed(local: LocalBroker) -> None:
         block_until(lambda: process.poll() is not None)
 
 
-def test_ports_are_never_those_of_outgoing_connections() -> None:
+def test_free_ports_are_outside_the_range_of_outgoing_connections() -> None:
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert all(1024 <= free_port() < max(first, 20_000) for _ in range(100))

@@ -38,7 +38,7 @@ TOPICS = Topics("devel")
 
 @dataclass
 class Run:
-    """A ledger after a few batches, and what was sent and answered."""
+    """A ledger after a few batches, with the batches sent and the answers."""
 
     engine: Engine
     attempts: list[Attempt]
@@ -56,12 +56,12 @@ class Run:
             connection.execute(statement)
 
     def first_id(self) -> int:
-        """The id of the first result's log row."""
+        """Return the id of the first result's log row."""
         with reading(self.engine) as connection:
             return int(connection.scalar(sa.select(sa.func.min(log_scores.c.id))) or 0)
 
     def first_row(self) -> dict[str, Any]:
-        """The first result's log row, without its id."""
+        """Return the first result's log row, without its id."""
         with reading(self.engine) as connection:
             row = dict(connection.execute(sa.select(log_scores).order_by(log_scores.c.id).limit(1)).one()._mapping)
         return {name: value for name, value in row.items() if name != "id"}
@@ -72,7 +72,8 @@ class Run:
 
 @pytest.fixture
 def run(engine: Engine) -> Run:
-    """Two monitors, three servers; results good, bad, late and repeated; and one batch that cannot be read."""
+    """Return a run with two monitors and three servers, with good, bad, late and repeated results, and an undecodable
+    batch."""
     with engine.begin() as connection:
         ids = [add_monitor(connection, name) for name in NAMES]
         server_ids = [add_server(connection) for _ in range(3)]
@@ -125,45 +126,45 @@ def _tree(ips: dict[int, str]) -> dict[str, bytes]:
     }
 
 
-def test_a_sound_run_has_no_difference(run: Run) -> None:
+def test_correct_run_has_no_differences(run: Run) -> None:
     checked = run.check()
     assert checked.differences == ()
     assert (checked.rows, checked.good) == (7, True)
 
 
-def test_a_batch_that_was_acknowledged_but_is_not_there_is_lost(run: Run) -> None:
+def test_acknowledged_batch_missing_from_the_ledger_is_lost(run: Run) -> None:
     run.execute(sa.delete(result_batches).where(result_batches.c.batch == run.attempts[0].batch))
     assert "lost" in run.kinds()
 
 
-def test_a_batch_that_was_never_acknowledged_may_be_there_or_not(run: Run) -> None:
+def test_unacknowledged_batch_may_be_stored_or_not(run: Run) -> None:
     run.answer(0)
     assert run.kinds() == set()
     run.attempts.append(replace(run.attempts[0], batch="0" * 26))
     assert run.kinds() == set()
 
 
-def test_a_result_without_its_log_row_is_lost(run: Run) -> None:
+def test_result_without_a_log_row_is_lost(run: Run) -> None:
     run.execute(sa.delete(log_scores).where(log_scores.c.id == run.first_id()))
     assert "lost" in run.kinds()
 
 
-def test_a_batch_of_which_the_ledger_remembers_a_part_is_lost_in_part(run: Run) -> None:
+def test_partly_stored_batch_is_lost(run: Run) -> None:
     run.execute(sa.update(result_batches).where(result_batches.c.batch == run.attempts[0].batch).values(stored=2))
     assert "lost" in run.kinds()
 
 
-def test_a_row_that_is_there_twice_is_a_duplicate(run: Run) -> None:
+def test_repeated_row_is_a_duplicate(run: Run) -> None:
     run.execute(sa.insert(log_scores).values(run.first_row()))
     assert "duplicated" in run.kinds()
 
 
-def test_a_row_that_nobody_sent_is_invented(run: Run) -> None:
+def test_row_of_an_unsent_result_is_invented(run: Run) -> None:
     run.execute(sa.insert(log_scores).values(run.first_row() | {"offset": 0.0777}))
     assert "invented" in run.kinds()
 
 
-def test_a_batch_that_nobody_sent_is_invented(run: Run) -> None:
+def test_unsent_batch_is_invented(run: Run) -> None:
     sent = run.attempts.pop(0)
     found = [difference for difference in run.check().differences if difference.kind == "invented"]
     assert any(sent.batch in str(difference) for difference in found)
@@ -175,13 +176,13 @@ def test_two_answers_to_one_batch_must_be_the_same(run: Run) -> None:
     assert run.kinds() == {"contradicted"}
 
 
-def test_an_answer_must_say_what_the_ledger_remembers(run: Run) -> None:
+def test_answer_must_agree_with_the_ledger(run: Run) -> None:
     ack = run.attempts[1].answers[0]
     run.answer(1, BatchCommitted(batch=ack.batch, stored=1))
     assert run.kinds() == {"contradicted"}
 
 
-def test_a_batch_that_cannot_be_read_must_not_be_in_the_ledger(run: Run) -> None:
+def test_undecodable_batch_must_not_be_in_the_ledger(run: Run) -> None:
     run.attempts[1] = replace(run.attempts[1], results=None, answers=())
     assert "contradicted" in run.kinds()
 
@@ -192,23 +193,23 @@ def test_a_readable_batch_must_not_be_refused(run: Run) -> None:
 
 
 @pytest.mark.parametrize("expected", [{}, {0: UNKNOWN_SERVER}, {1: "another reason"}])
-def test_what_should_have_been_rejected_must_be(run: Run, expected: dict[int, str]) -> None:
+def test_rejected_results_must_be_exactly_the_expected_ones(run: Run, expected: dict[int, str]) -> None:
     run.attempts[2] = replace(run.attempts[2], expected=expected)
     assert run.kinds() == {"misjudged"}
 
 
-def test_a_score_that_does_not_follow_is_named_with_its_row(run: Run) -> None:
+def test_wrong_score_is_reported_with_its_server(run: Run) -> None:
     run.execute(sa.update(log_scores).where(log_scores.c.id == run.first_id()).values(score=log_scores.c.score + 1e-6))
     found = run.check().differences
     assert any(f"server {run.servers[0]}" in str(one) for one in found if one.kind == "score")
 
 
-def test_a_step_that_the_result_does_not_deserve_is_a_difference(run: Run) -> None:
+def test_wrong_step_is_a_difference(run: Run) -> None:
     run.execute(sa.update(log_scores).where(log_scores.c.step < -4).values(step=-4.0))
     assert "score" in run.kinds()
 
 
-def test_a_pair_that_has_another_score_than_its_last_row_is_a_difference(run: Run) -> None:
+def test_pair_score_that_differs_from_the_last_row_is_a_difference(run: Run) -> None:
     pair = sa.and_(server_scores.c.server_id == run.servers[2], server_scores.c.score_ts.is_not(None))
     run.execute(sa.update(server_scores).where(pair, server_scores.c.score_raw < 1.5).values(score_raw=1.95))
     assert "score" in run.kinds()
@@ -217,7 +218,7 @@ def test_a_pair_that_has_another_score_than_its_last_row_is_a_difference(run: Ru
 @pytest.mark.parametrize(
     "values", [{"score_raw": 7.0}, {"score_ts": utc_now() - timedelta(days=1)}, {"score_ts": None}]
 )
-def test_a_server_with_another_score_than_its_results_make_is_a_difference(run: Run, values: dict[str, Any]) -> None:
+def test_server_score_that_does_not_follow_from_results_is_a_difference(run: Run, values: dict[str, Any]) -> None:
     run.execute(sa.update(servers).where(servers.c.id == run.servers[0]).values(values))
     assert run.kinds() == {"aggregate"}
 
@@ -229,7 +230,7 @@ def test_a_server_with_a_score_but_no_result_is_a_difference(run: Run) -> None:
     assert "aggregate" in run.kinds()
 
 
-def test_a_scorers_log_row_must_say_what_the_row_says_that_it_names(run: Run) -> None:
+def test_log_row_of_a_scorer_must_agree_with_its_source_row(run: Run) -> None:
     scorers = sa.select(log_scores.c.id).where(log_scores.c.attributes.like("%from_ls_id%"))
     with run.engine.begin() as connection:
         ids = list(connection.scalars(scorers))
@@ -237,12 +238,12 @@ def test_a_scorers_log_row_must_say_what_the_row_says_that_it_names(run: Run) ->
     assert run.kinds() == {"aggregate"}
 
 
-def test_a_server_that_still_waits_for_its_score_is_not_at_rest(run: Run) -> None:
+def test_server_that_waits_for_its_score_is_a_difference(run: Run) -> None:
     run.execute(sa.update(scoring_queue).where(scoring_queue.c.server_id == run.servers[0]).values(due_on=utc_now()))
     assert run.kinds() == {"waiting"}
 
 
-def test_a_missing_a_wrong_and_a_stale_assignment_are_differences(run: Run) -> None:
+def test_missing_wrong_and_stale_assignments_are_differences(run: Run) -> None:
     first, second, *_ = run.tree
     del run.tree[first]
     run.tree[second] = run.tree[second].replace(b"active", b"testing")
@@ -252,7 +253,7 @@ def test_a_missing_a_wrong_and_a_stale_assignment_are_differences(run: Run) -> N
     assert any("holds nothing" in one for one in found)
 
 
-def test_what_was_there_before_the_run_is_taken_as_given(run: Run) -> None:
+def test_rows_from_before_the_run_are_not_checked(run: Run) -> None:
     with reading(run.engine) as connection:
         before = read_before(connection)
     results = run.attempts[0].results
@@ -265,30 +266,30 @@ def test_what_was_there_before_the_run_is_taken_as_given(run: Run) -> None:
     assert (checked.rows, checked.differences) == (1, ())
 
 
-def test_rows_that_are_gone_for_their_age_are_no_difference_when_told_so(run: Run) -> None:
+def test_expired_rows_are_no_difference_if_the_past_is_unknown(run: Run) -> None:
     run.execute(sa.delete(log_scores).where(log_scores.c.id == run.first_id()))
     assert "score" in {one.kind for one in run.check(attempts=None).differences}
     assert run.check(attempts=None, before=Before(unknown=True)).differences == ()
 
 
-def test_of_many_differences_of_one_kind_the_first_are_shown() -> None:
+def test_only_the_first_differences_of_a_kind_are_shown() -> None:
     shown = lines(Difference("lost", str(number)) for number in range(MOST_SHOWN + 5))
     assert len(shown) == MOST_SHOWN + 1
     assert shown[-1] == "lost: and 5 more"
 
 
 @pytest.mark.parametrize(("leap", "error", "wrong"), [(3, None, 1), (3, "not synchronised", 1), (0, None, 0)])
-def test_a_server_that_is_not_synchronised_earns_nothing(leap: int, error: str | None, wrong: int) -> None:
+def test_result_of_an_unsynchronised_server_earns_no_positive_step(leap: int, error: str | None, wrong: int) -> None:
     row = LogRow(1, 1, datetime(2026, 1, 2, tzinfo=UTC), 1.0, 1.0, 0.001, 1_000, 2, error, False, leap=leap)
     assert Replay().all([row]).wrong == wrong
 
 
-def test_as_many_as_are_shown_leave_no_more() -> None:
+def test_maximum_number_of_differences_is_shown_without_a_remainder() -> None:
     assert MOST_SHOWN == 20
     assert list(lines(Difference("lost", str(number)) for number in range(20))) == [f"lost: {n}" for n in range(20)]
 
 
-def test_a_time_that_no_column_holds_is_compared_as_it_is_stored(run: Run) -> None:
+def test_rtt_beyond_the_column_range_is_compared_as_stored(run: Run) -> None:
     with reading(run.engine) as connection:
         ip = connection.scalar(sa.select(servers.c.ip).where(servers.c.id == run.servers[0]))
     long = new_submission(NAMES[0], new_result(run.servers[0], str(ip), age=1.0, rtt=9.5, offset=0.002))
@@ -304,13 +305,13 @@ def test_a_time_that_no_column_holds_is_compared_as_it_is_stored(run: Run) -> No
 @pytest.mark.parametrize(
     ("status", "kinds"), [("active", {"aggregate"}), ("testing", {"aggregate"}), ("paused", set())]
 )
-def test_scorers_at_work_are_judged(run: Run, status: str, kinds: set[str]) -> None:
+def test_scores_of_active_and_testing_scorers_are_checked(run: Run, status: str, kinds: set[str]) -> None:
     run.execute(sa.update(monitors).where(monitors.c.type == "score").values(status=status))
     run.execute(sa.update(servers).where(servers.c.id == run.servers[0]).values(score_raw=7.0))
     assert run.kinds() == kinds
 
 
-def test_a_window_holds_what_lies_on_its_edge(sqlite_engine: Engine) -> None:
+def test_window_includes_results_on_its_edge(sqlite_engine: Engine) -> None:
     newest = utc_now().replace(microsecond=0)
     with sqlite_engine.begin() as connection:
         server, monitor = add_server(connection), add_monitor(connection, NAMES[0])
@@ -322,7 +323,7 @@ def test_a_window_holds_what_lies_on_its_edge(sqlite_engine: Engine) -> None:
     assert sorted((newest - result.ts).total_seconds() for result in results) == [0, 600]
 
 
-async def test_an_assignment_that_is_removed_meanwhile_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_assignment_removed_while_reading_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     async def read(session: Any, topic_filter: str, echo: str, take: Any, *, timeout: float) -> None:
         assert topic_filter == "/devel/monitors/assignments/+/#"
         for topic, payload in (("a", b"1"), ("b", b"2"), ("a", b""), ("c", b"")):
@@ -333,7 +334,7 @@ async def test_an_assignment_that_is_removed_meanwhile_is_not_there(monkeypatch:
     assert await read_tree(session, TOPICS) == {"b": b"2"}
 
 
-# ---- by hand ---------------------------------------------------------------------------------------------------------
+# ---- command line ----------------------------------------------------------------------------------------------------
 
 
 def by_hand(
@@ -347,7 +348,7 @@ def by_hand(
     return code, said.out, said.err
 
 
-def test_by_hand_the_exit_code_says_whether_something_differs(
+def test_exit_code_shows_whether_there_are_differences(
     sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = sqlite_engine.url.render_as_string(hide_password=False)
@@ -373,7 +374,7 @@ def test_by_hand_the_exit_code_says_whether_something_differs(
         (["--env", "staging"], 2, "DEPLOYMENT_MODE=staging"),
     ],
 )
-def test_by_hand_what_cannot_be_checked_is_named(
+def test_invalid_arguments_and_unusable_databases_are_named(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
@@ -385,7 +386,7 @@ def test_by_hand_what_cannot_be_checked_is_named(
     assert err.startswith("checker: ") and named in err and "secret" not in err
 
 
-def test_by_hand_a_ledger_of_another_version_is_refused(
+def test_ledger_of_another_version_is_refused(
     sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with sqlite_engine.begin() as connection:
@@ -396,13 +397,13 @@ def test_by_hand_a_ledger_of_another_version_is_refused(
     assert "database: is at version 0000, this program needs " in err
 
 
-def test_a_replay_without_rows_has_nothing_to_say_of_a_pair_it_does_not_know() -> None:
+def test_pair_without_rows_differs_only_if_it_has_a_score() -> None:
     assert Replay().compare_pairs({(1, 1): 0.0}) == []
     assert Replay(trusting=True).compare_pairs({(1, 1): 5.0}) == []
     assert len(Replay().compare_pairs({(1, 1): 5.0})) == 1
 
 
-def test_servers_without_a_result_in_the_run_are_not_judged(run: Run) -> None:
+def test_servers_without_results_in_the_run_are_not_checked(run: Run) -> None:
     with reading(run.engine) as connection:
         before = read_before(connection)
     run.execute(sa.update(servers).where(servers.c.id == run.servers[0]).values(score_raw=7.0))

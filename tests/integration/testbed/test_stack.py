@@ -1,5 +1,4 @@
-"""Test the stack: it waits for the right condition, no longer than allowed, and neither for dead processes nor old
-logs."""
+"""Test the stack: it waits for the right condition, no longer than allowed, and ignores dead processes and old logs."""
 
 import asyncio
 import sys
@@ -24,19 +23,19 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
 
 
 def program(directory: Path, text: str) -> Command:
-    """A process that does what ``text`` says, and then waits to be ended."""
+    """Return a process that executes ``text``, and then waits for a signal."""
     argv = [sys.executable, "-c", f"import signal, sys\n{text}\nsignal.pause()"]
     return Command("it", argv, {}, directory / "it.log", directory)
 
 
-async def test_a_process_is_started_when_it_says_so(stack: Stack, tmp_path: Path) -> None:
+async def test_start_returns_when_the_log_has_the_expected_line(stack: Stack, tmp_path: Path) -> None:
     await stack.start_process(program(tmp_path, "print('a\\nready', flush=True)"), "ready\n")
     assert stack.supervisor.running == ["it"]
     await stack.__aexit__()
     assert stack.supervisor.running == []
 
 
-async def test_what_an_earlier_process_has_logged_does_not_count(stack: Stack, tmp_path: Path) -> None:
+async def test_log_lines_of_an_earlier_process_do_not_count(stack: Stack, tmp_path: Path) -> None:
     command = program(tmp_path, "")
     command.log.write_text("ready\n")
     stack.start_within_seconds = 0.3
@@ -44,7 +43,7 @@ async def test_what_an_earlier_process_has_logged_does_not_count(stack: Stack, t
         await stack.start_process(command, "ready\n")
 
 
-async def test_a_process_that_dies_is_not_waited_for(stack: Stack, tmp_path: Path) -> None:
+async def test_dead_process_is_not_waited_for(stack: Stack, tmp_path: Path) -> None:
     stack.start_within_seconds = 10 * PATIENCE
     command = program(tmp_path, "sys.exit('no settings')")
     async with asyncio.timeout(PATIENCE):
@@ -53,7 +52,7 @@ async def test_a_process_that_dies_is_not_waited_for(stack: Stack, tmp_path: Pat
     assert "no settings" in str(caught.value)
 
 
-async def test_a_condition_may_take_its_time_or_not(stack: Stack) -> None:
+async def test_until_accepts_synchronous_and_asynchronous_conditions(stack: Stack) -> None:
     left = [False, False, True]
 
     async def slow() -> bool:
@@ -64,7 +63,7 @@ async def test_a_condition_may_take_its_time_or_not(stack: Stack) -> None:
         await stack.until(lambda: not left, "the end")
 
 
-async def test_a_session_is_connected_then_and_ends_with_the_stack(stack: Stack) -> None:
+async def test_connect_waits_for_the_session_which_ends_with_the_stack(stack: Stack) -> None:
     states: list[str] = []
 
     class Session:
@@ -85,5 +84,5 @@ async def test_a_session_is_connected_then_and_ends_with_the_stack(stack: Stack)
     assert states == ["ended"]
 
 
-async def test_the_ledger_is_read(stack: Stack) -> None:
+async def test_read_returns_a_value_from_the_ledger(stack: Stack) -> None:
     assert await stack.read(lambda connection: connection.scalar(sa.text("SELECT 7"))) == 7

@@ -20,7 +20,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Sends back what it hears, also after the other side has said its last."""
+    """Send back the received data, even after the other side has ended its stream."""
     with contextlib.suppress(OSError):
         while data := await reader.read(65536):
             writer.write(data)
@@ -30,7 +30,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 @pytest.fixture
 async def target() -> AsyncIterator[int]:
-    """The port of a server that echoes; every connection to it has ended when the test has."""
+    """Return the port of an echo server; wait until all its connections have ended after the test."""
     open_connections = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -75,7 +75,7 @@ async def exchange(streams: Streams, text: bytes, timeout: float = PATIENCE) -> 
 
 
 async def best_of_five(work: Callable[[], Awaitable[object]]) -> float:
-    """Seconds that ``work`` takes when the machine has time for it."""
+    """Return the fewest seconds that ``work`` took, since a busy machine prolongs it."""
     loop, took = asyncio.get_running_loop(), []
     for _ in range(5):
         started = loop.time()
@@ -84,7 +84,7 @@ async def best_of_five(work: Callable[[], Awaitable[object]]) -> float:
     return min(took)
 
 
-async def test_what_goes_in_comes_out(proxy: TcpProxy) -> None:
+async def test_data_is_forwarded_unchanged_in_both_directions(proxy: TcpProxy) -> None:
     sent = os.urandom(3_000_000)
     async with connected(proxy) as (reader, writer):
 
@@ -102,7 +102,7 @@ async def test_what_goes_in_comes_out(proxy: TcpProxy) -> None:
     assert proxy.connections == 1
 
 
-async def test_a_delay_is_a_delay_and_not_a_limit(proxy: TcpProxy) -> None:
+async def test_delay_does_not_limit_the_throughput(proxy: TcpProxy) -> None:
     loop = asyncio.get_running_loop()
     async with connected(proxy) as streams:
         proxy.delay(0.2)
@@ -111,13 +111,13 @@ async def test_a_delay_is_a_delay_and_not_a_limit(proxy: TcpProxy) -> None:
         assert loop.time() - started >= 0.4
         started = loop.time()
         await exchange(streams, bytes(3_000_000))
-        # About fifty chunks: waiting for each other, they would take several seconds.
+        # About fifty chunks, which would take several seconds if they were delayed one after the other.
         assert 0.4 <= loop.time() - started < 2.0
         proxy.delay(0.0)
         assert await best_of_five(lambda: exchange(streams, b"x")) < 0.2
 
 
-async def test_one_direction_can_be_slow(proxy: TcpProxy) -> None:
+async def test_one_direction_can_be_delayed(proxy: TcpProxy) -> None:
     loop = asyncio.get_running_loop()
     there: list[float] = []
     async with connected(proxy) as streams:
@@ -133,7 +133,7 @@ async def test_one_direction_can_be_slow(proxy: TcpProxy) -> None:
 
 
 class Recorder(asyncio.Protocol):
-    """Notes in which pieces octets arrive; a stream would put them together."""
+    """Record the pieces in which data arrives; a stream would join them."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self.pieces = pieces
@@ -143,7 +143,7 @@ class Recorder(asyncio.Protocol):
 
 
 @pytest.mark.parametrize("size", [0, 1, 5])
-async def test_slices_arrive_piece_by_piece_and_complete(size: int) -> None:
+async def test_slices_arrive_separately_and_completely(size: int) -> None:
     pieces: list[bytes] = []
     sent = bytes(range(100))
     server = await asyncio.get_running_loop().create_server(lambda: Recorder(pieces), "127.0.0.1", 0)
@@ -153,12 +153,12 @@ async def test_slices_arrive_piece_by_piece_and_complete(size: int) -> None:
             writer.write(sent)
             await wait_until(lambda: sum(map(len, pieces)) == len(sent))
     assert b"".join(pieces) == sent
-    # Two slices may be read at once, when the second was written before the first was looked for.
+    # Two slices may be read together, if the second was written before the first was read.
     assert max(map(len, pieces)) <= (2 * size or len(sent))
     assert (len(pieces) == 1) == (size == 0)
 
 
-async def test_pausing_holds_back_and_loses_nothing(proxy: TcpProxy) -> None:
+async def test_paused_data_is_held_back_and_not_lost(proxy: TcpProxy) -> None:
     async with connected(proxy) as streams:
         await exchange(streams, b"before")
         proxy.pause(Direction.TO_CLIENT)
@@ -171,7 +171,7 @@ async def test_pausing_holds_back_and_loses_nothing(proxy: TcpProxy) -> None:
             assert await streams[0].readexactly(4) == b"held"
 
 
-async def test_the_end_is_held_back_like_everything_else(proxy: TcpProxy) -> None:
+async def test_end_of_stream_is_held_back_during_a_pause(proxy: TcpProxy) -> None:
     async with connected(proxy) as (reader, writer):
         proxy.pause(Direction.TO_TARGET)
         writer.write_eof()
@@ -183,7 +183,7 @@ async def test_the_end_is_held_back_like_everything_else(proxy: TcpProxy) -> Non
             assert await reader.read() == b""
 
 
-async def test_a_pause_is_felt_as_back_pressure(proxy: TcpProxy) -> None:
+async def test_pause_causes_back_pressure(proxy: TcpProxy) -> None:
     async with connected(proxy) as (_, writer):
         proxy.pause(Direction.TO_TARGET)
         writer.write(bytes(64_000_000))
@@ -192,7 +192,7 @@ async def test_a_pause_is_felt_as_back_pressure(proxy: TcpProxy) -> None:
                 await writer.drain()
 
 
-async def test_cutting_resets_all_connections_and_takes_new_ones(proxy: TcpProxy) -> None:
+async def test_cutting_resets_all_connections_and_accepts_new_ones(proxy: TcpProxy) -> None:
     async with connected(proxy) as one, connected(proxy) as other:
         await exchange(one, b"x")
         await exchange(other, b"x")
@@ -208,7 +208,7 @@ async def test_cutting_resets_all_connections_and_takes_new_ones(proxy: TcpProxy
 
 
 @pytest.mark.parametrize("octets", [0, 1, 7])
-async def test_cutting_in_the_middle_of_a_message(proxy: TcpProxy, octets: int) -> None:
+async def test_connection_can_be_cut_in_the_middle_of_a_message(proxy: TcpProxy, octets: int) -> None:
     async with connected(proxy) as streams:
         await exchange(streams, b"whole")
         proxy.cut_after(octets, Direction.TO_TARGET)
@@ -220,7 +220,7 @@ async def test_cutting_in_the_middle_of_a_message(proxy: TcpProxy, octets: int) 
 
 
 @pytest.mark.parametrize("octets", [1, 7])
-async def test_cutting_every_new_connection_after_some_octets(proxy: TcpProxy, octets: int) -> None:
+async def test_every_new_connection_can_be_cut_after_some_octets(proxy: TcpProxy, octets: int) -> None:
     async with connected(proxy) as old:
         await exchange(old, b"x")
         proxy.cut_new_after(octets, Direction.TO_TARGET)
@@ -236,11 +236,11 @@ async def test_cutting_every_new_connection_after_some_octets(proxy: TcpProxy, o
             assert await exchange(streams, b"no more") == b"no more"
 
 
-def test_four_mebibytes_are_held_back_at_most() -> None:
+def test_at_most_four_mebibytes_are_held_back() -> None:
     assert tcp_proxy._MOST_UNDERWAY * tcp_proxy._CHUNK == 4 * 1024 * 1024
 
 
-async def test_octets_that_come_one_by_one_are_added_up(proxy: TcpProxy) -> None:
+async def test_octets_of_several_chunks_are_added_up(proxy: TcpProxy) -> None:
     proxy.cut_new_after(7, Direction.TO_TARGET)
     async with connected(proxy) as streams:
         assert await exchange(streams, b"four") == b"four"
@@ -249,7 +249,7 @@ async def test_octets_that_come_one_by_one_are_added_up(proxy: TcpProxy) -> None
     assert proxy.octets(Direction.TO_TARGET) == 7
 
 
-async def test_it_listens_where_it_is_told_to(target: int) -> None:
+async def test_proxy_listens_at_the_given_address(target: int) -> None:
     require_address(ADDRESS_V6)
     async with TcpProxy("127.0.0.1", target, host=ADDRESS_V6) as proxy:
         for _ in range(2):
@@ -259,7 +259,7 @@ async def test_it_listens_where_it_is_told_to(target: int) -> None:
             await proxy.accept()
 
 
-async def test_refusing_refuses_new_connections_and_keeps_old_ones(proxy: TcpProxy) -> None:
+async def test_refusing_rejects_new_connections_and_keeps_old_ones(proxy: TcpProxy) -> None:
     port = proxy.port
     async with connected(proxy) as streams:
         await exchange(streams, b"x")
@@ -275,7 +275,7 @@ async def test_refusing_refuses_new_connections_and_keeps_old_ones(proxy: TcpPro
     assert proxy.port == port
 
 
-async def test_a_target_that_is_gone_is_a_connection_that_ends(proxy: TcpProxy, target: int) -> None:
+async def test_missing_target_resets_the_connection(proxy: TcpProxy, target: int) -> None:
     async with TcpProxy("127.0.0.1", target) as other:
         gone = other.port
     async with TcpProxy("127.0.0.1", gone) as proxy, connected(proxy) as (reader, _):
@@ -284,7 +284,7 @@ async def test_a_target_that_is_gone_is_a_connection_that_ends(proxy: TcpProxy, 
                 await reader.read()
 
 
-async def test_leaving_ends_connections_that_hang(target: int) -> None:
+async def test_hanging_connections_end_with_the_proxy(target: int) -> None:
     async with TcpProxy("127.0.0.1", target) as proxy, connected(proxy) as (reader, writer):
         proxy.pause()
         writer.write(b"never arrives")

@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_process_that_is_ordered_to_ends_there_and_one_that_is_not_goes_on(when: str, tmp_path: Path) -> None:
+def test_process_dies_at_the_point_if_requested_and_continues_otherwise(when: str, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from bench.faults.points import _trap, _wrap;"
         "f = _wrap(lambda: print('within', flush=True), _trap(Path(sys.argv[1])), sys.argv[2]);"

@@ -1,4 +1,4 @@
-"""Test a system on its way to rest: every part that does not reach it is a difference, and all parts are awaited."""
+"""Test how a system comes to rest: every part that does not is a difference, and all parts are awaited."""
 
 import asyncio
 import subprocess
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class _Operator:
-    """Gives no order, but writes it down."""
+    """Record control commands without sending them."""
 
     def __init__(self) -> None:
         self.given: list[tuple[str, str]] = []
@@ -54,7 +54,7 @@ class _Operator:
 
 
 class _Rig:
-    """A ledger with one pair that is measured when results are waited for; nothing is looked at twice."""
+    """A ledger with one pair, which is measured when results are awaited; every condition is checked only once."""
 
     def __init__(self, engine: Engine, directory: Path) -> None:
         self.engine, self.directory = engine, directory
@@ -111,12 +111,12 @@ class _Rig:
 
 @pytest.fixture
 def rig(sqlite_engine: Engine, tmp_path: Path) -> _Rig:
-    """A rig that comes to rest."""
+    """Return a rig that comes to rest."""
     return _Rig(sqlite_engine, tmp_path)
 
 
 async def come(rig: _Rig, monkeypatch: pytest.MonkeyPatch, tree: dict[str, bytes] | None = None) -> Rest:
-    """The rest, come to."""
+    """Bring the rig to rest, with these retained assignments, by default those of the ledger."""
     retained = rig.tree() if tree is None else tree
 
     async def read_tree(*_: object) -> dict[str, bytes]:
@@ -139,7 +139,7 @@ WAITED = [
 ]
 
 
-async def test_what_comes_to_rest_has_no_difference(rig: _Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_system_that_comes_to_rest_has_no_differences(rig: _Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rest = await come(rig, monkeypatch)
     assert rest.differences == []
     assert rig.waited == WAITED
@@ -150,7 +150,9 @@ async def test_what_comes_to_rest_has_no_difference(rig: _Rig, monkeypatch: pyte
     assert rig.operator.given[2:] == [(NAME, "resume"), ("selector", "resume")]
 
 
-async def test_the_journal_of_an_agents_copy_is_read_too(rig: _Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_journal_of_a_second_agent_with_the_same_name_is_included(
+    rig: _Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = rig.directory / f"{PROCESS} copy" / "journal"
     copy.parent.mkdir()
     copy.touch()
@@ -178,7 +180,7 @@ TROUBLES: dict[str, Callable[[_Rig], object]] = {
 
 
 @pytest.mark.parametrize("what", TROUBLES)
-async def test_what_does_not_come_to_rest_is_a_difference(
+async def test_every_part_that_does_not_come_to_rest_is_a_difference(
     what: str, rig: _Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     TROUBLES[what](rig)
@@ -189,23 +191,21 @@ async def test_what_does_not_come_to_rest_is_a_difference(
     assert rig.waited == WAITED, "the others are waited for all the same"
 
 
-async def test_an_agent_that_says_nothing_of_its_counts_is_a_difference(
+async def test_agent_that_does_not_report_its_counts_is_a_difference(
     rig: _Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.operator.measured_by_agent = None
     assert [found.kind for found in (await come(rig, monkeypatch)).differences] == ["waiting"]
 
 
-async def test_assignments_that_are_not_the_ledgers_are_a_difference(
+async def test_assignments_that_differ_from_the_ledger_are_a_difference(
     rig: _Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [found] = (await come(rig, monkeypatch, {})).differences
     assert found.text.startswith("retained assignments agree with the ledger: not within ")
 
 
-async def test_a_load_that_was_not_acknowledged_completely_is_a_difference(
-    rig: _Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_incompletely_acknowledged_load_is_a_difference(rig: _Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.load_ends_with = 1
     [found] = (await come(rig, monkeypatch)).differences
     assert found.kind == "waiting"

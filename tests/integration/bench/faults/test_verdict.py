@@ -29,7 +29,7 @@ TOPICS = Topics("devel")
 
 
 class Round:
-    """A ledger with one monitor and its servers, and what was written down of the monitor's batches."""
+    """A ledger with one monitor and its servers, and the journal and record of the monitor's batches."""
 
     def __init__(self, engine: Engine, directory: Path) -> None:
         self.engine = engine
@@ -40,7 +40,7 @@ class Round:
             self._monitor = add_monitor(connection, NAME)
 
     def batch(self, results: int = 1) -> Batch:
-        """A batch of servers of its own."""
+        """Return a batch with results of new servers."""
         return new_batch(*(self._result() for _ in range(results)))
 
     def _result(self) -> Result:
@@ -53,7 +53,7 @@ class Round:
         return new_result(server, ip)
 
     def commit(self, batch: Batch) -> BatchCommitted:
-        """Into the ledger, and scored."""
+        """Store the batch in the ledger, and score its servers."""
         ((_, ack),) = commit(self.engine, [Submission(NAME, "v4", batch, ARRIVED, size=250)], utc_now()).acks
         assert isinstance(ack, BatchCommitted) and ack.stored == len(batch.results)
         add_missing_scorers(self.engine, all_scorers())
@@ -61,14 +61,14 @@ class Round:
         return ack
 
     def spool(self, batch: Batch, *then: Answered | Why, whole: bool = True) -> None:
-        """Into the agent's spool; then it is answered, or leaves the spool."""
+        """Record that the batch entered the agent's spool, and was answered or left the spool."""
         number = len(self._lines)
         self._lines.append(Storing(number, batch.id, msgspec.Raw(encode(batch))))
         self._lines += [Stored(number)] if whole else []
         self._lines += [Leaving(number, one) if isinstance(one, str) else one for one in then]
 
     def load(self, kind: Kind, batch: Batch, *answers: Ack) -> None:
-        """Sent by a load generator."""
+        """Record that a load generator sent the batch."""
         results = () if kind == "malformed" else batch.results
         with Record(self._record) as record:
             record.sent(1, NAME, "v4", Made(batch.id, kind, b"", results))
@@ -83,7 +83,7 @@ class Round:
 
 @pytest.fixture
 def one(sqlite_engine: Engine, tmp_path: Path) -> Round:
-    """A round."""
+    """Return a round."""
     return Round(sqlite_engine, tmp_path)
 
 
@@ -91,7 +91,7 @@ def kinds(verdict: Verdict) -> list[str]:
     return [difference.kind for difference in verdict.differences]
 
 
-def test_a_sound_round_has_its_figures_and_no_difference(one: Round) -> None:
+def test_sound_round_has_the_right_counts_and_no_differences(one: Round) -> None:
     told, untold, withdrawn, of_load = one.batch(3), one.batch(2), one.batch(4), one.batch(5)
     one.spool(told, Answered(one.commit(told)), "acknowledged")
     one.commit(untold)
@@ -104,7 +104,7 @@ def test_a_sound_round_has_its_figures_and_no_difference(one: Round) -> None:
     )
 
 
-def test_what_was_in_a_spool_and_is_not_in_the_ledger_is_lost_though_nobody_was_told_otherwise(one: Round) -> None:
+def test_spooled_batch_missing_from_the_ledger_is_lost(one: Round) -> None:
     batch = one.batch()
     one.spool(batch)
     [found] = one.verdict().differences
@@ -113,13 +113,13 @@ def test_what_was_in_a_spool_and_is_not_in_the_ledger_is_lost_though_nobody_was_
 
 
 @pytest.mark.parametrize(("kind", "lost"), [("plain", ["lost"]), ("late", ["lost"]), ("malformed", [])])
-def test_what_a_load_sent_must_arrive_when_it_can_be_read(one: Round, kind: Kind, lost: list[str]) -> None:
+def test_readable_batch_of_a_load_generator_must_be_stored(one: Round, kind: Kind, lost: list[str]) -> None:
     one.load(kind, one.batch())
     assert kinds(one.verdict()) == lost
 
 
 @pytest.mark.parametrize("why", ["expired", "put aside"])
-def test_what_an_agent_gave_up_is_lost(one: Round, why: Why) -> None:
+def test_batch_that_an_agent_gave_up_is_lost(one: Round, why: Why) -> None:
     batch = one.batch()
     one.commit(batch)
     one.spool(batch, why)
@@ -128,15 +128,15 @@ def test_what_an_agent_gave_up_is_lost(one: Round, why: Why) -> None:
     assert f"was {why} by its agent" in found.text
 
 
-def test_what_was_acknowledged_and_is_not_in_the_ledger_is_found_twice(one: Round) -> None:
-    """By the spool that held it, and by the answer that came."""
+def test_acknowledged_batch_missing_from_the_ledger_is_reported_twice(one: Round) -> None:
+    """Both the journal's batch and the acknowledgement prove it."""
     batch = one.batch()
     one.spool(batch, Answered(BatchCommitted(batch=batch.id, stored=1)), "acknowledged")
     assert kinds(one.verdict()) == ["lost", "lost"]
 
 
 @pytest.mark.parametrize(("measured", "found"), [(3, ["lost"]), (2, []), (1, ["invented"]), (None, [])])
-def test_an_agent_that_counts_otherwise_than_its_spool_is_a_difference(
+def test_agent_whose_count_differs_from_its_journal_is_a_difference(
     one: Round, measured: int | None, found: list[str]
 ) -> None:
     batch = one.batch(2)
@@ -144,7 +144,7 @@ def test_an_agent_that_counts_otherwise_than_its_spool_is_a_difference(
     assert kinds(one.verdict(measured)) == found
 
 
-def test_what_the_checker_finds_and_what_is_not_told_are_differences(one: Round) -> None:
+def test_unsent_or_withdrawn_batches_and_missing_assignments_are_found(one: Round) -> None:
     unsent = one.batch()
     one.commit(unsent)
     one.spool(one.batch(), "withdrawn")
@@ -152,7 +152,7 @@ def test_what_the_checker_finds_and_what_is_not_told_are_differences(one: Round)
     assert sorted(kinds(one.verdict())) == ["assignment", "invented", "invented"]
 
 
-def test_an_honest_agents_result_is_never_rejected(one: Round) -> None:
+def test_rejected_result_of_an_honest_agent_is_a_difference(one: Round) -> None:
     batch = one.batch()
     with one.engine.begin() as connection:
         connection.execute(sa.delete(server_scores))

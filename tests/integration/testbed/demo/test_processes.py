@@ -1,4 +1,4 @@
-"""Test the demo's supervisor and directory: it ends its processes, and reports unexpected ends."""
+"""Test the demo's supervisor and directory: processes are ended, and unexpected deaths reported."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ def exists(pid: int) -> bool:
         return False
 
 
-async def test_what_does_not_listen_is_killed_and_named(tmp_path: Path) -> None:
+async def test_process_that_ignores_sigterm_is_killed_and_named(tmp_path: Path) -> None:
     async with Supervisor() as supervisor:
         await supervisor.start(command(tmp_path, DEAF))
         await until_ready(tmp_path / "it.log")
@@ -42,7 +42,7 @@ async def test_what_does_not_listen_is_killed_and_named(tmp_path: Path) -> None:
         assert supervisor.running == [] and supervisor.deaths == []
 
 
-async def test_what_a_process_started_ends_with_it(tmp_path: Path) -> None:
+async def test_children_of_a_process_end_with_it(tmp_path: Path) -> None:
     process = Process(command(tmp_path, CHILD))
     await process.start()
     grandchild = int((await until_ready(tmp_path / "it.log")).split()[0])
@@ -51,7 +51,7 @@ async def test_what_a_process_started_ends_with_it(tmp_path: Path) -> None:
     await wait_until(lambda: not exists(grandchild))
 
 
-async def test_a_death_is_told_with_how_and_the_last_words(tmp_path: Path) -> None:
+async def test_death_is_reported_with_its_cause_and_the_end_of_the_log(tmp_path: Path) -> None:
     async with Supervisor() as supervisor:
         await supervisor.start(command(tmp_path, "print('first'); raise SystemExit('I had enough')"))
         async with asyncio.timeout(PATIENCE):
@@ -62,7 +62,7 @@ async def test_a_death_is_told_with_how_and_the_last_words(tmp_path: Path) -> No
         assert str(tmp_path / "it.log") in str(death)
 
 
-async def test_what_was_stopped_or_killed_on_purpose_is_no_death_and_can_be_started_again(tmp_path: Path) -> None:
+async def test_deliberate_end_is_not_a_death_and_allows_a_restart(tmp_path: Path) -> None:
     async with Supervisor() as supervisor:
         await supervisor.start(command(tmp_path, "import time; time.sleep(60)"))
         first = supervisor.pid("it")
@@ -73,7 +73,7 @@ async def test_what_was_stopped_or_killed_on_purpose_is_no_death_and_can_be_star
     assert supervisor.deaths == []
 
 
-async def test_leaving_ends_everything_also_after_an_error(tmp_path: Path) -> None:
+async def test_all_processes_end_with_the_context_even_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         async with Supervisor() as supervisor:
             for name in ("one", "two"):
@@ -83,28 +83,28 @@ async def test_leaving_ends_everything_also_after_an_error(tmp_path: Path) -> No
     assert not any(exists(pid) for pid in pids if pid is not None)
 
 
-async def test_what_was_killed_at_once_is_no_death(tmp_path: Path) -> None:
+async def test_kill_all_is_not_a_death(tmp_path: Path) -> None:
     async with Supervisor() as supervisor:
         await supervisor.start(command(tmp_path, "import time; time.sleep(60)"))
         supervisor.kill_all()
         await wait_until(lambda: not supervisor.running)
-        await asyncio.sleep(0)  # whoever watches it gets to know, too
+        await asyncio.sleep(0)  # let the task that watches the process notice its end
     assert supervisor.deaths == []
     assert not supervisor.died.is_set()
 
 
-def test_a_demos_directory_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_demo_directory_is_private_to_its_owner(tmp_path: Path) -> None:
     with demo_directory(tmp_path / "d") as directory:
         assert directory.stat().st_mode & 0o777 == 0o700
 
 
-def test_last_lines_of_a_log_that_is_not_there_are_no_error(tmp_path: Path) -> None:
+def test_last_lines_of_a_missing_or_empty_log_are_not_an_error(tmp_path: Path) -> None:
     assert "No such file" in last_lines(tmp_path / "none")
     (tmp_path / "empty").touch()
     assert last_lines(tmp_path / "empty") == "(empty)"
 
 
-def test_a_demo_clears_what_an_earlier_one_left(tmp_path: Path) -> None:
+def test_demo_removes_the_files_of_an_earlier_one(tmp_path: Path) -> None:
     with demo_directory(tmp_path / "d") as directory:
         (directory / "logs").mkdir()
         (directory / "logs" / "x.log").write_text("old")
@@ -113,7 +113,7 @@ def test_a_demo_clears_what_an_earlier_one_left(tmp_path: Path) -> None:
         assert [path.name for path in directory.iterdir()] == ["ntppool-demo"]
 
 
-def test_two_demos_do_not_share_a_directory(tmp_path: Path) -> None:
+def test_two_demos_cannot_share_a_directory(tmp_path: Path) -> None:
     with (
         demo_directory(tmp_path / "d"),
         pytest.raises(CannotRun, match=f"another demo \\(process {os.getpid()}\\)"),
@@ -123,7 +123,7 @@ def test_two_demos_do_not_share_a_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["file", "x" * 100])
-def test_a_directory_that_cannot_be_one_is_named(tmp_path: Path, name: str) -> None:
+def test_unusable_directory_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CannotRun, match=f"--dir {tmp_path / name}: "), demo_directory(tmp_path / name):
         pass

@@ -1,4 +1,4 @@
-"""Test the parts of a demo: files, environments, spools, and the database's owner."""
+"""Test the parts of a demo: files, environments, spools, and the check that the database is empty."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ def site(tmp_path: Path) -> Site:
 
 
 @pytest.mark.parametrize("name", ["jwt.key", "env", "monitor", "logs"])
-def test_what_holds_a_key_or_leads_to_it_is_for_its_owner_alone(site: Site, name: str) -> None:
+def test_files_with_a_key_or_its_path_are_private_to_the_owner(site: Site, name: str) -> None:
     assert (site.directory / name).stat().st_mode & 0o077 == 0
 
 
@@ -59,7 +59,7 @@ def test_no_argument_of_a_process_holds_a_secret(site: Site) -> None:
 
 @pytest.fixture
 def somebody_types() -> Iterator[None]:
-    """Something to read on our own stdin."""
+    """Provide input on this process's stdin."""
     ours, (there, end) = os.dup(0), os.pipe()
     os.write(end, b"typed")
     os.close(end)
@@ -71,7 +71,7 @@ def somebody_types() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("somebody_types")
-async def test_a_process_has_a_session_of_its_own_and_nothing_to_read(site: Site) -> None:
+async def test_process_has_its_own_session_and_empty_stdin(site: Site) -> None:
     program = "import os, sys; print(os.getsid(0) == os.getpid(), repr(sys.stdin.read()), os.getcwd())"
     process = Process(python_command(site, "it", "x"))
     process.command = type(process.command)(
@@ -98,7 +98,7 @@ def put(spool: Spool, results: int) -> tuple[int, str]:
     return number, made.id
 
 
-def test_what_spools_hold_dropped_and_set_aside_is_counted_of_both_protocols(tmp_path: Path) -> None:
+def test_spooled_dropped_and_set_aside_data_of_both_protocols_is_counted(tmp_path: Path) -> None:
     directory = StateDirectory(tmp_path / "agent", "devel")
     assert is_empty(directory)
     v4, v6 = opened(directory, "v4"), opened(directory, "v6")
@@ -140,9 +140,7 @@ def ledger(tmp_path: Path) -> Iterator[Engine]:
         (lambda connection: add_monitor(connection, "a.devel.mon.example"), "monitors"),
     ],
 )
-def test_a_database_in_which_something_is_is_refused(
-    ledger: Engine, add: Callable[[Connection], object], table: str
-) -> None:
+def test_database_that_is_not_empty_is_refused(ledger: Engine, add: Callable[[Connection], object], table: str) -> None:
     with ledger.begin() as connection:
         require_empty(connection)
         add(connection)

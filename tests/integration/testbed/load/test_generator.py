@@ -33,9 +33,9 @@ EACH_SECOND = Intervals(interval_active=1.0)
 
 
 def members(engine: Engine, count: int) -> list[Member]:
-    """Monitors and servers in the ledger, all paired."""
+    """Add monitors and servers to the ledger, with all pairs."""
     each_second = {"key": "monitors", "value": msgspec.json.encode(EACH_SECOND).decode(), "created_on": utc_now()}
-    unique = f"{random.getrandbits(40):x}"  # the session's broker remembers names
+    unique = f"{random.getrandbits(40):x}"  # since the broker of the test session remembers names
     with engine.begin() as connection:
         connection.execute(system_settings.insert().values(each_second))
         ids = [add_monitor(connection, f"load{n}-{unique}.test.mon.example") for n in range(count)]
@@ -53,7 +53,7 @@ def spec_for(broker: Broker, found: list[Member], record: Path, **given: Any) ->
 
 
 async def load(broker: Broker, spec: LoadSpec, when: Callable[[Generator], bool]) -> bool:
-    """Runs until ``when`` is true; whether everything was acknowledged."""
+    """Run until ``when`` is true; return whether everything was acknowledged."""
     stop = asyncio.Event()
     with Record(spec.record) as record:
         generator = Generator(spec, broker.key, record)
@@ -65,7 +65,7 @@ async def load(broker: Broker, spec: LoadSpec, when: Callable[[Generator], bool]
 
 
 def made_at(ulid: str) -> int:
-    """Milliseconds of Unix time."""
+    """Return the ULID's time, in ms since 1970."""
     found = 0
     for character in ulid[:10]:
         found = found * 32 + "0123456789ABCDEFGHJKMNPQRSTVWXYZ".index(character)
@@ -82,7 +82,7 @@ def verdict(engine: Engine, record: Path) -> Checked:
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
-async def test_whatever_is_sent_is_answered_and_the_ledger_agrees(
+async def test_every_batch_is_answered_and_the_ledger_agrees(
     server_engine: Engine, broker: Broker, tmp_path: Path, on_disk: bool
 ) -> None:
     shares = Shares(bad=0.2, late=0.2, duplicate=0.2, malformed=0.2)
@@ -108,7 +108,7 @@ async def test_whatever_is_sent_is_answered_and_the_ledger_agrees(
         assert connection.execute(rejected_messages.select()).first() is not None
 
 
-async def test_as_much_as_is_acknowledged_and_no_more_waits(
+async def test_number_of_unacknowledged_batches_is_limited(
     server_engine: Engine, broker: Broker, tmp_path: Path
 ) -> None:
     record, most = tmp_path / "record", 0
@@ -126,7 +126,7 @@ async def test_as_much_as_is_acknowledged_and_no_more_waits(
     assert (await asyncio.to_thread(verdict, server_engine, record)).differences == ()
 
 
-async def test_what_was_made_ahead_is_sent_first_and_counts_like_the_rest(
+async def test_batches_made_ahead_are_sent_first_and_count_like_the_rest(
     server_engine: Engine, broker: Broker, tmp_path: Path
 ) -> None:
     record = tmp_path / "record"
@@ -151,12 +151,10 @@ async def test_what_was_made_ahead_is_sent_first_and_counts_like_the_rest(
     assert (await asyncio.to_thread(verdict, server_engine, record)).differences == ()
 
 
-async def test_without_an_answer_a_batch_is_sent_again_until_there_is_one(
-    server_engine: Engine, broker: Broker, tmp_path: Path
-) -> None:
+async def test_batch_is_sent_again_until_it_is_answered(server_engine: Engine, broker: Broker, tmp_path: Path) -> None:
     record = tmp_path / "record"
     found = await asyncio.to_thread(members, server_engine, 2)
-    # Few at a time and for as long as it takes: how many wait does not depend on how quickly ingest gets ready.
+    # A low rate without a time limit, so that the number of waiting batches does not depend on the start of ingest.
     spec = spec_for(broker, found, record, rate=20.0, batch=5, ack_timeout=0.2)
     some_wait, somebody_listens = asyncio.Event(), asyncio.Event()
 

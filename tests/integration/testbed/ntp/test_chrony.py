@@ -11,7 +11,7 @@ from testbed.ntp.chrony import ChronyError, chronyd, find_chronyd
 
 
 @pytest.mark.parametrize(("address", "stratum"), [("127.0.0.1", 3), ("127.79.1.1", 8)])
-def test_it_serves_this_machines_clock_and_ends(address: str, stratum: int) -> None:
+def test_serves_the_clock_of_this_machine_and_ends(address: str, stratum: int) -> None:
     with chronyd(address, stratum=stratum) as server:
         stats = quick_sample(server.address, server.port)
         assert (stats.stratum, stats.leap, stats.mode) == (stratum, 0, 4)
@@ -20,7 +20,7 @@ def test_it_serves_this_machines_clock_and_ends(address: str, stratum: int) -> N
     assert not Path(f"/proc/{server.pid}").exists()
 
 
-def test_it_runs_for_a_user_without_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_for_a_user_without_a_passwd_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(_: int) -> None:
         raise KeyError("no such user")
 
@@ -29,7 +29,7 @@ def test_it_runs_for_a_user_without_an_entry(monkeypatch: pytest.MonkeyPatch) ->
         assert quick_sample(server.address, server.port).leap == 0
 
 
-def test_it_sets_no_clock_and_takes_no_commands() -> None:
+def test_sets_no_clock_and_accepts_no_commands() -> None:
     with chronyd("127.79.1.2") as server:
         command = Path(f"/proc/{server.pid}/cmdline").read_text().split("\0")
         configuration = Path(command[command.index("-f") + 1]).read_text().splitlines()
@@ -37,12 +37,12 @@ def test_it_sets_no_clock_and_takes_no_commands() -> None:
     assert {"cmdport 0", "bindcmdaddress /", "bindaddress 127.79.1.2"} <= set(configuration)
 
 
-def test_it_is_found_where_a_users_path_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chronyd_is_found_outside_the_path_of_an_ordinary_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin")
     assert os.access(find_chronyd(), os.X_OK)
 
 
-def test_what_chronyd_says_is_passed_on_when_it_cannot_start() -> None:
+def test_error_message_of_chronyd_is_reported_if_it_cannot_start() -> None:
     reason = r"(?s)on 127\.0\.0\.1 port \d+: .*(Could not parse|Invalid value in) local directive"
     with pytest.raises(ChronyError, match=reason), chronyd(stratum=99):
         pass

@@ -67,7 +67,9 @@ def simulation(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_once_ready_and_ends_when_told(path: Path, spec: ServerSpec, number: signal.Signals) -> None:
+def test_fleet_serves_once_it_is_ready_and_exits_on_a_signal(
+    path: Path, spec: ServerSpec, number: signal.Signals
+) -> None:
     with fleet(path) as process:
         assert is_ready(process)
         assert offset(spec) == pytest.approx(0.5, abs=0.006)
@@ -76,14 +78,14 @@ def test_it_serves_once_ready_and_ends_when_told(path: Path, spec: ServerSpec, n
         assert (process.returncode, out, err) == (0, "", "")
 
 
-def test_after_sigkill_it_can_be_started_again(path: Path, spec: ServerSpec) -> None:
+def test_fleet_can_be_started_again_after_sigkill(path: Path, spec: ServerSpec) -> None:
     for _ in range(2):
         with fleet(path) as process:
             assert is_ready(process)
             assert offset(spec) == pytest.approx(0.5, abs=0.006)
 
 
-def test_sighup_reads_the_file_again_and_keeps_the_servers_if_it_is_wrong(path: Path, spec: ServerSpec) -> None:
+def test_sighup_reloads_the_file_and_keeps_the_servers_if_it_is_invalid(path: Path, spec: ServerSpec) -> None:
     with fleet(path) as process:
         assert is_ready(process)
         assert process.stderr is not None
@@ -97,7 +99,7 @@ def test_sighup_reads_the_file_again_and_keeps_the_servers_if_it_is_wrong(path: 
         assert offset(spec) == pytest.approx(-3.0, abs=0.006)
 
 
-def test_a_wrong_file_ends_with_2_and_says_what_is_wrong(tmp_path: Path) -> None:
+def test_invalid_file_exits_with_2_and_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "fleet.json"
     path.write_text('[{"address": "127.0.0.1", "stratum": 999}]')
     run = simulation("fleet", str(path))
@@ -106,7 +108,7 @@ def test_a_wrong_file_ends_with_2_and_says_what_is_wrong(tmp_path: Path) -> None
     assert "Traceback" not in run.stderr
 
 
-def test_an_address_in_use_ends_with_1_and_is_named(path: Path, spec: ServerSpec) -> None:
+def test_address_in_use_exits_with_1_and_is_named(path: Path, spec: ServerSpec) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((spec.address, spec.port))
         run = simulation("fleet", str(path))
@@ -114,24 +116,24 @@ def test_an_address_in_use_ends_with_1_and_is_named(path: Path, spec: ServerSpec
     assert f"cannot listen on {spec.address} port {spec.port}: Address already in use" in run.stderr
 
 
-def test_the_standard_fleet_as_a_file() -> None:
+def test_standard_prints_the_standard_fleet_as_a_file() -> None:
     run = simulation("standard", "12", "--base", "127.30.0.1", "--port", "4123")
     assert run.returncode == 0
     assert decode_specs(run.stdout.encode(), "stdout") == standard_fleet(12, "127.30.0.1", 4123)
     assert json.loads(run.stdout)[0]["name"] == "off by 400 ms"
 
 
-def test_a_fleet_that_cannot_be_is_refused_with_2() -> None:
+def test_invalid_size_of_the_fleet_exits_with_2() -> None:
     run = simulation("standard", "0")
     assert run.returncode == 2
     assert "count is 0; must be 1 or more" in run.stderr
 
 
-def test_a_thousand_servers_are_ready_soon(tmp_path: Path) -> None:
+def test_two_thousand_servers_need_little_processor_time_to_start(tmp_path: Path) -> None:
     path = tmp_path / "fleet.json"
     port = free_port("127.0.0.1")
     path.write_bytes(encode_specs(standard_fleet(2000, "127.40.0.1", port)))
-    # With the soft limit of files that is usual; the machine's may be higher.
+    # Set the usual soft limit of open files, since this machine's may be higher.
     with fleet(path, "bash", "-c", 'ulimit -Sn 1024; exec "$@"', "-") as process:
         assert is_ready(process)
         assert processor_seconds(process.pid) < 5, "counted so that a busy machine does not matter"

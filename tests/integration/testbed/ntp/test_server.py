@@ -22,11 +22,11 @@ from testbed.waiting import PATIENCE, wait_until
 
 SO_TIMESTAMPNS = 35
 SILENCE = 0.15
-"""No answer for this long is none: the servers here answer within milliseconds."""
+"""Seconds without an answer that count as no answer; the servers here answer within milliseconds."""
 
 
 class Client:
-    """Asks one server, with receive timestamps from the kernel, and computes as ntplib does."""
+    """Client of one server that uses receive timestamps from the kernel and computes with ntplib."""
 
     def __init__(self, spec: ServerSpec) -> None:
         self.sock = socket.socket(socket.AF_INET6 if ":" in spec.address else socket.AF_INET, socket.SOCK_DGRAM)
@@ -99,32 +99,34 @@ async def one(**fields: object) -> AsyncIterator[tuple[Fleet, ServerSpec, Client
         pytest.param({"address": "::1", "offset": 0.25}, 0.25, 0.0, marks=needs_ipv6),
     ],
 )
-async def test_a_client_measures_the_truth(fields: dict[str, object], offset: float, delay: float) -> None:
+async def test_client_measures_the_offset_and_delay_of_the_spec(
+    fields: dict[str, object], offset: float, delay: float
+) -> None:
     async with one(**fields) as (_, _, asking):
         measured = [await asking.measure() for _ in range(15)]
     assert statistics.median(stats.offset for stats in measured) == pytest.approx(offset, abs=100e-6)
-    # A busy machine lengthens a round trip, never shortens it.
+    # A busy machine prolongs a round trip, and never shortens it.
     assert min(stats.delay for stats in measured) == pytest.approx(delay, abs=300e-6)
 
 
-async def test_a_server_that_was_busy_knows_when_the_request_came() -> None:
+async def test_busy_server_uses_the_kernels_receive_timestamp() -> None:
     late: list[tuple[float, float]] = []
     async with one(offset=1.0) as (_, _, asking):
         for _ in range(5):
             asking.send()
-            # Holds up the loop that server and client share, on purpose: only the kernel notices the request now.
+            # Deliberately block the loop that server and client share: only the kernel notices the request now.
             time.sleep(0.05)
             data, arrived, _ = await asking.answer()
             stats = ntplib.NTPStats()
             stats.from_data(data)
             assert stats.tx_time - stats.recv_time >= 0.04
             late.append((abs(stats.recv_time - asking.sent - 1.0), abs(stats.tx_time - arrived - 1.0)))
-    # The best of five: a busy machine may hold us back between the clock and the packet.
+    # The best of five, since a busy machine may delay this process between reading the clock and sending the packet.
     assert min(receive for receive, _ in late) < 0.01
     assert min(transmit for _, transmit in late) < 0.01
 
 
-async def test_many_questions_at_once_are_each_answered_truly() -> None:
+async def test_concurrent_requests_get_accurate_answers() -> None:
     specs = [ServerSpec(address=f"127.77.2.{n}", port=0, offset=n / 1000, delay=0.02) for n in range(1, 21)]
     async with Fleet(specs) as fleet:
         with contextlib.ExitStack() as stack:
@@ -134,20 +136,20 @@ async def test_many_questions_at_once_are_each_answered_truly() -> None:
     assert statistics.median(map(abs, errors)) < 300e-6
 
 
-async def test_ntplib_is_content_with_a_server() -> None:
+async def test_ntplib_accepts_the_answers() -> None:
     async with one(offset=1.5, stratum=1, reference_id="GPS") as (_, spec, _):
         stats = await asyncio.to_thread(quick_sample, spec.address, spec.port, 3)
     assert stats.offset == pytest.approx(1.5, abs=0.006)
     assert (stats.stratum, stats.version, ntplib.ref_id_to_text(stats.ref_id, 1)) == (1, 3, "Global Position System")
 
 
-async def test_a_silent_server_says_nothing_and_sees_everything() -> None:
+async def test_silent_server_counts_requests_without_answering() -> None:
     async with one(behaviour=Behaviour.SILENT) as (fleet, spec, asking):
         assert await asking.silence()
         assert (fleet.counts(spec).requests, fleet.counts(spec).replies) == (1, 0)
 
 
-async def test_what_is_no_request_is_ignored_and_counted() -> None:
+async def test_invalid_requests_are_ignored_and_counted() -> None:
     async with one() as (fleet, spec, asking):
         asking.sock.sendto(b"hello", asking.target)
         await asking.measure()
@@ -163,20 +165,20 @@ async def test_a_reply_from_another_port_comes_from_the_same_address() -> None:
     assert stray[1] != spec.port
 
 
-async def test_a_duplicate_comes_twice() -> None:
+async def test_duplicate_answer_arrives_twice() -> None:
     async with one(behaviour=Behaviour.DUPLICATE) as (_, _, asking):
         asking.send()
         first, second = await asking.answer(), await asking.answer()
     assert first[0][:40] == second[0][:40]
 
 
-async def test_a_kiss_reaches_the_client() -> None:
+async def test_kiss_code_reaches_the_client() -> None:
     async with one(kiss="RATE") as (_, _, asking):
         stats = await asking.measure()
     assert (stats.stratum, stats.ref_id.to_bytes(4, "big")) == (0, b"RATE")
 
 
-async def test_a_running_server_can_turn_bad_and_good_again() -> None:
+async def test_running_server_can_become_silent_and_normal_again() -> None:
     async with one() as (fleet, spec, asking):
         await asking.measure()
         fleet.replace(spec, behaviour=Behaviour.SILENT)
@@ -187,7 +189,7 @@ async def test_a_running_server_can_turn_bad_and_good_again() -> None:
         assert fleet.counts(spec).requests == 7
 
 
-async def test_servers_come_change_and_go_while_the_others_stay() -> None:
+async def test_servers_are_added_and_removed_without_disturbing_others() -> None:
     stays, goes = (ServerSpec(address=f"127.77.3.{n}", port=0) for n in (1, 2))
     async with Fleet([stays, goes]) as fleet:
         stays, goes = fleet.specs
@@ -201,7 +203,7 @@ async def test_servers_come_change_and_go_while_the_others_stay() -> None:
             await new.measure()
 
 
-async def test_replies_that_wait_do_not_outlive_the_fleet() -> None:
+async def test_pending_replies_are_not_sent_after_the_fleet_is_closed() -> None:
     async with one(delay=0.05) as (fleet, _, asking):
         asking.send()
         counts = fleet.counts(fleet.specs[0])
@@ -213,7 +215,7 @@ async def test_replies_that_wait_do_not_outlive_the_fleet() -> None:
         assert (counts.replies, counts.dropped) == (0, 0), "not even tried"
 
 
-async def test_a_fleet_begins_when_the_kernel_stamps(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fleet_starts_when_the_kernel_stamps_datagrams(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
     real = server_module._arrival_ns
 
@@ -227,7 +229,7 @@ async def test_a_fleet_begins_when_the_kernel_stamps(monkeypatch: pytest.MonkeyP
 
 
 async def losses(seed: int, specs: list[ServerSpec]) -> list[int]:
-    """How many of its requests the last server has answered after each of them."""
+    """Return how many requests the last server has answered after each request."""
     answered = []
     async with Fleet(specs, seed) as fleet:
         spec = fleet.specs[-1]
@@ -241,7 +243,7 @@ async def losses(seed: int, specs: list[ServerSpec]) -> list[int]:
     return answered
 
 
-async def test_chance_is_the_seeds_and_each_servers_own() -> None:
+async def test_loss_depends_only_on_the_seed_and_the_server() -> None:
     async with one(loss=0.5) as (_, spec, _):
         lossy = spec
     other = ServerSpec(address="127.77.5.1", port=0, loss=0.5)
@@ -252,7 +254,7 @@ async def test_chance_is_the_seeds_and_each_servers_own() -> None:
     assert await losses(8, [lossy]) != first
 
 
-async def test_a_reply_that_cannot_be_sent_is_dropped_and_counted() -> None:
+async def test_reply_that_cannot_be_sent_is_dropped_and_counted() -> None:
     async with one() as (fleet, spec, asking):
         await asking.measure()
         nowhere = (spec.address, 0)
@@ -260,7 +262,7 @@ async def test_a_reply_that_cannot_be_sent_is_dropped_and_counted() -> None:
         assert (fleet.counts(spec).replies, fleet.counts(spec).dropped) == (1, 1)
 
 
-async def test_replies_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_number_of_pending_replies_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     assert server_module._MOST_PENDING == 20_000
     monkeypatch.setattr(server_module, "_MOST_PENDING", 3)
     async with one(delay=30.0) as (fleet, spec, asking):
@@ -270,7 +272,7 @@ async def test_replies_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
         assert (fleet.counts(spec).replies, fleet.counts(spec).dropped, len(fleet._pending)) == (0, 2, 3)
 
 
-async def test_an_address_in_use_is_named_and_nothing_is_left_listening() -> None:
+async def test_address_in_use_is_named_and_no_socket_is_left_open() -> None:
     free = ServerSpec(address="127.77.4.1", port=0)
     async with Fleet([free]) as fleet:
         taken = fleet.specs[0]
