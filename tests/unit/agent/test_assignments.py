@@ -32,7 +32,7 @@ def held(*ids: int) -> Assignments:
         ({"ip": "0.0.0.0"}, "not the address of one host"),
     ],
 )
-def test_what_cannot_be_followed_is_refused(fields: dict[str, Any], why: str) -> None:
+def test_unusable_assignments_are_refused(fields: dict[str, Any], why: str) -> None:
     made = Assignments("v4", RULES)
     with pytest.raises(AssignmentRefused, match=why):
         made.put(1, assignment(**fields))
@@ -44,7 +44,7 @@ def test_other_ports_are_refused_outside_devel() -> None:
         Assignments("v4", TargetRules("prod")).put(1, assignment(ip="8.8.8.8", port=124))
 
 
-def test_the_hash_is_that_of_the_set() -> None:
+def test_hash_matches_the_current_set() -> None:
     made = held(1, 2, 3)
     assert made.hash == assignment_set_hash([assignment(3), assignment(1), assignment(2)])
     made.put(2, assignment(2, interval=5.0))
@@ -55,8 +55,8 @@ def test_the_hash_is_that_of_the_set() -> None:
     assert made.hash == assignment_set_hash([])
 
 
-def test_a_flood_is_refused() -> None:
-    """Several times what the pool has servers, and no more."""
+def test_assignments_beyond_the_maximum_are_refused() -> None:
+    """The maximum is several times the number of servers in the pool."""
     made = held(*range(1, 20_001))
     with pytest.raises(AssignmentRefused, match="exceeds the maximum of 20000"):
         made.put(20_001, assignment(20_001))

@@ -20,7 +20,7 @@ BOTH: tuple[IpVersion, ...] = ("v4", "v6")
 
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Names and the addresses they have; what is probed is answered by nobody."""
+    """Map names to their addresses; no probe is answered."""
     names: dict[str, Any] = {}
 
     async def resolve(self: object, host: str, port: int, **given: object) -> list[Any]:
@@ -45,7 +45,7 @@ async def lines(*asked: str, protocols: tuple[IpVersion, ...] = BOTH, rules: Tar
     return [checked.line() for checked in found]
 
 
-async def test_a_name_stands_for_all_its_addresses(network: dict[str, Any]) -> None:
+async def test_every_address_of_a_name_is_checked(network: dict[str, Any]) -> None:
     network["time.example"] = ["192.0.2.7", "2001:db8::7", "192.0.2.7"]
     assert await lines("time.example", "192.0.2.8") == [
         "time.example 192.0.2.7: no response, 0 of 2 samples answered",
@@ -57,7 +57,7 @@ async def test_a_name_stands_for_all_its_addresses(network: dict[str, Any]) -> N
     ]
 
 
-async def test_what_cannot_be_measured_is_told_and_stops_nothing(network: dict[str, Any]) -> None:
+async def test_failures_are_reported_and_do_not_stop_other_checks(network: dict[str, Any]) -> None:
     network |= {"v4.example": ["192.0.2.7"], "inside.example": ["10.0.0.1", "8.8.8.8"]}
     assert await lines("nowhere.example", "v4.example", protocols=("v6",)) == [
         "nowhere.example: cannot be resolved: Name or service not known",
@@ -69,14 +69,14 @@ async def test_what_cannot_be_measured_is_told_and_stops_nothing(network: dict[s
     ]
 
 
-async def test_a_name_may_have_a_port_and_very_many_addresses(network: dict[str, Any]) -> None:
+async def test_name_may_have_a_port_and_only_16_addresses_are_checked(network: dict[str, Any]) -> None:
     network["big.example"] = [f"192.0.2.{number}" for number in range(200)]
     found = await lines("big.example:1123")
     assert len(found) == 16
     assert found[1] == "big.example:1123 192.0.2.1:1123: no response, 0 of 2 samples answered"
 
 
-async def test_json_has_what_the_pool_is_told(network: dict[str, Any]) -> None:
+async def test_json_contains_the_result_or_the_error(network: dict[str, Any]) -> None:
     network["time.example"] = ["192.0.2.7"]
     found = await check(["time.example", "nowhere.example"], RULES, BOTH, 2)
     first, second = json.loads(printable_json([checked.as_dict() for checked in found]))
@@ -93,14 +93,14 @@ async def test_json_has_what_the_pool_is_told(network: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "text", ["time.example", "localhost", "a_b.example.", "xn--bcher-kva.example:123", "192.0.2.7"]
 )
-def test_addresses_and_names_are_let_pass(text: str) -> None:
+def test_addresses_and_host_names_are_accepted(text: str) -> None:
     check_arguments([text], RULES)
 
 
 @pytest.mark.parametrize(
     "text", ["8.8.8.8.8", "", "a..b", "-a.example", "time.example:0", "time.example:65536", "a b", "x\x1b[2J", "a" * 64]
 )
-def test_what_is_neither_is_refused_before_anybody_is_asked(text: str) -> None:
+def test_other_arguments_are_refused_before_any_lookup(text: str) -> None:
     with pytest.raises(TargetRefused, match=r"neither an IP address nor a host name|must be an address"):
         check_arguments(["192.0.2.7", text], RULES)
 

@@ -15,7 +15,7 @@ NAME = "a.devel.mon.example"
 
 
 class RecordingSession:
-    """Keeps what is published."""
+    """Records published answers."""
 
     def __init__(self) -> None:
         self.published: list[tuple[str, ControlAnswer]] = []
@@ -28,7 +28,7 @@ class RecordingSession:
 
 
 class Done:
-    """What the commands had done."""
+    """Records what the commands did."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -60,7 +60,7 @@ async def carry_out(commands: ControlCommands, session: Any, answers: int) -> No
     running.cancel()
 
 
-async def test_orders_are_carried_out_in_their_order_and_answered(commands: ControlCommands, done: Done) -> None:
+async def test_commands_are_executed_in_order_and_answered(commands: ControlCommands, done: Done) -> None:
     session = RecordingSession()
     for number, command in enumerate(["recheck", "pause", "status", "resume", "reload"]):
         commands.on_message(order(command, number=number))
@@ -73,7 +73,7 @@ async def test_orders_are_carried_out_in_their_order_and_answered(commands: Cont
     assert not commands.paused
 
 
-async def test_a_retained_order_is_not_obeyed(commands: ControlCommands, done: Done) -> None:
+async def test_retained_command_is_ignored(commands: ControlCommands, done: Done) -> None:
     session = RecordingSession()
     commands.on_message(order("pause", retain=True))
     commands.on_message(order("ping", number=1))
@@ -82,7 +82,7 @@ async def test_a_retained_order_is_not_obeyed(commands: ControlCommands, done: D
     assert not commands.paused
 
 
-async def test_more_orders_than_can_wait_are_dropped(
+async def test_commands_beyond_the_queue_limit_are_dropped_and_logged(
     commands: ControlCommands, caplog: pytest.LogCaptureFixture
 ) -> None:
     session = RecordingSession()
@@ -93,7 +93,7 @@ async def test_more_orders_than_can_wait_are_dropped(
     assert caplog.messages.count("control message dropped: too many at once") == 4
 
 
-async def test_an_answer_that_fails_ends_nothing(commands: ControlCommands) -> None:
+async def test_failed_answer_does_not_stop_later_commands(commands: ControlCommands) -> None:
     session = RecordingSession()
     session.error = ValueError("no topic")
     commands.on_message(order("pause"))

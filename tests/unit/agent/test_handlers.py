@@ -20,7 +20,7 @@ ASSIGNED = Assignment(server_id=7, ip="9.9.9.9", port=123, status="active", inte
 
 
 class Protocol:
-    """One protocol's prober and sender."""
+    """The prober and sender of one protocol; records its calls."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []
@@ -39,7 +39,7 @@ class Protocol:
 
 
 class Agent:
-    """An handlers, and what came of its messages."""
+    """An agent's handlers, and the effects of the messages passed to them."""
 
     def __init__(self) -> None:
         self.v4, self.v6, self.counters = Protocol(), Protocol(), AgentCounters()
@@ -62,7 +62,7 @@ class Agent:
 
 @pytest.fixture
 def levels(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The levels that were set."""
+    """Record the log levels that are set."""
     found: list[str] = []
     monkeypatch.setattr(inbox_module, "set_level", found.append)
     yield found
@@ -73,7 +73,7 @@ def agent(levels: list[str]) -> Agent:
     return Agent()
 
 
-def test_a_configuration_is_for_each_protocol_and_an_empty_one_takes_it_away(agent: Agent) -> None:
+def test_configuration_applies_per_protocol_and_an_empty_one_removes_it(agent: Agent) -> None:
     v4 = ProtocolConfig(status="active", ip="192.0.2.1", nat_ip=None, samples=3, base_checks=["9.9.9.9"])
     agent.config(encode(MonitorConfig(protocols={"v4": v4})))
     assert (agent.v4.told, agent.v6.told, agent.configured) == ([v4], [None], 1)
@@ -82,12 +82,12 @@ def test_a_configuration_is_for_each_protocol_and_an_empty_one_takes_it_away(age
 
 
 @pytest.mark.parametrize("payload", [b"{", b"[]", b'{"protocols":5}', b"\xff"])
-def test_a_configuration_that_is_none_changes_nothing_and_is_counted(agent: Agent, payload: bytes) -> None:
+def test_invalid_configuration_changes_nothing_and_is_counted(agent: Agent, payload: bytes) -> None:
     agent.config(payload)
     assert (agent.v4.told, agent.configured, agent.counters.messages_refused) == ([], 0, 1)
 
 
-def test_the_pools_log_level_holds_until_it_names_another(agent: Agent, levels: list[str]) -> None:
+def test_log_level_of_the_pool_applies_until_it_changes(agent: Agent, levels: list[str]) -> None:
     agent.has_level("debug")
     agent.has_level("debug")
     assert levels == ["debug"], "what an operator has set for now is not undone by another change"
@@ -98,7 +98,7 @@ def test_the_pools_log_level_holds_until_it_names_another(agent: Agent, levels: 
     assert len(levels) == 3
 
 
-def test_an_assignment_is_taken_and_an_empty_one_removes_it(agent: Agent) -> None:
+def test_assignment_is_applied_and_an_empty_one_removes_it(agent: Agent) -> None:
     agent.assignment(encode(ASSIGNED))
     agent.assignment(b"")
     assert (agent.v4.told, agent.v6.told) == ([(7, ASSIGNED), (7, None)], [])
@@ -106,12 +106,12 @@ def test_an_assignment_is_taken_and_an_empty_one_removes_it(agent: Agent) -> Non
     assert agent.v6.told == [(7, ASSIGNED)]
 
 
-def test_one_that_cannot_be_read_takes_the_place_of_what_was_there(agent: Agent) -> None:
+def test_undecodable_assignment_removes_the_previous_one(agent: Agent) -> None:
     agent.assignment(b'{"server_id":"x"}')
     assert (agent.v4.told, agent.counters.messages_refused) == ([(7, None)], 1), "it is no longer true"
 
 
-def test_one_that_is_refused_is_counted(agent: Agent, caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_assignment_is_counted_and_logged(agent: Agent, caplog: pytest.LogCaptureFixture) -> None:
     agent.v4.refuses = "names server 8"
     agent.assignment(encode(ASSIGNED))
     assert (agent.v4.told, agent.counters.messages_refused) == ([(7, ASSIGNED)], 1), "the prober has dropped it itself"
@@ -119,12 +119,12 @@ def test_one_that_is_refused_is_counted(agent: Agent, caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize("server", ["x", "", "-1", "9" * 19, "9" * 500])
-def test_a_topic_that_is_none_assigns_nothing(agent: Agent, server: str) -> None:
+def test_assignment_on_an_invalid_topic_is_ignored_and_counted(agent: Agent, server: str) -> None:
     agent.assignment(encode(ASSIGNED), TOPICS.assignment(NAME, "v4", 7).removesuffix("7") + server)
     assert (agent.v4.told, agent.counters.messages_refused) == ([], 1)
 
 
-def test_an_acknowledgement_reaches_the_outbox_of_its_protocol(agent: Agent) -> None:
+def test_acknowledgement_reaches_the_sender_of_its_protocol(agent: Agent) -> None:
     ack = BatchCommitted(batch=BATCH, stored=1)
     agent.handlers.ack(Incoming(TOPICS.acks(NAME, "v6"), encode(ack), retain=False))
     assert (agent.v4.told, agent.v6.told) == ([], [ack])

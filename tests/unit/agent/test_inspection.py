@@ -30,7 +30,7 @@ def write(directory: StateDirectory) -> None:
     write_report(directory, made)
 
 
-def test_it_looks_where_the_units_keep_their_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_state_directory_of_the_systemd_unit_is_inspected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     unit = (CHECKOUT / "deploy" / "systemd" / "ntppool-agent@.service").read_text()
     assert "\nStateDirectory=ntppool-agent\n" in unit
     home = {"XDG_CONFIG_HOME": str(tmp_path)}
@@ -46,7 +46,7 @@ def test_it_looks_where_the_units_keep_their_state(monkeypatch: pytest.MonkeyPat
     assert places_to_look(AgentSettings(), {}) == [service], "a user without a home may ask, too"
 
 
-def test_where_a_daemon_runs_comes_first_then_what_is_set_up(tmp_path: Path) -> None:
+def test_running_daemon_is_preferred_then_a_directory_that_is_set_up(tmp_path: Path) -> None:
     own, service = tmp_path / "own", tmp_path / "service"
     nothing = inspect([own, service], "devel")
     assert (nothing.path, nothing.set_up, nothing.process) == (str(own / "devel"), False, None)
@@ -59,7 +59,7 @@ def test_where_a_daemon_runs_comes_first_then_what_is_set_up(tmp_path: Path) -> 
     assert (seen.path, seen.process, seen.name) == (str(service / "devel"), os.getpid(), "a.devel.mon.example")
 
 
-def test_another_environment_is_named(tmp_path: Path) -> None:
+def test_other_environments_that_are_set_up_are_named(tmp_path: Path) -> None:
     set_up(tmp_path / "service")
     seen = inspect([tmp_path / "own", tmp_path / "service"], "prod")
     assert (seen.set_up, seen.others) == (False, ("devel",))
@@ -74,7 +74,7 @@ def test_another_environment_is_named(tmp_path: Path) -> None:
         ("status.json", b"\xff", "status.json: "),
     ],
 )
-def test_what_is_broken_is_named(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+def test_invalid_files_are_named(tmp_path: Path, name: str, content: bytes, says: str) -> None:
     directory = set_up(tmp_path)
     write(directory)
     assert inspect([tmp_path], "devel").troubles == ()
@@ -84,7 +84,7 @@ def test_what_is_broken_is_named(tmp_path: Path, name: str, content: bytes, says
     assert seen.set_up
 
 
-def test_what_is_not_for_us_to_see_is_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inaccessible_directory_is_reported_with_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_up(tmp_path)
     stat = Path.stat
 
@@ -103,15 +103,15 @@ def test_what_is_not_for_us_to_see_is_said_to_be_so(tmp_path: Path, monkeypatch:
         ({"f_flag": os.ST_RDONLY}, "the file system is read-only"),
         ({"f_bavail": 0}, "the disk is full"),
         ({"f_favail": 0}, "the disk is full"),
-        ({"f_favail": 0, "f_files": 0}, None),  # as file systems without a table of files have it
+        ({"f_favail": 0, "f_files": 0}, None),  # reported by file systems without an inode table
         ({}, None),
     ],
 )
-def test_a_disk_that_takes_nothing_is_named(
+def test_full_or_read_only_disk_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, int], says: str | None
 ) -> None:
     set_up(tmp_path)
     good = {"f_flag": 0, "f_bavail": 9, "f_favail": 9, "f_files": 9}
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(**good | changed))
     troubles = inspect([tmp_path], "devel").troubles
-    assert [says in trouble for trouble in troubles] == ([True] if says else [])  # type: ignore[operator]  # a text then
+    assert [says in trouble for trouble in troubles] == ([True] if says else [])  # type: ignore[operator]  # a string in that case

@@ -1,4 +1,4 @@
-"""Test the token and related files, which others replace."""
+"""Test the token and related files, which may be replaced while the agent runs."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ def login(tmp_path: Path, lifetime: float = 600) -> tuple[StateDirectory, Login]
     return directory, Login(directory, directory.read_state())
 
 
-def test_a_token_that_is_gone_serves_until_it_expires(tmp_path: Path) -> None:
+def test_previous_token_is_used_while_the_file_is_missing(tmp_path: Path) -> None:
     directory, made = login(tmp_path)
     first = made.token.read()
     directory.token_file.unlink()
@@ -38,7 +38,7 @@ def test_a_token_that_is_gone_serves_until_it_expires(tmp_path: Path) -> None:
     assert made.troubles() == []
 
 
-def test_an_expired_token_does_not_stand_in_for_one_that_is_missing(tmp_path: Path) -> None:
+def test_expired_token_is_not_used_while_the_file_is_missing(tmp_path: Path) -> None:
     directory, made = login(tmp_path, lifetime=-1)
     made.token.read()
     directory.token_file.unlink()
@@ -46,7 +46,7 @@ def test_an_expired_token_does_not_stand_in_for_one_that_is_missing(tmp_path: Pa
         made.token.read()
 
 
-def test_the_token_before_is_only_for_the_same_name(tmp_path: Path) -> None:
+def test_previous_token_is_used_for_the_same_name_only(tmp_path: Path) -> None:
     directory, made = login(tmp_path)
     made.token.read()
     renamed = msgspec.structs.replace(STATE, name="b.devel.mon.example")
@@ -62,7 +62,7 @@ def test_the_token_before_is_only_for_the_same_name(tmp_path: Path) -> None:
     assert found.token.read() == made.token.read()
 
 
-def test_nothing_new_is_nothing_new(tmp_path: Path) -> None:
+def test_login_is_kept_while_the_files_have_the_same_content(tmp_path: Path) -> None:
     directory, made = login(tmp_path)
     made.tls.context()
     before = made.stamp
@@ -72,7 +72,7 @@ def test_nothing_new_is_nothing_new(tmp_path: Path) -> None:
     assert made.renewed() is made, "written anew, and the same"
 
 
-def test_the_disk_is_shared_by_both_protocols_and_batches_are_kept_for_three_days(tmp_path: Path) -> None:
+def test_protocols_share_the_disk_space_and_keep_batches_for_three_days(tmp_path: Path) -> None:
     directory = StateDirectory(tmp_path, "devel")
     directory.prepare()
     kept = keep(DaemonSettings(env="devel", state_base=str(tmp_path), spool_bytes=40_000), directory)

@@ -34,7 +34,7 @@ def answered(sent_at: int) -> list[Sample]:
     return [Sample(sent_at=sent_at, reply=REPLY)]
 
 
-def test_an_answer_counts_and_speaks_for_the_network() -> None:
+def test_answer_is_accepted_and_proves_that_the_network_works() -> None:
     silence = SilenceJudge()
     assert judge(silence, answered(100)) == Verdict.TRUE
     assert judge(silence, silent(90, 110)) == Verdict.TRUE, "asked before, so the network worked meanwhile"
@@ -52,7 +52,7 @@ def test_an_answer_counts_and_speaks_for_the_network() -> None:
         ((10 * S,), 13 * S + 1, Verdict.OPEN),
     ],
 )
-def test_the_network_must_have_worked_while_the_server_was_asked(
+def test_silence_counts_at_once_only_if_the_network_worked_meanwhile(
     asked: tuple[int, ...], answered_at: int, verdict: Verdict
 ) -> None:
     silence = SilenceJudge()
@@ -60,7 +60,7 @@ def test_the_network_must_have_worked_while_the_server_was_asked(
     assert judge(silence, silent(*asked), ended=20 * S) == verdict
 
 
-def test_a_late_sample_of_a_series_that_is_answered_is_an_answer() -> None:
+def test_series_counts_as_answered_if_only_its_last_sample_was() -> None:
     silence = SilenceJudge()
     series = [*silent(100, 200), *answered(300)]
     assert judge(silence, series) == Verdict.TRUE
@@ -68,12 +68,12 @@ def test_a_late_sample_of_a_series_that_is_answered_is_an_answer() -> None:
     assert judge(silence, silent(301)) == Verdict.OPEN
 
 
-def test_a_network_error_is_as_good_as_silence() -> None:
+def test_network_error_is_treated_as_silence() -> None:
     refused = [Sample(sent_at=100, network_error="connection refused")]
     assert judge(SilenceJudge(), refused) == Verdict.OPEN
 
 
-def test_a_check_that_somebody_answers_sets_free_what_was_asked_before() -> None:
+def test_answered_check_releases_results_of_earlier_probes() -> None:
     silence = SilenceJudge()
     for number, at in enumerate((100, 200, 300)):
         assert judge(silence, silent(at), number) == Verdict.OPEN
@@ -83,7 +83,7 @@ def test_a_check_that_somebody_answers_sets_free_what_was_asked_before() -> None
     assert ([r.server_id for r in free], dropped, len(silence)) == ([2], 0, 0)
 
 
-def test_a_check_speaks_for_what_was_silent_until_five_seconds_before_it() -> None:
+def test_answered_check_drops_results_older_than_five_seconds() -> None:
     silence = SilenceJudge()
     for number, ended in enumerate((10 * S, 11 * S, 12 * S)):
         judge(silence, silent(9 * S), number, ended)
@@ -91,7 +91,7 @@ def test_a_check_speaks_for_what_was_silent_until_five_seconds_before_it() -> No
     assert ([r.server_id for r in free], dropped, len(silence)) == ([1, 2], 1, 0)
 
 
-def test_a_check_that_nobody_answers_drops_all_and_what_comes_until_somebody_does() -> None:
+def test_unanswered_check_drops_silent_results_until_a_server_answers() -> None:
     silence = SilenceJudge()
     judge(silence, silent(100))
     assert silence.checked(None) == ([], 1)
@@ -103,7 +103,7 @@ def test_a_check_that_nobody_answers_drops_all_and_what_comes_until_somebody_doe
     assert judge(silence, silent(350)) == Verdict.OPEN
 
 
-def test_a_step_of_the_clock_ends_all_of_it() -> None:
+def test_clock_step_forgets_answers_and_held_results() -> None:
     silence = SilenceJudge()
     judge(silence, answered(10**18))
     judge(silence, silent(10**18 + 1))
@@ -114,7 +114,7 @@ def test_a_step_of_the_clock_ends_all_of_it() -> None:
     assert judge(silence, silent(100)) == Verdict.OPEN
 
 
-def test_memory_is_bounded() -> None:
+def test_number_of_held_results_is_bounded() -> None:
     silence = SilenceJudge()
     dropped = 0
     for number in range(1_000):
@@ -129,7 +129,7 @@ EVENTS = st.lists(st.tuples(st.sampled_from(["silent", "answered", "good check",
 
 
 @given(EVENTS)
-def test_every_result_counts_once_or_is_dropped_once_and_never_without_an_answer_since(
+def test_each_result_is_accepted_after_an_answer_or_dropped_exactly_once(
     events: list[tuple[str, int]],
 ) -> None:
     silence, now, heard = SilenceJudge(), 0, 0

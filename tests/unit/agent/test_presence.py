@@ -1,4 +1,4 @@
-"""Test the status message: sent when it changes, and again when the broker may have another one."""
+"""Test when the status message is published, and when the report file is written."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ class Pool:
         await wait_until(condition, lambda: str(self.said), within=5)
 
 
-async def test_presence() -> None:
+async def test_status_is_published_when_it_changes_and_on_connection() -> None:
     pool = Pool()
     pool.ready.clear()
     presence = Presence(lambda: pool.status, pool.publish, pool.ready.wait, settle=0.01)
@@ -68,7 +68,7 @@ async def test_presence() -> None:
     await asyncio.wait({task})
 
 
-async def test_reports_follow_changes_but_not_each_one() -> None:
+async def test_changes_in_quick_succession_share_a_report() -> None:
     written: list[float] = []
     changed = asyncio.Event()
     task = asyncio.create_task(
@@ -85,7 +85,7 @@ async def test_reports_follow_changes_but_not_each_one() -> None:
     await asyncio.wait({task})
 
 
-async def test_a_report_is_written_from_time_to_time_without_a_change() -> None:
+async def test_report_is_written_at_intervals_without_a_change() -> None:
     written: list[float] = []
     task = asyncio.create_task(
         report_changes(lambda: written.append(time.monotonic()), asyncio.Event(), settle=0.01, every=0.05)
@@ -96,7 +96,7 @@ async def test_a_report_is_written_from_time_to_time_without_a_change() -> None:
     await asyncio.wait({task})
 
 
-async def test_a_status_that_is_refused_is_not_said_again_and_again() -> None:
+async def test_refused_status_is_not_retried_before_reconnection() -> None:
     pool, tried = Pool(), 0
 
     async def refuse(status: Status) -> None:
@@ -115,7 +115,7 @@ async def test_a_status_that_is_refused_is_not_said_again_and_again() -> None:
     task.cancel()
 
 
-async def test_the_status_is_said_again_although_nothing_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unchanged_status_is_republished_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     assert timedelta(minutes=5) == STATUS_REFRESH
     monkeypatch.setattr("agent.status.STATUS_REFRESH", timedelta(seconds=0.05))
     pool = Pool()

@@ -32,7 +32,7 @@ BASE = "127.0.0.200"
 
 
 class Network:
-    """Answers probes at once, or when it is let."""
+    """Answers probes at once, or as soon as ``open`` is set."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -118,7 +118,7 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.fixture
 def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of them pass within a tenth of a second, not in two."""
+    """Allow intervals so short that two of them pass within a tenth of a second."""
     monkeypatch.setattr("agent.assignments.MIN_INTERVAL", 0.01)
 
 
@@ -136,7 +136,7 @@ def why(bench: Bench) -> str:
     return bench.prober.why_not or ""
 
 
-async def test_the_reason_why_it_does_not_probe_is_always_known(bench: Bench, network: Network) -> None:
+async def test_reason_for_not_probing_is_always_known(bench: Bench, network: Network) -> None:
     assert why(bench) == "not configured by the pool"
     assert bench.prober.state() is None
     bench.configure(status="paused")
@@ -156,7 +156,7 @@ async def test_the_reason_why_it_does_not_probe_is_always_known(bench: Bench, ne
         assert state is not None and not state.probing and state.why_not == "paused by an operator"
 
 
-async def test_a_protocol_that_is_switched_off_here_never_probes(tmp_path: Path, network: Network) -> None:
+async def test_disabled_protocol_never_probes(tmp_path: Path, network: Network) -> None:
     bench = Bench(tmp_path)
     bench.prober = Prober("v4", bench.situation(), bench.batcher, enabled=False)
     bench.configure()
@@ -167,7 +167,7 @@ async def test_a_protocol_that_is_switched_off_here_never_probes(tmp_path: Path,
 
 
 @pytest.mark.usefixtures("short_intervals")
-async def test_it_probes_what_is_assigned_and_stops_when_it_must(bench: Bench, network: Network) -> None:
+async def test_assigned_servers_are_probed_only_while_the_status_allows_it(bench: Bench, network: Network) -> None:
     bench.configure()
     bench.assign(1, 2, interval=0.05)
     async with running(bench):
@@ -176,7 +176,7 @@ async def test_it_probes_what_is_assigned_and_stops_when_it_must(bench: Bench, n
         bench.configure(status="pending")
         await bench.until(lambda: network.running == 0)
         before = len(network.asked)
-        await asyncio.sleep(0.1)  # that nothing is probed for two intervals can only be seen by waiting
+        await asyncio.sleep(0.1)  # only waiting can show that nothing is probed for two intervals
         assert len(network.asked) == before
         bench.configure()
         await bench.until(lambda: len(network.asked) > before)
@@ -185,7 +185,7 @@ async def test_it_probes_what_is_assigned_and_stops_when_it_must(bench: Bench, n
 
 
 @pytest.mark.usefixtures("short_intervals")
-async def test_only_so_many_probes_run_at_once(bench: Bench, network: Network) -> None:
+async def test_number_of_concurrent_probes_is_limited(bench: Bench, network: Network) -> None:
     bench.configure()
     bench.assign(*range(1, 21), interval=0.05)
     network.open.clear()
@@ -208,14 +208,14 @@ async def test_probes_of_one_server_never_overlap(bench: Bench, network: Network
         assert len(network.asked) == 1
 
 
-async def test_a_refused_assignment_takes_the_former_one_away(bench: Bench, network: Network) -> None:
+async def test_refused_assignment_removes_the_previous_one(bench: Bench, network: Network) -> None:
     bench.assign(1)
     with pytest.raises(AssignmentRefused):
         bench.prober.assign(1, Assignment(server_id=1, ip="0.0.0.0", status="active", interval=1.0))
     assert len(bench.prober.assignments) == 0
 
 
-async def test_a_clock_step_discards_probes_and_results_and_checks_anew(bench: Bench, network: Network) -> None:
+async def test_clock_step_discards_probes_and_results_and_triggers_a_check(bench: Bench, network: Network) -> None:
     bench.configure()
     bench.assign(1, 2)
     network.open.clear()
@@ -237,7 +237,7 @@ async def test_a_clock_step_discards_probes_and_results_and_checks_anew(bench: B
         assert batch is not None and b'"server_id":99' not in batch.payload
 
 
-async def test_a_probe_that_ended_just_before_the_step_was_found_is_discarded_once(
+async def test_probe_that_ended_just_before_step_detection_is_discarded_once(
     bench: Bench, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     take = bench.prober._accept
@@ -253,12 +253,12 @@ async def test_a_probe_that_ended_just_before_the_step_was_found_is_discarded_on
     async with running(bench):
         await bench.until(lambda: network.running == 2)
         probes = bench.counters.probes
-        network.open.set()  # both end in one round of the event loop: the second finds the step
+        network.open.set()  # both end in one iteration of the event loop: the second detects the step
         await bench.until(lambda: bench.counters.clock_steps == 1)
         assert (probes, bench.counters.probes_discarded) == (2, 2)
 
 
-async def test_a_probe_that_has_not_begun_is_none_that_is_discarded(bench: Bench, network: Network) -> None:
+async def test_probe_that_has_not_begun_is_not_counted_as_discarded(bench: Bench, network: Network) -> None:
     bench.configure()
     bench.assign(1)
     task = asyncio.create_task(bench.prober.probe(1))
@@ -268,7 +268,7 @@ async def test_a_probe_that_has_not_begun_is_none_that_is_discarded(bench: Bench
     assert (bench.counters.probes, bench.counters.probes_discarded) == (0, 0)
 
 
-async def test_a_step_that_a_probe_finds_at_its_end_discards_it(bench: Bench, network: Network) -> None:
+async def test_probe_that_detects_a_clock_step_at_its_end_is_discarded(bench: Bench, network: Network) -> None:
     bench.configure()
     bench.assign(1)
     network.open.clear()
@@ -282,7 +282,7 @@ async def test_a_step_that_a_probe_finds_at_its_end_discards_it(bench: Bench, ne
         assert list(bench.prober.last_results) == []
 
 
-async def test_a_clock_check_during_which_the_clock_was_set_does_not_count(
+async def test_clock_check_does_not_count_if_the_clock_was_set_meanwhile(
     bench: Bench, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stepped = False
@@ -303,7 +303,7 @@ async def test_a_clock_check_during_which_the_clock_was_set_does_not_count(
     assert vouched == [2], "the first check says nothing, although it found the clock good"
 
 
-async def test_what_this_host_cannot_do_is_no_result(
+async def test_failure_on_this_host_yields_no_result_and_is_logged(
     bench: Bench, network: Network, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def probe(*arguments: Any) -> list[Sample]:
@@ -318,7 +318,7 @@ async def test_what_this_host_cannot_do_is_no_result(
     assert "probes fail on this host: network: too many open files" in caplog.text
 
 
-async def test_what_breaks_in_one_probe_does_not_end_the_others(
+async def test_exception_in_one_probe_does_not_stop_the_others(
     bench: Bench, network: Network, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def probe(target: Target, *arguments: Any) -> list[Sample]:
@@ -335,7 +335,7 @@ async def test_what_breaks_in_one_probe_does_not_end_the_others(
 
 
 async def silent_result(bench: Bench, network: Network) -> None:
-    """Until a result waits for a check."""
+    """Wait until a result is held for a clock check."""
     bench.configure()
     await bench.until(lambda: not why(bench))
     network.silent = True
@@ -343,7 +343,7 @@ async def silent_result(bench: Bench, network: Network) -> None:
     await bench.until(lambda: len(bench.prober._silence))
 
 
-async def test_a_clock_step_discards_what_waits_for_a_check(bench: Bench, network: Network) -> None:
+async def test_clock_step_discards_held_results(bench: Bench, network: Network) -> None:
     async with running(bench):
         await silent_result(bench, network)
         bench.step, waiting = 0.2, len(bench.prober._silence)
@@ -353,7 +353,7 @@ async def test_a_clock_step_discards_what_waits_for_a_check(bench: Bench, networ
         await asyncio.wait_for(bench.prober.decide(), 1)
 
 
-async def test_what_waits_for_a_check_in_the_end_is_counted_as_discarded(bench: Bench, network: Network) -> None:
+async def test_results_still_held_at_the_end_are_counted_as_discarded(bench: Bench, network: Network) -> None:
     async with running(bench):
         await silent_result(bench, network)
         waiting = len(bench.prober._silence)
@@ -361,7 +361,7 @@ async def test_what_waits_for_a_check_in_the_end_is_counted_as_discarded(bench: 
     assert list(bench.prober.last_results) == []
 
 
-async def test_too_many_results_that_wait_are_dropped_and_counted(
+async def test_held_results_beyond_the_maximum_are_dropped_and_counted(
     bench: Bench, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(bench):
@@ -373,7 +373,7 @@ async def test_too_many_results_that_wait_are_dropped_and_counted(
         assert bench.counters.probes_discarded == bench.counters.results_unproven
 
 
-async def test_what_cannot_be_sent_has_the_clock_checked_and_is_complained_of_once(
+async def test_unsent_probes_trigger_a_clock_check_and_are_logged_once(
     bench: Bench, network: Network, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     failing = True

@@ -45,7 +45,7 @@ class Agent:
         )
 
     def passes(self, seconds: float) -> None:
-        """So much later, what it remembers is so much older."""
+        """Let time pass: remembered requests become older."""
         self.adhoc._recent = [at - seconds for at in self.adhoc._recent]
 
     async def _probe(self, target: Target, source: Source, samples: int, timeout: float) -> Sequence[Sample]:
@@ -87,7 +87,7 @@ async def agent(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Agent]:
         await running
 
 
-async def test_a_measurement_is_one_of_ours_and_counted(agent: Agent) -> None:
+async def test_requested_measurement_is_an_ordinary_probe_and_is_counted(agent: Agent) -> None:
     answer = await agent.answers()
     assert answer.result is not None and (answer.result.server_id, answer.result.ip) == (0, SERVER)
     assert agent.probes == [(Target(SERVER, 123, "v4"), agent.probes[0][1], 1, TIMEOUT)]
@@ -95,13 +95,13 @@ async def test_a_measurement_is_one_of_ours_and_counted(agent: Agent) -> None:
     assert agent.counters.samples_sent == 1
 
 
-async def test_it_leaves_from_the_address_that_the_world_sees(agent: Agent) -> None:
+async def test_requested_probe_uses_the_nat_address_as_its_source(agent: Agent) -> None:
     agent.config.nat_ip = "192.0.2.77"
     await agent.answers()
     assert agent.probes[0][1].address == "192.0.2.77"
 
 
-async def test_four_are_answered_at_once_and_the_fifth_is_told_so(agent: Agent) -> None:
+async def test_fifth_concurrent_request_is_answered_as_busy(agent: Agent) -> None:
     agent.release.clear()
     for number in range(MAX_AT_ONCE + 1):
         agent.ask(number=number)
@@ -115,7 +115,7 @@ async def test_four_are_answered_at_once_and_the_fifth_is_told_so(agent: Agent) 
     assert (await agent.answers()).error is None, "all four have ended"
 
 
-async def test_others_may_have_sixty_measurements_made_in_a_minute(agent: Agent) -> None:
+async def test_at_most_sixty_measurements_are_made_per_minute(agent: Agent) -> None:
     for _ in range(MAX_PER_MINUTE):
         assert (await agent.answers()).error is None
     assert (await agent.answers()).error == "busy: more than 60 measurements in a minute"
@@ -127,7 +127,7 @@ async def test_others_may_have_sixty_measurements_made_in_a_minute(agent: Agent)
     assert (await agent.answers()).error is None
 
 
-async def test_what_is_refused_is_no_measurement(agent: Agent) -> None:
+async def test_refused_requests_do_not_count_as_measurements(agent: Agent) -> None:
     for _ in range(MAX_PER_MINUTE):
         assert "not a public address" in str((await agent.answers(ip="192.168.1.1")).error)
     assert (await agent.answers()).error is None
@@ -145,7 +145,9 @@ async def test_what_is_refused_is_no_measurement(agent: Agent) -> None:
         ("", f"{OURS}r0"),
     ],
 )
-async def test_it_answers_below_its_own_topic_and_nowhere_else(agent: Agent, asked: str | None, topic: str) -> None:
+async def test_answers_are_published_below_the_agents_own_topic_only(
+    agent: Agent, asked: str | None, topic: str
+) -> None:
     await agent.answers(response_topic=asked, correlation=b"\x00\xff")
     assert [(where, correlation) for where, _, correlation in agent.sent] == [(topic, b"\x00\xff")]
 
@@ -160,24 +162,26 @@ async def test_it_answers_below_its_own_topic_and_nowhere_else(agent: Agent, ask
         ("dance", SERVER, "unknown check 'dance': must be ntp or metrics"),
     ],
 )
-async def test_what_it_cannot_do_it_says(agent: Agent, check: str, ip: str | None, error: str) -> None:
+async def test_impossible_requests_are_answered_with_the_reason(
+    agent: Agent, check: str, ip: str | None, error: str
+) -> None:
     answer = await agent.answers(check, ip)
     assert (answer.error, answer.result, agent.probes) == (error, None, [])
 
 
-async def test_a_protocol_that_does_not_probe_probes_for_nobody(agent: Agent) -> None:
+async def test_requests_are_refused_while_the_protocol_does_not_probe(agent: Agent) -> None:
     agent.prober.why_not = "paused by an operator"
     assert (await agent.answers()).error == "IPv4 does not probe: paused by an operator"
 
 
-async def test_what_this_host_could_not_send_is_no_result_of_the_server(agent: Agent) -> None:
+async def test_unsent_probe_is_answered_with_an_error_and_no_result(agent: Agent) -> None:
     agent.error, agent.ours = "unreachable", True
     answer = await agent.answers()
     assert (answer.result, answer.error) == (None, "this host could not send: network: unreachable")
 
 
 @pytest.mark.parametrize("error", [NotConnected("gone"), PublishRefused("no"), ValueError("a topic that is none")])
-async def test_an_answer_that_cannot_be_sent_ends_nothing(agent: Agent, error: Exception) -> None:
+async def test_unpublished_answer_does_not_stop_later_requests(agent: Agent, error: Exception) -> None:
     agent.refuses = error
     agent.ask()
     await agent.settle()
@@ -185,7 +189,7 @@ async def test_an_answer_that_cannot_be_sent_ends_nothing(agent: Agent, error: E
     assert (await agent.answers()).error is None
 
 
-async def test_a_measurement_that_fails_is_answered_and_ends_nothing(
+async def test_failed_measurement_is_answered_and_stops_no_later_request(
     agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fails(*_: object) -> None:
@@ -198,14 +202,16 @@ async def test_a_measurement_that_fails_is_answered_and_ends_nothing(
     assert (await agent.answers()).error is None
 
 
-async def test_what_cannot_be_read_is_counted_and_not_answered(agent: Agent) -> None:
+async def test_undecodable_requests_are_counted_and_not_answered(agent: Agent) -> None:
     for payload in (b"", b"{", b'{"id":"../x"}', b"[" * 50_000):
         agent.adhoc.on_message("ntp", Incoming(TOPICS.request(NAME, "ntp"), payload, retain=False))
         await agent.settle()
     assert (agent.sent, agent.counters.messages_refused) == ([], 4)
 
 
-async def test_of_a_flood_all_but_a_few_are_dropped(agent: Agent, caplog: pytest.LogCaptureFixture) -> None:
+async def test_requests_beyond_the_queue_limit_are_dropped_and_logged(
+    agent: Agent, caplog: pytest.LogCaptureFixture
+) -> None:
     for number in range(1000):
         agent.ask(number=number)
     await agent.settle()

@@ -25,7 +25,7 @@ def schedule(*pairs: tuple[int, float], now: float = 0.0) -> Schedule:
 
 
 def run(plan: Schedule, until: float, takes: float = 0.0) -> list[tuple[float, int]]:
-    """Every probe and when it began; each takes ``takes`` seconds, any number at once."""
+    """Return the start of every probe. Each takes ``takes`` seconds, and any number may run at once."""
     began: list[tuple[float, int]] = []
     ends: list[tuple[float, int]] = []
     while True:
@@ -61,7 +61,7 @@ def test_a_slot_is_within_the_jitter_of_its_phase(number: int, interval: float, 
 
 
 @given(st.floats(0, 4e9), INTERVALS, SERVERS, MONITORS)
-def test_the_first_slot_is_not_before_and_the_one_before_it_is(
+def test_first_slot_is_at_or_soon_after_the_given_time(
     not_before: float, interval: float, server_id: int, monitor: int
 ) -> None:
     at = first_slot(not_before, interval, server_id, monitor)
@@ -84,12 +84,12 @@ def test_the_monitors_of_a_server_are_spread() -> None:
         assert largest_gap(phases) < 0.25
 
 
-def test_the_golden_ratio_spreads_neighbouring_numbers_best() -> None:
+def test_golden_ratio_spreads_consecutive_numbers_evenly() -> None:
     gaps = [largest_gap([phase(7, monitor) for monitor in range(n)]) * n for n in range(2, 60)]
     assert max(gaps) < 2.2
 
 
-def test_probes_come_once_an_interval_with_jitter() -> None:
+def test_server_is_probed_once_per_interval_with_jitter() -> None:
     times = [at for at, _ in run(schedule((1, 540.0)), 540.0 * 200)]
     gaps = [b - a for a, b in itertools.pairwise(times)]
     assert len(times) == pytest.approx(200, abs=1)
@@ -111,7 +111,7 @@ def test_probes_of_a_pair_never_overlap_however_long_they_take(pairs: list[tuple
 
 
 @given(INTERVALS, INTERVALS, SERVERS, st.floats(0, 1))
-def test_after_a_change_the_next_probe_is_half_an_interval_after_the_last(
+def test_probe_after_a_change_is_at_least_half_an_interval_later(
     before: float, after: float, server_id: int, when: float
 ) -> None:
     plan = schedule((server_id, before))
@@ -129,7 +129,7 @@ def test_after_a_change_the_next_probe_is_half_an_interval_after_the_last(
         assert due <= max(changed, last + after / 2) + (1 + 2 * JITTER) * after
 
 
-def test_a_server_that_comes_back_is_not_probed_at_once_again() -> None:
+def test_reassigned_server_is_not_probed_again_at_once() -> None:
     plan = schedule((1, 540.0))
     last = plan.next_due()
     assert last is not None
@@ -143,7 +143,7 @@ def test_a_server_that_comes_back_is_not_probed_at_once_again() -> None:
     assert due >= last + 270
 
 
-def test_a_server_dropped_and_given_back_during_its_probe_waits_for_its_end() -> None:
+def test_server_reassigned_during_its_probe_waits_for_its_end() -> None:
     plan = schedule((1, 2.0))
     began = plan.next_due()
     assert began is not None
@@ -157,14 +157,14 @@ def test_a_server_dropped_and_given_back_during_its_probe_waits_for_its_end() ->
     assert due >= began + 3
 
 
-def test_what_is_dropped_is_not_due() -> None:
+def test_dropped_server_is_not_due() -> None:
     plan = schedule((1, 2.0), (2, 2.0))
     plan.drop(1)
     assert {server_id for _, server_id in run(plan, 20.0)} == {2}
 
 
 def test_a_restart_neither_repeats_nor_skips_a_slot() -> None:
-    """Slots are the same in a new process, so what is next does not depend on when it started."""
+    """Slots are the same in a new process, so the next one does not depend on when the process started."""
     times = [at for at, _ in run(schedule((1, 540.0)), 540.0 * 20)]
     for a, b in itertools.pairwise(times):
         restarted = schedule((1, 540.0), now=a + 0.001)
@@ -172,7 +172,7 @@ def test_a_restart_neither_repeats_nor_skips_a_slot() -> None:
 
 
 @given(st.floats(-1e6, 1e6))
-def test_a_clock_step_moves_the_slots_but_keeps_the_distance(step: float) -> None:
+def test_clock_step_moves_the_slots_but_keeps_the_minimum_distance(step: float) -> None:
     plan = schedule((1, 540.0))
     last = plan.next_due()
     assert last is not None
@@ -184,7 +184,7 @@ def test_a_clock_step_moves_the_slots_but_keeps_the_distance(step: float) -> Non
     assert last + 270 <= due <= last + 270 + 540 * (1 + 2 * JITTER)
 
 
-def test_a_thousand_changes_do_not_grow_the_heap() -> None:
+def test_many_changes_do_not_grow_the_heap() -> None:
     plan = schedule((1, 540.0), (2, 540.0))
     for turn in range(10_000):
         plan.put(1, 540.0 + turn % 2, 0.0)
@@ -192,7 +192,7 @@ def test_a_thousand_changes_do_not_grow_the_heap() -> None:
     assert plan.next_due() is not None
 
 
-def test_what_runs_is_not_due_however_often_others_change() -> None:
+def test_server_being_probed_is_not_due_however_often_others_change() -> None:
     plan = schedule((1, 540.0))
     due = plan.next_due()
     assert due is not None and plan.pop(due) == 1
@@ -203,7 +203,7 @@ def test_what_runs_is_not_due_however_often_others_change() -> None:
     assert plan.next_due() is None
 
 
-def test_of_servers_no_longer_assigned_five_thousand_are_remembered() -> None:
+def test_at_most_5000_unassigned_servers_are_remembered() -> None:
     plan = schedule()
     for server_id in range(1, 6_001):
         plan.put(server_id, 1.0, 0.0)

@@ -24,7 +24,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert (daemon.protocols, daemon.spool_bytes) == (("v4", "v6"), 64 * 1024 * 1024)
 
 
-def test_arguments_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+def test_arguments_override_the_environment_which_overrides_the_file(tmp_path: Path) -> None:
     file = "DEPLOYMENT_MODE=devel\nMONITOR_LOG_LEVEL=error\nMONITOR_IPV6=no\n"
     environ = {"MONITOR_LOG_LEVEL": "warning", "MONITOR_IPV6": "yes"}
     assert load(tmp_path, file).env == "devel"
@@ -41,7 +41,7 @@ def test_the_file_may_have_comments_quotes_and_empty_values(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("line", ["export A=1", "A", "=1", "1A=2", "A=b c", 'A="b', "A=$(rm)x y"])
-def test_other_lines_are_refused_with_file_and_number(tmp_path: Path, line: str) -> None:
+def test_malformed_lines_are_refused_with_file_and_line_number(tmp_path: Path, line: str) -> None:
     with pytest.raises(ConfigurationError, match=r"defaults line 2: .* must be KEY=VALUE"):
         load(tmp_path, f"A=1\n{line}\n")
 
@@ -55,7 +55,7 @@ def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, t
         assert "defaults" in str(error)
 
 
-def test_everything_wrong_is_named_at_once_with_its_origin(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once_with_their_origin(tmp_path: Path) -> None:
     environ = {"DEPLOYMENT_MODE": "production", "MONITOR_SPOOL_MEGABYTES": "0", "MONITOR_DEBUG": "perhaps"}
     with pytest.raises(ConfigurationError) as refused:
         load(tmp_path, "", environ, log_level="loud")
@@ -70,7 +70,7 @@ def test_everything_wrong_is_named_at_once_with_its_origin(tmp_path: Path) -> No
         assert words in str(refused.value)
 
 
-def test_what_is_no_setting_is_named_and_passed_over(tmp_path: Path) -> None:
+def test_unknown_settings_cause_a_warning_and_are_ignored(tmp_path: Path) -> None:
     warned: list[str] = []
     file = "MONITOR_STAET_DIR=/x\nMONITOR_DEBUG_NTP_QUERIES=true\nMONITOR_IPV4=yes\n"
     settings = load(tmp_path, file, {"MONITOR_IPV8": "1"}, warn=warned.append)
@@ -88,7 +88,7 @@ def test_what_is_no_setting_is_named_and_passed_over(tmp_path: Path) -> None:
     ("level", "meant"),
     [("warn", "warning"), ("WARN", "warning"), ("Warning", "warning"), ("ERROR", "error"), ("Debug", "debug")],
 )
-def test_levels_as_others_spell_them(tmp_path: Path, level: str, meant: str) -> None:
+def test_other_spellings_of_log_levels_are_accepted(tmp_path: Path, level: str, meant: str) -> None:
     assert load(tmp_path, log_level=level).log_level == meant
     assert load(tmp_path, f"MONITOR_LOG_LEVEL={level}\n").log_level == meant
 
@@ -106,24 +106,24 @@ def test_levels_as_others_spell_them(tmp_path: Path, level: str, meant: str) -> 
         ("MONITOR_DEBUG=true", {}, {"log_level": "error"}, "error"),
     ],
 )
-def test_debug_as_older_agents_are_told(
+def test_debug_setting_of_older_agents_is_supported(
     tmp_path: Path, file: str, environ: dict[str, str], given: dict[str, str], level: str
 ) -> None:
     assert load(tmp_path, file + "\n", environ, **given).log_level == level
 
 
-def test_a_defaults_file_that_was_named_must_exist() -> None:
+def test_explicitly_named_defaults_file_must_exist() -> None:
     with pytest.raises(ConfigurationError, match="MONITOR_DEFAULTS_FILE=/nowhere: must be an existing file"):
         load_settings({"MONITOR_DEFAULTS_FILE": "/nowhere"}, {})
 
 
-def test_one_protocol_must_be_on(tmp_path: Path) -> None:
+def test_at_least_one_protocol_must_be_enabled(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="at least one"):
         for_daemon(load(tmp_path, ipv4=False, ipv6=False), tmp_path)
     assert for_daemon(load(tmp_path, ipv4=False), tmp_path).protocols == ("v6",)
 
 
-def test_the_state_directory_in_the_file_wins_over_systemds(tmp_path: Path) -> None:
+def test_state_directory_in_the_file_overrides_that_of_systemd(tmp_path: Path) -> None:
     environ = {"STATE_DIRECTORY": "/var/lib/x"}
     assert base_directory(load(tmp_path, environ=environ), environ) == Path("/var/lib/x")
     assert base_directory(load(tmp_path, "MONITOR_STATE_DIR=/own\n", environ), environ) == Path("/own")

@@ -40,7 +40,7 @@ def written(tmp_path: Path, content: bytes | dict[str, Any]) -> StateDirectory:
     return directory
 
 
-def test_what_is_provisioned_is_read(tmp_path: Path) -> None:
+def test_provisioned_state_and_token_can_be_read(tmp_path: Path) -> None:
     directory = provision(tmp_path / "new", "devel", STATE, TOKEN)
     assert (directory.read_state(), directory.read_token()) == (STATE, TOKEN)
     modes = [path.stat().st_mode & 0o777 for path in (directory.path, directory.state_file, directory.token_file)]
@@ -71,14 +71,14 @@ GOOD = {"name": NAME, "broker": {"host": "mqtt.example", "port": 8883, "ca_file"
         ({"broker": {"host": "h", "ca_file": "missing.pem"}}, "missing.pem: must be a readable file"),
     ],
 )
-def test_wrong_state_is_refused_with_file_and_reason(tmp_path: Path, change: dict[str, Any], why: str) -> None:
+def test_invalid_state_is_refused_with_file_and_reason(tmp_path: Path, change: dict[str, Any], why: str) -> None:
     directory = written(tmp_path, {**GOOD, **change})
     with pytest.raises(StateError, match=why.replace("<", "<").replace("(", "\\(")) as refused:
         directory.read_state()
     assert str(directory.state_file) in str(refused.value)
 
 
-def test_private_targets_are_for_devel_only(tmp_path: Path) -> None:
+def test_private_targets_are_allowed_in_devel_only(tmp_path: Path) -> None:
     for env in ("prod", "test"):
         state = msgspec.structs.replace(STATE, name=NAME.replace("devel", env))
         with pytest.raises(StateError, match="allow_private_targets is allowed in devel only"):
@@ -103,19 +103,19 @@ def test_private_targets_are_for_devel_only(tmp_path: Path) -> None:
     )
 )
 @examples(150, suppress=[HealthCheck.function_scoped_fixture])
-def test_any_content_is_refused_with_a_message(tmp_path: Path, content: bytes) -> None:
+def test_random_content_is_refused_with_a_message(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(StateError, match=r"state\.json"):
         written(tmp_path, content).read_state()
 
 
-def test_deeply_nested_state_is_refused(tmp_path: Path) -> None:
+def test_deeply_nested_or_oversized_state_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StateError):
         written(tmp_path, b"[" * 60_000).read_state()
     with pytest.raises(StateError, match="larger than"):
         written(tmp_path, b" " * 100_000).read_state()
 
 
-def test_missing_files_say_what_is_missing(tmp_path: Path) -> None:
+def test_missing_state_or_token_is_reported(tmp_path: Path) -> None:
     directory = StateDirectory(tmp_path, "devel")
     with pytest.raises(StateError, match="has not been set up"):
         directory.read_state()
@@ -124,7 +124,7 @@ def test_missing_files_say_what_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"two words", b"\xff\xfe", b"a\0b", b"x" * 8193])
-def test_what_is_no_token_is_refused_without_quoting_it(tmp_path: Path, content: bytes) -> None:
+def test_invalid_token_is_refused_without_quoting_it(tmp_path: Path, content: bytes) -> None:
     directory = provision(tmp_path, "devel", STATE, TOKEN)
     directory.token_file.write_bytes(content)
     with pytest.raises(StateError) as refused:
@@ -133,7 +133,7 @@ def test_what_is_no_token_is_refused_without_quoting_it(tmp_path: Path, content:
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
-def test_secrets_that_others_can_read_are_refused(tmp_path: Path, mode: int) -> None:
+def test_token_accessible_to_others_is_refused(tmp_path: Path, mode: int) -> None:
     directory = provision(tmp_path, "devel", STATE, TOKEN)
     directory.token_file.chmod(mode)
     with pytest.raises(StateError, match="must be 0600") as refused:
@@ -141,19 +141,19 @@ def test_secrets_that_others_can_read_are_refused(tmp_path: Path, mode: int) -> 
     assert TOKEN not in str(refused.value)
 
 
-def test_a_directory_open_to_others_is_closed(tmp_path: Path) -> None:
+def test_directory_open_to_others_is_made_private(tmp_path: Path) -> None:
     (tmp_path / "devel").mkdir(mode=0o755)
     StateDirectory(tmp_path, "devel").prepare()
     assert (tmp_path / "devel").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_file_in_the_place_of_the_directory_is_named(tmp_path: Path) -> None:
+def test_file_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "devel").write_text("")
     with pytest.raises(StateError, match="must be a writable directory"):
         StateDirectory(tmp_path, "devel").prepare()
 
 
-def test_a_certificate_is_used_with_its_key_only(tmp_path: Path) -> None:
+def test_certificate_needs_a_key_accessible_to_its_owner_only(tmp_path: Path) -> None:
     state = msgspec.structs.replace(STATE, broker=Broker(host="127.0.0.1", port=1, ca_file="ca.pem"))
     directory = StateDirectory(tmp_path, "devel")
     directory.prepare()
@@ -173,7 +173,7 @@ def test_a_certificate_is_used_with_its_key_only(tmp_path: Path) -> None:
     assert directory.broker_address(state).key_file == directory.key_file
 
 
-def test_two_agents_cannot_have_one_directory(tmp_path: Path) -> None:
+def test_two_agents_cannot_use_the_same_directory(tmp_path: Path) -> None:
     directory = provision(tmp_path, "devel", STATE, TOKEN)
     assert running_process(directory) is None
     with Lock(directory):
@@ -185,7 +185,7 @@ def test_two_agents_cannot_have_one_directory(tmp_path: Path) -> None:
         pass
 
 
-def test_where_state_directories_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_directory_is_chosen_in_order_of_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", lambda: Path("/home/joe"))
     everything = {"MONITOR_STATE_DIR": "/own", "STATE_DIRECTORY": "/var/lib/a:/var/lib/b", "XDG_CONFIG_HOME": "/xdg"}
     assert state_base(Path("/given"), everything) == Path("/given")
@@ -197,7 +197,7 @@ def test_where_state_directories_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert state_base(None, {}) == Path("/home/joe/.config/ntppool-agent")
 
 
-def test_settings_are_handed_over() -> None:
+def test_settings_are_handed_over_to_the_daemon() -> None:
     made = DaemonSettings(env="devel", state_base="/x", protocols=("v6",), once=True)
     descriptor = hand_over(made)
     assert os.get_inheritable(descriptor)
@@ -222,10 +222,10 @@ def test_settings_are_handed_over() -> None:
         (errno.ELOOP, False),
     ],
 )
-def test_what_passes_by_itself_is_no_wrong_setting(
+def test_temporary_errors_are_not_treated_as_wrong_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, passes: bool
 ) -> None:
-    """Exit status 2 would be the end: systemd does not start it again."""
+    """After exit status 2, systemd would not start the agent again."""
     directory = provision(tmp_path, "devel", STATE, TOKEN)
 
     def fail(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""Test that an agent's status combines both protocols, the newest first."""
+"""Test the status, report and metrics of an agent, which combine both protocols."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 
 
 class Spool:
-    """One with as many batches as said."""
+    """A spool with the given number of batches and the given counts."""
 
     def __init__(self, batches: int, dropped: int, set_aside: int, torn: int) -> None:
         self._batches = batches
@@ -32,7 +32,7 @@ def protocol(
     spool: Spool | None = None,
     troubles: tuple[str | None, str | None] = (None, None),
 ) -> Any:
-    """A line whose prober has results of these ages, in seconds."""
+    """A protocol whose prober has results of these ages, in seconds."""
     state = ProtocolState(
         status="active", probing=why_not is None, assignments=2, assignments_hash="0" * 32, why_not=why_not
     )
@@ -53,7 +53,7 @@ def reported(v4: Any, v6: Any, *, lost: str | None = None, troubles: Sequence[st
     return report("a.example", "prod", NOW, "mqtt.example:8883", lost, {"v4": v4, "v6": v6}, counters, troubles)
 
 
-def test_the_status_adds_the_spools_and_leaves_out_what_is_not_configured() -> None:
+def test_status_sums_the_spools_and_omits_unconfigured_protocols() -> None:
     lines = {"v4": protocol(spool=Spool(2, 30, 4, 0)), "v6": protocol(configured=False, spool=Spool(5, 600, 7, 0))}
     status = online_status(cast(Any, lines))
     assert status.online and list(status.protocols) == ["v4"]
@@ -66,7 +66,7 @@ def test_the_report_has_the_newest_results_of_both_protocols_first() -> None:
     assert [result.server_id for result in found.last_results] == list(range(LAST_RESULTS))
 
 
-def test_the_report_names_each_trouble_once_and_those_of_the_files_first() -> None:
+def test_report_names_each_problem_once_and_those_of_files_first() -> None:
     v4 = protocol(troubles=("the disk is full", None), spool=Spool(0, 0, 0, 2))
     v6 = protocol(troubles=("the disk is full", "a batch cannot be read"), spool=Spool(0, 0, 0, 3))
     found = reported(v4, v6, troubles=["the token has expired"])
@@ -74,13 +74,13 @@ def test_the_report_names_each_trouble_once_and_those_of_the_files_first() -> No
     assert (found.set_aside_torn, found.probes_unsent, found.results_unproven) == (5, 3, 4)
 
 
-def test_the_report_says_why_there_is_no_connection() -> None:
+def test_report_contains_the_reason_for_a_missing_connection() -> None:
     assert reported(protocol(), protocol()).connected
     found = reported(protocol(), protocol(), lost="the broker refused us")
     assert (found.connected, found.disconnected_because) == (False, "the broker refused us")
 
 
-def test_metrics_tell_the_protocols_apart() -> None:
+def test_metrics_are_labelled_by_protocol() -> None:
     lines = {"v4": protocol(spool=Spool(2, 0, 0, 1)), "v6": protocol(why_not="not configured by the pool")}
     text = metrics(cast(Any, lines), AgentCounters(), connected=False)
     for line in (

@@ -1,4 +1,4 @@
-"""Test the command line's messages."""
+"""Test the texts of the command line and of the metrics, and the refusal of invalid certificates."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -68,7 +68,7 @@ def test_status_of_a_running_agent() -> None:
     assert running.healthy(NOW)
 
 
-def test_status_says_what_is_wrong() -> None:
+def test_status_names_every_problem() -> None:
     state = ProtocolState(
         status="paused", probing=False, assignments=0, assignments_hash="", why_not="status is paused"
     )
@@ -106,17 +106,17 @@ def test_status_says_what_is_wrong() -> None:
     ],
     ids=str,
 )
-def test_not_everything_that_runs_is_healthy(fields: dict[str, object]) -> None:
+def test_agent_with_any_problem_is_not_healthy(fields: dict[str, object]) -> None:
     assert not found(**{"report": report(), "process": 5, **fields}).healthy(NOW)
 
 
-def test_an_agent_that_hangs_or_cannot_write_does_not_look_healthy() -> None:
+def test_stale_report_is_described_as_a_hanging_agent() -> None:
     text = said(found(report=report(written=NOW - timedelta(seconds=91)), process=5))
     assert "process 5 last reported 91 s ago: it hangs, or cannot" in text
     assert "running as" not in text
 
 
-def test_status_without_a_report() -> None:
+def test_status_without_a_report_gives_the_reason() -> None:
     assert "has never run here: start it, for example with: systemctl start ntppool-agent@test" in said(found())
     assert "started; no report yet" in said(found(process=7))
     missing = found(set_up=False, name=None)
@@ -126,7 +126,7 @@ def test_status_without_a_report() -> None:
     assert "only ntppool-agent may read it: use sudo" in said(found(closed_by="ntppool-agent"))
 
 
-def test_a_measurement_in_one_line() -> None:
+def test_measurement_is_described_in_one_line() -> None:
     reply = Reply(1, 4, 2, 0.5, 0.25, b"\xc0\x00\x02\x01", b"", Timestamp(1), Timestamp(1))
     sample = Sample(sent_at=0, reply=reply, measurement=Measurement(-0.0123456, 0.1))
     assert check_line(Target("192.0.2.7", 123, "v4"), [sample, Sample(sent_at=0)]) == (
@@ -151,7 +151,7 @@ def test_metrics_are_prometheus_text() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_what_is_no_certificate_is_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_invalid_certificates_are_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("c") / "cert.pem"
     for text in (content, b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"):
         path.write_bytes(text)

@@ -55,7 +55,7 @@ def test_a_secret_signs_with_hs384() -> None:
     assert jwt.decode(token, SECRET, algorithms=["HS384"])["sub"] == "ingest"
 
 
-def test_a_private_key_signs_with_es384_and_the_broker_gets_the_public_key_only(ec_pem: str) -> None:
+def test_private_key_signs_with_es384_and_only_its_public_key_is_exported(ec_pem: str) -> None:
     key = load_key(ec_pem)
     token = sign(key, Role.SERVER, "ingest", "test")
     assert jwt.get_unverified_header(token)["alg"] == "ES384"
@@ -63,13 +63,13 @@ def test_a_private_key_signs_with_es384_and_the_broker_gets_the_public_key_only(
     assert jwt.decode(token, key.verification_text(), algorithms=["ES384"])["sub"] == "ingest"
 
 
-def test_white_space_around_a_key_does_not_count(ec_pem: str) -> None:
+def test_white_space_around_a_key_is_ignored(ec_pem: str) -> None:
     for space in " \t\r\n\v\f":
         assert load_key(f"{space}{SECRET}{space}").verification_text() == SECRET
     assert load_key(f"\n{ec_pem}\n").algorithm == "ES384"
 
 
-def test_a_secret_of_48_bytes_is_the_shortest() -> None:
+def test_secret_must_have_at_least_48_bytes() -> None:
     assert load_key("é" * 24).algorithm == "HS384"
     with pytest.raises(InvalidKey, match=r"47 bytes.* at least 48"):
         load_key("s" * 47)
@@ -84,7 +84,7 @@ def test_a_secret_with_nul_is_refused() -> None:
         load_key(SECRET + "\0" + SECRET)
 
 
-def test_other_pem_keys_are_refused_with_what_would_be_right(ec_pem: str) -> None:
+def test_other_pem_keys_are_refused_and_the_required_kind_is_named(ec_pem: str) -> None:
     public = load_key(ec_pem).verification_text()
     protected = pem(ec.generate_private_key(ec.SECP384R1()), BestAvailableEncryption(b"secret"))
     refused = {
@@ -103,7 +103,7 @@ def test_other_pem_keys_are_refused_with_what_would_be_right(ec_pem: str) -> Non
         assert hidden, "the error behind it may quote the key"
 
 
-def test_no_message_shows_a_key(ec_pem: str) -> None:
+def test_no_repr_or_error_message_shows_a_key(ec_pem: str) -> None:
     for text in (SECRET, ec_pem):
         shown = f"{load_key(text)!r} {load_key(text)!s}"
         assert not any(line in shown for line in text.splitlines())
@@ -112,7 +112,7 @@ def test_no_message_shows_a_key(ec_pem: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-# --- what each role may do ----------------------------------------------------------------------------
+# --- permissions of each role -------------------------------------------------------------------------
 
 EVERYTHING = "/test/#"
 OWN = "/test/monitors/{}/" + MONITOR
@@ -141,7 +141,7 @@ PERMISSIONS = {
 
 
 @pytest.mark.parametrize("role", Role)
-def test_claims_of_each_role(role: Role) -> None:
+def test_claims_match_the_permissions_of_each_role(role: Role) -> None:
     lifetime, subscribe, publish = PERMISSIONS[role]
     name = MONITOR if role is Role.MONITOR else "somebody"
     key = load_key(SECRET)
@@ -154,7 +154,7 @@ def test_claims_of_each_role(role: Role) -> None:
 
 
 @pytest.mark.parametrize("role", Role)
-def test_emqx_is_told_the_same(role: Role) -> None:
+def test_emqx_rules_grant_the_same_permissions(role: Role) -> None:
     said = claims(role, MONITOR if role is Role.MONITOR else "somebody", "test", NOW)
     *allowed, last = said["acl"]
     rules = {(rule["permission"], rule["action"], rule["topic"]) for rule in allowed}
@@ -170,24 +170,24 @@ def test_emqx_is_told_the_same(role: Role) -> None:
 
 
 @pytest.mark.parametrize("env", get_args(Environment))
-def test_nothing_reaches_beyond_the_environment(env: Environment) -> None:
+def test_permissions_are_limited_to_the_environment(env: Environment) -> None:
     for role in set(Role) - {Role.EXPORTER, Role.MONITOR}:
         said = claims(role, "x", env, NOW)
         assert all(f"/{env}/" in topic for topic in said["subs"] + said["publ"])
 
 
-def test_a_monitor_speaks_below_its_own_name_only() -> None:
+def test_monitor_has_permissions_below_its_own_name_only() -> None:
     said = claims(Role.MONITOR, MONITOR, "test", NOW)
     assert all(topic.split("/")[4] == MONITOR for topic in said["subs"] + said["publ"])
     assert Topics("test").monitor_control(MONITOR) not in said["publ"]
 
 
-def test_every_token_is_another_one() -> None:
+def test_every_token_is_unique() -> None:
     yield_token = token_source(load_key(SECRET), Role.SERVER, "scorer", "test")
     assert len({yield_token() for _ in range(50)}) == 50
 
 
-def test_every_token_stays_far_below_what_the_broker_takes() -> None:
+def test_token_for_the_longest_name_is_far_below_the_brokers_limit() -> None:
     longest = ".".join(["a" * 63, "test", "b" * 63, "c" * 63, "d" * 56])
     assert len(longest) == 253
     assert len(sign(load_key(SECRET), Role.MONITOR, longest, "test")) < 8 * 1024
@@ -198,7 +198,7 @@ def test_every_token_stays_far_below_what_the_broker_takes() -> None:
 
 @pytest.mark.parametrize("name", ["", "a+b", "#", "in/gest", "a\0b", "a\nb", "a\x7f", "n" * 254, "é" * 127])
 @pytest.mark.parametrize("role", Role)
-def test_names_that_are_no_single_topic_level_are_refused(role: Role, name: str) -> None:
+def test_names_unusable_as_a_topic_level_are_refused(role: Role, name: str) -> None:
     with pytest.raises(InvalidName, match="name"):
         sign(load_key(SECRET), role, name, "test")
     with pytest.raises(InvalidName):
@@ -206,7 +206,7 @@ def test_names_that_are_no_single_topic_level_are_refused(role: Role, name: str)
 
 
 @given(st.text(max_size=20))
-def test_whatever_is_signed_has_a_harmless_subject(name: str) -> None:
+def test_signed_subject_never_contains_special_topic_characters(name: str) -> None:
     try:
         said = jwt.decode(sign(load_key(SECRET), Role.SERVER, name, "test"), SECRET, algorithms=["HS384"])
     except (InvalidName, UnicodeEncodeError):
@@ -216,12 +216,12 @@ def test_whatever_is_signed_has_a_harmless_subject(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["uspao1-x", "uspao1-x.prod.mon.ntppool.dev", "Uspao1-x.test.mon.ntppool.dev"])
-def test_a_monitor_needs_a_monitors_name_of_that_environment(name: str) -> None:
+def test_monitor_role_requires_a_monitor_name_of_its_environment(name: str) -> None:
     with pytest.raises(InvalidName):
         sign(load_key(SECRET), Role.MONITOR, name, "test")
 
 
-def test_a_shorter_life_may_be_asked_for_but_no_longer_one() -> None:
+def test_lifetime_may_be_shorter_but_not_longer_than_that_of_the_role() -> None:
     key = load_key(SECRET)
     said = decoded(sign(key, Role.ADMIN, "ask", "test", now=NOW, lifetime=timedelta(seconds=7)), key)
     assert said["exp"] - said["iat"] == 7
@@ -230,6 +230,6 @@ def test_a_shorter_life_may_be_asked_for_but_no_longer_one() -> None:
             sign(key, Role.ADMIN, "ask", "test", lifetime=wrong)
 
 
-def test_a_time_without_zone_is_refused() -> None:
+def test_time_without_a_time_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="time zone"):
         sign(load_key(SECRET), Role.ADMIN, "ask", "test", now=NOW.replace(tzinfo=None))

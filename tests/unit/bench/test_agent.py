@@ -1,4 +1,4 @@
-"""Test the benchmarks of the agent: their computations, and what they refuse to measure."""
+"""Test the benchmarks of the agent: their computations, and when they refuse to measure."""
 
 import importlib.metadata
 import os
@@ -20,7 +20,7 @@ def result(server_id: int, offset: float | None) -> Result:
     return Result(server_id=server_id, ip="127.30.0.1", ts=datetime.now(UTC), offset=offset, no_response=offset is None)
 
 
-def test_an_error_is_what_the_offset_differs_from_that_of_its_server_in_either_direction() -> None:
+def test_error_is_the_absolute_deviation_from_the_servers_offset() -> None:
     measured = [result(n, offset + (10e-6 if n % 2 else -30e-6)) for n, offset in OFFSETS.items()]
     found = agent_accuracy._errors(measured, OFFSETS, {})
     assert found.percentile(50) == pytest.approx(10)
@@ -34,12 +34,12 @@ def test_a_probe_without_an_offset_counts_as_unanswered() -> None:
     assert (found.unanswered, len(found.errors)) == (7, 293)
 
 
-def test_a_few_results_are_no_measurement() -> None:
+def test_too_few_results_are_refused() -> None:
     with pytest.raises(CannotRun, match="only 100 of 300 probes were answered"):
         agent_accuracy._errors([result(n, None if n > 100 else 0.0) for n in OFFSETS], OFFSETS, {})
 
 
-def test_memory_is_that_of_the_process_in_megabytes() -> None:
+def test_memory_of_the_process_is_read_in_megabytes() -> None:
     memory = agent_memory.read_memory(os.getpid())
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     assert memory.rss == pytest.approx(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, rel=0.05)
@@ -47,7 +47,7 @@ def test_memory_is_that_of_the_process_in_megabytes() -> None:
     assert 0 < memory.pss <= memory.rss <= memory.peak
 
 
-def test_an_environment_of_other_versions_is_refused() -> None:
+def test_environment_with_other_versions_is_refused() -> None:
     version = importlib.metadata.version("msgspec")
     with pytest.raises(CannotRun, match=f"msgspec {version} is installed, not msgspec==0.1: run scripts/bootstrap"):
         agent_environment._installed(Requirement("msgspec==0.1"))
@@ -55,7 +55,7 @@ def test_an_environment_of_other_versions_is_refused() -> None:
         agent_environment._installed(Requirement("no-such-package==1"))
 
 
-def test_without_a_broker_nothing_is_measured_and_it_is_said_why(
+def test_without_a_broker_nothing_is_measured_and_the_reason_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def none_here() -> None:

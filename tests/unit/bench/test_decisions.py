@@ -1,4 +1,4 @@
-"""Test how long agents wait for decisions: each until it is received, or a later decision is."""
+"""Test the time that agents wait for a decision: until they receive it, or a later one about the same pair."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,22 +32,22 @@ def record(path: Path, *what: tuple[float, str | None]) -> Path:
     [
         ([(1, "testing")], [(0, "candidate"), (1.5, "testing")], [0.5]),
         ([(1, "testing"), (4, "active")], [(1.5, "testing"), (4.25, "active")], [0.5, 0.25]),
-        # Told before, of an earlier time: that was not this decision.
+        # The first message has the same status, but was received before the decision was made.
         ([(4, "testing")], [(1.5, "testing"), (2, "candidate"), (5, "testing")], [1]),
-        # Back and forth: each is told by the message that follows it, not by one like it.
+        # Back and forth: each decision matches the next message with its status, not an earlier equal one.
         (
             [(1, "testing"), (2, "candidate"), (3, "testing")],
             [(1.5, "testing"), (2.5, "candidate"), (4, "testing")],
             [0.5, 0.5, 1],
         ),
-        # Published once for two decisions, as when the second is committed before the first is published.
+        # One message for two decisions, as when the second is committed before the first is published.
         ([(1, "testing"), (1.25, "active")], [(1.5, "active")], [0.5, 0.25]),
-        # What was told before a later decision was made does not tell it.
+        # A message that was received before a decision was made does not carry it.
         ([(1, "testing"), (2, "active")], [(1.5, "testing"), (1.75, "active"), (2.5, "active")], [0.5, 0.5]),
         ([(1, "paused")], [(1.5, None)], [0.5]),
     ],
 )
-def test_a_decision_is_known_when_it_or_a_later_one_is_told(
+def test_decision_is_known_when_it_or_a_later_one_is_received(
     tmp_path: Path, decisions: Sequence[tuple[float, str]], arrivals: Sequence[tuple[float, str]], expected: list[float]
 ) -> None:
     found = times(decided(*decisions), record(tmp_path / "record", *arrivals))
@@ -55,13 +55,13 @@ def test_a_decision_is_known_when_it_or_a_later_one_is_told(
 
 
 @pytest.mark.parametrize("arrivals", [[], [(0.5, "testing")], [(1.5, "active")], [(1.5, None)]])
-def test_a_decision_that_nobody_tells_is_an_error_with_its_story(
+def test_decision_that_is_never_received_is_an_error_with_its_history(
     tmp_path: Path, arrivals: Sequence[tuple[float, str | None]]
 ) -> None:
     with pytest.raises(CannotRun, match=r"monitor_id=1.*never reached its agent; decided: testing \+0.000; received:"):
         times(decided((1, "testing")), record(tmp_path / "record", *arrivals))
 
 
-def test_every_agent_is_told_by_its_own_messages(tmp_path: Path) -> None:
+def test_message_to_one_monitor_does_not_count_for_another(tmp_path: Path) -> None:
     with pytest.raises(CannotRun, match="monitor_id=2"):
         times([*decided((1, "testing")), *decided((1, "testing"), monitor=2)], record(tmp_path / "r", (2, "testing")))

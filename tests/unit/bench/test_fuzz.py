@@ -1,4 +1,4 @@
-"""Test every parser of untrusted input with a few thousand inputs; ``scripts/fuzz`` uses a million."""
+"""Test every parser of untrusted input with a few thousand random inputs; ``scripts/fuzz`` uses a million."""
 
 from pathlib import Path
 
@@ -26,15 +26,15 @@ def target(name: str, directory: Path) -> Target:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_parser_keeps_its_word(name: str, tmp_path: Path) -> None:
+def test_parser_behaves_as_documented_for_random_inputs(name: str, tmp_path: Path) -> None:
     assert fuzz(target(name, tmp_path), INPUTS, seed=20_260_101).value == INPUTS
 
 
-def test_all_parsers_are_asked(tmp_path: Path) -> None:
+def test_all_parsers_are_fuzzed(tmp_path: Path) -> None:
     assert [each.name for each in targets(tmp_path)] == NAMES
 
 
-def test_a_broken_word_is_told_with_its_input(tmp_path: Path) -> None:
+def test_violation_is_reported_with_its_input(tmp_path: Path) -> None:
     def feed(data: bytes) -> None:
         if b"1e999" in data:
             raise OverflowError

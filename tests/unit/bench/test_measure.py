@@ -44,7 +44,7 @@ def test_only_the_first_answers_within_the_window_are_measured(tmp_path: Path) -
     assert latencies(found) == {"p50_ms": 9000.0, "p90_ms": 17999.0, "p99_ms": 17999.0, "max_ms": 17999.0}
 
 
-def test_cores_are_processor_time_by_time_also_of_a_process_that_came_later() -> None:
+def test_cpu_shares_include_processes_that_started_later() -> None:
     assert shares({"ingest": 10.0, "gone": 1.0}, {"ingest": 14.0, "late": 1.0}, 8.0) == {"ingest": 0.5, "late": 0.12}
 
 
@@ -84,7 +84,7 @@ async def _never() -> bool:
     return False
 
 
-async def test_what_does_not_come_about_and_a_process_that_died_end_a_benchmark(tmp_path: Path) -> None:
+async def test_missed_condition_or_dead_process_ends_a_benchmark(tmp_path: Path) -> None:
     with pytest.raises(CannotRun, match="the end did not happen within -1 s"):
         await a_stage(tmp_path, deaths=[]).until(_never, "the end", within=-1.0)
     with pytest.raises(CannotRun, match="scorer ended with 1"):
@@ -92,7 +92,7 @@ async def test_what_does_not_come_about_and_a_process_that_died_end_a_benchmark(
 
 
 @pytest.mark.parametrize("error", [CannotRun("x"), FileNotFoundError("x"), RuntimeError("x")])
-def test_a_benchmark_that_cannot_run_is_no_success(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmark_that_cannot_run_exits_with_2(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def temporary(**_: object) -> Any:
         raise error
 
@@ -110,14 +110,14 @@ def monitors(*idle: bool) -> Any:
 
 
 @pytest.mark.parametrize(("idle", "all_done"), [((True, True), True), ((True, False), False), ((False, True), False)])
-async def test_a_load_is_complete_when_nothing_waits_at_any_monitor(idle: tuple[bool, ...], all_done: bool) -> None:
+async def test_load_is_complete_when_every_monitor_is_idle(idle: tuple[bool, ...], all_done: bool) -> None:
     drain: Callable[[Any], Awaitable[bool]] = Generator._drain
     generator = SimpleNamespace(monitors=monitors(*idle), _spec=SimpleNamespace(drain=-1.0))
     assert await drain(generator) is all_done
 
 
 @pytest.mark.parametrize("complete", [True, False])
-async def test_a_load_that_was_not_acknowledged_completely_ends_with_1(
+async def test_incompletely_acknowledged_load_exits_with_1(
     complete: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Ended:

@@ -26,17 +26,17 @@ from testbed.checker.difference import Difference
         (Figure("f", 10.0, "ms"), None),
     ],
 )
-def test_a_missed_bound_is_exit_code_1(figure: Figure, met: bool | None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missed_bound_gives_exit_code_1(figure: Figure, met: bool | None, capsys: pytest.CaptureFixture[str]) -> None:
     assert figure.met is met
     assert report(Figure("other", 1.0, "ms", at_most=2.0), figure) == (1 if met is False else 0)
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_a_benchmark_without_a_figure_has_failed() -> None:
+def test_benchmark_without_a_figure_fails() -> None:
     assert report() == 1
 
 
-def test_a_percentile_is_one_of_the_values_and_never_of_none() -> None:
+def test_percentile_is_one_of_the_values_and_needs_at_least_one() -> None:
     values = [5.0, 1.0, 4.0, 2.0, 3.0]
     assert [percentile(values, percent) for percent in (0, 20, 50, 80, 81, 99, 100)] == [1, 1, 3, 4, 5, 5, 5]
     with pytest.raises(ValueError, match="no values"):
@@ -56,7 +56,7 @@ GONE = Difference("lost", "a batch is gone")
         ([Checked(0, (GONE,))], 2),
     ],
 )
-def test_a_benchmark_that_has_nothing_to_compare_has_a_difference(runs: list[Checked], count: int) -> None:
+def test_comparison_of_nothing_counts_as_a_difference(runs: list[Checked], count: int) -> None:
     figure = differences("d", runs)
     assert (figure.value, figure.met) == (count, count == 0)
 
@@ -65,7 +65,7 @@ STRUCK = [Struck(Planned(at=1.0, seconds=2.0, kind="kill", target="ingest", luck
 SEEN = Verdict(attempted=100, acknowledged=90, stored=80, discarded=0, differences=())
 
 
-def test_a_fault_run_that_found_nothing_is_good() -> None:
+def test_fault_run_without_findings_is_good() -> None:
     summary = summarize(1, 30.0, 1, STRUCK, SEEN, Found())
     assert (summary.good, summary.lost, summary.duplicated, summary.unexplained, summary.unseen) == (True, 0, 0, 0, [])
 
@@ -80,7 +80,7 @@ def test_a_fault_run_that_found_nothing_is_good() -> None:
         (Found([], ["scorer was killed by SIGSEGV"]), (0, 0, 1)),
     ],
 )
-def test_whatever_a_fault_run_finds_is_counted_and_bad(
+def test_any_finding_is_counted_and_fails_the_fault_run(
     found: Found, counts: tuple[int, int, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = summarize(1, 30.0, 1, STRUCK, SEEN, found)
@@ -104,7 +104,7 @@ def test_whatever_a_fault_run_finds_is_counted_and_bad(
         ),
     ],
 )
-def test_a_fault_run_in_which_there_was_nothing_to_see_is_not_good(
+def test_fault_run_without_faults_or_results_is_not_good(
     struck: list[Struck], seen: Verdict, reasons: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = summarize(1, 30.0, 1, struck, seen, Found())

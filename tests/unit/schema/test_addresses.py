@@ -138,10 +138,10 @@ NOT_PUBLIC = {
 
 
 @pytest.mark.parametrize("text", PUBLIC)
-def test_what_is_public(text: str) -> None:
+def test_public_addresses_are_recognised(text: str) -> None:
     assert why_not_public(ip_address(text)) is None
 
 
 @pytest.mark.parametrize("text", NOT_PUBLIC)
-def test_what_is_not_public_and_why(text: str) -> None:
+def test_other_addresses_are_recognised_with_the_reason(text: str) -> None:
     assert NOT_PUBLIC[text] in (why_not_public(ip_address(text)) or "public")

@@ -28,7 +28,7 @@ _TOPIC_METHODS = [
 FILTERS = {"everything", "assignments"}
 
 
-def test_the_file_is_what_the_code_says() -> None:
+def test_file_is_up_to_date_with_the_code() -> None:
     assert FILE.read_text(encoding="utf-8") == as_yaml(document()), (
         "run: python -m schema.asyncapi.document > schema/asyncapi.yaml"
     )
@@ -55,7 +55,7 @@ def resolve(reference: str) -> Any:
     return found
 
 
-def test_every_reference_leads_somewhere_and_every_component_is_used() -> None:
+def test_every_reference_resolves_and_every_component_is_used() -> None:
     targets = set(references(DOCUMENT))
     for target in targets:
         resolve(target)
@@ -69,7 +69,7 @@ def test_every_message_of_the_code_is_described() -> None:
     assert DOCUMENT["components"]["schemas"].keys() == TYPES.keys()
     for name, message_type in TYPES.items():
         described = DOCUMENT["components"]["schemas"][name]
-        fields = set(described["properties"]) - {"outcome"}  # the tag that tells acks apart
+        fields = set(described["properties"]) - {"outcome"}  # the tag that distinguishes acks
         assert fields == set(message_type.__struct_encode_fields__)
 
 
@@ -88,7 +88,7 @@ def test_every_topic_of_the_code_is_described() -> None:
 
 
 @pytest.mark.parametrize("channel", CHANNELS, ids=lambda channel: channel.key)
-def test_a_channel_explains_all_of_its_address(channel: Channel) -> None:
+def test_every_parameter_of_an_address_is_described(channel: Channel) -> None:
     parts = re.findall(r"{(\w+)}", channel.address)
     assert set(parts) <= PARAMETERS.keys()
     assert list(DOCUMENT["channels"][channel.key]["parameters"]) == parts
@@ -97,7 +97,7 @@ def test_a_channel_explains_all_of_its_address(channel: Channel) -> None:
 
 
 @pytest.mark.parametrize("channel", CHANNELS, ids=lambda channel: channel.key)
-def test_the_examples_are_real(channel: Channel) -> None:
+def test_examples_are_valid_messages(channel: Channel) -> None:
     for example in channel.examples:
         assert decode(encode(example), type(example)) == example
         described = DOCUMENT["components"]["messages"][type(example).__name__]["examples"]
@@ -105,7 +105,7 @@ def test_the_examples_are_real(channel: Channel) -> None:
 
 
 @pytest.mark.parametrize("channel", CHANNELS, ids=lambda channel: channel.key)
-def test_what_is_sent_is_received_and_how_is_said_with_the_sender(channel: Channel) -> None:
+def test_channel_is_sent_and_received_and_senders_have_its_bindings(channel: Channel) -> None:
     operations = [o for o in DOCUMENT["operations"].values() if o["channel"]["$ref"] == f"#/channels/{channel.key}"]
     assert {o["action"] for o in operations} == {"send", "receive"}
     sent = [o for o in operations if o["action"] == "send"]
@@ -114,7 +114,7 @@ def test_what_is_sent_is_received_and_how_is_said_with_the_sender(channel: Chann
     assert {o["tags"][0]["name"] for o in sent} == set(channel.senders)
 
 
-def test_what_the_code_says_about_fields_is_passed_on() -> None:
+def test_descriptions_of_fields_come_from_the_code() -> None:
     result = DOCUMENT["components"]["schemas"]["Result"]["properties"]
     assert result["offset"]["description"].startswith("Seconds; positive if the server is ahead.")
     assert result["ts"]["format"] == "date-time"
@@ -122,7 +122,7 @@ def test_what_the_code_says_about_fields_is_passed_on() -> None:
     assert not [text for text in descriptions if "``" in text or ":func:" in text or ":class:" in text]
 
 
-def test_the_description_says_what_it_is() -> None:
+def test_document_has_version_title_and_valid_keys() -> None:
     assert DOCUMENT["asyncapi"] == "3.0.0"
     assert DOCUMENT["info"]["title"]
     assert DOCUMENT["info"]["version"]
@@ -130,7 +130,7 @@ def test_the_description_says_what_it_is() -> None:
         assert re.fullmatch(r"[A-Za-z0-9._-]+", key)
 
 
-# ---- the operators' document ---------------------------------------------------------------------------------------
+# ---- the operators' documentation ----------------------------------------------------------------------------------
 
 TEXT = (CHECKOUT / "docs" / "topics.md").read_text(encoding="utf-8")
 SECTIONS = {
@@ -139,12 +139,12 @@ SECTIONS = {
 }
 
 
-def test_operators_find_every_topic_and_no_other() -> None:
+def test_docs_list_every_topic_and_no_other() -> None:
     assert list(SECTIONS) == [channel.address for channel in CHANNELS]
 
 
 @pytest.mark.parametrize("channel", CHANNELS, ids=lambda channel: channel.key)
-def test_operators_are_told_the_same(channel: Channel) -> None:
+def test_docs_agree_with_the_code_about_each_topic(channel: Channel) -> None:
     text = SECTIONS[channel.address]
     retained = "retained" if channel.retained else "not retained"
     assert f"| {', '.join(channel.senders)} → {', '.join(channel.receivers)} | {retained} | {channel.qos} |" in text

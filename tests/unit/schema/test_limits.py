@@ -20,7 +20,7 @@ def test_times_and_sizes_are_those_of_the_contract() -> None:
 
 
 def test_a_batch_is_remembered_a_day_longer_than_an_agent_keeps_it() -> None:
-    """One that was forgotten before would count twice."""
+    """A batch that was forgotten earlier could be stored twice."""
     assert timedelta(days=4) == limits.BATCH_MEMORY
 
 

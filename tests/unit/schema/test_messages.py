@@ -107,7 +107,7 @@ payloads: dict[Any, st.SearchStrategy[Any]] = {
 
 
 @given(st.sampled_from(list(payloads)).flatmap(lambda of: st.tuples(st.just(of), payloads[of])))
-def test_what_is_sent_arrives_as_it_was(sent: tuple[Any, Message]) -> None:
+def test_decoding_restores_the_encoded_message(sent: tuple[Any, Message]) -> None:
     message_type, message = sent
     assert decode(encode(message), message_type) == message
 
@@ -119,13 +119,13 @@ def test_times_are_rfc_3339_in_utc_with_microseconds() -> None:
     assert decode(elsewhere, Result).ts == TS
 
 
-def test_an_ack_says_what_it_is() -> None:
+def test_ack_contains_its_outcome() -> None:
     assert json.loads(encode(BatchCommitted(batch=ULID, stored=3)))["outcome"] == "committed"
     assert json.loads(encode(BatchRefused(batch=ULID, reason="why")))["outcome"] == "refused"
     assert isinstance(decode(b'{"outcome":"refused","batch":"a","reason":"b"}', Ack), BatchRefused)
 
 
-def test_messages_cannot_be_changed() -> None:
+def test_messages_are_immutable() -> None:
     with pytest.raises(AttributeError):
         ControlCommand(command="ping").command = "stop"  # type: ignore[misc]
 
@@ -134,7 +134,7 @@ def test_messages_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize("message_type", ALL_MESSAGES, ids=lambda t: t.__name__)
-def test_fields_of_newer_versions_are_ignored(message_type: Any) -> None:
+def test_message_types_allow_unknown_fields_and_are_frozen(message_type: Any) -> None:
     config = message_type.__struct_config__
     assert not config.forbid_unknown_fields
     assert config.frozen
@@ -145,7 +145,7 @@ def test_unknown_fields_are_ignored_at_every_depth() -> None:
     assert decode(json.dumps(payload).encode(), Batch).results[0].server_id == 1
 
 
-def test_fields_of_newer_versions_that_we_lack_have_defaults() -> None:
+def test_missing_optional_fields_have_defaults() -> None:
     assert decode(b'{"online":false}', Status) == Status(online=False)
     assert decode(json.dumps(result_fields()).encode(), Result).offset is None
 
@@ -164,7 +164,7 @@ def result_fields() -> dict[str, Any]:
         ("server_id", 1.5),
         ("server_id", None),
         ("ip", 7),
-        ("ts", "2026-01-02T03:04:05"),  # of no time zone
+        ("ts", "2026-01-02T03:04:05"),  # without a time zone
         ("ts", "yesterday"),
         ("ts", 1767323045),
         ("offset", "0.1"),
@@ -173,7 +173,7 @@ def result_fields() -> dict[str, Any]:
         ("stratum", "2"),
     ],
 )
-def test_wrong_types_are_refused_with_their_place(field: str, value: Any) -> None:
+def test_wrong_types_are_refused_with_their_path(field: str, value: Any) -> None:
     batch = {"id": ULID, "version": "1", "results": [result_fields() | {field: value}]}
     with pytest.raises(Undecodable, match=rf"at `\$\.results\[0\]\.{field}`"):
         decode(json.dumps(batch).encode(), Batch)
@@ -190,29 +190,29 @@ EXTREMES = (
 
 
 def time_fields(message_type: Any) -> list[str]:
-    """The names on the wire of the fields of a message that hold a time, optional or not."""
+    """Return the encoded names of a message's fields that contain a time, optional or not."""
     found = msgspec.inspect.type_info(message_type)
     assert isinstance(found, msgspec.inspect.StructType)
     return [field.encode_name for field in found.fields if "DateTimeType" in repr(field.type)]
 
 
 def with_times() -> dict[type[Message], Message]:
-    """An example of each message with a time of its own."""
+    """Return an example of each message that has a time itself, not only in a nested message."""
     said = {type(value): value for value in vars(examples).values() if isinstance(value, Message)}
     return {kind: said[kind] for kind in ALL_MESSAGES if kind is not Message and "ts" in kind.__struct_fields__}
 
 
-def test_times_are_where_they_are_looked_for() -> None:
+def test_every_message_with_a_time_is_covered() -> None:
     holding = {kind for kind in ALL_MESSAGES if time_fields(kind)}
     assert {Result, Status, messages.OlderStatus, messages.ResultStored, messages.ScoreComputed} <= holding
-    # What else has a time has it in a message within it.
+    # The others have a time in a nested message only.
     assert holding - set(with_times()) <= {Batch, messages.AdHocAnswer}
 
 
 @pytest.mark.parametrize("extreme", EXTREMES)
 @pytest.mark.parametrize("message_type", with_times(), ids=lambda t: t.__name__)
-def test_a_time_at_either_end_of_the_calendar_is_refused(message_type: type[Message], extreme: str) -> None:
-    """Converted to UTC it would be no time at all, and an error wherever somebody reckons with it."""
+def test_times_at_either_end_of_the_calendar_are_refused(message_type: type[Message], extreme: str) -> None:
+    """Conversion to UTC would overflow, and so would arithmetic."""
     good = json.loads(encode(with_times()[message_type]))
     [name] = [name for name in good if name in ("ts", "UpdatedMQ")]
     with pytest.raises(Undecodable, match="year") as refusal:
@@ -222,7 +222,7 @@ def test_a_time_at_either_end_of_the_calendar_is_refused(message_type: type[Mess
 
 @pytest.mark.parametrize("edge", ["0002-01-01T00:00:00+23:59", "9998-12-31T23:59:59.999999-23:59"])
 @pytest.mark.parametrize("message_type", with_times(), ids=lambda t: t.__name__)
-def test_any_other_time_can_be_reckoned_with(message_type: type[Message], edge: str) -> None:
+def test_arithmetic_with_any_other_time_does_not_overflow(message_type: type[Message], edge: str) -> None:
     good = json.loads(encode(with_times()[message_type]))
     [name] = [name for name in good if name in ("ts", "UpdatedMQ")]
     decoded: Any = decode(json.dumps(good | {name: edge}).encode(), message_type)
@@ -230,34 +230,34 @@ def test_any_other_time_can_be_reckoned_with(message_type: type[Message], edge: 
     assert decoded.ts + timedelta(days=1) > decoded.ts - timedelta(days=1)
 
 
-# ---- presence of both kinds of agents ------------------------------------------------------------------------------
+# ---- status of current and former agents ---------------------------------------------------------------------------
 
 
 def older(online: bool, updated: str = "2026-01-02T04:04:05+01:00", version: str = "v4.1.5") -> bytes:
-    """As an agent of the former kind says it."""
+    """Return the status message of a former agent."""
     said = {"Version": version, "GitRev": "c06769b6", "BuildTime": "2026-04-29T10:13:20Z"}
     return json.dumps({"Online": online, "Version": said, "UpdatedMQ": updated}).encode()
 
 
-def test_an_agent_of_the_former_kind_is_present_too() -> None:
+def test_status_of_a_former_agent_is_decoded() -> None:
     written = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert decode_status(older(True)) == Status(online=True, ts=written, version="v4.1.5")
     assert decode_status(b'{"Online":true}') == Status(online=True)
 
 
-def test_the_last_will_of_an_agent_of_the_former_kind_does_not_say_when() -> None:
-    """Its time is that of the agent's start."""
+def test_last_will_of_a_former_agent_has_no_time() -> None:
+    """The time in the payload is that of the agent's start."""
     assert decode_status(older(False)) == Status(online=False, version="v4.1.5")
 
 
-def test_a_status_of_today_is_read_as_it_is() -> None:
+def test_current_status_is_decoded_unchanged() -> None:
     assert decode_status(encode(examples.STATUS)) == examples.STATUS
 
 
 @pytest.mark.parametrize(
     "payload", [older(True, updated="0001-01-01T00:00:00+23:59"), b"{}", b"null", b'{"Online":"yes"}', b"{"]
 )
-def test_what_is_neither_kind_is_refused(payload: bytes) -> None:
+def test_status_of_neither_kind_is_refused(payload: bytes) -> None:
     with pytest.raises(Undecodable):
         decode_status(payload)
 
@@ -272,7 +272,7 @@ def test_what_is_neither_kind_is_refused(payload: bytes) -> None:
         ("", ""),
     ],
 )
-def test_a_version_is_short_and_printable_ascii(version: str, kept: str) -> None:
+def test_version_is_reduced_to_short_printable_ascii(version: str, kept: str) -> None:
     assert messages.plain_version(version) == kept
     assert decode_status(encode(Status(online=True, version=version))).version == kept
     assert decode_status(older(True, version=version)).version == kept
@@ -306,14 +306,14 @@ def test_a_version_is_short_and_printable_ascii(version: str, kept: str) -> None
         (b'{"ok":true,"service":"a","command":"b","details":{"a":' + b"9" * 10_000 + b"}}", ControlAnswer),
     ],
 )
-def test_impossible_payloads_are_refused(payload: bytes, message_type: Any) -> None:
+def test_invalid_payloads_are_refused_with_a_short_message(payload: bytes, message_type: Any) -> None:
     with pytest.raises(Undecodable) as refusal:
         decode(payload, message_type)
     assert 0 < len(str(refusal.value)) < 200
 
 
-def test_an_unknown_field_that_is_nested_deeply_harms_nobody() -> None:
-    """Refused where the interpreter bounds the depth; passed over from Python 3.14 on, where it bounds the stack."""
+def test_deeply_nested_unknown_field_is_refused_or_ignored() -> None:
+    """Refused where the interpreter limits the depth; ignored from Python 3.14 on, where it limits the stack."""
     payload = b'{"online":true,"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     with suppress(Undecodable):
         assert decode(payload, Status) == Status(online=True)
@@ -328,7 +328,7 @@ def test_an_unknown_field_that_is_nested_deeply_harms_nobody() -> None:
         (b'{"id":"/%s"}', AdHocRequest),
     ],
 )
-def test_a_refusal_never_repeats_the_payload(payload: bytes, message_type: Any) -> None:
+def test_error_never_quotes_the_payload(payload: bytes, message_type: Any) -> None:
     for value in (b"secret", b"se'cret", b"\\nERROR: secret", b"secret" * 1_000, b"`secret`"):
         with pytest.raises(Undecodable) as refusal:
             decode(payload % value, message_type)
@@ -352,7 +352,7 @@ json_values = st.recursive(
 @given(st.data(), st.sampled_from([t for t in ALL_MESSAGES if t.__struct_fields__]))
 def test_any_json_in_any_field_is_a_message_or_undecodable(data: st.DataObject, message_type: Any) -> None:
     fields = data.draw(st.dictionaries(st.sampled_from(message_type.__struct_encode_fields__), json_values))
-    payload = json.dumps(fields).encode()  # its NaN and Infinity are no JSON, as hostile as the rest
+    payload = json.dumps(fields).encode()  # NaN and Infinity in it are not valid JSON: hostile like the rest
     try:
         message = decode(payload, message_type)
     except Undecodable:
@@ -379,7 +379,7 @@ def test_different_sets_have_different_hashes(one: list[Assignment], other: list
 @pytest.mark.parametrize(
     "change", [{"server_id": 2}, {"ip": "192.0.2.2"}, {"port": 124}, {"status": "testing"}, {"interval": 540.5}]
 )
-def test_whatever_the_agent_acts_on_changes_the_hash(change: dict[str, Any]) -> None:
+def test_every_field_of_an_assignment_changes_the_hash(change: dict[str, Any]) -> None:
     assignment = Assignment(server_id=1, ip="192.0.2.1", status="active", interval=540.0)
     assert assignment_set_hash([assignment]) != assignment_set_hash([msgspec.structs.replace(assignment, **change)])
 
@@ -399,6 +399,6 @@ def test_repeated_assignments_do_not_cancel_each_other() -> None:
     assert assignment_set_hash([assignment, assignment]) != assignment_set_hash([])
 
 
-def test_zones_other_than_utc_are_understood() -> None:
+def test_time_zones_other_than_utc_are_accepted() -> None:
     ts = datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=-5)))
     assert decode(encode(Result(server_id=1, ip="192.0.2.1", ts=ts)), Result).ts == ts

@@ -1,4 +1,4 @@
-"""Test names of environments and monitors: which are valid, and the warning about others."""
+"""Test names of environments and monitors: which are valid, and the error about others."""
 
 import pytest
 from hypothesis import given
@@ -36,19 +36,19 @@ BAD = [
     "#",
     "a.test.d\x00v",
     "ä.test.dev",
-    "a.b.test.dev",  # the environment is the second label, always
+    "a.b.test.dev",  # the environment must be the second label
     f"{'a' * 64}.test.dev",
     f"a.test.{'b.' * 130}dev",
 ]
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_a_monitor_name(name: str) -> None:
+def test_valid_monitor_names_are_accepted(name: str) -> None:
     assert check_monitor_name(name) == name
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_no_monitor_name(name: str) -> None:
+def test_invalid_monitor_names_are_refused(name: str) -> None:
     with pytest.raises(InvalidName, match=r"must be <short>\.<env>\.<domain>"):
         check_monitor_name(name)
 
@@ -60,33 +60,33 @@ def test_a_name_of_another_environment_is_refused_and_both_are_named() -> None:
 
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
-def test_environments(env: str) -> None:
+def test_valid_environments_are_accepted(env: str) -> None:
     assert parse_environment(env) == env
 
 
 @pytest.mark.parametrize("text", ["", "Prod", "production", "test ", "prod|test", "."])
-def test_no_environment(text: str) -> None:
+def test_invalid_environments_are_refused(text: str) -> None:
     with pytest.raises(InvalidName, match="must be one of prod, test, devel"):
         parse_environment(text)
 
 
-def test_the_short_name_is_all_up_to_the_first_dot() -> None:
+def test_short_name_ends_before_the_first_dot() -> None:
     assert [short_name(name) for name in ("a-1.test.mon.dev", "recentmedian", "")] == ["a-1", "recentmedian", ""]
 
 
 @given(st.text())
-def test_what_passes_is_safe_in_topics_tokens_and_files(text: str) -> None:
+def test_accepted_names_are_safe_in_topics_tokens_and_files(text: str) -> None:
     try:
         name = check_monitor_name(text)
     except InvalidName as error:
-        assert len(str(error)) < 1_500  # a name of any length is quoted in part only
+        assert len(str(error)) < 1_500  # a long name is quoted only in part
         return
     assert name.isascii()
     assert not set(name) & set("+#/\0\n $\\")
 
 
 @given(st.text(st.sampled_from("ab0-.+/#\n"), max_size=20), st.sampled_from(ENVIRONMENTS))
-def test_every_level_of_a_name_that_passes_is_a_domain_label(short: str, env: str) -> None:
+def test_every_part_of_an_accepted_name_is_a_domain_label(short: str, env: str) -> None:
     try:
         name = check_monitor_name(f"{short}.{env}.mon.dev")
     except InvalidName:

@@ -28,11 +28,11 @@ EVERY_TOPIC = {
 
 
 @pytest.mark.parametrize(("topic", "expected"), EVERY_TOPIC.items(), ids=lambda value: getattr(value, "kind", None))
-def test_a_topic_is_spelt_as_published_and_taken_apart_again(topic: str, expected: tuple[str, Address]) -> None:
+def test_topic_has_the_published_form_and_is_parsed_again(topic: str, expected: tuple[str, Address]) -> None:
     assert (topic, TOPICS.parse(topic)) == expected
 
 
-def test_the_live_stream_is_built_but_not_taken_apart() -> None:
+def test_event_topics_are_built_but_not_parsed() -> None:
     assert TOPICS.result_event(7) == "/test/events/results/7"
     assert TOPICS.score_event(7) == "/test/events/scores/7"
     assert TOPICS.assignment_event(7) == "/test/events/assignments/7"
@@ -41,7 +41,7 @@ def test_the_live_stream_is_built_but_not_taken_apart() -> None:
 
 
 @pytest.mark.parametrize("topic", EVERY_TOPIC)
-def test_a_topic_is_nothing_to_another_environment(topic: str) -> None:
+def test_topic_is_not_parsed_in_another_environment(topic: str) -> None:
     assert Topics("prod").parse(topic) is None
     assert topic.startswith(TOPICS.everything.removesuffix("#"))
 
@@ -77,11 +77,11 @@ def test_a_topic_is_nothing_to_another_environment(topic: str) -> None:
         "$SYS/broker/uptime",
     ],
 )
-def test_what_is_no_topic_of_ours(topic: str) -> None:
+def test_unknown_topics_are_not_parsed(topic: str) -> None:
     assert TOPICS.parse(topic) is None
 
 
-def test_parts_may_be_left_open_in_filters() -> None:
+def test_filters_may_contain_wildcards() -> None:
     assert TOPICS.results(ANY, ANY) == "/test/monitors/results/+/+"
     assert TOPICS.acks(NAME, ANY) == f"/test/monitors/acks/{NAME}/+"
     assert TOPICS.assignment(NAME, ANY, ANY) == f"/test/monitors/assignments/{NAME}/+/+"
@@ -89,7 +89,7 @@ def test_parts_may_be_left_open_in_filters() -> None:
     assert TOPICS.everything == "/test/#"
 
 
-def test_a_filter_is_shared_by_a_group() -> None:
+def test_shared_filter_is_built_and_stripped_again() -> None:
     assert shared("ingest", "/test/#") == "$share/ingest//test/#"
     assert unshared("$share/ingest//test/#") == "/test/#"
     assert unshared("/test/#") == "/test/#"
@@ -99,7 +99,7 @@ levels = st.text(st.characters(exclude_characters="/+#\0", codec="utf-8"), min_s
 
 
 @given(st.sampled_from(ENVIRONMENTS), levels, st.sampled_from(IP_VERSIONS), st.integers(0, 2**32), levels)
-def test_round_trips(env: str, name: str, ipv: IpVersion, server_id: int, rest: str) -> None:
+def test_parsing_restores_the_parts_of_a_topic(env: str, name: str, ipv: IpVersion, server_id: int, rest: str) -> None:
     topics = Topics(env)  # type: ignore[arg-type]
     assert topics.parse(topics.status(name)) == Address("status", name)
     assert topics.parse(topics.assignment(name, ipv, server_id)) == Address("assignments", name, ipv, str(server_id))
@@ -109,6 +109,6 @@ def test_round_trips(env: str, name: str, ipv: IpVersion, server_id: int, rest: 
 
 
 @given(st.text(st.sampled_from("/+#$atest"), max_size=40) | st.text())
-def test_any_topic_can_be_parsed(topic: str) -> None:
+def test_any_text_can_be_parsed_as_a_topic(topic: str) -> None:
     address = TOPICS.parse(topic)
     assert address is None or topic.startswith("/test/")

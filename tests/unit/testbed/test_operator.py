@@ -16,7 +16,7 @@ NAMES = [f"{short}.devel.mon.example" for short in ("obeys", "refuses", "silent"
 
 
 def operator_among(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> Operator:
-    """An operator whose broker has agents that answer like this or not at all; others are not reached."""
+    """Return an operator whose agents give these answers or none; requests to other agents cannot be published."""
     monkeypatch.setattr(operator_module, "_WITHIN", 0.1)
     operator = Operator(BrokerAddress("localhost", 1), "somebody", lambda: "token", "devel")
 
@@ -32,7 +32,7 @@ def operator_among(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> Operato
     return operator
 
 
-async def test_those_that_do_not_obey_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_agents_that_do_not_confirm_are_returned(monkeypatch: pytest.MonkeyPatch) -> None:
     answers: Answers = {
         NAMES[0]: lambda: encode(ControlAnswer(service="agent", command="pause", ok=True)),
         NAMES[1]: lambda: encode(ControlAnswer(service="agent", command="pause", ok=False)),
@@ -42,7 +42,7 @@ async def test_those_that_do_not_obey_are_named(monkeypatch: pytest.MonkeyPatch)
     assert await operator_among(answers, monkeypatch).pause(NAMES) == NAMES[1:]
 
 
-async def test_what_agents_measured_is_known_of_those_that_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_result_counts_are_returned_for_agents_that_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = "ntppool_agent_probes_total 12\nntppool_agent_probes_discarded_total 2\n"
     answers: Answers = {
         NAMES[0]: lambda: encode(AdHocAnswer(id="1", metrics=metrics)),

@@ -17,7 +17,7 @@ def server(directory: Path, certificate: Certificate) -> ssl.SSLContext:
 
 
 def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> str:
-    """The version of TLS that both agree on, without a network."""
+    """Return the TLS version that both sides negotiate, without a network."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ours = client.wrap_bio(to_client, to_server, server_hostname=host)
     theirs = server.wrap_bio(to_server, to_client, server_side=True)
@@ -31,7 +31,7 @@ def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> st
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "broker.example"])
-def test_a_certificate_is_of_its_ca_and_for_its_hosts(tmp_path: Path, host: str) -> None:
+def test_certificate_is_valid_only_with_its_ca_and_for_its_hosts(tmp_path: Path, host: str) -> None:
     ca = LocalCa()
     trusting = ssl.create_default_context(cadata=ca.certificate)
     trusting.verify_flags |= ssl.VERIFY_X509_STRICT  # the default from Python 3.13 on

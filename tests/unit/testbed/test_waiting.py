@@ -29,7 +29,7 @@ async def test_the_first_true_value_is_returned(wait: Wait) -> None:
 @pytest.mark.parametrize(
     ("what", "words"), [("a reply", "a reply"), (lambda: "3 of 4", "3 of 4"), ("", "lambda: 1 > 2")]
 )
-async def test_a_failure_says_what_was_waited_for_and_how_long(
+async def test_failure_names_the_condition_and_the_time_limit(
     wait: Wait, what: str | Callable[[], str], words: str
 ) -> None:
     with pytest.raises(AssertionError, match=r"not within 0\.01 s: ") as missed:
@@ -38,10 +38,8 @@ async def test_a_failure_says_what_was_waited_for_and_how_long(
 
 
 @both
-async def test_who_was_held_up_until_after_the_deadline_looks_once_more(
-    wait: Wait, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A process that was stopped for a while, or a machine that is very busy."""
+async def test_condition_is_checked_again_after_the_deadline(wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process may have been stopped for a while, or the machine may be very busy."""
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
@@ -52,7 +50,7 @@ async def test_who_was_held_up_until_after_the_deadline_looks_once_more(
     assert await wait(held_up, within=5)
 
 
-async def test_a_question_that_takes_time_is_awaited_and_others_go_on() -> None:
+async def test_awaitable_condition_is_awaited_and_other_tasks_run() -> None:
     answers = iter([False, True])
     assert await wait_until(lambda: asyncio.to_thread(lambda: next(answers)))
     turns: list[int] = []
@@ -66,7 +64,7 @@ async def test_a_question_that_takes_time_is_awaited_and_others_go_on() -> None:
 
 
 @both
-async def test_looks_become_rarer_but_never_rare(wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pauses_between_checks_grow_up_to_a_maximum(wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     now = [1000.0]
 

@@ -17,7 +17,7 @@ def options(**given: object):  # type: ignore[no-untyped-def]
     return parse_options(**(defaults | given))  # type: ignore[arg-type]
 
 
-def test_eight_monitors_may_make_seven_active_ones_for_each_server_but_one() -> None:
+def test_every_server_but_one_has_at_least_seven_eligible_monitors() -> None:
     world = make_world(8, 12, 11123)
     by_kind = {server.what: world.may_serve(server) for server in world.servers}
     assert by_kind.pop("good, monitor's account") == 6
@@ -25,13 +25,13 @@ def test_eight_monitors_may_make_seven_active_ones_for_each_server_but_one() -> 
     assert set(by_kind.values()) == {8}
 
 
-def test_the_faults_that_scores_are_known_for_are_among_the_twelve() -> None:
+def test_twelve_servers_include_the_typical_faults() -> None:
     kinds = {server.what for server in make_world(8, 12, 11123).servers}
     assert {"off by 400 ms", "off by 5 s", "silent", "stratum 16"} <= kinds
 
 
 @pytest.mark.parametrize(("agents", "servers"), [(1, 1), (8, 12), (MAX_AGENTS, MAX_SERVERS)])
-def test_every_world_is_one_that_the_ledger_can_hold(agents: int, servers: int) -> None:
+def test_every_world_has_unique_names_addresses_and_networks(agents: int, servers: int) -> None:
     world = make_world(agents, servers, 11123)
     addresses = [m.ip for m in world.monitors] + [s.ip for s in world.servers]
     assert len(set(addresses)) == agents + servers
@@ -48,17 +48,17 @@ def test_clocks_are_checked_against_good_servers() -> None:
     assert len(world.base_checks) == 3 and set(world.base_checks) <= good
 
 
-def test_clocks_are_checked_against_what_is_given_when_nothing_is_simulated() -> None:
+def test_clocks_are_checked_against_given_servers_if_none_is_simulated() -> None:
     assert make_world(2, 0, 11123, (("127.0.0.1", 11199),)).base_checks == ["127.0.0.1:11199"]
 
 
-def test_nobody_knows_the_truth_about_a_given_server() -> None:
+def test_true_offset_of_a_given_server_is_unknown() -> None:
     given = make_world(2, 1, 11123, (("127.0.0.1", 123),)).servers[-1]
     assert (given.true_offset, given.spec, given.port) == (None, None, 123)
     assert json.dumps(given.true_offset) == "null"
 
 
-def test_the_demos_own_database_is_one_that_it_knows() -> None:
+def test_database_of_the_demo_must_be_a_known_one() -> None:
     assert options().server is None
     assert options(database="sqlite").server is None
     assert options(database="mysql").server is SERVERS["mysql"]
@@ -76,7 +76,7 @@ def test_the_demos_own_database_is_one_that_it_knows() -> None:
         ("localhost:65535", ("127.0.0.1", 65535)),
     ],
 )
-def test_ntp_takes_loopback_addresses(text: str, server: tuple[str, int]) -> None:
+def test_ntp_option_accepts_loopback_addresses(text: str, server: tuple[str, int]) -> None:
     assert options(ntp=[text]).ntp == (server,)
 
 
@@ -95,7 +95,7 @@ def test_ntp_takes_loopback_addresses(text: str, server: tuple[str, int]) -> Non
         "0.0.0.0",
     ],
 )
-def test_ntp_refuses_everything_else_and_says_what_would_be_right(text: str) -> None:
+def test_ntp_option_refuses_everything_else_with_an_example(text: str) -> None:
     with pytest.raises(OptionError, match=r"such as 127\.0\.0\.1:11123") as refused:
         options(ntp=[text])
     assert repr(text) in str(refused.value)
@@ -127,7 +127,7 @@ def test_a_given_server_must_not_be_one_of_the_demo() -> None:
         check_apart(make_world(8, 12, 11123, ((taken, 123),)))
 
 
-def test_without_ipv6_it_is_said_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ipv6_option_is_refused_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("testbed.demo.options.has_ipv6", lambda: False)
     assert not options().ipv6
     with pytest.raises(OptionError, match=r"^--ipv6: this machine has no ::1, the loopback address of IPv6$"):

@@ -45,7 +45,7 @@ def test_a_minority_may_fail(servers: int, failures: int) -> None:
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_fails_a_check(kind: str) -> None:
+def test_every_kind_of_bad_answer_fails_the_check(kind: str) -> None:
     assert not verdict(BAD[kind])
     assert verdict(GOOD)
 
@@ -61,12 +61,12 @@ def test_what_fails_a_check(kind: str) -> None:
         ("no offset", "no offset"),
     ],
 )
-def test_why_it_fails_a_check(kind: str, reason: str) -> None:
+def test_failure_reason_describes_the_bad_answer(kind: str, reason: str) -> None:
     assert failure(BAD[kind]) == reason
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.0099, -0.0099, 0.010])
-def test_ten_milliseconds_are_allowed(offset: float) -> None:
+def test_offsets_up_to_ten_milliseconds_are_allowed(offset: float) -> None:
     assert verdict(answer(offset))
 
 
@@ -74,7 +74,7 @@ def test_without_base_checks_the_clock_is_not_good() -> None:
     assert judge_clock([]).reason == "local clock not checked: no base-check servers configured"
 
 
-def test_an_entry_that_cannot_be_asked_is_a_failure() -> None:
+def test_refused_base_check_entry_counts_as_a_failure() -> None:
     assert verdict(GOOD, GOOD, refused=("x",))
     assert not verdict(GOOD, refused=("x",))
 
@@ -102,7 +102,7 @@ class Clocks:
 
 
 @pytest.mark.parametrize("step", [0.051, -0.051, 3600.0, -86400.0])
-def test_a_step_is_seen_once_with_its_size(step: float) -> None:
+def test_clock_step_is_reported_once_with_its_size(step: float) -> None:
     clocks = Clocks()
     watch = ClockWatch(clocks.read)
     clocks.run(10)
@@ -113,7 +113,7 @@ def test_a_step_is_seen_once_with_its_size(step: float) -> None:
     assert watch.step() is None
 
 
-def test_both_clocks_are_read_when_we_are_interrupted_least(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clocks_are_taken_from_the_least_interrupted_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     took = iter([0.5, 0.002, 0.3, 0.4, 0.2])
     monotonic = iter([at for n in range(5) for at in (n * 1.0, n * 1.0 + next(took))])
     wall = iter([1000.0, 1001.0, 1002.0, 1003.0, 1004.0])
@@ -122,7 +122,7 @@ def test_both_clocks_are_read_when_we_are_interrupted_least(monkeypatch: pytest.
     assert step_module.read_clocks() == (1001.0, pytest.approx(1.001))
 
 
-def test_small_differences_are_none_until_they_add_up() -> None:
+def test_small_differences_are_no_step_until_they_add_up() -> None:
     clocks = Clocks()
     watch = ClockWatch(clocks.read)
     for _ in range(4):
@@ -144,13 +144,13 @@ def silently(lasted: float) -> Lost:
     return Lost("the broker closed the connection", None, lasted)
 
 
-def test_takeovers_keep_us_away_for_longer_each_time() -> None:
+def test_back_off_grows_with_each_takeover() -> None:
     policy = reconnect()
     assert [policy.back_off(taken_over(), 0) for _ in range(6)] == [120, 300, 600, 900, 900, 900]
     assert TAKEOVER_WAITS == (120, 300, 600, 900)
 
 
-def test_we_do_not_probe_while_we_keep_away() -> None:
+def test_agent_is_kept_away_from_a_takeover_until_it_reconnects() -> None:
     policy = reconnect()
     assert not policy.kept_away
     policy.back_off(taken_over(), 0)
@@ -161,7 +161,7 @@ def test_we_do_not_probe_while_we_keep_away() -> None:
     assert not policy.kept_away
 
 
-def test_a_stable_connection_makes_us_forget() -> None:
+def test_stable_connection_resets_the_back_off() -> None:
     policy = reconnect()
     policy.back_off(taken_over(), 0)
     policy.back_off(taken_over(), 0)
@@ -169,7 +169,7 @@ def test_a_stable_connection_makes_us_forget() -> None:
     assert policy.back_off(taken_over(STABLE - 1), 0) == 120
 
 
-def test_a_silent_fight_is_recognised_and_one_end_is_enough_afterwards() -> None:
+def test_repeated_short_connections_are_recognised_as_a_takeover() -> None:
     policy = reconnect()
     waits = [policy.back_off(silently(2.0), n) for n in range(1, FIGHT + 1)]
     assert waits[-1] == 120 and max(waits[:-1]) <= 10
@@ -177,7 +177,7 @@ def test_a_silent_fight_is_recognised_and_one_end_is_enough_afterwards() -> None
     assert policy.back_off(silently(2.0), 1) == 300
 
 
-def test_after_a_takeover_one_silent_end_is_another() -> None:
+def test_short_connection_after_a_takeover_counts_as_another() -> None:
     policy = reconnect()
     policy.back_off(taken_over(), 0)
     policy.connected()
@@ -193,7 +193,7 @@ def test_after_a_takeover_one_silent_end_is_another() -> None:
         Lost("shutting down", 0x8B, 5.0),
     ],
 )
-def test_a_broker_that_restarts_or_a_bad_network_is_no_fight(between: Lost) -> None:
+def test_broker_restart_or_bad_network_is_not_a_takeover(between: Lost) -> None:
     policy = reconnect()
     for _ in range(10):
         for lost in (silently(2.0), silently(2.0), between):
@@ -201,7 +201,7 @@ def test_a_broker_that_restarts_or_a_bad_network_is_no_fight(between: Lost) -> N
     assert not policy.kept_away
 
 
-def test_ordinary_losses_are_short_at_first_then_ten_seconds_with_jitter() -> None:
+def test_back_off_after_ordinary_losses_is_2_s_then_10_s_with_jitter() -> None:
     assert reconnect().back_off(silently(500.0), 0) == 2
     assert reconnect().back_off(Lost("refused", None, 0.0), 2) == 10
     waits = {Reconnect().back_off(Lost("refused", None, 0.0), 5) for _ in range(100)}

@@ -26,7 +26,7 @@ HOME = Source(None)
 
 
 class Bench:
-    """A clock whose checks end as they are told, at a time that passes as it is told."""
+    """A clock with simulated checks and simulated time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -70,7 +70,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(monkeypatch)
 
 
-async def test_a_good_check_counts_for_180_seconds_and_is_renewed_after_150(bench: Bench) -> None:
+async def test_good_check_is_valid_for_180_seconds_and_renewed_after_150(bench: Bench) -> None:
     bench.takes = 7.0
     bench.clock.use(CHECKS, HOME)
     assert bench.clock.why_not == "local clock is being checked"
@@ -85,7 +85,7 @@ async def test_a_good_check_counts_for_180_seconds_and_is_renewed_after_150(benc
         assert bench.clock.why_not == "local clock is being checked again"
 
 
-async def test_a_failed_check_is_made_again_after_60_seconds(bench: Bench) -> None:
+async def test_failed_check_is_repeated_after_60_seconds(bench: Bench) -> None:
     bench.good = False
     bench.clock.use(CHECKS, HOME)
     async with bench.running():
@@ -94,7 +94,7 @@ async def test_a_failed_check_is_made_again_after_60_seconds(bench: Bench) -> No
         assert bench.clock.last_good == 0.0
 
 
-async def test_silence_has_it_checked_30_seconds_after_the_last_check_began(bench: Bench) -> None:
+async def test_silence_triggers_a_check_30_seconds_after_the_last_one_began(bench: Bench) -> None:
     bench.clock.use(CHECKS, HOME)
     async with bench.running():
         await bench.until(lambda: 150.0 in bench.waited)
@@ -106,7 +106,7 @@ async def test_silence_has_it_checked_30_seconds_after_the_last_check_began(benc
         await bench.until(lambda: len(bench.began) == 2)
 
 
-async def test_after_these_30_seconds_silence_has_it_checked_at_once(bench: Bench) -> None:
+async def test_silence_after_more_than_30_seconds_triggers_one_check_at_once(bench: Bench) -> None:
     bench.clock.use(CHECKS, HOME)
     async with bench.running():
         await bench.until(lambda: 150.0 in bench.waited)
@@ -117,12 +117,12 @@ async def test_after_these_30_seconds_silence_has_it_checked_at_once(bench: Benc
         assert len(bench.began) == 2, "once"
 
 
-def test_what_is_promised_in_numbers() -> None:
+def test_constants_have_the_documented_values() -> None:
     assert (verdict_module.VALID_FOR, verdict_module.RENEW_AFTER, verdict_module.RETRY_AFTER) == (180, 150, 60)
     assert (verdict_module.ASKED_NOT_BEFORE, verdict_module.MAX_OFFSET) == (30, 0.010)
     assert (probe_module.TIMEOUT, prober.MAX_PROBES, check_module.MAX_BASE_CHECKS, schedule.JITTER) == (3, 64, 16, 0.05)
 
 
-def test_sixteen_base_check_servers_are_asked_at_most() -> None:
+def test_at_most_sixteen_base_check_servers_are_used() -> None:
     made = check_module.base_checks([f"192.0.2.{n}" for n in range(1, 100)], 1, CHECKS.rules, "v4")
     assert len(made.servers) == 16

@@ -68,7 +68,7 @@ async def running(bench: Bench) -> AsyncIterator[None]:
         await bench.batcher.close()
 
 
-async def test_results_that_come_together_travel_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_results_of_one_window_share_a_batch(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WINDOW", 0.05)
     async with running(bench):
         bench.add(1, 2)
@@ -86,20 +86,20 @@ async def test_a_full_batch_does_not_wait(bench: Bench) -> None:
         await asyncio.wait_for(bench.until(lambda: bench.batches_made == 1), module.WINDOW / 2)
 
 
-async def test_no_batch_is_larger_than_what_ingest_takes(bench: Bench) -> None:
+async def test_no_batch_is_larger_than_ingest_accepts(bench: Bench) -> None:
     bench.add(*range(MAX_BATCH_RESULTS + 1))
     await bench.batcher.flush()
     assert [len(batch) for batch in bench.spooled()] == [MAX_BATCH_RESULTS, 1]
 
 
-async def test_closing_keeps_what_was_gathered(bench: Bench) -> None:
+async def test_closing_stores_gathered_results(bench: Bench) -> None:
     async with running(bench):
         bench.add(1)
         await asyncio.sleep(0)
     assert bench.spooled() == [[1]]
 
 
-async def test_a_backlog_makes_larger_batches(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_batch_waits_longer_while_there_is_a_backlog(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WINDOW", 0.001)
     monkeypatch.setattr(module, "BACKLOG", 1)
     bench.add(1)
@@ -111,9 +111,7 @@ async def test_a_backlog_makes_larger_batches(bench: Bench, monkeypatch: pytest.
     assert bench.spooled() == [[1], [2]]
 
 
-async def test_a_disk_that_takes_nothing_loses_nothing_until_memory_is_full(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_full_disk_loses_no_results_until_memory_is_full(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(number: int, batch: object) -> int:
         raise OSError(28, "No space left on device")
 
@@ -129,7 +127,7 @@ async def test_a_disk_that_takes_nothing_loses_nothing_until_memory_is_full(
     assert bench.spool.counters.dropped_results == 7
 
 
-async def test_a_clock_step_takes_back_what_was_not_sent_since_the_last_good_check(bench: Bench) -> None:
+async def test_clock_step_withdraws_unsent_results_since_the_last_good_check(bench: Bench) -> None:
     bench.add(1, at=10.0)
     await bench.batcher.flush()
     bench.batcher.vouch(15.0)
@@ -144,14 +142,16 @@ async def test_a_clock_step_takes_back_what_was_not_sent_since_the_last_good_che
     assert bench.spooled() == [[1], [3]], "vouched for, and sent already"
 
 
-async def test_a_check_vouches_only_for_what_came_before_it(bench: Bench) -> None:
+async def test_check_vouches_only_for_earlier_results(bench: Bench) -> None:
     bench.add(1, at=20.0)
     await bench.batcher.flush()
     bench.batcher.vouch(15.0)
     assert bench.batcher.withdraw(since=15.0, now=time.monotonic()) == 1
 
 
-async def test_a_batch_being_written_during_a_step_is_taken_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_batch_being_written_during_a_clock_step_is_withdrawn(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun, stepped, store = threading.Event(), threading.Event(), bench.spool.store
 
     def slowly(number: int, batch: Batched) -> int:
@@ -173,14 +173,14 @@ async def test_a_batch_being_written_during_a_step_is_taken_back(bench: Bench, m
     assert bench.spooled() == [[2]]
 
 
-# ---- a disk that takes nothing -------------------------------------------------------------------------------------
+# ---- a disk that fails or hangs ------------------------------------------------------------------------------------
 
 
 def full(*_: object) -> int:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-async def test_a_disk_that_takes_nothing_is_told_until_it_is_over(
+async def test_full_disk_is_reported_until_it_accepts_writes_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, told = Bench(tmp_path), []
@@ -198,7 +198,7 @@ async def test_a_disk_that_takes_nothing_is_told_until_it_is_over(
     task.cancel()
 
 
-async def test_what_the_disk_does_not_take_at_the_end_is_counted(
+async def test_results_that_cannot_be_written_on_close_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = Bench(tmp_path)
@@ -209,7 +209,7 @@ async def test_what_the_disk_does_not_take_at_the_end_is_counted(
     assert "3 results are lost: results cannot be written to disk: No space left on device" in caplog.text
 
 
-async def test_more_than_fits_into_memory_is_dropped_and_counted(
+async def test_results_beyond_the_memory_limit_are_dropped_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(tmp_path)
@@ -221,7 +221,7 @@ async def test_more_than_fits_into_memory_is_dropped_and_counted(
 
 
 @pytest.mark.parametrize("under_way", [False, True])
-async def test_a_disk_that_does_not_answer_does_not_keep_the_agent_from_ending(
+async def test_hanging_disk_does_not_keep_the_agent_from_ending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, under_way: bool
 ) -> None:
     bench, released = Bench(tmp_path), threading.Event()
@@ -247,7 +247,7 @@ async def test_a_disk_that_does_not_answer_does_not_keep_the_agent_from_ending(
     await bench.until(lambda: bench.spooled() == [[1]])
 
 
-async def test_without_room_for_a_thread_a_batch_is_written_all_the_same(
+async def test_batch_is_written_even_if_no_thread_can_be_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(tmp_path)

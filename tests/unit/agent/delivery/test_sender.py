@@ -19,7 +19,7 @@ from testbed.waiting import wait_until
 
 
 class Wire:
-    """Takes what is published, and can be cut."""
+    """Records published batches; the connection can be interrupted."""
 
     def __init__(self) -> None:
         self.published: list[str] = []
@@ -82,11 +82,11 @@ async def running(
         await asyncio.wait({task})
 
 
-async def test_few_are_in_flight_and_the_oldest_go_first(tmp_path: Path) -> None:
+async def test_few_batches_are_in_flight_and_the_oldest_go_first(tmp_path: Path) -> None:
     async with running(tmp_path) as bench:
         made = bench.add(10)
         await bench.until(lambda: len(bench.wire.published) == IN_FLIGHT)
-        await asyncio.sleep(0.05)  # that no more is sent can only be seen by waiting
+        await asyncio.sleep(0.05)  # only waiting can show that no more is sent
         assert bench.wire.published == made[:IN_FLIGHT]
         bench.commit(made[1])
         await bench.until(lambda: len(bench.wire.published) == IN_FLIGHT + 1)
@@ -94,7 +94,7 @@ async def test_few_are_in_flight_and_the_oldest_go_first(tmp_path: Path) -> None
         assert len(bench.spool) == 9
 
 
-async def test_everything_leaves_when_it_is_acknowledged(tmp_path: Path) -> None:
+async def test_acknowledged_batches_leave_the_spool(tmp_path: Path) -> None:
     async with running(tmp_path) as bench:
         made = bench.add(30)
         acknowledged = 0
@@ -109,7 +109,7 @@ async def test_everything_leaves_when_it_is_acknowledged(tmp_path: Path) -> None
         assert len(bench.sent) == 30
 
 
-async def test_without_an_acknowledgement_it_is_sent_again(tmp_path: Path) -> None:
+async def test_unacknowledged_batch_is_sent_again(tmp_path: Path) -> None:
     async with running(tmp_path, ack_timeout=0.01) as bench:
         (batch,) = bench.add()
         await bench.until(lambda: bench.wire.published.count(batch) >= 2)
@@ -118,9 +118,7 @@ async def test_without_an_acknowledgement_it_is_sent_again(tmp_path: Path) -> No
         assert len(bench.spool) == 0
 
 
-async def test_a_batch_that_nobody_acknowledges_does_not_block_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_unacknowledged_batches_do_not_block_later_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(tmp_path, ack_timeout=0.01) as bench:
         stuck = bench.add(IN_FLIGHT)
         others = bench.add(5)
@@ -134,7 +132,9 @@ async def test_a_batch_that_nobody_acknowledges_does_not_block_the_others(
         assert max(map(bench.wire.published.count, stuck)) <= module.ATTEMPTS, "they wait for their turn"
 
 
-async def test_after_a_long_silence_all_are_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_acknowledgement_after_a_long_silence_resumes_all_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "LONG_SILENCE", 0.0)
     async with running(tmp_path, ack_timeout=0.01) as bench:
         made = bench.add(6)
@@ -143,9 +143,7 @@ async def test_after_a_long_silence_all_are_taken_up_again(tmp_path: Path, monke
         await bench.until(lambda: all(bench.wire.published.count(batch) > module.ATTEMPTS for batch in made[:4]))
 
 
-async def test_a_batch_that_was_put_off_is_tried_again_soon_and_then_ever_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_postponed_batch_is_retried_at_growing_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LATER", 0.05)
     async with running(tmp_path, ack_timeout=0.01) as bench:
         (stuck,) = bench.add()
@@ -158,7 +156,7 @@ async def test_a_batch_that_was_put_off_is_tried_again_soon_and_then_ever_later(
         assert len(bench.spool) == 0
 
 
-async def test_what_is_refused_is_put_aside(tmp_path: Path) -> None:
+async def test_refused_batch_is_set_aside(tmp_path: Path) -> None:
     async with running(tmp_path) as bench:
         (batch,) = bench.add()
         await bench.until(lambda: bench.wire.published)
@@ -168,7 +166,7 @@ async def test_what_is_refused_is_put_aside(tmp_path: Path) -> None:
         await bench.until(lambda: another in bench.wire.published)
 
 
-async def test_acknowledgements_of_what_we_do_not_have_change_nothing(tmp_path: Path) -> None:
+async def test_acknowledgements_of_unknown_batches_change_nothing(tmp_path: Path) -> None:
     async with running(tmp_path) as bench:
         (batch,) = bench.add()
         await bench.until(lambda: bench.wire.published)
@@ -189,9 +187,7 @@ async def test_rejected_results_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [NotConnected("gone"), PublishRefused("not allowed")])
-async def test_what_could_not_be_published_is_tried_again_and_not_counted_as_sent(
-    tmp_path: Path, error: Exception
-) -> None:
+async def test_failed_publish_is_retried_and_not_counted_as_sent(tmp_path: Path, error: Exception) -> None:
     async with running(tmp_path) as bench:
         bench.wire.error = error
         (batch,) = bench.add()
@@ -201,7 +197,7 @@ async def test_what_could_not_be_published_is_tried_again_and_not_counted_as_sen
         await bench.until(lambda: bench.wire.published == [batch])
 
 
-async def test_without_a_connection_nothing_is_tried(tmp_path: Path) -> None:
+async def test_nothing_is_published_without_a_connection(tmp_path: Path) -> None:
     async with running(tmp_path, ack_timeout=0.01) as bench:
         bench.wire.ready.clear()
         (batch,) = bench.add()
@@ -211,7 +207,7 @@ async def test_without_a_connection_nothing_is_tried(tmp_path: Path) -> None:
         await bench.until(lambda: batch in bench.wire.published)
 
 
-async def test_when_the_broker_forgot_us_what_is_in_flight_goes_out_at_once(tmp_path: Path) -> None:
+async def test_batches_in_flight_are_resent_at_once_after_a_lost_session(tmp_path: Path) -> None:
     async with running(tmp_path, ack_timeout=30.0, rest=30.0) as bench:
         (batch,) = bench.add()
         await bench.until(lambda: bench.wire.published)
@@ -219,7 +215,7 @@ async def test_when_the_broker_forgot_us_what_is_in_flight_goes_out_at_once(tmp_
         await bench.until(lambda: bench.wire.published == [batch, batch])
 
 
-async def test_what_a_later_batch_has_overtaken_was_not_heard_and_is_sent_again(tmp_path: Path) -> None:
+async def test_batch_overtaken_by_a_later_acknowledgement_is_resent(tmp_path: Path) -> None:
     async with running(tmp_path, overtaken=0.01) as bench:
         first, second, third = bench.add(3)
         await bench.until(lambda: len(bench.wire.published) == 3)
@@ -230,7 +226,7 @@ async def test_what_a_later_batch_has_overtaken_was_not_heard_and_is_sent_again(
         assert len(bench.spool) == 1
 
 
-async def test_an_acknowledgement_hurries_only_waits_that_are_longer(tmp_path: Path) -> None:
+async def test_acknowledgement_of_a_later_batch_never_lengthens_a_wait(tmp_path: Path) -> None:
     async with running(tmp_path, ack_timeout=0.05, overtaken=30.0) as bench:
         first, second = bench.add(2)
         await bench.until(lambda: len(bench.wire.published) == 2)
@@ -238,7 +234,7 @@ async def test_an_acknowledgement_hurries_only_waits_that_are_longer(tmp_path: P
         await bench.until(lambda: bench.wire.published.count(first) > 1)
 
 
-async def test_a_batch_that_the_spool_dropped_is_passed_over(tmp_path: Path) -> None:
+async def test_batch_with_a_missing_file_is_skipped(tmp_path: Path) -> None:
     async with running(tmp_path) as bench:
         first, second = bench.add(2)
         for number in list(bench.spool)[:1]:
@@ -248,7 +244,7 @@ async def test_a_batch_that_the_spool_dropped_is_passed_over(tmp_path: Path) -> 
         assert len(bench.spool) == 1
 
 
-async def test_a_batch_that_cannot_be_read_now_stops_no_other_and_is_sent_later(
+async def test_temporarily_unreadable_batch_is_sent_later_and_blocks_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LATER", 0.05)
@@ -268,8 +264,8 @@ async def test_a_batch_that_cannot_be_read_now_stops_no_other_and_is_sent_later(
         await bench.until(lambda: first in bench.wire.published)
 
 
-async def test_nothing_is_remembered_of_a_batch_that_has_left(tmp_path: Path) -> None:
-    """Else, what was put off once would in the end keep others from being put off."""
+async def test_nothing_is_remembered_of_a_batch_that_has_left_the_spool(tmp_path: Path) -> None:
+    """Otherwise batches that have left would eventually keep others from being postponed."""
     async with running(tmp_path, ack_timeout=0.001, rest=0.001) as bench:
         (batch,) = bench.add()
         await bench.until(lambda: bench.sender._later)

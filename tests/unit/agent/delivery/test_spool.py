@@ -29,7 +29,7 @@ def add(spool: Spool, made: Batched | None = None, now: float = NOW) -> int:
     return number
 
 
-def test_batches_come_back_in_order_after_a_restart(tmp_path: Path) -> None:
+def test_batches_keep_their_order_across_a_restart(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     made = [batch(b"x" * n, results=n) for n in range(1, 6)]
     numbers = [add(spool, one) for one in made]
@@ -49,7 +49,7 @@ def test_the_order_does_not_depend_on_the_clock(tmp_path: Path) -> None:
     assert [again.read(number) for number in again] == [late, early]
 
 
-def test_what_is_acknowledged_is_gone(tmp_path: Path) -> None:
+def test_removed_batch_is_gone_even_after_a_restart(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     first, second = add(spool), add(spool)
     spool.remove(first)
@@ -58,13 +58,13 @@ def test_what_is_acknowledged_is_gone(tmp_path: Path) -> None:
     assert spool.read(first) is None
 
 
-def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
+def test_files_are_accessible_to_their_owner_only(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     number = add(spool)
     assert (tmp_path / "spool" / f"{number:012d}").stat().st_mode & 0o077 == 0
 
 
-def test_what_was_being_written_when_the_process_died_is_removed(tmp_path: Path) -> None:
+def test_partial_files_of_a_dead_process_are_removed(tmp_path: Path) -> None:
     opened(tmp_path)
     (tmp_path / "spool" / "000000000007.tmp").write_bytes(b"ntppool-spool 1 ")
     (tmp_path / "spool" / "notes.txt").write_text("not ours")
@@ -73,7 +73,7 @@ def test_what_was_being_written_when_the_process_died_is_removed(tmp_path: Path)
     assert sorted(p.name for p in (tmp_path / "spool").iterdir()) == ["notes.txt", "set-aside"]
 
 
-def test_a_batch_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_is_synced_to_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     fsync, replace = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append("fsync"), fsync(fd))[1])
@@ -84,7 +84,7 @@ def test_a_batch_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: 
     assert events == ["fsync", "rename", "fsync"], "the file, its name, then the directory"
 
 
-def test_a_disk_that_takes_no_more_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = opened(tmp_path)
 
     def full(descriptor: int) -> None:
@@ -98,7 +98,7 @@ def test_a_disk_that_takes_no_more_leaves_nothing_behind(tmp_path: Path, monkeyp
 
 @given(cut=st.integers(0, 200), noise=st.binary(max_size=3))
 @examples(60, suppress=[HealthCheck.function_scoped_fixture])
-def test_a_torn_file_is_never_sent_and_is_counted(tmp_path: Path, cut: int, noise: bytes) -> None:
+def test_torn_file_is_counted_and_never_returned(tmp_path: Path, cut: int, noise: bytes) -> None:
     for path in (tmp_path / "spool").glob("*.json"):
         path.unlink()
     spool = opened(tmp_path)
@@ -121,7 +121,7 @@ def test_a_torn_file_is_never_sent_and_is_counted(tmp_path: Path, cut: int, nois
 
 
 @pytest.mark.parametrize("flipped", [0, 20, 60, -1])
-def test_a_flipped_bit_is_seen(tmp_path: Path, flipped: int) -> None:
+def test_flipped_bit_is_detected(tmp_path: Path, flipped: int) -> None:
     spool = opened(tmp_path)
     path = tmp_path / "spool" / f"{add(spool):012d}"
     content = bytearray(path.read_bytes())
@@ -130,7 +130,7 @@ def test_a_flipped_bit_is_seen(tmp_path: Path, flipped: int) -> None:
     assert opened(tmp_path).read(1) is None
 
 
-def test_too_many_bytes_drop_the_oldest_and_count_their_results(tmp_path: Path) -> None:
+def test_oldest_batches_beyond_the_size_limit_are_dropped_and_counted(tmp_path: Path) -> None:
     spool = opened(tmp_path, max_bytes=1000)
     numbers = [add(spool, batch(b"x" * 300, results=n)) for n in (1, 2, 3)]
     assert list(spool) == numbers[1:]
@@ -141,13 +141,13 @@ def test_too_many_bytes_drop_the_oldest_and_count_their_results(tmp_path: Path) 
     assert opened(tmp_path).counters.dropped_results == 10, "known after a restart"
 
 
-def test_too_many_batches_drop_the_oldest(tmp_path: Path) -> None:
+def test_oldest_batches_beyond_the_maximum_number_are_dropped(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", max_bytes=10**6, max_age=3600, max_batches=2)
     numbers = [add(spool) for _ in range(4)]
     assert list(spool) == numbers[2:]
 
 
-def test_what_is_too_old_is_dropped(tmp_path: Path) -> None:
+def test_expired_batch_is_dropped_and_counted(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     add(spool, batch(created=NOW - 3601))
     kept = add(spool, batch(created=NOW - 3599))
@@ -161,7 +161,7 @@ def test_a_batch_from_the_future_is_kept(tmp_path: Path) -> None:
     assert len(spool) == 1
 
 
-def test_refused_batches_are_put_aside_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_batches_set_aside_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_SET_ASIDE", 2)
     spool = opened(tmp_path)
     for _ in range(4):
@@ -172,13 +172,13 @@ def test_refused_batches_are_put_aside_within_bounds(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"torn": "x"}', b"\xff"])
-def test_broken_counters_begin_anew(tmp_path: Path, content: bytes) -> None:
+def test_counters_start_at_zero_if_their_file_is_invalid(tmp_path: Path, content: bytes) -> None:
     opened(tmp_path)
     (tmp_path / "spool" / "counters.json").write_bytes(content)
     assert opened(tmp_path).counters.dropped_results == 0
 
 
-def test_ulids_have_their_form_and_their_time() -> None:
+def test_ulids_are_well_formed_and_contain_their_time() -> None:
     made = [new_ulid(NOW * 10**9 + n * 10**6) for n in range(50)]
     assert len(set(made)) == 50 and sorted(made) == made
     assert all(len(one) == 26 and not set(one) & set("ILOU") for one in made)

@@ -45,7 +45,7 @@ def failing(number: int) -> Callable[..., object]:
 
 
 @pytest.mark.parametrize("number", ERRORS)
-def test_what_cannot_be_read_now_stays(spool: Spool, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_temporarily_unreadable_batch_is_kept(spool: Spool, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     stored = add(spool, 1)
     with monkeypatch.context() as broken:
         broken.setattr(Path, "read_bytes", failing(number))
@@ -58,10 +58,10 @@ def test_what_cannot_be_read_now_stays(spool: Spool, monkeypatch: pytest.MonkeyP
     assert (ids(spool), spool.counters.dropped_results) == ([], 2), "it is dropped when it can be read, and counted"
 
 
-def test_a_batch_whose_place_on_disk_is_uncertain_does_not_come_back_beside_its_second_copy(
+def test_batch_whose_directory_sync_failed_does_not_reappear(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has its name already when the directory cannot be synced; its results come again as another batch."""
+    """The file has its final name when the directory sync fails, and its results are stored again in another batch."""
     with monkeypatch.context() as broken:
         broken.setattr("agent.files._sync_directory", failing(errno.EIO))
         with pytest.raises(OSError, match="Input/output error"):
@@ -71,7 +71,7 @@ def test_a_batch_whose_place_on_disk_is_uncertain_does_not_come_back_beside_its_
     assert ids(opened(tmp_path)) == [2]
 
 
-def test_as_long_as_a_leftover_cannot_be_removed_nothing_is_written(
+def test_nothing_is_written_while_a_leftover_cannot_be_removed(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = add(spool, 1)
@@ -85,7 +85,7 @@ def test_as_long_as_a_leftover_cannot_be_removed_nothing_is_written(
     assert ids(opened(tmp_path)) == [3]
 
 
-def test_a_removed_directory_is_made_anew_and_its_batches_are_counted(spool: Spool, tmp_path: Path) -> None:
+def test_removed_directory_is_recreated_and_its_batches_are_counted(spool: Spool, tmp_path: Path) -> None:
     lost = add(spool, 1)
     shutil.rmtree(tmp_path / "spool")
     with pytest.raises(FileNotFoundError):
@@ -99,7 +99,7 @@ def test_a_removed_directory_is_made_anew_and_its_batches_are_counted(spool: Spo
     assert len(list(tmp_path.glob("spool/set-aside/*"))) == 1
 
 
-def test_where_the_file_system_is_gone_nothing_is_made_and_all_comes_back_with_it(tmp_path: Path) -> None:
+def test_missing_file_system_is_not_recreated_and_loses_no_batches(tmp_path: Path) -> None:
     state, gone = tmp_path / "state", tmp_path / "gone"
     state.mkdir()
     spool = Spool(state / "spool" / "v4", max_bytes=10**6, max_age=3600)
@@ -117,7 +117,7 @@ def test_where_the_file_system_is_gone_nothing_is_made_and_all_comes_back_with_i
     assert spool.counters.torn == 0
 
 
-def test_a_file_that_somebody_removed_is_counted(spool: Spool, tmp_path: Path) -> None:
+def test_file_removed_by_others_is_counted_once(spool: Spool, tmp_path: Path) -> None:
     number = add(spool, 1)
     (tmp_path / "spool" / f"{number:012d}").unlink()
     assert spool.read(number) is None
@@ -126,14 +126,14 @@ def test_a_file_that_somebody_removed_is_counted(spool: Spool, tmp_path: Path) -
     assert spool.counters.torn == 1
 
 
-def test_a_batch_that_left_in_order_is_not_counted(spool: Spool) -> None:
+def test_properly_removed_batch_is_not_counted(spool: Spool) -> None:
     number = add(spool, 1)
     spool.remove(number)
     assert spool.read(number) is None
     assert spool.counters.torn == 0
 
 
-def test_a_batch_that_cannot_be_put_aside_is_not_sent_again(
+def test_batch_that_cannot_be_set_aside_is_not_sent_again(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number = add(spool, 1)
@@ -145,7 +145,7 @@ def test_a_batch_that_cannot_be_put_aside_is_not_sent_again(
     assert ids(opened(tmp_path)) == [2]
 
 
-def test_counters_that_cannot_be_written_are_kept_and_complained_about_once(
+def test_counters_that_cannot_be_written_are_kept_and_logged_once(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as broken:

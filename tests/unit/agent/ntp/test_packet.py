@@ -36,11 +36,11 @@ def reply(**fields: Any) -> Reply:
     return parsed
 
 
-def test_a_request_says_nothing_but_version_mode_and_cookie() -> None:
+def test_request_contains_only_version_mode_and_cookie() -> None:
     assert request(b"\x01" * 8) == b"\x23" + bytes(39) + b"\x01" * 8
 
 
-def test_a_reply_is_read_without_losing_a_bit() -> None:
+def test_reply_is_parsed_without_losing_a_bit() -> None:
     read = reply(leap=1, received=0xFFFF_FFFF_FFFF_FFFF, transmitted=0x0123_4567_89AB_CDEF)
     assert (read.leap, read.mode, read.stratum, read.origin) == (1, 4, 2, b"cookie!!")
     assert (read.root_delay, read.root_dispersion) == (0.5, 0.25)
@@ -48,7 +48,7 @@ def test_a_reply_is_read_without_losing_a_bit() -> None:
 
 
 @given(st.binary(max_size=600))
-def test_any_bytes_are_read_and_judged_or_refused(data: bytes) -> None:
+def test_any_bytes_are_parsed_and_judged_or_refused(data: bytes) -> None:
     read = parse(data)
     assert (read is None) == (len(data) < 48)
     if read is not None:
@@ -58,7 +58,7 @@ def test_any_bytes_are_read_and_judged_or_refused(data: bytes) -> None:
 
 
 @given(st.binary(min_size=48, max_size=48), st.binary(max_size=100))
-def test_what_follows_the_header_is_ignored(header: bytes, rest: bytes) -> None:
+def test_bytes_after_the_header_are_ignored(header: bytes, rest: bytes) -> None:
     assert parse(header + rest) == parse(header)
 
 
@@ -80,7 +80,7 @@ def test_what_follows_the_header_is_ignored(header: bytes, rest: bytes) -> None:
         (0, b"\xff\xfe\xfd\xfc", "bad stratum 0"),
     ],
 )
-def test_verdicts(stratum: int, reference: bytes, verdict: str | None) -> None:
+def test_stratum_and_kiss_code_determine_the_verdict(stratum: int, reference: bytes, verdict: str | None) -> None:
     assert judge(reply(stratum=stratum, reference=reference)) == verdict
 
 
@@ -103,7 +103,7 @@ def test_verdicts(stratum: int, reference: bytes, verdict: str | None) -> None:
         ({"leap": 3, "stratum": 0, "reference": b"RATE"}, "RATE"),
     ],
 )
-def test_no_client_follows_a_server_that_is_lost_itself(fields: dict[str, Any], verdict: str | None) -> None:
+def test_leap_and_root_distance_determine_the_verdict(fields: dict[str, Any], verdict: str | None) -> None:
     lost = {"root_delay": 0.0, "root_dispersion": 0.0, **fields}
     assert judge(msgspec.structs.replace(reply(), **lost)) == verdict
 
@@ -112,7 +112,7 @@ def test_only_stratum_0_has_kiss_codes() -> None:
     assert kiss_code(reply(stratum=1, reference=b"RATE")) is None
 
 
-def test_only_a_rate_limit_takes_the_offset_away() -> None:
+def test_only_a_rate_limit_drops_the_offset() -> None:
     assert drops_offset("RATE")
     assert not any(
         map(drops_offset, ("DENY", "RSTR", "bad stratum 16", "not synchronised", "root distance 3.1 s", None))
@@ -128,5 +128,5 @@ def test_only_a_rate_limit_takes_the_offset_away() -> None:
         (0, b"RATE", "RATE"),
     ],
 )
-def test_reference_ids_for_people(stratum: int, reference: bytes, text: str) -> None:
+def test_reference_id_is_shown_in_readable_form(stratum: int, reference: bytes, text: str) -> None:
     assert reference_text(reply(stratum=stratum, reference=reference)) == text

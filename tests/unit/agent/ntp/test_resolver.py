@@ -15,7 +15,7 @@ from testbed.waiting import wait_until
 
 
 class Names:
-    """The host's resolver, as ``getaddrinfo`` shows it."""
+    """A fake of the host's resolver: its ``getaddrinfo``."""
 
     def __init__(self) -> None:
         self.answers: dict[str, list[str] | Exception] = {}
@@ -62,7 +62,7 @@ def fails(code: int, text: str = "failed") -> socket.gaierror:
     return socket.gaierror(code, text)
 
 
-async def test_the_addresses_of_the_protocol_in_the_resolvers_order(names: Names) -> None:
+async def test_first_three_addresses_of_the_protocol_are_returned_in_order(names: Names) -> None:
     names.answers["time.example"] = ["192.0.2.9", "2001:db8::1", "192.0.2.1", "192.0.2.9", "192.0.2.5", "192.0.2.6"]
     resolver = Resolver(names.getaddrinfo)
     assert await resolver.addresses("time.example", "v4") == ["192.0.2.9", "192.0.2.1", "192.0.2.5"]
@@ -70,7 +70,7 @@ async def test_the_addresses_of_the_protocol_in_the_resolvers_order(names: Names
     assert names.asked == [("time.example", socket.AF_INET), ("time.example", socket.AF_INET6)]
 
 
-async def test_addresses_that_change_are_taken_at_once(names: Names) -> None:
+async def test_changed_addresses_are_used_at_once(names: Names) -> None:
     resolver = Resolver(names.getaddrinfo)
     for ip in ("192.0.2.1", "192.0.2.2"):
         names.answers["time.example"] = [ip]
@@ -78,7 +78,7 @@ async def test_addresses_that_change_are_taken_at_once(names: Names) -> None:
 
 
 @pytest.mark.parametrize("error", ["EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY"])
-async def test_a_name_without_address_has_none_although_it_had(names: Names, error: str) -> None:
+async def test_name_without_addresses_loses_its_former_ones(names: Names, error: str) -> None:
     resolver = Resolver(names.getaddrinfo)
     names.answers["time.example"] = ["192.0.2.1"]
     await resolver.addresses("time.example", "v4")
@@ -91,7 +91,7 @@ async def test_a_name_without_address_has_none_although_it_had(names: Names, err
 
 
 @pytest.mark.parametrize("error", [fails(socket.EAI_AGAIN), fails(socket.EAI_FAIL), OSError("no files")])
-async def test_without_the_resolver_the_last_addresses_serve_for_a_day(
+async def test_last_addresses_are_used_for_a_day_while_the_resolver_fails(
     names: Names, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock()
@@ -112,7 +112,7 @@ async def test_without_the_resolver_the_last_addresses_serve_for_a_day(
         await resolver.addresses("time.example", "v4")
 
 
-async def test_a_resolver_that_hangs_holds_four_threads_and_nobody_up(
+async def test_hanging_resolver_occupies_four_threads_and_blocks_nobody(
     names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert resolver_module.WITHIN == 5.0
@@ -136,7 +136,7 @@ async def test_a_resolver_that_hangs_holds_four_threads_and_nobody_up(
     assert await resolver.addresses("t7.example", "v4") == ["192.0.2.1"], "the threads are free again"
 
 
-async def test_a_look_up_that_is_no_longer_wanted_frees_its_place(names: Names) -> None:
+async def test_cancelled_lookup_frees_its_slot(names: Names) -> None:
     resolver = Resolver(names.getaddrinfo)
     names.answers["time.example"] = ["192.0.2.1"]
     for _ in range(3):
@@ -151,7 +151,7 @@ async def test_a_look_up_that_is_no_longer_wanted_frees_its_place(names: Names) 
     assert await resolver.addresses("time.example", "v4") == ["192.0.2.1"]
 
 
-async def test_a_host_that_starts_no_more_threads_has_no_answer(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lookup_fails_if_no_thread_can_be_started(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -165,7 +165,7 @@ async def test_a_host_that_starts_no_more_threads_has_no_answer(names: Names, mo
     assert await resolver.addresses("time.example", "v4") == ["192.0.2.1"]
 
 
-async def test_what_is_remembered_is_bounded(names: Names) -> None:
+async def test_number_of_remembered_names_is_bounded(names: Names) -> None:
     resolver = Resolver(names.getaddrinfo)
     for number in range(100):
         names.answers[f"t{number}.example"] = ["192.0.2.1"]

@@ -55,11 +55,11 @@ BAD_BUT_FAST = Sample(sent_at=AT, reply=reply(16), measurement=Measurement(0.0, 
         ([SILENT, IMPOSSIBLE], IMPOSSIBLE),
     ],
 )
-def test_the_best_sample(samples: list[Sample], expected: Sample) -> None:
+def test_best_sample_of_a_series_is_chosen(samples: list[Sample], expected: Sample) -> None:
     assert best(samples) is expected
 
 
-def test_a_good_result_has_all_numbers() -> None:
+def test_good_result_has_all_values() -> None:
     result = to_result(5, "192.0.2.7", [SLOW, FAST, SILENT])
     assert (result.server_id, result.ip, result.ts.timestamp()) == (5, "192.0.2.7", 1_700_000_000)
     assert (result.offset, result.rtt, result.stratum, result.leap) == (0.001, 0.01, 2, 0)
@@ -67,7 +67,7 @@ def test_a_good_result_has_all_numbers() -> None:
     assert (result.root_delay, result.root_dispersion, result.reference_id) == (0.5, 0.25, "192.0.2.1")
 
 
-def test_what_could_not_be_sent_is_not_counted_as_sent() -> None:
+def test_unsent_samples_are_not_counted_as_sent() -> None:
     result = to_result(5, "192.0.2.7", [FAST, UNSENT, SILENT])
     assert (result.offset, result.sent, result.received) == (0.001, 2, 1)
 
@@ -82,18 +82,18 @@ def test_a_network_error_counts_as_no_response() -> None:
     assert (result.no_response, result.error) == (True, "network: connection refused")
 
 
-def test_a_rate_limit_has_no_offset_but_keeps_the_rest() -> None:
+def test_rate_limited_result_has_no_offset_but_keeps_the_rest() -> None:
     result = to_result(5, "192.0.2.7", [kiss(b"RATE")])
     assert (result.error, result.offset, result.rtt, result.stratum) == ("RATE", None, 0.001, 0)
 
 
-def test_a_bad_reply_keeps_its_numbers() -> None:
+def test_bad_reply_keeps_its_offset() -> None:
     result = to_result(5, "192.0.2.7", [kiss(b"DENY")])
     assert (result.error, result.offset, result.no_response) == ("DENY", 7.0, False)
 
 
 class Clock:
-    """Time that passes only when somebody sleeps or asks."""
+    """Simulated time, which advances during sleeps and exchanges only."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -115,7 +115,7 @@ class Clock:
 
 
 @pytest.mark.parametrize("takes", [0.0, 0.5, 3.0])
-async def test_samples_are_two_seconds_apart_and_no_further_than_they_must_be(takes: float) -> None:
+async def test_samples_are_two_seconds_apart_unless_an_exchange_takes_longer(takes: float) -> None:
     clock = Clock()
     taken = await series(clock.ask([FAST, SILENT, SLOW], takes), 3, sleep=clock.sleep, clock=lambda: clock.now)
     assert taken == [FAST, SILENT, SLOW]
@@ -131,7 +131,7 @@ async def test_a_kiss_of_death_ends_the_series(code: bytes) -> None:
     assert taken == answers[:2]
 
 
-async def test_one_sample_does_not_wait() -> None:
+async def test_series_of_one_sample_does_not_wait() -> None:
     clock = Clock()
     await series(clock.ask([FAST], 0.1), 1, sleep=clock.sleep, clock=lambda: clock.now)
     assert math.isclose(clock.now, 100.1)

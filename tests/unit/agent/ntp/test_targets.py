@@ -52,30 +52,30 @@ def test_public_addresses_may_be_probed(ip: str) -> None:
     ],
 )
 @pytest.mark.parametrize("rules", [PROD, TargetRules("test"), TargetRules("devel"), TargetRules("prod", True)])
-def test_others_are_refused_with_the_reason(rules: TargetRules, ip: str, why: str) -> None:
+def test_other_addresses_are_refused_with_the_reason(rules: TargetRules, ip: str, why: str) -> None:
     with pytest.raises(TargetRefused, match=why) as refused:
         rules.check(ip)
     assert len(str(refused.value)) < 200
 
 
 @pytest.mark.parametrize("ip", ["127.0.0.1", "10.1.2.3", "::1", "fd00::1"])
-def test_private_addresses_are_for_devel(ip: str) -> None:
+def test_private_addresses_are_allowed_in_devel(ip: str) -> None:
     assert DEVEL.check(ip).ip == ip
 
 
 @pytest.mark.parametrize("ip", ["224.0.1.1", "0.0.0.0", "::", "ff02::101", "::ffff:127.0.0.1"])
-def test_what_is_no_host_is_refused_everywhere(ip: str) -> None:
+def test_addresses_of_no_host_are_refused_even_in_devel(ip: str) -> None:
     with pytest.raises(TargetRefused):
         DEVEL.check(ip)
 
 
-def test_other_ports_are_for_devel() -> None:
+def test_other_ports_are_allowed_in_devel_only() -> None:
     assert DEVEL.check("8.8.8.8", 11123).port == 11123
     with pytest.raises(TargetRefused, match="devel only"):
         PROD.check("8.8.8.8", 11123)
 
 
-def test_the_protocol_must_fit() -> None:
+def test_address_must_match_the_protocol() -> None:
     with pytest.raises(TargetRefused, match="IPv6"):
         PROD.check("8.8.8.8", ipv="v6")
 
@@ -90,19 +90,19 @@ def test_the_protocol_must_fit() -> None:
         ("[::1]:11123", "::1", 11123),
     ],
 )
-def test_forms_of_base_checks(text: str, ip: str, port: int) -> None:
+def test_base_check_is_parsed_with_or_without_a_port(text: str, ip: str, port: int) -> None:
     target = DEVEL.parse(text)
     assert (target.ip, target.port) == (ip, port)
     assert DEVEL.parse(str(target)) == target
 
 
 @pytest.mark.parametrize("text", ["", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:x", "[::1", "[::1]x"])
-def test_other_forms_are_refused(text: str) -> None:
+def test_malformed_base_checks_are_refused(text: str) -> None:
     with pytest.raises(TargetRefused):
         DEVEL.parse(text)
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_a_target_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     with contextlib.suppress(TargetRefused):
         assert DEVEL.parse(text).port > 0

@@ -17,19 +17,19 @@ NEAR = st.integers(-(1 << 62), 1 << 62)
 NANOSECONDS = st.integers(0, 4_000_000_000 * 10**9)
 
 
-def test_the_epochs_of_unix_and_ntp() -> None:
+def test_unix_time_is_converted_to_ntp_time() -> None:
     assert from_unix_ns(0) == 2_208_988_800 * SECOND
     assert from_unix_ns(500_000_000) == 2_208_988_800 * SECOND + SECOND // 2
 
 
-def test_an_era_ends_at_zero() -> None:
+def test_timestamp_wraps_to_zero_at_the_end_of_an_era() -> None:
     assert from_unix_ns(ERA_1_BEGINS_NS) == 0
     assert from_unix_ns(ERA_1_BEGINS_NS - 1) > from_unix_ns(ERA_1_BEGINS_NS)
     assert difference(from_unix_ns(ERA_1_BEGINS_NS + 10**9), from_unix_ns(ERA_1_BEGINS_NS - 10**9)) == 2 * SECOND
 
 
 @given(ANY, NEAR)
-def test_a_difference_is_what_was_added_wherever_the_era_ends(earlier: Timestamp, added: int) -> None:
+def test_difference_equals_the_added_time_even_across_eras(earlier: Timestamp, added: int) -> None:
     assert difference(Timestamp((earlier + added) % ERA), earlier) == added
 
 
@@ -39,12 +39,12 @@ def test_a_difference_is_signed_and_below_68_years(a: Timestamp, b: Timestamp) -
 
 
 @given(NANOSECONDS, st.integers(0, 10**9))
-def test_nanoseconds_survive(start: int, later: int) -> None:
+def test_conversion_preserves_nanoseconds(start: int, later: int) -> None:
     elapsed = difference(from_unix_ns(start + later), from_unix_ns(start))
     assert abs(to_seconds(elapsed) * 1e9 - later) < 0.5
 
 
-def test_times_for_people_are_utc_and_cut_to_microseconds() -> None:
+def test_datetimes_are_utc_and_truncated_to_microseconds() -> None:
     assert utc_from_unix_ns(1_700_000_000_123_456_999) == datetime(2023, 11, 14, 22, 13, 20, 123456, tzinfo=UTC)
 
 
@@ -53,10 +53,10 @@ def at(seconds: float, base: int) -> Timestamp:
 
 
 @given(ANY, st.floats(-1e6, 1e6), st.floats(0, 3), st.floats(0, 3), st.floats(0, 1))
-def test_offset_and_rtt_are_what_was_put_in(
+def test_measured_offset_and_rtt_match_the_simulated_ones(
     base: Timestamp, offset: float, there: float, back: float, held: float
 ) -> None:
-    """The error of an offset is half of the difference between the two ways, never more."""
+    """The error of an offset is half the difference between the two one-way delays, and never more."""
     t1, t2 = at(0, base), at(there + offset, base)
     t3, t4 = at(there + held + offset, base), at(there + held + back, base)
     measured = measure(t1, t2, t3, t4)
@@ -69,7 +69,7 @@ def test_offset_and_rtt_are_what_was_put_in(
 
 
 @given(ANY, ANY, ANY, ANY)
-def test_whatever_a_server_says_the_numbers_are_finite(
+def test_offset_and_rtt_are_bounded_for_any_timestamps(
     t1: Timestamp, t2: Timestamp, t3: Timestamp, t4: Timestamp
 ) -> None:
     measured = measure(t1, t2, t3, t4)
@@ -79,7 +79,7 @@ def test_whatever_a_server_says_the_numbers_are_finite(
 
 
 @pytest.mark.parametrize("zero", [1, 2])
-def test_a_missing_server_timestamp_is_no_measurement(zero: int) -> None:
+def test_missing_server_timestamp_yields_no_measurement(zero: int) -> None:
     stamps = [Timestamp(10 * SECOND)] * 4
     stamps[zero] = Timestamp(0)
     assert measure(*stamps) is None
@@ -95,15 +95,15 @@ BASES = [1000 * SECOND, 0, ERA // 2, ERA - 15 * SECOND // 100]
     [
         (0.1, 0.1001, True, 0.1999),
         (0.05, 0.25, True, 0.0),  # held for all of the time
-        (0.1, 5.0, False, 0.0),  # for longer than we waited
+        (0.1, 5.0, False, 0.0),  # held for longer than we waited
         (0.1, 0.3001, False, 0.0),
-        (0.1, 0.0999, False, 0.2),  # sent before it came
+        (0.1, 0.0999, False, 0.2),  # sent before it was received
         (86400.0, 0.1, False, 0.2),
         (-3600.0, -3599.9, True, 0.1),  # a wrong clock contradicts nothing
         (3600.0, 3600.1, True, 0.1),
     ],
 )
-def test_timestamps_that_cannot_be_true_are_called_so(
+def test_contradictory_timestamps_are_marked_inconsistent(
     base: int, received: float, transmitted: float, consistent: bool, rtt: float
 ) -> None:
     measured = measure(at(0.01, base), at(received + 0.01, base), at(transmitted + 0.01, base), at(0.21, base))

@@ -1,4 +1,4 @@
-"""Test an agent's journal of its batches, and that every point to die at still exists in the programs."""
+"""Test an agent's journal of its batches, and that every kill point still exists in the programs."""
 
 from datetime import UTC, datetime
 
@@ -27,7 +27,7 @@ def told(*lines: Line) -> list[tuple[int, bool, str | None]]:
     return [(story.process, story.stored, story.left) for story in read_lines(lines).stories]
 
 
-def test_a_batch_from_the_spool_to_its_acknowledgement() -> None:
+def test_journal_follows_a_batch_from_spool_to_acknowledgement() -> None:
     ack = BatchCommitted(batch=batch_id(7), stored=1)
     tale = read_lines([Began(1), storing(1, 7), Stored(1), Answered(ack), Leaving(1, "acknowledged")])
     (story,) = tale.stories
@@ -35,16 +35,16 @@ def test_a_batch_from_the_spool_to_its_acknowledgement() -> None:
     assert tale.kept_by_last_process() == 1
 
 
-def test_what_was_not_whole_when_the_process_ended_need_not_arrive() -> None:
+def test_batch_unfinished_when_its_process_ended_counts_as_not_stored() -> None:
     assert told(Began(1), storing(1, 7), Began(2), storing(1, 8), Stored(1)) == [(1, False, None), (2, True, None)]
 
 
-def test_what_is_gone_is_not_withdrawn_once_more() -> None:
+def test_only_the_first_departure_of_a_batch_counts() -> None:
     lines = [Began(1), storing(1, 7), Stored(1), Leaving(1, "acknowledged"), Leaving(1, "withdrawn")]
     assert told(*lines) == [(1, True, "acknowledged")]
 
 
-def test_only_the_last_process_counts_for_what_it_measured() -> None:
+def test_only_results_of_the_last_process_count_as_kept() -> None:
     lines: list[Line] = [Began(1), storing(1, 7, 5), Stored(1)]
     assert read_lines(lines).kept_by_last_process() == 5
     lines.append(Began(2))
@@ -54,7 +54,7 @@ def test_only_the_last_process_counts_for_what_it_measured() -> None:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_every_point_is_a_function_of_its_program(point: str) -> None:
+def test_every_kill_point_is_a_function_of_its_program(point: str) -> None:
     owner, name, when = place(point)
     assert callable(getattr(owner, name))
     assert when in ("before", "after")

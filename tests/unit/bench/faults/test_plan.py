@@ -12,21 +12,21 @@ PROCESSES = ("agent a", "agent b", "ingest 1", "ingest 2", "scorer", "selector")
 KNOWN = {*PROCESSES, *POINTS, *LINKS, "broker", "database", "everybody", "ingest 3", "ingest 4"}
 
 
-def test_a_seed_makes_its_plan() -> None:
+def test_plan_is_determined_by_its_seed() -> None:
     plan = make_plan("1", 600, PROCESSES)
     assert plan == make_plan("1", 600, PROCESSES)
     assert plan != make_plan("2", 600, PROCESSES)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_kind_has_had_its_turn_before_one_comes_again(seed: int) -> None:
+def test_every_kind_occurs_once_before_any_is_repeated(seed: int) -> None:
     plan = make_plan(str(seed), 600, PROCESSES)
     assert len(plan) > 2 * len(NAMES)
     for first in range(0, len(plan) - len(NAMES), len(NAMES)):
         assert sorted(planned.kind for planned in plan[first : first + len(NAMES)]) == sorted(NAMES)
 
 
-def test_faults_lie_within_their_round_and_strike_what_there_is() -> None:
+def test_faults_lie_within_their_round_and_have_known_targets() -> None:
     kinds = {kind.name: kind for kind in KINDS}
     for planned in make_plan("1", 3600, PROCESSES):
         assert 0 < planned.at < 3600
@@ -35,17 +35,17 @@ def test_faults_lie_within_their_round_and_strike_what_there_is() -> None:
         assert planned.target in KNOWN
 
 
-def test_one_kind_of_process_is_not_struck_more_often_for_being_many() -> None:
+def test_kinds_of_processes_are_killed_about_equally_often() -> None:
     killed = Counter(p.target.partition(" ")[0] for p in make_plan("1", 36_000, PROCESSES, ["kill"]))
     assert set(killed) == {"agent", "ingest", "scorer", "selector", "broker", "database"}
     assert max(killed.values()) < 1.5 * min(killed.values())
 
 
-def test_only_what_is_allowed_is_planned() -> None:
+def test_only_allowed_kinds_are_planned() -> None:
     assert {p.kind for p in make_plan("1", 600, PROCESSES, ["kill", "stop"])} == {"kill", "stop"}
     assert make_plan("1", 600, PROCESSES, []) == []
 
 
-def test_every_kind_can_be_made_and_every_point_is_in_a_program() -> None:
+def test_every_kind_has_a_maker_and_every_point_has_a_program() -> None:
     assert set(MAKERS) == set(NAMES)
     assert {program_of(point) for point in POINTS} == {"agent", "ingest", "scorer", "selector"}

@@ -18,7 +18,7 @@ CONNACK = bytes((0x20, 3, 0x87, 0, 0))
 
 @contextmanager
 def listening(answer: Callable[[socket.socket], object]) -> Iterator[int]:
-    """A port at which one connection is taken and given to ``answer``."""
+    """Listen on a port, and pass one accepted connection to ``answer``."""
 
     def serve() -> None:
         with server.accept()[0] as connection:
@@ -56,18 +56,18 @@ def serves(port: int, *, tls: bool) -> bool:
 
 
 @pytest.mark.parametrize("certificate", [True, False], ids=["whole files", "files that are being replaced"])
-def test_a_broker_that_answers_a_handshake_serves_even_by_refusing_it(tmp_path: Path, certificate: bool) -> None:
+def test_broker_that_completes_or_refuses_a_handshake_is_ready(tmp_path: Path, certificate: bool) -> None:
     with listening(handshake(tmp_path, certificate=certificate)) as port:
         assert serves(port, tls=True)
 
 
-def test_a_broker_that_refuses_who_shows_no_token_serves() -> None:
+def test_broker_that_refuses_a_client_without_a_token_is_ready() -> None:
     with listening(refuses) as port:
         assert serves(port, tls=False)
 
 
 @pytest.mark.parametrize("tls", [True, False])
-def test_a_port_behind_which_nobody_answers_does_not_serve(monkeypatch: pytest.MonkeyPatch, tls: bool) -> None:
+def test_broker_that_does_not_answer_is_not_ready(monkeypatch: pytest.MonkeyPatch, tls: bool) -> None:
     monkeypatch.setattr(rig, "_ANSWERS_WITHIN", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -76,6 +76,6 @@ def test_a_port_behind_which_nobody_answers_does_not_serve(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("tls", [True, False])
-def test_a_broker_that_ends_while_it_starts_does_not_serve(tls: bool) -> None:
+def test_broker_that_closes_the_connection_is_not_ready(tls: bool) -> None:
     with listening(lambda connection: connection.recv(1000)) as port:
         assert not serves(port, tls=tls)

@@ -24,7 +24,7 @@ PLANNED = Planned(at=0.0, seconds=0.0, kind="kill", target="ingest 1", luck=0.5)
 
 
 class _Rig:
-    """Processes that die when a test says so, and locks."""
+    """A fake rig: processes that die on demand, and locks."""
 
     def __init__(self) -> None:
         self.differences: list[Difference] = []
@@ -57,7 +57,7 @@ class _Rig:
 
 
 class _Fault:
-    """Writes down what is done to it."""
+    """Records its calls."""
 
     def __init__(self, reached: bool = True) -> None:
         self.touches = frozenset({"ingest 1", "scorer"})
@@ -82,7 +82,7 @@ def strike(rig: _Rig, run: Run, within: float = 60.0) -> Any:
 
 @pytest.fixture
 def rounds(monkeypatch: pytest.MonkeyPatch) -> Callable[..., _Rig]:
-    """Has the rounds of a run find, one after the other, these differences at these places."""
+    """Make the successive rounds of a run find the given differences in the given places."""
 
     def have(*found: dict[str, list[Difference]]) -> _Rig:
         rig, left = _Rig(), list(found)
@@ -120,7 +120,7 @@ GONE = Difference("lost", "a batch")
 
 
 @pytest.mark.parametrize("place", ["rig", "rest", "verdict"])
-async def test_what_any_part_finds_ends_the_run_and_is_bad(place: str, rounds: Callable[..., _Rig]) -> None:
+async def test_difference_found_by_any_part_ends_and_fails_the_run(place: str, rounds: Callable[..., _Rig]) -> None:
     rounds({}, {place: [GONE]}, {})
     run = a_run(2_700.0)
     run._strike = _nothing  # type: ignore[method-assign]
@@ -132,7 +132,7 @@ async def test_what_any_part_finds_ends_the_run_and_is_bad(place: str, rounds: C
 async def _nothing(*_: object) -> None: ...
 
 
-async def test_each_quarter_of_an_hour_is_a_round_and_all_faults_are_counted(rounds: Callable[..., _Rig]) -> None:
+async def test_each_round_lasts_15_minutes_and_all_faults_are_counted(rounds: Callable[..., _Rig]) -> None:
     rounds({}, {}, {})
     run = a_run(2_700.0)
 
@@ -146,7 +146,7 @@ async def test_each_quarter_of_an_hour_is_a_round_and_all_faults_are_counted(rou
     assert [record.name for record in run._records] == ["load-1.jsonl", "load-2.jsonl", "load-3.jsonl"]
 
 
-async def test_a_fault_is_made_whole_again_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fault_is_repaired_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     run, rig, fault = a_run(), _Rig(), _Fault()
     monkeypatch.setattr(run_module, "make_fault", lambda *_: fault)
     await strike(rig, run)
@@ -154,7 +154,7 @@ async def test_a_fault_is_made_whole_again_and_counted(monkeypatch: pytest.Monke
     assert run._struck == [Struck(PLANNED, True)]
 
 
-async def test_a_fault_that_fails_is_made_whole_again_and_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_fault_is_repaired_and_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     run, rig, fault = a_run(), _Rig(), _Fault()
 
     async def fail() -> None:
@@ -168,14 +168,14 @@ async def test_a_fault_that_fails_is_made_whole_again_and_not_counted(monkeypatc
     assert run._struck == []
 
 
-async def test_a_fault_that_comes_too_late_does_not_strike_and_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_late_fault_is_skipped_and_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     run, fault = a_run(), _Fault()
     monkeypatch.setattr(run_module, "make_fault", lambda *_: fault)
     await strike(_Rig(), run, within=-1.0)
     assert (fault.done, run._struck) == ([], [])
 
 
-async def test_a_fault_waits_for_all_that_it_touches(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fault_waits_for_the_locks_of_all_its_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     run, rig, fault = a_run(), _Rig(), _Fault()
     monkeypatch.setattr(run_module, "make_fault", lambda *_: fault)
     for name in fault.touches:
@@ -189,7 +189,7 @@ async def test_a_fault_waits_for_all_that_it_touches(monkeypatch: pytest.MonkeyP
         fault.done.clear()
 
 
-async def test_every_death_is_found_and_who_died_is_started_again_unless_it_was_a_load(
+async def test_dead_processes_are_reported_and_restarted_except_loads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(run_module, "_LOOK_EVERY", 0.001)
@@ -209,7 +209,7 @@ async def test_every_death_is_found_and_who_died_is_started_again_unless_it_was_
     assert rig.done == [("start", "scorer"), ("start", "agent one"), ("kill", "database"), ("start", "database")]
 
 
-async def test_a_database_that_a_fault_has_stopped_did_not_die(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_database_stopped_by_a_fault_is_not_reported_as_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "_LOOK_EVERY", 0.0)
     run, rig = a_run(), _Rig()
     rig.database.running = False
@@ -224,7 +224,7 @@ async def test_a_database_that_a_fault_has_stopped_did_not_die(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("good", [True, False])
-def test_the_exit_code_is_the_verdict_and_only_a_bad_run_keeps_its_logs(
+def test_exit_code_is_the_verdict_and_only_a_failed_run_keeps_its_logs(
     good: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = tmp_path / "run"

@@ -22,7 +22,7 @@ AGENT = "agent one"
 
 
 class _Rig:
-    """Writes down what is done to its processes and links."""
+    """Records what is done to its processes and links."""
 
     def __init__(self, directory: Path) -> None:
         self.done: list[tuple[Any, ...]] = []
@@ -71,7 +71,7 @@ class _Link:
 
 @pytest.fixture
 def rig(tmp_path: Path) -> _Rig:
-    """A rig on which nothing runs."""
+    """A fake rig without running processes."""
     return _Rig(tmp_path)
 
 
@@ -90,7 +90,7 @@ def fault(rig: _Rig, kind: str, target: str, luck: float = 0.5) -> Fault:
         ("worker comes", "ingest 3", [("start", "ingest 3")], [("stop", "ingest 3")]),
     ],
 )
-async def test_a_process_is_struck_and_comes_back(
+async def test_fault_of_a_process_is_made_and_repaired(
     rig: _Rig, kind: str, target: str, begins: list[Any], ends: list[Any]
 ) -> None:
     one = fault(rig, kind, target)
@@ -102,7 +102,7 @@ async def test_a_process_is_struck_and_comes_back(
     assert rig.done == ends
 
 
-async def test_a_wiped_broker_has_lost_its_files_before_it_comes_back(rig: _Rig, tmp_path: Path) -> None:
+async def test_wiped_broker_loses_its_files_before_it_is_restarted(rig: _Rig, tmp_path: Path) -> None:
     kept, gone = tmp_path / "mosquitto.conf", [tmp_path / "mosquitto.db", tmp_path / "mosquitto.db.new"]
     for path in (kept, *gone):
         path.touch()
@@ -115,7 +115,7 @@ async def test_a_wiped_broker_has_lost_its_files_before_it_comes_back(rig: _Rig,
 
 
 @pytest.mark.parametrize("reached", [True, False])
-async def test_a_process_dies_at_its_point_or_is_killed_all_the_same(
+async def test_process_dies_at_its_kill_point_or_is_killed_later(
     rig: _Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reached: bool
 ) -> None:
     monkeypatch.setattr(processes, "_AT_THE_POINT_WITHIN", 60.0 if reached else 0.0)
@@ -169,7 +169,7 @@ WHOLE_AGAIN = [
         ("cut TLS handshakes", 0.75, [("cut_new_after", 201, Direction.TO_CLIENT), ("cut",)]),
     ],
 )
-async def test_a_link_suffers_and_is_whole_again(rig: _Rig, kind: str, luck: float, begins: list[Any]) -> None:
+async def test_link_is_disturbed_and_restored(rig: _Rig, kind: str, luck: float, begins: list[Any]) -> None:
     one = fault(rig, kind, "agents to broker", luck)
     await one.begin()
     assert rig.done == begins
@@ -178,7 +178,7 @@ async def test_a_link_suffers_and_is_whole_again(rig: _Rig, kind: str, luck: flo
     assert sorted(map(str, rig.done)) == sorted(map(str, WHOLE_AGAIN))
 
 
-async def test_connections_are_cut_in_the_middle_until_it_is_over(rig: _Rig) -> None:
+async def test_connections_are_cut_midway_until_the_fault_ends(rig: _Rig) -> None:
     one = fault(rig, "cut TCP", "workers to database", 0.1)
     await one.begin()
     await wait_until(lambda: rig.done, within=60)
@@ -188,7 +188,7 @@ async def test_connections_are_cut_in_the_middle_until_it_is_over(rig: _Rig) -> 
     assert len(asyncio.all_tasks()) == 1
 
 
-async def test_whoever_trusted_a_wrong_certificate_is_a_difference(tmp_path: Path) -> None:
+async def test_client_that_trusts_a_wrong_certificate_is_a_difference(tmp_path: Path) -> None:
     log = tmp_path / "broker.log"
     log.write_text("New client connected from 127.0.0.1:1 as before (p5)\n")
     rig: Any = _Rig(tmp_path)

@@ -1,4 +1,4 @@
-"""Test the reason why a server is not handed out, from its results."""
+"""Test the reason, derived from its results, why a server is not handed out."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -37,31 +37,31 @@ def against(*kinds: dict[str, Any], score: float | None = -3.0, may_serve: int =
         ([SILENT] * 2 + [AHEAD] * 3, "clock is 5.0 s ahead, 60% of the time"),
         ([SILENT] * 19 + [GOOD], "does not answer"),
         ([GOOD] * 5, "score is still rising"),
-        ([SILENT] + [GOOD] * 12, "score is still rising"),  # to 20 times 7/13
-        ([SILENT] + [GOOD] * 11, "does not answer, 8% of the time"),  # to 20 times 6/12, which is 10
+        ([SILENT] + [GOOD] * 12, "score is still rising"),  # settles at 20 times 7/13
+        ([SILENT] + [GOOD] * 11, "does not answer, 8% of the time"),  # settles at 20 times 6/12, which is 10
         ([{"step": 0.0, "offset": 0.3}], "score is still rising"),
     ],
 )
-def test_it_is_what_most_of_the_results_that_cost_points_have_in_common(kinds: list[dict[str, Any]], why: str) -> None:
+def test_reason_is_the_most_common_fault_of_the_results(kinds: list[dict[str, Any]], why: str) -> None:
     assert against(*kinds) == why
 
 
 @pytest.mark.parametrize(("score", "why"), [(10.1, None), (10.0, "does not answer"), (None, "no score")])
-def test_a_score_above_ten_is_what_it_takes(score: float | None, why: str | None) -> None:
+def test_server_with_a_score_above_ten_has_no_reason(score: float | None, why: str | None) -> None:
     assert against(SILENT, score=score) == why
 
 
-def test_without_results_it_depends_on_who_may_measure() -> None:
+def test_reason_without_results_depends_on_the_eligible_monitors() -> None:
     assert against() == "no results"
     assert against(may_serve=0) == "every monitor shares its account or network"
 
 
-def test_only_its_own_and_only_the_last_hundred_results_count() -> None:
+def test_only_the_last_hundred_results_of_the_server_count() -> None:
     findings = Findings().all([row(**SILENT)] * 500 + [row(**GOOD)] * 100 + [row(8, **SILENT)] * 100)
     assert findings.against(SERVER, 3.0, 8) == "score is still rising"
     assert findings.against(8, 3.0, 8) == "does not answer"
 
 
-def test_what_a_monitor_calls_an_error_cannot_spoil_a_terminal() -> None:
+def test_error_text_of_a_monitor_is_made_printable_and_short() -> None:
     said = against({"step": -4.0, "offset": None, "error": "\x1b[2Jnetwork: " + "x" * 500})
     assert said is not None and said.isprintable() and len(said) <= 40

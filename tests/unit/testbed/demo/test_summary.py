@@ -1,4 +1,4 @@
-"""Test the end of the demo in figures and words, and the table before it."""
+"""Test the demo's summary in figures and words, and its table of the current state."""
 
 import io
 from collections import deque
@@ -32,7 +32,7 @@ GOOD = Account(committed=4601, lost=0, duplicated=0, rejected=0, waiting=0, unsc
 
 
 def replay_of(results: int = 12) -> Replay:
-    """Of the world's first servers."""
+    """Return a replay with results of the world's first servers."""
     replay = Replay()
     replay.servers = set(range(1, results + 1))
     for server_id in replay.servers:
@@ -58,14 +58,14 @@ def summary_of(
 
 
 def scores(*values: float | None) -> State:
-    """The state with these scores of the first servers."""
+    """Return the state with these scores of the first servers."""
     servers = list(STATE.servers)
     for n, value in enumerate(values):
         servers[n] = replace(servers[n], score=value)
     return replace(STATE, servers=tuple(servers))
 
 
-def test_a_good_end() -> None:
+def test_summary_of_a_good_run() -> None:
     replay = without_time(2, 6, 11)
     replay.offsets[2] = deque([0.3, 0.1, 0.2])
     summary = summary_of(replay=replay, state=scores(19.5))
@@ -99,13 +99,13 @@ WAITING = replace(GOOD, waiting=376)
         ),
     ],
 )
-def test_a_bad_end_says_why(given: dict[str, Any], problem: str) -> None:
+def test_summary_of_a_failed_run_names_the_problem(given: dict[str, Any], problem: str) -> None:
     summary = summary_of(**given)
     assert (summary.good, summary.problems) == (False, [problem])
     assert " ".join(in_words(summary).split()).startswith(f"The demo FAILED: - {problem} ")
 
 
-def test_a_server_that_nobody_may_measure_needs_no_results() -> None:
+def test_server_without_eligible_monitors_needs_no_results() -> None:
     world = make_world(2, 9, 11123)
     assert [server.what for server in world.servers if not world.may_serve(server)] == ["good, monitor's account"]
     servers = tuple(replace(server, score=None if server.id == 8 else -1.0) for server in STATE.servers[:8])
@@ -134,7 +134,7 @@ def test_the_verdict_in_words_fits_80_columns_and_names_every_server() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(3.0, True), (14.9, True), (15.0, False)])
-def test_whoever_was_in_a_hurry_is_told_how_long_it_takes(seconds: float, said: bool) -> None:
+def test_short_run_gets_a_hint_to_run_longer(seconds: float, said: bool) -> None:
     short = summary_of(seconds=seconds, state=scores(None))
     assert ("Every server has a score after about 15 s; run the demo longer." in in_words(short)) is said
 

@@ -1,4 +1,4 @@
-"""Test the messages of simulated monitors and their order: pure functions."""
+"""Test the messages of simulated monitors, their order, and the record of them."""
 
 import random
 from collections import Counter
@@ -26,7 +26,7 @@ def decoded(payload: bytes, batch_id: str) -> Submission | UndecodableMessage:
     return read_results("m.test.mon.example", "v4", Incoming("t", payload, correlation=batch_id.encode()), NOW)
 
 
-def test_a_plain_batch_is_what_ingest_accepts() -> None:
+def test_plain_batch_is_accepted_by_ingest() -> None:
     made = make_batch(TARGETS, "plain", NOW, random.Random(1))
     found = decoded(made.payload, made.id)
     assert isinstance(found, Submission)
@@ -37,8 +37,8 @@ def test_a_plain_batch_is_what_ingest_accepts() -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("delay", [timedelta(0), timedelta(minutes=2), SPOOL_AGE - timedelta(hours=1)])
-def test_what_is_spoiled_is_refused_for_the_reason_that_is_expected(seed: int, delay: timedelta) -> None:
-    """However late its batch arrives."""
+def test_bad_results_are_rejected_for_the_expected_reason(seed: int, delay: timedelta) -> None:
+    """The reasons do not depend on when the batch arrives."""
     made = make_batch(TARGETS, "bad", NOW, random.Random(seed))
     assert 1 <= len(made.expected) <= 3
     known = {target.server_id: target.ip for target in TARGETS}
@@ -51,7 +51,7 @@ def test_what_is_spoiled_is_refused_for_the_reason_that_is_expected(seed: int, d
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_what_is_malformed_cannot_be_read(seed: int) -> None:
+def test_malformed_batch_is_undecodable(seed: int) -> None:
     made = make_batch(TARGETS, "malformed", NOW, random.Random(seed))
     found = decoded(made.payload, made.id)
     assert isinstance(found, UndecodableMessage)
@@ -59,20 +59,20 @@ def test_what_is_malformed_cannot_be_read(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_what_is_late_still_counts(seed: int) -> None:
+def test_late_results_are_expected_to_count(seed: int) -> None:
     made = make_batch(TARGETS, "late", NOW, random.Random(seed))
     assert all(NOW - SPOOL_AGE < result.ts < NOW - timedelta(seconds=59) for result in made.results)
     assert made.expected == {}
 
 
-def test_no_two_results_are_the_same_unless_there_was_no_answer() -> None:
+def test_results_with_an_answer_are_all_different() -> None:
     rng = random.Random(1)
     results = [result for _ in range(50) for result in make_batch(TARGETS, "plain", NOW, rng).results]
     answered = [(result.server_id, result.offset, result.rtt) for result in results if not result.no_response]
     assert len(set(answered)) == len(answered)
 
 
-def test_kinds_have_their_shares() -> None:
+def test_kinds_of_batches_have_their_shares() -> None:
     shares = Shares(bad=0.1, late=0.2, duplicate=0.3, malformed=0.1)
     kinds = Counter(pick_kind(shares, (number + 0.5) / 1000) for number in range(1000))
     assert kinds == {"bad": 100, "late": 200, "duplicate": 300, "malformed": 100, "plain": 300}
@@ -85,7 +85,7 @@ def test_a_rota_measures_each_server_at_its_interval() -> None:
     assert rota.pace == pytest.approx(1.75)
 
 
-def test_a_rota_follows_what_is_added_and_taken_away() -> None:
+def test_rota_follows_added_and_removed_servers() -> None:
     rota = Rota([Target(1, "a", 1.0)])
     rota.take(5)
     rota.add(Target(2, "b", 1.0))
@@ -102,7 +102,7 @@ def test_a_rota_follows_what_is_added_and_taken_away() -> None:
     assert (len(rota), rota.take(1)) == (0, [])
 
 
-def test_a_server_that_comes_back_at_once_is_not_measured_twice_as_often() -> None:
+def test_server_added_back_at_once_is_not_measured_twice_as_often() -> None:
     rota = Rota([Target(1, "a", 1.0), Target(2, "b", 1.0)])
     rota.remove(1)
     rota.add(Target(1, "a", 1.0))
@@ -110,7 +110,7 @@ def test_a_server_that_comes_back_at_once_is_not_measured_twice_as_often() -> No
     assert abs(counts[1] - counts[2]) <= 1
 
 
-def test_a_record_tells_what_became_of_every_batch(tmp_path: Path) -> None:
+def test_record_contains_the_history_of_every_batch(tmp_path: Path) -> None:
     made = [make_batch(TARGETS[:2], kind, NOW, random.Random(1)) for kind in ("plain", "bad", "malformed")]
     ack = BatchCommitted(batch=made[0].id, stored=2)
     with Record(tmp_path / "record") as record:
@@ -126,7 +126,7 @@ def test_a_record_tells_what_became_of_every_batch(tmp_path: Path) -> None:
     assert (third.sent.kind, third.sent.results) == ("malformed", [])
 
 
-def test_a_line_that_is_still_being_written_is_left_for_later(tmp_path: Path) -> None:
+def test_line_that_is_still_being_written_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "record"
     with Record(path) as record:
         record.told(6, "m.test.mon.example", "v4", 17, None)
@@ -139,7 +139,7 @@ def spec(**given: object) -> LoadSpec:
     return LoadSpec(**(base | {"members": [Member(name="m.test.mon.example", targets=TARGETS)]} | given))  # type: ignore[arg-type]
 
 
-def test_a_specification_survives_its_file(tmp_path: Path) -> None:
+def test_specification_survives_writing_and_reading(tmp_path: Path) -> None:
     before = spec(rate=100.0, shares=Shares(bad=0.5), spools=Path("spools"))
     write_spec(tmp_path / "spec", before)
     assert read_spec(tmp_path / "spec") == before
@@ -153,7 +153,9 @@ def test_a_specification_survives_its_file(tmp_path: Path) -> None:
         ({"members": []}, "members: must have at least one entry"),
     ],
 )
-def test_what_is_no_specification_is_refused_by_name(tmp_path: Path, given: dict[str, object], message: str) -> None:
+def test_invalid_specification_is_refused_with_the_reason(
+    tmp_path: Path, given: dict[str, object], message: str
+) -> None:
     write_spec(tmp_path / "spec", spec(**given))
     with pytest.raises(SpecError, match=message):
         read_spec(tmp_path / "spec")

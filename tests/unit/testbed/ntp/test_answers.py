@@ -34,7 +34,7 @@ def field(data: bytes, start: int) -> int:
 
 
 def measured(reply: Reply, late_ns: int = 0) -> tuple[float, float]:
-    """Offset and round trip in seconds for a client that is as close as can be (RFC 5905, section 8)."""
+    """Return offset and round-trip time in seconds as a client at no distance computes them (RFC 5905, section 8)."""
     sent = reply.due_ns + late_ns
     data = reply.datagram(sent)
     receive, transmit = field(data, 32), field(data, 40)
@@ -49,7 +49,7 @@ def measured(reply: Reply, late_ns: int = 0) -> tuple[float, float]:
     asymmetry=st.floats(0, 0.2),
     late_ns=st.integers(0, 50_000_000),
 )
-def test_offset_and_delay_come_out_whatever_they_are_and_however_late_the_reply(
+def test_measured_offset_and_delay_match_the_spec_however_late_the_reply(
     offset: float, delay: float, asymmetry: float, late_ns: int
 ) -> None:
     reply = the_reply(offset=offset, delay=delay, asymmetry=asymmetry)
@@ -64,28 +64,28 @@ def test_a_silent_server_never_answers() -> None:
 
 
 @pytest.mark.parametrize("hold", [2.0, -2.0])
-def test_a_server_may_say_that_it_held_the_request_longer_than_it_did(hold: float) -> None:
+def test_server_may_report_a_wrong_processing_time(hold: float) -> None:
     assert measured(the_reply(hold=hold, delay=0.1, offset=0.5)) == pytest.approx((0.5 + hold / 2, 0.2 - hold))
 
 
-def test_the_reply_goes_out_when_the_simulated_network_is_through() -> None:
+def test_reply_is_due_after_the_simulated_network_delay() -> None:
     assert the_reply(delay=0.01, asymmetry=0.002).due_ns == ARRIVAL + 22_000_000
 
 
-def test_the_server_is_never_seen_to_answer_before_it_was_asked() -> None:
+def test_transmit_timestamp_is_never_before_the_receive_timestamp() -> None:
     for seed in range(200):
         data = replies(seed, delay=0.001, jitter=0.001)[0]
         packet = data.datagram(data.due_ns)
         assert field(packet, 40) >= field(packet, 32)
 
 
-def test_jitter_scatters_around_the_truth() -> None:
+def test_jitter_scatters_around_the_true_offset() -> None:
     samples = [measured(replies(seed, offset=0.1, delay=0.01, jitter=0.001)[0])[0] for seed in range(2000)]
     assert statistics.fmean(samples) == pytest.approx(0.1, abs=0.00005)
     assert statistics.stdev(samples) == pytest.approx(0.00043, rel=0.1)
 
 
-def test_the_reply_carries_what_the_spec_says() -> None:
+def test_reply_contains_the_values_of_the_spec() -> None:
     data = the_reply(stratum=1, leap=2, reference_id="GPS", root_delay=0.5, root_dispersion=0.25).datagram(ARRIVAL)
     assert data[0] == 2 << 6 | 4 << 3 | 4
     assert (data[1], data[2], data[3]) == (1, 9, 256 - 23)
@@ -101,7 +101,7 @@ def test_a_lossy_server_answers_its_share() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"loss": 1.0}, {"behaviour": Behaviour.SILENT}, {"loss": 1.0, "then_answer": True}])
-def test_no_answer(fields: dict[str, Any]) -> None:
+def test_silent_or_fully_lossy_server_never_answers(fields: dict[str, Any]) -> None:
     assert replies(**fields) == ()
 
 
@@ -111,7 +111,7 @@ def test_a_kiss_is_a_valid_answer_at_stratum_0_with_its_code() -> None:
     assert field(data, 24) == COOKIE
 
 
-def test_a_share_of_the_answers_is_the_kiss() -> None:
+def test_kiss_is_sent_in_its_share_of_the_answers() -> None:
     kisses = sum(replies(seed, kiss="DENY", kiss_share=1 / 3)[0].head[1] == 0 for seed in range(1500))
     assert kisses == pytest.approx(500, abs=60)
 
@@ -128,9 +128,7 @@ def test_a_share_of_the_answers_is_the_kiss() -> None:
         Behaviour.FORGED_KISS,
     ],
 )
-def test_a_wrong_answer_differs_in_what_it_is_named_after_and_may_be_followed_by_the_right_one(
-    behaviour: Behaviour, then_answer: bool
-) -> None:
+def test_wrong_answer_has_only_its_fault_and_may_precede_the_right_one(behaviour: Behaviour, then_answer: bool) -> None:
     proper = the_reply()
     wrong, *rest = replies(behaviour=behaviour, then_answer=then_answer)
     assert rest == ([proper] if then_answer else [])
@@ -155,12 +153,12 @@ def test_a_duplicate_is_the_proper_answer_twice() -> None:
     assert replies(behaviour=Behaviour.DUPLICATE) == (the_reply(), the_reply())
 
 
-def test_the_same_randomness_gives_the_same_answers() -> None:
+def test_same_seed_gives_the_same_answers() -> None:
     fields: dict[str, Any] = {"loss": 0.5, "jitter": 0.001}
     assert [replies(seed, **fields) for seed in range(20)] == [replies(seed, **fields) for seed in range(20)]
 
 
-def test_the_next_era_is_nothing_special() -> None:
+def test_timestamps_are_correct_across_the_end_of_an_era() -> None:
     arrival = (2**32 - 2_208_988_800) * NS - 5_000_000
     (reply,) = replies(arrival_ns=arrival, delay=0.01)
     data = reply.datagram(reply.due_ns)

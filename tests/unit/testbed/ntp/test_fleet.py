@@ -14,7 +14,7 @@ def is_good(spec: ServerSpec) -> bool:
     return sound and spec.stratum < 8 and abs(spec.offset) <= 0.012
 
 
-def test_from_the_thirteenth_on_one_in_four_has_a_fault() -> None:
+def test_every_fourth_server_from_the_thirteenth_has_a_fault() -> None:
     names = [spec.name for spec in standard_fleet(29)]
     assert [number for number, name in enumerate(names) if name != "good"] == [0, 1, 2, 3, 12, 16, 20, 24, 28]
     assert names[12:29:4] == ["loses 20 %", "RATE, one in three", "DENY", "RSTR", "loses 20 %"]
@@ -27,7 +27,7 @@ def test_the_first_four_have_the_known_faults() -> None:
     assert (unsynchronised.stratum, unsynchronised.leap) == (16, 3)
 
 
-def test_twelve_servers_are_the_four_faults_and_eight_good_ones() -> None:
+def test_fleet_of_twelve_has_four_faulty_and_eight_good_servers() -> None:
     assert [is_good(spec) for spec in standard_fleet(12)] == [False] * 4 + [True] * 8
 
 
@@ -55,7 +55,7 @@ def test_each_server_has_a_network_of_its_own() -> None:
     assert len(networks) == 5000
 
 
-def test_agents_of_different_networks() -> None:
+def test_loopback_addresses_are_in_different_networks() -> None:
     addresses = loopback_addresses("127.64.0.1", 60, 20)
     networks = [ipaddress.ip_network(f"{address}/20", strict=False) for address in addresses]
     assert addresses[:2] == ("127.64.0.1", "127.64.16.1")
@@ -72,7 +72,7 @@ def test_agents_of_different_networks() -> None:
         (2, "here", "base is 'here'; must be an address in 127.0.0.0/8"),
     ],
 )
-def test_what_does_not_fit_is_refused(count: int, base: str, reason: str) -> None:
+def test_impossible_count_or_base_address_is_refused(count: int, base: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         standard_fleet(count, base)
 

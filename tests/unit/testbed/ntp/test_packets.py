@@ -15,20 +15,20 @@ def client_packet(version: int = 4, mode: int = 3, transmit: int = 0x11223344556
 
 
 @pytest.mark.parametrize("version", [1, 2, 3, 4])
-def test_a_request_is_read(version: int) -> None:
+def test_request_is_parsed(version: int) -> None:
     request = parse_request(client_packet(version))
     assert request is not None
     assert (request.version, request.poll, request.transmit) == (version, 6, 0x1122334455667788)
 
 
-def test_what_follows_the_header_is_ignored() -> None:
+def test_bytes_after_the_header_are_ignored() -> None:
     assert parse_request(client_packet() + bytes(20)) is not None
 
 
 @pytest.mark.parametrize(
     "data", [b"", client_packet()[:-1], client_packet(version=0), client_packet(version=5), client_packet(mode=4)]
 )
-def test_what_is_no_request_is_none(data: bytes) -> None:
+def test_invalid_requests_are_ignored(data: bytes) -> None:
     assert parse_request(data) is None
 
 
@@ -42,17 +42,17 @@ def test_what_is_no_request_is_none(data: bytes) -> None:
         ((2**32 - 2_208_988_800) * NS - 1, 0xFFFF_FFFF_FFFF_FFFB),
     ],
 )
-def test_timestamps(unix_ns: int, expected: int) -> None:
+def test_unix_time_is_converted_to_ntp_timestamps(unix_ns: int, expected: int) -> None:
     assert timestamp(unix_ns) == expected
     assert pack_timestamp(unix_ns) == expected.to_bytes(8, "big")
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.0, 0), (1.0, 65536), (0.5, 32768), (70000.0, 0xFFFF_FFFF)])
-def test_short_format(seconds: float, expected: int) -> None:
+def test_seconds_are_converted_to_the_short_format(seconds: float, expected: int) -> None:
     assert short_format(seconds) == expected
 
 
-def test_another_implementation_reads_our_reply() -> None:
+def test_ntplib_parses_our_reply() -> None:
     header = Header(
         leap=1,
         version=4,

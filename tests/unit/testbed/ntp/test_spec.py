@@ -16,7 +16,7 @@ from testbed.ntp.spec import (
 )
 
 
-def test_a_fleet_survives_its_file() -> None:
+def test_fleet_survives_encoding_and_decoding() -> None:
     specs = (
         ServerSpec(
             address="127.1.2.3", port=1123, name="bad", offset=-0.4, behaviour=Behaviour.SHORT, then_answer=True
@@ -52,7 +52,7 @@ def test_a_fleet_survives_its_file() -> None:
         ("kiss", "RAT", "four ASCII"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_would_be_right(field: str, value: object, right: str) -> None:
+def test_invalid_value_is_named_with_the_allowed_values(field: str, value: object, right: str) -> None:
     with pytest.raises(ValueError) as error:
         ServerSpec(**{"address": "127.0.0.1"} | {field: value})  # type: ignore[arg-type]
     assert str(error.value).startswith(f"{field} is {value!r}; must be ")
@@ -60,7 +60,7 @@ def test_a_wrong_value_is_named_with_what_would_be_right(field: str, value: obje
 
 
 @pytest.mark.parametrize("asymmetry", [-0.01, 0.0, 0.02])
-def test_the_way_there_may_be_faster_but_not_faster_than_at_once(asymmetry: float) -> None:
+def test_asymmetry_may_reduce_the_delay_to_zero(asymmetry: float) -> None:
     assert ServerSpec(address="127.0.0.1", delay=0.01, asymmetry=asymmetry).asymmetry == asymmetry
 
 
@@ -87,18 +87,18 @@ def test_the_way_there_may_be_faster_but_not_faster_than_at_once(asymmetry: floa
         ("[", "not JSON: Input data was truncated"),
     ],
 )
-def test_a_wrong_file_is_named_with_place_and_value(text: str, reason: str) -> None:
+def test_invalid_file_is_named_with_place_and_value(text: str, reason: str) -> None:
     with pytest.raises(SpecError) as error:
         decode_specs(text.encode(), "fleet.json")
     assert str(error.value).startswith(f"fleet.json: {reason}")
 
 
-def test_a_wrong_behaviour_gets_the_list_of_right_ones() -> None:
+def test_error_about_an_invalid_behaviour_lists_the_valid_ones() -> None:
     with pytest.raises(SpecError, match=r"must be one of normal, silent, short, .*forged_kiss$"):
         decode_specs(b'[{"address": "127.0.0.1", "behaviour": "rude"}]', "fleet.json")
 
 
-def test_any_number_of_servers_may_ask_for_a_free_port() -> None:
+def test_several_servers_may_request_a_free_port() -> None:
     assert len(decode_specs(b'[{"address": "127.0.0.1", "port": 0}, {"address": "127.0.0.1", "port": 0}]', "x")) == 2
 
 
@@ -111,5 +111,5 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     ("text", "octets"),
     [("192.0.2.7", b"\xc0\x00\x02\x07"), ("GPS", b"GPS\0"), ("RATE", b"RATE"), ("", bytes(4)), ("12345", None)],
 )
-def test_reference_ids(text: str, octets: bytes | None) -> None:
+def test_reference_ids_are_encoded_as_four_octets(text: str, octets: bytes | None) -> None:
     assert reference_octets(text) == octets
