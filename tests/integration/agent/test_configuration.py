@@ -1,4 +1,4 @@
-"""Test that wrong settings are named with the valid values, and that nothing starts: exit status 2."""
+"""Test start and end of an agent: invalid settings are reported with exit status 2, and SIGTERM ends it in time."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ NAME = "wrong.devel.mon.example"
 
 
 def command(tmp_path: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    (tmp_path / "defaults").touch()  # what a test has written there stays
+    (tmp_path / "defaults").touch()  # keeps the content that a test has written
     return subprocess.run(
         [sys.executable, "-m", "agent", *arguments],
         cwd=CHECKOUT,
@@ -58,21 +58,23 @@ def command(tmp_path: Path, *arguments: str, **environ: str) -> subprocess.Compl
         (["monitor", "--twice"], {}, "No such option: --twice"),
     ],
 )
-def test_wrong_settings(tmp_path: Path, arguments: list[str], environ: dict[str, str], why: str) -> None:
+def test_invalid_settings_are_refused_with_the_reason(
+    tmp_path: Path, arguments: list[str], environ: dict[str, str], why: str
+) -> None:
     said = command(tmp_path, *arguments, **environ)
     assert said.returncode == 2, said
     assert why in said.stderr
     assert "Traceback" not in said.stderr
 
 
-def test_settings_of_an_older_agent_are_understood(tmp_path: Path) -> None:
+def test_settings_of_an_older_agent_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "defaults").write_text("MONITOR_DEBUG_NTP_QUERIES=true\nMONITOR_LOG_LEVEL=warn\nMONITOR_DEBUG=true\n")
     said = command(tmp_path, "--deploy-env", "devel", "--log-level", "WARN", "monitor")
     assert (said.returncode, "devel/state.json: is missing" in said.stderr) == (2, True), said.stderr
     assert "ntppool-agent: warning: MONITOR_DEBUG_NTP_QUERIES (" in said.stderr
 
 
-def test_wrong_files(tmp_path: Path) -> None:
+def test_state_file_of_another_environment_is_refused(tmp_path: Path) -> None:
     base = tmp_path / "state"
     state = State(name=NAME, broker=BrokerPlace(host="::1", port=1))
     directory = provision(base, "devel", state, "t")
@@ -82,7 +84,7 @@ def test_wrong_files(tmp_path: Path) -> None:
     assert (said.returncode, "belongs to prod, not to devel" in said.stderr) == (2, True), said.stderr
 
 
-def test_the_daemon_is_not_started_by_hand(tmp_path: Path) -> None:
+def test_daemon_module_refuses_to_be_run_directly(tmp_path: Path) -> None:
     said = subprocess.run(
         [sys.executable, "-m", "agent.daemon"], cwd=CHECKOUT, capture_output=True, text=True, timeout=30, check=False
     )
@@ -90,7 +92,7 @@ def test_the_daemon_is_not_started_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broker_is", ["away", "hanging"])
-async def test_sigterm_ends_it_in_time_also_without_a_broker(
+async def test_sigterm_ends_the_agent_in_time_even_without_a_broker(
     tmp_path: Path, fresh_broker: Broker, broker_is: str
 ) -> None:
     with AgentProcess(tmp_path, fresh_broker, NAME) as agent:
@@ -124,7 +126,7 @@ socket.getaddrinfo = getaddrinfo
 """
 
 
-async def test_sigterm_ends_it_in_time_while_the_brokers_name_is_looked_up(tmp_path: Path) -> None:
+async def test_sigterm_ends_the_agent_in_time_during_a_hanging_name_lookup(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(HANGING_NAMES)
     (tmp_path / "defaults").touch()
     (tmp_path / "ca.pem").write_text(LocalCa().certificate)
@@ -147,7 +149,7 @@ async def test_sigterm_ends_it_in_time_while_the_brokers_name_is_looked_up(tmp_p
             process.kill()
 
 
-async def test_without_a_token_it_waits_for_one_and_never_shows_it(tmp_path: Path, broker: Broker) -> None:
+async def test_agent_without_a_token_waits_for_one_and_never_discloses_it(tmp_path: Path, broker: Broker) -> None:
     with AgentProcess(tmp_path, broker, "late.devel.mon.example") as agent:
         token = agent.directory.token_file.read_text()
         agent.directory.token_file.unlink()

@@ -49,15 +49,15 @@ def run(code: str) -> str:
     return done.stdout
 
 
-def test_the_daemon_imports_no_heavy_package() -> None:
+def test_daemon_imports_no_heavy_package() -> None:
     loaded = run(LIST_MODULES).split()
     assert "aiomqtt" in loaded
     assert [name for name in loaded if name in HEAVY or name.partition(".")[0] in HEAVY] == []
 
 
-def test_a_postponed_module_is_there_when_it_is_used() -> None:
+def test_postponed_module_is_loaded_on_first_use() -> None:
     run(USE_POSTPONED)
 
 
-def test_the_version_is_that_of_the_package() -> None:
+def test_version_matches_pyproject() -> None:
     assert tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"] == VERSION

@@ -1,6 +1,6 @@
-"""Test a disk and system tables that fail under a running agent: it reports that, loses no results, and recovers.
+"""Test a running agent whose disk or file descriptors fail: it reports this, loses no results, and recovers.
 
-A process's resource limits make its system calls really fail, and can be lifted while it runs.
+Resource limits of the process make its system calls fail, and can be lifted while it runs.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ async def pool(broker: Broker, fleet: Fleet) -> AsyncIterator[Pool]:
 
 @pytest.fixture
 def agent(tmp_path: Path, broker: Broker) -> Iterator[AgentProcess]:
-    """Its log goes through a pipe, since a limit on files would strike a file of its own, too."""
+    """An agent that logs through a pipe, since a limit on file sizes would also apply to a log file of its own."""
     with AgentProcess(tmp_path, broker, NAME) as made, made.log.open("ab", buffering=0) as log:
         made.process = subprocess.Popen(made.command("monitor"), cwd=CHECKOUT, env=made.environ, stderr=subprocess.PIPE)
 
@@ -66,7 +66,7 @@ def agent(tmp_path: Path, broker: Broker) -> Iterator[AgentProcess]:
 
 @contextmanager
 def limited(agent: AgentProcess, kind: int, to: int) -> Iterator[None]:
-    """A limit of the running agent, taken back at the end."""
+    """Set a resource limit of the running agent, and restore it at the end."""
     assert agent.process is not None
     soft, hard = resource.prlimit(agent.process.pid, kind)
     resource.prlimit(agent.process.pid, kind, (to, hard))
@@ -88,7 +88,7 @@ async def recovered(pool: Pool, agent: AgentProcess) -> None:
     assert "Traceback" not in agent.log_text
 
 
-async def test_a_disk_that_takes_nothing(pool: Pool, agent: AgentProcess) -> None:
+async def test_unwritable_disk_is_reported_and_the_agent_recovers(pool: Pool, agent: AgentProcess) -> None:
     await wait_until(lambda: pool.batches, lambda: agent.log_text, within=40)
     with limited(agent, resource.RLIMIT_FSIZE, 0):
         why = "results cannot be written to disk: File too large"
@@ -100,9 +100,7 @@ async def test_a_disk_that_takes_nothing(pool: Pool, agent: AgentProcess) -> Non
     assert pool.status.spool.dropped_results == 0
 
 
-async def test_an_agent_ends_in_time_with_a_disk_that_takes_nothing_and_says_what_is_lost(
-    pool: Pool, agent: AgentProcess
-) -> None:
+async def test_agent_with_an_unwritable_disk_ends_in_time_and_logs_the_loss(pool: Pool, agent: AgentProcess) -> None:
     await wait_until(lambda: pool.batches, lambda: agent.log_text, within=40)
     with limited(agent, resource.RLIMIT_FSIZE, 0):
         await wait_until(lambda: "cannot write a batch" in agent.log_text, lambda: agent.log_text)
@@ -117,14 +115,16 @@ async def test_an_agent_ends_in_time_with_a_disk_that_takes_nothing_and_says_wha
     )
 
 
-async def test_a_spool_that_somebody_removes_is_made_anew(pool: Pool, agent: AgentProcess) -> None:
+async def test_removed_spool_directory_is_recreated(pool: Pool, agent: AgentProcess) -> None:
     await wait_until(lambda: pool.batches, lambda: agent.log_text, within=40)
     await asyncio.to_thread(shutil.rmtree, agent.directory.spool)
     await recovered(pool, agent)
     assert alive(agent)
 
 
-async def test_a_state_directory_that_goes_and_comes_back(pool: Pool, agent: AgentProcess, tmp_path: Path) -> None:
+async def test_agent_survives_a_temporarily_missing_state_directory(
+    pool: Pool, agent: AgentProcess, tmp_path: Path
+) -> None:
     pool.acknowledging = False
     await wait_until(lambda: pool.batches, lambda: agent.log_text, within=40)
     agent.directory.path.rename(tmp_path / "gone")
@@ -141,7 +141,7 @@ async def test_a_state_directory_that_goes_and_comes_back(pool: Pool, agent: Age
     assert agent.report()["set_aside_torn"] == 0
 
 
-async def test_a_full_table_of_files(pool: Pool, agent: AgentProcess) -> None:
+async def test_agent_recovers_after_running_out_of_file_descriptors(pool: Pool, agent: AgentProcess) -> None:
     pool.acknowledging = False
     await wait_until(lambda: pool.batches, lambda: agent.log_text, within=40)
     assert agent.process is not None

@@ -1,4 +1,4 @@
-"""Test unusual hosts: a user without home directory or entry in the user database, no locale, no IPv6."""
+"""Test unusual hosts: no home directory, no entry in the user database, no locale, no IPv6."""
 
 import asyncio
 import os
@@ -37,7 +37,7 @@ socket.socket = Socket
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """What a process of such a host has, and Python's own view of it."""
+    """Environment of a process on such a host, with a ``sitecustomize`` that imitates it."""
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "sitecustomize.py").write_text(ODD)
     (tmp_path / "defaults").touch()
@@ -53,7 +53,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 
 class OddAgent(AgentProcess):
-    """An agent on such a host."""
+    """An agent in the environment of such a host."""
 
     odd: dict[str, str]
 
@@ -69,7 +69,7 @@ def agent(tmp_path: Path, broker: Broker, environ: dict[str, str]) -> Iterator[O
         yield made
 
 
-async def test_an_agent_measures_delivers_and_tells_its_status(agent: OddAgent, broker: Broker) -> None:
+async def test_agent_measures_delivers_and_reports_its_status(agent: OddAgent, broker: Broker) -> None:
     async with Fleet([ServerSpec(address="127.43.1.1", port=0)]) as fleet, pool_of(broker, NAME) as pool:
         server = fleet.specs[0]
         await pool.configure(base_checks=[f"{server.address}:{server.port}"])
@@ -96,7 +96,7 @@ def run(environ: dict[str, str], *arguments: str, module: str = "agent") -> subp
     )
 
 
-def test_without_a_home_it_says_what_must_be_named(environ: dict[str, str]) -> None:
+def test_agent_without_a_home_directory_asks_for_a_state_directory(environ: dict[str, str]) -> None:
     said = run(environ, "monitor")
     assert (said.returncode, said.stderr) == (
         2,
@@ -104,7 +104,7 @@ def test_without_a_home_it_says_what_must_be_named(environ: dict[str, str]) -> N
     )
 
 
-def test_commands_that_need_no_home_do_without(environ: dict[str, str]) -> None:
+def test_commands_that_need_no_home_directory_work_without_one(environ: dict[str, str]) -> None:
     said = run(environ, "check", "127.0.0.1")
     assert (said.returncode, "127.0.0.1 is not a public address: a loopback address" in said.stderr) == (2, True)
     said = run(environ, "-e", "devel", "status")
@@ -112,7 +112,7 @@ def test_commands_that_need_no_home_do_without(environ: dict[str, str]) -> None:
     assert run(environ, "version").returncode == 0
 
 
-def test_a_worker_without_a_home_says_what_must_be_named(environ: dict[str, str], tmp_path: Path) -> None:
+def test_operator_command_without_a_home_directory_asks_for_a_setting(environ: dict[str, str], tmp_path: Path) -> None:
     said = run({**environ, "JWT_KEY": "x" * 64}, "--env", "devel", "db", "status", module="ops")
     assert said.returncode == 2, said
     assert "STATE_DIRECTORY: must be set, or DATABASE_DSN, since this user has no home" in said.stderr
@@ -121,7 +121,7 @@ def test_a_worker_without_a_home_says_what_must_be_named(environ: dict[str, str]
     assert "Traceback" not in said.stderr
 
 
-def test_text_that_the_locale_cannot_show_ends_no_command(environ: dict[str, str], tmp_path: Path) -> None:
+def test_command_survives_text_that_the_locale_cannot_encode(environ: dict[str, str], tmp_path: Path) -> None:
     said = run({**environ, "PYTHONIOENCODING": "ascii:strict"}, "--state-dir", str(tmp_path / "tëst"), "status")
     assert (said.returncode, said.stderr) == (1, "")
     assert "not set up for prod" in said.stdout

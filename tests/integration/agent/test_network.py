@@ -1,4 +1,4 @@
-"""Test an agent's reports about silent servers and a silent network, over real sockets."""
+"""Test how an agent reports silent servers and a failing network, over real sockets."""
 
 import asyncio
 import errno
@@ -30,7 +30,7 @@ both = pytest.mark.parametrize(("ipv", "address"), [V4, V6])
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checks of the clock follow sooner, so that the tests need not wait."""
+    """Shorten the time between clock checks, so that the tests need not wait."""
     monkeypatch.setattr(clock_monitor, "ASKED_NOT_BEFORE", 0.5)
     monkeypatch.setattr(clock_monitor, "RETRY_AFTER", 0.5)
 
@@ -40,7 +40,9 @@ def servers(address: str, count: int, **fields: object) -> list[ServerSpec]:
 
 
 @both
-async def test_a_monitor_with_one_server_reports_that_it_is_dead(tmp_path: Path, ipv: IpVersion, address: str) -> None:
+async def test_monitor_with_a_single_dead_server_reports_no_response(
+    tmp_path: Path, ipv: IpVersion, address: str
+) -> None:
     async with Fleet([*servers(address, 1), *servers(address, 1, behaviour=SILENT)]) as fleet:
         base, dead = fleet.specs
         measuring = Measuring(tmp_path, ipv)
@@ -52,8 +54,8 @@ async def test_a_monitor_with_one_server_reports_that_it_is_dead(tmp_path: Path,
         assert measuring.counters.results_unproven == 0
 
 
-async def test_a_server_that_refuses_is_reported_as_such(tmp_path: Path) -> None:
-    """The server's host says so itself, by ICMP: this is about the server."""
+async def test_refused_connection_is_reported_as_an_error_of_the_server(tmp_path: Path) -> None:
+    """The server's host itself refuses, by ICMP, so the error concerns the server."""
     async with Fleet([*servers("127.45.0.1", 2)]) as fleet:
         base, closed = fleet.specs
         fleet.apply([base])
@@ -67,8 +69,8 @@ async def test_a_server_that_refuses_is_reported_as_such(tmp_path: Path) -> None
 
 
 @both
-async def test_while_nobody_answers_nothing_is_said_of_anybody(tmp_path: Path, ipv: IpVersion, address: str) -> None:
-    """The route is there, and all packets vanish behind it."""
+async def test_no_server_is_reported_as_silent_while_none_answers(tmp_path: Path, ipv: IpVersion, address: str) -> None:
+    """There is a route, but all packets are lost on the way."""
     async with Fleet(servers(address, 4)) as fleet:
         base, *others = fleet.specs
         measuring = Measuring(tmp_path, ipv)
@@ -89,7 +91,7 @@ async def test_while_nobody_answers_nothing_is_said_of_anybody(tmp_path: Path, i
         assert measuring.counters.probes_discarded >= measuring.counters.results_unproven
 
 
-async def test_what_waits_for_a_check_that_never_comes_is_dropped(tmp_path: Path) -> None:
+async def test_results_waiting_for_a_check_that_never_comes_are_dropped(tmp_path: Path) -> None:
     async with Fleet([*servers("127.45.0.1", 1), *servers("127.45.0.1", 1, behaviour=SILENT)]) as fleet:
         base, dead = fleet.specs
         measuring = Measuring(tmp_path)
@@ -113,7 +115,7 @@ LOCAL = [
 
 @pytest.mark.parametrize("number", LOCAL)
 @pytest.mark.parametrize("method", ["__init__", "send"])
-async def test_what_this_host_says_when_it_should_send_is_ours(
+async def test_errors_while_sending_are_attributed_to_this_host(
     monkeypatch: pytest.MonkeyPatch, number: int, method: str
 ) -> None:
     def fail(*_: object) -> None:
@@ -132,7 +134,7 @@ async def test_what_this_host_says_when_it_should_send_is_ours(
         *((errno.EPROTO, False), (errno.ENETDOWN, True), (errno.ENOBUFS, True), (errno.ENOMEM, True)),
     ],
 )
-async def test_what_comes_back_after_sending_is_about_the_server_or_the_way_to_it(
+async def test_errors_after_sending_are_attributed_by_error_number(
     monkeypatch: pytest.MonkeyPatch, number: int, ours: bool
 ) -> None:
     def fail(_: object) -> None:
@@ -147,8 +149,8 @@ async def test_what_comes_back_after_sending_is_about_the_server_or_the_way_to_i
 
 @pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
 @pytest.mark.parametrize("ipv", ["v4", pytest.param("v6", marks=needs_ipv6)])
-def test_a_link_that_goes_down_takes_no_server_with_it(tmp_path: Path, ipv: str) -> None:
-    """On a network of its own, whose only link is taken down and up again."""
+def test_no_server_is_reported_as_silent_because_the_link_is_down(tmp_path: Path, ipv: str) -> None:
+    """Run in a network namespace whose only link is taken down and up again."""
     command = [sys.executable, "-m", "testbed.fixtures.link_down", ipv, str(tmp_path)]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode == 77:

@@ -30,7 +30,7 @@ def name() -> str:
 
 @pytest.fixture
 def broker(broker: Broker, request: pytest.FixtureRequest) -> Broker:
-    """The session's broker, by plain TCP, or by the transport that a test names."""
+    """The session-scoped broker, reached by plain TCP or by the transport that a test requests."""
     transport: Transport = getattr(request, "param", PLAIN)
     require_address(transport.host)
     return broker.via(transport)
@@ -74,7 +74,9 @@ def base_check(fleet: Fleet) -> list[str]:
     return [f"{good.address}:{good.port}"]
 
 
-async def test_what_is_assigned_is_measured_and_leaves_the_spool(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
+async def test_assigned_servers_are_measured_and_the_spool_is_emptied(
+    pool: Pool, agent: AgentProcess, fleet: Fleet
+) -> None:
     good, early, silent = fleet.specs
     await pool.configure(base_checks=base_check(fleet), ip="127.41.0.9")
     assigned = [await pool.assign(1, good), await pool.assign(2, early), await pool.assign(3, silent, interval=4.0)]
@@ -118,7 +120,7 @@ async def test_no_probing_without_configuration_status_or_good_clock(
     await wait_until(lambda: pool.batches, lambda: agent.log_text)
 
 
-async def test_assignments_come_change_and_go(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
+async def test_assignments_can_be_added_and_removed_at_run_time(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
     good, early, _ = fleet.specs
     await pool.configure(base_checks=base_check(fleet))
     await pool.assign(1, good)
@@ -130,7 +132,7 @@ async def test_assignments_come_change_and_go(pool: Pool, agent: AgentProcess, f
     await wait_until(lambda: pool.status.protocols["v4"].assignments_hash == left, lambda: str(pool.status))
     since = pool.status.ts
     assert since is not None
-    # What was measured before the change may still come, even when it is sent after it.
+    # Results measured before the change may still arrive, even if they are sent after it.
     await wait_until(lambda: len(measured_since(pool, 2, since)) >= 2, lambda: agent.log_text)
     assert measured_since(pool, 1, since) == []
 
@@ -140,7 +142,7 @@ def measured_since(pool: Pool, server_id: int, since: datetime) -> list[Result]:
     return [result for result in results if result.server_id == server_id and result.ts > since]
 
 
-async def test_a_batch_is_sent_again_until_it_is_acknowledged_also_after_sigkill(
+async def test_batch_is_resent_until_acknowledged_even_after_sigkill(
     pool: Pool, agent: AgentProcess, fleet: Fleet
 ) -> None:
     pool.acknowledging = False
@@ -162,7 +164,7 @@ async def test_a_batch_is_sent_again_until_it_is_acknowledged_also_after_sigkill
     await wait_until(lambda: agent.spooled() == [], "the spool does not empty", within=40)
 
 
-async def test_a_refused_batch_is_put_aside_and_reported(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
+async def test_refused_batch_is_set_aside_and_reported(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
     pool.acknowledging = False
     await pool.configure(base_checks=base_check(fleet))
     await pool.assign(1, fleet.specs[0])
@@ -175,7 +177,7 @@ async def test_a_refused_batch_is_put_aside_and_reported(pool: Pool, agent: Agen
 
 
 @by_any_transport
-async def test_sigterm_says_offline_within_five_seconds_and_keeps_the_spool(
+async def test_sigterm_publishes_offline_within_5_seconds_and_keeps_the_spool(
     pool: Pool, agent: AgentProcess, fleet: Fleet
 ) -> None:
     pool.acknowledging = False
@@ -193,7 +195,7 @@ async def test_sigterm_says_offline_within_five_seconds_and_keeps_the_spool(
 
 
 @by_any_transport
-async def test_a_restart_finds_its_assignments_in_the_kept_session(
+async def test_restarted_agent_gets_its_assignments_from_the_kept_session(
     pool: Pool, agent: AgentProcess, fleet: Fleet
 ) -> None:
     await pool.configure(base_checks=base_check(fleet))
@@ -208,7 +210,7 @@ async def test_a_restart_finds_its_assignments_in_the_kept_session(
     assert all(status.online for status in pool.statuses), "who is back within the will's delay was never gone"
 
 
-async def test_two_agents_with_one_name_do_not_fight(
+async def test_agents_with_the_same_name_do_not_keep_disconnecting_each_other(
     pool: Pool, agent: AgentProcess, tmp_path: Path, broker: Broker, fleet: Fleet, name: str
 ) -> None:
     await pool.configure(base_checks=base_check(fleet))
@@ -224,7 +226,7 @@ async def test_two_agents_with_one_name_do_not_fight(
         away, there = (agent, other) if kept_away()[0] else (other, agent)
         await wait_until(lambda: (there.report() or {}).get("connected"), lambda: there.log_text)
         connections = there.log_text.count("connected to")
-        await asyncio.sleep(5)  # that nothing more happens can only be seen by waiting
+        await asyncio.sleep(5)  # only waiting can show that nothing more happens
         assert there.report()["connected"] and there.log_text.count("connected to") == connections
         assert not away.report()["connected"]
 
@@ -238,7 +240,7 @@ async def test_a_second_agent_on_the_same_directory_is_refused(pool: Pool, agent
     assert f"another agent (process {agent.process.pid}) is running" in second.stderr
 
 
-async def test_a_new_name_in_state_json_is_taken_up_and_the_old_one_says_goodbye(
+async def test_new_name_in_state_json_is_adopted_and_the_old_one_goes_offline(
     pool: Pool, agent: AgentProcess, broker: Broker, fleet: Fleet, name: str
 ) -> None:
     agent.start()
@@ -253,7 +255,7 @@ async def test_a_new_name_in_state_json_is_taken_up_and_the_old_one_says_goodbye
         await its_pool.forget()
 
 
-async def test_orders(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
+async def test_control_commands_are_executed_and_answered(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
     await pool.configure(base_checks=base_check(fleet))
     agent.start()
     await wait_until(pool.probing, lambda: agent.log_text)
@@ -272,7 +274,7 @@ async def test_orders(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
     assert not unknown.ok and "unknown command" in unknown.message
 
 
-async def test_ad_hoc_requests(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
+async def test_ad_hoc_requests_are_answered(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
     await pool.configure(base_checks=base_check(fleet))
     early = fleet.specs[1]
     agent.start()
@@ -288,7 +290,7 @@ async def test_ad_hoc_requests(pool: Pool, agent: AgentProcess, fleet: Fleet) ->
     assert "unknown check" in str((await pool.ask("dance", AdHocRequest(id="four"))).error)
 
 
-async def test_broken_messages_change_nothing(pool: Pool, agent: AgentProcess, fleet: Fleet, name: str) -> None:
+async def test_malformed_messages_are_ignored(pool: Pool, agent: AgentProcess, fleet: Fleet, name: str) -> None:
     await pool.configure(base_checks=base_check(fleet))
     await pool.assign(1, fleet.specs[0])
     agent.start()
@@ -303,7 +305,7 @@ async def test_broken_messages_change_nothing(pool: Pool, agent: AgentProcess, f
     assert agent.process is not None and agent.process.poll() is None
 
 
-async def test_status_and_version(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
+async def test_status_and_version_commands(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
     assert "has never run here: start it" in agent.run("status").stdout
     await pool.configure(base_checks=base_check(fleet))
     await pool.assign(1, fleet.specs[0])
@@ -321,7 +323,7 @@ async def test_status_and_version(pool: Pool, agent: AgentProcess, fleet: Fleet)
 
 
 async def test_status_finds_the_running_service(pool: Pool, agent: AgentProcess, tmp_path: Path, fleet: Fleet) -> None:
-    """As somebody asks who has no state of an own, beside a unit: systemd gives only that one ``STATE_DIRECTORY``."""
+    """Ask as a user without a state directory: systemd sets ``STATE_DIRECTORY`` for the service only."""
     agent.start()
     await wait_until(lambda: (agent.report() or {}).get("connected"), lambda: agent.log_text)
     code = (
@@ -340,7 +342,7 @@ async def test_status_finds_the_running_service(pool: Pool, agent: AgentProcess,
 
 
 @by_any_transport
-async def test_once_probes_everything_once_delivers_and_ends(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
+async def test_once_probes_every_server_once_delivers_and_exits(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
     await pool.configure(base_checks=base_check(fleet))
     for server_id, spec in enumerate(fleet.specs, start=1):
         await pool.assign(server_id, spec, interval=500)
@@ -353,7 +355,7 @@ async def test_once_probes_everything_once_delivers_and_ends(pool: Pool, agent: 
 
 
 @by_any_transport
-async def test_sanity_only_says_what_the_clock_check_found(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
+async def test_sanity_only_prints_the_verdict_of_the_clock_check(pool: Pool, agent: AgentProcess, fleet: Fleet) -> None:
     early = fleet.specs[1]
     await pool.configure(base_checks=base_check(fleet))
     said = await asyncio.to_thread(agent.run, "monitor", "--sanity-only")
@@ -363,7 +365,7 @@ async def test_sanity_only_says_what_the_clock_check_found(pool: Pool, agent: Ag
     assert (said.returncode, "offset +250." in said.stdout) == (1, True), said
 
 
-async def test_check_measures_and_says(agent: AgentProcess, fleet: Fleet) -> None:
+async def test_check_measures_a_server_and_prints_the_outcome(agent: AgentProcess, fleet: Fleet) -> None:
     _, early, silent = fleet.specs
     said = await asyncio.to_thread(agent.run, "check", "--samples", "1", f"{early.address}:{early.port}")
     assert said.returncode == 0
@@ -372,7 +374,9 @@ async def test_check_measures_and_says(agent: AgentProcess, fleet: Fleet) -> Non
     assert (said.returncode, "no response" in said.stdout) == (1, True)
 
 
-async def test_the_broker_is_waited_for(tmp_path: Path, fresh_broker: Broker, fleet: Fleet, name: str) -> None:
+async def test_results_are_kept_during_a_broker_outage_and_delivered_later(
+    tmp_path: Path, fresh_broker: Broker, fleet: Fleet, name: str
+) -> None:
     with AgentProcess(tmp_path, fresh_broker, name) as agent:
         async with pool_of(fresh_broker, name) as pool:
             await pool.configure(base_checks=base_check(fleet))

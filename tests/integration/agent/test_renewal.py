@@ -1,5 +1,4 @@
-"""Test files of a running agent that are replaced, half replaced or missing: it keeps valid ones until new ones are
-valid."""
+"""Test replaced and missing files of a running agent: it uses the previous ones until the new ones are valid."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ NAME = "renewed.devel.mon.example"
 
 @pytest.fixture
 def broker(fresh_broker: Broker) -> Broker:
-    """One that a test may restart, reached by TLS."""
+    """A broker that a test may restart, reached by TLS."""
     return fresh_broker.via(TRANSPORTS[1])
 
 
@@ -43,7 +42,7 @@ def write(agent: AgentProcess, pair: Certificate) -> None:
 
 
 def own_ca(agent: AgentProcess, broker: Broker) -> Path:
-    """A file of the agent's own with the broker's CA, which its state names."""
+    """Give the agent its own copy of the broker's CA file, named in its state."""
     ca_file = agent.directory.path / "ca.pem"
     ca_file.write_text(broker.process.ca.certificate)
     text = agent.directory.state_file.read_text()
@@ -60,13 +59,15 @@ async def connected(agent: AgentProcess, count: int) -> None:
 
 
 async def reconnects(agent: AgentProcess, broker: Broker) -> None:
-    """Takes the connection away: the agent must get in again with what it has."""
+    """Restart the broker, and wait until the agent has logged in again with the files that it has."""
     before = connections(agent)
     broker.restart()
     await connected(agent, before + 1)
 
 
-async def test_a_certificate_that_comes_before_its_key(agent: AgentProcess, broker: Broker, pool: Pool) -> None:
+async def test_new_certificate_is_used_only_after_its_key_arrives(
+    agent: AgentProcess, broker: Broker, pool: Pool
+) -> None:
     ca = LocalCa()
     write(agent, ca.issue("old"))
     agent.start()
@@ -101,7 +102,7 @@ BREAKS: dict[str, tuple[Break, str]] = {
 
 
 @pytest.mark.parametrize(("breaks", "warning"), BREAKS.values(), ids=BREAKS)
-async def test_what_breaks_under_a_running_agent_ends_nothing(
+async def test_running_agent_survives_invalid_or_missing_files(
     agent: AgentProcess, broker: Broker, breaks: Break, warning: str
 ) -> None:
     ca_file = own_ca(agent, broker)
@@ -122,9 +123,7 @@ async def test_what_breaks_under_a_running_agent_ends_nothing(
     assert agent.process is not None and agent.process.poll() is None
 
 
-async def test_an_agent_that_starts_in_the_middle_of_a_renewal_waits_for_the_rest(
-    agent: AgentProcess, broker: Broker
-) -> None:
+async def test_agent_started_in_the_middle_of_a_renewal_waits_for_the_rest(agent: AgentProcess, broker: Broker) -> None:
     ca_file = own_ca(agent, broker)
     ca_file.write_text("not yet")
     new = LocalCa().issue("new")

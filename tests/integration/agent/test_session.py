@@ -1,5 +1,4 @@
-"""Test an agent's session packet by packet: what it leaves in the broker, and how it handles the broker's
-properties."""
+"""Test an agent's session packet by packet: its retained messages, and its handling of the broker's properties."""
 
 import asyncio
 import logging
@@ -29,13 +28,13 @@ ACKS = f"/devel/monitors/acks/{NAME}/v4"
 
 @pytest.fixture(autouse=True)
 def _soon_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever is refused waits for seconds, which these tests are not about."""
+    """Shorten the back-off after a refusal, which these tests do not check."""
     monkeypatch.setattr("agent.reconnect.FIRST_WAIT", 0.02)
     monkeypatch.setattr("agent.reconnect.WAIT", 0.02)
 
 
 class Running:
-    """A monitor of this process."""
+    """An agent that runs in this process."""
 
     def __init__(self, base: Path, port: int, *, passing: bool = False) -> None:
         broker = Broker(host="127.0.0.1", port=port)
@@ -67,7 +66,7 @@ def assign(broker: PatientBroker, server_id: int) -> None:
 
 
 def acknowledge(broker: PatientBroker) -> int:
-    """Says that all batches so far are in the ledger; returns how many came."""
+    """Acknowledge all batches received so far as committed, and return their number."""
     batches = [msgspec.json.decode(payload, type=Batch) for payload in broker.last.payloads(RESULTS)]
     for batch in batches:
         broker.last.peer.say(publish(ACKS.encode(), encode(BatchCommitted(batch=batch.id, stored=1)), 1))
@@ -75,13 +74,13 @@ def acknowledge(broker: PatientBroker) -> int:
 
 
 async def connected(broker: PatientBroker, count: int = 1) -> None:
-    """Returns when the agent has said that it is online on its ``count``th connection."""
+    """Wait until the agent has published that it is online on its ``count``th connection."""
     await wait_until(
         lambda: len(broker.connections) == count and broker.last.payloads(STATUS), "not connected", within=30
     )
 
 
-async def test_the_last_will_says_offline_and_is_retained(tmp_path: Path) -> None:
+async def test_last_will_is_a_retained_offline_status(tmp_path: Path) -> None:
     async with patient_broker() as broker, Running(tmp_path, broker.port).at_work():
         await connected(broker)
     will = broker.connections[0].connect.will
@@ -93,7 +92,7 @@ async def test_the_last_will_says_offline_and_is_retained(tmp_path: Path) -> Non
     assert b"\x02\x00\x01\x51\x80" in will.properties, "forgotten after a day"
 
 
-async def test_the_status_is_retained_and_expires(tmp_path: Path) -> None:
+async def test_status_is_retained_and_expires(tmp_path: Path) -> None:
     async with patient_broker() as broker, Running(tmp_path, broker.port).at_work():
         await connected(broker)
         sent = next(one for one in broker.last.published if one.topic == STATUS)
@@ -102,7 +101,7 @@ async def test_the_status_is_retained_and_expires(tmp_path: Path) -> None:
         assert msgspec.json.decode(sent.payload, type=Status).online
 
 
-async def test_the_end_in_order_is_said_and_a_mere_reconnection_is_not(tmp_path: Path) -> None:
+async def test_offline_is_published_on_shutdown_but_not_on_reconnection(tmp_path: Path) -> None:
     async with patient_broker() as broker:
         for says_goodbye in (True, False):
             async with Running(tmp_path / str(says_goodbye), broker.port).at_work(says_goodbye=says_goodbye):
@@ -113,7 +112,7 @@ async def test_the_end_in_order_is_said_and_a_mere_reconnection_is_not(tmp_path:
             assert broker.last.heard[-1].kind == 14, "DISCONNECT, so that no will is sent"
 
 
-async def test_who_only_passes_by_leaves_no_will_and_no_session(tmp_path: Path) -> None:
+async def test_one_shot_agent_leaves_no_will_and_no_session(tmp_path: Path) -> None:
     async with patient_broker() as broker:
         passing = Running(tmp_path, broker.port, passing=True)
         parts = {"clock watch": passing.monitor.watch_clock()}
@@ -126,8 +125,8 @@ async def test_who_only_passes_by_leaves_no_will_and_no_session(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kept", [True, False])
-async def test_assignments_are_kept_as_long_as_the_session_is(tmp_path: Path, kept: bool) -> None:
-    """A broker that has lost the session says again what is assigned; what it does not say is assigned no longer."""
+async def test_assignments_are_kept_only_if_the_broker_kept_the_session(tmp_path: Path, kept: bool) -> None:
+    """A broker that has lost the session sends all assignments again; those that are missing have been removed."""
     async with patient_broker(connack(), connack(session_present=kept)) as broker:
         running = Running(tmp_path, broker.port)
         async with running.at_work():
@@ -144,8 +143,8 @@ async def test_assignments_are_kept_as_long_as_the_session_is(tmp_path: Path, ke
 
 
 @pytest.mark.parametrize("kept", [True, False])
-async def test_a_batch_is_sent_again_at_once_when_the_broker_has_lost_the_session(tmp_path: Path, kept: bool) -> None:
-    """With the session, the broker may have lost the batch. Else its acknowledgement is still to be waited for."""
+async def test_batch_is_resent_at_once_if_the_broker_has_lost_the_session(tmp_path: Path, kept: bool) -> None:
+    """A broker that lost the session may have lost the batch too; otherwise the acknowledgement may still arrive."""
     async with patient_broker(connack(), connack(session_present=kept)) as broker:
         running = Running(tmp_path, broker.port)
         running.line.sender._ack_timeout = 3_600.0
@@ -161,7 +160,7 @@ async def test_a_batch_is_sent_again_at_once_when_the_broker_has_lost_the_sessio
                 assert broker.last.payloads(RESULTS) == []
 
 
-async def test_what_was_gathered_is_in_the_spool_when_it_ends(tmp_path: Path) -> None:
+async def test_collected_results_are_spooled_on_shutdown(tmp_path: Path) -> None:
     async with patient_broker() as broker:
         running = Running(tmp_path, broker.port)
         async with running.at_work():
@@ -171,7 +170,7 @@ async def test_what_was_gathered_is_in_the_spool_when_it_ends(tmp_path: Path) ->
         assert [running.line.spool.read(number).results for number in running.line.spool] == [3]  # type: ignore[union-attr]
 
 
-async def test_what_was_gathered_is_in_the_spool_when_it_ends_without_a_broker(tmp_path: Path) -> None:
+async def test_collected_results_are_spooled_on_shutdown_without_a_broker(tmp_path: Path) -> None:
     running = Running(tmp_path, 1)
     async with running.at_work():
         running.add_results(3)
@@ -179,7 +178,7 @@ async def test_what_was_gathered_is_in_the_spool_when_it_ends_without_a_broker(t
     assert [running.line.spool.read(number).results for number in running.line.spool] == [3]  # type: ignore[union-attr]
 
 
-async def test_batches_are_as_small_as_the_broker_wants_them(tmp_path: Path) -> None:
+async def test_batches_respect_the_maximum_packet_size_of_the_broker(tmp_path: Path) -> None:
     async with patient_broker(connack(max_packet=2_000)) as broker:
         running = Running(tmp_path, broker.port)
         async with running.at_work():
@@ -200,9 +199,7 @@ async def test_batches_are_as_small_as_the_broker_wants_them(tmp_path: Path) -> 
         assert len(broker.connections) == 1
 
 
-async def test_a_batch_that_is_too_large_waits_and_stops_no_other(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_oversized_batch_waits_without_blocking_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with patient_broker(connack(max_packet=2_000), connack()) as broker:
         running = Running(tmp_path, broker.port)
         spool = running.line.spool
@@ -227,7 +224,7 @@ async def test_a_batch_that_is_too_large_waits_and_stops_no_other(
             assert running.line.sender.trouble is None
 
 
-async def test_a_broker_that_retains_nothing_and_knows_only_qos_0_is_served_as_it_wants(tmp_path: Path) -> None:
+async def test_agent_adapts_to_a_broker_without_retain_and_with_qos_0_only(tmp_path: Path) -> None:
     refusals = [connack(reason=0x9A), connack(reason=0x9B)]
     async with patient_broker(*refusals, connack(retain=0, max_qos=0)) as broker:
         running = Running(tmp_path, broker.port)
@@ -239,7 +236,7 @@ async def test_a_broker_that_retains_nothing_and_knows_only_qos_0_is_served_as_i
         assert {(sent.qos, sent.retain) for sent in broker.last.published} == {(0, False)}
 
 
-async def test_configuration_that_is_broken_leaves_the_one_before(tmp_path: Path) -> None:
+async def test_undecodable_configuration_leaves_the_previous_one_in_effect(tmp_path: Path) -> None:
     config = MonitorConfig(protocols={"v4": ProtocolConfig(status="testing", base_checks=[], ip="192.0.2.1")})
     topic = f"/devel/monitors/config/{NAME}".encode()
     async with patient_broker() as broker:
@@ -254,8 +251,8 @@ async def test_configuration_that_is_broken_leaves_the_one_before(tmp_path: Path
 
 
 @pytest.mark.parametrize("broken", [b"{", b"\xff", b"[]", b'{"server_id": "x"}'])
-async def test_an_assignment_that_cannot_be_read_is_none(tmp_path: Path, broken: bytes) -> None:
-    """What it said before is no longer true, and what it says now is not known."""
+async def test_undecodable_assignment_removes_the_previous_one(tmp_path: Path, broken: bytes) -> None:
+    """The previous assignment is no longer valid, and the new one is unknown."""
     async with patient_broker() as broker:
         running = Running(tmp_path, broker.port)
         async with running.at_work():
@@ -274,7 +271,7 @@ async def test_the_session_is_kept_for_a_day(tmp_path: Path) -> None:
         assert not broker.last.connect.clean_start
 
 
-async def test_a_level_that_an_operator_has_set_survives_a_configuration_that_says_the_same_as_before(
+async def test_log_level_set_by_an_operator_survives_unchanged_configuration(
     tmp_path: Path,
 ) -> None:
     topic = f"/devel/monitors/config/{NAME}".encode()
@@ -285,20 +282,20 @@ async def test_a_level_that_an_operator_has_set_survives_a_configuration_that_sa
             for number, (level, expected) in enumerate(
                 [("error", logging.ERROR), ("error", logging.DEBUG), (None, logging.INFO)], start=1
             ):
-                config = MonitorConfig(log_level=level, protocols={})  # type: ignore[arg-type]  # it is one of them
+                config = MonitorConfig(log_level=level, protocols={})  # type: ignore[arg-type]  # a valid level
                 broker.last.peer.say(publish(topic, encode(config), number, retain=True))
                 await wait_until(lambda number=number: puback(broker, number))
                 assert logging.getLogger().level == expected
                 if number == 1:
-                    logging.getLogger().setLevel(logging.DEBUG)  # as the order log-level does
+                    logging.getLogger().setLevel(logging.DEBUG)  # as the control command log-level does
 
 
 def puback(broker: PatientBroker, number: int) -> bool:
-    """Whether the agent has acknowledged our message of that number, and so handled it."""
+    """Return whether the agent has acknowledged the message of this number, and has therefore handled it."""
     return any(sent.kind == 4 and sent.identifier == number for sent in broker.last.heard)
 
 
-async def test_the_status_tells_what_was_dropped_and_what_waits(tmp_path: Path) -> None:
+async def test_status_reports_dropped_waiting_and_set_aside_data(tmp_path: Path) -> None:
     async with patient_broker() as broker:
         running = Running(tmp_path, broker.port)
         spool = running.line.spool

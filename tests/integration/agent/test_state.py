@@ -1,4 +1,4 @@
-"""Test the state directory of a killed agent."""
+"""Test the lock of the state directory after its agent was killed."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ TOKEN = "header.body.signature"
 STATE = State(name="lock.devel.mon.example", broker=Broker(host="127.0.0.1", port=1883))
 
 
-def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+def test_lock_is_released_when_its_process_dies(tmp_path: Path) -> None:
     directory = provision(tmp_path, "devel", STATE, TOKEN)
     code = "import os,sys,pathlib;from agent.state import *;Lock(StateDirectory(pathlib.Path(sys.argv[1]),'devel'))"
     code += ".__enter__();os.kill(os.getpid(),9)"

@@ -30,7 +30,7 @@ ENVIRONMENTS = get_args(Environment)
 NAME = "config1-x.test.mon.example"
 TOPICS = Topics("test")
 LISTEN = "0A"
-"""The state of a socket in /proc/net/tcp that waits for connections."""
+"""State of a listening socket in /proc/net/tcp."""
 
 
 # --- the files per environment ------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def config(env: str) -> str:
 
 
 def listeners(text: str) -> dict[int, str]:
-    """Port to address, empty when it is open to the world."""
+    """Map each port to its address, which is empty if the port is open to the world."""
     return {int(port): address or "" for port, address in re.findall(r"^listener (\d+)(?: (\S+))?$", text, re.M)}
 
 
@@ -55,7 +55,7 @@ def test_environments_differ_in_their_name_and_ports_only() -> None:
     assert len(texts) == 1
 
 
-def test_no_two_environments_share_a_port_and_plain_ones_are_on_loopback() -> None:
+def test_ports_are_distinct_and_unencrypted_ones_are_on_loopback() -> None:
     ports = [port for env in ENVIRONMENTS for port in listeners(config(env))]
     assert len(set(ports)) == len(ports)
     assert 8883 in listeners(config("prod"))
@@ -67,7 +67,7 @@ def test_no_two_environments_share_a_port_and_plain_ones_are_on_loopback() -> No
 
 @dataclass(frozen=True)
 class Installed:
-    """A broker that runs with one of the files; only paths and ports are other ones."""
+    """A broker that runs with one of the files, with only paths and ports changed."""
 
     broker: Broker
     env: Environment
@@ -110,7 +110,7 @@ def tls(installed: Installed) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(installed.broker.process.directory / "ca.pem"))
 
 
-def test_all_listeners_take_messages_for_one_another(installed: Installed) -> None:
+def test_messages_pass_between_all_listeners(installed: Installed) -> None:
     clients = [
         client(installed, installed.tls_port, tls=tls(installed)),
         client(installed, installed.websockets_port, transport="websockets"),
@@ -130,7 +130,7 @@ def test_all_listeners_take_messages_for_one_another(installed: Installed) -> No
 
 
 def addresses_listening_on(port: int) -> set[IPv4Address | IPv6Address]:
-    """Reads Linux' list of sockets, whose addresses are in hexadecimal, each 32 bits in the order of the host."""
+    """Read Linux's list of sockets, with addresses in hexadecimal: words of 32 bits in the host's byte order."""
     found: set[IPv4Address | IPv6Address] = set()
     for table in "tcp", "tcp6":
         for line in Path("/proc/net", table).read_text().splitlines()[1:]:
@@ -142,13 +142,13 @@ def addresses_listening_on(port: int) -> set[IPv4Address | IPv6Address]:
     return found
 
 
-def test_what_is_without_tls_listens_on_loopback_only(installed: Installed) -> None:
+def test_ports_without_tls_listen_on_loopback_only(installed: Installed) -> None:
     assert addresses_listening_on(installed.websockets_port) == {IPv4Address("127.0.0.1")}
     assert addresses_listening_on(installed.plain_port) == {IPv4Address("127.0.0.1")}
     assert IPv4Address("127.0.0.1") not in addresses_listening_on(installed.tls_port), "agents come from elsewhere"
 
 
-def test_the_token_is_needed_everywhere(installed: Installed) -> None:
+def test_every_listener_requires_a_valid_token(installed: Installed) -> None:
     wrong = {"name": "joe", "token": "wrong"}
     with pytest.raises(Refused, match="Not authorized"):
         MqttClient(installed.tls_port, **wrong, tls=tls(installed)).connect()  # type: ignore[arg-type]
@@ -176,7 +176,7 @@ def test_tls_is_1_2_or_newer(installed: Installed, version: ssl.TLSVersion, acce
 
 
 @pytest.mark.parametrize("installed", ["prod"], indirect=True)
-def test_a_websocket_client_is_disconnected_when_its_token_expires_or_its_key_goes(installed: Installed) -> None:
+def test_websocket_client_is_disconnected_if_token_or_key_becomes_invalid(installed: Installed) -> None:
     def websocket(name: str, **claims: object) -> MqttClient:
         token = signed(installed.broker.key, name, **claims)
         return MqttClient(installed.websockets_port, name, token, transport="websockets").connect()
@@ -196,14 +196,14 @@ def test_a_websocket_client_is_disconnected_when_its_token_expires_or_its_key_go
     expires.close()
 
 
-# --- the common part ----------------------------------------------------------------------------------
+# --- the common file ----------------------------------------------------------------------------------
 
 
 def agent(broker: Broker, **more: object) -> MqttClient:
     return MqttClient(broker.port, NAME, broker.token(Role.MONITOR, NAME), **more)  # type: ignore[arg-type]
 
 
-def test_a_new_subscriber_gets_all_that_is_retained(broker: Broker) -> None:
+def test_new_subscriber_gets_all_retained_messages(broker: Broker) -> None:
     count = 3000
     name = "selector"
     with MqttClient(broker.port, name, broker.token(Role.SERVER, name), client_id="selector/config") as selector:
@@ -219,7 +219,7 @@ def test_a_new_subscriber_gets_all_that_is_retained(broker: Broker) -> None:
         assert selector.is_alive()
 
 
-def test_a_session_that_is_away_is_kept_thousands_of_messages(broker: Broker) -> None:
+def test_thousands_of_messages_are_queued_for_an_offline_session(broker: Broker) -> None:
     with agent(broker, keep=60) as away:
         away.subscribe(TOPICS.config(NAME))
     with MqttClient(broker.port, "writer", broker.token(Role.SERVER, "writer")) as writer:
@@ -230,14 +230,14 @@ def test_a_session_that_is_away_is_kept_thousands_of_messages(broker: Broker) ->
     agent(broker).connect().close()
 
 
-def test_a_denied_publish_does_not_end_the_connection(broker: Broker) -> None:
+def test_denied_publish_does_not_end_the_connection(broker: Broker) -> None:
     with agent(broker) as monitor:
         for _ in range(3):
             assert monitor.publish(TOPICS.config(NAME), "x") == "Not authorized"
         assert monitor.is_alive()
 
 
-def test_the_largest_payload_passes_and_who_exceeds_the_limit_is_told(broker: Broker) -> None:
+def test_largest_payload_passes_and_larger_packets_end_the_connection(broker: Broker) -> None:
     topic = TOPICS.results(NAME, "v4")
     with agent(broker) as monitor:
         assert monitor.publish(topic, "x" * MAX_PAYLOAD_BYTES) in ("Success", "No matching subscribers")
@@ -245,13 +245,13 @@ def test_the_largest_payload_passes_and_who_exceeds_the_limit_is_told(broker: Br
         assert monitor.wait_lost() == "Packet too large"
 
 
-def test_the_limit_leaves_room_for_topic_and_properties() -> None:
+def test_packet_limit_leaves_room_for_topic_and_properties() -> None:
     assert int(dict(directives((CONFIG / "common" / "ntppool.conf").read_text()))["max_packet_size"]) == (
         MAX_PAYLOAD_BYTES + 65536
     )
 
 
-# --- what the files must say --------------------------------------------------------------------------
+# --- required contents of the files -------------------------------------------------------------------
 
 COMMON = {
     "per_listener_settings": "false",
@@ -275,7 +275,7 @@ COMMON = {
     "connection_messages": "true",
     "sys_interval": "10",
 }
-"""All of it. The reason of each stands in the file."""
+"""All directives of the common file, which gives the reason for each."""
 
 BEFORE_THE_LISTENERS = [
     ("include_dir", "/etc/ntppool-monitor/broker/common"),
@@ -309,7 +309,7 @@ def directives(text: str) -> list[tuple[str, str]]:
     return [(name, value) for name, _, value in (line.partition(" ") for line in lines)]
 
 
-def test_the_common_part_says_just_this() -> None:
+def test_common_file_contains_exactly_these_directives() -> None:
     said: dict[str, object] = {}
     for name, value in directives((CONFIG / "common" / "ntppool.conf").read_text()):
         before = said.get(name)
@@ -318,7 +318,7 @@ def test_the_common_part_says_just_this() -> None:
     assert [file.name for file in (CONFIG / "common").iterdir()] == ["ntppool.conf"]
 
 
-def test_an_environments_file_says_just_this() -> None:
+def test_environment_file_contains_exactly_these_directives() -> None:
     said = directives(config("prod"))
     at = [number for number, (name, _) in enumerate(said) if name == "listener"]
     assert said[: at[0]] == BEFORE_THE_LISTENERS
@@ -326,14 +326,14 @@ def test_an_environments_file_says_just_this() -> None:
 
 
 class FewConnections(LocalBroker):
-    """One listener takes three connections, the other one any number."""
+    """A broker with one listener that accepts three connections, and another without a limit."""
 
     def configuration(self) -> str:
         first = next(line for line in super().configuration().splitlines() if line.startswith("listener"))
         return super().configuration().replace(f"{first}\n", f"{first}\nmax_connections 3\n", 1)
 
 
-def test_a_listener_that_is_full_takes_nobody_and_leaves_the_others_alone() -> None:
+def test_full_listener_refuses_clients_without_affecting_others() -> None:
     with Broker(kind=FewConnections) as broker, ExitStack() as sockets:
         idle = [sockets.enter_context(socket.create_connection(("127.0.0.1", broker.port), timeout=10)) for _ in "123"]
         block_until(lambda: broker.log_text().count("New connection") == 3)

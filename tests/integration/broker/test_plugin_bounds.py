@@ -1,6 +1,6 @@
-"""Test how much of the broker one name can use: retained and queued messages, sessions and subscriptions.
+"""Test the limits of one name in the broker: retained and queued messages, sessions, subscriptions and memory.
 
-In each test, a client tries to exceed the bound. Memory is the broker process's RSS before and after.
+In each test, a client tries to exceed a limit. Memory is the RSS of the broker's process before and after.
 """
 
 import re
@@ -40,7 +40,7 @@ def server(broker: Broker, client_id: str = "ingest/bounds", **more: object) -> 
 
 
 def memory(broker: Broker) -> int:
-    """The broker's resident memory in bytes."""
+    """Return the broker's resident memory in bytes."""
     process = broker.process.process
     assert process is not None
     (kilobytes,) = re.findall(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{process.pid}/status").read_text(), re.M)
@@ -50,7 +50,7 @@ def memory(broker: Broker) -> int:
 # --- retained messages --------------------------------------------------------------------------------
 
 
-def test_a_monitor_retains_its_status_and_nothing_else(broker: Broker) -> None:
+def test_monitor_may_retain_only_its_status(broker: Broker) -> None:
     with monitor(broker) as joe, server(broker) as watch:
         for topic in ELSEWHERE:
             assert joe.publish(topic, "kept", retain=True) == NOT_AUTHORIZED
@@ -62,7 +62,7 @@ def test_a_monitor_retains_its_status_and_nothing_else(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("delay", [0, 1])
-def test_nor_by_its_will(broker: Broker, delay: int) -> None:
+def test_will_of_a_monitor_may_retain_only_its_status(broker: Broker, delay: int) -> None:
     with server(broker) as watch:
         assert watch.subscribe(TOPICS.status(NAME))
         for topic in (*ELSEWHERE, TOPICS.status(NAME)):
@@ -78,7 +78,7 @@ def test_nor_by_its_will(broker: Broker, delay: int) -> None:
 
 
 @measured
-def test_the_broker_keeps_nothing_of_what_a_monitor_wants_retained(fresh_broker: Broker) -> None:
+def test_refused_retained_messages_take_no_memory(fresh_broker: Broker) -> None:
     with monitor(fresh_broker) as eve:
         eve.publish(TOPICS.data(NAME, "warm"), LARGE)
         before = memory(fresh_broker)
@@ -88,7 +88,7 @@ def test_the_broker_keeps_nothing_of_what_a_monitor_wants_retained(fresh_broker:
 
 
 @pytest.mark.parametrize("role", [Role.SERVER, Role.ADMIN])
-def test_the_pools_own_retain_what_they_publish(broker: Broker, role: Role) -> None:
+def test_server_and_admin_may_retain_messages(broker: Broker, role: Role) -> None:
     topic = TOPICS.config("bounds2-x.test.mon.example")
     with MqttClient(broker.port, "joe", broker.token(role, "joe"), client_id="joe/retains") as joe:
         assert joe.publish(topic, "{}", retain=True) != NOT_AUTHORIZED
@@ -98,7 +98,7 @@ def test_the_pools_own_retain_what_they_publish(broker: Broker, role: Role) -> N
 
 
 @pytest.mark.parametrize("role", ["observer", "exporter", "monitor", "somebody"])
-def test_no_other_role_retains_even_what_it_may_publish(broker: Broker, role: str) -> None:
+def test_other_roles_may_not_retain_even_on_permitted_topics(broker: Broker, role: str) -> None:
     token = signed(broker.key, "joe", role=role, publ=["/test/bounds/#", "/test/monitors/status/#"])
     with MqttClient(broker.port, "joe", token, client_id="joe/role") as joe:
         assert joe.publish("/test/bounds/x", "x") != NOT_AUTHORIZED
@@ -110,7 +110,7 @@ def test_no_other_role_retains_even_what_it_may_publish(broker: Broker, role: st
 
 
 @pytest.mark.parametrize("role", [Role.MONITOR, Role.SERVER])
-def test_a_message_or_a_will_of_qos_2_is_refused(broker: Broker, role: Role) -> None:
+def test_messages_and_wills_of_qos_2_are_refused(broker: Broker, role: Role) -> None:
     topic = TOPICS.status(NAME)
     name = NAME if role is Role.MONITOR else "eve"
 
@@ -129,7 +129,7 @@ def test_a_message_or_a_will_of_qos_2_is_refused(broker: Broker, role: Role) -> 
 
 
 def variable(number: int) -> bytes:
-    """A number as MQTT writes lengths."""
+    """Encode a number as MQTT encodes lengths."""
     low = bytearray()
     while number >= 128:
         low.append(number % 128 | 128)
@@ -146,12 +146,12 @@ def packet(kind: int, rest: bytes) -> bytes:
 
 
 def unreleased(topic: str, number: int) -> bytes:
-    """A PUBLISH of QoS 2, whose PUBREL never follows."""
+    """Return a PUBLISH of QoS 2; its PUBREL never follows."""
     return packet(0x34, text(topic) + number.to_bytes(2) + b"\0" + LARGE.encode())
 
 
 @measured
-def test_what_is_never_released_takes_no_memory(fresh_broker: Broker) -> None:
+def test_unreleased_qos_2_messages_take_no_memory(fresh_broker: Broker) -> None:
     with monitor(fresh_broker) as eve, monitor(fresh_broker, f"{NAME}/2") as joe:
         joe.publish(TOPICS.data(NAME, "warm"), LARGE)
         before = memory(fresh_broker)
@@ -165,13 +165,13 @@ def test_what_is_never_released_takes_no_memory(fresh_broker: Broker) -> None:
         assert memory(fresh_broker) - before < 10 * MEGABYTE
 
 
-# --- what waits for a client --------------------------------------------------------------------------
+# --- queued messages ----------------------------------------------------------------------------------
 
 
 @measured
 @pytest.mark.parametrize(("away", "most"), [(True, 80), (False, 160)], ids=["away", "not reading"])
-def test_what_waits_for_a_client_is_bounded_in_bytes(fresh_broker: Broker, away: bool, most: int) -> None:
-    """64 MiB of payloads; for who is connected the process may take twice that."""
+def test_message_queue_of_a_client_is_limited_in_bytes(fresh_broker: Broker, away: bool, most: int) -> None:
+    """The limit is 64 MiB of payloads; for a connected client the process may take twice as much memory."""
     with monitor(fresh_broker, keep=600) as slow, server(fresh_broker) as writer:
         assert slow.subscribe(TOPICS.acks(NAME, "v4"))
         writer.publish(TOPICS.acks("nobody", "v4"), LARGE)
@@ -187,7 +187,7 @@ def test_what_waits_for_a_client_is_bounded_in_bytes(fresh_broker: Broker, away:
 
 
 @pytest.mark.parametrize("keep", [0, 600])
-def test_a_monitor_has_eight_sessions_at_once_and_always_its_first(fresh_broker: Broker, keep: int) -> None:
+def test_monitor_may_have_eight_sessions_plus_the_one_of_its_name(fresh_broker: Broker, keep: int) -> None:
     with ExitStack() as connections:
         for number in range(8):
             connections.enter_context(monitor(fresh_broker, f"{NAME}/{number}", keep=keep))
@@ -208,17 +208,17 @@ def lets_in(client: MqttClient) -> bool:
     return True
 
 
-def test_sessions_that_are_kept_count_until_they_end(fresh_broker: Broker) -> None:
+def test_kept_sessions_count_until_they_end(fresh_broker: Broker) -> None:
     for number in range(8):
         monitor(fresh_broker, f"{NAME}/{number}", keep=600).connect().close()
     assert not lets_in(monitor(fresh_broker, f"{NAME}/8"))
     assert not lets_in(monitor(fresh_broker, f"{NAME}/8", keep=600))
-    # A session that its owner gives up makes room.
+    # A session that its owner ends no longer counts.
     monitor(fresh_broker, f"{NAME}/0").connect().close()
     block_until(lambda: lets_in(monitor(fresh_broker, f"{NAME}/8")))
 
 
-def test_sessions_whose_will_is_still_to_come_count(fresh_broker: Broker) -> None:
+def test_sessions_with_a_pending_will_count(fresh_broker: Broker) -> None:
     for number in range(8):
         will = Will(TOPICS.status(NAME), "gone", delay=600)
         monitor(fresh_broker, f"{NAME}/{number}", will=will).connect().vanish()
@@ -227,7 +227,7 @@ def test_sessions_whose_will_is_still_to_come_count(fresh_broker: Broker) -> Non
         assert not lets_in(monitor(fresh_broker, f"{NAME}/8"))
 
 
-def test_sessions_that_have_ended_do_not_count(fresh_broker: Broker) -> None:
+def test_ended_sessions_do_not_count(fresh_broker: Broker) -> None:
     for number in range(300):
         block_until(lambda number=number: lets_in(server(fresh_broker, f"ingest/{number}")))  # type: ignore[misc]
     for number in range(30):
@@ -235,7 +235,7 @@ def test_sessions_that_have_ended_do_not_count(fresh_broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("role", [role for role in Role if role is not Role.MONITOR])
-def test_the_pools_own_have_256(fresh_broker: Broker, role: Role) -> None:
+def test_other_roles_may_have_256_sessions_plus_the_one_of_their_name(fresh_broker: Broker, role: Role) -> None:
     token = fresh_broker.token(role, "joe")
     with ExitStack() as connections:
         for number in range(256):
@@ -250,7 +250,7 @@ def test_a_client_id_is_at_most_512_bytes_long(broker: Broker) -> None:
 
 
 @measured
-def test_a_thousand_logins_under_ever_new_ids_take_no_memory(fresh_broker: Broker) -> None:
+def test_a_thousand_logins_with_new_client_ids_take_no_memory(fresh_broker: Broker) -> None:
     will = Will(TOPICS.data(NAME, "x"), "x" * 60_000, delay=600)
     before = memory(fresh_broker)
     for number in range(1000):
@@ -268,7 +268,7 @@ def clocked_broker() -> Iterator[ClockedBroker]:
         yield running
 
 
-def test_a_session_is_kept_for_two_days_whatever_its_owner_asked_for(clocked_broker: ClockedBroker) -> None:
+def test_session_is_kept_for_two_days_at_most(clocked_broker: ClockedBroker) -> None:
     forever = 2**32 - 1
     for number, keep in enumerate((24 * 3600, forever)):
         monitor(clocked_broker, f"{NAME}/{number}", keep=keep).connect().close()
@@ -288,20 +288,20 @@ def test_a_session_is_kept_for_two_days_whatever_its_owner_asked_for(clocked_bro
 # --- subscriptions ------------------------------------------------------------------------------------
 
 
-def test_a_session_of_a_monitor_has_32_subscriptions(broker: Broker) -> None:
+def test_monitor_session_may_have_32_subscriptions(broker: Broker) -> None:
     with monitor(broker, f"{NAME}/subscriptions") as eve:
         filters = [TOPICS.request(NAME, f"check{number}") for number in range(40)]
         assert [eve.subscribe(filter_) for filter_ in filters] == [True] * 32 + [False] * 8
         assert eve.is_alive()
 
 
-def test_the_bound_counts_what_comes_in_one_packet(broker: Broker) -> None:
+def test_subscription_limit_applies_within_one_packet(broker: Broker) -> None:
     with monitor(broker, f"{NAME}/packet") as eve:
         granted = eve.subscribe_many([TOPICS.request(NAME, f"check{number}") for number in range(40)])
         assert granted == [True] * 32 + [False] * 8
 
 
-def test_the_pools_own_have_1024_each(broker: Broker) -> None:
+def test_server_session_may_have_1024_subscriptions(broker: Broker) -> None:
     with server(broker, "ingest/subscriptions") as worker:
         granted = worker.subscribe_many([f"/test/bounds/{number}" for number in range(1030)])
         assert granted == [True] * 1024 + [False] * 6
@@ -314,7 +314,7 @@ def test_a_filter_is_at_most_1024_bytes_long(broker: Broker) -> None:
             assert worker.subscribe("/test/".ljust(length, "x")) is good
 
 
-def test_who_has_all_its_subscriptions_keeps_them_when_its_token_expires(broker: Broker) -> None:
+def test_full_set_of_subscriptions_survives_the_expiry_of_the_token(broker: Broker) -> None:
     def eve(lifetime: timedelta | None = None) -> MqttClient:
         token = broker.token(Role.MONITOR, NAME, lifetime=lifetime)
         return MqttClient(broker.port, NAME, token, client_id=f"{NAME}/full", keep=600)
@@ -336,7 +336,7 @@ def test_who_has_all_its_subscriptions_keeps_them_when_its_token_expires(broker:
 
 
 @pytest.mark.parametrize("beginning", [b"", b"\x10", b"\x10\xff\x7f\x00\x04MQTT\x05"], ids=["none", "one byte", "half"])
-def test_who_does_not_finish_its_connect_is_disconnected(clocked_broker: ClockedBroker, beginning: bytes) -> None:
+def test_client_with_an_unfinished_connect_is_disconnected(clocked_broker: ClockedBroker, beginning: bytes) -> None:
     with socket.create_connection(("127.0.0.1", clocked_broker.port), timeout=10) as idle:
         idle.sendall(beginning)
         block_until(lambda: "New connection from 127.0.0.1" in clocked_broker.log_text())
@@ -353,7 +353,7 @@ def test_who_does_not_finish_its_connect_is_disconnected(clocked_broker: Clocked
 
 
 def stranger(will_qos: int) -> bytes:
-    """A CONNECT with many properties, a will and no token."""
+    """Return a CONNECT with many properties, a will and no token."""
     properties = (b"\x26" + text("name") + text("x" * 40_000)) * 12
     flags = 0x06 | will_qos << 3
     head = text("MQTT") + bytes([5, flags]) + (60).to_bytes(2) + variable(len(properties)) + properties
@@ -362,10 +362,10 @@ def stranger(will_qos: int) -> bytes:
 
 @measured
 @pytest.mark.parametrize("will_qos", [0, 2])
-def test_strangers_leave_nothing_behind(fresh_broker: Broker, will_qos: int) -> None:
+def test_unauthenticated_logins_leave_no_memory_behind(fresh_broker: Broker, will_qos: int) -> None:
     before = memory(fresh_broker)
     for _ in range(100):
-        # Mosquitto 2.1 takes no CONNECT of this size.
+        # Mosquitto 2.1 refuses a CONNECT of this size.
         with suppress(ConnectionError), socket.create_connection(("127.0.0.1", fresh_broker.port), 10) as sock:
             sock.sendall(stranger(will_qos))
             sock.recv(100)
@@ -375,7 +375,7 @@ def test_strangers_leave_nothing_behind(fresh_broker: Broker, will_qos: int) -> 
 
 
 @measured
-def test_connections_that_say_nothing_take_little(fresh_broker: Broker) -> None:
+def test_idle_connections_take_little_memory(fresh_broker: Broker) -> None:
     before = memory(fresh_broker)
     with ExitStack() as sockets:
         for _ in range(500):

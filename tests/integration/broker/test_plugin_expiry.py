@@ -1,4 +1,4 @@
-"""Test that connections end with their tokens: promptly, individually, and without loss for a session that returns."""
+"""Test that a connection ends when its token expires: in time, alone, and without loss for a session that returns."""
 
 import subprocess
 import time
@@ -20,7 +20,7 @@ TOPICS = Topics("test")
 NAME = "expiry1-x.test.mon.example"
 SOON = timedelta(seconds=2)
 LIMIT = 5.0
-"""Seconds within which the broker must end a connection."""
+"""Maximum seconds until the broker ends a connection."""
 
 
 def monitor(broker: Broker, lifetime: timedelta | None = None, **more: object) -> MqttClient:
@@ -28,7 +28,7 @@ def monitor(broker: Broker, lifetime: timedelta | None = None, **more: object) -
     return MqttClient(broker.port, NAME, token, **more)  # type: ignore[arg-type]
 
 
-def test_a_client_is_disconnected_within_5_seconds_of_its_tokens_end_and_others_stay(broker: Broker) -> None:
+def test_expired_client_is_disconnected_within_5_seconds_and_others_stay(broker: Broker) -> None:
     expires = int(time.time()) + 2
     others = [
         MqttClient(broker.port, name, broker.token(Role.SERVER, name), client_id=client_id)
@@ -59,7 +59,7 @@ def test_a_client_is_disconnected_within_5_seconds_of_its_tokens_end_and_others_
         client.close()
 
 
-def test_a_session_whose_token_expires_loses_nothing(broker: Broker) -> None:
+def test_session_with_an_expired_token_loses_no_messages(broker: Broker) -> None:
     with MqttClient(broker.port, "expiry", broker.token(Role.SERVER, "expiry"), client_id="expiry/writer") as server:
         assert server.subscribe(TOPICS.status(NAME))
         short = monitor(broker, SOON, keep=600, will=Will(TOPICS.status(NAME)))
@@ -75,7 +75,7 @@ def test_a_session_whose_token_expires_loses_nothing(broker: Broker) -> None:
         monitor(broker).connect().close()
 
 
-def test_a_client_that_renews_in_time_is_not_disconnected(broker: Broker) -> None:
+def test_client_that_renews_its_token_in_time_stays_connected(broker: Broker) -> None:
     with MqttClient(broker.port, "expiry", broker.token(Role.SERVER, "expiry"), client_id="expiry/renew") as server:
         first = monitor(broker, SOON, keep=600).connect()
         expires = time.time() + 2
@@ -89,7 +89,7 @@ def test_a_client_that_renews_in_time_is_not_disconnected(broker: Broker) -> Non
 
 
 class PerListener(LocalBroker):
-    """One listener, whose settings follow it, as they must where each listener has its own."""
+    """A broker with one listener that is followed by its settings, as ``per_listener_settings`` requires."""
 
     def configuration(self) -> str:
         lines = super().configuration().splitlines()
@@ -99,8 +99,8 @@ class PerListener(LocalBroker):
         return "\n".join([*rest, "allow_anonymous false", *settings, ""])
 
 
-def test_nobody_stays_where_tokens_would_not_expire(tmp_path: Path) -> None:
-    # As the plugin that is shipped, but with less patience.
+def test_per_listener_settings_cannot_disable_token_expiry(tmp_path: Path) -> None:
+    # The shipped plugin, except that it detects missed ticks sooner.
     subprocess.run(
         ["make", "--silent", "-C", PLUGIN_SOURCE, f"BUILD={tmp_path}", "CFLAGS=-O0 -Wno-error -DTICK_MISSED_SECONDS=1"],
         check=True,
@@ -125,7 +125,7 @@ def test_nobody_stays_where_tokens_would_not_expire(tmp_path: Path) -> None:
 
         with suppress(Refused):
             eve.connect()
-        # 2.0.11 never ticks then; newer ones do, and end the connection.
+        # With such settings, 2.0.11 never ticks; newer versions do, and end the connection.
         block_until(
             lambda: "eve is disconnected: the token has expired" in broker.log_text() or logins_are_refused(), step=0.2
         )

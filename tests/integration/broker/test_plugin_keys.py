@@ -1,4 +1,4 @@
-"""Test the broker's keys: those that prevent its start, and their rotation while it runs."""
+"""Test the broker's keys: invalid ones prevent its start, and valid ones can be rotated while it runs."""
 
 import secrets
 import subprocess
@@ -34,7 +34,7 @@ def accepts(broker: Broker, token: str) -> bool:
 
 
 def reloaded(broker: Broker) -> None:
-    """Has the broker read its keys, and waits until it has."""
+    """Make the broker read its keys again, and wait until it has."""
     before = broker.log_text().count("jwt-auth: tokens are checked") + broker.log_text().count("stay in use")
     broker.sighup()
 
@@ -46,7 +46,7 @@ def reloaded(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("new_key", [new_secret, new_pair])
-def test_two_keys_are_good_during_a_rotation(fresh_broker: Broker, new_key: Callable[[], SigningKey]) -> None:
+def test_both_keys_are_accepted_during_a_rotation(fresh_broker: Broker, new_key: Callable[[], SigningKey]) -> None:
     old, new = fresh_broker.key, new_key()
     tokens = {key: signed(key) for key in (old, new)}
     assert (accepts(fresh_broker, tokens[old]), accepts(fresh_broker, tokens[new])) == (True, False)
@@ -59,7 +59,7 @@ def test_two_keys_are_good_during_a_rotation(fresh_broker: Broker, new_key: Call
     assert (accepts(fresh_broker, tokens[old]), accepts(fresh_broker, tokens[new])) == (False, True)
 
 
-def test_in_a_rotation_too_each_key_has_its_one_algorithm(fresh_broker: Broker) -> None:
+def test_each_key_is_valid_for_one_algorithm_even_during_a_rotation(fresh_broker: Broker) -> None:
     import jwt
 
     pair = new_pair()
@@ -71,7 +71,7 @@ def test_in_a_rotation_too_each_key_has_its_one_algorithm(fresh_broker: Broker) 
     assert not accepts(fresh_broker, jwt.encode(claims, secret.read_text(), algorithm="HS256"))
 
 
-def test_connections_stay_while_their_key_is_good_and_end_with_it(fresh_broker: Broker) -> None:
+def test_connections_last_as_long_as_their_key_is_valid(fresh_broker: Broker) -> None:
     old, new = fresh_broker.key, new_secret()
     clients = {
         version: MqttClient(
@@ -91,12 +91,12 @@ def test_connections_stay_while_their_key_is_good_and_end_with_it(fresh_broker: 
     assert "joe/5 is disconnected: the token is not signed with a key that is valid here" in fresh_broker.log_text()
 
 
-def test_sessions_without_connection_survive_reloads(fresh_broker: Broker) -> None:
+def test_disconnected_sessions_survive_reloads(fresh_broker: Broker) -> None:
     def agent(token: str) -> MqttClient:
         return MqttClient(fresh_broker.port, "joe", token, client_id="joe/away", keep=60)
 
     def others() -> None:
-        # Sessions that end at different times: the broker keeps a list of them.
+        # Sessions that expire at different times, of which the broker keeps a list.
         for number in range(5):
             MqttClient(
                 fresh_broker.port, "joe", signed(fresh_broker.key), client_id=f"joe/{number}", keep=1 + number % 3
@@ -112,7 +112,7 @@ def test_sessions_without_connection_survive_reloads(fresh_broker: Broker) -> No
         fresh_broker.rotate(new, previous)
         reloaded(fresh_broker)
     log = fresh_broker.log_text()[before:]
-    # A session that is refused here would be disconnected once more, and stand twice in the list of those that end.
+    # A session refused here would be disconnected again, and be entered twice in the list of expiring sessions.
     assert "refused" not in log
     assert "disconnected" not in log
     others()
@@ -144,7 +144,7 @@ def test_logins_are_checked_right_after_a_reload(fresh_broker: Broker) -> None:
         assert accepts(fresh_broker, signed(fresh_broker.key))
 
 
-def test_white_space_around_a_key_does_not_count(fresh_broker: Broker) -> None:
+def test_white_space_around_a_key_is_ignored(fresh_broker: Broker) -> None:
     for new in (new_secret(), new_pair()):
         space = " \t\r\n\v\f"
         fresh_broker.process.set_keys(space + new.verification_text() + space)
@@ -152,7 +152,7 @@ def test_white_space_around_a_key_does_not_count(fresh_broker: Broker) -> None:
         assert accepts(fresh_broker, signed(new))
 
 
-# --- broken keys --------------------------------------------------------------------------------------
+# --- invalid keys -------------------------------------------------------------------------------------
 
 
 def pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> str:
@@ -180,7 +180,7 @@ BROKEN: dict[str, tuple[Callable[[], str], str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_the_broker_does_not_start_with_a_broken_key(fresh_broker: Broker, case: str) -> None:
+def test_broker_does_not_start_with_an_invalid_key(fresh_broker: Broker, case: str) -> None:
     make, why = BROKEN[case]
     text = make()
     fresh_broker.stop()
@@ -193,7 +193,7 @@ def test_the_broker_does_not_start_with_a_broken_key(fresh_broker: Broker, case:
 
 
 @pytest.mark.parametrize("case", [name for name in BROKEN if name != "empty"])
-def test_nor_with_a_broken_previous_key(fresh_broker: Broker, case: str) -> None:
+def test_broker_does_not_start_with_an_invalid_previous_key(fresh_broker: Broker, case: str) -> None:
     fresh_broker.stop()
     fresh_broker.process.set_keys(fresh_broker.key.verification_text(), BROKEN[case][0]())
     with pytest.raises(BrokerUnavailable, match=r"jwt-previous\.key"):
@@ -201,7 +201,7 @@ def test_nor_with_a_broken_previous_key(fresh_broker: Broker, case: str) -> None
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_at_a_reload_a_broken_key_leaves_the_old_ones_in_use(broker: Broker, case: str) -> None:
+def test_reload_with_an_invalid_key_keeps_the_loaded_keys(broker: Broker, case: str) -> None:
     make, why = BROKEN[case]
     broker.process.set_keys(make())
     try:
@@ -230,7 +230,7 @@ def unreadable(broker: Broker, options: str) -> str:
     return run.stdout + run.stderr
 
 
-def test_wrong_options_are_named(fresh_broker: Broker) -> None:
+def test_invalid_plugin_options_are_reported(fresh_broker: Broker) -> None:
     warnings = {
         "": "plugin_opt_key_file must be set",
         "plugin_opt_keyfile {directory}/jwt.key": "unknown option plugin_opt_keyfile; known are plugin_opt_key_file",
@@ -242,7 +242,7 @@ def test_wrong_options_are_named(fresh_broker: Broker) -> None:
         assert warning in unreadable(fresh_broker, options)
 
 
-def test_files_with_keys_are_for_the_broker_only(broker: Broker) -> None:
+def test_key_files_are_accessible_to_the_broker_only(broker: Broker) -> None:
     directory = broker.process.directory
     assert directory.stat().st_mode & 0o077 == 0
     for file in directory.glob("jwt*"):
@@ -251,7 +251,7 @@ def test_files_with_keys_are_for_the_broker_only(broker: Broker) -> None:
 
 @pytest.mark.parametrize("name", ["jwt.key", "jwt-previous.key"])
 @pytest.mark.parametrize(("mode", "why"), [(0o604, "readable by everybody"), (0o602, "writable by everybody")])
-def test_a_secret_that_others_can_read_or_change_is_refused(
+def test_secret_readable_or_writable_by_everybody_is_refused(
     fresh_broker: Broker, name: str, mode: int, why: str
 ) -> None:
     fresh_broker.rotate(fresh_broker.key, previous=new_secret())
@@ -268,7 +268,7 @@ def test_a_secret_that_others_can_read_or_change_is_refused(
     assert f"key file {key}: is {why}" in started.stdout + started.stderr
 
 
-def test_a_public_key_may_be_read_by_everybody_and_changed_by_nobody(fresh_broker: Broker) -> None:
+def test_public_key_may_be_world_readable_but_not_world_writable(fresh_broker: Broker) -> None:
     pair = new_pair()
     fresh_broker.rotate(pair, previous=None)
     key: Path = fresh_broker.process.directory / "jwt.key"

@@ -1,4 +1,4 @@
-"""Test logins to the real broker: the tokens, names, client ids and protocol versions that it accepts."""
+"""Test logins to the real broker: accepted tokens, names, client ids and protocol versions."""
 
 import base64
 import hashlib
@@ -71,12 +71,12 @@ def test_every_role_can_log_in(broker: Broker, role: Role) -> None:
 
 
 @pytest.mark.parametrize("role", Role)
-def test_with_a_public_key_too(ec_broker: Broker, role: Role) -> None:
+def test_every_role_can_log_in_with_a_public_key(ec_broker: Broker, role: Role) -> None:
     name = MONITOR if role is Role.MONITOR else "joe"
     attempt(ec_broker, ec_broker.token(role, name), name)
 
 
-def test_the_broker_with_a_public_key_has_nothing_to_sign_with(ec_broker: Broker) -> None:
+def test_broker_with_a_public_key_has_no_private_key(ec_broker: Broker) -> None:
     held = "".join(file.read_text() for file in ec_broker.process.directory.glob("jwt*"))
     assert "PUBLIC" in held
     assert "PRIVATE" not in held
@@ -112,13 +112,13 @@ FORGERIES: dict[str, Forgery] = {
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_what_is_not_signed_with_the_key_and_its_algorithm_is_refused(broker: Broker, forgery: str) -> None:
+def test_token_not_signed_with_the_key_and_its_algorithm_is_refused(broker: Broker, forgery: str) -> None:
     assert refusal(broker, FORGERIES[forgery](broker.key)) == NOT_AUTHORIZED
     assert "not signed" in last_refusal(broker)
 
 
 @pytest.mark.parametrize("algorithm", ["HS384", "HS256", "HS512", "RS384", "ES256", "none"])
-def test_the_public_key_is_no_secret(ec_broker: Broker, algorithm: str) -> None:
+def test_public_key_is_not_accepted_as_a_shared_secret(ec_broker: Broker, algorithm: str) -> None:
     public = ec_broker.key.verification_text()
     for secret in (public, public.strip()):
         body = b64({"alg": algorithm, "typ": "JWT"}) + "." + b64(claims())
@@ -159,27 +159,27 @@ BROKEN_CLAIMS: dict[str, tuple[dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN_CLAIMS)
-def test_a_signed_token_with_broken_claims_is_refused(broker: Broker, case: str) -> None:
+def test_signed_token_with_invalid_claims_is_refused(broker: Broker, case: str) -> None:
     changed, why = BROKEN_CLAIMS[case]
     assert refusal(broker, broker.key.encode(claims(**changed))) == NOT_AUTHORIZED
     assert why in last_refusal(broker)
 
 
 @pytest.mark.parametrize("name", ["a+b", "a#b", "+", "#", "a/b", "/", "a\tb", "n" * 254])
-def test_a_subject_that_is_no_single_level_is_refused(broker: Broker, name: str) -> None:
-    # Since 2.1 Mosquitto itself refuses a client id with a control character.
+def test_subject_that_is_not_a_single_topic_level_is_refused(broker: Broker, name: str) -> None:
+    # From 2.1 on, Mosquitto itself refuses a client id with a control character.
     answers = (NOT_AUTHORIZED, "closed", "Client identifier not valid")
     assert refusal(broker, broker.key.encode(claims(sub=name)), name) in answers
     assert refusal(broker, broker.key.encode(claims(sub=name)), name, "joe") in (NOT_AUTHORIZED, "closed")
 
 
-def test_a_critical_extension_is_refused(broker: Broker) -> None:
+def test_token_with_a_critical_extension_is_refused(broker: Broker) -> None:
     token = jwt.encode(claims(), broker.key.verification_text(), "HS384", headers={"crit": ["x"], "x": 1})
     assert refusal(broker, token) == NOT_AUTHORIZED
     assert "critical extension" in last_refusal(broker)
 
 
-def test_a_token_of_8_kib_is_the_longest(broker: Broker) -> None:
+def test_tokens_longer_than_8_kib_are_refused(broker: Broker) -> None:
     def token(padding: int) -> str:
         return broker.key.encode(claims(pad="x" * padding))
 
@@ -193,7 +193,7 @@ def test_a_token_of_8_kib_is_the_longest(broker: Broker) -> None:
     assert refusal(broker, token(30_000)) in (NOT_AUTHORIZED, "closed")
 
 
-def test_our_own_tokens_expire_and_do_not_begin_early(broker: Broker) -> None:
+def test_expired_and_not_yet_valid_tokens_are_refused(broker: Broker) -> None:
     now = datetime.now(UTC)
     old = broker.token(Role.ADMIN, "joe", now=now - timedelta(minutes=5, seconds=1))
     assert refusal(broker, old) == NOT_AUTHORIZED
@@ -201,17 +201,17 @@ def test_our_own_tokens_expire_and_do_not_begin_early(broker: Broker) -> None:
     assert refusal(broker, broker.token(Role.ADMIN, "joe", now=now + timedelta(seconds=60))) == NOT_AUTHORIZED
 
 
-# --- who logs in --------------------------------------------------------------------------------------
+# --- names, client ids and protocol versions ----------------------------------------------------------
 
 
-def test_the_user_name_is_the_subject(broker: Broker) -> None:
+def test_user_name_must_equal_the_subject(broker: Broker) -> None:
     token = broker.token(Role.ADMIN, "joe")
     for name in ("jo", "joe2", "Joe", "bob", "", " joe", "+", "#"):
         assert refusal(broker, token, name, "joe") == NOT_AUTHORIZED, name
     assert refusal(broker, token, "joe\0", "joe") in ("closed", NOT_AUTHORIZED)
 
 
-def test_nobody_logs_in_without_user_name_and_password(broker: Broker) -> None:
+def test_login_requires_user_name_and_password(broker: Broker) -> None:
     token = broker.token(Role.ADMIN, "joe")
     assert refusal(broker, None, None, "joe") == NOT_AUTHORIZED
     assert refusal(broker, None, "joe") == NOT_AUTHORIZED
@@ -220,7 +220,7 @@ def test_nobody_logs_in_without_user_name_and_password(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("client_id", ["joe", "joe/", "joe/1", "joe/1/2", "joe/ingest-é"])
-def test_a_client_id_is_the_name_or_begins_with_it(broker: Broker, client_id: str) -> None:
+def test_client_ids_derived_from_the_name_are_accepted(broker: Broker, client_id: str) -> None:
     attempt(broker, broker.token(Role.ADMIN, "joe"), "joe", client_id)
 
 
@@ -243,7 +243,7 @@ def test_only_monitors_must_speak_mqtt_5(broker: Broker, role: Role, version: in
         attempt(broker, token, name, version=version)
 
 
-def test_a_role_that_is_new_to_the_broker_must_speak_mqtt_5(broker: Broker) -> None:
+def test_role_unknown_to_the_broker_must_speak_mqtt_5(broker: Broker) -> None:
     token = signed(broker.key, role="auditor")
     attempt(broker, token)
     assert refusal(broker, token, version=4) == NOT_AUTHORIZED

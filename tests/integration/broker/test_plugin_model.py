@@ -1,4 +1,4 @@
-"""Compare the parts of the plugin that do not depend on a broker with slow and simple models.
+"""Test the parts of the plugin that do not depend on a broker, by comparing them with slow and simple models.
 
 They run as a separate program (``harness``), built from the same sources as the plugin.
 """
@@ -21,11 +21,11 @@ REMEMBERED_SECONDS = 3 * 24 * 3600
 LOOK_SECONDS = 3600
 
 Ask = Callable[..., str]
-"""What most tests need of a :class:`Harness`."""
+"""The interface of :class:`Harness` that most tests use."""
 
 
 class Harness:
-    """The running program; call it with a question's words."""
+    """The running program; call it with the words of a question."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -42,7 +42,7 @@ class Harness:
         return answer[:-1]
 
     def many(self, questions: list[tuple[str, ...]]) -> list[str]:
-        """The answers to many questions, asked so many at a time as fit into the pipes."""
+        """Return the answers to many questions, which are sent in chunks that fit into the pipes."""
         assert self._process.stdin and self._process.stdout
         answers = []
         for begin in range(0, len(questions), 1000):
@@ -71,7 +71,7 @@ def ask(harness: Harness) -> Ask:
     return harness
 
 
-# As many examples as the profile says. The harness is one for all of them.
+# The profile determines the number of examples, which all share one harness.
 checked = examples(100, suppress=[HealthCheck.function_scoped_fixture])
 
 
@@ -93,7 +93,7 @@ def is_valid(filter_: str) -> bool:
 
 
 def matches(filter_: str, topic: str) -> bool:
-    """MQTT 5, 4.7, word for word."""
+    """Match a topic as specified in MQTT 5, section 4.7."""
 
     def levels(f: list[str], t: list[str]) -> bool:
         if not f:
@@ -116,22 +116,22 @@ VALID = FILTERS.filter(is_valid)
 
 @checked
 @given(filter_=st.one_of(FILTERS, st.text(alphabet="a/+#$", max_size=8)))
-def test_valid_filters(ask: Ask, filter_: str) -> None:
+def test_filter_validity_agrees_with_the_model(ask: Ask, filter_: str) -> None:
     assert yes(ask("valid", filter_)) == is_valid(filter_)
 
 
 @checked
 @given(filter_=VALID, topic=st.lists(st.sampled_from(["", "a", "b", "$x", "c"]), min_size=1, max_size=5).map("/".join))
-def test_matching(ask: Ask, filter_: str, topic: str) -> None:
+def test_topic_matching_agrees_with_the_model(ask: Ask, filter_: str, topic: str) -> None:
     assert yes(ask("matches", filter_, topic)) == (bool(topic) and matches(filter_, topic))
 
 
-def test_a_filter_covers_another_when_it_matches_all_that_it_matches(harness: Harness) -> None:
+def test_filter_covers_another_if_it_matches_all_of_its_topics(harness: Harness) -> None:
     def texts(names: list[str], levels: int) -> list[str]:
         return ["/".join(some) for size in range(1, levels + 1) for some in itertools.product(names, repeat=size)]
 
     filters = [text for text in texts(["", "a", "b", "+", "#", "$x"], 3) if is_valid(text)]
-    # With one level more than the filters have, and a name that does not occur in them.
+    # Topics have one level more than the filters, and a name that does not occur in them.
     topics = [text for text in texts(["", "a", "b", "z", "$x"], 4) if text]
     matched = {f: sum(1 << bit for bit, topic in enumerate(topics) if matches(f, topic)) for f in filters}
     pairs = list(itertools.product(filters, filters))
@@ -141,7 +141,7 @@ def test_a_filter_covers_another_when_it_matches_all_that_it_matches(harness: Ha
         if yes(answer):
             assert really, f"{granted} does not cover {asked}"
         else:
-            # A "+" is never taken to cover a "#", also where it could be: "+/#" matches all that "#" does.
+            # A "+" never covers a "#", even where it could: "+/#" matches the same topics as "#".
             assert not really or ("#" in asked and "+" in granted), f"{granted} covers {asked}"
 
 
@@ -161,7 +161,7 @@ def test_a_filter_covers_another_when_it_matches_all_that_it_matches(harness: Ha
         ("/a/b/control/x", False),
     ],
 )
-def test_control_topics(ask: Ask, topic: str, is_control: bool) -> None:
+def test_control_topics_are_detected(ask: Ask, topic: str, is_control: bool) -> None:
     assert yes(ask("control", topic)) is is_control
 
 
@@ -183,11 +183,11 @@ def test_control_topics(ask: Ask, topic: str, is_control: bool) -> None:
         ("/", False),
     ],
 )
-def test_the_topic_of_a_status(ask: Ask, topic: str, is_status: bool) -> None:
+def test_status_topics_of_a_name_are_detected(ask: Ask, topic: str, is_status: bool) -> None:
     assert yes(ask("status", topic, "joe")) is is_status
 
 
-# --- the filters of a token ---------------------------------------------------------------------------
+# --- filters of a token -------------------------------------------------------------------------------
 
 GRANTS = st.lists(
     st.one_of(
@@ -214,7 +214,7 @@ def subscription_is_granted(grants: list[str], asked: str, ask: Ask) -> bool:
 
 @checked
 @given(grants=GRANTS, group=st.sampled_from([None, "g", "h", "k"]), inner=VALID)
-def test_subscriptions(ask: Ask, grants: list[str], group: str | None, inner: str) -> None:
+def test_granted_subscriptions_agree_with_the_model(ask: Ask, grants: list[str], group: str | None, inner: str) -> None:
     asked = inner if group is None else f"$share/{group}/{inner}"
     expected = subscription_is_granted(grants, asked, ask)
     assert yes(ask("granted", json.dumps(grants), asked)) == expected
@@ -229,7 +229,7 @@ JSON_VALUES = st.recursive(
 
 @checked
 @given(value=JSON_VALUES, compact=st.booleans())
-def test_only_lists_of_filters_are_taken(ask: Ask, value: object, compact: bool) -> None:
+def test_only_lists_of_valid_filters_are_accepted(ask: Ask, value: object, compact: bool) -> None:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":") if compact else None)
     if isinstance(value, list) and all(
         isinstance(item, str) and is_valid(item) and not set(item) & set('"\\') for item in value
@@ -241,7 +241,7 @@ def test_only_lists_of_filters_are_taken(ask: Ask, value: object, compact: bool)
 
 @checked
 @given(text=st.text(alphabet='[]",/a+# \\{}', max_size=16))
-def test_broken_json_is_refused(ask: Ask, text: str) -> None:
+def test_invalid_json_is_refused(ask: Ask, text: str) -> None:
     try:
         value = json.loads(text)
     except ValueError:
@@ -258,19 +258,19 @@ NAMES = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\t\n\0
 
 @checked
 @given(name=NAMES | st.text(alphabet="ab+#/\x1f\x7f", max_size=4))
-def test_names(ask: Ask, name: str) -> None:
+def test_name_validity_agrees_with_the_model(ask: Ask, name: str) -> None:
     control = any(ord(character) < 32 or ord(character) == 127 for character in name)
     assert yes(ask("name", name)) == (bool(name) and not control and not set(name) & set("+#/"))
 
 
 @checked
 @given(name=st.sampled_from(["a", "ab", "a.b"]), id_=st.text(alphabet="ab./+#", max_size=6))
-def test_client_ids(ask: Ask, name: str, id_: str) -> None:
+def test_ownership_of_client_ids_agrees_with_the_model(ask: Ask, name: str, id_: str) -> None:
     owns = (id_ == name or id_.startswith(f"{name}/")) and not set(id_) & set("+#")
     assert yes(ask("owns", name, id_)) == owns
 
 
-def test_a_client_id_is_not_longer_than_512_bytes(ask: Ask) -> None:
+def test_client_id_longer_than_512_bytes_is_refused(ask: Ask) -> None:
     assert yes(ask("owns", "a", "a/" + "b" * 510))
     assert not yes(ask("owns", "a", "a/" + "b" * 511))
 
@@ -280,7 +280,7 @@ def test_a_client_id_is_not_longer_than_512_bytes(ask: Ask) -> None:
     id_=st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\t\n\0"), max_size=100)
     | st.text(alphabet="a\x1b\x7f\x80\x85\x9b\xa0\xe9", max_size=70)
 )
-def test_what_is_logged_of_an_id_is_short_and_harmless(ask: Ask, id_: str) -> None:
+def test_logged_client_ids_are_short_and_harmless(ask: Ask, id_: str) -> None:
     shown = ask("log", id_)
     assert len(shown.encode(errors="surrogateescape")) < 64
     assert not any(ord(character) < 0x20 or 0x7F <= ord(character) <= 0x9F for character in shown)
@@ -289,7 +289,7 @@ def test_what_is_logged_of_an_id_is_short_and_harmless(ask: Ask, id_: str) -> No
     assert len(id_.encode()) > 60 or whole == shown
 
 
-def test_a_token_in_place_of_an_id_is_not_logged(ask: Ask) -> None:
+def test_token_used_as_a_client_id_is_not_logged(ask: Ask) -> None:
     token = load_key("k" * 48).encode({"sub": "x"})
     private = "-----BEGIN PRIVATE KEY-----"
     for text in (token, f"joe/{token}", token[:40], token.split(".")[1], private, "x" * 100 + token):
@@ -308,7 +308,7 @@ GOOD = {"sub": "joe", "nbf": NOW - 30, "exp": NOW + 60, "role": "admin", "subs":
     claim=st.sampled_from(sorted(GOOD)),
     value=JSON_VALUES | st.floats(allow_nan=False) | st.just(NOW + 60),
 )
-def test_any_claim_of_any_type(ask: Ask, claim: str, value: object) -> None:
+def test_claims_of_any_type_are_validated(ask: Ask, claim: str, value: object) -> None:
     answer = ask("token", SECRET, str(NOW), load_key(SECRET).encode(GOOD | {claim: value}))
     claims = GOOD | {claim: value}
     times = [claims[name] for name in ("exp", "nbf")]
@@ -325,7 +325,7 @@ def test_any_claim_of_any_type(ask: Ask, claim: str, value: object) -> None:
 
 @checked
 @given(data=st.data())
-def test_a_token_that_is_changed_anywhere_is_refused(ask: Ask, data: st.DataObject) -> None:
+def test_token_changed_at_any_position_is_refused(ask: Ask, data: st.DataObject) -> None:
     token = load_key(SECRET).encode(GOOD)
     at = data.draw(st.integers(0, len(token) - 1))
     new = data.draw(st.sampled_from("ABCXYZabcxyz0189-_.!").filter(lambda character: character != token[at]))
@@ -336,12 +336,12 @@ def test_a_token_that_is_changed_anywhere_is_refused(ask: Ask, data: st.DataObje
 
 @checked
 @given(token=st.text(alphabet="eyJhbGciOiJ.=_-{}\x01é", max_size=80))
-def test_garbage_is_no_token(ask: Ask, token: str) -> None:
+def test_garbage_is_refused_as_a_token(ask: Ask, token: str) -> None:
     assert ask("token", SECRET, str(NOW), token).startswith("the token is not signed")
 
 
 @pytest.mark.parametrize(("moment", "good"), [(-31, False), (-30, True), (0, True), (59, True), (60, False)])
-def test_a_token_is_good_from_nbf_until_before_exp(ask: Ask, moment: int, good: bool) -> None:
+def test_token_is_valid_from_nbf_until_just_before_exp(ask: Ask, moment: int, good: bool) -> None:
     answer = ask("token", SECRET, str(NOW + moment), load_key(SECRET).encode(GOOD))
     assert answer.startswith("good ") is good
 
@@ -350,7 +350,7 @@ def test_a_token_is_good_from_nbf_until_before_exp(ask: Ask, moment: int, good: 
 
 
 class Table(RuleBasedStateMachine):
-    """Clients come, take each other's place, leave and are forgotten, keys are withdrawn; dictionaries do the same."""
+    """Clients connect, take over, leave and are forgotten, and keys are withdrawn; dictionaries are the model."""
 
     ids = st.tuples(st.sampled_from(["ann", "bob"]), st.integers(0, 3)).map(lambda pair: f"{pair[0]}/{pair[1]}")
 
@@ -364,7 +364,7 @@ class Table(RuleBasedStateMachine):
         self.key: dict[str, int] = {}
         self.withdrawn: set[str] = set()
         self.strangers: dict[str, str] = {}
-        """Connections whose key was withdrawn before another one came with their client id."""
+        """Connections whose key was withdrawn before another client connected with their id."""
         self.now = 0
         self.objects = itertools.cycle(str(number) for number in range(1, 250))
 
@@ -418,7 +418,7 @@ class Table(RuleBasedStateMachine):
         ended = set()
         while (id_ := self.ask("end", "1000")) != "none":
             ended.add(id_)
-        # Each is asked to go once; who does not go is not asked again until it comes anew.
+        # Each client is ended once; one that stays is not ended again until it has connected again.
         assert ended <= {id_ for id_, current in self.client.items() if current}
         assert self.ask("end", "1000") == "none"
         assert self.ask("end", "0") == "none"
@@ -456,11 +456,11 @@ class Table(RuleBasedStateMachine):
             assert self.ask("sessions", name) == str(len(counted))
 
 
-def test_the_table_of_grants() -> None:
+def test_table_of_grants_agrees_with_the_model() -> None:
     run_state_machine_as_test(Table, settings=examples(20, stateful_step_count=30))
 
 
-def test_a_session_is_looked_for_soon_after_its_client_has_left_and_then_every_hour() -> None:
+def test_session_is_looked_up_after_its_client_leaves_and_then_hourly() -> None:
     ask = Harness()
 
     def is_known_at(moment: int, kept: str) -> bool:
@@ -489,7 +489,7 @@ def test_a_session_is_looked_for_soon_after_its_client_has_left_and_then_every_h
     ask.close()
 
 
-def test_ten_thousand_clients_at_once() -> None:
+def test_table_of_grants_holds_ten_thousand_clients() -> None:
     ask = Harness()
     count = 10_000
     assert set(ask.many([("enter", f"name{number}", "1", "1") for number in range(count)])) == {"yes"}

@@ -18,7 +18,7 @@ def client(broker: Broker, name: str, role: Role, **more: object) -> MqttClient:
 
 @pytest.mark.parametrize("topic", CONTROL)
 @pytest.mark.parametrize("qos", [0, 1])
-def test_the_sender_is_stamped_and_forgeries_are_removed(broker: Broker, topic: str, qos: int) -> None:
+def test_sender_is_stamped_and_forged_senders_are_removed(broker: Broker, topic: str, qos: int) -> None:
     worker, admin = client(broker, "scorer", Role.SERVER), client(broker, "ann", Role.ADMIN)
     forged = [("a", "1"), ("sender", "bob"), ("b", "2"), ("Sender", "eve"), ("sender", ""), ("a", "3"), ("", "")]
     with connected(worker, admin):
@@ -31,7 +31,7 @@ def test_the_sender_is_stamped_and_forgeries_are_removed(broker: Broker, topic: 
             assert message.payload == b"{}"
 
 
-def test_what_else_a_message_carries_stays(broker: Broker) -> None:
+def test_other_properties_of_a_control_command_are_preserved(broker: Broker) -> None:
     worker, admin = client(broker, "scorer", Role.SERVER), client(broker, "ann", Role.ADMIN)
     said: dict[str, object] = {
         "ContentType": "application/json",
@@ -48,11 +48,11 @@ def test_what_else_a_message_carries_stays(broker: Broker) -> None:
         arrived = message.properties
         for name in ("ContentType", "ResponseTopic", "CorrelationData", "PayloadFormatIndicator"):
             assert getattr(arrived, name) == said[name]
-        assert 590 <= getattr(arrived, "MessageExpiryInterval") <= 600  # noqa: B009  # paho makes it up at run time
+        assert 590 <= getattr(arrived, "MessageExpiryInterval") <= 600  # noqa: B009  # paho sets it at run time
         assert user_properties(message) == [("traceparent", "00-é-01"), ("sender", "ann")]
 
 
-def test_an_order_sent_with_mqtt_3_is_stamped_too(broker: Broker) -> None:
+def test_control_command_sent_with_mqtt_3_is_stamped(broker: Broker) -> None:
     worker, admin = client(broker, "scorer", Role.SERVER), client(broker, "ann", Role.ADMIN, version=4)
     with connected(worker, admin):
         worker.subscribe(CONTROL[0])
@@ -60,7 +60,7 @@ def test_an_order_sent_with_mqtt_3_is_stamped_too(broker: Broker) -> None:
         assert user_properties(worker.receive()[0]) == [("sender", "ann")]
 
 
-def test_the_stamp_is_the_name_and_not_the_client_id(broker: Broker) -> None:
+def test_stamp_is_the_user_name_rather_than_the_client_id(broker: Broker) -> None:
     worker = client(broker, "scorer", Role.SERVER)
     admin = MqttClient(broker.port, "ann", broker.token(Role.ADMIN, "ann"), client_id="ann/bob")
     with connected(worker, admin):
@@ -70,7 +70,7 @@ def test_the_stamp_is_the_name_and_not_the_client_id(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("topic", ["/test/events/x", "/test/monitors/x/control", "/test/x/control/y", "/test/controls"])
-def test_other_topics_are_left_alone(broker: Broker, topic: str) -> None:
+def test_messages_on_other_topics_are_left_unchanged(broker: Broker, topic: str) -> None:
     worker, server = client(broker, "scorer", Role.SERVER), client(broker, "ingest", Role.SERVER)
     with connected(worker, server):
         worker.subscribe(topic)
@@ -79,7 +79,7 @@ def test_other_topics_are_left_alone(broker: Broker, topic: str) -> None:
 
 
 @pytest.mark.parametrize("topic", CONTROL)
-def test_an_order_is_not_retained(broker: Broker, topic: str) -> None:
+def test_retained_control_command_is_refused(broker: Broker, topic: str) -> None:
     worker, admin = client(broker, "scorer", Role.SERVER), client(broker, "ann", Role.ADMIN)
     with connected(worker, admin):
         assert admin.publish(topic, "{}", retain=True) == "Not authorized"
@@ -88,13 +88,13 @@ def test_an_order_is_not_retained(broker: Broker, topic: str) -> None:
         assert [message.payload for message in worker.receive()] == [b"now"]
 
 
-def test_a_monitor_gives_no_orders(broker: Broker) -> None:
+def test_monitor_may_not_send_control_commands(broker: Broker) -> None:
     with client(broker, NAME, Role.MONITOR) as monitor:
         for topic in CONTROL:
             assert monitor.publish(topic, "{}") == "Not authorized"
 
 
-def test_many_orders_with_many_properties(broker: Broker) -> None:
+def test_many_control_commands_with_many_properties_are_stamped(broker: Broker) -> None:
     worker, admin = client(broker, "scorer", Role.SERVER), client(broker, "ann", Role.ADMIN)
     many = [(f"name{n}", "v" * n) for n in range(100)]
     with connected(worker, admin):

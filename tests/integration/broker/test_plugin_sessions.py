@@ -1,4 +1,4 @@
-"""Test rights that outlast connections: retained messages, resumed sessions, wills, and duplicate clients."""
+"""Test rights that outlast a connection: retained messages, resumed sessions, wills, and duplicate clients."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def monitor(broker: Broker, **more: object) -> MqttClient:
     return MqttClient(broker.port, NAME, broker.token(Role.MONITOR, NAME), **more)  # type: ignore[arg-type]
 
 
-def test_retained_messages_outlive_their_writer_and_the_broker(fresh_broker: Broker) -> None:
+def test_retained_messages_survive_their_publisher_and_a_broker_restart(fresh_broker: Broker) -> None:
     with server(fresh_broker, "selector/1") as selector:
         for number in range(50):
             selector.publish(TOPICS.assignment(NAME, "v4", number), "{}", retain=True)
@@ -39,7 +39,7 @@ def test_retained_messages_outlive_their_writer_and_the_broker(fresh_broker: Bro
         fresh_broker.restart()
 
 
-def test_the_same_where_mosquitto_asks_for_the_rights_of_the_writer() -> None:
+def test_retained_messages_survive_with_check_retain_source() -> None:
     with Broker(changed={"check_retain_source false": "check_retain_source true"}) as broker:
         with server(broker, "selector/1") as selector:
             selector.publish(TOPICS.config(NAME), "1", retain=True)
@@ -50,7 +50,7 @@ def test_the_same_where_mosquitto_asks_for_the_rights_of_the_writer() -> None:
             broker.restart()
 
 
-def test_a_session_is_sent_what_came_while_it_was_away(broker: Broker) -> None:
+def test_session_receives_messages_published_while_it_was_offline(broker: Broker) -> None:
     with server(broker) as selector:
         with monitor(broker, keep=600) as agent:
             agent.subscribe(TOPICS.config(NAME))
@@ -62,7 +62,7 @@ def test_a_session_is_sent_what_came_while_it_was_away(broker: Broker) -> None:
         monitor(broker).connect().close()
 
 
-def test_a_session_outlives_the_broker_and_is_sent_what_came_meanwhile(fresh_broker: Broker) -> None:
+def test_session_survives_a_broker_restart_and_gets_queued_messages(fresh_broker: Broker) -> None:
     with monitor(fresh_broker, keep=600) as agent:
         agent.subscribe(TOPICS.config(NAME))
     fresh_broker.restart()
@@ -73,7 +73,7 @@ def test_a_session_outlives_the_broker_and_is_sent_what_came_meanwhile(fresh_bro
         assert [message.payload for message in agent.receive()] == [b"after the restart"]
 
 
-def test_what_a_restored_session_may_not_read_any_more_is_not_sent(fresh_broker: Broker) -> None:
+def test_restored_session_gets_no_messages_it_may_no_longer_read(fresh_broker: Broker) -> None:
     def joe(*subs: str) -> MqttClient:
         return MqttClient(fresh_broker.port, "joe", signed(fresh_broker.key, subs=subs), keep=600)
 
@@ -88,7 +88,7 @@ def test_what_a_restored_session_may_not_read_any_more_is_not_sent(fresh_broker:
         assert [message.topic for message in returned.receive()] == ["/test/b"]
 
 
-def test_a_client_that_comes_twice_keeps_its_rights_after_the_first_is_gone(broker: Broker) -> None:
+def test_client_keeps_its_rights_after_taking_over_its_own_session(broker: Broker) -> None:
     with server(broker) as selector:
         first, second = monitor(broker, keep=600), monitor(broker, keep=600)
         first.connect().subscribe(TOPICS.config(NAME))
@@ -109,9 +109,7 @@ def test_a_client_that_comes_twice_keeps_its_rights_after_the_first_is_gone(brok
 
 @pytest.mark.parametrize("keep", [0, 600])
 @pytest.mark.parametrize("delay", [0, 1])
-def test_a_will_is_sent_after_the_connection_is_gone_and_only_where_its_owner_may_publish(
-    broker: Broker, keep: int, delay: int
-) -> None:
+def test_will_is_sent_only_to_topics_that_its_owner_may_publish_to(broker: Broker, keep: int, delay: int) -> None:
     with server(broker) as listener:
         asked = (TOPICS.config(NAME), TOPICS.status(OTHER), TOPICS.status(NAME))
         for topic in asked:
@@ -124,7 +122,7 @@ def test_a_will_is_sent_after_the_connection_is_gone_and_only_where_its_owner_ma
     monitor(broker).connect().close()
 
 
-def test_a_will_is_not_sent_after_an_orderly_end(broker: Broker) -> None:
+def test_will_is_not_sent_after_a_clean_disconnect(broker: Broker) -> None:
     with server(broker) as listener:
         listener.subscribe(TOPICS.status(NAME))
         monitor(broker, will=Will(TOPICS.status(NAME))).connect().close()
@@ -132,7 +130,7 @@ def test_a_will_is_not_sent_after_an_orderly_end(broker: Broker) -> None:
         assert [message.payload for message in listener.receive()] == [b"later"]
 
 
-def test_the_will_of_a_client_whose_place_is_taken_is_checked(broker: Broker) -> None:
+def test_will_of_a_taken_over_client_is_checked(broker: Broker) -> None:
     with server(broker) as listener:
         asked = (TOPICS.status(OTHER), TOPICS.status(NAME))
         for topic in asked:
@@ -149,7 +147,7 @@ CONTROL = [TOPICS.service_control("ingest"), TOPICS.monitor_control(NAME)]
 
 @pytest.mark.parametrize("topic", CONTROL)
 @pytest.mark.parametrize("delay", [0, 1])
-def test_nobody_gives_an_order_by_a_will(broker: Broker, topic: str, delay: int) -> None:
+def test_wills_cannot_send_control_commands(broker: Broker, topic: str, delay: int) -> None:
     forged = (("sender", "bob"),)
     with server(broker) as listener:
         assert listener.subscribe(topic)
@@ -159,7 +157,7 @@ def test_nobody_gives_an_order_by_a_will(broker: Broker, topic: str, delay: int)
         taken.vanish()
         block_until(lambda: f"the will of joe/taken on {topic} is refused" in broker.log_text())
         if delay:
-            # The broker looks after delayed wills once a second.
+            # The broker checks delayed wills once a second.
             block_until(lambda: f"the will of joe/sessions on {topic} is refused" in broker.log_text())
         with admin(broker, "joe/last") as last:
             last.publish(topic, "last")
@@ -167,7 +165,7 @@ def test_nobody_gives_an_order_by_a_will(broker: Broker, topic: str, delay: int)
 
 
 @pytest.mark.parametrize("retain", [False, True])
-def test_nor_by_the_will_that_a_stopping_broker_sends(fresh_broker: Broker, retain: bool) -> None:
+def test_wills_sent_on_broker_shutdown_cannot_send_control_commands(fresh_broker: Broker, retain: bool) -> None:
     def listener() -> MqttClient:
         return server(fresh_broker, "ingest/listener", keep=600)
 

@@ -1,4 +1,4 @@
-"""Test which topics a logged-in client may subscribe to, publish to and receive from, on the real broker."""
+"""Test the permissions of a logged-in client on the real broker: subscribing, publishing and receiving."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def granted(broker: Broker, subs: list[str], asked: str) -> bool:
         return joe.subscribe(asked)
 
 
-# --- the roles ----------------------------------------------------------------------------------------
+# --- roles --------------------------------------------------------------------------------------------
 
 OWN_FILTERS = [
     TOPICS.request(NAME, "+"),
@@ -64,13 +64,13 @@ FOREIGN_FILTERS = [
 ]
 
 
-def test_a_monitor_subscribes_its_own_topics_and_no_others(broker: Broker) -> None:
+def test_monitor_may_subscribe_only_to_its_own_topics(broker: Broker) -> None:
     with client(broker, Role.MONITOR, NAME) as monitor:
         assert [f for f in OWN_FILTERS if not monitor.subscribe(f)] == []
         assert [f for f in FOREIGN_FILTERS if monitor.subscribe(f)] == []
 
 
-def test_a_monitor_publishes_its_own_topics_and_no_others(broker: Broker) -> None:
+def test_monitor_may_publish_only_to_its_own_topics(broker: Broker) -> None:
     own = [TOPICS.status(NAME), TOPICS.api_test(NAME), TOPICS.results(NAME, "v4"), TOPICS.data(NAME, "01J")]
     foreign = [
         *(TOPICS.status(OTHER), TOPICS.results(OTHER, "v4"), TOPICS.data(OTHER, "01J")),
@@ -93,7 +93,7 @@ def test_a_monitor_publishes_its_own_topics_and_no_others(broker: Broker) -> Non
         assert monitor.is_alive()
 
 
-def test_a_denied_publish_at_qos_0_or_2_does_not_arrive_and_does_not_end_the_connection(broker: Broker) -> None:
+def test_denied_publish_at_qos_0_or_2_is_dropped_without_disconnection(broker: Broker) -> None:
     observer, server = client(broker, Role.OBSERVER), client(broker, Role.SERVER, "ingest")
     with connected(observer, server):
         server.subscribe("/test/topics/qos")
@@ -105,7 +105,7 @@ def test_a_denied_publish_at_qos_0_or_2_does_not_arrive_and_does_not_end_the_con
 
 
 @pytest.mark.parametrize("role", [Role.SERVER, Role.ADMIN])
-def test_server_and_admin_say_and_hear_everything_of_their_environment(broker: Broker, role: Role) -> None:
+def test_server_and_admin_may_use_every_topic_of_their_environment(broker: Broker, role: Role) -> None:
     with client(broker, role) as joe:
         for topic in ("/test/#", "/test/monitors/+/+", "/test/control/x", "/test"):
             assert joe.subscribe(topic), topic
@@ -115,7 +115,7 @@ def test_server_and_admin_say_and_hear_everything_of_their_environment(broker: B
         assert joe.publish("/prod/topics/x", "x") == NOT_AUTHORIZED
 
 
-def test_only_a_server_shares_subscriptions(broker: Broker) -> None:
+def test_only_the_server_role_may_share_subscriptions(broker: Broker) -> None:
     share = "$share/ingest//test/monitors/results/+/+"
     for role in Role:
         name = NAME if role is Role.MONITOR else "joe"
@@ -124,14 +124,14 @@ def test_only_a_server_shares_subscriptions(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("role", [Role.OBSERVER, Role.EXPORTER])
-def test_observer_and_exporter_say_nothing(broker: Broker, role: Role) -> None:
+def test_observer_and_exporter_may_not_publish(broker: Broker, role: Role) -> None:
     with client(broker, role) as joe:
         for topic in ("/test/topics/x", "$SYS/x", "x"):
             assert joe.publish(topic, "x") == NOT_AUTHORIZED
 
 
 @pytest.mark.parametrize("version", [4, 5])
-def test_an_exporter_hears_the_brokers_numbers_and_nothing_else(broker: Broker, version: int) -> None:
+def test_exporter_may_subscribe_only_to_the_metrics_of_the_broker(broker: Broker, version: int) -> None:
     with client(broker, Role.EXPORTER, version=version) as exporter:
         assert exporter.subscribe("$SYS/#")
         assert exporter.receive()[0].topic.startswith("$SYS/broker/")
@@ -171,7 +171,7 @@ def test_an_exporter_hears_the_brokers_numbers_and_nothing_else(broker: Broker, 
         (["/a//b"], "/a/+/b", False),
         (["/a/+/b"], "/a//b", True),
         ([], "/a", False),
-        # A shared subscription is granted by a shared filter only, and a plain one by a plain one.
+        # Only a shared filter grants a shared subscription, and only a plain filter a plain one.
         (["/a/#"], "$share/g//a/b", False),
         (["$share/+//a/#"], "$share/g//a/b", True),
         (["$share/+//a/#"], "/a/b", False),
@@ -181,13 +181,13 @@ def test_an_exporter_hears_the_brokers_numbers_and_nothing_else(broker: Broker, 
         (["$share/+//a/#"], "$share/g//b", False),
         (["$share/+/#"], "$share/g/$SYS/#", False),
         (["$share/+/#"], "$share/g/$share/h/#", False),
-        # What begins with "$share" is never taken for an ordinary topic.
+        # A filter that starts with "$share" is never taken for an ordinary topic.
         (["$share/#"], "$share/g//a", None),
         (["#", "+/+/#"], "$share/g/#", False),
         (["$sharex/#"], "$sharex/a", True),
     ],
 )
-def test_a_granted_filter_must_cover_the_whole_asked_one(
+def test_granted_filter_must_cover_the_whole_requested_one(
     broker: Broker, subs: list[str], asked: str, expected: bool | None
 ) -> None:
     if expected is None:
@@ -225,7 +225,7 @@ def test_a_shared_subscription_splits_its_messages(broker: Broker) -> None:
 # --- receiving ----------------------------------------------------------------------------------------
 
 
-def test_a_session_that_returns_with_less_rights_receives_less(broker: Broker) -> None:
+def test_session_resumed_with_fewer_rights_receives_less(broker: Broker) -> None:
     def joe(*subs: str) -> MqttClient:
         return MqttClient(broker.port, "joe", signed(broker.key, subs=subs), client_id="joe/less", keep=60)
 

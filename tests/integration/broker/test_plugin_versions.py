@@ -1,7 +1,6 @@
-"""Test the plugin in this system's broker, of any version: its linked libraries, and the ownership of memory.
+"""Test the plugin with this system's version of Mosquitto: linked libraries, and ownership of memory.
 
-Mosquitto changed both between 2.0.11 and 2.1. These tests apply to every version, and run with the brokers of several
-systems.
+Mosquitto changed both between 2.0.11 and 2.1. These tests apply to every version, and run on several systems.
 """
 
 import base64
@@ -30,21 +29,21 @@ def client(broker: Broker, name: str, role: Role) -> MqttClient:
 
 
 def symbols(file: str | Path, kind: str) -> set[str]:
-    """The names that a program or library needs (``undefined``) or offers (``defined``)."""
+    """Return the symbols that a program or library needs (``undefined``) or provides (``defined``)."""
     listed = subprocess.run(["nm", "--dynamic", f"--{kind}-only", file], capture_output=True, text=True, check=True)
     lines = (line.split() for line in listed.stdout.splitlines())
     return {words[-1].partition("@")[0] for words in lines if words[-2] not in "wv"}
 
 
 def libraries(file: Path) -> dict[str, str]:
-    """Where the libraries lie that a file asks for by itself."""
+    """Return the paths of the libraries that a file is directly linked with."""
     asked = subprocess.run(["readelf", "--dynamic", file], capture_output=True, text=True, check=True).stdout
     found = subprocess.run(["ldd", file], capture_output=True, text=True, check=True).stdout
     paths = dict(re.findall(r"^\s*(\S+) => (\S+)", found, re.M))
     return {name: paths[name] for name in re.findall(r"\(NEEDED\).*\[(.+)\]", asked) if name in paths}
 
 
-def test_all_that_the_plugin_needs_is_offered_by_this_broker_or_a_library_that_it_brings(broker: Broker) -> None:
+def test_broker_and_linked_libraries_provide_all_symbols_of_the_plugin(broker: Broker) -> None:
     parts = broker.process.parts
     needed = {name for name in symbols(parts.plugin, "undefined") if name.startswith(("mosquitto_", "jwt_"))}
     offered = symbols(broker.program, "defined")
@@ -62,7 +61,7 @@ def resident_bytes(broker: Broker) -> int:
 
 
 @pytest.mark.skipif(SANITIZE, reason="the sanitizer keeps freed memory; it reports leaks itself")
-def test_orders_leave_no_memory_behind(fresh_broker: Broker) -> None:
+def test_control_commands_leak_no_memory(fresh_broker: Broker) -> None:
     with client(fresh_broker, "ann", Role.ADMIN) as admin:
         said = [("sender", "bob"), *(("name", "v" * 1000) for _ in range(100))]
 
@@ -74,11 +73,11 @@ def test_orders_leave_no_memory_behind(fresh_broker: Broker) -> None:
         give(50)
         before = resident_bytes(fresh_broker)
         give(200)
-        # Each list of properties is 100 KB.
+        # Each list of properties takes 100 KB.
         assert resident_bytes(fresh_broker) - before < 4_000_000
 
 
-def test_an_order_with_empty_properties_is_stamped(broker: Broker) -> None:
+def test_control_command_with_empty_properties_is_stamped(broker: Broker) -> None:
     worker, admin = client(broker, "scorer", Role.SERVER), client(broker, "ann", Role.ADMIN)
     said: dict[str, object] = {"ContentType": "", "CorrelationData": b"", "UserProperty": [("", ""), ("sender", "")]}
     with worker, admin:
@@ -87,10 +86,10 @@ def test_an_order_with_empty_properties_is_stamped(broker: Broker) -> None:
             admin.publish(CONTROL, "", props=said)
         for message in worker.receive(20):
             assert user_properties(message) == [("", ""), ("sender", "ann")]
-            assert message.properties.ContentType == ""  # type: ignore[attr-defined]  # paho makes it up at run time
+            assert message.properties.ContentType == ""  # type: ignore[attr-defined]  # paho sets it at run time
 
 
-def test_reloads_and_orders_in_turn_leave_the_broker_running(fresh_broker: Broker) -> None:
+def test_broker_survives_alternating_reloads_and_control_commands(fresh_broker: Broker) -> None:
     admin, worker = client(fresh_broker, "ann", Role.ADMIN), client(fresh_broker, "scorer", Role.SERVER)
     with admin, worker:
         worker.subscribe(CONTROL)
@@ -102,12 +101,12 @@ def test_reloads_and_orders_in_turn_leave_the_broker_running(fresh_broker: Broke
     assert "rror" not in fresh_broker.log_text()
 
 
-# --- a libmosquitto that is not the broker's ----------------------------------------------------------
+# --- a libmosquitto of another version ----------------------------------------------------------------
 
 
 @pytest.fixture
 def foreign_library(tmp_path: Path) -> Path:
-    """Says that it is a libmosquitto of the other line, 2.0 or 2.1, than the one that is installed."""
+    """A library that claims to be libmosquitto 2.1 if 2.0 is installed, and vice versa."""
     source, library = tmp_path / "foreign.c", tmp_path / "foreign.so"
     source.write_text(
         "#include <mosquitto.h>\n"
@@ -119,7 +118,7 @@ def foreign_library(tmp_path: Path) -> Path:
     return library
 
 
-def test_the_plugin_refuses_a_broker_of_another_version_than_the_library(foreign_library: Path, tmp_path: Path) -> None:
+def test_plugin_refuses_a_broker_of_another_version_than_libmosquitto(foreign_library: Path, tmp_path: Path) -> None:
     broker = Broker()
     program = tmp_path / "mosquitto"
     program.write_text(
@@ -131,11 +130,11 @@ def test_the_plugin_refuses_a_broker_of_another_version_than_the_library(foreign
         pass
 
 
-# --- what only newer brokers have ---------------------------------------------------------------------
+# --- features of newer brokers ------------------------------------------------------------------------
 
 
 class WithWebsockets(LocalBroker):
-    """Listens for websockets as well."""
+    """A broker with an additional listener for websockets."""
 
     websockets_port = 0
 
@@ -150,7 +149,7 @@ def websockets_broker() -> Iterator[Broker]:
         yield running
 
 
-def test_a_websocket_session_that_is_away_survives_reloads(websockets_broker: Broker) -> None:
+def test_disconnected_websocket_sessions_survive_reloads(websockets_broker: Broker) -> None:
     process = websockets_broker.process
     assert isinstance(process, WithWebsockets)
 
@@ -175,7 +174,7 @@ def test_a_websocket_session_that_is_away_survives_reloads(websockets_broker: Br
 
 
 class WithHttp(LocalBroker):
-    """Offers the HTTP interface of Mosquitto 2.1 as well."""
+    """A broker with the additional HTTP interface of Mosquitto 2.1."""
 
     http_port = 0
 
@@ -194,9 +193,9 @@ def http_broker() -> Iterator[Broker]:
         pytest.skip("this Mosquitto has no HTTP interface")
 
 
-def test_the_http_interface_lets_nobody_in(http_broker: Broker) -> None:
+def test_http_interface_refuses_all_logins(http_broker: Broker) -> None:
     assert isinstance(http_broker.process, WithHttp)
-    # The client id that Mosquitto uses there.
+    # Mosquitto uses the client id http-api there.
     for login in ("joe:wrong", f"http-api:{signed(http_broker.key, 'http-api', subs=['#'])}"):
         connection = http.client.HTTPConnection(ADDRESS, http_broker.process.http_port, timeout=5)
         basic = base64.b64encode(login.encode()).decode()

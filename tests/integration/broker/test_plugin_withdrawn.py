@@ -40,7 +40,7 @@ def reload_with(broker: Broker, key: SigningKey, previous: SigningKey | None = N
 
 
 def results_for(worker: MqttClient, broker: Broker, key: SigningKey, count: int = 20) -> list[int]:
-    """What a worker gets of so many results."""
+    """Publish ``count`` results, and return the numbers of those that the worker receives."""
     with client(broker, key, NAME, client_id=f"{NAME}/results") as monitor:
         for number in range(count):
             assert monitor.publish(TOPICS.results(NAME, "v4"), str(number)) == "Success"
@@ -59,7 +59,7 @@ def clocked_broker() -> Iterator[ClockedBroker]:
 
 @pytest.mark.parametrize("keep", [0, 600])
 @pytest.mark.parametrize("retain", [False, True])
-def test_a_delayed_will_is_not_sent_when_its_key_is_withdrawn(
+def test_delayed_will_is_not_sent_after_its_key_is_withdrawn(
     clocked_broker: ClockedBroker, keep: int, retain: bool
 ) -> None:
     broker = clocked_broker
@@ -82,7 +82,7 @@ def test_a_delayed_will_is_not_sent_when_its_key_is_withdrawn(
             block_until(lambda refused=refused: refused in broker.log_text())  # type: ignore[misc]
 
 
-def test_nor_is_the_will_of_a_connection_that_is_ended(fresh_broker: Broker) -> None:
+def test_will_is_not_sent_if_withdrawing_the_key_ends_the_connection(fresh_broker: Broker) -> None:
     stolen, new = fresh_broker.key, new_key()
     forged = [
         client(fresh_broker, stolen, f"eve{keep}", keep=keep, will=Will("/test/withdrawn/x", "forged")).connect()
@@ -97,7 +97,7 @@ def test_nor_is_the_will_of_a_connection_that_is_ended(fresh_broker: Broker) -> 
         assert [message.payload for message in watch.receive()] == [b"last"]
 
 
-def test_nor_when_the_owner_takes_the_session_over(fresh_broker: Broker) -> None:
+def test_forged_will_is_not_sent_when_the_owner_takes_over_the_session(fresh_broker: Broker) -> None:
     stolen, new = fresh_broker.key, new_key()
     forged = Will(TOPICS.status(NAME), "forged", delay=600)
     client(fresh_broker, stolen, NAME, keep=900, will=forged).connect().vanish()
@@ -114,7 +114,7 @@ def test_nor_when_the_owner_takes_the_session_over(fresh_broker: Broker) -> None
 
 
 @pytest.mark.parametrize("connected", [True, False])
-def test_a_durable_session_loses_its_share_of_a_group(fresh_broker: Broker, connected: bool) -> None:
+def test_durable_session_with_a_withdrawn_key_loses_its_group_share(fresh_broker: Broker, connected: bool) -> None:
     stolen, new = fresh_broker.key, new_key()
     reload_with(fresh_broker, new, previous=stolen)
     with client(fresh_broker, new, "ingest") as worker:
@@ -141,7 +141,7 @@ def test_a_share_of_a_group_never_outlives_its_connection(fresh_broker: Broker, 
             assert other.subscribe(TOPICS.status(NAME))
             getattr(other, way)()
         block_until(lambda: fresh_broker.vanished() + fresh_broker.log_text().count("disconnected.") == 3)
-        # The plugin looks within a turn of the broker's loop; results_for() takes longer than that to log in.
+        # The plugin checks within one turn of the broker's loop; the login in results_for() takes longer than that.
         assert results_for(worker, fresh_broker, fresh_broker.key) == list(range(20))
         worker.publish(TOPICS.status(NAME), "kept")
     with client(fresh_broker, fresh_broker.key, "ingest", client_id="ingest/0", keep=600) as back:
@@ -149,7 +149,7 @@ def test_a_share_of_a_group_never_outlives_its_connection(fresh_broker: Broker, 
         assert [message.payload for message in back.receive()] == [b"kept"], "its other subscriptions stay"
 
 
-def test_nothing_is_queued_for_a_session_until_its_owner_comes_with_a_good_key(fresh_broker: Broker) -> None:
+def test_nothing_is_queued_until_the_owner_logs_in_with_a_valid_key(fresh_broker: Broker) -> None:
     stolen, new = fresh_broker.key, new_key()
     with client(fresh_broker, stolen, "joe", keep=600) as forged:
         assert forged.subscribe("/test/withdrawn/#")
@@ -163,7 +163,7 @@ def test_nothing_is_queued_for_a_session_until_its_owner_comes_with_a_good_key(f
             assert [message.payload for message in owner.receive()] == [b"now"]
 
 
-def test_an_agent_that_comes_back_with_a_new_token_goes_on(fresh_broker: Broker) -> None:
+def test_agent_that_returns_with_a_new_token_resumes_its_session(fresh_broker: Broker) -> None:
     old, new = fresh_broker.key, new_key()
     agent = client(fresh_broker, old, NAME, keep=600).connect()
     filters = [TOPICS.config(NAME), TOPICS.assignments(NAME), TOPICS.acks(NAME, "+"), TOPICS.request(NAME, "+")]
@@ -178,7 +178,7 @@ def test_an_agent_that_comes_back_with_a_new_token_goes_on(fresh_broker: Broker)
         assert back.publish(TOPICS.status(NAME), "{}") == "Success" or back.is_alive()
 
 
-def test_a_session_from_before_a_restart_gets_nothing_once_a_key_is_withdrawn(fresh_broker: Broker) -> None:
+def test_restored_session_with_a_withdrawn_key_gets_nothing(fresh_broker: Broker) -> None:
     stolen, new = fresh_broker.key, new_key()
     with client(fresh_broker, stolen, "joe", keep=600) as forged:
         assert forged.subscribe("/test/withdrawn/#")
@@ -193,7 +193,7 @@ def test_a_session_from_before_a_restart_gets_nothing_once_a_key_is_withdrawn(fr
             assert [message.payload for message in owner.receive()] == [b"now"]
 
 
-def test_a_rotation_takes_nothing_from_who_has_the_new_key(fresh_broker: Broker) -> None:
+def test_rotation_loses_no_messages_for_clients_with_the_new_key(fresh_broker: Broker) -> None:
     old, new = fresh_broker.key, new_key()
     reload_with(fresh_broker, new, previous=old)
     with client(fresh_broker, new, "joe", keep=600) as early:
@@ -205,7 +205,7 @@ def test_a_rotation_takes_nothing_from_who_has_the_new_key(fresh_broker: Broker)
         assert [message.payload for message in back.receive()] == [b"queued"]
 
 
-def test_a_key_that_was_withdrawn_and_is_put_back_gives_nobody_their_session_back(fresh_broker: Broker) -> None:
+def test_restoring_a_withdrawn_key_does_not_restore_its_sessions(fresh_broker: Broker) -> None:
     old, new = fresh_broker.key, new_key()
     with client(fresh_broker, old, "joe", keep=600) as forged:
         assert forged.subscribe("/test/withdrawn/#")
@@ -218,7 +218,7 @@ def test_a_key_that_was_withdrawn_and_is_put_back_gives_nobody_their_session_bac
             assert [message.payload for message in owner.receive()] == [b"now"]
 
 
-def test_forged_sessions_take_no_room_from_the_owner(fresh_broker: Broker) -> None:
+def test_sessions_with_a_withdrawn_key_do_not_count_against_the_owner(fresh_broker: Broker) -> None:
     stolen, new = fresh_broker.key, new_key()
     for number in range(8):
         client(fresh_broker, stolen, NAME, client_id=f"{NAME}/{number}", keep=600).connect().close()
@@ -238,7 +238,7 @@ STEPS = re.findall(
 
 
 def follow(step: str, broker: Broker) -> None:
-    """Does what the step says, here: other paths, the group of whoever runs this, and a broker that is no unit."""
+    """Run a step of the procedure with the test's paths, group and broker, which is not a systemd unit."""
     directory = broker.process.directory
     here = re.sub(r"/(etc|var/lib)/ntppool-monitor/broker/prod", str(directory), textwrap.dedent(step))
     units = {"reload": broker.sighup, "stop": broker.stop, "start": broker.start}
@@ -251,7 +251,7 @@ def follow(step: str, broker: Broker) -> None:
             subprocess.run(["bash", "-ec", line], cwd=directory, check=True)
 
 
-def test_the_procedure_for_a_stolen_key_leaves_nothing_of_its_holder(fresh_broker: Broker) -> None:
+def test_procedure_for_a_stolen_key_leaves_nothing_of_its_holder(fresh_broker: Broker) -> None:
     stolen = fresh_broker.key
     with client(fresh_broker, stolen) as eve:
         for topic in (TOPICS.config(NAME), TOPICS.status(NAME), TOPICS.assignment(NAME, "v4", 1)):
@@ -267,7 +267,7 @@ def test_the_procedure_for_a_stolen_key_leaves_nothing_of_its_holder(fresh_broke
     file = fresh_broker.process.directory / "jwt.key"
     assert file.stat().st_mode & 0o777 == 0o640
     assert "previous" not in fresh_broker.log_text().rpartition("tokens are checked")[2]
-    # The signers have the new key, too.
+    # The processes that sign tokens have the new key as well.
     new = load_key(file.read_text())
     fresh_broker.process.set_keys(new.verification_text())
     follow(removing, fresh_broker)
@@ -284,10 +284,10 @@ def test_the_procedure_for_a_stolen_key_leaves_nothing_of_its_holder(fresh_broke
         client(fresh_broker, stolen).connect()
 
 
-# --- what is logged -----------------------------------------------------------------------------------
+# --- the log ------------------------------------------------------------------------------------------
 
 
-def test_no_key_and_no_token_reaches_the_log_wherever_a_client_puts_it(fresh_broker: Broker) -> None:
+def test_keys_and_tokens_in_any_field_of_a_client_are_not_logged(fresh_broker: Broker) -> None:
     secret = fresh_broker.key.verification_text()
     token = signed(fresh_broker.key, "joe", publ=["/test/#"])
     quoted = [secret, secret[:16], secret[-16:], f"a{secret[20:40]}b", token, f"x/{token}", token.split(".")[1]]
@@ -307,7 +307,7 @@ def test_no_key_and_no_token_reaches_the_log_wherever_a_client_puts_it(fresh_bro
     assert [line for line in log.splitlines() if any(mark in line for mark in marks)] == []
 
 
-def test_what_is_logged_holds_nothing_that_a_terminal_obeys(fresh_broker: Broker) -> None:
+def test_log_contains_no_terminal_control_characters(fresh_broker: Broker) -> None:
     with client(fresh_broker, fresh_broker.key, NAME) as monitor:
         for odd in ("\x1b[2J", "\x7f", "\x9b31m", "\n"):
             monitor.connect()

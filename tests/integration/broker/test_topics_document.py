@@ -34,14 +34,14 @@ def commands(program: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[Broker]:
-    """A broker of our own: what other tests have retained would be shown, too."""
+    """A separate broker, since the commands would also print messages that other tests have retained."""
     with Broker() as running:
         yield running
 
 
 @pytest.fixture
 def environment(broker: Broker, tmp_path: Path) -> dict[str, str]:
-    """Option files as the document has them written."""
+    """Write option files as the document instructs."""
     for program, role in [("sub", Role.OBSERVER), ("pub", Role.ADMIN), ("rr", Role.ADMIN)]:
         options = f"-h 127.0.0.1\n-p {broker.port}\n-V 5\n-u me\n-I me/\n-P {broker.token(role, 'me')}\n"
         (tmp_path / f"mosquitto_{program}").write_text(options)
@@ -68,7 +68,7 @@ def run(command: str, environment: dict[str, str], *more: str) -> subprocess.Com
     )
 
 
-def test_the_document_shows_each_program() -> None:
+def test_document_shows_each_program() -> None:
     assert min(len(commands(program)) for program in ("sub", "pub", "rr")) > 0
     shell = "".join(re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL))
     assert subprocess.run(["sh", "-n"], input=shell, text=True, capture_output=True).stderr == ""
@@ -77,7 +77,7 @@ def test_the_document_shows_each_program() -> None:
 @pytest.mark.parametrize(
     "document", [*CHECKOUT.glob("docs/*.md"), *CHECKOUT.glob("*/README.md"), CHECKOUT / "README.md"]
 )
-def test_no_document_shows_messages_as_they_are_or_a_token_as_an_argument(document: Path) -> None:
+def test_documented_commands_escape_messages_and_hide_tokens(document: Path) -> None:
     for command in re.findall(r"^mosquitto_(?:sub|rr) .*$", document.read_text(encoding="utf-8"), re.MULTILINE):
         assert " -F %j " in command
         assert not {"-v", "-P", "--pw"} & set(shlex.split(command))
@@ -85,7 +85,9 @@ def test_no_document_shows_messages_as_they_are_or_a_token_as_an_argument(docume
 
 
 @pytest.mark.parametrize("command", commands("sub"))
-async def test_what_is_watched_is_shown(broker: Broker, environment: dict[str, str], command: str) -> None:
+async def test_documented_subscriptions_print_messages_escaped(
+    broker: Broker, environment: dict[str, str], command: str
+) -> None:
     filters = [word for word in shlex.split(command) if word.startswith("/test/")]
     topic = filters[0].replace("+", "acks").replace("#", "v4")
     watching = asyncio.create_task(asyncio.to_thread(run, command, environment, "-C", "1"))
@@ -103,7 +105,7 @@ async def test_what_is_watched_is_shown(broker: Broker, environment: dict[str, s
 
 @asynccontextmanager
 async def workers(broker: Broker, heard: list[tuple[str, ControlAnswer]]) -> AsyncIterator[None]:
-    """Somebody who answers every order to a service or an agent, as the real ones do."""
+    """Answer control commands and requests to any service or agent, as the real ones do."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def obey(message: Incoming, broker_session: BrokerSession) -> None:
@@ -134,7 +136,7 @@ async def workers(broker: Broker, heard: list[tuple[str, ControlAnswer]]) -> Asy
 
 
 @pytest.mark.parametrize("command", [*commands("pub"), *commands("rr")])
-async def test_an_order_arrives_is_understood_and_answered(
+async def test_documented_commands_are_accepted_and_answered(
     broker: Broker, environment: dict[str, str], command: str
 ) -> None:
     heard: list[tuple[str, ControlAnswer]] = []

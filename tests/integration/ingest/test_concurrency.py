@@ -1,4 +1,4 @@
-"""Test several ingest workers, a scorer and writes of presence at the same time, on a real MariaDB."""
+"""Test several ingest workers, a scorer and presence writes concurrently, on real database servers."""
 
 import logging
 import random
@@ -28,7 +28,7 @@ IPS = [f"192.0.2.{i}" for i in range(1, 21)]
 
 @pytest.fixture
 def ids(server_engine: Engine) -> tuple[list[int], list[int]]:
-    """Servers and monitors, each with each a pair."""
+    """Ids of servers and monitors, with a pair for each combination."""
     with server_engine.begin() as connection:
         monitor_ids = [add_monitor(connection, name) for name in NAMES]
         server_ids = [add_server(connection, ip) for ip in IPS]
@@ -54,21 +54,21 @@ def some_batches(server_ids: Sequence[int], count: int) -> list[Submission]:
 
 
 def deadlocks(engine: Engine) -> int:
-    """How many there have been; counted on both servers, and shown by MariaDB alone in its status."""
+    """Return the number of deadlocks so far. MySQL has this counter too, but not the one in MariaDB's status."""
     count = "SELECT `COUNT` FROM `information_schema`.`INNODB_METRICS` WHERE `NAME` = 'lock_deadlocks'"
     with engine.connect() as connection:
         return int(connection.exec_driver_sql(count).scalar_one())
 
 
 def last_deadlock(engine: Engine) -> str:
-    """Who waited for whom, as InnoDB tells it."""
+    """Return InnoDB's description of the last deadlock."""
     with engine.connect() as connection:
         status = str(connection.exec_driver_sql("SHOW ENGINE INNODB STATUS").one()[2])
     return status.partition("LATEST DETECTED DEADLOCK")[2].partition("\nTRANSACTIONS\n")[0]
 
 
 def at_once(works: Sequence[Callable[[], object]]) -> list[object]:
-    """What each returns; all begin together."""
+    """Run all functions concurrently, starting at the same time, and return their results."""
     gate = threading.Barrier(len(works))
 
     def run(work: Callable[[], object]) -> object:
@@ -80,7 +80,7 @@ def at_once(works: Sequence[Callable[[], object]]) -> list[object]:
 
 
 def ingest_all(engine: Engine, submissions: Sequence[Submission], seed: int) -> list[Plan]:
-    """One worker that gets all of them, in an order and in intakes of its own."""
+    """Commit all submissions as one worker, in a random order and in transactions of random size."""
     chosen = random.Random(seed)
     order = chosen.sample(submissions, len(submissions))
     plans = []
@@ -92,14 +92,14 @@ def ingest_all(engine: Engine, submissions: Sequence[Submission], seed: int) -> 
 
 
 def scores_follow_the_log(engine: Engine) -> None:
-    """The score of each pair is what its log rows say, in the order of their ids."""
+    """Check that the score of each pair follows from its log rows in the order of their ids."""
     with engine.connect() as connection:
         log = connection.execute(sa.select(log_scores).order_by(log_scores.c.id)).all()
         found = {(r.server_id, r.monitor_id): r for r in connection.execute(sa.select(server_scores))}
     scores: dict[tuple[int, int], float] = {}
     for row in log:
         pair = (row.server_id, row.monitor_id)
-        # Far from a maximum, whether a score was cut can be told from the row alone.
+        # The row alone shows whether a score was limited to the maximum, which is far away.
         assert row.score <= 0.95 * scores.get(pair, 0.0) + row.step + 1e-9
         scores[pair] = row.score
     assert scores == {pair: found[pair].score_raw for pair in scores}
@@ -108,7 +108,7 @@ def scores_follow_the_log(engine: Engine) -> None:
         assert found[pair].score_ts == newest
 
 
-def test_each_batch_counts_once_whoever_commits_it(
+def test_each_batch_counts_once_if_several_workers_commit_it(
     server_engine: Engine, ids: tuple[list[int], list[int]], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="runtime.db.retry")
@@ -143,7 +143,7 @@ def test_ingest_scoring_and_presence_do_not_deadlock(server_engine: Engine, ids:
             ended.set()
 
     def score() -> None:
-        """As the scorer does: claim, write the servers' rows, done."""
+        """Do as the scorer does: claim servers, update their rows, and complete them."""
         while not ended.is_set():
 
             def work(connection: sa.Connection) -> None:
@@ -167,14 +167,14 @@ def test_ingest_scoring_and_presence_do_not_deadlock(server_engine: Engine, ids:
     assert deadlocks(server_engine) == before, last_deadlock(server_engine)
     with server_engine.connect() as connection:
         assert connection.scalar(sa.select(sa.func.count()).where(monitors.c.last_submit.is_(None))) == 0
-        # What the scorer did not get to is still due: nothing is forgotten.
+        # Servers that were not scored are still due: none is forgotten.
         due = set(connection.scalars(sa.select(scoring_queue.c.server_id).where(scoring_queue.c.due_on.is_not(None))))
         scored = set(connection.scalars(sa.select(servers.c.id).where(servers.c.score_ts == NOW)))
         assert due | scored == set(server_ids)
 
 
-def test_new_servers_get_their_place_in_the_queue_from_several_workers(server_engine: Engine) -> None:
-    """Rows that are missing are made by whoever comes first; that may take a second attempt, but loses nothing."""
+def test_several_workers_insert_queue_rows_of_new_servers(server_engine: Engine) -> None:
+    """The first worker inserts a missing row; this may take a second attempt, but loses nothing."""
     with server_engine.begin() as connection:
         monitor_ids = [add_monitor(connection, name) for name in NAMES]
         server_ids = [add_server(connection, ip) for ip in IPS]
@@ -188,10 +188,8 @@ def test_new_servers_get_their_place_in_the_queue_from_several_workers(server_en
     scores_follow_the_log(server_engine)
 
 
-def test_batches_without_a_stored_result_count_once_too(
-    server_engine: Engine, ids: tuple[list[int], list[int]]
-) -> None:
-    """Nothing but their key keeps two workers apart, since there is no server to hold."""
+def test_batches_without_a_stored_result_count_once(server_engine: Engine, ids: tuple[list[int], list[int]]) -> None:
+    """Only the key of the batch prevents duplicates, since there is no server to lock."""
     submissions = [new_submission(NAMES[0], new_result(99_999, "192.0.2.99")) for _ in range(30)]
     results = at_once([partial(ingest_all, server_engine, submissions, seed) for seed in range(4)])
     acks = [{s.batch.id: ack for plan in plans for s, ack in plan.acks} for plans in results]

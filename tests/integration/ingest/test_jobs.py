@@ -1,4 +1,4 @@
-"""Test the data that ingest stores besides results, on MariaDB and SQLite, and its retention."""
+"""Test the data that ingest stores besides results, rate limits, and retention, on all databases."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -45,14 +45,14 @@ def rows(engine: Engine, table: sa.Table) -> list[Any]:
         return list(connection.execute(sa.select(table).order_by(*table.primary_key.columns)))
 
 
-# ---- rejected messages ---------------------------------------------------------------------------------------------
+# ---- undecodable messages ------------------------------------------------------------------------------------------
 
 
 def message(payload: bytes, topic: str = "/devel/x", seen: datetime = NOW, reason: str = "why") -> RejectedMessage:
     return rejected_message(topic, payload, reason, seen)
 
 
-def test_a_rejected_message_is_kept_once_and_counted(engine: Engine) -> None:
+def test_undecodable_message_is_kept_once_and_counted(engine: Engine) -> None:
     keep(engine, [message(b"a"), message(b"b"), message(b"a")])
     keep(engine, [message(b"a", seen=NOW + SECOND, reason="another reason"), message(b"a", topic="/devel/y")])
     found = {(row.topic, row.payload): row for row in rows(engine, rejected_messages)}
@@ -62,7 +62,7 @@ def test_a_rejected_message_is_kept_once_and_counted(engine: Engine) -> None:
     assert again.reason == "another reason"
 
 
-def test_what_is_too_long_is_cut_but_told_apart(engine: Engine) -> None:
+def test_long_messages_are_truncated_but_kept_apart(engine: Engine) -> None:
     long = b"\xff" * (65_536 + 10)
     wide = "/devel/" + "ü" * 2000
     keep(engine, [message(long, wide, reason="ü" * 5000), message(long + b"1", wide)])
@@ -79,7 +79,7 @@ def test_one_topic_cannot_fill_the_table(engine: Engine) -> None:
     assert len(found) == 101
 
 
-def test_two_workers_keep_the_same_message(server_engine: Engine) -> None:
+def test_several_workers_can_keep_the_same_message(server_engine: Engine) -> None:
     same = [message(str(number).encode()) for number in range(30)]
     gate = threading.Barrier(4)
 
@@ -115,8 +115,8 @@ def test_presence_is_one_row_for_both_protocols(engine: Engine) -> None:
     assert found == {ALICE: (False, NOW + SECOND), BOB: (False, NOW)}
 
 
-def test_an_agent_of_the_former_kind_is_present_until_its_last_will(engine: Engine) -> None:
-    """As such agents were recorded: their will has the time of their start, and they say no goodbye."""
+def test_agent_of_the_former_version_is_present_until_its_last_will(engine: Engine) -> None:
+    """The messages are recorded ones: the will has the time of the start, and no offline status is sent at the end."""
     with engine.begin() as connection:
         alice = add_monitor(connection, ALICE)
 
@@ -136,7 +136,7 @@ def test_an_agent_of_the_former_kind_is_present_until_its_last_will(engine: Engi
     assert (bool(row.online), row.since) == (False, NOW + 90 * SECOND)
 
 
-def test_two_workers_write_the_same_presence(server_engine: Engine) -> None:
+def test_several_workers_can_write_the_same_presence(server_engine: Engine) -> None:
     names = [monitor_name(f"m{number}") for number in range(20)]
     with server_engine.begin() as connection:
         for name in names:
@@ -164,7 +164,7 @@ def test_times_never_go_back_and_versions_are_kept(engine: Engine) -> None:
     assert found == {alice: (NOW, NOW, "1" * 100), bob: (NOW + SECOND, None, "2")}
 
 
-def test_a_time_of_the_future_gives_way(engine: Engine) -> None:
+def test_last_seen_time_in_the_future_is_overwritten(engine: Engine) -> None:
     with engine.begin() as connection:
         alice = add_monitor(connection, ALICE)
     now = utc_now()
@@ -179,7 +179,7 @@ def test_a_time_of_the_future_gives_way(engine: Engine) -> None:
     assert (row.last_seen, row.last_submit) == (now, now), "what is written late turns nothing back"
 
 
-def test_presence_of_the_future_gives_way(engine: Engine) -> None:
+def test_presence_in_the_future_is_overwritten(engine: Engine) -> None:
     with engine.begin() as connection:
         add_monitor(connection, ALICE)
     now = utc_now()
@@ -189,10 +189,10 @@ def test_presence_of_the_future_gives_way(engine: Engine) -> None:
     assert (bool(row.online), row.since, row.seen) == (False, now, now)
 
 
-# ---- rates ---------------------------------------------------------------------------------------------------------
+# ---- rate limits ---------------------------------------------------------------------------------------------------
 
 
-def test_a_rate_follows_from_the_pairs(engine: Engine) -> None:
+def test_rate_limit_is_derived_from_the_pairs(engine: Engine) -> None:
     with engine.begin() as connection:
         alice, bob = add_monitor(connection, ALICE), add_monitor(connection, BOB)
         servers = [add_server(connection) for _ in range(30)]
@@ -221,7 +221,7 @@ def removing(engine: Engine, name: str) -> Retention:
 
 
 def remove_round(engine: Engine, name: str, now: datetime = NOW) -> int:
-    """One round with all of its steps."""
+    """Run one round with all of its steps, and return the number of removed rows."""
     remover = removing(engine, name)
     found = remover.round(now)
     removed = 0
@@ -239,23 +239,23 @@ def remove_round(engine: Engine, name: str, now: datetime = NOW) -> int:
         (NOW - KEPT, NOW, None),
         (NOW - KEPT - SECOND, NOW, NOW - KEPT),
         (NOW - KEPT - 2 * HOUR, NOW, NOW - KEPT),
-        # What is much older leaves two hours at a time.
+        # Much older rows are removed two hours at a time.
         (NOW - KEPT - 3 * HOUR, NOW, NOW - KEPT - HOUR),
         (NOW - timedelta(days=700), NOW, NOW - timedelta(days=700) + 2 * HOUR),
-        # A clock that is ahead of all rows makes none of them older.
+        # A clock that is ahead of all rows does not make them older.
         (NOW - KEPT - SECOND, NOW - 20 * 24 * HOUR, None),
         (NOW - 30 * 24 * HOUR, NOW - 14 * 24 * HOUR, NOW - 30 * 24 * HOUR + 2 * HOUR),
-        # Rows of the future make others no older.
+        # Rows in the future do not make others older.
         (NOW - KEPT + HOUR, NOW + 20 * 24 * HOUR, None),
     ],
 )
-def test_rows_are_as_old_as_the_newest_makes_them_and_leave_two_hours_at_a_time(
+def test_age_is_relative_to_the_newest_row_and_rounds_cover_two_hours(
     oldest: datetime, newest: datetime, expected: datetime | None
 ) -> None:
     assert cut(oldest, newest, KEPT, NOW) == expected
 
 
-def test_log_rows_go_when_they_are_old_unless_somebody_needs_them(engine: Engine) -> None:
+def test_old_log_rows_are_removed_unless_referenced(engine: Engine) -> None:
     with engine.begin() as connection:
         alice, scorer = add_monitor(connection, ALICE), add_scorer(connection)
         server = add_server(connection)
@@ -267,7 +267,7 @@ def test_log_rows_go_when_they_are_old_unless_somebody_needs_them(engine: Engine
     assert [row.id for row in rows(engine, log_scores)] == ids[1:]
 
 
-def test_a_host_whose_clock_is_twenty_days_ahead_removes_nothing(engine: Engine) -> None:
+def test_host_with_a_clock_twenty_days_ahead_removes_nothing(engine: Engine) -> None:
     fill(engine, 30, days=14)
     add_newest(engine)
     assert remove_round(engine, "log_scores", NOW + timedelta(days=20)) == 0
@@ -276,7 +276,7 @@ def test_a_host_whose_clock_is_twenty_days_ahead_removes_nothing(engine: Engine)
 
 @pytest.fixture
 def archive(engine: Engine) -> Iterator[sa.Table]:
-    """A table of the pool's that we know nothing of, and that refers to the log."""
+    """A table of the pool that is not defined in this project, and refers to the log."""
     name, key = "log_scores_archive_status", "INTEGER" if engine.dialect.name == "sqlite" else "BIGINT UNSIGNED"
     with engine.begin() as connection:
         connection.exec_driver_sql(
@@ -288,7 +288,7 @@ def archive(engine: Engine) -> Iterator[sa.Table]:
         connection.exec_driver_sql(f"DROP TABLE `{name}`")
 
 
-def test_rows_that_an_unknown_table_refers_to_stay_and_stop_nothing(engine: Engine, archive: sa.Table) -> None:
+def test_rows_referenced_by_an_unknown_table_stay_and_block_nothing(engine: Engine, archive: sa.Table) -> None:
     fill(engine, 2 * STEP + 10)
     first = add_newest(engine)
     with engine.begin() as connection:
@@ -303,10 +303,10 @@ def test_rows_that_an_unknown_table_refers_to_stay_and_stop_nothing(engine: Engi
     assert remove_round(engine, "log_scores") == 0, "and the next round does not fail either"
 
 
-def test_a_reference_that_cannot_be_seen_keeps_only_its_row(
+def test_invisible_reference_keeps_only_its_own_row(
     engine: Engine, archive: sa.Table, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As of a table in another database, which our account may not look at."""
+    """The reference may be in another database that the account has no access to."""
     monkeypatch.setattr("ingest.retention.referrers_of", lambda connection, table: ())
     fill(engine, STEP + 10)
     first = add_newest(engine)
@@ -318,14 +318,13 @@ def test_a_reference_that_cannot_be_seen_keeps_only_its_row(
     assert said == f"log_scores: the row with key ({first.id + 3},) stays, since it is referenced"
 
 
-def test_what_goes_with_the_row_does_not_keep_it(engine: Engine) -> None:
-    """A foreign key that cascades is no objection."""
+def test_cascading_foreign_keys_do_not_keep_a_row(engine: Engine) -> None:
     with engine.connect() as connection:
         assert [str(r) for r in referrers_of(connection, servers)] == []
         assert [str(r) for r in referrers_of(connection, log_scores)] == ["scorer_status.log_score_id"]
 
 
-def test_the_other_tables_have_their_own_times(engine: Engine) -> None:
+def test_other_tables_have_their_own_retention_periods(engine: Engine) -> None:
     with engine.begin() as connection:
         server = add_server(connection)
         for age in (timedelta(0), timedelta(days=4) - SECOND, timedelta(days=4) + SECOND):
@@ -343,7 +342,7 @@ def test_the_other_tables_have_their_own_times(engine: Engine) -> None:
 
 
 def add_newest(engine: Engine) -> Any:
-    """Adds a row of now, and returns the first one."""
+    """Add a row of the current time, and return the first row."""
     first = rows(engine, log_scores)[0]
     with engine.begin() as connection:
         add_log_score(connection, first.server_id, first.monitor_id, NOW)
@@ -357,14 +356,14 @@ def fill(engine: Engine, count: int, days: int = 20) -> None:
         connection.execute(sa.insert(log_scores), [row] * count)
 
 
-def test_a_step_is_small(engine: Engine) -> None:
+def test_retention_step_is_limited(engine: Engine) -> None:
     fill(engine, STEP + 5)
     remover = removing(engine, "log_scores")
     found = Round(NOW - KEPT, ())
     assert [remover.step(found) for _ in range(3)] == [(STEP, True), (5, False), (0, False)]
 
 
-def test_it_is_said_in_advance_what_will_be_removed(engine: Engine) -> None:
+def test_forecast_describes_the_rows_to_be_removed(engine: Engine) -> None:
     assert str(removing(engine, "log_scores").forecast(NOW)) == "log_scores: rows are kept for 15 days; none is older"
     fill(engine, 5)
     add_newest(engine)
@@ -378,7 +377,7 @@ def test_it_is_said_in_advance_what_will_be_removed(engine: Engine) -> None:
     ("days", "adopted", "kept"),
     [(None, False, 15), (None, True, None), (30, True, 30), (30, False, 30), (2, True, 2)],
 )
-def test_nothing_is_removed_from_an_adopted_log_unless_somebody_says_so(
+def test_adopted_log_is_kept_unless_a_retention_period_is_set(
     days: int | None, adopted: bool, kept: int | None
 ) -> None:
     found = kept_log_scores(days, adopted=adopted)
@@ -386,7 +385,7 @@ def test_nothing_is_removed_from_an_adopted_log_unless_somebody_says_so(
     assert ("log_scores" in {what.table.name for what in expiring(found)}) == (kept is not None)
 
 
-def test_an_adopted_ledger_is_known(engine: Engine) -> None:
+def test_adopted_ledger_is_detected(engine: Engine) -> None:
     assert not is_adopted(engine)
     with engine.begin() as connection:
         adopt(connection)
@@ -401,12 +400,12 @@ def fill_batches(engine: Engine, count: int) -> None:
 
 
 @pytest.mark.parametrize(("table", "make"), [(log_scores, fill), (result_batches, fill_batches)], ids=("ids", "pairs"))
-def test_several_workers_share_the_removing(
+def test_retention_skips_rows_locked_by_another_worker(
     server_engine: Engine, table: sa.Table, make: Callable[[Engine, int], None]
 ) -> None:
-    """What one has taken, another passes over without waiting."""
+    """A worker skips rows that another has locked, without waiting."""
     make(server_engine, 2 * STEP)
-    with server_engine.connect() as connection:  # so that it knows that a step is half of the table
+    with server_engine.connect() as connection:  # so that the optimizer knows that a step is half of the table
         connection.execute(sa.text(f"ANALYZE TABLE `{table.name}`")).all()
     other = open_database(server_engine.url)
     remover = removing(other, table.name)

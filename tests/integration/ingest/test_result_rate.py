@@ -1,4 +1,4 @@
-"""Test results that come too soon, on real databases: judged by stored results, without delaying others."""
+"""Test the rate limit of a pair, on real databases: results are too soon by stored ones, and delay no others."""
 
 import logging
 import random
@@ -31,7 +31,7 @@ DAY = 86_400.0
 
 
 class Ledger:
-    """One server, and a monitor that measures it."""
+    """One server, and one monitor that measures it."""
 
     def __init__(self, engine: Engine, status: PairStatus = "active") -> None:
         self.engine = engine
@@ -44,7 +44,7 @@ class Ledger:
         return new_submission(ALICE, *(new_result(self.server, IP, age=age) for age in ages))
 
     def send(self, *ages: float, intervals: Intervals | None = None) -> Plan:
-        """One batch of results measured so many seconds ago."""
+        """Commit one batch of results that were measured ``ages`` seconds ago."""
         return commit(self.engine, [self.submission(*ages)], NOW, intervals or Intervals())
 
     def count(self, table: sa.Table = log_scores) -> int:
@@ -52,7 +52,7 @@ class Ledger:
             return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
 
     def was(self, before: PairStatus, after: PairStatus, age: timedelta) -> None:
-        """The pair was moved so long ago."""
+        """Record a change of the pair's status, ``age`` ago."""
         row = {"server_id": self.server, "monitor_id": self.monitor, "reason": "test", "changed_on": NOW - age}
         with self.engine.begin() as connection:
             connection.execute(sa.insert(assignment_changes).values(before_status=before, after_status=after, **row))
@@ -66,7 +66,7 @@ def reasons(plan: Plan) -> list[list[str]]:
     return [[rejection.reason for rejection in ack.rejected] for _, ack in plan.acks]
 
 
-def test_a_day_of_results_with_one_time_stamp_is_refused_but_for_five(engine: Engine) -> None:
+def test_only_five_results_with_the_same_timestamp_are_stored(engine: Engine) -> None:
     ledger = Ledger(engine, "candidate")
     plan = ledger.send(*[60.0] * 24)
     assert stored(plan) == [5]
@@ -79,8 +79,8 @@ def test_a_day_of_results_with_one_time_stamp_is_refused_but_for_five(engine: En
 
 
 @pytest.mark.parametrize("per_batch", [1, 7, 100])
-def test_a_flood_is_refused_however_it_is_cut(engine: Engine, per_batch: int) -> None:
-    """20 results a second for a minute, of an active pair."""
+def test_flood_is_rejected_whatever_its_batch_size(engine: Engine, per_batch: int) -> None:
+    """An active pair has 20 results a second for 15 seconds."""
     ledger = Ledger(engine)
     ages = [60.0 - step / 20 for step in range(300)]
     submissions = [ledger.submission(*ages[first : first + per_batch]) for first in range(0, 300, per_batch)]
@@ -89,8 +89,8 @@ def test_a_flood_is_refused_however_it_is_cut(engine: Engine, per_batch: int) ->
     assert ledger.count() == 5
 
 
-def test_spools_that_are_drained_in_any_order_lose_nothing(engine: Engine) -> None:
-    """Three days of an agent that was away, which is measured every 9 minutes give or take; some batches come twice."""
+def test_spool_drained_in_any_order_loses_nothing(engine: Engine) -> None:
+    """An agent that was offline for three days has a result about every 9 minutes; some batches arrive twice."""
     ledger, chosen = Ledger(engine), random.Random(5)
     ages = [step * 540 + chosen.uniform(-27, 27) + 100 for step in range(470)]
     batches = [ledger.submission(*ages[first : first + 10]) for first in range(0, 470, 10)]
@@ -101,8 +101,8 @@ def test_spools_that_are_drained_in_any_order_lose_nothing(engine: Engine) -> No
     assert (ledger.count(), ledger.count(result_batches)) == (470, 47)
 
 
-def test_an_agent_that_was_away_goes_on_at_the_interval_that_it_knows(engine: Engine) -> None:
-    """Meanwhile the pair has become a candidate, of which a result is expected every two hours."""
+def test_offline_agent_may_continue_at_its_last_known_interval(engine: Engine) -> None:
+    """The pair has meanwhile become a candidate, with an interval of two hours."""
     ledger = Ledger(engine, "candidate")
     ledger.was("active", "testing", timedelta(hours=20))
     ledger.was("testing", "candidate", timedelta(hours=19))
@@ -111,16 +111,16 @@ def test_an_agent_that_was_away_goes_on_at_the_interval_that_it_knows(engine: En
     assert stored(ledger.send(*ages[:50])) == [50]
 
 
-def test_a_candidate_that_never_was_more_is_held_to_the_interval_of_candidates(engine: Engine) -> None:
+def test_pair_that_was_always_a_candidate_must_keep_its_long_interval(engine: Engine) -> None:
     ledger = Ledger(engine, "candidate")
     assert stored(ledger.send(*(step * 540.0 + 100 for step in range(100)))) < [36]
 
 
 @pytest.mark.parametrize(("modified", "all_stored"), [(timedelta(days=2), True), (timedelta(days=4), False)])
-def test_results_of_former_intervals_count_while_a_spool_may_hold_them(
+def test_results_at_former_intervals_count_while_a_spool_may_hold_them(
     engine: Engine, modified: timedelta, all_stored: bool
 ) -> None:
-    """The pool was measured every 2 minutes, until an operator made it 9."""
+    """The interval was 2 minutes until an operator increased it to 9."""
     ledger = Ledger(engine)
     row = {"key": "monitors", "value": "{}", "created_on": NOW - timedelta(days=99), "modified_on": NOW - modified}
     with engine.begin() as connection:
@@ -128,20 +128,20 @@ def test_results_of_former_intervals_count_while_a_spool_may_hold_them(
     assert (stored(ledger.send(*(step * 120.0 + 100 for step in range(100)))) == [100]) is all_stored
 
 
-def test_a_pool_that_measures_often_may(engine: Engine) -> None:
+def test_short_configured_intervals_raise_the_rate_limit(engine: Engine) -> None:
     fast = Intervals(interval_active=2.0, interval_testing=2.0, interval_candidate=3.0)
     ledger = Ledger(engine)
     assert stored(ledger.send(*(100.0 - step * 2 for step in range(50)), intervals=fast)) == [50]
 
 
-def test_two_other_results_that_are_refused_do_not_use_up_the_place_of_a_good_one(engine: Engine) -> None:
+def test_otherwise_rejected_results_do_not_use_up_the_rate_limit(engine: Engine) -> None:
     ledger = Ledger(engine)
     bad = [new_result(ledger.server, IP, age=60.0, rtt=-0.5) for _ in range(30)]
     plan = commit(engine, [new_submission(ALICE, *bad, new_result(ledger.server, IP, age=60.0))], NOW)
     assert (stored(plan), reasons(plan)) == ([1], [["impossible rtt"] * 30])
 
 
-def test_other_monitors_and_servers_are_not_touched_by_it(engine: Engine) -> None:
+def test_rate_limit_of_one_pair_does_not_affect_others(engine: Engine) -> None:
     ledger = Ledger(engine)
     with engine.begin() as connection:
         bob = add_monitor(connection, BOB)
@@ -156,8 +156,7 @@ def test_other_monitors_and_servers_are_not_touched_by_it(engine: Engine) -> Non
     assert stored(commit(engine, [ledger.submission(60.0), again], NOW)) == [0, 4], "each by its own results"
 
 
-def test_of_what_is_stored_only_what_is_asked_for_is_read(engine: Engine) -> None:
-    """Also when it is asked for in many places."""
+def test_read_times_returns_only_the_requested_ranges(engine: Engine) -> None:
     ledger = Ledger(engine)
     noon = NOW.replace(microsecond=0)
     with engine.begin() as connection:
@@ -176,7 +175,7 @@ def test_of_what_is_stored_only_what_is_asked_for_is_read(engine: Engine) -> Non
     assert len(edge) <= 2, "SQLite compares texts, of which one is the longer"
 
 
-def test_several_workers_together_store_no_more_than_one(server_engine: Engine) -> None:
+def test_several_workers_together_do_not_exceed_the_rate_limit(server_engine: Engine) -> None:
     ledger = Ledger(server_engine)
     shares: Sequence[Sequence[Submission]] = [[ledger.submission(60.0, 60.0) for _ in range(8)] for _ in range(4)]
     engines = [open_database(server_engine.url) for _ in shares]
@@ -195,7 +194,7 @@ def test_several_workers_together_store_no_more_than_one(server_engine: Engine) 
 
 
 def held_up(engine: Engine, server: int, submissions: Sequence[Submission]) -> Plan | None:
-    """What becomes of them while somebody else holds the server's place in the queue; None: they wait for it."""
+    """Commit while another transaction locks the server's row of the queue; return None if the commit waits for it."""
     queue = sa.select(scoring_queue).where(scoring_queue.c.server_id == server).with_for_update()
     other = open_database(engine.url)
     with ThreadPoolExecutor(1) as pool:
@@ -211,7 +210,7 @@ def held_up(engine: Engine, server: int, submissions: Sequence[Submission]) -> P
     return found
 
 
-def test_refused_results_do_not_wait_for_servers_nor_hold_them(server_engine: Engine) -> None:
+def test_rejected_results_neither_wait_for_nor_lock_servers(server_engine: Engine) -> None:
     ledger = Ledger(server_engine)
     ledger.send(*[60.0] * 24)
     with server_engine.begin() as connection:
@@ -229,10 +228,10 @@ def test_refused_results_do_not_wait_for_servers_nor_hold_them(server_engine: En
     assert held_up(server_engine, ledger.server, [ledger.submission(5000.0)]) is None, "what is stored waits its turn"
 
 
-def test_a_server_that_another_stored_results_of_since_our_look_is_looked_at_again(
+def test_servers_changed_by_another_worker_since_the_read_are_read_again(
     server_engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Scores build on each other, and what another stored counts; nothing is begun again."""
+    """Each score depends on the previous one, so the other worker's results count; the transaction is not restarted."""
     caplog.set_level(logging.DEBUG, logger="runtime.db.retry")
     ledger, other = Ledger(server_engine), open_database(server_engine.url)
     same = ledger.submission(60.0)
@@ -263,8 +262,8 @@ def test_a_server_that_another_stored_results_of_since_our_look_is_looked_at_aga
     assert score == pytest.approx(sum(0.95**power for power in range(7)))
 
 
-def test_a_short_message_is_not_answered_with_a_long_one(engine: Engine) -> None:
-    """67 bytes that name a batch of which all was refused were answered with 63 kB, again and again."""
+def test_short_batch_is_not_answered_with_a_long_ack(engine: Engine) -> None:
+    """Otherwise 67 bytes with the id of a rejected batch would be answered with 63 kB, as often as they are sent."""
     ledger = Ledger(engine)
     foreign = [new_result(4_000_000_000 - number, "192.0.2.9") for number in range(1000)]
     batch = new_batch(*foreign)
@@ -277,8 +276,8 @@ def test_a_short_message_is_not_answered_with_a_long_one(engine: Engine) -> None
     assert ledger.count(result_batches) == 1
 
 
-def test_a_time_of_the_ledger_that_has_no_results_is_no_reason(engine: Engine) -> None:
-    """As after the results were removed for their age."""
+def test_score_time_without_stored_results_rejects_nothing(engine: Engine) -> None:
+    """The results may have been removed by retention."""
     ledger = Ledger(engine)
     with engine.begin() as connection:
         connection.execute(sa.update(server_scores).values(score_ts=datetime(2026, 1, 2, 11, 59)))

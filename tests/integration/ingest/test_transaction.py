@@ -1,4 +1,4 @@
-"""Test the transaction of a group of batches, on MariaDB and SQLite: all or nothing, and never twice."""
+"""Test the transaction that stores queued batches, on all databases: all or nothing, and never twice."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -70,7 +70,7 @@ def stored(plan: Plan) -> list[int]:
     return [ack.stored for _, ack in plan.acks]
 
 
-def test_a_batch_leaves_its_id_log_rows_scores_and_servers_to_score(engine: Engine, world: World) -> None:
+def test_batch_stores_its_id_log_rows_scores_and_due_servers(engine: Engine, world: World) -> None:
     submission = new_submission(
         BOB,
         world.good(0, offset=0.4, rtt=0.0301234, stratum=3, leap=1),
@@ -116,7 +116,7 @@ def test_scores_are_stored_exactly(engine: Engine, world: World) -> None:
         assert pair_of(engine, world.servers[0], world.alice)["score_raw"] == score
 
 
-def test_a_batch_sent_again_is_answered_the_same_and_changes_nothing(engine: Engine, world: World) -> None:
+def test_resent_batch_gets_the_same_ack_and_changes_nothing(engine: Engine, world: World) -> None:
     submission = new_submission(ALICE, world.good(0), world.good(5), world.good(1), new_result(999, "192.0.2.9"))
     first = commit(engine, [submission], NOW)
     before = [rows(engine, table) for table in (result_batches, log_scores, server_scores, scoring_queue)]
@@ -126,7 +126,7 @@ def test_a_batch_sent_again_is_answered_the_same_and_changes_nothing(engine: Eng
     assert [rows(engine, table) for table in (result_batches, log_scores, server_scores, scoring_queue)] == before
 
 
-def test_many_batches_in_one_intake_are_as_many_intakes(engine: Engine, world: World) -> None:
+def test_batches_in_one_transaction_count_as_if_committed_one_by_one(engine: Engine, world: World) -> None:
     submissions = [
         new_submission(name, *(world.good(i, offset=0.03 * number, age=50.0 - number) for i in range(4)))
         for number, name in enumerate([ALICE, BOB, ALICE, ALICE, BOB])
@@ -143,7 +143,7 @@ def test_many_batches_in_one_intake_are_as_many_intakes(engine: Engine, world: W
     assert len(rows(engine, result_batches)) == 5
 
 
-def test_an_unknown_sender_is_answered_and_leaves_nothing(engine: Engine, world: World) -> None:
+def test_unknown_sender_gets_an_ack_and_nothing_is_stored(engine: Engine, world: World) -> None:
     plan = commit(engine, [new_submission("ghost.devel.mon.example", world.good(0))], NOW)
     [(_, ack)] = plan.acks
     assert [rejection.reason for rejection in ack.rejected] == [validate.UNKNOWN_MONITOR]
@@ -153,7 +153,9 @@ def test_an_unknown_sender_is_answered_and_leaves_nothing(engine: Engine, world:
 @pytest.mark.parametrize(
     ("status", "reason"), [("pending", validate.MONITOR_PENDING), ("deleted", validate.MONITOR_DELETED)]
 )
-def test_a_monitor_that_is_not_one_of_us_stores_nothing(engine: Engine, world: World, status: str, reason: str) -> None:
+def test_results_of_pending_or_deleted_monitors_are_rejected(
+    engine: Engine, world: World, status: str, reason: str
+) -> None:
     with engine.begin() as connection:
         connection.execute(sa.update(monitors).where(monitors.c.id == world.alice).values(status=status))
     plan = commit(engine, [new_submission(ALICE, world.good(0)), new_submission(BOB, world.good(0))], NOW)
@@ -163,20 +165,20 @@ def test_a_monitor_that_is_not_one_of_us_stores_nothing(engine: Engine, world: W
 
 
 @pytest.mark.parametrize("name", [ALICE.upper(), ALICE.replace("a", "á", 1), f"{ALICE} "])
-def test_names_are_told_apart_by_case_accent_and_blank(engine: Engine, world: World, name: str) -> None:
-    """Which a database's collation may not do."""
+def test_monitor_names_are_distinguished_by_case_accent_and_blank(engine: Engine, world: World, name: str) -> None:
+    """The collation of a database may treat them as equal."""
     plan = commit(engine, [new_submission(name, world.good(0)), new_submission(ALICE, world.good(1))], NOW)
     assert plan.rejected == {validate.UNKNOWN_MONITOR: 1}
     assert stored(plan) == [0, 1]
 
 
-def test_a_scorer_is_no_monitor(engine: Engine, world: World) -> None:
+def test_scorer_is_not_accepted_as_a_monitor(engine: Engine, world: World) -> None:
     with engine.begin() as connection:
         connection.execute(sa.update(monitors).where(monitors.c.id == world.alice).values(type="score"))
     assert commit(engine, [new_submission(ALICE, world.good(0))], NOW).rejected == {validate.UNKNOWN_MONITOR: 1}
 
 
-def test_ids_that_fit_no_column_do_no_harm(engine: Engine, world: World) -> None:
+def test_server_ids_that_fit_no_column_are_unknown(engine: Engine, world: World) -> None:
     wild = [new_result(i, "192.0.2.1") for i in (0, -1, 2**31, 2**32, 2**63, 2**64 - 1)]
     plan = commit(engine, [new_submission(ALICE, *wild, world.good(0))], NOW)
     assert stored(plan) == [1]
@@ -200,7 +202,7 @@ def change(connection: Connection, world: World, monitor_id: int, after: str, on
     )
 
 
-def test_what_was_measured_before_a_pair_was_paused_counts(engine: Engine, world: World) -> None:
+def test_results_measured_before_the_pair_was_paused_count(engine: Engine, world: World) -> None:
     with engine.begin() as connection:
         change(connection, world, world.alice, "candidate", NOW - timedelta(hours=9))
         change(connection, world, world.alice, "paused", NOW - timedelta(hours=1))
@@ -209,7 +211,7 @@ def test_what_was_measured_before_a_pair_was_paused_counts(engine: Engine, world
     assert plan.rejected == {validate.NOT_ASSIGNED: 1}
 
 
-def test_of_a_paused_monitor_counts_what_it_measured_while_it_served(engine: Engine, world: World) -> None:
+def test_results_of_a_paused_monitor_count_until_its_assignment_ended(engine: Engine, world: World) -> None:
     with engine.begin() as connection:
         connection.execute(sa.update(monitors).where(monitors.c.id == world.alice).values(status="paused"))
         change(connection, world, world.alice, "candidate", NOW - timedelta(hours=1))
@@ -219,7 +221,7 @@ def test_of_a_paused_monitor_counts_what_it_measured_while_it_served(engine: Eng
     assert stored(plan) == [2]
 
 
-def test_a_failure_in_the_middle_leaves_nothing(engine: Engine, world: World) -> None:
+def test_failure_within_the_transaction_stores_nothing(engine: Engine, world: World) -> None:
     def fail(*args: Any) -> None:
         if args[2].lstrip().startswith("UPDATE") and "server_scores" in args[2]:
             raise ZeroDivisionError
@@ -234,7 +236,7 @@ def test_a_failure_in_the_middle_leaves_nothing(engine: Engine, world: World) ->
     assert pair_of(engine, world.servers[0], world.alice)["score_raw"] == 0.0
 
 
-def test_a_deleted_server_takes_its_rows_along_and_is_unknown(engine: Engine, world: World) -> None:
+def test_rows_of_a_deleted_server_are_deleted_and_it_is_unknown(engine: Engine, world: World) -> None:
     commit(engine, [new_submission(ALICE, world.good(0))], NOW)
     with engine.begin() as connection:
         connection.execute(sa.delete(servers).where(servers.c.id == world.servers[0]))
@@ -243,7 +245,7 @@ def test_a_deleted_server_takes_its_rows_along_and_is_unknown(engine: Engine, wo
     assert [row["server_id"] for row in rows(engine, log_scores)] == [world.servers[1]]
 
 
-def test_the_largest_intake_there_can_be(engine: Engine, world: World) -> None:
+def test_largest_possible_transaction_is_stored(engine: Engine, world: World) -> None:
     results = [world.good(i % 4, age=i // 4 * 300.0) for i in range(1000)]
     bad = [new_result(2**32 - 1 - i, "192.0.2.1", error="x" * 5000) for i in range(1000)]
     plan = commit(engine, [new_submission(ALICE, *results), new_submission(ALICE, *bad)], NOW)
@@ -252,8 +254,8 @@ def test_the_largest_intake_there_can_be(engine: Engine, world: World) -> None:
     assert again.acks == plan.acks
 
 
-def test_two_monitors_may_use_the_same_ulid_at_different_times(engine: Engine, world: World) -> None:
-    """It is a monitor's own affair: nobody's batch is taken for another's."""
+def test_two_monitors_may_use_the_same_batch_id(engine: Engine, world: World) -> None:
+    """Ids are unique per monitor, so a batch is never taken for that of another monitor."""
     ulid = str(ULID())
     plans = [
         commit(engine, [new_submission(name, world.good(0, age=age), id=ulid)], NOW)
@@ -264,7 +266,7 @@ def test_two_monitors_may_use_the_same_ulid_at_different_times(engine: Engine, w
     assert len(rows(engine, log_scores)) == 2
 
 
-def test_an_empty_batch_is_a_batch(engine: Engine, world: World) -> None:
+def test_empty_batch_is_stored(engine: Engine, world: World) -> None:
     plan = commit(engine, [new_submission(ALICE, id=str(ULID()))], NOW)
     assert stored(plan) == [0]
     assert len(rows(engine, result_batches)) == 1

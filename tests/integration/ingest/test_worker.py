@@ -1,4 +1,4 @@
-"""Test ingest with a real broker, on MariaDB and SQLite: messages from monitors, answers, and stored data."""
+"""Test ingest with a real broker, on all databases: messages from monitors, answers, and stored data."""
 
 import asyncio
 import json
@@ -52,10 +52,10 @@ IPS = ["192.0.2.1", "192.0.2.2"]
 
 
 class World:
-    """One monitor and the servers it measures."""
+    """One monitor, and the servers that it measures."""
 
     def __init__(self, engine: Engine) -> None:
-        # The session's broker remembers names: each test has its own.
+        # The session-scoped broker keeps the state of names, so each test has its own.
         self.name = f"m{ULID()}.test.mon.example".lower()
         self._batches = 0
         with engine.begin() as connection:
@@ -70,7 +70,7 @@ class World:
         return Result(server_id=self.server_ids[index], ip=IPS[index], **{"ts": moment, **usual, **fields})
 
     def batch(self, **fields: Any) -> Batch:
-        """Each is of an interval before the last: measured together, most of their results would come too soon."""
+        """Return a batch one interval older than the last: with equal times, most results would be too soon."""
         fields = {"ts": datetime.now(UTC) - timedelta(seconds=540) * self._batches, **fields}
         self._batches += 1
         return new_batch(self.good(0, **fields), self.good(1, **fields), version="1.2.3")
@@ -91,7 +91,9 @@ def row_of(engine: Engine, table: sa.Table, where: Any) -> Any:
         return connection.execute(sa.select(table).where(where)).one_or_none()
 
 
-async def test_a_batch_is_stored_answered_and_shown(engine: Engine, broker: Broker, world: World) -> None:
+async def test_batch_is_stored_acknowledged_and_published_as_events(
+    engine: Engine, broker: Broker, world: World
+) -> None:
     events: asyncio.Queue[Incoming] = asyncio.Queue()
     watcher = BrokerSession(
         BrokerAddress("127.0.0.1", broker.port),
@@ -127,7 +129,7 @@ def replace_result(batch: Batch, index: int, result: Result) -> Batch:
 
 
 async def test_nothing_is_acknowledged_before_it_is_committed(engine: Engine, broker: Broker, world: World) -> None:
-    """Not even in the moment before: the COMMIT may still fail."""
+    """There is no acknowledgement even just before the COMMIT, which may still fail."""
     at_commit, go_on = threading.Event(), threading.Event()
     async with running_ingest(engine, broker) as worker, connected_monitor(broker, world.name) as monitor:
 
@@ -146,7 +148,7 @@ async def test_nothing_is_acknowledged_before_it_is_committed(engine: Engine, br
         batch = world.batch()
         await monitor.send(batch)
         assert await asyncio.to_thread(at_commit.wait, 20)
-        # Answers are sent in the order in which they are given: an earlier one would be here before this one.
+        # Answers are sent in order: an earlier one would have arrived before this one.
         mark = str(ULID())
         acks = Acks(worker.broker, worker.topics, IngestMetrics(worker.telemetry.meter, SubmissionQueue()))
         acks.offer(world.name, "v4", BatchRefused(batch=mark, reason="a mark"))
@@ -160,7 +162,9 @@ async def test_nothing_is_acknowledged_before_it_is_committed(engine: Engine, br
     assert count(engine, log_scores) == 2
 
 
-async def test_wrong_results_are_named_and_the_rest_is_stored(engine: Engine, broker: Broker, world: World) -> None:
+async def test_invalid_results_are_rejected_and_the_rest_is_stored(
+    engine: Engine, broker: Broker, world: World
+) -> None:
     async with running_ingest(engine, broker), connected_monitor(broker, world.name) as monitor:
         batch = replace_result(world.batch(), 0, world.good(0, stratum=300))
         ack = await monitor.exchange(batch)
@@ -172,7 +176,7 @@ async def test_wrong_results_are_named_and_the_rest_is_stored(engine: Engine, br
         assert await monitor.exchange(batch) == ack
 
 
-async def test_what_cannot_be_read_is_refused_kept_and_stops_nothing(
+async def test_undecodable_batch_is_refused_kept_and_blocks_nothing(
     engine: Engine, broker: Broker, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running_ingest(engine, broker), connected_monitor(broker, world.name) as monitor:
@@ -191,7 +195,7 @@ async def test_what_cannot_be_read_is_refused_kept_and_stops_nothing(
     assert "xxx" not in caplog.text, "a payload has no place in the log"
 
 
-async def test_those_who_watch_see_what_was_refused(engine: Engine, fresh_broker: Broker, world: World) -> None:
+async def test_undecodable_message_is_published_as_an_event(engine: Engine, fresh_broker: Broker, world: World) -> None:
     events: asyncio.Queue[Incoming] = asyncio.Queue()
     watcher = BrokerSession(
         BrokerAddress("127.0.0.1", fresh_broker.port),
@@ -210,7 +214,7 @@ async def test_those_who_watch_see_what_was_refused(engine: Engine, fresh_broker
     await asyncio.wait({watching})
 
 
-async def test_two_workers_share_the_work_and_repeat_none(engine: Engine, broker: Broker, world: World) -> None:
+async def test_two_workers_share_the_work_without_duplicates(engine: Engine, broker: Broker, world: World) -> None:
     batches = [world.batch(offset=0.0001 * number) for number in range(60)]
     async with (
         running_ingest(engine, broker) as one,
@@ -236,13 +240,13 @@ async def order(worker: Any, command: str) -> dict[str, Any]:
     return dict(answer.details)
 
 
-async def test_paused_it_keeps_what_comes_until_it_is_resumed(engine: Engine, broker: Broker, world: World) -> None:
+async def test_paused_ingest_queues_batches_until_it_is_resumed(engine: Engine, broker: Broker, world: World) -> None:
     async with running_ingest(engine, broker) as worker, connected_monitor(broker, world.name) as monitor:
         assert await order(worker, "pause") == {"paused": True}
         batch = world.batch()
         await monitor.send(batch)
         await until(lambda: worker.status.get("paused") is True, "status says so")
-        # Answers come in the order of the batches: had the first been committed, its answer would be here.
+        # Answers arrive in the order of the batches: if the first had been committed, its answer would be here.
         await monitor.send_raw(b"unreadable", str(ULID()).encode())
         assert isinstance(await monitor.answer(), BatchRefused)
         assert monitor.answers.empty()
@@ -253,7 +257,7 @@ async def test_paused_it_keeps_what_comes_until_it_is_resumed(engine: Engine, br
         assert {"paused", "intake_results", "throttled", "counts"} <= set(details)
 
 
-async def test_presence_is_kept_through_restarts_of_ingest(engine: Engine, broker: Broker, world: World) -> None:
+async def test_presence_survives_restarts_of_ingest(engine: Engine, broker: Broker, world: World) -> None:
     presence = monitor_presence.c.tls_name == world.name
 
     def state(online: bool) -> bool:
@@ -282,14 +286,14 @@ async def test_presence_is_kept_through_restarts_of_ingest(engine: Engine, broke
                 lambda: decode(row_of(engine, monitor_presence, presence).status.encode(), Status) == newer, "refresh"
             )
             assert row_of(engine, monitor_presence, presence).since == since
-            # Gone without a goodbye: the broker speaks its last will.
+            # The connection ends without an offline status, so the broker sends the last will.
             client = monitor.session._client
             assert client is not None
             client.abort()
             await until(lambda: state(False), "the last will")
 
 
-async def test_the_presence_of_strangers_is_not_kept(engine: Engine, broker: Broker, world: World) -> None:
+async def test_presence_of_unknown_monitors_is_not_stored(engine: Engine, broker: Broker, world: World) -> None:
     async with (
         running_ingest(engine, broker),
         connected_monitor(broker, f"x{world.name}") as stranger,
@@ -302,11 +306,11 @@ async def test_the_presence_of_strangers_is_not_kept(engine: Engine, broker: Bro
             assert list(connection.scalars(sa.select(monitor_presence.c.tls_name))) == [world.name]
 
 
-async def test_a_batch_that_the_database_cannot_take_is_refused_alone(
+async def test_batch_that_the_database_cannot_store_is_refused_alone(
     server_engine: Engine, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(server_engine)
-    # Without the cut, a mediumint does not hold 9000 s.
+    # Unless it is limited, 9000 s does not fit into a mediumint.
     monkeypatch.setattr("ingest.plan.MAX_RTT", 2**60)
     async with running_ingest(server_engine, broker) as worker, connected_monitor(broker, world.name) as monitor:
         await order(worker, "pause")
@@ -328,13 +332,13 @@ async def test_a_batch_that_the_database_cannot_take_is_refused_alone(
 
 @pytest.fixture(params=SERVERS)
 def own_server(request: pytest.FixtureRequest) -> Iterator[DatabaseServer]:
-    """A server that may be stopped."""
+    """A database server that a test may stop."""
     require(request.param)
     with temporary_database(SERVERS[request.param]) as found:
         yield found
 
 
-async def test_a_database_that_is_killed_is_waited_for(
+async def test_ingest_waits_for_a_killed_database(
     own_server: DatabaseServer, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = open_database(own_server.create("ledger"))
@@ -359,10 +363,10 @@ async def send_all(monitor: TestMonitor, batches: list[Batch]) -> None:
         await monitor.send(batch)
 
 
-async def test_a_database_that_refuses_everything_is_waited_for(
+async def test_ingest_waits_for_a_database_that_refuses_everything(
     sqlite_engine: Engine, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A missing table is nobody's batch's fault: none is refused, and all are stored once it is there again."""
+    """A missing table is not the fault of a batch: none is refused, and all are stored once the table is back."""
     world = World(sqlite_engine)
     async with running_ingest(sqlite_engine, broker), connected_monitor(broker, world.name) as monitor:
         with sqlite_engine.begin() as connection:
@@ -377,7 +381,9 @@ async def test_a_database_that_refuses_everything_is_waited_for(
         assert await monitor.answer() == BatchCommitted(batch=batch.id, stored=2)
 
 
-async def test_a_broker_that_is_killed_is_come_back_to(engine: Engine, fresh_broker: Broker, world: World) -> None:
+async def test_ingest_reconnects_after_the_broker_was_killed(
+    engine: Engine, fresh_broker: Broker, world: World
+) -> None:
     async with running_ingest(engine, fresh_broker) as worker, connected_monitor(fresh_broker, world.name) as monitor:
         first = world.batch()
         assert await monitor.exchange(first) == BatchCommitted(batch=first.id, stored=2)
@@ -391,13 +397,13 @@ async def test_a_broker_that_is_killed_is_come_back_to(engine: Engine, fresh_bro
     assert (count(engine, result_batches), count(engine, log_scores)) == (2, 4)
 
 
-async def test_it_subscribes_to_nothing_else(engine: Engine, broker: Broker) -> None:
+async def test_ingest_subscribes_to_results_and_statuses_only(engine: Engine, broker: Broker) -> None:
     async with running_ingest(engine, broker) as worker:
         filters = {subscription.topic_filter for subscription in worker.broker._subscriptions}
     assert filters == {"$share/ingest//test/monitors/results/+/+", "/test/monitors/status/+/status"}
 
 
-async def test_old_rows_are_removed_now_and_then(
+async def test_old_rows_are_removed_periodically(
     engine: Engine, broker: Broker, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ingest.jobs.RETENTION_EVERY", 0.2)
@@ -413,7 +419,7 @@ async def test_old_rows_are_removed_now_and_then(
     assert row_of(engine, log_scores, log_scores.c.id == kept) is not None
 
 
-async def test_an_adopted_log_is_left_alone_and_that_is_said(
+async def test_adopted_log_is_left_unchanged_and_this_is_logged(
     engine: Engine, broker: Broker, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("ingest.jobs.RETENTION_EVERY", 0.2)

@@ -12,8 +12,8 @@ from testbed.fixtures.running_ingest import TOPICS, new_worker
 from testbed.waiting import PATIENCE
 
 
-async def test_an_order_is_for_now_and_not_for_whoever_comes_later(sqlite_engine: Engine, broker: Broker) -> None:
-    """Our broker keeps no orders; another one may."""
+async def test_retained_control_commands_are_ignored(sqlite_engine: Engine, broker: Broker) -> None:
+    """Our broker refuses retained control commands; another broker may accept them."""
     carried_out: asyncio.Queue[str] = asyncio.Queue()
 
     async def note(order: ControlCommand) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Test hosts that lack common features, which our processes must not need."""
+"""Test hosts that lack common features, such as name resolution."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ mount --bind /dev/null /etc/resolv.conf
 echo nameless >/proc/sys/kernel/hostname
 exec "$@"
 """
-"""Starts a command where no name can be resolved, not even the host's own and "localhost"."""
+"""Start a command where no name can be resolved, not even the host's own or "localhost"."""
 
 
 def nameless(*command: str) -> subprocess.CompletedProcess[str]:
@@ -49,6 +49,6 @@ with temporary_database(MariaDb) as server:
 
 
 @pytest.mark.usefixtures("namespaces")
-def test_a_database_starts_where_no_name_can_be_resolved() -> None:
+def test_database_starts_without_name_resolution() -> None:
     run = nameless(sys.executable, "-P", "-c", DATABASE)
     assert (run.returncode, run.stdout) == (0, "made\n"), run.stderr

@@ -1,4 +1,4 @@
-"""Test that a process ends in bounded time although its telemetry collector fails, in each possible way."""
+"""Test that a process ends in time, however its telemetry collector, scraper or name look-ups fail."""
 
 import asyncio
 import math
@@ -45,7 +45,7 @@ socket.getaddrinfo = getaddrinfo
 
 @contextmanager
 def talking(talk: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port where ``talk`` is had with everybody who connects."""
+    """Listen on a port, and call ``talk`` with every connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken: list[socket.socket] = []
 
@@ -66,11 +66,11 @@ def talking(talk: Callable[[socket.socket], None]) -> Iterator[int]:
 
 
 def say_nothing(client: socket.socket) -> None:
-    """Accepts, and never answers."""
+    """Never answer."""
 
 
 def drip(client: socket.socket) -> None:
-    """Answers one byte after the other, each before anybody's patience is over."""
+    """Answer byte by byte, each one before a time-out."""
     with suppress(OSError):
         for byte in b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 10_000:
             client.send(bytes((byte,)))
@@ -78,7 +78,7 @@ def drip(client: socket.socket) -> None:
 
 
 def overloaded(client: socket.socket) -> None:
-    """Asks to come again later."""
+    """Answer that the client should retry later."""
     with suppress(OSError):
         client.recv(65536)
         client.sendall(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 60\r\nContent-Length: 0\r\n\r\n")
@@ -86,7 +86,7 @@ def overloaded(client: socket.socket) -> None:
 
 @contextmanager
 def process(endpoint: str, directory: Path, metrics_port: int = 0) -> Iterator["subprocess.Popen[str]"]:
-    """A program that has exported, and ends when a line comes."""
+    """Run a program that has begun to export, and ends when it reads a line."""
     (directory / "sitecustomize.py").write_text(HANGING_NAMES)
     environ = {
         **{key: value for key, value in os.environ.items() if not key.startswith("OTEL_")},
@@ -118,7 +118,7 @@ def seconds_to_end(running: "subprocess.Popen[str]") -> float:
 
 
 def quickest_end(endpoint: str, tmp_path: Path) -> float:
-    """Seconds to the end, of up to three programs: one may wait for a busy machine's processor alone."""
+    """Return the shortest time to the end, of up to three programs, since a busy machine may delay one of them."""
     took = []
     while len(took) < 3 and min(took, default=math.inf) >= 4.0:
         with process(endpoint, tmp_path) as running:
@@ -128,7 +128,7 @@ def quickest_end(endpoint: str, tmp_path: Path) -> float:
 
 @pytest.mark.parametrize("talk", [say_nothing, drip, overloaded])
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_collector_that_does_not_answer_holds_nobody_up(
+def test_unresponsive_collector_does_not_delay_the_end_of_a_process(
     tmp_path: Path, scheme: str, talk: Callable[[socket.socket], None]
 ) -> None:
     with talking(talk) as port:
@@ -136,11 +136,11 @@ def test_a_collector_that_does_not_answer_holds_nobody_up(
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:{refused}", "http://hanging.example:4318", "no URL"])
-def test_a_collector_that_cannot_be_reached_holds_nobody_up(tmp_path: Path, endpoint: str) -> None:
+def test_unreachable_collector_does_not_delay_the_end_of_a_process(tmp_path: Path, endpoint: str) -> None:
     assert quickest_end(endpoint.format(refused=free_port()), tmp_path) < 4.0
 
 
-def test_a_scraper_that_says_nothing_holds_nobody_up(tmp_path: Path) -> None:
+def test_silent_scraper_delays_neither_others_nor_the_end_of_a_process(tmp_path: Path) -> None:
     port = free_port()
     with (
         process("http://127.0.0.1:1", tmp_path, port) as running,
@@ -153,7 +153,7 @@ def test_a_scraper_that_says_nothing_holds_nobody_up(tmp_path: Path) -> None:
         assert seconds_to_end(running) < 4.0
 
 
-def test_what_was_not_exported_yet_is_exported_at_the_end(tmp_path: Path) -> None:
+def test_remaining_metrics_are_exported_at_the_end(tmp_path: Path) -> None:
     asked: list[str] = []
 
     def take(client: socket.socket) -> None:
@@ -168,7 +168,7 @@ def test_what_was_not_exported_yet_is_exported_at_the_end(tmp_path: Path) -> Non
         assert "POST /v1/metrics HTTP/1.1\r\n" in asked[before:]
 
 
-async def test_a_name_that_is_never_looked_up_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hanging_name_lookup_does_not_delay_the_end_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
 
     def hang(*_: object, flags: int = 0, **__: object) -> None:
@@ -188,7 +188,7 @@ async def test_a_name_that_is_never_looked_up_holds_nobody_up(monkeypatch: pytes
         released.set()
 
 
-async def test_without_room_for_a_thread_a_name_is_not_looked_up_now(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_name_lookup_fails_for_now_if_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 

@@ -1,4 +1,4 @@
-"""Test workers on a host with a wrong clock and a database with a right one: nothing is lost or removed."""
+"""Test ingest on a host whose clock differs from the database's: nothing is judged, stored or lost."""
 
 import asyncio
 import dataclasses
@@ -28,7 +28,7 @@ from testbed.waiting import PATIENCE
 
 
 class WrongTime:
-    """The host's clock, ``ahead`` seconds off, for all that asks for the time."""
+    """The host's clock, which is ``ahead`` seconds off for all code that reads it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead = ahead = [0.0]
@@ -54,7 +54,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> WrongTime:
     return WrongTime(monkeypatch)
 
 
-def test_the_databases_clock_is_compared_with_ours(server_engine: Engine) -> None:
+def test_clock_comparison_ignores_the_time_zone_of_the_database(server_engine: Engine) -> None:
     with reading(server_engine) as connection:
         connection.exec_driver_sql("SET time_zone = '+09:00'")
         found = Clock().compare(connection)
@@ -105,7 +105,7 @@ def value(engine: Engine, column: sa.Column[Any]) -> Any:
 
 @asynccontextmanager
 async def ingest_at(engine: Engine, broker: Broker, clock: Clock) -> AsyncIterator[Worker]:
-    """An ingest that is at work, with a clock of its own that is compared as the frame of all workers does."""
+    """Run ingest with its own clock, which is compared with the database's as in every worker."""
     with new_worker(engine, broker) as made:
         worker = dataclasses.replace(made, clock=clock)
         await worker.compare_clocks()
@@ -157,7 +157,7 @@ async def test_no_result_is_judged_by_a_wrong_clock(
 
 
 @pytest.mark.parametrize("ahead", [-120.0, 7_200.0], ids=("slow", "2 h ahead"))
-async def test_a_clock_that_is_set_while_ingest_works_writes_no_time(
+async def test_no_time_is_written_after_a_clock_step_while_ingest_runs(
     ahead: float, server_engine: Engine, broker: Broker, host: WrongTime
 ) -> None:
     world = World(server_engine)

@@ -23,7 +23,7 @@ PROD = TargetRules("prod")
 
 
 class Names:
-    """What names mean, and may be changed."""
+    """A resolver with a table of names that a test can change."""
 
     def __init__(self, **names: list[str]) -> None:
         self.names = {name.replace("_", "."): ips for name, ips in names.items()}
@@ -43,7 +43,7 @@ async def ask(checks: BaseChecks, names: Names) -> Checked:
 
 
 async def ask_well(checks: BaseChecks, names: Names) -> Checked:
-    """Until the clock is good: a busy machine may hold back one of the packets of an exchange."""
+    """Repeat the check until the clock is good, since a busy machine may delay a packet of an exchange."""
     async with asyncio.timeout(20):
         while not (checked := await ask(checks, names)).verdict.good:
             pass
@@ -62,7 +62,7 @@ def port() -> int:
 
 
 @pytest.mark.parametrize(("ipv", "address"), [("v4", "127.46.0.1"), pytest.param("v6", "::1", marks=needs_ipv6)])
-async def test_a_name_means_its_addresses_of_the_protocol(port: int, ipv: IpVersion, address: str) -> None:
+async def test_name_resolves_to_addresses_of_the_protocol_only(port: int, ipv: IpVersion, address: str) -> None:
     names = Names(time_example=["127.46.0.1", "::1"])
     async with Fleet(servers({"address": address}, port=port)):
         checked = await ask_well(base_checks([f"time.example:{port}"], 1, DEVEL, ipv), names)
@@ -79,7 +79,7 @@ async def test_samples_of_base_checks_are_counted_like_all_others(port: int) -> 
     assert (counters.samples_sent, counters.samples_received) == (2, 1)
 
 
-async def test_of_several_addresses_the_first_that_works_has_the_one_voice(port: int) -> None:
+async def test_name_with_several_addresses_has_one_vote_by_the_first_working_one(port: int) -> None:
     names = Names(time_example=["127.46.0.1", "127.46.0.2", "127.46.0.3"])
     specs = servers(
         {"address": "127.46.0.1", "behaviour": Behaviour.SILENT},
@@ -115,7 +115,7 @@ async def test_a_name_is_looked_up_again_for_every_check(port: int) -> None:
     assert checked.verdict.reason.endswith(f"failed at 1 of 1: time.example:{port} has no IPv4 address")
 
 
-async def test_what_is_named_twice_has_one_voice(port: int) -> None:
+async def test_server_listed_twice_has_one_vote(port: int) -> None:
     names = Names(a_example=["127.46.0.1"], b_example=["127.46.0.1", "127.46.0.2"], c_example=["127.46.0.2"])
     entries = [f"127.46.0.1:{port}", f"a.example:{port}", f"A.EXAMPLE:{port}", f"b.example:{port}", f"c.example:{port}"]
     async with Fleet(servers({"address": "127.46.0.1"}, {"address": "127.46.0.2"}, port=port)):
@@ -123,7 +123,7 @@ async def test_what_is_named_twice_has_one_voice(port: int) -> None:
     assert [name for name, _ in checked.results] == [f"127.46.0.1:{port}", f"b.example:{port} (127.46.0.2)"]
 
 
-async def test_a_name_does_not_lead_where_an_address_may_not() -> None:
+async def test_names_that_resolve_to_non_public_addresses_are_refused() -> None:
     names = Names(time_example=["10.0.0.1", "127.0.0.1"], six_example=["fec0::1", "64:ff9b::a00:1"])
     checked = await ask(base_checks(["time.example"], 1, PROD, "v4"), names)
     assert "time.example: 127.0.0.1 is not a public address" in checked.verdict.reason
@@ -136,15 +136,15 @@ async def test_a_name_does_not_lead_where_an_address_may_not() -> None:
     "entry",
     ["127.1", "8.8", "0x7f.1", "1", "a b", "-a.example", "a..example", "exämple.org", "a.example:124", "a/b", "*", "%"],
 )
-async def test_what_is_neither_address_nor_name_is_refused(entry: str) -> None:
+async def test_entry_that_is_neither_address_nor_name_is_refused(entry: str) -> None:
     names = Names()
     checked = await ask(base_checks([entry], 1, PROD, "v4"), names)
     assert not checked.verdict.good and len(checked.refused) == 1
     assert names.asked == 0
 
 
-async def test_only_somebody_who_answers_the_first_request_shows_that_the_network_worked(port: int) -> None:
-    """A network that comes back while the check runs has not worked before."""
+async def test_only_an_answer_to_the_first_request_proves_a_working_network(port: int) -> None:
+    """A network that recovers during the check was down before."""
     async with Fleet(servers({"address": "127.46.0.1", "behaviour": Behaviour.SILENT}, port=port)) as fleet:
         spec = fleet.specs[0]
         asked = asyncio.create_task(ask(base_checks([place(spec)], 2, DEVEL, "v4"), Names()))
@@ -155,7 +155,7 @@ async def test_only_somebody_who_answers_the_first_request_shows_that_the_networ
     assert checked.heard is None
 
 
-async def test_an_agent_with_names_probes(tmp_path: Any, port: int) -> None:
+async def test_agent_probes_with_a_base_check_by_name(tmp_path: Any, port: int) -> None:
     names = Names(time_example=["127.46.0.9", "127.46.0.1"])
     async with Fleet(servers({"address": "127.46.0.1"}, {"address": "127.46.0.2"}, port=port)) as fleet:
         measuring = Measuring(tmp_path, resolver=Resolver(names.getaddrinfo))

@@ -1,4 +1,4 @@
-"""Test exchanges over real sockets: which packet is the answer, and how accurate its times are."""
+"""Test exchanges over real sockets: recognition of the answer, and accuracy of its times."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ def place(spec: ServerSpec) -> Target:
 
 
 async def ask_well(**spec: Any) -> Sample:
-    """The best of five, as an agent takes it: a busy machine may hold back one of the two packets of an exchange."""
+    """Return the best of five samples, as an agent does: a busy machine may delay one of the packets of an exchange."""
     async with Fleet([ServerSpec(**{"address": "127.42.0.1", "port": 0, **spec})]) as fleet:
         return best([await exchange(place(fleet.specs[0]), HOME, 3.0) for _ in range(5)])
 
@@ -45,7 +45,7 @@ async def ask(timeout: float = 3.0, source: Source = HOME, **spec: Any) -> Sampl
 
 @pytest.mark.parametrize("address", ["127.42.0.1", pytest.param("::1", marks=needs_ipv6)])
 @pytest.mark.parametrize("offset", [0.0, 0.4, -5.0, 86400.0 * 200])
-async def test_offset_and_rtt(address: str, offset: float) -> None:
+async def test_offset_and_rtt_are_measured_accurately(address: str, offset: float) -> None:
     sample = await ask_well(address=address, offset=offset, delay=0.01)
     assert sample.offset == pytest.approx(offset, abs=0.0005)
     assert sample.rtt == pytest.approx(0.02, abs=0.0005)
@@ -62,7 +62,7 @@ async def test_offset_and_rtt(address: str, offset: float) -> None:
         (Behaviour.FORGED_KISS, "origin"),
     ],
 )
-async def test_what_is_not_the_answer_is_counted_and_passed_over(behaviour: Behaviour, counted: str) -> None:
+async def test_packets_that_are_not_the_answer_are_counted_and_ignored(behaviour: Behaviour, counted: str) -> None:
     sample = await ask_well(behaviour=behaviour, then_answer=True, offset=0.1)
     assert sample.error is None
     assert sample.offset == pytest.approx(0.1, abs=0.0005)
@@ -71,14 +71,14 @@ async def test_what_is_not_the_answer_is_counted_and_passed_over(behaviour: Beha
     assert (alone.reply, alone.network_error, getattr(alone.ignored, counted)) == (None, None, 1)
 
 
-async def test_an_answer_from_another_port_is_none() -> None:
+async def test_answer_from_another_port_is_ignored() -> None:
     sample = await ask(behaviour=Behaviour.WRONG_SOURCE, timeout=0.2)
     assert sample.reply is None
     assert (await ask(behaviour=Behaviour.WRONG_SOURCE, then_answer=True)).reply is not None
 
 
-async def test_a_packet_that_came_before_the_socket_was_connected_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between bind and connect, anybody's packets are queued."""
+async def test_packet_received_before_the_socket_was_connected_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between bind and connect, the kernel queues packets from any source."""
     stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     bind = udp.UdpSocket._bind
 
@@ -93,7 +93,7 @@ async def test_a_packet_that_came_before_the_socket_was_connected_is_none(monkey
     assert sample.ignored.source == 1
 
 
-async def test_kiss_codes_and_strata_are_reported_with_their_numbers() -> None:
+async def test_kiss_codes_and_bad_strata_are_reported_with_the_measurement() -> None:
     kiss = await ask(kiss="DENY")
     assert (kiss.error, kiss.kissed) == ("DENY", True)
     rate = await ask(kiss="RATE")
@@ -103,13 +103,13 @@ async def test_kiss_codes_and_strata_are_reported_with_their_numbers() -> None:
     assert high.offset == pytest.approx(0.1, abs=0.0005)
 
 
-async def test_without_a_transmit_time_there_is_an_answer_but_no_offset() -> None:
+async def test_answer_without_a_transmit_time_yields_no_offset() -> None:
     sample = await ask(behaviour=Behaviour.ZERO_TRANSMIT)
     assert sample.reply is not None
     assert (sample.offset, sample.rtt, sample.error) == (None, None, None)
 
 
-async def test_a_server_that_no_client_would_follow_is_reported_with_its_numbers() -> None:
+async def test_unsynchronised_or_distant_server_is_measured_with_an_error() -> None:
     lost = await ask_well(leap=3, offset=0.1)
     assert lost.error == "not synchronised"
     assert lost.offset == pytest.approx(0.1, abs=0.0005)
@@ -118,7 +118,7 @@ async def test_a_server_that_no_client_would_follow_is_reported_with_its_numbers
 
 
 @pytest.mark.parametrize("hold", [1.0, -1.0])
-async def test_a_sample_with_contradictory_timestamps_counts_only_without_a_better_one(hold: float) -> None:
+async def test_impossible_timestamps_count_only_without_a_plausible_sample(hold: float) -> None:
     wrong = await ask_well(hold=hold)
     assert wrong.offset == pytest.approx(hold / 2, abs=0.0005)
     async with Fleet([ServerSpec(address="127.42.0.1", port=0, delay=0.01)]) as fleet:
@@ -131,18 +131,18 @@ async def test_a_sample_with_contradictory_timestamps_counts_only_without_a_bett
     assert mixed.rtt == pytest.approx(0.02, abs=0.0005)
 
 
-async def test_two_answers_are_one() -> None:
+async def test_duplicate_answer_is_harmless() -> None:
     assert (await ask(behaviour=Behaviour.DUPLICATE)).reply is not None
 
 
-async def test_silence_ends_in_time() -> None:
+async def test_silent_server_times_out() -> None:
     began = time.monotonic()
     sample = await ask(behaviour=Behaviour.SILENT, timeout=0.3)
     assert 0.29 < time.monotonic() - began < 1.5
     assert (sample.reply, sample.error) == (None, None)
 
 
-async def test_a_closed_port_is_a_network_error_at_once() -> None:
+async def test_closed_port_is_reported_at_once_as_a_network_error() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as closed:
         closed.bind(("127.42.0.2", 0))
         port = closed.getsockname()[1]
@@ -158,7 +158,7 @@ async def test_an_unreachable_network_is_a_network_error() -> None:
     assert sample.error is None or sample.error.startswith("network: ")
 
 
-async def test_too_many_open_files_are_our_own_fault() -> None:
+async def test_too_many_open_files_are_attributed_to_this_host() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest_free = os.dup(0)
     os.close(lowest_free)
@@ -170,7 +170,7 @@ async def test_too_many_open_files_are_our_own_fault() -> None:
     assert (sample.error, sample.ours) == ("network: too many open files", True)
 
 
-async def test_the_source_address_is_ours_or_the_kernels_choice() -> None:
+async def test_source_address_is_the_given_one_or_the_kernels_choice() -> None:
     heard: list[str] = []
 
     class Listener(asyncio.DatagramProtocol):
@@ -191,7 +191,7 @@ async def test_the_source_address_is_ours_or_the_kernels_choice() -> None:
 
 @contextmanager
 def hostile_server(seed: int) -> Iterator[int]:
-    """Answers every request with a hundred random packets, some of them nearly right, and then one that is."""
+    """Answer every request with a hundred random packets, some of them nearly right, and then with the right one."""
     noise = random.Random(seed)
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     server.bind(("127.42.0.4", 0))
@@ -220,15 +220,15 @@ def hostile_server(seed: int) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_the_right_packet_is_found_in_a_flood_of_wrong_ones(seed: int) -> None:
+async def test_right_packet_is_found_in_a_flood_of_wrong_ones(seed: int) -> None:
     with hostile_server(seed) as port:
         sample = await exchange(Target("127.42.0.4", port, "v4"), HOME)
     assert sample.reply is not None and sample.reply.stratum == 2
     assert sample.ignored.short + sample.ignored.mode + sample.ignored.origin == 100
 
 
-async def test_an_answer_that_came_in_time_counts_although_we_were_late() -> None:
-    """A process that was stopped for longer than the deadline finds answer and deadline at the same time."""
+async def test_answer_in_time_counts_even_if_the_process_was_stopped() -> None:
+    """A process that was stopped beyond the deadline finds both the answer and the expired deadline."""
     samples: list[Sample] = []
     async with Fleet([ServerSpec(address="127.42.0.5", port=0)]) as fleet:
         for number in range(1, 6):
@@ -239,12 +239,12 @@ async def test_an_answer_that_came_in_time_counts_although_we_were_late() -> Non
             time.sleep(0.4)
             samples.append(await asked)
             assert samples[-1].reply is not None
-    rtt = best(samples).rtt  # the others met a busy machine
+    rtt = best(samples).rtt  # a busy machine may have delayed the others
     assert rtt is not None and rtt < 0.01, "its time is when it came, not when we looked"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's transmit stamps are Linux's")
-async def test_being_interrupted_while_sending_or_receiving_does_not_move_the_times(
+async def test_interruptions_while_sending_or_receiving_do_not_shift_the_times(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real = time.time_ns
@@ -255,7 +255,7 @@ async def test_being_interrupted_while_sending_or_receiving_does_not_move_the_ti
     assert sample.rtt is not None and sample.rtt < 0.004
 
 
-async def test_without_kernel_stamps_the_program_stamps_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_own_timestamps_replace_missing_kernel_ones_and_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(udp, "_ask_for_stamps", lambda sock: None)
     sample = await ask_well(offset=0.1)
     assert not sample.kernel_stamps
@@ -263,7 +263,7 @@ async def test_without_kernel_stamps_the_program_stamps_and_says_so(monkeypatch:
 
 
 def read_late(monkeypatch: pytest.MonkeyPatch) -> tuple[udp.Datagram, int]:
-    """A packet that came while its socket had not asked for stamps yet, and when we began to read it."""
+    """Return a packet that arrived before its socket requested timestamps, and the time when reading it began."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.bind(("127.0.0.1", 0))
         with monkeypatch.context() as patch:
@@ -278,22 +278,22 @@ def read_late(monkeypatch: pytest.MonkeyPatch) -> tuple[udp.Datagram, int]:
             return datagram, began
 
 
-async def test_a_stamp_that_the_kernel_made_for_the_reader_is_not_called_its(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_timestamp_made_on_reading_is_not_taken_for_a_kernel_timestamp(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(20):
         datagram, began = read_late(monkeypatch)
         assert datagram.by_kernel == (datagram.at < began), "of no packet is it said that it came when it was read"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, the kernel stamps at once")
-async def test_the_kernel_is_kept_stamping(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_kernel_timestamping_stays_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
     with udp.stamping():
         await wait_until(lambda: read_late(monkeypatch)[0].by_kernel, within=5)
         for _ in range(5):
-            await asyncio.sleep(0.1)  # within which the kernel leaves off when nobody is interested
+            await asyncio.sleep(0.1)  # long enough for the kernel to stop timestamping if nobody requests it
             assert read_late(monkeypatch)[0].by_kernel
 
 
-async def test_nothing_remains_open() -> None:
+async def test_no_file_descriptor_remains_open() -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):
         await ask(timeout=0.01, behaviour=Behaviour.SILENT)

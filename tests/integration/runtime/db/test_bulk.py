@@ -1,4 +1,4 @@
-"""Test that rows in one JSON text arrive unchanged, whatever they contain, or not at all."""
+"""Test bulk statements: rows in one JSON text arrive unchanged, whatever they contain, or not at all."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +37,7 @@ things = sa.Table(
     sa.MetaData(),
     Column("id", bigint_u(), primary_key=True),
     Column("batch", ulid(), nullable=False),
-    # Names that one server or another reserves.
+    # Names that one of the servers reserves.
     Column("rank", int_u()),
     Column("key", bigint(), quote=True),
     Column("tiny", tinyint_u()),
@@ -101,7 +101,7 @@ LARGEST = Thing(
 )
 
 REFUSED = (sa.exc.DataError, sa.exc.OperationalError)
-"""What a server says of values; it is no error of syntax."""
+"""Errors of a server about values, as opposed to syntax."""
 
 ADD = BulkInsert(things, Thing)
 RENAME = BulkUpdate(things, Renamed, key=["batch", "rank"], also={"copy": "stored"})
@@ -121,7 +121,7 @@ def server_with_things(server_engine: Engine) -> Iterator[Engine]:
 
 @contextmanager
 def made(url: URL) -> Iterator[None]:
-    # By another engine than the tests', which takes what MySQL calls deprecated as an error: TINYINT(1) is.
+    # Not by the engine under test, which raises MySQL's warnings of deprecation as errors: TINYINT(1) is deprecated.
     admin = sa.create_engine(url, poolclass=sa.NullPool)
     things.create(admin)
     try:
@@ -136,7 +136,7 @@ def add(engine: Engine, *rows: Thing) -> None:
 
 
 def stored(engine: Engine, *names: str) -> list[Any]:
-    """These columns of all rows, by id."""
+    """Return these columns of all rows, ordered by id."""
     with engine.connect() as connection:
         query = sa.select(*(things.c[name] for name in names)).order_by(things.c.id)
         return [tuple(row) for row in connection.execute(query)]
@@ -145,18 +145,18 @@ def stored(engine: Engine, *names: str) -> list[Any]:
 # ---- writing -----------------------------------------------------------------------------------------------------
 
 
-def test_rows_are_added_as_they_are(with_things: Engine) -> None:
+def test_inserted_rows_are_stored_unchanged(with_things: Engine) -> None:
     nothing = Thing("A" * 26)
     add(with_things, LARGEST, nothing)
     assert stored(with_things, *Thing._fields) == [LARGEST, nothing]
 
 
-def test_texts_mean_nothing_to_the_database(with_things: Engine) -> None:
+def test_hostile_texts_are_stored_literally(with_things: Engine) -> None:
     add(with_things, *(Thing("A", rank=n, name=text[:20], stored=text) for n, text in enumerate(HOSTILE)))
     assert stored(with_things, "name", "stored") == [(text[:20], text) for text in HOSTILE]
 
 
-def test_ids_are_in_the_order_of_the_rows(with_things: Engine) -> None:
+def test_generated_ids_are_in_the_order_of_the_rows(with_things: Engine) -> None:
     ranks = [n * 7919 % 1000 for n in range(1000)]
     add(with_things, *(Thing("A", rank=rank) for rank in ranks))
     found = stored(with_things, "id", "rank")
@@ -183,7 +183,7 @@ def test_ids_are_in_the_order_of_the_rows(with_things: Engine) -> None:
     ],
     ids=str,
 )
-def test_a_value_that_does_not_fit_is_an_error_and_never_null(
+def test_inserting_a_value_that_does_not_fit_fails_and_stores_nothing(
     server_with_things: Engine, wrong: dict[str, Any]
 ) -> None:
     add(server_with_things, Thing("A"))
@@ -193,7 +193,9 @@ def test_a_value_that_does_not_fit_is_an_error_and_never_null(
 
 
 @pytest.mark.parametrize("wrong", [256, -1, 2**70])
-def test_a_new_value_that_does_not_fit_is_an_error_and_never_null(server_with_things: Engine, wrong: int) -> None:
+def test_updating_to_a_value_that_does_not_fit_fails_and_changes_nothing(
+    server_with_things: Engine, wrong: int
+) -> None:
     class Tiny(NamedTuple):
         batch: str
         tiny: int
@@ -205,7 +207,7 @@ def test_a_new_value_that_does_not_fit_is_an_error_and_never_null(server_with_th
     assert stored(server_with_things, "tiny") == [(1,), (2,)]
 
 
-def test_only_rows_that_are_there_are_updated(with_things: Engine) -> None:
+def test_update_changes_existing_rows_only(with_things: Engine) -> None:
     add(with_things, Thing("A"), Thing("B", stored="as it was"), Thing("C"))
     with with_things.begin() as connection:
         updated = RENAME.execute(connection, [Renamed("C", 0, "c"), Renamed("A", 0, None), Renamed("B", 1, "b")])
@@ -218,7 +220,7 @@ def test_only_rows_that_are_there_are_updated(with_things: Engine) -> None:
     ]
 
 
-def test_what_is_computed_of_a_row_knows_the_row(with_things: Engine) -> None:
+def test_computed_values_of_an_update_can_refer_to_the_row(with_things: Engine) -> None:
     class Key(NamedTuple):
         rank: int
 
@@ -237,7 +239,7 @@ class Named(NamedTuple):
     name: str
 
 
-def test_rows_that_are_there_are_left_alone(with_things: Engine) -> None:
+def test_insert_or_ignore_leaves_existing_rows_unchanged(with_things: Engine) -> None:
     ignore = insert_or_ignore(things, Named, common=["rank", "at"])
     with with_things.begin() as connection:
         ignore.execute(connection, [Named("A", "first")], rank=1, at=None)
@@ -246,7 +248,7 @@ def test_rows_that_are_there_are_left_alone(with_things: Engine) -> None:
     assert stored(with_things, "batch", "name", "at") == [("A", "first", None), ("B", "first", datetime(2026, 1, 2))]
 
 
-def test_what_is_ignored_is_nothing_but_a_key_that_is_there(server_with_things: Engine) -> None:
+def test_insert_or_ignore_ignores_duplicate_keys_only(server_with_things: Engine) -> None:
     ignore = insert_or_ignore(things, Named, common=["rank"])
     with pytest.raises(REFUSED), server_with_things.begin() as connection:
         ignore.execute(connection, [Named("A", "x" * 21)], rank=1)
@@ -254,7 +256,7 @@ def test_what_is_ignored_is_nothing_but_a_key_that_is_there(server_with_things: 
         add(server_with_things, Thing("A"), Thing("A"))
 
 
-def test_rows_that_are_there_are_updated_in_some_columns(with_things: Engine) -> None:
+def test_upsert_updates_the_given_columns_of_existing_rows(with_things: Engine) -> None:
     put = upsert(things, Renamed, common=["key"], key=["batch", "rank"], update=["stored"])
     with with_things.begin() as connection:
         put.execute(connection, [Renamed("A", 1, "first")], key=1)
@@ -295,8 +297,8 @@ def test_rows_are_found_by_their_keys(with_things: Engine) -> None:
     assert none == []
 
 
-def test_other_rows_are_asked_for_the_next_time(with_things: Engine) -> None:
-    """The statement is made once."""
+def test_select_can_be_repeated_with_other_keys(with_things: Engine) -> None:
+    """The statement is cached, but its parameters must not be."""
     add(with_things, Thing("A", 1), Thing("B", 2))
     with with_things.connect() as connection:
         for key in [("A", 1), ("B", 2)]:
@@ -305,7 +307,7 @@ def test_other_rows_are_asked_for_the_next_time(with_things: Engine) -> None:
 
 
 def plan_of(connection: Connection, statement: Any, name: str, rows: object) -> list[tuple[str, str, str]]:
-    """How a server reaches each table: its name, the kind of access, and the index."""
+    """Return how a server reaches each table: its name, the kind of access, and the index."""
     mysql = connection.dialect.name == "mysql"
     compiled = statement.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": False})
     how = "EXPLAIN FORMAT=TRADITIONAL " if mysql else "EXPLAIN "
@@ -313,7 +315,7 @@ def plan_of(connection: Connection, statement: Any, name: str, rows: object) -> 
     return [(row["table"], row["type"].lower(), row["key"]) for row in found]
 
 
-def test_the_few_rows_come_first_and_the_large_table_is_reached_by_its_key(server_with_things: Engine) -> None:
+def test_query_plans_reach_the_large_table_by_its_key(server_with_things: Engine) -> None:
     add(server_with_things, *(Thing(f"{n:026}", n) for n in range(2_000)))
     keys, ids = json_rows([(f"{n:026}", n) for n in range(1_000)]), json_rows([(n,) for n in range(1_000)])
     with server_with_things.connect() as connection:
@@ -327,19 +329,19 @@ def test_the_few_rows_come_first_and_the_large_table_is_reached_by_its_key(serve
     assert delete == [("rows", "all", None), ("things", "eq_ref", "PRIMARY")]
 
 
-# ---- the text ----------------------------------------------------------------------------------------------------
+# ---- the JSON text -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["", "NO_BACKSLASH_ESCAPES,ANSI_QUOTES"])
-def test_mysql_takes_any_text_as_a_value_in_every_mode(server_engine: Engine, mode: str) -> None:
+def test_servers_take_any_text_as_a_value_in_every_sql_mode(server_engine: Engine, mode: str) -> None:
     with server_engine.connect() as connection:
         connection.execute(sa.text("SET SESSION sql_mode = :mode"), {"mode": mode})
         found = connection.scalar(sa.text("SELECT :rows"), {"rows": json_rows(HOSTILE)})
-        connection.invalidate()  # nobody else shall have the mode
+        connection.invalidate()  # so that no other test gets a connection with this mode
     assert msgspec.json.decode(found) == HOSTILE
 
 
-def test_sqlite_takes_it_as_text() -> None:
+def test_sqlite_takes_json_rows_as_text() -> None:
     engine = sa.create_engine("sqlite://")
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT typeof(:rows)"), {"rows": json_rows([1])}) == "text"
@@ -371,15 +373,15 @@ SENT = BulkSelect(sa.select(*(things.c[name] for name in Sent._fields)), Sent)
     )
 )
 @examples(60, suppress=[HealthCheck.function_scoped_fixture])
-def test_a_row_goes_there_and_back_unchanged(with_things: Engine, row: Sent) -> None:
+def test_row_survives_the_round_trip_unchanged(with_things: Engine, row: Sent) -> None:
     with with_things.connect() as connection:
         ADD_SENT.execute(connection, [row], batch="A", rank=0)
         assert SENT.rows(connection, {}) == [row]
         connection.rollback()
 
 
-def test_many_rows_come_whole(with_things: Engine) -> None:
-    """MariaDB itself cuts such a text off after 1 MiB."""
+def test_query_result_larger_than_1_mib_is_not_truncated(with_things: Engine) -> None:
+    """By default, MariaDB truncates such a text after 1 MiB."""
     add(with_things, *(Thing("A", rank=n, key=n, ratio=0.1, stored="x" * 1_000) for n in range(5_000)))
     with with_things.connect() as connection:
         found = SENT.rows(connection, {})
@@ -396,7 +398,9 @@ def test_many_rows_come_whole(with_things: Engine) -> None:
         (datetime(2026, 1, 2), datetime(2026, 1, 2)),
     ],
 )
-def test_a_time_that_is_none_is_read_as_none(stored: datetime | str | None, time: datetime | None) -> None:
+def test_stored_time_parses_times_and_returns_none_for_zero_times(
+    stored: datetime | str | None, time: datetime | None
+) -> None:
     assert stored_time(stored) == time
 
 
@@ -409,5 +413,5 @@ def test_a_time_that_is_none_is_read_as_none(stored: datetime | str | None, time
         (date(2026, 1, 2), date(2026, 1, 2)),
     ],
 )
-def test_a_day_that_is_none_is_the_first_of_all(stored: date | str | None, day: date | None) -> None:
+def test_stored_day_parses_dates_and_makes_zero_dates_the_earliest(stored: date | str | None, day: date | None) -> None:
     assert stored_day(stored) == day

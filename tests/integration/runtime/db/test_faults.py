@@ -1,4 +1,4 @@
-"""Test a failing database: its users learn that it is unavailable, and lose no connection."""
+"""Test a failing database: it is reported as unavailable, and the pool leaks no connection."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from testbed.tcp_proxy import Direction, TcpProxy
 
 @pytest.fixture
 def limited(tmp_path: Path) -> Iterator[Engine]:
-    """An SQLite that has no room for more than it holds."""
+    """An SQLite database that cannot grow."""
     engine = open_database(sa.URL.create("sqlite", database=str(tmp_path / "full.db")))
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE t (text TEXT)")
@@ -45,23 +45,25 @@ def driver_error(kind: type[pymysql.err.Error], code: int, text: str) -> DBAPIEr
         (pymysql.err.OperationalError, 2013, "Lost connection to MySQL server during query"),
     ],
 )
-def test_a_server_that_takes_nothing_is_unavailable(kind: type[pymysql.err.Error], code: int, text: str) -> None:
+def test_errors_of_a_server_that_accepts_no_writes_cause_a_reconnect(
+    kind: type[pymysql.err.Error], code: int, text: str
+) -> None:
     assert reaction_to(driver_error(kind, code, text)) is Reaction.RECONNECT
 
 
 @pytest.mark.parametrize(
     ("code", "text"), [(1030, 'Got error 122 "Internal error" from storage engine'), (1054, "Unknown column 'x'")]
 )
-def test_a_mistake_of_ours_is_none_of_the_server(code: int, text: str) -> None:
+def test_other_database_errors_are_defects(code: int, text: str) -> None:
     assert reaction_to(driver_error(pymysql.err.OperationalError, code, text)) is Reaction.DEFECT
 
 
-def test_a_full_sqlite_is_unavailable(limited: Engine) -> None:
+def test_full_sqlite_database_is_unavailable(limited: Engine) -> None:
     with pytest.raises(DatabaseUnavailable, match="full"):
         transaction(limited, lambda c: c.exec_driver_sql("INSERT INTO t VALUES (?)", ("x" * 100_000,)))
 
 
-async def test_a_connection_lost_at_any_octet_is_unavailable_and_costs_no_place_in_the_pool(
+async def test_connection_lost_at_any_byte_means_unavailable_and_leaks_nothing(
     server: DatabaseServer,
 ) -> None:
     async with TcpProxy("127.0.0.1", server.port) as proxy:
@@ -87,5 +89,5 @@ async def test_a_connection_lost_at_any_octet_is_unavailable_and_costs_no_place_
                     except DBAPIError as error:
                         assert reaction_to(error) is Reaction.RECONNECT
         await asyncio.to_thread(read)
-        assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of the pool that the engine has
+        assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # this kind of pool has it
         engine.dispose()

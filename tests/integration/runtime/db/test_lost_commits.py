@@ -1,4 +1,4 @@
-"""Test a COMMIT whose answer is lost: every worker repeats it, and nothing happens twice."""
+"""Test a COMMIT whose answer is lost: every worker can repeat its work, and nothing is stored twice."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -139,7 +139,7 @@ def everything(engine: Engine) -> dict[str, list[str]]:
     [storing, present, seen, removing, scoring, reviewing, pairing, queueing, noticing, ordering],
     ids=lambda prepare: prepare.__name__,
 )
-def test_what_was_committed_without_an_answer_is_not_done_twice(
+def test_repeating_a_commit_whose_answer_was_lost_changes_nothing(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, prepare: Callable[[Engine], Again]
 ) -> None:
     work = prepare(engine)

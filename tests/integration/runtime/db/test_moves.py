@@ -1,4 +1,4 @@
-"""Test a database that moves, refuses logins, or is full: a worker waits, and follows without a restart."""
+"""Test a database that moves, refuses logins or has no connections left: a worker waits, and needs no restart."""
 
 import asyncio
 import contextlib
@@ -27,9 +27,9 @@ from testbed.tcp_proxy import TcpProxy
 from testbed.waiting import PATIENCE, wait_until
 
 NAME = "moves"
-"""Of the database, and of the account that workers have: one without the right to write to a read-only server."""
+"""Name of the database and of the workers' account, which has no right to write to a read-only server."""
 HOST = "primary.example"
-PASSWORD, ROTATED = "before-the-rotation", "after-the-rotation"  # of an account of the test's own
+PASSWORD, ROTATED = "before-the-rotation", "after-the-rotation"  # of an account that the test creates
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def _old_mysql() -> Iterator[DatabaseServer]:
 
 @pytest.fixture
 def old(request: pytest.FixtureRequest, server: DatabaseServer) -> DatabaseServer:
-    """A server beside the session's, of the same kind, which may be spoilt."""
+    """A second server of the same kind as the session-scoped one, which a test may misconfigure."""
     found: DatabaseServer = request.getfixturevalue(f"_old_{server.name}")
     return found
 
@@ -59,7 +59,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Resolver:
-    """Leads the name to one of two servers, which share an address and differ by port; or nowhere."""
+    """Resolve the name to one of two servers, which share an address and differ by port, or to none."""
 
     port: int | None
 
@@ -89,12 +89,12 @@ def administer(server: DatabaseServer, *statements: str) -> None:
 
 
 def of_account(what: str) -> list[str]:
-    """``what`` for the account, however the server names our end of the connection."""
+    """Return the statement ``what`` for each form in which the server may name the account's host."""
     return [what.format(f"'{NAME}'@'{host}'") for host in ("%", "localhost", "127.0.0.1")]
 
 
 def prepare(server: DatabaseServer) -> URL:
-    """An empty database with one table, and an account that may write to it."""
+    """Create a database with one empty table, and an account that may write to it."""
     url = server.create(NAME)
     administer(
         server,
@@ -108,7 +108,7 @@ def prepare(server: DatabaseServer) -> URL:
 
 @contextlib.contextmanager
 def working_on(url: URL, **settings: Any) -> Iterator[Worker]:
-    """A worker that has its database and no more."""
+    """A worker with a database and nothing else."""
     given = WorkerSettings(database_dsn=url.render_as_string(hide_password=False), **settings)
     worker = assemble("scorer", given, lambda: "", Telemetry(NoOpMeter("test"), NoOpTracer()))
     try:
@@ -118,7 +118,7 @@ def working_on(url: URL, **settings: Any) -> Iterator[Worker]:
 
 
 def add(engine: Engine, n: int) -> int:
-    """Writes a row that may be there already; returns the port of the server."""
+    """Insert a row unless it exists, and return the port of the server."""
 
     def work(connection: Connection) -> int:
         if connection.scalar(sa.text("SELECT n FROM t WHERE n = :n"), {"n": n}) is None:
@@ -143,7 +143,7 @@ async def until_logged(caplog: pytest.LogCaptureFixture, text: str) -> None:
 
 
 async def waits_then(worker: Worker, caplog: pytest.LogCaptureFixture, warning: str, mend: Callable[[], Any]) -> None:
-    """Writes while that cannot be; after ``mend`` it can."""
+    """Write while that is impossible, and succeed after ``mend``."""
     task = asyncio.create_task(worker.in_database(lambda: add(worker.engine, 2)))
     try:
         await until_logged(caplog, warning)
@@ -155,7 +155,7 @@ async def waits_then(worker: Worker, caplog: pytest.LogCaptureFixture, warning: 
         await asyncio.wait({task})
 
 
-# ---- a primary that moves ------------------------------------------------------------------------------------------
+# ---- moved primaries -----------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -174,10 +174,10 @@ def variable_for_1792(server: DatabaseServer) -> str:
     return "transaction_read_only" if "transaction_read_only" in names else "tx_read_only"
 
 
-async def test_a_worker_follows_a_primary_that_has_moved(
+async def test_worker_follows_a_primary_that_has_moved(
     server: DatabaseServer, old: DatabaseServer, resolver: Resolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "LOOK_AGAIN", 3600.0)  # it is the refused write that must tell
+    monkeypatch.setattr(engine_module, "LOOK_AGAIN", 3600.0)  # so that only a refused write can reveal the move
     url = prepare(old).set(host=HOST)
     prepare(server)
     resolver.port = old.port
@@ -197,10 +197,10 @@ async def test_a_worker_follows_a_primary_that_has_moved(
             assert found == {server.port}, "every connection of the pool must have been given up"
 
 
-async def test_a_worker_waits_while_no_primary_can_be_written_to(
+async def test_worker_waits_while_no_primary_is_writable(
     server: DatabaseServer, old: DatabaseServer, resolver: Resolver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The session's default counts here, so a server that may be written to again shows in a new connection only."""
+    """The variable is the default of new sessions, so only a new connection shows that the server is writable again."""
     url = prepare(old).set(host=HOST)
     resolver.port = old.port
     variable = variable_for_1792(old)
@@ -211,7 +211,7 @@ async def test_a_worker_waits_while_no_primary_can_be_written_to(
         await waits_then(worker, caplog, "(1792, ", lambda: administer(old, f"SET GLOBAL {variable} = 0"))
 
 
-async def test_who_only_reads_follows_too(
+async def test_worker_that_only_reads_follows_a_moved_primary(
     server: DatabaseServer, old: DatabaseServer, resolver: Resolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = prepare(old).set(host=HOST)
@@ -227,7 +227,7 @@ async def test_who_only_reads_follows_too(
             assert port(worker.engine) == server.port
 
 
-async def test_a_name_that_does_not_resolve_just_now_is_waited_for(
+async def test_worker_waits_until_the_name_of_the_database_resolves(
     server: DatabaseServer, resolver: Resolver, caplog: pytest.LogCaptureFixture
 ) -> None:
     with working_on(prepare(server).set(host=HOST)) as worker:
@@ -248,9 +248,9 @@ def secret(password: str) -> str:
 
 
 def rotate(server: DatabaseServer) -> None:
-    """Changes the password, and ends every connection that was made with the old one."""
+    """Change the password, and end every connection that was made with the old one."""
     administer(server, *of_account(f"ALTER USER {{}} IDENTIFIED BY '{ROTATED}'"))
-    # MySQL may go by what it remembers of the last one who was let in.
+    # Log in once, since MySQL may still have the old password in its cache.
     new = server.url(NAME).set(username=NAME, password=ROTATED)
     sa.create_engine(new, poolclass=sa.NullPool).connect().close()
     engine = sa.create_engine(server.url("mysql"), poolclass=sa.NullPool)
@@ -260,7 +260,7 @@ def rotate(server: DatabaseServer) -> None:
             connection.exec_driver_sql(f"KILL {id_}")
 
 
-async def test_a_rotated_password_is_read_without_a_restart(
+async def test_rotated_password_is_read_without_a_restart(
     server: DatabaseServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
@@ -276,7 +276,7 @@ async def test_a_rotated_password_is_read_without_a_restart(
 
 
 @pytest.mark.parametrize("spoil", [lambda file: file.write_text(f"mysql: [half of {ROTATED}"), Path.unlink])
-async def test_a_secret_that_cannot_be_read_just_now_is_the_one_before(
+async def test_previous_secret_is_used_while_its_file_is_unreadable(
     server: DatabaseServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -293,7 +293,7 @@ async def test_a_secret_that_cannot_be_read_just_now_is_the_one_before(
     assert ROTATED not in caplog.text
 
 
-async def test_a_secret_that_names_another_server_moves_every_connection(
+async def test_secret_that_names_another_server_moves_every_connection(
     server: DatabaseServer, old: DatabaseServer
 ) -> None:
     places = [prepare(old), prepare(server)]
@@ -302,7 +302,7 @@ async def test_a_secret_that_names_another_server_moves_every_connection(
     with contextlib.closing(engine.connect()), contextlib.closing(engine.connect()):
         pass
     now = places[1]
-    first, second = engine.connect(), engine.connect()  # both as before, then one more
+    first, second = engine.connect(), engine.connect()  # as many connections as before, and one more
     third = engine.connect()
     for connection in (first, second, third):
         connection.close()
@@ -310,8 +310,8 @@ async def test_a_secret_that_names_another_server_moves_every_connection(
     engine.dispose()
 
 
-async def test_a_wrong_password_is_not_tried_again_and_again(server: DatabaseServer) -> None:
-    """Servers lock accounts that do."""
+async def test_refused_password_is_not_retried_at_once(server: DatabaseServer) -> None:
+    """Servers lock an account after several wrong passwords."""
     good = prepare(server)
     async with TcpProxy("127.0.0.1", server.port) as proxy:
         now = good.set(host=proxy.host, port=proxy.port, password="wrong")
@@ -325,7 +325,7 @@ async def test_a_wrong_password_is_not_tried_again_and_again(server: DatabaseSer
         engine.dispose()
 
 
-async def test_a_certificate_that_cannot_be_read_just_now_is_waited_for(
+async def test_worker_waits_until_the_ca_file_is_readable(
     server: DatabaseServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = prepare(server)
@@ -339,10 +339,12 @@ async def test_a_certificate_that_cannot_be_read_just_now_is_waited_for(
     engine.dispose()
 
 
-# ---- no room for us ------------------------------------------------------------------------------------------------
+# ---- refused logins and killed statements --------------------------------------------------------------------------
 
 
-async def test_a_locked_account_is_waited_for(server: DatabaseServer, caplog: pytest.LogCaptureFixture) -> None:
+async def test_worker_waits_while_its_account_is_locked(
+    server: DatabaseServer, caplog: pytest.LogCaptureFixture
+) -> None:
     url = prepare(server)
     administer(server, *of_account("ALTER USER {} ACCOUNT LOCK"))
     with working_on(url) as worker:
@@ -351,7 +353,7 @@ async def test_a_locked_account_is_waited_for(server: DatabaseServer, caplog: py
         )
 
 
-async def test_an_account_without_connections_left_is_waited_for(
+async def test_worker_waits_while_its_account_has_no_connections_left(
     server: DatabaseServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = prepare(server)
@@ -361,7 +363,7 @@ async def test_an_account_without_connections_left_is_waited_for(
         await waits_then(worker, caplog, "(1226, ", taken.close)
 
 
-async def test_a_server_without_connections_left_is_waited_for(
+async def test_worker_waits_while_the_server_has_no_connections_left(
     old: DatabaseServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = prepare(old)
@@ -380,7 +382,7 @@ async def test_a_server_without_connections_left_is_waited_for(
         administer(old, "SET GLOBAL max_connections = 151")
 
 
-async def test_a_statement_that_somebody_killed_runs_again(server: DatabaseServer) -> None:
+async def test_killed_statement_is_retried(server: DatabaseServer) -> None:
     url = prepare(server)
     ours = open_database(url)
     add(ours, 1)
@@ -415,7 +417,7 @@ def is_running(server: DatabaseServer, connection_id: int, statement: str) -> bo
 
 
 @pytest.mark.parametrize("code", [1180, 1205, 1213, 3101])
-def test_a_conflict_that_shows_at_commit_runs_the_transaction_again(
+def test_conflict_at_commit_retries_the_transaction(
     server: DatabaseServer, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     engine = open_database(prepare(server))

@@ -1,4 +1,4 @@
-"""Test the differences of MySQL: strictness, reserved words, authentication, and limits of size."""
+"""Test MySQL's special features: strictness, reserved words, authentication, and limits of size."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from testbed.tls import LocalCa
 
 USER, PASSWORD = "somebody", 'it\'s "secret" @/:?'
 SMALLEST_PACKET = 4 << 20
-"""What servers took by default years ago; none of today's takes less."""
+"""The default of old servers; no current one has a lower default."""
 
 
 def variable(engine: Engine, name: str) -> str:
@@ -32,7 +32,7 @@ def variable(engine: Engine, name: str) -> str:
         return str(connection.execute(sa.text("SHOW VARIABLES LIKE :name"), {"name": name}).one()[1])
 
 
-def test_the_server_of_the_tests_is_as_strict_as_mysql_is_by_itself_and_more(mysql_engine: Engine) -> None:
+def test_server_under_test_is_stricter_than_the_mysql_defaults(mysql_engine: Engine) -> None:
     modes = set(variable(mysql_engine, "sql_mode").split(","))
     assert {"ONLY_FULL_GROUP_BY", "STRICT_TRANS_TABLES", "NO_ZERO_DATE"} <= modes
     assert variable(mysql_engine, "sql_require_primary_key") == "ON"
@@ -41,30 +41,30 @@ def test_the_server_of_the_tests_is_as_strict_as_mysql_is_by_itself_and_more(mys
     assert variable(mysql_engine, "log_bin") == "ON"
 
 
-def test_it_runs_with_the_libraries_that_it_was_built_for(mysql: DatabaseServer) -> None:
-    """And with nothing of this system's, which may be years older."""
+def test_server_runs_with_its_own_libraries_only(mysql: DatabaseServer) -> None:
+    """It uses no libraries of this system, which may be years older."""
     maps = Path(f"/proc/{mysql.pid}/maps").read_text().splitlines()
     files = {line.split(maxsplit=5)[5] for line in maps if "x" in line.split()[1] and "/" in line}
     assert len(files) > 10
     assert {str(Path(file).parents[1]) for file in files} == {str(mysql_directory())}
 
 
-def test_what_mysql_reserves_among_our_names_is_quoted(mysql_engine: Engine) -> None:
-    """In statements that SQLAlchemy makes, whose own list of words may be older than the server."""
+def test_names_reserved_by_mysql_are_quoted(mysql_engine: Engine) -> None:
+    """SQLAlchemy quotes the names, but its list of reserved words may be older than the server."""
     with mysql_engine.connect() as connection:
         words = sa.text("SELECT LOWER(`WORD`) FROM `information_schema`.`KEYWORDS` WHERE `RESERVED` = 1")
         reserved = set(connection.scalars(words))
     tables = metadata.tables.values()
     names = {table.name for table in tables} | {column.name for table in tables for column in table.columns}
     quote = mysql_engine.dialect.identifier_preparer.quote
-    assert {"key", "offset"} <= names  # these at least
+    assert {"key", "offset"} <= names  # at least these
     assert "stored" in reserved & names
     assert [name for name in reserved & names if not quote(name).startswith("`")] == []
 
 
 @contextmanager
 def account(server: DatabaseServer, requires: str = "") -> Iterator[URL]:
-    """Somebody with a password, who may do everything with one database."""
+    """Create an account with a password and all rights to one database."""
     url = server.create("secured")
     admin = sa.create_engine(url, poolclass=sa.NullPool)
 
@@ -85,7 +85,7 @@ def account(server: DatabaseServer, requires: str = "") -> Iterator[URL]:
 
 
 def session_of(url: URL) -> tuple[str, str]:
-    """User and cipher of a session that the ledger's own way of connecting makes."""
+    """Connect as workers do, and return the user and the cipher of the session."""
     engine = open_database(parse_dsn(url.render_as_string(hide_password=False)))
     try:
         upgrade(engine)
@@ -98,14 +98,14 @@ def session_of(url: URL) -> tuple[str, str]:
 
 @pytest.fixture
 def no_tls(mysql: DatabaseServer) -> Iterator[DatabaseServer]:
-    """A MySQL that speaks no TLS."""
+    """A MySQL server without TLS."""
     with settings(mysql, tls_version=""):
         yield mysql
 
 
 @pytest.fixture
 def tls(mysql: DatabaseServer, tmp_path: Path) -> Iterator[tuple[DatabaseServer, Path]]:
-    """A MySQL with a certificate for its address, and the file of the CA."""
+    """A MySQL server with a certificate for its address, and the CA file."""
     ca = LocalCa()
     issued = ca.issue("127.0.0.1")
     for file, text in (("ca.pem", ca.certificate), ("cert.pem", issued.certificate), ("key.pem", issued.key)):
@@ -117,10 +117,10 @@ def tls(mysql: DatabaseServer, tmp_path: Path) -> Iterator[tuple[DatabaseServer,
 
 @contextmanager
 def settings(server: DatabaseServer, **values: str) -> Iterator[None]:
-    """Has a server take other settings of TLS for a while."""
+    """Change TLS settings of a server temporarily."""
     engine = sa.create_engine(server.url("mysql"), poolclass=sa.NullPool)
     before = {name: variable(engine, name) for name in values}
-    with engine.connect() as admin:  # stays as it is, whatever new sessions must do
+    with engine.connect() as admin:  # this session is unaffected by the settings for new ones
 
         def take(given: Mapping[str, str]) -> None:
             for name, value in given.items():
@@ -134,28 +134,28 @@ def settings(server: DatabaseServer, **values: str) -> Iterator[None]:
             take(before)
 
 
-def test_a_password_is_exchanged_without_tls(no_tls: DatabaseServer) -> None:
-    """Encrypted with the server's public key: a new account's password is in no cache of the server's."""
+def test_login_with_a_password_works_without_tls(no_tls: DatabaseServer) -> None:
+    """The password is encrypted with the server's public key, since the server has not cached that of a new account."""
     with account(no_tls) as url:
         assert session_of(url) == (USER, "")
 
 
 @pytest.mark.parametrize("query", [{}, {"ssl_verify_cert": "true"}, {"ssl_verify_identity": "true"}])
-def test_a_password_is_exchanged_over_tls(tls: tuple[DatabaseServer, Path], query: dict[str, str]) -> None:
+def test_login_with_a_password_works_over_tls(tls: tuple[DatabaseServer, Path], query: dict[str, str]) -> None:
     server, ca = tls
     with account(server, "REQUIRE SSL") as url:
         user, cipher = session_of(url.set(query={"ssl_ca": str(ca), **query}))
     assert (user, cipher.startswith("TLS_")) == (USER, True)
 
 
-def test_a_server_whose_certificate_nobody_knows_is_refused(tls: tuple[DatabaseServer, Path]) -> None:
+def test_server_with_an_untrusted_certificate_is_refused(tls: tuple[DatabaseServer, Path]) -> None:
     with account(tls[0]) as url, pytest.raises(sa.exc.OperationalError, match="CERTIFICATE_VERIFY_FAILED"):
         session_of(url.set(query={"ssl_verify_cert": "true"}))
 
 
 @pytest.fixture
 def small_packets(server_engine: Engine) -> Iterator[Engine]:
-    """An engine whose server takes no more at once than it must."""
+    """An engine whose server has the smallest supported packet size."""
     before = int(variable(server_engine, "max_allowed_packet"))
 
     def allow(size: int) -> None:
@@ -171,7 +171,7 @@ def small_packets(server_engine: Engine) -> Iterator[Engine]:
         allow(before)
 
 
-def test_the_largest_intake_fits_into_the_smallest_packet(small_packets: Engine) -> None:
+def test_largest_ingest_transaction_fits_into_the_smallest_packet(small_packets: Engine) -> None:
     with small_packets.begin() as connection:
         monitor, server = add_monitor(connection, "a.test.mon.example"), add_server(connection, "192.0.2.1")
         add_pair(connection, server, monitor)
@@ -183,7 +183,7 @@ def test_the_largest_intake_fits_into_the_smallest_packet(small_packets: Engine)
     assert [ack.stored for _, ack in plan.acks] == [1000, 0]
 
 
-def test_a_number_that_fits_no_column_is_refused_and_not_left_out(server_engine: Engine) -> None:
+def test_out_of_range_number_is_refused_rather_than_omitted(server_engine: Engine) -> None:
     with server_engine.begin() as connection:
         monitor, server = add_monitor(connection, "a.test.mon.example"), add_server(connection)
     ts = utc_now().replace(microsecond=0)

@@ -1,4 +1,4 @@
-"""Test that non-ASCII passwords work, and that no message of server or driver contains them."""
+"""Test passwords with special characters: they work, and no message of server or driver contains them."""
 
 import pytest
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ NAME = "of_passwords"
 
 
 def account(server: DatabaseServer, password: str) -> URL:
-    """Where its database is, after it was made by a client that speaks UTF-8."""
+    """Create an account with a client that uses UTF-8, and return the URL of its database."""
     url = server.create(NAME)
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.begin() as connection:
@@ -28,7 +28,7 @@ def account(server: DatabaseServer, password: str) -> URL:
 @pytest.mark.parametrize(
     "password", ["pass\N{EURO SIGN}word", "p\N{LATIN SMALL LETTER U WITH DIAERESIS}ss", "p@/:?#%41 q"]
 )
-def test_a_password_of_any_characters_lets_in(server: DatabaseServer, password: str) -> None:
+def test_login_works_with_any_characters_in_the_password(server: DatabaseServer, password: str) -> None:
     where = account(server, password)
     engine = open_database(parse_dsn(f"{NAME}:{password}@tcp({where.host}:{where.port})/{NAME}"))
     try:
@@ -38,7 +38,7 @@ def test_a_password_of_any_characters_lets_in(server: DatabaseServer, password: 
         engine.dispose()
 
 
-def test_a_wrong_password_is_not_in_what_the_server_says(server: DatabaseServer) -> None:
+def test_wrong_password_does_not_appear_in_error_messages(server: DatabaseServer) -> None:
     where = account(server, "right")
     wrong = "w@rong\N{EURO SIGN}p@ss/w?rd#"
     engine = open_database(parse_dsn(f"mysql://{NAME}:{wrong}@{where.host}:{where.port}/{NAME}"))

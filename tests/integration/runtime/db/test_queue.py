@@ -1,4 +1,4 @@
-"""Test the queue in the database: who claims which rows, on MariaDB and SQLite."""
+"""Test the work queue in the database: due times, claims and locks, on all databases."""
 
 from datetime import datetime, timedelta
 
@@ -33,7 +33,7 @@ def test_due_servers_are_claimed_longest_due_first(engine: Engine, queue: WorkQu
         assert queue.backlog(connection, NOW).due == 2
 
 
-def test_done_is_not_claimed_again_until_due(engine: Engine) -> None:
+def test_completed_server_is_not_claimed_again_until_due(engine: Engine) -> None:
     with engine.begin() as connection:
         add_servers(connection, 1)
         SCORING.add(connection, [1], NOW)
@@ -43,7 +43,7 @@ def test_done_is_not_claimed_again_until_due(engine: Engine) -> None:
         assert SCORING.claim(connection, NOW + SECOND, 10) == [1]
 
 
-def test_making_due_never_delays(engine: Engine) -> None:
+def test_make_due_never_delays_a_server(engine: Engine) -> None:
     with engine.begin() as connection:
         add_servers(connection, 1)
         REVIEWS.add(connection, [1], NOW)
@@ -52,7 +52,7 @@ def test_making_due_never_delays(engine: Engine) -> None:
         assert REVIEWS.claim(connection, NOW, 10) == [1]
 
 
-def test_holding_makes_the_missing_rows(engine: Engine) -> None:
+def test_hold_inserts_missing_rows(engine: Engine) -> None:
     with engine.begin() as connection:
         add_servers(connection, 1, 2)
         SCORING.add(connection, [2], NOW)
@@ -62,7 +62,7 @@ def test_holding_makes_the_missing_rows(engine: Engine) -> None:
         assert SCORING.claim(connection, NOW, 10) == [1, 2]
 
 
-def test_holding_and_making_due_in_one(engine: Engine) -> None:
+def test_hold_due_locks_servers_and_makes_them_due(engine: Engine) -> None:
     with engine.begin() as connection:
         add_servers(connection, 1, 2, 3, 4)
         SCORING.add(connection, [2], NOW - SECOND)
@@ -73,7 +73,7 @@ def test_holding_and_making_due_in_one(engine: Engine) -> None:
         assert SCORING.claim(connection, NOW, 10) == [2, 1, 3]
 
 
-def test_what_was_overtaken_since_the_look_is_not_claimed(engine: Engine) -> None:
+def test_servers_changed_since_the_look_are_not_claimed(engine: Engine) -> None:
     with engine.begin() as connection:
         add_servers(connection, 1, 2, 3, 4, 5)
         SCORING.add(connection, [1, 2, 3, 4], NOW)
@@ -89,7 +89,7 @@ def test_what_was_overtaken_since_the_look_is_not_claimed(engine: Engine) -> Non
         assert len(SCORING.look(connection, NOW, 2)) == 2
 
 
-def test_what_is_held_since_the_look_is_passed_over(server_engine: Engine) -> None:
+def test_servers_locked_since_the_look_are_skipped(server_engine: Engine) -> None:
     other = open_database(server_engine.url)
     with server_engine.begin() as connection:
         add_servers(connection, 1, 2)
@@ -101,7 +101,7 @@ def test_what_is_held_since_the_look_is_passed_over(server_engine: Engine) -> No
     other.dispose()
 
 
-def test_what_is_held_is_not_claimed_and_is_due_when_it_is_let_go(server_engine: Engine) -> None:
+def test_locked_servers_are_claimed_only_after_their_release(server_engine: Engine) -> None:
     many = range(1, 1_201)
     other = open_database(server_engine.url)
     with server_engine.begin() as connection:
@@ -116,7 +116,7 @@ def test_what_is_held_is_not_claimed_and_is_due_when_it_is_let_go(server_engine:
     other.dispose()
 
 
-def test_what_one_worker_holds_another_passes_over(server_engine: Engine) -> None:
+def test_servers_claimed_by_one_worker_are_skipped_by_another(server_engine: Engine) -> None:
     other = open_database(server_engine.url)
     with server_engine.begin() as connection:
         add_servers(connection, 1, 2, 3)

@@ -9,7 +9,7 @@ from schema.tables import system_settings
 VALUES = {"key": "monitors", "value": "{}", "created_on": sa.func.current_timestamp()}
 
 
-def test_a_reader_sees_what_is_committed_while_a_writer_is_at_work(engine: Engine) -> None:
+def test_reader_sees_committed_rows_without_waiting_for_a_writer(engine: Engine) -> None:
     count = sa.select(sa.func.count()).select_from(system_settings)
     with engine.begin() as writer:
         writer.execute(sa.insert(system_settings).values(VALUES))

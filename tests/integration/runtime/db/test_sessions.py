@@ -1,4 +1,4 @@
-"""Test the properties of every database session explicitly: no other test would notice a change."""
+"""Test the settings of every database session: no other test would detect a change."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ from schema.tables import servers
 from testbed.fixtures.world import add_server
 
 
-def test_a_session_with_a_server_is_as_it_must_be(server_engine: Engine) -> None:
+def test_server_session_has_the_required_settings(server_engine: Engine) -> None:
     mariadb = getattr(server_engine.dialect, "is_mariadb", False)
     isolation = "tx_isolation" if mariadb else "transaction_isolation"
     names = ("time_zone", isolation, "innodb_lock_wait_timeout", "group_concat_max_len", "character_set_client")
@@ -28,7 +28,7 @@ def test_a_session_with_a_server_is_as_it_must_be(server_engine: Engine) -> None
     }
 
 
-def test_times_that_a_server_writes_are_utc_whatever_its_zone_is(server_engine: Engine) -> None:
+def test_times_written_by_a_server_are_utc_whatever_its_time_zone(server_engine: Engine) -> None:
     other = open_database(server_engine.url)
     with server_engine.connect() as connection:
         zone = connection.exec_driver_sql("SELECT @@global.time_zone").scalar()
@@ -45,16 +45,16 @@ def test_times_that_a_server_writes_are_utc_whatever_its_zone_is(server_engine: 
         assert abs(moment - datetime.now(UTC).replace(tzinfo=None)) < timedelta(minutes=5)
 
 
-def test_a_session_with_sqlite_is_as_it_must_be(sqlite_engine: Engine) -> None:
+def test_sqlite_session_has_the_required_settings(sqlite_engine: Engine) -> None:
     names = ("synchronous", "journal_mode", "foreign_keys", "busy_timeout")
     with reading(sqlite_engine) as connection:
         found = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names}
-    # 2 is FULL: what was committed survives a power cut.
+    # 2 is FULL: commits survive a power cut.
     assert found == {"synchronous": 2, "journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 30_000}
 
 
-def test_a_ledger_that_vanished_takes_nothing_and_is_found_again(sqlite_engine: Engine) -> None:
-    """An open file outlives its name: what is written into it would be lost when the process ends."""
+def test_moved_sqlite_file_is_not_written_to_and_is_found_again(sqlite_engine: Engine) -> None:
+    """An open file outlives its name: rows written to it would be lost when the process ends."""
     path = Path(str(sqlite_engine.url.database))
 
     def count() -> int:
@@ -78,7 +78,7 @@ def test_a_ledger_that_vanished_takes_nothing_and_is_found_again(sqlite_engine: 
     assert count() == 2
 
 
-def test_a_ledger_that_was_replaced_is_the_new_one(sqlite_engine: Engine, tmp_path: Path) -> None:
+def test_replaced_sqlite_file_is_opened_again(sqlite_engine: Engine, tmp_path: Path) -> None:
     path = Path(str(sqlite_engine.url.database))
     transaction(sqlite_engine, add_server)
     sqlite_engine.dispose()
@@ -92,7 +92,7 @@ def test_a_ledger_that_was_replaced_is_the_new_one(sqlite_engine: Engine, tmp_pa
         assert connection.scalar(sa.select(sa.func.count()).select_from(servers)) == 1
 
 
-def test_a_new_ledger_is_made_where_there_is_none(tmp_path: Path) -> None:
+def test_missing_sqlite_file_is_created(tmp_path: Path) -> None:
     engine = open_database(URL.create("sqlite", database=str(tmp_path / "new.db")))
     with reading(engine) as connection:
         assert connection.exec_driver_sql("SELECT 1").scalar() == 1

@@ -34,13 +34,13 @@ def put(engine: Engine, key: str, value: Any) -> None:
         connection.execute(sa.insert(system_settings).values(row))
 
 
-def test_without_any_they_are_the_pools(engine: Engine) -> None:
+def test_defaults_apply_without_any_settings(engine: Engine) -> None:
     found = PoolSettingsReader(engine).get()
     assert found == PoolSettings()
     assert [found.monitors.of(status) for status in ("active", "testing", "candidate")] == [540, 2700, 7200]
 
 
-def test_they_are_what_operators_set(engine: Engine) -> None:
+def test_settings_of_operators_are_read(engine: Engine) -> None:
     put(engine, "monitors", {"interval_active": 2, "interval_testing": 4.5, "samples": 1, "of the future": []})
     put(engine, "selector", {"review_changed": 5, "target_active": 3, "target_testing": 1})
     put(engine, "scorer", {"batch_size": 10})
@@ -65,7 +65,7 @@ def test_they_are_what_operators_set(engine: Engine) -> None:
         ({"interval_active": "720h", "interval_testing": "100ms"}, (2_592_000.0, 0.1, 7200.0)),
     ],
 )
-def test_the_pools_own_form_is_understood(
+def test_durations_in_the_format_of_the_pool_are_accepted(
     engine: Engine, value: Any, intervals: tuple[float, float, float], caplog: pytest.LogCaptureFixture
 ) -> None:
     put(engine, "monitors", value)
@@ -94,7 +94,7 @@ def test_bounds_and_defaults_are_the_documented_ones() -> None:
 
 
 @pytest.mark.parametrize("value", ["", "no JSON", "[]", "7", "null", '{"interval_active": 2', '{"a": NaN}'])
-def test_what_is_no_object_means_defaults_and_is_said(
+def test_value_that_is_not_an_object_means_defaults_and_is_logged(
     sqlite_engine: Engine, value: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(sqlite_engine, "monitors", value)
@@ -135,7 +135,7 @@ def test_what_is_no_object_means_defaults_and_is_said(
         ("scorer", "batch_size", True, 200),
     ],
 )
-def test_a_broken_value_means_its_default_alone_and_is_named(
+def test_invalid_field_is_replaced_by_its_default_and_logged(
     sqlite_engine: Engine, key: str, field: str, value: Any, default: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     others = {"monitors": {"interval_active": 2}, "selector": {"review_changed": 5}, "scorer": {}}[key]
@@ -149,7 +149,7 @@ def test_a_broken_value_means_its_default_alone_and_is_named(
 
 
 @pytest.mark.parametrize("depth", [500, 990, 1_000, 1_010, 5_000])
-def test_a_value_of_any_depth_is_only_broken(sqlite_engine: Engine, depth: int) -> None:
+def test_deeply_nested_value_is_merely_invalid(sqlite_engine: Engine, depth: int) -> None:
     put(sqlite_engine, "monitors", f'{{"samples": {"[" * depth}{"]" * depth}, "interval_active": 2}}')
     assert PoolSettingsReader(sqlite_engine).get().monitors.samples == 3
 
@@ -161,7 +161,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return moment
 
 
-def test_a_change_is_seen_within_a_minute_and_not_asked_for_all_the_time(engine: Engine, now: list[float]) -> None:
+def test_settings_are_read_again_after_a_minute(engine: Engine, now: list[float]) -> None:
     reader = PoolSettingsReader(engine)
     assert reader.get().scorer.batch_size == 200
     put(engine, "scorer", {"batch_size": 10})
@@ -171,7 +171,7 @@ def test_a_change_is_seen_within_a_minute_and_not_asked_for_all_the_time(engine:
     assert reader.get().scorer.batch_size == 10
 
 
-def test_a_broken_value_is_said_once_until_it_is_another_or_mended(
+def test_invalid_value_is_logged_once_until_it_changes(
     sqlite_engine: Engine, now: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     reader = PoolSettingsReader(sqlite_engine)
@@ -191,7 +191,7 @@ def test_a_broken_value_is_said_once_until_it_is_another_or_mended(
     assert said("x") == ["WARNING"]
 
 
-def test_while_the_database_is_away_it_says_so_and_forgets_nothing(
+def test_reader_raises_during_a_database_outage_and_then_recovers(
     sqlite_engine: Engine, now: list[float], tmp_path: Path
 ) -> None:
     put(sqlite_engine, "scorer", {"batch_size": 10})
@@ -233,7 +233,7 @@ FIELDS = [
     st.sampled_from(["monitors", "selector", "scorer"]),
 )
 @examples(50, suppress=[HealthCheck.function_scoped_fixture])
-def test_no_slip_of_the_pen_stops_a_worker(sqlite_engine: Engine, text: str, key: str) -> None:
+def test_arbitrary_settings_yield_values_within_the_bounds(sqlite_engine: Engine, text: str, key: str) -> None:
     put(sqlite_engine, key, text)
     found = PoolSettingsReader(sqlite_engine).get()
     for seconds in (found.monitors.interval_active, found.monitors.interval_candidate):

@@ -1,4 +1,4 @@
-"""Test requests with a real broker: questions, answers, and errors when the broker is away or refuses."""
+"""Test requests through a real broker: answers, and errors if the broker is unavailable or refuses."""
 
 import asyncio
 import socket
@@ -53,7 +53,7 @@ async def responders(broker: Broker, count: int) -> AsyncIterator[None]:
             task.cancel()
 
 
-async def test_each_request_gets_the_answers_of_all(broker: Broker) -> None:
+async def test_each_request_gets_the_answers_of_all_workers(broker: Broker) -> None:
     client = new_client(broker, TOPICS.answers("request-test", ANY))
     async with responders(broker, 3), client.connected(), asyncio.timeout(PATIENCE):
         asked = [
@@ -64,7 +64,7 @@ async def test_each_request_gets_the_answers_of_all(broker: Broker) -> None:
             assert sorted(answers) == [b"%d %d" % (number, n) for number in range(3)]
 
 
-async def test_a_broker_that_is_away_is_named_at_once() -> None:
+async def test_unreachable_broker_is_reported_at_once() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = BrokerAddress("127.0.0.1", unused.getsockname()[1])
@@ -75,7 +75,7 @@ async def test_a_broker_that_is_away_is_named_at_once() -> None:
                     pytest.fail("there is no broker")
 
 
-async def test_a_broker_that_says_nothing_is_not_waited_for_longer_than_said() -> None:
+async def test_silent_broker_fails_after_the_given_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = BrokerAddress("127.0.0.1", silent.getsockname()[1])
         client = RequestClient(address, Identity("me", "me"), lambda: "token", answers="#", broker_within_seconds=0.1)
@@ -84,7 +84,7 @@ async def test_a_broker_that_says_nothing_is_not_waited_for_longer_than_said() -
                 pytest.fail("the broker says nothing")
 
 
-async def test_what_the_broker_refuses_is_said(broker: Broker) -> None:
+async def test_refusals_by_the_broker_are_reported(broker: Broker) -> None:
     client = new_client(broker, "/devel/answers/+")
     with pytest.raises(RequestFailed, match="not allowed to subscribe to /devel/answers/"):
         async with client.connected():

@@ -46,7 +46,7 @@ async def read(made: BrokerSession, topic_filter: str) -> dict[str, bytes]:
     return found
 
 
-async def test_thousands_of_messages_come_completely(broker: Broker) -> None:
+async def test_thousands_of_messages_are_read_completely(broker: Broker) -> None:
     below = place()
     async with session(broker) as made:
         wanted = {f"{below}/v4/{n}": b"x" * (n % 300 + 1) for n in range(6_000)}
@@ -59,12 +59,12 @@ async def test_thousands_of_messages_come_completely(broker: Broker) -> None:
         assert await read(made, f"{below}/v4/17") == {f"{below}/v4/17": wanted[f"{below}/v4/17"]}
 
 
-async def test_nothing_retained_is_known_as_nothing(broker: Broker) -> None:
+async def test_topic_without_retained_messages_reads_as_empty(broker: Broker) -> None:
     async with session(broker) as made:
         assert await read(made, f"{place()}/#") == {}
 
 
-async def test_several_filters_may_be_read_at_once(broker: Broker) -> None:
+async def test_several_filters_may_be_read_concurrently(broker: Broker) -> None:
     places = [place() for _ in range(5)]
     async with session(broker) as made:
         for number, below in enumerate(places):
@@ -73,7 +73,7 @@ async def test_several_filters_may_be_read_at_once(broker: Broker) -> None:
     assert [list(one) for one in found] == [[f"{below}/v4/{number}"] for number, below in enumerate(places)]
 
 
-async def test_what_is_published_meanwhile_counts(broker: Broker) -> None:
+async def test_messages_published_during_a_watch_are_received(broker: Broker) -> None:
     below = place()
     async with session(broker) as made, session(broker) as other:
         await made.publish(f"{below}/v4/1", b"old", retain=True)
@@ -91,7 +91,7 @@ async def test_what_is_published_meanwhile_counts(broker: Broker) -> None:
         assert f"{below}/v4/3" not in found, "the watch is over"
 
 
-async def test_a_static_subscription_goes_on_beside_it(broker: Broker) -> None:
+async def test_static_subscription_is_unaffected_by_a_read(broker: Broker) -> None:
     below, heard = place(), list[bytes]()
     identity = Identity("selector", f"selector/{secrets.token_hex(4)}")
     made = BrokerSession(
@@ -108,7 +108,7 @@ async def test_a_static_subscription_goes_on_beside_it(broker: Broker) -> None:
     await asyncio.wait({running})
 
 
-async def test_a_lost_connection_is_told_and_the_session_recovers(fresh_broker: Broker) -> None:
+async def test_lost_connection_is_reported_and_the_session_recovers(fresh_broker: Broker) -> None:
     below = place()
     async with session(fresh_broker) as made:
         await made.publish(f"{below}/v4/1", b"one", retain=True)
@@ -124,7 +124,7 @@ async def test_a_lost_connection_is_told_and_the_session_recovers(fresh_broker: 
         assert await read(made, f"{below}/#") == {f"{below}/v4/1": b"one"}
 
 
-async def test_a_watch_ends_at_once_with_its_session(broker: Broker) -> None:
+async def test_watch_ends_at_once_with_its_session(broker: Broker) -> None:
     async with session(broker) as made:
         async with asyncio.timeout(3.0):
             async with asyncio.TaskGroup() as tasks:
@@ -142,7 +142,7 @@ async def test_a_watch_ends_at_once_with_its_session(broker: Broker) -> None:
                 running.cancel()
 
 
-async def test_the_end_of_a_task_is_not_lost_when_the_broker_answers_at_the_same_time(
+async def test_cancellation_is_not_lost_if_the_broker_answers_at_the_same_time(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside = False
@@ -166,7 +166,7 @@ async def test_the_end_of_a_task_is_not_lost_when_the_broker_answers_at_the_same
     assert not inside
 
 
-async def test_a_filter_that_the_token_does_not_allow_is_told(broker: Broker) -> None:
+async def test_filter_that_the_token_does_not_allow_raises(broker: Broker) -> None:
     async with session(broker) as made:
         with pytest.raises(NotConnected, match="not allowed"):
             await read(made, "/prod/monitors/assignments/#")

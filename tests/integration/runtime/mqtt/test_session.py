@@ -1,4 +1,4 @@
-"""Test the broker session with a real Mosquitto: messages, and actions that the broker does not allow."""
+"""Test the broker session with a real Mosquitto: messages, and actions that the broker refuses."""
 
 import asyncio
 from datetime import timedelta
@@ -24,14 +24,14 @@ from testbed.waiting import PATIENCE, wait_until
 
 @pytest.fixture
 def broker(broker: Broker, transport: Transport) -> Broker:
-    """The session's broker, reached by each transport in turn."""
+    """The session-scoped broker, reached by each transport in turn."""
     return broker.via(transport)
 
 
 # ---- messages --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_message_arrives_with_all_that_belongs_to_it(broker: Broker) -> None:
+async def test_message_arrives_with_all_of_its_properties(broker: Broker) -> None:
     inbox, topic = Inbox(), new_topic()
     async with running(worker(broker, subscriptions=[Subscription(topic, inbox.take)]), sender := worker(broker)):
         await sender.publish(
@@ -41,19 +41,19 @@ async def test_a_message_arrives_with_all_that_belongs_to_it(broker: Broker) -> 
     assert inbox.messages == [Incoming(topic, b"hello", False, "/test/answers/a/1", b"\x00\xff", (("a", "1"),))]
 
 
-async def test_each_message_goes_to_the_first_subscription_that_takes_it(broker: Broker) -> None:
+async def test_message_goes_to_the_first_matching_subscription(broker: Broker) -> None:
     one, rest, topic = Inbox(), Inbox(), new_topic()
     subscriptions = [Subscription(f"{topic}/one", one.take), Subscription(f"{topic}/#", rest.take)]
     async with running(session := worker(broker, subscriptions=subscriptions)):
         await session.publish(f"{topic}/one", b"1")
         await session.publish(f"{topic}/two", b"2")
         await rest.until("2")
-    # Overlapping subscriptions may bring a message twice; it never goes astray.
+    # With overlapping subscriptions a message may arrive twice, but never at the wrong handler.
     assert set(one.payloads) == {"1"}
     assert rest.payloads == ["2"]
 
 
-async def test_a_group_shares_what_is_published(broker: Broker) -> None:
+async def test_group_shares_published_messages(broker: Broker) -> None:
     first, second, topic = Inbox(), Inbox(), new_topic()
     members = [worker(broker, subscriptions=[Subscription(shared("g", topic), i.take)]) for i in (first, second)]
     async with running(*members, sender := worker(broker)):
@@ -65,7 +65,9 @@ async def test_a_group_shares_what_is_published(broker: Broker) -> None:
     assert first.messages and second.messages
 
 
-async def test_a_handler_that_fails_harms_nobody(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+async def test_failing_handler_is_logged_and_affects_no_other_message(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
     inbox, topic = Inbox(), new_topic()
 
     def hostile(message: Incoming) -> None:
@@ -81,7 +83,7 @@ async def test_a_handler_that_fails_harms_nobody(broker: Broker, caplog: pytest.
     assert f"message on {topic} could not be handled" in caplog.messages
 
 
-async def test_a_watch_is_told_what_is_retained_and_ends_with_its_block(broker: Broker) -> None:
+async def test_watch_receives_retained_messages_and_ends_with_its_block(broker: Broker) -> None:
     inbox, topic = Inbox(), new_topic()
     async with running(session := worker(broker)):
         await session.publish(topic, b"kept", retain=True)
@@ -94,7 +96,7 @@ async def test_a_watch_is_told_what_is_retained_and_ends_with_its_block(broker: 
         assert inbox.messages == []
 
 
-async def test_a_message_that_expires_is_not_kept(broker: Broker) -> None:
+async def test_expired_retained_message_is_not_delivered(broker: Broker) -> None:
     inbox, topic = Inbox(), new_topic()
     async with running(sender := worker(broker)):
         await sender.publish(topic, b"short", retain=True, expiry=timedelta(seconds=1))
@@ -116,10 +118,10 @@ async def until_expired(session: BrokerSession, topic: str) -> None:
     await wait_until(is_gone, f"the end of what is retained at {topic}")
 
 
-# ---- what is not allowed ---------------------------------------------------------------------------------------------
+# ---- refused actions -------------------------------------------------------------------------------------------------
 
 
-async def test_a_refused_publish_says_so_and_the_connection_lives(broker: Broker) -> None:
+async def test_refused_publish_raises_and_keeps_the_connection(broker: Broker) -> None:
     name = new_monitor()
     async with running(monitor := make(broker, Role.MONITOR, name)):
         with pytest.raises(
@@ -131,7 +133,7 @@ async def test_a_refused_publish_says_so_and_the_connection_lives(broker: Broker
 
 
 @pytest.mark.parametrize("topic", ["", "#", "/test/+/x", "/test/" + "x" * 70_000, "/test/\0", "/test/\n", "/\ud800"])
-async def test_an_impossible_topic_is_refused_and_the_connection_lives(broker: Broker, topic: str) -> None:
+async def test_invalid_topic_is_refused_and_keeps_the_connection(broker: Broker, topic: str) -> None:
     async with running(session := worker(broker)):
         with pytest.raises(PublishRefused):
             await session.publish(topic, b"x")
@@ -139,7 +141,7 @@ async def test_an_impossible_topic_is_refused_and_the_connection_lives(broker: B
         assert session.connections == 1
 
 
-async def test_a_refused_subscription_is_named_and_tried_again(broker: Broker) -> None:
+async def test_refused_subscription_is_reported_and_retried(broker: Broker) -> None:
     lost: list[Lost] = []
     name = new_monitor()
     subscription = Subscription("/test/#", Inbox().take)
@@ -150,7 +152,7 @@ async def test_a_refused_subscription_is_named_and_tried_again(broker: Broker) -
     assert "not allowed to subscribe to /test/#" in lost[0].reason
 
 
-async def test_a_defect_of_ours_is_not_taken_for_a_lost_connection(broker: Broker) -> None:
+async def test_defect_in_a_callback_is_not_taken_for_a_lost_connection(broker: Broker) -> None:
     def broken(session_present: bool) -> None:
         raise ValueError("a defect")
 
@@ -159,8 +161,8 @@ async def test_a_defect_of_ours_is_not_taken_for_a_lost_connection(broker: Broke
             await worker(broker, on_session=broken).run()
 
 
-async def test_a_real_broker_with_narrow_limits_is_served_as_it_wants() -> None:
-    """Mosquitto refuses a will that is to be retained, ends a connection for a large packet, shortens keepalives."""
+async def test_session_adapts_to_a_broker_with_narrow_limits() -> None:
+    """Mosquitto refuses a retained will, ends the connection after a large packet, and shortens the keepalive."""
     narrow = {
         "max_packet_size 589824": "max_packet_size 3000\nretain_available false",
         "max_keepalive 300": "max_keepalive 20",

@@ -1,4 +1,4 @@
-"""Test the broker session with a real Mosquitto: its guarantees when connections and brokers come and go."""
+"""Test the broker session with a real Mosquitto: its guarantees when connections are lost and brokers restart."""
 
 import asyncio
 import time
@@ -39,7 +39,7 @@ from testbed.waiting import PATIENCE, wait_until
 
 @pytest.fixture
 def broker(broker: Broker, transport: Transport) -> Broker:
-    """The session's broker, reached by each transport in turn."""
+    """The session-scoped broker, reached by each transport in turn."""
     return broker.via(transport)
 
 
@@ -49,7 +49,9 @@ def fresh_broker(fresh_broker: Broker, transport: Transport) -> Broker:
     return fresh_broker.via(transport)
 
 
-async def test_nobody_there_is_said_once_and_waited_for(fresh_broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+async def test_unreachable_broker_is_logged_once_and_retried(
+    fresh_broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
     lost: list[Lost] = []
     fresh_broker.stop()
     session = worker(fresh_broker, on_lost=lost.append)
@@ -67,7 +69,7 @@ async def test_nobody_there_is_said_once_and_waited_for(fresh_broker: Broker, ca
 
 
 @pytest.mark.parametrize("end", ["restart", "kill"])
-async def test_after_the_broker_was_away_the_session_subscribes_again(fresh_broker: Broker, end: str) -> None:
+async def test_session_subscribes_again_after_a_broker_outage(fresh_broker: Broker, end: str) -> None:
     inbox, topic, ready = Inbox(), new_topic(), []
     plain = Subscription(f"{topic}/a", inbox.take)
     group = Subscription(shared("g", f"{topic}/b"), inbox.take)
@@ -85,7 +87,7 @@ async def test_after_the_broker_was_away_the_session_subscribes_again(fresh_brok
     assert len(ready) == 2
 
 
-async def test_a_publish_whose_connection_is_cut_fails_and_the_next_succeeds(broker: Broker) -> None:
+async def test_publish_on_a_cut_connection_fails_and_the_next_succeeds(broker: Broker) -> None:
     lost: list[Lost] = []
     async with broker.proxy() as proxy:
         session = worker(broker, port=proxy.port, on_lost=lost.append)
@@ -103,7 +105,7 @@ async def test_a_publish_whose_connection_is_cut_fails_and_the_next_succeeds(bro
     assert not lost[0].taken_over
 
 
-async def test_a_broker_that_does_not_answer_is_not_waited_for_longer_than_asked(broker: Broker) -> None:
+async def test_publish_to_an_unresponsive_broker_times_out(broker: Broker) -> None:
     async with broker.proxy() as proxy, running(session := worker(broker, port=proxy.port)):
         proxy.pause()
         with pytest.raises(NotConnected, match=r"did not answer within 0\.2 s"):
@@ -111,7 +113,7 @@ async def test_a_broker_that_does_not_answer_is_not_waited_for_longer_than_asked
         proxy.resume()
 
 
-async def test_a_kept_session_gets_what_was_published_meanwhile_but_nothing_retained_again(broker: Broker) -> None:
+async def test_kept_session_gets_missed_messages_but_no_retained_ones_again(broker: Broker) -> None:
     name, inbox, sessions = new_monitor(), Inbox(), list[bool]()
     topic = TOPICS.acks(name, "v4")
     subscriptions = [Subscription(TOPICS.acks(name, "+"), inbox.take), Subscription(TOPICS.config(name), inbox.take)]
@@ -120,7 +122,7 @@ async def test_a_kept_session_gets_what_was_published_meanwhile_but_nothing_reta
         options = {"port": proxy.port, "keep": HOUR, "on_session": sessions.append, "subscriptions": subscriptions}
         async with running(monitor := make(broker, Role.MONITOR, name, **options)):
             await inbox.until("config")
-            await monitor.publish(TOPICS.status(name), b"mark")  # the broker has read that "config" arrived
+            await monitor.publish(TOPICS.status(name), b"mark")  # after the acknowledgement of "config"
             proxy.refuse()
             await proxy.cut()
             await wait_until(lambda: not monitor.connected)
@@ -135,7 +137,7 @@ async def test_a_kept_session_gets_what_was_published_meanwhile_but_nothing_reta
     assert inbox.payloads == ["config", "meanwhile", "after"]
 
 
-async def test_a_new_process_with_a_kept_session_is_told_everything_retained(broker: Broker) -> None:
+async def test_new_process_with_a_kept_session_gets_all_retained_messages(broker: Broker) -> None:
     name = new_monitor()
     async with running(sender := worker(broker)):
         await sender.publish(TOPICS.config(name), b"config", retain=True)
@@ -149,8 +151,8 @@ async def test_a_new_process_with_a_kept_session_is_told_everything_retained(bro
         await sender.publish(TOPICS.config(name), b"", retain=True)
 
 
-async def test_another_client_of_our_name_ends_the_session(broker: Broker) -> None:
-    """Mosquitto before 2.0.15 closes the connection without a word, later ones say why."""
+async def test_another_client_with_the_same_name_ends_the_connection(broker: Broker) -> None:
+    """Mosquitto before 2.0.15 closes the connection without a reason; later versions give one."""
     name, lost = new_monitor(), list[Lost]()
     never = lambda lost, failures: 3600.0  # noqa: E731
     first = make(broker, Role.MONITOR, name, on_lost=lost.append, back_off=never)
@@ -165,10 +167,10 @@ async def test_another_client_of_our_name_ends_the_session(broker: Broker) -> No
 SILENT = b"\x20\x06\x00\x00\x03\x13\x00\x01"  # CONNACK: success, keepalive of 1 s
 PING, PONG = b"\xc0\x00", b"\xd0\x00"
 GIVEN_UP = 20.0
-"""Seconds in which a session has given up a broker that does not say whether it is welcome."""
+"""Seconds within which a session gives up a broker that does not answer the login."""
 
 
-async def test_the_reason_that_a_broker_gives_is_known_also_with_its_welcome(transport: Transport) -> None:
+async def test_disconnect_reason_sent_together_with_the_connack_is_reported(transport: Transport) -> None:
     lost: list[Lost] = []
     async with (
         a_broker_that_says(transport, WELCOME + TAKEN_OVER) as (address, _),
@@ -178,7 +180,7 @@ async def test_the_reason_that_a_broker_gives_is_known_also_with_its_welcome(tra
     assert lost[0].taken_over
 
 
-async def test_a_broker_that_falls_silent_is_left(transport: Transport) -> None:
+async def test_session_disconnects_from_a_broker_that_falls_silent(transport: Transport) -> None:
     lost: list[Lost] = []
     async with a_broker_that_says(transport, SILENT) as (address, _), running(stranger(address, lost)):
         await wait_until(lambda: lost)
@@ -186,7 +188,7 @@ async def test_a_broker_that_falls_silent_is_left(transport: Transport) -> None:
     assert lost[0].lasted >= 1.0
 
 
-async def test_a_broker_that_answers_pings_is_kept(transport: Transport) -> None:
+async def test_session_stays_connected_to_a_broker_that_answers_pings(transport: Transport) -> None:
     pings = 0
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -204,7 +206,7 @@ async def test_a_broker_that_answers_pings_is_kept(transport: Transport) -> None
     assert not lost
 
 
-async def test_a_connection_that_is_half_open_is_left_and_made_anew(broker: Broker) -> None:
+async def test_half_open_connection_is_replaced(broker: Broker) -> None:
     lost: list[Lost] = []
     async with broker.proxy() as proxy:
         session = worker(broker, port=proxy.port, on_lost=lost.append, keepalive=1)
@@ -217,19 +219,19 @@ async def test_a_connection_that_is_half_open_is_left_and_made_anew(broker: Brok
     assert lost[0].lasted >= 1.0
 
 
-async def test_a_broker_that_never_welcomes_is_given_up_in_time(transport: Transport) -> None:
+async def test_broker_that_never_completes_the_connack_is_given_up_in_time(transport: Transport) -> None:
     lost: list[Lost] = []
     broker = a_broker_that_says(transport, WELCOME[:3])
     async with broker as (address, counts), running(stranger(address, lost), ready=False):
         await wait_until(lambda: lost, GIVEN_UP)
-        await wait_until(lambda: counts[1] >= 1)  # it is let go
+        await wait_until(lambda: counts[1] >= 1)  # the connection is closed
         await wait_until(lambda: counts[0] >= 2)
     assert lost[0].reason and lost[0].lasted == 0.0
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed", "cut"])
-async def test_whoever_ends_the_connection_publishing_goes_on(fresh_broker: Broker, how: str) -> None:
-    """What is on its way fails in time, or succeeds; a publish that is repeated until it succeeds always does."""
+async def test_publishing_continues_after_any_end_of_the_connection(fresh_broker: Broker, how: str) -> None:
+    """A pending publish fails in time or succeeds; one that is repeated until it succeeds always does."""
     inbox, topic, lost = Inbox(), new_topic(), list[Lost]()
     async with fresh_broker.proxy() as proxy:
         receiver = worker(fresh_broker, subscriptions=[Subscription(topic, inbox.take)])
@@ -259,7 +261,7 @@ async def publish_until_it_succeeds(session: BrokerSession, topic: str, payload:
     await wait_until(succeeds, "a connection to publish by")
 
 
-async def test_a_broker_that_closes_instead_of_answering_is_not_waited_for(transport: Transport) -> None:
+async def test_broker_that_closes_instead_of_answering_is_retried(transport: Transport) -> None:
     lost: list[Lost] = []
     async with (
         a_broker_that_says(transport, then_close=True) as (address, _),
@@ -269,7 +271,7 @@ async def test_a_broker_that_closes_instead_of_answering_is_not_waited_for(trans
     assert all(each.lasted == 0.0 for each in lost)
 
 
-async def test_a_session_that_ends_before_it_was_welcomed_leaves_no_connection(transport: Transport) -> None:
+async def test_session_cancelled_before_the_connack_leaves_no_connection(transport: Transport) -> None:
     async with a_broker_that_says(transport) as (address, counts):
         async with running(stranger(address, []), ready=False):
             await wait_until(lambda: counts[0] == 1)
@@ -294,25 +296,25 @@ NONSENSE = [
 
 
 @pytest.mark.parametrize("nonsense", NONSENSE)
-async def test_a_broker_that_talks_nonsense_never_ends_a_session(transport: Transport, nonsense: bytes) -> None:
+async def test_malformed_packets_from_the_broker_never_end_a_session(transport: Transport, nonsense: bytes) -> None:
     broker = a_broker_that_says(transport, nonsense, then_close=True)
     async with broker as (address, counts), running(stranger(address, []), ready=False):
         await wait_until(lambda: counts[0] >= 3)
 
 
-async def test_a_session_ends_soon_also_when_the_broker_does_not_hear_it(broker: Broker) -> None:
+async def test_session_ends_promptly_even_if_the_broker_does_not_read(broker: Broker) -> None:
     async with broker.proxy() as proxy:
         async with running(session := worker(broker, port=proxy.port)):
             proxy.pause()
             unheard = [asyncio.create_task(session.publish(new_topic(), bytes(500_000))) for _ in range(40)]
-            await asyncio.sleep(0.1)  # until the line takes no more
+            await asyncio.sleep(0.1)  # until the connection accepts no more data
             began = time.monotonic()
         assert time.monotonic() - began < 4
         for failure in await asyncio.gather(*unheard, return_exceptions=True):
             assert isinstance(failure, NotConnected)
 
 
-def test_workers_try_again_at_once_then_ever_later_up_to_ten_seconds() -> None:
+def test_back_off_of_workers_grows_up_to_ten_seconds() -> None:
     lost = Lost("", None, 0.0)
     for failures, most in [(1, 0.2), (2, 0.4), (5, 3.2), (7, 10.0), (500, 10.0)]:
         assert most / 2 <= quick_back_off(lost, failures) <= most
@@ -325,7 +327,7 @@ def will_of(name: str) -> Will:
     return Will(TOPICS.status(name), b"gone", delay=timedelta(0), expiry=HOUR, retain=False)
 
 
-async def test_a_monitor_that_vanishes_is_reported_by_its_will(broker: Broker) -> None:
+async def test_vanished_monitor_is_reported_by_its_will(broker: Broker) -> None:
     name, inbox = new_monitor(), Inbox()
     hearing = worker(broker, subscriptions=[Subscription(TOPICS.status(name), inbox.take)])
     async with (
@@ -337,12 +339,12 @@ async def test_a_monitor_that_vanishes_is_reported_by_its_will(broker: Broker) -
         await inbox.until("gone")
 
 
-async def test_a_session_that_ends_in_order_leaves_no_will(broker: Broker) -> None:
+async def test_session_that_ends_cleanly_sends_no_will(broker: Broker) -> None:
     name, inbox = new_monitor(), Inbox()
     async with running(hearing := worker(broker, subscriptions=[Subscription(TOPICS.status(name), inbox.take)])):
         async with running(make(broker, Role.MONITOR, name, will=will_of(name))):
             pass
-        async with running(make(broker, Role.MONITOR, name)):  # the broker has dealt with the end of the first
+        async with running(make(broker, Role.MONITOR, name)):  # the broker has now handled the end of the first session
             pass
         await hearing.publish(TOPICS.status(name), b"mark")
         await inbox.until("mark")

@@ -33,12 +33,12 @@ from testbed.tls import LocalCa
 from testbed.waiting import PATIENCE, wait_until
 
 TURNS = 40
-"""Of the event loop; more than any step of a connection takes."""
+"""Turns of the event loop, more than any step of a connection takes."""
 
 
 @pytest.fixture
 def broker(broker: Broker, transport: Transport) -> Broker:
-    """The session's broker, reached by each transport in turn."""
+    """The session-scoped broker, reached by each transport in turn."""
     return broker.via(transport)
 
 
@@ -48,10 +48,8 @@ def broker(broker: Broker, transport: Transport) -> Broker:
 @pytest.mark.parametrize(
     "answer", [WELCOME, REFUSAL, WELCOME + TAKEN_OVER], ids=["welcome", "refusal", "welcome and end"]
 )
-async def test_a_session_that_is_told_to_end_as_the_broker_answers_its_login_ends(
-    transport: Transport, answer: bytes
-) -> None:
-    """It is told so in each of the turns of the event loop in which the answer is on its way, and is understood."""
+async def test_session_cancelled_while_the_broker_answers_its_login_ends(transport: Transport, answer: bytes) -> None:
+    """Cancel the session in each turn of the event loop in which the answer arrives and is handled."""
     told = asyncio.Event()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -71,8 +69,8 @@ async def test_a_session_that_is_told_to_end_as_the_broker_answers_its_login_end
             assert await ends(session), f"told after {turns} turns"
 
 
-async def test_a_session_that_is_told_to_end_while_it_connects_ends_and_leaves_no_connection(broker: Broker) -> None:
-    """It is told so after any number of octets of handshake, login and subscribing."""
+async def test_session_cancelled_while_connecting_ends_and_leaves_no_connection(broker: Broker) -> None:
+    """Cancel the session after any number of bytes of handshake, login and subscribing."""
     async with broker.proxy() as proxy:
         proxy.slice(60)
         passed, connected = 0, False
@@ -89,15 +87,15 @@ async def test_a_session_that_is_told_to_end_while_it_connects_ends_and_leaves_n
 
 
 async def ends(session: "asyncio.Task[Never]") -> bool:
-    """Whether a session that was cancelled ends by that, and soon."""
+    """Return whether a cancelled session ends soon, and by the cancellation."""
     await asyncio.wait({session}, timeout=4)
     ended = session.done()
-    session.cancel()  # should the first time have been lost
+    session.cancel()  # in case the first cancellation was lost
     await asyncio.wait({session})
     return ended and session.cancelled()
 
 
-async def test_a_wrong_token_is_refused_and_a_right_one_later_is_taken(broker: Broker) -> None:
+async def test_wrong_token_is_refused_and_a_later_valid_one_is_accepted(broker: Broker) -> None:
     lost: list[Lost] = []
     tokens = ["nonsense", "", broker.token(Role.MONITOR, new_monitor())]
     name = new_monitor()
@@ -108,7 +106,7 @@ async def test_a_wrong_token_is_refused_and_a_right_one_later_is_taken(broker: B
     assert not any("nonsense" in each.reason for each in lost)
 
 
-async def test_a_token_source_that_fails_is_asked_again(broker: Broker) -> None:
+async def test_failing_token_source_is_retried(broker: Broker) -> None:
     lost: list[Lost] = []
     failures = [OSError("the API is away"), KeyError("x")]
     name = new_monitor()
@@ -124,7 +122,7 @@ async def test_a_token_source_that_fails_is_asked_again(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("text", ["x" * 70_000, "\ud800"])
-async def test_a_token_that_no_packet_can_hold_is_asked_for_again(broker: Broker, text: str) -> None:
+async def test_token_that_no_packet_can_hold_is_requested_again(broker: Broker, text: str) -> None:
     lost: list[Lost] = []
     tokens = [text]
     name = new_monitor()
@@ -135,8 +133,8 @@ async def test_a_token_that_no_packet_can_hold_is_asked_for_again(broker: Broker
     assert text not in reason
 
 
-async def test_a_renewed_token_reconnects_in_time_and_loses_nothing(broker: Broker) -> None:
-    """Tokens of 3 s are renewed after 2 s; a sender and a receiver live through three of them."""
+async def test_token_renewal_reconnects_in_time_and_loses_nothing(broker: Broker) -> None:
+    """Tokens of 3 s are renewed after 2 s; sender and receiver renew theirs three times."""
     name, inbox, lost = new_monitor(), Inbox(), list[Lost]()
     lifetime = timedelta(seconds=3)
     receiver = make(
@@ -164,8 +162,8 @@ async def test_a_renewed_token_reconnects_in_time_and_loses_nothing(broker: Brok
     assert list(dict.fromkeys(inbox.payloads)) == sent, "in order; what was repeated on reconnecting aside"
 
 
-async def test_what_is_unanswered_when_the_token_is_renewed_is_waited_for(broker: Broker) -> None:
-    """On a slow line something is always under way; what nobody answers would be sent twice, or be lost."""
+async def test_token_renewal_waits_for_outstanding_acknowledgements(broker: Broker) -> None:
+    """On a slow line some publish is always pending; without its acknowledgement it would be sent twice, or lost."""
     lost: list[Lost] = []
     lifetime = timedelta(seconds=3)
     async with broker.proxy() as proxy:
@@ -178,10 +176,10 @@ async def test_what_is_unanswered_when_the_token_is_renewed_is_waited_for(broker
     assert lost == []
 
 
-async def test_a_session_that_is_told_to_end_while_its_connection_ends_does_end(
+async def test_session_cancelled_while_its_connection_ends_does_end(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is told so in each turn of the event loop in which the connection of the old token comes to its end."""
+    """Cancel the session in each turn of the event loop in which the connection with the old token ends."""
     monkeypatch.setattr(runtime_broker, "seconds_to_renewal", lambda token: 0.05)
     lifetimes = iter(range(60, 10_000))
     token = lambda: broker.token(Role.SERVER, "scorer", lifetime=timedelta(seconds=next(lifetimes)))  # noqa: E731
@@ -198,9 +196,7 @@ async def test_a_session_that_is_told_to_end_while_its_connection_ends_does_end(
 
 
 @pytest.mark.parametrize("end", ["given again", "withheld"])
-async def test_a_token_that_expires_without_a_newer_one_ends_the_connection_and_not_the_session(
-    broker: Broker, end: str
-) -> None:
+async def test_expired_token_ends_the_connection_but_not_the_session(broker: Broker, end: str) -> None:
     lost: list[Lost] = []
     name = new_monitor()
     expiring = broker.token(Role.MONITOR, name, lifetime=timedelta(seconds=2))
@@ -221,7 +217,7 @@ async def test_a_token_that_expires_without_a_newer_one_ends_the_connection_and_
     assert all(each.lasted == 0.0 for each in lost[1:]), "an expired token is refused"
 
 
-async def test_a_source_without_a_newer_token_is_asked_again_later(
+async def test_token_source_without_a_newer_token_is_asked_again_later(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime_broker, "OPAQUE", 0.05)
@@ -246,9 +242,7 @@ async def test_a_source_without_a_newer_token_is_asked_again_later(
 
 
 @pytest.mark.parametrize(("content", "why"), [(None, "No such file"), (b"no certificate", "no certificate or key")])
-async def test_a_ca_file_that_is_none_is_complained_about_and_read_again(
-    tmp_path: Path, content: bytes | None, why: str
-) -> None:
+async def test_invalid_ca_file_is_reported_and_read_again(tmp_path: Path, content: bytes | None, why: str) -> None:
     path = tmp_path / "ca.pem"
     if content is not None:
         path.write_bytes(content)
@@ -264,7 +258,7 @@ async def test_a_ca_file_that_is_none_is_complained_about_and_read_again(
 
 
 @pytest.mark.parametrize("host", ["a" * 64, "..", "x.invalid"])
-async def test_a_host_that_does_not_exist_is_complained_about(host: str) -> None:
+async def test_nonexistent_host_is_reported(host: str) -> None:
     lost: list[Lost] = []
     session = BrokerSession(
         BrokerAddress(host, 1883), Identity("a", "a"), lambda: "t", back_off=at_once, on_lost=lost.append
@@ -274,7 +268,7 @@ async def test_a_host_that_does_not_exist_is_complained_about(host: str) -> None
     assert lost[0].reason
 
 
-def test_an_address_says_whether_it_is_encrypted() -> None:
+def test_address_shows_whether_the_connection_is_encrypted() -> None:
     assert str(BrokerAddress("localhost", 1883)) == "mqtt://localhost:1883"
     assert str(BrokerAddress("::1", 1883)) == "mqtt://[::1]:1883"
     assert str(BrokerAddress("broker.example", 8883, Path("ca.pem"))) == "mqtts://broker.example:8883"

@@ -1,4 +1,4 @@
-"""Test the broker session with TLS: certificates, endless handshakes, records of any size."""
+"""Test the broker session with TLS: certificates, interrupted and stalled handshakes, messages of any size."""
 
 import asyncio
 import secrets
@@ -37,7 +37,7 @@ MANY = 400
 
 @pytest.fixture(params=[each for each in TRANSPORTS if each.tls], ids=str)
 def transport(request: pytest.FixtureRequest) -> Transport:
-    """Each that has TLS."""
+    """Each transport with TLS."""
     chosen: Transport = request.param
     require_address(chosen.host)
     return chosen
@@ -45,7 +45,7 @@ def transport(request: pytest.FixtureRequest) -> Transport:
 
 @pytest.fixture
 def broker(broker: Broker, transport: Transport) -> Broker:
-    """The session's broker, reached by each transport in turn."""
+    """The session-scoped broker, reached by each transport in turn."""
     return broker.via(transport)
 
 
@@ -56,8 +56,8 @@ def fresh_broker(fresh_broker: Broker, transport: Transport) -> Broker:
 
 
 @pytest.mark.parametrize("size", [1, 5_000, 500_000])
-async def test_whatever_the_size_all_arrives_once_and_in_order(broker: Broker, size: int) -> None:
-    """Packets smaller than a record of TLS, and much larger."""
+async def test_messages_of_any_size_arrive_once_and_in_order(broker: Broker, size: int) -> None:
+    """Packets are smaller than a TLS record, or much larger."""
     name, inbox = new_monitor(), Inbox()
     topic = TOPICS.acks(name, "v4")
     monitor = make(broker, Role.MONITOR, name, subscriptions=[Subscription(topic, inbox.take)], keep=HOUR)
@@ -85,7 +85,7 @@ def expired(broker: Broker) -> Certificate:
 
 
 def show(broker: Broker, certificate: Certificate) -> None:
-    """Returns when the broker shows it to those who connect."""
+    """Make the broker present this certificate, and wait until it does."""
     broker.process.show(certificate)
     broker.sighup()
     address = (broker.address.host, broker.address.port)
@@ -93,7 +93,7 @@ def show(broker: Broker, certificate: Certificate) -> None:
 
 
 @pytest.mark.parametrize("wrong", [of_another_ca, of_another_host, expired])
-async def test_a_broker_with_a_wrong_certificate_is_refused_and_one_with_the_right_one_later_is_taken(
+async def test_wrong_certificate_is_refused_and_a_later_valid_one_is_accepted(
     fresh_broker: Broker, wrong: Callable[[Broker], Certificate]
 ) -> None:
     lost: list[Lost] = []
@@ -115,16 +115,14 @@ async def test_a_broker_with_a_wrong_certificate_is_refused_and_one_with_the_rig
     assert in_a_row == list(range(1, len(lost) + 1)), "a back-off that grows with failures does so"
 
 
-async def test_a_certificate_that_changes_is_not_asked_of_a_connection_that_lives(fresh_broker: Broker) -> None:
+async def test_changed_certificate_does_not_affect_a_live_connection(fresh_broker: Broker) -> None:
     async with running(session := worker(fresh_broker)):
         await asyncio.to_thread(show, fresh_broker, of_another_ca(fresh_broker))
         await session.publish(new_topic(), b"x")
         assert session.connections == 1
 
 
-async def test_a_ca_file_that_breaks_ends_no_session_and_keeps_none_from_coming_back(
-    fresh_broker: Broker, tmp_path: Path
-) -> None:
+async def test_broken_ca_file_neither_ends_nor_blocks_a_session(fresh_broker: Broker, tmp_path: Path) -> None:
     ca_file = tmp_path / "ca.pem"
     ca_file.write_text("not yet")
     lost: list[Lost] = []
@@ -145,7 +143,7 @@ async def test_a_ca_file_that_breaks_ends_no_session_and_keeps_none_from_coming_
 
 @pytest.mark.parametrize("direction", list(Direction))
 @pytest.mark.parametrize("octets", [1, 5, 6, 100, 400])
-async def test_a_handshake_that_is_cut_is_tried_again(broker: Broker, octets: int, direction: Direction) -> None:
+async def test_interrupted_handshake_is_retried(broker: Broker, octets: int, direction: Direction) -> None:
     lost: list[Lost] = []
     async with broker.proxy() as proxy:
         proxy.cut_new_after(octets, direction)
@@ -158,9 +156,7 @@ async def test_a_handshake_that_is_cut_is_tried_again(broker: Broker, octets: in
 
 
 @pytest.mark.parametrize("directions", [(), (Direction.TO_TARGET,), (Direction.TO_CLIENT,)])
-async def test_a_broker_that_does_not_shake_hands_is_given_up_soon_and_taken_later(
-    broker: Broker, directions: tuple[Direction, ...]
-) -> None:
+async def test_stalled_handshake_times_out_and_is_retried(broker: Broker, directions: tuple[Direction, ...]) -> None:
     lost: list[Lost] = []
     async with broker.proxy() as proxy:
         proxy.pause(*directions)
@@ -173,7 +169,7 @@ async def test_a_broker_that_does_not_shake_hands_is_given_up_soon_and_taken_lat
     assert "timed out" in lost[0].reason
 
 
-async def test_who_was_given_up_is_let_go(broker: Broker) -> None:
+async def test_connection_of_a_stalled_handshake_is_closed(broker: Broker) -> None:
     async with a_mute_server(broker.address) as (address, counts):
         async with running(stranger(address, []), ready=False):
             await wait_until(lambda: counts == [2, 1])
@@ -184,7 +180,7 @@ async def test_who_was_given_up_is_let_go(broker: Broker) -> None:
 
 @asynccontextmanager
 async def a_mute_server(like: BrokerAddress) -> AsyncIterator[tuple[BrokerAddress, list[int]]]:
-    """It accepts connections and says nothing: its address, and how many there were, and how many ended."""
+    """Accept connections without answering; yield the address, and the numbers of connections made and ended."""
     counts = [0, 0]
 
     async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -199,7 +195,7 @@ async def a_mute_server(like: BrokerAddress) -> AsyncIterator[tuple[BrokerAddres
         yield replace(like, port=server.sockets[0].getsockname()[1]), counts
 
 
-async def test_a_server_that_speaks_no_tls_is_complained_about_and_sees_no_token(broker: Broker) -> None:
+async def test_server_without_tls_is_reported_and_gets_no_token(broker: Broker) -> None:
     lost: list[Lost] = []
     seen = bytearray()
 
