@@ -152,7 +152,7 @@ def test_run_too_short_to_score_all_servers_is_not_reported_as_good(tmp_path: Pa
     assert (code == 0) is summary["good"] is (summary["problems"] == []), err
     unscored = [server["server"] for server in summary["servers"] if server["score"] is None]
     assert not (summary["good"] and (unscored or not summary["committed"])), err
-    assert ("run it longer" in " ".join(err.split())) is bool(unscored)
+    assert ("run the demo longer" in " ".join(err.split())) is bool(unscored)
 
 
 # ---- a terminal ------------------------------------------------------------------------------------------------------

@@ -126,7 +126,5 @@ def test_per_listener_settings_cannot_disable_token_expiry(tmp_path: Path) -> No
         with suppress(Refused):
             eve.connect()
         # With such settings, 2.0.11 never ticks; newer versions do, and end the connection.
-        block_until(
-            lambda: "eve is disconnected: the token has expired" in broker.log_text() or logins_are_refused(), step=0.2
-        )
+        block_until(lambda: "eve is disconnected: the token has expired" in broker.log_text() or logins_are_refused())
         eve.close()

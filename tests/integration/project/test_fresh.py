@@ -56,7 +56,7 @@ def at(archive: socket.socket) -> tuple[str, str]:
         (("--user",), "which suite?"),
         (("bookworm", "--fast"), "unknown option '--fast'"),
         (("bookworm", "trixie"), "'trixie' is the second"),
-        (("../etc",), "no name of a suite"),
+        (("../etc",), "is not the name of a suite"),
         (("bookworm", "--seconds"), "--seconds needs a value"),
         (("bookworm", "--seconds", "long"), "--seconds needs a number"),
     ],

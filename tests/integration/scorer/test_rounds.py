@@ -127,6 +127,15 @@ def test_result_within_the_tolerance_of_ingest_counts_immediately(
     assert [s.ts for s in score_all(engine, now).scores] == ([NOW] if counts else [])
 
 
+def test_server_is_scored_when_it_is_due_and_not_before(engine: Engine, recentmedian: int) -> None:
+    soon = NOW + timedelta(seconds=1)
+    with engine.begin() as connection:
+        server, _ = watched_server(connection, 12.5)
+        connection.execute(sa.update(scoring_queue).values(due_on=soon))
+    assert score_all(engine, NOW).scores == ()
+    assert [score.server_id for score in score_all(engine, soon).scores] == [server]
+
+
 def test_server_scheduled_too_late_by_a_wrong_clock_is_due_now(engine: Engine) -> None:
     with engine.begin() as connection:
         soon, later, idle = (add_server(connection) for _ in range(3))

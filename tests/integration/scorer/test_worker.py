@@ -173,7 +173,7 @@ async def test_rescore_of_an_unknown_server_is_refused_with_its_id(sqlite_engine
             assert (answer.ok, answer.message) == (False, f"server {server_id}: no such server")
 
 
-async def test_server_due_in_the_future_waits(sqlite_engine: Engine) -> None:
+async def test_server_scheduled_too_late_by_a_wrong_clock_is_scored(sqlite_engine: Engine) -> None:
     [later, _] = await asyncio.to_thread(servers_with_a_result, sqlite_engine, 2)
     with sqlite_engine.begin() as connection:
         connection.execute(
@@ -181,8 +181,8 @@ async def test_server_due_in_the_future_waits(sqlite_engine: Engine) -> None:
         )
     with new_worker(sqlite_engine) as (worker, _, _):
         async with running(worker):
-            await until(lambda: worker.status.get("scored") == 1)
-    assert scores(sqlite_engine) == [0.0, 12.0]
+            await until(lambda: worker.status.get("scored") == 2)
+    assert scores(sqlite_engine) == [12.0, 12.0]
 
 
 async def test_two_workers_share_the_servers_and_log_each_once(server_engine: Engine) -> None:
