@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from ingest.messages import UndecodableMessage, read_results, read_status, sender_of_results, sender_of_status
-from ingest.metrics import IGNORED, INTAKE_FULL, THROTTLED, IngestMetrics
+from ingest.metrics import IGNORED, QUEUE_FULL, RATE_LIMITED, IngestMetrics
 from ingest.presence import PresenceQueue
 from ingest.queue import SubmissionQueue
 from ingest.rate_limit import RateLimiter
@@ -42,7 +42,7 @@ class Handlers:
         if sender is None:
             self._metrics.dropped(IGNORED)
         elif self._queue.full:
-            self._metrics.dropped(INTAKE_FULL)
+            self._metrics.dropped(QUEUE_FULL)
         elif self._admits(sender):
             found = read_results(*sender, message, datetime.now(UTC))
             if isinstance(found, UndecodableMessage):
@@ -69,7 +69,7 @@ class Handlers:
     def _admits(self, sender: tuple[str, str]) -> bool:
         admitted = self._rate_limiter.admits(sender, time.monotonic())
         if not admitted:
-            self._metrics.dropped(THROTTLED)
+            self._metrics.dropped(RATE_LIMITED)
         return admitted
 
     def _refuse(self, sender: tuple[str, str], found: UndecodableMessage) -> None:

@@ -67,9 +67,9 @@ def add_jobs(
         """Update the worker's answer to ``status``."""
         worker.status.update(
             paused=committer.paused,
-            intake_results=queue.results,
-            intake_batches=len(queue),
-            throttled=rate_limiter.refused(),
+            queued_results=queue.results,
+            queued_batches=len(queue),
+            rate_limited=rate_limiter.refused(),
             counts=dict(metrics.totals),
         )
 

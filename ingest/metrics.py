@@ -8,10 +8,10 @@ from opentelemetry.metrics import CallbackOptions, Counter, Meter, Observation
 from ingest.plan import Plan
 from ingest.queue import SubmissionQueue
 
-IGNORED: Final = "no topic of ours"
-INTAKE_FULL: Final = "queue is full"
-THROTTLED: Final = "monitor is throttled"
-CLOCK_IS_DOUBTED: Final = "our clock is doubted"
+IGNORED: Final = "unknown topic"
+QUEUE_FULL: Final = "queue is full"
+RATE_LIMITED: Final = "rate limit exceeded"
+CLOCK_IS_DOUBTED: Final = "clock is not trusted"
 WAITED_TOO_LONG: Final = "waited too long"
 UNREADABLE_FULL: Final = "too many unreadable messages"
 ACKS_FULL: Final = "too many acks"

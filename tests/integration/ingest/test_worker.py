@@ -254,7 +254,7 @@ async def test_paused_ingest_queues_batches_until_it_is_resumed(engine: Engine, 
         assert await order(worker, "resume") == {"paused": False}
         assert await monitor.answer() == BatchCommitted(batch=batch.id, stored=2)
         details = await order(worker, "status")
-        assert {"paused", "intake_results", "throttled", "counts"} <= set(details)
+        assert {"paused", "queued_results", "rate_limited", "counts"} <= set(details)
 
 
 async def test_presence_survives_restarts_of_ingest(engine: Engine, broker: Broker, world: World) -> None:
@@ -317,7 +317,7 @@ async def test_batch_that_the_database_cannot_store_is_refused_alone(
         good, bad, also_good = world.batch(), world.batch(rtt=9000.0), world.batch()
         for batch in (good, bad, also_good):
             await monitor.send(batch)
-        await until(lambda: worker.status.get("intake_batches", 0) >= 2, "they are in one queue")
+        await until(lambda: worker.status.get("queued_batches", 0) >= 2, "they are in one queue")
         await order(worker, "resume")
         answers = {ack.batch: ack for ack in [await monitor.answer() for _ in range(3)]}
         assert answers[good.id] == BatchCommitted(batch=good.id, stored=2)

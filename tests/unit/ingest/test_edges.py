@@ -106,7 +106,7 @@ def test_when_the_queue_is_full_a_batch_is_left_to_be_sent_again() -> None:
     for _ in range(12):
         desk.results(a_batch())
     assert desk.queue.results == 100
-    assert desk.metrics.totals == {count.INTAKE_FULL: 2}
+    assert desk.metrics.totals == {count.QUEUE_FULL: 2}
 
 
 def test_a_monitor_that_sends_far_too_much_is_left_waiting() -> None:
@@ -114,7 +114,7 @@ def test_a_monitor_that_sends_far_too_much_is_left_waiting() -> None:
     allowed = 120
     for _ in range(allowed + 5):
         desk.results(a_batch())
-    assert desk.metrics.totals[count.THROTTLED] == 5
+    assert desk.metrics.totals[count.RATE_LIMITED] == 5
     assert len(desk.queue) == allowed
 
 
@@ -124,7 +124,7 @@ def test_what_cannot_be_read_is_paid_for_by_its_size() -> None:
     desk.results(big)
     desk.results(big)
     assert [unreadable.payload for unreadable in desk.undecodable.offered] == [big]
-    assert desk.metrics.totals == {count.THROTTLED: 1}
+    assert desk.metrics.totals == {count.RATE_LIMITED: 1}
     desk.status(b"x")
     assert len(desk.undecodable.offered) == 2, "presence is not stopped by too many results"
 
@@ -142,7 +142,7 @@ def test_a_monitor_that_talks_about_itself_without_end_is_left_waiting_too() -> 
     desk = Desk()
     for number in range(1_250):
         desk.status(encode(Status(online=True, ts=ARRIVED, version=str(number))))
-    assert desk.metrics.totals[count.THROTTLED] == 50
+    assert desk.metrics.totals[count.RATE_LIMITED] == 50
     [said] = desk.presences.pop_all(ARRIVED)
     assert said.status.version == "1199"
 
