@@ -1,6 +1,6 @@
-"""Enforce what keeps unit tests fast and reproducible: no process, no other host, no long sleep.
+"""Enforce that unit tests are fast and reproducible: no process, no other host, no long sleep.
 
-``scripts/test --fast`` runs this folder only. A test that needs one of these belongs to ``tests/integration``; here it
+``scripts/test --fast`` runs this folder only. A test that needs one of these belongs in ``tests/integration``; here it
 fails with an explanation, wherever the call is.
 """
 
@@ -18,18 +18,18 @@ TESTS = str(Path(__file__).resolve().parent)
 PROCESSES = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty"}
 
 _broken: list[str] | None = None
-"""What the running test does that a unit test must not; None while no unit test runs."""
+"""Violations of these rules by the running test; None while no unit test runs."""
 
 
 def _refuse(what: str) -> None:
     reason = f"tests/unit {what}: such a test belongs to tests/integration"
     if _broken is not None:
-        _broken.append(reason)  # also where somebody catches the error
+        _broken.append(reason)  # so that the test fails even if the error is caught
     raise RuntimeError(reason)
 
 
 def _is_elsewhere(address: Any) -> bool:
-    """Whether an address of a socket is neither on loopback nor a path."""
+    """Return whether a socket's address is neither on loopback nor a path."""
     if not isinstance(address, tuple):
         return False
     host = str(address[0])
@@ -50,7 +50,7 @@ _asyncio_sleep, _time_sleep = asyncio.sleep, time.sleep
 
 
 def _look_at(seconds: float) -> None:
-    """Refuse a long sleep of a test; loops of ours that are tested may pause as they like."""
+    """Refuse a long sleep in a test; the tested code may sleep as long as it likes."""
     if seconds > LONGEST_SLEEP_SECONDS and sys._getframe(2).f_code.co_filename.startswith(TESTS):
         _refuse(f"sleeps for no more than {LONGEST_SLEEP_SECONDS} s ({seconds} s)")
 
@@ -66,7 +66,7 @@ def _sleep(seconds: float) -> None:
 
 
 def _watched() -> Generator[None, Any, Any]:
-    """Watch a phase of a test: the body of a hook's wrapper."""
+    """Watch one phase of a test; the body of a hook wrapper."""
     global _broken
     _broken = found = []
     asyncio.sleep, time.sleep = _sleep_in_turn, _sleep  # type: ignore[assignment]

@@ -19,7 +19,7 @@ NOTHING = cast(Any, None)
 
 
 class Slow(Committer):
-    """Its transactions end when they are told to; the first that began is the first to end."""
+    """Committer whose transactions last until the test ends them."""
 
     def __init__(self, queue: SubmissionQueue) -> None:
         metrics = IngestMetrics(NoOpMeter("test"), queue)
@@ -56,7 +56,7 @@ def put(queue: SubmissionQueue, batches: int) -> None:
         assert queue.put(Submission("alice", "v4", new_batch(*[RESULT] * 10), RESULT.ts, 1))
 
 
-async def test_a_trickle_is_committed_one_transaction_after_the_other() -> None:
+async def test_few_batches_are_committed_in_successive_transactions() -> None:
     queue = SubmissionQueue()
     async with committing(queue) as committer:
         put(queue, 1)
@@ -70,7 +70,7 @@ async def test_a_trickle_is_committed_one_transaction_after_the_other() -> None:
         await wait_until(lambda: committer.committed == 40)
 
 
-async def test_a_flood_is_committed_in_full_transactions_one_after_the_other() -> None:
+async def test_many_batches_are_committed_in_full_successive_transactions() -> None:
     queue = SubmissionQueue()
     put(queue, 3 * MOST_RESULTS // 10)
     async with committing(queue) as committer:

@@ -1,4 +1,4 @@
-"""Test the edges to the broker: incoming messages are queued or dropped, outgoing ones never wait forever."""
+"""Test ingest's edges: messages are queued or dropped, acks never wait forever, and refused content is isolated."""
 
 import asyncio
 import time
@@ -49,7 +49,7 @@ RESULT = new_result(1, "192.0.2.1")
 
 
 class Taken(UndecodableMessages):
-    """Keeps what it is offered."""
+    """Records the offered messages."""
 
     def __init__(self) -> None:
         self.offered: list[UndecodableMessage] = []
@@ -60,13 +60,13 @@ class Taken(UndecodableMessages):
 
 @pytest.fixture(autouse=True)
 def _no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a monitor may send comes back as time passes, which on a slow machine it does."""
+    """Stop the clock: on a slow machine, a monitor's budget would be replenished during the test."""
     monkeypatch.setattr("ingest.handlers.time", SimpleNamespace(monotonic=lambda: 1000.0))
 
 
 @dataclass
 class Desk:
-    """Handlers, and all that they put things into."""
+    """Handlers, with the queues that they fill."""
 
     queue: SubmissionQueue = field(default_factory=lambda: SubmissionQueue(most_results=100))
     rate_limiter: RateLimiter = field(default_factory=RateLimiter)
@@ -88,20 +88,20 @@ def a_batch(results: int = 10) -> bytes:
     return encode(new_batch(*[RESULT] * results))
 
 
-def test_a_batch_goes_to_the_queue() -> None:
+def test_batch_is_queued() -> None:
     desk = Desk()
     desk.results(a_batch())
     assert (len(desk.queue), desk.queue.results) == (1, 10)
 
 
-def test_a_topic_that_is_not_ours_is_counted() -> None:
+def test_messages_on_foreign_topics_are_counted_as_ignored() -> None:
     desk = Desk()
     desk.results(a_batch(), "/devel/monitors/results/x/v5")
     desk.status(b"{}", "/devel/monitors/status/x/other")
     assert desk.metrics.totals == {count.IGNORED: 2}
 
 
-def test_when_the_queue_is_full_a_batch_is_left_to_be_sent_again() -> None:
+def test_batch_is_dropped_and_counted_when_the_queue_is_full() -> None:
     desk = Desk()
     for _ in range(12):
         desk.results(a_batch())
@@ -109,7 +109,7 @@ def test_when_the_queue_is_full_a_batch_is_left_to_be_sent_again() -> None:
     assert desk.metrics.totals == {count.QUEUE_FULL: 2}
 
 
-def test_a_monitor_that_sends_far_too_much_is_left_waiting() -> None:
+def test_excess_batches_of_a_monitor_are_dropped() -> None:
     desk = Desk(queue=SubmissionQueue())
     allowed = 120
     for _ in range(allowed + 5):
@@ -118,7 +118,7 @@ def test_a_monitor_that_sends_far_too_much_is_left_waiting() -> None:
     assert len(desk.queue) == allowed
 
 
-def test_what_cannot_be_read_is_paid_for_by_its_size() -> None:
+def test_undecodable_messages_are_charged_by_size() -> None:
     desk = Desk()
     big = b"x" * 500_000
     desk.results(big)
@@ -129,7 +129,7 @@ def test_what_cannot_be_read_is_paid_for_by_its_size() -> None:
     assert len(desk.undecodable.offered) == 2, "presence is not stopped by too many results"
 
 
-def test_a_status_is_noted_and_an_empty_one_is_nothing() -> None:
+def test_status_is_recorded_and_an_empty_one_is_ignored() -> None:
     desk = Desk()
     status = Status(online=True, ts=ARRIVED)
     desk.status(encode(status))
@@ -138,7 +138,7 @@ def test_a_status_is_noted_and_an_empty_one_is_nothing() -> None:
     assert desk.undecodable.offered == []
 
 
-def test_a_monitor_that_talks_about_itself_without_end_is_left_waiting_too() -> None:
+def test_excess_statuses_of_a_monitor_are_dropped() -> None:
     desk = Desk()
     for number in range(1_250):
         desk.status(encode(Status(online=True, ts=ARRIVED, version=str(number))))
@@ -148,7 +148,7 @@ def test_a_monitor_that_talks_about_itself_without_end_is_left_waiting_too() -> 
 
 
 class Line:
-    """Stands for the broker session: keeps what is published, or fails."""
+    """Fake broker session that records published messages, or fails."""
 
     def __init__(self, *, up: bool = True) -> None:
         self.up = up
@@ -172,7 +172,7 @@ NOBODY = Known(monitors={}, servers={}, pairs={}, batches={})
 """A ledger that knows no monitor."""
 
 
-async def test_an_ack_carries_its_batch_and_its_trace() -> None:
+async def test_ack_carries_the_batch_id_and_the_trace_context() -> None:
     line = Line()
     acks, _ = new_acks(line)
     running = asyncio.create_task(acks.run())
@@ -185,7 +185,7 @@ async def test_an_ack_carries_its_batch_and_its_trace() -> None:
     assert properties == {"correlation": ack.batch.encode(), "user_properties": [("traceparent", "00-x")]}
 
 
-async def test_an_ack_that_cannot_be_sent_is_let_go() -> None:
+async def test_unsendable_ack_is_discarded() -> None:
     line = Line(up=False)
     acks, metrics = new_acks(line)
     running = asyncio.create_task(acks.run())
@@ -198,7 +198,7 @@ async def test_an_ack_that_cannot_be_sent_is_let_go() -> None:
     assert len(line.published) == 1
 
 
-async def test_a_slow_broker_does_not_fill_the_memory_with_acks() -> None:
+async def test_waiting_acks_are_bounded_by_count_and_size() -> None:
     line = Line()
     line.gate.clear()
     acks, metrics = new_acks(line)
@@ -215,7 +215,7 @@ async def test_a_slow_broker_does_not_fill_the_memory_with_acks() -> None:
 
 
 class Database:
-    """Stands for the worker: each attempt meets the next of these."""
+    """Fake worker: each attempt has the next of these outcomes."""
 
     def __init__(self, *outcomes: Exception | str) -> None:
         self.outcomes = list(outcomes)
@@ -255,7 +255,7 @@ def of(kind: type[Any], code: int) -> Exception:
         KeyError("x"),
     ],
 )
-async def test_content_that_does_not_fit_is_refused_at_once(error: Exception) -> None:
+async def test_invalid_content_is_refused_at_once(error: Exception) -> None:
     database = Database(error)
     with pytest.raises(ContentRefused) as refused:
         await persist(cast(Worker, database), lambda: None)
@@ -267,13 +267,13 @@ async def test_content_that_does_not_fit_is_refused_at_once(error: Exception) ->
     [of(OperationalError, 1213), of(OperationalError, 1290), of(OperationalError, 1114), of(ProgrammingError, 1146)],
 )
 @pytest.mark.usefixtures("_no_delays")
-async def test_a_database_that_is_out_of_order_is_waited_for(error: Exception) -> None:
+async def test_database_failures_other_than_content_are_retried(error: Exception) -> None:
     database = Database(error, error, "done")
     assert await persist(cast(Worker, database), lambda: None) == "done"
 
 
 @pytest.mark.usefixtures("_no_delays")
-async def test_what_may_be_lost_is_not_tried_for_ever() -> None:
+async def test_unknown_errors_are_retried_no_more_than_the_given_attempts() -> None:
     unknown = of(OperationalError, 9999)
     database = Database(*[unknown] * 5, "done")
     with pytest.raises(ContentRefused):
@@ -283,7 +283,7 @@ async def test_what_may_be_lost_is_not_tried_for_ever() -> None:
 
 
 class Picky:
-    """Stands for the worker: what it writes together is refused when one of it is odd."""
+    """Fake worker that refuses every write with an odd number in it."""
 
     def __init__(self) -> None:
         self.written: list[list[int]] = []
@@ -299,7 +299,7 @@ class Picky:
         return len(metrics)
 
 
-async def test_of_what_is_written_together_only_what_is_to_blame_is_lost() -> None:
+async def test_only_the_offending_items_of_a_joint_write_are_lost() -> None:
     worker, lost = Picky(), list[int]()
 
     def lose(number: int, why: str) -> None:
@@ -313,7 +313,7 @@ async def test_of_what_is_written_together_only_what_is_to_blame_is_lost() -> No
 
 
 @pytest.mark.usefixtures("_no_delays")
-async def test_what_a_database_refuses_for_reasons_unknown_is_tried_once_each_and_lost() -> None:
+async def test_items_refused_for_unknown_reasons_are_tried_once_each_and_lost() -> None:
     lost: list[int] = []
     database = Database(*[of(OperationalError, 9999)] * 4, "done", of(OperationalError, 9999))
     done = await persist_each(
@@ -322,8 +322,8 @@ async def test_what_a_database_refuses_for_reasons_unknown_is_tried_once_each_an
     assert (done, lost, database.outcomes) == (["done"], [2, 6], [])
 
 
-def test_nonsense_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Neither what one sender alternates between, nor what many send; the lines say how much there was."""
+def test_undecodable_messages_do_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither alternating reasons of one sender nor many senders do; the lines contain the number of omitted ones."""
     metrics = IngestMetrics(NoOpMeter("test"), SubmissionQueue())
     undecodable = UndecodableMessages(cast(Worker, None), cast(Acks, None), metrics)
     for number in range(3_000):
@@ -337,12 +337,12 @@ def test_nonsense_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> Non
     assert metrics.totals["unreadable"] == 6_000
 
 
-async def test_what_is_neither_ends_the_worker() -> None:
+async def test_unrelated_error_ends_the_worker() -> None:
     with pytest.raises(RuntimeError, match="no thread"):
         await persist(cast(Worker, Database(RuntimeError("no thread"))), lambda: None)
 
 
-def test_who_sent_a_batch_with_a_trace_finds_its_transaction() -> None:
+def test_transaction_span_links_to_the_traces_of_its_batches() -> None:
     kept = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(kept))
@@ -355,7 +355,7 @@ def test_who_sent_a_batch_with_a_trace_finds_its_transaction() -> None:
     assert span.attributes == {"batches": 2, "results": 3}
 
 
-async def test_rates_are_looked_up_when_they_matter_and_doubted_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rates_are_looked_up_for_busy_senders_and_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     rate_limiter, asked = RateLimiter(), list[Sequence[Sender]]()
     now = time.monotonic()
     idle, busy = ("idle", "v4"), (NAME, "v4")
@@ -381,7 +381,7 @@ async def test_rates_are_looked_up_when_they_matter_and_doubted_after_a_while(mo
     assert rate_limiter.senders() == [busy], "who is not heard of is forgotten"
 
 
-async def test_what_waited_too_long_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stale_batches_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     now = datetime.now(UTC)
     fresh = new_submission(NAME, RESULT, arrived=now)
     stale = new_submission(NAME, RESULT, arrived=now - timedelta(minutes=61))
@@ -405,7 +405,7 @@ async def test_what_waited_too_long_is_counted(monkeypatch: pytest.MonkeyPatch) 
     assert metrics.totals["batches"] == 1
 
 
-def test_a_batch_that_has_waited_too_long_is_left_to_be_sent_again() -> None:
+def test_stale_batches_are_left_out_of_the_transaction() -> None:
     now = datetime.now(UTC)
     fresh = new_submission(NAME, RESULT, arrived=now - timedelta(minutes=59))
     stale = new_submission(NAME, RESULT, arrived=now - timedelta(minutes=61))

@@ -29,7 +29,7 @@ def read(payload: bytes, correlation: bytes | None = GOOD.id.encode()) -> Submis
     return read_results(NAME, "v4", Incoming(TOPIC, payload, correlation=correlation), ARRIVED)
 
 
-def test_a_batch_is_taken_with_its_sender() -> None:
+def test_batch_is_accepted_with_its_sender() -> None:
     payload = encode(GOOD)
     assert read(payload) == Submission(NAME, "v4", GOOD, ARRIVED, size=len(payload))
 
@@ -43,7 +43,7 @@ def test_correlation_data_may_be_missing() -> None:
     [b"", b"01ARZ3NDEKTSV4RRFFQ69G5FAV", GOOD.id.lower().encode(), GOOD.id.encode() + b"\n", b"\xff" * 26],
     ids=["empty", "another", "lower case", "with a line break", "no text"],
 )
-def test_correlation_data_that_names_another_batch_is_refused(correlation: bytes) -> None:
+def test_correlation_data_that_does_not_match_the_batch_is_refused(correlation: bytes) -> None:
     found = read(encode(GOOD), correlation)
     assert isinstance(found, UndecodableMessage)
     assert found.batch in (None, "01ARZ3NDEKTSV4RRFFQ69G5FAV")
@@ -65,7 +65,7 @@ def test_correlation_data_that_names_another_batch_is_refused(correlation: bytes
         b"[" * 200_000,
     ],
 )
-def test_what_is_no_batch_is_refused_and_can_be_answered(payload: bytes) -> None:
+def test_invalid_batch_is_undecodable_but_can_be_answered(payload: bytes) -> None:
     found = read(payload)
     assert isinstance(found, UndecodableMessage)
     assert (found.batch, found.name, found.ipv, found.topic) == (GOOD.id, NAME, "v4", TOPIC)
@@ -73,7 +73,7 @@ def test_what_is_no_batch_is_refused_and_can_be_answered(payload: bytes) -> None
     assert found.reason
 
 
-def test_a_batch_may_have_so_many_results_and_no_more() -> None:
+def test_batch_may_have_1000_results_at_most() -> None:
     result = new_result(1, "192.0.2.1")
     most = new_batch(*[result] * 1_000)
     assert isinstance(read(encode(most), None), Submission)
@@ -85,7 +85,7 @@ def test_a_batch_may_have_so_many_results_and_no_more() -> None:
 
 
 @given(st.binary(max_size=200), st.none() | st.binary(max_size=40))
-def test_no_payload_does_harm(payload: bytes, correlation: bytes | None) -> None:
+def test_arbitrary_payloads_are_undecodable(payload: bytes, correlation: bytes | None) -> None:
     found = read(payload, correlation)
     assert isinstance(found, UndecodableMessage)
     assert found.batch is None or found.batch.encode() == correlation
@@ -94,7 +94,7 @@ def test_no_payload_does_harm(payload: bytes, correlation: bytes | None) -> None
 @pytest.mark.parametrize(
     ("value", "taken"), [(TRACE, TRACE), ("", None), ("00-xyz", None), (TRACE + "\n", None), (TRACE.upper(), None)]
 )
-def test_a_trace_context_is_kept_when_it_is_one(value: str, taken: str | None) -> None:
+def test_only_valid_trace_contexts_are_kept(value: str, taken: str | None) -> None:
     properties = (("other", "x"), ("traceparent", value))
     found = read_results(NAME, "v4", Incoming(TOPIC, encode(GOOD), user_properties=properties), ARRIVED)
     assert isinstance(found, Submission)
@@ -123,7 +123,7 @@ _CHATTY = ProtocolState(status="active", probing=False, assignments=0, assignmen
 _EXTREME = b'{"online":true,"ts":"0001-01-01T00:00:00+23:59"}'
 
 
-def test_a_status_is_taken() -> None:
+def test_status_is_accepted() -> None:
     status = Status(online=True, ts=ARRIVED, version="1")
     message = Incoming(TOPICS.status(NAME), encode(status), retain=True)
     assert read_status(NAME, message, ARRIVED) == Presence(NAME, status, ARRIVED, retained=True)
@@ -134,7 +134,7 @@ def test_a_status_is_taken() -> None:
     [b"{}", b"nonsense", encode(Status(online=True, ts=ARRIVED, protocols={"v4": _CHATTY})), _EXTREME],
     ids=["empty", "nonsense", "long", "a time that is none"],
 )
-def test_what_is_no_status_is_refused(payload: bytes) -> None:
+def test_invalid_status_is_undecodable(payload: bytes) -> None:
     found = read_status(NAME, Incoming(TOPICS.status(NAME), payload), ARRIVED)
     assert isinstance(found, UndecodableMessage)
     assert found.batch is None

@@ -22,7 +22,7 @@ KNOWN = Known(
 
 
 class Metrics:
-    """Metrics, and what they say to a collector."""
+    """Ingest's metrics, and their values as a collector reads them."""
 
     def __init__(self) -> None:
         self._reader = InMemoryMetricReader()
@@ -34,7 +34,7 @@ class Metrics:
         self._provider.shutdown()
 
     def read(self) -> dict[Any, Any]:
-        """By name, or by name and attribute; of a histogram, how many and their sum."""
+        """Return the values by name, or by name and attribute; of a histogram, its count and sum."""
         found: dict[Any, Any] = {}
         data: Any = self._reader.get_metrics_data()
         for metric in (m for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics):
@@ -68,7 +68,7 @@ def test_a_transaction_is_counted_by_batches_and_results(metrics: Metrics) -> No
     assert metrics.metrics.totals == {"batches": 2, "duplicates": 1, "stored": 1, "rejected": 3}
 
 
-def test_what_is_left_aside_unreadable_or_expired_is_counted(metrics: Metrics) -> None:
+def test_undecodable_dropped_and_expired_items_are_counted(metrics: Metrics) -> None:
     metrics.queue.put(new_submission(NAME, new_result(1, "192.0.2.1")))
     metrics.metrics.unreadable()
     metrics.metrics.dropped("queue is full")

@@ -57,7 +57,7 @@ WORLD = Known(
 
 
 def after(known: Known, plan: Plan) -> Known:
-    """The ledger once ``plan`` is written."""
+    """Return the ledger once ``plan`` is written."""
     return replace(known, pairs={**known.pairs, **plan.pairs}, batches={**known.batches, **plan.batches})
 
 
@@ -69,7 +69,7 @@ def reasons(plan: Plan, index: int = 0) -> list[str]:
     return [rejection.reason for rejection in plan.acks[index][1].rejected]
 
 
-def test_a_result_moves_its_pair_and_leaves_a_row() -> None:
+def test_result_changes_its_pair_and_adds_a_log_row() -> None:
     submission = new_submission(BOB, good())
     plan = make_plan(WORLD, [submission])
     score = 0.95 * 12.5 + 1
@@ -92,7 +92,7 @@ def test_a_result_moves_its_pair_and_leaves_a_row() -> None:
     assert (event.server_id, event.monitor, event.score, event.step) == (1, BOB, score, 1.0)
 
 
-def test_results_of_a_pair_count_one_after_the_other() -> None:
+def test_results_of_a_pair_are_applied_in_sequence() -> None:
     first = new_submission(ALICE, good(), good(no_response=True, offset=None), good(offset=0.4))
     second = new_submission(ALICE, good())
     plan = make_plan(WORLD, [first, second])
@@ -105,7 +105,7 @@ def test_results_of_a_pair_count_one_after_the_other() -> None:
     assert set(plan.pairs) == {(1, 10)}
 
 
-def test_a_late_result_counts_but_does_not_turn_back_time_or_stratum() -> None:
+def test_late_result_counts_but_keeps_the_newer_time_and_stratum() -> None:
     plan = make_plan(WORLD, [new_submission(ALICE, good(stratum=3), good(age=3600.0, stratum=1))])
     moved = plan.pairs[1, 10]
     assert moved.score == 1.95
@@ -115,13 +115,13 @@ def test_a_late_result_counts_but_does_not_turn_back_time_or_stratum() -> None:
 
 
 @pytest.mark.parametrize("stratum", [None, 0])
-def test_without_a_stratum_the_last_one_stays(stratum: int | None) -> None:
+def test_result_without_a_stratum_keeps_the_previous_one(stratum: int | None) -> None:
     world = replace(WORLD, pairs={(1, 10): pair(1, stratum=4)})
     plan = make_plan(world, [new_submission(ALICE, good(stratum=stratum, error="RATE", offset=None))])
     assert plan.pairs[1, 10].stratum == 4
 
 
-def test_log_rows_are_in_the_order_of_their_monitors() -> None:
+def test_log_rows_are_ordered_by_monitor() -> None:
     plan = make_plan(WORLD, [new_submission(BOB, good(offset=0.1)), new_submission(ALICE, good(), good(offset=0.2))])
     assert [(row.monitor_id, row.offset) for row in plan.log_rows] == [(10, 0.0012), (10, 0.2), (20, 0.1)]
 
@@ -140,7 +140,7 @@ def test_log_rows_are_in_the_order_of_their_monitors() -> None:
         (PAUSED, good(3, age=9000.0), validate.NOT_ASSIGNED),
     ],
 )
-def test_a_wrong_result_is_rejected_alone(name: str, result: Result, reason: str) -> None:
+def test_invalid_result_is_rejected_without_affecting_others(name: str, result: Result, reason: str) -> None:
     plan = make_plan(WORLD, [new_submission(name, result), new_submission(ALICE, good())])
     assert reasons(plan) == [reason]
     assert plan.acks[0][1].stored == 0
@@ -152,7 +152,7 @@ def test_a_wrong_result_is_rejected_alone(name: str, result: Result, reason: str
 @pytest.mark.parametrize(
     ("name", "result"), [(ALICE, good(2, age=3600.0)), (PAUSED, good(1, age=3600.0)), (PAUSED, good(2))]
 )
-def test_what_was_measured_while_assigned_counts_also_later(name: str, result: Result) -> None:
+def test_result_measured_while_assigned_is_stored_even_later(name: str, result: Result) -> None:
     assert make_plan(WORLD, [new_submission(name, result)]).acks[0][1].stored == 1
 
 
@@ -162,7 +162,7 @@ def test_the_other_protocol_is_another_monitor() -> None:
     assert plan.batches == {}, "there is no monitor to remember it by"
 
 
-def test_a_batch_that_comes_twice_is_answered_twice_and_counts_once() -> None:
+def test_repeated_batch_is_acknowledged_again_but_counts_once() -> None:
     submission = new_submission(ALICE, good(), good(9))
     plan = make_plan(WORLD, [submission, submission])
     assert len(plan.log_rows) == 1
@@ -180,7 +180,7 @@ def test_two_monitors_may_use_the_same_ulid() -> None:
     assert len(plan.log_rows) == 2
 
 
-def test_ids_beyond_all_columns_are_rejected_with_an_ack_that_can_be_sent() -> None:
+def test_ids_out_of_range_are_rejected_with_an_encodable_ack() -> None:
     plan = make_plan(WORLD, [new_submission(ALICE, good(2**64 - 1), good(-5), good(0))])
     assert reasons(plan) == [validate.UNKNOWN_SERVER] * 3
     assert {rejection.server_id for rejection in plan.acks[0][1].rejected} == {0}
@@ -191,9 +191,7 @@ def test_ids_beyond_all_columns_are_rejected_with_an_ack_that_can_be_sent() -> N
     ("seconds", "microseconds"),
     [(0.0, 1), (2e-7, 1), (0.0123456, 12346), (8.388607, 8_388_607), (9.0, 8_388_607), (1e9, 8_388_607), (None, 0)],
 )
-def test_a_round_trip_is_cut_to_what_the_column_holds_and_0_means_none(
-    seconds: float | None, microseconds: int
-) -> None:
+def test_rtt_is_limited_to_the_columns_range_and_0_means_none(seconds: float | None, microseconds: int) -> None:
     [row] = make_plan(WORLD, [new_submission(ALICE, good(rtt=seconds))]).log_rows
     assert row.rtt == microseconds
 
@@ -209,7 +207,7 @@ def test_a_round_trip_is_cut_to_what_the_column_holds_and_0_means_none(
         ({"error": "ü" * 201}, {"leap": 0, "stratum": 2, "error": "ü" * 199 + "…"}),
     ],
 )
-def test_attributes_leave_out_what_is_empty(fields: dict[str, Any], attributes: dict[str, Any] | None) -> None:
+def test_attributes_omit_empty_fields(fields: dict[str, Any], attributes: dict[str, Any] | None) -> None:
     [row] = make_plan(WORLD, [new_submission(ALICE, good(**fields))]).log_rows
     text = row.attributes
     assert (text and json.loads(text)) == attributes
@@ -220,21 +218,19 @@ def test_attributes_leave_out_what_is_empty(fields: dict[str, Any], attributes: 
     ("fields", "error"),
     [({"leap": 3}, "not synchronised"), ({"root_delay": 0.2, "root_dispersion": 4.0}, "root distance 4.1 s")],
 )
-def test_why_no_client_would_follow_is_kept_also_when_the_agent_did_not_judge(
-    fields: dict[str, Any], error: str
-) -> None:
+def test_error_of_an_unusable_server_is_stored_if_the_agent_sent_none(fields: dict[str, Any], error: str) -> None:
     plan = make_plan(WORLD, [new_submission(ALICE, good(**fields))])
     [row] = plan.log_rows
     assert (row.step, json.loads(row.attributes or "")["error"]) == (-4.0, error)
     assert [event.error for event in plan.events()] == [error]
 
 
-def test_a_lost_reply_has_no_numbers() -> None:
+def test_result_without_a_response_has_no_offset_or_rtt() -> None:
     [row] = make_plan(WORLD, [new_submission(ALICE, good(no_response=True))]).log_rows
     assert (row.offset, row.rtt, row.step) == (None, 0, -5.0)
 
 
-def test_a_thousand_rejections_are_remembered_in_64_kib() -> None:
+def test_a_thousand_rejections_fit_in_64_kib() -> None:
     results = [good(2**32 - 1 - i, age=float(-61 * (i % 2))) for i in range(1_000)]
     plan = make_plan(WORLD, [new_submission(ALICE, *results)])
     [remembered] = plan.batches.values()
@@ -255,12 +251,12 @@ def test_a_thousand_rejections_are_remembered_in_64_kib() -> None:
         unique_by=lambda rejection: rejection.index,
     )
 )
-def test_rejections_are_remembered_as_they_were(rejected: list[Rejection]) -> None:
+def test_rejections_survive_the_conversion_to_text(rejected: list[Rejection]) -> None:
     rejected.sort(key=lambda rejection: rejection.index)
     assert rejections_from_text(rejections_to_text(rejected)) == tuple(rejected)
 
 
-# ---- over random intakes -------------------------------------------------------------------------------------------
+# ---- random submissions --------------------------------------------------------------------------------------------
 
 ulids = st.sampled_from([str(ULID()) for _ in range(6)])
 results = st.builds(
@@ -301,7 +297,7 @@ def test_each_result_is_stored_or_rejected(submissions: list[Submission]) -> Non
 
 
 @given(intakes(), st.integers(0, 12))
-def test_how_batches_are_spread_over_transactions_does_not_matter(submissions: list[Submission], cut: int) -> None:
+def test_splitting_batches_over_transactions_changes_nothing(submissions: list[Submission], cut: int) -> None:
     whole = make_plan(WORLD, submissions)
     first = make_plan(WORLD, submissions[:cut])
     second = make_plan(after(WORLD, first), submissions[cut:])
@@ -323,7 +319,7 @@ def test_sending_everything_again_changes_nothing(submissions: list[Submission])
 
 
 @given(intakes())
-def test_a_score_is_the_sum_of_its_steps_and_its_time_the_latest(submissions: list[Submission]) -> None:
+def test_score_accumulates_its_steps_and_has_the_latest_time(submissions: list[Submission]) -> None:
     plan = make_plan(WORLD, submissions)
     for (server_id, monitor_id), moved in plan.pairs.items():
         score = WORLD.pairs[server_id, monitor_id].score
@@ -336,7 +332,7 @@ def test_a_score_is_the_sum_of_its_steps_and_its_time_the_latest(submissions: li
 
 
 @given(st.lists(st.builds(good, offset=st.floats(-4, 4), age=st.floats(0, 200_000)), min_size=1, max_size=20))
-def test_results_count_in_the_order_in_which_they_are_stored(series: list[Result]) -> None:
+def test_results_are_applied_in_the_order_of_the_batch(series: list[Result]) -> None:
     score = 0.0
     for each in series:
         score = next_score(score, step(each))

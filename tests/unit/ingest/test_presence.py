@@ -19,7 +19,7 @@ SECOND = timedelta(seconds=1)
 
 
 def at(seconds: float) -> datetime:
-    """As the ledger has it."""
+    """Return a time as the ledger stores it."""
     return (NOON + seconds * SECOND).replace(tzinfo=None)
 
 
@@ -55,31 +55,33 @@ def state(row: Present | None) -> tuple[bool, datetime, datetime] | None:
         ([online(0), goodbye(10)], (False, at(10), at(10))),
         ([online(0), will(330), online(400)], (True, at(400), at(400))),
         ([will(330), will(700)], (False, at(330), at(700))),
-        # The agent's clock went back.
+        # The agent's clock was set back.
         ([online(0), online(-5000, 300)], (True, at(0), at(300))),
-        # Kept by the broker: as old as it says, when it says so.
+        # Retained: as old as its own time, if it contains one.
         ([online(-3600, 0, retained=True)], (True, at(-3600), at(-3600))),
         ([online(50, 0, retained=True)], (True, at(0), at(0))),
         ([will(0, retained=True)], (False, at(0), at(0))),
-        # We were away meanwhile, and the broker tells us the last word.
+        # Ingest was down meanwhile, and the broker delivers the latest status.
         ([online(0), online(600, 1000, retained=True)], (True, at(0), at(600))),
         ([online(0), will(1000, retained=True)], (False, at(1000), at(1000))),
         ([goodbye(0), online(600, 1000, retained=True)], (True, at(600), at(600))),
-        # We were not away: it tells us what we know.
+        # Ingest was not down: the retained status is already known.
         ([online(0), online(300), online(300, 1000, retained=True)], (True, at(0), at(300))),
         ([online(0), will(330), will(1000, retained=True)], (False, at(330), at(330))),
-        # It came back with an old state.
+        # The broker was restarted with an old state.
         ([online(0), online(300), online(0, 1000, retained=True)], (True, at(0), at(300))),
         ([online(0), will(330), online(0, 1000, retained=True)], (False, at(330), at(330))),
         # Written late by another worker.
         ([online(300), will(200)], (True, at(300), at(300))),
     ],
 )
-def test_what_is_believed(presences: list[Presence], expected: tuple[bool, datetime, datetime]) -> None:
+def test_presence_follows_from_the_sequence_of_statuses(
+    presences: list[Presence], expected: tuple[bool, datetime, datetime]
+) -> None:
     assert state(settle(*presences)) == expected
 
 
-def test_what_a_clock_that_was_ahead_wrote_gives_way() -> None:
+def test_row_written_by_a_fast_clock_is_overridden() -> None:
     row = settle(online(0))
     assert row is not None
     future = replace(row, seen=row.seen + timedelta(hours=2), since=row.since + timedelta(hours=2))
@@ -93,7 +95,7 @@ def test_what_a_clock_that_was_ahead_wrote_gives_way() -> None:
     assert plausible(replace(row, seen=at(60.001)), at(0)) != near
 
 
-def test_an_agent_that_tells_no_time_is_seen_all_the_same() -> None:
+def test_agent_without_a_time_in_its_status_is_seen_anyway() -> None:
     silent = Presence(NAME, Status(online=True), NOON, retained=False)
     again = Presence(NAME, Status(online=True), NOON + 300 * SECOND, retained=False)
     assert state(settle(silent, again)) == (True, at(0), at(300))
@@ -105,7 +107,7 @@ histories = st.lists(live, max_size=8).map(lambda messages: sorted(messages, key
 
 
 @given(histories)
-def test_the_last_word_holds(history: list[Presence]) -> None:
+def test_last_status_determines_the_presence(history: list[Presence]) -> None:
     row = settle(*history)
     if history:
         assert row is not None
@@ -121,8 +123,8 @@ def test_repetition_changes_nothing(history: list[Presence]) -> None:
 
 
 @given(histories, st.data())
-def test_several_workers_agree_with_one(history: list[Presence], data: st.DataObject) -> None:
-    """Each worker is given all messages in order, and writes whenever it likes only the newest it has."""
+def test_several_workers_reach_the_same_state_as_one(history: list[Presence], data: st.DataObject) -> None:
+    """Each worker receives all messages in order, and writes only its newest one, at any time."""
     row: Present | None = None
     waiting: list[Presence | None] = [None, None]
     for message in history:
@@ -138,7 +140,7 @@ def test_several_workers_agree_with_one(history: list[Presence], data: st.DataOb
 
 
 @given(histories, st.integers(2001, 3000))
-def test_a_restart_with_what_the_broker_kept_changes_no_state(history: list[Presence], restart: int) -> None:
+def test_retained_status_after_a_restart_changes_nothing(history: list[Presence], restart: int) -> None:
     if not history:
         return
     row = settle(*history)
@@ -153,7 +155,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
     return made
 
 
-def test_the_book_keeps_the_newest_of_each(clock: ManualClock) -> None:
+def test_queue_keeps_the_newest_status_of_each_agent(clock: ManualClock) -> None:
     book = PresenceQueue()
     other = Presence("other", Status(online=True), NOON, retained=False)
     for presence in (online(0), other, online(1, 0)):
@@ -162,7 +164,7 @@ def test_the_book_keeps_the_newest_of_each(clock: ManualClock) -> None:
     assert book.pop_all(NOON) == []
 
 
-def test_a_status_arrived_as_long_ago_as_it_has_waited_whatever_our_clock_said_then(clock: ManualClock) -> None:
+def test_arrival_time_follows_from_the_waiting_time_not_the_wall_clock(clock: ManualClock) -> None:
     book = PresenceQueue()
     for number, ahead in enumerate((0, -120, 7_200)):
         clock.now += 10
@@ -171,7 +173,7 @@ def test_a_status_arrived_as_long_ago_as_it_has_waited_whatever_our_clock_said_t
     assert [presence.arrived for presence in book.pop_all(NOON)] == [NOON - wait * SECOND for wait in (30, 20, 10)]
 
 
-def test_a_book_that_is_full_still_takes_what_is_newer_of_those_in_it(
+def test_full_queue_still_accepts_newer_statuses_of_known_agents(
     monkeypatch: pytest.MonkeyPatch, clock: ManualClock
 ) -> None:
     monkeypatch.setattr("ingest.presence.MOST_NAMES", 1)
@@ -182,7 +184,7 @@ def test_a_book_that_is_full_still_takes_what_is_newer_of_those_in_it(
     assert book.pop_all(NOON) == [online(1, 0)]
 
 
-def test_sightings_are_merged() -> None:
+def test_last_seen_times_are_merged() -> None:
     book = LastSeen()
     book.add([Seen(1, at(5), submitted=at(5), version="2"), Seen(2, at(0))])
     book.add([Seen(1, at(3), submitted=None, version="")])

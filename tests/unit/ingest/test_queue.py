@@ -17,7 +17,7 @@ def of(results: int, size: int = 100) -> Submission:
     return Submission("alice", "v4", batch, RESULT.ts, size)
 
 
-async def test_submissions_come_out_in_their_order_and_as_many_as_asked() -> None:
+async def test_submissions_are_popped_in_order_up_to_the_limit() -> None:
     queue = SubmissionQueue()
     given_ones = [of(4), of(4), of(4), of(20), of(0)]
     for each in given_ones:
@@ -30,7 +30,7 @@ async def test_submissions_come_out_in_their_order_and_as_many_as_asked() -> Non
     assert (queue.results, queue.bytes, len(queue)) == (0, 0, 0)
 
 
-async def test_taking_waits_for_something() -> None:
+async def test_pop_waits_for_a_submission() -> None:
     queue = SubmissionQueue()
     taking = asyncio.create_task(queue.pop(10))
     await asyncio.sleep(0)
@@ -41,7 +41,7 @@ async def test_taking_waits_for_something() -> None:
         assert await taking == [submission]
 
 
-def test_it_is_full_by_results_by_bytes_and_by_empty_batches() -> None:
+def test_queue_is_bounded_by_results_bytes_and_empty_batches() -> None:
     for queue, submission in (
         (SubmissionQueue(most_results=10), of(5)),
         (SubmissionQueue(most_bytes=200), of(1)),
@@ -55,8 +55,8 @@ def test_it_is_full_by_results_by_bytes_and_by_empty_batches() -> None:
 
 
 @given(st.lists(st.integers(0, 30) | st.none(), max_size=60))
-async def test_nothing_is_lost_doubled_or_reordered(actions: list[int | None]) -> None:
-    """A number puts a batch of that size, None takes."""
+async def test_nothing_is_lost_duplicated_or_reordered(actions: list[int | None]) -> None:
+    """A number puts a batch of that size into the queue, None pops some."""
     queue, put, taken = SubmissionQueue(most_results=100), [], []
     for size in actions:
         if size is not None:

@@ -22,7 +22,7 @@ BOB: Sender = ("bob.devel.mon.example", "v4")
 
 
 def send(rate_limiter: RateLimiter, sender: Sender, now: float, batches: int, results: int = 10) -> int:
-    """How many of so many batches were admitted."""
+    """Send batches, and return how many were admitted."""
     admitted = 0
     for _ in range(batches):
         if rate_limiter.admits(sender, now):
@@ -31,12 +31,12 @@ def send(rate_limiter: RateLimiter, sender: Sender, now: float, batches: int, re
     return admitted
 
 
-def test_the_rate_follows_the_pace_of_the_assignments() -> None:
+def test_allowed_rate_is_a_multiple_of_the_assigned_rate() -> None:
     assert allowed_rate(0.0) == LEAST_RATE
     assert allowed_rate(2700 / 540) == 2700 / 540 * DRAINING
 
 
-def test_a_burst_is_admitted_and_then_the_rate() -> None:
+def test_burst_is_admitted_and_then_only_the_rate() -> None:
     rate_limiter = RateLimiter()
     burst = int(LEAST_RATE * BURST / 10)
     assert send(rate_limiter, ALICE, 0.0, burst + 50) == burst
@@ -45,7 +45,7 @@ def test_a_burst_is_admitted_and_then_the_rate() -> None:
     assert send(rate_limiter, ALICE, 10_000.0, burst + 50) == burst
 
 
-def test_one_monitor_does_not_use_up_what_is_anothers() -> None:
+def test_each_monitor_has_its_own_budget() -> None:
     rate_limiter = RateLimiter()
     send(rate_limiter, ALICE, 0.0, 1000)
     assert not rate_limiter.admits(ALICE, 0.0)
@@ -53,14 +53,14 @@ def test_one_monitor_does_not_use_up_what_is_anothers() -> None:
     assert rate_limiter.admits((ALICE[0], "v6"), 0.0)
 
 
-def test_no_batch_is_too_large_but_it_is_paid_for() -> None:
+def test_large_batch_is_admitted_but_charged_in_full() -> None:
     rate_limiter = RateLimiter()
     assert send(rate_limiter, ALICE, 0.0, 3, results=1000) == 2
     assert not rate_limiter.admits(ALICE, (2000 - LEAST_RATE * BURST) / LEAST_RATE - 1)
     assert rate_limiter.admits(ALICE, (2000 - LEAST_RATE * BURST) / LEAST_RATE + 1)
 
 
-def test_an_empty_batch_is_not_free() -> None:
+def test_empty_batch_is_charged_too() -> None:
     assert send(RateLimiter(), ALICE, 0.0, 10_000, results=0) == LEAST_RATE * BURST
 
 
@@ -72,7 +72,7 @@ def test_a_monitor_with_many_assignments_may_send_more() -> None:
     assert send(rate_limiter, ALICE, 0.0, 1000) == 100 * BURST / 10
 
 
-def test_a_rate_is_looked_up_when_it_matters_and_again_when_it_may_have_changed() -> None:
+def test_rate_is_looked_up_when_needed_and_again_when_expired() -> None:
     rate_limiter = RateLimiter()
     half = int(LEAST_RATE * BURST / 2 / 10)
     send(rate_limiter, ALICE, 0.0, half)
@@ -88,7 +88,7 @@ def test_a_rate_is_looked_up_when_it_matters_and_again_when_it_may_have_changed(
     assert rate_limiter.wanting() == [], "it has rested, so its rate does not matter any more"
 
 
-def test_a_lower_rate_holds_at_once() -> None:
+def test_lower_rate_applies_at_once() -> None:
     rate_limiter = RateLimiter()
     rate_limiter.admits(ALICE, 0.0)
     rate_limiter.rate({ALICE: 500.0})
@@ -97,7 +97,7 @@ def test_a_lower_rate_holds_at_once() -> None:
     assert send(rate_limiter, ALICE, 0.0, 10_000) == LEAST_RATE * BURST / 10
 
 
-def test_it_is_shown_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_are_counted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     rate_limiter = RateLimiter()
     with caplog.at_level(logging.WARNING):
         send(rate_limiter, ALICE, 0.0, 130)
@@ -106,7 +106,7 @@ def test_it_is_shown_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     assert "alice.devel.mon.example/v4" in caplog.text
 
 
-def test_senders_are_forgotten_after_a_while_and_never_too_many() -> None:
+def test_idle_senders_are_forgotten_and_their_number_is_bounded() -> None:
     rate_limiter = RateLimiter()
     for number in range(MOST_SENDERS + 5):
         rate_limiter.admits((f"m{number}", "v4"), float(number == 7))
@@ -116,7 +116,9 @@ def test_senders_are_forgotten_after_a_while_and_never_too_many() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 1000)), max_size=60), st.floats(1, 500))
-def test_never_more_than_the_burst_the_rate_and_one_batch(series: list[tuple[float, int]], rate: float) -> None:
+def test_admitted_results_never_exceed_burst_plus_rate_plus_one_batch(
+    series: list[tuple[float, int]], rate: float
+) -> None:
     rate_limiter, now, admitted = RateLimiter(), 0.0, 0
     rate_limiter.admits(ALICE, 0.0)
     rate_limiter.rate({ALICE: rate})
@@ -129,7 +131,7 @@ def test_never_more_than_the_burst_the_rate_and_one_batch(series: list[tuple[flo
 
 
 @given(st.floats(0.001, 5), st.lists(st.floats(0, 50), min_size=1, max_size=50))
-def test_a_monitor_at_its_own_pace_is_never_throttled(pace: float, gaps: list[float]) -> None:
+def test_monitor_within_its_assigned_rate_is_never_limited(pace: float, gaps: list[float]) -> None:
     rate_limiter, now, owed = RateLimiter(), 0.0, 0.0
     rate_limiter.admits(ALICE, now)
     rate_limiter.rate({ALICE: allowed_rate(pace)})

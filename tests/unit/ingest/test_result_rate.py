@@ -24,19 +24,19 @@ DEFAULT = {"active": 540, "testing": 2700, "candidate": 7200}
 
 
 def at(seconds: float) -> datetime:
-    """As the ledger has it: whole seconds."""
+    """Return a time as the ledger stores it, in whole seconds."""
     return (NOON + timedelta(seconds=seconds)).replace(microsecond=0)
 
 
 class StoredPair:
-    """What the ledger has of a pair whose results arrive one after the other."""
+    """The ledger's rows of a pair whose results arrive one by one."""
 
     def __init__(self, interval: float) -> None:
         self.interval = timedelta(seconds=interval)
         self.times: list[datetime] = []
 
     def takes(self, seconds: float) -> bool:
-        """Whether a result measured then is stored."""
+        """Return whether a result measured then is stored."""
         newest, ts = max(self.times, default=None), at(seconds)
         refused = is_too_soon(ts, newest, self.interval, self.times)
         if not refused:
@@ -51,7 +51,7 @@ class StoredPair:
 
 
 def process(draw: st.DrawFn, interval: float, count: int) -> list[float]:
-    """When one process measures: a slot an interval, moved by up to a twentieth of it, and late when it is busy."""
+    """Return when one process measures: once per interval, with a jitter of a twentieth, and late when it is busy."""
     moments: list[float] = []
     for slot in range(count):
         due = (slot + draw(st.floats(-0.05, 0.05))) * interval
@@ -63,7 +63,7 @@ def process(draw: st.DrawFn, interval: float, count: int) -> list[float]:
 
 @st.composite
 def diligence(draw: st.DrawFn) -> tuple[float, list[float]]:
-    """An interval, and when an honest monitor measures: one process or two, each restarted or run by hand once."""
+    """Draw an interval and an honest monitor's times: of one process or two, and of one restart or manual run."""
     interval = draw(st.sampled_from([2.0, 3.0, 540.0, 2700.0, 7200.0]))
     count = draw(st.integers(1, 30))
     moments = [moment for _ in range(draw(st.integers(1, 2))) for moment in process(draw, interval, count)]
@@ -72,7 +72,7 @@ def diligence(draw: st.DrawFn) -> tuple[float, list[float]]:
 
 
 @given(diligence(), st.randoms())
-def test_an_honest_monitor_loses_nothing_in_whatever_order_its_results_arrive(
+def test_honest_monitor_loses_no_result_whatever_the_order_of_arrival(
     measured: tuple[float, list[float]], chance: object
 ) -> None:
     interval, moments = measured
@@ -83,15 +83,15 @@ def test_an_honest_monitor_loses_nothing_in_whatever_order_its_results_arrive(
 
 
 @pytest.mark.parametrize("interval", [2.0, 540.0])
-def test_an_agent_that_measures_faster_since_its_interval_was_shortened_loses_nothing(interval: float) -> None:
-    """The pair is held to the shorter one, also for what was measured before."""
+def test_agent_loses_no_result_when_its_interval_is_shortened(interval: float) -> None:
+    """The shorter interval also applies to results that were measured before the change."""
     slow = [step * 5 * interval for step in range(10)]
     fast = [slow[-1] + interval / 2 + step * interval for step in range(30)]
     assert StoredPair(interval).stored_of(slow + fast) == 40
 
 
 @given(diligence())
-def test_in_order_hardly_anybody_asks_the_ledger(measured: tuple[float, list[float]]) -> None:
+def test_results_in_order_need_no_look_up_in_the_ledger(measured: tuple[float, list[float]]) -> None:
     interval, _ = measured
     told = intervals_of_status(Intervals(interval_active=interval))
     for slot in range(30):
@@ -100,22 +100,22 @@ def test_in_order_hardly_anybody_asks_the_ledger(measured: tuple[float, list[flo
         )
 
 
-# ---- whoever sends more --------------------------------------------------------------------------------------------
+# ---- excessive senders ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("interval", [2.0, 540.0, 7200.0])
-def test_of_results_with_one_time_five_are_stored(interval: float) -> None:
+def test_five_results_with_the_same_time_are_stored(interval: float) -> None:
     assert StoredPair(interval).stored_of([0.0] * 24) == 5
 
 
-def test_a_flood_stores_what_three_honest_monitors_would() -> None:
-    """Two results a second for six hours, of a pair that is measured 40 times in them."""
+def test_flood_stores_no_more_than_three_honest_monitors_would() -> None:
+    """Two results a second for six hours, in which an honest monitor measures the pair 40 times."""
     assert StoredPair(540).stored_of(step / 2 for step in range(2 * 6 * 3600)) <= 120
 
 
 @pytest.mark.parametrize("step", [1, 60, 1800, 3600, -1, -60, -1800, -3600])
-def test_results_made_up_of_a_candidates_last_day_are_bounded(step: int) -> None:
-    """Twelve are measured in a day; 24 make a monitor active. Told forwards or backwards makes no difference."""
+def test_forged_results_of_a_candidates_last_day_are_bounded(step: int) -> None:
+    """An honest monitor has twelve a day, and 24 can make it active. The order of arrival makes no difference."""
     pair = StoredPair(7200)
     moments = range(0, 86_400, abs(step))
     assert pair.stored_of(map(float, moments if step > 0 else reversed(moments))) <= 42
@@ -124,8 +124,8 @@ def test_results_made_up_of_a_candidates_last_day_are_bounded(step: int) -> None
 
 
 @given(st.lists(st.integers(0, 86_400), min_size=100, max_size=300))
-def test_results_made_up_in_any_order_are_never_crowded(moments: list[int]) -> None:
-    """But for those that were later than all others when they came."""
+def test_forged_results_in_any_order_are_never_crowded(moments: list[int]) -> None:
+    """Except for results that were later than all others when they arrived."""
     pair = StoredPair(7200)
     for moment in moments:
         late = not pair.times or at(moment) - pair.times[-1] >= timedelta(hours=1)
@@ -136,7 +136,7 @@ def test_results_made_up_in_any_order_are_never_crowded(moments: list[int]) -> N
                 assert times[first + 5] - times[first] >= timedelta(hours=2)
 
 
-def test_the_edges_of_what_is_near_and_of_what_are_many() -> None:
+def test_bounds_of_both_limits_are_exact() -> None:
     newest, interval = at(100_000), timedelta(seconds=540)
     near = [at(0)] * 5
     for far in (540, -540):
@@ -152,14 +152,14 @@ def test_the_edges_of_what_is_near_and_of_what_are_many() -> None:
     assert not is_too_soon(at(2000), newest, interval, many[1:])
 
 
-def test_what_is_half_an_interval_later_than_all_others_is_never_too_soon() -> None:
+def test_result_half_an_interval_after_all_others_is_never_too_soon() -> None:
     assert not is_too_soon(at(270), at(0), timedelta(seconds=540), [at(0)] * 99)
     assert is_too_soon(at(269), at(0), timedelta(seconds=540), [at(0)] * 99)
     assert not is_too_soon(at(0), None, timedelta(seconds=540), [])
 
 
 @given(st.integers(-30_000, 30_000), st.sampled_from(["active", "testing", "candidate", "paused"]))
-def test_who_is_not_asked_about_would_be_stored(seconds: int, status: str) -> None:
+def test_results_that_need_no_look_up_are_never_too_soon(seconds: int, status: str) -> None:
     told = intervals_of_status(Intervals())
     if not may_be_too_soon(at(seconds), at(0), status, told):  # type: ignore[arg-type]
         for had in (["active"], ["testing", "candidate"], ["candidate"], [status]):
@@ -174,7 +174,7 @@ def in_seconds(intervals: Intervals, *, changed: bool = False) -> dict[str, floa
     return {status: pace.total_seconds() for status, pace in intervals_of_status(intervals, changed=changed).items()}
 
 
-def test_the_interval_in_force_counts_but_never_more_than_the_default() -> None:
+def test_interval_in_force_applies_but_is_capped_at_the_default() -> None:
     assert in_seconds(Intervals()) == DEFAULT
     faster = Intervals(interval_active=2, interval_testing=2.5, interval_candidate=3)
     assert in_seconds(faster) == {"active": 2, "testing": 2.5, "candidate": 3}
@@ -182,7 +182,7 @@ def test_the_interval_in_force_counts_but_never_more_than_the_default() -> None:
     assert in_seconds(slower) == DEFAULT
 
 
-def test_after_a_change_a_minute_is_demanded_at_most() -> None:
+def test_interval_is_at_most_a_minute_after_a_change() -> None:
     assert in_seconds(Intervals(), changed=True) == {"active": 60, "testing": 60, "candidate": 60}
     faster = Intervals(interval_active=2, interval_testing=2.5)
     assert in_seconds(faster, changed=True) == {"active": 2, "testing": 2.5, "candidate": 60}
@@ -199,13 +199,15 @@ def test_after_a_change_a_minute_is_demanded_at_most() -> None:
         (timedelta(days=30), timedelta(0), True),
     ],
 )
-def test_a_change_matters_as_long_as_a_spool_is_kept(created: timedelta, modified: timedelta, changed: bool) -> None:
-    """Ages of the row; what was only made replaces the defaults."""
+def test_change_matters_as_long_as_agents_keep_their_spools(
+    created: timedelta, modified: timedelta, changed: bool
+) -> None:
+    """The times are ages of the row; a row that was never modified is not a change, since it replaces the defaults."""
     made = NOON - max(created, modified)
     assert were_changed(made, NOON - min(created, modified), NOON) is changed
 
 
-def test_the_shortest_interval_that_a_pair_may_have_been_told() -> None:
+def test_shortest_interval_of_all_statuses_of_a_pair_applies() -> None:
     told = intervals_of_status(Intervals())
     assert shortest(["candidate"], told) == timedelta(seconds=7200)
     assert shortest(["candidate", "testing", "paused"], told) == timedelta(seconds=2700)
@@ -213,7 +215,7 @@ def test_the_shortest_interval_that_a_pair_may_have_been_told() -> None:
     assert shortest(["paused"], told) == timedelta(seconds=540)
 
 
-def test_windows_that_overlap_are_one() -> None:
+def test_overlapping_windows_are_merged() -> None:
     interval = timedelta(seconds=100)
     assert windows([at(0)], interval) == [Window(at(-800), at(800))]
     assert windows([at(4000), at(700), at(0)], interval) == [Window(at(-800), at(1500)), Window(at(3200), at(4800))]

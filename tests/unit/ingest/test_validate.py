@@ -61,11 +61,11 @@ def refused(**fields: Any) -> str | None:
         ({"sent": 1001, "received": 1}, validate.IMPOSSIBLE_SAMPLES),
     ],
 )
-def test_what_nobody_can_have_measured(fields: dict[str, Any], reason: str | None) -> None:
+def test_impossible_measurements_are_rejected(fields: dict[str, Any], reason: str | None) -> None:
     assert refused(**fields) == reason
 
 
-def test_monitors() -> None:
+def test_pending_deleted_and_unknown_monitors_are_rejected() -> None:
     assert validate.monitor_refused(None) == validate.UNKNOWN_MONITOR
     assert validate.monitor_refused("pending") == validate.MONITOR_PENDING
     assert validate.monitor_refused("deleted") == validate.MONITOR_DELETED
@@ -83,7 +83,7 @@ def test_monitors() -> None:
         ("192.0.2.1", None, validate.UNKNOWN_SERVER),
     ],
 )
-def test_servers(told: str, ours: str | None, reason: str | None) -> None:
+def test_unknown_servers_and_other_addresses_are_rejected(told: str, ours: str | None, reason: str | None) -> None:
     assert validate.server_refused(new_result(1, told), ours) == reason
 
 
@@ -97,7 +97,7 @@ def test_only_pairs_that_are_not_measured_now_need_their_history() -> None:
     assert needing == [("testing", "paused"), ("active", "paused"), ("paused", "candidate"), ("paused", "paused")]
 
 
-def test_what_was_measured_before_the_end_of_an_assignment_counts() -> None:
+def test_results_measured_before_the_end_of_an_assignment_count() -> None:
     ended = datetime(2026, 1, 2, 11, tzinfo=UTC)
     assert validate.was_assigned(new_result(1, "", ts=ended - timedelta(hours=9)), ended)
     assert validate.was_assigned(new_result(1, "", ts=ended + timedelta(seconds=60)), ended)
@@ -105,7 +105,7 @@ def test_what_was_measured_before_the_end_of_an_assignment_counts() -> None:
     assert not validate.was_assigned(new_result(1, "", ts=ended), None)
 
 
-def test_ids_that_no_column_can_hold_are_nobodys() -> None:
+def test_ids_outside_the_columns_range_become_0() -> None:
     given = [-1, 0, 1, 2**32 - 1, 2**32, 10**40]
     assert [validate.known_id(i) for i in given] == [0, 0, 1, 2**32 - 1, 0, 0]
 

@@ -29,7 +29,7 @@ ANY = st.text(st.characters(codec=None, exclude_categories=()), max_size=12)
 
 
 def on_terminal(show: Callable[[], None]) -> list[str]:
-    """The lines that ``show`` writes to a terminal of 80 columns."""
+    """Return the lines that ``show`` writes to a terminal of 80 columns."""
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -44,17 +44,17 @@ def on_terminal(show: Callable[[], None]) -> list[str]:
     return [line.rstrip(" ") for line in stream.getvalue().removesuffix("\n").split("\n")]
 
 
-def test_a_cell_cannot_leave_its_place_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+def test_cell_cannot_break_the_table_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     show_table(("id", "name"), [(1, EVIL), (2, "x")])
     assert capsys.readouterr().out == f"id\tname\n1\t{CLEAN}\n2\tx\n"
 
 
-def test_a_cell_cannot_leave_its_place_on_a_terminal() -> None:
+def test_cell_cannot_break_the_table_on_a_terminal() -> None:
     lines = on_terminal(lambda: show_table(("id", "name"), [(1, EVIL), (2, "[red]x[/red]")]))
     assert lines == ["id  name", f" 1  {CLEAN}", " 2  [red]x[/red]"]
 
 
-def test_numbers_stand_to_the_right_and_words_to_the_left() -> None:
+def test_numbers_are_right_aligned_and_words_left_aligned() -> None:
     lines = on_terminal(lambda: show_table(("n", "online"), [(1, True), (20, False), (3, None)]))
     assert lines == [" n  online", " 1  yes", "20  no", " 3"]
 
@@ -63,7 +63,7 @@ WIDE = (1, "nlams1-a.devel.mon.example", "x" * 50, "y" * 30, datetime(2026, 1, 2
 HEAD = ("id", "monitor", "first", "second", "seen")
 
 
-def test_lesser_columns_are_left_out_while_a_table_is_too_wide() -> None:
+def test_lesser_columns_are_dropped_until_the_table_fits() -> None:
     def shown(*lesser: str) -> list[list[str]]:
         layout = Layout(lesser=lesser, names=("monitor",))
         return [line.split() for line in on_terminal(lambda: show_table(HEAD, [WIDE], layout))]
@@ -76,7 +76,7 @@ def test_lesser_columns_are_left_out_while_a_table_is_too_wide() -> None:
     assert on_terminal(lambda: show_table(HEAD, narrow, layout))[0].split() == list(HEAD), "there is room"
 
 
-def test_a_table_of_just_the_width_is_whole() -> None:
+def test_table_of_exactly_the_width_is_complete() -> None:
     for width, columns in ((80 - 4, ["id", "text"]), (80 - 3, ["id"])):
         row = (1, "x" * width)
         layout = Layout(lesser=("text",))
@@ -85,19 +85,19 @@ def test_a_table_of_just_the_width_is_whole() -> None:
         )  # type: ignore[misc]
 
 
-def test_a_heading_is_never_broken() -> None:
+def test_headings_are_never_wrapped() -> None:
     row = ("x" * 60, "y" * 60, 1)
     assert on_terminal(lambda: show_table(("one", "two", "a long heading"), [row]))[0].endswith("  a long heading")
 
 
-def test_a_pipe_has_everything(capsys: pytest.CaptureFixture[str]) -> None:
+def test_piped_table_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
     show_table(HEAD, [WIDE], Layout(lesser=HEAD, names=("monitor",)))
     assert capsys.readouterr().out.splitlines()[1].split("\t") == [
         *("1", "nlams1-a.devel.mon.example", "x" * 50, "y" * 30, "2026-01-02 03:04:05")
     ]
 
 
-def test_an_answer_for_people_has_a_line_for_each_detail(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_answer_has_a_line_per_detail(capsys: pytest.CaptureFixture[str]) -> None:
     show_answer(
         ControlAnswer(ok=True, service="ingest", command="status", details={"client_id": "i/1", "due": 7, EVIL: {}})
     )
@@ -108,7 +108,7 @@ def test_an_answer_for_people_has_a_line_for_each_detail(capsys: pytest.CaptureF
     assert last == f"ingest: refused: {CLEAN}"
 
 
-def test_fields_lines_and_errors_are_cleaned(capsys: pytest.CaptureFixture[str]) -> None:
+def test_fields_lines_and_errors_are_made_printable(capsys: pytest.CaptureFixture[str]) -> None:
     show_fields([("name", EVIL), ("seen", None), ("online", False), ("score", 19.46)])
     write(EVIL)
     write_lines(f"one\n{EVIL.replace(chr(10), '')}\n")
@@ -126,7 +126,7 @@ def test_fields_lines_and_errors_are_cleaned(capsys: pytest.CaptureFixture[str])
     assert said.err == f"ntppool-monitor: {CLEAN}\n"
 
 
-def test_json_is_exact(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_lossless(capsys: pytest.CaptureFixture[str]) -> None:
     write_json({"name": EVIL, "at": datetime(2026, 1, 2, 3, 4, 5, 6), "day": date(2026, 1, 2), "zone": NOW})
     text = capsys.readouterr().out
     assert text.removesuffix("\n").isprintable() and text.isascii()
@@ -151,7 +151,7 @@ def test_tables_and_fields_as_json_have_plain_keys(capsys: pytest.CaptureFixture
 
 
 @given(rows=st.lists(st.tuples(ANY, ANY), min_size=1, max_size=3))
-def test_whatever_agents_say_tables_keep_their_form(rows: list[tuple[str, str]]) -> None:
+def test_foreign_text_cannot_break_tables_or_fields(rows: list[tuple[str, str]]) -> None:
     assert all(line.isprintable() for line in on_terminal(lambda: show_table(("one", "two"), rows)))
     assert all(line.isprintable() for line in on_terminal(lambda: show_fields(rows)))
     out = io.StringIO()
@@ -172,7 +172,7 @@ def test_an_answer_is_one_line(answer: ControlAnswer) -> None:
 
 
 @pytest.mark.parametrize("show", [write, print_error])
-def test_a_terminal_that_knows_few_characters_is_no_error(
+def test_characters_missing_on_the_terminal_are_escaped(
     show: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "stdout" if show is write else "stderr"

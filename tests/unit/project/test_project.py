@@ -26,13 +26,13 @@ def lock_lines(lock: str) -> list[str]:
 
 
 def pins(lock: str) -> dict[str, str]:
-    """Canonical name to version."""
+    """Return the pinned versions by canonical name."""
     matches = filter(None, map(PIN.match, lock_lines(lock)))
     return {canonicalize_name(match["name"]): match["version"] for match in matches}
 
 
 def requirements(lock: str) -> list[Requirement]:
-    """What pyproject.toml asks of a lock file."""
+    """Return the requirements of pyproject.toml for a lock file."""
     asked = list(PROJECT["project"]["dependencies"])
     if lock != "agent":
         asked += PROJECT["project"]["optional-dependencies"]["server"]
@@ -42,13 +42,13 @@ def requirements(lock: str) -> list[Requirement]:
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_lock_files_hold_pins_and_hashes_and_nothing_else(lock: str) -> None:
+def test_lock_files_contain_only_pins_and_hashes(lock: str) -> None:
     strange = [line for line in lock_lines(lock) if not (PIN.match(line) or HASH.match(line))]
     assert strange == [], "a lock file names no host, no path and no option"
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_every_dependency_of_pyproject_is_pinned_to_a_version_it_allows(lock: str) -> None:
+def test_every_dependency_is_pinned_to_an_allowed_version(lock: str) -> None:
     pinned = pins(lock)
     unmet = [
         f"{wanted} (pinned: {pinned.get(canonicalize_name(wanted.name))})"
@@ -59,7 +59,7 @@ def test_every_dependency_of_pyproject_is_pinned_to_a_version_it_allows(lock: st
     assert unmet == [], f"requirements/{lock}.txt is behind pyproject.toml; run scripts/lock"
 
 
-def test_what_the_pinned_packages_need_is_pinned_too() -> None:
+def test_dependencies_of_pinned_packages_are_pinned() -> None:
     pinned = pins("test")
     missing = [
         f"{name} needs {needed}"
@@ -82,23 +82,23 @@ OURS = canonicalize_name(PROJECT["project"]["name"])
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_no_dependency_ships_a_module_of_our_name(package: str) -> None:
+def test_no_dependency_ships_a_module_named_like_ours(package: str) -> None:
     owners = {canonicalize_name(name) for name in importlib.metadata.packages_distributions().get(package, [])}
     assert owners <= {OURS}, f"'{package}' would be shadowed"
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_package_is_here_and_says_what_it_is_for(package: str) -> None:
+def test_every_package_exists_and_has_a_docstring(package: str) -> None:
     assert (CHECKOUT / package / "__init__.py").read_text().startswith('"""')
 
 
 @pytest.mark.parametrize("program", [*sorted(CHECKOUT.glob("scripts/*")), CHECKOUT / ".ci/run"], ids=lambda p: p.name)
-def test_programs_can_be_run(program: Path) -> None:
+def test_scripts_are_executable(program: Path) -> None:
     assert os.access(program, os.X_OK)
     assert program.read_bytes().startswith(b"#!")
 
 
-def test_random_input_may_take_its_time_on_a_slow_machine() -> None:
+def test_random_input_settings_tolerate_a_slow_machine() -> None:
     assert may_be_slow(settings())
     assert may_be_slow(examples(7, suppress=[HealthCheck.function_scoped_fixture]))
     assert not may_be_slow(settings(deadline=200))

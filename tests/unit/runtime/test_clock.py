@@ -1,4 +1,4 @@
-"""Test whether the host's clock is trusted: compared with the database's, alone, when it is set, and the messages."""
+"""Test when the host's clock is trusted: compared with other clocks, without a reference, and after it is set."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ NOON = datetime(2026, 1, 20, 12, tzinfo=UTC).timestamp()
 
 
 class Host:
-    """A host's two clocks: one that can be set, and one that only goes on."""
+    """A host's wall clock, which can be set, and its monotonic clock."""
 
     def __init__(self) -> None:
         self.wall = NOON
@@ -25,7 +25,7 @@ class Host:
         return Clock(lambda: self.wall, lambda: self.monotonic)
 
     def compared(self, ahead: float, margin: float = 0.0) -> Comparison:
-        """A comparison at this moment."""
+        """Return a comparison made at this moment."""
         return Comparison(ahead, margin, self.wall - self.monotonic)
 
     def wait(self, seconds: float) -> None:
@@ -47,20 +47,20 @@ def host() -> Host:
         (5.1, 0.0, False),
         (-5.1, 0.0, False),
         (20 * 86400.0, 0.5, False),
-        # What a slow answer can tell.
+        # A slow answer has a large margin.
         (0.0, 30.0, None),
         (4.9, 0.2, None),
         (5.1, 0.2, None),
         (40.0, 30.0, False),
     ],
 )
-def test_clocks_agree_within_five_seconds_as_far_as_the_round_trip_tells(
+def test_clocks_agree_within_five_seconds_unless_the_margin_leaves_doubt(
     ahead: float, margin: float, agree: bool | None
 ) -> None:
     assert Comparison(ahead, margin, 0.0).agree is agree
 
 
-def test_a_clock_that_differs_is_doubted_until_it_agrees(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+def test_differing_clock_is_doubted_until_it_agrees(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock = host.clock()
     assert clock.trusted
@@ -79,7 +79,7 @@ def test_a_clock_that_differs_is_doubted_until_it_agrees(host: Host, caplog: pyt
 
 
 @pytest.mark.parametrize("step", [20 * 86400.0, -120.0, 7200.0, 5.1, -5.1])
-def test_a_clock_that_is_set_is_doubted_at_once(host: Host, step: float) -> None:
+def test_clock_is_doubted_as_soon_as_it_is_set(host: Host, step: float) -> None:
     clock = host.clock()
     clock.note(host.compared(0.0))
     host.wait(1_000.0)
@@ -91,13 +91,13 @@ def test_a_clock_that_is_set_is_doubted_at_once(host: Host, step: float) -> None
 
 
 @pytest.mark.parametrize("step", [4.9, -4.9])
-def test_a_small_step_is_no_news(host: Host, step: float) -> None:
+def test_small_clock_step_is_ignored(host: Host, step: float) -> None:
     clock = host.clock()
     host.wall += step
     assert clock.trusted
 
 
-def test_a_clock_that_was_put_right_is_trusted_after_the_next_comparison(host: Host) -> None:
+def test_corrected_clock_is_trusted_after_the_next_comparison(host: Host) -> None:
     clock = host.clock()
     clock.note(host.compared(-600.0))
     host.wall += 600.0
@@ -108,7 +108,7 @@ def test_a_clock_that_was_put_right_is_trusted_after_the_next_comparison(host: H
     assert not clock.trusted
 
 
-def test_a_clock_that_is_set_during_a_comparison_is_doubted(host: Host) -> None:
+def test_clock_set_during_a_comparison_is_doubted(host: Host) -> None:
     clock = host.clock()
     found = host.compared(0.0)
     host.wall += 7_200.0
@@ -116,7 +116,7 @@ def test_a_clock_that_is_set_during_a_comparison_is_doubted(host: Host) -> None:
     assert not clock.trusted
 
 
-def test_drift_is_not_taken_for_a_step(host: Host) -> None:
+def test_drift_is_not_mistaken_for_a_step(host: Host) -> None:
     clock = host.clock()
     for _ in range(100):
         host.wait(5.0)
@@ -125,7 +125,7 @@ def test_drift_is_not_taken_for_a_step(host: Host) -> None:
         assert clock.trusted
 
 
-def test_without_another_clock_one_that_was_set_is_doubted_for_five_minutes(host: Host) -> None:
+def test_clock_set_without_a_reference_is_doubted_for_five_minutes(host: Host) -> None:
     clock = host.clock()
     clock.note(None)
     assert clock.trusted
@@ -141,7 +141,7 @@ def test_without_another_clock_one_that_was_set_is_doubted_for_five_minutes(host
     assert clock.trusted
 
 
-async def test_who_needs_the_time_waits_for_it(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_agreed_waits_until_the_clock_is_trusted(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.clock._LOOK_AGAIN", 0.001)
     clock = host.clock()
     clock.note(host.compared(99.0))
@@ -155,20 +155,20 @@ async def test_who_needs_the_time_waits_for_it(host: Host, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("ahead", [120.0, -120.0, 31.0, -31.0])
-def test_most_agents_are_believed_where_the_database_has_the_same_clock(host: Host, ahead: float) -> None:
+def test_clock_is_doubted_when_most_agents_differ_but_the_database_agrees(host: Host, ahead: float) -> None:
     clock = host.clock()
     for number in range(3):
         assert clock.trusted, "two are too few"
         clock.record_agent(f"m{number}", ahead)
         clock.note(host.compared(0.0))
     assert clock.doubt == f"this host's clock and those of most agents differ by about {abs(ahead):.0f} s"
-    # It is put right, and so is the database's.
+    # The clock is corrected, and so is the database's.
     host.wall -= ahead
     clock.note(host.compared(0.0))
     assert clock.trusted
 
 
-def test_a_few_agents_with_a_wrong_clock_stop_nobody(host: Host) -> None:
+def test_a_few_agents_with_wrong_clocks_raise_no_doubt(host: Host) -> None:
     clock = host.clock()
     for number, ahead in enumerate([0.2, 0.3, 9e9, -9e9, 0.1, 9e9, 9e9]):
         clock.record_agent(f"m{number}", ahead)
@@ -178,7 +178,7 @@ def test_a_few_agents_with_a_wrong_clock_stop_nobody(host: Host) -> None:
     assert clock.trusted, "whoever says it often is still one"
 
 
-def test_what_agents_said_is_forgotten(host: Host) -> None:
+def test_agent_times_expire(host: Host) -> None:
     clock = host.clock()
     for number in range(3):
         clock.record_agent(f"m{number}", 120.0)
@@ -187,14 +187,14 @@ def test_what_agents_said_is_forgotten(host: Host) -> None:
     assert clock.trusted
 
 
-def test_agents_with_slow_messages_are_no_reason(host: Host) -> None:
+def test_slow_agent_messages_raise_no_doubt(host: Host) -> None:
     clock = host.clock()
     for number in range(9):
         clock.record_agent(f"m{number}", 29.0)
     assert clock.trusted
 
 
-def test_only_what_an_agent_says_now_tells_the_time() -> None:
+def test_only_live_online_statuses_are_compared() -> None:
     clock = Clock()
     arrived = datetime(2026, 1, 20, 12, tzinfo=UTC)
     for number in range(9):

@@ -15,7 +15,7 @@ TOPIC = "/test/control/scorer"
 
 
 class RecordingBroker:
-    """Keeps what is published."""
+    """Fake broker that records published messages."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
@@ -46,12 +46,12 @@ def control() -> Control:
     return made
 
 
-async def test_an_order_is_carried_out_and_its_details_are_told(control: Control) -> None:
+async def test_command_is_executed_and_its_details_are_returned(control: Control) -> None:
     answer = await control.answer(order({"command": "rescore", "server_id": 7}))
     assert answer == ControlAnswer(ok=True, service="scorer", command="rescore", details={"servers": 7})
 
 
-async def test_every_worker_knows_ping_status_and_log_level(control: Control) -> None:
+async def test_every_worker_supports_ping_status_and_log_level(control: Control) -> None:
     assert (await control.answer(order({"command": "ping"}))).ok
     assert (await control.answer(order({"command": "status"}))).details == {"backlog": 3}
     assert (await control.answer(order({"command": "log-level", "level": "error"}))).details == {"level": "error"}
@@ -73,7 +73,7 @@ async def test_every_worker_knows_ping_status_and_log_level(control: Control) ->
         (b"", "", 'must be JSON such as {"command": "ping"}: '),
     ],
 )
-async def test_a_wrong_order_gets_an_answer_that_says_so(
+async def test_invalid_command_is_answered_with_an_error(
     control: Control, payload: Any, command: str, says: str
 ) -> None:
     answer = await control.answer(order(payload))
@@ -81,7 +81,7 @@ async def test_a_wrong_order_gets_an_answer_that_says_so(
     assert says in answer.message
 
 
-async def test_every_order_is_logged_with_its_sender(control: Control, caplog: pytest.LogCaptureFixture) -> None:
+async def test_every_command_is_logged_with_its_sender(control: Control, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     await control.answer(order({"command": "ping"}, user_properties=(("traceparent", "00"), ("sender", "ask"))))
     await control.answer(order(b"nonsense", user_properties=(("sender", "ask"),)))
@@ -91,7 +91,7 @@ async def test_every_order_is_logged_with_its_sender(control: Control, caplog: p
     assert caplog.messages[2] == "command 'ping' from unknown"
 
 
-async def test_a_command_cannot_forge_a_line_of_the_log(control: Control, caplog: pytest.LogCaptureFixture) -> None:
+async def test_command_cannot_forge_a_log_line(control: Control, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     await control.answer(order({"command": "ping\nERROR all is lost" + "!" * 10_000}))
     order_came, was_refused = caplog.messages
@@ -108,7 +108,7 @@ async def test_a_command_cannot_forge_a_line_of_the_log(control: Control, caplog
         ({"command": "log-level"}, "log-level needs a level"),
     ],
 )
-async def test_why_an_order_is_refused_is_logged_also_when_nobody_asks_for_an_answer(
+async def test_reason_for_refusal_is_logged_even_without_a_response_topic(
     control: Control, caplog: pytest.LogCaptureFixture, given: dict[str, Any], reason: str
 ) -> None:
     broker: Any = RecordingBroker()
@@ -120,7 +120,7 @@ async def test_why_an_order_is_refused_is_logged_also_when_nobody_asks_for_an_an
     assert reason in message
 
 
-async def test_the_answer_goes_to_the_response_topic_with_its_correlation(control: Control) -> None:
+async def test_answer_goes_to_the_response_topic_with_the_correlation_data(control: Control) -> None:
     broker: Any = RecordingBroker()
     await control.handle(broker, order({"command": "ping"}, response_topic="/test/answers/ask/1", correlation=b"c"))
     [(topic, payload, correlation)] = broker.published
@@ -135,7 +135,7 @@ async def test_without_a_response_topic_nothing_is_sent(control: Control) -> Non
 
 
 @pytest.mark.parametrize("error", [NotConnected("away"), PublishRefused("no")])
-async def test_an_answer_that_cannot_be_sent_harms_nobody(
+async def test_failure_to_send_an_answer_is_logged(
     control: Control, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker: Any = RecordingBroker(error)

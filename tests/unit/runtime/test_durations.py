@@ -26,7 +26,7 @@ from runtime.durations import duration_text, parse_duration
         ("0s", 0.0),
     ],
 )
-def test_what_go_writes_is_understood(text: str, seconds: float) -> None:
+def test_go_durations_are_parsed(text: str, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds, rel=1e-12)
 
 
@@ -34,7 +34,7 @@ def test_what_go_writes_is_understood(text: str, seconds: float) -> None:
     "text",
     ["", "9", "m", "-9m", "+9m", "9 m", "9m ", " 9m", "9m\n", "9M", "9min", "1d", "1h 5m", "1e3s", "٩m", "h1", "."],
 )
-def test_what_is_no_duration_is_refused_with_what_would_be_one(text: str) -> None:
+def test_invalid_durations_are_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="must be a duration such as 90s, 9m or 1h30m"):
         parse_duration(text)
 
@@ -42,10 +42,10 @@ def test_what_is_no_duration_is_refused_with_what_would_be_one(text: str) -> Non
 @pytest.mark.parametrize(
     ("seconds", "text"), [(540, "9m"), (5400, "1h30m"), (4.5, "4.5s"), (0.1, "0.1s"), (90_061, "25h1m1s"), (0, "0s")]
 )
-def test_durations_are_written_as_the_pool_writes_them(seconds: float, text: str) -> None:
+def test_durations_are_formatted_as_in_the_pools_settings(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
 
 
 @given(st.integers(min_value=0, max_value=30 * 86_400_000))
-def test_what_is_written_is_read_back(milliseconds: int) -> None:
+def test_formatted_durations_parse_back_to_the_same_value(milliseconds: int) -> None:
     assert parse_duration(duration_text(milliseconds / 1000)) == pytest.approx(milliseconds / 1000, abs=1e-9)

@@ -21,7 +21,7 @@ def time() -> Time:
     return Time()
 
 
-def test_a_report_is_well_while_all_of_it_is() -> None:
+def test_report_is_ok_only_while_all_checks_are_ok() -> None:
     well = Report("ingest", {"broker": Finding(0.0), "database": Finding(29.96, detail="away")})
     assert well.as_json() == {
         "ok": True,
@@ -35,7 +35,7 @@ def test_a_report_is_well_while_all_of_it_is() -> None:
     assert (ill.ok, ill.as_json()["ok"], ill.as_json()["checks"]["database"]["ok"]) == (False, False, False)
 
 
-def test_the_age_is_the_time_since_it_was_well(time: Time) -> None:
+def test_age_counts_from_the_last_success(time: Time) -> None:
     well = LastWell(time)
     time.now += 7
     assert well.age() == 7
@@ -43,7 +43,7 @@ def test_the_age_is_the_time_since_it_was_well(time: Time) -> None:
     assert well.age() == 0
 
 
-def test_a_database_that_nobody_asks_gets_older(time: Time) -> None:
+def test_age_of_an_unused_database_grows(time: Time) -> None:
     contact = Contact(time)
     time.now += 31
     assert (contact.finding().age, contact.finding().ok) == (31, False)
@@ -51,8 +51,8 @@ def test_a_database_that_nobody_asks_gets_older(time: Time) -> None:
     assert contact.finding() == Finding(0.0)
 
 
-def test_one_who_fails_is_not_made_well_by_others(time: Time, caplog: pytest.LogCaptureFixture) -> None:
-    """As on a full disk: reads work."""
+def test_failing_task_is_not_cleared_by_successes_of_others(time: Time, caplog: pytest.LogCaptureFixture) -> None:
+    """As on a full disk, where reads still work."""
     caplog.set_level(logging.INFO)
     contact = Contact(time)
     contact.failed("results", Setback("the disk is full"))
@@ -71,7 +71,7 @@ def test_one_who_fails_is_not_made_well_by_others(time: Time, caplog: pytest.Log
     assert caplog.messages == ["database: works again, after 31 s"], "one line, however many waited"
 
 
-def test_who_gave_up_waits_no_longer(time: Time) -> None:
+def test_task_that_gave_up_no_longer_counts_as_waiting(time: Time) -> None:
     contact = Contact(time)
     contact.failed("results", Setback("away"))
     contact.gave_up("results")
@@ -79,7 +79,7 @@ def test_who_gave_up_waits_no_longer(time: Time) -> None:
     assert contact.finding().detail is None
 
 
-def test_a_round_that_does_not_end_is_an_illness(time: Time) -> None:
+def test_round_that_does_not_end_is_unhealthy(time: Time) -> None:
     rounds = Rounds(time)
     assert rounds.finding() == Finding(0.0, 120.0)
     with rounds.one("scoring"):

@@ -18,7 +18,7 @@ from runtime.worker import Worker
 
 @dataclass(frozen=True)
 class Added:
-    """A job as a worker adds it."""
+    """A job with the options that a worker gave it."""
 
     seconds: float
     at_once: bool
@@ -28,7 +28,7 @@ class Added:
 
 
 class Jobs:
-    """Stands for the scheduler."""
+    """Fake scheduler that records the added jobs."""
 
     def __init__(self) -> None:
         self.added: dict[str, Added] = {}
@@ -59,7 +59,7 @@ def added(seconds: float, when: str | None = None, **options: Any) -> Added:
     return Added(seconds, **{"at_once": False, "vital": False, "jitter": 0.0, "when": when, **options})
 
 
-async def test_of_ingest(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_jobs_of_ingest(monkeypatch: pytest.MonkeyPatch) -> None:
     worker, parts = a_worker(), cast(Any, None)
     names = ("queue", "committer", "rate_limiter", "presences", "last_seen", "metrics")
     ingest.jobs.add_jobs(cast(Worker, worker), **dict.fromkeys(names, parts))
@@ -79,7 +79,7 @@ async def test_of_ingest(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
-def test_of_the_selectors_watch() -> None:
+def test_jobs_of_the_selectors_watch() -> None:
     worker = a_worker()
     selector.watch.Watch(worker, *[cast(Any, None)] * 6).add_jobs()
     assert worker.jobs.added == {
@@ -89,7 +89,7 @@ def test_of_the_selectors_watch() -> None:
     }
 
 
-async def test_of_the_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_jobs_of_the_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = a_worker()
 
     async def in_database(_work: object) -> None: ...

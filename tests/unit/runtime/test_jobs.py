@@ -35,7 +35,7 @@ async def eventually(condition: Callable[[], object]) -> None:
 
 
 class Job:
-    """Notes when it ran."""
+    """A job that records when it ran."""
 
     def __init__(self, *errors: Exception) -> None:
         self.times: list[float] = []
@@ -56,7 +56,7 @@ async def test_a_job_runs_after_each_interval_and_not_before() -> None:
     assert all(at - began >= 0.1 * turn - 0.01 for turn, at in enumerate(job.times, 1)), job.times
 
 
-async def test_a_job_may_run_at_once_and_be_added_to_others_that_run() -> None:
+async def test_job_can_run_at_once_and_be_added_while_others_run() -> None:
     jobs, first, later = Jobs(), Job(), Job()
     jobs.add("first", 3600.0, first, at_once=True)
     async with running(jobs):
@@ -66,7 +66,7 @@ async def test_a_job_may_run_at_once_and_be_added_to_others_that_run() -> None:
     assert (len(first.times), len(later.times)) == (1, 1)
 
 
-async def test_a_job_does_not_overlap_itself_and_nothing_is_said_of_it(caplog: pytest.LogCaptureFixture) -> None:
+async def test_job_never_overlaps_itself_and_no_warning_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     jobs, other, may_end = Jobs(), Job(), asyncio.Event()
     under_way = most = runs = 0
@@ -104,7 +104,7 @@ async def test_a_job_waits_for_its_condition(caplog: pytest.LogCaptureFixture) -
         await eventually(lambda: len(job.times) > 5)
 
 
-async def test_a_job_that_fails_is_logged_once_a_kind_and_has_its_next_turn(caplog: pytest.LogCaptureFixture) -> None:
+async def test_failing_job_is_logged_once_per_error_type_and_runs_again(caplog: pytest.LogCaptureFixture) -> None:
     jobs, job = Jobs(), Job(*[KeyError("a"), KeyError("b"), ValueError("c")] * 5)
     jobs.add("counting", 0.001, job)
     async with running(jobs) as task:
@@ -117,7 +117,7 @@ async def test_a_job_that_fails_is_logged_once_a_kind_and_has_its_next_turn(capl
     assert all(record.exc_info for record in caplog.records)
 
 
-async def test_an_error_of_a_vital_job_ends_the_worker_and_all_other_jobs() -> None:
+async def test_error_in_a_vital_job_ends_the_worker_and_all_other_jobs() -> None:
     jobs, ended = Jobs(), asyncio.Event()
 
     async def other() -> None:
@@ -135,7 +135,7 @@ async def test_an_error_of_a_vital_job_ends_the_worker_and_all_other_jobs() -> N
     assert ended.is_set()
 
 
-async def test_the_end_waits_for_what_is_under_way_and_nothing_begins_after_it(
+async def test_shutdown_waits_for_running_jobs_and_starts_no_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     jobs, story, runs, quick = Jobs(), list[str](), list[int](), Job()
@@ -145,7 +145,7 @@ async def test_the_end_waits_for_what_is_under_way_and_nothing_begins_after_it(
         try:
             await asyncio.Event().wait()
         finally:
-            await asyncio.sleep(0.01)  # as a transaction that is under way
+            await asyncio.sleep(0.01)  # like a transaction in progress
             runs.append(len(quick.times))
             await asyncio.sleep(0.05)
             story.append("ended")
@@ -163,7 +163,7 @@ async def test_the_end_waits_for_what_is_under_way_and_nothing_begins_after_it(
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-async def test_a_clock_that_is_set_changes_no_interval(hours: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_setting_the_clock_changes_no_interval(hours: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """APScheduler itself would run nothing for an hour, or everything at once."""
     moved = timedelta()
 

@@ -1,4 +1,4 @@
-"""Test logging: to stderr, in the journal's format if it is the journal, and without repetition."""
+"""Test logging: lines on stderr or in the journal's format, rate limits, and masked secrets."""
 
 import logging
 import os
@@ -26,13 +26,13 @@ from runtime.log import (
 
 @pytest.fixture
 def stderr(tmp_path: Path) -> Iterator[TextIO]:
-    """A file that a test makes its stderr by :func:`redirect`."""
+    """A file that :func:`redirect` makes the test's stderr."""
     with (tmp_path / "stderr").open("w", encoding="utf-8") as file:
         yield file
 
 
 def redirect(stderr: TextIO, monkeypatch: pytest.MonkeyPatch, *, journal: bool) -> None:
-    # In the test itself: pytest puts its own capture there before every phase.
+    # Called in the test itself, since pytest installs its own capture before every phase.
     monkeypatch.setattr(sys, "stderr", stderr)
     stat = os.fstat(stderr.fileno())
     monkeypatch.setenv("JOURNAL_STREAM", f"{stat.st_dev}:{stat.st_ino}" if journal else "")
@@ -43,7 +43,7 @@ def lines(stderr: TextIO) -> list[str]:
     return Path(stderr.name).read_text(encoding="utf-8").splitlines()
 
 
-def test_a_line_has_time_in_utc_level_and_name(stderr: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_has_utc_time_level_and_logger_name(stderr: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
     redirect(stderr, monkeypatch, journal=False)
     set_up_logging("info")
     logging.getLogger("scorer.worker").warning("scored %d", 3)
@@ -52,7 +52,7 @@ def test_a_line_has_time_in_utc_level_and_name(stderr: TextIO, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("journal", [False, True])
-def test_what_strangers_say_is_one_line_that_does_nothing_to_a_terminal(
+def test_foreign_text_is_one_line_and_cannot_control_a_terminal(
     stderr: TextIO, monkeypatch: pytest.MonkeyPatch, journal: bool
 ) -> None:
     redirect(stderr, monkeypatch, journal=journal)
@@ -97,7 +97,7 @@ def test_another_stream_is_not_the_journal(stderr: TextIO, monkeypatch: pytest.M
     assert not stderr_is_journal()
 
 
-def test_a_stderr_that_is_no_file_is_not_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_stderr_is_not_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "1:2")
     with open(os.devnull, "w") as closed:
         pass
@@ -106,14 +106,14 @@ def test_a_stderr_that_is_no_file_is_not_the_journal(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("level", LEVEL_NAMES)
-def test_the_level_is_that_of_all_but_the_chatter_of_libraries(level: str) -> None:
+def test_level_applies_to_all_loggers_but_verbose_libraries(level: str) -> None:
     set_level(level)
     number = logging.getLevelName(level.upper())
     assert logging.getLogger().level == number
     assert logging.getLogger("alembic").level == max(number, logging.WARNING)
 
 
-def test_setting_up_again_replaces_the_first(stderr: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_setup_replaces_the_first(stderr: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
     redirect(stderr, monkeypatch, journal=False)
     for _ in range(2):
         set_up_logging("info")
@@ -127,7 +127,7 @@ class Clock:
         monkeypatch.setattr(log.time, "monotonic", lambda: self.now)
 
 
-def test_a_complaint_is_repeated_at_most_every_minute(
+def test_warning_is_repeated_at_most_once_a_minute(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock(monkeypatch)
@@ -138,7 +138,7 @@ def test_a_complaint_is_repeated_at_most_every_minute(
     assert caplog.messages == ["broker b: away"] * 3  # at 0, 60 and 120 s
 
 
-def test_another_reason_and_a_new_beginning_are_said_at_once(
+def test_another_reason_or_a_recurrence_is_logged_at_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     Clock(monkeypatch)
@@ -151,7 +151,7 @@ def test_another_reason_and_a_new_beginning_are_said_at_once(
     assert caplog.messages == ["away", "refused", "refused"]
 
 
-def test_reasons_that_alternate_are_repeated_no_faster_than_a_single_one(
+def test_alternating_reasons_are_each_repeated_at_most_once_a_minute(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock(monkeypatch)
@@ -162,7 +162,7 @@ def test_reasons_that_alternate_are_repeated_no_faster_than_a_single_one(
     assert sorted(caplog.messages) == ["away"] * 2 + ["refused"] * 2
 
 
-def test_of_reasons_that_are_new_each_time_four_are_logged_a_minute(
+def test_ever_changing_reasons_are_logged_four_times_a_minute(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock(monkeypatch)
@@ -175,7 +175,7 @@ def test_of_reasons_that_are_new_each_time_four_are_logged_a_minute(
     assert [len(texts) for texts in warning._logged.values()] == [OngoingWarning.TEXTS]
 
 
-def test_a_warning_that_is_for_once_is_not_repeated(
+def test_warning_without_a_repeat_interval_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock(monkeypatch)
@@ -186,9 +186,7 @@ def test_a_warning_that_is_for_once_is_not_repeated(
     assert caplog.messages == ["odd"]
 
 
-def test_each_key_has_its_own_beginning_and_end(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_each_key_starts_and_ends_separately(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     Clock(monkeypatch)
     warning = OngoingWarning(logging.getLogger("x"))
     for _ in range(2):
@@ -201,7 +199,7 @@ def test_each_key_has_its_own_beginning_and_end(
     assert not warning.lasting
 
 
-def test_the_memory_of_keys_is_bounded_and_too_many_of_them_fill_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remembered_keys_are_bounded_and_excess_keys_are_not_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     logger = logging.getLogger("x")
     logged: list[str] = []
@@ -222,12 +220,12 @@ def test_the_memory_of_keys_is_bounded_and_too_many_of_them_fill_no_log(monkeypa
     assert 0 in warning._logged and 1 not in warning._logged
 
 
-def test_what_is_complained_about_may_hold_percent_signs(caplog: pytest.LogCaptureFixture) -> None:
+def test_warning_arguments_may_contain_percent_signs(caplog: pytest.LogCaptureFixture) -> None:
     OngoingWarning(logging.getLogger("x")).warning("%s", "100 % away, %s")
     assert caplog.messages == ["100 % away, %s"]
 
 
-def test_each_is_named_once_a_minute_whatever_is_said_of_it(
+def test_each_key_is_logged_once_a_minute_whatever_the_text(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock(monkeypatch)
@@ -238,7 +236,7 @@ def test_each_is_named_once_a_minute_whatever_is_said_of_it(
     assert caplog.messages == ["a says 0", "a says 60 (and 5 more since)", "a says 120 (and 5 more since)"]
 
 
-def test_all_together_have_ten_lines_and_one_more_a_second(
+def test_all_keys_together_get_ten_lines_plus_one_per_second(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock(monkeypatch)
@@ -250,7 +248,7 @@ def test_all_together_have_ten_lines_and_one_more_a_second(
     assert caplog.messages[10].startswith("odd (and ")
 
 
-def test_the_memory_of_who_was_named_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remembered_keys_of_the_rate_limited_log_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     sparing = RateLimitedLog(logging.getLogger("x"))
     for number in range(20_500):
@@ -259,7 +257,7 @@ def test_the_memory_of_who_was_named_is_bounded(monkeypatch: pytest.MonkeyPatch)
     assert len(sparing._logged_at) == 10_000
 
 
-def test_a_line_may_have_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+def test_rate_limited_line_can_have_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
     try:
         raise ValueError("the reason")
     except ValueError:
@@ -275,9 +273,7 @@ JWT = "eyJhbGciOiJIUzM4NCJ9.eyJzdWIiOiJzb21lYm9keSJ9.c2lnbmF0dXJlLW9mLXNvbWVib2R
 
 
 @pytest.mark.parametrize("journal", [False, True])
-def test_a_secret_of_ours_in_what_others_say_is_not_logged(
-    stderr: TextIO, monkeypatch: pytest.MonkeyPatch, journal: bool
-) -> None:
+def test_own_secret_in_foreign_text_is_masked(stderr: TextIO, monkeypatch: pytest.MonkeyPatch, journal: bool) -> None:
     redirect(stderr, monkeypatch, journal=journal)
     monkeypatch.setattr(log, "_kept_out", set())
     set_up_logging("info")
@@ -304,31 +300,31 @@ def test_a_secret_of_ours_in_what_others_say_is_not_logged(
         "-----BEGIN PRIVATE KEY-----\nMIGkAgEBBDCx",
     ],
 )
-def test_what_looks_like_a_token_or_a_key_is_hidden(text: str) -> None:
+def test_text_resembling_a_token_or_key_is_masked(text: str) -> None:
     shown = without_secrets(f"before {text} after" if "KEY" not in text else f"before {text}")
     assert shown.startswith("before ") and "[secret]" in shown
     assert not {"c2lnbmF0dXJl", "eyJzdWIi", "CAESIJlU9", "MIGkAgEBBDCx"} & set(re.split(r"[^A-Za-z0-9]", shown))
 
 
 @pytest.mark.parametrize("text", ["monitor uspao1.test.mon.example", "eyJ", "hvs.", "key for tokens: has 3 bytes", ""])
-def test_other_texts_stay_as_they_are(text: str) -> None:
+def test_other_texts_are_unchanged(text: str) -> None:
     assert without_secrets(text) == text
 
 
-def test_a_key_of_many_lines_is_hidden_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_multiline_key_is_masked_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "_kept_out", set())
     keep_out_of_logs("-----BEGIN X-----\nMIGkAgEBBDCxMIGk\nAgEBBDCxMIGkAgEB\nend\n-----END X-----\n")
     assert without_secrets("a MIGkAgEBBDCxMIGk b AgEBBDCxMIGkAgEB end c") == "a [secret] b [secret] end c"
 
 
-def test_a_word_that_is_somebodys_password_is_no_secret_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_password_is_not_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "_kept_out", set())
     keep_out_of_logs("")
     keep_out_of_logs("monitor")
     assert without_secrets("monitor a") == "monitor a"
 
 
-def test_nor_does_a_command_show_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_error_masks_a_token(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-e", "devel", "token", "monitor", f"{JWT}.mon.example"]) == 2
     said = capsys.readouterr().err
     assert "[secret]" in said and "c2lnbmF0dXJl" not in said

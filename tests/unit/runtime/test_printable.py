@@ -17,7 +17,7 @@ DANGEROUS = (
     *map(chr, range(0x7F, 0xA0)),
     *"\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069",  # marks, embeddings, isolates
     *"\u2028\u2029\x85",  # line breaks
-    *"\u200b\u200c\u200d\u2060\ufeff\u00ad\u034f\u115f\u1160\u3164\uffa0\ufe0f\u180e\u2800",  # without width or ink
+    *"\u200b\u200c\u200d\u2060\ufeff\u00ad\u034f\u115f\u1160\u3164\uffa0\ufe0f\u180e\u2800",  # zero-width or invisible
     *"\ud800\udfff\udc80",
     *"\u00a0\u2003\u3000",
     *"\ue000\ufffe\U000e0001\U000e0100\U000f0000",
@@ -27,25 +27,25 @@ VISIBLE = "Hello, wörld: 日本 Ελλάδα עברית é 😀 ~!@\\"
 
 
 @pytest.mark.parametrize("char", DANGEROUS, ids=ascii)
-def test_a_dangerous_character_is_an_escape(char: str) -> None:
+def test_dangerous_characters_are_escaped(char: str) -> None:
     shown = printable(f"a{char}b")
     assert shown.isascii() and shown.isprintable()
     assert shown.startswith("a\\") and shown.endswith("b")
     assert ast.literal_eval(f"'{shown}'") == f"a{char}b", "it can be looked up"
 
 
-def test_what_people_write_stays() -> None:
+def test_ordinary_text_is_unchanged() -> None:
     assert printable(VISIBLE) == VISIBLE
     assert printable("") == ""
 
 
-def test_the_escapes_are_the_usual_ones() -> None:
+def test_escapes_follow_python_syntax() -> None:
     assert printable("\x1b[2J\r\n\t\x9b\u202e\U000e0001") == r"\x1b[2J\r\n\t\x9b\u202e\U000e0001"
 
 
 @given(ANY)
 @example("\x1b]0;owned\x07")
-def test_whatever_comes_is_one_line_that_a_terminal_only_shows(text: str) -> None:
+def test_any_text_becomes_one_line_without_control_characters(text: str) -> None:
     shown = printable(text)
     assert shown.isprintable() and len(shown.splitlines()) <= 1
     assert not {unicodedata.category(char) for char in shown} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -55,14 +55,14 @@ def test_whatever_comes_is_one_line_that_a_terminal_only_shows(text: str) -> Non
 
 
 @given(st.recursive(ANY | st.integers() | st.none() | st.booleans(), lambda inner: st.dictionaries(ANY, inner)))
-def test_json_is_exact_and_harmless(value: object) -> None:
+def test_json_is_lossless_and_printable_ascii(value: object) -> None:
     text = printable_json(value)
     assert text.isascii() and text.isprintable()
     assert json.loads(text) == value
 
 
 def writes(path: Path) -> list[int]:
-    """The lines that write to stdout or stderr, or print."""
+    """Return the numbers of the lines that print or write to stdout or stderr."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Call):
@@ -76,8 +76,8 @@ def writes(path: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("package", ["agent", "ops"])
-def test_commands_write_in_one_place(package: str) -> None:
-    # The demo shows its own processes, and has a table of its own.
+def test_only_the_output_module_writes_to_the_terminal(package: str) -> None:
+    # The demo displays its own processes in its own table.
     paths = [path for path in sorted((CHECKOUT / package).rglob("*.py")) if "demo" not in path.parts]
     assert len(paths) > 20
     assert [str(path.relative_to(CHECKOUT)) for path in paths if writes(path)] == [f"{package}/output.py"]

@@ -1,4 +1,4 @@
-"""Test that delays are bounded, transient errors are retried until success, and the log has each message once."""
+"""Test retries: bounded delays, transient errors until success, and one log line however many tasks wait."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from runtime.retry import Delays, Outage, Setback, until_done
 
 
 class Away(Exception):
-    """Passes."""
+    """A transient error."""
 
 
 def judge(error: Exception) -> Setback | None:
@@ -51,8 +51,8 @@ def clock() -> Any:
     jitter=st.floats(0.0, 1.0),
     failures=st.integers(1, 100_000),
 )
-def test_no_delay_is_beyond_its_bounds(first: float, longest: float, jitter: float, failures: int) -> None:
-    """Also after a night of failures, whose doubled delay no float would hold."""
+def test_delays_stay_within_their_bounds(first: float, longest: float, jitter: float, failures: int) -> None:
+    """Even after a night of failures, when doubling the delay would overflow a float."""
     undisturbed = Delays(first, longest).after(failures)
     assert undisturbed == pytest.approx(min(longest, first * 2.0 ** min(failures - 1, 60)))
     assert undisturbed * (1.0 - jitter) * 0.999 <= Delays(first, longest, jitter).after(failures) <= undisturbed
@@ -63,13 +63,13 @@ def test_delays_double_up_to_the_longest() -> None:
     assert len({Delays(2.0, 30.0, jitter=0.5).after(1) for _ in range(10)}) > 1, "chance"
 
 
-async def test_what_passes_is_tried_until_it_works(caplog: pytest.LogCaptureFixture) -> None:
+async def test_transient_errors_are_retried_until_success(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     assert await until_done(failing(*[Away("away")] * 50), judge, AT_ONCE, Outage("database")) == "done"
     assert caplog.messages == ["database: away; waiting for it", "database: works again, after 0 s"]
 
 
-async def test_what_does_not_pass_is_raised_at_once_and_nobody_waits_any_longer() -> None:
+async def test_other_errors_are_raised_at_once_and_end_the_wait() -> None:
     outage = Outage("database")
     with pytest.raises(KeyError):
         await until_done(failing(Away("away"), KeyError("x"), Away("never")), judge, AT_ONCE, outage)
@@ -85,7 +85,7 @@ async def test_a_judge_may_raise_another_error() -> None:
     assert isinstance(refused.value.__cause__, Away)
 
 
-async def test_who_is_cancelled_waits_no_longer() -> None:
+async def test_cancelled_task_no_longer_counts_as_waiting() -> None:
     outage = Outage("database")
     waiting = asyncio.create_task(until_done(failing(Away("away")), judge, Delays(3600.0, 3600.0), outage))
     while outage.longest() is None:
@@ -96,7 +96,7 @@ async def test_who_is_cancelled_waits_no_longer() -> None:
     assert outage.longest() is None
 
 
-def test_many_who_wait_for_the_same_thing_say_so_once_a_minute(clock: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_outage_is_logged_once_a_minute_however_many_tasks_wait(clock: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     outage = Outage("database", clock)
     for _ in range(150):
@@ -116,7 +116,7 @@ def test_many_who_wait_for_the_same_thing_say_so_once_a_minute(clock: Any, caplo
     assert caplog.messages[-1] == "database: away; waiting for it", "another outage is said at once"
 
 
-def test_the_longest_wait_is_told_with_its_reason(clock: Any) -> None:
+def test_longest_wait_is_reported_with_its_reason(clock: Any) -> None:
     outage = Outage("database", clock)
     outage.failed("results", Setback("full"))
     clock.now += 20

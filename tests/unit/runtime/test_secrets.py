@@ -1,4 +1,4 @@
-"""Test secrets: from database.yaml or Vault, with warnings that name the place and not the secret."""
+"""Test secrets: from database.yaml or Vault, with errors that name the source but not the secret."""
 
 import json
 import logging
@@ -39,23 +39,23 @@ def read(tmp_path: Path, text: str | bytes) -> DatabaseSecret:
     return database_secret("test", files=(tmp_path / "missing.yaml", path))
 
 
-def test_a_user_with_a_password_or_a_whole_dsn(tmp_path: Path) -> None:
+def test_file_has_user_and_password_or_a_whole_dsn(tmp_path: Path) -> None:
     found = read(tmp_path, 'mysql:\n  user: ntppool\n  pass: "p@ss: #1"\n  other: 1\n')
     assert (found.user, found.password, found.dsn) == ("ntppool", "p@ss: #1", None)
     assert read(tmp_path, 'mysql: {dsn: "u:p@tcp(db)/ntppool"}').dsn == "u:p@tcp(db)/ntppool"
 
 
-def test_the_first_file_that_is_there_is_taken(tmp_path: Path) -> None:
+def test_first_existing_file_is_used(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).write_text(f"mysql: {{user: {name}}}")
     assert database_secret("test", files=(tmp_path / "none", tmp_path / "two", tmp_path / "one")).user == "two"
 
 
-def test_without_a_file_and_without_vault_there_is_nothing(tmp_path: Path) -> None:
+def test_secret_is_empty_without_a_file_and_without_vault(tmp_path: Path) -> None:
     assert database_secret("test", files=(tmp_path / "none",)) == DatabaseSecret()
 
 
-def test_a_secret_never_shows_itself(tmp_path: Path) -> None:
+def test_repr_does_not_show_the_password(tmp_path: Path) -> None:
     found = read(tmp_path, "mysql: {user: ntppool, pass: hunter2}")
     assert "hunter2" not in f"{found} {found!r} {[found]}"
 
@@ -78,7 +78,7 @@ def test_a_secret_never_shows_itself(tmp_path: Path) -> None:
         (b"mysql: {pass: hunter2\xff}", "can't decode byte"),
     ],
 )
-def test_a_broken_file_is_named_but_not_shown(tmp_path: Path, text: str | bytes, warning: str) -> None:
+def test_invalid_file_is_named_but_its_content_is_not_shown(tmp_path: Path, text: str | bytes, warning: str) -> None:
     with pytest.raises(SecretUnavailable, match=warning) as refusal:
         read(tmp_path, text)
     assert str(tmp_path / "database.yaml") in str(refusal.value)
@@ -87,7 +87,7 @@ def test_a_broken_file_is_named_but_not_shown(tmp_path: Path, text: str | bytes,
     assert cause is None or isinstance(cause, UnicodeDecodeError), "a traceback would show the file"
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SecretUnavailable, match="Is a directory"):
         database_secret("test", files=(tmp_path,))
 
@@ -96,7 +96,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 class FakeVault(ThreadingHTTPServer):
-    """Speaks as much of Vault's KV version 2 as we use."""
+    """Fake server with the part of Vault's KV version 2 that we use."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _FakeVaultHandler)
@@ -105,7 +105,7 @@ class FakeVault(ThreadingHTTPServer):
         self.status = 200
         self.redirect: str | None = None
         self.tokens: list[str | None] = []
-        """Of each request."""
+        """The token of each request."""
 
     @property
     def address(self) -> str:
@@ -141,7 +141,7 @@ class _FakeVaultHandler(BaseHTTPRequestHandler):
         self.wfile.write(payload)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @contextmanager
@@ -164,30 +164,32 @@ def vault(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeVault]:
 
 @pytest.fixture
 def other() -> Iterator[FakeVault]:
-    """Another host's, which must never see the token."""
+    """A server on another host, which must never receive the token."""
     with serving() as server:
         server.raw = b'{"data": {"data": {"key": "of somebody else"}}}'
         yield server
 
 
-def test_without_an_address_there_is_no_vault() -> None:
+def test_vault_is_not_used_without_an_address() -> None:
     assert from_vault("test", "jwt") is None
 
 
-def test_a_secret_of_vault_is_that_of_its_environment(vault: FakeVault) -> None:
+def test_vault_secret_is_read_for_the_given_environment(vault: FakeVault) -> None:
     vault.secrets["ntppool/test/jwt"] = {"key": "of test"}
     vault.secrets["ntppool/prod/jwt"] = {"key": "of prod"}
     assert from_vault("prod", "jwt") == {"key": "of prod"}
 
 
-def test_the_database_may_be_in_vault_but_a_file_wins(vault: FakeVault, tmp_path: Path) -> None:
+def test_database_secret_comes_from_vault_unless_there_is_a_file(vault: FakeVault, tmp_path: Path) -> None:
     vault.secrets["ntppool/test/database"] = {"user": "vault", "pass": "hunter2"}
     found = database_secret("test", files=())
     assert (found.user, found.password) == ("vault", "hunter2")
     assert read(tmp_path, "mysql: {user: file}").user == "file"
 
 
-def test_the_token_of_a_file_wins(vault: FakeVault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_token_file_takes_precedence_over_the_variable(
+    vault: FakeVault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     vault.secrets["ntppool/test/jwt"] = {"key": "k"}
     monkeypatch.setenv("VAULT_TOKEN", "outdated")
     path = tmp_path / "token"
@@ -196,7 +198,7 @@ def test_the_token_of_a_file_wins(vault: FakeVault, monkeypatch: pytest.MonkeyPa
     assert from_vault("test", "jwt") == {"key": "k"}
 
 
-def test_what_vault_does_not_give_is_named_without_its_token(vault: FakeVault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_or_denied_secret_is_named_without_the_token(vault: FakeVault, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SecretUnavailable, match=rf"{vault.address}: cannot read kv/ntppool/test/jwt"):
         from_vault("test", "jwt")
     monkeypatch.setenv("VAULT_TOKEN", "hvs.wrong")
@@ -206,13 +208,13 @@ def test_what_vault_does_not_give_is_named_without_its_token(vault: FakeVault, m
 
 
 @pytest.mark.parametrize("raw", [b"", b"<html>", b"[]", b"{}", b'{"data":null}', b'{"data":{"data":"text"}}'])
-def test_a_vault_that_talks_nonsense(vault: FakeVault, raw: bytes) -> None:
+def test_invalid_vault_response_is_an_error(vault: FakeVault, raw: bytes) -> None:
     vault.raw = raw
     with pytest.raises(SecretUnavailable, match="kv/ntppool/test/jwt"):
         from_vault("test", "jwt")
 
 
-def test_a_vault_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_vault_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAULT_ADDR", "http://127.0.0.1:1")
     with pytest.raises(SecretUnavailable, match=r"^Vault at http://127\.0\.0\.1:1: cannot read kv/ntppool/test/jwt: "):
         from_vault("test", "jwt")
@@ -234,7 +236,7 @@ def test_a_vault_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None
         "https://vault.example\n",
     ],
 )
-def test_an_address_that_is_none_is_not_repeated(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+def test_invalid_vault_address_is_refused_without_repeating_it(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("VAULT_ADDR", address)
     with pytest.raises(
         SecretUnavailable, match=r"^VAULT_ADDR: must be an address such as https://vault\.example:8200,"
@@ -252,9 +254,7 @@ def test_plain_http_is_for_loopback_only(monkeypatch: pytest.MonkeyPatch, host: 
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-def test_an_agent_of_vault_on_this_machine_may_be_asked_by_plain_http(
-    vault: FakeVault, monkeypatch: pytest.MonkeyPatch, host: str
-) -> None:
+def test_local_vault_agent_may_use_plain_http(vault: FakeVault, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     real = socket.getaddrinfo
     # A minimal system has no /etc/hosts.
     monkeypatch.setattr(
@@ -265,14 +265,14 @@ def test_an_agent_of_vault_on_this_machine_may_be_asked_by_plain_http(
     assert from_vault("test", "jwt") == {"key": "k"}
 
 
-def test_the_token_follows_no_redirect(vault: FakeVault, other: FakeVault) -> None:
+def test_redirect_is_not_followed_with_the_token(vault: FakeVault, other: FakeVault) -> None:
     vault.redirect = f"{other.address}/v1/kv/data/ntppool/test/jwt"
     with pytest.raises(SecretUnavailable, match=r"answers with a redirect \(HTTP 307\), which is not followed"):
         from_vault("test", "jwt")
     assert (vault.tokens, other.tokens) == ([TOKEN], [])
 
 
-def test_plain_http_goes_through_no_proxy(vault: FakeVault, other: FakeVault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_http_ignores_proxy_settings(vault: FakeVault, other: FakeVault, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, other.address)
     monkeypatch.delenv("no_proxy", raising=False)
@@ -282,7 +282,7 @@ def test_plain_http_goes_through_no_proxy(vault: FakeVault, other: FakeVault, mo
     assert other.tokens == []
 
 
-def test_a_token_is_that_of_its_two_places_only(
+def test_token_in_the_home_directory_is_not_used(
     vault: FakeVault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / ".vault-token").write_text("of somebody who logged in here")
@@ -296,7 +296,7 @@ def test_a_token_is_that_of_its_two_places_only(
 @pytest.mark.parametrize(
     "token", ["hvs.hunter2\nX-Other: 1", "hvs.hunter2 ", "hvs.h\N{EURO SIGN}nter2", " hvs.hun ter2"]
 )
-def test_a_token_that_is_none_is_not_shown(vault: FakeVault, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+def test_invalid_token_is_not_shown(vault: FakeVault, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
     monkeypatch.setenv("VAULT_TOKEN", token)
     with pytest.raises(SecretUnavailable) as refusal:
         from_vault("test", "jwt")
@@ -304,7 +304,7 @@ def test_a_token_that_is_none_is_not_shown(vault: FakeVault, monkeypatch: pytest
     assert refusal.value.__cause__ is None and refusal.value.__suppress_context__ | (refusal.value.__context__ is None)
 
 
-def test_what_answers_cannot_make_us_show_the_token(vault: FakeVault) -> None:
+def test_token_echoed_in_a_vault_error_is_not_shown(vault: FakeVault) -> None:
     vault.status = 500
     vault.raw = json.dumps({"errors": [f"you said {TOKEN}\n\x1b[2J" + "x" * 5_000]}).encode()
     with pytest.raises(SecretUnavailable, match=r"you said \.\.\.") as refusal:
@@ -314,20 +314,20 @@ def test_what_answers_cannot_make_us_show_the_token(vault: FakeVault) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"[]", b"[1]", b"null", b"{", b'"text"', b'{"errors": 1}'])
-def test_an_error_that_is_none_is_unavailable_too(vault: FakeVault, raw: bytes) -> None:
+def test_malformed_vault_error_is_reported_as_unavailable(vault: FakeVault, raw: bytes) -> None:
     vault.status, vault.raw = 500, raw
     with pytest.raises(SecretUnavailable, match="cannot read kv/ntppool/test/jwt: "):
         from_vault("test", "jwt")
 
 
-def test_a_ca_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_ca_file_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VAULT_ADDR", "https://127.0.0.1:1")
     monkeypatch.setenv("VAULT_CACERT", str(tmp_path / "none.pem"))
     with pytest.raises(SecretUnavailable, match=r"none\.pem"):
         from_vault("test", "jwt")
 
 
-def test_vault_must_show_a_certificate_of_the_ca(
+def test_vault_must_present_a_certificate_of_the_ca(
     vault: FakeVault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ca = LocalCa()
@@ -346,7 +346,7 @@ def test_vault_must_show_a_certificate_of_the_ca(
     assert from_vault("test", "jwt") == {"key": "k"}
 
 
-def test_a_vault_that_says_nothing_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_vault_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert secrets._VAULT_TIMEOUT == 10
     monkeypatch.setattr(secrets, "_VAULT_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -355,7 +355,7 @@ def test_a_vault_that_says_nothing_is_not_waited_for_without_end(monkeypatch: py
             from_vault("test", "jwt")
 
 
-def test_the_token_is_kept_out_of_logs(vault: FakeVault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vault_token_is_masked_in_logs(vault: FakeVault, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "_kept_out", set())
     monkeypatch.setenv("VAULT_TOKEN", "of-an-older-form")
     with pytest.raises(SecretUnavailable, match="permission denied"):
@@ -363,12 +363,12 @@ def test_the_token_is_kept_out_of_logs(vault: FakeVault, monkeypatch: pytest.Mon
     assert log.without_secrets("/of-an-older-form/") == "/[secret]/"
 
 
-# ---- files that all may read -----------------------------------------------------------------------------------------
+# ---- world-readable files ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def open_path() -> Iterator[Path]:
-    """A directory that everybody may enter; pytest's own are for their owner alone."""
+    """A directory that everybody may enter; pytest's own are private to their owner."""
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)
@@ -378,7 +378,7 @@ def open_path() -> Iterator[Path]:
     ("mode", "rights"),
     [(0o644, "read"), (0o666, "read and change"), (0o602, "change"), (0o640, None), (0o600, None), (0o660, None)],
 )
-def test_a_file_that_all_may_read_is_told_of_once(
+def test_world_accessible_file_is_warned_about_once(
     open_path: Path, caplog: pytest.LogCaptureFixture, mode: int, rights: str | None
 ) -> None:
     (open_path / "database.yaml").touch(mode=0o600)
@@ -394,7 +394,7 @@ def test_a_file_that_all_may_read_is_told_of_once(
     assert all(record.levelno == logging.WARNING for record in caplog.records)
 
 
-def test_where_nobody_can_get_a_file_may_say_what_it_wants(open_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_open_file_in_a_private_directory_causes_no_warning(open_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     closed = open_path / "closed"
     closed.mkdir()
     (closed / "key").touch(mode=0o666)
@@ -407,7 +407,7 @@ def test_where_nobody_can_get_a_file_may_say_what_it_wants(open_path: Path, capl
     assert len(caplog.records) == 1, "a link leads there"
 
 
-def test_a_token_file_that_all_may_read_is_told_of(
+def test_world_readable_token_file_is_warned_about(
     vault: FakeVault, monkeypatch: pytest.MonkeyPatch, open_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = open_path / "token"

@@ -1,4 +1,4 @@
-"""Test a worker's settings: defaults, precedence, and a warning for every invalid one."""
+"""Test a worker's settings: defaults, precedence, and an error for every invalid one."""
 
 import os
 import tempfile
@@ -20,7 +20,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     names = {name.upper() for name in WorkerSettings.model_fields} | {"STATE_DIRECTORY", "XDG_DATA_HOME", "VAULT_ADDR"}
     for name in os.environ.keys() & names:
         monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)  # where database.yaml is looked for
+    monkeypatch.chdir(tmp_path)  # where database.yaml is searched for
     monkeypatch.setattr(secrets, "_VAULT_TOKEN_FILE", tmp_path / "no token here")
 
 
@@ -34,7 +34,7 @@ def warning(**given: Any) -> str:
 # ---- reading -------------------------------------------------------------------------------------------------------
 
 
-def test_the_defaults() -> None:
+def test_defaults() -> None:
     settings = load_settings()
     assert (settings.deployment_mode, settings.log_level, settings.log_scores_days) == ("prod", "info", None)
     assert settings.broker_address() == BrokerAddress("localhost", 1883)
@@ -43,7 +43,7 @@ def test_the_defaults() -> None:
     )
 
 
-def test_arguments_win_over_the_environment_and_empty_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_override_the_environment_and_empty_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEPLOYMENT_MODE", "test")
     monkeypatch.setenv("MQTT_PORT", "")
     monkeypatch.setenv("LOG_LEVEL", "debug")
@@ -52,11 +52,11 @@ def test_arguments_win_over_the_environment_and_empty_means_unset(monkeypatch: p
 
 
 @pytest.mark.parametrize(("given", "level"), [("warn", "warning"), ("WARNING", "warning"), ("Info", "info")])
-def test_levels_as_others_spell_them(given: str, level: str) -> None:
+def test_common_spellings_of_log_levels_are_accepted(given: str, level: str) -> None:
     assert load_settings(log_level=given).log_level == level
 
 
-def test_agents_and_workers_that_nobody_has_told_are_in_the_same_environment(tmp_path: Path) -> None:
+def test_agents_and_workers_default_to_the_same_environment(tmp_path: Path) -> None:
     (tmp_path / "defaults").touch()
     agent = load_agent_settings({"MONITOR_DEFAULTS_FILE": str(tmp_path / "defaults")}, {})
     assert (agent.env, load_settings().deployment_mode) == ("prod", "prod")
@@ -67,12 +67,12 @@ def test_settings_cannot_be_changed() -> None:
         load_settings().log_level = "debug"
 
 
-def test_no_secret_shows_in_the_settings() -> None:
+def test_settings_show_no_secret() -> None:
     settings = load_settings(jwt_key=SECRET, database_dsn=f"u:{SECRET}@tcp(db)/ntppool")
     assert SECRET not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
 
 
-# ---- every wrong one -----------------------------------------------------------------------------------------------
+# ---- invalid settings ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_no_secret_shows_in_the_settings() -> None:
         ("LOG_SCORES_DAYS", "x", "valid integer"),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_value(
+def test_invalid_setting_is_named_with_its_value(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -100,7 +100,7 @@ def test_a_wrong_setting_is_named_with_its_value(
     assert says in text
 
 
-def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_invalid_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MQTT_PORT", "x")
     monkeypatch.setenv("LOG_LEVEL", "y")
     assert [line.partition("=")[0] for line in warning(deployment_mode="z").splitlines()] == [
@@ -120,7 +120,7 @@ def test_loopback_needs_no_tls(host: str) -> None:
     assert load_settings(mqtt_host=host).broker_address() == BrokerAddress(host, 1883)
 
 
-def test_tls_has_its_own_port_and_a_certificate_needs_all_of_its_files(tmp_path: Path) -> None:
+def test_tls_has_its_own_port_and_a_certificate_needs_all_files(tmp_path: Path) -> None:
     files = {name: tmp_path / name for name in ("ca", "cert", "key")}
     for path in files.values():
         path.touch()
@@ -138,29 +138,29 @@ def test_tls_has_its_own_port_and_a_certificate_needs_all_of_its_files(tmp_path:
 # ---- the key -------------------------------------------------------------------------------------------------------
 
 
-def test_the_key_is_the_setting_else_the_file(tmp_path: Path) -> None:
+def test_key_setting_takes_precedence_over_the_key_file(tmp_path: Path) -> None:
     path = tmp_path / "jwt.pem"
     path.write_text("of the file\n")
     assert load_settings(jwt_key="of the setting", jwt_key_file=path).jwt_key_text() == "of the setting"
     assert load_settings(jwt_key_file=path).jwt_key_text() == "of the file\n"
 
 
-def test_without_a_key_both_settings_are_named() -> None:
+def test_missing_key_is_an_error_that_names_both_settings() -> None:
     with pytest.raises(ConfigurationError, match="JWT_KEY or JWT_KEY_FILE: must be set"):
         load_settings().jwt_key_text()
 
 
-def test_a_key_written_where_its_file_is_named_stays_secret() -> None:
+def test_key_given_as_key_file_is_not_shown() -> None:
     assert warning(jwt_key_file=SECRET) == "JWT_KEY_FILE: is not a readable file"
 
 
-def test_a_certificates_key_written_where_its_file_is_named_stays_secret() -> None:
+def test_certificate_key_given_as_key_file_is_masked() -> None:
     said = warning(mqtt_cert_file=__file__, mqtt_ca_file=__file__, mqtt_key_file=f"-----BEGIN PRIVATE KEY-----{SECRET}")
     assert "MQTT_KEY_FILE=[secret]: is not a readable file" in said and SECRET not in said
 
 
 @pytest.mark.parametrize("name", ["jwt_key_file", "mqtt_key_file"])
-def test_a_key_file_that_all_may_read_is_told_of(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_world_readable_key_file_is_warned_about(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         Path(directory).chmod(0o755)
         key = Path(directory) / "key"
@@ -175,7 +175,7 @@ def test_a_key_file_that_all_may_read_is_told_of(name: str, caplog: pytest.LogCa
         assert caplog.text == ""
 
 
-def test_key_and_password_are_kept_out_of_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_and_password_are_masked_in_logs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "_kept_out", set())
     load_settings(jwt_key=SECRET).jwt_key_text()
     assert log.without_secrets(f"/{SECRET}/") == "/[secret]/"
@@ -183,7 +183,7 @@ def test_key_and_password_are_kept_out_of_logs(monkeypatch: pytest.MonkeyPatch) 
     assert log.without_secrets("of another-pass@word.") == "of [secret]."
 
 
-def test_a_key_file_that_is_no_text(tmp_path: Path) -> None:
+def test_binary_key_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"\xff\xfe" + SECRET.encode())
     with pytest.raises(ConfigurationError, match="JWT_KEY_FILE: cannot be read as text") as refusal:
         load_settings(jwt_key_file=tmp_path / "key").jwt_key_text()
@@ -197,11 +197,11 @@ def url(**given: Any) -> str:
     return load_settings(**given).database_url().render_as_string(hide_password=False)
 
 
-def test_the_database_is_what_the_dsn_says() -> None:
+def test_dsn_determines_the_database() -> None:
     assert url(database_dsn="u:p@tcp(db)/ntppool") == "mysql+pymysql://u:p@db:3306/ntppool"
 
 
-def test_without_a_dsn_it_is_a_file_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_database_defaults_to_a_file_per_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", f"{tmp_path}/state:{tmp_path}/other")
     assert url(deployment_mode="test") == f"sqlite:///{tmp_path}/state/test/ledger.db"
     assert (tmp_path / "state/test").stat().st_mode & 0o777 == 0o700
@@ -236,7 +236,9 @@ def test_the_whole_dsn_may_come_from_database_yaml() -> None:
         ("tcp(db)/x", f"mysql: {{pass: '{SECRET}", "database.yaml: is not YAML"),
     ],
 )
-def test_a_wrong_database_is_named_without_its_password(dsn: str | None, file: str | None, says: str) -> None:
+def test_invalid_database_setting_is_reported_without_the_password(
+    dsn: str | None, file: str | None, says: str
+) -> None:
     if file is not None:
         Path("database.yaml").write_text(file)
     with pytest.raises(ConfigurationError) as refusal:
@@ -245,7 +247,7 @@ def test_a_wrong_database_is_named_without_its_password(dsn: str | None, file: s
     assert SECRET not in str(refusal.value)
 
 
-def test_a_state_directory_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_state_directory_that_cannot_be_created_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "file"))
     with pytest.raises(ConfigurationError, match=rf"STATE_DIRECTORY: {tmp_path}/file/prod cannot be created"):

@@ -16,7 +16,7 @@ from selector.review_loop import ReviewLoop
 
 
 class Worker:
-    """Notes what is to be done in the database."""
+    """Fake worker that records the work for the database."""
 
     def __init__(self, answer: Callable[[Any], Any]) -> None:
         self.clock, self.rounds, self.status = Clock(), Rounds(), dict[str, Any]()
@@ -49,7 +49,7 @@ def selectors_answer(work: Any) -> Any:
 @pytest.mark.parametrize(
     ("loop", "answer"), [(of_scorer, scorers_answer), (of_selector, selectors_answer)], ids=("scorer", "selector")
 )
-async def test_nothing_is_done_by_a_clock_that_is_doubted(
+async def test_loop_does_nothing_while_the_clock_is_doubted(
     loop: Callable[[Any], Any], answer: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtime.clock._LOOK_AGAIN", 0.001)

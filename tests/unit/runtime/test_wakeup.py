@@ -23,7 +23,7 @@ async def test_a_call_ends_a_wait() -> None:
         assert await waiting is True
 
 
-async def test_a_call_can_be_forgotten() -> None:
+async def test_call_can_be_cleared() -> None:
     wakeup = Wakeup()
     wakeup.set()
     wakeup.clear()

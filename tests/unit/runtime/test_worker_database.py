@@ -68,7 +68,7 @@ def mysql_error(code: int) -> OperationalError:
     [DatabaseUnavailable("away"), mysql_error(2013), mysql_error(2003), mysql_error(1213), mysql_error(1205)],
     ids=str,
 )
-async def test_what_passes_is_waited_for(worker: Worker, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+async def test_transient_errors_are_retried(worker: Worker, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     assert await worker.in_database(failing(error, error, error)) == "done"
     [message] = caplog.messages
     assert message.startswith("database: ")
@@ -80,12 +80,12 @@ async def test_what_passes_is_waited_for(worker: Worker, error: Exception, caplo
 @pytest.mark.parametrize(
     "error", [IntegrityError("INSERT", {}, Exception("x")), mysql_error(1146), ZeroDivisionError()], ids=repr
 )
-async def test_what_is_wrong_is_not_tried_again(worker: Worker, error: Exception) -> None:
+async def test_defects_are_not_retried(worker: Worker, error: Exception) -> None:
     with pytest.raises(type(error)):
         await worker.in_database(failing(error))
 
 
-async def test_an_end_waits_for_the_work_that_is_under_way(worker: Worker) -> None:
+async def test_cancellation_waits_for_work_in_progress(worker: Worker) -> None:
     began, may_end, ended = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -104,9 +104,7 @@ async def test_an_end_waits_for_the_work_that_is_under_way(worker: Worker) -> No
     assert ended.is_set()
 
 
-async def test_it_is_noted_that_the_database_is_away_and_said_that_it_is_back(
-    worker: Worker, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_outage_is_noted_and_its_end_is_logged_once(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     away = [DatabaseUnavailable("away")] * 3
     found: list[str | None] = []
@@ -122,13 +120,13 @@ async def test_it_is_noted_that_the_database_is_away_and_said_that_it_is_back(
     assert len([message for message in caplog.messages if message.startswith("database: works again, after ")]) == 1
 
 
-async def test_who_gave_up_is_no_longer_counted_as_waiting(worker: Worker) -> None:
+async def test_failed_work_no_longer_counts_as_waiting(worker: Worker) -> None:
     with pytest.raises(ZeroDivisionError):
         await worker.in_database(failing(DatabaseUnavailable("away"), ZeroDivisionError()))
     assert worker.contact.finding().detail is None
 
 
-async def test_an_end_is_not_lost_while_the_database_is_away(worker: Worker, caplog: Any) -> None:
+async def test_cancellation_takes_effect_during_an_outage(worker: Worker, caplog: Any) -> None:
     caplog.set_level(logging.CRITICAL)
 
     def away() -> None:
@@ -143,7 +141,7 @@ async def test_an_end_is_not_lost_while_the_database_is_away(worker: Worker, cap
     assert task.cancelled()
 
 
-async def test_jobs_that_may_come_later_wait_for_clock_and_database(
+async def test_deferrable_jobs_wait_for_the_clock_and_the_database(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtime.clock._LOOK_AGAIN", 0.001)

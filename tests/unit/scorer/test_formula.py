@@ -81,7 +81,7 @@ results_with_roots = st.builds(
         ({"offset": -0.0}, Step(1.0)),
     ],
 )
-def test_the_table(fields: dict[str, Any], expected: Step) -> None:
+def test_step_follows_the_table(fields: dict[str, Any], expected: Step) -> None:
     assert step(result(**fields)) == expected
 
 
@@ -97,18 +97,18 @@ def test_the_table(fields: dict[str, Any], expected: Step) -> None:
         ({"leap": 3, "no_response": True}, None),
     ],
 )
-def test_the_error_is_that_of_the_monitor_or_of_the_table(fields: dict[str, Any], error: str | None) -> None:
+def test_error_is_the_monitors_or_the_tables(fields: dict[str, Any], error: str | None) -> None:
     assert error_of(result(**fields)) == error
 
 
 @given(results_with_roots)
-def test_from_what_the_ledger_keeps_the_step_is_computed_again(given_result: Result) -> None:
-    """Root delay and dispersion are not kept; the error is."""
+def test_step_can_be_recomputed_from_the_stored_fields(given_result: Result) -> None:
+    """Root delay and dispersion are not stored, but the error is."""
     kept = msgspec.structs.replace(given_result, error=error_of(given_result), root_delay=None, root_dispersion=None)
     assert step(kept) == step(given_result)
 
 
-def test_scores_decay_and_are_cut() -> None:
+def test_scores_decay_and_are_capped() -> None:
     assert next_score(20.0, Step(1.0)) == 20.0
     assert next_score(0.0, Step(-5.0)) == -5.0
     assert next_score(20.0, Step(-10.0, -50.0)) == -50.0
@@ -133,7 +133,7 @@ def settled(**fields: Any) -> float:
         ({"stratum": 0, "error": "DENY"}, -200.0),
     ],
 )
-def test_where_it_settles(fields: dict[str, Any], score: float) -> None:
+def test_scores_converge_to_the_expected_value(fields: dict[str, Any], score: float) -> None:
     assert settled(**fields) == pytest.approx(score, abs=1e-6)
 
 
@@ -150,7 +150,7 @@ results = st.builds(
 
 
 @given(results)
-def test_a_step_is_one_of_the_table(given_result: Result) -> None:
+def test_steps_stay_within_the_range_of_the_table(given_result: Result) -> None:
     found = step(given_result)
     assert -10.0 <= found.step <= 1.0
     assert found.maximum in (None, 5.0, -20.0, -50.0)

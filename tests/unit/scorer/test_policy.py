@@ -32,7 +32,7 @@ def test_the_first_score_is_news() -> None:
         (5.0, 20.0, 0, True),
     ],
 )
-def test_a_score_is_news(score: float, before: float, seconds: int, news: bool) -> None:
+def test_score_is_news_after_enough_change_or_time(score: float, before: float, seconds: int, news: bool) -> None:
     assert is_news(score, NOW, Logged(NOW - timedelta(seconds=seconds), before)) is news
 
 
@@ -50,5 +50,5 @@ def test_a_score_is_news(score: float, before: float, seconds: int, news: bool) 
         (20.0, 5.0, False),
     ],
 )
-def test_a_fall_is_alarming(score: float, before: float, alarming: bool) -> None:
+def test_fall_by_1_or_below_10_is_alarming(score: float, before: float, alarming: bool) -> None:
     assert is_alarming(score, before) is alarming

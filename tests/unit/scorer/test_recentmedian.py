@@ -30,7 +30,7 @@ def result(
     monitor: int | None = None,
     id: int | None = None,
 ) -> PairScore:
-    """A result ``age`` minutes ago, of a monitor of its own."""
+    """Return a result of ``age`` minutes ago, by default of a separate monitor."""
     number = next(_ids)
     before = age if isinstance(age, timedelta) else timedelta(minutes=age)
     return PairScore(id or number, monitor or number, status, NOW - before, score, 1.0, rtt)
@@ -44,11 +44,11 @@ def score(*results: PairScore, intervals: Intervals = INTERVALS) -> float | None
 # ---- which results count -------------------------------------------------------------------------------------------
 
 
-def test_no_result_no_score() -> None:
+def test_without_results_there_is_no_score() -> None:
     assert score() is None
 
 
-def test_the_windows_are_the_published_ones() -> None:
+def test_windows_are_as_published() -> None:
     assert [(tier.statuses, tier.window) for tier in tiers(INTERVALS)] == [
         ({"active"}, timedelta(minutes=19.8)),
         ({"active", "testing"}, timedelta(minutes=99)),
@@ -57,8 +57,8 @@ def test_the_windows_are_the_published_ones() -> None:
 
 
 @pytest.mark.parametrize("status", ["active", "testing", "candidate"])
-def test_a_result_counts_to_the_very_end_of_its_window(status: PairStatus) -> None:
-    """Beside it are a paused monitor's result, the newest, and an older one that decides when it does not count."""
+def test_result_counts_until_the_end_of_its_window(status: PairStatus) -> None:
+    """The others are the newest result, of a paused monitor, and an older one that decides once this one is too old."""
     window = timedelta(minutes=MINUTES[status])
     others = [result(-99, "paused"), result(3, "candidate", age=timedelta(minutes=200))]
     if status == "active":
@@ -70,29 +70,29 @@ def test_a_result_counts_to_the_very_end_of_its_window(status: PairStatus) -> No
     assert beyond == {"active": 3, "testing": 3, "candidate": None}[status]
 
 
-def test_while_an_active_monitor_is_recent_no_other_counts() -> None:
+def test_recent_active_monitor_excludes_all_others() -> None:
     others = [result(-50, "testing"), result(-50, "candidate"), result(-50, "paused"), result(-50, None)]
     assert score(result(20, "active", age=19), *others) == 20
 
 
-def test_without_a_recent_active_one_testing_monitors_count_with_older_active_ones() -> None:
+def test_testing_and_older_active_monitors_count_second() -> None:
     results = [result(1, "active", age=30), result(2, "testing", age=5), result(3, "testing")]
     assert score(*results, result(-50, "candidate")) == 2
     assert score(*results[1:], result(9, "active", age=100)) == 2, "the active one is too old: the older of two"
 
 
-def test_without_those_candidates_count_with_older_testing_ones() -> None:
+def test_candidates_and_older_testing_monitors_count_last() -> None:
     results = [result(1, "testing", age=120), result(2, "candidate", age=5), result(3, "candidate")]
     assert score(*results) == 2
     assert score(*results, result(-50, "active", age=150)) == 2, "an active monitor that is silent has no say here"
 
 
-def test_paused_monitors_and_former_ones_have_no_say_but_their_time_counts() -> None:
+def test_paused_and_former_monitors_contribute_only_their_time() -> None:
     assert score(result(5, "paused"), result(6, None)) is None
     assert score(result(5, None), result(20, "active", age=21), result(11, "testing", age=22)) == 11
 
 
-def test_intervals_are_the_pools_setting() -> None:
+def test_windows_follow_the_pools_intervals() -> None:
     short = Intervals(interval_active=2, interval_testing=4, interval_candidate=8)
     old = result(1, "active", age=timedelta(seconds=5))
     assert score(old, result(2, "testing", age=SECOND), result(3, "testing"), intervals=short) == 2
@@ -113,11 +113,11 @@ def test_intervals_are_the_pools_setting() -> None:
         ([20, 20, 20, 20, 20, -100, -100], 20),
     ],
 )
-def test_the_median_is_the_middle_and_the_lower_of_two_middles(scores: list[float], middle: float) -> None:
+def test_median_is_the_middle_or_the_lower_of_two(scores: list[float], middle: float) -> None:
     assert median([result(s) for s in scores]).score == middle
 
 
-def test_equal_scores_are_told_apart_by_rtt_then_id_and_no_rtt_comes_first() -> None:
+def test_equal_scores_are_ordered_by_rtt_then_id_with_missing_rtt_first() -> None:
     a, b, c = result(rtt=30_000, id=1), result(rtt=10_000, id=2), result(rtt=20_000, id=3)
     assert median([a, b, c]).from_ls_id == 3
     assert median([a, b, c, result(rtt=None, id=9)]).from_ls_id == 2
@@ -128,25 +128,25 @@ def test_equal_scores_are_told_apart_by_rtt_then_id_and_no_rtt_comes_first() -> 
 
 
 @pytest.mark.parametrize("newer", [-50.0, 20.0])
-def test_of_fewer_than_three_the_oldest_is_taken_whatever_they_say(newer: float) -> None:
+def test_oldest_of_fewer_than_three_results_is_used(newer: float) -> None:
     assert median([result(newer), result(5, age=1)]).score == 5
     assert median([result(newer)]).score == newer
 
 
-def test_of_two_in_the_same_second_the_one_stored_first_is_the_older() -> None:
+def test_of_two_results_in_the_same_second_the_first_stored_is_older() -> None:
     assert median([result(1, id=12), result(2, id=11)]).from_ls_id == 11
 
 
-def test_the_score_says_which_result_it_was_taken_from() -> None:
+def test_score_contains_the_id_of_its_result() -> None:
     assert median([PairScore(42, 1, "active", NOW, -3.5, -5.0, None)]) == Score(-3.5, -5.0, 42)
 
 
-def test_only_the_latest_result_of_a_monitor_counts_and_of_one_second_the_last_stored() -> None:
+def test_only_the_latest_and_last_stored_result_of_a_monitor_counts() -> None:
     old, new, newer = (result(s, age=a, monitor=1, id=i) for s, a, i in [(1, 5, 99), (2, 0, 3), (3, 0, 4)])
     assert latest_per_monitor([newer, old, new]) == [newer]
 
 
-# ---- what must hold ------------------------------------------------------------------------------------------------
+# ---- properties ----------------------------------------------------------------------------------------------------
 
 STATUSES: Sequence[PairStatus | None] = ("active", "testing", "candidate", "paused", None)
 
@@ -186,7 +186,7 @@ def test_time_that_passes_without_results_changes_nothing(results: list[PairScor
 
 
 @given(histories())
-def test_the_score_is_one_that_a_monitor_gave_and_lies_between_all_others(results: list[PairScore]) -> None:
+def test_score_is_that_of_an_eligible_latest_result(results: list[PairScore]) -> None:
     computed = SCORER.compute(results, INTERVALS)
     if computed is None:
         return
@@ -197,8 +197,8 @@ def test_the_score_is_one_that_a_monitor_gave_and_lies_between_all_others(result
 
 
 @given(histories())
-def test_it_is_the_median_of_the_first_tier_that_holds_any(results: list[PairScore]) -> None:
-    """Said once more, as plainly as possible."""
+def test_score_is_the_median_of_the_first_tier_with_results(results: list[PairScore]) -> None:
+    """Compare with a second implementation, which is as simple as possible."""
     newest = max((r.ts for r in results), default=NOW)
     latest = {r.monitor_id: r for r in sorted(results, key=lambda r: (r.ts, r.log_score_id))}.values()
 
@@ -221,7 +221,7 @@ def test_it_is_the_median_of_the_first_tier_that_holds_any(results: list[PairSco
     st.lists(st.floats(15, 20), min_size=4, max_size=9),
     st.lists(st.floats(-100, 20), max_size=4),
 )
-def test_a_minority_of_wrong_monitors_cannot_take_a_good_server_out(good: list[float], bad: list[float]) -> None:
+def test_minority_of_wrong_monitors_cannot_lower_a_good_score(good: list[float], bad: list[float]) -> None:
     few = bad[: (len(good) - 1) // 2]
     assert median([result(s) for s in [*few, *good]]).score >= 15
 

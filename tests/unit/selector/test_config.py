@@ -31,12 +31,12 @@ from selector.rows import AccountLimit
         ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
     ],
 )
-def test_merge_patch_does_what_its_standard_says(target: Any, patch: Any, result: Any) -> None:
+def test_merge_patch_conforms_to_rfc_7396(target: Any, patch: Any, result: Any) -> None:
     assert merge_patch(target, patch) == result
 
 
 class Heard:
-    """What was complained about."""
+    """Records the warnings."""
 
     def __init__(self) -> None:
         self.said: list[tuple[str, str, str]] = []
@@ -83,7 +83,7 @@ def test_both_protocols_of_a_monitor_are_in_its_config() -> None:
     assert said == []
 
 
-def test_a_monitors_own_config_changes_that_of_its_protocols_settings() -> None:
+def test_monitors_own_config_overrides_the_protocols_settings() -> None:
     config, said = config_of(
         row("v4", config={"samples": 5, "base_checks": None, "nat_ip": "10.0.0.2"}),
         row("v6"),
@@ -96,7 +96,7 @@ def test_a_monitors_own_config_changes_that_of_its_protocols_settings() -> None:
     assert said == []
 
 
-def test_samples_come_from_the_pool_when_nobody_else_says() -> None:
+def test_samples_default_to_the_pools_setting() -> None:
     config, _ = config_of(row(), samples=1)
     assert config.protocols["v4"].samples == 1
     config, _ = config_of(row(), v4={"samples": 2}, samples=1)
@@ -104,7 +104,7 @@ def test_samples_come_from_the_pool_when_nobody_else_says() -> None:
 
 
 @pytest.mark.parametrize("broken", ["{", "[1]", "17", '"text"', "[" * 100_000])
-def test_a_broken_config_means_the_defaults_and_is_told(broken: str) -> None:
+def test_invalid_config_is_replaced_by_the_defaults_and_logged(broken: str) -> None:
     config, said = config_of(row(config=broken), v4={"samples": 4})
     assert config.protocols["v4"].samples == 4
     [(kind, key, what)] = said
@@ -112,7 +112,7 @@ def test_a_broken_config_means_the_defaults_and_is_told(broken: str) -> None:
     assert "defaults are used" in what
 
 
-def test_broken_settings_for_all_are_told_under_their_name() -> None:
+def test_invalid_protocol_settings_are_logged_under_their_name() -> None:
     config, said = config_of(row(config={"samples": 2}), v4="nonsense")
     assert config.protocols["v4"].samples == 2
     assert [key for _, key, _ in said] == ["settings-v4.system"]
@@ -134,7 +134,7 @@ def test_broken_settings_for_all_are_told_under_their_name() -> None:
         ("otlp_log_level", 3, "debug"),
     ],
 )
-def test_one_wrong_value_means_its_default_and_leaves_the_others(key: str, value: Any, right: str) -> None:
+def test_invalid_value_falls_back_to_its_default_and_others_are_kept(key: str, value: Any, right: str) -> None:
     good = {"samples": 5, "nat_ip": "10.0.0.2", "base_checks": ["192.0.2.9"], "otlp_log_level": "error"}
     config, said = config_of(row(config={**good, key: value}))
     sound, _ = config_of(row(config={k: v for k, v in good.items() if k != key}))
@@ -145,13 +145,13 @@ def test_one_wrong_value_means_its_default_and_leaves_the_others(key: str, value
 
 
 @pytest.mark.parametrize(("level", "means"), [("WARN", "warning"), ("Info", "info"), ("", None), (None, None)])
-def test_log_levels_are_taken_as_other_agents_spell_them(level: Any, means: Any) -> None:
+def test_log_levels_are_accepted_in_other_agents_spelling(level: Any, means: Any) -> None:
     config, said = config_of(row(config={"otlp_log_level": level}))
     assert config.log_level == means
     assert said == []
 
 
-def test_a_status_that_no_agent_knows_leaves_its_protocol_out() -> None:
+def test_protocol_with_an_unknown_status_is_left_out() -> None:
     config, [(_, _, what)] = config_of(row("v4", status="asleep"), row("v6"))
     assert list(config.protocols) == ["v6"]
     assert "asleep" in what

@@ -21,7 +21,7 @@ DEBUG, INFO = MonitorConfig(protocols={}, log_level="debug"), MonitorConfig(prot
 
 
 class Broker:
-    """What is retained, and how often it was read and written."""
+    """Fake broker: the retained configurations, and how often they were read and written."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.held: dict[str, MonitorConfig | None] = {}
@@ -68,7 +68,7 @@ async def broker(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Broker]:
         await running
 
 
-async def test_what_changes_is_published_at_once_and_nothing_else(broker: Broker) -> None:
+async def test_only_changed_configs_are_published_and_at_once(broker: Broker) -> None:
     broker.held = {"a": DEBUG}
     broker.configs.set_wanted({"a": DEBUG, "b": DEBUG})
     await broker.until_held(a=DEBUG, b=DEBUG)
@@ -77,16 +77,14 @@ async def test_what_changes_is_published_at_once_and_nothing_else(broker: Broker
     assert (broker.writes, broker.reads) == (["b", "a"], 1)
 
 
-async def test_what_nobody_wants_is_removed_and_its_monitor_looked_at(broker: Broker) -> None:
+async def test_unwanted_config_is_removed_and_its_monitor_is_reported(broker: Broker) -> None:
     broker.held = {"a": DEBUG, "gone": None}
     broker.configs.set_wanted({"a": DEBUG})
     await broker.until_held(a=DEBUG)
     assert (broker.writes, broker.unwanted) == (["gone"], ["gone"])
 
 
-async def test_what_somebody_else_has_written_is_found_after_a_while(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_foreign_changes_are_repaired_at_the_next_read(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config_publisher, "REREAD", 0.01)
     broker.configs.set_wanted({"a": DEBUG})
     await broker.until_held(a=DEBUG)
@@ -94,15 +92,15 @@ async def test_what_somebody_else_has_written_is_found_after_a_while(
     await broker.until_held(a=DEBUG)
 
 
-async def test_what_is_forgotten_is_read_again(broker: Broker) -> None:
+async def test_invalidated_configs_are_read_and_published_again(broker: Broker) -> None:
     broker.configs.set_wanted({"a": DEBUG})
     await broker.until_held(a=DEBUG)
-    broker.held.clear()  # a broker that came back without it
+    broker.held.clear()  # as after a restart of the broker without its data
     broker.configs.invalidate()
     await broker.until_held(a=DEBUG)
 
 
-async def test_a_broker_that_is_away_is_tried_again(broker: Broker) -> None:
+async def test_publishing_is_retried_during_an_outage_of_the_broker(broker: Broker) -> None:
     broker.away = 3
     broker.configs.set_wanted({"a": DEBUG})
     await broker.until_held(a=DEBUG)

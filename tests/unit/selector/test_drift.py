@@ -1,4 +1,4 @@
-"""Test which agents the selector considers online, by the status of agents of both kinds."""
+"""Test which agents the selector considers online, from the statuses of both kinds of agent."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +14,7 @@ NAMES = ["nlams1-x.test.mon.example", "uspao1-x.test.mon.example"]
 
 
 class Marked:
-    """Stands for the reconciler: keeps whose retained tree is to be compared."""
+    """Fake reconciler that records whose retained trees are to be compared."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -23,7 +23,7 @@ class Marked:
         self.names.append(name)
 
 
-def test_an_agent_of_either_kind_comes_and_goes() -> None:
+def test_online_agents_of_either_kind_are_counted() -> None:
     said = (
         (b'{"Online":true,"Version":{"Version":"v4.1.5"},"UpdatedMQ":"2026-11-29T16:46:35Z"}', b'{"Online":false}'),
         (encode(Status(online=True)), encode(Status(online=False))),

@@ -1,5 +1,4 @@
-"""Test the handling of an agent whose assignments differ from the ledger: first its retained messages, then all
-again."""
+"""Test the repair of assignments that differ from the ledger: first in the retained tree, then by a complete resend."""
 
 import asyncio
 from contextlib import suppress
@@ -29,7 +28,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
 
 
 class Pool:
-    """A selector and one agent. ``ledger`` is the hash of what the agent should hold."""
+    """A selector and one agent. ``ledger`` is the hash of the assignments that the agent should hold."""
 
     def __init__(self, clock: ManualClock) -> None:
         self.ledger = ONE
@@ -41,7 +40,7 @@ class Pool:
             cast(Any, worker), cast(Any, None), cast(Any, reconciler), RowWarnings(), known=NAME.__eq__
         )
         self._hear(ONE)
-        self._marked.clear()  # that it came online
+        self._marked.clear()  # the mark for coming online
 
     async def _read(self, _work: object) -> dict[str, str]:
         return {"v4": self.ledger}
@@ -51,7 +50,7 @@ class Pool:
         self._watch.on_status(Incoming(TOPICS.status(NAME), encode(Status(online=True, protocols={"v4": state}))))
 
     async def says(self, held: str) -> list[bool]:
-        """The agent says that it holds this; returns what is reconciled: its tree (False), or everything (True)."""
+        """Report ``held`` as the agent's hash; return what is reconciled: its tree (False), or everything (True)."""
         self._clock.now += PAUSE
         self._hear(held)
         running = asyncio.create_task(self._watch.run())
@@ -64,19 +63,19 @@ class Pool:
         return marked
 
 
-async def test_an_agent_that_agrees_is_left_alone(clock: ManualClock) -> None:
+async def test_agent_without_a_difference_is_left_alone(clock: ManualClock) -> None:
     pool = Pool(clock)
     assert [await pool.says(ONE) for _ in range(3)] == [[], [], []]
 
 
-async def test_who_says_the_same_again_although_its_tree_is_right_is_told_everything(clock: ManualClock) -> None:
+async def test_same_difference_with_a_correct_tree_causes_a_complete_resend(clock: ManualClock) -> None:
     pool = Pool(clock)
     assert await pool.says(TWO) == [False]
     assert await pool.says(TWO) == [True]
 
 
-async def test_who_is_on_its_way_is_not_told_everything(clock: ManualClock) -> None:
-    """Its reports lag behind: each says something else, or is compared with something else."""
+async def test_changing_differences_cause_no_complete_resend(clock: ManualClock) -> None:
+    """Its reports lag behind: each contains another hash, or is compared with another one."""
     pool = Pool(clock)
     assert await pool.says(TWO) == [False]
     assert await pool.says(THREE) == [False]
@@ -85,12 +84,12 @@ async def test_who_is_on_its_way_is_not_told_everything(clock: ManualClock) -> N
     assert await pool.says(THREE) == [True]
 
 
-async def test_who_agreed_in_between_begins_anew(clock: ManualClock) -> None:
+async def test_agreement_in_between_starts_the_comparison_over(clock: ManualClock) -> None:
     pool = Pool(clock)
     assert [await pool.says(held) for held in (TWO, ONE, TWO)] == [[False], [], [False]]
 
 
-async def test_everything_is_told_once_an_hour_at_most(clock: ManualClock) -> None:
+async def test_complete_resends_are_limited_to_one_an_hour(clock: ManualClock) -> None:
     pool = Pool(clock)
     told = [await pool.says(TWO) for _ in range(int(RESEND_ALL_AGAIN / PAUSE) + 2)]
     assert told == [[False], [True], *[[False]] * (int(RESEND_ALL_AGAIN / PAUSE) - 1), [True]]

@@ -31,7 +31,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
 
 
 class Selector:
-    """An agent watch, and how often it looked at the ledger and had a tree reconciled."""
+    """A drift watch, and how often it read the ledger and had a tree reconciled."""
 
     def __init__(self) -> None:
         self.marked: list[str] = []
@@ -52,7 +52,7 @@ class Selector:
         self.watch.on_status(Incoming(TOPICS.status(name), payload, retain=True))
 
     async def compares(self) -> None:
-        """Whatever it has to compare now."""
+        """Run all pending comparisons."""
         running = asyncio.create_task(self.watch.run())
         for _ in range(20):
             await asyncio.sleep(0)
@@ -62,7 +62,7 @@ class Selector:
 
 
 @pytest.mark.parametrize("gone", [False, None])
-async def test_an_agent_that_comes_and_goes_is_compared_every_20_s_and_its_tree_read_every_5_minutes(
+async def test_flapping_agent_is_compared_and_reconciled_at_bounded_intervals(
     gone: bool | None, clock: ManualClock
 ) -> None:
     selector = Selector()
@@ -76,7 +76,7 @@ async def test_an_agent_that_comes_and_goes_is_compared_every_20_s_and_its_tree_
     assert selector.looked <= 31
 
 
-async def test_who_comes_for_the_first_time_is_looked_at_at_once(clock: ManualClock) -> None:
+async def test_first_appearance_of_an_agent_is_reconciled_at_once(clock: ManualClock) -> None:
     selector = Selector()
     selector.hears(NAME, True)
     selector.hears(OTHER, True)
@@ -91,7 +91,7 @@ async def test_who_comes_for_the_first_time_is_looked_at_at_once(clock: ManualCl
     assert selector.marked == [NAME, OTHER, NAME]
 
 
-def test_what_is_wrong_with_a_row_is_said_once_and_not_in_turns(
+def test_alternating_warnings_about_a_row_are_logged_once_each(
     clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     said = RowWarnings()
@@ -105,9 +105,7 @@ def test_what_is_wrong_with_a_row_is_said_once_and_not_in_turns(
     ]
 
 
-def test_an_agent_that_says_something_else_each_time_fills_no_log(
-    clock: ManualClock, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_ever_changing_warnings_do_not_flood_the_log(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> None:
     said = RowWarnings()
     with caplog.at_level(logging.WARNING):
         for number in range(3600):  # an hour

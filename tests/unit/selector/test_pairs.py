@@ -1,4 +1,4 @@
-"""Test when missing pairs are looked for: after each new monitor or server, and in every sweep."""
+"""Test when missing pairs are created: after each new monitor or server, and in every sweep."""
 
 import asyncio
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from selector.pairs import PairLoop
 
 
 class Pool:
-    """A pool with two monitors, of which pairs are missing when ``missing`` says so."""
+    """A pool with two monitors; ``missing`` contains the pairs that they lack."""
 
     rows: tuple[Any, ...] = (SimpleNamespace(id=1), SimpleNamespace(id=2))
 
@@ -58,7 +58,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
     yield Pool(monkeypatch)
 
 
-async def test_it_is_done_again_when_somebody_came_and_in_each_sweep(pool: Pool) -> None:
+async def test_pairs_are_checked_after_population_changes_and_in_each_sweep(pool: Pool) -> None:
     everything = ["look 1", "look 2", "queue"]
     assert await pool.looks() == everything
     assert await pool.looks() == []
@@ -70,7 +70,7 @@ async def test_it_is_done_again_when_somebody_came_and_in_each_sweep(pool: Pool)
     assert await pool.looks() == []
 
 
-async def test_the_loop_looks_when_it_is_shown_the_monitors_and_when_it_is_told_to_sweep(pool: Pool) -> None:
+async def test_loop_checks_pairs_for_new_monitors_and_on_a_sweep(pool: Pool) -> None:
     everything = ["look 1", "look 2", "queue"]
 
     async def until_looked(times: int) -> None:
@@ -87,8 +87,8 @@ async def test_the_loop_looks_when_it_is_shown_the_monitors_and_when_it_is_told_
     await asyncio.wait({running})
 
 
-async def test_pairs_are_published_batch_by_batch_and_servers_queued_after_them(pool: Pool) -> None:
-    """The first review of a server is to see its pairs."""
+async def test_pairs_are_published_in_batches_before_servers_are_queued(pool: Pool) -> None:
+    """The first review of a server must see its pairs."""
     pool.missing = {1: [[(7, 1), (8, 1)], [(9, 1)]]}
     pool.new_servers = 1
     assert await pool.looks() == [

@@ -20,7 +20,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
 
 @pytest.fixture
 def reconciler(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> Reconciler:
-    """One whose monitors have no assignments, and none retained."""
+    """A reconciler whose monitors have no assignments, neither in the ledger nor retained."""
 
     async def in_database(work: object) -> dict[str, None]:
         return {}
@@ -35,7 +35,7 @@ def reconciler(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> Reconcile
 
 
 async def looked_at(reconciler: Reconciler, clock: ManualClock) -> list[str]:
-    """Looks at all whose turn it is, one every ten seconds, and returns their names in order."""
+    """Reconcile all monitors whose turn it is, one every ten seconds, and return their names in order."""
     names: list[str] = []
     while True:
         following = asyncio.create_task(reconciler._next())
@@ -52,7 +52,7 @@ async def looked_at(reconciler: Reconciler, clock: ManualClock) -> list[str]:
         clock.now += 10
 
 
-async def test_every_monitor_is_looked_at_once_in_a_cycle(reconciler: Reconciler, clock: ManualClock) -> None:
+async def test_every_monitor_is_reconciled_once_per_cycle(reconciler: Reconciler, clock: ManualClock) -> None:
     reconciler.set_monitors({"a", "b", "c"})
     first = await looked_at(reconciler, clock)
     assert sorted(first) == ["a", "b", "c"], "new ones are marked"
@@ -65,9 +65,7 @@ async def test_every_monitor_is_looked_at_once_in_a_cycle(reconciler: Reconciler
     assert await looked_at(reconciler, clock) == first
 
 
-async def test_who_is_marked_comes_first_and_begins_a_cycle_of_its_own(
-    reconciler: Reconciler, clock: ManualClock
-) -> None:
+async def test_marked_monitor_comes_first_and_starts_its_own_cycle(reconciler: Reconciler, clock: ManualClock) -> None:
     reconciler.set_monitors({"a", "b"})
     first, second = await looked_at(reconciler, clock)
     clock.now += CYCLE / 2
@@ -79,7 +77,7 @@ async def test_who_is_marked_comes_first_and_begins_a_cycle_of_its_own(
     assert await looked_at(reconciler, clock) == [first]
 
 
-async def test_marks_are_served_in_their_order_and_a_second_one_changes_nothing(
+async def test_marks_are_processed_in_order_and_duplicates_are_ignored(
     reconciler: Reconciler, clock: ManualClock
 ) -> None:
     reconciler.set_monitors({"a", "b", "c"})
@@ -89,7 +87,7 @@ async def test_marks_are_served_in_their_order_and_a_second_one_changes_nothing(
     assert await looked_at(reconciler, clock) == ["b", "c", "a"]
 
 
-async def test_who_is_no_longer_a_monitor_is_looked_at_once_more(reconciler: Reconciler, clock: ManualClock) -> None:
+async def test_removed_monitor_is_reconciled_one_last_time(reconciler: Reconciler, clock: ManualClock) -> None:
     reconciler.set_monitors({"a", "b"})
     await looked_at(reconciler, clock)
     reconciler.set_monitors({"b"})

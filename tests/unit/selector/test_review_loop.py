@@ -18,7 +18,7 @@ from testbed.waiting import wait_until
 
 
 class _Worker:
-    """Reviews one server after the other, each with something to publish."""
+    """Fake worker whose reviews all have something to publish."""
 
     topics = SimpleNamespace(assignment_event=lambda server_id: "")
 
@@ -32,7 +32,7 @@ class _Worker:
             await asyncio.Event().wait()
         self._left -= 1
         self._story.append("review")
-        # As many as a full transaction, so that nobody waits for the next look.
+        # A full transaction, so that the loop does not wait for its next poll.
         return [Reviewed(number, "unchanged", touched=((number, 1),)) for number in range(10)], 0.1
 
 
@@ -64,19 +64,19 @@ async def _story(release: asyncio.Event, until: Callable[[list[str]], bool], cou
     return story
 
 
-async def test_the_next_reviews_begin_when_the_last_ones_are_published() -> None:
+async def test_next_reviews_begin_after_the_last_ones_are_published() -> None:
     release = asyncio.Event()
     release.set()
     story = await _story(release, lambda story: story.count("published") == 2)
     assert story == ["review", "publish 10", "published"] * 2
 
 
-async def test_a_broker_that_takes_its_time_does_not_stop_reviews() -> None:
+async def test_slow_broker_does_not_stop_reviews() -> None:
     story = await _story(asyncio.Event(), lambda story: story.count("review") == 2)
     assert story == ["review", "publish 10", "review"]
 
 
-async def test_no_review_begins_after_a_pause_that_came_while_one_waited_for_the_clock() -> None:
+async def test_no_review_begins_if_paused_while_waiting_for_the_clock() -> None:
     story: list[str] = []
     worker, agreed, asked = _Worker(story, 1), asyncio.Event(), asyncio.Event()
 
@@ -91,7 +91,7 @@ async def test_no_review_begins_after_a_pause_that_came_while_one_waited_for_the
         await asked.wait()
         await reviewing.pause()
         agreed.set()
-        for _ in range(20):  # turns of the loop; a review takes two
+        for _ in range(20):  # iterations of the event loop; a review takes two
             await asyncio.sleep(0)
         assert story == [] and reviewing.paused
         worker.clock = Clock()
@@ -110,7 +110,7 @@ def test_a_transaction_has_as_many_servers_as_its_time_allows(reviewed: int, sec
 
 
 @given(st.floats(1e-4, 2.0), st.integers(1, BATCH))
-def test_transactions_find_their_size_at_once_and_keep_it(server: float, together: int) -> None:
+def test_transaction_size_converges_at_once_and_stays(server: float, together: int) -> None:
     """With servers that take ``server`` seconds each, however many were reviewed together at first."""
     size = next_together(together, together * server)
     assert size * server <= LONGEST + server / 2 or size == 1

@@ -1,4 +1,4 @@
-"""Test the pure parts of publishing: the messages to agents, and errors in the retained tree."""
+"""Test the pure parts of publishing: the messages to agents, and differences in the retained tree."""
 
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -55,17 +55,17 @@ def test_a_pair_is_measured_at_the_interval_of_its_status(status: str, interval:
         {"ip": "nowhere"},
     ],
 )
-def test_what_is_no_assignment(changes: dict[str, Any]) -> None:
+def test_pairs_that_must_not_be_measured_have_no_assignment(changes: dict[str, Any]) -> None:
     assert assignment(row(**changes), DEVEL, RowWarnings()) is None
 
 
 @pytest.mark.parametrize("ip", ["10.0.0.1", "192.0.2.1", "169.254.169.254"])
-def test_outside_devel_only_public_servers_are_measured_as_agents_have_it(ip: str) -> None:
+def test_only_public_servers_are_measured_outside_devel(ip: str) -> None:
     assert assignment(row(ip=ip), PROD, RowWarnings()) is None
     assert assignment(row(ip=ip), DEVEL, RowWarnings()) is not None
 
 
-def test_a_server_is_measured_until_its_day() -> None:
+def test_server_is_measured_until_its_day_of_deletion() -> None:
     assert assignment(row(deletion_on=date(2026, 1, 3)), DEVEL, RowWarnings()) is not None
 
 
@@ -83,7 +83,7 @@ def test_a_server_is_measured_until_its_day() -> None:
         ("{", 123, True),
     ],
 )
-def test_only_in_devel_a_server_has_another_port(
+def test_server_may_have_another_port_only_in_devel(
     flags: str, port: int, wrong: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = assignment(row(flags=flags), DEVEL, RowWarnings())
@@ -96,7 +96,7 @@ def test_only_in_devel_a_server_has_another_port(
 
 
 @pytest.mark.parametrize("name", ["M.devel.mon.example", "m.prod.mon.example", "m/devel", "a.devel.b/#", "old-monitor"])
-def test_a_name_of_another_form_or_environment_is_told_nothing(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_or_foreign_monitor_name_gets_no_assignments(name: str, caplog: pytest.LogCaptureFixture) -> None:
     row_warnings = RowWarnings()
     for _ in range(3):
         assert assignments_by_topic([row(monitor=name)], DEVEL, row_warnings) == {}
@@ -104,13 +104,13 @@ def test_a_name_of_another_form_or_environment_is_told_nothing(name: str, caplog
     assert name in record.getMessage()
 
 
-def test_a_pair_that_is_no_assignment_is_told_as_none() -> None:
+def test_pair_without_an_assignment_yields_none() -> None:
     told = assignments_by_topic([row(), row(server_id=8, status="paused")], DEVEL, RowWarnings())
     assert told["/devel/monitors/assignments/m.devel.mon.example/v4/7"] is not None
     assert told["/devel/monitors/assignments/m.devel.mon.example/v4/8"] is None
 
 
-def test_complaints_are_logged_once_until_they_change(caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_are_logged_once_until_they_change(caplog: pytest.LogCaptureFixture) -> None:
     row_warnings = RowWarnings()
     for what in ("a", "a", "b", "b"):
         row_warnings.warn("server", 1, what)
@@ -127,7 +127,7 @@ def told(server_id: int, status: Any = "active") -> Assignment:
     return Assignment(server_id=server_id, ip="192.0.2.1", status=status, interval=540.0)
 
 
-def test_the_difference_between_tree_and_ledger() -> None:
+def test_differences_between_tree_and_ledger_are_found() -> None:
     tree = {"right": told(1), "other": told(2, "testing"), "left over": told(3), "foreign": told(4), "broken": None}
     wanted = {"right": told(1), "other": told(2), "new": told(5), "left over": None, "not there": None}
     assert difference(tree, wanted) == Difference(
@@ -140,12 +140,12 @@ def test_the_difference_between_tree_and_ledger() -> None:
     assert difference({"a": None}, {"a": told(1)}).repairs == {"a": told(1)}
 
 
-def test_a_payload_that_is_no_assignment_is_there_all_the_same() -> None:
+def test_undecodable_payloads_are_still_part_of_the_tree() -> None:
     tree = {"a": encode(told(1)), "b": b"{}", "c": b"\xff", "d": b'{"server_id": 1, "ip": 5}'}
     assert decoded(tree) == {"a": told(1), "b": None, "c": None, "d": None}
 
 
-def test_fields_that_a_newer_selector_adds_are_no_difference() -> None:
+def test_unknown_fields_of_a_newer_selector_are_no_difference() -> None:
     newer = encode(told(1))[:-1] + b',"later":1}'
     assert decoded({"a": newer}) == {"a": told(1)}
 
@@ -165,7 +165,7 @@ SEEN = SeenState("active", "192.0.2.1", 3, "2", False)
         (SeenState("paused", "192.0.2.2", 4, "1", True), ("status", "address", "account", "limit", "gone")),
     ],
 )
-def test_what_changed_of_a_monitor(after: SeenState, what: tuple[str, ...]) -> None:
+def test_changes_of_a_monitor_are_named(after: SeenState, what: tuple[str, ...]) -> None:
     assert what_changed(SEEN, after) == what
 
 
@@ -180,5 +180,5 @@ JUST_NOW, LONG_AGO = NOW - timedelta(minutes=14, seconds=59), NOW - timedelta(mi
 
 
 @pytest.mark.parametrize(("last", "gone"), [(JUST_NOW, False), (LONG_AGO, True), (None, True)])
-def test_who_is_gone(last: datetime | None, gone: bool) -> None:
+def test_monitor_is_gone_after_15_minutes_without_a_status(last: datetime | None, gone: bool) -> None:
     assert is_gone(last, NOW) is gone

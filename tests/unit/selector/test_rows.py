@@ -32,7 +32,7 @@ GOOD = RawMonitor(
 )
 
 
-def test_a_good_row() -> None:
+def test_valid_row_is_converted() -> None:
     parsed = parse_monitor(GOOD)
     assert parsed == Monitor(
         id=1,
@@ -57,7 +57,7 @@ def test_averages_may_be_decimals_or_missing() -> None:
     assert (parsed.avg_step, parsed.avg_rtt_ms) == (0.5, None)
 
 
-def test_a_monitor_without_a_pair_takes_no_part() -> None:
+def test_monitor_without_a_pair_is_ignored() -> None:
     parsed = parse_monitor(replace(GOOD, pair_status=None))
     assert isinstance(parsed, Monitor)
     review = scene(parsed).review()
@@ -79,7 +79,7 @@ BROKEN: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("says", BROKEN)
-def test_a_broken_row_is_left_out_and_says_what_is_wrong(says: str) -> None:
+def test_invalid_row_is_skipped_with_the_reason(says: str) -> None:
     parsed = parse_monitor(replace(GOOD, **BROKEN[says]))
     assert isinstance(parsed, Skipped)
     assert parsed.reason.startswith(says)
@@ -89,14 +89,14 @@ def test_a_broken_row_is_left_out_and_says_what_is_wrong(says: str) -> None:
 
 @pytest.mark.parametrize("says", [says for says in BROKEN if "status" not in says])
 @pytest.mark.parametrize("status", ["paused", "deleted"])
-def test_who_is_blocked_leaves_whatever_else_its_row_says(says: str, status: str) -> None:
+def test_blocked_monitor_leaves_whatever_else_its_row_contains(says: str, status: str) -> None:
     parsed = parse_monitor(replace(GOOD, **BROKEN[says], global_status=status))
     assert isinstance(parsed, Monitor)
     others = many(range(11, 18), "active")
     assert [change.to_status for change in scene(parsed, *others).review().changes] == [PairStatus.CANDIDATE]
 
 
-def test_one_broken_row_does_not_stop_the_others() -> None:
+def test_invalid_row_does_not_affect_the_others() -> None:
     rows = parse_monitors([GOOD, replace(GOOD, id=2, ip="nonsense"), replace(GOOD, id=3, global_status="paused")])
     review = scene(*rows).review()
     assert [skipped.id for skipped in review.skipped] == [2]
@@ -117,7 +117,7 @@ def test_one_broken_row_does_not_stop_the_others() -> None:
         ('{"monitors_per_server_limit": 1%s}' % ("0" * 30), 1_000_000),
     ],
 )
-def test_limit_of_an_account(flags: str | None, limit: int) -> None:
+def test_limit_of_an_account_comes_from_its_flags(flags: str | None, limit: int) -> None:
     assert account_limit(flags) == (limit, "")
 
 
@@ -137,7 +137,7 @@ ODD_FLAGS = {
 
 
 @pytest.mark.parametrize("flags", ODD_FLAGS)
-def test_an_odd_limit_of_an_account_means_the_default(flags: str) -> None:
+def test_invalid_limit_of_an_account_means_the_default(flags: str) -> None:
     limit = account_limit(flags)
     assert limit.value == 2
     assert limit.odd.startswith(ODD_FLAGS[flags])
@@ -159,7 +159,7 @@ MEASURED: dict[str, tuple[dict[str, Any], tuple[int, float | None, float | None]
 
 
 @pytest.mark.parametrize("what", MEASURED)
-def test_nobody_is_beyond_judgement_because_of_what_it_measured(what: str) -> None:
+def test_implausible_averages_are_clamped(what: str) -> None:
     fields, expected = MEASURED[what]
     parsed = parse_monitor(replace(GOOD, **fields))
     assert isinstance(parsed, Monitor)
@@ -168,25 +168,25 @@ def test_nobody_is_beyond_judgement_because_of_what_it_measured(what: str) -> No
 
 @pytest.mark.parametrize("flags", [None, *ODD_FLAGS])
 @pytest.mark.parametrize("rtt", [-500.0, float("nan"), 1e30, 50.0])
-def test_who_measures_badly_leaves_whatever_its_rtt_and_account(rtt: float, flags: str | None) -> None:
+def test_unhealthy_monitor_leaves_whatever_its_rtt_and_account(rtt: float, flags: str | None) -> None:
     raw = replace(GOOD, id=1, avg_step=-5.0, avg_rtt_ms=rtt, account_flags=flags)
     review = scene(parse_monitor(raw), *many(range(11, 17), "active"), *many(range(21, 26), "testing")).review()
     assert [(change.monitor_id, change.rule) for change in review.changes][:1] == [(1, "rule 2: out")]
 
 
-def test_a_mapped_address_is_the_same_as_the_plain_one() -> None:
+def test_ipv4_mapped_address_equals_the_ipv4_address() -> None:
     assert parse_address("::ffff:10.1.2.3", "v6") == parse_address("10.1.2.3")
     assert parse_address("2001:DB8::0001") == parse_address("2001:db8::1")
 
 
-def test_a_server_whose_address_is_broken_cannot_be_reviewed() -> None:
+def test_server_with_an_invalid_address_cannot_be_reviewed() -> None:
     with pytest.raises(BadRow, match=r"address 'nowhere'"):
         parse_server(1, "nowhere", "v4", None)
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 1.5, "7"])
 @pytest.mark.parametrize("name", ["target_active", "target_testing"])
-def test_targets_that_make_no_sense_are_refused(name: str, value: Any) -> None:
+def test_invalid_targets_are_refused(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{name} is {value!r}"):
         Settings(**{name: value})
 
@@ -212,7 +212,7 @@ def test_targets_that_make_no_sense_are_refused(name: str, value: Any) -> None:
         pause_reason=st.none() | st.text(),
     )
 )
-def test_no_row_whatsoever_stops_a_review(raw: RawMonitor) -> None:
+def test_arbitrary_row_never_stops_a_review(raw: RawMonitor) -> None:
     parsed = parse_monitor(raw)
     others = many(range(101, 104), "active")
     review = scene(parsed, *others).review()

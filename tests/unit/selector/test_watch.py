@@ -16,7 +16,7 @@ from selector.watch import Watch
 
 
 class _Ledger:
-    """Says of monitor 7 that something changed, whenever it is asked and that is not held back."""
+    """Fake ledger that reports a change of monitor 7 at each call, unless the change is held back as flapping."""
 
     def __init__(self, what: tuple[str, ...]) -> None:
         self.what = what
@@ -39,7 +39,7 @@ def a_watch(**parts: object) -> Watch:
 @pytest.mark.parametrize(
     ("what", "most"), [(("gone",), 4), (("back",), 4), (("status",), 720), (("status", "gone"), 720)]
 )
-async def test_a_monitor_that_comes_and_goes_makes_its_servers_due_four_times_an_hour(
+async def test_flapping_makes_servers_due_at_most_four_times_an_hour(
     what: tuple[str, ...], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger, clock = _Ledger(what), SimpleNamespace(now=1000.0)
@@ -63,8 +63,8 @@ async def test_a_monitor_that_comes_and_goes_makes_its_servers_due_four_times_an
     assert len(woken) == most
 
 
-async def test_an_account_with_an_odd_limit_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
-    """However many monitors it has, and however often the watch looks."""
+async def test_account_with_an_invalid_limit_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """However many monitors the account has, and however often the watch checks."""
     rows = [monitor_row(number, account_limit('{"monitors_per_server_limit": -1}')) for number in (1, 2)]
     known_monitors = Monitors((*rows, monitor_row(3, account_limit(None))), {})
 
@@ -73,7 +73,7 @@ async def test_an_account_with_an_odd_limit_is_named_once(caplog: pytest.LogCapt
 
     one = a_watch(worker=SimpleNamespace(in_database=in_database), row_warnings=RowWarnings())
     for _ in range(3):
-        with pytest.raises(AttributeError):  # what comes next has no parts here
+        with pytest.raises(AttributeError):  # the next step's parts are missing here
             await one.check()
     assert [record.getMessage() for record in caplog.records] == [
         "account 4: flag monitors_per_server_limit is -1: must be a whole number of at least 1; 2 is used"
@@ -85,7 +85,7 @@ def monitor_row(number: int, limit: AccountLimit) -> MonitorRow:
 
 
 class _Marks:
-    """Which monitors are to be looked at."""
+    """Records which monitors are to be reconciled."""
 
     def __init__(self) -> None:
         self.marked: list[str] = []
@@ -100,8 +100,8 @@ class _Marks:
         return found
 
 
-async def test_doubts_and_another_connection_have_all_monitors_looked_at() -> None:
-    """What was committed may be something that nobody was told of; a broker that was away may have lost it."""
+async def test_doubts_and_reconnections_cause_reconciliation_of_all_monitors() -> None:
+    """A transaction in doubt may be committed but not published; a broker that was away may have lost messages."""
     marks, forgotten = _Marks(), []
     broker, doubts = SimpleNamespace(connections=1), SimpleNamespace(count=0)
     one = a_watch(
@@ -125,7 +125,7 @@ async def test_doubts_and_another_connection_have_all_monitors_looked_at() -> No
     assert (marks.take(), forgotten) == ([], [None])
 
 
-async def test_other_intervals_have_all_monitors_looked_at() -> None:
+async def test_changed_intervals_cause_reconciliation_of_all_monitors() -> None:
     marks, pool = _Marks(), SimpleNamespace(monitors=Intervals())
 
     async def in_database(work: Any) -> Any:
@@ -147,7 +147,7 @@ async def test_other_intervals_have_all_monitors_looked_at() -> None:
     assert marks.take() == []
 
 
-async def test_reviews_planned_by_a_wrong_clock_are_made_now(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reviews_scheduled_by_a_wrong_clock_become_due_now(monkeypatch: pytest.MonkeyPatch) -> None:
     found, asked = [3, 0, 0], []
 
     def heal(_engine: object, reviews: Reviews, _now: object) -> int:

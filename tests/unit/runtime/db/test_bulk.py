@@ -1,4 +1,4 @@
-"""Test bulk statements from the tables: quoted names, sufficiently wide types, errors instead of NULL."""
+"""Test bulk statements derived from the tables: quoted names, sufficiently wide types, errors instead of NULL."""
 
 import importlib
 from typing import Any, Final, NamedTuple
@@ -25,7 +25,7 @@ from schema.tables import log_scores, metadata, result_batches, scoring_queue, s
 from testbed.fixtures.sql import unquoted
 
 MODULES: Final = ["ingest.store", "scorer.store", "selector.pairs", "selector.triggers", "selector.write"]
-"""All that write many rows."""
+"""All modules that write many rows."""
 
 
 class Key(NamedTuple):
@@ -35,7 +35,7 @@ class Key(NamedTuple):
 
 
 def statements() -> list[str]:
-    """What is written on MySQL: everywhere, and here."""
+    """Return the MySQL text of every bulk statement in use, and of some for this test."""
     found: list[Any] = [
         each
         for module in MODULES
@@ -62,12 +62,12 @@ def test_names_are_quoted() -> None:
     assert [(text, words) for text in statements() if (words := unquoted(text.replace("coalesce", "COALESCE")))] == []
 
 
-def test_what_is_written_is_never_null_for_an_error() -> None:
+def test_statements_raise_errors_instead_of_writing_null() -> None:
     assert [text for text in statements() if text.count(" PATH '") != text.count(" ERROR ON ERROR")] == []
 
 
-def test_rows_are_locked_in_their_order() -> None:
-    """An optimizer that finds a small table would begin with it."""
+def test_rows_are_locked_in_the_given_order() -> None:
+    """Otherwise an optimizer might begin with a small table."""
     changes = [text for text in statements() if text.startswith(("UPDATE", "DELETE"))]
     assert len(changes) > 4
     assert [text for text in changes if " AS `rows` STRAIGHT_JOIN `" not in text] == []
@@ -99,21 +99,21 @@ def test_types_are_wider_than_the_columns() -> None:
     ) in BulkInsert(log_scores, Row).mysql.text
 
 
-def test_a_time_keeps_its_digits() -> None:
+def test_times_keep_their_fractional_digits() -> None:
     class Row(NamedTuple):
         received_on: str
 
     assert "`received_on` DATETIME(6) PATH" in BulkInsert(result_batches, Row).mysql.text
 
 
-def test_a_text_keeps_its_characters_where_it_is_a_key() -> None:
+def test_text_keys_have_the_columns_character_set() -> None:
     ascii = "`batch` TEXT CHARACTER SET ASCII COLLATE ASCII_BIN PATH"
     assert ascii in BulkUpdate(result_batches, Key, key=["monitor_id", "batch"]).mysql.text
     assert ascii in BulkDelete(result_batches).mysql.text
     assert "`batch` TEXT PATH" in BulkInsert(result_batches, Key).mysql.text, "where it is written, it is refused"
 
 
-def test_a_column_that_cannot_be_sent_is_refused_at_once() -> None:
+def test_unsupported_or_unknown_columns_are_refused_at_once() -> None:
     class Payload(NamedTuple):
         payload: bytes
 
@@ -126,14 +126,14 @@ def test_a_column_that_cannot_be_sent_is_refused_at_once() -> None:
         BulkInsert(log_scores, Unknown)
 
 
-def test_keys_that_databases_spell_differently_are_not_looked_for() -> None:
+def test_keys_that_databases_format_differently_are_refused() -> None:
     with pytest.raises(TypeError, match="score_ts"):
         rows_table("wanted", server_scores.c.score_ts)
     with pytest.raises(TypeError, match="score_raw"):
         rows_table("wanted", server_scores.c.score_raw)
 
 
-def test_a_query_has_the_columns_of_its_rows() -> None:
+def test_query_columns_must_match_the_row_type() -> None:
     class Pair(NamedTuple):
         monitor_id: int
         server_id: int
@@ -143,5 +143,5 @@ def test_a_query_has_the_columns_of_its_rows() -> None:
         BulkSelect(sa.select(*columns), Pair)
 
 
-def test_a_text_of_rows_is_shown_as_it_is() -> None:
+def test_json_text_is_shown_unchanged() -> None:
     assert str(JsonText(b"[1]")) == "[1]"

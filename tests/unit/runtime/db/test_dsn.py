@@ -1,4 +1,4 @@
-"""Test the ledger's address: both forms of a DSN, and warnings without its password."""
+"""Test the ledger's DSN: both forms, and errors that never show the password."""
 
 import string
 import traceback
@@ -38,7 +38,7 @@ from runtime.db.engine import open_database
         ("u:p@unix(/run/my.sock)/ntppool", "mysql+pymysql://u:p@/ntppool?unix_socket=%2Frun%2Fmy.sock"),
     ],
 )
-def test_both_forms(text: str, expected: str) -> None:
+def test_both_forms_of_a_dsn_are_parsed(text: str, expected: str) -> None:
     assert parse_dsn(text).render_as_string(hide_password=False) == expected
 
 
@@ -46,30 +46,30 @@ ODD_PASSWORDS = ["p@ss", "p@tcp(x)/y", "a:b/c?d#e", "%41%zz", "(((", "@", " ", "
 
 
 @pytest.mark.parametrize("password", ODD_PASSWORDS)
-def test_any_password_in_gos_form(password: str) -> None:
+def test_odd_passwords_in_gos_form_are_parsed(password: str) -> None:
     url = parse_dsn(f"user:{password}@tcp(db:3307)/ntppool?parseTime=true")
     assert (url.username, url.password, url.host, url.port, url.database) == ("user", password, "db", 3307, "ntppool")
 
 
 @pytest.mark.parametrize("password", [text for text in ODD_PASSWORDS if "%" not in text])
-def test_any_password_in_a_url_unquoted(password: str) -> None:
+def test_odd_unquoted_passwords_in_a_url_are_parsed(password: str) -> None:
     url = parse_dsn(f"mysql://user:{password}@db:3307/ntppool?charset=utf8mb4")
     assert (url.username, url.password, url.host, url.port, url.database) == ("user", password, "db", 3307, "ntppool")
 
 
-def test_a_percent_sign_in_a_url_quotes() -> None:
+def test_percent_encoding_in_a_url_is_decoded() -> None:
     assert parse_dsn("mysql://us%3Aer:p%40%25@db/ntppool").password == "p@%"
     assert parse_dsn("mysql://us%3Aer:p%40%25@db/ntppool").username == "us:er"
     assert parse_dsn("mysql://user:100%@db/ntppool").password == "100%"
 
 
 @given(st.text(min_size=1))
-def test_every_password_in_gos_form(password: str) -> None:
+def test_any_password_in_gos_form_is_parsed(password: str) -> None:
     url = parse_dsn(f"user:{password}@tcp(db:3307)/ntppool")
     assert (url.username, url.password, url.host, url.database) == ("user", password, "db", "ntppool")
 
 
-def test_user_and_password_from_elsewhere_win() -> None:
+def test_separate_user_and_password_override_the_dsn() -> None:
     url = parse_dsn("old:older@tcp(db)/ntppool", user="new", password="newer@")
     assert (url.username, url.password) == ("new", "newer@")
     assert parse_dsn("sqlite:///x.db", user="new", password="newer").username is None
@@ -102,12 +102,12 @@ def test_user_and_password_from_elsewhere_win() -> None:
         ("sqlite:///:memory:", "names no file"),
     ],
 )
-def test_what_is_wrong_is_said(text: str, warning: str) -> None:
+def test_invalid_dsn_is_refused_with_the_reason(text: str, warning: str) -> None:
     with pytest.raises(InvalidDsn, match=f"^database DSN: .*{warning}".replace("?'", r"\?'")):
         parse_dsn(text)
 
 
-def test_a_ca_of_ones_own_is_what_a_certificate_is_verified_with() -> None:
+def test_custom_ca_makes_verification_options_redundant() -> None:
     asked = "ssl_ca=/etc/ca.pem&ssl_verify_cert=true&ssl_verify_identity=true"
     assert parse_dsn(f"mysql://db/ntppool?{asked}").query == {"ssl_ca": "/etc/ca.pem"}
 
@@ -118,7 +118,7 @@ pieces = st.sampled_from(
 
 
 @given(st.text() | st.lists(pieces, max_size=12).map("".join))
-def test_hostile_text_is_a_url_or_invalid(text: str) -> None:
+def test_hostile_text_is_parsed_or_refused(text: str) -> None:
     try:
         url = parse_dsn(text)
     except InvalidDsn:
@@ -133,7 +133,7 @@ secrets = st.text(string.ascii_uppercase, min_size=6, max_size=12)
 @given(secrets, st.lists(pieces, max_size=8).map("".join), st.lists(pieces, max_size=8).map("".join))
 @example("SECRET", "mysql://u:a@b?", "=1@h/db")
 @example("SECRET", "mysql://u:", "99999/db")
-def test_a_complaint_never_holds_the_password(secret: str, before: str, after: str) -> None:
+def test_error_never_contains_the_password(secret: str, before: str, after: str) -> None:
     with_secret = f"mysql://u:{before}{secret}{after}"
     for text in (with_secret, f"u:{before}{secret}{after}"):
         try:
@@ -143,7 +143,7 @@ def test_a_complaint_never_holds_the_password(secret: str, before: str, after: s
             assert error.__cause__ is None, "a traceback would show it"
 
 
-# Letters that stand in no message of ours, and all that means something in a DSN.
+# Letters that occur in none of our messages, and characters with a meaning in a DSN.
 PSI, OMEGA, EURO = "\N{GREEK CAPITAL LETTER PSI}", "\N{GREEK CAPITAL LETTER OMEGA}", "\N{EURO SIGN}"
 OWN = PSI + OMEGA + EURO
 passwords = st.text(OWN + "@/:#?&=%()[]+. \n'", max_size=24)
@@ -155,7 +155,7 @@ FORMS = (
     "pool:{}@tcp(127.0.0.1:1)/ntppool?parseTime=true",
     "pool:{}@unix(/nowhere/s)/ntppool",
     "mysql://pool:{}@tcp(127.0.0.1:1)/ntppool",
-    # And what is wrong with each of them, or left out.
+    # Invalid or incomplete variants of them.
     "mysql://pool:{}@127.0.0.1:port/ntppool",
     "mysql://pool:{}@127.0.0.1:1",
     "mysql://pool:{}@tcp(127.0.0.1:port)/ntppool",
@@ -172,13 +172,13 @@ FORMS = (
 
 
 def parts(password: str) -> set[str]:
-    """Every four characters of it that could come from nowhere else."""
+    """Return all parts of four characters that cannot come from anywhere else."""
     fours = (password[start : start + 4] for start in range(len(password) - 3))
     return {four for four in fours if set(four) & set(OWN)}
 
 
 def shown(text: str) -> list[str]:
-    """All that people may come to see of a DSN: warnings, and its own representations."""
+    """Return all texts in which a DSN may be shown: errors, and its own representations."""
     try:
         url = parse_dsn(text)
     except InvalidDsn as error:
@@ -198,7 +198,7 @@ def test_no_four_characters_of_a_password_are_ever_shown(form: str, password: st
 
 @pytest.mark.parametrize("form", FORMS[:5])
 @pytest.mark.parametrize("password", [f"{EURO}{PSI * 4}", f"{PSI * 5}@{OMEGA * 5}", f"{PSI * 5}@tcp({OMEGA * 5})/x?y"])
-def test_nor_by_the_driver(form: str, password: str) -> None:
+def test_driver_errors_do_not_show_the_password(form: str, password: str) -> None:
     engine = open_database(parse_dsn(form.format(password)))
     with pytest.raises(OperationalError) as refused, engine.connect():
         pass
@@ -209,7 +209,7 @@ def test_nor_by_the_driver(form: str, password: str) -> None:
 
 @pytest.mark.parametrize("form", [form for form in FORMS if "unix" not in form])
 @pytest.mark.parametrize("level", ["warning", "debug"])
-def test_nor_by_a_command(
+def test_command_errors_do_not_show_the_password(
     form: str, level: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     password = f"{PSI * 5}@{OMEGA * 5}/{EURO * 4}"
@@ -223,5 +223,5 @@ def test_nor_by_a_command(
 @pytest.mark.parametrize(
     "path", ["/tmp/ü/ledger.db", "/tmp/a b'c/ledger.db", "/tmp/100%/ledger.db", "/tmp/a?b#c/ledger.db"]
 )
-def test_what_sqlalchemy_writes_is_the_same_file(path: str) -> None:
+def test_sqlite_url_of_sqlalchemy_names_the_same_file(path: str) -> None:
     assert parse_dsn(URL.create("sqlite", database=path).render_as_string()).database == path

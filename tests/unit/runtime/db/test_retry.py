@@ -13,7 +13,7 @@ from runtime.db.retry import AGAIN, RECONNECT, Reaction, reaction_to
 
 
 def of_server(code: int, text: str = "of the test") -> pymysql.MySQLError:
-    """What the driver makes of this error."""
+    """Return the driver's exception for this error code."""
     kind = err.error_map.get(code, err.InternalError if code < 1000 else err.OperationalError)
     return kind(code, text)
 
@@ -24,7 +24,7 @@ def wrapped(error: Exception, *, lost: bool = False) -> DBAPIError:
 
 @pytest.fixture(params=[lambda error: error, wrapped], ids=["driver's own", "SQLAlchemy's"])
 def told(request: pytest.FixtureRequest) -> Callable[[Exception], Exception]:
-    """As SQLAlchemy lets an error pass, or wraps it."""
+    """Pass the driver's error on, or wrap it as SQLAlchemy does."""
     found: Callable[[Exception], Exception] = request.param
     return found
 
@@ -39,7 +39,9 @@ NAMED_BY_OPERATORS = {
 @pytest.mark.parametrize(
     ("reaction", "code"), [(reaction, code) for reaction, codes in NAMED_BY_OPERATORS.items() for code in codes]
 )
-def test_an_error_of_the_server(told: Callable[[Exception], Exception], reaction: Reaction, code: int) -> None:
+def test_server_errors_have_the_expected_reaction(
+    told: Callable[[Exception], Exception], reaction: Reaction, code: int
+) -> None:
     assert reaction_to(told(of_server(code))) is reaction
 
 
@@ -49,7 +51,7 @@ def test_each_error_has_one_reaction_and_a_reason() -> None:
 
 
 @pytest.mark.parametrize(("number", "reaction"), [(28, Reaction.RECONNECT), (122, Reaction.DEFECT)])
-def test_the_storage_engines_own_error_has_its_number_in_its_text(number: int, reaction: Reaction) -> None:
+def test_storage_engine_errors_are_recognized_by_the_number_in_the_text(number: int, reaction: Reaction) -> None:
     text = f'Got error {number} "of the test" from storage engine InnoDB'
     assert reaction_to(of_server(1030, text)) is reaction
 
@@ -64,7 +66,7 @@ def test_the_storage_engines_own_error_has_its_number_in_its_text(number: int, r
     ],
     ids=str,
 )
-def test_what_the_driver_does_not_understand_of_the_stream_calls_for_another(
+def test_protocol_errors_of_the_driver_cause_a_reconnect(
     told: Callable[[Exception], Exception], error: Exception
 ) -> None:
     assert reaction_to(told(error)) is Reaction.RECONNECT
@@ -80,18 +82,20 @@ def test_what_the_driver_does_not_understand_of_the_stream_calls_for_another(
         ("no such table: t", Reaction.DEFECT),
     ],
 )
-def test_an_error_of_sqlite(told: Callable[[Exception], Exception], text: str, reaction: Reaction) -> None:
+def test_sqlite_errors_have_the_expected_reaction(
+    told: Callable[[Exception], Exception], text: str, reaction: Reaction
+) -> None:
     assert reaction_to(told(sqlite3.OperationalError(text))) is reaction
 
 
-def test_a_lost_connection_is_one_whatever_the_error() -> None:
+def test_lost_connection_causes_a_reconnect_whatever_the_error() -> None:
     assert reaction_to(wrapped(of_server(1064), lost=True)) is Reaction.RECONNECT
 
 
-def test_a_pool_without_a_connection_left_waits_for_the_server_that_has_them_all() -> None:
+def test_exhausted_connection_pool_causes_a_reconnect() -> None:
     assert reaction_to(PoolTimeout("QueuePool limit of size 4 overflow 4 reached")) is Reaction.RECONNECT
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), KeyError("x"), ProgrammingError("x", {}, ValueError("y"))])
-def test_what_is_no_error_of_a_database_is_a_defect(error: Exception) -> None:
+def test_other_errors_are_defects(error: Exception) -> None:
     assert reaction_to(error) is Reaction.DEFECT

@@ -17,7 +17,7 @@ SOURCES = sorted(
 
 @cache
 def statements() -> list[tuple[Path, int, str]]:
-    """File, line and text of each that is written by hand."""
+    """Return the file, line and text of each hand-written statement."""
     return [(path.relative_to(CHECKOUT), line, text) for path in SOURCES for line, text in hand_written(path)]
 
 
@@ -38,7 +38,7 @@ def test_names_are_quoted() -> None:
         ("ALTER TABLE monitors MODIFY `tls_name` VARCHAR(255) CHARACTER SET ASCII", ["monitors"]),
     ],
 )
-def test_a_name_without_quotes_is_found(statement: str, words: list[str]) -> None:
+def test_unquoted_names_are_found(statement: str, words: list[str]) -> None:
     assert unquoted(statement) == words
 
 

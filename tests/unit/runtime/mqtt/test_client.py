@@ -71,7 +71,7 @@ def send(client: Client, payload: bytes, *, qos: int = 1, timeout: float = 10.0)
 
 
 @pytest.mark.parametrize(("receive_max", "max_inflight"), [(2, 100), (None, 2)])
-async def test_no_more_is_under_way_than_is_allowed_and_the_rest_follows_in_order(
+async def test_inflight_window_is_respected_and_the_rest_follows_in_order(
     receive_max: int | None, max_inflight: int
 ) -> None:
     async with welcomed(receive_max, max_inflight=max_inflight) as (client, peer):
@@ -89,7 +89,7 @@ async def test_no_more_is_under_way_than_is_allowed_and_the_rest_follows_in_orde
         await asyncio.gather(*sending)
 
 
-async def test_a_message_that_nobody_waits_for_any_more_is_not_sent_nor_kept() -> None:
+async def test_message_that_timed_out_in_the_queue_is_neither_sent_nor_kept() -> None:
     async with welcomed(1) as (client, peer):
         first, second, third = send(client, b"1"), send(client, b"2", timeout=0.01), send(client, b"3")
         with pytest.raises(TimeoutError):
@@ -102,7 +102,7 @@ async def test_a_message_that_nobody_waits_for_any_more_is_not_sent_nor_kept() -
         assert not client._waiting and not client._unacknowledged
 
 
-async def test_a_broker_that_never_acknowledges_keeps_no_more_than_the_window() -> None:
+async def test_unacknowledged_messages_never_exceed_the_window() -> None:
     async with welcomed(2) as (client, peer):
         for number in range(20):
             with pytest.raises(TimeoutError):
@@ -111,20 +111,20 @@ async def test_a_broker_that_never_acknowledges_keeps_no_more_than_the_window() 
         assert (len(client._client._out_messages), len(client._waiting)) == (2, 0)
 
 
-async def test_a_late_answer_is_not_taken_for_that_of_another_message() -> None:
+async def test_late_puback_is_not_attributed_to_another_message() -> None:
     async with welcomed() as (client, peer):
         slow = send(client, b"slow", timeout=0.01)
         identifier = (await peer.messages(1))[b"slow"]
         with pytest.raises(TimeoutError):
             await slow
-        client._client._last_mid = identifier - 1  # all other identifiers have had their turn
+        client._client._last_mid = identifier - 1  # as if all other identifiers had been used
         quick = send(client, b"quick")
         assert (await peer.messages(1))[b"quick"] == identifier + 1
         peer.say(puback(identifier, NOT_AUTHORIZED), puback(identifier + 1))
         await quick
 
 
-async def test_a_message_without_acknowledgement_answers_none_of_the_same_identifier() -> None:
+async def test_qos_0_message_does_not_complete_one_with_the_same_identifier() -> None:
     async with welcomed() as (client, peer):
         acknowledged = send(client, b"1")
         identifier = (await peer.messages(1))[b"1"]
@@ -137,7 +137,7 @@ async def test_a_message_without_acknowledgement_answers_none_of_the_same_identi
             await acknowledged
 
 
-async def test_each_message_has_its_own_answer() -> None:
+async def test_each_message_gets_its_own_puback() -> None:
     async with welcomed() as (client, peer):
         good, bad = send(client, b"good"), send(client, b"bad")
         sent = await peer.messages(2)
@@ -147,7 +147,7 @@ async def test_each_message_has_its_own_answer() -> None:
             await bad
 
 
-async def test_the_end_of_the_connection_is_told_to_all_who_wait_and_to_those_who_come_later() -> None:
+async def test_disconnect_fails_all_waiting_and_all_later_calls() -> None:
     async with welcomed(1) as (client, peer):
         waiting = [send(client, b"1"), send(client, b"2"), asyncio.create_task(client.subscribe("b"))]
         await peer.messages(1)
@@ -162,7 +162,7 @@ async def test_the_end_of_the_connection_is_told_to_all_who_wait_and_to_those_wh
         assert await peer.hear() is None
 
 
-async def test_messages_come_in_order_with_the_answers_between_them() -> None:
+async def test_messages_and_answers_are_processed_in_order() -> None:
     received: list[Incoming] = []
     async with welcomed(received=received) as (client, peer):
         subscribing = asyncio.create_task(client.subscribe("b"))
@@ -174,8 +174,8 @@ async def test_messages_come_in_order_with_the_answers_between_them() -> None:
         assert [message.payload for message in received[:2]] == [b"1", b"2"]
 
 
-async def test_a_retained_message_is_told_from_one_of_now() -> None:
-    """An order that was retained must not be obeyed."""
+async def test_retained_message_is_distinguished_from_a_live_one() -> None:
+    """A retained control command must not be executed."""
     received: list[Incoming] = []
     async with welcomed(received=received) as (_, peer):
         peer.say(publish(b"b", b"old", retain=True), publish(b"b", b"new"))
@@ -183,7 +183,7 @@ async def test_a_retained_message_is_told_from_one_of_now() -> None:
     assert [(message.payload, message.retain) for message in received] == [(b"old", True), (b"new", False)]
 
 
-async def test_a_broker_that_does_not_keep_up_with_qos_0_fills_no_memory() -> None:
+async def test_qos_0_backlog_is_bounded_when_the_broker_does_not_keep_up() -> None:
     megabyte = b"x" * 2**20
     async with welcomed() as (client, _):
         with pytest.raises(TimeoutError):
@@ -193,7 +193,7 @@ async def test_a_broker_that_does_not_keep_up_with_qos_0_fills_no_memory() -> No
         assert 16 * 2**20 <= client._socket.backlog <= 18 * 2**20
 
 
-async def test_we_leave_in_order_after_all_that_was_said_before() -> None:
+async def test_disconnect_is_sent_after_all_pending_messages() -> None:
     async with welcomed() as (client, peer):
         await send(client, b"last words", qos=0)
         leaving = asyncio.create_task(client.__aexit__(None, None, None))
@@ -205,8 +205,8 @@ async def test_we_leave_in_order_after_all_that_was_said_before() -> None:
         assert client.lost.done() and client.lost.exception() is None
 
 
-async def test_no_attempt_leaves_a_socket(recwarn: pytest.WarningsRecorder) -> None:
-    """Cancelled while it connects and while it waits for the welcome, or closed: Python warns of an open socket."""
+async def test_no_connection_attempt_leaks_a_socket(recwarn: pytest.WarningsRecorder) -> None:
+    """Cancelled while connecting or waiting for the CONNACK, or closed by the peer: Python warns of open sockets."""
     servers = []
     for rounds in range(8):
         async with asyncio.timeout(20), listening() as (port, _):
@@ -255,7 +255,7 @@ async def test_no_attempt_leaves_a_socket(recwarn: pytest.WarningsRecorder) -> N
         max_size=5,
     )
 )
-def test_unasked_packets_end_a_connection_or_are_ignored(packets: list[bytes]) -> None:
+def test_unexpected_packets_end_the_connection_or_are_ignored(packets: list[bytes]) -> None:
     async def run() -> None:
         async with welcomed() as (client, peer):
             peer.say(*packets)

@@ -15,7 +15,7 @@ from testbed.waiting import wait_until
 
 
 class SlowBroker:
-    """Takes what is published when it is let to."""
+    """Fake broker that accepts messages only once ``open`` is set."""
 
     def __init__(self) -> None:
         self.open = asyncio.Event()
@@ -60,7 +60,7 @@ async def published(broker: SlowBroker, count: int) -> list[tuple[str, str]]:
     return broker.published
 
 
-async def test_one_event_a_topic_and_second(clock: Clock) -> None:
+async def test_one_event_per_topic_and_second_is_published(clock: Clock) -> None:
     broker: Any = SlowBroker()
     broker.open.set()
     stream = LiveStream(broker)
@@ -73,7 +73,7 @@ async def test_one_event_a_topic_and_second(clock: Clock) -> None:
     assert broker.qos == {0}
 
 
-async def test_while_the_broker_is_slow_events_are_dropped_and_memory_is_bounded(clock: Clock) -> None:
+async def test_slow_broker_causes_dropped_events_but_bounded_memory(clock: Clock) -> None:
     broker: Any = SlowBroker()
     stream = LiveStream(broker)
     with running(stream):
@@ -85,7 +85,7 @@ async def test_while_the_broker_is_slow_events_are_dropped_and_memory_is_bounded
         assert len(await published(broker, 500)) == 500
 
 
-async def test_a_flood_of_topics_takes_no_more_than_its_share(clock: Clock) -> None:
+async def test_flood_of_topics_is_rate_limited(clock: Clock) -> None:
     broker: Any = SlowBroker()
     broker.open.set()
     stream = LiveStream(broker)
@@ -112,7 +112,7 @@ async def test_a_dropped_event_does_not_silence_its_topic(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("error", [NotConnected("away"), PublishRefused("no")])
-async def test_what_cannot_be_sent_is_dropped_and_the_next_is_sent(clock: Clock, error: Exception) -> None:
+async def test_unsendable_event_is_dropped_and_the_next_is_sent(clock: Clock, error: Exception) -> None:
     broker: Any = SlowBroker()
     broker.errors.append(error)
     broker.open.set()

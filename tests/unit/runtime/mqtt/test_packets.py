@@ -36,7 +36,7 @@ TOPICS = [
 
 
 @pytest.mark.parametrize(("topic_filter", "topic"), list(product(FILTERS, TOPICS)))
-def test_a_subscription_takes_what_its_filter_matches_also_when_it_is_shared(topic_filter: str, topic: str) -> None:
+def test_subscription_matches_its_filter_even_when_shared(topic_filter: str, topic: str) -> None:
     expected = paho.topic_matches_sub(topic_filter, topic)
     assert Subscription(topic_filter, print).matches(topic) is expected
     assert Subscription(shared("group", topic_filter), print).matches(topic) is expected

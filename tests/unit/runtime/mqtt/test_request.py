@@ -17,7 +17,7 @@ OURS, MISSING, FOREIGN = "ours", None, b"foreign"
 def new_client(
     monkeypatch: pytest.MonkeyPatch, *answers: tuple[str, bytes, Any], error: Exception | None = None
 ) -> RequestClient:
-    """A client whose request is answered with these topics, payloads and correlation data."""
+    """Return a client whose request is answered with these topics, payloads and correlation data."""
     client = RequestClient(BrokerAddress("::1", 1), Identity("me", "me"), lambda: "token", answers="/test/answers/me/+")
 
     async def publish(topic: str, payload: bytes, *, response_topic: str, correlation: bytes, timeout: float) -> None:
@@ -36,32 +36,32 @@ async def request(client: RequestClient, timeout: float, limit: int | None) -> S
         return await client.request("to", b"request", ANSWERS, timeout=timeout, limit=limit)
 
 
-async def test_all_answers_within_the_time_are_collected_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_answers_before_the_timeout_are_collected_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     client = new_client(monkeypatch, *((ANSWERS, said, OURS) for said in (b"1", b"2", b"3")))
     assert await request(client, 0.01, None) == [b"1", b"2", b"3"]
 
 
-async def test_the_wait_ends_with_the_last_answer_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_wait_ends_when_the_limit_of_answers_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     client = new_client(monkeypatch, *((ANSWERS, said, OURS) for said in (b"1", b"2", b"3")))
     assert await request(client, LONG, 2) == [b"1", b"2"]
 
 
-async def test_fewer_answers_than_asked_for_are_those_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fewer_answers_than_the_limit_are_returned_at_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await request(new_client(monkeypatch, (ANSWERS, b"1", OURS)), 0.01, 2) == [b"1"]
 
 
-async def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_answer_yields_an_empty_result(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await request(new_client(monkeypatch), 0.01, None) == []
     assert await new_client(monkeypatch).request_one("to", b"request", ANSWERS, timeout=0.01) is None
 
 
-async def test_an_answer_counts_by_its_topic_and_its_correlation_data(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_answers_are_matched_by_topic_and_correlation_data(monkeypatch: pytest.MonkeyPatch) -> None:
     others = [("/test/answers/me/2", b"of another request", OURS), (ANSWERS, b"foreign", FOREIGN)]
     client = new_client(monkeypatch, *others, (ANSWERS, b"without", MISSING), (ANSWERS, b"with", OURS))
     assert await request(client, LONG, 2) == [b"without", b"with"]
 
 
-async def test_requests_at_the_same_time_do_not_get_the_answers_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_concurrent_requests_get_their_own_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     client = new_client(monkeypatch)
 
     async def publish(topic: str, payload: bytes, *, response_topic: str, correlation: bytes, timeout: float) -> None:
@@ -76,9 +76,7 @@ async def test_requests_at_the_same_time_do_not_get_the_answers_of_each_other(mo
 
 
 @pytest.mark.parametrize("error", [NotConnected("not connected to there"), PublishRefused("not allowed")])
-async def test_a_request_that_does_not_reach_the_broker_is_one_error_in_words(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+async def test_unsent_request_fails_with_one_readable_error(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     client = new_client(monkeypatch, error=error)
     with pytest.raises(RequestFailed, match=f"^broker: {error}$"):
         await request(client, LONG, 1)

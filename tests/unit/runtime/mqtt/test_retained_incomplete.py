@@ -12,7 +12,7 @@ from testbed.waiting import wait_until
 
 
 @pytest.mark.parametrize("ends", [False, True])
-async def test_without_the_echo_it_is_not_complete(ends: bool) -> None:
+async def test_retained_set_without_the_echo_is_an_error(ends: bool) -> None:
     async with patient_broker() as broker:
         session = BrokerSession(
             BrokerAddress("127.0.0.1", broker.port), Identity("a", "a"), lambda: "token", back_off=lambda *_: 3_600.0

@@ -1,4 +1,4 @@
-"""Test when a session reconnects."""
+"""Test how long a session waits before it reconnects."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ import pytest
 from runtime.mqtt.session import BrokerAddress, BrokerSession, Identity, Lost, quick_back_off
 
 
-async def test_a_connection_that_lasted_makes_former_failures_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lasting_connection_resets_the_failure_count(monkeypatch: pytest.MonkeyPatch) -> None:
     lasted, told = iter([0.0, 0.0, 59.0, 61.0, 0.0, 0.0]), list[int]()
     enough = asyncio.Event()
 
@@ -30,7 +30,7 @@ async def test_a_connection_that_lasted_makes_former_failures_forgotten(monkeypa
 
 
 @pytest.mark.parametrize(("failures", "longest"), [(0, 0.1), (1, 0.2), (3, 0.8), (7, 10.0), (5_000, 10.0)])
-def test_a_worker_waits_longer_each_time_and_ten_seconds_at_most(failures: int, longest: float) -> None:
+def test_back_off_grows_to_ten_seconds_at_most(failures: int, longest: float) -> None:
     waits = [quick_back_off(Lost("gone", None, 0.0), failures) for _ in range(200)]
     assert longest / 2 <= min(waits) and max(waits) <= longest
     assert max(waits) - min(waits) > longest / 10, "not all at the same time"

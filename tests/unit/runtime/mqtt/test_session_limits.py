@@ -30,7 +30,7 @@ def session(broker: PatientBroker, **options: Any) -> BrokerSession:
 
 
 @pytest.mark.parametrize("qos", [0, 1])
-async def test_a_packet_is_as_large_as_the_broker_takes_and_no_larger(qos: int) -> None:
+async def test_packet_may_be_as_large_as_the_broker_accepts_but_no_larger(qos: int) -> None:
     async with patient_broker(connack(max_packet=1_000)) as broker, running(one := session(broker)):
         largest = 0
         for size in range(940, 1_010):
@@ -54,7 +54,7 @@ async def test_without_a_limit_a_packet_may_have_any_size() -> None:
         assert one.limits.packet is None
 
 
-async def test_a_limit_that_is_far_away_refuses_nothing() -> None:
+async def test_large_limit_refuses_only_larger_packets() -> None:
     async with patient_broker(connack(max_packet=300_000)) as broker, running(one := session(broker)):
         await one.publish("topic", b"x" * 200_000)
         await one.publish("topic", b"x" * 299_900)
@@ -62,27 +62,27 @@ async def test_a_limit_that_is_far_away_refuses_nothing() -> None:
             await one.publish("topic", b"x" * 300_000)
 
 
-async def test_where_only_qos_0_is_known_nothing_else_is_used() -> None:
+async def test_only_qos_0_is_used_if_the_broker_supports_no_other() -> None:
     async with patient_broker(connack(max_qos=0)) as broker, running(one := session(broker)):
         await one.publish("topic", b"x", qos=1)
         await wait_until(lambda: broker.last.published)
         assert broker.last.published[0].qos == 0
 
 
-async def test_where_nothing_is_retained_no_message_asks_for_it(caplog: pytest.LogCaptureFixture) -> None:
+async def test_retain_is_not_used_if_the_broker_does_not_support_it(caplog: pytest.LogCaptureFixture) -> None:
     async with patient_broker(connack(retain=0)) as broker, running(one := session(broker)):
         await one.publish("topic", b"x", retain=True)
         assert [(sent.qos, sent.retain) for sent in broker.last.published] == [(1, False)]
     assert "retains no messages: assignments and presence are not kept there" in caplog.text
 
 
-async def test_where_nothing_is_said_messages_are_retained() -> None:
+async def test_retain_is_used_if_the_connack_does_not_exclude_it() -> None:
     async with patient_broker() as broker, running(one := session(broker)):
         await one.publish("topic", b"x", retain=True)
         assert [(sent.qos, sent.retain) for sent in broker.last.published] == [(1, True)]
 
 
-async def test_a_will_that_the_broker_refuses_is_made_smaller_and_the_whole_one_is_tried_again_later() -> None:
+async def test_refused_will_is_reduced_and_the_full_one_is_retried_later() -> None:
     refusals = [connack(reason=RETAIN_NOT_SUPPORTED), connack(reason=QOS_NOT_SUPPORTED)]
     lost: list[Lost] = []
     async with patient_broker(*refusals, connack()) as broker:
@@ -101,12 +101,12 @@ async def test_a_will_that_the_broker_refuses_is_made_smaller_and_the_whole_one_
     assert [one.code for one in lost[:2]] == [RETAIN_NOT_SUPPORTED, QOS_NOT_SUPPORTED]
 
 
-async def test_the_brokers_keep_alive_counts_instead_of_ours() -> None:
+async def test_brokers_keep_alive_overrides_ours() -> None:
     async with patient_broker(connack(keep_alive=1)) as broker, running(session(broker, keepalive=300)):
         await wait_until(lambda: any(sent.kind == PINGREQ for sent in broker.last.heard))
 
 
-async def test_aliases_of_topics_are_neither_used_nor_asked_for() -> None:
+async def test_topic_aliases_are_neither_used_nor_requested() -> None:
     async with patient_broker(connack(aliases=10)) as broker, running(one := session(broker)):
         for _ in range(3):
             await one.publish("topic", b"x")
@@ -115,7 +115,7 @@ async def test_aliases_of_topics_are_neither_used_nor_asked_for() -> None:
         assert b"\x22" not in broker.last.connect.properties  # topic alias maximum
 
 
-async def test_a_session_that_the_broker_kept_for_a_shorter_time_is_begun_again() -> None:
+async def test_session_that_expired_early_at_the_broker_is_started_afresh() -> None:
     kept: list[bool] = []
     welcomes = [
         connack(session_expiry=60),
@@ -133,8 +133,8 @@ async def test_a_session_that_the_broker_kept_for_a_shorter_time_is_begun_again(
     assert all(b"\x11\x00\x01\x51\x80" in one.connect.properties for one in broker.connections)  # a day
 
 
-async def test_a_message_that_the_broker_refuses_ends_nothing() -> None:
-    """What MQTT forbids on a topic is refused before it is sent."""
+async def test_invalid_topic_is_refused_without_ending_the_connection() -> None:
+    """Topics that MQTT forbids are refused before anything is sent."""
     async with patient_broker() as broker, running(one := session(broker)):
         for topic in ("", "a/+", "a\0b"):
             with pytest.raises(PublishRefused):

@@ -1,5 +1,4 @@
-"""Test the broker's socket: nothing is lost or changed, each system call carries all available data, none stays
-open."""
+"""Test the socket to the broker: it loses no bytes, makes few system calls, and never stays open."""
 
 import asyncio
 import socket
@@ -16,11 +15,11 @@ from testbed.fixtures.broker_sessions import listening
 from testbed.waiting import wait_until
 
 MUCH = b"0123456789abcdef" * 262_144
-"""More than the system takes at once."""
+"""More than the kernel accepts at once."""
 
 
 class Counting:
-    """A socket that counts the calls which the kernel sees."""
+    """A socket that counts system calls."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -54,7 +53,7 @@ async def pair() -> AsyncIterator[Pair]:
 
 def make(ours: socket.socket) -> BufferedSocket:
     ours.setblocking(False)
-    return BufferedSocket(_COUNTING.setdefault(ours, Counting(ours)))  # type: ignore[arg-type]  # all of one that is used
+    return BufferedSocket(_COUNTING.setdefault(ours, Counting(ours)))  # type: ignore[arg-type]  # the methods that are used
 
 
 def counting(ours: socket.socket) -> Counting:
@@ -65,7 +64,7 @@ _COUNTING: dict[socket.socket, Counting] = {}
 
 
 @given(pieces=st.lists(st.binary(max_size=300), max_size=40), sizes=st.lists(st.integers(1, 400), min_size=1))
-def test_bytes_are_taken_in_any_pieces_and_read_once(pieces: list[bytes], sizes: list[int]) -> None:
+def test_bytes_are_read_with_one_system_call_and_returned_in_pieces(pieces: list[bytes], sizes: list[int]) -> None:
     async def run() -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
@@ -86,7 +85,7 @@ def test_bytes_are_taken_in_any_pieces_and_read_once(pieces: list[bytes], sizes:
     asyncio.run(run())
 
 
-async def test_a_flood_gets_one_piece_in_each_round(pair: Pair) -> None:
+async def test_flood_is_read_once_per_event_loop_iteration(pair: Pair) -> None:
     buffered, calls, theirs = pair
     for number in range(1, 4):
         theirs.sendall(b"first ")
@@ -101,7 +100,7 @@ async def test_a_flood_gets_one_piece_in_each_round(pair: Pair) -> None:
         await asyncio.sleep(0)
 
 
-async def test_packets_go_together(pair: Pair) -> None:
+async def test_packets_are_sent_together(pair: Pair) -> None:
     buffered, calls, theirs = pair
     assert [buffered.send(packet) for packet in (b"one ", b"two ", b"three")] == [4, 4, 5]
     assert (calls.sent, buffered.backlog) == ([], 13)
@@ -112,7 +111,7 @@ async def test_packets_go_together(pair: Pair) -> None:
     assert calls.sent == [13]
 
 
-async def test_bytes_that_the_system_does_not_take_now_go_when_it_does(pair: Pair) -> None:
+async def test_bytes_the_kernel_does_not_accept_are_sent_later(pair: Pair) -> None:
     buffered, calls, theirs = pair
     buffered.send(MUCH)
     buffered.flush()
@@ -132,7 +131,7 @@ def read_all(sock: socket.socket, size: int) -> bytes:
     return bytes(found)
 
 
-async def test_the_last_bytes_still_go_when_it_is_closed(pair: Pair) -> None:
+async def test_close_sends_the_remaining_bytes(pair: Pair) -> None:
     buffered, _, theirs = pair
     buffered.send(b"goodbye")
     buffered.close()
@@ -146,7 +145,7 @@ async def test_the_last_bytes_still_go_when_it_is_closed(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("end", [BufferedSocket.flush, BufferedSocket.close])
-async def test_reading_finds_a_broken_connection(pair: Pair, end: Callable[[BufferedSocket], None]) -> None:
+async def test_broken_connection_is_detected_on_read(pair: Pair, end: Callable[[BufferedSocket], None]) -> None:
     buffered, calls, theirs = pair
     theirs.close()
     buffered.send(b"nobody hears")
@@ -158,7 +157,7 @@ async def test_reading_finds_a_broken_connection(pair: Pair, end: Callable[[Buff
         assert buffered.recv(1) == b""
 
 
-async def test_closed_in_the_middle_it_watches_for_nothing(pair: Pair) -> None:
+async def test_close_with_unsent_bytes_removes_the_writer(pair: Pair) -> None:
     buffered, _, _ = pair
     number = buffered.fileno()
     buffered.send(MUCH)
@@ -167,10 +166,10 @@ async def test_closed_in_the_middle_it_watches_for_nothing(pair: Pair) -> None:
     assert not asyncio.get_running_loop().remove_writer(number)
 
 
-async def test_an_address_where_nobody_listens_is_passed_over_and_named_at_the_end(
+async def test_refusing_address_is_skipped_and_reported_if_none_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also one of another family, as where a host has addresses of both."""
+    """Also one of another family, as for a host with IPv4 and IPv6 addresses."""
     look_up = socket.getaddrinfo
     closed = socket.create_server(("127.0.0.1", 0))
     open_server = socket.create_server(("127.0.0.1", 0))
@@ -198,10 +197,10 @@ async def test_an_address_where_nobody_listens_is_passed_over_and_named_at_the_e
             await open_socket("broker.example", 1, None)
 
 
-async def test_of_several_addresses_those_that_are_dead_in_any_way_are_passed_over(
+async def test_dead_addresses_are_skipped_and_the_name_is_resolved_each_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One refuses, one accepts and says nothing; where the name points now is asked for each connection."""
+    """One address refuses, one accepts but stays silent; the name is resolved again for each connection."""
     monkeypatch.setattr("runtime.mqtt.socket._REACH", 2.0)
     asked, look_up = [], socket.getaddrinfo
 

@@ -59,7 +59,7 @@ BROKEN: dict[str, Callable[[Files], object]] = {
 
 
 @pytest.mark.parametrize("breaks", BROKEN.values(), ids=BROKEN)
-def test_what_has_worked_stays_until_the_files_can_be_used(
+def test_previous_context_stays_until_the_files_are_usable(
     files: Files, breaks: Callable[[Files], object], caplog: pytest.LogCaptureFixture
 ) -> None:
     tls = TlsFiles(files.address)
@@ -75,9 +75,7 @@ def test_what_has_worked_stays_until_the_files_can_be_used(
 
 
 @pytest.mark.parametrize("breaks", BROKEN.values(), ids=BROKEN)
-def test_without_anything_that_has_worked_it_says_so_and_tries_again(
-    files: Files, breaks: Callable[[Files], object]
-) -> None:
+def test_unusable_files_are_an_error_and_are_read_again(files: Files, breaks: Callable[[Files], object]) -> None:
     breaks(files)
     tls = TlsFiles(files.address)
     for _ in range(2):
@@ -89,7 +87,7 @@ def test_without_anything_that_has_worked_it_says_so_and_tries_again(
     assert isinstance(tls.context(), ssl.SSLContext)
 
 
-def test_files_that_must_not_be_used_are_not_read(files: Files) -> None:
+def test_files_refused_by_the_check_are_not_used(files: Files) -> None:
     allowed = False
 
     def check() -> None:
@@ -103,7 +101,7 @@ def test_files_that_must_not_be_used_are_not_read(files: Files) -> None:
     assert tls.context() is not None
 
 
-def test_a_change_of_mode_is_noticed(files: Files) -> None:
+def test_change_of_file_mode_is_noticed(files: Files) -> None:
     tls = TlsFiles(files.address)
     before = tls.stamp
     files.key_file.chmod(0o640)
@@ -116,7 +114,7 @@ def test_plain_tcp_needs_no_files() -> None:
     assert tls.loaded
 
 
-def test_tls_is_of_version_1_2_at_least_and_checks_the_host(files: Files) -> None:
+def test_tls_is_at_least_version_1_2_and_checks_the_host(files: Files) -> None:
     context = TlsFiles(files.address).context()
     assert context is not None
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2

@@ -1,4 +1,4 @@
-"""Test when a token is renewed: according to the token, whatever it contains."""
+"""Test when a token is renewed, whatever it contains."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ def test_a_token_is_renewed_after_two_thirds_of_its_lifetime() -> None:
     assert 29 < seconds_to_renewal(token({"iat": now - 30, "exp": now + 60})) <= 30
 
 
-def test_a_token_that_is_overdue_is_renewed_soon_but_not_at_once() -> None:
+def test_overdue_token_is_renewed_after_a_second() -> None:
     assert seconds_to_renewal(token({"iat": 0, "exp": 1})) == 1.0
 
 
@@ -52,10 +52,10 @@ def test_a_token_of_unknown_lifetime_is_renewed_every_minute(text: str) -> None:
 
 
 @given(st.text() | st.builds(token, st.dictionaries(st.sampled_from(["iat", "exp"]), st.floats() | st.integers())))
-def test_there_is_always_an_answer(text: str) -> None:
+def test_any_token_has_a_renewal_time_of_at_least_a_second(text: str) -> None:
     assert seconds_to_renewal(text) >= 1.0
 
 
 @pytest.mark.parametrize(("left", "expired"), [(-1, True), (0, True), (60, False)])
-def test_an_expired_token_is_told_from_a_good_one(left: int, expired: bool) -> None:
+def test_expired_token_is_detected(left: int, expired: bool) -> None:
     assert has_expired(token({"iat": 0, "exp": time.time() + left})) is expired

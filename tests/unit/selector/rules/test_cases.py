@@ -1,4 +1,4 @@
-"""Test servers that once ended in a worse state than possible: review each until nothing changes, and check its end.
+"""Test servers that once settled in a worse state than necessary, by reviewing each until nothing changes.
 
 The worlds are in ``selection_cases.json``: a server and its monitors with their global status, the status of their
 pairs, and the results of 24 h (count, mean step, mean rtt in ms).
@@ -47,7 +47,7 @@ def _row(one: dict[str, Any]) -> RawMonitor:
 
 
 def lived(scene: Scene, reviews: int) -> Scene:
-    """The scene after so many reviews, each of which keeps every promise."""
+    """Return the scene after that many reviews, and check that each review keeps every promise."""
     for _ in range(reviews):
         proof.hold_all(scene)
         scene = scene.after(scene.review())
@@ -81,12 +81,12 @@ ENDS: dict[str, Callable[[Scene], bool]] = {
 }
 
 
-def test_every_case_has_an_end() -> None:
+def test_every_case_has_an_expected_end() -> None:
     assert CASES.keys() == ENDS.keys()
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_server_ends_as_well_as_it_could(name: str) -> None:
+def test_server_settles_in_the_expected_state(name: str) -> None:
     scene = scene_of(CASES[name])
     end = lived(scene, 30)
     assert ENDS[name](end), [f"{one.id} {one.pair_status}" for one in end.judged]
@@ -95,8 +95,8 @@ def test_a_server_ends_as_well_as_it_could(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_server_ends_so_too_where_the_ledger_remembers_nothing(name: str) -> None:
-    """Of pairs that an older selector moved, nobody knows when they entered testing."""
+def test_server_settles_as_expected_without_recorded_moves(name: str) -> None:
+    """For pairs that an older selector moved, it is unknown when they entered testing."""
     scene, seen = scene_of(CASES[name]), []
     for _ in range(30):
         decided = scene.review()

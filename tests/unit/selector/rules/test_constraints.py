@@ -27,19 +27,19 @@ LIMIT, DIVERSITY = ViolationType.LIMIT, ViolationType.NETWORK_DIVERSITY
         ("192.0.2.1", "::c000:0209", None),
     ],
 )
-def test_same_subnet(server: str, ip: str, violation: ViolationType | None) -> None:
+def test_same_subnet_is_a_violation(server: str, ip: str, violation: ViolationType | None) -> None:
     assert closeness(Server(id=1, address=parse_address(server)), monitor(ip=ip)) is violation
 
 
 @pytest.mark.parametrize(
     ("server", "account", "violation"), [(7, 7, ACCOUNT), (7, 8, None), (None, None, None), (7, None, None)]
 )
-def test_same_account(server: int | None, account: int | None, violation: ViolationType | None) -> None:
+def test_same_account_is_a_violation(server: int | None, account: int | None, violation: ViolationType | None) -> None:
     there = Server(id=1, address=parse_address("192.0.2.1"), account_id=server)
     assert closeness(there, monitor(account_id=account)) is violation
 
 
-def test_the_subnet_is_named_before_the_account() -> None:
+def test_subnet_violation_takes_precedence_over_the_account() -> None:
     there = Server(id=1, address=parse_address("192.0.2.1"), account_id=7)
     assert closeness(there, monitor(ip="192.0.2.2", account_id=7)) is SUBNET
 
@@ -57,7 +57,7 @@ def test_the_subnet_is_named_before_the_account() -> None:
     ],
 )
 @pytest.mark.parametrize("places", [(ACTIVE, ACTIVE), (ACTIVE, TESTING), (TESTING, ACTIVE), (TESTING, TESTING)])
-def test_network_diversity(
+def test_neighbours_violate_network_diversity(
     ip: str, other: str, violation: ViolationType | None, places: tuple[PairStatus, PairStatus]
 ) -> None:
     assert conflict(monitor(1, ip=ip), places[0], [(monitor(2, ip=other), places[1])]) is violation
@@ -70,7 +70,7 @@ def test_a_monitor_never_conflicts_with_itself() -> None:
 
 
 def siblings(*places: PairStatus, limit: int = 2) -> list[tuple[Monitor, PairStatus]]:
-    """Monitors 2, 3, … of account 5 in these places."""
+    """Return monitors 2, 3, … of account 5 in these places."""
     return [(monitor(2 + i, account_id=5, limit=limit), place) for i, place in enumerate(places)]
 
 
@@ -94,7 +94,9 @@ def siblings(*places: PairStatus, limit: int = 2) -> list[tuple[Monitor, PairSta
         (0, TESTING, (TESTING,), LIMIT),
     ],
 )
-def test_limit(limit: int, place: PairStatus, others: tuple[PairStatus, ...], violation: ViolationType | None) -> None:
+def test_account_limit_counts_active_testing_and_both_together(
+    limit: int, place: PairStatus, others: tuple[PairStatus, ...], violation: ViolationType | None
+) -> None:
     one = monitor(1, account_id=5, limit=limit)
     assert conflict(one, place, siblings(*others, limit=limit)) is violation
 
@@ -104,19 +106,19 @@ def test_monitors_without_an_account_share_no_limit() -> None:
     assert conflict(monitor(1, account_id=None), ACTIVE, others) is None
 
 
-def test_the_limit_is_named_before_the_network() -> None:
+def test_limit_violation_takes_precedence_over_the_network() -> None:
     others = [(monitor(2 + i, account_id=5, ip="10.1.0.9"), ACTIVE) for i in range(2)]
     assert conflict(monitor(1, account_id=5, ip="10.1.0.8"), ACTIVE, others) is LIMIT
 
 
-def test_whoever_fits_beside_the_better_ones_is_kept() -> None:
+def test_monitors_compatible_with_the_better_ones_are_kept() -> None:
     placed = siblings(ACTIVE, ACTIVE, ACTIVE, TESTING, TESTING)
     # 4 is a third active one, 6 would be a fourth of the account; 5 fits beside 2 and 3.
     assert crowding(placed) == {4: LIMIT, 6: LIMIT}
 
 
-def test_who_is_flagged_pushes_nobody_else_out() -> None:
+def test_flagged_monitor_causes_no_other_to_be_flagged() -> None:
     chain = [(monitor(1, ip="10.1.16.1"), ACTIVE), (monitor(2, account_id=1, ip="10.1.17.1", limit=2), ACTIVE)]
     assert crowding(chain) == {2: DIVERSITY}
-    # 3 shares its network with nobody who is kept, and its account only with 2, who is flagged and will leave.
+    # 3 shares its network with no kept monitor, and its account only with 2, which is flagged and will leave.
     assert crowding([*chain, (monitor(3, account_id=1, limit=1), TESTING)]) == {2: DIVERSITY}

@@ -13,11 +13,11 @@ SIX = many(range(11, 17), "active")
 SEVEN = many(range(11, 18), "active")
 FIVE = many(range(21, 26), "testing", global_status="testing")
 SHARED = [*many(range(21, 24), "testing"), *FIVE[3:]]
-"""Three of testing are globally active: no more is reserved for such."""
+"""Three testing monitors are globally active, so no further place is reserved."""
 
 
 def moves(of: Scene) -> dict[int, str]:
-    """Who goes where."""
+    """Return the new status of each monitor that moves."""
     return {change.monitor_id: change.to_status.value for change in of.review().changes}
 
 
@@ -45,13 +45,13 @@ def rules(of: Scene) -> set[str]:
         ({"ip": "10.11.16.1"}, True),
     ],
 )
-def test_a_testing_monitor_becomes_active(values: dict[str, object], promoted: bool) -> None:
+def test_ready_testing_monitor_becomes_active(values: dict[str, object], promoted: bool) -> None:
     alone = scene(monitor(1, "testing", **values), *SIX)
     assert (moves(alone).get(1) == "active") is promoted
     assert not promoted or rules(alone) == {"rule 3: promote to active"}
 
 
-def test_nobody_is_promoted_beyond_the_target() -> None:
+def test_active_is_filled_only_up_to_its_target() -> None:
     assert moves(scene(monitor(1, "testing"), *SEVEN, *FIVE[:4])) == {}
     assert moves(scene(*many((1, 2), "testing"), *SIX, *FIVE[:4])) == {1: "active"}
 
@@ -61,7 +61,7 @@ def test_the_best_two_are_promoted() -> None:
     assert moves(scene(*ready, *SIX[:3])) == {3: "active", 2: "active"}
 
 
-def test_each_promotion_is_judged_beside_the_one_before() -> None:
+def test_each_promotion_takes_earlier_ones_into_account() -> None:
     siblings = [monitor(number, "testing", account_id=5, limit=1, avg_rtt_ms=50.0 + number) for number in (1, 2)]
     assert moves(scene(*siblings, *SIX[:3])) == {1: "active"}
 
@@ -78,19 +78,19 @@ def test_a_clearly_better_testing_monitor_takes_the_worst_active_place(rtt: floa
 
 
 @pytest.mark.parametrize("values", [{"avg_step": -1.0}, {"gone": True}, SILENT])
-def test_a_healthy_monitor_takes_the_place_of_one_that_is_not(values: dict[str, object]) -> None:
+def test_healthy_monitor_replaces_one_that_is_not_healthy(values: dict[str, object]) -> None:
     there = scene(*SIX[:4], monitor(2, "active", **values), monitor(1, "testing", avg_rtt_ms=500.0, count=24), *FIVE)
     assert moves(there) == {1: "active"}, "a free place comes before a swap"
     full = scene(*SIX, monitor(2, "active", **values), monitor(1, "testing", avg_rtt_ms=500.0), *FIVE[:4])
     assert moves(full) == {2: "testing", 1: "active"}
 
 
-def test_two_swaps_a_review() -> None:
+def test_a_review_makes_at_most_two_swaps() -> None:
     better = many(range(1, 5), "testing", avg_rtt_ms=10.0)
     assert len(moves(scene(*SEVEN, *better, FIVE[0]))) == 4
 
 
-def test_a_better_sibling_replaces_its_sibling_when_it_may_replace_nobody_else() -> None:
+def test_better_sibling_replaces_its_sibling_if_it_can_replace_no_other() -> None:
     account = [monitor(number, "active", account_id=5, limit=1, avg_rtt_ms=60.0) for number in (1,)]
     sibling = monitor(2, "testing", account_id=5, limit=1, avg_rtt_ms=20.0)
     worse = many(range(11, 17), "active", avg_rtt_ms=90.0)
@@ -119,7 +119,7 @@ def test_a_better_sibling_replaces_its_sibling_when_it_may_replace_nobody_else()
         ({"ip": "10.11.16.1"}, True),
     ],
 )
-def test_a_candidate_enters_testing(values: dict[str, object], promoted: bool) -> None:
+def test_suitable_candidate_enters_testing(values: dict[str, object], promoted: bool) -> None:
     there = scene(monitor(1, "candidate", **values), *SEVEN, *SHARED[:4])
     assert moves(there) == ({1: "testing"} if promoted else {})
     assert not promoted or rules(there) == {"rule 5: promote to testing"}
@@ -150,16 +150,16 @@ def test_a_clearly_better_candidate_takes_the_worst_testing_place(rtt: float, sw
 # ---- rule 5: the reserve -------------------------------------------------------------------------------------------
 
 GOOD_BUT_IDLE = many(range(21, 33), "testing", global_status="testing", avg_rtt_ms=1.0)
-"""Twelve globally testing monitors: as many as testing ever has places, and better than anybody."""
+"""Twelve globally testing monitors: as many as testing can ever have, and better than all others."""
 
 
 def gathering(*metrics: int, **values: object) -> list[Monitor]:
-    """Testing since yesterday's noon and a minute."""
+    """Return monitors that are collecting results and have been testing for a minute less than a day."""
     begun = {"last_move": NOW - timedelta(hours=23, minutes=59)}
     return many(metrics, "testing", **({"count": 10, "avg_rtt_ms": 90.0} | begun | values))
 
 
-def test_globally_active_candidates_take_reserved_places_whatever_their_priority() -> None:
+def test_globally_active_candidates_get_reserved_places_at_any_priority() -> None:
     waiting = many((1, 2, 3), "candidate", avg_rtt_ms=300.0)
     there = scene(*waiting, *SIX, *GOOD_BUT_IDLE[:6])
     assert moves(there) == {26: "candidate", 25: "candidate", 1: "testing", 2: "testing"}
@@ -167,10 +167,8 @@ def test_globally_active_candidates_take_reserved_places_whatever_their_priority
 
 
 @pytest.mark.parametrize(("theirs", "enters"), [(2, True), (3, False)])
-def test_half_of_testing_is_for_globally_active_monitors_when_all_active_places_are_taken(
-    theirs: int, enters: bool
-) -> None:
-    """Three of five places; whatever the priority of who gives way, and of who wants the place back."""
+def test_half_of_testing_is_reserved_when_all_active_places_are_taken(theirs: int, enters: bool) -> None:
+    """Three of five places, whatever the priorities of the monitor that leaves and of one that wants its place back."""
     holders = many(range(41, 41 + theirs), "testing", avg_rtt_ms=300.0)
     idle = GOOD_BUT_IDLE[: 5 - theirs]
     there = scene(monitor(1, "candidate", avg_rtt_ms=290.0), *SEVEN, *holders, *idle)
@@ -179,13 +177,13 @@ def test_half_of_testing_is_for_globally_active_monitors_when_all_active_places_
     assert moves(back) == ({} if theirs <= 3 else {41: "candidate", 1: "testing"})
 
 
-def test_globally_testing_monitors_may_have_all_of_testing_while_nobody_else_waits() -> None:
+def test_globally_testing_monitors_may_fill_testing_if_no_other_waits() -> None:
     assert moves(scene(*SEVEN, *GOOD_BUT_IDLE[:5])) == {}
     assert moves(scene(monitor(1, "candidate", count=8), *SEVEN, *GOOD_BUT_IDLE[:5])) == {}
 
 
 @pytest.mark.parametrize("better", [20.0, 260.0, 290.0])
-def test_a_place_of_a_globally_active_monitor_goes_to_another_one_that_is_clearly_better(better: float) -> None:
+def test_clearly_better_globally_active_monitor_takes_a_reserved_place(better: float) -> None:
     holders = many((41, 42, 43), "testing", avg_rtt_ms=300.0)
     there = scene(monitor(1, "candidate", count=9, avg_rtt_ms=better), *SEVEN, *holders, *GOOD_BUT_IDLE[:2])
     assert moves(there) == ({} if better == 290.0 else {43: "candidate", 1: "testing"})
@@ -210,7 +208,7 @@ def test_a_place_of_a_globally_active_monitor_goes_to_another_one_that_is_clearl
         (24, {"account_id": 11, "limit": 1}, False),
     ],
 )
-def test_a_reserved_place_is_given_up_by_who_does_not_get_ready_in_a_day(
+def test_monitor_not_ready_within_a_day_gives_up_its_reserved_place(
     hours: float | None, waiting: dict[str, object], renewed: bool
 ) -> None:
     begun = None if hours is None else NOW - timedelta(hours=hours)
@@ -234,7 +232,7 @@ A_DAY_AGO = {"last_move": NOW - timedelta(hours=24)}
     ],
 )
 @pytest.mark.parametrize("crew", [SIX, SEVEN])
-def test_who_gathers_results_is_left_alone_for_its_day(
+def test_monitor_collecting_results_is_not_replaced_for_a_day(
     crew: Sequence[Monitor], holders: dict[str, object], swapped: bool
 ) -> None:
     better = monitor(1, "candidate", avg_rtt_ms=1.0, count=24)
@@ -253,7 +251,7 @@ def test_who_gathers_results_is_left_alone_for_its_day(
     ],
 )
 @pytest.mark.parametrize("count", [24, 23])
-def test_who_did_not_get_ready_within_a_week_takes_no_place_of_a_globally_active_monitor(
+def test_recently_unready_monitor_replaces_no_globally_active_one(
     count: int, values: dict[str, object], swapped: bool
 ) -> None:
     """Monitor 41 cannot become active (its account's limit), so no reserved place protects it, ready or not."""
@@ -263,15 +261,15 @@ def test_who_did_not_get_ready_within_a_week_takes_no_place_of_a_globally_active
     assert moves(there) == ({41: "candidate", 1: "testing"} if swapped else {})
 
 
-def test_who_has_the_results_keeps_its_place_however_long_it_has_been_testing() -> None:
-    """Its account has no active place left for it, so it waits; but it is ready."""
+def test_ready_monitor_keeps_its_place_however_long_it_has_been_testing() -> None:
+    """All active places are taken, so it has to wait although it is ready."""
     holders = many(range(41, 45), "testing", count=24, last_move=None, global_status="active")
     there = scene(monitor(1, "candidate", avg_rtt_ms=300.0), *SEVEN, *holders, *GOOD_BUT_IDLE[:1])
     assert moves(there) == {}
 
 
 @pytest.mark.parametrize(("held", "enters"), [(4, False), (3, True)])
-def test_four_places_are_reserved(held: int, enters: bool) -> None:
+def test_four_places_are_reserved_while_active_places_are_free(held: int, enters: bool) -> None:
     holders = gathering(*range(41, 41 + held))
     there = scene(monitor(1, "candidate", avg_rtt_ms=300.0), *SIX, *holders, *GOOD_BUT_IDLE[: 6 - held])
     assert (moves(there).get(1) == "testing") is enters
@@ -286,14 +284,14 @@ def test_four_places_are_reserved(held: int, enters: bool) -> None:
         {"ip": "10.11.15.1"},
     ],
 )
-def test_who_cannot_become_active_holds_no_reserved_place(values: dict[str, object]) -> None:
+def test_monitor_that_cannot_become_active_holds_no_reserved_place(values: dict[str, object]) -> None:
     idle = gathering(41, **values)
     holders = gathering(42, 43, 44)
     there = scene(monitor(1, "candidate", avg_rtt_ms=300.0), *SIX, *idle, *holders, *GOOD_BUT_IDLE[:2])
     assert moves(there).get(1) == "testing"
 
 
-def test_reserved_places_are_not_given_back_by_swaps() -> None:
+def test_reserved_places_are_not_lost_to_swaps() -> None:
     better = monitor(1, "candidate", global_status="testing", avg_rtt_ms=1.0)
     holders = gathering(41, 42, 43, 44)
     assert moves(scene(better, *SIX, *holders, *GOOD_BUT_IDLE[:2])) == {}
@@ -301,12 +299,12 @@ def test_reserved_places_are_not_given_back_by_swaps() -> None:
     assert moves(scene(better, *SIX, *fifth, *GOOD_BUT_IDLE[:1])) == {45: "candidate", 1: "testing"}
 
 
-def test_reserved_places_are_not_given_back_when_too_many_are_testing() -> None:
+def test_reserved_places_are_not_lost_when_too_many_are_testing() -> None:
     holders = gathering(41, 42, 43, 44)
     assert moves(scene(*SIX, *holders, *GOOD_BUT_IDLE[:4])) == {24: "candidate", 23: "candidate"}
 
 
-def test_a_globally_testing_neighbour_gives_way_though_places_are_free() -> None:
+def test_globally_testing_neighbour_gives_way_even_if_places_are_free() -> None:
     neighbour = monitor(2, "testing", global_status="testing", ip="10.1.15.1", avg_rtt_ms=1.0)
     assert moves(scene(monitor(1, "candidate"), neighbour, *SIX)) == {2: "candidate", 1: "testing"}
 
@@ -327,17 +325,17 @@ def test_a_globally_testing_neighbour_gives_way_though_places_are_free() -> None
         ({"ip": "10.11.15.1", **SILENT}, False),
     ],
 )
-def test_an_empty_testing_takes_whoever_can_measure(values: dict[str, object], rescued: bool) -> None:
+def test_empty_testing_accepts_any_monitor_that_can_measure(values: dict[str, object], rescued: bool) -> None:
     there = scene(monitor(1, "candidate", **values), *SEVEN)
     assert moves(there) == ({1: "testing"} if rescued else {})
     assert not rescued or rules(there) == {"rule 6: no testing at all"}
 
 
-def test_one_testing_monitor_is_enough_to_need_no_rescue() -> None:
+def test_one_testing_monitor_prevents_the_rescue() -> None:
     assert moves(scene(monitor(1, "candidate", **SILENT), *SEVEN, FIVE[0])) == {}
 
 
-def test_five_are_rescued_healthy_before_unknown_before_unhealthy() -> None:
+def test_rescue_takes_five_healthy_before_unknown_before_unhealthy() -> None:
     bad, unknown = many((1, 2, 3), "candidate", avg_step=-1.0), many((4, 5), "candidate", **SILENT)
     healthy = many((6, 7), "candidate", count=3)
     assert moves(scene(*bad, *unknown, *healthy, *SEVEN)) == dict.fromkeys((1, 4, 5, 6, 7), "testing")
@@ -358,9 +356,7 @@ def test_five_are_rescued_healthy_before_unknown_before_unhealthy() -> None:
         ({"ip": "192.0.2.50"}, False),
     ],
 )
-def test_without_active_monitors_9_results_are_enough_and_constraints_do_not_stop(
-    values: dict[str, object], promoted: bool
-) -> None:
+def test_emergency_requires_9_results_and_ignores_most_constraints(values: dict[str, object], promoted: bool) -> None:
     assert (moves(scene(monitor(1, "testing", **values))).get(1) == "active") is promoted
 
 
@@ -369,7 +365,7 @@ def test_an_emergency_promotes_four_at_once_whatever_their_network() -> None:
     assert moves(scene(*ready)) == dict.fromkeys((1, 2, 3, 4), "active")
 
 
-def test_a_server_that_loses_all_its_active_monitors_is_helped_in_the_same_review() -> None:
+def test_server_losing_all_active_monitors_gets_new_ones_in_one_review() -> None:
     blocked = many(range(11, 14), "active", global_status="paused")
     left = moves(scene(*blocked, *gathering(1, 2)))
     assert left == {11: "candidate", 12: "candidate", 13: "candidate", 1: "active", 2: "active"}

@@ -1,4 +1,4 @@
-"""Test rule 3, exchange: who replaces the only monitor that excludes it, just inside and just outside."""
+"""Test the exchange of rule 3: when a monitor replaces the only one that excludes it, just inside and just outside."""
 
 from datetime import timedelta
 
@@ -15,7 +15,7 @@ OLD = monitor(1, "active", ip="10.1.16.1", avg_rtt_ms=100.0)
 
 
 def neighbour(**values: object) -> Monitor:
-    """A much better candidate of the same /20 as `OLD`."""
+    """Return a much better candidate in the same /20 as `OLD`."""
     return monitor(2, "candidate", **({"ip": "10.1.17.1", "avg_rtt_ms": 20.0} | values))
 
 
@@ -54,7 +54,7 @@ def test_a_candidate_takes_the_place_of_its_worse_neighbour(
     assert moves(scene(OLD, neighbour(**values), *SIX, *TESTERS)) == expected
 
 
-def test_an_exchange_says_in_words_what_it_is() -> None:
+def test_exchange_gives_readable_reasons() -> None:
     review = scene(OLD, neighbour(), *SIX, *TESTERS).review()
     assert [change.reason for change in review.changes] == [
         "takes the place of m1, same network, priority 20 against 100",
@@ -75,22 +75,22 @@ def test_an_exchange_says_in_words_what_it_is() -> None:
         (7, {}, "better than m1, but: too many are active, and they leave first"),
     ],
 )
-def test_who_is_kept_out_is_told_why(others: int, values: dict[str, object], why: str) -> None:
+def test_reason_for_not_exchanging_is_given(others: int, values: dict[str, object], why: str) -> None:
     many_active = many(range(11, 11 + others), "active", avg_rtt_ms=20.0)
     review = scene(OLD, neighbour(**values), *many_active, *TESTERS).review()
     told = {verdict.monitor_id: verdict.reason for verdict in verdicts(review)}
     assert told[2] == f"stays candidate: {why} ({EXCHANGE})"
 
 
-def test_the_only_active_monitor_gives_way_to_who_is_ready_at_once() -> None:
+def test_only_active_monitor_gives_way_only_to_a_ready_one() -> None:
     assert moves(scene(OLD, neighbour(count=24))) == SWAPPED
     assert moves(scene(OLD, neighbour(count=23))) == {}
 
 
 @pytest.mark.parametrize("values", [{"global_status": "pending"}, {"avg_step": -0.1}])
 @pytest.mark.parametrize("rtt", [20.0, 100.0, 300.0])
-def test_who_is_to_leave_gives_way_whatever_the_priorities(values: dict[str, object], rtt: float) -> None:
-    """The last one even to a neighbour with 9 results, as if nobody were active."""
+def test_leaving_monitor_gives_way_whatever_the_priorities(values: dict[str, object], rtt: float) -> None:
+    """The last active one even gives way to a neighbour with 9 results, as in an emergency."""
     old = monitor(1, "active", ip="10.1.16.1", avg_rtt_ms=100.0, **values)
     assert moves(scene(old, neighbour(avg_rtt_ms=rtt, count=9))) == SWAPPED
     assert moves(scene(old, neighbour(avg_rtt_ms=rtt, count=8))) == {}
@@ -98,7 +98,7 @@ def test_who_is_to_leave_gives_way_whatever_the_priorities(values: dict[str, obj
     assert moves(scene(old, neighbour(avg_rtt_ms=rtt, count=24), SIX[0])) == SWAPPED
 
 
-def test_the_better_of_two_neighbours_is_not_removed_from_testing_but_takes_over() -> None:
+def test_better_neighbour_in_testing_takes_over_instead_of_leaving() -> None:
     testing = monitor(2, "testing", ip="10.1.17.1", avg_rtt_ms=20.0)
     assert moves(scene(OLD, testing, *SIX, *TESTERS)) == SWAPPED
     unready = monitor(2, "testing", ip="10.1.17.1", avg_rtt_ms=20.0, count=23)
@@ -106,8 +106,8 @@ def test_the_better_of_two_neighbours_is_not_removed_from_testing_but_takes_over
     assert [(change.monitor_id, change.rule) for change in review.changes][:1] == [(2, "rule 2: out")]
 
 
-def test_siblings_change_places_and_the_worse_one_goes_on_testing_if_it_may() -> None:
-    """Of an account that may have one active monitor, and two together."""
+def test_siblings_exchange_places_only_if_a_constraint_excludes_one() -> None:
+    """The account may have one active monitor, and two active and testing ones together."""
     old = monitor(1, "active", account_id=5, limit=1, avg_rtt_ms=100.0)
     tester = monitor(3, "testing", account_id=5, limit=1, avg_rtt_ms=200.0)
     better = monitor(2, "candidate", account_id=5, limit=1, avg_rtt_ms=20.0)
@@ -116,7 +116,7 @@ def test_siblings_change_places_and_the_worse_one_goes_on_testing_if_it_may() ->
     assert moves(scene(old, two, *SIX, *TESTERS[:4])) == {}, "no constraint keeps it out: a swap"
 
 
-def test_the_worst_gives_way_first_and_to_the_best() -> None:
+def test_worst_monitor_gives_way_first_and_to_the_best() -> None:
     worse = monitor(3, "active", ip="10.3.16.1", avg_rtt_ms=200.0)
     rivals = [monitor(number, "candidate", ip=f"10.3.{number}.1", avg_rtt_ms=30.0 + number) for number in (17, 18, 19)]
     assert moves(scene(OLD, worse, neighbour(), *rivals, *SIX[:5], *TESTERS)) == {
@@ -127,7 +127,7 @@ def test_the_worst_gives_way_first_and_to_the_best() -> None:
     }
 
 
-def test_limits_hold_for_exchanges_too() -> None:
+def test_exchanges_respect_the_limits() -> None:
     old = [monitor(number, "active", ip=f"10.{number}.16.1", avg_rtt_ms=100.0 + number) for number in (101, 102, 103)]
     new = [monitor(number, "candidate", ip=f"10.{number - 100}.17.1") for number in (201, 202, 203)]
     assert moves(scene(*old, *new, *SIX[:4], *TESTERS)) == {
@@ -142,7 +142,7 @@ def test_limits_hold_for_exchanges_too() -> None:
     ("days", "again"),
     [(None, True), (7, True), (6.99, False), (0, False)],
 )
-def test_who_did_not_get_ready_is_let_in_to_be_tested_once_a_week(days: float | None, again: bool) -> None:
+def test_unready_monitor_is_admitted_for_testing_once_a_week(days: float | None, again: bool) -> None:
     begun = None if days is None else NOW - timedelta(days=days)
     new = neighbour(count=23, last_move=begun)
     assert moves(scene(OLD, new, *SIX, *TESTERS)) == ({2: "testing", 1: "candidate"} if again else {})
@@ -150,12 +150,12 @@ def test_who_did_not_get_ready_is_let_in_to_be_tested_once_a_week(days: float | 
 
 
 @pytest.mark.parametrize(("others", "made"), [(5, True), (4, False)])
-def test_nobody_makes_way_for_a_test_while_few_are_active(others: int, made: bool) -> None:
+def test_no_monitor_makes_way_for_a_test_while_few_are_active(others: int, made: bool) -> None:
     there = scene(OLD, neighbour(count=23), *SIX[:others], *TESTERS)
     assert moves(there) == ({2: "testing", 1: "candidate"} if made else {})
 
 
-def test_without_active_monitors_there_is_nobody_to_exchange() -> None:
+def test_there_is_no_exchange_without_active_monitors() -> None:
     gone = monitor(1, "active", ip="10.1.16.1", global_status="deleted", avg_rtt_ms=100.0)
     assert moves(scene(gone, neighbour())) == {}
 

@@ -55,11 +55,11 @@ def test_every_rule_is_shown_in_its_order() -> None:
         ),
     ],
 )
-def test_the_reason_of_a_testing_monitor(values: dict[str, object], reason: str) -> None:
+def test_reason_of_a_testing_monitor_is_given(values: dict[str, object], reason: str) -> None:
     assert reasons(scene(monitor(1, "testing", **values), *SIX))[1] == reason
 
 
-def test_other_reasons() -> None:
+def test_reasons_of_other_monitors_are_given() -> None:
     said = reasons(
         scene(
             *SIX,
@@ -99,7 +99,7 @@ def test_the_text_shows_input_rules_and_result() -> None:
     assert "\n  active      7  m1, m11, m12" in text
 
 
-def test_the_emergency_is_announced() -> None:
+def test_emergency_is_shown() -> None:
     review = scene(monitor(1, "testing", count=9)).review()
     assert as_dict(review)["emergency"] is True
     assert "EMERGENCY" in as_text(review)
@@ -108,7 +108,7 @@ def test_the_emergency_is_announced() -> None:
 
 @examples(10)
 @given(scenes())
-def test_any_review_can_be_told_and_nobody_is_forgotten(there: Scene) -> None:
+def test_any_review_can_be_explained_for_every_monitor(there: Scene) -> None:
     review = there.review()
     told = json.loads(json.dumps(as_dict(review)))
     assert {row["id"] for row in told["monitors"]} | {row["id"] for row in told["left_out"]} == {

@@ -15,7 +15,7 @@ FIVE = many(range(21, 26), "testing", global_status="testing")
 
 
 def moves(of: Scene) -> dict[int, str]:
-    """Who goes where."""
+    """Return the new status of each monitor that moves."""
     return {change.monitor_id: change.to_status.value for change in of.review().changes}
 
 
@@ -34,7 +34,7 @@ def test_a_blocked_monitor_leaves_at_once(status: str, place: str) -> None:
     assert rules(blocked) == {"rule 1: leave at once"}
 
 
-def test_all_blocked_monitors_leave_at_once_though_nobody_remains() -> None:
+def test_all_blocked_monitors_leave_at_once_even_if_none_remains() -> None:
     blocked = many(range(1, 8), "active", global_status="paused")
     assert moves(scene(*blocked)) == dict.fromkeys(range(1, 8), "candidate")
 
@@ -42,12 +42,12 @@ def test_all_blocked_monitors_leave_at_once_though_nobody_remains() -> None:
 @pytest.mark.parametrize("place", ["active", "testing", "candidate"])
 @pytest.mark.parametrize("values", [{"ip": CLOSE}, {"account_id": SERVER.account_id}])
 @pytest.mark.parametrize("globally", ["active", "paused"])
-def test_who_is_too_close_to_the_server_is_paused(place: str, values: dict[str, object], globally: str) -> None:
+def test_monitor_too_close_to_the_server_is_paused(place: str, values: dict[str, object], globally: str) -> None:
     close = scene(monitor(1, place, global_status=globally, **values), *SEVEN, *FIVE)
     assert moves(close) == {1: "paused"}
 
 
-def test_a_left_out_monitor_is_never_moved() -> None:
+def test_skipped_monitor_is_never_moved() -> None:
     assert moves(scene(Skipped(id=1, name="m1", pair_status=None, reason="r"), *SEVEN, *FIVE)) == {}
 
 
@@ -56,7 +56,7 @@ def test_a_left_out_monitor_is_never_moved() -> None:
 
 @pytest.mark.parametrize("values", [BAD, {"global_status": "pending"}])
 @pytest.mark.parametrize(("good", "leaves"), [(4, False), (5, True)])
-def test_bad_performance_leaves_active_while_more_than_5_remain(
+def test_bad_monitor_leaves_active_while_more_than_5_are_active(
     values: dict[str, object], good: int, leaves: bool
 ) -> None:
     out = scene(monitor(1, "active", **values), *SEVEN[:good])
@@ -64,7 +64,7 @@ def test_bad_performance_leaves_active_while_more_than_5_remain(
 
 
 @pytest.mark.parametrize(("good", "leaves"), [(2, False), (3, True)])
-def test_bad_performance_leaves_testing_while_more_than_3_remain(good: int, leaves: bool) -> None:
+def test_bad_monitor_leaves_testing_while_more_than_3_are_testing(good: int, leaves: bool) -> None:
     assert moves(scene(monitor(1, "testing", **BAD), *FIVE[:good], *SEVEN)) == ({1: "candidate"} if leaves else {})
 
 
@@ -92,38 +92,38 @@ def test_unknown_monitors_are_not_out() -> None:
     assert moves(scene(*silent, *gone, *FIVE)) == {}
 
 
-def test_an_outage_of_our_own_moves_nobody() -> None:
+def test_outage_of_our_own_moves_no_monitor() -> None:
     all_gone = many(range(1, 8), "active", gone=True) + many(range(8, 13), "testing", gone=True)
     assert moves(scene(*all_gone, *many(range(13, 30), "candidate", gone=True))) == {}
 
 
 def neighbours(*statuses: str, **values: object) -> list[Monitor]:
-    """In one /20, the better the earlier."""
+    """Return monitors in one /20, the best first."""
     return [
         monitor(number, status, ip=f"10.99.16.{number}", avg_rtt_ms=50.0 + number, **values)
         for number, status in enumerate(statuses, start=1)
     ]
 
 
-def test_violations_leave_below_the_floor() -> None:
+def test_monitors_in_violation_leave_even_below_the_floor() -> None:
     assert moves(scene(*neighbours("active", "active", "testing"))) == {2: "candidate", 3: "candidate"}
 
 
-def test_violations_leave_an_active_monitor() -> None:
+def test_violations_never_remove_the_last_active_monitor() -> None:
     over = [monitor(number, "active", account_id=5, limit=0) for number in (1, 2, 3)]
     left = moves(scene(*over))
     assert left == {2: "candidate", 3: "candidate"}, "the best stays, as the last active monitor"
     assert moves(scene(over[0])) == {}
 
 
-def test_an_active_monitor_over_the_limit_goes_to_testing_if_that_violates_nothing() -> None:
+def test_active_monitor_over_the_limit_moves_to_testing_if_allowed() -> None:
     three = [monitor(number, "active", account_id=5) for number in (1, 2, 3)]
     assert moves(scene(*three, *SEVEN[:4])) == {3: "testing"}
     fourth = monitor(4, "testing", account_id=5)
     assert moves(scene(*three, fourth, *SEVEN[:4])) == {3: "candidate"}, "3 together are allowed: 1, 2 and 4"
 
 
-def test_an_unhealthy_active_monitor_in_violation_is_replaced_at_once_by_its_better_neighbour() -> None:
+def test_unhealthy_monitor_is_replaced_at_once_by_a_better_neighbour() -> None:
     bad, good = neighbours("active", "testing")
     worse = monitor(1, "active", ip="10.99.16.1", avg_step=-1.0)
     assert bad.id == worse.id
@@ -142,7 +142,7 @@ def test_the_worst_of_more_than_7_active_go_to_testing() -> None:
     assert moves(scene(*SEVEN, *better, *FIVE[:3])) == {17: "testing", 16: "testing"}
 
 
-def test_monitors_that_nothing_is_known_about_go_before_healthy_ones() -> None:
+def test_unknown_monitors_leave_before_healthy_ones() -> None:
     silent = monitor(1, "active", count=0, avg_step=None, avg_rtt_ms=None)
     assert moves(scene(silent, *SEVEN, *FIVE[:3])) == {1: "testing"}
 
@@ -157,18 +157,18 @@ def test_the_worst_of_too_many_testing_become_candidates() -> None:
 
 
 @pytest.mark.parametrize("active", [5, 6, 7])
-def test_testing_grows_with_the_active_places_that_are_free(active: int) -> None:
+def test_testing_target_grows_with_free_active_places(active: int) -> None:
     testing = many(range(21, 21 + 5 + 7 - active), "testing", global_status="testing")
     assert moves(scene(*SEVEN[:active], *testing)) == {}
     assert moves(scene(*SEVEN[:active], *testing, monitor(40, "testing", global_status="testing"))) == {40: "candidate"}
 
 
-def test_more_than_7_active_do_not_shrink_testing() -> None:
+def test_surplus_active_monitors_do_not_shrink_testing() -> None:
     held = many(range(1, 4), "active", avg_rtt_ms=1.0)
     assert "candidate" not in moves(scene(*SEVEN, *held, *FIVE[:3])).values()
 
 
-def test_a_left_out_monitor_keeps_its_place() -> None:
+def test_skipped_monitor_keeps_its_place() -> None:
     broken = Skipped(id=1, name="m1", pair_status=SEVEN[0].pair_status, reason="broken")
     ready = many(range(31, 34), "testing")
     assert moves(scene(broken, *SEVEN[:6], *ready, *FIVE[:2])) == {}, "7 are active"
@@ -181,7 +181,7 @@ def test_a_left_out_monitor_keeps_its_place() -> None:
 
 
 def paused(number: int, hours: float | None, **values: object) -> Monitor:
-    """A pair paused and last looked at so many hours ago."""
+    """Return a paused pair that was last checked that many hours ago."""
     fields: dict[str, object] = {
         "pause_reason": "constraint",
         "violation_type": "network_same_subnet",
@@ -203,7 +203,7 @@ def paused(number: int, hours: float | None, **values: object) -> Monitor:
         ("constraint", None, True),
     ],
 )
-def test_a_resolved_pair_is_freed_when_it_is_looked_at(reason: str | None, hours: float | None, freed: bool) -> None:
+def test_resolved_pair_is_freed_when_it_is_checked(reason: str | None, hours: float | None, freed: bool) -> None:
     pair = paused(1, hours, pause_reason=reason)
     assert moves(scene(pair, *SEVEN, *FIVE)) == ({1: "candidate"} if freed else {})
 
@@ -212,7 +212,7 @@ def test_an_unresolved_pair_stays_paused() -> None:
     assert moves(scene(paused(1, 99, ip=CLOSE), *SEVEN, *FIVE)) == {}
 
 
-def test_two_are_freed_per_review_the_longest_wait_first() -> None:
+def test_two_pairs_are_freed_per_review_longest_wait_first() -> None:
     waiting = [paused(1, 9), paused(2, 11), paused(3, 10), paused(4, 11)]
     assert moves(scene(*waiting, *SEVEN, *FIVE)) == {2: "candidate", 4: "candidate"}
 

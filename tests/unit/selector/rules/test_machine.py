@@ -20,10 +20,10 @@ from testbed.selection.worlds import COUNTS, LIMITS, NETS, NOW, STEPS, Scene, ad
 
 MOST_MONITORS = 40
 ACCOUNTS = st.integers(1, 10)
-"""The last is the server's."""
+"""The last one owns the server."""
 CLUSTERS = st.integers(0, 60)
 PLACES = st.integers(0, MOST_MONITORS)
-"""Chooses one of the monitors there are, whatever their number."""
+"""Chooses one of the present monitors, whatever their number."""
 MEASURED = st.tuples(st.sampled_from((*COUNTS, 30, 100)), st.sampled_from((*STEPS, 0.9, 1.0)), st.floats(1, 300))
 
 
@@ -41,7 +41,7 @@ class ServerLife(RuleBasedStateMachine):
 
     @initialize(good=st.integers(0, 25), others=st.lists(st.tuples(ACCOUNTS, CLUSTERS, MEASURED), max_size=10))
     def begin(self, good: int, others: list[tuple[int, int, tuple[int, float, float]]]) -> None:
-        """Some servers are well measured when the story begins."""
+        """Let some servers have good monitors from the beginning."""
         for number in range(good):
             self.joins(1 + number % 9, 2 * number, 0, (100, 1.0, 20.0 + number), True)
         for account, cluster, measured in others:
@@ -114,7 +114,7 @@ class ServerLife(RuleBasedStateMachine):
     def time_passes(self, hours: int) -> None:
         self.now += timedelta(hours=hours)
 
-    # ---- what the selector does ------------------------------------------------------------------------------------
+    # ---- the selector's actions ------------------------------------------------------------------------------------
 
     @rule()
     def is_reviewed(self) -> None:

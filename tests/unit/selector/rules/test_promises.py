@@ -9,7 +9,7 @@ from testbed.selection import rule_promises as rules
 from testbed.selection.strategies import examples, scenes
 from testbed.selection.worlds import Scene
 
-# ---- what is promised of every review ------------------------------------------------------------------------------
+# ---- promises about every review -----------------------------------------------------------------------------------
 
 
 @examples(15)
@@ -38,7 +38,7 @@ def test_no_promotion_violates_a_constraint_after_the_other_changes(scene: Scene
 
 @examples(15)
 @given(scenes())
-def test_never_from_some_active_to_none(scene: Scene) -> None:
+def test_server_never_goes_from_some_active_to_none(scene: Scene) -> None:
     promises.never_from_some_active_to_none(scene, scene.review())
 
 
@@ -48,17 +48,17 @@ def test_the_order_of_rows_does_not_matter(scene: Scene) -> None:
     promises.the_order_of_rows_does_not_matter(scene, scene.review())
 
 
-# ---- what is promised of many reviews ------------------------------------------------------------------------------
+# ---- promises about many reviews -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", [1727, 2357, 15616, 29749, 30590, 32015, 32348, 35612])
-def test_a_world_that_once_broke_a_promise(seed: int) -> None:
+def test_world_that_once_broke_a_promise_keeps_them_all(seed: int) -> None:
     proof.hold_all_in_time(seed)
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_random_worlds(part: int) -> None:
-    """Each world has at least three reviews, which are held against every promise on this page."""
+def test_random_worlds_keep_every_promise(part: int) -> None:
+    """Each world has at least three reviews, which are checked against every promise in this file."""
     worlds = scaled(40, thorough=2_000)
     for seed in range(part * worlds, (part + 1) * worlds):
         proof.hold_all_in_time(seed)
@@ -66,28 +66,28 @@ def test_random_worlds(part: int) -> None:
 
 @examples(15)
 @given(scenes(paused=False))
-def test_it_settles_within_30_reviews(scene: Scene) -> None:
+def test_server_settles_within_30_reviews(scene: Scene) -> None:
     proof.it_settles(scene)
 
 
 @examples(8)
 @given(scenes(at_least=25))
-def test_it_settles_with_paused_pairs_that_are_freed_two_a_review(scene: Scene) -> None:
+def test_server_settles_although_paused_pairs_are_freed_two_per_review(scene: Scene) -> None:
     proof.it_settles(scene)
 
 
 @examples(15)
 @given(scenes())
-def test_it_does_not_starve(scene: Scene) -> None:
+def test_server_does_not_starve(scene: Scene) -> None:
     proof.it_does_not_starve(scene)
 
 
-# ---- what each rule is for -----------------------------------------------------------------------------------------
+# ---- promises about each rule --------------------------------------------------------------------------------------
 
 
 @examples(15)
 @given(scenes())
-def test_who_must_leave_leaves_at_once(scene: Scene) -> None:
+def test_monitors_that_must_leave_do_so_at_once(scene: Scene) -> None:
     rules.who_must_leave_leaves_at_once(scene, scene.review())
 
 
@@ -99,13 +99,13 @@ def test_bad_performance_respects_the_floor(scene: Scene) -> None:
 
 @examples(15)
 @given(scenes())
-def test_violations_leave_whatever_the_floor(scene: Scene) -> None:
+def test_monitors_in_violation_leave_regardless_of_the_floor(scene: Scene) -> None:
     rules.violations_leave(scene, scene.review())
 
 
 @examples(15)
 @given(scenes())
-def test_a_violation_leads_to_testing_only_without_one_there(scene: Scene) -> None:
+def test_monitor_in_violation_moves_to_testing_only_if_allowed_there(scene: Scene) -> None:
     rules.a_violation_leads_to_testing_only_without_one(scene, scene.review())
 
 
@@ -135,19 +135,19 @@ def test_swaps_improve(scene: Scene) -> None:
 
 @examples(15)
 @given(scenes())
-def test_no_swap_ends_the_time_to_gather(scene: Scene) -> None:
+def test_no_swap_cuts_short_the_time_to_collect_results(scene: Scene) -> None:
     rules.no_swap_ends_the_time_to_gather(scene, scene.review())
 
 
 @examples(60)
 @given(scenes())
-def test_no_swap_brings_back_who_did_not_get_ready(scene: Scene) -> None:
+def test_no_swap_readmits_a_recently_unready_monitor(scene: Scene) -> None:
     rules.no_swap_brings_back_who_did_not_get_ready(scene, scene.review())
 
 
 @examples(15)
 @given(scenes())
-def test_clearly_better_ones_come_in(scene: Scene) -> None:
+def test_clearly_better_monitors_get_in(scene: Scene) -> None:
     rules.clearly_better_ones_come_in(scene, scene.review())
 
 
@@ -159,7 +159,7 @@ def test_exchanges_improve(scene: Scene) -> None:
 
 @examples(15)
 @given(scenes())
-def test_nobody_waits_behind_a_worse_one(scene: Scene) -> None:
+def test_no_monitor_waits_behind_a_worse_one(scene: Scene) -> None:
     rules.nobody_waits_behind_a_worse_one(scene, scene.review())
 
 
@@ -171,13 +171,13 @@ def test_testing_is_shared_fairly(scene: Scene) -> None:
 
 @examples(15)
 @given(scenes())
-def test_reserved_places_are_for_those_who_get_ready(scene: Scene) -> None:
+def test_reserved_places_are_for_monitors_becoming_ready(scene: Scene) -> None:
     rules.reserved_places_are_for_those_who_get_ready(scene, scene.review())
 
 
 @examples(15)
 @given(scenes())
-def test_the_reserve_is_not_given_back(scene: Scene) -> None:
+def test_reserve_is_not_given_up(scene: Scene) -> None:
     rules.the_reserve_is_not_given_back(scene, scene.review())
 
 
@@ -201,5 +201,5 @@ def test_violations_are_stored_with_their_first_time(scene: Scene) -> None:
 
 @examples(15)
 @given(scenes())
-def test_the_best_come_first(scene: Scene) -> None:
+def test_best_monitors_come_first(scene: Scene) -> None:
     promises.the_best_come_first(scene, scene.review())

@@ -25,7 +25,7 @@ from testbed.selection.worlds import monitor, scene
         (50.0, None, None),
     ],
 )
-def test_priority_is_the_rtt_made_worse_by_bad_steps(rtt: float, step: float, points: int) -> None:
+def test_priority_is_the_rtt_increased_by_bad_steps(rtt: float, step: float, points: int) -> None:
     assert priority(monitor(avg_rtt_ms=rtt, avg_step=step)) == points
 
 
@@ -40,7 +40,7 @@ def test_priority_is_the_rtt_made_worse_by_bad_steps(rtt: float, step: float, po
         ({"gone": True, "avg_step": -5.0}, Health.UNKNOWN),
     ],
 )
-def test_health(values: dict[str, object], expected: Health) -> None:
+def test_health_follows_from_step_results_and_presence(values: dict[str, object], expected: Health) -> None:
     assert health(monitor(**values)) is expected
 
 
@@ -62,7 +62,7 @@ BEST_FIRST = [
 ]
 
 
-def test_the_order_is_health_then_priority_then_step_then_rtt_then_id() -> None:
+def test_monitors_are_ordered_by_health_priority_step_rtt_and_id() -> None:
     mixed = BEST_FIRST.copy()
     random.Random(1).shuffle(mixed)
     assert sorted(mixed, key=_key) == BEST_FIRST
@@ -101,5 +101,5 @@ def test_a_swap_needs_5_points_and_5_percent(points: int | None, other: int | No
 
 
 @pytest.mark.parametrize("other", [Health.UNKNOWN, Health.UNHEALTHY])
-def test_against_one_that_is_not_healthy_no_margin_is_needed(other: Health) -> None:
+def test_no_margin_is_needed_against_a_monitor_that_is_not_healthy(other: Health) -> None:
     assert beats(500, other, 1, Settings())

@@ -1,5 +1,4 @@
-"""Test what is written to the ledger: violations with their first time, checks of paused pairs, and nothing
-superfluous."""
+"""Test the records for the ledger: violations with their first time, checks of paused pairs, and nothing more."""
 
 from datetime import timedelta
 
@@ -42,19 +41,19 @@ def test_a_violation_keeps_its_first_time(stored: tuple[str | None, object], sin
     assert record(alone, 1) == expected
 
 
-def test_a_violation_that_is_gone_is_cleared() -> None:
+def test_resolved_violation_is_cleared() -> None:
     one = monitor(11, "active", violation_type="limit", violation_since=EARLIER)
     assert record(scene(one, *SEVEN[1:], *FIVE), 11) == PairRecord(11, PairStatus.ACTIVE, None, None, NOW, None)
 
 
-def test_who_is_moved_because_of_a_violation_is_cleared_with_it() -> None:
+def test_move_because_of_a_violation_clears_it() -> None:
     over = [monitor(number, "active", account_id=5, limit=1) for number in (1, 2)]
     there = scene(*over, *SEVEN[:4])
     assert there.review().violations[2].type is ViolationType.LIMIT
     assert record(there, 2) == PairRecord(2, PairStatus.TESTING, None, None, NOW, None)
 
 
-def test_a_violation_taken_on_in_an_emergency_is_stored() -> None:
+def test_violation_accepted_in_an_emergency_is_stored() -> None:
     row = record(scene(monitor(1, "testing", account_id=5, limit=0)), 1)
     assert row == PairRecord(1, PairStatus.ACTIVE, "limit", NOW, NOW, None)
 
@@ -74,14 +73,14 @@ def paused(hours: float, **values: object) -> Scene:
     return scene(monitor(1, "paused", **(fields | values)), *SEVEN, *FIVE)
 
 
-def test_a_look_at_an_unresolved_pair_is_noted() -> None:
+def test_check_of_an_unresolved_pair_is_recorded() -> None:
     expected = PairRecord(1, PairStatus.PAUSED, "network_same_subnet", EARLIER, NOW, "constraint")
     assert record(paused(8, ip=CLOSE), 1) == expected
     assert record(paused(7.9, ip=CLOSE), 1) is None
     assert record(paused(8, ip=CLOSE, pause_reason="excess"), 1) == expected
 
 
-def test_a_freed_pair_is_clean() -> None:
+def test_freed_pair_has_no_violation() -> None:
     assert record(paused(8), 1) == PairRecord(1, PairStatus.CANDIDATE, None, None, NOW, None)
 
 
@@ -96,7 +95,7 @@ def test_a_resolved_pair_that_has_to_wait_stays_due() -> None:
     assert record(later, 3) == PairRecord(3, PairStatus.CANDIDATE, None, None, later.now, None)
 
 
-def test_the_next_review_has_nothing_to_add() -> None:
+def test_next_review_writes_nothing_more() -> None:
     first = scene(monitor(1, "active", account_id=5, limit=0), monitor(2, "candidate", ip=CLOSE))
     second = first.after(first.review())
     assert second.review().records == ()

@@ -35,7 +35,7 @@ LIMIT, SUBNET = ViolationType.LIMIT, ViolationType.NETWORK_SAME_SUBNET
         ("deleted", "candidate", "healthy", None, True, "block"),
     ],
 )
-def test_state(
+def test_state_follows_from_status_health_and_violation(
     globally: str, pair: str, health: str, violation: ViolationType | None, emergency: bool, state: str
 ) -> None:
     given = GlobalStatus(globally), PairStatus(pair), Health(health)
@@ -53,19 +53,19 @@ def neighbour(number: int, status: str, **values: object) -> Monitor:
     return monitor(number, status, ip=f"10.1.16.{number}", **values)
 
 
-def test_of_two_in_one_network_the_worse_is_flagged() -> None:
+def test_worse_of_two_monitors_in_one_network_is_flagged() -> None:
     worse, better = neighbour(1, "active", avg_rtt_ms=60.0), neighbour(2, "active", avg_rtt_ms=50.0)
     assert flagged(worse, better, *ELSEWHERE) == {1: "network_diversity"}
 
 
-def test_active_stays_before_testing_even_if_it_is_worse() -> None:
+def test_active_monitor_is_kept_before_a_better_testing_one() -> None:
     assert flagged(neighbour(1, "active", avg_rtt_ms=60.0), neighbour(2, "testing"), *ELSEWHERE) == {
         2: "network_diversity"
     }
 
 
 @pytest.mark.parametrize("values", [{"avg_step": -1.0}, {"global_status": "pending"}])
-def test_who_is_out_anyway_never_pushes_another_out(values: dict[str, object]) -> None:
+def test_leaving_monitor_never_causes_another_to_be_flagged(values: dict[str, object]) -> None:
     assert flagged(neighbour(1, "active", **values), neighbour(2, "testing"), *ELSEWHERE) == {1: "network_diversity"}
 
 
@@ -73,7 +73,7 @@ def test_a_candidate_holds_no_place_and_violates_nothing() -> None:
     assert flagged(neighbour(1, "active"), neighbour(2, "candidate"), *ELSEWHERE) == {}
 
 
-def test_who_leaves_at_once_pushes_nobody_out() -> None:
+def test_monitor_leaving_at_once_causes_no_other_to_be_flagged() -> None:
     assert flagged(neighbour(1, "active", global_status="paused"), neighbour(2, "testing"), *ELSEWHERE) == {}
     close = monitor(3, "active", ip="192.0.2.9", account_id=7, limit=1)
     sibling = monitor(4, "active", account_id=7, limit=1)
