@@ -37,7 +37,7 @@ def measure(worlds: int, first: int = 0) -> dict[str, float]:
 
 def _feeds(scene: Scene) -> bool:
     try:
-        proof.it_does_not_starve(scene)
+        proof.selection_does_not_starve(scene)
     except AssertionError:
         return False
     return True

@@ -93,7 +93,7 @@ def no_promotion_violates_a_constraint(scene: Scene, review: Review) -> None:
             assert not found, f"{change} violates {found}"
 
 
-def only_merit_is_promoted(scene: Scene, review: Review) -> None:
+def only_qualified_monitors_are_promoted(scene: Scene, review: Review) -> None:
     by_id = {monitor.id: monitor for monitor in scene.judged}
     for change in promotions(review):
         monitor = by_id[change.monitor_id]
@@ -122,7 +122,7 @@ def never_from_some_active_to_none(scene: Scene, review: Review) -> None:
         assert oracle.count(oracle.after(scene, review), ACTIVE) > 0, "the last active monitor was removed"
 
 
-def flags_are_fair(scene: Scene, review: Review) -> None:
+def violations_are_assigned_fairly(scene: Scene, review: Review) -> None:
     """Check that flagged monitors violate a constraint, and that the others violate none among themselves."""
     stay = [m for m in scene.judged if m.pair_status in (ACTIVE, TESTING) and not oracle.leaves_at_once(scene, m)]
     places = [(monitor, oracle.before(scene)[monitor.id]) for monitor in stay]
@@ -136,10 +136,10 @@ def flags_are_fair(scene: Scene, review: Review) -> None:
                 f"{monitor} flagged with {review.violations[monitor.id]}"
             )
     for first, second in itertools.combinations(stay, 2):
-        _the_worse_is_flagged(scene, review, first, second)
+        _the_worse_monitor_has_the_violation(scene, review, first, second)
 
 
-def _the_worse_is_flagged(scene: Scene, review: Review, first: Monitor, second: Monitor) -> None:
+def _the_worse_monitor_has_the_violation(scene: Scene, review: Review, first: Monitor, second: Monitor) -> None:
     """Check that of two monitors in equal places that exclude only each other, the worse one is flagged."""
     alone = [
         one for one in scene.judged if one.pair_status in (ACTIVE, TESTING) and not oracle.leaves_at_once(scene, one)

@@ -38,7 +38,7 @@ def _assignment(scene: Scene) -> tuple[tuple[int, str], ...]:
     return tuple(sorted(oracle.before(scene).items()))
 
 
-def it_settles(scene: Scene) -> None:
+def selection_settles(scene: Scene) -> None:
     """Check that at most 30 reviews change something; paused pairs, freed two per review, may take longer.
 
     (60 active monitors, the worst case, take 27 reviews because of the limit of removals alone.)
@@ -52,7 +52,7 @@ def it_settles(scene: Scene) -> None:
     assert not review.changes
 
 
-def it_does_not_starve(scene: Scene) -> None:
+def selection_does_not_starve(scene: Scene) -> None:
     """Check that no settled server lacks active monitors while one that may be active waits, unless 4 are gathering
     results."""
     _, settled, _ = settle(scene)
@@ -80,30 +80,30 @@ ONE_REVIEW: tuple[Callable[[Scene, Review], None], ...] = (
     promises.limits_are_kept,
     promises.targets_are_kept,
     promises.no_promotion_violates_a_constraint,
-    promises.only_merit_is_promoted,
+    promises.only_qualified_monitors_are_promoted,
     promises.never_from_some_active_to_none,
-    promises.flags_are_fair,
+    promises.violations_are_assigned_fairly,
     promises.violations_are_stored_with_their_first_time,
     promises.the_order_of_rows_does_not_matter,
     promises.the_best_come_first,
-    rules.who_must_leave_leaves_at_once,
+    rules.monitors_that_must_leave_do_so_at_once,
     rules.bad_performance_respects_the_floor,
     rules.violations_leave,
-    rules.a_violation_leads_to_testing_only_without_one,
+    rules.violating_monitor_moves_to_testing_only_if_it_is_compliant_there,
     rules.free_places_are_filled,
-    rules.an_empty_testing_is_rescued,
+    rules.empty_testing_is_filled,
     rules.swaps_improve,
-    rules.no_swap_brings_back_who_did_not_get_ready,
-    rules.no_swap_ends_the_time_to_gather,
-    rules.clearly_better_ones_come_in,
+    rules.no_swap_brings_back_a_monitor_that_did_not_become_ready,
+    rules.no_swap_ends_the_time_to_collect_results,
+    rules.clearly_better_monitors_enter,
     rules.exchanges_improve,
-    rules.nobody_waits_behind_a_worse_one,
+    rules.no_monitor_waits_behind_a_worse_one,
     rules.testing_is_shared_fairly,
-    rules.reserved_places_are_for_those_who_get_ready,
+    rules.reserved_places_are_for_monitors_that_become_ready,
     rules.the_reserve_is_not_given_back,
     rules.paused_pairs_are_freed_in_time,
 )
-MANY_REVIEWS: tuple[Callable[[Scene], None], ...] = (it_settles, it_does_not_starve)
+MANY_REVIEWS: tuple[Callable[[Scene], None], ...] = (selection_settles, selection_does_not_starve)
 
 
 def hold_all(scene: Scene) -> None:

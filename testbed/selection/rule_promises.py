@@ -12,7 +12,7 @@ from testbed.selection.promises import EXCHANGE, LIVE, RULE_2, RULE_6, promotion
 from testbed.selection.worlds import Scene
 
 
-def who_must_leave_leaves_at_once(scene: Scene, review: Review) -> None:
+def monitors_that_must_leave_do_so_at_once(scene: Scene, review: Review) -> None:
     end = oracle.after(scene, review)
     for monitor in scene.judged:
         if monitor.pair_status is PAUSED:
@@ -82,7 +82,7 @@ def violations_leave(scene: Scene, review: Review) -> None:
             assert status is ACTIVE and active == 1, f"{stay[0]} is flagged and stays {status}"
 
 
-def a_violation_leads_to_testing_only_without_one(scene: Scene, review: Review) -> None:
+def violating_monitor_moves_to_testing_only_if_it_is_compliant_there(scene: Scene, review: Review) -> None:
     by_id, end = {monitor.id: monitor for monitor in scene.judged}, oracle.after(scene, review)
     for change in removals(review, ACTIVE):
         if change.to_status is TESTING and change.monitor_id in review.violations:
@@ -121,7 +121,7 @@ def free_places_are_filled(scene: Scene, review: Review) -> None:
             assert not (monitor.count >= 9 and free), f"{monitor} could be testing"
 
 
-def an_empty_testing_is_rescued(scene: Scene, review: Review) -> None:
+def empty_testing_is_filled(scene: Scene, review: Review) -> None:
     end = oracle.after(scene, review)
     rescued = [change.monitor_id for change in review.changes if change.rule == RULE_6]
     by_id = {monitor.id: monitor for monitor in scene.judged}
@@ -151,7 +151,7 @@ def swaps_improve(scene: Scene, review: Review) -> None:
             assert oracle.clearly_better(winner, loser), f"{winner} is not clearly better than {loser}"
 
 
-def no_swap_brings_back_who_did_not_get_ready(scene: Scene, review: Review) -> None:
+def no_swap_brings_back_a_monitor_that_did_not_become_ready(scene: Scene, review: Review) -> None:
     """Check that, while active places are free, a monitor that left testing unready within a week replaces no healthy,
     globally active one."""
     by_id = {monitor.id: monitor for monitor in scene.judged}
@@ -165,7 +165,7 @@ def no_swap_brings_back_who_did_not_get_ready(scene: Scene, review: Review) -> N
         assert winner.count >= 24 or waited or not kept, f"{into} although it left testing unready within a week"
 
 
-def no_swap_ends_the_time_to_gather(scene: Scene, review: Review) -> None:
+def no_swap_ends_the_time_to_collect_results(scene: Scene, review: Review) -> None:
     """Check that a healthy, globally active monitor may gather results for a day after it enters testing."""
     by_id = {monitor.id: monitor for monitor in scene.judged}
     for change in review.changes:
@@ -179,7 +179,7 @@ def _gathers(scene: Scene, monitor: Monitor) -> bool:
     return early and monitor.count < 24 and oracle.healthy(monitor) and monitor.global_status == "active"
 
 
-def clearly_better_ones_come_in(scene: Scene, review: Review) -> None:
+def clearly_better_monitors_enter(scene: Scene, review: Review) -> None:
     """Check that, while limits last, no monitor waits that is clearly better than one that it could replace without a
     violation."""
     end, begin, limit = oracle.after(scene, review), oracle.before(scene), oracle.limit(scene)
@@ -243,7 +243,7 @@ def exchanges_improve(scene: Scene, review: Review) -> None:
             assert not oracle.violations(loser, TESTING, oracle.placed(scene, end)), f"{out} into a violation"
 
 
-def nobody_waits_behind_a_worse_one(scene: Scene, review: Review) -> None:
+def no_monitor_waits_behind_a_worse_one(scene: Scene, review: Review) -> None:
     """Check that, while limits last, a monitor takes the place of the only one that excludes it, if it may."""
     full = len(promotions(review)) >= oracle.limit(scene) or len(removals(review, ACTIVE)) >= oracle.limit(scene)
     if full or oracle.emergency(scene) or oracle.remaining(scene, ACTIVE) > 7:
@@ -279,7 +279,7 @@ def testing_is_shared_fairly(scene: Scene, review: Review) -> None:
             assert shut and oracle.count(end, ACTIVE), f"{monitor} waits for one of {len(theirs)} globally testing ones"
 
 
-def reserved_places_are_for_those_who_get_ready(scene: Scene, review: Review) -> None:
+def reserved_places_are_for_monitors_that_become_ready(scene: Scene, review: Review) -> None:
     """Check that, while limits last, no monitor with too few results after a day of testing excludes one with
     enough."""
     end, begin = oracle.after(scene, review), oracle.before(scene)

@@ -17,8 +17,8 @@ ANY_SIZE = [HealthCheck.data_too_large, HealthCheck.filter_too_much]
 def examples(number: int) -> settings:
     """Return the settings of a test of the promises: ``number`` examples, in a thorough run 200 times as many.
 
-    A few suffice in a normal run, to find the smallest world that breaks a promise.
-    ``test_random_worlds_keep_every_promise`` checks the same promises over hundreds of reviews in a fraction of the time.
+    A few suffice in a normal run, to find the smallest world that breaks a promise, since
+    ``test_random_worlds_keep_every_promise`` checks the promises over hundreds of reviews in a fraction of the time.
     """
     return random_inputs.examples(number, thorough=200 * number, suppress=ANY_SIZE)
 

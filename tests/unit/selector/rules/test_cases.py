@@ -90,8 +90,8 @@ def test_server_settles_in_the_expected_state(name: str) -> None:
     scene = scene_of(CASES[name])
     end = lived(scene, 30)
     assert ENDS[name](end), [f"{one.id} {one.pair_status}" for one in end.judged]
-    proof.it_settles(scene)
-    proof.it_does_not_starve(scene)
+    proof.selection_settles(scene)
+    proof.selection_does_not_starve(scene)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -153,10 +153,10 @@ GOOD_BUT_IDLE = many(range(21, 33), "testing", global_status="testing", avg_rtt_
 """Twelve globally testing monitors: as many as testing can ever have, and better than all others."""
 
 
-def gathering(*metrics: int, **values: object) -> list[Monitor]:
+def gathering(*ids: int, **values: object) -> list[Monitor]:
     """Return monitors that are collecting results and have been testing for a minute less than a day."""
     begun = {"last_move": NOW - timedelta(hours=23, minutes=59)}
-    return many(metrics, "testing", **({"count": 10, "avg_rtt_ms": 90.0} | begun | values))
+    return many(ids, "testing", **({"count": 10, "avg_rtt_ms": 90.0} | begun | values))
 
 
 def test_globally_active_candidates_get_reserved_places_at_any_priority() -> None:

@@ -125,8 +125,8 @@ class ServerLife(RuleBasedStateMachine):
     @rule()
     def is_left_alone(self) -> None:
         scene = self._scene()
-        proof.it_settles(scene)
-        proof.it_does_not_starve(scene)
+        proof.selection_settles(scene)
+        proof.selection_does_not_starve(scene)
         _, settled, _ = proof.settle(scene)
         self._keep(settled)
         proof.hold_all(self._scene())
@@ -151,8 +151,8 @@ class ServerLife(RuleBasedStateMachine):
         self.monitors.update({one.id: one for one in scene.judged})
 
     def _chosen(self, place: int) -> list[int]:
-        metrics = sorted(self.monitors)
-        return [metrics[place % len(metrics)]] if metrics else []
+        ids = sorted(self.monitors)
+        return [ids[place % len(ids)]] if ids else []
 
     def _change(self, place: int, **values: Any) -> None:
         for number in self._chosen(place):

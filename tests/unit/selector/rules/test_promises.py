@@ -67,19 +67,19 @@ def test_random_worlds_keep_every_promise(part: int) -> None:
 @examples(15)
 @given(scenes(paused=False))
 def test_server_settles_within_30_reviews(scene: Scene) -> None:
-    proof.it_settles(scene)
+    proof.selection_settles(scene)
 
 
 @examples(8)
 @given(scenes(at_least=25))
 def test_server_settles_although_paused_pairs_are_freed_two_per_review(scene: Scene) -> None:
-    proof.it_settles(scene)
+    proof.selection_settles(scene)
 
 
 @examples(15)
 @given(scenes())
 def test_server_does_not_starve(scene: Scene) -> None:
-    proof.it_does_not_starve(scene)
+    proof.selection_does_not_starve(scene)
 
 
 # ---- promises about each rule --------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def test_server_does_not_starve(scene: Scene) -> None:
 @examples(15)
 @given(scenes())
 def test_monitors_that_must_leave_do_so_at_once(scene: Scene) -> None:
-    rules.who_must_leave_leaves_at_once(scene, scene.review())
+    rules.monitors_that_must_leave_do_so_at_once(scene, scene.review())
 
 
 @examples(15)
@@ -106,19 +106,19 @@ def test_monitors_in_violation_leave_regardless_of_the_floor(scene: Scene) -> No
 @examples(15)
 @given(scenes())
 def test_monitor_in_violation_moves_to_testing_only_if_allowed_there(scene: Scene) -> None:
-    rules.a_violation_leads_to_testing_only_without_one(scene, scene.review())
+    rules.violating_monitor_moves_to_testing_only_if_it_is_compliant_there(scene, scene.review())
 
 
 @examples(15)
 @given(scenes())
 def test_flags_are_fair(scene: Scene) -> None:
-    promises.flags_are_fair(scene, scene.review())
+    promises.violations_are_assigned_fairly(scene, scene.review())
 
 
 @examples(15)
 @given(scenes())
 def test_only_merit_is_promoted(scene: Scene) -> None:
-    promises.only_merit_is_promoted(scene, scene.review())
+    promises.only_qualified_monitors_are_promoted(scene, scene.review())
 
 
 @examples(15)
@@ -136,19 +136,19 @@ def test_swaps_improve(scene: Scene) -> None:
 @examples(15)
 @given(scenes())
 def test_no_swap_cuts_short_the_time_to_collect_results(scene: Scene) -> None:
-    rules.no_swap_ends_the_time_to_gather(scene, scene.review())
+    rules.no_swap_ends_the_time_to_collect_results(scene, scene.review())
 
 
 @examples(60)
 @given(scenes())
 def test_no_swap_readmits_a_recently_unready_monitor(scene: Scene) -> None:
-    rules.no_swap_brings_back_who_did_not_get_ready(scene, scene.review())
+    rules.no_swap_brings_back_a_monitor_that_did_not_become_ready(scene, scene.review())
 
 
 @examples(15)
 @given(scenes())
 def test_clearly_better_monitors_get_in(scene: Scene) -> None:
-    rules.clearly_better_ones_come_in(scene, scene.review())
+    rules.clearly_better_monitors_enter(scene, scene.review())
 
 
 @examples(15)
@@ -160,7 +160,7 @@ def test_exchanges_improve(scene: Scene) -> None:
 @examples(15)
 @given(scenes())
 def test_no_monitor_waits_behind_a_worse_one(scene: Scene) -> None:
-    rules.nobody_waits_behind_a_worse_one(scene, scene.review())
+    rules.no_monitor_waits_behind_a_worse_one(scene, scene.review())
 
 
 @examples(15)
@@ -172,7 +172,7 @@ def test_testing_is_shared_fairly(scene: Scene) -> None:
 @examples(15)
 @given(scenes())
 def test_reserved_places_are_for_monitors_becoming_ready(scene: Scene) -> None:
-    rules.reserved_places_are_for_those_who_get_ready(scene, scene.review())
+    rules.reserved_places_are_for_monitors_that_become_ready(scene, scene.review())
 
 
 @examples(15)
@@ -184,7 +184,7 @@ def test_reserve_is_not_given_up(scene: Scene) -> None:
 @examples(15)
 @given(scenes())
 def test_an_empty_testing_is_rescued(scene: Scene) -> None:
-    rules.an_empty_testing_is_rescued(scene, scene.review())
+    rules.empty_testing_is_filled(scene, scene.review())
 
 
 @examples(15)
