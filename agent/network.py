@@ -81,19 +81,19 @@ class SilenceJudge:
             self._held.popleft()
         return dropped
 
-    def checked(self, heard: int | None) -> tuple[list[Result], int]:
+    def checked(self, answered_at: int | None) -> tuple[list[Result], int]:
         """Process a check of the base-check servers: return the valid results, and the number of discarded ones.
 
         Args:
-            heard: send time of the latest request that one of them answered; ``None`` if none was answered.
+            answered_at: send time of the latest request that one of them answered; ``None`` if none was answered.
         """
-        if heard is None:
+        if answered_at is None:
             self._deaf = True
             return [], self.forget()
-        self._record_answers([heard])
-        decided = [held for held in self._held if held.began <= heard]
-        self._held = deque(held for held in self._held if held.began > heard)
-        true = [held.result for held in decided if heard <= held.ended + NEAR]
+        self._record_answers([answered_at])
+        decided = [held for held in self._held if held.began <= answered_at]
+        self._held = deque(held for held in self._held if held.began > answered_at)
+        true = [held.result for held in decided if answered_at <= held.ended + NEAR]
         return true, len(decided) - len(true)
 
     def forget(self) -> int:

@@ -295,9 +295,9 @@ class Prober:
         self._context.counters.results_unproven += results
         self._context.counters.probes_discarded += results
 
-    def _on_check_answered(self, heard: int | None) -> None:
+    def _on_check_answered(self, answered_at: int | None) -> None:
         """Decide about held results after a check has shown whether any server answers."""
-        results, unproven = self._silence.checked(heard)
+        results, unproven = self._silence.checked(answered_at)
         for result in results:
             self._accept(result)
         self._count_unproven(unproven)
@@ -335,8 +335,8 @@ class Prober:
         checks = base_checks(config.base_checks, config.samples, self._context.rules, self.ipv)
         self.clock.use(checks, self._source)
 
-    def _on_verdict(self, verdict: ClockVerdict, checked_at: float, heard: int | None) -> None:
-        self._on_check_answered(heard)
+    def _on_verdict(self, verdict: ClockVerdict, checked_at: float, answered_at: int | None) -> None:
+        self._on_check_answered(answered_at)
         if verdict.good:
             self._batcher.vouch(checked_at)
         self.wake()

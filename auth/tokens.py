@@ -221,9 +221,9 @@ def _emqx_rules(allowed: Permissions) -> list[dict[str, str | bool]]:
     EMQX strips ``$share/group/`` from a filter before it evaluates the rules, so shared forms need no rule. Actions
     that match no rule would be decided by the cluster's other checks, which allow them by default: hence the last rule.
     """
-    heard = [filter_ for filter_ in allowed.subscribe if not filter_.startswith("$share/")]
+    subscribed = [filter_ for filter_ in allowed.subscribe if not filter_.startswith("$share/")]
     rules: list[dict[str, str | bool]] = []
-    rules += ({"permission": "allow", "action": "subscribe", "topic": topic} for topic in heard)
+    rules += ({"permission": "allow", "action": "subscribe", "topic": topic} for topic in subscribed)
     for topic in allowed.publish:
         rule: dict[str, str | bool] = {"permission": "allow", "action": "publish", "topic": topic}
         # Without this field, a rule applies to retained messages as well.

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 from bench.world import monitor_name
 from runtime.db.engine import reading
 from schema.tables import assignment_changes
-from testbed.load.record import Told, read_lines
+from testbed.load.record import AssignmentReceived, read_lines
 from testbed.stack import CannotRun
 
 _LOOK_EVERY: Final = 0.003
@@ -60,9 +60,9 @@ class Decisions:
                 before = now
 
 
-def told(record: Path) -> Iterator[Told]:
+def received(record: Path) -> Iterator[AssignmentReceived]:
     """Return the assignments that agents received, from a record."""
-    return (line for line in read_lines(record) if isinstance(line, Told))
+    return (line for line in read_lines(record) if isinstance(line, AssignmentReceived))
 
 
 def times(decisions: Iterable[Decision], record: Path) -> list[float]:
@@ -73,32 +73,32 @@ def times(decisions: Iterable[Decision], record: Path) -> list[float]:
     Raises:
         CannotRun: an agent never received a decision.
     """
-    arrivals, decided = defaultdict[_Pair, list[Told]](list), defaultdict[_Pair, list[Decision]](list)
-    for line in told(record):
+    arrivals, decided = defaultdict[_Pair, list[AssignmentReceived]](list), defaultdict[_Pair, list[Decision]](list)
+    for line in received(record):
         arrivals[line.monitor, line.server_id].append(line)
     for decision in decisions:
         decided[monitor_name(decision.monitor_id), decision.server_id].append(decision)
     return [seconds for pair, of_pair in decided.items() for seconds in _times_of_pair(of_pair, arrivals[pair])]
 
 
-def _times_of_pair(decided: Sequence[Decision], arrivals: Sequence[Told]) -> Iterator[float]:
+def _times_of_pair(decided: Sequence[Decision], arrivals: Sequence[AssignmentReceived]) -> Iterator[float]:
     """Yields the times of one pair in the order of its decisions; no message is matched out of order."""
     first = 0
     for number, decision in enumerate(decided):
-        known = (at for at in range(first, len(arrivals)) if _tells(arrivals[at], decided[number:]))
+        known = (at for at in range(first, len(arrivals)) if _announces(arrivals[at], decided[number:]))
         first = next(known, len(arrivals))
         if first == len(arrivals):
             raise CannotRun(f"{decision} never reached its agent; {_story(decision, decided, arrivals)}")
         yield arrivals[first].at / 1e9 - decision.after
 
 
-def _tells(arrival: Told, decided: Sequence[Decision]) -> bool:
+def _announces(arrival: AssignmentReceived, decided: Sequence[Decision]) -> bool:
     """Return whether the message carries the first of these decisions, or a later one made before it arrived."""
     status = arrival.status or "paused"  # the only one without an assignment
     return any(one.status == status and one.after <= arrival.at / 1e9 for one in decided)
 
 
-def _story(lost: Decision, decided: Iterable[Decision], arrivals: Iterable[Told]) -> str:
+def _story(lost: Decision, decided: Iterable[Decision], arrivals: Iterable[AssignmentReceived]) -> str:
     """All decisions about its pair and all messages to its agent, in seconds relative to the lost decision."""
     said = ", ".join(f"{one.status} {one.after - lost.after:+.3f}" for one in decided)
     heard = ", ".join(f"{line.status} {line.at / 1e9 - lost.after:+.3f}" for line in arrivals)

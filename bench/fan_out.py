@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from auth.tokens import Role, token_source
-from bench.decisions import Decisions, times, told
+from bench.decisions import Decisions, received, times
 from bench.figure import Figure, percentile, report
 from bench.history import add_history
 from bench.measure import load_spec, machine_load
@@ -102,7 +102,7 @@ def _prepare(engine: Engine, world: World) -> None:
 
 async def _all_told(record: Path, world: World) -> bool:
     held = defaultdict(set)
-    for line in told(record):
+    for line in received(record):
         held[line.monitor].add(line.server_id)
     return len(held) == world.monitors and all(len(servers) == world.servers for servers in held.values())
 

@@ -36,7 +36,7 @@ class Checked(msgspec.Struct, frozen=True):
     """The result of each server, by its configured name."""
     refused: tuple[str, ...]
     """Servers that could not be queried, each with the reason."""
-    heard: int | None
+    answered_at: int | None
     """Send time of the latest first request that was answered, in Unix nanoseconds; ``None`` if none was.
 
     Only first requests count, since an answer to a later one does not prove that the network worked before.
@@ -78,8 +78,8 @@ async def check_clock(checks: BaseChecks, source: Source, counters: AgentCounter
         return label, to_result(0, target.ip, samples)
 
     results = await asyncio.gather(*map(ask, voices))
-    heard = [sample.sent_at for sample in firsts if sample.reply is not None]
-    return Checked(judge_clock(results, refused), results, refused, max(heard, default=None))
+    answered_at = [sample.sent_at for sample in firsts if sample.reply is not None]
+    return Checked(judge_clock(results, refused), results, refused, max(answered_at, default=None))
 
 
 async def _find(checks: BaseChecks, resolver: Resolver) -> tuple[list[_Voice], tuple[str, ...]]:

@@ -113,7 +113,7 @@ class LocalClock:
         if verdict.good:
             self.last_good = began
         self._checked.set()
-        self._on_verdict(verdict, began, checked.heard)
+        self._on_verdict(verdict, began, checked.answered_at)
 
     async def _wait_until_due(self, recheck: asyncio.Task[bool]) -> None:
         """Wait until the next check is due, or ``recheck`` is done."""

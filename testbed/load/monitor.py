@@ -226,7 +226,7 @@ class SimulatedMonitor:
         server_id = int(address.rest)
         assignment = decode(message.payload, Assignment) if message.payload else None
         status = None if assignment is None else assignment.status
-        self._record.told(at, self.member.name, self.member.ipv, server_id, status)
+        self._record.received(at, self.member.name, self.member.ipv, server_id, status)
         if assignment is None:
             self._held.pop(server_id, None)
             self.rota.remove(server_id)

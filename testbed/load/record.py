@@ -42,7 +42,7 @@ class Answered(msgspec.Struct, frozen=True, tag="answered"):
     ack: Ack
 
 
-class Told(msgspec.Struct, frozen=True, tag="told"):
+class AssignmentReceived(msgspec.Struct, frozen=True, tag="assignment"):
     """An assignment arrived; without a status it was removed."""
 
     at: int
@@ -52,7 +52,7 @@ class Told(msgspec.Struct, frozen=True, tag="told"):
     status: str | None
 
 
-Line = Sent | Answered | Told
+Line = Sent | Answered | AssignmentReceived
 
 
 class Record:
@@ -87,9 +87,9 @@ class Record:
         """Record that ``ack`` arrived."""
         self._write(Answered(at, monitor, ipv, ack))
 
-    def told(self, at: int, monitor: str, ipv: IpVersion, server_id: int, status: str | None) -> None:
+    def received(self, at: int, monitor: str, ipv: IpVersion, server_id: int, status: str | None) -> None:
         """Record that an assignment arrived."""
-        self._write(Told(at, monitor, ipv, server_id, status))
+        self._write(AssignmentReceived(at, monitor, ipv, server_id, status))
 
     def _write(self, line: Line) -> None:
         self._file.write(self._encoder.encode(line) + b"\n")

@@ -33,7 +33,7 @@ NOW = datetime(2026, 1, 2, 12, 0, 0)
 SOON = 10.0
 
 
-class Told(LiveStream):
+class LiveRecorder(LiveStream):
     """Keep the offered events."""
 
     def __init__(self, broker: BrokerSession) -> None:
@@ -45,12 +45,12 @@ class Told(LiveStream):
 
 
 @contextmanager
-def new_worker(engine: Engine) -> Iterator[tuple[Worker, Told, InMemoryMetricReader]]:
+def new_worker(engine: Engine) -> Iterator[tuple[Worker, LiveRecorder, InMemoryMetricReader]]:
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader])
     broker = BrokerSession(BrokerAddress("127.0.0.1", 1), Identity("scorer", "scorer/1"), lambda: "none")
     status: dict[str, Any] = {}
-    live = Told(broker)
+    live = LiveRecorder(broker)
     yield (
         Worker(
             service="scorer",

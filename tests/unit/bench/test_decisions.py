@@ -8,7 +8,7 @@ import pytest
 
 from bench.decisions import Decision, times
 from bench.world import monitor_name
-from testbed.load.record import Told
+from testbed.load.record import AssignmentReceived
 from testbed.stack import CannotRun
 
 BEGAN = 1_796_000_000
@@ -20,7 +20,7 @@ def decided(*what: tuple[float, str], monitor: int = 1) -> list[Decision]:
 
 def record(path: Path, *what: tuple[float, str | None]) -> Path:
     lines = [
-        Told(at=int((BEGAN + at) * 1e9), monitor=monitor_name(1), ipv="v4", server_id=7, status=status)
+        AssignmentReceived(at=int((BEGAN + at) * 1e9), monitor=monitor_name(1), ipv="v4", server_id=7, status=status)
         for at, status in what
     ]
     path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))

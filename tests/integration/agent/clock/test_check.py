@@ -67,7 +67,7 @@ async def test_name_resolves_to_addresses_of_the_protocol_only(port: int, ipv: I
     async with Fleet(servers({"address": address}, port=port)):
         checked = await ask_well(base_checks([f"time.example:{port}"], 1, DEVEL, ipv), names)
     assert [name for name, _ in checked.results] == [f"time.example:{port} ({address})"]
-    assert checked.heard is not None
+    assert checked.answered_at is not None
 
 
 async def test_samples_of_base_checks_are_counted_like_all_others(port: int) -> None:
@@ -100,7 +100,7 @@ async def test_name_with_several_addresses_has_one_vote_by_the_first_working_one
         for spec in specs:
             fleet.replace(spec, behaviour=Behaviour.SILENT)
         checked = await ask(checks, names)
-    assert not checked.verdict.good and checked.heard is None
+    assert not checked.verdict.good and checked.answered_at is None
 
 
 async def test_a_name_is_looked_up_again_for_every_check(port: int) -> None:
@@ -129,7 +129,7 @@ async def test_names_that_resolve_to_non_public_addresses_are_refused() -> None:
     assert "time.example: 127.0.0.1 is not a public address" in checked.verdict.reason
     checked = await ask(base_checks(["six.example"], 1, PROD, "v6"), names)
     assert "six.example: 64:ff9b::a00:1 is not a public address" in checked.verdict.reason
-    assert (checked.results, checked.heard) == ([], None)
+    assert (checked.results, checked.answered_at) == ([], None)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ async def test_only_an_answer_to_the_first_request_proves_a_working_network(port
         fleet.replace(spec, behaviour=Behaviour.NORMAL)
         checked = await asked
     assert [result.received for _, result in checked.results] == [1]
-    assert checked.heard is None
+    assert checked.answered_at is None
 
 
 async def test_agent_probes_with_a_base_check_by_name(tmp_path: Any, port: int) -> None:

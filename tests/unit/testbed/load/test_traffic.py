@@ -117,7 +117,7 @@ def test_record_contains_the_history_of_every_batch(tmp_path: Path) -> None:
         for number, one in enumerate(made):
             record.sent(number, "m.test.mon.example", "v4", one)
         record.answered(5, "m.test.mon.example", "v4", ack)
-        record.told(6, "m.test.mon.example", "v4", 17, "active")
+        record.received(6, "m.test.mon.example", "v4", 17, "active")
     found = histories(read_lines(tmp_path / "record"))
     first, second, third = found.values()
     assert [answered.ack for answered in first.answers] == [ack]
@@ -129,7 +129,7 @@ def test_record_contains_the_history_of_every_batch(tmp_path: Path) -> None:
 def test_line_that_is_still_being_written_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "record"
     with Record(path) as record:
-        record.told(6, "m.test.mon.example", "v4", 17, None)
+        record.received(6, "m.test.mon.example", "v4", 17, None)
     path.write_bytes(path.read_bytes() + b'{"type":"told","at":')
     assert [isinstance(line, Sent) for line in read_lines(path)] == [False]
 
