@@ -250,7 +250,7 @@ class Agent:
 
     def _make_session(self) -> BrokerSession:
         name, topics = self.state.name, self._topics
-        gone = Status(online=False)
+        offline = Status(online=False)
         return BrokerSession(
             self._login.tls.address,
             Identity(name, f"{name}/once" if self._passing else name),
@@ -262,7 +262,7 @@ class Agent:
                 Subscription(topics.request(name, ANY), self._on_request, qos=0),
                 Subscription(topics.monitor_control(name), self._control.on_message),
             ],
-            will=None if self._passing else Will(topics.status(name), encode(gone), WILL_DELAY, STATUS_EXPIRY),
+            will=None if self._passing else Will(topics.status(name), encode(offline), WILL_DELAY, STATUS_EXPIRY),
             keep=timedelta(0) if self._passing else KEEP_SESSION,
             on_session=self._on_session,
             on_ready=self._on_ready,

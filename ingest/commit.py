@@ -1,7 +1,7 @@
 """Commit the queued batches to the ledger, one transaction after the other, and acknowledge them only after the commit.
 
-Each transaction includes all queued batches, so that a single batch is committed at once and many share the cost of a
-commit. Concurrent transactions would not help: two full ones always have servers in common and wait for row locks.
+Each transaction includes all queued batches, so that a single batch is committed immediately, and many share the cost
+of a commit. Concurrent transactions would not help: two full ones always have servers in common and wait for row locks.
 """
 
 import asyncio

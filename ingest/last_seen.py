@@ -1,7 +1,7 @@
 """Write the monitors' ``last_seen``, ``last_submit`` and version periodically, in transactions without results.
 
 Log rows lock the rows of their monitors (through foreign keys) until the commit. If these times were written in the
-same transaction, or not in ascending order, the workers would deadlock.
+same transaction, or not in the order of the monitors' ids, the workers would deadlock.
 """
 
 from collections.abc import Iterable, Sequence

@@ -10,8 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ingest.messages import Submission
-from ingest.plan import Known, Remembered, StoredMonitor, StoredPair, rejections_from_text
-from ingest.result_rate import (
+from ingest.pair_rate_limit import (
     IntervalOfStatus,
     Recent,
     intervals_of_status,
@@ -20,6 +19,7 @@ from ingest.result_rate import (
     were_changed,
     windows,
 )
+from ingest.plan import Known, Remembered, StoredMonitor, StoredPair, rejections_from_text
 from ingest.store import read_batches, read_pairs, read_times
 from ingest.validate import known_id, needs_history
 from runtime.db.engine import to_db_seconds

@@ -2,7 +2,8 @@
 
 A batch is refused only for its content, since its sender then discards it. A full disk, a read-only database or a
 missing table would fail every batch, so ingest retries as for an unavailable database. Data that may be lost, such as
-last_seen updates, is retried only a few times, and of a group only the invalid items are lost.
+last_seen updates, is retried only a few times; if a group fails, each item is retried alone, so that only the invalid
+items are lost.
 """
 
 from collections.abc import Callable, Sequence

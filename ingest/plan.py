@@ -19,7 +19,7 @@ import msgspec
 
 from ingest import validate
 from ingest.messages import Submission
-from ingest.result_rate import Recent, is_too_soon
+from ingest.pair_rate_limit import Recent, is_too_soon
 from runtime.db.engine import from_db, to_db_seconds
 from schema.messages import BatchCommitted, MonitorStatus, PairStatus, Rejection, Result, ResultStored
 from scorer.formula import Step, error_of, next_score, step

@@ -64,7 +64,7 @@ def merge(row: Present | None, presence: Presence) -> Present | None:
 
 
 def plausible(row: Present, now: datetime) -> Present:
-    """Return the row, or with a time in the future, which a clock that was ahead has written, a replaceable one."""
+    """Return the row; if a clock that was ahead has written a future time, return a copy that any status replaces."""
     if row.seen <= now + CLOCK_AHEAD:
         return row
     return replace(row, seen=_LONG_AGO, since=min(row.since, now), status="")

@@ -1,4 +1,4 @@
-"""Limit the rate of results per monitor, so that one that exceeds its assignments does not starve the others.
+"""Limit the rate of results per monitor: one that sends more than its assignments justify does not starve others.
 
 Each sender has a token bucket, whose rate follows from its pairs in the ledger and the intervals of the pool.
 """

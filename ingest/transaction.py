@@ -36,7 +36,7 @@ def commit(
     server may be deleted. The transaction is then retried after the violation of a key.
 
     Args:
-        intervals: the pool's intervals, for the rate limit of pairs (:mod:`ingest.result_rate`).
+        intervals: the pool's intervals, for the rate limit of pairs (:mod:`ingest.pair_rate_limit`).
 
     Raises:
         DatabaseUnavailable: nothing was committed, or the outcome is unknown; the call may be retried.

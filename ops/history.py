@@ -8,9 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from schema.tables import assignment_changes, log_scores, monitors, servers
-
-HANDED_OUT_ABOVE: Final = 10.0
-"""The pool hands a server out to clients while its score is above this value."""
+from scorer.policy import HANDED_OUT_ABOVE
 
 _ROW_AT_LEAST_EVERY: Final = timedelta(days=1)
 """A scorer writes rows at shorter intervals than this while any monitor measures the server."""

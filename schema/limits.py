@@ -13,7 +13,7 @@ CLOCK_AHEAD: Final = timedelta(seconds=60)
 """Maximum time by which a result may lie in the future."""
 
 MAX_BATCH_RESULTS: Final = 1_000
-"""Maximum number of results in a batch; an agent splits larger ones, and ingest refuses them."""
+"""Maximum number of results in a batch; an agent never builds a larger one, and ingest refuses it."""
 
 MAX_PAYLOAD_BYTES: Final = 512 * 1024
 """Maximum size of any payload of ours. A batch with the maximum number of results stays below; the broker refuses
@@ -26,7 +26,7 @@ REJECTED_MEMORY: Final = timedelta(days=7)
 """Time for which undecodable payloads are kept."""
 
 WILL_DELAY: Final = timedelta(seconds=30)
-"""A monitor that reconnects within this time is never reported as gone."""
+"""A monitor that reconnects within this time is never reported as offline."""
 
 STATUS_REFRESH: Final = timedelta(minutes=5)
 """Interval at which an agent republishes an unchanged status."""

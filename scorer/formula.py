@@ -1,8 +1,7 @@
 """Apply the score formula to one result of a pair: ``score = 0.95 * old + step``, then limit it to the step's maximum.
 
 :func:`step` judges the result, :func:`next_score` applies the formula; :mod:`ingest.plan` calls both for every result
-that it stores. The table below is the pool's; its numbers stand here once, so that the public pages can show the rule
-that they explain.
+that it stores. The table below is the pool's. It is defined only here, so that public pages can quote it.
 A server that always answers well settles at 20, since ``1 / (1 - 0.95) = 20``.
 """
 
@@ -55,7 +54,7 @@ FAR_OFF_BEYOND: Final = 3.0
 OFF_BEYOND: Final = 0.75
 """Seconds of ``|offset|``."""
 WORST_STRATUM: Final = 8
-"""Lowest stratum at which a server is too far from its reference."""
+"""Stratum from which on a server is too far from its reference."""
 
 COARSE_BEYOND: Final = 0.1
 """Seconds of ``|offset|`` above which the coarse slope applies."""

@@ -20,8 +20,8 @@ SIMILAR: Final = 0.05
 FALL: Final = 1.0
 """Minimum fall of a score that triggers a review of the server."""
 
-GOOD: Final = 10.0
-"""Minimum score of servers that are handed out."""
+HANDED_OUT_ABOVE: Final = 10.0
+"""Only servers with a higher score are handed out to clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,4 +46,4 @@ def is_news(score: float, ts: datetime, last: Logged | None) -> bool:
 
 def is_alarming(score: float, before: float) -> bool:
     """Return whether a score fell so far that the server has to be reviewed at once."""
-    return before - score >= FALL or score < GOOD <= before
+    return before - score >= FALL or score <= HANDED_OUT_ABOVE < before

@@ -120,7 +120,7 @@ RECONNECT: Final = {
     1836: "InnoDB is read-only",
     1874: "InnoDB is read-only",
     3100: "Group Replication: the member has left the group, or the group its majority",
-    # Set at the begin of a session, so only a new connection sees a repaired server.
+    # Set at the start of a session, so only a new connection sees a repaired server.
     1665: "binlog_format is STATEMENT, which READ COMMITTED cannot be logged in",
     # A full or failed disk, or no memory: until an operator helps, or other work ends.
     1: "a file cannot be created",

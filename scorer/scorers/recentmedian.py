@@ -1,7 +1,8 @@
 """Define recentmedian, the pool's scorer: the median of the recent scores of the server's pairs.
 
 The median ensures that a single monitor, whether defective, badly connected or hostile, can neither remove a good
-server from the pool nor keep a bad one. Of an even number, the lower middle counts: in doubt the worse score.
+server from the pool nor keep a bad one. With an even number of scores, the lower of the two middle
+ones counts, that is, the worse.
 """
 
 from collections.abc import Sequence

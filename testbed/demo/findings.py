@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from runtime.printable import printable
+from scorer.policy import HANDED_OUT_ABOVE
 from testbed.checker.replay import LogRow
-
-HANDED_OUT_ABOVE: Final = 10.0
-"""The score above which the pool hands a server out."""
 
 _SETTLES_AT: Final = 20.0
 """The ratio of a settled score to the mean step: each result multiplies the score by 0.95 and adds a step."""

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from testbed.demo.findings import HANDED_OUT_ABOVE
+from scorer.policy import HANDED_OUT_ABOVE
 from testbed.demo.ledger import ServerState, State
 from testbed.demo.verdict import WIDE, wrapped
 from testbed.world import Server, World

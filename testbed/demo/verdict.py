@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Final
 
-from testbed.demo.findings import HANDED_OUT_ABOVE
+from scorer.policy import HANDED_OUT_ABOVE
 from testbed.demo.summary import ServerSummary, Summary
 
 WIDE: Final = 80

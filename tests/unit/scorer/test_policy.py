@@ -41,14 +41,14 @@ def test_score_is_news_after_enough_change_or_time(score: float, before: float, 
     [
         (19.0, 20.0, True),
         (19.01, 20.0, False),
-        (9.99, 10.0, True),
-        (10.0, 10.0, False),
-        (10.0, 10.9, False),
+        (9.99, 10.0, False),  # neither is handed out
+        (10.0, 10.01, True),
+        (10.01, 10.9, False),
         (9.5, 9.9, False),  # was below already, and fell by less than 1
         (8.5, 9.5, True),
         (-50.0, 5.0, True),
         (20.0, 5.0, False),
     ],
 )
-def test_fall_by_1_or_below_10_is_alarming(score: float, before: float, alarming: bool) -> None:
+def test_fall_by_1_or_to_10_is_alarming(score: float, before: float, alarming: bool) -> None:
     assert is_alarming(score, before) is alarming

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.result_rate import (
+from ingest.pair_rate_limit import (
     Window,
     intervals_of_status,
     is_too_soon,
