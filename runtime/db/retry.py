@@ -43,12 +43,14 @@ class Reaction(Enum):
 
 AGAIN: Final = {
     1020: "MariaDB with innodb_snapshot_isolation: the row was changed since the transaction began",
+    1028: "the statement was killed while it sorted",
     1180: "Galera: the COMMIT conflicted with another node; it was rolled back, or the retry finds its rows",
     1205: "waited too long for a lock; in Galera also at COMMIT",
     1206: "no memory for more locks until others end",
     1213: "deadlock; in Galera also at COMMIT, if another node was first",
     1317: "the statement was killed, not the connection",
     1412: "a table was altered since the transaction began",
+    1467: "MariaDB: the statement was killed while it waited for the lock of AUTO_INCREMENT, as by a shutdown",
     1615: "a table was altered while the statement was prepared",
     1637: "no memory for more transactions until others end",
     1689: "a pending exclusive lock of a table went first",

@@ -8,13 +8,14 @@ from pathlib import Path
 import pymysql
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 
 from runtime.db.engine import open_database, reading, transaction
 from runtime.db.retry import DatabaseUnavailable, Reaction, reaction_to
 from testbed.fixtures.database import DatabaseServer
 from testbed.tcp_proxy import Direction, TcpProxy
+from testbed.waiting import wait_until
 
 
 @pytest.fixture
@@ -91,3 +92,44 @@ async def test_connection_lost_at_any_byte_means_unavailable_and_leaks_nothing(
         await asyncio.to_thread(read)
         assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # this kind of pool has it
         engine.dispose()
+
+
+async def test_insert_killed_while_it_waits_for_its_id_is_retried(mariadb: DatabaseServer) -> None:
+    """A shutdown kills statements, too, and reports another error for this wait than for all others."""
+    engine = open_database(mariadb.create("kill"))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (id INT PRIMARY KEY AUTO_INCREMENT, n INT) ENGINE=InnoDB")
+    attempts: list[int] = []
+
+    def hold() -> None:
+        # The lock of AUTO_INCREMENT lasts from the first row to the end of the statement.
+        with contextlib.suppress(DBAPIError), engine.connect() as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO t (n) SELECT IF(n = 2, SLEEP(600), n) FROM (SELECT 1 n UNION SELECT 2) _"
+            )
+
+    def insert() -> None:
+        def work(connection: Connection) -> None:
+            attempts.append(connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar_one())
+            connection.exec_driver_sql("INSERT INTO t (n) SELECT 3")
+
+        transaction(engine, work)
+
+    def statement_of(condition: str) -> int | None:
+        with engine.connect() as connection:
+            return connection.exec_driver_sql(
+                f"SELECT trx_mysql_thread_id FROM information_schema.innodb_trx WHERE {condition}"
+            ).scalar()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(asyncio.to_thread(hold))
+        holder = await wait_until(lambda: asyncio.to_thread(statement_of, "trx_rows_modified > 0"))
+        tasks.create_task(asyncio.to_thread(insert))
+        waiting = await wait_until(lambda: asyncio.to_thread(statement_of, "trx_state = 'LOCK WAIT'"))
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"KILL QUERY {waiting}")
+            await wait_until(lambda: len(attempts) > 1)
+            connection.exec_driver_sql(f"KILL {holder}")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT n FROM t").scalars().all() == [3]
+    engine.dispose()

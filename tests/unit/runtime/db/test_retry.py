@@ -30,7 +30,7 @@ def told(request: pytest.FixtureRequest) -> Callable[[Exception], Exception]:
 
 
 NAMED_BY_OPERATORS = {
-    Reaction.AGAIN: (1180, 1205, 1213, 1317, 1412, 3101, 3572),
+    Reaction.AGAIN: (1028, 1180, 1205, 1213, 1317, 1412, 1467, 3101, 3572),
     Reaction.RECONNECT: (1040, 1045, 1047, 1053, 1226, 1290, 1665, 1792, 1836, 2003, 2006, 2013, 3118, 4151),
     Reaction.DEFECT: (1049, 1054, 1062, 1064, 1142, 1146, 1364, 1406, 1452),
 }
