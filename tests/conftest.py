@@ -1,5 +1,6 @@
 """Load the fixtures of ``testbed/fixtures``, and isolate every test from what earlier ones left behind."""
 
+import itertools
 import logging
 import signal
 from collections.abc import Iterator
@@ -47,17 +48,34 @@ SLOWEST = (
 )
 """Paths of the slowest tests. If several processes share the tests, these start first, in this order."""
 
+SECONDS = {"e2e": 5.0, "migration": 3.5, "integration": 0.7}
+"""Mean duration of a test by folder. These tests mostly wait; those of ``unit`` take milliseconds of CPU time."""
 
-def _rank(item: pytest.Item) -> int:
-    """Return the position of a test in the order of start."""
-    path = item.path.relative_to(TESTS).as_posix()
+
+def _rank(path: str) -> int:
+    """Return the rank of a test in the order of start."""
     return next((rank for rank, beginning in enumerate(SLOWEST) if path.startswith(beginning)), len(SLOWEST))
+
+
+def _slowest_first(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Order the tests for several processes: the slowest first, so that none of them runs at the end alone.
+
+    The unit tests are spread evenly over the time of the others, whose waiting leaves the processors idle.
+    """
+    paths = {item: item.path.relative_to(TESTS).as_posix() for item in items}
+    seconds = {item: SECONDS.get(path.partition("/")[0], 0.0) for item, path in paths.items()}
+    waiting = sorted((item for item in items if seconds[item]), key=lambda item: _rank(paths[item]))
+    computing = [item for item in items if not seconds[item]]
+    total = sum(seconds.values())
+    starts = {item: place * total / len(computing) for place, item in enumerate(computing)}
+    starts |= zip(waiting, itertools.accumulate((seconds[item] for item in waiting), initial=0.0), strict=False)
+    return sorted(items, key=lambda item: starts[item])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the slowest tests first, and refuse tests with random inputs that would fail on a slow machine."""
     if hasattr(config, "workerinput"):  # this is one of several processes
-        items.sort(key=_rank)
+        items[:] = _slowest_first(items)
     for item in items:
         if THOROUGH:
             item.add_marker(pytest.mark.timeout(3600))
