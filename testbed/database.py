@@ -45,6 +45,11 @@ def mysql_directory() -> Path:
     return Path(sys.prefix) / "mysql"
 
 
+def administration(url: URL) -> sa.Engine:
+    """Return an engine without a pool, and without TLS, which costs more than the statements of most tests."""
+    return sa.create_engine(url, poolclass=sa.NullPool, connect_args={"ssl_disabled": True})
+
+
 class DatabaseServer(abc.ABC):
     """Run a database server on loopback only, as durable as in production (every commit is flushed).
 
@@ -109,7 +114,7 @@ class DatabaseServer(abc.ABC):
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        engine = sa.create_engine(self.url("mysql"), poolclass=sa.NullPool)
+        engine = self.administration()
         while True:
             try:
                 engine.connect().close()
@@ -123,9 +128,13 @@ class DatabaseServer(abc.ABC):
         """Return the URL of one of its databases."""
         return URL.create(f"{self.name}+pymysql", "root", None, "127.0.0.1", self.port, database)
 
+    def administration(self) -> sa.Engine:
+        """Return an engine for statements of an administrator, without a pool."""
+        return administration(self.url("mysql"))
+
     def create(self, database: str) -> URL:
         """Create an empty database, and return its URL."""
-        engine = sa.create_engine(self.url("mysql"), poolclass=sa.NullPool)
+        engine = self.administration()
         with engine.begin() as connection:
             connection.exec_driver_sql(f"DROP DATABASE IF EXISTS `{database}`")
             connection.exec_driver_sql(f"CREATE DATABASE `{database}` CHARACTER SET UTF8MB4")

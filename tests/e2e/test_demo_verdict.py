@@ -32,7 +32,7 @@ NAME = "of_the_demo"
 
 
 def administer(server: DatabaseServer, *statements: str) -> None:
-    engine = sa.create_engine(server.url("mysql"), poolclass=sa.NullPool)
+    engine = server.administration()
     with engine.connect() as connection:
         for statement in statements:
             connection.execute(sa.text(statement))

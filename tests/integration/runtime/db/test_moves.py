@@ -82,7 +82,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Resolver:
 
 
 def administer(server: DatabaseServer, *statements: str) -> None:
-    engine = sa.create_engine(server.url("mysql"), poolclass=sa.NullPool)
+    engine = server.administration()
     with engine.connect() as connection:
         for statement in statements:
             connection.execute(sa.text(statement))
@@ -168,7 +168,7 @@ def only_readable(server: DatabaseServer, variable: str) -> Iterator[None]:
 
 
 def variable_for_1792(server: DatabaseServer) -> str:
-    engine = sa.create_engine(server.url("mysql"), poolclass=sa.NullPool)
+    engine = server.administration()
     with engine.connect() as connection:
         names = connection.execute(sa.text("SHOW VARIABLES LIKE '%_read_only'")).scalars().all()
     return "transaction_read_only" if "transaction_read_only" in names else "tx_read_only"
@@ -253,7 +253,7 @@ def rotate(server: DatabaseServer) -> None:
     # Log in once, since MySQL may still have the old password in its cache.
     new = server.url(NAME).set(username=NAME, password=ROTATED)
     sa.create_engine(new, poolclass=sa.NullPool).connect().close()
-    engine = sa.create_engine(server.url("mysql"), poolclass=sa.NullPool)
+    engine = server.administration()
     with engine.connect() as connection:
         query = sa.text("SELECT id FROM information_schema.processlist WHERE user = :user")
         for id_ in connection.scalars(query, {"user": NAME}).all():
@@ -407,7 +407,7 @@ async def test_killed_statement_is_retried(server: DatabaseServer) -> None:
 
 
 def is_running(server: DatabaseServer, connection_id: int, statement: str) -> bool:
-    engine = sa.create_engine(server.url("mysql"), poolclass=sa.NullPool)
+    engine = server.administration()
     query = sa.text("SELECT info FROM information_schema.processlist WHERE id = :id")
     with engine.connect() as connection:
         return str(connection.scalar(query, {"id": connection_id})).startswith(statement)

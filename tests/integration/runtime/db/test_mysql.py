@@ -16,7 +16,7 @@ from runtime.db.dsn import parse_dsn
 from runtime.db.engine import open_database, utc_now
 from runtime.db.migrate import upgrade
 from schema.tables import log_scores, metadata
-from testbed.database import mysql_directory
+from testbed.database import administration, mysql_directory
 from testbed.fixtures.batches import new_result, new_submission
 from testbed.fixtures.database import DatabaseServer
 from testbed.fixtures.world import add_monitor, add_pair, add_server
@@ -66,7 +66,7 @@ def test_names_reserved_by_mysql_are_quoted(mysql_engine: Engine) -> None:
 def account(server: DatabaseServer, requires: str = "") -> Iterator[URL]:
     """Create an account with a password and all rights to one database."""
     url = server.create("secured")
-    admin = sa.create_engine(url, poolclass=sa.NullPool)
+    admin = administration(url)
 
     def run(statement: str, **values: str) -> None:
         with admin.begin() as connection:
@@ -118,7 +118,7 @@ def tls(mysql: DatabaseServer, tmp_path: Path) -> Iterator[tuple[DatabaseServer,
 @contextmanager
 def settings(server: DatabaseServer, **values: str) -> Iterator[None]:
     """Change TLS settings of a server temporarily."""
-    engine = sa.create_engine(server.url("mysql"), poolclass=sa.NullPool)
+    engine = server.administration()
     before = {name: variable(engine, name) for name in values}
     with engine.connect() as admin:  # this session is unaffected by the settings for new ones
 

@@ -6,6 +6,7 @@ from sqlalchemy.engine import URL
 
 from runtime.db.dsn import parse_dsn
 from runtime.db.engine import open_database
+from testbed.database import administration
 from testbed.fixtures.database import DatabaseServer
 
 NAME = "of_passwords"
@@ -14,7 +15,7 @@ NAME = "of_passwords"
 def account(server: DatabaseServer, password: str) -> URL:
     """Create an account with a client that uses UTF-8, and return the URL of its database."""
     url = server.create(NAME)
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    engine = administration(url)
     with engine.begin() as connection:
         for host in ("%", "localhost", "127.0.0.1"):
             name = {"name": NAME, "host": host}

@@ -1,5 +1,6 @@
 """Test the settings of every database session: no other test would detect a change."""
 
+import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from sqlalchemy.engine import URL, Engine
 from runtime.db.engine import open_database, reading, transaction
 from runtime.db.retry import DatabaseUnavailable
 from schema.tables import servers
+from testbed.fixtures.database import DatabaseServer
 from testbed.fixtures.world import add_server
 
 
@@ -26,6 +28,19 @@ def test_server_session_has_the_required_settings(server_engine: Engine) -> None
         "group_concat_max_len": 1_073_741_824,
         "character_set_client": "utf8mb4",
     }
+
+
+def test_connection_without_tls_parameters_is_encrypted_without_loading_certificates(
+    mysql: DatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*arguments: object) -> None:
+        raise AssertionError("loads the system's certificates, which takes 50 ms, to verify nothing")
+
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", load)
+    engine = open_database(mysql.create("encrypted"))
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Ssl_cipher'").one()[1] != ""
+    engine.dispose()
 
 
 def test_times_written_by_a_server_are_utc_whatever_its_time_zone(server_engine: Engine) -> None:
