@@ -6,7 +6,9 @@ A test never sleeps for a fixed time; it calls :func:`wait_until`, or :func:`blo
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 PATIENCE: Final = 90.0
@@ -47,6 +49,20 @@ def block_until(condition: Callable[[], Any], what: Words = "", *, within: float
             return value
         time.sleep(pause)
     raise AssertionError(_missed(condition, what, within))
+
+
+def waited_for_cpu(pids: Iterable[int]) -> float:
+    """Return the seconds for which threads of these processes have been runnable without running.
+
+    Tests of a promised time subtract the increase, since the promise does not cover time that a busy machine gives to
+    others. The source is ``/proc/PID/task/TID/schedstat`` (Linux, Documentation/scheduler/sched-stats.rst), second
+    field, in nanoseconds; without it, nothing is subtracted.
+    """
+    waited = 0
+    for stat in (path for pid in pids for path in Path(f"/proc/{pid}/task").glob("*/schedstat")):
+        with suppress(OSError):  # the thread has ended
+            waited += int(stat.read_text().split()[1])
+    return waited / 1e9
 
 
 def _pauses(within: float) -> Iterator[float]:

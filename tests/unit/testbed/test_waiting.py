@@ -1,13 +1,16 @@
 """Test waiting for a condition: its value, the message on failure, and a last check after the deadline."""
 
 import asyncio
+import hashlib
+import os
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from testbed.waiting import LONGEST_PAUSE_SECONDS, block_until, wait_until
+from testbed.waiting import LONGEST_PAUSE_SECONDS, block_until, wait_until, waited_for_cpu
 
 Wait = Callable[..., Awaitable[Any]]
 
@@ -83,3 +86,29 @@ async def test_pauses_between_checks_grow_up_to_a_maximum(wait: Wait, monkeypatc
     assert pauses[0] == 0.0
     assert pauses[:-1] == sorted(pauses[:-1])
     assert max(pauses) == LONGEST_PAUSE_SECONDS
+
+
+def test_time_without_a_processor_is_counted_while_the_process_wants_one() -> None:
+    """On one processor that two threads want, one of them waits."""
+    allowed = os.sched_getaffinity(0)
+    ended = threading.Event()
+
+    def compute() -> None:
+        while not ended.is_set():
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 20_000)  # without the interpreter's lock
+
+    other = threading.Thread(target=compute)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        before = waited_for_cpu([os.getpid()])
+        other.start()
+        while waited_for_cpu([os.getpid()]) - before < 0.01:
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 20_000)
+    finally:
+        ended.set()
+        other.join()
+        os.sched_setaffinity(0, allowed)
+
+
+def test_time_of_a_process_that_has_ended_is_zero() -> None:
+    assert waited_for_cpu([2**22 + 1]) == 0.0
