@@ -141,7 +141,7 @@ class _Connecting:
                 raise ConfigurationError("DATABASE_DSN: its user is no longer in a file or in Vault")
         except ConfigurationError as error:
             # The file is being replaced, or Vault is unavailable: the previous URL may still be valid.
-            self._warning.warning("%s; using the previous URL", error)
+            self._warning.warning("%s; continuing with the previous URL", error)
             return self._url
         self._warning.over()
         return url

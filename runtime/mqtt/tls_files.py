@@ -70,7 +70,7 @@ class TlsFiles:
         except OSError as error:
             if self._loaded is None:
                 raise TlsUnusable(f"certificates or key cannot be used: {error}") from error
-            self._warning.warning("%s; using the previous certificates and key", error)
+            self._warning.warning("%s; continuing with the previous certificates and key", error)
         return self._context
 
 

@@ -289,7 +289,7 @@ async def test_previous_secret_is_used_while_its_file_is_unreadable(
     with working_on(url) as worker:
         spoil(tmp_path / "database.yaml")
         await in_time(worker.in_database(lambda: add(worker.engine, 1)))
-    assert "using the previous URL" in caplog.text
+    assert "continuing with the previous URL" in caplog.text
     assert ROTATED not in caplog.text
 
 
