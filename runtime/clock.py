@@ -92,7 +92,7 @@ class Clock:
         self._ahead_of_agents = 0.0
         self._warning = OngoingWarning(log)
         self.ahead = 0.0
-        """Seconds by which it was ahead of the database's at the last comparison."""
+        """Its lead over the database's clock at the last comparison, in seconds."""
 
     @property
     def doubt(self) -> str | None:

@@ -30,7 +30,7 @@ _CONFLICT_DELAYS: Final = Delays(first_seconds=0.01, longest_seconds=0.5, jitter
 
 
 class DatabaseUnavailable(Exception):
-    """The database cannot be reached, went away, or has no room; nothing was committed, or nobody knows."""
+    """The database is unreachable, went away, or is out of space; nothing was committed, or the outcome is unknown."""
 
 
 class Reaction(Enum):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from auth.tokens import load_key
-from testbed.fixtures.broker import build_plugin
+from testbed.fixtures.broker import PLUGIN_SOURCE, build_plugin
 from testbed.random_inputs import examples
 
 REMEMBERED_SECONDS = 3 * 24 * 3600
@@ -22,6 +22,14 @@ LOOK_SECONDS = 3600
 
 Ask = Callable[..., str]
 """The interface of :class:`Harness` that most tests use."""
+
+
+@pytest.mark.parametrize("program", ["fuzz_token", "fuzz_topic"])
+def test_fuzzing_programs_compile(program: str) -> None:
+    """They are built only for fuzzing, which needs clang; any compiler finds out whether they still fit the plugin."""
+    newer = subprocess.run(["pkg-config", "--atleast-version=3", "libjwt"], check=False).returncode == 0
+    command = ["cc", "-std=c11", "-D_GNU_SOURCE", f"-DLIBJWT={3 if newer else 1}", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([*command, "-fsyntax-only", str(PLUGIN_SOURCE / f"{program}.c")], check=True)
 
 
 class Harness:

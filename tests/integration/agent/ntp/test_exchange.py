@@ -289,7 +289,7 @@ async def test_kernel_timestamping_stays_enabled(monkeypatch: pytest.MonkeyPatch
     with udp.stamping():
         await wait_until(lambda: read_late(monkeypatch)[0].by_kernel, within=5)
         for _ in range(5):
-            await asyncio.sleep(0.1)  # long enough for the kernel to stop timestamping if nobody requests it
+            await asyncio.sleep(0.1)  # the kernel would disable timestamps within this time if no socket requested them
             assert read_late(monkeypatch)[0].by_kernel
 
 
