@@ -20,7 +20,7 @@ from ingest.referrers import Referrer, referrers_of
 from runtime.db.bulk import BulkDelete
 from runtime.db.engine import reading, transaction
 from schema.limits import BATCH_MEMORY, REJECTED_MEMORY
-from schema.tables import assignment_changes, ledger_origin, log_scores, rejected_messages, result_batches
+from schema.tables import assignment_changes, certificates, ledger_origin, log_scores, rejected_messages, result_batches
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,9 @@ STEP: Final = 1_000
 
 CHANGES_MEMORY: Final = timedelta(days=90)
 """Retention of the reasons of changes; longer than late results need them."""
+
+CERTIFICATES_MEMORY: Final = timedelta(days=90)
+"""Retention of certificates that have ended, for operators who ask who had one."""
 
 LOG_DAYS: Final = 15
 """Default retention of log rows in days, in a ledger that this project created."""
@@ -96,6 +99,7 @@ def expiring(kept_of_log_scores: timedelta | None) -> list[Expiring]:
         Expiring(result_batches, result_batches.c.received_on, BATCH_MEMORY),
         Expiring(rejected_messages, rejected_messages.c.last_seen, REJECTED_MEMORY),
         Expiring(assignment_changes, assignment_changes.c.changed_on, CHANGES_MEMORY),
+        Expiring(certificates, certificates.c.not_after, CERTIFICATES_MEMORY),
     ]
     return ours if kept_of_log_scores is None else [Expiring(log_scores, log_scores.c.ts, kept_of_log_scores), *ours]
 

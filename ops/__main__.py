@@ -13,6 +13,7 @@ import typer
 
 from ops.commands import (
     accounts,
+    ca,
     control,
     db,
     demo,
@@ -40,7 +41,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (workers, selector, db, token, accounts, monitors, servers, settings, rejected, control, demo):
+for module in (workers, selector, db, token, accounts, monitors, servers, settings, rejected, control, ca, demo):
     module.register(app)
 
 

@@ -72,6 +72,19 @@ def find_monitor(connection: Connection, text: str, *, lock: bool = False) -> Fo
     raise OperatorError(f"monitor {text!r}: is ambiguous: {choices}; give one of these")
 
 
+def monitor_name(connection: Connection, text: str) -> str | None:
+    """Return the full name that ``text`` identifies, which both protocols of a monitor share; None if there is none.
+
+    Raises:
+        OperatorError: it is the short name of several monitors.
+    """
+    query = sa.select(monitors.c.tls_name).where(_is_monitor(), _is_called(text)).distinct()
+    names = sorted(name for name in connection.scalars(query) if name)
+    if len(names) > 1:
+        raise OperatorError(f"monitor {text!r}: is ambiguous: {', '.join(names)}; give one of these")
+    return names[0] if names else None
+
+
 def _is_monitor() -> sa.ColumnElement[bool]:
     """Exclude scorers and the pseudo-monitors that hold settings."""
     name = sa.func.coalesce(monitors.c.tls_name, "")

@@ -101,6 +101,53 @@ def from_vault(env: Environment, name: str) -> Mapping[str, Any] | None:
     Raises:
         SecretUnavailable: ``VAULT_ADDR`` is set, and the secret cannot be read.
     """
+    vault = open_vault()
+    if vault is None:
+        return None
+    path = f"ntppool/{env}/{name}"
+    unreadable = f"Vault at {vault.address}: cannot read {_VAULT_MOUNT}/{path}"
+    try:
+        answer = vault.client.secrets.kv.v2.read_secret_version(
+            path=path, mount_point=_VAULT_MOUNT, raise_on_deleted_version=True
+        )
+    except vault.errors as error:
+        # Not chained, since some errors show the headers, and so the token.
+        raise SecretUnavailable(f"{unreadable}: {vault.reason(error)}") from None
+    if not isinstance(answer, Mapping):
+        raise SecretUnavailable(f"{unreadable}: {not_ok(answer)}")
+    versions = answer.get("data")
+    data = versions.get("data") if isinstance(versions, Mapping) else None
+    if not isinstance(data, Mapping):
+        raise SecretUnavailable(f"{unreadable}: it is not a mapping")
+    return data
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class OpenVault:
+    """A client of Vault for one request or a few: the token may be another one later."""
+
+    address: str
+    client: "hvac.Client"
+    errors: tuple[type[Exception], ...]
+    """The errors of the client, of HTTP (OSError), and of malformed answers."""
+    _token: str
+
+    def __repr__(self) -> str:
+        return f"OpenVault({self.address})"
+
+    def reason(self, error: Exception) -> str:
+        """Describe an error of the client on one line, without the token."""
+        return _reason(error, self._token)
+
+
+def open_vault() -> OpenVault | None:
+    """Return a client for the Vault at ``VAULT_ADDR``, which has not connected yet; None if no Vault is configured.
+
+    It follows no redirect, and uses https unless Vault is on loopback.
+
+    Raises:
+        SecretUnavailable: the address or the token is malformed.
+    """
     address = os.environ.get("VAULT_ADDR")
     if not address:
         return None
@@ -109,23 +156,8 @@ def from_vault(env: Environment, name: str) -> Mapping[str, Any] | None:
     # Imported here, since most installations have no Vault, and its client loads slowly.
     from hvac.exceptions import VaultError
 
-    path = f"ntppool/{env}/{name}"
-    unreadable = f"Vault at {address}: cannot read {_VAULT_MOUNT}/{path}"
-    try:
-        answer = _client(address, token).secrets.kv.v2.read_secret_version(
-            path=path, mount_point=_VAULT_MOUNT, raise_on_deleted_version=True
-        )
-    except (VaultError, OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-        # Errors of the client, of HTTP (OSError), and of malformed answers. They are not chained, since some show the
-        # headers, and so the token.
-        raise SecretUnavailable(f"{unreadable}: {_reason(error, token)}") from None
-    if not isinstance(answer, Mapping):
-        raise SecretUnavailable(f"{unreadable}: {_not_ok(answer)}")
-    versions = answer.get("data")
-    data = versions.get("data") if isinstance(versions, Mapping) else None
-    if not isinstance(data, Mapping):
-        raise SecretUnavailable(f"{unreadable}: it is not a mapping")
-    return data
+    errors = (VaultError, OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError)
+    return OpenVault(address, _client(address, token), errors, token)
 
 
 def _check_address(address: str) -> None:
@@ -173,7 +205,7 @@ def _reason(error: Exception, token: str) -> str:
     return printable(said.replace(token, "...") if token else said)[:_LONGEST_REASON]
 
 
-def _not_ok(answer: Any) -> str:
+def not_ok(answer: Any) -> str:
     """Describe an invalid answer; hvac returns the response itself unless it is 200 with JSON."""
     status = getattr(answer, "status_code", None)
     if status is not None and 300 <= status < 400:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -46,6 +46,15 @@ class WorkerSettings(BaseSettings):
     log_scores_days: Annotated[int, Field(ge=2, le=3650)] | None = None
     """Retention of log rows in days; a review needs one day. Unset: 15 days, or no limit in a database that was adopted
     with its rows."""
+
+    ca: Literal["files", "vault"] = "files"
+    """Where the certificate authority is: in files, or the PKI engine of the Vault at ``VAULT_ADDR``."""
+    ca_directory: Path | None = None
+    """Directory of a CA in files; default: ``ca`` in the state directory."""
+    ca_crl_file: Path | None = None
+    """The revocation list for the broker; unset: none is written."""
+    certificate_minutes: Annotated[int, Field(ge=2, le=398 * 1440)] = 90 * 1440
+    """Lifetime of monitors' certificates."""
 
     metrics_address: str = "127.0.0.1"
     metrics_port: Port | None = None

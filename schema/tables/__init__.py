@@ -2,6 +2,7 @@
 
 from schema.tables.own import (
     assignment_changes,
+    certificates,
     ledger_origin,
     monitor_presence,
     rejected_messages,
@@ -33,6 +34,7 @@ __all__ = [
     "api_keys",
     "api_keys_monitors",
     "assignment_changes",
+    "certificates",
     "ledger_origin",
     "log_scores",
     "metadata",

@@ -112,6 +112,29 @@ selector_seen = sa.Table(
 """The last known state of every monitor, by which the selector detects changes, even those made while it was not
 running."""
 
+certificates = sa.Table(
+    "certificates",
+    metadata,
+    # Hexadecimal, in lower case, without leading zeros.
+    Column("serial", text_bin(40), primary_key=True),
+    # monitor or server.
+    Column("kind", sa.String(10), nullable=False),
+    # Full name of the monitor, or the first host of the server.
+    Column("name", text_bin(253), nullable=False),
+    # SHA-256 of the signing request, hexadecimal.
+    Column("request_hash", text_bin(64), nullable=False),
+    # PEM: the certificate, then those between it and the root.
+    Column("chain", sa.Text, nullable=False),
+    Column("not_before", datetime6(), nullable=False),
+    Column("not_after", datetime6(), nullable=False),
+    Column("issued_on", datetime6(), nullable=False),
+    Column("revoked_on", datetime6()),
+    sa.Index("certificates_name", "name", "request_hash", "issued_on"),
+    sa.Index("certificates_not_after", "not_after"),
+    **TABLE_OPTIONS,
+)
+"""Every certificate that the CA has handed out. Revocation lists are made from it."""
+
 ledger_origin = sa.Table(
     "ledger_origin",
     metadata,

@@ -24,6 +24,7 @@ from runtime.mqtt.session import Incoming
 from schema.messages import Status
 from schema.tables import (
     assignment_changes,
+    certificates,
     log_scores,
     monitor_presence,
     monitors,
@@ -333,11 +334,16 @@ def test_other_tables_have_their_own_retention_periods(engine: Engine) -> None:
         for age in (timedelta(0), timedelta(days=89), timedelta(days=90, seconds=1)):
             change = {"server_id": server, "monitor_id": 1, "after_status": "active", "reason": "x"}
             connection.execute(sa.insert(assignment_changes).values(**change, changed_on=NOW - age))
+        for age in (timedelta(0), timedelta(days=90), timedelta(days=90, seconds=1)):
+            text = dict.fromkeys(("kind", "name", "request_hash", "chain"), "x")
+            ended = {"serial": f"{age.total_seconds():.0f}", **text, "not_before": NOW, "issued_on": NOW}
+            connection.execute(sa.insert(certificates).values(**ended, not_after=NOW - age))
     ages = (timedelta(0), timedelta(days=7), timedelta(days=7, seconds=1))
     keep(engine, [message(b"%d" % n, seen=NOW - age) for n, age in enumerate(ages)])
     removed = {what.table.name: remove_round(engine, what.table.name) for what in expiring(KEPT)}
-    assert removed == {"log_scores": 0, "result_batches": 1, "rejected_messages": 1, "assignment_changes": 1}
-    for table in (result_batches, rejected_messages, assignment_changes):
+    ours = (result_batches, rejected_messages, assignment_changes, certificates)
+    assert removed == {"log_scores": 0} | {table.name: 1 for table in ours}
+    for table in ours:
         assert len(rows(engine, table)) == 2
 
 
