@@ -27,7 +27,7 @@ code = main(sys.argv[1:])
 print("MODULES", code, *sorted({name.partition(".")[0] for name in sys.modules}))
 """
 
-GROUPS = ["selector", "db", "accounts", "monitors", "servers", "settings", "rejected"]
+GROUPS = ["selector", "db", "ca", "accounts", "monitors", "servers", "settings", "rejected"]
 
 
 def loaded(*arguments: str, **settings: str) -> tuple[int, set[str]]:
