@@ -97,9 +97,11 @@ def _require_monitor(connection: Connection, name: str, *, lock: bool = False) -
     """Check that the monitor exists and is not deleted; ``lock`` holds its rows until the transaction ends."""
     m = monitors.c
     # All rows of the name are read in the order of its index, and so locked in the same order by everyone.
-    query = sa.select(m.status).where(m.tls_name == name, m.type == "monitor").order_by(m.tls_name, m.ip_version)
-    statuses = connection.scalars(query.with_for_update() if lock else query).all()
-    if all(status == "deleted" for status in statuses):
+    query = sa.select(m.tls_name, m.status).where(m.tls_name == name, m.type == "monitor")
+    query = query.order_by(m.tls_name, m.ip_version)
+    rows = connection.execute(query.with_for_update() if lock else query).all()
+    # To most collations, names that differ in case or trailing spaces are equal.
+    if all(row.status == "deleted" or row.tls_name != name for row in rows):
         raise NoSuchMonitor(f"monitor {name!r}: there is none, or it is deleted")
 
 

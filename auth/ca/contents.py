@@ -58,10 +58,10 @@ def leaf_certificate(draft: Draft, signer: Signer) -> x509.Certificate:
 def root_certificate(
     name: str, key: ec.EllipticCurvePrivateKey, now: datetime, lifetime: timedelta
 ) -> x509.Certificate:
-    """Sign a root with its own key. It may sign one level of CAs, for the cross-certificates of later roots."""
+    """Sign a root with its own key. It may sign later roots, whose number is not limited."""
     subject = _subject(name)
     builder = _draft_builder(subject, key.public_key(), now - CLOCK_MARGIN, now + lifetime)
-    return _signed(_as_ca(builder, path_length=1), subject, key)
+    return _signed(_as_ca(builder), subject, key)
 
 
 def cross_certificate(root: x509.Certificate, former: Signer) -> x509.Certificate:
@@ -75,7 +75,7 @@ def cross_certificate(root: x509.Certificate, former: Signer) -> x509.Certificat
         begin=max(root.not_valid_before_utc, former.certificate.not_valid_before_utc),
         end=min(root.not_valid_after_utc, former.certificate.not_valid_after_utc),
     )
-    return _signed(_as_ca(builder, path_length=0), former.certificate.subject, former.key)
+    return _signed(_as_ca(builder), former.certificate.subject, former.key)
 
 
 def revocation_list(signer: Signer, revoked: Iterable[Revocation], now: datetime) -> x509.CertificateRevocationList:
@@ -128,8 +128,8 @@ def _draft_builder(
     )
 
 
-def _as_ca(builder: x509.CertificateBuilder, *, path_length: int) -> x509.CertificateBuilder:
-    return builder.add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True).add_extension(
+def _as_ca(builder: x509.CertificateBuilder) -> x509.CertificateBuilder:
+    return builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).add_extension(
         _key_usage(certificates=True), critical=True
     )
 

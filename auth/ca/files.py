@@ -61,7 +61,7 @@ class AlreadyThere(CaError):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Root:
-    """A root in its file. ``crosses`` are its certificates by the former roots, the latest first."""
+    """A root in its file. ``crosses`` lead to the former roots: each signs the key of the next newer one."""
 
     number: int
     signs_from: datetime
@@ -205,7 +205,10 @@ def signing_root(roots: Sequence[Root], now: datetime) -> Root:
 def _make_root(number: int, former: Sequence[Root], notice: timedelta, name: str, lifetime: timedelta) -> Root:
     now, key = _now(), ec.generate_private_key(ec.SECP384R1())
     certificate = root_certificate(name, key, now, lifetime)
-    crosses = tuple(cross_certificate(certificate, one.signer) for one in former if one.is_valid(now))
+    crosses: tuple[x509.Certificate, ...] = ()
+    if latest := next((one for one in former if one.is_valid(now)), None):
+        # One path from the newest root to the oldest: OpenSSL would try only the first of several for the same root.
+        crosses = (cross_certificate(certificate, latest.signer), *latest.crosses)
     return Root(number, now + notice, Signer(certificate, key), crosses)
 
 
