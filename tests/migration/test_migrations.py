@@ -298,8 +298,9 @@ def test_migration_interrupted_after_any_statement_can_be_resumed(empty: Engine)
 
     sa.event.listen(empty, "before_cursor_execute", cut)
     for statements in range(1, 200):
-        # SQLite rolls back the whole run; MySQL only the version, unless a further statement has committed it.
-        allowed[0] = statements if empty.dialect.name == "sqlite" else 1 + statements % 2
+        # SQLite rolls back the whole run; MySQL only the version, unless a further statement has committed it. Two
+        # migrations in a row change nothing here but the version, so some run must get three statements further.
+        allowed[0] = statements if empty.dialect.name == "sqlite" else 1 + statements % 3
         try:
             upgrade(empty)
             break
