@@ -120,7 +120,21 @@ def change_monitor(connection: Connection, text: str, action: Action, now: datet
         # NULL takes the row out of the unique key (ip, is_current), so the address may be registered again.
         values |= {"deleted_on": now, "is_current": None}
     connection.execute(sa.update(monitors).where(monitors.c.id == found.id).values(values))
-    return f"{found}: was {found.status}, is {wanted}"
+    revoked = _revoke_certificates(connection, found.name, now) if wanted == "deleted" else 0
+    return f"{found}: was {found.status}, is {wanted}" + (f"; certificates revoked: {revoked}" if revoked else "")
+
+
+def _revoke_certificates(connection: Connection, name: str, now: datetime) -> int:
+    """Revoke the certificates of a monitor that is deleted with all its protocols; return their number."""
+    # Imported here, since it loads cryptography, which no other command for monitors needs.
+    from auth.certificates import revoke_monitor
+    from runtime.db.engine import from_db
+
+    # Locked, since the other protocol may be deleted by another transaction at this moment.
+    statuses = connection.scalars(sa.select(monitors.c.status).where(monitors.c.tls_name == name).with_for_update())
+    if any(status != "deleted" for status in statuses.all()):
+        return 0
+    return len(revoke_monitor(connection, name, from_db(now)))
 
 
 _PAST: Final[dict[Action, str]] = {

@@ -209,6 +209,19 @@ def test_list_is_written_with_the_revocation_if_its_file_is_set(run: Run, ledger
     assert "no certificate was valid" in done(run("revoke", NAME))
 
 
+def test_certificates_of_a_deleted_monitor_are_revoked_with_its_last_protocol(
+    run: Run, ledger: Engine, tmp_path: Path
+) -> None:
+    done(run("init"))
+    serial = issue(ledger, tmp_path)
+    assert main(["monitors", "delete", "ca1-x/v4", "--yes"]) == 0
+    done(run("crl", "crl.pem"))
+    assert revoked_in(tmp_path / "crl.pem") == set()
+    assert main(["monitors", "delete", "ca1-x/v6", "--yes"]) == 0
+    done(run("crl", "crl.pem"))
+    assert revoked_in(tmp_path / "crl.pem") == {serial}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "why"),
     [
