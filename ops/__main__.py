@@ -18,6 +18,7 @@ from ops.commands import (
     db,
     demo,
     monitors,
+    registrations,
     rejected,
     selector,
     servers,
@@ -41,7 +42,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (workers, selector, db, token, accounts, monitors, servers, settings, rejected, control, ca, demo):
+for module in (
+    *(workers, selector, db, token, accounts, registrations, monitors, servers, settings),
+    *(rejected, control, ca, demo),
+):
     module.register(app)
 
 

@@ -11,7 +11,7 @@ from runtime.log import keep_out_of_logs, level_name, without_secrets
 from runtime.loopback import is_loopback
 from runtime.mqtt.types import BrokerAddress
 from schema.messages import LogLevel
-from schema.names import DEFAULT_ENVIRONMENT, Environment
+from schema.names import DEFAULT_ENVIRONMENT, Environment, InvalidName, check_monitor_name
 
 if TYPE_CHECKING:
     # Imported where the database is used, so that a command that only uses the broker starts without SQLAlchemy.
@@ -42,6 +42,15 @@ class WorkerSettings(BaseSettings):
     jwt_key: SecretStr | None = None
     jwt_key_file: Path | None = None
 
+    api_key_pepper: SecretStr | None = None
+    """Secret under which API keys are hashed; default: derived from the key that signs tokens."""
+    api_key_pepper_file: Path | None = None
+    api_key_pepper_former: SecretStr | None = None
+    """The secret before: keys hashed under it remain valid, and are hashed anew when they are used."""
+    api_key_pepper_former_file: Path | None = None
+    monitor_domain: str = "mon.ntppool.dev"
+    """Domain of the names of registered monitors, below which each environment has a label."""
+
     database_dsn: SecretStr | None = None
     log_scores_days: Annotated[int, Field(ge=2, le=3650)] | None = None
     """Retention of log rows in days; a review needs one day. Unset: 15 days, or no limit in a database that was adopted
@@ -60,14 +69,26 @@ class WorkerSettings(BaseSettings):
     metrics_port: Port | None = None
     """Port of /metrics and /healthz; unset: none."""
 
-    @field_validator("mqtt_ca_file", "mqtt_cert_file", "mqtt_key_file", "jwt_key_file")
+    @field_validator("monitor_domain")
+    @classmethod
+    def _domain(cls, domain: str) -> str:
+        try:
+            check_monitor_name(f"x.prod.{domain}")
+        except InvalidName:
+            raise ValueError("is not a domain in lower case, such as mon.example.net") from None
+        return domain
+
+    @field_validator(
+        *("mqtt_ca_file", "mqtt_cert_file", "mqtt_key_file", "jwt_key_file"),
+        *("api_key_pepper_file", "api_key_pepper_former_file"),
+    )
     @classmethod
     def _readable(cls, path: Path | None) -> Path | None:
         if path is not None and (path.is_dir() or not os.access(path, os.R_OK)):
             raise ValueError("is not a readable file")
         return path
 
-    @field_validator("mqtt_key_file", "jwt_key_file")
+    @field_validator("mqtt_key_file", "jwt_key_file", "api_key_pepper_file", "api_key_pepper_former_file")
     @classmethod
     def _private(cls, path: Path | None) -> Path | None:
         if path is not None:
@@ -109,7 +130,7 @@ class WorkerSettings(BaseSettings):
         if self.jwt_key is not None:
             return self.jwt_key.get_secret_value()
         if self.jwt_key_file is not None:
-            return _read_key(self.jwt_key_file)
+            return _read_key("JWT_KEY_FILE", self.jwt_key_file)
         from runtime.secrets import SecretUnavailable, from_vault
 
         try:
@@ -119,6 +140,21 @@ class WorkerSettings(BaseSettings):
         if vault is None or not isinstance(vault.get("key"), str):
             raise ConfigurationError("JWT_KEY or JWT_KEY_FILE: must be set to the key that tokens are signed with")
         return str(vault["key"])
+
+    def pepper_text(self) -> tuple[str, str]:
+        """Return the secret under which API keys are hashed, and the name of its setting.
+
+        It is ``API_KEY_PEPPER``, else ``API_KEY_PEPPER_FILE``, else the key that signs tokens.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        own = _secret("API_KEY_PEPPER", self.api_key_pepper, self.api_key_pepper_file)
+        return own or (self.jwt_key_text(), "JWT_KEY")
+
+    def former_pepper_text(self) -> tuple[str, str] | None:
+        """Return the former secret of API keys, and the name of its setting; ``None`` if there is none."""
+        return _secret("API_KEY_PEPPER_FORMER", self.api_key_pepper_former, self.api_key_pepper_former_file)
 
     def database_url(self) -> "URL":
         """Return the URL of the ledger, by default SQLite in the state directory.
@@ -163,11 +199,23 @@ class WorkerSettings(BaseSettings):
         return url
 
 
-def _read_key(path: Path) -> str:
+def _read_key(name: str, path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"JWT_KEY_FILE: cannot be read as text ({type(error).__name__})") from None
+        raise ConfigurationError(f"{name}: cannot be read as text ({type(error).__name__})") from None
+
+
+def _secret(name: str, given: SecretStr | None, file: Path | None) -> tuple[str, str] | None:
+    """Return a secret and the name of the setting that has it, the variable before the file."""
+    if given is not None:
+        found = (given.get_secret_value(), name)
+    elif file is not None:
+        found = (_read_key(f"{name}_FILE", file), f"{name}_FILE")
+    else:
+        return None
+    keep_out_of_logs(found[0].strip())
+    return found
 
 
 def _created(directory: Path) -> Path:
@@ -210,5 +258,6 @@ def _setting_error(error: Any) -> str:
         return message
     name = str(error["loc"][0])
     # Not even the name of the key's file, since some users put the key itself there.
-    value = "" if name in ("jwt_key", "jwt_key_file", "database_dsn") else without_secrets(f"={error['input']}")
+    secret = name in ("jwt_key", "jwt_key_file", "database_dsn") or name.startswith("api_key_pepper")
+    value = "" if secret else without_secrets(f"={error['input']}")
     return f"{name.upper()}{value}: {message}"

@@ -126,3 +126,36 @@ def register(app: typer.Typer) -> None:
             done = transaction(engine, lambda connection: set_account(connection, account, change))
         for line in done:
             write(line)
+
+    @group.command("key")
+    def key_(
+        context: typer.Context,
+        account: Annotated[str, _ACCOUNT],
+        as_json: Annotated[bool, JSON_OPTION] = False,
+    ) -> None:
+        """Make a key with which the owner of an account logs in.
+
+        It is shown once. Former ones remain valid; see 'keys list' and 'keys revoke'.
+        """
+        from datetime import UTC, datetime
+
+        from auth.api_key_store import add_key
+        from auth.api_keys import Audience
+        from auth.settings import peppers
+        from ops.accounts import find_account
+        from runtime.db.engine import transaction
+
+        settings, now = globals_of(context).for_a_person(), datetime.now(UTC)
+        pepper = peppers(settings)
+        with open_ledger(settings) as engine:
+            account_id, (key_id, key) = transaction(
+                engine,
+                lambda connection: (
+                    account_id := find_account(connection, account, lock=True),
+                    add_key(connection, pepper, now, audience=Audience.ACCOUNT, account_id=account_id),
+                ),
+            )
+        if as_json:
+            write_json({"id": key_id, "account_id": account_id, "key": key.clear})
+        else:
+            write(key.clear)

@@ -1,10 +1,13 @@
 """Define the pool's tables and our own, in one metadata for queries and migrations."""
 
 from schema.tables.own import (
+    api_key_ends,
     assignment_changes,
     certificates,
     ledger_origin,
     monitor_presence,
+    registration_details,
+    registration_sources,
     rejected_messages,
     result_batches,
     scoring_queue,
@@ -31,6 +34,7 @@ from schema.tables.pool import (
 __all__ = [
     "account_users",
     "accounts",
+    "api_key_ends",
     "api_keys",
     "api_keys_monitors",
     "assignment_changes",
@@ -41,6 +45,8 @@ __all__ = [
     "monitor_presence",
     "monitor_registrations",
     "monitors",
+    "registration_details",
+    "registration_sources",
     "rejected_messages",
     "result_batches",
     "scorer_status",

@@ -10,6 +10,7 @@ from schema.limits import MAX_REJECTED_PAYLOAD
 from schema.tables.columns import bigint_u, blob, boolean, datetime6, int_u, text_bin, ulid
 from schema.tables.pool import (
     TABLE_OPTIONS,
+    api_keys,
     metadata,
     of_server,
     server_scores,
@@ -145,6 +146,54 @@ ledger_origin = sa.Table(
     **TABLE_OPTIONS,
 )
 """One row: the origin of this ledger. In an adopted one, the pool's rows are removed only after an explicit setting."""
+
+api_key_ends = sa.Table(
+    "api_key_ends",
+    metadata,
+    Column("api_key_id", int_u(), sa.ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True),
+    # The key is invalid from this time on: at once when revoked, ten minutes later when replaced.
+    Column("ends_on", datetime6(), nullable=False),
+    Column("reason", sa.String(255), nullable=False),
+    **TABLE_OPTIONS,
+)
+"""The end of the validity of API keys; a key without a row here is valid."""
+
+registration_details = sa.Table(
+    "registration_details",
+    metadata,
+    Column("registration_id", int_u(), sa.ForeignKey("monitor_registrations.id", ondelete="CASCADE"), primary_key=True),
+    # Null: made by a host without a valid key; else the name of the monitor whose key it showed.
+    Column("renews_name", sa.String(255)),
+    # Who confirmed or rejected it, when, and the reason given.
+    Column("decided_by", sa.String(255)),
+    Column("decided_on", datetime6()),
+    Column("reason", sa.String(500)),
+    # The key that was handed out, when, and its text, sealed under the Registration-ID, while it may be repeated.
+    Column("api_key_id", int_u()),
+    Column("handed_on", datetime6()),
+    Column("sealed_key", text_bin(255)),
+    **TABLE_OPTIONS,
+)
+"""What the pool's ``monitor_registrations`` has no column for; one row per registration of ours."""
+
+registration_sources = sa.Table(
+    "registration_sources",
+    metadata,
+    # An IPv4 address, or the /64 of an IPv6 address.
+    Column("network", text_bin(45), primary_key=True),
+    # JSON: the times of its latest registrations, in seconds since 1970.
+    Column("recent", sa.String(255), nullable=False),
+    Column("begun", sa.Integer, nullable=False, server_default="0"),
+    Column("refused", sa.Integer, nullable=False, server_default="0"),
+    # The kind of the latest refusal.
+    Column("refusal", sa.String(30)),
+    Column("seen_on", datetime6(), nullable=False),
+    sa.Index("registration_sources_seen", "seen_on"),
+    **TABLE_OPTIONS,
+)
+"""Networks that registrations came from, for their limit and for operators."""
+
+sa.Index("api_keys_lookup", api_keys.c.token_lookup)
 
 # For the frequent queries of all monitors' pairs by status.
 sa.Index("server_scores_monitor_status", server_scores.c.monitor_id, server_scores.c.status, server_scores.c.server_id)

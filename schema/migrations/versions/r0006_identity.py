@@ -1,0 +1,45 @@
+"""Create the tables of registration and of API keys that the pool's tables have no columns for."""
+
+import sqlalchemy as sa
+
+from schema.migrations.building import create_index, create_table
+from schema.tables.columns import datetime6, int_u, text_bin
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Create what is missing."""
+    create_table(
+        "api_key_ends",
+        sa.Column("api_key_id", int_u(), sa.ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("ends_on", datetime6(), nullable=False),
+        sa.Column("reason", sa.String(255), nullable=False),
+    )
+    create_table(
+        "registration_details",
+        sa.Column(
+            "registration_id", int_u(), sa.ForeignKey("monitor_registrations.id", ondelete="CASCADE"), primary_key=True
+        ),
+        sa.Column("renews_name", sa.String(255)),
+        sa.Column("decided_by", sa.String(255)),
+        sa.Column("decided_on", datetime6()),
+        sa.Column("reason", sa.String(500)),
+        sa.Column("api_key_id", int_u()),
+        sa.Column("handed_on", datetime6()),
+        sa.Column("sealed_key", text_bin(255)),
+    )
+    create_table(
+        "registration_sources",
+        sa.Column("network", text_bin(45), primary_key=True),
+        sa.Column("recent", sa.String(255), nullable=False),
+        sa.Column("begun", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("refused", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("refusal", sa.String(30)),
+        sa.Column("seen_on", datetime6(), nullable=False),
+        indexes={"registration_sources_seen": ["seen_on"]},
+    )
+    create_index("api_keys_lookup", "api_keys", ["token_lookup"])
