@@ -523,10 +523,12 @@ def _account(connection: Connection, account_id: int) -> Account | None:
         return None
     count = sa.select(sa.func.count()).where(m.account_id == account_id, m.type == "monitor", m.status != "deleted")
     try:
-        flags = json.loads(row.flags or "{}")
+        flags = json.loads(row.flags or "null")
     except (ValueError, RecursionError):
-        flags = None
-    if not isinstance(flags, dict):
+        flags = "unreadable"
+    if flags is None:
+        flags = {}
+    elif not isinstance(flags, dict):
         flags = {"monitor_limit": 0}  # an unreadable limit is no permission
     limit = flags.get("monitor_limit")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
