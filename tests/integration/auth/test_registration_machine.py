@@ -1,5 +1,5 @@
-"""Test registration as a whole: whatever is lost, repeated, simultaneous or late, every host ends with one valid key, or
-with a sentence that says what to do."""
+"""Test registration as a whole: whatever is lost, repeated, simultaneous or late, every host ends with one valid key,
+or with a sentence that says what to do."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
