@@ -13,20 +13,22 @@ import typer
 from agent.check import Checked, check_arguments
 from agent.check import check as check_servers
 from agent.daemon_settings import DaemonSettings, hand_over
+from agent.go_state import take_over
 from agent.inspection import inspect
 from agent.ntp.targets import TargetRefused, TargetRules
 from agent.ntp.udp import stamping
-from agent.output import print_error, warn, write, write_json
+from agent.output import Failed, print_error, warn, write, write_json
 from agent.settings import (
     AgentSettings,
     ConfigurationError,
     base_directory,
+    configured_api,
     for_daemon,
     load_settings,
     places_to_look,
     wanted_protocols,
 )
-from agent.state import StateDirectory, StateError, StateUnavailable
+from agent.state import NotSetUp, StateDirectory, StateError, StateUnavailable
 from agent.version import VERSION
 from agent.wording import status_lines
 from runtime.log import set_up_logging
@@ -76,8 +78,34 @@ def monitor(
         raise ConfigurationError("--once, --sanity-only: give only one of them")
     settings: AgentSettings = context.obj
     base = base_directory(settings, os.environ)
-    StateDirectory(base, settings.env).read_state()  # report errors in it before anything starts
+    directory = StateDirectory(base, settings.env)
+    if take_over(directory, configured_api(settings)):
+        warn(f"took over the state of the older agent; its file is kept as {directory.go_state_file}")
+    try:
+        directory.read_state()  # report errors in it before anything starts
+    except NotSetUp:
+        if once or sanity_only:  # the daemon waits for it
+            raise
     _become_daemon(for_daemon(settings, base, once=once, sanity_only=sanity_only))
+
+
+@app.command()
+def setup(
+    context: typer.Context,
+    hostname: Annotated[str | None, typer.Option(help="Name of this host to show; default: its own.")] = None,
+    account: Annotated[str, typer.Option("-a", "--account", help="Token of the account to preselect.")] = "",
+    api: Annotated[str | None, typer.Option(help="URL of the pool's API (MONITOR_API).")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before the key of a monitor is renewed.")] = False,
+) -> None:
+    """Register this host as a monitor, or add a protocol and renew its key.
+
+    It shows an address to open in a browser, and waits until somebody confirms the monitor there. It may be interrupted
+    at any time and run again.
+    """
+    settings: AgentSettings = context.obj
+    from agent.setup_command import set_up  # not needed by other commands
+
+    set_up(settings, os.environ, hostname=hostname, account=account, api=api, yes=yes)
 
 
 @app.command()
@@ -132,7 +160,7 @@ def main() -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")  # escape what the locale cannot show
     try:
         app()
-    except StateUnavailable as error:  # not an invalid setting, after which systemd would not restart us
+    except (StateUnavailable, Failed) as error:  # not an invalid setting, after which systemd would not restart us
         print_error(str(error))
         sys.exit(EXIT_ERROR)
     except (ConfigurationError, StateError) as error:

@@ -11,6 +11,10 @@ from runtime.log import stderr_is_journal
 from runtime.printable import printable, printable_json
 
 
+class Failed(Exception):
+    """A command failed; the message, shown as the only output about it, says why and what would help."""
+
+
 def write(line: str) -> None:
     """Write one line to stdout, with unsafe characters escaped."""
     sys.stdout.write(printable(line) + "\n")

@@ -5,6 +5,7 @@ reported and ignored.
 """
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -30,6 +31,14 @@ SERVICE_STATE: Final = Path("/var/lib/ntppool-agent")
 _LINE: Final = re.compile(r"""([A-Za-z_][A-Za-z0-9_]*)=(?:"([^"]*)"|'([^']*)'|([^"'\s]*))""")
 
 
+DEFAULT_APIS: Final[Mapping[Environment, str]] = {
+    "prod": "https://api.ntppool.dev",
+    "test": "https://beta-api.ntppool.dev",
+    "devel": "https://dev-api.ntppool.dev",
+}
+"""The pool's own management APIs."""
+
+
 class ConfigurationError(Exception):
     """Settings are invalid; the message names each of them and the accepted values."""
 
@@ -47,6 +56,10 @@ class AgentSettings(BaseSettings):
     ipv4: bool = Field(True, alias="MONITOR_IPV4")
     ipv6: bool = Field(True, alias="MONITOR_IPV6")
     spool_megabytes: int = Field(64, ge=1, le=4096, alias="MONITOR_SPOOL_MEGABYTES")
+    api: str | None = Field(None, alias="MONITOR_API")
+    api_ca_file: Path | None = Field(None, alias="MONITOR_API_CA_FILE")
+    api_host: str | None = Field(None, alias="API_HOST")
+    """The older agent's variable for ``api``."""
 
     @classmethod
     def settings_customise_sources(
@@ -131,6 +144,24 @@ def places_to_look(settings: AgentSettings, environ: Mapping[str, str]) -> list[
     with suppress(StateError):
         places.insert(0, state_base(None, own))
     return places
+
+
+def setup_directory(settings: AgentSettings, environ: Mapping[str, str]) -> Path:
+    """Return the parent of the state directories for ``setup``: the one that was named; else, for root and the
+    service's user, that of the units; else the user's own.
+
+    Raises:
+        StateError: there is none.
+    """
+    places = places_to_look(settings, environ)
+    if len(places) > 1 and (os.geteuid() == 0 or os.access(SERVICE_STATE, os.W_OK | os.X_OK)):
+        return SERVICE_STATE
+    return places[0]
+
+
+def configured_api(settings: AgentSettings) -> str:
+    """Return the URL of the API from the settings, else the pool's own."""
+    return (settings.api or settings.api_host or DEFAULT_APIS[settings.env]).rstrip("/")
 
 
 def for_daemon(settings: AgentSettings, base: Path, *, once: bool = False, sanity_only: bool = False) -> DaemonSettings:

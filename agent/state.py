@@ -1,7 +1,7 @@
 """Read the agent's persistent state: its name, the address of the broker, and its token.
 
-There is one directory per environment, readable by its owner only. Whoever provisions an agent writes ``state.json``
-and ``token``; the agent reads them, detects changes, and writes all other files.
+There is one directory per environment, readable by its owner only. ``setup`` or whoever provisions an agent writes
+``state.json`` and ``token``; the agent reads them, detects changes, and writes all other files.
 """
 
 import errno
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Self, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -22,12 +22,14 @@ from agent.files import write_durably
 from agent.ntp.targets import TargetRules
 from runtime.mqtt.tls_files import file_stamp
 from runtime.mqtt.types import BrokerAddress
-from schema.names import Environment, InvalidName, check_monitor_name
+from schema.names import Environment, InvalidName, IpVersion, check_monitor_name
+
+T = TypeVar("T")
 
 _MAX_TOKEN: Final = 8192
 """Maximum bytes of a token; the broker has the same limit."""
 
-_MAX_STATE: Final = 65536
+MAX_STATE: Final = 65536
 
 
 class StateError(Exception):
@@ -63,6 +65,10 @@ def state_error(text: str, error: OSError) -> StateError:
     return kind(f"{text}: {error.strerror or error}")
 
 
+class NotSetUp(StateError):
+    """This monitor has not been set up, or not completely; the message says what is missing."""
+
+
 class Broker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The address of the broker."""
 
@@ -82,6 +88,40 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Allow probing loopback and private addresses; ``devel`` only."""
 
 
+class Api(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The management API and our key for it."""
+
+    url: Annotated[str, Meta(min_length=8, max_length=300)]
+    key: Annotated[str, Meta(min_length=8, max_length=4096, pattern="^[!-~]+$")]
+    """The API key, which is secret."""
+    ca_file: str | None = None
+    """Certificates to trust in addition to the system's, as an absolute path."""
+    registration: str | None = None
+    """The registration that the key is from. Secret, too."""
+
+    def __repr__(self) -> str:
+        return f"Api(url={self.url!r}, ...)"
+
+
+class Registered(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What the API said last about one protocol."""
+
+    ip: Annotated[str, Meta(max_length=45)]
+    status: Annotated[str, Meta(max_length=20)]
+
+
+class StateFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The content of ``state.json``: the fields of :class:`State`, which may be missing until the API has been asked,
+    and what is known about the API. One that is written by hand has no API."""
+
+    name: str | None = None
+    broker: Broker | None = None
+    allow_private_targets: bool = False
+    api: Api | None = None
+    protocols: dict[IpVersion, Registered] = {}
+    """What the API said last."""
+
+
 class StateDirectory:
     """The files of one agent in one environment."""
 
@@ -89,9 +129,18 @@ class StateDirectory:
         self.env = env
         self.path = base / env
         self.state_file = self.path / "state.json"
+        self.go_state_file = self.path / "state.go.json"
+        self.registration_file = self.path / "registration.json"
+        self.setup_lock_file = self.path / "setup.lock"
         self.token_file = self.path / "token"
         self.certificate_file = self.path / "cert.pem"
         self.key_file = self.path / "key.pem"
+        self.broker_ca_file = self.path / "broker-ca.pem"
+        self.new_key_file = self.path / "key.new.pem"
+        self.new_request_file = self.path / "request.new.pem"
+        self.new_certificate_file = self.path / "cert.new.pem"
+        self.renewal_file = self.path / "renewal.json"
+        self.renewal_lock_file = self.path / "renewal.lock"
         self.status_file = self.path / "status.json"
         self.lock_file = self.path / "lock"
         self.spool = self.path / "spool"
@@ -114,18 +163,55 @@ class StateDirectory:
             raise StateError(f"{self.path}: must be a writable directory")
 
     def read_state(self) -> State:
-        """Read ``state.json``.
+        """Read what the daemon needs from ``state.json``.
 
         Raises:
-            StateError: it is missing or invalid.
+            NotSetUp: it is missing or incomplete.
+            StateError: it is invalid.
         """
-        content = _read(self.state_file, _MAX_STATE, "this monitor has not been set up")
+        content = _read(self.state_file, MAX_STATE, "this monitor has not been set up")
         try:
-            state = msgspec.json.decode(content, type=State)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise StateError(f"{self.state_file}: {error}") from error
+            file = self._decode(content, StateFile)
+        except StateError:
+            self._decode(content, State)  # its messages do not mention that fields may be missing
+            raise
+        if file.name is not None and file.broker is not None:
+            state = State(name=file.name, broker=file.broker, allow_private_targets=file.allow_private_targets)
+        elif file.api is not None:
+            missing = " and no ".join(field for field in ("name", "broker") if getattr(file, field) is None)
+            raise NotSetUp(f"{self.state_file}: has no {missing} yet: the API has not told this monitor")
+        else:
+            state = self._decode(content, State)  # names the missing field
         self._check(state)
         return state
+
+    def read_file(self) -> StateFile:
+        """Read all of ``state.json``; a missing one is empty.
+
+        Raises:
+            StateError: it is invalid.
+        """
+        try:
+            return self._decode(_read(self.state_file, MAX_STATE, "this monitor has not been set up"), StateFile)
+        except NotSetUp:
+            return StateFile()
+
+    def write_file(self, file: StateFile) -> None:
+        """Replace ``state.json`` durably, readable by its owner only.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        try:
+            write_durably(self.state_file, msgspec.json.format(msgspec.json.encode(file), indent=2), b"\n")
+        except OSError as error:
+            raise state_error(f"{self.state_file}: cannot be written", error) from error
+
+    def _decode(self, content: bytes, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(content, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise StateError(f"{self.state_file}: {error}") from error
 
     def read_token(self) -> str:
         """Return the token to log in with. Its text is secret.
@@ -185,15 +271,31 @@ class StateDirectory:
             raise StateError(f"{self.state_file}: broker.ca_file {ca_file}: must be a readable file")
 
 
+_LOCK_PAUSE: Final = 0.05
+
+
 class Lock:
     """A lock that is held while an agent runs, so that no other agent uses the same directory. A context manager.
+
+    Args:
+        path: the file to lock, if not the agent's own.
+        holder: whoever holds the lock.
+        seconds: how long to wait for it.
 
     Raises:
         StateError: another process holds it.
     """
 
-    def __init__(self, directory: StateDirectory) -> None:
-        self._path = directory.lock_file
+    def __init__(
+        self,
+        directory: StateDirectory,
+        path: Path | None = None,
+        holder: str = "another agent",
+        seconds: float = 0.2,
+    ) -> None:
+        self._path = path or directory.lock_file
+        self._holder = holder
+        self._attempts = 1 + round(seconds / _LOCK_PAUSE)
         self._descriptor = -1
 
     def __enter__(self) -> Self:
@@ -201,21 +303,21 @@ class Lock:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise state_error(f"{self._path}: cannot be opened", error) from error
-        if not self._take():
+        if not self._take(self._attempts):
             owner = os.read(self._descriptor, 20).decode("ascii", "replace").strip()
             os.close(self._descriptor)
             raise StateError(
-                f"{self._path.parent}: another agent (process {owner or 'unknown'}) is running on this directory"
+                f"{self._path.parent}: {self._holder} (process {owner or 'unknown'}) is running on this directory"
             )
         with suppress(OSError):  # the lock is held anyway; only its owner remains unknown
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         return self
 
-    def _take(self, attempts: int = 5) -> bool:
+    def _take(self, attempts: int) -> bool:
         for attempt in range(attempts):
             if attempt:
-                time.sleep(0.05)  # a process that only checks the lock holds it for an instant
+                time.sleep(_LOCK_PAUSE)  # a process that only checks the lock holds it for an instant
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
@@ -227,6 +329,14 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         os.close(self._descriptor)  # the file stays: removing it would let two processes lock two files
+
+
+def writing_state(directory: StateDirectory) -> Lock:
+    """Return the lock to hold while files of the state directory are read, changed and written back.
+
+    Whoever holds it waits for no network, so it is free soon.
+    """
+    return Lock(directory, directory.path / "state.lock", "a process that changes its files", seconds=30)
 
 
 def running_process(directory: StateDirectory) -> int | None:
@@ -291,7 +401,7 @@ def _read(path: Path, limit: int, when_missing: str) -> bytes:
         with path.open("rb") as file:
             content = file.read(limit + 1)
     except FileNotFoundError:
-        raise StateError(f"{path}: is missing: {when_missing}") from None
+        raise NotSetUp(f"{path}: is missing: {when_missing}") from None
     except OSError as error:
         raise state_error(f"{path}: cannot be read", error) from error
     if len(content) > limit:

@@ -49,7 +49,7 @@ def command(tmp_path: Path, *arguments: str, **environ: str) -> subprocess.Compl
             {"MONITOR_DEFAULTS_FILE": "/nowhere"},
             "MONITOR_DEFAULTS_FILE=/nowhere: must be an existing file",
         ),
-        (["monitor"], {}, "ntppool-agent/prod/state.json: is missing: this monitor has not been set up"),
+        (["monitor", "--once"], {}, "ntppool-agent/prod/state.json: is missing: this monitor has not been set up"),
         (["monitor", "--once", "--sanity-only"], {}, "only one of them"),
         (["check", "127.0.0.1"], {}, "127.0.0.1 is not a public address: a loopback address"),
         (["check", "8.8.8.8:124"], {}, "ports other than 123 are allowed in devel only"),
@@ -69,7 +69,7 @@ def test_invalid_settings_are_refused_with_the_reason(
 
 def test_settings_of_an_older_agent_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "defaults").write_text("MONITOR_DEBUG_NTP_QUERIES=true\nMONITOR_LOG_LEVEL=warn\nMONITOR_DEBUG=true\n")
-    said = command(tmp_path, "--deploy-env", "devel", "--log-level", "WARN", "monitor")
+    said = command(tmp_path, "--deploy-env", "devel", "--log-level", "WARN", "monitor", "--once")
     assert (said.returncode, "devel/state.json: is missing" in said.stderr) == (2, True), said.stderr
     assert "ntppool-agent: warning: MONITOR_DEBUG_NTP_QUERIES (" in said.stderr
 

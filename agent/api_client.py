@@ -1,0 +1,234 @@
+"""Speak HTTP with the management API, with the standard library only.
+
+The API key is sent to one host, over TLS or to loopback; there are no proxies and no redirects, since either would
+take it elsewhere. Every request has a deadline, and every answer a maximum size. Not for the daemon: its short-lived
+children and the command line use it.
+"""
+
+import contextlib
+import http.client
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Final, Literal
+
+from agent.version import VERSION
+from runtime.loopback import is_loopback
+from runtime.printable import printable
+from schema.names import IpVersion
+
+CONNECT_SECONDS: Final = 10.0
+REQUEST_SECONDS: Final = 60.0
+MAX_ANSWER: Final = 256 * 1024
+"""Maximum bytes of an answer's body."""
+
+_LONGEST_TEXT: Final = 500
+_FAMILIES: Final[Mapping[IpVersion | None, int]] = {
+    None: socket.AF_UNSPEC,
+    "v4": socket.AF_INET,
+    "v6": socket.AF_INET6,
+}
+_URL: Final = re.compile(r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?/?")
+
+NOT_YET_VALID: Final = 9
+EXPIRED: Final = 10
+"""OpenSSL's codes of verification errors that a wrong clock causes, too."""
+
+Step = Literal["name", "connect", "tls", "answer"]
+
+
+class ApiUnreachable(Exception):
+    """There is no usable answer; the message gives the reason, ``step`` the step that failed. Worth another attempt."""
+
+    def __init__(self, text: str, step: Step) -> None:
+        super().__init__(text)
+        self.step = step
+
+
+class InvalidUrl(ValueError):
+    """The address of the API is unusable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer of the API."""
+
+    status: int
+    content_type: str
+    body: bytes = field(repr=False)  # it may hold a key
+    date: datetime | None = None
+    """The server's clock."""
+    peer: str = ""
+
+    @property
+    def text(self) -> str:
+        """The body's text on one line, shortened, safe for a terminal."""
+        said = " ".join(self.body.decode("utf-8", "replace").split())
+        return printable(said)[:_LONGEST_TEXT]
+
+    def skew(self) -> float | None:
+        """Return by how many seconds this host's clock is ahead of the server's; ``None`` if that is unknown."""
+        return None if self.date is None else time.time() - self.date.timestamp()
+
+
+class ApiClient:
+    """Send requests to one API.
+
+    Args:
+        url: scheme and host, and a port if it is not the default one.
+        ca_file: certificates to trust in addition to the system's.
+
+    Raises:
+        InvalidUrl: the address is malformed, or plain HTTP to another host.
+    """
+
+    def __init__(self, url: str, ca_file: Path | None = None, *, seconds: float = REQUEST_SECONDS) -> None:
+        match = _URL.fullmatch(url)
+        if match is None or int(match["port"] or 1) not in range(1, 65536):
+            # Not repeated, since it may hold a password.
+            raise InvalidUrl("must be an address such as https://api.pool.example, without a path, user or password")
+        self.host = match["host"].strip("[]")
+        self._tls = match["scheme"] == "https"
+        if not self._tls and not is_loopback(self.host):
+            raise InvalidUrl(f"{url}: must begin with https://; plain http is for loopback only")
+        self.port = int(match["port"] or (443 if self._tls else 80))
+        self.url = url.rstrip("/")
+        self.ca_file = ca_file
+        self._seconds = seconds
+
+    def request(
+        self,
+        method: Literal["GET", "POST"],
+        path: str,
+        *,
+        family: IpVersion | None = None,
+        key: str | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send a request on a new connection and return the answer, whatever its status.
+
+        Args:
+            family: the protocol to use; ``None`` for either.
+            key: the API key, for the header ``Authorization``.
+
+        Raises:
+            ApiUnreachable: no complete answer arrived in time.
+        """
+        sent = {"User-Agent": f"ntppool-agent/{VERSION}", "Accept": "application/json, text/plain", **(headers or {})}
+        if key is not None:
+            sent["Authorization"] = f"Bearer {key}"
+        with self._connected(family) as sock:
+            link = http.client.HTTPConnection(self.host, self.port)
+            link.default_port = 443 if self._tls else 80
+            link.sock = sock
+            try:
+                link.request(method, path, body=body, headers=sent)
+                return _read(link.getresponse(), str(sock.getpeername()[0]))
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                reason = _reason(error) or "the connection was cut, or the answer did not come in time"
+                # Not chained: an error of the library may show a header, and so the key.
+                raise ApiUnreachable(f"{self.url}: {reason}", "answer") from None
+
+    @contextlib.contextmanager
+    def _connected(self, family: IpVersion | None) -> Iterator[socket.socket]:
+        sock = self._connect(family)
+        # A peer that sends an octet now and then would satisfy any time-out of the socket.
+        guard = sock.dup()  # TLS takes the socket itself over
+        cut = threading.Timer(self._seconds, _shut, [guard])
+        cut.daemon = True
+        cut.start()
+        try:
+            if self._tls:
+                sock = self._encrypt(sock)
+            yield sock
+        finally:
+            cut.cancel()
+            cut.join()  # it must not touch a descriptor that has been closed
+            guard.close()
+            sock.close()
+
+    def _connect(self, family: IpVersion | None) -> socket.socket:
+        last: OSError | None = None
+        for kind, *_, address in self.resolve(family):
+            sock = socket.socket(kind, socket.SOCK_STREAM)
+            sock.settimeout(min(CONNECT_SECONDS, self._seconds))
+            try:
+                sock.connect(address)
+            except OSError as error:
+                last = error
+                sock.close()
+            else:
+                sock.settimeout(self._seconds)
+                return sock
+        raise ApiUnreachable(f"{self.url}: {'' if last is None else _reason(last)}", "connect")
+
+    def resolve(self, family: IpVersion | None = None) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
+        """Return the addresses of the API, as ``socket.getaddrinfo`` does.
+
+        Raises:
+            ApiUnreachable: there is none of this protocol.
+        """
+        try:
+            found = socket.getaddrinfo(self.host, self.port, _FAMILIES[family], socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            wanted = "" if family is None else f" by IP{family}"
+            raise ApiUnreachable(f"{self.host} cannot be resolved{wanted}: {_reason(error)}", "name") from None
+        return [(int(kind), int(type_), proto, name, tuple(address)) for kind, type_, proto, name, address in found]
+
+    def _encrypt(self, sock: socket.socket) -> socket.socket:
+        try:
+            context = ssl.create_default_context()
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            if self.ca_file is not None:
+                context.load_verify_locations(self.ca_file)
+        except OSError as error:
+            raise ApiUnreachable(f"{self.ca_file}: cannot be used: {_reason(error)}", "tls") from None
+        try:
+            return context.wrap_socket(sock, server_hostname=self.host)
+        except ssl.SSLCertVerificationError as error:
+            text = f"{self.url}: its certificate is not trusted: {error.verify_message}"
+            if error.verify_code in (NOT_YET_VALID, EXPIRED):
+                text += f"; or this host's clock is wrong: it says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+            raise ApiUnreachable(text, "tls") from None
+        except (OSError, ValueError) as error:
+            raise ApiUnreachable(f"{self.url}: no TLS connection: {_reason(error)}", "tls") from None
+
+
+def _read(response: http.client.HTTPResponse, peer: str) -> Answer:
+    body = response.read(MAX_ANSWER + 1)
+    if len(body) > MAX_ANSWER:
+        raise ValueError(f"the answer is larger than {MAX_ANSWER} bytes")
+    if response.length:
+        raise ValueError("the answer was cut")
+    if 300 <= response.status < 400:
+        raise ValueError(f"it answers with a redirect (HTTP {response.status}), which is not followed")
+    kind = (response.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
+    return Answer(response.status, kind, body, _date(response.headers.get("Date")), peer)
+
+
+def _date(text: str | None) -> datetime | None:
+    try:
+        found = None if text is None else parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+    return None if found is None or found.tzinfo is None else found.astimezone(UTC)
+
+
+def _shut(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return str(error.reason or error.strerror or "broken off")
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return printable(str(said))[:200]

@@ -1,0 +1,333 @@
+"""Set up this host as a monitor: register it, wait until somebody confirms it, and store the API key.
+
+Whatever is interrupted can be run again: the registration is on disk before its first request, and the key before the
+registration is forgotten.
+"""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlencode
+
+import msgspec
+
+from agent.api_client import Answer, ApiClient, ApiUnreachable
+from agent.api_messages import ConfigAnswer, InvalidAnswer, RegistrationAnswer, decode_config, decode_registration
+from agent.output import Failed
+from agent.registration import Registration, begin_or_go_on, end
+from agent.state import Api, StateDirectory, StateFile, running_process, writing_state
+from runtime.durations import duration_text
+from runtime.log import keep_out_of_logs
+from runtime.printable import printable
+from schema.names import IpVersion
+
+REGISTRATION_PATH: Final = "/monitor/api/registration"
+CONFIG_PATH: Final = "/monitor/api/config"
+
+POLL_SECONDS: Final = 5.0
+RETRY_SECONDS: Final = 10.0
+"""Seconds to wait after a failure of the API or the network."""
+
+CLOCK_TOLERANCE: Final = 60.0
+"""Difference between this host's clock and the API's, in seconds, from which it is reported."""
+
+
+class SetupFailed(Failed):
+    """``setup`` cannot go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The times of waiting, in seconds."""
+
+    poll: float = POLL_SECONDS
+    retry: float = RETRY_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the person asked for."""
+
+    hostname: str
+    account: str
+    protocols: Sequence[IpVersion]
+
+
+def system_hostname() -> str:
+    """Return this host's name."""
+    return socket.gethostname()
+
+
+class Setup:
+    """One run of ``setup``. The caller holds the directory's lock for it.
+
+    Args:
+        say: shows a line to the person.
+    """
+
+    def __init__(
+        self,
+        directory: StateDirectory,
+        api: ApiClient,
+        wanted: Wanted,
+        say: Callable[[str], object],
+        pace: Pace = Pace(),  # frozen
+    ) -> None:
+        self._directory = directory
+        self._api = api
+        self._wanted = wanted
+        self._say = say
+        self._pace = pace
+        self._former = directory.read_file()
+        self._key = self._former_key()
+        self._known: ConfigAnswer | None = None
+        self._clock_reported = False
+        self._progress = Progress()
+
+    def run(self) -> None:
+        """Register, wait for the confirmation, store the key, and say what happens next.
+
+        Raises:
+            SetupFailed: see the message.
+            StateError: the state directory cannot be used.
+        """
+        self._check_former_key()
+        registration, again = begin_or_go_on(
+            self._directory, self._api.url, self._wanted.hostname, self._wanted.account
+        )
+        keep_out_of_logs(registration.id)
+        if again:
+            self._say("going on with the registration that an earlier run has begun")
+        key = self._register(registration)
+        self._store(registration, key)
+        end(self._directory)
+        self._finish(key)
+
+    # ---- the key that we have --------------------------------------------------------------------------------------
+
+    def _former_key(self) -> str | None:
+        """Return the key for this API; one for another API must not be shown to this one."""
+        api = self._former.api
+        if api is None or api.url != self._api.url:
+            return None
+        keep_out_of_logs(api.key)
+        return api.key
+
+    def _check_former_key(self) -> None:
+        if self._key is None:
+            return
+        answer = self._until_answered(lambda: self._api.request("GET", CONFIG_PATH, key=self._key))
+        if answer.status == 401:
+            self._say("the former API key is not valid any more; registering anew")
+            self._key = None
+        elif answer.status == 200:
+            self._known = self._config(answer)
+
+    def _config(self, answer: Answer) -> ConfigAnswer:
+        try:
+            return decode_config(answer.body, self._directory.env)
+        except InvalidAnswer as error:
+            raise SetupFailed(f"{self._api.url}: its configuration is unusable: {error}") from None
+
+    # ---- registering -----------------------------------------------------------------------------------------------
+
+    def _register(self, registration: Registration) -> str:
+        """Show the API our addresses, then poll it until there is a key."""
+        shown: list[IpVersion] = []
+        last: RegistrationAnswer | None = None
+        for ipv in self._wanted.protocols:
+            try:
+                answer = self._judge(registration, self._post(registration, ipv, patient=False))
+            except _NoSuchProtocol as missing:
+                self._say(f"IP{ipv} is left out: {missing}; run setup again to add it")
+                continue
+            if isinstance(answer, str):
+                return answer
+            shown.append(ipv)
+            last = answer
+        if last is None:
+            raise SetupFailed(f"{self._api.url} cannot be reached; check the network, the address and the firewall")
+        return self._poll(registration, last, shown[-1])
+
+    def _poll(self, registration: Registration, last: RegistrationAnswer, ipv: IpVersion) -> str:
+        shown, began = "", time.monotonic()
+        while True:
+            if last.url and last.url != shown:
+                shown = last.url
+                self._say("To confirm this monitor, open this address in a browser, on any computer:")
+                self._say(f"  {shown}")
+            self._progress.show(f"waiting for the confirmation ({duration_text(int(time.monotonic() - began))})")
+            time.sleep(self._pace.poll)
+            answer = self._judge(registration, self._post(registration, ipv, patient=True))
+            if isinstance(answer, str):
+                return answer
+            last = answer
+
+    def _post(self, registration: Registration, ipv: IpVersion, *, patient: bool) -> Answer:
+        """Send the request of this registration by one protocol.
+
+        Args:
+            patient: this protocol has worked, so that a failure will pass.
+        """
+        fields = {"a": registration.account, "hostname": registration.hostname}
+        body = urlencode({name: value for name, value in fields.items() if value}).encode()
+        headers = {"Registration-ID": registration.id, "Content-Type": "application/x-www-form-urlencoded"}
+
+        def ask() -> Answer:
+            return self._api.request("POST", REGISTRATION_PATH, family=ipv, key=self._key, body=body, headers=headers)
+
+        return self._until_answered(ask, skip_missing=not patient)
+
+    def _until_answered(self, ask: Callable[[], Answer], *, skip_missing: bool = False) -> Answer:
+        """Ask until there is an answer below 500."""
+        failures = 0
+        while True:
+            try:
+                answer = ask()
+            except ApiUnreachable as error:
+                if skip_missing and error.step in ("name", "connect"):
+                    raise _NoSuchProtocol(str(error)) from None
+                if error.step == "tls":
+                    raise SetupFailed(str(error)) from None
+                failures += 1
+                reason = str(error)
+            else:
+                self._report_clock(answer)
+                if answer.status < 500:
+                    return answer
+                failures += 1
+                reason = f"{self._api.url}: HTTP {answer.status}"
+            self._progress.show(f"{reason}; trying again in {self._pace.retry:g} s ({failures})")
+            time.sleep(self._pace.retry)
+
+    def _judge(self, registration: Registration, answer: Answer) -> RegistrationAnswer | str:
+        """Return the API key, or the state of a registration that has to wait."""
+        if answer.content_type == "text/plain" or answer.status >= 400:
+            if answer.status != 429:  # too many requests: the registration itself goes on
+                end(self._directory)
+            raise SetupFailed(f"the pool says: {answer.text or f'HTTP {answer.status}'}")
+        try:
+            found = decode_registration(answer.body)
+        except InvalidAnswer as error:
+            raise SetupFailed(f"{self._api.url}: its answer is unusable: {error}") from None
+        if found.status == "accepted" and found.key:
+            return found.key
+        if found.status in ("accepted", "completed"):
+            return self._key_of(registration)
+        return found
+
+    def _key_of(self, registration: Registration) -> str:
+        """Return the key of a registration that is over for the API: an earlier run may have stored it."""
+        api = self._former.api
+        end(self._directory)
+        if api is not None and api.registration == registration.id:
+            return api.key
+        raise SetupFailed(
+            "this registration is over, and its key was handed out already; run setup again for a new one"
+        )
+
+    # ---- the end ---------------------------------------------------------------------------------------------------
+
+    def _store(self, registration: Registration, key: str) -> None:
+        keep_out_of_logs(key)
+        ca_file = None if self._api.ca_file is None else str(self._api.ca_file.absolute())
+        api = Api(url=self._api.url, key=key, ca_file=ca_file, registration=registration.id)
+        with writing_state(self._directory):
+            former = self._directory.read_file()
+            self._directory.write_file(msgspec.structs.replace(former, api=api))
+
+    def _finish(self, key: str) -> None:
+        self._progress.clear()
+        try:
+            answer = self._api.request("GET", CONFIG_PATH, key=key)
+            config = self._config(answer) if answer.status == 200 else None
+        except (ApiUnreachable, SetupFailed):
+            config = None  # the agent asks again
+        for line in changes(self._former, self._known, config, new_key=key != self._key):
+            self._say(line)
+        self._say(next_step(self._directory))
+
+    def _report_clock(self, answer: Answer) -> None:
+        skew = answer.skew()
+        if skew is None or abs(skew) < CLOCK_TOLERANCE or self._clock_reported:
+            return
+        self._clock_reported = True
+        self._say(clock_line(skew))
+
+
+class _NoSuchProtocol(Exception):
+    """The API cannot be reached by this protocol."""
+
+
+def changes(former: StateFile, before: ConfigAnswer | None, now: ConfigAnswer | None, *, new_key: bool) -> list[str]:
+    """Return what a successful run has changed, as lines of text.
+
+    Args:
+        before: what the API said about the monitor with the former key.
+        now: what it says with the present key; ``None`` if it could not be asked.
+    """
+    key = "the API key was renewed" if former.api is not None and new_key else "the API key is stored"
+    lines = [key if new_key else "the API key is unchanged"]
+    if now is None:
+        return [*lines, "the API could not be asked for the configuration; the agent asks again by itself"]
+    name = now.tls_name
+    old_name = before.tls_name if before is not None else former.name
+    lines.append(f"the name is now {name}, formerly {old_name}" if old_name not in (None, name) else f"monitor {name}")
+    known = {} if before is None else before.protocols
+    for ipv, protocol in now.protocols.items():
+        was = known.get(ipv)
+        added = before is not None and (was is None or was.ip != protocol.ip)
+        lines.append(f"IP{ipv} {protocol.ip}: {protocol.status}{', added' if added else ''}")
+    return lines
+
+
+def next_step(directory: StateDirectory) -> str:
+    """Return what the person should do next."""
+    process = running_process(directory)
+    if process is not None:
+        which = f" (process {process})" if process else ""
+        return f"the running agent{which} takes it up by itself; nothing is left to do"
+    return f"start the agent, for example with: systemctl enable --now ntppool-agent@{directory.env}"
+
+
+def clock_line(skew: float) -> str:
+    """Describe the difference between this host's clock and the API's, in seconds; positive if ours is ahead."""
+    direction = "ahead of" if skew > 0 else "behind"
+    return (
+        f"this host's clock is {duration_text(round(abs(skew) / 60) * 60)} {direction} the API's; "
+        "a monitor measures with its clock: set it, for example by installing chrony"
+    )
+
+
+class Progress:
+    """A line on stderr that is rewritten in place; on something else than a terminal, each text is shown once."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._shown = ""
+
+    def show(self, text: str) -> None:
+        """Replace the line."""
+        if self._terminal:
+            sys.stderr.write(f"\r\x1b[K{printable(text)[: _width()]}")
+        elif (key := text.partition(" (")[0]) != self._shown:
+            self._shown = key
+            sys.stderr.write(f"{printable(text)}\n")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Remove the line."""
+        if self._terminal:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def _width() -> int:
+    try:
+        return max(20, os.get_terminal_size(sys.stderr.fileno()).columns - 1)
+    except OSError:
+        return 79
