@@ -1,4 +1,4 @@
-"""Read the expiry time of a certificate from its DER (RFC 5280, section 4.1), without an X.509 library."""
+"""Read times and name of a certificate from its DER (RFC 5280, section 4.1), without an X.509 library."""
 
 import re
 import ssl
@@ -10,6 +10,7 @@ _SEQUENCE: Final = 0x30
 _VERSION: Final = 0xA0
 _UTC_TIME: Final = 0x17
 _GENERALIZED_TIME: Final = 0x18
+_DNS_NAME: Final = 0x82
 
 _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -24,24 +25,53 @@ def valid_until(path: Path) -> datetime:
     Raises:
         CertificateError: the file has none, or cannot be read.
     """
+    return validity(path)[1]
+
+
+def validity(path: Path) -> tuple[datetime, datetime]:
+    """Return from when and until when the first certificate of a PEM file is valid.
+
+    Raises:
+        CertificateError: the file has none, or cannot be read.
+    """
     try:
-        match = _PEM.search(path.read_text(encoding="ascii"))
-        if match is None:
-            raise CertificateError("holds no certificate")
-        return _not_after(ssl.PEM_cert_to_DER_cert(match[0]))
+        return _times(_first(path.read_text(encoding="ascii")))
     except (OSError, ValueError, IndexError) as error:
         raise CertificateError(f"{path}: {error}") from error
 
 
-def _not_after(der: bytes) -> datetime:
+def is_for(pem: str, name: str) -> bool:
+    """Return whether the first certificate is for this host name, which is at most 127 characters long.
+
+    It is ours, so it is enough to find the name as it is encoded in the list of alternative names.
+    """
+    try:
+        der = _first(pem)
+    except ValueError:
+        return False
+    return bytes((_DNS_NAME, len(name))) + name.encode("ascii") in der
+
+
+def _first(pem: str) -> bytes:
+    match = _PEM.search(pem)
+    if match is None:
+        raise CertificateError("holds no certificate")
+    return ssl.PEM_cert_to_DER_cert(match[0])
+
+
+def _times(der: bytes) -> tuple[datetime, datetime]:
     certificate = _expect(der, _SEQUENCE)[0]
     fields = _expect(certificate, _SEQUENCE)[0]
     if fields[0] == _VERSION:
         fields = _element(fields)[2]
     for _ in ("serial number", "signature algorithm", "issuer"):
         fields = _element(fields)[2]
-    validity = _expect(fields, _SEQUENCE)[0]
-    kind, text, _ = _element(_element(validity)[2])
+    times = _expect(fields, _SEQUENCE)[0]
+    kind, text, rest = _element(times)
+    return _time(kind, text), _time(*_element(rest)[:2])
+
+
+def _time(kind: int, text: bytes) -> datetime:
     if kind not in (_UTC_TIME, _GENERALIZED_TIME):
         raise CertificateError("has no expiry time")
     form = "%y%m%d%H%M%SZ" if kind == _UTC_TIME else "%Y%m%d%H%M%SZ"

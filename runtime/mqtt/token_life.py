@@ -3,6 +3,7 @@
 import base64
 import json
 import time
+from dataclasses import dataclass
 from typing import Final
 
 OPAQUE: Final = 60.0
@@ -13,26 +14,34 @@ class TokenUnavailable(Exception):
     """The token source failed; see the cause."""
 
 
+@dataclass(frozen=True, slots=True)
+class Life:
+    """Times in a token, in seconds of Unix time, and whose token it is."""
+
+    issued: float
+    expires: float
+    subject: str
+
+
 def seconds_to_renewal(token: str) -> float:
     """Return the seconds from now to two thirds of the token's lifetime, at least one."""
-    life = _life(token)
+    life = life_of(token)
     if life is None:
         return OPAQUE
-    issued, expires = life
-    return max(1.0, issued + (expires - issued) * 2 / 3 - time.time())
+    return max(1.0, life.issued + (life.expires - life.issued) * 2 / 3 - time.time())
 
 
 def has_expired(token: str) -> bool:
     """Return whether this token has expired; False if its lifetime is unreadable."""
-    life = _life(token)
-    return life is not None and life[1] <= time.time()
+    life = life_of(token)
+    return life is not None and life.expires <= time.time()
 
 
-def _life(token: str) -> tuple[float, float] | None:
-    """Return the times of issue and expiry in seconds of Unix time."""
+def life_of(token: str) -> Life | None:
+    """Return the claims about the token's life, unverified; ``None`` if they are unreadable."""
     try:
         body = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-        return float(claims["iat"]), float(claims["exp"])
+        return Life(float(claims["iat"]), float(claims["exp"]), str(claims.get("sub", "")))
     except (LookupError, TypeError, ValueError, OverflowError, RecursionError):
         return None
