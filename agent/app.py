@@ -57,6 +57,8 @@ class Agent:
 
     Args:
         passing: a separate run beside the daemon, which does not affect the monitor's presence.
+        why_not: returns why the pool does not want this monitor to probe, if so.
+        trouble: returns a problem with the pool's API, if there is one.
     """
 
     def __init__(
@@ -68,8 +70,12 @@ class Agent:
         on_reload: Callable[[], None],
         *,
         passing: bool = False,
+        why_not: Callable[[], str | None] = lambda: None,
+        trouble: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.state = login.state
+        self._unwanted = why_not
+        self._trouble = trouble
         self.lasting = lasting
         self._login = login
         self._directory = directory
@@ -166,7 +172,8 @@ class Agent:
         """Write the report for the ``status`` command."""
         because = None if self.session.connected else self._lost_because or "disconnected"
         broker = str(self.session.address)
-        lasting, troubles = self.lasting, self._login.troubles()
+        lasting = self.lasting
+        troubles = [*self._login.troubles(), *filter(None, [self._trouble()])]
         made = report(
             self.state.name,
             self._topics.env,
@@ -203,7 +210,13 @@ class Agent:
     def _why_not(self) -> str | None:
         if self._reconnect.kept_away:
             return "another agent has connected with this monitor's name"
+        if (unwanted := self._unwanted()) is not None:
+            return unwanted
         return "paused by an operator" if self._control.paused else None
+
+    def reconsider(self) -> None:
+        """Look again whether the pool wants this monitor to probe."""
+        self._wake_all()
 
     def _changed(self) -> None:
         self.presence.changed()

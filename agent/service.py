@@ -4,7 +4,9 @@ import asyncio
 import gc
 import logging
 import signal
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +16,11 @@ from agent.login import Login
 from agent.ntp.udp import stamping
 from agent.oneshot import check_clock_once, probe_once
 from agent.pipeline import Lasting, keep
-from agent.state import Lock, State, StateDirectory, StateError, StateUnavailable
+from agent.renewals import Renewals
+from agent.replacement import finish_replacement
+from agent.state import Lock, NotSetUp, State, StateDirectory, StateError, StateUnavailable
+from agent.status import REPORT_EVERY, waiting_report
+from agent.status_file import write_report
 from runtime.log import OngoingWarning, set_up_logging
 
 log = logging.getLogger(__name__)
@@ -55,7 +61,8 @@ def _run(settings: DaemonSettings, directory: StateDirectory) -> int:
 
 
 async def _serve(settings: DaemonSettings, directory: StateDirectory) -> int:
-    login = Login(directory, directory.read_state())
+    finish_replacement(directory)
+    login = first_login(directory)
     service = Service(settings, directory, login, keep(settings, directory))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -67,19 +74,46 @@ async def _serve(settings: DaemonSettings, directory: StateDirectory) -> int:
     return 0
 
 
-class Service:
-    """Run an agent, and replace it when the files with its identity and credentials have changed."""
+def first_login(directory: StateDirectory) -> Login | str:
+    """Return the login, or what is missing for it because this monitor is not, or not completely, set up.
 
-    def __init__(self, settings: DaemonSettings, directory: StateDirectory, login: Login, lasting: Lasting) -> None:
+    Raises:
+        StateError: ``state.json`` is invalid.
+    """
+    has_api = directory.read_file().api is not None
+    try:
+        login = Login(directory, directory.read_state())
+    except NotSetUp as error:
+        return str(error) if has_api else f"{error}; run 'ntppool-agent --env {directory.env} setup'"
+    if has_api:  # it gives the token; otherwise somebody else does, and the agent reports what is wrong with it
+        try:
+            directory.read_token()
+        except StateError as error:
+            return str(error)
+    return login
+
+
+class Service:
+    """Run an agent, and replace it when the files with its identity and credentials have changed.
+
+    Args:
+        login: what to log in with, or what is missing for it; then the service waits first.
+    """
+
+    def __init__(
+        self, settings: DaemonSettings, directory: StateDirectory, login: Login | str, lasting: Lasting
+    ) -> None:
         self._settings = settings
         self._directory = directory
-        self._login = login
+        self._first = login
         self._lasting = lasting
+        self._login: Login
         self._ends = asyncio.Event()
         self._stopping = False
         self._reload_now = asyncio.Event()
         self._agent: Agent | None = None
         self._warning = OngoingWarning(log)
+        self._renewals = Renewals(directory, on_change=self._renewal_changed)
 
     def stop(self) -> None:
         """End the service cleanly."""
@@ -93,15 +127,67 @@ class Service:
     async def run(self) -> None:
         """Run until :meth:`stop`."""
         async with asyncio.TaskGroup() as tasks:
-            watch = tasks.create_task(self._watch_files(), name="state")
-            while not self._stopping:
-                login = self._login
-                self._ends.clear()
-                agent = Agent(self._settings, self._directory, login, self._lasting, on_reload=self.reload)
-                self._agent = agent
-                await agent.run(self._ends, says_goodbye=self._says_goodbye(login.state))
-                agent.report()
-            watch.cancel()
+            renewing = tasks.create_task(self._renewals.run(), name="renewals")
+            login = self._first if isinstance(self._first, Login) else await self._wait_for_setup(self._first)
+            if login is not None:
+                self._login = login
+                watch = tasks.create_task(self._watch_files(), name="state")
+                await self._run_agents()
+                watch.cancel()
+            renewing.cancel()
+
+    async def _run_agents(self) -> None:
+        while not self._stopping:
+            login = self._login
+            self._ends.clear()
+            agent = Agent(
+                self._settings,
+                self._directory,
+                login,
+                self._lasting,
+                on_reload=self.reload,
+                why_not=lambda: self._renewals.refusal,
+                trouble=lambda: self._renewals.trouble,
+            )
+            self._agent = agent
+            await agent.run(self._ends, says_goodbye=self._says_goodbye(login.state))
+            agent.report()
+
+    async def _wait_for_setup(self, missing: str) -> Login | None:
+        """Wait until this monitor is set up; return ``None`` if the service is stopped before.
+
+        Whoever sets it up writes files one by one, so files that are invalid meanwhile are waited for, too.
+        """
+        warning, reported = OngoingWarning(log, repeat_seconds=3600.0), 0.0
+        before: str | None = None
+        while not self._stopping:
+            what = self._renewals.trouble or missing
+            warning.warning("waiting, not probing: %s", what)
+            if what != before or time.monotonic() - reported >= REPORT_EVERY:
+                before, reported = what, time.monotonic()
+                self._report_waiting(what)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CHECK_FILES_EVERY):
+                    await self._ends.wait()
+            try:
+                login = first_login(self._directory)
+            except StateError as error:
+                login = str(error)
+            if isinstance(login, Login):
+                log.info("set up as %s", login.state.name)
+                return login
+            missing = login
+        return None
+
+    def _report_waiting(self, what: str) -> None:
+        try:
+            write_report(self._directory, waiting_report(self._settings.env, self._lasting.started, what))
+        except OSError as error:
+            self._warning.warning("%s: %s", self._directory.status_file, error.strerror or error)
+
+    def _renewal_changed(self) -> None:
+        if self._agent is not None:
+            self._agent.reconsider()
 
     def _says_goodbye(self, state: State) -> Callable[[], bool]:
         """Publish the offline status only if the service stops or the name changes, not on a reconnection."""

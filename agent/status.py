@@ -97,6 +97,21 @@ def report(
     )
 
 
+def waiting_report(env: Environment, started: datetime, waiting_for: str) -> AgentReport:
+    """Return the report of a daemon that waits until this monitor is set up."""
+    return AgentReport(
+        name="",
+        env=env,
+        pid=os.getpid(),
+        written=datetime.now(UTC),
+        started=started,
+        broker="",
+        connected=False,
+        status=offline_status(),
+        waiting_for=waiting_for,
+    )
+
+
 log = logging.getLogger(__name__)
 
 SETTLE: Final = 1.0

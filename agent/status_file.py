@@ -21,6 +21,8 @@ class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
     broker: str
     connected: bool
     disconnected_because: str | None = None
+    waiting_for: str | None = None
+    """What a daemon waits for that cannot log in yet, because this monitor has not been set up."""
     status: Status
     """As published to the pool."""
     troubles: list[str] = []

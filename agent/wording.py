@@ -40,7 +40,10 @@ def _without_report(found: Inspection) -> Iterator[str]:
 
 
 def _report_lines(found: Inspection, report: AgentReport, now: datetime) -> Iterator[str]:
-    yield f"monitor      {report.name}"
+    if report.waiting_for is not None:
+        yield f"monitor      {found.name or f'not set up for {report.env}'}"
+    else:
+        yield f"monitor      {report.name}"
     ago = _ago(report.written, now)
     if found.process is None:
         yield f"daemon       not running; the report below is from {ago}. {_start(found.env).capitalize()}"
@@ -49,6 +52,9 @@ def _report_lines(found: Inspection, report: AgentReport, now: datetime) -> Iter
         yield "             write here (disk full, failing or read-only; directory removed)"
     else:
         yield f"daemon       running as process {found.process}, version {report.status.version}, reported {ago}"
+    if report.waiting_for is not None:
+        yield f"waiting      not probing: {report.waiting_for}"
+        return
     yield from (f"trouble      {trouble}" for trouble in report.troubles)
     because = f" ({report.disconnected_because})" if report.disconnected_because else ""
     yield f"broker       {report.broker}, {'connected' if report.connected else f'not connected{because}'}"
