@@ -131,7 +131,8 @@ class ApiClient:
             link.sock = sock
             try:
                 link.request(method, path, body=body, headers=sent)
-                return _read(link.getresponse(), str(sock.getpeername()[0]))
+                with contextlib.closing(link.getresponse()) as response:
+                    return _read(response, str(sock.getpeername()[0]))
             except (OSError, http.client.HTTPException, ValueError) as error:
                 reason = _reason(error) or "the connection was cut, or the answer did not come in time"
                 # Not chained: an error of the library may show a header, and so the key.
@@ -203,6 +204,8 @@ class ApiClient:
 
 
 def _read(response: http.client.HTTPResponse, peer: str) -> Answer:
+    if response.length is None and not response.chunked:
+        raise ValueError("the answer was cut, or does not tell its length, so it may be incomplete")
     body = response.read(MAX_ANSWER + 1)
     if len(body) > MAX_ANSWER:
         raise ValueError(f"the answer is larger than {MAX_ANSWER} bytes")
