@@ -1,4 +1,4 @@
-"""Create the tables of registration and of API keys that the pool's tables have no columns for."""
+"""Create the tables of registration, API keys and certificates that the pool's tables have no columns for."""
 
 import sqlalchemy as sa
 
@@ -43,3 +43,19 @@ def upgrade() -> None:
         indexes={"registration_sources_seen": ["seen_on"]},
     )
     create_index("api_keys_lookup", "api_keys", ["token_lookup"])
+    create_table(
+        "certificates",
+        sa.Column("serial", text_bin(40), primary_key=True),
+        sa.Column("kind", sa.String(10), nullable=False),
+        sa.Column("name", text_bin(253), nullable=False),
+        sa.Column("request_hash", text_bin(64), nullable=False),
+        sa.Column("chain", sa.Text, nullable=False),
+        sa.Column("not_before", datetime6(), nullable=False),
+        sa.Column("not_after", datetime6(), nullable=False),
+        sa.Column("issued_on", datetime6(), nullable=False),
+        sa.Column("revoked_on", datetime6()),
+        indexes={
+            "certificates_name": ["name", "request_hash", "issued_on"],
+            "certificates_not_after": ["not_after"],
+        },
+    )
