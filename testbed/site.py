@@ -6,7 +6,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -14,14 +14,17 @@ from typing import Final
 from sqlalchemy.engine import URL
 
 from agent.state import Broker, State, StateDirectory, provision, write_token
+from auth.ca.authority import DEFAULT_LIFETIME
+from auth.ca.files import FileAuthority
+from auth.ca.request import new_key
 from auth.tokens import Role, SigningKey, load_key, sign
 from runtime.mqtt.types import BrokerAddress
 from schema.names import short_name
 from testbed.broker import LocalBroker
 from testbed.ntp.spec import ServerSpec, encode_specs
-from testbed.ports import ADDRESS, ADDRESS_V6, free_port
+from testbed.ports import ADDRESS, ADDRESS_V6, free_port, loopback_addresses
 from testbed.process import Command
-from testbed.world import ENV, Monitor, World
+from testbed.world import DOMAIN, ENV, Monitor, World
 
 BROKER: Final = "broker"
 FLEET: Final = "ntp servers"
@@ -32,9 +35,47 @@ WORKERS: Final[Mapping[str, tuple[str, ...]]] = {
     "selector": ("selector", "server"),
 }
 """The workers, and the arguments with which ``ntppool-monitor`` runs each of them."""
+API: Final = "api"
+API_READY: Final = "listening on "
 
 _INHERITED: Final = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
 """Variables to take from our environment. Settings of another pool on this machine must not reach this system."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiPlace:
+    """Where a system's management API is, and the certificates that it shows and issues."""
+
+    port: int
+    authority: FileAuthority
+    directory: Path
+    """Contains the API's own certificate and key."""
+
+    @property
+    def url(self) -> str:
+        """The URL for agents, by IPv4."""
+        return f"https://{ADDRESS}:{self.port}"
+
+    @property
+    def trusted(self) -> Path:
+        """The roots that agents must trust."""
+        return self.directory / "api-ca.pem"
+
+    def settings(self, broker: LocalBroker) -> dict[str, str]:
+        """Return the API's own settings; agents connect to ``broker`` by TLS."""
+        address = broker.address(tls=True)
+        return {
+            "API_ADDRESS": ",".join(loopback_addresses()),
+            "API_PORT": str(self.port),
+            "API_CERT_FILE": str(self.directory / "api-cert.pem"),
+            "API_KEY_FILE": str(self.directory / "api-key.pem"),
+            "API_BROKER_HOST": address.host,
+            "API_BROKER_PORT": str(address.port),
+            "API_BROKER_CA_FILE": str(address.ca_file),
+            "CA_DIRECTORY": str(self.authority.directory),
+            "CA_CRL_FILE": str(broker.crl_file),
+            "MONITOR_DOMAIN": DOMAIN,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +87,9 @@ class Site:
     key: SigningKey
     broker: LocalBroker
     broker_address: BrokerAddress
-    """The address at which all processes reach the broker."""
+    """The address at which all processes reach the broker; agents that register learn theirs from the API."""
+    api: ApiPlace | None = None
+    """None: agents are provisioned without a registration."""
 
     @property
     def logs(self) -> Path:
@@ -74,12 +117,14 @@ class Site:
             **broker_settings(self.broker_address),
             "JWT_KEY_FILE": str(self.directory / "jwt.key"),
             "DATABASE_DSN": self.database.render_as_string(hide_password=False),
+            **({} if self.api is None else self.api.settings(self.broker)),
         }
 
 
 def broker_settings(address: BrokerAddress) -> dict[str, str]:
     """Return the environment variables that give a worker the broker's address."""
-    tls = {} if address.ca_file is None else {"MQTT_CA_FILE": str(address.ca_file)}
+    files = {"MQTT_CA_FILE": address.ca_file, "MQTT_CERT_FILE": address.cert_file, "MQTT_KEY_FILE": address.key_file}
+    tls = {name: str(path) for name, path in files.items() if path is not None}
     return {"MQTT_HOST": address.host, "MQTT_PORT": str(address.port), **tls}
 
 
@@ -89,11 +134,14 @@ def broker_of_agent(address: BrokerAddress) -> Broker:
     return Broker(host=address.host, port=address.port, ca_file=ca_file)
 
 
-def make_site(directory: Path, database: URL | None, *, tls: bool = False, ipv6: bool = False) -> Site:
+def make_site(
+    directory: Path, database: URL | None, *, tls: bool = False, ipv6: bool = False, registering: bool = False
+) -> Site:
     """Prepare ``directory`` with a new key, and with settings for inspecting the running system.
 
     Args:
         tls, ipv6: how all processes reach the broker.
+        registering: with an API and a CA; agents then register, and reach the broker by TLS with client certificates.
 
     Raises:
         BrokerUnavailable: Mosquitto or its plugin is missing.
@@ -101,8 +149,14 @@ def make_site(directory: Path, database: URL | None, *, tls: bool = False, ipv6:
     secret = secrets.token_urlsafe(48)
     key = load_key(secret)
     url = database or URL.create("sqlite", database=str(directory / "ledger.db"))
-    broker = LocalBroker(directory / "broker", free_port(), key.verification_text())
-    site = Site(directory, url, key, broker, broker.address(ADDRESS_V6 if ipv6 else ADDRESS, tls=tls))
+    api = _make_api(directory) if registering else None
+    authority = None if api is None else api.authority
+    broker = LocalBroker(directory / "broker", free_port(), key.verification_text(), authority=authority)
+    address = broker.address(ADDRESS_V6 if ipv6 else ADDRESS, tls=tls)
+    if tls and api is not None:
+        files = _certify(api.authority, directory / "worker", client=True)
+        address = replace(address, cert_file=files[0], key_file=files[1])
+    site = Site(directory, url, key, broker, address, api)
     site.logs.mkdir(mode=0o700)
     _write_private(directory / "jwt.key", secret + "\n")
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in site.settings().items()]
@@ -111,6 +165,25 @@ def make_site(directory: Path, database: URL | None, *, tls: bool = False, ipv6:
     program = shlex.join(_python("ops"))
     _write_private(site.looking, f'. {shlex.quote(str(directory / "env"))}\nexec {program} "$@"\n')
     return site
+
+
+def _make_api(directory: Path) -> ApiPlace:
+    authority = FileAuthority(directory / "ca", ENV)
+    authority.create()
+    place = ApiPlace(free_port(), authority, directory)
+    _certify(authority, directory / "api")
+    place.trusted.write_text(authority.bundle(), encoding="ascii")
+    return place
+
+
+def _certify(authority: FileAuthority, prefix: Path, *, client: bool = False) -> tuple[Path, Path]:
+    """Write a certificate and its key to ``<prefix>-cert.pem`` and ``<prefix>-key.pem``."""
+    made = new_key()
+    signed = authority.sign_server(made.request, ["localhost", *loopback_addresses()], DEFAULT_LIFETIME, client=client)
+    certificate, key = prefix.with_name(f"{prefix.name}-cert.pem"), prefix.with_name(f"{prefix.name}-key.pem")
+    certificate.write_text(signed.chain, encoding="ascii")
+    _write_private(key, made.key)
+    return certificate, key
 
 
 def provision_agent(base: Path, name: str, broker: BrokerAddress, token: str) -> StateDirectory:
@@ -153,6 +226,24 @@ def fleet_command(site: Site, servers: Sequence[ServerSpec]) -> Command:
 def worker_command(site: Site, name: str) -> Command:
     """Return the command for one of :data:`WORKERS`."""
     return python_command(site, name, "ops", *WORKERS[name], settings=site.settings())
+
+
+def api_command(site: Site) -> Command:
+    """Return the command for the management API. It is ready when the log shows :data:`API_READY`."""
+    return python_command(site, API, "ops", API, settings=site.settings())
+
+
+def setup_command(site: Site, monitor: Monitor) -> Command:
+    """Return the command that registers this monitor's host."""
+    assert site.api is not None
+    settings = agent_settings(site.agent_directory(monitor).path.parent) | {
+        "MONITOR_API": site.api.url,
+        "MONITOR_API_CA_FILE": str(site.api.trusted),
+        "MONITOR_API_BIND": monitor.ip,
+        "MONITOR_IPV6": "false",
+    }
+    arguments = ("setup", "--yes", "--hostname", short_name(monitor.name), "--account", monitor.account_token)
+    return python_command(site, f"setup {short_name(monitor.name)}", "agent", *arguments, settings=settings)
 
 
 def agent_command(site: Site, monitor: Monitor) -> Command:

@@ -20,7 +20,9 @@ MONITORS_PER_ACCOUNT: Final = 2
 MAX_AGENTS: Final = 100
 MAX_SERVERS: Final = 500
 
-_DOMAIN: Final = "mon.example"
+DOMAIN: Final = "mon.example"
+"""Domain of the monitors' names."""
+
 _MONITORS_FROM: Final = "127.64.0.10"
 _SERVERS_FROM: Final = "127.20.0.1"
 _PLACES: Final = ("nlams", "uspao", "jptyo", "brsao", "zajnb", "ausyd", "sgsin", "deber", "caymq", "inbom")
@@ -59,11 +61,23 @@ _BASE_CHECK_WITHIN: Final = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Monitor:
-    """A monitor, and thereby an agent; ``account`` is the name of its account."""
+    """A monitor, and thereby an agent."""
 
     name: str
+    """Its full name, as a registration gives it."""
     ip: str
     account: str
+    """Name of its account."""
+
+    @property
+    def location(self) -> str:
+        """The location code that its name begins with."""
+        return self.name[:5]
+
+    @property
+    def account_token(self) -> str:
+        """The token of its account, which its name contains."""
+        return self.name.partition("-")[2].partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +139,9 @@ def make_world(agents: int, servers: int, port: int, real: tuple[tuple[str, int]
 
 
 def _monitor(index: int, ip: str) -> Monitor:
-    turn, place = divmod(index, len(_PLACES))
-    account = f"monitors {index // MONITORS_PER_ACCOUNT + 1}"
-    return Monitor(f"{_PLACES[place]}{turn + 1}-demo.{ENV}.{_DOMAIN}", ip, account)
+    number = index // MONITORS_PER_ACCOUNT + 1
+    # The monitors of one account are at different places, so each is the first at its place.
+    return Monitor(f"{_PLACES[index % len(_PLACES)]}1-demo{number}.{ENV}.{DOMAIN}", ip, f"monitors {number}")
 
 
 def _server(index: int, ip: str, port: int, monitors: tuple[Monitor, ...]) -> Server:

@@ -27,7 +27,7 @@ from testbed.demo.system import Stopped, System
 from testbed.demo.table import Display
 from testbed.demo.verdict import in_words
 from testbed.process import last_lines
-from testbed.site import WORKERS, Site, free_ntp_port, make_site, renew_tokens
+from testbed.site import WORKERS, Site, free_ntp_port, make_site
 from testbed.stack import CannotRun
 from testbed.world import World, make_world
 
@@ -39,9 +39,6 @@ _RECENT_ROWS: Final = 50_000
 
 _WARNINGS_WITHIN: Final = 50
 """Last lines of a worker's log."""
-
-_NEW_TOKENS_EVERY: Final = 3600.0
-"""Seconds; a monitor's token lasts six hours."""
 
 
 def run_demo(options: Options) -> int:
@@ -55,7 +52,7 @@ def run_demo(options: Options) -> int:
     with demo_directory(options.directory) as directory:
         try:
             with _database(options, directory) as database:
-                site = make_site(directory, database, tls=options.tls, ipv6=options.ipv6)
+                site = make_site(directory, database, tls=options.tls, ipv6=options.ipv6, registering=True)
                 summary = asyncio.run(Demo(site, world, options.seconds).run())
         except BaseException as error:
             _leave(directory, temporary=options.directory is None, good=False)
@@ -173,15 +170,11 @@ class Demo:
 
     async def _watch(self, system: System, display: Display) -> None:
         """Show the state until the time is over, the demo is stopped, or a process dies."""
-        renew_at = self._began + _NEW_TOKENS_EVERY
         while not self._is_over(system):
             try:
                 display.show(await system.read(self._watcher.look))
             except DatabaseUnavailable as error:
                 display.say(f"database: {error}")
-            if time.monotonic() >= renew_at:
-                renew_at += _NEW_TOKENS_EVERY
-                renew_tokens(self._site, self._world.monitors)
             await self._pause(system)
 
     def _is_over(self, system: System) -> bool:

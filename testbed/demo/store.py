@@ -46,13 +46,22 @@ def require_empty(connection: Connection) -> None:
             raise CannotRun(f"--database-url: the database has rows in {table.name}; the demo needs an empty database")
 
 
-def store_world(connection: Connection, world: World, now: datetime) -> dict[str, int]:
-    """Store ``world`` and the settings; return the servers' ids by address."""
-    owners = {m.account for m in world.monitors} | {s.account for s in world.servers}
-    account_ids = {name: _insert(connection, accounts, _account(name, now)) for name in sorted(owners)}
+def store_world(
+    connection: Connection, world: World, now: datetime, *, registering: bool = False
+) -> dict[str, int]:
+    """Store ``world`` and the settings; return the servers' ids by address.
+
+    Args:
+        registering: leave out the monitors, which will register.
+    """
+    tokens = {m.account: m.account_token for m in world.monitors}
+    owners = tokens.keys() | {s.account for s in world.servers}
+    account_ids = {
+        name: _insert(connection, accounts, _account(name, tokens.get(name), now)) for name in sorted(owners)
+    }
     for ipv in ("v4", "v6"):
         _insert(connection, monitors, _settings_monitor(ipv, world.base_checks, now))
-    for monitor in world.monitors:
+    for monitor in () if registering else world.monitors:
         row: dict[str, Any] = {
             "tls_name": monitor.name,
             "ip": monitor.ip,
@@ -60,7 +69,7 @@ def store_world(connection: Connection, world: World, now: datetime) -> dict[str
             "status": "active",
             "config": "{}",
         }
-        row |= {"account_id": account_ids[monitor.account], "location": monitor.name[:5]}
+        row |= {"account_id": account_ids[monitor.account], "location": monitor.location}
         _insert(connection, monitors, row | {"created_on": now})
     ids = {server.ip: _insert(connection, servers, _server(server, account_ids, now)) for server in world.servers}
     REVIEWS.add(connection, ids.values(), now)
@@ -72,8 +81,9 @@ def store_world(connection: Connection, world: World, now: datetime) -> dict[str
     return ids
 
 
-def _account(name: str, now: datetime) -> dict[str, Any]:
-    return {"name": name, "url_slug": f"demo-{name.replace(' ', '-')}", "created_on": now, "flags": {}}
+def _account(name: str, token: str | None, now: datetime) -> dict[str, Any]:
+    slug = f"demo-{name.replace(' ', '-')}"
+    return {"name": name, "id_token": token, "url_slug": slug, "created_on": now, "flags": {}}
 
 
 def _settings_monitor(ipv: str, base_checks: list[str], now: datetime) -> dict[str, Any]:

@@ -21,7 +21,10 @@ from testbed.demo.accounting import Evidence
 from testbed.demo.store import require_empty, store_world
 from testbed.demo.witness import Witness
 from testbed.operator import Operator
+from testbed.registrar import Registrar
 from testbed.site import (
+    API,
+    API_READY,
     BROKER,
     FLEET,
     FLEET_READY,
@@ -29,6 +32,7 @@ from testbed.site import (
     Site,
     agent_command,
     agent_name,
+    api_command,
     fleet_command,
     provision_agents,
     worker_command,
@@ -84,13 +88,17 @@ class System(Stack):
         """
         await asyncio.to_thread(self._prepare_ledger)
         await self.start_broker()
-        provision_agents(self.site, self.world)  # their state names the broker's certificate, which exists by now
         if self.world.fleet:
             await self.start_process(fleet_command(self.site, self.world.fleet), FLEET_READY)
         for session in (self.witness.session, self.operator.session):
             await self.connect(session)
         for name in WORKERS:
             await self.supervisor.start(worker_command(self.site, name))
+        if self.site.api is None:
+            provision_agents(self.site, self.world)
+        else:
+            await self.start_process(api_command(self.site), API_READY)
+            await Registrar(self.site, self.world, self.engine).register_all()
         for monitor in self.world.monitors:
             await self.supervisor.start(agent_command(self.site, monitor))
 
@@ -99,7 +107,8 @@ class System(Stack):
             upgrade(self.engine)
             with reading(self.engine) as connection:
                 require_empty(connection)
-            transaction(self.engine, partial(store_world, world=self.world, now=utc_now().replace(microsecond=0)))
+            now, registering = utc_now().replace(microsecond=0), self.site.api is not None
+            transaction(self.engine, partial(store_world, world=self.world, now=now, registering=registering))
         except (DBAPIError, DatabaseUnavailable) as error:
             reason = error.orig if isinstance(error, DBAPIError) else error
             raise CannotRun(f"database {self.engine.url.render_as_string()}: {reason}") from None
@@ -176,7 +185,7 @@ class System(Stack):
         """Stop everything in order: agents, then workers, then their dependencies."""
         running = self.supervisor.running
         agents = [name for name in running if name.startswith("agent ")]
-        for names in (agents, [name for name in running if name in WORKERS], [FLEET, BROKER]):
+        for names in (agents, [name for name in running if name in (*WORKERS, API)], [FLEET, BROKER]):
             self.hung += await self.supervisor.stop(name for name in names if name in self.supervisor.running)
 
     async def evidence(self) -> Evidence:
