@@ -71,16 +71,16 @@ def issue_to_monitor(
         DatabaseUnavailable: the ledger cannot be reached; the same request may be made again.
     """
     with reading(engine) as connection:
-        _require_monitor(connection, name)
+        require_monitor(connection, name)
         if found := _recent(connection, request, name, now):
             return found
     made = authority.sign_monitor(request, name, lifetime)
 
     def keep(connection: Connection) -> IssuedCertificate:
-        _require_monitor(connection, name, lock=True)
+        require_monitor(connection, name, lock=True)
         if found := _recent(connection, request, name, now):
             return found
-        _store(connection, made, "monitor", name, request, now)
+        store_certificate(connection, made, "monitor", name, request, now)
         return made
 
     return transaction(engine, keep)
@@ -90,10 +90,10 @@ def store_server_certificate(
     connection: Connection, made: IssuedCertificate, host: str, request: SigningRequest, now: datetime
 ) -> None:
     """Store a server's certificate; it must be committed before anyone gets the certificate."""
-    _store(connection, made, "server", host, request, now)
+    store_certificate(connection, made, "server", host, request, now)
 
 
-def _require_monitor(connection: Connection, name: str, *, lock: bool = False) -> None:
+def require_monitor(connection: Connection, name: str, *, lock: bool = False) -> None:
     """Check that the monitor exists and is not deleted; ``lock`` holds its rows until the transaction ends."""
     m = monitors.c
     # All rows of the name are read in the order of its index, and so locked in the same order by everyone.
@@ -116,13 +116,20 @@ def _recent(connection: Connection, request: SigningRequest, name: str, now: dat
         .limit(1)
     )
     row = connection.execute(query).first()
-    # Past two thirds of its life an agent would renew it at once, and ask again for ever.
-    if row is None or to_db(now) >= row.not_before + (row.not_after - row.not_before) / 3:
+    if row is None or not may_be_repeated(row.not_before, row.not_after, now):
         return None
     return IssuedCertificate(row.serial, row.chain, from_db(row.not_before), from_db(row.not_after))
 
 
-def _store(
+def may_be_repeated(not_before: datetime, not_after: datetime, now: datetime) -> bool:
+    """Return whether a certificate of these times, as in the ledger, may be handed out again.
+
+    Past two thirds of its life an agent would renew it at once, and ask again for ever.
+    """
+    return to_db(now) < not_before + (not_after - not_before) / 3
+
+
+def store_certificate(
     connection: Connection,
     made: IssuedCertificate,
     kind: Kind,
@@ -130,6 +137,7 @@ def _store(
     request: SigningRequest,
     now: datetime,
 ) -> None:
+    """Store a certificate; it must be committed before anyone gets the certificate."""
     connection.execute(
         sa.insert(certificates).values(
             serial=made.serial,
