@@ -125,8 +125,11 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; implements ASGI."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
         if scope["type"] != "http":
-            return  # nothing is to be started or stopped, and there are no web sockets
+            return  # there are no web sockets
         began = time.monotonic()
         exchange = _Exchange(receive, send)
         try:

@@ -10,6 +10,9 @@ from pydantic import BaseModel
 BEARER: Final = Depends(HTTPBearer(auto_error=False, scheme_name="apiKey", description="The API key of a host."))
 """Only describes the header; the code that checks it is in :mod:`api.authorization`."""
 
+OPTIONAL_KEY: Final[list[dict[str, list[str]]]] = [{}, {"apiKey": []}]
+"""The same for a route that accepts requests without a key."""
+
 _WORDS: Final[Mapping[int, str]] = {
     400: "Malformed.",
     401: "The API key is missing, wrong, replaced or revoked.",

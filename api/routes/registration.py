@@ -9,7 +9,7 @@ from api.answers import Declined, as_json
 from api.authorization import monitors_of_key
 from api.messages import RegistrationAnswer
 from api.requests import Asked, read_request
-from api.routes.described import BEARER, answers, body, header
+from api.routes.described import OPTIONAL_KEY, answers, body, header
 from api.services import Services
 from auth.registration.model import Accepted, Answer, Completed, Pending, Refusal, Refused, Request
 from auth.registration.secret import parse_registration_id
@@ -41,6 +41,7 @@ def registration_router(services: Services) -> APIRouter:
     """Return the route."""
     router = APIRouter()
     described = body("application/x-www-form-urlencoded", _FORM, required=False)
+    described["security"] = OPTIONAL_KEY
     described["parameters"] = [
         header(
             "Registration-ID",
@@ -56,7 +57,6 @@ def registration_router(services: Services) -> APIRouter:
         response_model=None,
         responses=answers(403, 409, 410, 415, 429, of=RegistrationAnswer),
         openapi_extra=described,
-        dependencies=[BEARER],
     )
     def register(asked: Annotated[Asked, Depends(read_request)]) -> Response:
         request = _request(services, asked)
