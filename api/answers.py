@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, Response
 
 from auth.ca.authority import AuthorityUnavailable, NoAuthority
+from auth.certificates import TooManyCertificates
 from runtime.clock import ClockDoubted
 from runtime.db.retry import DatabaseUnavailable, Reaction, reaction_to
 from runtime.log import RateLimitedLog
@@ -79,6 +80,8 @@ class Failures:
                 return text(400, "The request ended early."), "disconnected"
             case ClockDoubted():
                 return text(503, "The clock of this server is being checked; try again later."), "clock"
+            case TooManyCertificates():
+                return text(429, "This host has had too many certificates lately; try again in an hour."), "certificates"
             case NoAuthority():
                 return text(404, "This pool has no certificates for agents."), "no_authority"
             case AuthorityUnavailable():

@@ -41,6 +41,9 @@ _CLOSE_WITHIN: Final = 1.0
 
 _LOOK_EVERY: Final = 0.02
 
+_NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
+"""Browsers must not take plain text for something else."""
+
 
 def open_sockets(addresses: Sequence[Address], port: int) -> list[socket.socket]:
     """Return a socket for each address, bound but not listening.
@@ -116,7 +119,7 @@ class Server:
         log.info("listening on %s", ", ".join(map(self._url, self._sockets)))
         try:
             while True:
-                self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+                self._state.default_headers = [(b"date", formatdate(usegmt=True).encode()), _NO_SNIFFING]
                 await asyncio.sleep(_DATE_EVERY)
         finally:
             for server in servers:

@@ -27,11 +27,18 @@ from schema.tables import certificates, monitors
 SAME_CERTIFICATE_FOR: Final = timedelta(minutes=10)
 """Time for which a signing request gets the same certificate."""
 
+MOST_AN_HOUR: Final = 60
+"""Maximum certificates of one monitor in an hour. With the shortest lifetime, a host needs 45."""
+
 Kind = Literal["monitor", "server"]
 
 
 class NoSuchMonitor(Exception):
     """There is no monitor of that name, or it is deleted; it gets no certificate."""
+
+
+class TooManyCertificates(Exception):
+    """The monitor has had so many certificates lately that it gets no further one now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,7 @@ def issue_to_monitor(
 
     Raises:
         NoSuchMonitor: there is none of that name that is not deleted.
+        TooManyCertificates: it has had too many in the last hour.
         InvalidName: ``name`` is not that of a monitor of the CA's environment.
         AuthorityUnavailable: the CA cannot sign now.
         DatabaseUnavailable: the ledger cannot be reached; the same request may be made again.
@@ -74,6 +82,7 @@ def issue_to_monitor(
         require_monitor(connection, name)
         if found := _recent(connection, request, name, now):
             return found
+        require_few(connection, name, now)
     made = authority.sign_monitor(request, name, lifetime)
 
     def keep(connection: Connection) -> IssuedCertificate:
@@ -103,6 +112,18 @@ def require_monitor(connection: Connection, name: str, *, lock: bool = False) ->
     # To most collations, names that differ in case or trailing spaces are equal.
     if all(row.status == "deleted" or row.tls_name != name for row in rows):
         raise NoSuchMonitor(f"monitor {name!r}: there is none, or it is deleted")
+
+
+def require_few(connection: Connection, name: str, now: datetime) -> None:
+    """Check that the monitor may have another certificate: each is a row that stays.
+
+    Raises:
+        TooManyCertificates: it may not.
+    """
+    c = certificates.c
+    query = sa.select(sa.func.count()).where(c.name == name, c.issued_on > to_db(now - timedelta(hours=1)))
+    if (connection.scalar(query) or 0) >= MOST_AN_HOUR:
+        raise TooManyCertificates(f"monitor {name}: had {MOST_AN_HOUR} certificates in the last hour, which is the limit")
 
 
 def _recent(connection: Connection, request: SigningRequest, name: str, now: datetime) -> IssuedCertificate | None:

@@ -17,7 +17,13 @@ from auth import sealing
 from auth.api_keys import KeyText, Peppers
 from auth.ca.authority import Authority
 from auth.ca.request import new_key
-from auth.certificates import SAME_CERTIFICATE_FOR, may_be_repeated, require_monitor, store_certificate
+from auth.certificates import (
+    SAME_CERTIFICATE_FOR,
+    may_be_repeated,
+    require_few,
+    require_monitor,
+    store_certificate,
+)
 from runtime.db.engine import reading, to_db, transaction
 from schema.tables import certificates, host_certificates
 
@@ -60,6 +66,7 @@ def key_and_certificate(
 
     Raises:
         NoSuchMonitor: there is none of that name that is not deleted.
+        TooManyCertificates: it has had too many in the last hour.
         InvalidName: ``name`` is not that of a monitor of the CA's environment.
         AuthorityUnavailable: the CA cannot sign now.
         DatabaseUnavailable: the ledger cannot be reached.
@@ -68,6 +75,7 @@ def key_and_certificate(
         require_monitor(connection, name)
         if found := _recent(connection, holder, name, peppers, now):
             return found
+        require_few(connection, name, now)
     made = new_key()
     signed = authority.sign_monitor(made.request, name, lifetime)
 

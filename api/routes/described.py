@@ -30,19 +30,16 @@ _ALWAYS: Final = (400, 408, 413, 503)
 """Statuses that any request may get."""
 
 
-def answers(*refusals: int, of: type[BaseModel] | None = None, plain: str | None = None) -> dict[int | str, Any]:
+def answers(*refusals: int, of: type[BaseModel] | None = None)| None = None, plain: str | None = None) -> dict[int | str, Any]:
     """Return the description of a route's answers.
 
     Args:
         refusals: statuses of answers in plain text, beside those of any request.
         of: the JSON of the good answer.
-        plain: the content type of the good answer, if it is text.
     """
     found: dict[int | str, Any] = {}
     if of is not None:
         found[200] = {"model": of, "description": "Good."}
-    if plain is not None:
-        found[200] = {"description": "Good.", "content": {plain: {"schema": {"type": "string"}}}}
     for status in sorted({*refusals, *_ALWAYS}):
         found[status] = {"description": _WORDS[status], "content": {"text/plain": {"schema": {"type": "string"}}}}
     return found

@@ -22,7 +22,7 @@ from api.services import Services
 from auth.ca.authority import AuthorityUnavailable
 from auth.ca.request import InvalidRequest, parse_request
 from auth.ca.settings import monitor_lifetime
-from auth.certificates import NoSuchMonitor, issue_to_monitor
+from auth.certificates import NoSuchMonitor, TooManyCertificates, issue_to_monitor
 from auth.host_certificates import Holder, key_and_certificate
 from auth.tokens import Role, permissions, sign
 from schema.names import InvalidName, IpVersion, short_name
@@ -105,7 +105,7 @@ def _tls(services: Services, who: Identified, now: datetime) -> TlsAnswer | None
         made = key_and_certificate(
             services.engine, services.authority, holder, who.host.name, services.peppers, now, lifetime
         )
-    except (AuthorityUnavailable, NoSuchMonitor, InvalidName):
+    except (AuthorityUnavailable, NoSuchMonitor, TooManyCertificates, InvalidName):
         services.metrics.refused("key_and_certificate")
         return None
     if made.is_new:
@@ -155,7 +155,7 @@ def _add_certificate(router: APIRouter, services: Services) -> None:
         "/certificate",
         summary="Get a certificate for a key of the host.",
         response_model=None,
-        responses=answers(401, 403, 404, of=CertificateAnswer),
+        responses=answers(401, 403, 404, 429, of=CertificateAnswer),
         openapi_extra=body("application/x-pem-file", _PEM_REQUEST, required=True),
     )
     def certificate(asked: Annotated[Asked, Depends(read_request)]) -> Response:

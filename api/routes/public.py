@@ -1,31 +1,32 @@
 """Serve what everybody may read: what this is, the roots to trust, and the list of revoked certificates."""
 
-from typing import Final
-
 from fastapi import APIRouter
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from api.answers import Declined, text
 from api.published import Published
 from api.routes.described import answers
 from schema.names import Environment
 
-_PEM: Final = "application/x-pem-file"
+class PemResponse(Response):
+    """An answer in PEM."""
+
+    media_type = "application/x-pem-file"
 
 
 def public_router(env: Environment, published: Published) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
 
-    @router.get("/", summary="Say what this is.", response_model=None, responses=answers(plain="text/plain"))
+    @router.get("/", summary="Say what this is.", response_class=PlainTextResponse, responses=answers())
     async def root() -> Response:
         return text(200, f"NTP Pool Monitor, {env}: the API of monitoring agents. People open /manage.")
 
     @router.get(
         "/monitor/api/ca.pem",
         summary="Get the certificates that brokers and agents trust.",
-        response_model=None,
-        responses=answers(404, plain=_PEM),
+        response_class=PemResponse,
+        responses=answers(404),
     )
     async def bundle() -> Response:
         return _pem(published, published.bundle)
@@ -33,8 +34,8 @@ def public_router(env: Environment, published: Published) -> APIRouter:
     @router.get(
         "/monitor/api/crl.pem",
         summary="Get the list of revoked certificates.",
-        response_model=None,
-        responses=answers(404, plain=_PEM),
+        response_class=PemResponse,
+        responses=answers(404),
     )
     async def revocations() -> Response:
         return _pem(published, published.revocations)
@@ -49,4 +50,4 @@ def _pem(published: Published, content: str | None) -> Response:
 | None) -> Response:
     if content is None:
         raise Declined(404, "no_authority", "There is no certificate authority here.")
-    return Response(content, 200, {"Cache-Control": "max-age=60"}, _PEM)
+    return PemResponse(content, 200, {"Cache-Control": "max-age=60"})

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from sqlalchemy.engine import Engine
 
+import auth.certificates
 from agent.api_messages import decode_certificate, decode_config, decode_registration, decode_token
 from auth.access_tokens import verify_access
 from auth.api_key_store import add_key, replace_keys, revoke_key
@@ -414,3 +415,16 @@ async def test_no_refusal_repeats_what_a_client_sent(api: Api) -> None:
         for method in ("GET", "POST"):
             answer = await api.ask(method, path, key=secret, body=secret.encode(), headers={secret: secret})
             assert secret not in answer.text and secret not in json.dumps(dict(answer.headers))
+
+
+async def test_a_host_cannot_fill_the_ledger_with_certificates(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth.certificates, "MOST_AN_HOUR", 2)
+    host, other = add_host(api, "nlams1-a"), add_host(api, "nlams2-a")
+    requests = [request_pem(ec.generate_private_key(ec.SECP256R1())).encode() for _ in range(3)]
+    answers = [await api.ask("POST", CERTIFICATE, key=host.key.clear, body=request) for request in requests]
+    assert [answer.status_code for answer in answers[:2]] == [200, 200]
+    assert_words(answers[2], 429)
+    assert (await api.ask("POST", CERTIFICATE, key=host.key.clear, body=requests[0])).json() == answers[0].json()
+    config = await api.ask("GET", f"{CONFIG}?request_certificate=true", key=host.key.clear)
+    assert config.status_code == 200 and "tls" not in config.json()
+    assert (await api.ask("POST", CERTIFICATE, key=other.key.clear, body=requests[2])).status_code == 200
