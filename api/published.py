@@ -55,8 +55,7 @@ class Published:
         self.looked = False
         """Whether it is known if there is a CA."""
         self.bundle: str | None = None
-        """The roots to trust, PEM; ``None`` if there is no CA, or it has not been reached yet."""| None = None
-        """The roots to trust, PEM; ``None`` if there is no CA, or none has been reached yet."""
+        """The roots to trust, PEM; ``None`` if there is no CA, or it has not been reached yet."""
         self.revocations: str | None = None
         """The revocation list, PEM."""
 

@@ -30,7 +30,7 @@ _ALWAYS: Final = (400, 408, 413, 503)
 """Statuses that any request may get."""
 
 
-def answers(*refusals: int, of: type[BaseModel] | None = None)| None = None, plain: str | None = None) -> dict[int | str, Any]:
+def answers(*refusals: int, of: type[BaseModel] | None = None) -> dict[int | str, Any]:
     """Return the description of a route's answers.
 
     Args:

@@ -8,6 +8,7 @@ from api.published import Published
 from api.routes.described import answers
 from schema.names import Environment
 
+
 class PemResponse(Response):
     """An answer in PEM."""
 
@@ -46,8 +47,6 @@ def public_router(env: Environment, published: Published) -> APIRouter:
 def _pem(published: Published, content: str | None) -> Response:
     if not published.looked:
         raise Declined(503, "authority", "The certificate authority has not been reached yet; try again later.")
-    if content is None:
-| None) -> Response:
     if content is None:
         raise Declined(404, "no_authority", "There is no certificate authority here.")
     return PemResponse(content, 200, {"Cache-Control": "max-age=60"})
