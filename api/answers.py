@@ -77,7 +77,8 @@ class Failures:
             case RequestValidationError():
                 return text(400, "This request is malformed."), "malformed"
             case ClientDisconnect():
-                return text(400, "The request ended early."), "disconnected"
+                # The client is gone, or this process is about to end.
+                return text(503, "The connection has ended; try again."), "disconnected"
             case ClockDoubted():
                 return text(503, "The clock of this server is being checked; try again later."), "clock"
             case TooManyCertificates():
