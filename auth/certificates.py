@@ -27,11 +27,18 @@ from schema.tables import certificates, monitors
 SAME_CERTIFICATE_FOR: Final = timedelta(minutes=10)
 """Time for which a signing request gets the same certificate."""
 
+MOST_AN_HOUR: Final = 60
+"""Maximum certificates of one monitor in an hour. With the shortest lifetime, a host needs 45."""
+
 Kind = Literal["monitor", "server"]
 
 
 class NoSuchMonitor(Exception):
     """There is no monitor of that name, or it is deleted; it gets no certificate."""
+
+
+class TooManyCertificates(Exception):
+    """The monitor has had so many certificates lately that it gets no further one now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +73,23 @@ def issue_to_monitor(
 
     Raises:
         NoSuchMonitor: there is none of that name that is not deleted.
+        TooManyCertificates: it has had too many in the last hour.
         InvalidName: ``name`` is not that of a monitor of the CA's environment.
         AuthorityUnavailable: the CA cannot sign now.
         DatabaseUnavailable: the ledger cannot be reached; the same request may be made again.
     """
     with reading(engine) as connection:
-        _require_monitor(connection, name)
+        require_monitor(connection, name)
         if found := _recent(connection, request, name, now):
             return found
+        require_few(connection, name, now)
     made = authority.sign_monitor(request, name, lifetime)
 
     def keep(connection: Connection) -> IssuedCertificate:
-        _require_monitor(connection, name, lock=True)
+        require_monitor(connection, name, lock=True)
         if found := _recent(connection, request, name, now):
             return found
-        _store(connection, made, "monitor", name, request, now)
+        store_certificate(connection, made, "monitor", name, request, now)
         return made
 
     return transaction(engine, keep)
@@ -90,10 +99,10 @@ def store_server_certificate(
     connection: Connection, made: IssuedCertificate, host: str, request: SigningRequest, now: datetime
 ) -> None:
     """Store a server's certificate; it must be committed before anyone gets the certificate."""
-    _store(connection, made, "server", host, request, now)
+    store_certificate(connection, made, "server", host, request, now)
 
 
-def _require_monitor(connection: Connection, name: str, *, lock: bool = False) -> None:
+def require_monitor(connection: Connection, name: str, *, lock: bool = False) -> None:
     """Check that the monitor exists and is not deleted; ``lock`` holds its rows until the transaction ends."""
     m = monitors.c
     # All rows of the name are read in the order of its index, and so locked in the same order by everyone.
@@ -103,6 +112,18 @@ def _require_monitor(connection: Connection, name: str, *, lock: bool = False) -
     # To most collations, names that differ in case or trailing spaces are equal.
     if all(row.status == "deleted" or row.tls_name != name for row in rows):
         raise NoSuchMonitor(f"monitor {name!r}: there is none, or it is deleted")
+
+
+def require_few(connection: Connection, name: str, now: datetime) -> None:
+    """Check that the monitor may have another certificate: each is a row that stays.
+
+    Raises:
+        TooManyCertificates: it may not.
+    """
+    c = certificates.c
+    query = sa.select(sa.func.count()).where(c.name == name, c.issued_on > to_db(now - timedelta(hours=1)))
+    if (connection.scalar(query) or 0) >= MOST_AN_HOUR:
+        raise TooManyCertificates(f"monitor {name}: had {MOST_AN_HOUR} certificates in the last hour, which is the limit")
 
 
 def _recent(connection: Connection, request: SigningRequest, name: str, now: datetime) -> IssuedCertificate | None:
@@ -116,13 +137,20 @@ def _recent(connection: Connection, request: SigningRequest, name: str, now: dat
         .limit(1)
     )
     row = connection.execute(query).first()
-    # Past two thirds of its life an agent would renew it at once, and ask again for ever.
-    if row is None or to_db(now) >= row.not_before + (row.not_after - row.not_before) / 3:
+    if row is None or not may_be_repeated(row.not_before, row.not_after, now):
         return None
     return IssuedCertificate(row.serial, row.chain, from_db(row.not_before), from_db(row.not_after))
 
 
-def _store(
+def may_be_repeated(not_before: datetime, not_after: datetime, now: datetime) -> bool:
+    """Return whether a certificate of these times, as in the ledger, may be handed out again.
+
+    Past two thirds of its life an agent would renew it at once, and ask again for ever.
+    """
+    return to_db(now) < not_before + (not_after - not_before) / 3
+
+
+def store_certificate(
     connection: Connection,
     made: IssuedCertificate,
     kind: Kind,
@@ -130,6 +158,7 @@ def _store(
     request: SigningRequest,
     now: datetime,
 ) -> None:
+    """Store a certificate; it must be committed before anyone gets the certificate."""
     connection.execute(
         sa.insert(certificates).values(
             serial=made.serial,

@@ -13,6 +13,7 @@ import typer
 
 from ops.commands import (
     accounts,
+    api,
     ca,
     control,
     db,
@@ -43,7 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for module in (
-    *(workers, selector, db, token, accounts, registrations, monitors, servers, settings),
+    *(workers, selector, api, db, token, accounts, registrations, monitors, servers, settings),
     *(rejected, control, ca, demo),
 ):
     module.register(app)

@@ -46,6 +46,7 @@ _HIDDEN: Final = "[secret]"
 _LOOKS_SECRET: Final = re.compile(
     r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"  # a JWT
     r"|\bhv[sbr]\.[\w-]{8,}"  # a token of Vault
+    r"|\bntp[ma]_[0-9a-f]{16,}"  # an API key; its first characters may be shown
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     re.DOTALL,
 )
@@ -223,7 +224,9 @@ class RateLimitedLog:
         self._lines = float(self.BURST)
         self._at = time.monotonic()
 
-    def log(self, level: int, key: str, text: str, *args: object, exc_info: bool = False) -> None:
+    def log(
+        self, level: int, key: str, text: str, *args: object, exc_info: bool | BaseException = False
+    ) -> None:
         """Log an event caused by ``key`` unless it exceeds the rate limits."""
         now = time.monotonic()
         self._lines = min(self.BURST, self._lines + (now - self._at) / self.EVERY)

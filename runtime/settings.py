@@ -1,12 +1,14 @@
 """Load the settings of a worker from its environment: validated once, frozen, with every invalid value named."""
 
 import os
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from runtime.addresses import Address, Network, parse_addresses, parse_networks
 from runtime.log import keep_out_of_logs, level_name, without_secrets
 from runtime.loopback import is_loopback
 from runtime.mqtt.types import BrokerAddress
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+_URL: Final = re.compile(r"https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?")
 
 
 class ConfigurationError(Exception):
@@ -65,6 +68,21 @@ class WorkerSettings(BaseSettings):
     certificate_minutes: Annotated[int, Field(ge=2, le=398 * 1440)] = 90 * 1440
     """Lifetime of monitors' certificates."""
 
+    api_address: str = "127.0.0.1"
+    """Local addresses on which the API listens, separated by commas."""
+    api_port: Port = 8086
+    api_cert_file: Path | None = None
+    """Certificate of the API, with its chain; unset: plain HTTP, which is for loopback only."""
+    api_key_file: Path | None = None
+    api_trusted_proxies: str = ""
+    """Addresses and networks of proxies whose forwarded headers count, separated by commas."""
+    api_url: str | None = None
+    """Public URL of the API and its pages; default: from address and port."""
+    api_broker_host: str | None = None
+    """Broker that agents are told to use; default: that of the workers."""
+    api_broker_port: Port | None = None
+    api_broker_ca_file: Path | None = None
+
     metrics_address: str = "127.0.0.1"
     metrics_port: Port | None = None
     """Port of /metrics and /healthz; unset: none."""
@@ -81,6 +99,7 @@ class WorkerSettings(BaseSettings):
     @field_validator(
         *("mqtt_ca_file", "mqtt_cert_file", "mqtt_key_file", "jwt_key_file"),
         *("api_key_pepper_file", "api_key_pepper_former_file"),
+        *("api_cert_file", "api_key_file", "api_broker_ca_file"),
     )
     @classmethod
     def _readable(cls, path: Path | None) -> Path | None:
@@ -88,7 +107,9 @@ class WorkerSettings(BaseSettings):
             raise ValueError("is not a readable file")
         return path
 
-    @field_validator("mqtt_key_file", "jwt_key_file", "api_key_pepper_file", "api_key_pepper_former_file")
+    @field_validator(
+        *("mqtt_key_file", "jwt_key_file", "api_key_pepper_file", "api_key_pepper_former_file", "api_key_file"),
+    )
     @classmethod
     def _private(cls, path: Path | None) -> Path | None:
         if path is not None:
@@ -110,6 +131,67 @@ class WorkerSettings(BaseSettings):
         if self.mqtt_cert_file is not None and self.mqtt_ca_file is None:
             raise ValueError("MQTT_CA_FILE: needed with MQTT_CERT_FILE, since certificates are for TLS only")
         return self
+
+    @field_validator("api_address")
+    @classmethod
+    def _local_addresses(cls, text: str) -> str:
+        parse_addresses(text)
+        return text
+
+    @field_validator("api_trusted_proxies")
+    @classmethod
+    def _proxies(cls, text: str) -> str:
+        parse_networks(text)
+        return text
+
+    @field_validator("api_url")
+    @classmethod
+    def _public_url(cls, url: str | None) -> str | None:
+        if url is not None and not _URL.fullmatch(url):
+            raise ValueError("must be an address such as https://api.pool.example, without a path")
+        return None if url is None else url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _api_protected(self) -> Self:
+        if (self.api_cert_file is None) != (self.api_key_file is None):
+            raise ValueError("API_CERT_FILE, API_KEY_FILE: set both, or none")
+        on_loopback = all(address.is_loopback for address in self.api_addresses())
+        if not on_loopback and self.api_cert_file is None:
+            raise ValueError(
+                f"API_CERT_FILE: needed for API_ADDRESS={self.api_address}, since plain HTTP is for loopback only"
+            )
+        if not on_loopback and self.api_url is None:
+            raise ValueError(f"API_URL: needed for API_ADDRESS={self.api_address}: the public address of the API")
+        broker = self.broker_of_agents()
+        if broker.ca_file is None and not is_loopback(broker.host):
+            raise ValueError(
+                f"API_BROKER_CA_FILE: needed for {broker.host}, since agents use plain TCP on loopback only"
+            )
+        return self
+
+    def api_addresses(self) -> tuple[Address, ...]:
+        """Return the local addresses on which the API listens."""
+        return parse_addresses(self.api_address)
+
+    def trusted_proxies(self) -> tuple[Network, ...]:
+        """Return the networks of proxies whose forwarded headers count."""
+        return parse_networks(self.api_trusted_proxies)
+
+    def public_url(self) -> str:
+        """Return the URL of the API and its pages for people and agents, without a slash at its end."""
+        if self.api_url is not None:
+            return self.api_url
+        first = self.api_addresses()[0]
+        host = f"[{first}]" if first.version == 6 else str(first)
+        return f"{'http' if self.api_cert_file is None else 'https'}://{host}:{self.api_port}"
+
+    def broker_of_agents(self) -> BrokerAddress:
+        """Return the address of the broker that agents are told to use."""
+        ours = self.broker_address()
+        ca_file = self.api_broker_ca_file or ours.ca_file
+        # The workers' port is another listener's if only agents use TLS.
+        usual = 8883 if self.api_broker_ca_file is not None and ours.ca_file is None else ours.port
+        return BrokerAddress(self.api_broker_host or ours.host, self.api_broker_port or usual, ca_file)
 
     def broker_address(self) -> BrokerAddress:
         """Return the address of the broker."""

@@ -36,6 +36,10 @@ class AuthorityUnavailable(CaError):
     """The CA cannot sign now: it does not exist, has ended, cannot be read, or Vault does not answer as required."""
 
 
+class NoAuthority(AuthorityUnavailable):
+    """This environment has no CA: none has been created."""
+
+
 @dataclass(frozen=True, slots=True)
 class IssuedCertificate:
     """A new certificate.

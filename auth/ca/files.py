@@ -27,7 +27,14 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from auth.ca.authority import AuthorityUnavailable, CaError, IssuedCertificate, Revocation, check_lifetime
+from auth.ca.authority import (
+    AuthorityUnavailable,
+    CaError,
+    IssuedCertificate,
+    NoAuthority,
+    Revocation,
+    check_lifetime,
+)
 from auth.ca.contents import (
     CLIENT,
     SERVER,
@@ -136,7 +143,8 @@ class FileAuthority:
         """Return all roots, the newest first.
 
         Raises:
-            AuthorityUnavailable: there is none, or a file is invalid or accessible to other users.
+            NoAuthority: there is none.
+            AuthorityUnavailable: a file is invalid or accessible to other users.
         """
         try:
             check_private_directory(self.directory)
@@ -147,7 +155,7 @@ class FileAuthority:
         except OSError as error:
             raise AuthorityUnavailable(f"CA: {error}") from None
         if not roots:
-            raise AuthorityUnavailable(f"CA: there is none in {self.directory}; run 'ntppool-monitor ca init'")
+            raise NoAuthority(f"CA: there is none in {self.directory}; run 'ntppool-monitor ca init'")
         return roots
 
     def create(self, lifetime: timedelta = ROOT_LIFETIME) -> Root:

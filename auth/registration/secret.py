@@ -9,19 +9,13 @@ the settings suffice to read it. Pure.
 import hashlib
 import re
 import secrets
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-from auth.api_keys import KeyText, Pepper, Peppers, parse_key
+from auth import sealing
+from auth.api_keys import KeyText, Peppers, parse_key
 
 _ULID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", re.ASCII)
-_NONCE_BYTES: Final = 12
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -54,31 +48,14 @@ def new_verification_token() -> str:
 
 def seal(key: KeyText, registration: RegistrationId, verification_token: str, peppers: Peppers) -> str:
     """Encrypt a key so that only a request with the Registration-ID can reveal it."""
-    nonce = secrets.token_bytes(_NONCE_BYTES)
-    cipher = AESGCM(_sealing_key(registration, verification_token, peppers.current))
-    return urlsafe_b64encode(nonce + cipher.encrypt(nonce, key.clear.encode(), None)).decode()
+    return sealing.seal(key.clear, _lock(registration, verification_token), peppers)
 
 
 def unseal(sealed: str, registration: RegistrationId, verification_token: str, peppers: Peppers) -> KeyText | None:
     """Return the key in ``sealed``; ``None`` if it was sealed for another registration, or its pepper is unknown."""
-    try:
-        raw = urlsafe_b64decode(sealed.encode())
-    except ValueError:
-        return None
-    for pepper in peppers:
-        cipher = AESGCM(_sealing_key(registration, verification_token, pepper))
-        try:
-            return parse_key(cipher.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], None).decode())
-        except (InvalidTag, ValueError):
-            continue
-    return None
+    text = sealing.unseal(sealed, _lock(registration, verification_token), peppers)
+    return None if text is None else parse_key(text)
 
 
-def _sealing_key(registration: RegistrationId, verification_token: str, pepper: Pepper) -> bytes:
-    derive = HKDF(
-        algorithm=SHA256(),
-        length=32,
-        salt=verification_token.encode(),
-        info=b"ntppool-monitor: API key of a registration",
-    )
-    return derive.derive(registration.clear.encode() + b"\0" + pepper.material)
+def _lock(registration: RegistrationId, verification_token: str) -> sealing.Lock:
+    return sealing.Lock(registration.clear, verification_token, b"ntppool-monitor: API key of a registration")

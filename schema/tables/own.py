@@ -176,6 +176,21 @@ registration_details = sa.Table(
 )
 """What the pool's ``monitor_registrations`` has no column for; one row per registration of ours."""
 
+host_certificates = sa.Table(
+    "host_certificates",
+    metadata,
+    Column("api_key_id", int_u(), sa.ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True),
+    # The certificate, which is in the table of all certificates, and the monitor that it is for.
+    Column("serial", text_bin(40), nullable=False),
+    Column("name", text_bin(253), nullable=False),
+    # Its private key, sealed with the API key, while it may be handed out again.
+    Column("sealed_key", text_bin(1000), nullable=False),
+    Column("issued_on", datetime6(), nullable=False),
+    sa.Index("host_certificates_issued", "issued_on"),
+    **TABLE_OPTIONS,
+)
+"""The latest certificate whose key was made here, for hosts whose agents cannot make one; for ten minutes each."""
+
 registration_sources = sa.Table(
     "registration_sources",
     metadata,

@@ -59,3 +59,12 @@ def upgrade() -> None:
             "certificates_not_after": ["not_after"],
         },
     )
+    create_table(
+        "host_certificates",
+        sa.Column("api_key_id", int_u(), sa.ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("serial", text_bin(40), nullable=False),
+        sa.Column("name", text_bin(253), nullable=False),
+        sa.Column("sealed_key", text_bin(1000), nullable=False),
+        sa.Column("issued_on", datetime6(), nullable=False),
+        indexes={"host_certificates_issued": ["issued_on"]},
+    )

@@ -50,7 +50,7 @@ TO_FIND_INTERFACES = {
 RELOAD = "ExecReload=/bin/sh -c 'kill -HUP $MAINPID'"
 
 
-def _worker(name: str, command: str, high: str, most: str) -> dict[str, list[str]]:
+def _worker(name: str, command: str, high: str, most: str, *more: str) -> dict[str, list[str]]:
     return {
         "Unit": [
             f"Description=NTP Pool {name}, %i",
@@ -69,6 +69,7 @@ def _worker(name: str, command: str, high: str, most: str) -> dict[str, list[str
             "RestartSec=2",
             "RestartPreventExitStatus=2",
             "TimeoutStopSec=10",
+            *more,
             f"MemoryHigh={high}",
             f"MemoryMax={most}",
             "TasksMax=64",
@@ -103,6 +104,7 @@ SAID = {
         ],
         "Install": ["WantedBy=multi-user.target"],
     },
+    "ntppool-api@.service": _worker("API", "api", "768M", "1G", "LimitNOFILE=4096"),
     "ntppool-broker@.service": {
         "Unit": [
             "Description=NTP Pool MQTT broker, %i",
@@ -150,7 +152,7 @@ def settings(unit: Path) -> dict[str, str]:
 
 
 def test_each_process_has_a_unit() -> None:
-    services = ("agent", "broker", "ingest", "scorer", "selector")
+    services = ("agent", "api", "broker", "ingest", "scorer", "selector")
     assert [unit.name for unit in UNITS] == [f"ntppool-{service}@.service" for service in services]
 
 

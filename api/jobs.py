@@ -1,0 +1,43 @@
+"""Run the API's periodic jobs: the end of registrations, the public files of the CA, and new certificates of its own."""
+
+from datetime import datetime
+from functools import partial
+from typing import Final
+
+from api.published import LOOK_EVERY, Published
+from api.services import Services
+from api.tls import LOOK_EVERY as LOOK_AT_FILES_EVERY
+from api.tls import ServerTls
+from auth.host_certificates import forget_private_keys
+from runtime.db.engine import transaction
+from runtime.worker import Worker
+
+EXPIRE_EVERY: Final = 3600.0
+_JITTER: Final = 300.0
+
+
+def add_jobs(worker: Worker, services: Services, published: Published, tls: ServerTls | None) -> None:
+    """Add the jobs to the worker."""
+
+    async def expire() -> None:
+        await worker.in_database(partial(end_registrations, services, services.now()))
+
+    async def publish() -> None:
+        await worker.in_database(partial(published.refresh, services.now()))
+
+    async def reload() -> None:
+        if tls is not None:
+            tls.reload()
+
+    worker.jobs.add(
+        "registrations", EXPIRE_EVERY, expire, at_once=True, jitter_seconds=_JITTER, when=worker.undisturbed
+    )
+    worker.jobs.add("revocation list", LOOK_EVERY, publish, at_once=True, when=worker.undisturbed)
+    if tls is not None:
+        worker.jobs.add("certificate files", LOOK_AT_FILES_EVERY, reload)
+
+
+def end_registrations(services: Services, now: datetime) -> None:
+    """End old registrations, and remove secrets that are no longer repeated."""
+    services.registrations.expire(now)
+    transaction(services.engine, lambda connection: forget_private_keys(connection, now))

@@ -1,0 +1,1 @@
+"""Answer machines: agents, ours and those of the older protocol. One module per subject."""

@@ -1,0 +1,57 @@
+"""Compose the API's worker: the HTTP server, and the periodic jobs of registration and of the CA.
+
+Any number of them may run: all state is in the ledger.
+"""
+
+import asyncio
+import socket
+
+from fastapi import APIRouter
+
+from api.app import build_api, guarded
+from api.broker_of_agents import BrokerOfAgents
+from api.jobs import add_jobs
+from api.published import Published
+from api.server import Server, open_sockets
+from api.services import Services, build_services
+from api.tls import ServerTls
+from runtime.settings import ConfigurationError, WorkerSettings
+from runtime.worker import Worker
+
+
+async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
+    """Start the API in ``tasks``."""
+    services, settings = build_services(worker), worker.settings
+    published = Published(services.engine, services.authority, settings.ca_crl_file)
+    broker = BrokerOfAgents(settings.broker_of_agents())
+    tls = server_tls(settings)
+    api = build_api(services, published, broker, pages(services))
+    server = Server(guarded(api, services), _sockets(settings), tls)
+    add_jobs(worker, services, published, tls)
+    tasks.create_task(server.run(), name="http server")
+
+
+def pages(services: Services) -> list[APIRouter]:
+    """Return the routers of people's pages."""
+    return []
+
+
+def server_tls(settings: WorkerSettings) -> ServerTls | None:
+    """Return the certificate of the API; ``None`` for plain HTTP.
+
+    Raises:
+        OSError: the files are invalid.
+    """
+    if settings.api_cert_file is None or settings.api_key_file is None:
+        return None
+    return ServerTls(settings.api_cert_file, settings.api_key_file)
+
+
+def _sockets(settings: WorkerSettings) -> list[socket.socket]:
+    try:
+        return open_sockets(settings.api_addresses(), settings.api_port)
+    except OSError as error:
+        raise ConfigurationError(
+            f"API_ADDRESS={settings.api_address}, API_PORT={settings.api_port}: must be local addresses and a free port: "
+            f"{error}"
+        ) from None
