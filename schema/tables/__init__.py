@@ -12,6 +12,7 @@ from schema.tables.own import (
     result_batches,
     scoring_queue,
     selector_seen,
+    user_identities,
 )
 from schema.tables.pool import (
     account_users,
@@ -57,5 +58,6 @@ __all__ = [
     "servers",
     "servers_monitor_review",
     "system_settings",
+    "user_identities",
     "users",
 ]

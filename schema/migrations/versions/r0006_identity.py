@@ -1,4 +1,4 @@
-"""Create the tables of registration, API keys and certificates that the pool's tables have no columns for."""
+"""Create the tables of registration, API keys, certificates and logins that the pool's tables have no columns for."""
 
 import sqlalchemy as sa
 
@@ -58,4 +58,12 @@ def upgrade() -> None:
             "certificates_name": ["name", "request_hash", "issued_on"],
             "certificates_not_after": ["not_after"],
         },
+    )
+    create_table(
+        "user_identities",
+        sa.Column("issuer", text_bin(255), primary_key=True),
+        sa.Column("subject", text_bin(255), primary_key=True),
+        sa.Column("user_id", int_u(), sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+        sa.Column("linked_on", datetime6(), nullable=False),
+        sa.UniqueConstraint("user_id", "issuer", name="user_identities_user"),
     )

@@ -1,0 +1,1 @@
+"""Serve the management API to hosts, and its pages to people."""
