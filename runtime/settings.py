@@ -325,6 +325,6 @@ def _setting_error(error: Any) -> str:
     name = str(error["loc"][0])
     # Not even the name of the key's file, since some users put the key itself there.
     secret = name in ("jwt_key", "jwt_key_file", "database_dsn")
-    secret = secret or name.startswith(("api_key_pepper", "oidc_client_secret"))
+    secret = secret or name.startswith(("api_key_pepper", "oidc_"))
     value = "" if secret else without_secrets(f"={error['input']}")
     return f"{name.upper()}{value}: {message}"

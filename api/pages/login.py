@@ -65,6 +65,8 @@ def _add_key_login(router: APIRouter, site: Site) -> None:
     ) -> Response:
         site.check_origin(request)
         site.check_form_token(site.session(request), form_token)
+        if site.visit(request) is not None:  # in another tab
+            return site.go(request, path_after_login(goto))
         network = begin_login(site, request)
         services, now = site.services, site.services.now()
         found = authenticate(services.engine, services.peppers, key.strip(), now)

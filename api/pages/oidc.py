@@ -27,7 +27,8 @@ SCOPE: Final = "openid email"
 _KEEP_SECONDS: Final = 3600.0
 _NEW_KEYS_SECONDS: Final = 30.0
 """Minimum seconds between two downloads of the keys."""
-_WITHIN_SECONDS: Final = 10.0
+_WITHIN_SECONDS: Final = 4.0
+"""For each of up to four questions, so that a login ends while its browser waits."""
 _LARGEST: Final = 262_144
 """Maximum bytes of an answer."""
 

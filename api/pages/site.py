@@ -37,6 +37,7 @@ from api.pages.session import (
 )
 from api.services import Services
 from auth.registration.model import Confirmer
+from runtime.clock import ClockDoubted
 from runtime.db.engine import reading
 from runtime.db.retry import DatabaseUnavailable, Reaction, reaction_to
 from runtime.log import RateLimitedLog
@@ -255,6 +256,9 @@ class Site:
             case HTTPException():
                 phrase = HTTPStatus(error.status_code).phrase
                 return self._error_page(request, PageError(error.status_code, phrase, "Nothing was changed."))
+        if isinstance(error, ClockDoubted):
+            sentence = "The clock of this server is not trusted at the moment. Try again in a minute."
+            return self._error_page(request, PageError(503, "Not available right now", sentence))
         if isinstance(error, DatabaseUnavailable) or reaction_to(error) is not Reaction.DEFECT:
             return self._error_page(
                 request,

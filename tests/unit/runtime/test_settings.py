@@ -286,7 +286,7 @@ def test_issuer_is_kept_as_it_is(issuer: str) -> None:
     ["http://login.example", "login.example", "https://", "https://u:p@login.example", "https://x?y", "https://[", "ftp://x"],
 )
 def test_issuer_is_an_https_url(issuer: str) -> None:
-    assert "OIDC_ISSUER=" in warning(oidc_issuer=issuer, oidc_client_id="x", oidc_client_secret="y")
+    assert "OIDC_ISSUER: " in warning(oidc_issuer=issuer, oidc_client_id="x", oidc_client_secret="y")
 
 
 def test_operators_are_addresses_subjects_or_accounts() -> None:

@@ -158,16 +158,6 @@ def test_second_confirmation_changes_nothing(
     assert "is confirmed" in late.words
 
 
-def test_registration_that_nobody_confirmed_has_ended(anna: Browser, these: Registrations, now: ManualTime) -> None:
-    path = waiting(these)
-    page = anna.get(path)
-    now.move(timedelta(hours=11, minutes=59))
-    other = waiting(these)
-    now.move(timedelta(hours=12, minutes=1))
-    assert anna.get(path).path.startswith("/login?"), "so has the session"
-    assert page.status == 200 and other != path
-
-
 def test_ended_registration_says_so(log_in: Login, these: Registrations, now: ManualTime, owned: int) -> None:
     path = waiting(these)
     now.move(timedelta(hours=24))

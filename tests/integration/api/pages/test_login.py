@@ -16,6 +16,7 @@ from api.pages.router import pages_router
 from api.pages.session import PURPOSE, KeyLogin, Seals, new_session
 from auth.api_key_store import add_key, authenticate, revoke_key
 from auth.tokens import load_key
+from runtime.clock import ClockDoubted
 from runtime.db.engine import transaction
 from schema.tables import accounts
 from testbed.fixtures.pages import (
@@ -337,3 +338,14 @@ def test_defect_has_a_page_and_its_log_contains_nothing_of_the_request(
     assert page.status == 500 and "secret" not in page.answer.text
     assert "/manage/monitors/confirm/{token}" in caplog.text and "ValueError at" in caplog.text
     assert "secret" not in caplog.text and "0123456789abcdef" not in caplog.text
+
+
+def test_doubted_clock_has_a_page(anna: Browser, key: str, now: ManualTime, monkeypatch: pytest.MonkeyPatch) -> None:
+    anna.log_in(key)
+
+    def doubted(_: ManualTime) -> None:
+        raise ClockDoubted("the database's clock differs")
+
+    monkeypatch.setattr(ManualTime, "__call__", doubted)
+    for path in ("/manage", "/login"):
+        assert anna.get(path).status == 503
