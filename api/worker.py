@@ -6,14 +6,13 @@ Any number of them may run: all state is in the ledger.
 import asyncio
 import socket
 
-from fastapi import APIRouter
-
 from api.app import build_api, guarded
 from api.broker_of_agents import BrokerOfAgents
 from api.jobs import add_jobs
+from api.pages.router import pages_router
 from api.published import Published
 from api.server import Server, open_sockets
-from api.services import Services, build_services
+from api.services import build_services
 from api.tls import ServerTls
 from runtime.settings import ConfigurationError, WorkerSettings
 from runtime.worker import Worker
@@ -25,15 +24,10 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     published = Published(services.engine, services.authority, settings.ca_crl_file)
     broker = BrokerOfAgents(settings.broker_of_agents())
     tls = server_tls(settings)
-    api = build_api(services, published, broker, pages(services))
+    api = build_api(services, published, broker, pages_router(services))
     server = Server(guarded(api, services), _sockets(settings), tls)
     add_jobs(worker, services, published, tls)
     tasks.create_task(server.run(), name="http server")
-
-
-def pages(services: Services) -> list[APIRouter]:
-    """Return the routers of people's pages."""
-    return []
 
 
 def server_tls(settings: WorkerSettings) -> ServerTls | None:

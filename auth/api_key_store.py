@@ -104,6 +104,18 @@ def authenticate(engine: Engine, peppers: Peppers, text: str, now: datetime) -> 
     return ApiKey(row.id, key.audience, row.account_id, row.user_id, tuple(sorted(ids)), ends_on)
 
 
+def valid_key(connection: Connection, key_id: int, now: datetime) -> ApiKey | None:
+    """Return a key that was authenticated before, if it is still valid; for the sessions that began with it."""
+    k, e, link = api_keys.c, api_key_ends.c, api_keys_monitors.c
+    query = sa.select(k.id, k.audience, k.account_id, k.user_id, e.ends_on).where(k.id == key_id)
+    row = connection.execute(query.select_from(api_keys.outerjoin(api_key_ends, e.api_key_id == k.id))).first()
+    if row is None or row.audience not in set(Audience) or (row.ends_on is not None and row.ends_on <= to_db(now)):
+        return None
+    ids = connection.scalars(sa.select(link.monitor_id).where(link.api_key_id == key_id)).all()
+    ends_on = None if row.ends_on is None else from_db(row.ends_on)
+    return ApiKey(row.id, Audience(row.audience), row.account_id, row.user_id, tuple(sorted(ids)), ends_on)
+
+
 def _find(connection: Connection, peppers: Peppers, key: KeyText, now: datetime) -> tuple[sa.Row[Any], Pepper] | None:
     k, e = api_keys.c, api_key_ends.c
     query: sa.Select[Any] = (

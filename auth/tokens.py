@@ -5,6 +5,7 @@ of the broker. The same token works on the pool's Mosquitto (claims ``subs`` and
 broker-config) and on a clustered EMQX (claim ``acl``).
 """
 
+import hmac
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,6 +83,14 @@ class SigningKey:
     def encode(self, claims: dict[str, Any]) -> str:
         """Return ``claims`` as a signed JWT."""
         return jwt.encode(claims, self._material, algorithm=self.algorithm)
+
+    def derive_secret(self, purpose: str) -> bytes:
+        """Return 32 bytes that only holders of the key can compute, other ones for each purpose."""
+        if isinstance(self._material, bytes):
+            material = self._material
+        else:
+            material = self._material.private_numbers().private_value.to_bytes(48, "big")
+        return hmac.digest(material, f"ntppool-monitor: {purpose}".encode(), "sha256")
 
 
 def load_key(text: str) -> SigningKey:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from auth.users import Stranger, User, add_to_account, forget_logins, remove_from_account, users_of_account
 from ops.errors import OperatorError, UsageError
 from ops.ids import parse_id
 from ops.output import changed
@@ -22,6 +23,7 @@ from schema.tables import accounts, monitors, servers
 _SLUG: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,148}[a-z0-9])?")
 _TOKEN: Final = re.compile(r"[a-z0-9]{4,36}")
 _LETTERS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_EMAIL: Final = re.compile(r"[!-?A-~]{1,64}@[A-Za-z0-9.-]{1,190}")
 _URL: Final = re.compile(r"https?://[^\s/]+(?:/\S*)?")
 
 MOST_MONITORS: Final = 1_000
@@ -217,6 +219,58 @@ def _counts(connection: Connection) -> tuple[dict[int, int], dict[int, int]]:
 def _plain(value: object) -> int | bool | str | None:
     """Return a flag as a cell; an unexpected value as its JSON."""
     return value if value is None or isinstance(value, int | str) else json.dumps(value)
+
+
+USER_COLUMNS: Final = ("id", "email")
+
+
+def list_users(connection: Connection, text: str) -> list[tuple[Any, ...]]:
+    """Return the users who may act for an account.
+
+    Raises:
+        OperatorError: there is no such account.
+    """
+    return [(user.id, user.email) for user in users_of_account(connection, find_account(connection, text))]
+
+
+def add_user(connection: Connection, text: str, email: str) -> str:
+    """Let the user with this address act for an account, and return a line that describes the change.
+
+    Raises:
+        OperatorError: there is no such account, or the user is deleted.
+        UsageError: this is no e-mail address.
+    """
+    if not _EMAIL.fullmatch(email):
+        raise UsageError(f"EMAIL {email[:255]!r}: must be an e-mail address such as anna.org")
+    user = add_to_account(connection, account_id := find_account(connection, text, lock=True), email)
+    if isinstance(user, Stranger):
+        raise OperatorError(f"user {email}: is deleted")
+    return f"account {account_id}: {user.email} (user {user.id}) may act for it"
+
+
+def remove_user(connection: Connection, text: str, email: str) -> str:
+    """End a user's right to act for an account, and return a line that describes the change.
+
+    Raises:
+        OperatorError: there is no such account, or the user may not act for it.
+    """
+    account_id = find_account(connection, text, lock=True)
+    user: User | None = remove_from_account(connection, account_id, email)
+    if user is None:
+        raise OperatorError(f"user {email[:255]!r}: may not act for account {account_id} anyway")
+    return f"account {account_id}: {user.email} (user {user.id}) may no longer act for it"
+
+
+def unlink_user(connection: Connection, email: str) -> str:
+    """Forget the logins of a user, and return a line that describes the change.
+
+    Raises:
+        OperatorError: there is none.
+    """
+    count = forget_logins(connection, email)
+    if not count:
+        raise OperatorError(f"user {email[:255]!r}: is linked to no login")
+    return f"user {email}: {count} unlinked; the next login with this address is linked"
 
 
 def show_account(connection: Connection, text: str) -> tuple[int, list[tuple[str, Any]]]:

@@ -115,26 +115,21 @@ def change_monitor(connection: Connection, text: str, action: Action, now: datet
     if found.status not in _FROM[action]:
         allowed = " or ".join(sorted(_FROM[action]))
         raise OperatorError(f"monitor {found}: is {found.status}; it can only be {_PAST[action]} when it is {allowed}")
-    values: dict[str, object] = {"status": wanted}
     if wanted == "deleted":
-        # NULL takes the row out of the unique key (ip, is_current), so the address may be registered again.
-        values |= {"deleted_on": now, "is_current": None}
-    connection.execute(sa.update(monitors).where(monitors.c.id == found.id).values(values))
-    revoked = _revoke_certificates(connection, found.name, now) if wanted == "deleted" else 0
-    return f"{found}: was {found.status}, is {wanted}" + (f"; certificates revoked: {revoked}" if revoked else "")
+        return f"{found}: was {found.status}, is deleted" + _delete(connection, found.id, now)
+    connection.execute(sa.update(monitors).where(monitors.c.id == found.id).values(status=wanted))
+    return f"{found}: was {found.status}, is {wanted}"
 
 
-def _revoke_certificates(connection: Connection, name: str, now: datetime) -> int:
-    """Revoke the certificates of a monitor that is deleted with all its protocols; return their number."""
+def _delete(connection: Connection, monitor_id: int, now: datetime) -> str:
+    """Delete a monitor, and describe what ended with it."""
     # Imported here, since it loads cryptography, which no other command for monitors needs.
-    from auth.certificates import revoke_monitor
+    from auth.deletion import delete_monitors
     from runtime.db.engine import from_db
 
-    # Locked, since the other protocol may be deleted by another transaction at this moment.
-    statuses = connection.scalars(sa.select(monitors.c.status).where(monitors.c.tls_name == name).with_for_update())
-    if any(status != "deleted" for status in statuses.all()):
-        return 0
-    return len(revoke_monitor(connection, name, from_db(now)))
+    ended = delete_monitors(connection, [monitor_id], from_db(now))
+    counts = (("certificates", len(ended.certificates)), ("API keys", len(ended.keys)))
+    return "".join(f"; {what} revoked: {count}" for what, count in counts if count)
 
 
 _PAST: Final[dict[Action, str]] = {

@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -82,6 +83,14 @@ class WorkerSettings(BaseSettings):
     """Broker that agents are told to use; default: that of the workers."""
     api_broker_port: Port | None = None
     api_broker_ca_file: Path | None = None
+    api_operators: str = ""
+    """Who sees and changes everything on the pages: verified e-mail addresses, ``subject:...`` of the provider of
+    OpenID Connect, or ``account:TOKEN`` for those who log in with a key of an account; separated by commas."""
+    oidc_issuer: str | None = None
+    """Provider of OpenID Connect with which people log in; unset: they log in with the key of an account."""
+    oidc_client_id: str | None = None
+    oidc_client_secret: SecretStr | None = None
+    oidc_client_secret_file: Path | None = None
 
     metrics_address: str = "127.0.0.1"
     metrics_port: Port | None = None
@@ -98,7 +107,7 @@ class WorkerSettings(BaseSettings):
 
     @field_validator(
         *("mqtt_ca_file", "mqtt_cert_file", "mqtt_key_file", "jwt_key_file"),
-        *("api_key_pepper_file", "api_key_pepper_former_file"),
+        *("api_key_pepper_file", "api_key_pepper_former_file", "oidc_client_secret_file"),
         *("api_cert_file", "api_key_file", "api_broker_ca_file"),
     )
     @classmethod
@@ -109,6 +118,7 @@ class WorkerSettings(BaseSettings):
 
     @field_validator(
         *("mqtt_key_file", "jwt_key_file", "api_key_pepper_file", "api_key_pepper_former_file", "api_key_file"),
+        "oidc_client_secret_file",
     )
     @classmethod
     def _private(cls, path: Path | None) -> Path | None:
@@ -117,6 +127,39 @@ class WorkerSettings(BaseSettings):
 
             warn_of_exposed(path)
         return path
+
+    @field_validator("api_operators")
+    @classmethod
+    def _operators(cls, text: str) -> str:
+        for entry in operator_entries(text):
+            kind, colon, value = entry.partition(":")
+            if not ((colon and value and kind in ("subject", "account")) or ("@" in entry and " " not in entry)):
+                raise ValueError("must be e-mail addresses, subject:... or account:TOKEN, separated by commas")
+        return text
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _issuer(cls, text: str | None) -> str | None:
+        if text is None:
+            return None
+        try:
+            parts = urlsplit(text)
+            host, _ = parts.hostname, parts.port
+        except ValueError:
+            raise ValueError("is not a URL") from None
+        plain = {parts.username, parts.password} == {None} and not parts.query and not parts.fragment
+        if not host or not plain or not (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))):
+            raise ValueError(
+                "must be a URL such as https://login.example.org, without user and query; http is for loopback only"
+            )
+        return text
+
+    @model_validator(mode="after")
+    def _login_complete(self) -> Self:
+        secret = self.oidc_client_secret or self.oidc_client_secret_file
+        if len({self.oidc_issuer is None, self.oidc_client_id is None, secret is None}) > 1:
+            raise ValueError("OIDC_ISSUER, OIDC_CLIENT_ID, OIDC_CLIENT_SECRET_FILE: set all of them, or none")
+        return self
 
     @model_validator(mode="after")
     def _plain_only_on_loopback(self) -> Self:
@@ -238,6 +281,19 @@ class WorkerSettings(BaseSettings):
         """Return the former secret of API keys, and the name of its setting; ``None`` if there is none."""
         return _secret("API_KEY_PEPPER_FORMER", self.api_key_pepper_former, self.api_key_pepper_former_file)
 
+    def oidc_secret_text(self) -> str:
+        """Return the secret of our client at the provider of OpenID Connect.
+
+        It is ``OIDC_CLIENT_SECRET``, else ``OIDC_CLIENT_SECRET_FILE``.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        found = _secret("OIDC_CLIENT_SECRET", self.oidc_client_secret, self.oidc_client_secret_file)
+        if found is None or not found[0].strip():
+            raise ConfigurationError("OIDC_CLIENT_SECRET_FILE: must hold the secret of OIDC_CLIENT_ID")
+        return found[0].strip()
+
     def database_url(self) -> "URL":
         """Return the URL of the ledger, by default SQLite in the state directory.
 
@@ -279,6 +335,11 @@ class WorkerSettings(BaseSettings):
         if secret.user is not None and url.username in (None, secret.user):
             return url.set(username=secret.user, password=secret.password)
         return url
+
+
+def operator_entries(text: str) -> list[str]:
+    """Return the entries of ``API_OPERATORS``."""
+    return [entry for part in text.split(",") if (entry := part.strip())]
 
 
 def _read_key(name: str, path: Path) -> str:
@@ -340,6 +401,7 @@ def _setting_error(error: Any) -> str:
         return message
     name = str(error["loc"][0])
     # Not even the name of the key's file, since some users put the key itself there.
-    secret = name in ("jwt_key", "jwt_key_file", "database_dsn") or name.startswith("api_key_pepper")
+    secret = name in ("jwt_key", "jwt_key_file", "database_dsn")
+    secret = secret or name.startswith(("api_key_pepper", "oidc_"))
     value = "" if secret else without_secrets(f"={error['input']}")
     return f"{name.upper()}{value}: {message}"

@@ -238,3 +238,5 @@ class Shown:
     warnings: tuple[Warned, ...] = ()
     choose: tuple[Outcome, ...] = ()
     """The outcomes that the person may choose from; empty if there is nothing to choose."""
+    handed_on: datetime | None = None
+    """When the host got its key; ``None`` if it has not."""

@@ -15,8 +15,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from auth.api_key_store import add_key, keys_of_monitors, replace_keys, revoke_key
+from auth.api_key_store import add_key, keys_of_monitors, replace_keys
 from auth.api_keys import Peppers
+from auth.deletion import SET_ASIDE, delete_monitors
+from auth.registration.accounts import lock_account
 from auth.registration.model import (
     CONFIRM_PATH,
     CONFIRM_WITHIN,
@@ -65,7 +67,6 @@ from schema.names import Environment, IpVersion
 from schema.tables import (
     accounts,
     api_key_ends,
-    api_keys_monitors,
     monitor_registrations,
     monitors,
     registration_details,
@@ -139,6 +140,8 @@ class Registrations:
         query = sa.select(*_COLUMNS).select_from(_JOINED).order_by(_r.id.desc())
         if account_id is not None:
             query = query.where(_r.account_id == account_id)
+        if status == "pending":  # the others may include pending ones that are too old
+            query = query.where(_r.status == status)
         with reading(self.engine) as connection:
             found = [_shown(row, now) for row in connection.execute(query)]
         return [one for one in found if status is None or one.status == status]
@@ -360,7 +363,7 @@ def _confirm(
         return Confirmed(row.tls_name)
     if (problem := _not_pending(state, now)) is not None:
         return problem
-    account = _account(connection, account_id)
+    account = lock_account(connection, account_id)
     if account is None:
         return Problem("There is no such account.")
     holders = _holders(connection, state.addresses, lock=True)
@@ -405,11 +408,8 @@ def _apply(
 ) -> None:
     m = monitors.c
     client = row.client.removeprefix("ntppool-agent/")[:255]
-    if made.set_aside:
-        # First, since they hold the addresses. NULL takes a row out of the unique key (ip, is_current).
-        gone = {"status": "deleted", "deleted_on": to_db_seconds(now), "is_current": None}
-        connection.execute(sa.update(monitors).where(m.id.in_(sorted(made.set_aside))).values(gone))
-        _revoke_without_monitors(connection, made.set_aside, now)
+    # First, since they hold the addresses.
+    delete_monitors(connection, made.set_aside, now, SET_ASIDE)
     for monitor_id, ip in sorted(made.update.items()):
         values: dict[str, Any] = {"ip": ip}
         if monitor_id in made.revive:
@@ -435,15 +435,6 @@ def _apply(
     values = {"status": "accepted", "account_id": account.id, "tls_name": made.name, "monitor_id": one}
     _update(connection, row.id, values | {"location_code": location.strip().lower()[:5]})
     _update_details(connection, row.id, {"decided_by": by.label[:255], "decided_on": to_db(now)})
-
-
-def _revoke_without_monitors(connection: Connection, set_aside: Collection[int], now: datetime) -> None:
-    """Revoke the keys that cover only deleted monitors."""
-    link, m = api_keys_monitors.c, monitors.c
-    for key_id in keys_of_monitors(connection, set_aside):
-        left = sa.select(sa.func.count()).select_from(api_keys_monitors.join(monitors, m.id == link.monitor_id))
-        if not connection.scalar(left.where(link.api_key_id == key_id, m.status != "deleted")):
-            revoke_key(connection, key_id, now, "its monitor was set aside")
 
 
 def _reject(connection: Connection, token: str, by: Confirmer, reason: str, now: datetime) -> Rejected | Problem:
@@ -514,29 +505,6 @@ def _state(row: sa.Row[Any]) -> State:
     )
 
 
-def _account(connection: Connection, account_id: int) -> Account | None:
-    """Return an account, and lock its row, under which its monitors are named and counted."""
-    a, m = accounts.c, monitors.c
-    query = sa.select(a.id_token, sa.type_coerce(a.flags, sa.Text).label("flags")).where(a.id == account_id)
-    row = connection.execute(query.with_for_update()).first()
-    if row is None:
-        return None
-    count = sa.select(sa.func.count()).where(m.account_id == account_id, m.type == "monitor", m.status != "deleted")
-    try:
-        flags = json.loads(row.flags or "null")
-    except (ValueError, RecursionError):
-        flags = "unreadable"
-    if flags is None:
-        flags = {}
-    elif not isinstance(flags, dict):
-        flags = {"monitor_limit": 0}  # an unreadable limit is no permission
-    limit = flags.get("monitor_limit")
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
-        limit = 0
-    enabled = flags.get("monitor_enabled") is True
-    return Account(account_id, row.id_token or "", connection.scalar(count) or 0, limit, enabled)
-
-
 def _holders(connection: Connection, addresses: Collection[str], *, lock: bool) -> list[KnownMonitor]:
     m = monitors.c
     return _monitors(connection, sa.and_(m.ip.in_(addresses), m.is_current.is_not(None)), lock=lock)
@@ -597,4 +565,5 @@ def _shown(
             for one in others
         ),
         choose=choose,
+        handed_on=state.handed_on,
     )

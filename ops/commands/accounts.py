@@ -9,6 +9,7 @@ from ops.errors import UsageError
 from ops.output import Layout, fields_as_dict, rows_as_dicts, show_fields, show_table, write, write_json
 
 _ACCOUNT = typer.Argument(metavar="ACCOUNT", help="Id, token, slug or name.")
+_EMAIL = typer.Argument(metavar="EMAIL", help="Address with which the user logs in.")
 _Organization = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the organization.")]
 _Url = Annotated[str | None, typer.Option(metavar="URL", help="Website of the organization.")]
 _Slug = Annotated[str | None, typer.Option(metavar="SLUG", help="Name in page URLs, such as example-org.")]
@@ -127,6 +128,8 @@ def register(app: typer.Typer) -> None:
         for line in done:
             write(line)
 
+    _register_users(group)
+
     @group.command("key")
     def key_(
         context: typer.Context,
@@ -159,3 +162,50 @@ def register(app: typer.Typer) -> None:
             write_json({"id": key_id, "account_id": account_id, "key": key.clear})
         else:
             write(key.clear)
+
+
+def _register_users(group: typer.Typer) -> None:
+    @group.command()
+    def users(
+        context: typer.Context,
+        account: Annotated[str, _ACCOUNT],
+        as_json: Annotated[bool, JSON_OPTION] = False,
+    ) -> None:
+        """List the users who may act for an account."""
+        from ops.accounts import USER_COLUMNS, list_users
+        from runtime.db.engine import reading
+
+        with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
+            rows = list_users(connection, account)
+        show_table(USER_COLUMNS, rows, as_json=as_json)
+
+    @group.command("add-user")
+    def add_user_(
+        context: typer.Context, account: Annotated[str, _ACCOUNT], email: Annotated[str, _EMAIL]
+    ) -> None:
+        """Let a user act for an account, who logs in with OpenID Connect."""
+        from ops.accounts import add_user
+        from runtime.db.engine import transaction
+
+        with open_ledger(globals_of(context).for_a_person()) as engine:
+            write(transaction(engine, lambda connection: add_user(connection, account, email)))
+
+    @group.command("remove-user")
+    def remove_user_(
+        context: typer.Context, account: Annotated[str, _ACCOUNT], email: Annotated[str, _EMAIL]
+    ) -> None:
+        """End a user's right to act for an account, at once."""
+        from ops.accounts import remove_user
+        from runtime.db.engine import transaction
+
+        with open_ledger(globals_of(context).for_a_person()) as engine:
+            write(transaction(engine, lambda connection: remove_user(connection, account, email)))
+
+    @group.command("unlink-user")
+    def unlink_user_(context: typer.Context, email: Annotated[str, _EMAIL]) -> None:
+        """Forget with which login a user logs in, so that the next one with the address counts."""
+        from ops.accounts import unlink_user
+        from runtime.db.engine import transaction
+
+        with open_ledger(globals_of(context).for_a_person()) as engine:
+            write(transaction(engine, lambda connection: unlink_user(connection, email)))

@@ -13,6 +13,7 @@ from schema.tables.own import (
     result_batches,
     scoring_queue,
     selector_seen,
+    user_identities,
 )
 from schema.tables.pool import (
     account_users,
@@ -59,5 +60,6 @@ __all__ = [
     "servers",
     "servers_monitor_review",
     "system_settings",
+    "user_identities",
     "users",
 ]

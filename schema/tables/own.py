@@ -208,6 +208,19 @@ registration_sources = sa.Table(
 )
 """Networks that registrations came from, for their limit and for operators."""
 
+user_identities = sa.Table(
+    "user_identities",
+    metadata,
+    # As the provider of OpenID Connect states them.
+    Column("issuer", text_bin(255), primary_key=True),
+    Column("subject", text_bin(255), primary_key=True),
+    Column("user_id", int_u(), sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("linked_on", datetime6(), nullable=False),
+    sa.UniqueConstraint("user_id", "issuer", name="user_identities_user"),
+    **TABLE_OPTIONS,
+)
+"""The logins of the pool's users at providers of OpenID Connect: one for each user and provider."""
+
 sa.Index("api_keys_lookup", api_keys.c.token_lookup)
 
 # For the frequent queries of all monitors' pairs by status.

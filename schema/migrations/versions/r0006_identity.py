@@ -1,4 +1,4 @@
-"""Create the tables of registration, API keys and certificates that the pool's tables have no columns for."""
+"""Create the tables of registration, API keys, certificates and logins that the pool's tables have no columns for."""
 
 import sqlalchemy as sa
 
@@ -67,4 +67,12 @@ def upgrade() -> None:
         sa.Column("sealed_key", text_bin(1000), nullable=False),
         sa.Column("issued_on", datetime6(), nullable=False),
         indexes={"host_certificates_issued": ["issued_on"]},
+    )
+    create_table(
+        "user_identities",
+        sa.Column("issuer", text_bin(255), primary_key=True),
+        sa.Column("subject", text_bin(255), primary_key=True),
+        sa.Column("user_id", int_u(), sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+        sa.Column("linked_on", datetime6(), nullable=False),
+        sa.UniqueConstraint("user_id", "issuer", name="user_identities_user"),
     )

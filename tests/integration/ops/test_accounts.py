@@ -9,7 +9,18 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from ops.accounts import account_change, add_account, find_account, list_accounts, set_account, show_account
+from ops.accounts import (
+    account_change,
+    add_account,
+    add_user,
+    find_account,
+    list_accounts,
+    list_users,
+    remove_user,
+    set_account,
+    show_account,
+    unlink_user,
+)
 from ops.errors import OperatorError, UsageError
 from runtime.db.engine import reading, transaction
 from schema.tables import accounts
@@ -183,3 +194,25 @@ def test_invalid_account_values_are_refused(given: dict[str, Any], named: str) -
 
 def test_the_largest_values_are_accepted(engine: Engine) -> None:
     add(engine, "x" * 255, organization="y" * 150, slug="s" * 150, token="t" * 36, monitor_limit=1000)
+
+
+def test_users_of_an_account_are_added_listed_and_removed(engine: Engine) -> None:
+    add(engine, "Ticks", slug="ticks")
+    said = write(engine, lambda c: add_user(c, "ticks", "anna@example.org"))
+    assert "anna@example.org" in said and "may act for it" in said
+    assert [row[1] for row in read(engine, lambda c: list_users(c, "ticks"))] == ["anna@example.org"]
+    with pytest.raises(OperatorError, match="is linked to no login"):
+        write(engine, lambda c: unlink_user(c, "anna@example.org"))
+    assert "no longer" in write(engine, lambda c: remove_user(c, "ticks", "anna@example.org"))
+    assert read(engine, lambda c: list_users(c, "ticks")) == []
+    with pytest.raises(OperatorError, match="may not act for account"):
+        write(engine, lambda c: remove_user(c, "ticks", "anna@example.org"))
+    with pytest.raises(OperatorError, match="no account has that id"):
+        write(engine, lambda c: add_user(c, "nobody", "anna@example.org"))
+
+
+@pytest.mark.parametrize("email", ["", "anna", "anna@", "@example.org", "a b@example.org", "a@b@c", "é@example.org", "a@b\n"])
+def test_user_is_added_with_an_address_only(sqlite_engine: Engine, email: str) -> None:
+    add(sqlite_engine, "Ticks", slug="ticks")
+    with pytest.raises(UsageError, match="must be an e-mail address"):
+        write(sqlite_engine, lambda c: add_user(c, "ticks", email))

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from auth.api_keys import derive_pepper
 from auth.tokens import InvalidKey, Role, SigningKey, claims, load_key, sign, token_source
 from schema.names import Environment, InvalidName
 from schema.topics import Topics
@@ -233,3 +234,15 @@ def test_lifetime_may_be_shorter_but_not_longer_than_that_of_the_role() -> None:
 def test_time_without_a_time_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="time zone"):
         sign(load_key(SECRET), Role.ADMIN, "ask", "test", now=NOW.replace(tzinfo=None))
+
+
+# --- derived secrets ----------------------------------------------------------------------------------
+
+
+def test_derived_secrets_differ_by_key_and_purpose(ec_pem: str) -> None:
+    keys = [load_key(SECRET), load_key(f" {SECRET}\n"), load_key(SECRET + "x"), load_key(ec_pem)]
+    one, same, other, ec_key = (key.derive_secret("sessions") for key in keys)
+    assert one == same and len({one, other, ec_key, keys[0].derive_secret("forms")}) == 4
+    assert all(len(secret) == 32 for secret in (one, other, ec_key))
+    assert load_key(ec_pem).derive_secret("sessions") == ec_key
+    assert derive_pepper(SECRET).material not in (one, keys[0].derive_secret("forms"))

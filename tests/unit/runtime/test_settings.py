@@ -10,7 +10,13 @@ import pytest
 from agent.settings import load_settings as load_agent_settings
 from runtime import log, secrets
 from runtime.mqtt.types import BrokerAddress
-from runtime.settings import ConfigurationError, WorkerSettings, load_settings, server_state_directory
+from runtime.settings import (
+    ConfigurationError,
+    WorkerSettings,
+    load_settings,
+    operator_entries,
+    server_state_directory,
+)
 
 SECRET = "hunter2-hunter2"
 
@@ -296,3 +302,41 @@ def test_agents_may_be_told_another_broker(tmp_path: Path) -> None:
 )
 def test_invalid_settings_of_the_api_are_named(given: dict[str, Any], says: str) -> None:
     assert says in warning(**given)
+
+
+# ---- pages ---------------------------------------------------------------------------------------------------------
+
+
+def test_login_at_a_provider_is_complete_or_unset(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
+    given = {"oidc_issuer": "https://login.example", "oidc_client_id": "pages"}
+    settings = load_settings(**given, oidc_client_secret_file=tmp_path / "secret")
+    assert settings.oidc_secret_text() == load_settings(**given, oidc_client_secret=SECRET).oidc_secret_text() == SECRET
+    assert "set all of them, or none" in warning(**given)
+    assert "set all of them, or none" in warning(oidc_client_secret=SECRET)
+    assert SECRET not in warning(oidc_client_secret_file=SECRET)
+    (tmp_path / "secret").write_text("\n")
+    with pytest.raises(ConfigurationError, match="OIDC_CLIENT_SECRET_FILE"):
+        load_settings(**given, oidc_client_secret_file=tmp_path / "secret").oidc_secret_text()
+
+
+@pytest.mark.parametrize("issuer", ["https://login.example", "https://login.example/realms/pool/", "http://127.0.0.1:80"])
+def test_issuer_is_kept_as_it_is(issuer: str) -> None:
+    assert load_settings(oidc_issuer=issuer, oidc_client_id="x", oidc_client_secret="y").oidc_issuer == issuer
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    ["http://login.example", "login.example", "https://", "https://u:p@login.example", "https://x?y", "https://[", "ftp://x"],
+)
+def test_issuer_is_an_https_url(issuer: str) -> None:
+    assert "OIDC_ISSUER: " in warning(oidc_issuer=issuer, oidc_client_id="x", oidc_client_secret="y")
+
+
+def test_operators_are_addresses_subjects_or_accounts() -> None:
+    text = " anna@example.org,subject:248289761001 , account:4xhq2c9,"
+    assert operator_entries(load_settings(api_operators=text).api_operators) == [
+        *("anna@example.org", "subject:248289761001", "account:4xhq2c9"),
+    ]
+    for wrong in ("anna", "account:", "user:1", "anna @example.org", "*"):
+        assert warning(api_operators=wrong).startswith(f"API_OPERATORS={wrong}: ")

@@ -1,0 +1,351 @@
+"""Join what all pages need: sessions, the person of a request, checks of forms, templates and security headers."""
+
+import hashlib
+import logging
+import traceback
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.routing import APIRoute
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.exceptions import HTTPException
+
+from api.pages.login_limit import LoginLimit
+from api.pages.oidc import Provider, provider_of
+from api.pages.person import read_person
+from api.pages.request_checks import HOME, is_own_form
+from api.pages.session import (
+    ATTEMPT_LIFE,
+    PURPOSE,
+    SESSION_LIFE,
+    VISIT_LIFE,
+    Attempt,
+    KeyLogin,
+    Seals,
+    Session,
+    UserLogin,
+    new_session,
+)
+from api.services import Services
+from auth.registration.model import Confirmer
+from runtime.clock import ClockDoubted
+from runtime.db.engine import reading
+from runtime.db.retry import DatabaseUnavailable, Reaction, reaction_to
+from runtime.log import RateLimitedLog
+from runtime.settings import operator_entries
+
+log = logging.getLogger(__name__)
+_failures: Final = RateLimitedLog(log)
+
+TEMPLATES: Final = Path(__file__).parent / "templates"
+STYLE: Final = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+STYLE_PATH: Final = f"/manage/style-{hashlib.sha256(STYLE.encode()).hexdigest()[:12]}.css"
+
+HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+"""Headers of all pages. No page has a script, and nothing outside is loaded."""
+
+
+class PageError(Exception):
+    """The request is refused with a page of its own."""
+
+    def __init__(self, status: int, title: str, *sentences: str, retry_seconds: int | None = None) -> None:
+        super().__init__(title)
+        self.status = status
+        self.title = title
+        self.sentences = sentences
+        self.headers = {} if retry_seconds is None else {"Retry-After": str(retry_seconds)}
+
+
+class LoginNeeded(Exception):
+    """The person must log in first, and then sees the page at ``goto``."""
+
+    def __init__(self, goto: str) -> None:
+        super().__init__("login needed")
+        self.goto = goto
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A request by a person who has logged in."""
+
+    session: Session
+    person: Confirmer
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What all pages need."""
+
+    services: Services
+    seals: Seals
+    provider: Provider | None
+    operators: frozenset[str]
+    templates: Environment = field(default_factory=lambda: open_templates())
+    limit: LoginLimit = field(default_factory=LoginLimit)
+
+    # ---- requests --------------------------------------------------------------------------------------------------
+
+    def session(self, request: Request) -> Session | None:
+        """Return the session of the request's cookie, also that of someone who has not logged in."""
+        text = request.cookies.get(_cookie("session", request), "")
+        return self.seals.open_session(text, self.services.now())
+
+    def visit(self, request: Request) -> Visit | None:
+        """Return the person's visit; ``None`` if nobody has logged in, or their right to has ended."""
+        session = self.session(request)
+        if session is None or not self._is_usual(session.login):
+            return None
+        with reading(self.services.engine) as connection:
+            person = read_person(connection, session.login, self.operators, self.services.now())
+        return None if person is None else Visit(session, person)
+
+    def _is_usual(self, login: KeyLogin | UserLogin | None) -> bool:
+        """Return whether people log in this way; the settings may have changed since this person did."""
+        if self.provider is None:
+            return isinstance(login, KeyLogin)
+        return isinstance(login, UserLogin) and login.issuer == self.provider.issuer
+
+    def required_visit(self, request: Request, goto: str | None = None) -> Visit:
+        """Return the person's visit.
+
+        Args:
+            goto: the page after the login; default: that of the request.
+
+        Raises:
+            LoginNeeded: nobody has logged in.
+        """
+        visit = self.visit(request)
+        if visit is None:
+            raise LoginNeeded(request.url.path if goto is None else goto)
+        return visit
+
+    def posted(self, request: Request, form_token: str, goto: str) -> Visit:
+        """Return the visit of a person who has sent a form of ours.
+
+        Args:
+            goto: the page with the form, to show after a login if the session has ended meanwhile.
+
+        Raises:
+            LoginNeeded: nobody has logged in.
+            PageError: the form was not sent by one of our pages.
+        """
+        self.check_origin(request)
+        visit = self.required_visit(request, goto)
+        self.check_form_token(visit.session, form_token)
+        return visit
+
+    def check_origin(self, request: Request) -> None:
+        """Refuse a form that another site has sent.
+
+        Raises:
+            PageError: it is none of ours.
+        """
+        if not is_own_form(request.headers, self.origin(request)):
+            raise PageError(
+                403,
+                "This form was not sent from here",
+                "Your browser says that another page has sent it. Nothing was changed.",
+                f"Open this site at {self.origin(request)}, and try again there.",
+            )
+
+    def check_form_token(self, session: Session | None, form_token: str) -> None:
+        """Refuse a form of another session.
+
+        Raises:
+            PageError: its token is missing or wrong.
+        """
+        if session is None or not self.seals.is_form_token(session, form_token):
+            raise PageError(
+                403,
+                "This form is no longer valid",
+                "It belongs to a session that has ended, or your browser does not send cookies. Nothing was changed.",
+                "Go back, reload the page, and try again.",
+            )
+
+    def origin(self, request: Request) -> str:
+        """Return our origin as browsers name it, such as ``https://api.pool.example``."""
+        url = self.services.settings.api_url or f"{request.url.scheme}://{request.url.netloc}"
+        return url.rstrip("/").removesuffix(":443" if url.startswith("https:") else ":80")
+
+    # ---- answers ---------------------------------------------------------------------------------------------------
+
+    def page(
+        self, request: Request, template: str, visit: Visit | None, *, status: int = 200, **values: Any
+    ) -> HTMLResponse:
+        """Return a page. A notice of the session is shown once."""
+        notice = visit.session.notice if visit is not None else ""
+        token = self.seals.form_token(visit.session) if visit is not None else ""
+        common = {"env": self.services.env, "style": STYLE_PATH, "person": visit and visit.person, "notice": notice}
+        text = self.templates.get_template(template).render(**{"form_token": token, **common, **values})
+        answer = HTMLResponse(text, status_code=status)
+        if visit is not None and notice:
+            self.keep_session(answer, request, msgspec.structs.replace(visit.session, notice=""))
+        return answer
+
+    def page_of_visitor(
+        self, request: Request, template: str, *, status: int = 200, **values: Any
+    ) -> HTMLResponse:
+        """Return a page with a form for someone who has not logged in; their cookie is for the form only."""
+        session = self.session(request)
+        if session is None or session.login is not None:
+            session = new_session(self.services.now())
+        values = {"notice": session.notice, "form_token": self.seals.form_token(session), **values}
+        answer = self.page(request, template, None, status=status, **values)
+        self.keep_session(answer, request, msgspec.structs.replace(session, notice=""))
+        return answer
+
+    def go(self, request: Request, path: str, session: Session | None = None, *, notice: str = "") -> RedirectResponse:
+        """Send the browser to another page of ours, where it says ``notice``."""
+        answer = RedirectResponse(path, status_code=303)
+        if session is not None:
+            self.keep_session(answer, request, msgspec.structs.replace(session, notice=notice))
+        return answer
+
+    def keep_session(self, answer: Response, request: Request, session: Session) -> None:
+        """Let the browser keep a session."""
+        life = VISIT_LIFE if session.login is None else SESSION_LIFE
+        age = self.services.now().timestamp() - session.begun
+        seconds = max(0, int(life.total_seconds() - age))
+        _set_cookie(answer, request, "session", self.seals.seal_session(session), seconds)
+
+    def attempt(self, request: Request) -> Attempt | None:
+        """Return the login at the provider that has begun in this browser."""
+        return self.seals.open_attempt(request.cookies.get(_cookie("login", request), ""), self.services.now())
+
+    def keep_attempt(self, answer: Response, request: Request, attempt: Attempt | None) -> None:
+        """Let the browser keep a login at the provider, or forget it."""
+        if attempt is None:
+            _set_cookie(answer, request, "login", "", 0)
+        else:
+            seconds = int(ATTEMPT_LIFE.total_seconds())
+            _set_cookie(answer, request, "login", self.seals.seal_attempt(attempt), seconds)
+
+    def refuse(self, request: Request, error: Exception, route: str) -> Response:
+        """Return the page for an error.
+
+        Args:
+            route: its path with the names of its parameters, since their values may be secrets.
+        """
+        match error:
+            case LoginNeeded():
+                return self.go(request, "/login?" + urlencode({"next": error.goto}))
+            case PageError():
+                return self._error_page(request, error)
+            case RequestValidationError():
+                return self._error_page(
+                    request, PageError(422, "This form is incomplete", "Go back, fill in all fields, and try again.")
+                )
+            case HTTPException():
+                phrase = HTTPStatus(error.status_code).phrase
+                return self._error_page(request, PageError(error.status_code, phrase, "Nothing was changed."))
+        if isinstance(error, ClockDoubted):
+            sentence = "The clock of this server is not trusted at the moment. Try again in a minute."
+            return self._error_page(request, PageError(503, "Not available right now", sentence))
+        if isinstance(error, DatabaseUnavailable) or reaction_to(error) is not Reaction.DEFECT:
+            return self._error_page(
+                request,
+                PageError(503, "Not available right now", "The pool's database does not answer. Try again in a minute."),
+            )
+        _failures.log(logging.ERROR, route, "page %s: %s", route, _without_values(error))
+        return self._error_page(
+            request, PageError(500, "Something went wrong", "The error was recorded. Try again later.")
+        )
+
+    def _error_page(self, request: Request, error: PageError) -> HTMLResponse:
+        values = {"title": error.title, "sentences": error.sentences, "home": HOME}
+        answer = self.page(request, "error.html", None, status=error.status, **values)
+        answer.headers.update(error.headers)
+        return answer
+
+
+def open_site(services: Services) -> Site:
+    """Return what all pages need.
+
+    Raises:
+        ConfigurationError: the login is not completely configured.
+    """
+    return Site(
+        services,
+        Seals(services.signing_key.derive_secret(PURPOSE)),
+        provider_of(services.settings, services.now),
+        frozenset(operator_entries(services.settings.api_operators)),
+    )
+
+
+def open_templates() -> Environment:
+    """Return the templates, which escape all values."""
+    found = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["utc"] = _utc
+    return found
+
+
+def _utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _without_values(error: Exception) -> str:
+    """Describe an error by its type and place, since its text may contain what was sent."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    return f"{type(error).__name__} at " + " < ".join(f"{Path(one.filename).name}:{one.lineno}" for one in frames[::-1])
+
+
+def page_route(site: Site) -> type[APIRoute]:
+    """Return the class of routes that answer every error with a page, and all with the security headers."""
+
+    class PageRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def answer(request: Request) -> Response:
+                try:
+                    found = await handle(request)
+                except Exception as error:
+                    found = site.refuse(request, error, self.path)
+                for name, value in HEADERS.items():
+                    found.headers.setdefault(name, value)
+                return found
+
+            return answer
+
+    return PageRoute
+
+
+def _cookie(name: str, request: Request) -> str:
+    """Return the name of a cookie. With TLS, its prefix keeps other hosts of the domain from setting it."""
+    return f"__Host-ntppool-{name}" if request.url.scheme == "https" else f"ntppool-{name}"
+
+
+def _set_cookie(answer: Response, request: Request, name: str, value: str, seconds: int) -> None:
+    answer.set_cookie(
+        _cookie(name, request),
+        value,
+        max_age=seconds,
+        path="/",
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="lax",
+    )
