@@ -93,9 +93,15 @@ class Renewals:
         self.trouble: str | None = None
         """What is wrong, or what the pool has yet to do."""
         self._failures = 0
+        self._asked = False
         self._again = False
+        """The broker refuses what we have."""
         self._again_from = -AGAIN_EVERY
         self._warning = OngoingWarning(log, repeat_seconds=3600.0)
+
+    def ask_now(self) -> None:
+        """Ask the API within a second, instead of at the next interval."""
+        self._asked = True
 
     def broker_refuses(self) -> None:
         """Record that the broker refuses our token or certificate, and renew both soon.
@@ -119,11 +125,14 @@ class Renewals:
             await self._wait(pause_after(outcome, self._failures), api)
 
     async def _wait(self, seconds: float, api: Api) -> None:
-        """Wait, but not if there is a new key, or if the broker refuses what we have."""
+        """Wait, but not if there is a new key, or a reason to ask now."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not self._again and self._api() in (api, None):  # noqa: ASYNC110  # other processes write it
+                while not self._is_urgent() and self._api() in (api, None):  # noqa: ASYNC110  # others write it
                     await asyncio.sleep(LOOK_EVERY)
+
+    def _is_urgent(self) -> bool:
+        return self._asked or self._again
 
     def _api(self) -> Api | None:
         """Return the API and our key, if there is one that can be read."""
@@ -141,7 +150,7 @@ class Renewals:
 
     async def _renew(self) -> Outcome:
         """Run a child and return its outcome: never that of an earlier one."""
-        again, self._again = self._again, False
+        again, self._again, self._asked = self._again, False, False
         if again:
             self._again_from = time.monotonic() + AGAIN_EVERY
         before = file_stamp(self._directory.renewal_file)

@@ -123,8 +123,9 @@ class Service:
         self._ends.set()
 
     def reload(self) -> None:
-        """Read the files again now."""
+        """Read the files again now, and ask the API."""
         self._reload_now.set()
+        self._renewals.ask_now()
 
     async def run(self) -> None:
         """Run until :meth:`stop`."""

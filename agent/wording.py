@@ -81,7 +81,9 @@ def _report_lines(found: Inspection, report: AgentReport, now: datetime) -> Iter
 
 
 def _unnamed(found: Inspection) -> str:
-    return f"not set up for {found.env}" if found.api is None else "not named by the API yet"
+    if found.api is not None:
+        return "not named by the API yet"
+    return "unknown" if found.set_up else f"not set up for {found.env}"
 
 
 def _api_lines(found: Inspection, now: datetime) -> Iterator[str]:

@@ -10,13 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.api_client import ApiClient
@@ -24,41 +22,14 @@ from agent.renew import Renewal
 from agent.renewal_file import Outcome, read_outcome
 from agent.replacement import finish_replacement
 from agent.state import Api, Broker, StateDirectory, StateFile
+from testbed.agent_api import Issuer
 from testbed.paths import CHECKOUT
-from testbed.recording_api import Asked, RecordingApi, Reply, recording_api, refuse, say
+from testbed.recording_api import RecordingApi, Reply, recording_api, refuse, say
 
 NAME = "uspao1-acc1.devel.mon.example"
 KEY = "ntpm_a_key_for_tests"
 TOKEN = "/monitor/api/token"
 CERTIFICATE = "/monitor/api/certificate"
-
-
-class Issuer:
-    """A CA that signs requests."""
-
-    def __init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self.lifetime = timedelta(days=90)
-        self.requests: list[bytes] = []
-
-    def sign(self, asked: Asked) -> Reply:
-        """Answer a request; the same one with the same certificate."""
-        request = x509.load_pem_x509_csr(asked.body)
-        assert request.is_signature_valid
-        self.requests.append(asked.body)
-        now = datetime.now(UTC)
-        made = (
-            x509.CertificateBuilder()
-            .subject_name(request.subject)
-            .issuer_name(x509.Name([]))
-            .public_key(request.public_key())
-            .serial_number(1)
-            .not_valid_before(now - timedelta(minutes=1))
-            .not_valid_after(now + self.lifetime)
-            .add_extension(request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value, False)
-            .sign(self._key, hashes.SHA256())
-        )
-        return say(certificate=made.public_bytes(serialization.Encoding.PEM).decode())
 
 
 def token(name: str = NAME, *, lifetime: float = 21600.0, age: float = 0.0) -> str:
