@@ -8,7 +8,7 @@ from typing import Final, TextIO
 BORDER: Final = 2
 """Light modules around the code. The standard wants four, but readers need two, and terminals are small."""
 
-_TOO_LITTLE_LEFT: Final = 4
+_BESIDE: Final = 3
 """Lines of a terminal that must stay visible beside the code: the address, and what the host waits for."""
 
 # Black on white whatever the terminal's own colours are: many readers fail on an inverted code.
@@ -32,7 +32,7 @@ def half_blocks(modules: Sequence[Sequence[bool]]) -> list[str]:
 
 def fits(lines: Sequence[str], columns: int, rows: int) -> bool:
     """Return whether a terminal of this size shows the lines and what is said around them."""
-    return len(lines) + _TOO_LITTLE_LEFT <= rows and all(len(line) <= columns for line in lines)
+    return len(lines) + _BESIDE <= rows and all(len(line) <= columns for line in lines)
 
 
 def shows_blocks(encoding: str | None, terminal: str) -> bool:

@@ -89,6 +89,8 @@ class RecordingApi:
         """Called with the number of a request, from 0; whether to lose its answer."""
         self.overrides: dict[str, Callable[[Asked], Reply]] = {}
         """Answers by path that replace the usual ones."""
+        self.tag: str | None = None
+        """The tag of the configuration; by default, one that differs with its content."""
         self.clock_ahead = 0.0
         """Seconds by which the API's clock is ahead."""
         self.token_lifetime = timedelta(hours=6)
@@ -147,7 +149,7 @@ class RecordingApi:
         made = say(
             name=self.name.partition(".")[0], tls_name=self.name, broker=self.broker, api_version=1, **protocols
         )
-        tag = f'"{hashlib.sha256(made.body).hexdigest()[:32]}"'
+        tag = self.tag if self.tag is not None else f'"{hashlib.sha256(made.body).hexdigest()[:32]}"'
         return Reply(304, headers={"ETag": tag}) if known == tag else replace(made, headers={"ETag": tag})
 
     # ---- the server ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from agent.state import Api, StateFile
 from schema.messages import MonitorConfig, ProtocolConfig, encode
 from schema.names import IpVersion
-from testbed.agent_api import DUE, AgentApi, CertifyingBroker, server_pair, told_broker
+from testbed.agent_api import DUE, AgentApi, CertifyingBroker, Issuer, server_pair, told_broker
 from testbed.fixtures.agent import TOPICS, AgentProcess, Pool, pool_of
 from testbed.fixtures.broker import TRANSPORTS, Broker
 from testbed.ntp.server import Fleet
@@ -221,7 +221,7 @@ async def test_broker_that_refuses_the_certificate_makes_the_agent_fetch_another
     """As after the revocation of a certificate: the API key is still good, and so the agent mends it by itself."""
     async with measuring(world) as pool:
         connections, requests = world.connections, len(set(world.process.issuer.requests))
-        foreign = CertifyingBroker(world.process.directory / "other", free_port(), "x" * 48).issuer
+        foreign = Issuer()
         world.process.issuer, former = foreign, world.process.issuer
         world.api.issuer = foreign
         world.broker.restart()
