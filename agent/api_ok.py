@@ -1,7 +1,6 @@
 """Check the way from this host to the pool, step by step, for ``ntppool-agent api ok``.
 
-It reads what the agent has, and changes nothing. At the broker it is a session of its own, so that a running agent
-keeps its own; the message that it publishes is for nobody.
+It reads what the agent has, and changes nothing, neither here nor in a running agent.
 """
 
 import asyncio
@@ -13,21 +12,19 @@ from typing import Final
 
 from agent.api_client import Answer, ApiClient, ApiUnreachable, InvalidUrl
 from agent.api_messages import InvalidAnswer, decode_token
+from agent.broker_check import AFTER_CONNECTING, check_broker
 from agent.certificate import CertificateError, is_for, validity
 from agent.check_steps import (
     SETUP,
     Step,
     Tried,
     answer_step,
-    broker_step,
     certificate_step,
     clock_step,
     configuration_step,
     connection_step,
     key_step,
-    login_step,
     name_step,
-    publish_step,
     tls_step,
     token_problem,
     token_step,
@@ -35,20 +32,16 @@ from agent.check_steps import (
 from agent.inspection import Inspection, inspect
 from agent.local_addresses import parse_local_addresses
 from agent.login import Login
-from agent.reconnect import refuses_credentials
 from agent.renew import TOKEN_PATH, client_of
 from agent.settings import AgentSettings, places_to_look, wanted_protocols
 from agent.setup import CLOCK_TOLERANCE, CONFIG_PATH
 from agent.state import Api, NotSetUp, StateDirectory, StateError, StateFile
 from runtime.log import keep_out_of_logs
-from runtime.mqtt.session import BrokerSession, Identity, Lost, NotConnected, PublishRefused
-from runtime.mqtt.socket import Unreachable, open_socket
-from runtime.mqtt.types import TlsUnusable
 from schema.names import IpVersion
 from schema.topics import Topics
 
 ANSWER_WITHIN: Final = 20.0
-"""Seconds for each answer of the API, and for the login at the broker."""
+"""Seconds for each answer of the API."""
 
 _OF_API: Final = ("name", "connection", "TLS", "answer", "clock", "key", "configuration")
 
@@ -205,66 +198,17 @@ class ApiCheck:
             self._add(Step("broker", "skipped", f"{error}; start the agent, which asks for it"))
         except StateError as error:
             self._add(Step("broker", "failed", str(error), SETUP))
-        self._skip("without a broker", "login", "publish")
+        self._skip("without a broker", *AFTER_CONNECTING)
         return None
 
     # ---- the broker ------------------------------------------------------------------------------------------------
 
     def _check_broker(self, login: Login) -> None:
         if self._token is None:
-            self._skip("without a token", "broker", "login", "publish")
+            self._skip("without a token", "broker", *AFTER_CONNECTING)
             return
-        asyncio.run(self._broker(login, login.state.name, self._token))
-
-    async def _broker(self, login: Login, name: str, token: str) -> None:
-        address = login.tls.address
-        problem: str | None = None
-        try:
-            (await open_socket(address.host, address.port, login.tls.context())).close()
-        except (Unreachable, TlsUnusable) as error:
-            problem = str(error)
-        if not self._add(broker_step(str(address), problem)):
-            self._skip("without a connection", "login", "publish")
-            return
-        lost: asyncio.Future[Lost] = asyncio.get_running_loop().create_future()
-
-        def on_lost(why: Lost) -> None:
-            if not lost.done():
-                lost.set_result(why)
-
-        session = BrokerSession(
-            address,
-            Identity(name, f"{name}/api-ok"),  # its own, so that a running agent keeps its session
-            lambda: token,
-            on_lost=on_lost,
-            tls=login.tls,
-        )
-        running = asyncio.create_task(session.run())
-        try:
-            await self._log_in_and_publish(session, lost, name)
-        finally:
-            running.cancel()
-            with suppress(asyncio.CancelledError):
-                await running
-
-    async def _log_in_and_publish(self, session: BrokerSession, lost: "asyncio.Future[Lost]", name: str) -> None:
-        ready = asyncio.create_task(session.wait_ready())
-        await asyncio.wait({ready, lost}, timeout=ANSWER_WITHIN, return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
-        problem = None if session.connected else f"the broker does not answer within {ANSWER_WITHIN:g} s"
-        refused = lost.done() and refuses_credentials(lost.result())
-        if lost.done() and not session.connected:
-            problem = lost.result().reason
-        if not self._add(login_step(problem, refused=refused)):
-            self._skip("without a login", "publish")
-            return
-        topic = Topics(self._found.env).api_test(name)
-        problem = None
-        try:
-            await session.publish(topic, b"")
-        except (NotConnected, PublishRefused) as error:
-            problem = str(error)
-        self._add(publish_step(topic, problem))
+        topic = Topics(self._found.env).api_test(login.state.name)
+        asyncio.run(check_broker(login, self._token, topic, self._add))
 
 
 def resolve(
