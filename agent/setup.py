@@ -131,7 +131,10 @@ class Setup:
             self._say("the former API key is not valid any more; registering anew")
             self._key = None
         elif answer.status == 200:
-            self._known = self._config(answer)
+            try:
+                self._known = self._config(answer)
+            except SetupFailed as unusable:  # a new registration may mend it
+                self._say(str(unusable))
 
     def _config(self, answer: Answer) -> ConfigAnswer:
         try:

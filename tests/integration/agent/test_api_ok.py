@@ -1,5 +1,6 @@
 """Test ``api ok`` on a real broker that wants certificates and an API by TLS: it names the step that fails."""
 
+import asyncio
 import base64
 import json
 import time
@@ -181,11 +182,11 @@ async def test_command_does_not_disturb_the_running_agent(
             agent.start()
             await wait_until(lambda: pool.status.online, lambda: agent.log_text)
             connections = agent.log_text.count("connected to")
-            done = agent.run("api", "ok", timeout=240)
+            done = await asyncio.to_thread(agent.run, "api", "ok", timeout=240)
             assert (done.returncode, done.stderr) == (0, ""), done
             assert [line.split()[1] for line in done.stdout.splitlines()] == ALL
             api.refused_keys.add(KEY)
-            told = agent.run("api", "ok", "--json", timeout=240)
+            told = await asyncio.to_thread(agent.run, "api", "ok", "--json", timeout=240)
             steps = {step["name"]: step for step in json.loads(told.stdout)}
             assert (told.returncode, steps["key"]["verdict"], steps["login"]["verdict"]) == (1, "failed", "ok")
             assert agent.log_text.count("connected to") == connections and pool.status.online

@@ -1,6 +1,7 @@
 """Test that a running daemon takes up whatever changes: real processes, a broker that wants certificates, and an API
 by TLS. Nothing is restarted, and no result is lost."""
 
+import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.state import Api, StateFile
+from agent.state import Api, writing_state
 from schema.messages import MonitorConfig, ProtocolConfig, encode
 from schema.names import IpVersion
 from testbed.agent_api import DUE, AgentApi, CertifyingBroker, Issuer, server_pair, told_broker
@@ -53,6 +54,12 @@ class World:
         api = Api(url=self.api.url, key=key, ca_file=str(self.process.directory / "ca.pem"))
         directory.write_file(msgspec.structs.replace(directory.read_file(), api=api, allow_private_targets=True))
 
+    def allow_private_targets(self) -> None:
+        """Let the agent measure servers on this machine."""
+        directory = self.agent.directory
+        with writing_state(directory):
+            directory.write_file(msgspec.structs.replace(directory.read_file(), allow_private_targets=True))
+
     def ask(self) -> None:
         """Make the daemon ask the API now."""
         self.agent.signal(signal.SIGHUP)
@@ -94,10 +101,10 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 def agent_of(base: Path, broker: Broker, api: AgentApi) -> AgentProcess:
-    """Return the agent of a host that has been prepared, but not set up."""
+    """Return the agent of a host that is not set up."""
     agent = AgentProcess(base, broker.via(TRANSPORTS[1]), NAME)
     agent.directory.token_file.unlink()
-    agent.directory.write_file(StateFile(allow_private_targets=True))
+    agent.directory.state_file.unlink()
     settings = {"MONITOR_API": api.url, "MONITOR_API_CA_FILE": broker.process.directory / "ca.pem"}
     (base / "defaults").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
     return agent
@@ -129,9 +136,10 @@ async def test_setup_certificate_and_name_reach_a_running_daemon(world: World, t
 
         # The first set-up: what it brings is nearly over, so that the next renewal is about all of it.
         issuer.used = api.token_used = DUE
-        done = agent.run("setup", "--hostname", "host.example", timeout=240)
+        done = await asyncio.to_thread(agent.run, "setup", "--hostname", "host.example", timeout=240)
         assert done.returncode == 0, done.stdout + done.stderr
         assert agent.process is not None and f"the running agent (process {agent.process.pid})" in done.stdout
+        world.allow_private_targets()
         await wait_until(pool.probing, world.say)
         await wait_until(lambda: pool.batches, world.say)
         key = next(iter(api.keys.values()))
@@ -154,10 +162,11 @@ async def test_setup_certificate_and_name_reach_a_running_daemon(world: World, t
         await wait_until(lambda: pool.probing() and pool.batches, world.say)
 
         # What /etc/default says is read at the start only, and status says so.
-        said = agent.run("status", timeout=240).stdout
+        said = (await asyncio.to_thread(agent.run, "status", timeout=240)).stdout
         assert f"settings     as in {tmp_path}/defaults" in said and f"{api.url}, asked" in said, said
         (tmp_path / "defaults").write_text("MONITOR_LOG_LEVEL=debug\n")
-        assert "has changed since the agent has read it" in agent.run("status", timeout=240).stdout
+        said = (await asyncio.to_thread(agent.run, "status", timeout=240)).stdout
+        assert "has changed since the agent has read it" in said
 
         # A new name needs a new token and a new certificate.
         api.name = f"other-{NAME}"
@@ -188,7 +197,7 @@ async def test_moved_broker_paused_protocols_and_refusals_reach_a_running_daemon
         world.ask()
         await wait_until(lambda: "refuses the API key" in str(pool.status.protocols["v4"].why_not), world.say)
         assert kept <= {path.name for path in agent.spooled()}
-        said = agent.run("status", timeout=240)
+        said = await asyncio.to_thread(agent.run, "status", timeout=240)
         assert said.returncode == 1 and "refuses the API key" in said.stdout
         assert (await pool.order("pause")).ok
 
