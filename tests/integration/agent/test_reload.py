@@ -125,6 +125,14 @@ async def measuring(world: World) -> AsyncIterator[Pool]:
         yield pool
 
 
+async def unacknowledged(world: World, pool: Pool) -> set[str]:
+    """Stop acknowledging; return the ids of batches that the agent has to keep from now on."""
+    pool.acknowledging = False
+    before = len(pool.batches)
+    await wait_until(lambda: len(pool.batches) > before, world.say)
+    return {batch.id for _, batch in pool.batches[before:]}
+
+
 async def test_setup_certificate_and_name_reach_a_running_daemon(world: World, tmp_path: Path) -> None:
     agent, api, issuer = world.agent, world.api, world.process.issuer
     async with pool_of(world.broker, NAME) as pool:
@@ -146,9 +154,8 @@ async def test_setup_certificate_and_name_reach_a_running_daemon(world: World, t
         assert key not in agent.log_text + done.stdout + done.stderr
 
         # Certificate and token are renewed: another connection, and no batch is lost meanwhile.
-        pool.acknowledging = False
-        await wait_until(agent.spooled, world.say)
-        kept, before = {path.name for path in agent.spooled()}, agent.directory.certificate_file.read_bytes()
+        kept = await unacknowledged(world, pool)
+        before = agent.directory.certificate_file.read_bytes()
         issuer.used = api.token_used = 0.0
         connections = world.connections
         await world.asked()
@@ -190,9 +197,7 @@ async def test_moved_broker_paused_protocols_and_refusals_reach_a_running_daemon
         await wait_until(lambda: pool.probing() and not pool.probing("v6"), world.say)
 
         # The key is revoked: it stops, and keeps what it has. An operator's pause outlasts all that follows.
-        pool.acknowledging = False
-        await wait_until(agent.spooled, world.say)
-        kept = {path.name for path in agent.spooled()}
+        kept = await unacknowledged(world, pool)
         api.refused_keys.add(KEY)
         world.ask()
         await wait_until(lambda: "refuses the API key" in str(pool.status.protocols["v4"].why_not), world.say)
