@@ -125,12 +125,23 @@ async def measuring(world: World) -> AsyncIterator[Pool]:
         yield pool
 
 
+def content_of(path: Path) -> bytes:
+    """Return the content of a file that the agent may have removed."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
 async def unacknowledged(world: World, pool: Pool) -> set[str]:
-    """Stop acknowledging; return the ids of batches that the agent has to keep from now on."""
+    """Stop acknowledging; return the names of files in the spool that the agent has to keep from now on."""
     pool.acknowledging = False
     before = len(pool.batches)
     await wait_until(lambda: len(pool.batches) > before, world.say)
-    return {batch.id for _, batch in pool.batches[before:]}
+    ids = [batch.id.encode() for _, batch in pool.batches[before:]]
+    kept = {path.name for path in world.agent.spooled() if any(one in content_of(path) for one in ids)}
+    assert kept, world.say()
+    return kept
 
 
 async def test_setup_certificate_and_name_reach_a_running_daemon(world: World, tmp_path: Path) -> None:
