@@ -23,6 +23,7 @@ from agent.settings import (
     ConfigurationError,
     base_directory,
     configured_api,
+    defaults_path,
     for_daemon,
     load_settings,
     places_to_look,
@@ -43,6 +44,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+api_commands = typer.Typer(help="Check the connection with the pool.", no_args_is_help=True)
+app.add_typer(api_commands, name="api")
 
 
 @app.callback()
@@ -86,7 +89,8 @@ def monitor(
     except NotSetUp:
         if once or sanity_only:  # the daemon waits for it
             raise
-    _become_daemon(for_daemon(settings, base, once=once, sanity_only=sanity_only))
+    defaults = defaults_path(os.environ)
+    _become_daemon(for_daemon(settings, base, once=once, sanity_only=sanity_only, defaults=defaults))
 
 
 @app.command()
@@ -96,6 +100,7 @@ def setup(
     account: Annotated[str, typer.Option("-a", "--account", help="Token of the account to preselect.")] = "",
     api: Annotated[str | None, typer.Option(help="URL of the pool's API (MONITOR_API).")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before the key of a monitor is renewed.")] = False,
+    qr: Annotated[bool, typer.Option("--qr/--no-qr", help="Show the address as a QR code, too, in a terminal.")] = True,
 ) -> None:
     """Register this host as a monitor, or add a protocol and renew its key.
 
@@ -105,7 +110,7 @@ def setup(
     settings: AgentSettings = context.obj
     from agent.setup_command import set_up  # not needed by other commands
 
-    set_up(settings, os.environ, hostname=hostname, account=account, api=api, yes=yes)
+    set_up(settings, os.environ, hostname=hostname, account=account, api=api, yes=yes, qr=qr)
 
 
 @app.command()
@@ -146,6 +151,25 @@ def status(context: typer.Context) -> None:
     for line in status_lines(found, now):
         write(line)
     raise typer.Exit(0 if found.healthy(now) else EXIT_ERROR)
+
+
+@api_commands.command()
+def ok(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of steps.")] = False,
+) -> None:
+    """Check the way to the pool step by step, and say which step fails and what would help.
+
+    It does not disturb a running agent. Exit code 1 if a step fails.
+    """
+    settings: AgentSettings = context.obj
+    from agent.api_ok import check_api  # not needed by other commands
+
+    set_up_logging("error")
+    steps = check_api(settings, os.environ, lambda step: None if as_json else write(step.line()))
+    if as_json:
+        write_json([step.as_dict() for step in steps])
+    raise typer.Exit(EXIT_ERROR if any(step.verdict == "failed" for step in steps) else 0)
 
 
 @app.command()

@@ -29,6 +29,9 @@ REQUEST_SECONDS: Final = 60.0
 MAX_ANSWER: Final = 256 * 1024
 """Maximum bytes of an answer's body."""
 
+NOT_MODIFIED: Final = 304
+"""The status of an answer without a body: what the header ``If-None-Match`` names is still valid."""
+
 _LONGEST_TEXT: Final = 500
 _FAMILIES: Final[Mapping[IpVersion | None, int]] = {
     None: socket.AF_UNSPEC,
@@ -36,6 +39,7 @@ _FAMILIES: Final[Mapping[IpVersion | None, int]] = {
     "v6": socket.AF_INET6,
 }
 _URL: Final = re.compile(r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?/?")
+_ETAG: Final = re.compile(r'(W/)?"[!#-~]{0,200}"')
 
 NOT_YET_VALID: Final = 9
 EXPIRED: Final = 10
@@ -56,6 +60,10 @@ class InvalidUrl(ValueError):
     """The address of the API is unusable."""
 
 
+class _Unusable(ValueError):
+    """An answer is unusable; the message quotes nothing that we have sent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An answer of the API."""
@@ -66,6 +74,8 @@ class Answer:
     date: datetime | None = None
     """The server's clock."""
     peer: str = ""
+    etag: str = ""
+    """The header ``ETag``, which may be sent as ``If-None-Match``; empty if there is none that is well-formed."""
 
     @property
     def text(self) -> str:
@@ -84,23 +94,32 @@ class ApiClient:
     Args:
         url: scheme and host, and a port if it is not the default one.
         ca_file: certificates to trust in addition to the system's.
+        local: the local address to connect from, by protocol; the kernel chooses for a protocol without one.
 
     Raises:
         InvalidUrl: the address is malformed, or plain HTTP to another host.
     """
 
-    def __init__(self, url: str, ca_file: Path | None = None, *, seconds: float = REQUEST_SECONDS) -> None:
+    def __init__(
+        self,
+        url: str,
+        ca_file: Path | None = None,
+        *,
+        local: Mapping[IpVersion, str] | None = None,
+        seconds: float = REQUEST_SECONDS,
+    ) -> None:
         match = _URL.fullmatch(url)
         if match is None or int(match["port"] or 1) not in range(1, 65536):
             # Not repeated, since it may hold a password.
             raise InvalidUrl("must be an address such as https://api.pool.example, without a path, user or password")
         self.host = match["host"].strip("[]")
-        self._tls = match["scheme"] == "https"
-        if not self._tls and not is_loopback(self.host):
+        self.tls = match["scheme"] == "https"
+        if not self.tls and not is_loopback(self.host):
             raise InvalidUrl(f"{url}: must begin with https://; plain http is for loopback only")
-        self.port = int(match["port"] or (443 if self._tls else 80))
+        self.port = int(match["port"] or (443 if self.tls else 80))
         self.url = url.rstrip("/")
         self.ca_file = ca_file
+        self._local = {_FAMILIES[ipv]: ip for ipv, ip in (local or {}).items()}
         self._seconds = seconds
 
     def request(
@@ -127,27 +146,36 @@ class ApiClient:
             sent["Authorization"] = f"Bearer {key}"
         with self._connected(family) as sock:
             link = http.client.HTTPConnection(self.host, self.port)
-            link.default_port = 443 if self._tls else 80
+            link.default_port = 443 if self.tls else 80
             link.sock = sock
             try:
                 link.request(method, path, body=body, headers=sent)
                 with contextlib.closing(link.getresponse()) as response:
                     return _read(response, str(sock.getpeername()[0]))
-            except (OSError, http.client.HTTPException, ValueError) as error:
+            except _Unusable as error:
+                reason = str(error)
+            except (OSError, http.client.HTTPException) as error:
                 reason = _reason(error) or "the connection was cut, or the answer did not come in time"
-                # Not chained: an error of the library may show a header, and so the key.
-                raise ApiUnreachable(f"{self.url}: {reason}", "answer") from None
+            except ValueError as error:
+                # The library's own message quotes the header that it refuses to send, and so the key.
+                reason = f"the request or its answer is malformed ({type(error).__name__})"
+            # Not chained, for the same reason.
+            raise ApiUnreachable(f"{self.url}: {reason}", "answer") from None
 
     @contextlib.contextmanager
     def _connected(self, family: IpVersion | None) -> Iterator[socket.socket]:
         sock = self._connect(family)
-        # A peer that sends an octet now and then would satisfy any time-out of the socket.
-        guard = sock.dup()  # TLS takes the socket itself over
-        cut = threading.Timer(self._seconds, _shut, [guard])
-        cut.daemon = True
-        cut.start()
         try:
-            if self._tls:
+            # A peer that sends an octet now and then would satisfy any time-out of the socket.
+            guard = sock.dup()  # TLS takes the socket itself over
+            cut = threading.Timer(self._seconds, _shut, [guard])
+            cut.daemon = True
+            cut.start()
+        except (OSError, RuntimeError) as error:  # too many files or threads on this host
+            sock.close()
+            raise ApiUnreachable(f"{self.url}: {_reason(error)}", "answer") from None
+        try:
+            if self.tls:
                 sock = self._encrypt(sock)
             yield sock
         finally:
@@ -157,19 +185,26 @@ class ApiClient:
             sock.close()
 
     def _connect(self, family: IpVersion | None) -> socket.socket:
-        last: OSError | None = None
+        reason = "it has no address"
         for kind, *_, address in self.resolve(family):
-            sock = socket.socket(kind, socket.SOCK_STREAM)
-            sock.settimeout(min(CONNECT_SECONDS, self._seconds))
             try:
-                sock.connect(address)
+                return self._connect_to(kind, address)
             except OSError as error:
-                last = error
-                sock.close()
-            else:
-                sock.settimeout(self._seconds)
-                return sock
-        raise ApiUnreachable(f"{self.url}: {'' if last is None else _reason(last)}", "connect")
+                reason = _reason(error)
+        raise ApiUnreachable(f"{self.url}: {reason}", "connect")
+
+    def _connect_to(self, kind: int, address: tuple[object, ...]) -> socket.socket:
+        sock = socket.socket(kind, socket.SOCK_STREAM)  # fails on a host without this protocol
+        try:
+            sock.settimeout(min(CONNECT_SECONDS, self._seconds))
+            if kind in self._local:
+                _bind(sock, self._local[kind])
+            sock.connect(address)
+            sock.settimeout(self._seconds)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def resolve(self, family: IpVersion | None = None) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
         """Return the addresses of the API, as ``socket.getaddrinfo`` does.
@@ -203,18 +238,28 @@ class ApiClient:
             raise ApiUnreachable(f"{self.url}: no TLS connection: {_reason(error)}", "tls") from None
 
 
+def _bind(sock: socket.socket, ip: str) -> None:
+    try:
+        sock.bind((ip, 0))
+    except OSError as error:
+        raise OSError(error.errno, f"MONITOR_API_BIND: cannot connect from {ip}: {error.strerror}") from None
+
+
 def _read(response: http.client.HTTPResponse, peer: str) -> Answer:
+    kind = (response.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
+    date, etag = _date(response.headers.get("Date")), _etag(response.headers.get("ETag"))
+    if response.status == NOT_MODIFIED:
+        return Answer(response.status, kind, b"", date, peer, etag)
     if response.length is None and not response.chunked:
-        raise ValueError("the answer was cut, or does not tell its length, so it may be incomplete")
+        raise _Unusable("the answer was cut, or does not tell its length, so it may be incomplete")
     body = response.read(MAX_ANSWER + 1)
     if len(body) > MAX_ANSWER:
-        raise ValueError(f"the answer is larger than {MAX_ANSWER} bytes")
+        raise _Unusable(f"the answer is larger than {MAX_ANSWER} bytes")
     if response.length:
-        raise ValueError("the answer was cut")
+        raise _Unusable("the answer was cut")
     if 300 <= response.status < 400:
-        raise ValueError(f"it answers with a redirect (HTTP {response.status}), which is not followed")
-    kind = (response.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
-    return Answer(response.status, kind, body, _date(response.headers.get("Date")), peer)
+        raise _Unusable(f"it answers with a redirect (HTTP {response.status}), which is not followed")
+    return Answer(response.status, kind, body, date, peer, etag)
 
 
 def _date(text: str | None) -> datetime | None:
@@ -223,6 +268,10 @@ def _date(text: str | None) -> datetime | None:
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
     return None if found is None or found.tzinfo is None else found.astimezone(UTC)
+
+
+def _etag(text: str | None) -> str:
+    return text if text is not None and _ETAG.fullmatch(text) else ""
 
 
 def _shut(sock: socket.socket) -> None:

@@ -145,11 +145,6 @@ def decode_registration(body: bytes) -> RegistrationAnswer:
     return answer
 
 
-def usable_key(key: object) -> bool:
-    """Return whether ``key`` can be sent in a header."""
-    return isinstance(key, str) and _SECRET.fullmatch(key) is not None
-
-
 def pem_certificates(text: str) -> str:
     """Return the certificates in ``text``, without private keys and anything else.
 

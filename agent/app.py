@@ -17,11 +17,12 @@ from agent.handlers import Handlers
 from agent.login import Login
 from agent.pipeline import BatchLink, Lasting, Pipeline
 from agent.prober import MAX_PROBES, Prober, ProberContext
-from agent.reconnect import Reconnect
+from agent.reconnect import Reconnect, refuses_credentials
 from agent.requests import Requests
 from agent.state import StateDirectory, StateError
-from agent.status import Presence, metrics, offline_status, online_status, report, report_changes
+from agent.status import Presence, metrics, offline_status, online_status, report, report_changes, summary
 from agent.status_file import write_report
+from agent.systemd import show_status
 from agent.version import VERSION
 from runtime.control import CommandRefused
 from runtime.log import OngoingWarning
@@ -59,6 +60,7 @@ class Agent:
         passing: a separate run beside the daemon, which does not affect the monitor's presence.
         why_not: returns why the pool does not want this monitor to probe, if so.
         trouble: returns a problem with the pool's API, if there is one.
+        on_refused: called when the broker refuses our token or certificate.
     """
 
     def __init__(
@@ -72,10 +74,13 @@ class Agent:
         passing: bool = False,
         why_not: Callable[[], str | None] = lambda: None,
         trouble: Callable[[], str | None] = lambda: None,
+        on_refused: Callable[[], None] = lambda: None,
     ) -> None:
         self.state = login.state
         self._unwanted = why_not
         self._trouble = trouble
+        self._on_refused = on_refused
+        self._settings = settings
         self.lasting = lasting
         self._login = login
         self._directory = directory
@@ -103,7 +108,9 @@ class Agent:
         self._requests = Requests(
             self.state.name, self._topics, self._context.rules, probers, lasting.counters, self.metrics, self._answer
         )
-        self._control = ControlCommands(self.state.name, self.status, self._recheck, self._wake_all, self._reload)
+        self._control = ControlCommands(
+            self.state.name, self.status, self._recheck, self._wake_all, self._reload, lasting.pause
+        )
         self.session = self._make_session()
 
     # ---- running ---------------------------------------------------------------------------------------------------
@@ -183,7 +190,9 @@ class Agent:
             self.pipelines,
             lasting.counters,
             troubles,
+            self._settings,
         )
+        show_status(summary(made))
         try:
             write_report(self._directory, made)
             self._report_warning.over()
@@ -302,10 +311,12 @@ class Agent:
 
     def _on_lost(self, lost: Lost) -> None:
         self._lost_because = lost.reason
+        if refuses_credentials(lost):
+            self._on_refused()
         self.report_soon()
 
     def _back_off(self, lost: Lost, failures: int) -> float:
-        wait = self._reconnect.back_off(lost, failures)
+        wait = self._reconnect.back_off(lost, failures, unwanted=self._unwanted() is not None)
         self._wake_all()
         return wait
 

@@ -41,7 +41,7 @@ def validity(path: Path) -> tuple[datetime, datetime]:
 
 
 def is_for(pem: str, name: str) -> bool:
-    """Return whether the first certificate is for this host name, which is at most 127 characters long.
+    """Return whether the first certificate is for this host name.
 
     It is ours, so it is enough to find the name as it is encoded in the list of alternative names.
     """
@@ -49,7 +49,8 @@ def is_for(pem: str, name: str) -> bool:
         der = _first(pem)
     except ValueError:
         return False
-    return bytes((_DNS_NAME, len(name))) + name.encode("ascii") in der
+    length = bytes((len(name),)) if len(name) < 128 else bytes((0x81, len(name)))  # DER; a name has 253 at most
+    return bytes((_DNS_NAME,)) + length + name.encode("ascii") in der
 
 
 def _first(pem: str) -> bytes:

@@ -57,6 +57,14 @@ class CertificateFiles:
         write_durably(self.new_request, f"{name}\n".encode(), made)
         return made.decode("ascii")
 
+    def discard_request(self) -> None:
+        """Forget a request that the API does not accept, so that the next renewal makes a new one.
+
+        Raises:
+            OSError: the file cannot be removed.
+        """
+        self.new_request.unlink(missing_ok=True)
+
     def install(self, answer: bytes, name: str) -> None:
         """Put the certificate of an answer to use, with its key.
 

@@ -14,6 +14,12 @@ from schema.messages import ControlCommand, Status
 log = logging.getLogger(__name__)
 
 
+class Pause(msgspec.Struct):
+    """Whether an operator has paused the agent: until it is resumed, or the process ends, whatever else changes."""
+
+    on: bool = False
+
+
 class ControlCommands:
     """Handle the control commands to one agent. Run :meth:`run` as a task.
 
@@ -22,6 +28,7 @@ class ControlCommands:
         on_change: called when :attr:`paused` has changed.
         reload: called to read ``state.json`` again;
             raises :class:`runtime.control.CommandRefused`.
+        pause: outlives this object; default: a new one.
     """
 
     def __init__(
@@ -31,9 +38,9 @@ class ControlCommands:
         recheck: Callable[[], None],
         on_change: Callable[[], None],
         reload: Callable[[], None],
+        pause: Pause | None = None,
     ) -> None:
-        self.paused = False
-        """Set until an operator resumes the agent, or the process ends."""
+        self._pause = Pause() if pause is None else pause
         self._recheck = recheck
         self._wake_all = on_change
         self._reload = reload
@@ -43,6 +50,11 @@ class ControlCommands:
         self._control.add("pause", self._pause_command)
         self._control.add("resume", self._resume_command)
         self._control.add("reload", self._reload_command)
+
+    @property
+    def paused(self) -> bool:
+        """Return whether an operator has paused the agent."""
+        return self._pause.on
 
     def on_message(self, message: Incoming) -> None:
         """Enqueue a control message."""
@@ -68,13 +80,13 @@ class ControlCommands:
         return {}
 
     async def _pause_command(self, command: ControlCommand) -> Mapping[str, Any]:
-        return self._pause(True)
+        return self._set_paused(paused=True)
 
     async def _resume_command(self, command: ControlCommand) -> Mapping[str, Any]:
-        return self._pause(False)
+        return self._set_paused(paused=False)
 
-    def _pause(self, paused: bool) -> Mapping[str, Any]:
-        self.paused = paused
+    def _set_paused(self, *, paused: bool) -> Mapping[str, Any]:
+        self._pause.on = paused
         self._wake_all()
         return {"paused": paused}
 

@@ -26,6 +26,12 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Probe every assigned server once, deliver the results and exit."""
     sanity_only: bool = False
     """Only check the local clock, and exit."""
+    api_local: dict[IpVersion, str] = {}
+    """Local addresses from which to contact the API."""
+    defaults_file: str | None = None
+    """The file that was read for these settings."""
+    defaults_stamp: tuple[int, ...] | None = None
+    """Its stamp (:func:`runtime.mqtt.tls_files.file_stamp`); ``None`` if there is none."""
 
 
 def hand_over(settings: DaemonSettings) -> int:

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from agent.files import write_durably
-from agent.state import MAX_STATE, Api, StateDirectory, StateFile, state_error
+from agent.state import MAX_STATE, Api, StateDirectory, StateFile, state_error, writing_state
 from schema.names import InvalidName, check_monitor_name
 
 _KEYS: Final = {"API", "Data", "DataSha"}
@@ -38,10 +38,16 @@ def take_over(directory: StateDirectory, api_url: str) -> bool:
     Raises:
         StateError: it cannot be read or written.
     """
-    found = _recognise(directory)
-    if found is None:
+    if _recognise(directory) is None:
         return False
-    content, state = found
+    with writing_state(directory):
+        found = _recognise(directory)  # another process may have been faster, and have gone on
+        if found is not None:
+            _replace(directory, *found, api_url)
+        return found is not None
+
+
+def _replace(directory: StateDirectory, content: bytes, state: _GoState, api_url: str) -> None:
     try:
         write_durably(directory.go_state_file, content)  # 0600, unlike the original
     except OSError as error:
@@ -51,7 +57,6 @@ def take_over(directory: StateDirectory, api_url: str) -> bool:
         directory.state_file.unlink(missing_ok=True)  # it has never been registered
     else:
         directory.write_file(StateFile(name=_name(directory, state), api=api))
-    return True
 
 
 def _recognise(directory: StateDirectory) -> tuple[bytes, _GoState] | None:

@@ -10,8 +10,11 @@ from typing import Final
 import msgspec
 
 from agent.certificate import CertificateError, valid_until
-from agent.state import StateDirectory, StateError, running_process
+from agent.renewal_file import Outcome, read_outcome
+from agent.state import StateDirectory, StateError, StateFile, running_process
 from agent.status_file import AgentReport, read_report
+from runtime.mqtt.tls_files import file_stamp
+from runtime.mqtt.token_life import life_of
 from schema.names import ENVIRONMENTS, Environment
 
 STALE: Final = 90.0
@@ -37,6 +40,16 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     troubles: tuple[str, ...] = ()
     """Files that are missing or invalid."""
     certificate: str = "none"
+    api: str | None = None
+    """The URL of the API with which this monitor is registered."""
+    registered: tuple[str, ...] = ()
+    """What the API said last about each protocol."""
+    renewal: Outcome | None = None
+    """How the API was asked last."""
+    token: str | None = None
+    """The life of the token."""
+    settings_changed: bool = False
+    """The defaults file has changed since the daemon read it."""
 
     def healthy(self, now: datetime) -> bool:
         """Return whether the daemon runs, reports, and is connected."""
@@ -69,12 +82,15 @@ def _look(base: Path, env: Environment) -> Inspection:
         set_up = _is_there(directory.state_file)
     except PermissionError:
         return Inspection(path=str(directory.path), env=env, closed_by=_owner(base))
-    name, troubles = None, []
+    name, token, troubles = None, None, []
     report: AgentReport | None = None
+    file = StateFile()
+    now = datetime.now(UTC)
     try:
         if set_up:
+            file = directory.read_file()
             name = directory.read_state().name
-            directory.read_token()
+            token = _token(directory.read_token(), now)
     except StateError as error:
         troubles.append(str(error))
     try:
@@ -92,8 +108,29 @@ def _look(base: Path, env: Environment) -> Inspection:
         process=running_process(directory),
         report=report,
         troubles=tuple(troubles),
-        certificate=_certificate(directory, datetime.now(UTC)),
+        certificate=_certificate(directory, now),
+        api=None if file.api is None else file.api.url,
+        registered=tuple(f"IP{ipv} {one.ip} {one.status}" for ipv, one in file.protocols.items()),
+        renewal=None if file.api is None else read_outcome(directory),
+        token=token,
+        settings_changed=report is not None and _settings_changed(report),
     )
+
+
+def _settings_changed(report: AgentReport) -> bool:
+    return report.settings_file is not None and file_stamp(Path(report.settings_file)) != report.settings_stamp
+
+
+def _token(token: str, now: datetime) -> str | None:
+    """Describe the life of a token; ``None`` if it does not tell it."""
+    life = life_of(token)
+    if life is None:
+        return None
+    try:
+        until = datetime.fromtimestamp(life.expires, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return _until(until, now)
 
 
 def _disk_trouble(path: Path) -> str | None:
@@ -137,4 +174,8 @@ def _certificate(directory: StateDirectory, now: datetime) -> str:
         until = valid_until(directory.certificate_file)
     except CertificateError as error:
         return f"unusable: {error}"
+    return _until(until, now)
+
+
+def _until(until: datetime, now: datetime) -> str:
     return f"{'valid until' if until > now else 'EXPIRED on'} {until:%Y-%m-%d %H:%M} UTC"

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from agent.clock.step import ClockWatch
+from agent.control import Pause
 from agent.daemon_settings import DaemonSettings
 from agent.delivery.batcher import Batcher
 from agent.delivery.sender import Sender
@@ -27,6 +28,7 @@ class Lasting(msgspec.Struct, frozen=True):
     watch: ClockWatch
     resolver: Resolver
     started: datetime
+    pause: Pause
 
 
 def keep(settings: DaemonSettings, directory: StateDirectory) -> Lasting:
@@ -40,7 +42,7 @@ def keep(settings: DaemonSettings, directory: StateDirectory) -> Lasting:
         spools = {ipv: Spool(directory.spool / ipv, max_bytes=half, max_age=age) for ipv in IP_VERSIONS}
     except OSError as error:
         raise state_error(str(directory.spool), error) from error
-    return Lasting(spools, AgentCounters(), ClockWatch(), Resolver(), datetime.now(UTC))
+    return Lasting(spools, AgentCounters(), ClockWatch(), Resolver(), datetime.now(UTC), Pause())
 
 
 class Pipeline(msgspec.Struct, frozen=True):

@@ -29,6 +29,9 @@ FIRST_WAIT: Final = 2.0
 SHORT: Final = 60.0
 """Seconds. A shorter connection was cut short."""
 
+UNWANTED: Final = 600.0
+"""Seconds to wait after any loss while the pool does not want this monitor: its logins are refused."""
+
 FIGHT: Final = 3
 """Successive connections cut short without a reason that indicate a takeover; a restarting broker causes fewer."""
 
@@ -43,9 +46,13 @@ class Reconnect:
         self.kept_away = False
         """Another agent currently has our identity, as far as we know."""
 
-    def back_off(self, lost: Lost, failures: int) -> float:
-        """Return the seconds to wait after a loss; ``failures`` is the number of successive attempts that did not
-        last."""
+    def back_off(self, lost: Lost, failures: int, *, unwanted: bool = False) -> float:
+        """Return the seconds to wait after a loss.
+
+        Args:
+            failures: number of successive attempts that did not last.
+            unwanted: the pool does not want this monitor.
+        """
         if lost.lasted >= STABLE:
             self._takeovers = 0
         if self._thrown_out(lost):
@@ -53,6 +60,8 @@ class Reconnect:
             self._takeovers += 1
             self.kept_away = True
             return wait * self._spread(1.0, 1.1)
+        if unwanted:
+            return UNWANTED * self._spread(0.9, 1.1)
         return (FIRST_WAIT if failures <= 1 else WAIT) * self._spread(0.5, 1.5)
 
     def _thrown_out(self, lost: Lost) -> bool:
@@ -67,3 +76,15 @@ class Reconnect:
     def connected(self) -> None:
         """Record a connection: no other agent is connected, as far as the broker knows."""
         self.kept_away = False
+
+
+_LOGIN_REFUSED: Final = frozenset({0x86, 0x87})  # MQTT 5, 2.4: bad user name or password, not authorized
+
+
+def refuses_credentials(lost: Lost) -> bool:
+    """Return whether the broker has refused our token or our certificate, rather than the connection."""
+    if lost.lasted > 0:
+        return False
+    # OpenSSL's names of the alerts with which a server refuses a client's certificate (RFC 8446, section 6.2).
+    alert = "_ALERT_" in lost.reason and any(word in lost.reason for word in ("CERTIFICATE", "UNKNOWN_CA"))
+    return lost.code in _LOGIN_REFUSED or alert

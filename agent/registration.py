@@ -1,6 +1,7 @@
 """Remember a registration that is not finished, so that ``setup`` may be interrupted and run again."""
 
 import time
+from contextlib import suppress
 from typing import Annotated, Final
 
 import msgspec
@@ -19,7 +20,7 @@ _MAX_FILE: Final = 8192
 class Registration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A registration; the content of ``registration.json``."""
 
-    id: Annotated[str, Meta(pattern="^[0-9A-HJKMNP-TV-Z]{26}$")]
+    id: Annotated[str, Meta(pattern=r"^[0-9A-HJKMNP-TV-Z]{26}\Z")]
     """The ULID that links the requests of one registration. Secret: whoever knows it gets the API key."""
     url: str
     """The API's URL."""
@@ -58,8 +59,9 @@ def begin_or_go_on(directory: StateDirectory, url: str, hostname: str, account: 
 
 
 def end(directory: StateDirectory) -> None:
-    """Forget the registration."""
-    directory.registration_file.unlink(missing_ok=True)
+    """Forget the registration. One that cannot be removed does no harm: the API says that it is over."""
+    with suppress(OSError):
+        directory.registration_file.unlink(missing_ok=True)
 
 
 def _read(directory: StateDirectory) -> Registration | None:

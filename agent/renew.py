@@ -1,34 +1,51 @@
 """Renew what the agent has from the API: ``python -m agent.renew STATE-BASE ENVIRONMENT``.
 
-The daemon starts this as a child process, so that HTTP costs it no memory. The child fetches the configuration, and
-a token and a certificate if less than a third of their lives is left. It tells the daemon only by the files that it
-replaces, in an order in which a crash at any point leaves a working agent: the broker's CA, the token, the certificate,
-then ``state.json``.
+The daemon starts this as a child process, so that HTTP costs it no memory. The child fetches the configuration, and a
+token and a certificate if less than a third of their lives is left, or if they were fetched with another API key. It
+tells the daemon only by the files that it replaces, each in an order in which a crash at any point leaves a working
+agent. A monitor that keeps its name follows a moved broker at once, even if its certificate cannot be renewed now; a
+new name is taken up when its token and its certificate are there.
 """
 
+import argparse
+import hashlib
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
-from agent.api_client import Answer, ApiClient, ApiUnreachable, InvalidUrl
-from agent.api_messages import ConfigAnswer, InvalidAnswer, decode_config, decode_token
+from agent.api_client import NOT_MODIFIED, REQUEST_SECONDS, Answer, ApiClient, ApiUnreachable, InvalidUrl
+from agent.api_messages import BrokerAnswer, ConfigAnswer, InvalidAnswer, decode_config, decode_token
 from agent.certificate import CertificateError, is_for, validity
 from agent.certificate_request import CertificateFiles, NoRequest
 from agent.files import write_durably
+from agent.local_addresses import parse_local_addresses
 from agent.renewal_file import Kind, Outcome, write_outcome
 from agent.replacement import finish_replacement
 from agent.setup import CLOCK_TOLERANCE, CONFIG_PATH, clock_line
-from agent.state import Api, Broker, Lock, Registered, StateDirectory, StateError, write_token, writing_state
+from agent.state import (
+    Api,
+    Broker,
+    Fetched,
+    Lock,
+    Registered,
+    StateDirectory,
+    StateError,
+    StateFile,
+    write_token,
+    writing_state,
+)
 from runtime.log import keep_out_of_logs
+from runtime.loopback import is_loopback
 from runtime.mqtt.token_life import life_of
-from schema.names import ENVIRONMENTS
+from schema.names import ENVIRONMENTS, IpVersion
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +62,38 @@ class _Ended(Exception):
         self.kind = kind
 
 
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What the API says about this monitor, in the form in which it is stored."""
+
+    name: str
+    broker: Broker
+    protocols: dict[IpVersion, Registered]
+    broker_ca: bytes | None
+    """The certificates by which the broker is trusted, if the API names them."""
+    etag: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Return a digest of all of it but the tag."""
+        stored = msgspec.json.encode((self.name, self.broker, self.protocols), order="sorted")
+        return hashlib.sha256(stored + b"\0" + (self.broker_ca or b"")).hexdigest()
+
+
 class Renewal:
     """One renewal.
 
     Args:
         make_client: returns a client for this API.
+        again: fetch token and certificate even if they are not due, since the broker refuses them.
     """
 
-    def __init__(self, directory: StateDirectory, make_client: Callable[[Api], ApiClient]) -> None:
+    def __init__(
+        self, directory: StateDirectory, make_client: Callable[[Api], ApiClient], *, again: bool = False
+    ) -> None:
         self._directory = directory
         self._make_client = make_client
+        self._again = again
         self._files = CertificateFiles(directory)
         self._clock = ""
         self._ahead = 0.0
@@ -87,20 +126,35 @@ class Renewal:
             raise _Ended("failed", "this monitor has not been set up")
         keep_out_of_logs(file.api.key)
         self._api, self._client = file.api, self._make_client(file.api)
-        config = self._fetch_config()
-        broker = self._broker(config) or file.broker
-        if broker is None:
-            raise _Ended("waiting", f"{self._api.url}: has not named a broker yet")
-        if self._token_is_due(config.tls_name):
-            self._renew_token()
-        if self._certificate_is_due(config.tls_name):
-            self._renew_certificate(config.tls_name)
-        self._write_state(config, broker)
+        found = self._configuration(file)
+        if file.name == found.name:
+            self._store(found)
+        self._renew_credentials(file, found.name)
+        self._store(found)
+
+    def _renew_credentials(self, file: StateFile, name: str) -> None:
+        """Renew token and certificate of this name; a new name's token replaces the former one last."""
+        key = digest_of_key(self._api.key)
+        token = self._new_token() if self._token_is_due(name, same_key=file.fetched.token == key) else None
+        renamed = file.name not in (None, name)
+        if token is not None and not renamed:
+            self._keep_token(token, key)
+        if self._certificate_is_due(name, same_key=file.fetched.certificate == key) and self._renew_certificate(name):
+            self._change(lambda former: _with(former, certificate=key))
+        if token is not None and renamed:
+            self._keep_token(token, key)
 
     def _ask(
-        self, method: Literal["GET", "POST"], path: str, body: bytes | None = None, kind: str = "application/json"
+        self,
+        method: Literal["GET", "POST"],
+        path: str,
+        body: bytes | None = None,
+        kind: str = "application/json",
+        etag: str = "",
     ) -> Answer:
         headers = {} if body is None else {"Content-Type": kind}
+        if etag:
+            headers["If-None-Match"] = etag
         answer = self._client.request(method, path, key=self._api.key, body=body, headers=headers)
         self._compare_clocks(answer)
         if answer.status == 401:
@@ -120,56 +174,91 @@ class Renewal:
 
     # ---- the configuration -----------------------------------------------------------------------------------------
 
-    def _fetch_config(self) -> ConfigAnswer:
-        answer = self._ask("GET", CONFIG_PATH)
+    def _configuration(self, file: StateFile) -> Configuration:
+        former = stored_configuration(self._directory, file)
+        answer = self._ask("GET", CONFIG_PATH, etag="" if former is None else former.etag)
+        if former is not None and answer.status == NOT_MODIFIED:
+            return former
         if answer.status != 200:
             raise _Ended("failed", f"{self._api.url}{CONFIG_PATH}: HTTP {answer.status} {answer.text}")
         config = decode_config(answer.body, self._directory.env)
         statuses = {protocol.status for protocol in config.protocols.values()}
         if statuses == {_GONE}:
             raise _Ended("refused", f"the pool has deleted the monitor {config.tls_name}")
-        return config
+        return self._usable(config, file, answer.etag)
 
-    def _broker(self, config: ConfigAnswer) -> Broker | None:
-        """Return the broker, whose certificates to trust are then on disk."""
+    def _usable(self, config: ConfigAnswer, file: StateFile, etag: str) -> Configuration:
         if config.broker is None:
-            return None
-        if not config.broker.ca:
-            return Broker(host=config.broker.host, port=config.broker.port)
-        content = config.broker.ca.encode()
-        ca_file = self._directory.broker_ca_file
-        if not ca_file.exists() or ca_file.read_bytes() != content:
-            write_durably(ca_file, content)
-        return Broker(host=config.broker.host, port=config.broker.port, ca_file=ca_file.name)
-
-    def _write_state(self, config: ConfigAnswer, broker: Broker) -> None:
+            if file.broker is None:
+                raise _Ended("waiting", f"{self._api.url}: has not named a broker yet")
+            broker, ca = file.broker, stored_broker_ca(self._directory, file.broker)
+        else:
+            broker, ca = self._broker(config.broker)
         protocols = {ipv: Registered(ip=p.ip or "", status=p.status) for ipv, p in config.protocols.items()}
+        return Configuration(config.tls_name, broker, protocols, ca, etag)
+
+    def _broker(self, answer: BrokerAnswer) -> tuple[Broker, bytes | None]:
+        if answer.ca:
+            ca_file = self._directory.broker_ca_file.name
+            return Broker(host=answer.host, port=answer.port, ca_file=ca_file), answer.ca.encode()
+        if not is_loopback(answer.host):  # stored, it would keep the daemon from starting
+            raise InvalidAnswer(f"broker.ca: is missing, and plain TCP to {answer.host} is not allowed")
+        return Broker(host=answer.host, port=answer.port), None
+
+    def _store(self, found: Configuration) -> None:
+        self._store_broker_ca(found)
+
+        def change(former: StateFile) -> StateFile:
+            changed = _with(former, etag=found.etag, config=found.digest if found.etag else "")
+            return msgspec.structs.replace(
+                changed, name=found.name, broker=found.broker, protocols=found.protocols
+            )
+
+        self._change(change)
+
+    def _store_broker_ca(self, found: Configuration) -> None:
+        path = self._directory.broker_ca_file
+        if found.broker_ca is None or found.broker.ca_file != path.name:
+            return  # not named by the API
+        if not path.exists() or path.read_bytes() != found.broker_ca:
+            write_durably(path, found.broker_ca)
+
+    def _change(self, change: Callable[[StateFile], StateFile]) -> None:
+        """Change ``state.json``, unless setup has written another key meanwhile."""
         with writing_state(self._directory):
-            former = self._directory.read_file()  # setup may have written a new key meanwhile
+            former = self._directory.read_file()
             if former.api != self._api:
                 return
-            new = msgspec.structs.replace(former, name=config.tls_name, broker=broker, protocols=protocols)
+            new = change(former)
             if new != former:
                 self._directory.write_file(new)
 
     # ---- token and certificate -------------------------------------------------------------------------------------
 
-    def _token_is_due(self, name: str) -> bool:
+    def _token_is_due(self, name: str, *, same_key: bool) -> bool:
+        if self._again or not same_key:
+            return True
         try:
             life = life_of(self._directory.read_token())
         except StateError:
             return True
         return life is None or life.subject != name or _is_due(self._now(), life.issued, life.expires)
 
-    def _renew_token(self) -> None:
+    def _new_token(self) -> str:
         answer = self._ask("POST", TOKEN_PATH, b"{}")
         if answer.status != 200:
             raise _Ended("waiting", f"the pool gives this monitor no token: {answer.text or f'HTTP {answer.status}'}")
-        token = decode_token(answer.body)
-        keep_out_of_logs(token.token)
-        write_token(self._directory, token.token)
+        token = decode_token(answer.body).token
+        keep_out_of_logs(token)
+        return token
 
-    def _certificate_is_due(self, name: str) -> bool:
+    def _keep_token(self, token: str, key: str) -> None:
+        write_token(self._directory, token)
+        self._change(lambda former: _with(former, token=key))
+
+    def _certificate_is_due(self, name: str, *, same_key: bool) -> bool:
+        if self._again or not same_key:
+            return True
         path = self._directory.certificate_file
         try:
             begins, ends = validity(path)
@@ -178,14 +267,51 @@ class Renewal:
             return True
         return not ours or _is_due(self._now(), begins.timestamp(), ends.timestamp())
 
-    def _renew_certificate(self, name: str) -> None:
+    def _renew_certificate(self, name: str) -> bool:
+        """Renew the certificate; return whether there is one."""
         request = self._files.request(name)
         answer = self._ask("POST", CERTIFICATE_PATH, request.encode("ascii"), "application/x-pem-file")
         if answer.status == 404:
-            return  # this pool has no certificates for agents
+            return False  # this pool has no certificates for agents
+        if answer.status in (400, 422):
+            self._files.discard_request()  # it may be damaged
         if answer.status != 200:
             raise _Ended("waiting", f"the pool gives no certificate: {answer.text or f'HTTP {answer.status}'}")
         self._files.install(answer.body, name)
+        return True
+
+
+def stored_configuration(directory: StateDirectory, file: StateFile) -> Configuration | None:
+    """Return the configuration that the API need not send again.
+
+    Returns:
+        ``None`` if there is no tag for it, or if anything of it has been changed since it was stored.
+    """
+    if not file.fetched.etag or file.name is None or file.broker is None:
+        return None
+    ca = stored_broker_ca(directory, file.broker)
+    found = Configuration(file.name, file.broker, file.protocols, ca, file.fetched.etag)
+    return found if found.digest == file.fetched.config else None
+
+
+def stored_broker_ca(directory: StateDirectory, broker: Broker) -> bytes | None:
+    """Return the stored certificates by which the broker is trusted; ``None`` if there are none."""
+    if broker.ca_file is None:
+        return None
+    try:
+        return (directory.path / broker.ca_file).read_bytes()
+    except OSError:
+        return None
+
+
+def digest_of_key(key: str) -> str:
+    """Return a digest that tells one API key from another. The keys are random, so it discloses nothing."""
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _with(file: StateFile, **fields: str) -> StateFile:
+    fetched: Fetched = msgspec.structs.replace(file.fetched, **fields)
+    return msgspec.structs.replace(file, fetched=fetched)
 
 
 def _is_due(now: float, begins: float, ends: float) -> bool:
@@ -193,25 +319,31 @@ def _is_due(now: float, begins: float, ends: float) -> bool:
     return ends - now < (ends - begins) / 3
 
 
-def client_of(api: Api) -> ApiClient:
+def client_of(
+    api: Api, local: Mapping[IpVersion, str] | None = None, *, seconds: float = REQUEST_SECONDS
+) -> ApiClient:
     """Return the client for the API that this host is registered with.
 
     Raises:
         InvalidUrl: its URL is invalid.
     """
-    return ApiClient(api.url, None if api.ca_file is None else Path(api.ca_file))
+    return ApiClient(api.url, None if api.ca_file is None else Path(api.ca_file), local=local, seconds=seconds)
 
 
 def main() -> None:
     """Renew, tell the outcome, and exit: 0, or 1 if something could not be renewed."""
-    if len(sys.argv) != 3 or sys.argv[2] not in ENVIRONMENTS:
-        sys.exit("usage: python -m agent.renew STATE-BASE ENVIRONMENT")
-    directory = StateDirectory(Path(sys.argv[1]), sys.argv[2])
+    arguments = argparse.ArgumentParser(prog="python -m agent.renew", description="Renew what the agent has.")
+    arguments.add_argument("base", type=Path, help="the parent of the state directories")
+    arguments.add_argument("env", choices=ENVIRONMENTS)
+    arguments.add_argument("--local", default={}, type=parse_local_addresses, help="addresses to connect from")
+    arguments.add_argument("--again", action="store_true", help="renew token and certificate even if they are not due")
+    given = arguments.parse_args()
+    directory = StateDirectory(given.base, given.env)
     try:
-        outcome = Renewal(directory, client_of).run()
+        outcome = Renewal(directory, lambda api: client_of(api, given.local), again=given.again).run()
     except StateError as error:  # another one is in progress and tells
         sys.exit(str(error))
-    with suppress(OSError):  # the daemon warns about a disk that it cannot write to
+    with suppress(OSError):  # the daemon notices that there is no outcome
         write_outcome(directory, outcome)
     sys.exit(0 if outcome.kind == "ok" else 1)
 

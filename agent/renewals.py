@@ -5,13 +5,17 @@ import contextlib
 import logging
 import random
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 from agent.renewal_file import Outcome, read_outcome
 from agent.state import Api, StateDirectory, StateError
 from runtime.log import OngoingWarning
+from runtime.mqtt.tls_files import file_stamp
 from runtime.retry import Delays
+from schema.names import IpVersion
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,9 @@ REFUSED_EVERY: Final = 600.0
 
 AFTER_FAILURE: Final = Delays(first_seconds=10.0, longest_seconds=900.0, jitter=0.5)
 """Delays while the API is away. They stay far below a third of a token's life."""
+
+AGAIN_EVERY: Final = 600.0
+"""Seconds after which the broker's next refusal makes us ask the API again."""
 
 LONGEST_RUN: Final = 300.0
 """Seconds after which a child is killed."""
@@ -49,45 +56,83 @@ def pause_after(outcome: Outcome, failures: int) -> float:
     return AFTER_FAILURE.after(failures)
 
 
+def refusal_after(outcome: Outcome | None, former: str | None) -> str | None:
+    """Return why this monitor must not probe, if so.
+
+    A refusal lasts until the API says otherwise: an API that is away, and a renewal that fails here, say nothing.
+
+    Args:
+        outcome: of the last renewal; ``None`` if this monitor has no API.
+        former: the refusal until then.
+    """
+    if outcome is None or outcome.kind in ("ok", "waiting"):
+        return None
+    return outcome.text if outcome.kind == "refused" else former
+
+
 class Renewals:
     """Renew as long as :meth:`run` runs. Without a key, it waits for one.
 
     Args:
         on_change: called when :attr:`refusal` or :attr:`trouble` has changed.
+        local: addresses from which to contact the API.
     """
 
-    def __init__(self, directory: StateDirectory, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        directory: StateDirectory,
+        on_change: Callable[[], None] = lambda: None,
+        local: Mapping[IpVersion, str] | None = None,
+    ) -> None:
         self._directory = directory
         self.on_change = on_change
-        self.refusal: str | None = None
+        self._local = ",".join((local or {}).values())
+        last = read_outcome(directory)
+        self.refusal: str | None = None if last is None else refusal_after(last, None)
         """Why this monitor must not probe: its key is refused, or it is deleted."""
         self.trouble: str | None = None
         """What is wrong, or what the pool has yet to do."""
         self._failures = 0
+        self._asked = False
+        self._again = False
+        """The broker refuses what we have."""
+        self._again_from = -AGAIN_EVERY
         self._warning = OngoingWarning(log, repeat_seconds=3600.0)
+
+    def ask_now(self) -> None:
+        """Ask the API within a second, instead of at the next interval."""
+        self._asked = True
+
+    def broker_refuses(self) -> None:
+        """Record that the broker refuses our token or certificate, and renew both soon.
+
+        They may have been revoked, of which the API tells the reason, or gives others. At most once in ten minutes.
+        """
+        if time.monotonic() >= self._again_from:
+            self._again = True
 
     async def run(self) -> None:
         """Renew until cancelled."""
         while True:
             api = self._api()
             if api is None:
-                self._use(None)
+                self._without_key()
                 await asyncio.sleep(LOOK_EVERY)
                 continue
-            await self._run_child()
-            outcome = read_outcome(self._directory)
+            outcome = await self._renew()
             self._use(outcome)
-            good = outcome is not None and outcome.kind in ("ok", "waiting", "refused")
-            self._failures = 0 if good else self._failures + 1
-            pause = AFTER_FAILURE.after(self._failures) if outcome is None else pause_after(outcome, self._failures)
-            await self._wait(pause, api)
+            self._failures = 0 if outcome.kind in ("ok", "waiting", "refused") else self._failures + 1
+            await self._wait(pause_after(outcome, self._failures), api)
 
     async def _wait(self, seconds: float, api: Api) -> None:
-        """Wait, but not if there is a new key."""
+        """Wait, but not if there is a new key, or a reason to ask now."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._api() in (api, None):  # noqa: ASYNC110  # other processes write the file
+                while not self._is_urgent() and self._api() in (api, None):  # noqa: ASYNC110  # others write it
                     await asyncio.sleep(LOOK_EVERY)
+
+    def _is_urgent(self) -> bool:
+        return self._asked or self._again
 
     def _api(self) -> Api | None:
         """Return the API and our key, if there is one that can be read."""
@@ -96,27 +141,49 @@ class Renewals:
         except StateError:
             return None  # the daemon reports it
 
-    async def _run_child(self) -> None:
+    def _without_key(self) -> None:
+        """Forget former outcomes if this monitor has no API, rather than a file that is missing or invalid now."""
+        if self.refusal is not None or self.trouble is not None:
+            with contextlib.suppress(StateError):
+                self._directory.read_state()
+                self._use(None)
+
+    async def _renew(self) -> Outcome:
+        """Run a child and return its outcome: never that of an earlier one."""
+        again, self._again, self._asked = self._again, False, False
+        if again:
+            self._again_from = time.monotonic() + AGAIN_EVERY
+        before = file_stamp(self._directory.renewal_file)
+        problem = await self._run_child(again=again)
+        outcome = read_outcome(self._directory)
+        if outcome is not None and file_stamp(self._directory.renewal_file) != before:
+            return outcome
+        return Outcome(at=datetime.now(UTC), kind="failed", text=problem)
+
+    async def _run_child(self, *, again: bool) -> str:
+        """Run a child; return what to say if it has told no outcome."""
         isolated = ["-P"] if sys.flags.safe_path else []
-        command = (*isolated, "-m", "agent.renew", str(self._directory.path.parent), self._directory.env)
+        command = [*isolated, "-m", "agent.renew", str(self._directory.path.parent), self._directory.env]
+        command += ["--local", self._local] if self._local else []
+        command += ["--again"] if again else []
         try:
             child = await asyncio.create_subprocess_exec(sys.executable, *command, stdin=asyncio.subprocess.DEVNULL)
         except OSError as error:
-            self._warning.warning("the renewal could not be started: %s", error.strerror or error)
-            return
+            return f"the renewal could not be started: {error.strerror or error}"
         try:
             async with asyncio.timeout(LONGEST_RUN):
                 await child.wait()
         except TimeoutError:
-            self._warning.warning("the renewal was ended after %g s", LONGEST_RUN)
+            return f"the renewal was ended after {LONGEST_RUN:g} s"
         finally:
             if child.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     child.kill()
                 await child.wait()
+        return f"the renewal ended with status {child.returncode} and left no outcome in {self._directory.path}"
 
     def _use(self, outcome: Outcome | None) -> None:
-        refusal = outcome.text if outcome is not None and outcome.kind == "refused" else None
+        refusal = refusal_after(outcome, self.refusal)
         trouble = None if outcome is None else "; ".join(filter(None, (outcome.text, outcome.clock))) or None
         if trouble is None:
             self._warning.over()

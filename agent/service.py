@@ -19,8 +19,9 @@ from agent.pipeline import Lasting, keep
 from agent.renewals import Renewals
 from agent.replacement import finish_replacement
 from agent.state import Lock, NotSetUp, State, StateDirectory, StateError, StateUnavailable
-from agent.status import REPORT_EVERY, waiting_report
+from agent.status import REPORT_EVERY, summary, waiting_report
 from agent.status_file import write_report
+from agent.systemd import show_status
 from runtime.log import OngoingWarning, set_up_logging
 
 log = logging.getLogger(__name__)
@@ -113,7 +114,8 @@ class Service:
         self._reload_now = asyncio.Event()
         self._agent: Agent | None = None
         self._warning = OngoingWarning(log)
-        self._renewals = Renewals(directory, on_change=self._renewal_changed)
+        self._renewals = Renewals(directory, on_change=self._renewal_changed, local=settings.api_local)
+        self._was_refused = self._renewals.refusal is not None
 
     def stop(self) -> None:
         """End the service cleanly."""
@@ -121,8 +123,9 @@ class Service:
         self._ends.set()
 
     def reload(self) -> None:
-        """Read the files again now."""
+        """Read the files again now, and ask the API."""
         self._reload_now.set()
+        self._renewals.ask_now()
 
     async def run(self) -> None:
         """Run until :meth:`stop`."""
@@ -148,6 +151,7 @@ class Service:
                 on_reload=self.reload,
                 why_not=lambda: self._renewals.refusal,
                 trouble=lambda: self._renewals.trouble,
+                on_refused=self._renewals.broker_refuses,
             )
             self._agent = agent
             await agent.run(self._ends, says_goodbye=self._says_goodbye(login.state))
@@ -180,14 +184,21 @@ class Service:
         return None
 
     def _report_waiting(self, what: str) -> None:
+        made = waiting_report(self._settings, self._lasting.started, what)
+        show_status(summary(made))
         try:
-            write_report(self._directory, waiting_report(self._settings.env, self._lasting.started, what))
+            write_report(self._directory, made)
         except OSError as error:
             self._warning.warning("%s: %s", self._directory.status_file, error.strerror or error)
 
     def _renewal_changed(self) -> None:
-        if self._agent is not None:
-            self._agent.reconsider()
+        wanted_again = self._was_refused and self._renewals.refusal is None
+        self._was_refused = self._renewals.refusal is not None
+        if self._agent is None:
+            return
+        self._agent.reconsider()
+        if wanted_again and not self._agent.session.connected:
+            self._ends.set()  # a new agent connects at once; this one waits for minutes
 
     def _says_goodbye(self, state: State) -> Callable[[], bool]:
         """Publish the offline status only if the service stops or the name changes, not on a reconnection."""

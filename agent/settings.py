@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from agent.daemon_settings import DaemonSettings
+from agent.local_addresses import parse_local_addresses
 from agent.state import StateError, state_base
 from runtime.log import level_name
+from runtime.mqtt.tls_files import file_stamp
 from schema.messages import LogLevel
 from schema.names import DEFAULT_ENVIRONMENT, Environment, IpVersion
 
@@ -39,6 +41,11 @@ DEFAULT_APIS: Final[Mapping[Environment, str]] = {
 """The pool's own management APIs."""
 
 
+
+def _local_addresses(text: str) -> str:
+    parse_local_addresses(text)
+    return text
+
 class ConfigurationError(Exception):
     """Settings are invalid; the message names each of them and the accepted values."""
 
@@ -58,6 +65,8 @@ class AgentSettings(BaseSettings):
     spool_megabytes: int = Field(64, ge=1, le=4096, alias="MONITOR_SPOOL_MEGABYTES")
     api: str | None = Field(None, alias="MONITOR_API")
     api_ca_file: Path | None = Field(None, alias="MONITOR_API_CA_FILE")
+    api_bind: Annotated[str, AfterValidator(_local_addresses)] = Field("", alias="MONITOR_API_BIND")
+    """Local addresses from which to contact the API, separated by commas, at most one per protocol."""
     api_host: str | None = Field(None, alias="API_HOST")
     """The older agent's variable for ``api``."""
 
@@ -91,9 +100,8 @@ def load_settings(
     Raises:
         ConfigurationError: a setting is invalid in any of the sources.
     """
-    named = environ.get(_DEFAULTS_FILE_KEY)
-    path = Path(named) if named else DEFAULTS_FILE
-    from_file = read_defaults(path, must_exist=bool(named))
+    path = defaults_path(environ)
+    from_file = read_defaults(path, must_exist=bool(environ.get(_DEFAULTS_FILE_KEY)))
     for text in (*_unknown(from_file, str(path)), *_unknown(environ, "environment")):
         warn(text)
     found = _found(given, from_file, str(path), environ)
@@ -105,6 +113,11 @@ def load_settings(
     if settings.debug and debug is not None and (level is None or level.rank <= debug.rank):
         return settings.model_copy(update={"log_level": "debug"})
     return settings
+
+
+def defaults_path(environ: Mapping[str, str]) -> Path:
+    """Return the path of the defaults file, which need not exist."""
+    return Path(environ.get(_DEFAULTS_FILE_KEY) or DEFAULTS_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +177,18 @@ def configured_api(settings: AgentSettings) -> str:
     return (settings.api or settings.api_host or DEFAULT_APIS[settings.env]).rstrip("/")
 
 
-def for_daemon(settings: AgentSettings, base: Path, *, once: bool = False, sanity_only: bool = False) -> DaemonSettings:
+def for_daemon(
+    settings: AgentSettings,
+    base: Path,
+    *,
+    once: bool = False,
+    sanity_only: bool = False,
+    defaults: Path = DEFAULTS_FILE,
+) -> DaemonSettings:
     """Return the settings for the daemon.
+
+    Args:
+        defaults: the file that was read for them.
 
     Raises:
         ConfigurationError: neither protocol is enabled.
@@ -179,6 +202,9 @@ def for_daemon(settings: AgentSettings, base: Path, *, once: bool = False, sanit
         spool_bytes=settings.spool_megabytes * 1024 * 1024,
         once=once,
         sanity_only=sanity_only,
+        api_local=parse_local_addresses(settings.api_bind),
+        defaults_file=str(defaults.absolute()),
+        defaults_stamp=file_stamp(defaults),
     )
 
 

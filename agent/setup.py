@@ -4,11 +4,11 @@ Whatever is interrupted can be run again: the registration is on disk before its
 registration is forgotten.
 """
 
+import itertools
 import os
-import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlencode
@@ -16,13 +16,21 @@ from urllib.parse import urlencode
 import msgspec
 
 from agent.api_client import Answer, ApiClient, ApiUnreachable
-from agent.api_messages import ConfigAnswer, InvalidAnswer, RegistrationAnswer, decode_config, decode_registration
+from agent.api_messages import (
+    ConfigAnswer,
+    InvalidAnswer,
+    ProtocolAnswer,
+    RegistrationAnswer,
+    decode_config,
+    decode_registration,
+)
 from agent.output import Failed
 from agent.registration import Registration, begin_or_go_on, end
-from agent.state import Api, StateDirectory, StateFile, running_process, writing_state
+from agent.state import Api, Fetched, StateDirectory, StateFile, running_process, writing_state
 from runtime.durations import duration_text
 from runtime.log import keep_out_of_logs
 from runtime.printable import printable
+from schema.messages import LIVE
 from schema.names import IpVersion
 
 REGISTRATION_PATH: Final = "/monitor/api/registration"
@@ -57,16 +65,12 @@ class Wanted:
     protocols: Sequence[IpVersion]
 
 
-def system_hostname() -> str:
-    """Return this host's name."""
-    return socket.gethostname()
-
-
 class Setup:
     """One run of ``setup``. The caller holds the directory's lock for it.
 
     Args:
         say: shows a line to the person.
+        picture: shows the address to open as a picture, if that is wanted.
     """
 
     def __init__(
@@ -76,12 +80,14 @@ class Setup:
         wanted: Wanted,
         say: Callable[[str], object],
         pace: Pace = Pace(),  # frozen
+        picture: Callable[[str], object] | None = None,
     ) -> None:
         self._directory = directory
         self._api = api
         self._wanted = wanted
         self._say = say
         self._pace = pace
+        self._picture = picture
         self._former = directory.read_file()
         self._key = self._former_key()
         self._known: ConfigAnswer | None = None
@@ -125,7 +131,10 @@ class Setup:
             self._say("the former API key is not valid any more; registering anew")
             self._key = None
         elif answer.status == 200:
-            self._known = self._config(answer)
+            try:
+                self._known = self._config(answer)
+            except SetupFailed as unusable:  # a new registration may mend it
+                self._say(str(unusable))
 
     def _config(self, answer: Answer) -> ConfigAnswer:
         try:
@@ -141,7 +150,7 @@ class Setup:
         last: RegistrationAnswer | None = None
         for ipv in self._wanted.protocols:
             try:
-                answer = self._judge(registration, self._post(registration, ipv, patient=False))
+                answer = self._judge(registration, self._post(registration, [ipv], skip_missing=True))
             except _NoSuchProtocol as missing:
                 self._say(f"IP{ipv} is left out: {missing}; run setup again to add it")
                 continue
@@ -151,36 +160,56 @@ class Setup:
             last = answer
         if last is None:
             raise SetupFailed(f"{self._api.url} cannot be reached; check the network, the address and the firewall")
-        return self._poll(registration, last, shown[-1])
+        return self._poll(registration, last, shown)
 
-    def _poll(self, registration: Registration, last: RegistrationAnswer, ipv: IpVersion) -> str:
+    def _poll(self, registration: Registration, last: RegistrationAnswer, protocols: Sequence[IpVersion]) -> str:
         shown, began = "", time.monotonic()
         while True:
             if last.url and last.url != shown:
                 shown = last.url
-                self._say("To confirm this monitor, open this address in a browser, on any computer:")
-                self._say(f"  {shown}")
+                self._show_address(shown)
             self._progress.show(f"waiting for the confirmation ({duration_text(int(time.monotonic() - began))})")
             time.sleep(self._pace.poll)
-            answer = self._judge(registration, self._post(registration, ipv, patient=True))
+            answer = self._judge(registration, self._post(registration, protocols))
             if isinstance(answer, str):
                 return answer
             last = answer
 
-    def _post(self, registration: Registration, ipv: IpVersion, *, patient: bool) -> Answer:
-        """Send the request of this registration by one protocol.
+    def _show_address(self, url: str) -> None:
+        self._progress.clear()
+        self._say("To confirm this monitor, open this address in a browser, on any computer:")
+        self._say(f"  {url}")
+        if self._picture is not None:
+            self._picture(url)
+
+    def _post(
+        self, registration: Registration, protocols: Sequence[IpVersion], *, skip_missing: bool = False
+    ) -> Answer:
+        """Send the request of this registration.
 
         Args:
-            patient: this protocol has worked, so that a failure will pass.
+            protocols: by which the API knows us; after a failure, the next one is tried.
+            skip_missing: a protocol that does not reach the API is not tried again.
+
+        Raises:
+            _NoSuchProtocol: the API cannot be reached by this protocol.
         """
         fields = {"a": registration.account, "hostname": registration.hostname}
         body = urlencode({name: value for name, value in fields.items() if value}).encode()
         headers = {"Registration-ID": registration.id, "Content-Type": "application/x-www-form-urlencoded"}
+        families = itertools.cycle(protocols)
 
         def ask() -> Answer:
-            return self._api.request("POST", REGISTRATION_PATH, family=ipv, key=self._key, body=body, headers=headers)
+            family = next(families)
+            answer = self._api.request(
+                "POST", REGISTRATION_PATH, family=family, key=self._key, body=body, headers=headers
+            )
+            if answer.status != 401 or self._key is None:
+                return answer
+            self._key = None  # it has ended while we waited; the registration is known by its id
+            return self._api.request("POST", REGISTRATION_PATH, family=family, body=body, headers=headers)
 
-        return self._until_answered(ask, skip_missing=not patient)
+        return self._until_answered(ask, skip_missing=skip_missing)
 
     def _until_answered(self, ask: Callable[[], Answer], *, skip_missing: bool = False) -> Answer:
         """Ask until there is an answer below 500."""
@@ -237,8 +266,7 @@ class Setup:
         ca_file = None if self._api.ca_file is None else str(self._api.ca_file.absolute())
         api = Api(url=self._api.url, key=key, ca_file=ca_file, registration=registration.id)
         with writing_state(self._directory):
-            former = self._directory.read_file()
-            self._directory.write_file(msgspec.structs.replace(former, api=api))
+            self._directory.write_file(stored_with(self._directory.read_file(), api))
 
     def _finish(self, key: str) -> None:
         self._progress.clear()
@@ -263,6 +291,14 @@ class _NoSuchProtocol(Exception):
     """The API cannot be reached by this protocol."""
 
 
+def stored_with(former: StateFile, api: Api) -> StateFile:
+    """Return the state with a new key. What another API has told is forgotten: its broker must not get our token."""
+    if former.api is not None and former.api.url != api.url:
+        return StateFile(api=api, allow_private_targets=former.allow_private_targets)
+    untagged: Fetched = msgspec.structs.replace(former.fetched, etag="", config="")
+    return msgspec.structs.replace(former, api=api, fetched=untagged)
+
+
 def changes(former: StateFile, before: ConfigAnswer | None, now: ConfigAnswer | None, *, new_key: bool) -> list[str]:
     """Return what a successful run has changed, as lines of text.
 
@@ -277,12 +313,35 @@ def changes(former: StateFile, before: ConfigAnswer | None, now: ConfigAnswer | 
     name = now.tls_name
     old_name = before.tls_name if before is not None else former.name
     lines.append(f"the name is now {name}, formerly {old_name}" if old_name not in (None, name) else f"monitor {name}")
-    known = {} if before is None else before.protocols
-    for ipv, protocol in now.protocols.items():
-        was = known.get(ipv)
-        added = before is not None and (was is None or was.ip != protocol.ip)
-        lines.append(f"IP{ipv} {protocol.ip}: {protocol.status}{', added' if added else ''}")
-    return lines
+    known = _known_addresses(former, before)
+    lines += [
+        f"IP{ipv} {protocol.ip}: {protocol.status}{_change(known, ipv, protocol)}"
+        for ipv, protocol in now.protocols.items()
+    ]
+    lines += [f"IP{ipv} {ip}: not registered any more" for ipv, ip in known.items() if ipv not in now.protocols]
+    return [*lines, *outlook(now)]
+
+
+def _known_addresses(former: StateFile, before: ConfigAnswer | None) -> dict[IpVersion, str | None]:
+    if before is not None:
+        return {ipv: protocol.ip for ipv, protocol in before.protocols.items()}
+    return {ipv: registered.ip for ipv, registered in former.protocols.items()}
+
+
+def _change(known: Mapping[IpVersion, str | None], ipv: IpVersion, protocol: ProtocolAnswer) -> str:
+    if not known or known.get(ipv) == protocol.ip:
+        return ""
+    return f", formerly {known[ipv]}" if ipv in known else ", added"
+
+
+def outlook(now: ConfigAnswer) -> list[str]:
+    """Return what the pool has yet to do before this monitor measures; nothing if it measures."""
+    statuses = {protocol.status for protocol in now.protocols.values()}
+    if not statuses or not statuses.isdisjoint(LIVE):
+        return []
+    if "pending" in statuses:
+        return ["the pool has yet to approve this monitor; the agent waits for that and then starts to measure"]
+    return [f"the pool does not let this monitor measure now: its status is {' and '.join(sorted(statuses))}"]
 
 
 def next_step(directory: StateDirectory) -> str:

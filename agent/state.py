@@ -6,7 +6,6 @@ There is one directory per environment, readable by its owner only. ``setup`` or
 
 import errno
 import fcntl
-import ipaddress
 import os
 import time
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from msgspec import Meta
 
 from agent.files import write_durably
 from agent.ntp.targets import TargetRules
+from runtime.loopback import is_loopback
 from runtime.mqtt.tls_files import file_stamp
 from runtime.mqtt.types import BrokerAddress
 from schema.names import Environment, InvalidName, IpVersion, check_monitor_name
@@ -92,7 +92,7 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """The management API and our key for it."""
 
     url: Annotated[str, Meta(min_length=8, max_length=300)]
-    key: Annotated[str, Meta(min_length=8, max_length=4096, pattern="^[!-~]+$")]
+    key: Annotated[str, Meta(min_length=8, max_length=4096, pattern=r"^[!-~]+\Z")]
     """The API key, which is secret."""
     ca_file: str | None = None
     """Certificates to trust in addition to the system's, as an absolute path."""
@@ -110,6 +110,19 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     status: Annotated[str, Meta(max_length=20)]
 
 
+class Fetched(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Which key fetched what, and which configuration is stored: whatever does not match is fetched again."""
+
+    token: str = ""
+    """Digest of the API key with which the token was fetched. A new key may mean that the former token is revoked."""
+    certificate: str = ""
+    """The same for the certificate."""
+    etag: Annotated[str, Meta(max_length=300)] = ""
+    """The API's tag of the configuration; empty if it has none."""
+    config: str = ""
+    """Digest of the configuration as it was stored, with the broker's certificates."""
+
+
 class StateFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The content of ``state.json``: the fields of :class:`State`, which may be missing until the API has been asked,
     and what is known about the API. One that is written by hand has no API."""
@@ -120,6 +133,7 @@ class StateFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     api: Api | None = None
     protocols: dict[IpVersion, Registered] = {}
     """What the API said last."""
+    fetched: Fetched = Fetched()
 
 
 class StateDirectory:
@@ -262,7 +276,7 @@ class StateDirectory:
                 f"{self.state_file}: allow_private_targets is allowed in devel only, and this is {self.env}"
             )
         ca_file = state.broker.ca_file
-        if ca_file is None and not _is_loopback(state.broker.host):
+        if ca_file is None and not is_loopback(state.broker.host):
             raise StateError(
                 f"{self.state_file}: broker.ca_file: required for {state.broker.host}: "
                 "plain TCP is allowed on loopback only"
@@ -420,10 +434,3 @@ def _refuse_public(path: Path) -> None:
 
 def _open_to_others(path: Path, mode: int) -> str:
     return f"{path}: is accessible to others (mode {mode & 0o777:04o}); must be 0600"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

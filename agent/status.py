@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from agent.daemon_settings import DaemonSettings
 from agent.metrics import AgentCounters, prometheus_text
 from agent.pipeline import Pipeline
 from agent.status_file import AgentReport
@@ -71,7 +72,8 @@ def report(
     disconnected_because: str | None,
     pipelines: Pipelines,
     counters: AgentCounters,
-    troubles: Sequence[str] = (),
+    troubles: Sequence[str],
+    settings: DaemonSettings,
 ) -> AgentReport:
     """Return the report for the ``status`` command; ``disconnected_because`` is ``None`` while connected."""
     stuck = (
@@ -94,14 +96,16 @@ def report(
         probes_unsent=counters.probes_unsent,
         results_unproven=counters.results_unproven,
         last_results=results[:LAST_RESULTS],
+        settings_file=settings.defaults_file,
+        settings_stamp=settings.defaults_stamp,
     )
 
 
-def waiting_report(env: Environment, started: datetime, waiting_for: str) -> AgentReport:
+def waiting_report(settings: DaemonSettings, started: datetime, waiting_for: str) -> AgentReport:
     """Return the report of a daemon that waits until this monitor is set up."""
     return AgentReport(
         name="",
-        env=env,
+        env=settings.env,
         pid=os.getpid(),
         written=datetime.now(UTC),
         started=started,
@@ -109,7 +113,23 @@ def waiting_report(env: Environment, started: datetime, waiting_for: str) -> Age
         connected=False,
         status=offline_status(),
         waiting_for=waiting_for,
+        settings_file=settings.defaults_file,
+        settings_stamp=settings.defaults_stamp,
     )
+
+
+def summary(report: AgentReport) -> str:
+    """Return the state of the daemon on one line, for ``systemctl status``."""
+    if report.waiting_for is not None:
+        return f"waiting, not probing: {report.waiting_for}"
+    states = report.status.protocols
+    parts = [
+        f"IP{ipv}: {f'probing {state.assignments} servers' if state.probing else f'not probing, {state.why_not}'}"
+        for ipv, state in states.items()
+    ]
+    if not report.connected:
+        parts.append(f"not connected to {report.broker} ({report.disconnected_because})")
+    return f"{report.name}: {'; '.join(parts) or 'not configured by the pool yet'}"
 
 
 log = logging.getLogger(__name__)

@@ -35,6 +35,10 @@ class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
     """Results of silent servers that were discarded because no other server answered."""
     last_results: list[Result] = []
     """The most recent results, newest first."""
+    settings_file: str | None = None
+    """The defaults file, which the daemon has read at its start only."""
+    settings_stamp: tuple[int, ...] | None = None
+    """Its stamp at that time; ``None`` if there was no such file."""
 
 
 def write_report(directory: StateDirectory, report: AgentReport) -> None:

@@ -20,16 +20,17 @@ def status_lines(found: Inspection, now: datetime) -> Iterator[str]:
         return
     yield from (f"trouble      {trouble}" for trouble in found.troubles)
     if found.report is None:
-        yield from _without_report(found)
+        yield from _without_report(found, now)
         return
     yield from _report_lines(found, found.report, now)
 
 
-def _without_report(found: Inspection) -> Iterator[str]:
+def _without_report(found: Inspection, now: datetime) -> Iterator[str]:
     if found.process is not None:
         yield "daemon       started; no report yet"
     elif found.set_up:
-        yield f"monitor      {found.name or 'unknown'}"
+        yield f"monitor      {found.name or _unnamed(found)}"
+        yield from _api_lines(found, now)
         yield f"daemon       has never run here: {_start(found.env)}"
     else:
         yield f"monitor      not set up for {found.env}: there is no state.json"
@@ -41,7 +42,7 @@ def _without_report(found: Inspection) -> Iterator[str]:
 
 def _report_lines(found: Inspection, report: AgentReport, now: datetime) -> Iterator[str]:
     if report.waiting_for is not None:
-        yield f"monitor      {found.name or f'not set up for {report.env}'}"
+        yield f"monitor      {found.name or _unnamed(found)}"
     else:
         yield f"monitor      {report.name}"
     ago = _ago(report.written, now)
@@ -52,6 +53,8 @@ def _report_lines(found: Inspection, report: AgentReport, now: datetime) -> Iter
         yield "             write here (disk full, failing or read-only; directory removed)"
     else:
         yield f"daemon       running as process {found.process}, version {report.status.version}, reported {ago}"
+    yield from _settings_lines(found, report)
+    yield from _api_lines(found, now)
     if report.waiting_for is not None:
         yield f"waiting      not probing: {report.waiting_for}"
         return
@@ -69,10 +72,42 @@ def _report_lines(found: Inspection, report: AgentReport, now: datetime) -> Iter
     if report.probes_unsent or report.results_unproven:
         unproven = f"{report.results_unproven} results of silent servers discarded while no server answered"
         yield f"network      {report.probes_unsent} probes could not be sent; {unproven}"
+    if found.token is not None:
+        yield f"token        {found.token}"
     yield f"certificate  {found.certificate}"
     yield f"last results {'' if report.last_results else 'none'}".rstrip()
     for result in report.last_results:
         yield f"  {result.ts:%Y-%m-%d %H:%M:%S}  server {result.server_id} ({result.ip}): {result_words(result)}"
+
+
+def _unnamed(found: Inspection) -> str:
+    if found.api is not None:
+        return "not named by the API yet"
+    return "unknown" if found.set_up else f"not set up for {found.env}"
+
+
+def _api_lines(found: Inspection, now: datetime) -> Iterator[str]:
+    if found.api is None:
+        return
+    last = found.renewal
+    if last is None:
+        yield f"api          {found.api}, not asked yet"
+    else:
+        yield f"api          {found.api}, asked {_ago(last.at, now)}: {last.text or 'all is well'}"
+        if last.clock:
+            yield f"clock        {last.clock}"
+    if found.registered:
+        yield f"registered   {'; '.join(found.registered)}"
+
+
+def _settings_lines(found: Inspection, report: AgentReport) -> Iterator[str]:
+    if report.settings_file is None or found.process is None:
+        return
+    if found.settings_changed:
+        restart = f"it applies after: systemctl restart ntppool-agent@{found.env}"
+        yield f"settings     {report.settings_file} has changed since the agent has read it at its start; {restart}"
+    else:
+        yield f"settings     as in {report.settings_file} and the environment when the agent was started"
 
 
 def _start(env: Environment) -> str:

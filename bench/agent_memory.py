@@ -1,7 +1,8 @@
 """Measure an agent's memory on a monitor host: 1 000 assignments, connected with TLS, after ten minutes of work.
 
-The real daemon, in an environment with the packages of the agent's lock file, measures simulated servers at the pool's
-intervals. RSS counts memory shared with other processes in full, PSS proportionally (proc(5), smaps_rollup).
+The real daemon, in an environment with the packages of the agent's lock file, has its token and its certificate from an
+API, renews both once, and then measures simulated servers at the pool's intervals. RSS counts memory shared with other
+processes in full, PSS proportionally (proc(5), smaps_rollup).
 """
 
 import argparse
@@ -65,7 +66,7 @@ def main() -> int:
 
 
 async def _measure(given: argparse.Namespace) -> int:
-    async with agent_stage() as on:
+    async with agent_stage(certified=True) as on:
         command: Sequence[str] = ()
         if not given.project_environment:
             say("making the agent's environment")
@@ -74,7 +75,10 @@ async def _measure(given: argparse.Namespace) -> int:
         await _give_work(on, given.assignments)
         say("starting the agent")
         pid = await on.start_agent(*command)
-        start, before = read_memory(pid), len(on.pool.results)
+        start = read_memory(pid)
+        say("renewing token and certificate")
+        await on.renew()
+        renewed, before = read_memory(pid), len(on.pool.results)
         await _work(on, given.minutes, pid)
         end, results = read_memory(pid), len(on.pool.results) - before
         metrics = await on.pool.metrics()
@@ -86,10 +90,13 @@ async def _measure(given: argparse.Namespace) -> int:
         "assignments": given.assignments,
         "environment": "project" if given.project_environment else "requirements/agent.txt",
         "tls": True,
+        "client_certificate": True,
+        "renewals": 1,
         "otlp": False,
         "results": results,
         "samples": round(metrics["ntppool_agent_samples_received_total"]),
         "rss_at_start_mb": round(start.rss, 2),
+        "rss_after_renewal_mb": round(renewed.rss, 2),
         "highest_rss_mb": round(end.peak, 2),
         "private_dirty_mb": round(end.private_dirty, 2),
         **machine_load(),

@@ -6,17 +6,21 @@ All processes listen on the loopback network and have their files in a temporary
 
 import asyncio
 import dataclasses
+import os
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from agent.state import Api, StateDirectory, StateFile
 from bench.agent_pool import PoolSide
 from bench.stage import end_by_unwinding
 from bench.world import DOMAIN, ENV
+from testbed.agent_api import DUE, AgentApi, CertifyingBroker, server_pair, told_broker
 from testbed.broker import BrokerUnavailable
 from testbed.ntp.spec import ServerSpec
 from testbed.site import (
@@ -37,13 +41,19 @@ CLOCK_CHECKS: Final = ("127.29.0.1", "127.29.1.1", "127.29.2.1")
 """Correct servers, for the agent's base checks."""
 
 _NAME: Final = f"bench1-x1.{ENV}.{DOMAIN}"
+_KEY: Final = "ntpm_the_key_of_a_benchmark"
 
 
 class AgentStage(Stack):
-    """NTP servers, an agent, and the pool; see :func:`agent_stage`."""
+    """NTP servers, an agent, and the pool; see :func:`agent_stage`.
 
-    def __init__(self, site: Site) -> None:
+    Args:
+        api: gives the agent its identity; otherwise it is provisioned.
+    """
+
+    def __init__(self, site: Site, api: AgentApi | None = None) -> None:
         super().__init__(site)
+        self.api = api
         self.pool = PoolSide(site.broker_address, site.key, _NAME)
 
     @property
@@ -63,8 +73,7 @@ class AgentStage(Stack):
             argv: the command; default: the agent with our interpreter.
         """
         base = Path(tempfile.mkdtemp(prefix="agent-", dir=self.directory))
-        token = monitor_token(self.site.key, _NAME)
-        provision_agent(base, _NAME, self.site.broker.address(tls=True), token)
+        self._give_identity(base)
         self.pool.forget()
         command = python_command(self.site, AGENT, "agent", "monitor", settings=agent_settings(base))
         await self.supervisor.start(dataclasses.replace(command, argv=argv) if argv else command)
@@ -72,6 +81,31 @@ class AgentStage(Stack):
         pid = self.supervisor.pid(AGENT)
         assert pid is not None
         return pid
+
+    def _give_identity(self, base: Path) -> None:
+        broker = self.site.broker
+        if self.api is None:
+            provision_agent(base, _NAME, broker.address(tls=True), monitor_token(self.site.key, _NAME))
+            return
+        directory = StateDirectory(base, ENV)
+        directory.prepare()
+        api = Api(url=self.api.url, key=_KEY, ca_file=str(broker.directory / "ca.pem"))
+        directory.write_file(StateFile(api=api, allow_private_targets=True))
+
+    async def renew(self) -> None:
+        """Make the agent renew its token and its certificate; return when it probes again.
+
+        Raises:
+            CannotRun: it does not.
+        """
+        api, pid = self.api, self.supervisor.pid(AGENT)
+        assert api is not None and pid is not None
+        before = len(api.issuer.requests)
+        api.token_used = api.issuer.used = 0.0
+        os.kill(pid, signal.SIGHUP)
+        await self.until(lambda: len(api.issuer.requests) > before, "the renewal of the certificate")
+        self.pool.forget()
+        await self.until(lambda: self.pool.probing, "the first probe after the renewal")
 
     async def start_busy_loops(self, count: int, seconds: float) -> list[str]:
         """Start processes that keep one core busy each; they end by themselves after ``seconds``."""
@@ -94,8 +128,12 @@ class AgentStage(Stack):
 
 
 @asynccontextmanager
-async def agent_stage() -> AsyncIterator[AgentStage]:
+async def agent_stage(*, certified: bool = False) -> AsyncIterator[AgentStage]:
     """Run a broker, with the pool connected to it.
+
+    Args:
+        certified: the broker demands a certificate of the agent, which has token and certificate from an API, both of
+            them due for :meth:`AgentStage.renew`.
 
     Raises:
         CannotRun: the broker cannot be started.
@@ -105,10 +143,25 @@ async def agent_stage() -> AsyncIterator[AgentStage]:
             site = make_site(Path(directory), None)
         except BrokerUnavailable as error:
             raise CannotRun(str(error)) from None
-        async with AgentStage(site) as made:
-            await made.start_broker()
-            async with made.pool.connected():
-                yield made
+        with ExitStack() as running:
+            api: AgentApi | None = None
+            if certified:
+                broker = CertifyingBroker(site.broker.directory, site.broker.port, site.key.verification_text())
+                site = dataclasses.replace(site, broker=broker)
+                api = running.enter_context(_api(site, broker))
+            async with AgentStage(site, api) as made:
+                await made.start_broker()
+                async with made.pool.connected():
+                    yield made
+
+
+def _api(site: Site, broker: CertifyingBroker) -> AgentApi:
+    made = AgentApi(site.key, ENV, broker.issuer, name=_NAME, tls=server_pair(broker, site.directory))
+    made.keys["registered"] = _KEY
+    made.addresses["registered"] = {"v4": "192.0.2.1"}
+    made.broker = told_broker(broker)
+    made.token_used = broker.issuer.used = DUE
+    return made
 
 
 def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:

@@ -1,6 +1,7 @@
 """A management API for tests: it answers as agreed, records every request, and can lose, delay or break any answer."""
 
 import contextlib
+import hashlib
 import json
 import secrets
 import socket
@@ -8,12 +9,12 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import parse_qs
 
 from testbed.ports import ADDRESS, ADDRESS_V6, free_port, has_ipv6
@@ -88,6 +89,8 @@ class RecordingApi:
         """Called with the number of a request, from 0; whether to lose its answer."""
         self.overrides: dict[str, Callable[[Asked], Reply]] = {}
         """Answers by path that replace the usual ones."""
+        self.tag: str | None = None
+        """The tag of the configuration; by default, one that differs with its content."""
         self.clock_ahead = 0.0
         """Seconds by which the API's clock is ahead."""
         self.token_lifetime = timedelta(hours=6)
@@ -116,11 +119,15 @@ class RecordingApi:
             return self.overrides[path](asked)
         if path == "/monitor/api/registration":
             return self._registration(asked)
-        if asked.key is None or asked.key in self.refused_keys or asked.key not in self.keys.values():
+        if not self.accepts(asked):
             return refuse(401, "this API key is not valid")
         if path == "/monitor/api/config":
-            return self._config()
+            return self._config(asked.headers.get("if-none-match"))
         return refuse(404, "there is nothing here")
+
+    def accepts(self, asked: Asked) -> bool:
+        """Return whether the API key of a request is valid."""
+        return asked.key is not None and asked.key not in self.refused_keys and asked.key in self.keys.values()
 
     def _registration(self, asked: Asked) -> Reply:
         number = asked.headers["registration-id"]
@@ -134,12 +141,16 @@ class RecordingApi:
             return say(URL=CONFIRM, Status="accepted", APIToken=key)
         return say(URL=CONFIRM, Status="pending")
 
-    def _config(self) -> Reply:
+    def _config(self, known: str | None) -> Reply:
         seen = {ipv: ip for addresses in self.addresses.values() for ipv, ip in addresses.items()}
         protocols = {
             f"ip{ipv}": {"ip": seen.get(ipv, ""), "status": self.status if ipv in seen else ""} for ipv in ("v4", "v6")
         }
-        return say(name=self.name.partition(".")[0], tls_name=self.name, broker=self.broker, api_version=1, **protocols)
+        made = say(
+            name=self.name.partition(".")[0], tls_name=self.name, broker=self.broker, api_version=1, **protocols
+        )
+        tag = self.tag if self.tag is not None else f'"{hashlib.sha256(made.body).hexdigest()[:32]}"'
+        return Reply(304, headers={"ETag": tag}) if known == tag else replace(made, headers={"ETag": tag})
 
     # ---- the server ------------------------------------------------------------------------------------------------
 
@@ -155,7 +166,7 @@ class RecordingApi:
         """Return the API's clock as a header."""
         return format_datetime(datetime.now(UTC) + timedelta(seconds=self.clock_ahead), usegmt=True)
 
-    def __enter__(self) -> "RecordingApi":
+    def __enter__(self) -> Self:
         for host in (ADDRESS, *((ADDRESS_V6,) if has_ipv6() else ())):
             server = _server(host, self.port, self)
             if self._tls is not None:

@@ -1,5 +1,7 @@
 """Test the HTTP client against a slow, a cutting and an untrusted API: it gives a reason, and never a secret."""
 
+import errno
+import os
 import socket
 import threading
 import time
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.api_client import MAX_ANSWER, ApiClient, ApiUnreachable, InvalidUrl
+from schema.names import IpVersion
 from testbed.recording_api import RecordingApi, Reply, recording_api
 from testbed.tls import LocalCa
 
@@ -119,3 +122,59 @@ def test_unusable_addresses_are_refused(wrong: str) -> None:
     with pytest.raises(InvalidUrl) as refused:
         ApiClient(wrong)
     assert "secret" not in str(refused.value)
+
+
+class BothFamilies(ApiClient):
+    """A client whose API has addresses of both protocols, IPv6 first, whatever this machine resolves."""
+
+    def resolve(self, family: IpVersion | None = None) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
+        found = ((socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1"))
+        return [(int(kind), int(socket.SOCK_STREAM), 0, "", (host, self.port)) for kind, host in found]
+
+
+class WithoutIpv6(socket.socket):
+    """A socket of a host whose kernel has no IPv6."""
+
+    def __init__(self, family: int = -1, *arguments: int, **named: int) -> None:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        super().__init__(family, *arguments, **named)
+
+
+def test_host_without_ipv6_uses_ipv4(api: RecordingApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "socket", WithoutIpv6)
+    ask(BothFamilies(f"http://127.0.0.1:{api.port}"))
+    assert [asked.peer for asked in api.asked] == ["127.0.0.1"]
+
+
+def test_host_without_free_files_or_threads_says_so(api: RecordingApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Timer, "start", no_thread)
+    with pytest.raises(ApiUnreachable, match="can't start new thread"):
+        ask(ApiClient(url(api)))
+
+
+def test_local_address_is_used_for_its_protocol(api: RecordingApi) -> None:
+    ask(ApiClient(url(api), local={"v4": "127.0.0.66", "v6": "2001:db8::1"}))
+    assert [asked.peer for asked in api.asked] == ["127.0.0.66"]
+    with pytest.raises(ApiUnreachable, match=r"MONITOR_API_BIND: cannot connect from 192\.0\.2\.66: ") as failed:
+        ask(ApiClient(url(api), local={"v4": "192.0.2.66"}))
+    assert failed.value.step == "connect"
+
+
+def test_secret_that_no_header_can_carry_is_not_quoted(api: RecordingApi) -> None:
+    with pytest.raises(ApiUnreachable) as failed:
+        ApiClient(url(api)).request("GET", "/monitor/api/config", key=f"{KEY}\n")
+    assert KEY not in str(failed.value) and failed.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("sent", "found"),
+    [('"abc"', '"abc"'), ('W/"abc"', 'W/"abc"'), ("abc", ""), ('"a b"', ""), ('"' + "x" * 201 + '"', ""), ('""', '""')],
+)
+def test_tag_is_passed_on_only_if_it_is_one(api: RecordingApi, sent: str, found: str) -> None:
+    api.overrides["/monitor/api/config"] = lambda asked: Reply(304, headers={"ETag": sent})
+    answer = ApiClient(url(api)).request("GET", "/monitor/api/config")
+    assert (answer.status, answer.body, answer.etag) == (304, b"", found)

@@ -2,7 +2,9 @@
 agent."""
 
 import base64
+import errno
 import json
+import os
 import shutil
 import ssl
 import stat
@@ -10,55 +12,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.api_client import ApiClient
+from agent.certificate import is_for
 from agent.renew import Renewal
 from agent.renewal_file import Outcome, read_outcome
 from agent.replacement import finish_replacement
+from agent.setup import stored_with
 from agent.state import Api, Broker, StateDirectory, StateFile
+from testbed.agent_api import Issuer
 from testbed.paths import CHECKOUT
-from testbed.recording_api import Asked, RecordingApi, Reply, recording_api, refuse, say
+from testbed.recording_api import RecordingApi, Reply, recording_api, refuse, say
+from testbed.tls import LocalCa
 
 NAME = "uspao1-acc1.devel.mon.example"
 KEY = "ntpm_a_key_for_tests"
 TOKEN = "/monitor/api/token"
 CERTIFICATE = "/monitor/api/certificate"
-
-
-class Issuer:
-    """A CA that signs requests."""
-
-    def __init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self.lifetime = timedelta(days=90)
-        self.requests: list[bytes] = []
-
-    def sign(self, asked: Asked) -> Reply:
-        """Answer a request; the same one with the same certificate."""
-        request = x509.load_pem_x509_csr(asked.body)
-        assert request.is_signature_valid
-        self.requests.append(asked.body)
-        now = datetime.now(UTC)
-        made = (
-            x509.CertificateBuilder()
-            .subject_name(request.subject)
-            .issuer_name(x509.Name([]))
-            .public_key(request.public_key())
-            .serial_number(1)
-            .not_valid_before(now - timedelta(minutes=1))
-            .not_valid_after(now + self.lifetime)
-            .add_extension(request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value, False)
-            .sign(self._key, hashes.SHA256())
-        )
-        return say(certificate=made.public_bytes(serialization.Encoding.PEM).decode())
 
 
 def token(name: str = NAME, *, lifetime: float = 21600.0, age: float = 0.0) -> str:
@@ -267,3 +244,171 @@ def test_child_tells_its_outcome_by_a_file(api: RecordingApi, directory: StateDi
     outcome = read_outcome(directory)
     assert outcome is not None and outcome.kind == "ok"
     assert_complete(directory)
+
+
+def asked_tags(api: RecordingApi) -> list[str | None]:
+    return [asked.headers.get("if-none-match") for asked in api.to("/monitor/api/config")]
+
+
+def test_unchanged_configuration_is_not_sent_again(api: RecordingApi, directory: StateDirectory) -> None:
+    api.broker = {"host": "broker.example", "port": 8883, "ca": LocalCa().certificate}
+    assert renew(directory).kind == "ok" and renew(directory).kind == "ok"
+    first, second = asked_tags(api)
+    assert first is None and second is not None
+    before = directory.state_file.read_bytes()
+    renew(directory)
+    assert directory.state_file.read_bytes() == before
+    # A change on the pool's side has another tag; and it is followed even if nothing else is due.
+    api.broker = {"host": "broker.example", "port": 8884, "ca": LocalCa().certificate}
+    assert renew(directory).kind == "ok" and directory.read_state().broker.port == 8884
+    assert directory.broker_ca_file.read_text() == api.broker["ca"]
+
+
+def remove_ca(directory: StateDirectory) -> None:
+    directory.broker_ca_file.unlink()
+
+
+def damage_ca(directory: StateDirectory) -> None:
+    directory.broker_ca_file.write_text("x")
+
+
+def edit_broker(directory: StateDirectory) -> None:
+    directory.state_file.write_text(directory.state_file.read_text().replace("broker.example", "other.example"))
+
+
+def set_up_again(directory: StateDirectory) -> None:
+    file = directory.read_file()
+    assert file.api is not None
+    directory.write_file(stored_with(file, file.api))
+
+
+@pytest.mark.parametrize("change", [remove_ca, damage_ca, edit_broker, set_up_again], ids=lambda change: change.__name__)
+def test_configuration_that_is_not_as_it_was_stored_is_fetched_whole(
+    api: RecordingApi, directory: StateDirectory, change: Callable[[StateDirectory], None]
+) -> None:
+    api.broker = {"host": "broker.example", "port": 8883, "ca": LocalCa().certificate}
+    renew(directory)
+    change(directory)
+    assert renew(directory).kind == "ok"
+    assert asked_tags(api) == [None, None]
+    assert directory.read_state().broker.host == "broker.example"
+    assert directory.broker_ca_file.read_text() == api.broker["ca"]
+
+
+@pytest.mark.parametrize("tag", ["no quotes", '"a\x01b"', '"' + "x" * 300 + '"', ""])
+def test_malformed_tag_is_never_sent_back(api: RecordingApi, directory: StateDirectory, tag: str) -> None:
+    api.tag = tag
+    assert renew(directory).kind == "ok" and renew(directory).kind == "ok"
+    assert asked_tags(api) == [None, None]
+
+
+def test_answer_that_nothing_changed_without_a_question_is_refused(
+    api: RecordingApi, directory: StateDirectory
+) -> None:
+    api.overrides["/monitor/api/config"] = lambda asked: Reply(304)
+    assert renew(directory).kind == "failed" and directory.read_file().name is None
+
+
+def test_new_key_brings_new_token_and_certificate(api: RecordingApi, directory: StateDirectory, issuer: Issuer) -> None:
+    """The former ones may have been revoked with the former key."""
+    renew(directory)
+    api.keys["second"] = "ntpm_the_second_key"
+    directory.write_file(stored_with(directory.read_file(), Api(url=api.url, key="ntpm_the_second_key")))
+    assert renew(directory).kind == "ok" and renew(directory).kind == "ok"
+    assert (len(api.to(TOKEN)), len(set(issuer.requests))) == (2, 2)
+    assert "ntpm_the_second_key" not in directory.state_file.read_text().replace('"key": "ntpm_the_second_key"', "")
+
+
+def test_refusal_of_the_broker_brings_new_token_and_certificate(
+    api: RecordingApi, directory: StateDirectory, issuer: Issuer
+) -> None:
+    renew(directory)
+    assert Renewal(directory, lambda known: ApiClient(known.url, seconds=5), again=True).run().kind == "ok"
+    assert (len(api.to(TOKEN)), len(set(issuer.requests))) == (2, 2)
+    assert_complete(directory)
+
+
+def test_moved_broker_is_followed_while_no_certificate_can_be_had(
+    api: RecordingApi, directory: StateDirectory
+) -> None:
+    renew(directory)
+    directory.certificate_file.write_text("due")
+    api.broker = {"host": "127.0.0.1", "port": 1999}
+    for reply in (Reply(503), refuse(403, "the CA is closed today")):
+        api.overrides[CERTIFICATE] = lambda asked, reply=reply: reply
+        assert renew(directory).kind in ("unreachable", "waiting")
+        assert directory.read_state().broker.port == 1999
+
+
+def test_new_name_is_taken_up_only_with_its_token_and_certificate(
+    api: RecordingApi, directory: StateDirectory, issuer: Issuer
+) -> None:
+    renew(directory)
+    former = {path: path.read_bytes() for path in (directory.token_file, directory.certificate_file)}
+    api.name = "deber1-acc1.devel.mon.example"
+    for path in (TOKEN, CERTIFICATE):
+        usual, api.overrides[path] = api.overrides[path], lambda asked: Reply(503)
+        assert renew(directory).kind == "unreachable"
+        assert directory.read_state().name == NAME and former == {file: file.read_bytes() for file in former}
+        api.overrides[path] = usual
+    assert renew(directory).kind == "ok" and directory.read_state().name == api.name
+    assert is_for(directory.certificate_file.read_text(), api.name)
+
+
+def test_broker_that_would_keep_the_daemon_from_starting_is_not_stored(
+    api: RecordingApi, directory: StateDirectory
+) -> None:
+    renew(directory)
+    before = directory.state_file.read_bytes()
+    api.broker = {"host": "broker.example", "port": 8883}
+    outcome = renew(directory)
+    assert (outcome.kind, "plain TCP to broker.example is not allowed" in outcome.text) == ("failed", True)
+    assert directory.state_file.read_bytes() == before and directory.read_state()
+
+
+def test_request_that_the_api_does_not_accept_is_replaced(
+    api: RecordingApi, directory: StateDirectory, issuer: Issuer
+) -> None:
+    api.overrides[CERTIFICATE] = lambda asked: refuse(400, "this is no request")
+    assert renew(directory).kind == "waiting"
+    refused = api.to(CERTIFICATE)[-1].body
+    api.overrides[CERTIFICATE] = issuer.sign
+    assert renew(directory).kind == "ok" and issuer.requests != [refused]
+
+
+def test_longest_name_gets_one_certificate(api: RecordingApi, directory: StateDirectory, issuer: Issuer) -> None:
+    api.name = ".".join(["a" * 60, "devel", *["b" * 60] * 3])
+    assert renew(directory).kind == "ok" and renew(directory).kind == "ok"
+    assert len(issuer.requests) == 1
+
+
+def test_full_disk_is_said_and_leaves_what_there_was(
+    api: RecordingApi, directory: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renew(directory)
+    directory.token_file.write_text(token(age=20000))
+    before = {path: path.read_bytes() for path in directory.path.iterdir() if path.suffix in (".json", ".pem", "")}
+
+    def full(path: Path, *parts: bytes, durable: bool = True) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("agent.files._replace", full)
+    outcome = renew(directory)
+    assert (outcome.kind, "No space left on device" in outcome.text) == ("failed", True)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_two_renewals_at_once_make_one_request(api: RecordingApi, directory: StateDirectory, issuer: Issuer) -> None:
+    with ThreadPoolExecutor(2) as both:
+        outcomes = list(both.map(lambda number: renew(directory).kind, range(2)))
+    assert outcomes == ["ok", "ok"]
+    assert (len(api.to(TOKEN)), len(set(issuer.requests))) == (1, 1)
+    assert_complete(directory)
+
+
+def test_child_connects_from_the_address_that_it_is_given(api: RecordingApi, directory: StateDirectory) -> None:
+    directory.write_file(StateFile(api=Api(url=api.url.replace("localhost", "127.0.0.1"), key=KEY)))
+    command = [sys.executable, "-m", "agent.renew", str(directory.path.parent), "devel", "--local", "127.0.0.77"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert {asked.peer for asked in api.asked} == {"127.0.0.77"}

@@ -1,5 +1,6 @@
 """Test ``setup`` against an API that loses answers, breaks them, or refuses: the host gets one key, or a sentence."""
 
+import errno
 import itertools
 import json
 import os
@@ -14,14 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from agent.api_client import ApiClient
+from agent.api_client import ApiClient, ApiUnreachable
 from agent.setup import Pace, Setup, SetupFailed, Wanted
 from agent.state import Broker, State, StateDirectory, provision
 from schema.names import IpVersion
 from testbed.paths import CHECKOUT
-from testbed.recording_api import CONFIRM, RecordingApi, Reply, recording_api, refuse, say
+from testbed.recording_api import CONFIRM, Asked, RecordingApi, Reply, recording_api, refuse, say
 from testbed.waiting import block_until
 
 REGISTRATION = "/monitor/api/registration"
@@ -231,6 +233,82 @@ def test_hand_written_state_keeps_its_broker(api: RecordingApi, directory: State
     provision(tmp_path, "devel", state, "token")
     set_up(directory, api.url)
     assert directory.read_state() == state
+
+
+def test_address_is_shown_as_a_picture_once(api: RecordingApi, directory: StateDirectory) -> None:
+    shown: list[str] = []
+    wanted = Wanted("host.example", "", ("v4", "v6"))
+    Setup(directory, Client(api.url), wanted, lambda line: None, FAST, shown.append).run()
+    assert shown == [CONFIRM]
+
+
+def test_key_that_ends_while_we_wait_is_left_out(api: RecordingApi, directory: StateDirectory) -> None:
+    """As after an operator has revoked it: the registration goes on, known by its id."""
+    set_up(directory, api.url)
+    former, usual = key_of(directory), api._registration
+
+    def registration(asked: Asked) -> Reply:
+        if len(api.to(REGISTRATION)) > before + 1:
+            api.refused_keys.add(former)
+        return refuse(401, "this API key is not valid") if asked.key in api.refused_keys else usual(asked)
+
+    before = len(api.to(REGISTRATION))
+    api.overrides[REGISTRATION] = registration
+    set_up(directory, api.url)
+    assert key_of(directory) != former and api.to(REGISTRATION)[-1].key is None
+    assert len(ids(api)) == 2, "one registration for each run"
+
+
+def test_protocol_that_fails_while_we_wait_is_replaced_by_the_other(
+    api: RecordingApi, directory: StateDirectory
+) -> None:
+    client = Client(api.url)
+    usual, count = client.request, itertools.count()
+
+    def request(*arguments: Any, family: IpVersion | None = None, **named: Any) -> Any:
+        if family == "v4" and next(count) > 0:
+            raise ApiUnreachable("no route to host", "connect")
+        return usual(*arguments, family=family, **named)
+
+    client.request = request  # type: ignore[method-assign]
+    api.confirmed = False
+    confirm_after = len(api.asked) + 4
+    usual_answer = api._registration
+
+    def registration(asked: Asked) -> Reply:
+        api.confirmed = len(api.asked) > confirm_after
+        return usual_answer(asked)
+
+    api.overrides[REGISTRATION] = registration
+    Setup(directory, client, Wanted("host.example", "", ("v4", "v6")), lambda line: None, FAST).run()
+    assert [asked.peer for asked in api.to(REGISTRATION)][:3] == ["127.0.0.1", "::1", "::1"]
+    assert key_of(directory) in api.keys.values()
+
+
+def test_another_api_learns_nothing_and_its_predecessor_is_forgotten(
+    api: RecordingApi, directory: StateDirectory
+) -> None:
+    set_up(directory, api.url)
+    file = directory.read_file()
+    known = msgspec.structs.replace(file, name=api.name, broker=Broker(host="127.0.0.1", port=1999))
+    directory.write_file(known)
+    set_up(directory, api.url)
+    assert directory.read_file().broker == known.broker, "the same API: a running agent goes on with what it has"
+    with recording_api() as other:
+        set_up(directory, other.url)
+        found = directory.read_file()
+        assert (found.name, found.broker) == (None, None), "its token must not reach the former broker"
+
+
+def test_finished_registration_on_a_read_only_disk_is_no_failure(
+    api: RecordingApi, directory: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    set_up(directory, api.url)
+    assert key_of(directory) in api.keys.values()
 
 
 # ---- as a process --------------------------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ SAID = {
         ],
         "Service": [
             "Type=exec",
+            "NotifyAccess=main",
             "User=ntppool-agent",
             "ExecStart=/usr/bin/ntppool-agent --env %i monitor",
             RELOAD,

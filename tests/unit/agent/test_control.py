@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.control import ControlCommands
+from agent.control import ControlCommands, Pause
 from runtime.mqtt.session import Incoming
 from schema.messages import ControlAnswer, Status, decode
 from testbed.waiting import wait_until
@@ -103,3 +103,17 @@ async def test_failed_answer_does_not_stop_later_commands(commands: ControlComma
     commands.on_message(order("ping"))
     await wait_until(lambda: session.published, within=5)
     running.cancel()
+
+
+async def test_pause_outlasts_the_connection_and_the_identity(done: Done) -> None:
+    """A renewed certificate or a moved broker replaces all parts of an agent."""
+    pause = Pause()
+
+    def made() -> ControlCommands:
+        calls = [done.call(name) for name in ("recheck", "look again", "reload")]
+        return ControlCommands(NAME, lambda: Status(online=True), *calls, pause)
+
+    first = made()
+    first.on_message(order("pause"))
+    await carry_out(first, RecordingSession(), 1)
+    assert made().paused

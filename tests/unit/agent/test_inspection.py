@@ -1,17 +1,24 @@
 """Test where the ``status`` command looks, and its findings."""
 
+import base64
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import pytest
 
 from agent.inspection import inspect
+from agent.renewal_file import Outcome, write_outcome
 from agent.settings import AgentSettings, places_to_look
-from agent.state import Broker, Lock, State, StateDirectory, provision
+from agent.state import Api, Broker, Lock, Registered, State, StateDirectory, provision, write_token
 from agent.status_file import AgentReport, write_report
+from runtime.mqtt.tls_files import file_stamp
 from schema.messages import Status
+from schema.names import IpVersion
 from testbed.paths import CHECKOUT
 
 STATE = State(name="a.devel.mon.example", broker=Broker(host="127.0.0.1", port=1))
@@ -21,11 +28,11 @@ def set_up(base: Path) -> StateDirectory:
     return provision(base, "devel", STATE, "token")
 
 
-def write(directory: StateDirectory) -> None:
+def write(directory: StateDirectory, **fields: Any) -> None:
     now = datetime.now(UTC)
     status = Status(online=True)
     made = AgentReport(
-        name="a", env="devel", pid=1, written=now, started=now, broker="b", connected=True, status=status
+        name="a", env="devel", pid=1, written=now, started=now, broker="b", connected=True, status=status, **fields
     )
     write_report(directory, made)
 
@@ -115,3 +122,30 @@ def test_full_or_read_only_disk_is_reported(
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(**good | changed))
     troubles = inspect([tmp_path], "devel").troubles
     assert [says in trouble for trouble in troubles] == ([True] if says else [])  # type: ignore[operator]  # a string in that case
+
+
+def test_what_the_api_has_given_is_found(tmp_path: Path) -> None:
+    directory = set_up(tmp_path)
+    assert (inspect([tmp_path], "devel").api, inspect([tmp_path], "devel").token) == (None, None), "not from an API"
+    api = Api(url="https://api.example", key="ntpm_a_key_for_tests")
+    protocols: dict[IpVersion, Registered] = {"v4": Registered(ip="192.0.2.1", status="testing")}
+    file = directory.read_file()
+    directory.write_file(msgspec.structs.replace(file, api=api, protocols=protocols))
+    claims = json.dumps({"iat": 0, "exp": 1_800_000_000, "sub": STATE.name}).encode()
+    write_token(directory, f"e30.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.x")
+    outcome = Outcome(at=datetime.now(UTC), kind="refused", text="the key is refused")
+    write_outcome(directory, outcome)
+    seen = inspect([tmp_path], "devel")
+    assert (seen.api, seen.registered, seen.renewal) == (api.url, ("IPv4 192.0.2.1 testing",), outcome)
+    assert seen.token is not None and seen.token.endswith("2027-01-15 08:00 UTC")
+
+
+def test_settings_that_changed_since_the_start_are_noticed(tmp_path: Path) -> None:
+    directory, defaults = set_up(tmp_path), tmp_path / "defaults"
+    for content in (None, "MONITOR_IPV6=no\n", "MONITOR_IPV6=yes\n"):
+        if content is not None:
+            write(directory, settings_file=str(defaults), settings_stamp=file_stamp(defaults))
+            defaults.write_text(content)
+            assert inspect([tmp_path], "devel").settings_changed
+        write(directory, settings_file=str(defaults), settings_stamp=file_stamp(defaults))
+        assert not inspect([tmp_path], "devel").settings_changed

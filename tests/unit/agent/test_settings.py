@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.settings import AgentSettings, ConfigurationError, base_directory, for_daemon, load_settings
+from runtime.mqtt.tls_files import file_stamp
 
 
 def load(tmp_path: Path, file: str = "", environ: dict[str, str] | None = None, **given: Any) -> AgentSettings:
@@ -127,3 +128,15 @@ def test_state_directory_in_the_file_overrides_that_of_systemd(tmp_path: Path) -
     environ = {"STATE_DIRECTORY": "/var/lib/x"}
     assert base_directory(load(tmp_path, environ=environ), environ) == Path("/var/lib/x")
     assert base_directory(load(tmp_path, "MONITOR_STATE_DIR=/own\n", environ), environ) == Path("/own")
+
+
+def test_local_addresses_for_the_api_are_checked_and_handed_to_the_daemon(tmp_path: Path) -> None:
+    settings = load(tmp_path, "MONITOR_API_BIND=192.0.2.1,2001:db8::1\n")
+    daemon = for_daemon(settings, tmp_path, defaults=tmp_path / "defaults")
+    assert daemon.api_local == {"v4": "192.0.2.1", "v6": "2001:db8::1"}
+    assert (daemon.defaults_file, daemon.defaults_stamp) == (
+        str(tmp_path / "defaults"),
+        file_stamp(tmp_path / "defaults"),
+    )
+    with pytest.raises(ConfigurationError, match=r"MONITOR_API_BIND \(.*\)=eth0: 'eth0' is not an IP address"):
+        load(tmp_path, "MONITOR_API_BIND=eth0\n")

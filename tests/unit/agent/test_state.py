@@ -247,3 +247,11 @@ def test_temporary_errors_are_not_treated_as_wrong_settings(
             action()
         assert isinstance(raised.value, StateUnavailable) is passes
     assert run(told) == (1 if passes else 2)
+
+
+@pytest.mark.parametrize("key", ["short", "two words", "ntpm_line\n", "ntpm_é_key", ""])
+def test_key_that_no_header_can_carry_is_refused_without_quoting_it(tmp_path: Path, key: str) -> None:
+    directory = written(tmp_path, {"api": {"url": "https://api.example", "key": key}})
+    with pytest.raises(StateError) as refused:
+        directory.read_file()
+    assert not key or key not in str(refused.value)

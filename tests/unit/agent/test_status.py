@@ -5,11 +5,13 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
+from agent.daemon_settings import DaemonSettings
 from agent.metrics import AgentCounters
-from agent.status import LAST_RESULTS, metrics, online_status, report
+from agent.status import LAST_RESULTS, metrics, online_status, report, summary, waiting_report
 from schema.messages import ProtocolState, Result
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
+SETTINGS = DaemonSettings(env="prod", state_base="/x", defaults_file="/etc/d", defaults_stamp=(1, 2))
 
 
 class Spool:
@@ -50,7 +52,8 @@ def protocol(
 
 def reported(v4: Any, v6: Any, *, lost: str | None = None, troubles: Sequence[str] = ()) -> Any:
     counters = AgentCounters(probes_unsent=3, results_unproven=4)
-    return report("a.example", "prod", NOW, "mqtt.example:8883", lost, {"v4": v4, "v6": v6}, counters, troubles)
+    lines = {"v4": v4, "v6": v6}
+    return report("a.example", "prod", NOW, "mqtt.example:8883", lost, lines, counters, troubles, SETTINGS)
 
 
 def test_status_sums_the_spools_and_omits_unconfigured_protocols() -> None:
@@ -78,6 +81,23 @@ def test_report_contains_the_reason_for_a_missing_connection() -> None:
     assert reported(protocol(), protocol()).connected
     found = reported(protocol(), protocol(), lost="the broker refused us")
     assert (found.connected, found.disconnected_because) == (False, "the broker refused us")
+
+
+def test_report_says_where_the_settings_are_from() -> None:
+    for found in (reported(protocol(), protocol()), waiting_report(SETTINGS, NOW, "setup")):
+        assert (found.settings_file, found.settings_stamp) == ("/etc/d", (1, 2))
+
+
+def test_summary_has_all_on_one_line() -> None:
+    assert summary(waiting_report(SETTINGS, NOW, "setup")) == "waiting, not probing: setup"
+    found = reported(protocol(), protocol(why_not="status is paused"), lost="refused")
+    assert summary(found) == (
+        "a.example: IPv4: probing 2 servers; IPv6: not probing, status is paused; "
+        "not connected to mqtt.example:8883 (refused)"
+    )
+    assert summary(reported(protocol(configured=False), protocol(configured=False))) == (
+        "a.example: not configured by the pool yet"
+    )
 
 
 def test_metrics_are_labelled_by_protocol() -> None:

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from agent.ntp.measurement import Measurement, Sample
 from agent.ntp.packet import Reply
 from agent.ntp.targets import Target
 from agent.ntp.timestamps import Timestamp
+from agent.renewal_file import Outcome
 from agent.status_file import AgentReport
 from agent.wording import check_line, status_lines
 from schema.messages import ProtocolState, Result, SpoolState, Status
@@ -157,3 +159,37 @@ def test_invalid_certificates_are_refused(tmp_path_factory: pytest.TempPathFacto
         path.write_bytes(text)
         with pytest.raises(CertificateError, match="cert"):
             valid_until(path)
+
+
+def test_status_shows_the_api_the_token_and_where_the_settings_are_from() -> None:
+    outcome = Outcome(at=NOW - timedelta(minutes=3), kind="ok", clock="this host's clock is 24h behind the API's")
+    made = found(
+        report=report(settings_file="/etc/default/ntppool-agent", settings_stamp=(1, 2)),
+        process=5,
+        api="https://api.example",
+        registered=("IPv4 192.0.2.1 testing", "IPv6 2001:db8::1 pending"),
+        renewal=outcome,
+        token="valid until 2026-01-01 18:00 UTC",
+    )
+    lines = list(status_lines(made, NOW))
+    for line in (
+        "settings     as in /etc/default/ntppool-agent and the environment when the agent was started",
+        "api          https://api.example, asked 3 min ago: all is well",
+        "clock        this host's clock is 24h behind the API's",
+        "registered   IPv4 192.0.2.1 testing; IPv6 2001:db8::1 pending",
+        "token        valid until 2026-01-01 18:00 UTC",
+    ):
+        assert line in lines
+    changed = msgspec.structs.replace(made, settings_changed=True)
+    assert "applies after: systemctl restart ntppool-agent@test" in said(changed)
+    assert "applies after" not in said(msgspec.structs.replace(changed, process=None)), "the next start reads it"
+    refused = msgspec.structs.replace(made, renewal=msgspec.structs.replace(outcome, kind="refused", text="the key"))
+    assert "asked 3 min ago: the key" in said(refused)
+
+
+def test_status_of_a_host_that_waits_for_the_api() -> None:
+    waiting = found(name=None, api="https://api.example", process=5, report=report(waiting_for="a token"))
+    text = said(waiting)
+    assert "monitor      not named by the API yet" in text and "https://api.example, not asked yet" in text
+    assert text.endswith("waiting      not probing: a token")
+    assert "monitor      unknown" in said(found(name=None)), "a state.json that cannot be read"
