@@ -24,7 +24,7 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     published = Published(services.engine, services.authority, settings.ca_crl_file)
     broker = BrokerOfAgents(settings.broker_of_agents())
     tls = server_tls(settings)
-    api = build_api(services, published, broker, pages_router(services))
+    api = build_api(services, published, broker, [pages_router(services)])
     server = Server(guarded(api, services), _sockets(settings), tls)
     add_jobs(worker, services, published, tls)
     tasks.create_task(server.run(), name="http server")

@@ -51,7 +51,7 @@ class Registrar:
                 await self._register(monitor)
 
         approving = asyncio.create_task(self._approve())
-        registering = asyncio.gather(*map(register, self._world.monitors))
+        registering = asyncio.ensure_future(asyncio.gather(*map(register, self._world.monitors)))
         try:
             # Whichever fails first ends both.
             await asyncio.wait({approving, registering}, return_when=asyncio.FIRST_COMPLETED)
@@ -108,7 +108,12 @@ async def _run(command: Command) -> None:
     """
     with command.log.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            *command.argv, env=command.env, cwd=command.directory, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+            *command.argv,
+            env=command.env,
+            cwd=command.directory,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
         )
         try:
             async with asyncio.timeout(_WITHIN):

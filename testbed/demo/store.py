@@ -46,9 +46,7 @@ def require_empty(connection: Connection) -> None:
             raise CannotRun(f"--database-url: the database has rows in {table.name}; the demo needs an empty database")
 
 
-def store_world(
-    connection: Connection, world: World, now: datetime, *, registering: bool = False
-) -> dict[str, int]:
+def store_world(connection: Connection, world: World, now: datetime, *, registering: bool = False) -> dict[str, int]:
     """Store ``world`` and the settings; return the servers' ids by address.
 
     Args:
