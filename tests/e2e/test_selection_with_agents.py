@@ -1,6 +1,7 @@
 """Test a selection with real processes: the ledger changes, the selector decides, and the agents follow.
 
-An agent's assignments are known from its status, as stored by ingest.
+An agent's assignments are known from its status, as stored by ingest. This is on MySQL; the selector's own tests, without
+agents, are on every database.
 """
 
 import asyncio
@@ -23,8 +24,7 @@ from schema.tables import accounts, log_scores, monitor_presence, monitors, serv
 from schema.topics import Topics
 from selector.assignments import Terms, assignment, read_pairs_of_monitor
 from selector.row_warnings import RowWarnings
-from testbed.database import SERVERS as DATABASES
-from testbed.database import temporary_database
+from testbed.database import MySql, temporary_database
 from testbed.demo import store
 from testbed.demo.system import System
 from testbed.fixtures.database import require
@@ -90,10 +90,10 @@ def full(connection: Connection) -> bool:
 
 
 @asynccontextmanager
-async def running(directory: Path, server: str) -> AsyncIterator[Pool]:
+async def running(directory: Path) -> AsyncIterator[Pool]:
     draft = make_world(AGENTS, 1, 1)
     world = make_world(AGENTS, 1, free_ntp_port([spec.address for spec in draft.fleet]))
-    with temporary_database(DATABASES[server], buffer_pool="64M") as database:
+    with temporary_database(MySql, buffer_pool="64M") as database:
         site = make_site(directory, database.create("selection"))
         async with System(site, world, asyncio.Event()) as system:
             await system.start()
@@ -105,13 +105,10 @@ async def running(directory: Path, server: str) -> AsyncIterator[Pool]:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("server", DATABASES)
-async def test_agents_follow_the_decisions_of_the_selector(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_agents_follow_the_decisions_of_the_selector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(store._SETTINGS["selector"], "target_active", TARGET)
-    require(server)
-    async with running(tmp_path, server) as pool:
+    require(MySql.name)
+    async with running(tmp_path) as pool:
         await pool.until(full, "the active places are taken")
         await pool.agents_follow("the beginning")
 
