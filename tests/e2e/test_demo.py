@@ -61,7 +61,7 @@ def test_with_tls_all_clients_connect_to_the_tls_port_only(tmp_path: Path, host:
     with demo(tmp_path, "--agents", "2", "--servers", "2", *by) as running:
         running.until_said("running; to inspect it")
         log_file = running.directory / "logs" / "broker.log"
-        for name in ("nlams1-demo", "uspao1-demo", "ingest", "scorer", "selector", "demo-operator"):
+        for name in ("nlams1-demo1", "uspao1-demo1", "ingest", "scorer", "selector", "demo-operator"):
             running.until(lambda name=name: f" as {name}" in log_file.read_text(), f"{name} is connected")  # type: ignore[misc]
         _the_operators_tools_work(running.directory)
         running.until(lambda: len(running.states()) == 2, "both servers have a score")
@@ -92,7 +92,7 @@ def test_demo_with_a_database_server_loses_nothing(database: str, tmp_path: Path
 
 def _the_operators_tools_work(directory: Path) -> None:
     assert re.search(r"^selector/\S+: ok ", _operate(directory, "control selector status"))
-    assert "nlams1-demo.devel.mon.example: ok" in _operate(directory, "control nlams1-demo.devel.mon.example ping")
+    assert "nlams1-demo1.devel.mon.example: ok" in _operate(directory, "control nlams1-demo1.devel.mon.example ping")
     assert "127.20.0.1" in _operate(directory, "servers list")
 
 

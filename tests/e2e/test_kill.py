@@ -18,7 +18,7 @@ from testbed.database import DatabaseServer, MariaDb, temporary_database
 from testbed.demo.accounting import settle
 from testbed.demo.ledger import results_by_monitor
 from testbed.demo.system import System
-from testbed.site import BROKER, agent_name, free_ntp_port, make_site
+from testbed.site import API, BROKER, agent_name, free_ntp_port, make_site
 from testbed.spools import is_empty
 from testbed.waiting import wait_until
 from testbed.world import make_world
@@ -88,7 +88,7 @@ async def running(directory: Path) -> AsyncIterator[Killing]:
     draft = make_world(AGENTS, SERVERS, 1)
     world = make_world(AGENTS, SERVERS, free_ntp_port([spec.address for spec in draft.fleet]))
     with temporary_database(MariaDb, buffer_pool="64M") as database:
-        site = make_site(directory, database.create("kills"))
+        site = make_site(directory, database.create("kills"), registering=True)
         async with System(site, world, asyncio.Event()) as system:
             await system.start()
             killing = Killing(system, database)
@@ -108,6 +108,7 @@ async def test_killing_any_process_loses_nothing(tmp_path: Path) -> None:
         await killing.kill("ingest", killing.results_pile_up)
         await killing.kill("scorer", killing.scores_pile_up)
         await killing.kill("selector", at_once)
+        await killing.kill(API, at_once)
         await killing.kill(agent, at_once)
         await killing.kill_database()
         await killing.kill(BROKER, killing.results_pile_up)
