@@ -61,9 +61,9 @@ class ApiPlace:
         """The roots that agents must trust."""
         return self.directory / "api-ca.pem"
 
-    def settings(self, broker: LocalBroker) -> dict[str, str]:
-        """Return the API's own settings; agents connect to ``broker`` by TLS."""
-        address = broker.address(tls=True)
+    def settings(self, broker: LocalBroker, host: str) -> dict[str, str]:
+        """Return the API's own settings; agents connect to ``broker`` by TLS, at the address ``host``."""
+        address = broker.address(host, tls=True)
         return {
             "API_ADDRESS": ",".join(loopback_addresses()),
             "API_PORT": str(self.port),
@@ -117,7 +117,7 @@ class Site:
             **broker_settings(self.broker_address),
             "JWT_KEY_FILE": str(self.directory / "jwt.key"),
             "DATABASE_DSN": self.database.render_as_string(hide_password=False),
-            **({} if self.api is None else self.api.settings(self.broker)),
+            **({} if self.api is None else self.api.settings(self.broker, self.broker_address.host)),
         }
 
 

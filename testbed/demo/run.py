@@ -137,6 +137,8 @@ class Demo:
         except Stopped:
             display.say("stopped before all processes were running")
             return None
+        self._began = time.monotonic()
+        display.begin()
         display.say("running; to inspect it, paste this line into another terminal:")
         display.show_line(f"  sh {shlex.quote(str(self._site.looking))} servers list")
         await self._watch(system, display)

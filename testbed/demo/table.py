@@ -41,6 +41,10 @@ class Display:
         if self._live is not None:
             self._live.stop()
 
+    def begin(self) -> None:
+        """Count the time from now on: the system is running."""
+        self._began = time.monotonic()
+
     def say(self, text: str) -> None:
         """Print a message above the table; indented lines, such as those of logs, stay as they are."""
         for number, line in enumerate(text.splitlines()):

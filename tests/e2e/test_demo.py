@@ -209,7 +209,7 @@ def test_no_process_outlives_a_killed_demo(database: str, tmp_path: Path) -> Non
     with demo(tmp_path, "--agents", "1", "--servers", "1", "--database", database) as running:
         running.until_said("running; to inspect it")
         children = list(running.children())
-        assert len(children) == (6 if database == "sqlite" else 7)
+        assert len(children) == (7 if database == "sqlite" else 8)
         running.process.kill()
         running.process.wait()
         running.until(lambda: alive(children) == [], "children end")
