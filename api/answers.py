@@ -39,9 +39,7 @@ class Declined(Exception):
         words: say why, and what to do; for the person at the host.
     """
 
-    def __init__(
-        self, status: int, kind: str, words: str, headers: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, status: int, kind: str, words: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(kind)
         self.status = status
         self.kind = kind
@@ -82,7 +80,9 @@ class Failures:
             case ClockDoubted():
                 return text(503, "The clock of this server is being checked; try again later."), "clock"
             case TooManyCertificates():
-                return text(429, "This host has had too many certificates lately; try again in an hour."), "certificates"
+                return text(
+                    429, "This host has had too many certificates lately; try again in an hour."
+                ), "certificates"
             case NoAuthority():
                 return text(404, "This pool has no certificates for agents."), "no_authority"
             case AuthorityUnavailable():

@@ -1,7 +1,6 @@
 """Compose the application: routes for machines, pages for people, and one answer to every error."""
 
 from collections.abc import Sequence
-from typing import Final
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,8 +17,6 @@ from api.routes.public import public_router
 from api.routes.registration import registration_router
 from api.services import Services
 
-PREFIX: Final = "/monitor/api"
-
 
 def build_api(
     services: Services, published: Published, broker: BrokerOfAgents, pages: Sequence[APIRouter] = ()
@@ -33,11 +30,10 @@ def build_api(
         redoc_url=None,
         redirect_slashes=False,
     )
-    machines = APIRouter(prefix=PREFIX)
-    machines.include_router(registration_router(services))
-    machines.include_router(host_router(services, broker))
+    # Without prefixes: a route's own path is the label of its metrics.
     app.include_router(public_router(services.env, published))
-    app.include_router(machines)
+    app.include_router(registration_router(services))
+    app.include_router(host_router(services, broker))
     app.include_router(access_router(services))
     for router in pages:
         app.include_router(router, include_in_schema=False)

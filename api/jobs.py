@@ -1,4 +1,4 @@
-"""Run the API's periodic jobs: the end of registrations, the public files of the CA, and new certificates of its own."""
+"""Run the API's periodic jobs: the end of registrations, the CA's public files, and new certificates of its own."""
 
 from datetime import datetime
 from functools import partial

@@ -11,16 +11,19 @@ API_VERSION: Final = 1
 class Answer(BaseModel):
     """An answer."""
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True)
 
 
 class RegistrationAnswer(Answer):
     """The state of a registration."""
 
-    url: str = Field(alias="URL", description="Page on which someone must confirm the registration.")
-    status: Literal["pending", "accepted", "completed"] = Field(alias="Status")
+    url: str = Field(serialization_alias="URL", description="Page on which someone must confirm it.")
+    status: Literal["pending", "accepted", "completed"] = Field(serialization_alias="Status")
     key: str | None = Field(
-        default=None, alias="APIToken", repr=False, description="The API key, once the registration is accepted."
+        default=None,
+        serialization_alias="APIToken",
+        repr=False,
+        description="The API key, once the registration is accepted.",
     )
 
 
@@ -71,7 +74,7 @@ class AccessAnswer(Answer):
     """A token of the older protocol."""
 
     access_token: str = Field(repr=False)
-    token_type: Literal["Bearer"] = "Bearer"
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105  # its kind
     expires_in: int = Field(description="Seconds.")
 
 

@@ -34,9 +34,7 @@ class Client:
     """The address is that of a proxy, which has not named its client."""
 
 
-def client_of(
-    peer: str, scheme: str, headers: Iterable[tuple[bytes, bytes]], trusted: Sequence[Network]
-) -> Client:
+def client_of(peer: str, scheme: str, headers: Iterable[tuple[bytes, bytes]], trusted: Sequence[Network]) -> Client:
     """Return the client of a request.
 
     Args:

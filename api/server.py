@@ -6,9 +6,10 @@ replace certificates nor bound the time of a handshake.
 
 import asyncio
 import logging
+import math
 import resource
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from email.utils import formatdate
 from typing import Any, Final
@@ -151,13 +152,10 @@ class Server:
         for connection in list(self._state.connections):
             with suppress(h11.LocalProtocolError):
                 connection.shutdown()
-        deadline = asyncio.get_running_loop().time() + _CLOSE_WITHIN
-        while self._state.connections and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(_LOOK_EVERY)
+        await _until(lambda: not self._state.connections, _CLOSE_WITHIN)
         for connection in list(self._state.connections):
             connection.transport.abort()
-        while self._app.running:
-            await asyncio.sleep(_LOOK_EVERY)
+        await _until(lambda: not self._app.running, math.inf)
 
     def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log errors outside of tasks, with a rate limit, since clients may cause them by broken connections."""
@@ -167,3 +165,11 @@ class Server:
     def _url(self, made: socket.socket) -> str:
         host, port = made.getsockname()[:2]
         return f"{'http' if self._tls is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+async def _until(done: Callable[[], bool], within: float) -> None:
+    """Wait until ``done``, for so many seconds at most."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within
+    while not done() and loop.time() < deadline:  # noqa: ASYNC110  # connections of a library, and threads
+        await asyncio.sleep(_LOOK_EVERY)

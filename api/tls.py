@@ -70,7 +70,9 @@ def server_context(cert_file: Path, key_file: Path) -> ssl.SSLContext:
         # Without a password, OpenSSL would ask for that of an encrypted key on the terminal.
         context.load_cert_chain(cert_file, key_file, password="")
     except ssl.SSLError as error:
-        raise OSError(f"{cert_file}, {key_file}: no certificate or key, or not of the same pair ({error.reason})") from None
+        raise OSError(
+            f"{cert_file}, {key_file}: no certificate or key, or not of the same pair ({error.reason})"
+        ) from None
     except ValueError as error:
         raise OSError(f"{key_file}: {error}") from None
     return context

@@ -46,6 +46,6 @@ def _sockets(settings: WorkerSettings) -> list[socket.socket]:
         return open_sockets(settings.api_addresses(), settings.api_port)
     except OSError as error:
         raise ConfigurationError(
-            f"API_ADDRESS={settings.api_address}, API_PORT={settings.api_port}: must be local addresses and a free port: "
-            f"{error}"
+            f"API_ADDRESS={settings.api_address}, API_PORT={settings.api_port}: "
+            f"must be local addresses and a free port: {error}"
         ) from None

@@ -123,7 +123,9 @@ def require_few(connection: Connection, name: str, now: datetime) -> None:
     c = certificates.c
     query = sa.select(sa.func.count()).where(c.name == name, c.issued_on > to_db(now - timedelta(hours=1)))
     if (connection.scalar(query) or 0) >= MOST_AN_HOUR:
-        raise TooManyCertificates(f"monitor {name}: had {MOST_AN_HOUR} certificates in the last hour, which is the limit")
+        raise TooManyCertificates(
+            f"monitor {name}: had {MOST_AN_HOUR} certificates in the last hour, which is the limit"
+        )
 
 
 def _recent(connection: Connection, request: SigningRequest, name: str, now: datetime) -> IssuedCertificate | None:

@@ -28,7 +28,7 @@ from bench.figure import Figure, percentile, report
 from bench.measure import machine_load
 from bench.progress import say
 from bench.stage import Stage, run, shares, stage
-from bench.world import ENV, World, fill, monitor_name
+from bench.world import ENV, World, fill
 from runtime.db.engine import from_db, transaction, utc_now
 from testbed.database import DatabaseServer
 from testbed.ports import ADDRESS, free_port
@@ -179,9 +179,7 @@ async def _ask(
     return None
 
 
-def _figures(
-    given: argparse.Namespace, observed: Observed, seconds: float, cores: dict[str, float]
-) -> list[Figure]:
+def _figures(given: argparse.Namespace, observed: Observed, seconds: float, cores: dict[str, float]) -> list[Figure]:
     conditions = {
         "agents": given.agents,
         "requests": len(observed.seconds),

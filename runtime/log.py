@@ -224,9 +224,7 @@ class RateLimitedLog:
         self._lines = float(self.BURST)
         self._at = time.monotonic()
 
-    def log(
-        self, level: int, key: str, text: str, *args: object, exc_info: bool | BaseException = False
-    ) -> None:
+    def log(self, level: int, key: str, text: str, *args: object, exc_info: bool | BaseException = False) -> None:
         """Log an event caused by ``key`` unless it exceeds the rate limits."""
         now = time.monotonic()
         self._lines = min(self.BURST, self._lines + (now - self._at) / self.EVERY)

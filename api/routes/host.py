@@ -54,7 +54,7 @@ def _add_config(router: APIRouter, services: Services, broker: BrokerOfAgents) -
     unchanged = {"description": "Unchanged since the answer with the tag in If-None-Match."}
 
     @router.get(
-        "/config",
+        "/monitor/api/config",
         summary="Get the configuration of the host's monitor.",
         response_model=None,
         responses=answers(401, 403, of=ConfigAnswer) | {304: unchanged},
@@ -118,7 +118,7 @@ def _tls(services: Services, who: Identified, now: datetime) -> TlsAnswer | None
 
 def _add_token(router: APIRouter, services: Services) -> None:
     @router.post(
-        "/token",
+        "/monitor/api/token",
         summary="Get a token for the broker.",
         response_model=None,
         responses=answers(401, 403, of=TokenAnswer),
@@ -152,7 +152,7 @@ def token_for(services: Services, name: str, now: datetime) -> TokenAnswer:
 
 def _add_certificate(router: APIRouter, services: Services) -> None:
     @router.post(
-        "/certificate",
+        "/monitor/api/certificate",
         summary="Get a certificate for a key of the host.",
         response_model=None,
         responses=answers(401, 403, 404, 429, of=CertificateAnswer),

@@ -52,7 +52,7 @@ def registration_router(services: Services) -> APIRouter:
     ]
 
     @router.post(
-        "/registration",
+        "/monitor/api/registration",
         summary="Ask to become a monitor, and for the API key.",
         response_model=None,
         responses=answers(403, 409, 410, 415, 429, of=RegistrationAnswer),
@@ -72,7 +72,9 @@ def _request(services: Services, asked: Asked) -> Request:
         raise Declined(400, "malformed", "The header Registration-ID must be one ULID.")
     if asked.behind_silent_proxy:
         raise Declined(
-            503, "silent_proxy", "The proxy in front of this server does not say who asks; its operators must set it up."
+            503,
+            "silent_proxy",
+            "The proxy in front of this server does not say who asks; its operators must set it up.",
         )
     form = asked.form()
     return Request(

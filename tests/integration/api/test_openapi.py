@@ -1,6 +1,6 @@
 """Test that the API keeps to its OpenAPI description, with random requests that do and do not fit it.
 
-``API_FUZZ_EXAMPLES`` is the number of random requests per route. They run in this process.
+``API_FUZZ_EXAMPLES`` is the number of random requests per route and kind. They run in this process.
 """
 
 import os
@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
+from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     ignored_auth,
     response_schema_conformance,
     status_code_conformance,
-    unsupported_method,
 )
 from sqlalchemy.engine import URL
 
@@ -26,16 +28,24 @@ from api.edge import Receive, Scope, Send
 from runtime.db.engine import open_database
 from runtime.db.migrate import upgrade
 from testbed.fixtures.api import ACCESS, CERTIFICATE, CONFIG, REGISTRATION, TOKEN, V4, Api, add_host, make_api
+from testbed.fixtures.certificates import request_pem
 
-EXAMPLES = int(os.environ.get("API_FUZZ_EXAMPLES") or "15")
-CHECKS = [
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_schema_conformance,
-    unsupported_method,
-    ignored_auth,
-]
+EXAMPLES = int(os.environ.get("API_FUZZ_EXAMPLES") or "10")
+ROUTES = {
+    "/": "get",
+    "/monitor/api/ca.pem": "get",
+    "/monitor/api/crl.pem": "get",
+    REGISTRATION: "post",
+    CONFIG: "get",
+    TOKEN: "post",
+    CERTIFICATE: "post",
+    ACCESS: "post",
+}
+WITH_KEY = {CONFIG, TOKEN, CERTIFICATE, ACCESS}
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+
+PEM = "application/x-pem-file"
+REQUEST = request_pem(ec.generate_private_key(ec.SECP256R1())).encode()
 
 
 @pytest.fixture(scope="module")
@@ -59,21 +69,46 @@ def described(api: Api) -> Any:
             scope["client"] = (V4, 50_000)
         await api.edge(scope, receive, send)
 
+    schemathesis.openapi.media_type(PEM, st.just(REQUEST) | st.binary(max_size=200))
     return schemathesis.openapi.from_asgi("/openapi.json", from_a_public_address)
 
 
-schema = schemathesis.pytest.from_fixture("described")
+KINDS = [
+    *((path, GenerationMode.POSITIVE) for path in ROUTES),
+    # The others take nothing that could be wrong.
+    *((path, GenerationMode.NEGATIVE) for path in ROUTES if path in WITH_KEY | {REGISTRATION}),
+]
 
 
-@schema.parametrize()
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-def test_answers_are_as_described(case: Any, key: str) -> None:
-    case.call_and_validate(checks=CHECKS, headers={"Authorization": f"Bearer {key}"})
+@pytest.mark.parametrize(("path", "mode"), KINDS)
+def test_answers_are_as_described(described: Any, key: str, path: str, mode: GenerationMode) -> None:
+    operation = described[path][ROUTES[path].upper()]
+    checks = [*CHECKS, *([ignored_auth] if path in WITH_KEY else [])]
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(operation.as_strategy(generation_mode=mode))
+    def fits(case: Any) -> None:
+        case.call_and_validate(checks=checks, headers={"Authorization": f"Bearer {key}"})
+
+    fits()
 
 
 def test_every_route_for_machines_is_described(described: Any) -> None:
-    paths = set(described.raw_schema["paths"])
-    public = {"/", "/monitor/api/ca.pem", "/monitor/api/crl.pem"}
-    assert paths == {REGISTRATION, CONFIG, TOKEN, CERTIFICATE, ACCESS} | public
-    answers = described.raw_schema["paths"][CONFIG]["get"]["responses"]
-    assert {"200", "304", "400", "401", "403", "408", "413", "503"} == set(answers)
+    paths = described.raw_schema["paths"]
+    assert {path: list(methods) for path, methods in paths.items()} == {
+        path: [method] for path, method in ROUTES.items()
+    }
+    assert set(paths[CONFIG]["get"]["responses"]) == {"200", "304", "400", "401", "403", "408", "413", "503"}
+    for path, method in ROUTES.items():
+        for status, answer in paths[path][method]["responses"].items():
+            if int(status) >= 400:
+                assert list(answer["content"]) == ["text/plain"], "agents print a refusal"
+        assert paths[path][method].get("security") == ([{"apiKey": []}] if path in WITH_KEY else None) or (
+            path == REGISTRATION
+        )

@@ -194,10 +194,13 @@ def test_an_idle_connection_is_closed(plain: ApiProcess) -> None:
     with plain.connect() as raw:
         for _ in range(2):  # one connection serves several requests
             raw.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert raw.recv(65536).startswith(b"HTTP/1.1 200")
+            answer = b""
+            while not answer.endswith(b"/manage.\n"):
+                answer += raw.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200")
         began = time.monotonic()
         assert raw.recv(1) == b""
-        assert KEEP_ALIVE - 1 < time.monotonic() - began
+        assert time.monotonic() - began > KEEP_ALIVE - 1
 
 
 # ---- settings, and several processes ---------------------------------------------------------------------------------
@@ -238,8 +241,7 @@ def test_two_processes_share_one_ledger(tmp_path: Path) -> None:
                 answer = clients[turn % 2].request("POST", REGISTRATION, headers=headers)
                 return dict(json.loads(answer.body))
 
-            [url] = {poll(turn)["URL"] for turn in range(4)}
-            token = token_of_url(url)
+            [token] = {token_of_url(poll(turn)["URL"]) for turn in range(4)}
             one.these.confirm(token, account_id=owned, location="nlams", by=OPERATOR, now=datetime.now(UTC))
             [key] = {poll(turn)["APIToken"] for turn in range(4)}
             wanted = f"{CONFIG}?request_certificate=true"

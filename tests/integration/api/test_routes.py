@@ -176,9 +176,9 @@ async def test_the_address_is_that_of_the_client_of_a_trusted_proxy(
     sqlite_engine: Engine, tmp_path: Path, clock: Clock
 ) -> None:
     api = make_api(sqlite_engine, tmp_path, now=clock, api_trusted_proxies="127.0.0.1")
-    url = (
-        await register(api, new_id().clear, "127.0.0.1", headers={"X-Forwarded-For": f"1.1.1.1, {V4}"})
-    ).json()["URL"]
+    url = (await register(api, new_id().clear, "127.0.0.1", headers={"X-Forwarded-For": f"1.1.1.1, {V4}"})).json()[
+        "URL"
+    ]
     shown = api.services.registrations.show(token_of_url(url), OPERATOR, clock())
     assert shown is not None and shown.ip4 == V4
     forged = await register(api, new_id().clear, V6, headers={"X-Forwarded-For": "1.1.1.1"})
@@ -193,8 +193,10 @@ async def test_the_address_is_that_of_the_client_of_a_trusted_proxy(
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", CONFIG), ("GET", f"{CONFIG}?request_certificate=true"), ("POST", TOKEN), ("POST", ACCESS)]
-    + [("POST", CERTIFICATE)],
+    [
+        *(("GET", CONFIG), ("GET", f"{CONFIG}?request_certificate=true")),
+        *(("POST", TOKEN), ("POST", ACCESS), ("POST", CERTIFICATE)),
+    ],
 )
 async def test_401_is_for_keys_that_are_not_valid_and_for_nothing_else(
     api: Api, clock: Clock, method: str, path: str
@@ -204,9 +206,9 @@ async def test_401_is_for_keys_that_are_not_valid_and_for_nothing_else(
     services = api.services
 
     def of_account(connection: Any) -> str:
-        return add_key(
-            connection, services.peppers, clock(), audience=Audience.ACCOUNT, account_id=good.account_id
-        )[1].clear
+        return add_key(connection, services.peppers, clock(), audience=Audience.ACCOUNT, account_id=good.account_id)[
+            1
+        ].clear
 
     pages_key = transaction(services.engine, of_account)
     transaction(services.engine, lambda c: revoke_key(c, revoked.key_id, clock()))

@@ -1,4 +1,4 @@
-"""Test keys and certificates made for hosts, on every database: one pair for ten minutes, readable with the key only."""
+"""Test keys and certificates made for hosts, on every database: one pair for ten minutes, sealed with the API key."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta

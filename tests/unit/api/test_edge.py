@@ -70,8 +70,13 @@ class Client:
 
     async def ask(self, edge: Edge, path: str = "/x", peer: str = "8.8.4.4") -> tuple[int, str]:
         scope = {
-            **{"type": "http", "method": "POST", "path": path, "scheme": "http", "query_string": b""},
-            **{"headers": self.headers, "client": (peer, 1)},
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "scheme": "http",
+            "query_string": b"",
+            "headers": self.headers,
+            "client": (peer, 1),
         }
         await edge(scope, self.receive, self.send)
         starts = [message for message in self.messages if message["type"] == "http.response.start"]

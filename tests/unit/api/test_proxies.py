@@ -1,4 +1,4 @@
-"""Test who asks: forwarded headers count only from trusted proxies, from the right, and only if they are well-formed."""
+"""Test who asks: forwarded headers count only from trusted proxies, from the right, and only if well-formed."""
 
 import ipaddress
 

@@ -70,5 +70,5 @@ def test_invalid_files_are_an_error_in_words(tmp_path: Path) -> None:
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     certificate.write_text("x")
     key.write_text("x")
-    with pytest.raises(OSError, match="cert.pem"):
+    with pytest.raises(OSError, match=r"cert\.pem"):
         ServerTls(certificate, key)

@@ -16,11 +16,7 @@ NAME = "nlams1-a.prod.mon.example"
 ISSUER = "https://api.example"
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 SECRET = "0123456789abcdef" * 4
-P384 = (
-    ec.generate_private_key(ec.SECP384R1())
-    .private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    .decode()
-)
+P384 = ec.generate_private_key(ec.SECP384R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
 @pytest.mark.parametrize("text", [SECRET, P384], ids=["HS384", "ES384"])
