@@ -1,6 +1,7 @@
 """Delete monitors, and end what their hosts could use: API keys and certificates, in the caller's transaction.
 
-Results and names of deleted monitors stay. The selector detects a deletion in the ledger by itself, and moves the pairs.
+Results and names of deleted monitors stay. The selector detects a deletion in the ledger by itself, and moves the
+pairs.
 """
 
 from collections.abc import Collection

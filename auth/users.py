@@ -120,7 +120,7 @@ def _by_address(connection: Connection, email: str, *, lock: bool = False) -> sa
     return next((row for row in [*exact, *rows] if same_address(row.email, email)), None)
 
 
-# ---- for operators -----------------------------------------------------------------------------------------------------
+# ---- for operators ---------------------------------------------------------------------------------------------------
 
 
 def users_of_account(connection: Connection, account_id: int) -> list[User]:

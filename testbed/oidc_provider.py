@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from testbed.ports import ADDRESS
 
 CLIENT_ID: Final = "ntppool-pages"
-CLIENT_SECRET: Final = "the secret of the pages at their provider"
+CLIENT_SECRET: Final = "the secret of the pages at their provider"  # noqa: S105  # of no other provider
 
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
@@ -118,7 +118,9 @@ class OidcProvider:
         """Return where the browser goes next; ``None`` if the request is wrong."""
         wanted = {"response_type": "code", "client_id": CLIENT_ID, "code_challenge_method": "S256"}
         wrong = [name for name, value in wanted.items() if query.get(name) != value]
-        wrong += [name for name in ("state", "nonce", "code_challenge", "redirect_uri") if len(query.get(name, "")) < 20]
+        wrong += [
+            name for name in ("state", "nonce", "code_challenge", "redirect_uri") if len(query.get(name, "")) < 20
+        ]
         if wrong or "openid" not in query.get("scope", "").split():
             self.refused.append(f"authorize: {wrong or 'scope'}")
             return None

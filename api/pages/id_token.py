@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any, Final
 
 import jwt
-from authlib.common.errors import AuthlibBaseError  # type: ignore[import-untyped]
 from authlib.oidc.core import CodeIDToken  # type: ignore[import-untyped]
+from joserfc.errors import JoseError
 
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 """Those with a public key: with a shared secret, whoever may check a token could make one."""
@@ -102,10 +102,14 @@ def _check_claims(claims: dict[str, Any], header: Mapping[str, Any], expected: E
     token = CodeIDToken(claims, dict(header), options, parameters)
     try:
         token.validate(now=int(now.timestamp()), leeway=LEEWAY_SECONDS)
-    except AuthlibBaseError as error:
-        raise InvalidIdToken(f"{type(error).__name__}") from None
+    except JoseError as error:
+        # With the name of the claim at most, never its value.
+        raise InvalidIdToken(str(error)) from None
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
         raise InvalidIdToken("its claims are malformed") from None
+    # The library accepts a list that contains the issuer.
+    if claims["iss"] != expected.issuer:
+        raise InvalidIdToken("its issuer is another one")
     subject = claims.get("sub")
     if not isinstance(subject, str) or not subject or len(subject) > 255:
         raise InvalidIdToken("its subject is malformed")

@@ -1,6 +1,7 @@
 """Serve the pages on which people log in and out."""
 
 import logging
+import re
 from typing import Annotated, Final
 from urllib.parse import urlencode
 
@@ -25,6 +26,7 @@ CALLBACK: Final = "/login/callback"
 Goto = Annotated[str, Query(alias="next", max_length=2_000)]
 FormToken = Annotated[str, Form(max_length=200)]
 
+_CODE: Final = re.compile(r"[!-~]+")
 _AGAIN: Final = "Go back to the page that you wanted to see, and log in again."
 
 
@@ -100,8 +102,8 @@ def _why_refused(text: str) -> str:
     if text.startswith("ntpm_"):
         return "This is the key of a host, which only its agent uses. Log in with the key of your account."
     return (
-        "This key is not valid. Check that you have copied all of it; if you have, it was revoked: ask an operator of the "
-        "pool for a new one."
+        "This key is not valid. Check that you have copied all of it. If you have, it was revoked: ask an operator of "
+        "the pool for a new one."
     )
 
 
@@ -135,7 +137,7 @@ def _add_provider_login(router: APIRouter, site: Site, provider: Provider) -> No
             raise PageError(400, "This login has ended", "It took too long, or was begun in another window.", _AGAIN)
         if iss is not None and iss != provider.issuer:
             raise PageError(400, "This login is invalid", "The answer came from another provider.", _AGAIN)
-        if error or not code:
+        if error or not _CODE.fullmatch(code):
             raise PageError(403, "You are not logged in", f"{provider.host} did not log you in.", _AGAIN)
         network = begin_login(site, request)
         identity = _identify(site, request, provider, attempt, code)

@@ -1,8 +1,8 @@
 """Limit failed logins by network, in memory.
 
 A key has 256 random bits, so the limit does not protect keys: it bounds the work that strangers cause, in the ledger
-and at the provider. For this, each process may count for itself, and forget when it ends; a count in the ledger would let
-strangers write there.
+and at the provider. For this, each process may count for itself, and forget when it ends; a count in the ledger would
+let strangers write there.
 """
 
 import threading

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 from authlib.common.errors import AuthlibBaseError  # type: ignore[import-untyped]
-from authlib.integrations.httpx_client import OAuth2Client  # type: ignore[import-untyped]
+from authlib.oauth2.client import OAuth2Client  # type: ignore[import-untyped]
 
 from api.pages.id_token import Expected, InvalidIdToken, UnknownSigningKey, check_id_token
 from auth.users import LONGEST, Identity
@@ -78,8 +78,8 @@ class Provider:
             ProviderError: its metadata cannot be had.
         """
         endpoint = _endpoint(self._metadata(), "authorization_endpoint")
-        with self._client(redirect_uri) as client:
-            url, _ = client.create_authorization_url(endpoint, state=state, nonce=nonce, code_verifier=verifier)
+        client = self._client(redirect_uri)
+        url, _ = client.create_authorization_url(endpoint, state=state, nonce=nonce, code_verifier=verifier)
         return str(url)
 
     def identify(self, code: str, redirect_uri: str, *, nonce: str, verifier: str) -> Identity:
@@ -100,15 +100,15 @@ class Provider:
         return Identity(self.issuer, claims["sub"], verified_address(claims))
 
     def _exchange(self, metadata: Mapping[str, Any], code: str, redirect_uri: str, verifier: str) -> Mapping[str, Any]:
-        methods = metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
-        method = "client_secret_basic" if "client_secret_basic" in methods else "client_secret_post"
-        with self._client(redirect_uri, token_endpoint_auth_method=method) as client, _asking("token"):
+        url = _endpoint(metadata, "token_endpoint")
+        credentials: dict[str, Any] = {"auth": httpx.BasicAuth(self.client_id, self.client_secret)}
+        if "client_secret_basic" not in metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"]):
+            credentials = {"auth": httpx.Auth(), "client_id": self.client_id, "client_secret": self.client_secret}
+        with _asking("token"), httpx.Client(**_transport(url)) as session:
+            client = self._client(redirect_uri, session)
             try:
                 answer = client.fetch_token(
-                    _endpoint(metadata, "token_endpoint"),
-                    code=code,
-                    code_verifier=verifier,
-                    grant_type="authorization_code",
+                    url, code=code, code_verifier=verifier, grant_type="authorization_code", **credentials
                 )
             except AuthlibBaseError as error:
                 raise LoginRefused(f"the provider refuses the code ({error.error})") from None
@@ -175,15 +175,15 @@ class Provider:
             raise ProviderError(f"{path}: its answer is not a JSON object")
         return found
 
-    def _client(self, redirect_uri: str, **settings: Any) -> Any:
+    def _client(self, redirect_uri: str, session: httpx.Client | None = None) -> Any:
+        """Return the library's client, which uses our session for HTTP."""
         return OAuth2Client(
+            session,
             client_id=self.client_id,
             client_secret=self.client_secret,
             scope=SCOPE,
             redirect_uri=redirect_uri,
             code_challenge_method="S256",
-            **settings,
-            **_transport(self.issuer),
         )
 
 
@@ -215,13 +215,13 @@ def _endpoint(metadata: Mapping[str, Any], name: str) -> str:
     """
     url = metadata.get(name)
     try:
-        parts = urlsplit(url) if isinstance(url, str) else None
-        host = parts.hostname if parts is not None else None
+        parts = urlsplit(url if isinstance(url, str) else "")
+        scheme, host = parts.scheme, parts.hostname
     except ValueError:
-        host = None
-    if not isinstance(url, str) or parts is None or not host:
+        scheme, host = "", None
+    if not isinstance(url, str) or not host:
         raise ProviderError(f"its metadata have no {name}")
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
+    if scheme != "https" and not (scheme == "http" and is_loopback(host)):
         raise ProviderError(f"its {name} is not an https address")
     return url
 
@@ -246,5 +246,5 @@ def _asking(what: str) -> Iterator[None]:
         raise ProviderError(f"{what}: HTTP {error.response.status_code}") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ProviderError(f"{what}: {type(error).__name__}") from None
-    except (ValueError, RecursionError):
-        raise ProviderError(f"{what}: its answer is not JSON") from None
+    except (ValueError, TypeError, LookupError, RecursionError):
+        raise ProviderError(f"{what}: its answer is malformed") from None

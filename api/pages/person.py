@@ -51,7 +51,7 @@ def _user(connection: Connection, login: UserLogin, operators: Collection[str]) 
         return None
     operator = f"subject:{login.subject}" in operators
     # Only the address that the provider has verified: that of the ledger was typed by someone.
-    operator = operator or bool(login.email) and any(
-        ":" not in entry and same_address(login.email, entry) for entry in operators
+    operator = operator or (
+        bool(login.email) and any(":" not in entry and same_address(login.email, entry) for entry in operators)
     )
     return Confirmer(user.email, accounts_of_user(connection, user.id), user.id, operator)

@@ -200,9 +200,7 @@ class Site:
             self.keep_session(answer, request, msgspec.structs.replace(visit.session, notice=""))
         return answer
 
-    def page_of_visitor(
-        self, request: Request, template: str, *, status: int = 200, **values: Any
-    ) -> HTMLResponse:
+    def page_of_visitor(self, request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
         """Return a page with a form for someone who has not logged in; their cookie is for the form only."""
         session = self.session(request)
         if session is None or session.login is not None:
@@ -262,7 +260,9 @@ class Site:
         if isinstance(error, DatabaseUnavailable) or reaction_to(error) is not Reaction.DEFECT:
             return self._error_page(
                 request,
-                PageError(503, "Not available right now", "The pool's database does not answer. Try again in a minute."),
+                PageError(
+                    503, "Not available right now", "The pool's database does not answer. Try again in a minute."
+                ),
             )
         _failures.log(logging.ERROR, route, "page %s: %s", route, _without_values(error))
         return self._error_page(

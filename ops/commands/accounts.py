@@ -180,9 +180,7 @@ def _register_users(group: typer.Typer) -> None:
         show_table(USER_COLUMNS, rows, as_json=as_json)
 
     @group.command("add-user")
-    def add_user_(
-        context: typer.Context, account: Annotated[str, _ACCOUNT], email: Annotated[str, _EMAIL]
-    ) -> None:
+    def add_user_(context: typer.Context, account: Annotated[str, _ACCOUNT], email: Annotated[str, _EMAIL]) -> None:
         """Let a user act for an account, who logs in with OpenID Connect."""
         from ops.accounts import add_user
         from runtime.db.engine import transaction
@@ -191,9 +189,7 @@ def _register_users(group: typer.Typer) -> None:
             write(transaction(engine, lambda connection: add_user(connection, account, email)))
 
     @group.command("remove-user")
-    def remove_user_(
-        context: typer.Context, account: Annotated[str, _ACCOUNT], email: Annotated[str, _EMAIL]
-    ) -> None:
+    def remove_user_(context: typer.Context, account: Annotated[str, _ACCOUNT], email: Annotated[str, _EMAIL]) -> None:
         """End a user's right to act for an account, at once."""
         from ops.accounts import remove_user
         from runtime.db.engine import transaction

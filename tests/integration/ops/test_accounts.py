@@ -211,7 +211,9 @@ def test_users_of_an_account_are_added_listed_and_removed(engine: Engine) -> Non
         write(engine, lambda c: add_user(c, "nobody", "anna@example.org"))
 
 
-@pytest.mark.parametrize("email", ["", "anna", "anna@", "@example.org", "a b@example.org", "a@b@c", "é@example.org", "a@b\n"])
+@pytest.mark.parametrize(
+    "email", ["", "anna", "anna@", "@example.org", "a b@example.org", "a@b@c", "é@example.org", "a@b\n"]
+)
 def test_user_is_added_with_an_address_only(sqlite_engine: Engine, email: str) -> None:
     add(sqlite_engine, "Ticks", slug="ticks")
     with pytest.raises(UsageError, match="must be an e-mail address"):

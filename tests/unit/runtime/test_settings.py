@@ -320,14 +320,24 @@ def test_login_at_a_provider_is_complete_or_unset(tmp_path: Path) -> None:
         load_settings(**given, oidc_client_secret_file=tmp_path / "secret").oidc_secret_text()
 
 
-@pytest.mark.parametrize("issuer", ["https://login.example", "https://login.example/realms/pool/", "http://127.0.0.1:80"])
+@pytest.mark.parametrize(
+    "issuer", ["https://login.example", "https://login.example/realms/pool/", "http://127.0.0.1:80"]
+)
 def test_issuer_is_kept_as_it_is(issuer: str) -> None:
     assert load_settings(oidc_issuer=issuer, oidc_client_id="x", oidc_client_secret="y").oidc_issuer == issuer
 
 
 @pytest.mark.parametrize(
     "issuer",
-    ["http://login.example", "login.example", "https://", "https://u:p@login.example", "https://x?y", "https://[", "ftp://x"],
+    [
+        "http://login.example",
+        "login.example",
+        "https://",
+        "https://u:p@login.example",
+        "https://x?y",
+        "https://[",
+        "ftp://x",
+    ],
 )
 def test_issuer_is_an_https_url(issuer: str) -> None:
     assert "OIDC_ISSUER: " in warning(oidc_issuer=issuer, oidc_client_id="x", oidc_client_secret="y")

@@ -70,7 +70,7 @@ def confirm(anna: Browser, path: str, owned: int, location: str = "nlams", **giv
     return anna.submit(anna.get(path), path, account=str(owned), location=location, **given)
 
 
-# ---- confirming --------------------------------------------------------------------------------------------------------
+# ---- confirming ------------------------------------------------------------------------------------------------------
 
 
 def test_person_confirms_what_was_seen_and_the_host_gets_its_key(
@@ -169,13 +169,15 @@ def test_ended_registration_says_so(log_in: Login, these: Registrations, now: Ma
     assert (answer.status_code, answer.headers["location"]) == (303, f"{path}/status")
 
 
-@pytest.mark.parametrize("token", ["0" * 32, "0" * 31, "0" * 33, "x" * 32, "..", "%00", "\u0661" * 32, "a'b", "{token}"])
+@pytest.mark.parametrize(
+    "token", ["0" * 32, "0" * 31, "0" * 33, "x" * 32, "..", "%00", "\u0661" * 32, "a'b", "{token}"]
+)
 def test_unknown_registration_is_not_found(anna: Browser, token: str) -> None:
     page = anna.get(CONFIRM + token)
     assert page.status == 404
 
 
-# ---- an address that belongs to a monitor already ----------------------------------------------------------------------
+# ---- an address that belongs to a monitor already --------------------------------------------------------------------
 
 
 def registered(these: Registrations, account_id: int, token: str, *ips: str) -> None:
@@ -221,7 +223,7 @@ def test_monitor_of_others_is_neither_named_nor_replaced(
     assert [row.status for row in monitor_rows(sqlite_engine)] == ["pending"]
 
 
-# ---- who may see it ----------------------------------------------------------------------------------------------------
+# ---- who may see it --------------------------------------------------------------------------------------------------
 
 
 def test_registration_for_an_account_of_others_is_neither_shown_nor_changed(
@@ -273,7 +275,7 @@ def test_operator_confirms_for_every_account_and_sees_who_decided(
     assert "nlams1-4xhq2c9 is confirmed" in done.words and "Decided by" in done.words
 
 
-# ---- rejecting ---------------------------------------------------------------------------------------------------------
+# ---- rejecting -------------------------------------------------------------------------------------------------------
 
 
 def test_rejected_host_is_told_the_reason(anna: Browser, these: Registrations) -> None:
@@ -286,7 +288,7 @@ def test_rejected_host_is_told_the_reason(anna: Browser, these: Registrations) -
     assert isinstance(told, Refused) and "not <b>mine</b>" in told.sentence
 
 
-# ---- hostile hosts -----------------------------------------------------------------------------------------------------
+# ---- hostile hosts ---------------------------------------------------------------------------------------------------
 
 
 def test_nothing_that_a_host_says_becomes_part_of_the_page(

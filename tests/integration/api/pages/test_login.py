@@ -73,7 +73,7 @@ def refused_key(anna: Browser, key: str) -> str:
     return page.words
 
 
-# ---- logging in and out ------------------------------------------------------------------------------------------------
+# ---- logging in and out ----------------------------------------------------------------------------------------------
 
 
 def test_key_of_an_account_opens_the_page_that_was_wanted(anna: Browser, key: str) -> None:
@@ -119,9 +119,7 @@ def test_session_ends_after_twelve_hours(anna: Browser, key: str, now: ManualTim
     assert anna.get("/manage").path.startswith("/login?")
 
 
-def test_revoked_key_ends_its_session_at_once(
-    anna: Browser, key: str, sqlite_engine: Engine, now: ManualTime
-) -> None:
+def test_revoked_key_ends_its_session_at_once(anna: Browser, key: str, sqlite_engine: Engine, now: ManualTime) -> None:
     page = anna.log_in(key)
     number = key_id(sqlite_engine, key)
     transaction(sqlite_engine, lambda c: revoke_key(c, number, now()))
@@ -132,10 +130,10 @@ def test_revoked_key_ends_its_session_at_once(
 
 def test_session_of_a_deleted_account_ends(anna: Browser, key: str, sqlite_engine: Engine) -> None:
     anna.log_in(key)
-    with sqlite_engine.connect() as connection:
+    with sqlite_engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
         connection.execute(sa.delete(accounts))
-        connection.commit()
+        connection.exec_driver_sql("PRAGMA foreign_keys=ON")
     assert anna.get("/manage").path.startswith("/login?")
 
 
@@ -159,7 +157,7 @@ def test_ten_failed_logins_lock_a_network_for_ten_minutes(app: FastAPI, anna: Br
         assert bert.log_in(key).status == 200, "others are not concerned"
 
 
-# ---- cookies -----------------------------------------------------------------------------------------------------------
+# ---- cookies ---------------------------------------------------------------------------------------------------------
 
 
 def cookie_of(anna: Browser, key_number: int, seals: Seals, now: ManualTime) -> str:
@@ -212,7 +210,7 @@ def test_login_begins_a_new_session(anna: Browser, key: str) -> None:
     assert anna.get("/manage").form("/login").fields["form_token"] != token
 
 
-# ---- forms -------------------------------------------------------------------------------------------------------------
+# ---- forms -----------------------------------------------------------------------------------------------------------
 
 
 def posts(engine: Engine) -> list[str]:
@@ -300,7 +298,7 @@ def test_public_address_of_the_settings_is_our_origin(sqlite_engine: Engine, key
         assert anna.post("/login", fields, headers={"Origin": "https://agents.pool.example"}).status_code == 303
 
 
-# ---- errors ------------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
 def test_unknown_address_has_a_page(anna: Browser) -> None:

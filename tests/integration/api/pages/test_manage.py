@@ -46,7 +46,9 @@ def owned(sqlite_engine: Engine) -> int:
     """Return an account with a host with both protocols."""
     found = account(sqlite_engine, "4xhq2c9")
     transaction(sqlite_engine, lambda c: add_monitor(c, NAME, "v4", ip="8.8.4.4", account_id=found))
-    transaction(sqlite_engine, lambda c: add_monitor(c, NAME, "v6", ip="2001:4860::1", account_id=found, status="testing"))
+    transaction(
+        sqlite_engine, lambda c: add_monitor(c, NAME, "v6", ip="2001:4860::1", account_id=found, status="testing")
+    )
     return found
 
 
@@ -72,7 +74,16 @@ def test_person_sees_their_hosts_with_address_status_version_and_last_contact(
     transaction(sqlite_engine, lambda c: c.execute(sa.insert(monitor_presence).values(presence)))
     anna = log_in(owned)
     page = anna.get("/manage")
-    expected = ("nlams1-4xhq2c9", "8.8.4.4", "2001:4860::1", "active", "testing", "online", "2026-11-30 11:58 UTC", "never")
+    expected = (
+        "nlams1-4xhq2c9",
+        "8.8.4.4",
+        "2001:4860::1",
+        "active",
+        "testing",
+        "online",
+        "2026-11-30 11:58 UTC",
+        "never",
+    )
     assert all(word in page.words for word in expected)
     assert "ntppool-agent setup -a 4xhq2c9" in page.words
     host = anna.get(PATH)
@@ -84,7 +95,7 @@ def test_account_without_monitors_says_how_to_add_one(log_in: Login, sqlite_engi
     assert "no monitors yet" in page.words and "ntppool-agent setup -a empty" in page.words
 
 
-# ---- what belongs to others --------------------------------------------------------------------------------------------
+# ---- what belongs to others ------------------------------------------------------------------------------------------
 
 
 def test_host_of_others_is_neither_seen_nor_changed(
@@ -115,13 +126,15 @@ def test_host_with_a_protocol_of_others_is_not_changed(
     assert anna.post(f"{PATH}/remove", {"form_token": token_of(anna), "sure": "yes"}).status_code == 404
 
 
-@pytest.mark.parametrize("name", ["x", "%25", "_", NAME.upper(), NAME + "%20", "a" * 300, "..%2f..", "settings-v4.system"])
+@pytest.mark.parametrize(
+    "name", ["x", "%25", "_", NAME.upper(), NAME + "%20", "a" * 300, "..%2f..", "settings-v4.system"]
+)
 def test_hostile_name_is_not_found(log_in: Login, owned: int, sqlite_engine: Engine, name: str) -> None:
     transaction(sqlite_engine, lambda c: add_monitor(c, "settings-v4.system", account_id=owned))
     assert log_in(owned).get(f"/manage/monitors/{name}").status == 404
 
 
-# ---- moving and removing -----------------------------------------------------------------------------------------------
+# ---- moving and removing ---------------------------------------------------------------------------------------------
 
 
 def test_removed_host_is_gone_with_its_key(log_in: Login, owned: int, sqlite_engine: Engine) -> None:
@@ -159,7 +172,7 @@ def test_person_with_one_account_has_none_to_move_to(log_in: Login, owned: int) 
     assert [form.action for form in page.forms] == ["/logout", f"{PATH}/remove"]
 
 
-# ---- operators ---------------------------------------------------------------------------------------------------------
+# ---- operators -------------------------------------------------------------------------------------------------------
 
 
 def test_operator_finds_every_host(log_in: Login, owned: int, foreign: int, sqlite_engine: Engine) -> None:

@@ -92,13 +92,13 @@ def refused(anna: Browser, status: int = 403) -> str:
     return page.words
 
 
-# ---- the way in --------------------------------------------------------------------------------------------------------
+# ---- the way in ------------------------------------------------------------------------------------------------------
 
 
 def test_person_logs_in_and_sees_their_accounts(sqlite_engine: Engine, owned: int, algorithm: str) -> None:
     with oidc_provider(algorithm=algorithm) as provider, browser(pages_at(sqlite_engine, provider)) as anna:
         page = log_in(anna, "/manage/monitors/no-such.prod.mon.example")
-        assert page.path == "/manage/monitors/no-such.prod.mon.example" and EMAIL in page.words or page.status == 404
+        assert (page.path == "/manage/monitors/no-such.prod.mon.example" and EMAIL in page.words) or page.status == 404
         overview = anna.get("/manage")
         assert EMAIL in overview.words and "ntppool-agent setup -a 4xhq2c9" in overview.words
         assert provider.refused == []
@@ -135,9 +135,7 @@ def test_person_is_known_by_subject_once_linked(anna: Browser, provider: OidcPro
         assert connection.execute(sa.select(user_identities.c.subject)).all() == [("248289761001",)]
 
 
-def test_provider_may_replace_its_key(
-    anna: Browser, provider: OidcProvider, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_provider_may_replace_its_key(anna: Browser, provider: OidcProvider, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.pages.oidc._NEW_KEYS_SECONDS", 0.0)
     log_in(anna)
     log_in_again(anna)
@@ -147,7 +145,7 @@ def test_provider_may_replace_its_key(
     assert provider.asked.count("/jwks") == 2
 
 
-# ---- people who are not known ------------------------------------------------------------------------------------------
+# ---- people who are not known ----------------------------------------------------------------------------------------
 
 
 def test_unknown_person_is_told_what_to_do(anna: Browser, provider: OidcProvider, sqlite_engine: Engine) -> None:
@@ -211,9 +209,7 @@ def test_operators_are_those_of_the_setting(
         assert ("operator of the pool" in log_in(anna).words) is is_one
 
 
-def test_address_of_the_ledger_makes_no_operator(
-    sqlite_engine: Engine, provider: OidcProvider, owned: int
-) -> None:
+def test_address_of_the_ledger_makes_no_operator(sqlite_engine: Engine, provider: OidcProvider, owned: int) -> None:
     with browser(pages_at(sqlite_engine, provider, api_operators=EMAIL)) as anna:
         log_in(anna)
         provider.person = {"sub": provider.person["sub"], "email": EMAIL, "email_verified": False}
@@ -222,7 +218,7 @@ def test_address_of_the_ledger_makes_no_operator(
         assert page.status == 200 and "operator of the pool" not in page.words
 
 
-# ---- answers of a provider that must be refused ------------------------------------------------------------------------
+# ---- answers of a provider that must be refused ----------------------------------------------------------------------
 
 
 def changed(**claims: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -254,7 +250,9 @@ def test_token_that_another_key_has_signed_is_refused(anna: Browser, provider: O
     assert "not valid" in refused(anna)
 
 
-@pytest.mark.parametrize("answer", [{}, {"id_token": None}, {"id_token": 7}, {"id_token": "x.y.z"}, {"access_token": None}])
+@pytest.mark.parametrize(
+    "answer", [{}, {"id_token": None}, {"id_token": 7}, {"id_token": "x.y.z"}, {"access_token": None}]
+)
 def test_answer_without_a_usable_token_is_refused(
     anna: Browser, provider: OidcProvider, answer: dict[str, Any]
 ) -> None:
@@ -298,12 +296,10 @@ def test_metadata_of_another_issuer_or_without_tls_are_refused(
     assert anna.get("/login/start").status == 503
 
 
-# ---- answers that did not come from this login -------------------------------------------------------------------------
+# ---- answers that did not come from this login -----------------------------------------------------------------------
 
 
-def test_code_is_for_the_browser_that_asked(
-    anna: Browser, sqlite_engine: Engine, provider: OidcProvider
-) -> None:
+def test_code_is_for_the_browser_that_asked(anna: Browser, sqlite_engine: Engine, provider: OidcProvider) -> None:
     """Otherwise, someone could log another person in as themselves."""
     path = at_provider(to_provider(anna))
     with browser(pages_at(sqlite_engine, provider)) as other:

@@ -52,7 +52,15 @@ def test_login_leads_to_the_page_that_was_wanted(path: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "/", "//evil.example", "///evil.example", "https://evil.example", "javascript:alert(1)", "\\\\evil.example"),
+        *(
+            "",
+            "/",
+            "//evil.example",
+            "///evil.example",
+            "https://evil.example",
+            "javascript:alert(1)",
+            "\\\\evil.example",
+        ),
         *("/\\evil.example", "/manage//evil.example", "/manage/../login", "/manage/..", "/manage\n", "/manage?x=1"),
         *("/manage#x", "/managex", "/login", "/manage/%2e%2e/login", "/manage/ä", "/manage/\u0661", " /manage"),
         *("/manage/monitors/", "http:/manage", "/manage/a/b/c/d/e", "@evil.example/manage"),
