@@ -192,4 +192,3 @@ async def test_command_does_not_disturb_the_running_agent(
             assert agent.log_text.count("connected to") == connections and pool.status.online
             assert KEY not in done.stdout + told.stdout + told.stderr
             await pool.forget()
-
