@@ -223,7 +223,7 @@ def resolve(
         try:
             addresses[ipv] = list(dict.fromkeys(str(found[4][0]) for found in client.resolve(ipv)))
         except ApiUnreachable as error:
-            problems[ipv] = str(error)
+            problems[ipv] = str(error).rpartition(": ")[2]
     return addresses, problems
 
 
