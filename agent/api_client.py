@@ -166,23 +166,30 @@ class ApiClient:
     def _connected(self, family: IpVersion | None) -> Iterator[socket.socket]:
         sock = self._connect(family)
         try:
-            # A peer that sends an octet now and then would satisfy any time-out of the socket.
-            guard = sock.dup()  # TLS takes the socket itself over
-            cut = threading.Timer(self._seconds, _shut, [guard])
-            cut.daemon = True
-            cut.start()
-        except (OSError, RuntimeError) as error:  # too many files or threads on this host
-            sock.close()
-            raise ApiUnreachable(f"{self.url}: {_reason(error)}", "answer") from None
-        try:
-            if self.tls:
-                sock = self._encrypt(sock)
-            yield sock
+            with self._deadline(sock):
+                if self.tls:
+                    sock = self._encrypt(sock)
+                yield sock
         finally:
-            cut.cancel()
-            cut.join()  # it must not touch a descriptor that has been closed
-            guard.close()
             sock.close()
+
+    @contextlib.contextmanager
+    def _deadline(self, sock: socket.socket) -> Iterator[None]:
+        """Cut the connection at the deadline. A peer that sends an octet now and then would satisfy any time-out of the
+        socket."""
+        with contextlib.ExitStack() as held:
+            try:
+                guard = held.enter_context(sock.dup())  # TLS takes the socket itself over
+                cut = threading.Timer(self._seconds, _shut, [guard])
+                cut.daemon = True
+                cut.start()
+            except (OSError, RuntimeError) as error:  # too many files or threads on this host
+                raise ApiUnreachable(f"{self.url}: {_reason(error)}", "answer") from None
+            try:
+                yield
+            finally:
+                cut.cancel()
+                cut.join()  # it must not touch a descriptor that has been closed
 
     def _connect(self, family: IpVersion | None) -> socket.socket:
         reason = "it has no address"

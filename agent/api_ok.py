@@ -116,7 +116,9 @@ class ApiCheck:
             return None
         if file.api is not None:
             keep_out_of_logs(file.api.key)
-        runs = "the agent does not run" if self._found.process is None else f"the agent is process {self._found.process}"
+        runs = (
+            "the agent does not run" if self._found.process is None else f"the agent is process {self._found.process}"
+        )
         self._add(Step("state", "ok", f"{path}; {runs}"))
         return file
 
@@ -221,7 +223,7 @@ def resolve(
         try:
             addresses[ipv] = list(dict.fromkeys(str(found[4][0]) for found in client.resolve(ipv)))
         except ApiUnreachable as error:
-            problems[ipv] = str(error)
+            problems[ipv] = str(error).rpartition(": ")[2]
     return addresses, problems
 
 

@@ -6,7 +6,7 @@ It is a session of its own, so that a running agent keeps its own.
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from agent.check_steps import Step, broker_step, login_step, publish_step
 from agent.login import Login
@@ -66,8 +66,9 @@ async def _reach(login: Login) -> Step:
 
 
 async def _log_in(session: BrokerSession, lost: "asyncio.Future[Lost]") -> Step:
-    ready = asyncio.create_task(session.wait_ready())
-    await asyncio.wait({ready, lost}, timeout=ANSWER_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+    ready = asyncio.ensure_future(session.wait_ready())
+    outcomes: set[asyncio.Future[Any]] = {ready, lost}
+    await asyncio.wait(outcomes, timeout=ANSWER_WITHIN, return_when=asyncio.FIRST_COMPLETED)
     ready.cancel()
     if session.connected:
         return login_step(None, refused=False)

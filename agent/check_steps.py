@@ -123,11 +123,15 @@ def configuration_step(answer: Answer, env: Environment, name: str | None) -> St
     try:
         config = decode_config(answer.body, env)
     except InvalidAnswer as error:
-        return Step("configuration", "failed", f"is unusable: {error}", "tell the pool's operators; or update the agent")
+        return Step(
+            "configuration", "failed", f"is unusable: {error}", "tell the pool's operators; or update the agent"
+        )
     detail = "; ".join([config.tls_name, *(f"IP{ipv} {p.ip} {p.status}" for ipv, p in config.protocols.items())])
     statuses = {protocol.status for protocol in config.protocols.values()}
     if statuses == {"deleted"}:
-        return Step("configuration", "failed", f"{detail}: the pool has deleted this monitor", f"{SETUP} to register again")
+        return Step(
+            "configuration", "failed", f"{detail}: the pool has deleted this monitor", f"{SETUP} to register again"
+        )
     if config.broker is None:
         return Step("configuration", "note", f"{detail}; the pool has named no broker yet")
     if name not in (None, config.tls_name):

@@ -24,7 +24,7 @@ _HALVES: Final[Mapping[tuple[bool, bool], str]] = {
 
 
 def half_blocks(modules: Sequence[Sequence[bool]]) -> list[str]:
-    """Return the lines that show a matrix of modules, two rows a line; ``True`` is dark. A missing last row is light."""
+    """Return the lines that show a matrix of modules, two rows a line; ``True`` is dark. A missing row is light."""
     rows = [*modules, [False] * len(modules[0])] if len(modules) % 2 else modules
     pairs = zip(rows[::2], rows[1::2], strict=True)
     return ["".join(_HALVES[pair] for pair in zip(upper, lower, strict=True)) for upper, lower in pairs]

@@ -210,9 +210,7 @@ class Renewal:
 
         def change(former: StateFile) -> StateFile:
             changed = _with(former, etag=found.etag, config=found.digest if found.etag else "")
-            return msgspec.structs.replace(
-                changed, name=found.name, broker=found.broker, protocols=found.protocols
-            )
+            return msgspec.structs.replace(changed, name=found.name, broker=found.broker, protocols=found.protocols)
 
         self._change(change)
 
@@ -319,9 +317,7 @@ def _is_due(now: float, begins: float, ends: float) -> bool:
     return ends - now < (ends - begins) / 3
 
 
-def client_of(
-    api: Api, local: Mapping[IpVersion, str] | None = None, *, seconds: float = REQUEST_SECONDS
-) -> ApiClient:
+def client_of(api: Api, local: Mapping[IpVersion, str] | None = None, *, seconds: float = REQUEST_SECONDS) -> ApiClient:
     """Return the client for the API that this host is registered with.
 
     Raises:

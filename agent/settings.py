@@ -41,10 +41,10 @@ DEFAULT_APIS: Final[Mapping[Environment, str]] = {
 """The pool's own management APIs."""
 
 
-
 def _local_addresses(text: str) -> str:
     parse_local_addresses(text)
     return text
+
 
 class ConfigurationError(Exception):
     """Settings are invalid; the message names each of them and the accepted values."""

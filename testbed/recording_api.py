@@ -146,9 +146,7 @@ class RecordingApi:
         protocols = {
             f"ip{ipv}": {"ip": seen.get(ipv, ""), "status": self.status if ipv in seen else ""} for ipv in ("v4", "v6")
         }
-        made = say(
-            name=self.name.partition(".")[0], tls_name=self.name, broker=self.broker, api_version=1, **protocols
-        )
+        made = say(name=self.name.partition(".")[0], tls_name=self.name, broker=self.broker, api_version=1, **protocols)
         tag = self.tag if self.tag is not None else f'"{hashlib.sha256(made.body).hexdigest()[:32]}"'
         return Reply(304, headers={"ETag": tag}) if known == tag else replace(made, headers={"ETag": tag})
 

@@ -118,7 +118,7 @@ def foreign_certificate(directory: StateDirectory) -> None:
 
 
 BREAKS: dict[str, tuple[Callable[[StateDirectory], object], list[str], str]] = {
-    "no API": (another_port, ["connection"], "check the network"),
+    "no API": (another_port, ["connection"], "Check the network"),
     "unknown CA": (untrusted, ["TLS"], "MONITOR_API_CA_FILE"),
     "no token": (lambda directory: directory.token_file.unlink(), [], "Start the agent"),
     "expired token": (lambda directory: directory.token_file.write_text(token(ends=-60)), [], "the token ended on"),
@@ -192,4 +192,3 @@ async def test_command_does_not_disturb_the_running_agent(
             assert agent.log_text.count("connected to") == connections and pool.status.online
             assert KEY not in done.stdout + told.stdout + told.stderr
             await pool.forget()
-

@@ -3,7 +3,7 @@ by TLS. Nothing is restarted, and no result is lost."""
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -88,7 +88,10 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    specs = [ServerSpec(address="127.44.1.1", port=0), ServerSpec(address="::1" if has_ipv6() else "127.44.2.1", port=0)]
+    specs = [
+        ServerSpec(address="127.44.1.1", port=0),
+        ServerSpec(address="::1" if has_ipv6() else "127.44.2.1", port=0),
+    ]
     with Broker(kind=CertifyingBroker) as broker:
         process = broker.process
         assert isinstance(process, CertifyingBroker)

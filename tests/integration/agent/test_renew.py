@@ -282,7 +282,9 @@ def set_up_again(directory: StateDirectory) -> None:
     directory.write_file(stored_with(file, file.api))
 
 
-@pytest.mark.parametrize("change", [remove_ca, damage_ca, edit_broker, set_up_again], ids=lambda change: change.__name__)
+@pytest.mark.parametrize(
+    "change", [remove_ca, damage_ca, edit_broker, set_up_again], ids=lambda change: change.__name__
+)
 def test_configuration_that_is_not_as_it_was_stored_is_fetched_whole(
     api: RecordingApi, directory: StateDirectory, change: Callable[[StateDirectory], None]
 ) -> None:
@@ -328,9 +330,7 @@ def test_refusal_of_the_broker_brings_new_token_and_certificate(
     assert_complete(directory)
 
 
-def test_moved_broker_is_followed_while_no_certificate_can_be_had(
-    api: RecordingApi, directory: StateDirectory
-) -> None:
+def test_moved_broker_is_followed_while_no_certificate_can_be_had(api: RecordingApi, directory: StateDirectory) -> None:
     renew(directory)
     directory.certificate_file.write_text("due")
     api.broker = {"host": "127.0.0.1", "port": 1999}

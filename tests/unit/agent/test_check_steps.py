@@ -80,7 +80,7 @@ SILENT = ApiUnreachable("https://api.example: timed out", "answer")
         (configuration_step(config(), "prod", NAME), "failed", "is unusable"),
         (configuration_step(answer(404, b"nothing"), "devel", NAME), "failed", "HTTP 404 nothing"),
         (token_step(token(), "", None, running=True), "ok", "valid until 2027-01-15"),
-        (token_step(None, "it ended", answer(), running=True), "failed", "see 'ntppool-agent status'"),
+        (token_step(None, "it ended", answer(), running=True), "failed", "See 'ntppool-agent status'"),
         (token_step(None, "it is missing", answer(), running=False), "note", "Start the agent"),
         (token_step(None, "it ended", answer(403, b"not approved"), running=True), "failed", "not approved"),
         (token_step(None, "it ended", SILENT, running=False), "failed", "timed out"),
