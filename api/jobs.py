@@ -5,6 +5,7 @@ from functools import partial
 from typing import Final
 
 from api.published import LOOK_EVERY, Published
+from api.revocations import REVOCATIONS_EVERY, revocations_job
 from api.services import Services
 from api.tls import LOOK_EVERY as LOOK_AT_FILES_EVERY
 from api.tls import ServerTls
@@ -33,6 +34,9 @@ def add_jobs(worker: Worker, services: Services, published: Published, tls: Serv
         "registrations", EXPIRE_EVERY, expire, at_once=True, jitter_seconds=_JITTER, when=worker.undisturbed
     )
     worker.jobs.add("revocation list", LOOK_EVERY, publish, at_once=True, when=worker.undisturbed)
+    worker.jobs.add(
+        "revocations", REVOCATIONS_EVERY, revocations_job(worker), at_once=True, when=worker.undisturbed
+    )
     if tls is not None:
         worker.jobs.add("certificate files", LOOK_AT_FILES_EVERY, reload)
 

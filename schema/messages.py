@@ -259,6 +259,14 @@ class ControlAnswer(Message, frozen=True, kw_only=True):
     details: dict[str, Any] = {}
 
 
+class RevokeTokens(Message, frozen=True, kw_only=True):
+    """An order to the broker: refuse the tokens of a monitor that were issued until a time, and end their sessions."""
+
+    name: str
+    issued_until: int
+    """Unix time in whole seconds, as in the claim ``iat`` of a token."""
+
+
 # ---- live stream ---------------------------------------------------------------------------------------------------
 
 

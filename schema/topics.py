@@ -91,6 +91,11 @@ class Topics:
         """Return the topic of control commands to a service."""
         return f"/{self.env}/control/{service}"
 
+    @property
+    def revocations(self) -> str:
+        """Return the topic of orders to the broker to refuse a monitor's tokens."""
+        return f"/{self.env}/control/broker/revocations"
+
     def answers(self, operator: str, order: str) -> str:
         """Return the topic of workers' answers to one control command, which is its response topic."""
         return f"/{self.env}/answers/{operator}/{order}"

@@ -14,6 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from auth.ca.authority import DEFAULT_LIFETIME
+from auth.ca.files import FileAuthority
+from auth.ca.list_file import write_list
+from auth.ca.request import new_key
 from runtime.mqtt.types import BrokerAddress
 from testbed.paths import CHECKOUT
 from testbed.ports import ADDRESS, free_port, loopback_addresses
@@ -64,17 +68,21 @@ def _first_of(paths: Sequence[Path], what: str) -> Path:
     raise BrokerUnavailable(f"{what} is not at {' or '.join(map(str, paths))}: run scripts/bootstrap")
 
 
-def render(parts: BrokerParts, directory: Path, port: int, tls_port: int) -> str:
+def render(parts: BrokerParts, directory: Path, port: int, tls_port: int, *, client_certificates: bool = False) -> str:
     """Render the configuration of a broker that keeps its files in ``directory`` and listens on loopback only.
 
-    On ``tls_port`` it uses TLS as the pool's brokers do: version 1.2 or newer, without client certificates.
+    On ``tls_port`` it uses TLS as the pool's brokers do: version 1.2 or newer.
+
+    Args:
+        client_certificates: require some on ``tls_port``: of a root in ``ca.pem``, and not revoked in ``crl.pem``.
     """
     tls = [
         "tls_version tlsv1.2",
         f"cafile {directory / 'ca.pem'}",
         f"certfile {directory / 'cert.pem'}",
         f"keyfile {directory / 'key.pem'}",
-        "require_certificate false",
+        f"require_certificate {'true' if client_certificates else 'false'}",
+        *([f"crlfile {directory / 'crl.pem'}"] if client_certificates else []),
     ]
     lines = [
         # If started by root, Mosquitto would change to a user who cannot read this directory.
@@ -83,6 +91,7 @@ def render(parts: BrokerParts, directory: Path, port: int, tls_port: int) -> str
         f"plugin {parts.plugin}",
         f"plugin_opt_key_file {directory / 'jwt.key'}",
         f"plugin_opt_previous_key_file {directory / 'jwt-previous.key'}",
+        f"plugin_opt_revocations_file {directory / 'revocations'}",
         f"persistence_location {directory}/",
     ]
     for address in loopback_addresses():
@@ -99,13 +108,24 @@ class LocalBroker:
         directory: created if missing; existing persistent state is used.
         key: the key that verifies tokens, see :meth:`auth.tokens.SigningKey.verification_text`.
         parts: default: those of :func:`find_parts`.
+        authority: an existing CA. Clients on ``tls_port`` then need a certificate of it, and the broker has one, too;
+            plain TCP, as for workers, needs none. Default: a CA for the broker's certificate alone.
     """
 
-    def __init__(self, directory: Path, port: int, key: str, *, parts: BrokerParts | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        port: int,
+        key: str,
+        *,
+        parts: BrokerParts | None = None,
+        authority: FileAuthority | None = None,
+    ) -> None:
         self.directory = directory.resolve()
         self.parts = parts or find_parts()
         self.ca = LocalCa()
         self.certificate = self.ca.issue(*loopback_addresses())
+        self.authority = authority
         self._key = key
         self.listen_at(port)
         self._process: subprocess.Popen[bytes] | None = None
@@ -155,18 +175,39 @@ class LocalBroker:
         self._write("cert.pem", certificate.certificate)
         self._write("key.pem", certificate.key)
 
+    @property
+    def crl_file(self) -> Path:
+        """The list of revoked certificates; a running broker must be reloaded after a change of it."""
+        return self.directory / "crl.pem"
+
+    def trust_roots(self) -> None:
+        """Write the roots of the authority, after one was added; a running broker must be reloaded."""
+        self._write("ca.pem", self.ca.certificate if self.authority is None else self.authority.bundle())
+
+    def _write_certificates(self) -> None:
+        self.trust_roots()
+        if self.authority is None:
+            self.show(self.certificate)
+            return
+        made = new_key()
+        signed = self.authority.sign_server(made.request, loopback_addresses(), DEFAULT_LIFETIME)
+        self.show(Certificate(signed.chain, made.key))
+        if not self.crl_file.exists():
+            authority = self.authority
+            write_list(self.crl_file, lambda: authority.revocation_list([]))
+
     def prepare(self) -> list[str]:
         """Write the broker's files, and return the command that runs it in the foreground."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._write("jwt.key", self._key)
-        self._write("ca.pem", self.ca.certificate)
-        self.show(self.certificate)
+        self._write_certificates()
         self._write("broker.conf", self.configuration())
         return [str(self.parts.program), "-c", str(self.directory / "broker.conf")]
 
     def configuration(self) -> str:
         """Return the configuration."""
-        return render(self.parts, self.directory, self.port, self.tls_port)
+        strict = self.authority is not None
+        return render(self.parts, self.directory, self.port, self.tls_port, client_certificates=strict)
 
     def start(self) -> None:
         """Start the broker; return when it accepts connections.

@@ -75,7 +75,7 @@ static bool absent_may(const struct grant *grant, const struct request *request)
 	return false;
 }
 
-/* A session survives the withdrawal of its token's key, since its owner may log in with a new token. Until then it
+/* A session survives the withdrawal of its token, since its owner may log in with a new token. Until then it
  * keeps its subscriptions, but receives nothing and has no other permissions. */
 static bool withdrawn_may(const struct grant *grant, const struct request *request)
 {

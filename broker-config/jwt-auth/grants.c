@@ -134,6 +134,18 @@ void grants_withdraw(struct grants *grants, const struct keyring *keyring)
 	}
 }
 
+void grants_revoke(struct grants *grants, const char *name, time_t until)
+{
+	for (size_t i = 0; i < grants->bucket_count; i++) {
+		for (struct grant *grant = grants->buckets[i]; grant != NULL; grant = grant->next) {
+			if (grant->claims.rules->is_monitor && grant->claims.issued <= until &&
+			    strcmp(grant->claims.name, name) == 0) {
+				grant->withdrawn = grant->revoked = true;
+			}
+		}
+	}
+}
+
 size_t grants_count_sessions(const struct grants *grants, const char *name)
 {
 	size_t count = 0;
@@ -208,7 +220,7 @@ bool grants_enter(struct grants *grants, const char *client_id, struct claims *c
 			/* The broker ends the previous connection after this login. */
 			grant->former = grant->client;
 		}
-		/* The will of a connection with a withdrawn key must not get the permissions of this one. */
+		/* The will of a connection with a withdrawn token must not get the permissions of this one. */
 		if (grant->withdrawn) {
 			grant->former = NULL;
 		}
@@ -216,7 +228,7 @@ bool grants_enter(struct grants *grants, const char *client_id, struct claims *c
 	grant->claims = *claims;
 	*claims = (struct claims){.name = NULL};
 	grant->client = client;
-	grant->withdrawn = false;
+	grant->withdrawn = grant->revoked = false;
 	grant->ending = false;
 	return true;
 }

@@ -23,7 +23,8 @@ struct grant {
 	 * the client is not connected. */
 	const void *client;
 	const void *former;
-	bool withdrawn; /* the key of its token is no longer valid */
+	bool withdrawn; /* its token is no longer valid: it was revoked, or the key that it is signed with was withdrawn */
+	bool revoked;   /* the reason is that it was revoked */
 	bool ending;    /* the plugin is ending its connection */
 	time_t left;
 	time_t looked; /* when the broker was last found to keep the session; 0: not checked since it left */
@@ -53,7 +54,10 @@ void grants_forget(struct grants *grants, time_t now, bool (*is_kept)(const char
 /* Withdraws all grants whose token is signed with a key that is not in the ring. */
 void grants_withdraw(struct grants *grants, const struct keyring *keyring);
 
-/* Returns the number of sessions of a name, connected or kept, except those whose key was withdrawn. */
+/* Withdraws the grants of a monitor's tokens that were issued at `until` or before. */
+void grants_revoke(struct grants *grants, const char *name, time_t until);
+
+/* Returns the number of sessions of a name, connected or kept, except those whose token was withdrawn. */
 size_t grants_count_sessions(const struct grants *grants, const char *name);
 
 /* Returns the next client whose connection must end now, each only once, or NULL. */

@@ -14,4 +14,7 @@ bool identity_name_is_valid(const char *name);
 /* Whether `id` is the name, or the name, a slash and any text, without wildcards and not too long. */
 bool identity_owns_client_id(const char *name, const char *id);
 
+/* Whether the name has the form of a monitor's, <short>.<environment>.<domain>, with letters of any case. */
+bool identity_is_monitors(const char *name);
+
 #endif

@@ -1,6 +1,7 @@
 /* Login and disconnection. */
 #include <string.h>
 
+#include "certificate.h"
 #include "identity.h"
 #include "plugin.h"
 #include "shown.h"
@@ -16,6 +17,16 @@ static bool has_room(const struct grants *grants, const struct claims *claims, c
 {
 	return grants_find(grants, id) != NULL || strcmp(id, claims->name) == 0 ||
 	       grants_count_sessions(grants, claims->name) < claims->rules->sessions;
+}
+
+/* Only a listener that requires certificates asks for one. */
+static const char *refusal_of_certificate(const struct mosquitto *client, const struct claims *claims)
+{
+	X509 *certificate = mosquitto_client_certificate(client);
+	const char *reason = certificate == NULL ? NULL : certificate_refusal(certificate, claims);
+
+	X509_free(certificate);
+	return reason;
 }
 
 static const char *login_refusal(struct plugin *plugin, const struct mosquitto_evt_basic_auth *login,
@@ -36,6 +47,13 @@ static const char *login_refusal(struct plugin *plugin, const struct mosquitto_e
 	}
 	if (strcmp(login->username, claims->name) != 0) {
 		return "the user name is not the token's subject";
+	}
+	if (claims->rules->is_monitor && revocations_refuse(&plugin->revocations, claims->name, claims->issued)) {
+		return "the token has been revoked";
+	}
+	reason = refusal_of_certificate(login->client, claims);
+	if (reason != NULL) {
+		return reason;
 	}
 	if (!identity_owns_client_id(claims->name, id)) {
 		return "the client id must be the user name, or begin with the user name and a slash";
@@ -90,7 +108,7 @@ int on_basic_auth(int event, void *event_data, void *userdata)
 	bool is_connected = grant != NULL && grant->client == login->client;
 
 	/* After a reload the broker checks each session again. Refusing one that has no connection corrupts Mosquitto's
-	 * list of expiring sessions (the session is added a second time, and freed once). Sessions whose key was
+	 * list of expiring sessions (the session is added a second time, and freed once). Sessions whose token was
 	 * withdrawn have no permissions already. Their connections are ended at the next tick, which, unlike a refusal
 	 * here, gives the client a reason. */
 	if (broker_is_rechecking(login->client, plugin->reloading, is_connected)) {

@@ -1,9 +1,9 @@
 /* Mosquitto plugin: a client's password is a JWT signed by the pool, its user name the token's subject. The token
  * contains its permissions to publish and to subscribe.
  *
- * This file, login.c, requests.c and stamp.c connect the broker's events with the parts that do not depend on a broker.
- * Facts about Mosquitto (the oldest supported version is 2.0.11) are stated where they matter; broker.c has the
- * differences between its versions. */
+ * This file, login.c, requests.c, revoke.c and stamp.c connect the broker's events with the parts that do not depend on
+ * a broker. Facts about Mosquitto (the oldest supported version is 2.0.11) are stated where they matter; broker.c has
+ * the differences between its versions. */
 #include "plugin.h"
 
 #include <stdlib.h>
@@ -75,6 +75,14 @@ int on_reload(int event, void *event_data, void *userdata)
 
 /* --- expiry --------------------------------------------------------------------------------------------- */
 
+static const char *reason_to_end(const struct grant *grant)
+{
+	if (grant->revoked) {
+		return "the token has been revoked";
+	}
+	return grant->withdrawn ? "the token is not signed with a key that is valid here" : "the token has expired";
+}
+
 static void end_connections(struct plugin *plugin, time_t now)
 {
 	char shown[LOG_NAME_BYTES];
@@ -83,8 +91,7 @@ static void end_connections(struct plugin *plugin, time_t now)
 	while ((grant = grants_next_to_end(plugin->grants, now)) != NULL) {
 		mosquitto_log_printf(MOSQ_LOG_NOTICE, "jwt-auth: %s is disconnected: %s",
 		                     shown_text(&plugin->keyring, grant->client_id, shown, sizeof shown),
-		                     grant->withdrawn ? "the token is not signed with a key that is valid here"
-		                                      : "the token has expired");
+		                     reason_to_end(grant));
 		/* A NULL id would end all connections. */
 		mosquitto_kick_client_by_clientid(grant->client_id, true);
 	}
@@ -114,16 +121,25 @@ int on_tick(int event, void *event_data, void *userdata)
 
 /* --- initialization and cleanup ------------------------------------------------------------------------- */
 
+static char **target_of(struct plugin *plugin, const char *key)
+{
+	if (strcmp(key, "key_file") == 0) {
+		return &plugin->key_file;
+	}
+	if (strcmp(key, "previous_key_file") == 0) {
+		return &plugin->previous_key_file;
+	}
+	return strcmp(key, "revocations_file") == 0 ? &plugin->revocations_file : NULL;
+}
+
 static bool read_option(struct plugin *plugin, const struct mosquitto_opt *option)
 {
-	char **target = strcmp(option->key, "key_file") == 0            ? &plugin->key_file
-	                : strcmp(option->key, "previous_key_file") == 0 ? &plugin->previous_key_file
-	                                                                : NULL;
+	char **target = target_of(plugin, option->key);
 
 	if (target == NULL) {
 		mosquitto_log_printf(MOSQ_LOG_ERR,
-		                     "jwt-auth: unknown option plugin_opt_%s; known are plugin_opt_key_file and "
-		                     "plugin_opt_previous_key_file",
+		                     "jwt-auth: unknown option plugin_opt_%s; known are plugin_opt_key_file, "
+		                     "plugin_opt_previous_key_file and plugin_opt_revocations_file",
 		                     option->key);
 		return false;
 	}
@@ -184,8 +200,10 @@ static void plugin_free(struct plugin *plugin)
 {
 	keyring_free(&plugin->keyring);
 	grants_free(plugin->grants);
+	revocations_free(&plugin->revocations);
 	free(plugin->key_file);
 	free(plugin->previous_key_file);
+	free(plugin->revocations_file);
 	free(plugin);
 }
 
@@ -220,6 +238,7 @@ EXPORTED int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, void **use
 		plugin_free(plugin);
 		return MOSQ_ERR_INVAL;
 	}
+	begin_revocations(plugin);
 	*userdata = plugin;
 	return MOSQ_ERR_SUCCESS;
 }

@@ -51,11 +51,16 @@ static void log_denial(const struct plugin *plugin, const char *id, enum presenc
 	}
 }
 
-static bool is_allowed(struct plugin *plugin, const struct grant *grant, enum presence presence,
+/* The token of a session from before the start is unknown. It may have been revoked since, or its key withdrawn. */
+static bool may_be_withdrawn(const struct plugin *plugin, const char *id)
+{
+	return plugin->key_was_withdrawn || revocations_concern(&plugin->revocations, id, time(NULL));
+}
+
+static bool is_allowed(struct plugin *plugin, const char *id, const struct grant *grant, enum presence presence,
                        const struct request *request)
 {
-	/* The key of a session from before the start is unknown, and may be one that was withdrawn since. */
-	if (grant == NULL && presence == WITHOUT_CONNECTION && request->action == RECEIVE && plugin->key_was_withdrawn) {
+	if (grant == NULL && presence == WITHOUT_CONNECTION && request->action == RECEIVE && may_be_withdrawn(plugin, id)) {
 		return false;
 	}
 	bool allowed = access_is_allowed(grant, presence, request);
@@ -87,7 +92,7 @@ int on_acl_check(int event, void *event_data, void *userdata)
 	struct grant *grant = grants_find(plugin->grants, id);
 	enum presence presence = presence_of(grant, check->client);
 
-	if (is_allowed(plugin, grant, presence, &request)) {
+	if (is_allowed(plugin, id, grant, presence, &request)) {
 		return MOSQ_ERR_SUCCESS;
 	}
 	log_denial(plugin, id, presence, &request);
@@ -107,6 +112,9 @@ int on_message(int event, void *event_data, void *userdata)
 	struct grant *grant = id == NULL ? NULL : grants_find(plugin->grants, id);
 
 	if (grant == NULL || grant->client != message->client) {
+		return MOSQ_ERR_ACL_DENIED;
+	}
+	if (topic_is_revocations(message->topic) && !obey_revocation(plugin, grant, message)) {
 		return MOSQ_ERR_ACL_DENIED;
 	}
 	if (!stamp_sender(&message->properties, grant->claims.name)) {

@@ -12,15 +12,18 @@
  *
  * In MQTT 3.1.1 the broker cannot report a denied publish. People and exporters with mosquitto_sub and mosquitto_pub
  * can live with that, but a monitor would wait for its acknowledgement forever. */
-static const struct rules MONITOR_RULES = {"monitor", false, false, 8, 32};
+static const struct rules MONITOR_RULES = {
+	.role = "monitor", .is_monitor = true, .sessions = 8, .subscriptions = 32};
+
+#define OF_THE_POOL .may_use_old_protocol = true, .sessions = 256, .subscriptions = 1024
 static const struct rules POOL_RULES[] = {
-	{"admin", true, true, 256, 1024},
-	{"exporter", true, false, 256, 1024},
-	{"observer", true, false, 256, 1024},
-	{"server", true, true, 256, 1024},
+	{.role = "admin", OF_THE_POOL, .may_retain = true, .may_revoke = true},
+	{.role = "exporter", OF_THE_POOL},
+	{.role = "observer", OF_THE_POOL},
+	{.role = "server", OF_THE_POOL, .may_retain = true, .may_revoke = true},
 };
 
-static const struct rules *rules_of(const char *role)
+const struct rules *rules_of(const char *role)
 {
 	for (size_t i = 0; i < sizeof POOL_RULES / sizeof *POOL_RULES; i++) {
 		if (strcmp(role, POOL_RULES[i].role) == 0) {
@@ -59,6 +62,9 @@ static const char *read_claims(jwt_t *token, time_t now, struct claims *out)
 	}
 	if (!signature_claim_time(token, "nbf", &not_before)) {
 		return "claim nbf is missing or not an integer";
+	}
+	if (!signature_claim_time(token, "iat", &out->issued)) {
+		out->issued = 0;
 	}
 	if (now >= out->expires) {
 		return "the token has expired";

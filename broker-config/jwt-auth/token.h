@@ -13,16 +13,22 @@
 /* The permissions of a role apart from topics, and its limits, which bound the broker's memory. */
 struct rules {
 	const char *role;
+	bool is_monitor;           /* also any role that is unknown here */
 	bool may_use_old_protocol; /* MQTT 3 */
 	bool may_retain;           /* everything that it may publish; if false, only its status */
+	bool may_revoke;           /* the tokens of monitors */
 	size_t sessions;           /* of one name, connected or kept */
 	int subscriptions;         /* of one session */
 };
+
+/* Returns the rules of a role; those of monitors, which are the strictest, if it is unknown. */
+const struct rules *rules_of(const char *role);
 
 struct claims {
 	char *name; /* the subject */
 	const struct rules *rules;
 	unsigned int key; /* the serial of the key that the token is signed with */
+	time_t issued; /* 0: unknown, and so revoked by any revocation */
 	time_t expires;
 	struct filters subscribe;
 	struct filters publish;

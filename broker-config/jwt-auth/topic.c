@@ -100,6 +100,11 @@ bool topic_is_control(const char *topic)
 	return topic_filter_matches("/+/control/#", topic) || topic_filter_matches("/+/monitors/control/#", topic);
 }
 
+bool topic_is_revocations(const char *topic)
+{
+	return topic_filter_matches("/+/control/broker/revocations", topic);
+}
+
 bool topic_is_status_of(const char *topic, const char *name)
 {
 	static const char BEFORE[] = "/monitors/status/", AFTER[] = "/status";

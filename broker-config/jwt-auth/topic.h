@@ -26,6 +26,9 @@ bool topic_is_shared(const char *filter);
 /* Whether this is a topic of control commands: /{env}/control/# or /{env}/monitors/control/#. */
 bool topic_is_control(const char *topic);
 
+/* Whether this is the topic of revocations, /{env}/control/broker/revocations: they are control commands, too. */
+bool topic_is_revocations(const char *topic);
+
 /* Whether this is the status topic of that name: /{env}/monitors/status/{name}/status. */
 bool topic_is_status_of(const char *topic, const char *name);
 

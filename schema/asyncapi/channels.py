@@ -176,6 +176,16 @@ CHANNELS: Final = (
         user_properties=_SENDER,
     ),
     Channel(
+        key="revocations",
+        address=_T.revocations,
+        senders=("api", "operator"),
+        receivers=("broker",),
+        examples=(examples.REVOKE,),
+        description="An order to the broker: refuse a monitor's tokens that were issued until this time, and end its "
+        "sessions. Repeated orders, and those with an earlier time, change nothing.",
+        user_properties=_SENDER,
+    ),
+    Channel(
         key="answers",
         address=_T.answers("{operator}", "{order}"),
         senders=_WORKERS,

@@ -22,6 +22,7 @@ from schema.messages import (
     Rejection,
     Result,
     ResultStored,
+    RevokeTokens,
     ScoreComputed,
     SpoolState,
     Status,
@@ -84,6 +85,7 @@ PAUSE: Final = ControlCommand(command="pause")
 PAUSED: Final = ControlAnswer(ok=True, service=NAME, command="pause", details={"paused": True})
 RESCORE: Final = ControlCommand(command="rescore", server_id=42)
 RESCORED: Final = ControlAnswer(ok=True, service="scorer", command="rescore", details={"servers": 1})
+REVOKE: Final = RevokeTokens(name=NAME, issued_until=1767323045)
 RESULT_STORED: Final = ResultStored(
     server_id=42, monitor=NAME, ts=_TS, step=1.0, score=19.5, offset=0.000267, rtt=0.012345
 )

@@ -21,6 +21,7 @@ from schema.topics import Topics
 from testbed.broker import LocalBroker
 from testbed.fixtures.broker import Broker
 from testbed.fixtures.mqtt import MqttClient, Refused, signed, user_properties
+from testbed.fixtures.strict_broker import Strict, StrictBroker
 from testbed.paths import CHECKOUT
 from testbed.ports import free_port
 from testbed.waiting import block_until
@@ -282,6 +283,7 @@ BEFORE_THE_LISTENERS = [
     ("plugin", "/usr/lib/ntppool-monitor/jwt-auth.so"),
     ("plugin_opt_key_file", "/etc/ntppool-monitor/broker/prod/jwt.key"),
     ("plugin_opt_previous_key_file", "/etc/ntppool-monitor/broker/prod/jwt-previous.key"),
+    ("plugin_opt_revocations_file", "/var/lib/ntppool-monitor/broker/prod/revocations"),
     ("persistence_location", "/var/lib/ntppool-monitor/broker/prod/"),
 ]
 LISTENERS = [
@@ -323,6 +325,46 @@ def test_environment_file_contains_exactly_these_directives() -> None:
     at = [number for number, (name, _) in enumerate(said) if name == "listener"]
     assert said[: at[0]] == BEFORE_THE_LISTENERS
     assert [said[begin:end] for begin, end in zip(at, [*at[1:], None], strict=True)] == LISTENERS
+
+
+def test_client_certificates_are_switched_on_by_the_two_lines_in_the_file() -> None:
+    plain, public_port = free_port(), free_port()
+
+    class Switched(Strict):
+        env: Environment = "prod"
+
+        def configuration(self) -> str:
+            text = config("prod").replace("\nrequire_certificate false\n", "\n")
+            text = text.replace("\n#require_certificate", "\nrequire_certificate").replace("\n#crlfile", "\ncrlfile")
+            paths = {
+                "/etc/ntppool-monitor/broker/common": str(self.parts.common),
+                "/usr/lib/ntppool-monitor/jwt-auth.so": str(self.parts.plugin),
+                "/etc/ntppool-monitor/broker/prod/": f"{self.directory}/",
+                "/var/lib/ntppool-monitor/broker/prod/": f"{self.directory}/",
+                "/var/lib/ntppool-monitor/crl/prod.pem": str(self.crl_file),
+            }
+            for old, new in paths.items():
+                assert old in text
+                text = text.replace(old, new)
+            sections = text.split("\nlistener ")
+            assert len(sections) == 4
+            public, local = (section.partition("\n")[2] for section in (sections[1], sections[3]))
+            self.listen_at(plain)
+            self.tls_port = public_port
+            return f"user root\n{sections[0]}\nlistener {public_port}\n{public}\nlistener {plain} 127.0.0.1\n{local}"
+
+    with StrictBroker(kind=Switched) as broker:
+        name = NAME.replace(".test.", ".prod.")
+        own, other = broker.issue(name), broker.issue("other-x.prod.mon.example")
+        assert broker.refuses(None)
+        broker.client(own, name, env="prod").connect().close()
+        with pytest.raises(Refused, match="Not authorized"):
+            broker.client(other, name, env="prod").connect()
+        with MqttClient(broker.port, "ingest", broker.token(Role.SERVER, "ingest", "prod")) as worker:
+            assert worker.is_alive()
+        broker.revoke(own)
+        broker.sighup()
+        block_until(lambda: broker.refuses(own))
 
 
 class FewConnections(LocalBroker):

@@ -6,7 +6,7 @@ They run as a separate program (``harness``), built from the same sources as the
 import itertools
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -14,57 +14,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from auth.tokens import load_key
-from testbed.fixtures.broker import PLUGIN_SOURCE, build_plugin
+from testbed.fixtures.broker import PLUGIN_SOURCE
+from testbed.fixtures.plugin_harness import Ask, Harness, yes
 from testbed.random_inputs import examples
 
 REMEMBERED_SECONDS = 3 * 24 * 3600
 LOOK_SECONDS = 3600
 
-Ask = Callable[..., str]
-"""The interface of :class:`Harness` that most tests use."""
 
-
-@pytest.mark.parametrize("program", ["fuzz_token", "fuzz_topic"])
+@pytest.mark.parametrize("program", ["fuzz_token", "fuzz_topic", "fuzz_certificate", "fuzz_order"])
 def test_fuzzing_programs_compile(program: str) -> None:
     """They are built only for fuzzing, which needs clang; any compiler finds out whether they still fit the plugin."""
     newer = subprocess.run(["pkg-config", "--atleast-version=3", "libjwt"], check=False).returncode == 0
     command = ["cc", "-std=c11", "-D_GNU_SOURCE", f"-DLIBJWT={3 if newer else 1}", "-Wall", "-Wextra", "-Werror"]
     subprocess.run([*command, "-fsyntax-only", str(PLUGIN_SOURCE / f"{program}.c")], check=True)
-
-
-class Harness:
-    """The running program; call it with the words of a question."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [build_plugin() / "harness"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def __call__(self, *words: str) -> str:
-        assert self._process.stdin and self._process.stdout
-        assert not any(set(word) & set("\t\n\0") for word in words)
-        self._process.stdin.write("\t".join(words) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        assert answer.endswith("\n"), "the harness has ended"
-        return answer[:-1]
-
-    def many(self, questions: list[tuple[str, ...]]) -> list[str]:
-        """Return the answers to many questions, which are sent in chunks that fit into the pipes."""
-        assert self._process.stdin and self._process.stdout
-        answers = []
-        for begin in range(0, len(questions), 1000):
-            chunk = questions[begin : begin + 1000]
-            self._process.stdin.write("".join("\t".join(words) + "\n" for words in chunk))
-            self._process.stdin.flush()
-            answers += [self._process.stdout.readline().rstrip("\n") for _ in chunk]
-        return answers
-
-    def close(self) -> None:
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.close()
-        assert self._process.wait(10) == 0
-        self._process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +44,6 @@ def ask(harness: Harness) -> Ask:
 
 # The profile determines the number of examples, which all share one harness.
 checked = examples(100, suppress=[HealthCheck.function_scoped_fixture])
-
-
-def yes(answer: str) -> bool:
-    assert answer in ("yes", "no"), answer
-    return answer == "yes"
 
 
 # --- topics -------------------------------------------------------------------------------------------
@@ -358,7 +316,8 @@ def test_token_is_valid_from_nbf_until_just_before_exp(ask: Ask, moment: int, go
 
 
 class Table(RuleBasedStateMachine):
-    """Clients connect, take over, leave and are forgotten, and keys are withdrawn; dictionaries are the model."""
+    """Clients connect, take over, leave and are forgotten, keys are withdrawn and tokens revoked; dictionaries are the
+    model."""
 
     ids = st.tuples(st.sampled_from(["ann", "bob"]), st.integers(0, 3)).map(lambda pair: f"{pair[0]}/{pair[1]}")
 
@@ -370,26 +329,29 @@ class Table(RuleBasedStateMachine):
         self.left: dict[str, int] = {}
         self.looked: dict[str, int | None] = {}
         self.key: dict[str, int] = {}
+        self.issued: dict[str, int] = {}
         self.withdrawn: set[str] = set()
+        self.revoked: set[str] = set()
         self.strangers: dict[str, str] = {}
-        """Connections whose key was withdrawn before another client connected with their id."""
+        """Connections whose token was withdrawn before another client connected with their id."""
         self.now = 0
         self.objects = itertools.cycle(str(number) for number in range(1, 250))
 
     def teardown(self) -> None:
         self.ask.close()
 
-    @rule(id_=ids, key=st.sampled_from([1, 2]))
-    def enter(self, id_: str, key: int) -> None:
+    @rule(id_=ids, key=st.sampled_from([1, 2]), issued=st.integers(0, 3))
+    def enter(self, id_: str, key: int, issued: int) -> None:
         new = next(self.objects)
-        assert yes(self.ask("enter", id_, new, str(key)))
+        assert yes(self.ask("enter", id_, new, str(key), str(issued)))
         if current := self.client.get(id_):
             self.former[id_] = current
         if id_ in self.withdrawn and (before := self.former.pop(id_, None)):
             self.strangers[id_] = before
-        self.client[id_], self.key[id_] = new, key
+        self.client[id_], self.key[id_], self.issued[id_] = new, key, issued
         self.left.pop(id_, None)
         self.withdrawn.discard(id_)
+        self.revoked.discard(id_)
 
     @rule(id_=ids, stale=st.booleans())
     def leave(self, id_: str, stale: bool) -> None:
@@ -408,10 +370,11 @@ class Table(RuleBasedStateMachine):
             looked = self.looked[id_]
             is_due = looked is None or self.now - looked >= LOOK_SECONDS
             if self.now - left > REMEMBERED_SECONDS or (is_due and id_ not in kept):
-                for known in (self.client, self.left, self.key):
+                for known in (self.client, self.left, self.key, self.issued):
                     del known[id_]
                 self.former.pop(id_, None)
                 self.withdrawn.discard(id_)
+                self.revoked.discard(id_)
             elif is_due:
                 self.looked[id_] = self.now
 
@@ -419,6 +382,13 @@ class Table(RuleBasedStateMachine):
     def withdraw(self, good: int) -> None:
         self.ask("withdraw", str(good))
         self.withdrawn |= {id_ for id_, key in self.key.items() if key != good}
+
+    @rule(name=st.sampled_from(["ann", "bob", "an"]), until=st.integers(0, 3))
+    def revoke(self, name: str, until: int) -> None:
+        self.ask("revoke", name, str(until))
+        hit = {id_ for id_, issued in self.issued.items() if id_.startswith(f"{name}/") and issued <= until}
+        self.withdrawn |= hit
+        self.revoked |= hit
 
     @precondition(lambda self: any(self.client.values()))
     @rule()
@@ -438,6 +408,11 @@ class Table(RuleBasedStateMachine):
             ended.add(id_)
         assert ended <= {id_ for id_ in self.withdrawn if self.client.get(id_)}
 
+    def rights(self, id_: str) -> str:
+        if id_ in self.revoked:
+            return "revoked"
+        return "withdrawn" if id_ in self.withdrawn else "good"
+
     @invariant()
     def they_agree(self) -> None:
         for name, number in itertools.product(["ann", "bob"], range(4)):
@@ -447,7 +422,7 @@ class Table(RuleBasedStateMachine):
                 if pointer:
                     seen[pointer], rights, count = self.ask("show", id_, pointer).split("\t")
                     assert int(count) == len(self.client)
-                    assert rights == ("withdrawn" if id_ in self.withdrawn else "good")
+                    assert rights == self.rights(id_)
             expected = {self.former[id_]: "departed"} if id_ in self.former else {}
             if current := self.client.get(id_):
                 expected[current] = "connected"

@@ -5,10 +5,15 @@ import re
 import signal
 import ssl
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from auth.ca.authority import DEFAULT_LIFETIME, Revocation
+from auth.ca.files import FileAuthority
+from auth.ca.list_file import write_list
+from auth.ca.request import new_key
 from auth.tokens import load_key
 from testbed import broker as broker_module
 from testbed.broker import BrokerUnavailable, LocalBroker, find_parts
@@ -120,6 +125,32 @@ def test_broker_presents_a_new_certificate_after_a_reload(local: LocalBroker) ->
         local.show(local.certificate)
         local.reload()
         block_until(lambda: shown() == local.certificate.certificate)
+
+
+def test_broker_with_a_ca_requires_its_certificates_on_tls_only(tmp_path: Path) -> None:
+    authority = FileAuthority(tmp_path / "ca", "test")
+    authority.create()
+    made = new_key()
+    certificate = authority.sign_server(made.request, ["ann.people.example"], DEFAULT_LIFETIME, client=True)
+    (tmp_path / "cert.pem").write_text(certificate.chain)
+    (tmp_path / "key.pem").write_text(made.key)
+    build_plugin()
+    key = KEY.verification_text()
+    with LocalBroker(tmp_path / "broker", free_port(), key, authority=authority) as broker:
+        assert works(broker)
+        address = broker.address(tls=True)
+        with pytest.raises(Refused, match="closed"):
+            MqttClient(address.port, "joe", signed(KEY), tls=address.tls()).connect()
+        address = replace(address, cert_file=tmp_path / "cert.pem", key_file=tmp_path / "key.pem")
+        with MqttClient(address.port, "joe", signed(KEY), tls=address.tls()) as joe:
+            assert joe.is_alive()
+        revoked = Revocation(certificate.serial, datetime.now(UTC))
+        write_list(broker.crl_file, lambda: authority.revocation_list([revoked]))
+        broker.stop()
+        broker.start()
+        with pytest.raises(Refused, match="closed"):
+            MqttClient(address.port, "joe", signed(KEY), tls=address.tls()).connect()
+        assert works(broker)
 
 
 def test_port_in_use_is_reported(local: LocalBroker, broker: Broker) -> None:

@@ -27,6 +27,7 @@ from schema.messages import (
     ProtocolState,
     Rejection,
     Result,
+    RevokeTokens,
     SpoolState,
     Status,
     Undecodable,
@@ -103,6 +104,7 @@ payloads: dict[Any, st.SearchStrategy[Any]] = {
         spool=st.builds(SpoolState, batches=ids, bytes=ids, dropped_results=ids, set_aside=ids),
     ),
     ControlCommand: st.builds(ControlCommand, command=text, server_id=st.none() | ids, level=st.none()),
+    RevokeTokens: st.builds(RevokeTokens, name=text, issued_until=ids),
 }
 
 

@@ -32,12 +32,14 @@ def test_topic_has_the_published_form_and_is_parsed_again(topic: str, expected: 
     assert (topic, TOPICS.parse(topic)) == expected
 
 
-def test_event_topics_are_built_but_not_parsed() -> None:
+def test_topics_of_events_and_revocations_are_built_but_not_parsed() -> None:
     assert TOPICS.result_event(7) == "/test/events/results/7"
     assert TOPICS.score_event(7) == "/test/events/scores/7"
     assert TOPICS.assignment_event(7) == "/test/events/assignments/7"
     assert TOPICS.rejected_event == "/test/events/rejected"
+    assert TOPICS.revocations == "/test/control/broker/revocations"
     assert TOPICS.parse(TOPICS.rejected_event) is None
+    assert TOPICS.parse(TOPICS.revocations) is None
 
 
 @pytest.mark.parametrize("topic", EVERY_TOPIC)
