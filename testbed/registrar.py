@@ -50,19 +50,24 @@ class Registrar:
             async with places:
                 await self._register(monitor)
 
-        approving = asyncio.create_task(self._approve())
-        registering = asyncio.ensure_future(asyncio.gather(*map(register, self._world.monitors)))
+        async def register_each() -> None:
+            async with asyncio.TaskGroup() as tasks:
+                for monitor in self._world.monitors:
+                    tasks.create_task(register(monitor))
+
+        approving, registering = asyncio.create_task(self._approve()), asyncio.create_task(register_each())
         try:
             # Whichever fails first ends both.
             await asyncio.wait({approving, registering}, return_when=asyncio.FIRST_COMPLETED)
             if approving.done():
                 approving.result()
             await registering
+        except* CannotRun as group:
+            raise _first(group) from None
         finally:
             for task in (approving, registering):
                 task.cancel()
-                with suppress(asyncio.CancelledError, CannotRun):
-                    await task
+            await asyncio.wait({approving, registering})
 
     async def _register(self, monitor: Monitor) -> None:
         directory = self._site.agent_directory(monitor)
@@ -93,6 +98,11 @@ class Registrar:
         if not isinstance(done, Confirmed) or done.name != monitor.name:
             raise CannotRun(f"registration of {monitor.name}: {done}")
         transaction(self._engine, lambda connection: _activate(connection, monitor.name))
+
+
+def _first(group: BaseExceptionGroup[CannotRun]) -> CannotRun:
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
 def _activate(connection: Connection, name: str) -> None:

@@ -1,7 +1,7 @@
 """Test a selection with real processes: the ledger changes, the selector decides, and the agents follow.
 
-An agent's assignments are known from its status, as stored by ingest. This is on MySQL; the selector's own tests, without
-agents, are on every database.
+An agent's assignments are known from its status, as stored by ingest. This is on MySQL; the selector's own tests,
+without agents, are on every database.
 """
 
 import asyncio
