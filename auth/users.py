@@ -70,7 +70,6 @@ def user_at_login(engine: Engine, identity: Identity, now: datetime) -> User | S
     Raises:
         DatabaseUnavailable: the ledger cannot be reached.
     """
-    # Of two simultaneous first logins, the second finds what the first has stored.
     return transaction(engine, lambda connection: _at_login(connection, identity, now), retry_on=(IntegrityError,))
 
 
@@ -85,10 +84,12 @@ def _at_login(connection: Connection, identity: Identity, now: datetime) -> User
         return Stranger.UNKNOWN
     if row.deletion_on is not None:
         return Stranger.DELETED
+    # One login of a user is linked at a time; another process may have linked this one since it was read above.
+    connection.execute(sa.select(users.c.id).where(users.c.id == row.id).with_for_update()).all()
     i = user_identities.c
-    other = sa.select(i.subject).where(i.user_id == row.id, i.issuer == identity.issuer)
-    if connection.scalar(other.with_for_update()) is not None:
-        return Stranger.OTHER_LOGIN
+    subject = connection.scalar(sa.select(i.subject).where(i.user_id == row.id, i.issuer == identity.issuer))
+    if subject is not None:
+        return User(row.id, row.email) if subject == identity.subject else Stranger.OTHER_LOGIN
     values = {"issuer": identity.issuer, "subject": identity.subject, "user_id": row.id, "linked_on": to_db(now)}
     connection.execute(sa.insert(user_identities).values(values))
     return User(row.id, row.email)
@@ -114,7 +115,9 @@ def _by_address(connection: Connection, email: str, *, lock: bool = False) -> sa
     """Return the user with an address; a deleted one only if there is no other."""
     u = users.c
     alike = sa.or_(u.email == email, sa.func.lower(u.email) == email.lower())
-    query = sa.select(u.id, u.email, u.deletion_on).where(alike).order_by(u.deletion_on.is_not(None), u.id)
+    query: sa.Select[Any] = (
+        sa.select(u.id, u.email, u.deletion_on).where(alike).order_by(u.deletion_on.is_not(None), u.id)
+    )
     rows = connection.execute(query.with_for_update() if lock else query).all()
     exact = [row for row in rows if row.email == email]
     return next((row for row in [*exact, *rows] if same_address(row.email, email)), None)

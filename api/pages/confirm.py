@@ -34,8 +34,7 @@ def add_confirm_routes(router: APIRouter, site: Site) -> None:
         visit = site.required_visit(request, f"{path_of(token)}/status")
         shown = found(site, token, visit.person)
         title, sentences, again = words_of(shown)
-        values = {"title": title, "sentences": sentences, "again": again, "shown": shown}
-        return site.page(request, "status.html", visit, **values)
+        return site.page(request, "status.html", visit, title=title, sentences=sentences, again=again, shown=shown)
 
     @router.post(_PATH)
     def confirm(

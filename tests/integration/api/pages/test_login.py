@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -141,7 +142,11 @@ def test_session_of_a_login_that_is_no_longer_configured_ends(
     anna: Browser, key: str, sqlite_engine: Engine, now: ManualTime
 ) -> None:
     anna.log_in(key)
-    provider = {"oidc_issuer": "https://login.example", "oidc_client_id": "x", "oidc_client_secret": "y" * 20}
+    provider: dict[str, Any] = {
+        "oidc_issuer": "https://login.example",
+        "oidc_client_id": "x",
+        "oidc_client_secret": "y" * 20,
+    }
     with browser(application(services(sqlite_engine, now=now, **provider))) as later:
         later.client.cookies.update(anna.client.cookies)
         assert later.get("/manage").path.startswith("/login?")
