@@ -11,7 +11,9 @@ import pytest
 from runtime.settings import load_settings
 from testbed.paths import CHECKOUT
 
-UNITS = sorted((CHECKOUT / "deploy" / "systemd").glob("*.service"))
+UNITS = sorted(unit for unit in (CHECKOUT / "deploy" / "systemd").glob("*.service") if "reload" not in unit.name)
+"""The units of processes that run until they are stopped."""
+RELOADING = [CHECKOUT / "deploy" / "systemd" / f"ntppool-broker-reload@.{kind}" for kind in ("path", "service")]
 OURS = {"ntppool-monitor": "ops", "ntppool-agent": "agent"}
 CLOSED = [
     "NoNewPrivileges=yes",
@@ -48,6 +50,9 @@ TO_FIND_INTERFACES = {
 }
 
 RELOAD = "ExecReload=/bin/sh -c 'kill -HUP $MAINPID'"
+
+
+WRITE_LISTS = "ReadWritePaths=-/var/lib/ntppool-monitor/crl"
 
 
 def _worker(name: str, command: str, high: str, most: str, *more: str) -> dict[str, list[str]]:
@@ -105,7 +110,7 @@ SAID = {
         ],
         "Install": ["WantedBy=multi-user.target"],
     },
-    "ntppool-api@.service": _worker("API", "api", "768M", "1G", "LimitNOFILE=4096"),
+    "ntppool-api@.service": _worker("API", "api", "768M", "1G", "LimitNOFILE=4096", WRITE_LISTS),
     "ntppool-broker@.service": {
         "Unit": [
             "Description=NTP Pool MQTT broker, %i",
@@ -163,7 +168,7 @@ def test_reload_works_on_a_host_without_procps(unit: Path) -> None:
 
 
 def test_systemd_accepts_all_units(tmp_path: Path) -> None:
-    for unit in UNITS:
+    for unit in (*UNITS, *RELOADING):
         # Only the program's path differs from an installed system.
         text = re.sub(r"^ExecStart=\S+", f'ExecStart="{sys.executable}"', unit.read_text(), flags=re.MULTILINE)
         (tmp_path / unit.name.replace("@", "@devel")).write_text(text)
@@ -225,6 +230,17 @@ def test_units_create_the_directories_that_their_processes_use() -> None:
     for env in ("prod", "test", "devel"):
         told = (CHECKOUT / "broker-config" / f"mosquitto.{env}.conf").read_text()
         assert f"\npersistence_location /var/lib/{broker['StateDirectory'].replace('%i', env)}/\n" in told
+
+
+def test_broker_is_reloaded_after_a_change_of_the_list_that_the_example_settings_name() -> None:
+    path, service = map(settings, RELOADING)
+    example = (CHECKOUT / "deploy" / "systemd" / "ntppool-monitor.env").read_text()
+    assert path["PathChanged"].replace("%i", "prod") == re.search(r"^#CA_CRL_FILE=(.*)$", example, re.MULTILINE)[1]  # type: ignore[index]
+    assert service["ExecStart"] == "/usr/bin/systemctl reload ntppool-broker@%i.service"
+    assert WRITE_LISTS.endswith(str(Path(path["PathChanged"]).parent))
+    for env in ("prod", "test", "devel"):
+        told = (CHECKOUT / "broker-config" / f"mosquitto.{env}.conf").read_text()
+        assert f"\n#crlfile {path['PathChanged'].replace('%i', env)}\n" in told
 
 
 def test_the_users_of_the_units_are_created() -> None:
