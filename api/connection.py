@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_WITHIN: Final = 10.0
+HEAD_WITHIN: Final = 15.0
 """Maximum seconds from the beginning of a connection, or of a further request, to the end of the request's head."""
 
 MAX_HEAD: Final = 16 * 1024

@@ -1,8 +1,10 @@
 """Guard the application: who asks, how much, how long; counters, and at most one log line per request.
 
-It is the outermost part of the ASGI application, so its limits hold for every route and page. Bodies arrive in the
-event loop, so a slow client occupies no thread. A request that takes too long is answered while its thread, which
-cannot be stopped, runs to its end; the number of such requests is limited.
+It is the outermost part of the ASGI application, so its limits hold for every route and page. A request passes three
+stages. Its body is received, in the event loop, so a slow client occupies no thread. Then it waits for its turn, in the
+order of arrival: as many requests run at once as there are threads for them. One whose time is over, or whose client is
+gone, leaves the queue without having cost anything, so an API that was overloaded does not stay so. Then it runs. A
+thread cannot be stopped: if it takes too long, the client is answered, and the request keeps its place until its end.
 """
 
 import asyncio
@@ -32,17 +34,25 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 MAX_BODY: Final = 64 * 1024
 """Maximum bytes of a request's body."""
 
-ANSWER_WITHIN: Final = 20.0
+ANSWER_WITHIN: Final = 30.0
 """Maximum seconds from the head of a request to its answer."""
 
-MOST_ABANDONED: Final = 100
-"""Maximum requests that were answered because they took too long, and still wait for a thread or run in one. With more
-of them, further requests are refused."""
+AT_ONCE: Final = 16
+"""Maximum requests that run at once: one for each thread. The database's pool has fewer connections."""
 
 FAILURE: Final = "ntppool.failure"
 """Key in the ASGI scope: the error that ended the application."""
 
 _CLOSE: Final = {"Connection": "close"}
+
+
+class _Refused(Exception):
+    """A request is answered before it runs."""
+
+    def __init__(self, response: Response, kind: str) -> None:
+        super().__init__(kind)
+        self.response = response
+        self.kind = kind
 
 
 @dataclass(slots=True)
@@ -56,27 +66,35 @@ class _Exchange:
     """0 until the answer has begun."""
     ended: bool = False
     """What the application still says is discarded."""
-    uploading: bool = False
-    """The application waits for more of the body."""
-    complete: bool = False
-    """The body has arrived."""
-    size: int = 0
+    body: bytes | None = None
+    """The body, until the application has received it."""
 
-    @property
-    def too_large(self) -> bool:
-        return self.size > MAX_BODY
+    async def receive_body(self) -> None:
+        """Receive the whole body.
+
+        Raises:
+            _Refused: it is too large, or the client is gone.
+        """
+        parts, size = [], 0
+        while True:
+            message = await self.receive_from_client()
+            if message["type"] != "http.request":
+                raise _Refused(text(503, "The connection has ended; try again.", _CLOSE), "disconnected")
+            part = message.get("body", b"")
+            parts.append(part)
+            size += len(part)
+            if size > MAX_BODY:
+                raise _Refused(_too_large(), "too_large")
+            if not message.get("more_body", False):
+                self.body = b"".join(parts)
+                return
 
     async def receive(self) -> Message:
-        """Receive for the application, no more than the maximum."""
-        if self.ended or self.too_large:
-            return {"type": "http.disconnect"}
-        self.uploading = not self.complete
-        message = await self.receive_from_client()
-        self.uploading = False
-        if message["type"] == "http.request":
-            self.size += len(message.get("body", b""))
-            self.complete = not message.get("more_body", False)
-        return {"type": "http.disconnect"} if self.too_large else message
+        """Give the body to the application."""
+        if self.body is not None and not self.ended:
+            body, self.body = self.body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await self.receive_from_client()
 
     async def send(self, message: Message) -> None:
         """Send for the application."""
@@ -104,10 +122,17 @@ class Edge:
     Args:
         trusted: networks of proxies whose forwarded headers count.
         within: seconds for one request.
+        at_once: maximum requests that run at once.
     """
 
     def __init__(
-        self, app: App, metrics: ApiMetrics, trusted: Sequence[Network], *, within: float = ANSWER_WITHIN
+        self,
+        app: App,
+        metrics: ApiMetrics,
+        trusted: Sequence[Network],
+        *,
+        within: float = ANSWER_WITHIN,
+        at_once: int = AT_ONCE,
     ) -> None:
         self._app = app
         self._metrics = metrics
@@ -115,8 +140,8 @@ class Edge:
         self._within = within
         self._failures = Failures()
         self._refusals = RateLimitedLog(log)
+        self._places = asyncio.Semaphore(at_once)
         self._running: set[asyncio.Task[None]] = set()
-        self._abandoned: set[asyncio.Task[None]] = set()
 
     @property
     def running(self) -> int:
@@ -134,49 +159,70 @@ class Edge:
         exchange = _Exchange(receive, send)
         try:
             await self._handle(scope, exchange)
+        except _Refused as refused:
+            await self._refuse(exchange, refused.response, refused.kind)
         finally:
             self._note(scope, exchange, time.monotonic() - began)
 
     async def _handle(self, scope: Scope, exchange: _Exchange) -> None:
+        deadline = asyncio.get_running_loop().time() + self._within
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         exchange.client = peer = scope["client"][0] if scope.get("client") else ""
         try:
             client = client_of(peer, scope["scheme"], headers, self._trusted)
         except MalformedHeader as error:
-            await self._refuse(exchange, text(400, str(error), _CLOSE), "forwarded")
-            return
+            raise _Refused(text(400, str(error), _CLOSE), "forwarded") from None
         exchange.client = client.address
         _name_client(scope, client)
         if _announced_size(headers) > MAX_BODY:
-            await self._refuse(exchange, _too_large(), "too_large")
-        elif len(self._abandoned) >= MOST_ABANDONED:
-            await self._refuse(exchange, text(503, "The server is overloaded; try again later.", _CLOSE), "overload")
-        else:
-            await self._run(scope, exchange)
+            raise _Refused(_too_large(), "too_large")
+        try:
+            async with asyncio.timeout_at(deadline):
+                await exchange.receive_body()
+        except TimeoutError:
+            raise _Refused(text(408, "The request was too slow.", _CLOSE), "slow") from None
+        await self._wait_for_place(exchange, deadline)
+        await self._run(scope, exchange, deadline)
 
-    async def _run(self, scope: Scope, exchange: _Exchange) -> None:
+    async def _wait_for_place(self, exchange: _Exchange, deadline: float) -> None:
+        """Wait until the request may run, as long as its client waits."""
+        if not self._places.locked():
+            await self._places.acquire()
+            return
+        place = asyncio.create_task(self._places.acquire(), name="place")
+        gone = asyncio.create_task(_until_disconnected(exchange.receive_from_client), name="disconnection")
+        done: set[asyncio.Task[Any]] = set()
+        try:
+            left = deadline - asyncio.get_running_loop().time()
+            waited = await asyncio.wait({place, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            done = waited[0]
+        finally:
+            await self._stop_waiting(place, gone, keep=place in done)
+        if place in done:
+            return
+        if gone in done:
+            raise _Refused(text(503, "The connection has ended; try again.", _CLOSE), "disconnected")
+        raise _Refused(text(503, "The server is overloaded; try again later.", _CLOSE), "overload")
+
+    async def _stop_waiting(self, place: asyncio.Task[bool], gone: asyncio.Task[None], *, keep: bool) -> None:
+        gone.cancel()
+        if not keep:
+            place.cancel()
+        await asyncio.wait({place, gone})
+        if not keep and not place.cancelled():
+            self._places.release()
+
+    async def _run(self, scope: Scope, exchange: _Exchange, deadline: float) -> None:
         running = asyncio.create_task(self._answered(scope, exchange), name="request")
         self._running.add(running)
-        running.add_done_callback(self._running.discard)
-        try:
-            await asyncio.wait({running}, timeout=self._within)
-        except asyncio.CancelledError:
-            running.cancel()
-            raise
-        if exchange.too_large:
-            await self._refuse(exchange, _too_large(), "too_large")
-        elif not running.done():
-            await self._give_up(running, exchange)
+        running.add_done_callback(self._end)
+        await asyncio.wait({running}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        if not running.done():
+            raise _Refused(text(503, "This took too long; try again later.", _CLOSE), "deadline")
 
-    async def _give_up(self, running: asyncio.Task[None], exchange: _Exchange) -> None:
-        """Answer a request that takes too long."""
-        if exchange.uploading:
-            running.cancel()  # it is in no thread
-            await self._refuse(exchange, text(408, "The request was too slow.", _CLOSE), "slow")
-        else:
-            self._abandoned.add(running)
-            running.add_done_callback(self._abandoned.discard)
-            await self._refuse(exchange, text(503, "This took too long; try again later.", _CLOSE), "deadline")
+    def _end(self, running: asyncio.Task[None]) -> None:
+        self._running.discard(running)
+        self._places.release()
 
     async def _answered(self, scope: Scope, exchange: _Exchange) -> None:
         """Run the application, and answer its error."""
@@ -186,7 +232,7 @@ class Edge:
             failure: Exception | None = error
         else:
             failure = scope.get(FAILURE)
-        if failure is not None and not exchange.ended and not exchange.too_large:
+        if failure is not None and not exchange.ended:
             await self._refuse(exchange, *self._failures.answer_to(failure))
 
     async def _refuse(self, exchange: _Exchange, response: Response, kind: str) -> None:
@@ -214,6 +260,11 @@ async def carry_errors(app: App, scope: Scope, receive: Receive, send: Send) -> 
         await app(scope, receive, send)
     except Exception as error:
         scope[FAILURE] = error
+
+
+async def _until_disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _name_client(scope: Scope, client: Client) -> None:

@@ -20,7 +20,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from api.connection import KEEP_ALIVE, MAX_HEAD, timed_connections
-from api.edge import ANSWER_WITHIN, Edge
+from api.edge import ANSWER_WITHIN, AT_ONCE, Edge
 from api.tls import ServerTls
 from runtime.addresses import Address
 from runtime.log import RateLimitedLog
@@ -28,14 +28,13 @@ from runtime.log import RateLimitedLog
 log = logging.getLogger(__name__)
 
 MOST_CONNECTIONS: Final = 2000
-THREADS: Final = 16
-"""Threads for work in the database, whose pool has fewer connections."""
-
 _SPARE_FILES: Final = 100
 """Open files for everything else: database, broker, metrics."""
 
 _BACKLOG: Final = 1024
-_HANDSHAKE_WITHIN: Final = 10.0
+_HANDSHAKE_WITHIN: Final = 30.0
+"""Seconds; many clients may connect at once."""
+
 _DATE_EVERY: Final = 0.5
 _CLOSE_WITHIN: Final = 1.0
 """Seconds, at the end of the process, for clients to take their answers."""
@@ -114,7 +113,7 @@ class Server:
     async def run(self) -> None:
         """Serve until cancelled, then let running requests end."""
         asyncio.get_running_loop().set_exception_handler(self._on_error)
-        current_default_thread_limiter().total_tokens = THREADS
+        current_default_thread_limiter().total_tokens = AT_ONCE
         self._config.load()
         servers = [await self._listen(made) for made in self._sockets]
         log.info("listening on %s", ", ".join(map(self._url, self._sockets)))

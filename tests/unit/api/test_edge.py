@@ -14,7 +14,6 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from sqlalchemy.exc import OperationalError
 from starlette.responses import PlainTextResponse
 
-import api.edge
 from api.answers import Declined
 from api.edge import MAX_BODY, Edge, Message, Receive, Scope, Send
 from api.metrics import ApiMetrics
@@ -142,10 +141,7 @@ async def test_a_slow_body_is_cut_off_and_leaves_nothing(counted: Counted) -> No
     assert counted.read()["refusals", "slow"] == 1
 
 
-async def test_slow_work_is_answered_in_time_while_its_thread_goes_on(
-    counted: Counted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(api.edge, "MOST_ABANDONED", 2)
+async def test_slow_work_is_answered_in_time_and_keeps_its_place(counted: Counted) -> None:
     release = threading.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -153,9 +149,9 @@ async def test_slow_work_is_answered_in_time_while_its_thread_goes_on(
         await asyncio.to_thread(release.wait)
         await PlainTextResponse("late")(scope, receive, send)
 
-    edge = Edge(app, counted.metrics, (), within=0.05)
+    edge = Edge(app, counted.metrics, (), within=0.05, at_once=2)
     for _ in range(2):
-        assert (await Client(b"a").ask(edge))[0] == 503
+        assert await Client(b"a").ask(edge) == (503, "This took too long; try again later.\n")
     assert edge.running == 2
     assert await Client(b"a").ask(edge) == (503, "The server is overloaded; try again later.\n")
     assert edge.running == 2, "no further thread is occupied"
@@ -164,6 +160,31 @@ async def test_slow_work_is_answered_in_time_while_its_thread_goes_on(
         await asyncio.sleep(0.001)
     found = counted.read()
     assert (found["refusals", "deadline"], found["refusals", "overload"]) == (2, 1)
+    assert (await Client(b"a").ask(Edge(echo, counted.metrics, (), at_once=2)))[0] == 200
+
+
+async def test_requests_run_in_the_order_of_their_arrival_unless_their_client_is_gone(counted: Counted) -> None:
+    order: list[str] = []
+    go_on = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        order.append(scope["path"])
+        await read_all(receive)
+        await go_on.wait()
+        await PlainTextResponse("done")(scope, receive, send)
+
+    class Leaving(Client):
+        async def receive(self) -> Message:
+            return {"type": "http.disconnect"} if not self._pieces else await super().receive()
+
+    edge = Edge(app, counted.metrics, (), at_once=1)
+    clients = [Client(b"a"), Leaving(b"b"), Client(b"c"), Client(b"d")]
+    asked = [asyncio.create_task(client.ask(edge, path=f"/{n}")) for n, client in enumerate(clients)]
+    assert (await asked[1])[0] == 503
+    go_on.set()
+    assert [(await one)[0] for one in asked] == [200, 503, 200, 200]
+    assert order == ["/0", "/2", "/3"], "who is gone costs nothing"
+    assert counted.read()["refusals", "disconnected"] == 1
 
 
 PRIVATE = OperationalError("SELECT secret", {"p": SECRET}, sqlite3.OperationalError("disk I/O error"))
