@@ -34,7 +34,16 @@ def add_confirm_routes(router: APIRouter, site: Site) -> None:
         visit = site.required_visit(request, f"{path_of(token)}/status")
         shown = found(site, token, visit.person)
         title, sentences, again = words_of(shown)
-        return site.page(request, "status.html", visit, title=title, sentences=sentences, again=again, shown=shown)
+        return site.page(
+            request,
+            "status.html",
+            visit,
+            title=title,
+            sentences=sentences,
+            again=again,
+            shown=shown,
+            path=path_of(token),
+        )
 
     @router.post(_PATH)
     def confirm(
@@ -173,7 +182,7 @@ def words_of(shown: Shown) -> tuple[str, list[str], bool]:
     approval = "It starts to measure when the pool's operators have approved it; for some accounts, at once."
     match shown.status:
         case "pending":
-            return "Not confirmed yet", ["Open the page of this registration to confirm or reject it."], True
+            return "Not confirmed yet", ["Open its page to confirm or reject it."], True
         case "accepted" if shown.handed_on is None:
             waits = "The host gets its key as soon as it asks, which it does every few seconds while setup runs there."
             return f"{name} is confirmed", [waits, "You may close this page.", approval], True

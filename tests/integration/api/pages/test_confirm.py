@@ -78,6 +78,7 @@ def test_person_confirms_what_was_seen_and_the_host_gets_its_key(
 ) -> None:
     mine = new_id()
     path = waiting(these, V4, V6, mine=mine)
+    assert path in anna.get(f"{path}/status").links
     page = anna.get(path)
     assert all(word in page.words for word in (V4, V6, "host.example.net", "ntppool-agent/v5"))
     assert page.form(path).fields["account"] == str(owned), "the only account"
@@ -196,7 +197,8 @@ def test_person_chooses_what_becomes_of_their_former_monitor(
     registered(these, owned, "nlams", V4)
     path = waiting(these)
     page = anna.get(path)
-    assert "nlams1-4xhq2c9" in page.words and page.form(path).choices["outcome"] == ["new-key", "new-name"]
+    assert f"The address {V4} belongs to the monitor nlams1-4xhq2c9 already." in page.words
+    assert page.form(path).choices["outcome"] == ["new-key", "new-name"]
     assert "outcome" not in page.form(path).fields, "nothing is chosen for the person"
     assert anna.submit(page, path, account=str(owned), location="ams").status == 409
     done = confirm(anna, path, owned, location="", outcome="new-key")
