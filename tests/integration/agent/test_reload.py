@@ -173,12 +173,12 @@ async def test_setup_certificate_and_name_reach_a_running_daemon(world: World, t
         issuer.used = api.token_used = 0.0
         connections = world.connections
         await world.asked()
+        assert kept <= {path.name for path in agent.spooled()}
+        pool.acknowledging = True  # they are sent again on the next connection
+        pool.batches.clear()
         await world.connected(connections + 1)
         assert agent.directory.certificate_file.read_bytes() != before
         assert len(set(issuer.requests)) == 2, "with a new key"
-        assert kept <= {path.name for path in agent.spooled()}
-        pool.acknowledging = True
-        pool.batches.clear()
         await wait_until(lambda: not kept & {path.name for path in agent.spooled()}, world.say)
         await wait_until(lambda: pool.probing() and pool.batches, world.say)
 

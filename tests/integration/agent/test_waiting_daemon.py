@@ -1,10 +1,9 @@
-"""Test a daemon that is started before ``setup``: it waits, says for what, starts by itself, and stops when refused."""
+"""Test a daemon that is started before ``setup``: it waits, says for what, and starts by itself."""
 
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from agent.state import Api, StateDirectory, StateFile
@@ -50,12 +49,6 @@ def store_key(directory: StateDirectory, api: RecordingApi, key: str = KEY) -> N
     directory.write_file(StateFile(api=Api(url=api.url, key=key)))
 
 
-def change_key(directory: StateDirectory, key: str) -> None:
-    file = directory.read_file()
-    assert file.api is not None
-    directory.write_file(msgspec.structs.replace(file, api=Api(url=file.api.url, key=key)))
-
-
 async def test_daemon_waits_for_setup_and_then_starts_by_itself(
     agent: AgentProcess, api: RecordingApi, pool: Pool
 ) -> None:
@@ -79,23 +72,3 @@ async def test_daemon_that_waits_says_what_the_pool_has_yet_to_do(agent: AgentPr
     await wait_until(lambda: "waits for approval" in str(agent.report()))
     agent.signal(signal.SIGTERM)
     assert await agent.ended() == 0
-
-
-async def test_refused_key_ends_probing_and_a_new_key_resumes_it(
-    agent: AgentProcess, api: RecordingApi, pool: Pool
-) -> None:
-    store_key(agent.directory, api)
-    agent.start()
-    await wait_until(lambda: pool.status.online, lambda: agent.log_text)
-    await pool.configure()
-    await wait_until(lambda: "v4" in pool.status.protocols, lambda: agent.log_text)
-    api.refused_keys.add("ntpm_another_key")
-    api.keys["second"] = "ntpm_third_key"
-    # A changed key makes the daemon ask at once.
-    change_key(agent.directory, "ntpm_another_key")
-    await wait_until(lambda: "refuses the API key" in str(pool.status.protocols["v4"].why_not), lambda: agent.log_text)
-    assert pool.status.online, "the session stays"
-    change_key(agent.directory, "ntpm_third_key")
-    await wait_until(
-        lambda: "refuses the API key" not in str(pool.status.protocols["v4"].why_not), lambda: agent.log_text
-    )
