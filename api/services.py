@@ -49,7 +49,7 @@ def build_services(worker: Worker) -> Services:
         settings=settings,
         env=env,
         engine=worker.engine,
-        registrations=Registrations(worker.engine, env, settings.monitor_domain, known),
+        registrations=Registrations(worker.engine, env, settings.monitors_domain, known),
         peppers=known,
         signing_key=signing_key(settings),
         authority=open_authority(settings),

@@ -27,7 +27,7 @@ def registrations_at(engine: sa.Engine, settings: WorkerSettings) -> Registratio
     Raises:
         ConfigurationError: there is no pepper.
     """
-    return Registrations(engine, settings.deployment_mode, settings.monitor_domain, peppers(settings))
+    return Registrations(engine, settings.deployment_mode, settings.monitors_domain, peppers(settings))
 
 
 def operator() -> Confirmer:

@@ -52,7 +52,7 @@ class WorkerSettings(BaseSettings):
     api_key_pepper_former: SecretStr | None = None
     """The secret before: keys hashed under it remain valid, and are hashed anew when they are used."""
     api_key_pepper_former_file: Path | None = None
-    monitor_domain: str = "mon.ntppool.dev"
+    monitors_domain: str = "mon.ntppool.dev"
     """Domain of the names of registered monitors, below which each environment has a label."""
 
     database_dsn: SecretStr | None = None
@@ -96,7 +96,7 @@ class WorkerSettings(BaseSettings):
     metrics_port: Port | None = None
     """Port of /metrics and /healthz; unset: none."""
 
-    @field_validator("monitor_domain")
+    @field_validator("monitors_domain")
     @classmethod
     def _domain(cls, domain: str) -> str:
         try:

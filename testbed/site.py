@@ -74,7 +74,7 @@ class ApiPlace:
             "API_BROKER_CA_FILE": str(address.ca_file),
             "CA_DIRECTORY": str(self.authority.directory),
             "CA_CRL_FILE": str(broker.crl_file),
-            "MONITOR_DOMAIN": DOMAIN,
+            "MONITORS_DOMAIN": DOMAIN,
         }
 
 

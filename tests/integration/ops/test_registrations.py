@@ -25,7 +25,7 @@ def these(sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Registratio
     monkeypatch.setenv("DEPLOYMENT_MODE", "prod")
     monkeypatch.setenv("DATABASE_DSN", f"sqlite:///{Path(str(sqlite_engine.url.database))}")
     monkeypatch.setenv("API_KEY_PEPPER", PEPPER)
-    monkeypatch.setenv("MONITOR_DOMAIN", "mon.example")
+    monkeypatch.setenv("MONITORS_DOMAIN", "mon.example")
     return Registrations(sqlite_engine, "prod", "mon.example", peppers(load_settings()))
 
 
@@ -126,5 +126,5 @@ def test_pepper_that_is_too_short_is_refused_without_being_shown(
 
 
 def test_domain_must_be_one(these: Registrations, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.setenv("MONITOR_DOMAIN", "Not a domain/#")
-    assert "MONITOR_DOMAIN" in run(capsys, "registrations", "list", code=2)
+    monkeypatch.setenv("MONITORS_DOMAIN", "Not a domain/#")
+    assert "MONITORS_DOMAIN" in run(capsys, "registrations", "list", code=2)
