@@ -34,9 +34,7 @@ def add_jobs(worker: Worker, services: Services, published: Published, tls: Serv
         "registrations", EXPIRE_EVERY, expire, at_once=True, jitter_seconds=_JITTER, when=worker.undisturbed
     )
     worker.jobs.add("revocation list", LOOK_EVERY, publish, at_once=True, when=worker.undisturbed)
-    worker.jobs.add(
-        "revocations", REVOCATIONS_EVERY, revocations_job(worker), at_once=True, when=worker.undisturbed
-    )
+    worker.jobs.add("revocations", REVOCATIONS_EVERY, revocations_job(worker), at_once=True, when=worker.undisturbed)
     if tls is not None:
         worker.jobs.add("certificate files", LOOK_AT_FILES_EVERY, reload)
 
