@@ -4,6 +4,7 @@ Servers and broker choose reference ids, error texts and reasons. They are shown
 characters are escaped.
 """
 
+import os
 import sys
 from typing import Any
 
@@ -33,3 +34,40 @@ def print_error(line: str) -> None:
 def warn(line: str) -> None:
     """Write a warning to stderr; with its syslog priority if that is the journal."""
     sys.stderr.write(f"{'<4>' if stderr_is_journal() else ''}ntppool-agent: warning: {printable(line)}\n")
+
+
+def confirmed(question: str) -> bool:
+    """Ask the person at the terminal; return whether the answer is yes, which nothing else than ``y`` or ``yes`` is."""
+    sys.stdout.write(f"{printable(question)} [y/N] ")
+    sys.stdout.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+class Progress:
+    """A line on stderr that is rewritten in place; on something else than a terminal, each text is shown once."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._shown = ""
+
+    def show(self, text: str) -> None:
+        """Replace the line."""
+        if self._terminal:
+            sys.stderr.write(f"\r\x1b[K{printable(text)[: _width()]}")
+        elif (key := text.partition(" (")[0]) != self._shown:
+            self._shown = key
+            sys.stderr.write(f"{printable(text)}\n")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Remove the line."""
+        if self._terminal:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def _width() -> int:
+    try:
+        return max(20, os.get_terminal_size(sys.stderr.fileno()).columns - 1)
+    except OSError:
+        return 79

@@ -156,6 +156,9 @@ class Service:
             self._agent = agent
             await agent.run(self._ends, says_goodbye=self._says_goodbye(login.state))
             agent.report()
+            self._agent = None
+            del agent, login
+            gc.collect()  # its parts refer to each other; the next agent takes their memory
 
     async def _wait_for_setup(self, missing: str) -> Login | None:
         """Wait until this monitor is set up; return ``None`` if the service is stopped before.

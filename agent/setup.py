@@ -5,8 +5,6 @@ registration is forgotten.
 """
 
 import itertools
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +22,11 @@ from agent.api_messages import (
     decode_config,
     decode_registration,
 )
-from agent.output import Failed
+from agent.output import Failed, Progress
 from agent.registration import Registration, begin_or_go_on, end
 from agent.state import Api, Fetched, StateDirectory, StateFile, running_process, writing_state
 from runtime.durations import duration_text
 from runtime.log import keep_out_of_logs
-from runtime.printable import printable
 from schema.messages import LIVE
 from schema.names import IpVersion
 
@@ -52,6 +49,8 @@ class SetupFailed(Failed):
 class Pace:
     """The times of waiting, in seconds."""
 
+    first: float = 1.0
+    """The first poll; the following ones become rarer, to one in ``poll``."""
     poll: float = POLL_SECONDS
     retry: float = RETRY_SECONDS
 
@@ -163,13 +162,14 @@ class Setup:
         return self._poll(registration, last, shown)
 
     def _poll(self, registration: Registration, last: RegistrationAnswer, protocols: Sequence[IpVersion]) -> str:
-        shown, began = "", time.monotonic()
+        shown, began, pause = "", time.monotonic(), self._pace.first
         while True:
             if last.url and last.url != shown:
                 shown = last.url
                 self._show_address(shown)
             self._progress.show(f"waiting for the confirmation ({duration_text(int(time.monotonic() - began))})")
-            time.sleep(self._pace.poll)
+            time.sleep(pause)
+            pause = min(self._pace.poll, 1.3 * pause)
             answer = self._judge(registration, self._post(registration, protocols))
             if isinstance(answer, str):
                 return answer
@@ -360,33 +360,3 @@ def clock_line(skew: float) -> str:
         f"this host's clock is {duration_text(round(abs(skew) / 60) * 60)} {direction} the API's; "
         "a monitor measures with its clock: set it, for example by installing chrony"
     )
-
-
-class Progress:
-    """A line on stderr that is rewritten in place; on something else than a terminal, each text is shown once."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._shown = ""
-
-    def show(self, text: str) -> None:
-        """Replace the line."""
-        if self._terminal:
-            sys.stderr.write(f"\r\x1b[K{printable(text)[: _width()]}")
-        elif (key := text.partition(" (")[0]) != self._shown:
-            self._shown = key
-            sys.stderr.write(f"{printable(text)}\n")
-        sys.stderr.flush()
-
-    def clear(self) -> None:
-        """Remove the line."""
-        if self._terminal:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-
-
-def _width() -> int:
-    try:
-        return max(20, os.get_terminal_size(sys.stderr.fileno()).columns - 1)
-    except OSError:
-        return 79

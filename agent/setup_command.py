@@ -11,7 +11,7 @@ from agent import qr_code
 from agent.api_client import ApiClient, InvalidUrl
 from agent.go_state import take_over
 from agent.local_addresses import parse_local_addresses
-from agent.output import Failed, write
+from agent.output import Failed, confirmed, write
 from agent.owner import become_owner
 from agent.settings import AgentSettings, ConfigurationError, configured_api, setup_directory, wanted_protocols
 from agent.setup import Setup, Wanted
@@ -107,7 +107,5 @@ def _ask(directory: StateDirectory, yes: bool) -> None:
     if name is None or yes or not sys.stdin.isatty():
         return
     write(f"This host is set up as {name}. Going on adds protocols and renews its key; the former key ends.")
-    sys.stdout.write("Go on? [y/N] ")
-    sys.stdout.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    if not confirmed("Go on?"):
         raise Failed("nothing was changed")

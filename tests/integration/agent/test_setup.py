@@ -27,7 +27,7 @@ from testbed.recording_api import CONFIRM, Asked, RecordingApi, Reply, recording
 from testbed.waiting import block_until
 
 REGISTRATION = "/monitor/api/registration"
-FAST = Pace(poll=0.01, retry=0.01)
+FAST = Pace(first=0.01, poll=0.01, retry=0.01)
 
 
 class Client(ApiClient):
