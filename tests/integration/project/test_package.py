@@ -14,7 +14,7 @@ import pytest
 
 from testbed.paths import CHECKOUT
 
-SHIPPED = {"schema", "runtime", "agent", "auth", "scorer", "ingest", "selector", "ops"}
+SHIPPED = {"schema", "runtime", "agent", "auth", "scorer", "ingest", "selector", "api", "ops"}
 LEFT_OUT = {"testbed", "bench"}
 
 BUILD = """
@@ -69,7 +69,10 @@ def test_the_wheel_has_every_module_and_data_file(wheel: zipfile.ZipFile) -> Non
     modules = {str(path.relative_to(CHECKOUT)) for package in SHIPPED for path in (CHECKOUT / package).rglob("*.py")}
     data = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     assert modules - names == set()
-    assert {f"{package}/{file}" for package, files in data.items() for file in files} - names == set()
+    found = {path for package, files in data.items() for file in files for path in (CHECKOUT / package).glob(file)}
+    assert {str(path.relative_to(CHECKOUT)) for path in found} - names == set()
+    others = {path for package in SHIPPED for path in (CHECKOUT / package).rglob("*.*") if path.is_file()} - found
+    assert {path.suffix for path in others} <= {".py", ".pyc"}, "every data file is in the wheel"
 
 
 @pytest.mark.parametrize("with_testbed", [False, True], ids=["package", "checkout"])
