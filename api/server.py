@@ -154,6 +154,7 @@ class Server:
         await _until(lambda: not self._state.connections, _CLOSE_WITHIN)
         for connection in list(self._state.connections):
             connection.transport.abort()
+        await asyncio.sleep(0)  # in which they are closed
         await _until(lambda: not self._app.running, math.inf)
 
     def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

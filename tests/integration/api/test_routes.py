@@ -15,6 +15,7 @@ from sqlalchemy.engine import Engine
 
 import auth.certificates
 from agent.api_messages import decode_certificate, decode_config, decode_registration, decode_token
+from api.jobs import end_registrations
 from auth.access_tokens import verify_access
 from auth.api_key_store import add_key, replace_keys, revoke_key
 from auth.api_keys import Audience
@@ -430,3 +431,18 @@ async def test_a_host_cannot_fill_the_ledger_with_certificates(api: Api, monkeyp
     config = await api.ask("GET", f"{CONFIG}?request_certificate=true", key=host.key.clear)
     assert config.status_code == 200 and "tls" not in config.json()
     assert (await api.ask("POST", CERTIFICATE, key=other.key.clear, body=requests[2])).status_code == 200
+
+
+async def test_the_hourly_job_ends_registrations_and_forgets_private_keys(api: Api, clock: Clock) -> None:
+    host, number = add_host(api, "nlams1-a"), new_id().clear
+    url = (await register(api, number)).json()["URL"]
+    await api.ask("GET", f"{CONFIG}?request_certificate=true", key=host.key.clear)
+    end_registrations(api.services, clock())
+    with reading(api.services.engine) as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(host_certificates)) == 1
+    clock.now += timedelta(hours=24)
+    end_registrations(api.services, clock())
+    shown = api.services.registrations.show(token_of_url(url), OPERATOR, clock())
+    assert shown is not None and shown.status == "cancelled"
+    with reading(api.services.engine) as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(host_certificates)) == 0
