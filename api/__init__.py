@@ -1,1 +1,1 @@
-"""Serve the management API to hosts, and its pages to people."""
+"""Serve the management API over HTTP: registration, configuration, tokens and certificates of agents."""

@@ -1,10 +1,41 @@
-"""Define the metrics of the API."""
+"""Define the API's metrics: requests, refusals, registrations, and what was issued."""
 
-from opentelemetry.metrics import Meter
+from opentelemetry.metrics import Counter, Meter
 
 
 class ApiMetrics:
-    """Counters of one process."""
+    """Counters and histograms of one API process. Thread-safe."""
 
     def __init__(self, meter: Meter) -> None:
-        self.meter = meter
+        def counter(name: str, description: str) -> Counter:
+            return meter.create_counter(f"ntppool.api.{name}", description=description)
+
+        self._requests = counter("requests", "requests, by route and class of status")
+        self._refusals = counter("refusals", "refused requests, by kind")
+        self._registrations = counter("registrations", "answers to registrations, by status")
+        self._keys_refused = counter("keys_refused", "requests with an API key that is not valid, or without one")
+        self._issued = counter("issued", "tokens and certificates issued, by kind")
+        self._seconds = meter.create_histogram(
+            "ntppool.api.request", unit="s", description="duration of a request until its answer is complete"
+        )
+
+    def requested(self, route: str, status: int, seconds: float) -> None:
+        """Count a request; ``route`` is a pattern, never what a client sent."""
+        self._requests.add(1, {"route": route, "status": f"{status // 100}xx"})
+        self._seconds.record(seconds, {"route": route})
+
+    def refused(self, kind: str) -> None:
+        """Count a refused request."""
+        self._refusals.add(1, {"kind": kind})
+
+    def registration(self, status: str) -> None:
+        """Count an answer to a registration: ``pending``, ``accepted``, ``completed`` or ``refused``."""
+        self._registrations.add(1, {"status": status})
+
+    def key_refused(self) -> None:
+        """Count a request whose API key is missing or not valid."""
+        self._keys_refused.add(1)
+
+    def issued(self, kind: str) -> None:
+        """Count what was issued: ``token``, ``access_token``, ``certificate`` or ``key_and_certificate``."""
+        self._issued.add(1, {"kind": kind})

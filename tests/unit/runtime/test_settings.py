@@ -78,6 +78,54 @@ def test_settings_show_no_secret() -> None:
     assert SECRET not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
 
 
+# ---- pages ---------------------------------------------------------------------------------------------------------
+
+
+def test_login_at_a_provider_is_complete_or_unset(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
+    given = {"oidc_issuer": "https://login.example", "oidc_client_id": "pages"}
+    settings = load_settings(**given, oidc_client_secret_file=tmp_path / "secret")
+    assert settings.oidc_secret_text() == load_settings(**given, oidc_client_secret=SECRET).oidc_secret_text() == SECRET
+    assert "set all of them, or none" in warning(**given)
+    assert "set all of them, or none" in warning(oidc_client_secret=SECRET)
+    assert SECRET not in warning(oidc_client_secret_file=SECRET)
+    (tmp_path / "secret").write_text("\n")
+    with pytest.raises(ConfigurationError, match="OIDC_CLIENT_SECRET_FILE"):
+        load_settings(**given, oidc_client_secret_file=tmp_path / "secret").oidc_secret_text()
+
+
+@pytest.mark.parametrize(
+    "issuer", ["https://login.example", "https://login.example/realms/pool/", "http://127.0.0.1:80"]
+)
+def test_issuer_is_kept_as_it_is(issuer: str) -> None:
+    assert load_settings(oidc_issuer=issuer, oidc_client_id="x", oidc_client_secret="y").oidc_issuer == issuer
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    [
+        "http://login.example",
+        "login.example",
+        "https://",
+        "https://u:p@login.example",
+        "https://x?y",
+        "https://[",
+        "ftp://x",
+    ],
+)
+def test_issuer_is_an_https_url(issuer: str) -> None:
+    assert "OIDC_ISSUER: " in warning(oidc_issuer=issuer, oidc_client_id="x", oidc_client_secret="y")
+
+
+def test_operators_are_addresses_subjects_or_accounts() -> None:
+    text = " anna@example.org,subject:248289761001 , account:4xhq2c9,"
+    assert operator_entries(load_settings(api_operators=text).api_operators) == [
+        *("anna@example.org", "subject:248289761001", "account:4xhq2c9"),
+    ]
+    for wrong in ("anna", "account:", "user:1", "anna @example.org", "*"):
+        assert warning(api_operators=wrong).startswith(f"API_OPERATORS={wrong}: ")
+
+
 # ---- invalid settings ----------------------------------------------------------------------------------------------
 
 
@@ -258,51 +306,3 @@ def test_state_directory_that_cannot_be_created_is_named(monkeypatch: pytest.Mon
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "file"))
     with pytest.raises(ConfigurationError, match=rf"STATE_DIRECTORY: {tmp_path}/file/prod cannot be created"):
         load_settings().database_url()
-
-
-# ---- pages ---------------------------------------------------------------------------------------------------------
-
-
-def test_login_at_a_provider_is_complete_or_unset(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text(f"{SECRET}\n")
-    given = {"oidc_issuer": "https://login.example", "oidc_client_id": "pages"}
-    settings = load_settings(**given, oidc_client_secret_file=tmp_path / "secret")
-    assert settings.oidc_secret_text() == load_settings(**given, oidc_client_secret=SECRET).oidc_secret_text() == SECRET
-    assert "set all of them, or none" in warning(**given)
-    assert "set all of them, or none" in warning(oidc_client_secret=SECRET)
-    assert SECRET not in warning(oidc_client_secret_file=SECRET)
-    (tmp_path / "secret").write_text("\n")
-    with pytest.raises(ConfigurationError, match="OIDC_CLIENT_SECRET_FILE"):
-        load_settings(**given, oidc_client_secret_file=tmp_path / "secret").oidc_secret_text()
-
-
-@pytest.mark.parametrize(
-    "issuer", ["https://login.example", "https://login.example/realms/pool/", "http://127.0.0.1:80"]
-)
-def test_issuer_is_kept_as_it_is(issuer: str) -> None:
-    assert load_settings(oidc_issuer=issuer, oidc_client_id="x", oidc_client_secret="y").oidc_issuer == issuer
-
-
-@pytest.mark.parametrize(
-    "issuer",
-    [
-        "http://login.example",
-        "login.example",
-        "https://",
-        "https://u:p@login.example",
-        "https://x?y",
-        "https://[",
-        "ftp://x",
-    ],
-)
-def test_issuer_is_an_https_url(issuer: str) -> None:
-    assert "OIDC_ISSUER: " in warning(oidc_issuer=issuer, oidc_client_id="x", oidc_client_secret="y")
-
-
-def test_operators_are_addresses_subjects_or_accounts() -> None:
-    text = " anna@example.org,subject:248289761001 , account:4xhq2c9,"
-    assert operator_entries(load_settings(api_operators=text).api_operators) == [
-        *("anna@example.org", "subject:248289761001", "account:4xhq2c9"),
-    ]
-    for wrong in ("anna", "account:", "user:1", "anna @example.org", "*"):
-        assert warning(api_operators=wrong).startswith(f"API_OPERATORS={wrong}: ")
