@@ -42,6 +42,14 @@ def upgrade() -> None:
         sa.Column("seen_on", datetime6(), nullable=False),
         indexes={"registration_sources_seen": ["seen_on"]},
     )
+    create_table(
+        "user_identities",
+        sa.Column("issuer", text_bin(255), primary_key=True),
+        sa.Column("subject", text_bin(255), primary_key=True),
+        sa.Column("user_id", int_u(), sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+        sa.Column("linked_on", datetime6(), nullable=False),
+        sa.UniqueConstraint("user_id", "issuer", name="user_identities_user"),
+    )
     create_index("api_keys_lookup", "api_keys", ["token_lookup"])
     create_table(
         "certificates",
@@ -58,21 +66,4 @@ def upgrade() -> None:
             "certificates_name": ["name", "request_hash", "issued_on"],
             "certificates_not_after": ["not_after"],
         },
-    )
-    create_table(
-        "host_certificates",
-        sa.Column("api_key_id", int_u(), sa.ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True),
-        sa.Column("serial", text_bin(40), nullable=False),
-        sa.Column("name", text_bin(253), nullable=False),
-        sa.Column("sealed_key", text_bin(1000), nullable=False),
-        sa.Column("issued_on", datetime6(), nullable=False),
-        indexes={"host_certificates_issued": ["issued_on"]},
-    )
-    create_table(
-        "user_identities",
-        sa.Column("issuer", text_bin(255), primary_key=True),
-        sa.Column("subject", text_bin(255), primary_key=True),
-        sa.Column("user_id", int_u(), sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
-        sa.Column("linked_on", datetime6(), nullable=False),
-        sa.UniqueConstraint("user_id", "issuer", name="user_identities_user"),
     )

@@ -173,7 +173,7 @@ def cookie_of(anna: Browser, key_number: int, seals: Seals, now: ManualTime) -> 
     return anna.get("/manage").path
 
 
-def test_forged_cookie_is_refused(anna: Browser, key: str, sqlite_engine: Engine, now: ManualTime) -> None:
+def test_forged_cookie_is_refused(anna: Browser, owned: int, key: str, sqlite_engine: Engine, now: ManualTime) -> None:
     number = key_id(sqlite_engine, key)
     assert cookie_of(anna, number, Seals(SIGNING_KEY.derive_secret(PURPOSE)), now) == "/manage", "as we make them"
     forgers = [
@@ -184,7 +184,9 @@ def test_forged_cookie_is_refused(anna: Browser, key: str, sqlite_engine: Engine
     ]
     for seals in forgers:
         assert cookie_of(anna, number, seals, now).startswith("/login?")
-    assert cookie_of(anna, number + 1, Seals(SIGNING_KEY.derive_secret(PURPOSE)), now).startswith("/login?")
+    host_key, _ = transaction(sqlite_engine, lambda c: add_key(c, PEPPERS, NOW, account_id=owned))
+    for other in (host_key, host_key + 1):
+        assert cookie_of(anna, other, Seals(SIGNING_KEY.derive_secret(PURPOSE)), now).startswith("/login?")
 
 
 @pytest.mark.parametrize("value", ["", "x", ".", "e30.e30", "A" * 3_000, "e30=." + "A" * 43])
