@@ -34,7 +34,8 @@ from agent.local_addresses import parse_local_addresses
 from agent.login import Login
 from agent.renew import TOKEN_PATH, client_of
 from agent.settings import AgentSettings, places_to_look, wanted_protocols
-from agent.setup import CLOCK_TOLERANCE, CONFIG_PATH
+from agent.setup import CONFIG_PATH
+from agent.setup_words import CLOCK_TOLERANCE
 from agent.state import Api, NotSetUp, StateDirectory, StateError, StateFile
 from runtime.log import keep_out_of_logs
 from schema.names import IpVersion

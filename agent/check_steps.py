@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from agent.api_client import Answer, ApiUnreachable
 from agent.api_messages import ConfigAnswer, InvalidAnswer, decode_config
-from agent.setup import CLOCK_TOLERANCE, clock_line
+from agent.setup_words import CLOCK_TOLERANCE, clock_line
 from runtime.mqtt.token_life import life_of
 from schema.messages import LIVE
 from schema.names import Environment, IpVersion

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -29,7 +28,8 @@ from agent.files import write_durably
 from agent.local_addresses import parse_local_addresses
 from agent.renewal_file import Kind, Outcome, write_outcome
 from agent.replacement import finish_replacement
-from agent.setup import CLOCK_TOLERANCE, CONFIG_PATH, clock_line
+from agent.setup import CONFIG_PATH
+from agent.setup_words import CLOCK_TOLERANCE, clock_line
 from agent.state import (
     Api,
     Broker,
@@ -42,6 +42,7 @@ from agent.state import (
     write_token,
     writing_state,
 )
+from agent.stored_configuration import Configuration, stored_broker_ca, stored_configuration
 from runtime.log import keep_out_of_logs
 from runtime.loopback import is_loopback
 from runtime.mqtt.token_life import life_of
@@ -60,24 +61,6 @@ class _Ended(Exception):
     def __init__(self, kind: Kind, text: str) -> None:
         super().__init__(text)
         self.kind = kind
-
-
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """What the API says about this monitor, in the form in which it is stored."""
-
-    name: str
-    broker: Broker
-    protocols: dict[IpVersion, Registered]
-    broker_ca: bytes | None
-    """The certificates by which the broker is trusted, if the API names them."""
-    etag: str = ""
-
-    @property
-    def digest(self) -> str:
-        """Return a digest of all of it but the tag."""
-        stored = msgspec.json.encode((self.name, self.broker, self.protocols), order="sorted")
-        return hashlib.sha256(stored + b"\0" + (self.broker_ca or b"")).hexdigest()
 
 
 class Renewal:
@@ -277,29 +260,6 @@ class Renewal:
             raise _Ended("waiting", f"the pool gives no certificate: {answer.text or f'HTTP {answer.status}'}")
         self._files.install(answer.body, name)
         return True
-
-
-def stored_configuration(directory: StateDirectory, file: StateFile) -> Configuration | None:
-    """Return the configuration that the API need not send again.
-
-    Returns:
-        ``None`` if there is no tag for it, or if anything of it has been changed since it was stored.
-    """
-    if not file.fetched.etag or file.name is None or file.broker is None:
-        return None
-    ca = stored_broker_ca(directory, file.broker)
-    found = Configuration(file.name, file.broker, file.protocols, ca, file.fetched.etag)
-    return found if found.digest == file.fetched.config else None
-
-
-def stored_broker_ca(directory: StateDirectory, broker: Broker) -> bytes | None:
-    """Return the stored certificates by which the broker is trusted; ``None`` if there are none."""
-    if broker.ca_file is None:
-        return None
-    try:
-        return (directory.path / broker.ca_file).read_bytes()
-    except OSError:
-        return None
 
 
 def digest_of_key(key: str) -> str:

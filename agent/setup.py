@@ -6,7 +6,7 @@ registration is forgotten.
 
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlencode
@@ -17,17 +17,16 @@ from agent.api_client import Answer, ApiClient, ApiUnreachable
 from agent.api_messages import (
     ConfigAnswer,
     InvalidAnswer,
-    ProtocolAnswer,
     RegistrationAnswer,
     decode_config,
     decode_registration,
 )
 from agent.output import Failed, Progress
 from agent.registration import Registration, begin_or_go_on, end
+from agent.setup_words import CLOCK_TOLERANCE, changes, clock_line
 from agent.state import Api, Fetched, StateDirectory, StateFile, running_process, writing_state
 from runtime.durations import duration_text
 from runtime.log import keep_out_of_logs
-from schema.messages import LIVE
 from schema.names import IpVersion
 
 REGISTRATION_PATH: Final = "/monitor/api/registration"
@@ -36,9 +35,6 @@ CONFIG_PATH: Final = "/monitor/api/config"
 POLL_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 10.0
 """Seconds to wait after a failure of the API or the network."""
-
-CLOCK_TOLERANCE: Final = 60.0
-"""Difference between this host's clock and the API's, in seconds, from which it is reported."""
 
 
 class SetupFailed(Failed):
@@ -299,51 +295,6 @@ def stored_with(former: StateFile, api: Api) -> StateFile:
     return msgspec.structs.replace(former, api=api, fetched=untagged)
 
 
-def changes(former: StateFile, before: ConfigAnswer | None, now: ConfigAnswer | None, *, new_key: bool) -> list[str]:
-    """Return what a successful run has changed, as lines of text.
-
-    Args:
-        before: what the API said about the monitor with the former key.
-        now: what it says with the present key; ``None`` if it could not be asked.
-    """
-    key = "the API key was renewed" if former.api is not None and new_key else "the API key is stored"
-    lines = [key if new_key else "the API key is unchanged"]
-    if now is None:
-        return [*lines, "the API could not be asked for the configuration; the agent asks again by itself"]
-    name = now.tls_name
-    old_name = before.tls_name if before is not None else former.name
-    lines.append(f"the name is now {name}, formerly {old_name}" if old_name not in (None, name) else f"monitor {name}")
-    known = _known_addresses(former, before)
-    lines += [
-        f"IP{ipv} {protocol.ip}: {protocol.status}{_change(known, ipv, protocol)}"
-        for ipv, protocol in now.protocols.items()
-    ]
-    lines += [f"IP{ipv} {ip}: not registered any more" for ipv, ip in known.items() if ipv not in now.protocols]
-    return [*lines, *outlook(now)]
-
-
-def _known_addresses(former: StateFile, before: ConfigAnswer | None) -> dict[IpVersion, str | None]:
-    if before is not None:
-        return {ipv: protocol.ip for ipv, protocol in before.protocols.items()}
-    return {ipv: registered.ip for ipv, registered in former.protocols.items()}
-
-
-def _change(known: Mapping[IpVersion, str | None], ipv: IpVersion, protocol: ProtocolAnswer) -> str:
-    if not known or known.get(ipv) == protocol.ip:
-        return ""
-    return f", formerly {known[ipv]}" if ipv in known else ", added"
-
-
-def outlook(now: ConfigAnswer) -> list[str]:
-    """Return what the pool has yet to do before this monitor measures; nothing if it measures."""
-    statuses = {protocol.status for protocol in now.protocols.values()}
-    if not statuses or not statuses.isdisjoint(LIVE):
-        return []
-    if "pending" in statuses:
-        return ["the pool has yet to approve this monitor; the agent waits for that and then starts to measure"]
-    return [f"the pool does not let this monitor measure now: its status is {' and '.join(sorted(statuses))}"]
-
-
 def next_step(directory: StateDirectory) -> str:
     """Return what the person should do next."""
     process = running_process(directory)
@@ -351,12 +302,3 @@ def next_step(directory: StateDirectory) -> str:
         which = f" (process {process})" if process else ""
         return f"the running agent{which} takes it up by itself; nothing is left to do"
     return f"start the agent, for example with: systemctl enable --now ntppool-agent@{directory.env}"
-
-
-def clock_line(skew: float) -> str:
-    """Describe the difference between this host's clock and the API's, in seconds; positive if ours is ahead."""
-    direction = "ahead of" if skew > 0 else "behind"
-    return (
-        f"this host's clock is {duration_text(round(abs(skew) / 60) * 60)} {direction} the API's; "
-        "a monitor measures with its clock: set it, for example by installing chrony"
-    )

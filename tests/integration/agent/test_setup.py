@@ -1,15 +1,20 @@
 """Test ``setup`` against an API that loses answers, breaks them, or refuses: the host gets one key, or a sentence."""
 
+import contextlib
 import errno
+import fcntl
 import itertools
 import json
 import os
+import pty
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -256,6 +261,7 @@ def test_key_that_ends_while_we_wait_is_left_out(api: RecordingApi, directory: S
     api.overrides[REGISTRATION] = registration
     set_up(directory, api.url)
     assert key_of(directory) != former and api.to(REGISTRATION)[-1].key is None
+    assert [asked.key for asked in api.to(REGISTRATION)[before:]].count(former) == 2, "it is shown until it is refused"
     assert len(ids(api)) == 2, "one registration for each run"
 
 
@@ -314,13 +320,13 @@ def test_finished_registration_on_a_read_only_disk_is_no_failure(
 # ---- as a process --------------------------------------------------------------------------------------------------
 
 
-def start(base: Path, *arguments: str, **environ: str) -> subprocess.Popen[str]:
+def start(base: Path, *arguments: str, terminal: int | None = None, **environ: str) -> subprocess.Popen[str]:
     defaults = base / "defaults"
     defaults.touch()
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("MONITOR_") and k != "STATE_DIRECTORY"}
     env = {**inherited, "PYTHONWARNINGS": "error", "MONITOR_DEFAULTS_FILE": str(defaults), **environ}
     command = [sys.executable, "-m", "agent", "-e", "devel", "--state-dir", str(base), *arguments]
-    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    pipe, nothing = subprocess.PIPE if terminal is None else terminal, subprocess.DEVNULL
     return subprocess.Popen(command, cwd=CHECKOUT, env=env, text=True, stdin=nothing, stdout=pipe, stderr=pipe)
 
 
@@ -352,6 +358,31 @@ def test_killed_command_run_again_ends_with_one_key_and_the_go_agents_name(api: 
     assert directory.go_state_file.read_text() == go_text
     assert stat.S_IMODE(directory.go_state_file.stat().st_mode) == 0o600
     assert key_of(directory) not in said + errors and go_key not in said + errors
+
+
+def test_terminal_shows_the_address_as_a_code(api: RecordingApi, tmp_path: Path) -> None:
+    api.confirmed = False
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    os.set_blocking(ours, False)
+    said = b""
+
+    def reads(what: str) -> bool:
+        nonlocal said
+        with contextlib.suppress(BlockingIOError):
+            said += os.read(ours, 65536)
+        return what.encode() in said
+
+    process = start(tmp_path, "setup", "--api", api.url, terminal=theirs, TERM="xterm", PYTHONUTF8="1")
+    try:
+        block_until(lambda: reads("waiting for the confirmation"), lambda: said.decode("utf-8", "replace"))
+        shown = said.decode()
+        assert CONFIRM in shown and "\x1b[38;5;16;48;5;231m" in shown and "\N{UPPER HALF BLOCK}" in shown
+    finally:
+        process.kill()
+        process.wait(60)
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_arguments_and_refusals_have_their_exit_codes(api: RecordingApi, tmp_path: Path) -> None:

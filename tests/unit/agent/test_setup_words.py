@@ -6,8 +6,9 @@ import pytest
 
 from agent.api_messages import ConfigAnswer, ProtocolAnswer
 from agent.settings import ConfigurationError
-from agent.setup import changes, clock_line, outlook, stored_with
+from agent.setup import stored_with
 from agent.setup_command import checked_account, checked_hostname
+from agent.setup_words import changes, clock_line, outlook
 from agent.state import Api, Broker, Fetched, Registered, StateFile
 
 NAME = "uspao1-acc1.devel.mon.example"

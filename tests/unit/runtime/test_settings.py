@@ -306,3 +306,47 @@ def test_state_directory_that_cannot_be_created_is_named(monkeypatch: pytest.Mon
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "file"))
     with pytest.raises(ConfigurationError, match=rf"STATE_DIRECTORY: {tmp_path}/file/prod cannot be created"):
         load_settings().database_url()
+
+
+# ---- the API -------------------------------------------------------------------------------------------------------
+
+
+def test_the_api_is_on_loopback_by_default_and_tells_agents_the_workers_broker() -> None:
+    settings = load_settings()
+    assert ([str(one) for one in settings.api_addresses()], settings.api_port) == (["127.0.0.1"], 8086)
+    assert (settings.public_url(), settings.trusted_proxies()) == ("http://127.0.0.1:8086", ())
+    assert settings.broker_of_agents() == BrokerAddress("localhost", 1883)
+    assert load_settings(api_address="::1, 127.0.0.1", api_port=99).public_url() == "http://[::1]:99"
+    assert load_settings(api_url="https://api.example/").public_url() == "https://api.example"
+
+
+def test_agents_may_be_told_another_broker(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours.pem", tmp_path / "theirs.pem"
+    ours.touch()
+    theirs.touch()
+    told = load_settings(api_broker_host="mqtt.example", api_broker_ca_file=theirs).broker_of_agents()
+    assert told == BrokerAddress("mqtt.example", 8883, theirs), "not the port for workers without TLS"
+    same = load_settings(mqtt_host="mqtt.example", mqtt_ca_file=ours, mqtt_port=8884, api_broker_port=99)
+    assert same.broker_of_agents() == BrokerAddress("mqtt.example", 99, ours)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"api_address": "localhost"}, "API_ADDRESS=localhost: must be addresses"),
+        ({"api_address": ""}, "API_ADDRESS=: must be addresses"),
+        ({"api_address": "::1,::1"}, "twice"),
+        ({"api_address": "0.0.0.0"}, "API_CERT_FILE: needed for API_ADDRESS=0.0.0.0"),
+        ({"api_address": "127.0.0.1,192.0.2.1"}, "plain HTTP is for loopback only"),
+        ({"api_port": 0}, "API_PORT=0"),
+        ({"api_cert_file": os.devnull}, "set both, or none"),
+        ({"api_cert_file": os.devnull, "api_key_file": os.devnull, "api_address": "::"}, "API_URL: needed"),
+        ({"api_trusted_proxies": "proxy.example"}, "API_TRUSTED_PROXIES=proxy.example: must be addresses or networks"),
+        ({"api_trusted_proxies": "10.1.2.3/8"}, "must be addresses or networks"),
+        ({"api_url": "https://api.example/path"}, "API_URL=https://api.example/path: must be an address such as"),
+        ({"api_url": "https://user:pw@api.example"}, "API_URL="),
+        ({"api_broker_host": "mqtt.example"}, "API_BROKER_CA_FILE: needed for mqtt.example"),
+    ],
+)
+def test_invalid_settings_of_the_api_are_named(given: dict[str, Any], says: str) -> None:
+    assert says in warning(**given)
