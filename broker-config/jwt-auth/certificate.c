@@ -6,12 +6,12 @@
 
 #include "identity.h"
 
-/* The name may contain any bytes, also NUL: compare it by its length. */
 static bool is_dns_name(const GENERAL_NAME *name)
 {
 	return name->type == GEN_DNS && ASN1_STRING_type(name->d.dNSName) == V_ASN1_IA5STRING;
 }
 
+/* The name may contain any bytes, also NUL: compare it by its length. */
 static bool is_dns_name_equal(const GENERAL_NAME *name, const char *wanted)
 {
 	size_t length = strlen(wanted);

@@ -150,18 +150,34 @@ class Resuming(ssl.SSLContext):
         return wrapped
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_resumed_connection_has_the_certificate_of_the_first(common: StrictBroker, version: ssl.TLSVersion) -> None:
+VERSIONS = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=lambda v: v.name)
+
+
+def resuming(
+    broker: StrictBroker, made: IssuedCertificate, version: ssl.TLSVersion
+) -> tuple[Resuming, list[bool | None]]:
+    """Return such a context, and a list to which each handshake adds whether it has resumed the session."""
     reused: list[bool | None] = []
 
     class Recording(ssl.SSLSocket):
         def do_handshake(self, block: bool = False) -> None:
-            super().do_handshake(block)
+            try:
+                super().do_handshake(block)
+            except OSError:
+                self.close()  # paho does not
+                raise
             reused.append(self.session_reused)
 
-    context = common.tls(common.issue(MONITOR), kind=Resuming)
+    context = broker.tls(made, kind=Resuming)
+    assert isinstance(context, Resuming)
     context.maximum_version = version
     context.sslsocket_class = Recording
+    return context, reused
+
+
+@VERSIONS
+def test_resumed_connection_has_the_certificate_of_the_first(common: StrictBroker, version: ssl.TLSVersion) -> None:
+    context, reused = resuming(common, common.issue(MONITOR), version)
 
     def client(name: str, role: Role = Role.MONITOR, client_id: str = "") -> MqttClient:
         token = common.token(role, name)
@@ -191,6 +207,26 @@ def test_revoked_certificate_is_refused_after_a_reload(strict: StrictBroker) -> 
     strict.sighup()
     block_until(lambda: strict.refuses(revoked), "the revoked certificate is refused")
     log_in(strict, other)
+
+
+@VERSIONS
+def test_session_with_a_revoked_certificate_is_not_resumed(strict: StrictBroker, version: ssl.TLSVersion) -> None:
+    revoked = strict.issue(MONITOR)
+    context, reused = resuming(strict, revoked, version)
+
+    def client(client_id: str) -> MqttClient:
+        token = strict.token(Role.MONITOR, MONITOR)
+        return MqttClient(strict.process.tls_port, MONITOR, token, client_id=client_id, tls=context)
+
+    with client(MONITOR):
+        client(f"{MONITOR}/1").connect().close()
+        strict.revoke(revoked)
+        strict.sighup()
+        block_until(lambda: strict.refuses(revoked), "the revoked certificate is refused")
+        with pytest.raises(Refused, match="closed"):
+            client(f"{MONITOR}/2").connect()
+    assert reused[:2] == [False, True]
+    assert True not in reused[2:], "the reload has ended all sessions of TLS"
 
 
 def test_revoked_certificate_is_refused_after_a_restart(strict: StrictBroker) -> None:
