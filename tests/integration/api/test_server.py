@@ -22,6 +22,7 @@ from testbed.waiting import PATIENCE, wait_until
 
 SIZE = 50_000_000
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+READY = b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
@@ -32,10 +33,14 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
 async def serving(app: App = hello) -> AsyncIterator[tuple[int, "asyncio.Task[None]", Server]]:
     """Run a server; yield its port, its task and itself."""
     port = free_port()
-    edge = Edge(app, ApiMetrics(NoOpMeterProvider().get_meter("test")), ())
+
+    async def or_ready(scope: Scope, receive: Receive, send: Send) -> None:
+        await (hello if scope["path"] == "/ready" else app)(scope, receive, send)
+
+    edge = Edge(or_ready, ApiMetrics(NoOpMeterProvider().get_meter("test")), ())
     server = Server(edge, open_sockets(parse_addresses("127.0.0.1"), port), None)
     running = asyncio.create_task(server.run())
-    await wait_until(lambda: asyncio.to_thread(can_connect, port), "the server listens")
+    await wait_until(lambda: is_answered(port), "the server answers")
     await wait_until(lambda: not server._state.connections, "the connection of the line above is closed")
     try:
         yield port, running, server
@@ -44,30 +49,32 @@ async def serving(app: App = hello) -> AsyncIterator[tuple[int, "asyncio.Task[No
         await asyncio.wait({running})
 
 
-def can_connect(port: int) -> bool:
-    try:
-        connected(port).close()
-    except OSError:
-        return False
-    return True
-
-
 def connected(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
 
 
-def exchange(raw: socket.socket) -> bytes:
+def exchange(raw: socket.socket, request: bytes) -> bytes:
     """Send a request; return the beginning of the answer, which is empty if the connection was closed."""
     try:
-        raw.sendall(GET)
+        raw.sendall(request)
         return raw.recv(12)
     except ConnectionError:
         return b""
 
 
-async def status(raw: socket.socket) -> bytes:
+async def status(raw: socket.socket, request: bytes = GET) -> bytes:
     """Return the status of the answer to one request, or an empty text."""
-    return (await asyncio.to_thread(exchange, raw))[9:]
+    return (await asyncio.to_thread(exchange, raw, request))[9:]
+
+
+async def is_answered(port: int, with_status: bytes = b"") -> bool:
+    """Return whether a request is answered, with this status."""
+    try:
+        with await asyncio.to_thread(connected, port) as raw:
+            found = await status(raw, READY)
+    except ConnectionError:
+        return False
+    return found == with_status or (found != b"" and not with_status)
 
 
 async def test_connections_above_the_maximum_are_told_so_and_further_ones_closed(
@@ -83,12 +90,7 @@ async def test_connections_above_the_maximum_are_told_so_and_further_ones_closed
         finally:
             for raw in held:
                 raw.close()
-        await wait_until(lambda: is_served(port), "there is room again")
-
-
-async def is_served(port: int) -> bool:
-    with connected(port) as raw:
-        return await status(raw) == b"200"
+        await wait_until(lambda: is_answered(port, b"200"), "there is room again")
 
 
 async def test_a_client_that_does_not_take_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,7 @@ def loaded(*arguments: str, **settings: str) -> tuple[int, set[str]]:
         ["token", "--help"],
         ["demo", "--help"],
         ["ingest", "--help"],
+        ["api", "--help"],
         *([group, "--help"] for group in GROUPS),
         ["monitors", "set", "--help"],
         ["servers", "history", "--help"],
