@@ -412,3 +412,9 @@ def test_child_connects_from_the_address_that_it_is_given(api: RecordingApi, dir
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert {asked.peer for asked in api.asked} == {"127.0.0.77"}
+
+
+def test_secret_that_the_api_repeats_stays_out_of_the_outcome(api: RecordingApi, directory: StateDirectory) -> None:
+    api.overrides["/monitor/api/config"] = lambda asked: refuse(418, f"what is {asked.headers['authorization']}?")
+    outcome = renew(directory)
+    assert outcome.kind == "failed" and "what is Bearer" in outcome.text and KEY not in outcome.text
