@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +38,7 @@ from agent.settings import AgentSettings, places_to_look, wanted_protocols
 from agent.setup import CONFIG_PATH
 from agent.setup_words import CLOCK_TOLERANCE
 from agent.state import Api, NotSetUp, StateDirectory, StateError, StateFile
-from runtime.log import keep_out_of_logs
+from runtime.log import keep_out_of_logs, without_secrets
 from schema.names import IpVersion
 from schema.topics import Topics
 
@@ -92,6 +93,7 @@ class ApiCheck:
 
     def _add(self, step: Step) -> bool:
         """Record a step; return whether the next ones make sense."""
+        step = replace(step, detail=without_secrets(step.detail))  # the API may repeat what it was sent
         self._steps.append(step)
         self._done(step)
         return step.verdict != "failed"

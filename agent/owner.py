@@ -6,6 +6,8 @@ service's user has made leads root nowhere.
 
 import os
 import pwd
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -14,10 +16,12 @@ from agent.state import StateError, state_error
 SERVICE_USER: Final = "ntppool-agent"
 """The user of the units."""
 
+_TO_LOOK_AT: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
 
 def become_owner(base: Path) -> None:
     """Make this process, if it is root, the owner of ``base``, which is created for the service's user if it is
-    missing.
+    missing. What an earlier run of root has left below it then belongs to its owner, too.
 
     Raises:
         StateError: this is not possible.
@@ -27,9 +31,41 @@ def become_owner(base: Path) -> None:
     try:
         owner = _owner(base)
         if owner is not None:
+            give_roots_files(base, *owner)
             _become(*owner)
     except OSError as error:
         raise state_error(f"{base}: cannot be used as its owner", error) from error
+
+
+def give_roots_files(base: Path, user: int, group: int) -> None:
+    """Give root's directories and files below ``base`` to its owner, who could not use them otherwise.
+
+    The owner may have put anything there: links are not followed, and a file that has another name elsewhere stays
+    root's.
+
+    Raises:
+        OSError: a directory cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for _, _, files, directory in os.fwalk(base, onerror=fail, follow_symlinks=False):
+        if os.fstat(directory).st_uid == 0:
+            os.fchown(directory, user, group)
+        for name in files:
+            with suppress(OSError):  # a link, or a file that has gone meanwhile
+                opened = os.open(name, _TO_LOOK_AT, dir_fd=directory)
+                _give(opened, user, group)
+
+
+def _give(descriptor: int, user: int, group: int) -> None:
+    try:
+        found = os.fstat(descriptor)
+        if found.st_uid == 0 and found.st_nlink == 1 and stat.S_ISREG(found.st_mode):
+            os.fchown(descriptor, user, group)
+    finally:
+        os.close(descriptor)
 
 
 def _owner(base: Path) -> tuple[int, int] | None:

@@ -43,7 +43,7 @@ from agent.state import (
     writing_state,
 )
 from agent.stored_configuration import Configuration, stored_broker_ca, stored_configuration
-from runtime.log import keep_out_of_logs
+from runtime.log import keep_out_of_logs, without_secrets
 from runtime.loopback import is_loopback
 from runtime.mqtt.token_life import life_of
 from schema.names import ENVIRONMENTS, IpVersion
@@ -100,7 +100,8 @@ class Renewal:
                 kind, text = "failed", str(error)
             except OSError as error:
                 kind, text = "failed", f"{self._directory.path}: {error.strerror or error}"
-            return Outcome(at=datetime.now(UTC), kind=kind, text=text, clock=self._clock)
+            # An API that repeats what it was sent must not bring a secret into files and logs.
+            return Outcome(at=datetime.now(UTC), kind=kind, text=without_secrets(text), clock=self._clock)
 
     def _renew(self) -> None:
         finish_replacement(self._directory)

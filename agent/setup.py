@@ -26,7 +26,7 @@ from agent.registration import Registration, begin_or_go_on, end
 from agent.setup_words import CLOCK_TOLERANCE, changes, clock_line
 from agent.state import Api, Fetched, StateDirectory, StateFile, running_process, writing_state
 from runtime.durations import duration_text
-from runtime.log import keep_out_of_logs
+from runtime.log import keep_out_of_logs, without_secrets
 from schema.names import IpVersion
 
 REGISTRATION_PATH: Final = "/monitor/api/registration"
@@ -234,7 +234,7 @@ class Setup:
         if answer.content_type == "text/plain" or answer.status >= 400:
             if answer.status != 429:  # too many requests: the registration itself goes on
                 end(self._directory)
-            raise SetupFailed(f"the pool says: {answer.text or f'HTTP {answer.status}'}")
+            raise SetupFailed(f"the pool says: {without_secrets(answer.text) or f'HTTP {answer.status}'}")
         try:
             found = decode_registration(answer.body)
         except InvalidAnswer as error:

@@ -192,3 +192,8 @@ async def test_command_does_not_disturb_the_running_agent(
             assert agent.log_text.count("connected to") == connections and pool.status.online
             assert KEY not in done.stdout + told.stdout + told.stderr
             await pool.forget()
+
+
+def test_secret_that_the_api_repeats_is_not_shown(directory: StateDirectory, api: AgentApi) -> None:
+    api.overrides["/monitor/api/config"] = lambda asked: refuse(401, f"what is {asked.headers['authorization']}?")
+    assert "what is Bearer" in said(check(directory))

@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.api_client import ApiClient
 from agent.certificate import is_for
@@ -26,9 +28,11 @@ from agent.renew import Renewal
 from agent.renewal_file import Outcome, read_outcome
 from agent.replacement import finish_replacement
 from agent.setup import stored_with
-from agent.state import Api, Broker, StateDirectory, StateFile
+from agent.state import Api, Broker, StateDirectory, StateError, StateFile
+from runtime.mqtt.token_life import life_of
 from testbed.agent_api import Issuer
 from testbed.paths import CHECKOUT
+from testbed.random_inputs import examples
 from testbed.recording_api import RecordingApi, Reply, recording_api, refuse, say
 from testbed.tls import LocalCa
 
@@ -412,3 +416,98 @@ def test_child_connects_from_the_address_that_it_is_given(api: RecordingApi, dir
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert {asked.peer for asked in api.asked} == {"127.0.0.77"}
+
+
+def test_secret_that_the_api_repeats_stays_out_of_the_outcome(api: RecordingApi, directory: StateDirectory) -> None:
+    api.overrides["/monitor/api/config"] = lambda asked: refuse(418, f"what is {asked.headers['authorization']}?")
+    outcome = renew(directory)
+    assert outcome.kind == "failed" and "what is Bearer" in outcome.text and KEY not in outcome.text
+
+
+class Trouble(NamedTuple):
+    """Something that happens to the API or the host before a renewal."""
+
+    what: str
+    happens: Callable[[RecordingApi, StateDirectory, Issuer], object]
+
+
+def answering(path: str, reply: Reply) -> Trouble:
+    return Trouble(f"{path} {reply.status}", lambda api, *_: api.overrides.update({path: lambda asked: reply}))
+
+
+def losing(answer: int) -> Trouble:
+    def happens(api: RecordingApi, *_: object) -> None:
+        first = len(api.asked)
+        api.lose = lambda number: number == first + answer
+
+    return Trouble(f"answer {answer} is lost", happens)
+
+
+def new_key(api: RecordingApi, directory: StateDirectory, issuer: Issuer) -> None:
+    file, key = directory.read_file(), f"ntpm_key_number_{len(api.keys)}"
+    assert file.api is not None
+    api.refused_keys.add(file.api.key)
+    api.keys[key] = key
+    directory.write_file(stored_with(file, Api(url=file.api.url, key=key)))
+
+
+def again_due(api: RecordingApi, directory: StateDirectory, issuer: Issuer) -> None:
+    for path in (directory.token_file, directory.certificate_file):
+        path.unlink(missing_ok=True)
+
+
+CONFIG = "/monitor/api/config"
+TROUBLES = [
+    *(answering(path, Reply(503)) for path in (CONFIG, TOKEN, CERTIFICATE)),
+    *(answering(path, refuse(403, "not today")) for path in (CONFIG, TOKEN, CERTIFICATE)),
+    answering(CERTIFICATE, refuse(400, "no request")),
+    *map(losing, range(3)),
+    Trouble("renamed", lambda api, *_: setattr(api, "name", "deber1-acc1.devel.mon.example")),
+    Trouble("named as before", lambda api, *_: setattr(api, "name", NAME)),
+    Trouble("broker moved", lambda api, *_: api.broker.update(port=api.broker["port"] + 1)),
+    Trouble("broker without a CA", lambda api, *_: api.broker.update(host="broker.example")),
+    Trouble("deleted", lambda api, *_: setattr(api, "status", "deleted")),
+    Trouble("clock", lambda api, *_: setattr(api, "clock_ahead", 86400.0 - api.clock_ahead)),
+    Trouble("new key", new_key),
+    Trouble("files removed", again_due),
+]
+
+
+@given(st.lists(st.lists(st.sampled_from(TROUBLES), max_size=3), min_size=1, max_size=5))
+@examples(15, thorough=150)
+def test_whatever_happens_leaves_a_daemon_that_can_log_in_and_ends_as_the_api_says(
+    tmp_path_factory: pytest.TempPathFactory, days: list[list[Trouble]]
+) -> None:
+    issuer = Issuer()
+    with recording_api(name=NAME) as api:
+        api.keys["earlier"] = KEY
+        api.addresses["earlier"] = {"v4": "192.0.2.1"}
+        directory = with_key(tmp_path_factory.mktemp("renewed"), api)
+
+        def mend() -> None:
+            api.lose, api.status, api.broker["host"] = (lambda number: False), "testing", "127.0.0.1"
+            api.overrides.clear()
+            api.overrides[TOKEN] = lambda asked: say(
+                token=token(api.name, age=-api.clock_ahead), expires_on="2099-01-01T00:00:00Z"
+            )
+            api.overrides[CERTIFICATE] = issuer.sign
+
+        for day in days:
+            mend()
+            for trouble in day:
+                trouble.happens(api, directory, issuer)
+            renew(directory)
+            try:
+                name = directory.read_state().name
+                held = life_of(directory.read_token())
+            except StateError:
+                continue  # it has not got so far yet, or its files were removed: the daemon waits
+            assert held is not None and held.subject == name, "the token is for the name that the daemon uses"
+            if directory.certificate_file.exists():
+                assert is_for(directory.certificate_file.read_text(), name)
+        mend()
+        assert renew(directory).kind == "ok"
+        assert directory.read_state().name == api.name and directory.read_state().broker.port == api.broker["port"]
+        asked = len(api.asked)
+        assert renew(directory).kind == "ok" and len(api.asked) == asked + 1, "it has come to rest"
+        assert is_for(directory.certificate_file.read_text(), api.name)

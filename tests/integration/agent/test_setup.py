@@ -187,6 +187,13 @@ def test_refusals_and_broken_answers_end_with_a_sentence(
     assert "secret" not in str(failed.value) and not directory.state_file.exists()
 
 
+def test_secret_that_the_api_repeats_is_not_shown(api: RecordingApi, directory: StateDirectory) -> None:
+    api.overrides[REGISTRATION] = lambda asked: refuse(403, f"{asked.headers['registration-id']} is not welcome")
+    with pytest.raises(SetupFailed, match="is not welcome") as failed:
+        set_up(directory, api.url)
+    assert not any(one in str(failed.value) for one in ids(api))
+
+
 def test_outage_of_the_api_and_cut_answers_are_waited_for(api: RecordingApi, directory: StateDirectory) -> None:
     usual, broken = api._registration, iter([Reply(503), Reply(200, b'{"URL": "x"}', cut=3), Reply(500, b"x")])
     api.overrides[REGISTRATION] = lambda asked: next(broken, None) or usual(asked)
@@ -404,9 +411,21 @@ def test_root_writes_files_as_the_owner_of_the_directory(api: RecordingApi, tmp_
         base = Path(reachable) / "base"
         base.mkdir(mode=0o700)
         os.chown(base, 12345, 12346)
+        # Root has been here before, and so has the user of the directory.
+        left = base / "devel"
+        (left / "spool").mkdir(parents=True)
+        (left / "spool" / "batch").write_text("a batch")
+        (left / "state.json").write_text("{}")
+        secret, linked = Path(reachable) / "secret", Path(reachable) / "linked"
+        secret.write_text("of root")
+        linked.write_text("of root")
+        (left / "soft").symlink_to(secret)
+        os.link(linked, left / "hard")
         process = start(tmp_path, "--state-dir", str(base), "setup", "--api", api.url)
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
         found = list(base.rglob("*"))
         assert base / "devel" / "state.json" in found
-        assert {(path.stat().st_uid, path.stat().st_gid) for path in found} == {(12345, 12346)}
+        links = {left / "soft", left / "hard"}
+        assert {(path.stat().st_uid, path.stat().st_gid) for path in found if path not in links} == {(12345, 12346)}
+        assert secret.stat().st_uid == linked.stat().st_uid == 0, "nothing outside of the directory was given away"
