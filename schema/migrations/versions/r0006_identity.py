@@ -43,6 +43,15 @@ def upgrade() -> None:
         indexes={"registration_sources_seen": ["seen_on"]},
     )
     create_table(
+        "host_certificates",
+        sa.Column("api_key_id", int_u(), sa.ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("serial", text_bin(40), nullable=False),
+        sa.Column("name", text_bin(253), nullable=False),
+        sa.Column("sealed_key", text_bin(1000), nullable=False),
+        sa.Column("issued_on", datetime6(), nullable=False),
+        indexes={"host_certificates_issued": ["issued_on"]},
+    )
+    create_table(
         "user_identities",
         sa.Column("issuer", text_bin(255), primary_key=True),
         sa.Column("subject", text_bin(255), primary_key=True),
