@@ -241,7 +241,7 @@ def add_user(connection: Connection, text: str, email: str) -> str:
         UsageError: this is no e-mail address.
     """
     if not _EMAIL.fullmatch(email):
-        raise UsageError(f"EMAIL {email[:255]!r}: must be an e-mail address such as anna.org")
+        raise UsageError(f"EMAIL {email[:255]!r}: must be an e-mail address such as anna@example.org")
     user = add_to_account(connection, account_id := find_account(connection, text, lock=True), email)
     if isinstance(user, Stranger):
         raise OperatorError(f"user {email}: is deleted")

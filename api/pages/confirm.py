@@ -5,7 +5,8 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Form, Request, Response
 
-from api.pages.site import PageError, Site, Visit
+from api.pages.errors import PageError
+from api.pages.site import Site, Visit
 from api.pages.store import accounts_of
 from auth.registration.model import CONFIRM_PATH, Confirmer, Outcome, Problem, Shown
 from runtime.db.engine import reading

@@ -8,11 +8,12 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
+from api.pages.errors import PageError
 from api.pages.login_limit import WITHIN_SECONDS
 from api.pages.oidc import LoginRefused, Provider, ProviderError
 from api.pages.request_checks import network_of_peer, path_after_login
 from api.pages.session import Attempt, KeyLogin, UserLogin, new_attempt, new_session, same_text
-from api.pages.site import PageError, Site
+from api.pages.site import Site
 from auth.api_key_store import authenticate
 from auth.api_keys import Audience
 from auth.users import Identity, Stranger, user_at_login
@@ -73,6 +74,7 @@ def _add_key_login(router: APIRouter, site: Site) -> None:
         services, now = site.services, site.services.now()
         found = authenticate(services.engine, services.peppers, key.strip(), now)
         if found is None or found.audience is not Audience.ACCOUNT or found.account_id is None:
+            services.metrics.refused("login")
             values = {"goto": path_after_login(goto), "error": _why_refused(key.strip())}
             return site.page_of_visitor(request, "login.html", status=403, **values)
         site.limit.succeeded(network)
@@ -87,6 +89,7 @@ def begin_login(site: Site, request: Request) -> str:
     """
     network = network_of_peer(request.client.host if request.client else None)
     if not site.limit.begin(network):
+        site.services.metrics.refused("too_many_logins")
         minutes = int(WITHIN_SECONDS // 60)
         raise PageError(
             429,
@@ -143,6 +146,7 @@ def _add_provider_login(router: APIRouter, site: Site, provider: Provider) -> No
         identity = _identify(site, request, provider, attempt, code)
         user = user_at_login(site.services.engine, identity, site.services.now())
         if isinstance(user, Stranger):
+            site.services.metrics.refused("login")
             raise _stranger(user, identity, provider)
         site.limit.succeeded(network)
         login = UserLogin(user.id, identity.issuer, identity.subject, identity.email or "")
@@ -160,6 +164,7 @@ def _identify(site: Site, request: Request, provider: Provider, attempt: Attempt
             verifier=site.seals.verifier(attempt),
         )
     except LoginRefused as refused:
+        site.services.metrics.refused("login")
         log.info("login at %s refused: %s", provider.host, refused)
         raise PageError(403, "You are not logged in", f"The answer of {provider.host} is not valid.", _AGAIN) from None
     except ProviderError as error:

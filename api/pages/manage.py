@@ -5,8 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Query, Request, Response
 
 from api.pages.confirm import account_of
+from api.pages.errors import PageError
 from api.pages.session import KeyLogin
-from api.pages.site import STYLE, STYLE_PATH, PageError, Site, Visit
+from api.pages.site import Site, Visit
 from api.pages.store import (
     MOST_FOUND,
     Host,
@@ -16,6 +17,7 @@ from api.pages.store import (
     hosts_of,
     search_hosts,
 )
+from api.pages.templates import STYLE, STYLE_PATH
 from auth.deletion import delete_monitors
 from auth.registration.model import Problem, Shown
 from auth.registration.move import move_monitor
@@ -72,7 +74,6 @@ def add_manage_routes(router: APIRouter, site: Site) -> None:
 
     @router.get(STYLE_PATH)
     def style() -> Response:
-        # The name changes with the content.
         return Response(STYLE, media_type="text/css", headers={"Cache-Control": "public, max-age=31536000, immutable"})
 
     @router.get("/manage/{rest:path}")

@@ -1,24 +1,17 @@
 """Join what all pages need: sessions, the person of a request, checks of forms, templates and security headers."""
 
-import hashlib
-import logging
-import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from http import HTTPStatus
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
 from fastapi import Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from starlette.exceptions import HTTPException
+from jinja2 import Environment
 
+from api.pages.errors import LoginNeeded, PageError, page_error
 from api.pages.login_limit import LoginLimit
 from api.pages.oidc import Provider, provider_of
 from api.pages.person import read_person
@@ -35,51 +28,11 @@ from api.pages.session import (
     UserLogin,
     new_session,
 )
+from api.pages.templates import HEADERS, STYLE_PATH, open_templates
 from api.services import Services
 from auth.registration.model import Confirmer
-from runtime.clock import ClockDoubted
 from runtime.db.engine import reading
-from runtime.db.retry import DatabaseUnavailable, Reaction, reaction_to
-from runtime.log import RateLimitedLog
 from runtime.settings import operator_entries
-
-log = logging.getLogger(__name__)
-_failures: Final = RateLimitedLog(log)
-
-TEMPLATES: Final = Path(__file__).parent / "templates"
-STYLE: Final = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
-STYLE_PATH: Final = f"/manage/style-{hashlib.sha256(STYLE.encode()).hexdigest()[:12]}.css"
-
-HEADERS: Final = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Cross-Origin-Opener-Policy": "same-origin",
-}
-"""Headers of all pages. No page has a script, and nothing outside is loaded."""
-
-
-class PageError(Exception):
-    """The request is refused with a page of its own."""
-
-    def __init__(self, status: int, title: str, *sentences: str, retry_seconds: int | None = None) -> None:
-        super().__init__(title)
-        self.status = status
-        self.title = title
-        self.sentences = sentences
-        self.headers = {} if retry_seconds is None else {"Retry-After": str(retry_seconds)}
-
-
-class LoginNeeded(Exception):
-    """The person must log in first, and then sees the page at ``goto``."""
-
-    def __init__(self, goto: str) -> None:
-        super().__init__("login needed")
-        self.goto = goto
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +51,7 @@ class Site:
     seals: Seals
     provider: Provider | None
     operators: frozenset[str]
-    templates: Environment = field(default_factory=lambda: open_templates())
+    templates: Environment = field(default_factory=open_templates)
     limit: LoginLimit = field(default_factory=LoginLimit)
 
     # ---- requests --------------------------------------------------------------------------------------------------
@@ -159,6 +112,7 @@ class Site:
             PageError: it is none of ours.
         """
         if not is_own_form(request.headers, self.origin(request)):
+            self.services.metrics.refused("form")
             raise PageError(
                 403,
                 "This form was not sent from here",
@@ -173,6 +127,7 @@ class Site:
             PageError: its token is missing or wrong.
         """
         if session is None or not self.seals.is_form_token(session, form_token):
+            self.services.metrics.refused("form")
             raise PageError(
                 403,
                 "This form is no longer valid",
@@ -242,32 +197,9 @@ class Site:
         Args:
             route: its path with the names of its parameters, since their values may be secrets.
         """
-        match error:
-            case LoginNeeded():
-                return self.go(request, "/login?" + urlencode({"next": error.goto}))
-            case PageError():
-                return self._error_page(request, error)
-            case RequestValidationError():
-                return self._error_page(
-                    request, PageError(422, "This form is incomplete", "Go back, fill in all fields, and try again.")
-                )
-            case HTTPException():
-                phrase = HTTPStatus(error.status_code).phrase
-                return self._error_page(request, PageError(error.status_code, phrase, "Nothing was changed."))
-        if isinstance(error, ClockDoubted):
-            sentence = "The clock of this server is not trusted at the moment. Try again in a minute."
-            return self._error_page(request, PageError(503, "Not available right now", sentence))
-        if isinstance(error, DatabaseUnavailable) or reaction_to(error) is not Reaction.DEFECT:
-            return self._error_page(
-                request,
-                PageError(
-                    503, "Not available right now", "The pool's database does not answer. Try again in a minute."
-                ),
-            )
-        _failures.log(logging.ERROR, route, "page %s: %s", route, _without_values(error))
-        return self._error_page(
-            request, PageError(500, "Something went wrong", "The error was recorded. Try again later.")
-        )
+        if isinstance(error, LoginNeeded):
+            return self.go(request, "/login?" + urlencode({"next": error.goto}))
+        return self._error_page(request, page_error(error, route))
 
     def _error_page(self, request: Request, error: PageError) -> HTMLResponse:
         values = {"title": error.title, "sentences": error.sentences, "home": HOME}
@@ -288,29 +220,6 @@ def open_site(services: Services) -> Site:
         provider_of(services.settings, services.now),
         frozenset(operator_entries(services.settings.api_operators)),
     )
-
-
-def open_templates() -> Environment:
-    """Return the templates, which escape all values."""
-    found = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    found.filters["utc"] = _utc
-    return found
-
-
-def _utc(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _without_values(error: Exception) -> str:
-    """Describe an error by its type and place, since its text may contain what was sent."""
-    frames = traceback.extract_tb(error.__traceback__)[-3:]
-    return f"{type(error).__name__} at " + " < ".join(f"{Path(one.filename).name}:{one.lineno}" for one in frames[::-1])
 
 
 def page_route(site: Site) -> type[APIRoute]:

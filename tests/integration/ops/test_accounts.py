@@ -216,5 +216,5 @@ def test_users_of_an_account_are_added_listed_and_removed(engine: Engine) -> Non
 )
 def test_user_is_added_with_an_address_only(sqlite_engine: Engine, email: str) -> None:
     add(sqlite_engine, "Ticks", slug="ticks")
-    with pytest.raises(UsageError, match="must be an e-mail address"):
+    with pytest.raises(UsageError, match=r"must be an e-mail address such as anna@example\.org"):
         write(sqlite_engine, lambda c: add_user(c, "ticks", email))

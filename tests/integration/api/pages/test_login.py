@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from sqlalchemy.engine import Engine
 
+from api.metrics import ApiMetrics
 from api.pages.router import pages_router
 from api.pages.session import PURPOSE, KeyLogin, Seals, new_session
 from auth.api_key_store import add_key, authenticate, revoke_key
@@ -153,11 +154,17 @@ def test_session_of_a_login_that_is_no_longer_configured_ends(
         assert later.post("/login", {"key": key}).status_code in (404, 405), "a key is no login there"
 
 
-def test_ten_failed_logins_lock_a_network_for_ten_minutes(app: FastAPI, anna: Browser, key: str) -> None:
+def test_ten_failed_logins_lock_a_network_for_ten_minutes(
+    app: FastAPI, anna: Browser, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: list[str] = []
+    monkeypatch.setattr(ApiMetrics, "refused", lambda _, kind: kinds.append(kind))
     for _ in range(10):
         refused_key(anna, "wrong")
     page = anna.submit(anna.get("/login"), "/login", key=key)
     assert page.status == 429 and page.answer.headers["retry-after"] == "600"
+    assert kinds == ["login"] * 10 + ["too_many_logins"], "operators see them"
+    assert anna.post("/login", {}).status_code == 403 and kinds[-1] == "form"
     with browser(app, "2001:4860:4860::8844") as bert:
         assert bert.log_in(key).status == 200, "others are not concerned"
 

@@ -1,0 +1,43 @@
+"""Open the templates, the style sheet, and the headers that all pages have. No page has a script."""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+_HERE: Final = Path(__file__).parent
+
+STYLE: Final = (_HERE / "html" / "style.css").read_text(encoding="utf-8")
+STYLE_PATH: Final = f"/manage/style-{hashlib.sha256(STYLE.encode()).hexdigest()[:12]}.css"
+"""Its name changes with its content, so browsers may keep it."""
+
+HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+"""Headers of all pages: nothing outside is loaded, and no address, which may be a secret, is sent to another site."""
+
+
+def open_templates() -> Environment:
+    """Return the templates, which escape all values."""
+    found = Environment(
+        loader=FileSystemLoader(_HERE / "html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["utc"] = _utc
+    return found
+
+
+def _utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
