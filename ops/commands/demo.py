@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def demo(
         seconds: Annotated[
-            float | None, typer.Option(metavar="N", help="Duration, including start-up; default: until Ctrl-C.")
+            float | None, typer.Option(metavar="N", help="Duration, once all is running; default: until Ctrl-C.")
         ] = None,
         agents: Annotated[
             int, typer.Option(metavar="N", help="Number of agents, each a process with its own address.")
