@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         tls: Annotated[
-            bool, typer.Option("--tls", help="Connect to the broker with TLS instead of plain TCP.")
+            bool, typer.Option("--tls", help="Connect workers to the broker with TLS, too, as the agents.")
         ] = False,
         ipv6: Annotated[bool, typer.Option("--ipv6", help="Connect to the broker over IPv6, at ::1.")] = False,
         as_json: Annotated[

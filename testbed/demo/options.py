@@ -25,7 +25,7 @@ class Options:
     """The demo's options."""
 
     seconds: float | None
-    """Duration, including start-up; None: until stopped."""
+    """Duration in seconds, once all is running; None: until stopped."""
     agents: int
     servers: int
     ntp: tuple[tuple[str, int], ...] = ()
