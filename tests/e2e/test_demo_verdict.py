@@ -92,8 +92,9 @@ def test_demo_fails_if_ingest_may_not_write_to_a_table(tmp_path: Path, mariadb: 
     writable = [table for table in metadata.tables if table != "result_batches"]
     rights = [f"SELECT, INSERT, UPDATE, DELETE ON `{{}}`.`{table}`" for table in writable]
     url = account_again(mariadb, *rights, "SELECT ON `{}`.`result_batches`", "SELECT ON `{}`.`alembic_version`")
-    with demo(tmp_path, "--seconds", "5", "--agents", "2", "--servers", "2", settings=in_environment(url)) as running:
-        running.until_said("running; to inspect it")
+    with demo(tmp_path, "--agents", "2", "--servers", "2", settings=in_environment(url)) as running:
+        running.until(lambda: "denied" in log_of(running, "ingest"), "ingest is refused")
+        running.process.send_signal(signal.SIGINT)
         problems, said = bad_end(running)
     assert "no results: 127.20.0.1, 127.20.1.1 (2 of 2 servers)" in problems
     assert "denied" in said and "result_batches" in said

@@ -10,8 +10,9 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,25 @@ class Pool:
 
         await self.until(found, f"the token of {client_id} expires")
 
+    async def expires_while_stopped(self, name: str) -> None:
+        """Stop a worker until its token has expired; return when it has connected again afterwards."""
+        client_id = self.client_id(name)
+        while True:
+            since = len(self.log())
+            with self.stopped(name):
+                # One that was stopped between two connections has no token that could expire.
+                await self.until(partial(self._is_gone, client_id), f"{client_id} has no connection")
+            expired = f"{client_id} is disconnected: the token has expired" in self.log()[since:]
+            await self.connects(client_id, since)
+            if expired:
+                return
+
+    async def _is_gone(self, client_id: str) -> bool:
+        """Return whether the last line about the client in the broker's log is the end of a connection."""
+        its = re.escape(client_id)
+        lines = rf"^(New client connected from \S+ as {its} \(|Client {its} |jwt-auth: {its} is disconnected)"
+        return not re.findall(lines, self.log(), re.M)[-1].startswith("New ")
+
     async def take_over(self, name: str, role: Role) -> None:
         """Connect another client with the same client id, and disconnect it; return when the first one is back."""
         address, client_id, since = self.site.broker_address, self.client_id(name), len(self.log())
@@ -221,13 +241,5 @@ async def test_processes_survive_lost_connections_and_storing_continues(
         renew_tokens(pool.site, system.world.monitors)
         await pool.flows("the broker was killed and started, and tokens expired")
 
-        since = len(pool.log())
-        ids = {name: pool.client_id(name) for name in WORKERS}
-        with ExitStack() as stack:
-            for name in WORKERS:
-                stack.enter_context(pool.stopped(name))
-            for client_id in ids.values():
-                await pool.expires(client_id, since)
-        for client_id in ids.values():
-            await pool.connects(client_id, since)
+        await asyncio.gather(*map(pool.expires_while_stopped, WORKERS))
         await pool.flows("the tokens of workers expired")
