@@ -104,7 +104,7 @@ def setup(
 ) -> None:
     """Register this host as a monitor, or add a protocol and renew its key.
 
-    It shows an address to open in a browser, and waits until somebody confirms the monitor there. It may be interrupted
+    It shows an address to open in a browser, and waits until the monitor is confirmed there. It may be interrupted
     at any time and run again.
     """
     settings: AgentSettings = context.obj

@@ -217,7 +217,7 @@ class ApiClient:
         """Return the addresses of the API, as ``socket.getaddrinfo`` does.
 
         Raises:
-            ApiUnreachable: there is none of this protocol.
+            ApiUnreachable: the API has no address of this protocol.
         """
         try:
             found = socket.getaddrinfo(self.host, self.port, _FAMILIES[family], socket.SOCK_STREAM)

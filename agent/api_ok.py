@@ -130,7 +130,7 @@ class ApiCheck:
     def _usable_api(self, file: StateFile) -> ApiClient | None:
         """Check the API; return a client if it gives what we ask for."""
         if file.api is None:
-            self._add(Step("key", "note", "this monitor has no API key: somebody has provisioned it by hand"))
+            self._add(Step("key", "note", "no API key: this monitor was provisioned by hand"))
             return None
         client = self._client(file.api)
         usable = client is not None and self._api(client, file, file.api.key)

@@ -1,4 +1,4 @@
-"""Check the broker as a monitor for ``api ok``: the connection, the login, and a message for nobody.
+"""Check the broker for ``api ok``: connect, log in as the monitor, and publish a message that nothing reads.
 
 It is a session of its own, so that a running agent keeps its own.
 """

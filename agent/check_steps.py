@@ -21,7 +21,7 @@ SETUP: Final = "run 'ntppool-agent setup'"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step. ``note``: it works, or need not work, but somebody may want to know."""
+    """One step. ``note``: worth knowing, but not a failure."""
 
     name: str
     verdict: Verdict

@@ -17,6 +17,7 @@ from auth.tokens import Role, SigningKey, sign
 from schema.names import Environment
 from testbed.broker import LocalBroker
 from testbed.recording_api import Asked, RecordingApi, Reply, refuse, say
+from testbed.tls import MAY_SIGN
 
 TOKEN_PATH: Final = "/monitor/api/token"  # noqa: S105  # a path
 CERTIFICATE_PATH: Final = "/monitor/api/certificate"
@@ -26,18 +27,6 @@ CERTIFICATE_LIFETIME: Final = timedelta(days=90)
 
 DUE: Final = 0.7
 """Share of its life after which a token or certificate is certainly due for renewal."""
-
-_MAY_SIGN: Final = x509.KeyUsage(
-    key_cert_sign=True,
-    crl_sign=True,
-    digital_signature=False,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    encipher_only=False,
-    decipher_only=False,
-)
 
 
 class Issuer:
@@ -56,7 +45,7 @@ class Issuer:
             .not_valid_before(now - timedelta(days=365))
             .not_valid_after(now + timedelta(days=365))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_MAY_SIGN, critical=True)
+            .add_extension(MAY_SIGN, critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )

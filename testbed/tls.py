@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 _LIFETIME: Final = timedelta(days=90)
 """Longer than any demo runs: reconnecting clients check it each time."""
 
-_MAY_SIGN: Final = x509.KeyUsage(
+MAY_SIGN: Final = x509.KeyUsage(
     key_cert_sign=True,
     crl_sign=True,
     digital_signature=False,
@@ -44,7 +44,7 @@ class LocalCa:
         self._certificate = (
             _draft(self._name, self._name, self._key, _LIFETIME)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_MAY_SIGN, critical=True)
+            .add_extension(MAY_SIGN, critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
