@@ -43,7 +43,7 @@ class Login:
         return self.tls.loaded
 
     def renewed(self) -> Self:
-        """Return the login from the current files, or this object if nothing has changed.
+        """Return the login from the current files: this object, unless more than the certificates has changed.
 
         Raises:
             StateError: the files are invalid. This object is unchanged.
@@ -54,10 +54,10 @@ class Login:
         elif found.tls.address.cert_file is None and self.tls.address.cert_file is not None:
             self._refuse_half_removed()
         try:
-            changed = found.tls.load()
+            found.tls.load()
         except OSError as error:
             raise StateError(f"certificates or key cannot be used: {error}") from error
-        if found.state == self.state and found.tls is self.tls and not changed:
+        if found.state == self.state and found.tls is self.tls:
             return self
         if found.state.name == self.state.name:
             found.token = self.token

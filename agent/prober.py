@@ -261,6 +261,10 @@ class Prober:
         self._measuring.add(task)
         try:
             samples = await probe(target, source, config.samples)
+        except BaseException:
+            # It has no result: this agent ends, or we made a mistake. After a clock step, it is counted already.
+            counters.probes_discarded += task in self._measuring
+            raise
         finally:
             self._measuring.discard(task)
         if source.foreign and not was_foreign:

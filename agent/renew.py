@@ -101,7 +101,13 @@ class Renewal:
             except OSError as error:
                 kind, text = "failed", f"{self._directory.path}: {error.strerror or error}"
             # An API that repeats what it was sent must not bring a secret into files and logs.
-            return Outcome(at=datetime.now(UTC), kind=kind, text=without_secrets(text), clock=self._clock)
+            return Outcome(
+                at=datetime.now(UTC),
+                kind=kind,
+                text=without_secrets(text),
+                clock=self._clock,
+                due_in=self._seconds_until_due() if kind == "ok" else None,
+            )
 
     def _renew(self) -> None:
         finish_replacement(self._directory)
@@ -217,6 +223,17 @@ class Renewal:
 
     # ---- token and certificate -------------------------------------------------------------------------------------
 
+    def _seconds_until_due(self) -> float | None:
+        """Return the seconds until the first of both is due."""
+        dates = []
+        with suppress(StateError):
+            if (life := life_of(self._directory.read_token())) is not None:
+                dates.append(_due_at(life.issued, life.expires))
+        with suppress(CertificateError):
+            begins, ends = validity(self._directory.certificate_file)
+            dates.append(_due_at(begins.timestamp(), ends.timestamp()))
+        return min(dates) - self._now() if dates else None
+
     def _token_is_due(self, name: str, *, same_key: bool) -> bool:
         if self._again or not same_key:
             return True
@@ -273,9 +290,13 @@ def _with(file: StateFile, **fields: str) -> StateFile:
     return msgspec.structs.replace(file, fetched=fetched)
 
 
+def _due_at(begins: float, ends: float) -> float:
+    """Return the time at which a third of the life is left."""
+    return ends - (ends - begins) / 3
+
+
 def _is_due(now: float, begins: float, ends: float) -> bool:
-    """Return whether less than a third of the life is left."""
-    return ends - now < (ends - begins) / 3
+    return now >= _due_at(begins, ends)
 
 
 def client_of(api: Api, local: Mapping[IpVersion, str] | None = None, *, seconds: float = REQUEST_SECONDS) -> ApiClient:

@@ -22,6 +22,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The reason; empty if all is well."""
     clock: str = ""
     """A warning about this host's clock."""
+    due_in: float | None = None
+    """Seconds from then until a token or certificate is due for renewal; ``None``: unknown."""
 
 
 def write_outcome(directory: StateDirectory, outcome: Outcome) -> None:

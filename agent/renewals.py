@@ -20,7 +20,11 @@ from schema.names import IpVersion
 log = logging.getLogger(__name__)
 
 EVERY: Final = 300.0
-"""Seconds between two renewals; also the longest time for a change on the pool's side to arrive."""
+"""Seconds between two renewals, unless something is due earlier; also the longest time for a change on the pool's side
+to arrive."""
+
+SOONEST: Final = 5.0
+"""Least seconds between two renewals, whatever is due."""
 
 WAITING_EVERY: Final = 60.0
 """Seconds while the pool has yet to do something for this monitor."""
@@ -48,7 +52,8 @@ def pause_after(outcome: Outcome, failures: int) -> float:
         failures: consecutive outcomes that were neither good nor a refusal.
     """
     if outcome.kind == "ok":
-        return EVERY * random.uniform(0.9, 1.0)
+        regular = EVERY * random.uniform(0.9, 1.0)
+        return regular if outcome.due_in is None else min(regular, max(SOONEST, outcome.due_in))
     if outcome.kind == "refused":
         return REFUSED_EVERY * random.uniform(0.9, 1.0)
     if outcome.kind == "waiting":

@@ -220,25 +220,33 @@ class Service:
             self._reload_now.clear()
             await asyncio.sleep(SETTLE)
             seen = self._login.stamp
-            if self._load_changed_files():
-                seen = self._login.stamp
+            self._load_changed_files()
 
-    def _load_changed_files(self) -> bool:
-        """Load changed files; return whether there is a new login, which is used from now on."""
+    def _load_changed_files(self) -> None:
+        """Take up changed files: new certificates on the next connection, anything else in another agent."""
+        certificates = self._login.tls.in_use
         try:
             login = self._login.renewed()
         except StateError as error:
             self._trouble(str(error))
             self._warning.warning("%s; continuing with the previous state", error)
-            return False
+            return
         self._trouble(None)
         self._warning.over()
-        if login is self._login:
-            return False
-        log.info("%s has changed", self._directory.path)
-        self._login = login
-        self._ends.set()
-        return True
+        if login is not self._login:
+            log.info("%s has changed", self._directory.path)
+            self._login = login
+            self._ends.set()
+        elif login.tls.in_use != certificates:
+            log.info("%s: there is a new certificate", self._directory.path)
+            self._swap_connection()
+
+    def _swap_connection(self) -> None:
+        """Connect again with the new certificate. Spool and schedule stay as they are."""
+        if self._agent is not None and self._agent.session.connected:
+            self._agent.session.reconnect()
+        else:
+            self._ends.set()  # a new agent connects at once; this one may wait for minutes
 
     def _trouble(self, trouble: str | None) -> None:
         if trouble != self._login.trouble:

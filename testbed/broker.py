@@ -124,8 +124,9 @@ class LocalBroker:
         self.directory = directory.resolve()
         self.parts = parts or find_parts()
         self.ca = LocalCa()
-        self.certificate = self.ca.issue(*loopback_addresses())
         self.authority = authority
+        self.certificate = self.ca.issue(*loopback_addresses()) if authority is None else _issue(authority)
+        """What it shows to TLS clients, until :meth:`show`."""
         self._key = key
         self.listen_at(port)
         self._process: subprocess.Popen[bytes] | None = None
@@ -186,14 +187,8 @@ class LocalBroker:
 
     def _write_certificates(self) -> None:
         self.trust_roots()
-        if self.authority is None:
-            self.show(self.certificate)
-            return
-        made = new_key()
-        signed = self.authority.sign_server(made.request, loopback_addresses(), DEFAULT_LIFETIME)
-        self.show(Certificate(signed.chain, made.key))
-        if not self.crl_file.exists():
-            authority = self.authority
+        self.show(self.certificate)
+        if (authority := self.authority) is not None and not self.crl_file.exists():
             write_list(self.crl_file, lambda: authority.revocation_list([]))
 
     def prepare(self) -> list[str]:
@@ -271,3 +266,8 @@ class LocalBroker:
         new.chmod(0o600)
         new.write_text(text, encoding="utf-8")
         new.replace(path)
+
+
+def _issue(authority: FileAuthority) -> Certificate:
+    made = new_key()
+    return Certificate(authority.sign_server(made.request, loopback_addresses(), DEFAULT_LIFETIME).chain, made.key)

@@ -22,6 +22,7 @@ from runtime.mqtt.types import BrokerAddress
 from schema.names import short_name
 from testbed.broker import LocalBroker
 from testbed.ntp.spec import ServerSpec, encode_specs
+from testbed.paths import certificate_files
 from testbed.ports import ADDRESS, ADDRESS_V6, free_port, loopback_addresses
 from testbed.process import Command
 from testbed.world import DOMAIN, ENV, Monitor, World
@@ -154,16 +155,16 @@ def make_site(
     broker = LocalBroker(directory / "broker", free_port(), key.verification_text(), authority=authority)
     address = broker.address(ADDRESS_V6 if ipv6 else ADDRESS, tls=tls)
     if tls and api is not None:
-        files = _certify(api.authority, directory / "worker", client=True)
+        files = _certify(api.authority, directory, "worker", client=True)
         address = replace(address, cert_file=files[0], key_file=files[1])
     site = Site(directory, url, key, broker, address, api)
     site.logs.mkdir(mode=0o700)
-    _write_private(directory / "jwt.key", secret + "\n")
+    write_private(directory / "jwt.key", secret + "\n")
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in site.settings().items()]
-    _write_private(directory / "env", "".join(lines))
+    write_private(directory / "env", "".join(lines))
     # It must work from any directory, with any PATH, and on a file system mounted noexec.
     program = shlex.join(_python("ops"))
-    _write_private(site.looking, f'. {shlex.quote(str(directory / "env"))}\nexec {program} "$@"\n')
+    write_private(site.looking, f'. {shlex.quote(str(directory / "env"))}\nexec {program} "$@"\n')
     return site
 
 
@@ -171,18 +172,31 @@ def _make_api(directory: Path) -> ApiPlace:
     authority = FileAuthority(directory / "ca", ENV)
     authority.create()
     place = ApiPlace(free_port(), authority, directory)
-    _certify(authority, directory / "api")
+    _certify(authority, directory, API)
     place.trusted.write_text(authority.bundle(), encoding="ascii")
     return place
 
 
-def _certify(authority: FileAuthority, prefix: Path, *, client: bool = False) -> tuple[Path, Path]:
-    """Write a certificate and its key to ``<prefix>-cert.pem`` and ``<prefix>-key.pem``."""
+def _certify(authority: FileAuthority, directory: Path, name: str, *, client: bool = False) -> tuple[Path, Path]:
+    """Write the certificate and the key of one of our own processes; return both files."""
     made = new_key()
     signed = authority.sign_server(made.request, ["localhost", *loopback_addresses()], DEFAULT_LIFETIME, client=client)
-    certificate, key = prefix.with_name(f"{prefix.name}-cert.pem"), prefix.with_name(f"{prefix.name}-key.pem")
-    certificate.write_text(signed.chain, encoding="ascii")
-    _write_private(key, made.key)
+    return _write_pair(directory, name, signed.chain, made.key)
+
+
+def certify_monitors(authority: FileAuthority, directory: Path, names: Iterable[str]) -> None:
+    """Write certificates and keys of monitors into ``directory``, which is created."""
+    directory.mkdir(mode=0o700)
+    for name in names:
+        made = new_key()
+        signed = authority.sign_monitor(made.request, name, DEFAULT_LIFETIME)
+        _write_pair(directory, name, signed.chain, made.key)
+
+
+def _write_pair(directory: Path, name: str, chain: str, private: str) -> tuple[Path, Path]:
+    certificate, key = certificate_files(directory, name)
+    certificate.write_text(chain, encoding="ascii")
+    write_private(key, private)
     return certificate, key
 
 
@@ -285,7 +299,8 @@ def _python(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read."""
     path.touch(mode=0o600)
     path.write_text(text, encoding="utf-8")
 

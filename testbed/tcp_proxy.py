@@ -80,14 +80,18 @@ class TcpProxy:
 
     Args:
         host: the loopback address to listen on.
+        keeps_source: connect to the target from the client's own loopback address, so that it knows its clients apart.
     """
 
-    def __init__(self, target_host: str, target_port: int, port: int = 0, *, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, target_host: str, target_port: int, port: int = 0, *, host: str = "127.0.0.1", keeps_source: bool = False
+    ) -> None:
         self.host = host
         self.port = port
         self.connections = 0
         """Number of connections accepted so far."""
         self._target = (target_host, target_port)
+        self._keeps_source = keeps_source
         self._wires = {direction: _Wire() for direction in Direction}
         self._placeholder: socket.socket | None = None
         self._server: asyncio.Server | None = None
@@ -187,7 +191,8 @@ class TcpProxy:
     async def _forward(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
         to_target, to_client = (self._wires[direction] for direction in Direction)
         try:
-            target_reader, target_writer = await asyncio.open_connection(*self._target)
+            source = (connection.writers[0].get_extra_info("peername")[0], 0) if self._keeps_source else None
+            target_reader, target_writer = await asyncio.open_connection(*self._target, local_addr=source)
             connection.writers.append(target_writer)
             async with asyncio.TaskGroup() as group:
                 group.create_task(_pump(reader, target_writer, to_target))

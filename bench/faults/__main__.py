@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench.faults.plan import NAMES, ONLY_TLS
+from bench.faults.plan import NAMES
 from bench.faults.report import say
 from bench.faults.run import Options, run_faults
 from bench.stage import end_by_unwinding
@@ -42,7 +42,6 @@ def _options(arguments: Sequence[str] | None) -> Options:
     )
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the plan")
     parser.add_argument("--only", nargs="+", metavar="KIND", help=f"only these faults: {'; '.join(NAMES)}")
-    parser.add_argument("--tls", action="store_true", help="connect to the broker with TLS, and add the faults of TLS")
     parser.add_argument("--ipv6", action="store_true", help="connect to broker and database over IPv6, at ::1")
     parser.add_argument("--database", choices=tuple(SERVERS), default="mariadb", help="default: mariadb")
     given = parser.parse_args(arguments)
@@ -51,16 +50,12 @@ def _options(arguments: Sequence[str] | None) -> Options:
     for name in given.only or ():
         if name not in NAMES:
             parser.error(f"--only {name!r}: is not a fault; must be one of: {'; '.join(NAMES)}")
-        if name in ONLY_TLS and not given.tls:
-            parser.error(f"--only {name!r}: needs --tls")
     if given.ipv6 and not has_ipv6():
         parser.error(f"--ipv6: {NO_IPV6}")
-    kinds = tuple(given.only or (name for name in NAMES if given.tls or name not in ONLY_TLS))
     return Options(
         seconds=given.minutes * 60,
         seed=given.seed,
-        kinds=kinds,
-        tls=given.tls,
+        kinds=tuple(given.only or NAMES),
         ipv6=given.ipv6,
         database=SERVERS[given.database],
     )

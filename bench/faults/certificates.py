@@ -4,12 +4,18 @@ import asyncio
 import re
 import ssl
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from auth.ca.contents import SERVER, Draft, issued, leaf_certificate
+from auth.ca.files import FileAuthority
+from auth.ca.hosts import general_names
+from auth.ca.request import new_key
 from bench.faults.plan import LINKS, Planned
 from bench.faults.rig import BROKER, Rig
+from testbed.broker import LocalBroker
 from testbed.checker.difference import Difference
 from testbed.ports import loopback_addresses
 from testbed.stack import CannotRun
@@ -17,6 +23,8 @@ from testbed.tls import Certificate, LocalCa
 
 _SHOWN_WITHIN: Final = 10.0
 _LOOK_EVERY: Final = 0.05
+_DAY: Final = timedelta(days=1)
+_MINUTE: Final = timedelta(minutes=1)
 _LOGIN: Final = re.compile(r"^New client connected from \S+ as (\S+)", re.MULTILINE)
 """A login in Mosquitto's log."""
 
@@ -29,7 +37,7 @@ class WrongCertificate:
         self._planned = planned
         self._began: int | None = None
         self._broker = rig.site.broker
-        self._wrong = _wrong(planned.kind, self._broker.ca)
+        self._wrong = _wrong(planned.kind, _authority(self._broker))
         self.touches = frozenset({BROKER, *LINKS[:2]})
 
     async def begin(self) -> None:
@@ -71,12 +79,26 @@ class WrongCertificate:
         return False
 
 
-def _wrong(kind: str, ca: LocalCa) -> Certificate:
+def _authority(broker: LocalBroker) -> FileAuthority:
+    assert broker.authority is not None
+    return broker.authority
+
+
+def _wrong(kind: str, authority: FileAuthority) -> Certificate:
+    now = datetime.now(UTC)
     match kind:
         case "certificate of another CA":
             return LocalCa().issue(*loopback_addresses())
         case "certificate of another host":
-            return ca.issue("broker.example", "192.0.2.1")
+            return _signed(authority, ["broker.example", "192.0.2.1"], now, _DAY)
         case "expired certificate":
-            return ca.issue(*loopback_addresses(), lifetime=timedelta(minutes=-1))
+            return _signed(authority, loopback_addresses(), now - 2 * _MINUTE, _MINUTE)
     raise ValueError(kind)
+
+
+def _signed(authority: FileAuthority, hosts: Sequence[str], begins: datetime, lifetime: timedelta) -> Certificate:
+    """Sign a server's certificate as the CA would have done it at another time."""
+    made = new_key()
+    draft = Draft(made.request.public_key, general_names(hosts), [SERVER], begins, lifetime)
+    signer = authority.roots()[0].signer
+    return Certificate(issued(leaf_certificate(draft, signer), []).chain, made.key)

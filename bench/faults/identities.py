@@ -9,6 +9,7 @@ from agent.state import write_token
 from auth.tokens import Role, load_key, sign
 from bench.faults.plan import LINKS, Planned
 from bench.faults.rig import BROKER, WORKERS, Rig
+from testbed.site import write_private
 from testbed.spools import is_empty
 from testbed.world import ENV
 
@@ -16,52 +17,49 @@ _SHORT_TOKEN: Final = timedelta(seconds=10)
 
 
 class ExpiredToken:
-    """An agent's token expires while it is connected, and there is no new one for a while."""
+    """An agent's token expires while it is connected, and the API cannot be reached for a while."""
 
     def __init__(self, rig: Rig, planned: Planned) -> None:
         self._rig, self._name = rig, planned.target
-        self.touches = frozenset({planned.target, LINKS[0]})
+        self.touches = frozenset({planned.target, LINKS[0], LINKS[3]})
 
     async def begin(self) -> None:
         monitor = self._rig.monitors[self._name]
+        api = self._rig.links[LINKS[3]]
+        api.refuse()
+        await api.cut()
         token = sign(self._rig.fault_site.key, Role.MONITOR, monitor.name, ENV, lifetime=_SHORT_TOKEN)
         write_token(self._rig.fault_site.state(monitor), token)
         await self._rig.links[LINKS[0]].cut()  # so that it reconnects with this one
 
     async def end(self) -> None:
-        self._rig.fault_site.renew_token(self._rig.monitors[self._name])
+        await self._rig.links[LINKS[3]].accept()
 
 
 class Rotation:
-    """A new key, with the previous one accepted for a while; processes that sign with it are restarted, as operators
-    do."""
+    """A new key, with the previous one accepted until the next rotation; processes that sign with it are restarted, as
+    operators do. Agents get tokens signed with it when their former ones are due."""
 
     def __init__(self, rig: Rig, planned: Planned) -> None:
         self._rig = rig
-        self.touches = frozenset({*rig.monitors, *WORKERS, BROKER})
+        self.touches = frozenset({*WORKERS, BROKER})
 
     async def begin(self) -> None:
         site = self._rig.fault_site
         former = site.key.verification_text()
         secret = secrets.token_urlsafe(48)
         site.key = load_key(secret)
-        await self._reload(former)
+        self._rig.site.broker.set_keys(site.key.verification_text(), former)
+        await self._rig.reload_broker()
         replacement = site.key_file.with_suffix(".new")
-        replacement.touch(mode=0o600)
-        replacement.write_text(secret + "\n", encoding="utf-8")
+        write_private(replacement, secret + "\n")
         replacement.replace(site.key_file)
-        for monitor in self._rig.monitors.values():
-            site.renew_token(monitor)
         for name in WORKERS:
             await self._rig.stop(name)
             await self._rig.start_again(name)
 
     async def end(self) -> None:
-        await self._reload(None)
-
-    async def _reload(self, former: str | None) -> None:
-        self._rig.site.broker.set_keys(self._rig.fault_site.key.verification_text(), former)
-        await self._rig.reload_broker()
+        """Leave it: the previous key must be accepted for as long as tokens are signed with it."""
 
 
 class Duplicate:
@@ -74,7 +72,7 @@ class Duplicate:
 
     async def begin(self) -> None:
         monitor = self._rig.monitors[self._name]
-        await asyncio.to_thread(self._rig.fault_site.provision, monitor, self._rig.broker_by(LINKS[0]), True)
+        await asyncio.to_thread(self._rig.fault_site.copy_identity, monitor)
         await self._rig.supervisor.start(self._rig.fault_site.agent(monitor, copy=True))
 
     async def end(self) -> None:

@@ -1,7 +1,7 @@
 """``python -m bench.faults.launch``: start one of our programs, with the handles that fault runs need.
 
     agent DIRECTORY                 the agent's daemon: journal, clock that can be set, points to die at
-    worker DIRECTORY COMMAND ...    ``ntppool-monitor COMMAND ...``: tokens that live a minute, points to die at
+    worker DIRECTORY COMMAND ...    ``ntppool-monitor COMMAND ...``: tokens that live minutes, points to die at
     load KEY SPEC                   the load generator: its tokens follow the key in a file
 
 The programs themselves have no such handles: this process wraps their functions.
@@ -23,6 +23,9 @@ TAKEOVER_SPEED: Final = 20.0
 
 TOKEN_LIFETIME: Final = timedelta(seconds=60)
 """For workers and load: tokens are renewed all the time."""
+
+AGENT_TOKEN_LIFETIME: Final = timedelta(minutes=2)
+"""For tokens that the API gives."""
 
 CLOCK: Final = "clock"
 JOURNAL: Final = "journal"
@@ -62,8 +65,10 @@ def run_worker(directory: Path, command: list[str]) -> int:
     import auth.tokens
     from ops.__main__ import main as run
 
+    # Before the programs are imported, which import this function.
+    lifetime = AGENT_TOKEN_LIFETIME if command == ["api"] else TOKEN_LIFETIME
+    auth.tokens.sign = _shorter(auth.tokens.sign, lifetime)
     set_traps(command[0], directory)
-    auth.tokens.sign = _shorter(auth.tokens.sign)
     return run(command)
 
 
@@ -72,7 +77,7 @@ def run_load(key_file: Path, spec: str) -> int:
     import auth.tokens
     from testbed.load.__main__ import main as run
 
-    sign = _shorter(auth.tokens.sign)
+    sign = _shorter(auth.tokens.sign, TOKEN_LIFETIME)
 
     def sign_with_current(key: Any, *arguments: Any, **named: Any) -> str:
         return sign(auth.tokens.load_key(key_file.read_text(encoding="utf-8")), *arguments, **named)
@@ -82,8 +87,8 @@ def run_load(key_file: Path, spec: str) -> int:
     return run()
 
 
-def _shorter(sign: Callable[..., str]) -> Callable[..., str]:
-    return functools.partial(sign, lifetime=TOKEN_LIFETIME)
+def _shorter(sign: Callable[..., str], lifetime: timedelta) -> Callable[..., str]:
+    return functools.partial(sign, lifetime=lifetime)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ class Kind:
     seconds: tuple[float, float]
 
 
-_PROCESSES: Final = ("agent *", "ingest *", "scorer", "selector", "broker", "database")
+_PROCESSES: Final = ("agent *", "ingest *", "scorer", "selector", "api", "broker", "database")
 """Names of processes in the rig."""
 
 POINTS: Final = (
@@ -33,11 +33,14 @@ POINTS: Final = (
     "selector: before the commit",
     "selector: after the commit, before publishing",
     "scorer: before the commit",
+    "api: after the certificate is stored, before the answer",
 )
 """Points at which a process kills itself, by program."""
 
-LINKS: Final = ("agents to broker", "workers to broker", "workers to database")
+LINKS: Final = ("agents to broker", "workers to broker", "workers to database", "agents to API")
 """Pairs of processes with a proxy in between."""
+
+TLS_LINKS: Final = (LINKS[0], LINKS[1], LINKS[3])
 
 KINDS: Final = (
     Kind("kill", _PROCESSES, (0.5, 8.0)),
@@ -60,20 +63,16 @@ KINDS: Final = (
     Kind("hanging TCP", LINKS, (2.0, 15.0)),
     Kind("refused TCP", LINKS, (2.0, 10.0)),
     Kind("silent TCP", LINKS, (6.0, 15.0)),
-    Kind("cut TLS handshakes", LINKS[:2], (3.0, 10.0)),
+    Kind("cut TLS handshakes", TLS_LINKS, (3.0, 10.0)),
     Kind("certificate of another CA", ("broker",), (3.0, 10.0)),
     Kind("certificate of another host", ("broker",), (3.0, 10.0)),
     Kind("expired certificate", ("broker",), (3.0, 10.0)),
-    Kind("worker leaves in order", ("ingest *", "scorer", "selector"), (0.5, 8.0)),
+    Kind("worker leaves in order", ("ingest *", "scorer", "selector", "api"), (0.5, 8.0)),
     Kind("worker comes", ("ingest 3", "ingest 4"), (5.0, 20.0)),
 )
 """All kinds."""
 
 NAMES: Final = tuple(kind.name for kind in KINDS)
-ONLY_TLS: Final = frozenset(
-    {"cut TLS handshakes", "certificate of another CA", "certificate of another host", "expired certificate"}
-)
-"""Kinds that exist with TLS only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,4 +89,8 @@ def place(point: str) -> tuple[Any, str, When]:
             import scorer.rounds
 
             return scorer.rounds, "write_scores", "after"
+        case "api: after the certificate is stored, before the answer":
+            import api.routes.host
+
+            return api.routes.host, "issue_to_monitor", "after"
     raise ValueError(point)

@@ -32,7 +32,6 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Number of deaths by point."""
     left_out: list[str]
     """Kinds that this machine does not allow."""
-    tls: bool = False
     ipv6: bool = False
     results_attempted: int
     results_acknowledged: int

@@ -22,8 +22,10 @@ from testbed.checker.difference import Difference
 from testbed.database import DatabaseServer
 from testbed.load.generator import READY
 from testbed.operator import Operator
+from testbed.ports import ADDRESS
 from testbed.process import last_lines
-from testbed.site import BROKER, FLEET, FLEET_READY, agent_name, fleet_command
+from testbed.registrar import Registrar
+from testbed.site import API, API_READY, BROKER, FLEET, FLEET_READY, agent_name, fleet_command
 from testbed.spools import is_empty
 from testbed.stack import CannotRun, Stack
 from testbed.tcp_proxy import TcpProxy
@@ -33,7 +35,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DATABASE: Final = "database"
-WORKERS: Final = ("ingest 1", "ingest 2", "scorer", "selector")
+WORKERS: Final = ("ingest 1", "ingest 2", "scorer", "selector", API)
 """The workers that run from the beginning to the end, unless a fault hits them."""
 
 _CONNECT: Final = bytes.fromhex("100c 0004 4d515454 04 02 003c 0000")
@@ -65,6 +67,8 @@ class Rig(Stack):
             LINKS[0]: TcpProxy(broker.host, broker.port, host=broker.host),
             LINKS[1]: TcpProxy(broker.host, broker.port, host=broker.host),
             LINKS[2]: TcpProxy(str(ledger.host), int(ledger.port or 0), host=broker.host),
+            # The API knows a host by the address from which it registers.
+            LINKS[3]: TcpProxy(ADDRESS, fault_site.place.port, host=ADDRESS, keeps_source=True),
         }
         self.differences: list[Difference] = []
         """Differences that faults detected while they lasted."""
@@ -97,8 +101,12 @@ class Rig(Stack):
         await self.connect(self.operator.session)
         for name in WORKERS:
             await self.start_worker(name)
+        sign, log = API_READY.encode(), self.site.log_of(API)
+        await self.until(lambda: sign in log.read_bytes(), "start of the API")
+        await asyncio.to_thread(self.fault_site.make_disks)
+        place = replace(self.fault_site.place, port=self.links[LINKS[3]].port)
+        await Registrar(replace(self.site, api=place), self.fault_site.world, self.engine).register_all()
         for monitor in self.fault_site.world.monitors:
-            await asyncio.to_thread(self.fault_site.provision, monitor, self.broker_by(LINKS[0]))
             await self.supervisor.start(self.fault_site.agent(monitor))
 
     def _prepare_ledger(self) -> None:
@@ -117,7 +125,8 @@ class Rig(Stack):
         if name in self.supervisor.running:
             return
         database = through(self.site.database, self.links[LINKS[2]])
-        await self.supervisor.start(self.fault_site.worker(name, self.broker_by(LINKS[1]), database))
+        addresses = self.broker_by(LINKS[1]), database, self.broker_by(LINKS[0])
+        await self.supervisor.start(self.fault_site.worker(name, *addresses))
 
     async def start_load(self, number: int, seed: int) -> str:
         """Start a round's load generator; return its name when it sends."""

@@ -51,7 +51,6 @@ class Options:
     seconds: float
     seed: int
     kinds: tuple[str, ...] = NAMES
-    tls: bool = False
     ipv6: bool = False
     gap: tuple[float, float] | None = None
     """Seconds between the starts of two faults; None: the plan's default."""
@@ -83,8 +82,7 @@ def run_faults(options: Options) -> int:
         else:
             remove(directory)
     left_out = sorted(set(options.kinds) - set(kinds))
-    by = {"tls": options.tls, "ipv6": options.ipv6}
-    print_all(msgspec.structs.replace(summary, left_out=left_out, **by), run.found)
+    print_all(msgspec.structs.replace(summary, left_out=left_out, ipv6=options.ipv6), run.found)
     return 0 if summary.good else 1
 
 
@@ -123,7 +121,7 @@ def _database(kind: type[DatabaseServer], directory: Path, *, disk: bool) -> Ite
 
 def _site(directory: Path, database: DatabaseServer, options: Options, *, disks: bool) -> FaultSite:
     try:
-        site = make_site(directory, database.create("faults"), tls=options.tls, ipv6=options.ipv6)
+        site = make_site(directory, database.create("faults"), tls=True, ipv6=options.ipv6, registering=True)
         return FaultSite(site, _world(), LOAD_MONITORS, disks)
     except (OSError, BrokerUnavailable) as error:
         raise CannotRun(str(error)) from None

@@ -11,7 +11,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
 
-from agent.state import StateDirectory, write_token
+from agent.state import StateDirectory
+from auth.ca.files import FileAuthority
 from auth.tokens import SigningKey
 from bench.faults.disks import make_disk, remove_disk
 from runtime.db.queue import REVIEWS
@@ -21,7 +22,17 @@ from schema.tables import accounts, monitors
 from testbed.demo.store import store_world
 from testbed.load.spec import LoadSpec, Member, Shares, write_spec
 from testbed.process import Command
-from testbed.site import WORKERS, Site, agent_name, agent_settings, monitor_token, provision_agent, python_command
+from testbed.site import (
+    API,
+    WORKERS,
+    ApiPlace,
+    Site,
+    agent_name,
+    agent_settings,
+    certify_monitors,
+    python_command,
+    write_private,
+)
 from testbed.tcp_proxy import TcpProxy
 from testbed.world import ENV, Monitor, World
 
@@ -37,6 +48,11 @@ _BATCH: Final = 10
 _DRAIN: Final = 150.0
 """Seconds to acknowledge everything sent, once all faults are repaired."""
 
+_CERTIFICATE_MINUTES: Final = 2
+"""Lifetime of agents' certificates, the least that the API allows."""
+
+_COMMANDS: Final = {**WORKERS, API: (API,)}
+
 
 class FaultSite:
     """Files and commands of a run."""
@@ -49,6 +65,25 @@ class FaultSite:
         self.key_file = site.directory / "jwt.key"
         self.load_names = [f"load{number}.{ENV}.mon.example" for number in range(1, load + 1)]
         self.disks = disks
+        self._pepper_file = site.directory / "api-keys.pepper"
+        # The API keys must outlast the key that signs tokens.
+        write_private(self._pepper_file, self.key_file.read_text(encoding="utf-8"))
+        certify_monitors(self.authority, self._load_certificates, self.load_names)
+
+    @property
+    def place(self) -> ApiPlace:
+        """Where the API is."""
+        assert self.site.api is not None
+        return self.site.api
+
+    @property
+    def authority(self) -> FileAuthority:
+        """The CA of agents, load, broker and API."""
+        return self.place.authority
+
+    @property
+    def _load_certificates(self) -> Path:
+        return self.site.directory / "load-certificates"
 
     def handles(self, name: str) -> Path:
         """Return the directory for a process's requests and its journal."""
@@ -56,10 +91,20 @@ class FaultSite:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def worker(self, name: str, broker: BrokerAddress, database: URL) -> Command:
-        """Return a worker's command; ``name`` is the service, with a number if there are several: ``ingest 2``."""
-        arguments = [str(self.handles(name)), *WORKERS[name.partition(" ")[0]]]
+    def worker(self, name: str, broker: BrokerAddress, database: URL, for_agents: BrokerAddress) -> Command:
+        """Return a worker's command; ``name`` is the service, with a number if there are several: ``ingest 2``.
+
+        Args:
+            for_agents: the broker's address that the API tells agents.
+        """
+        arguments = [str(self.handles(name)), *_COMMANDS[name.partition(" ")[0]]]
         settings = dataclasses.replace(self.site, broker_address=broker, database=database).settings()
+        settings |= {
+            "API_BROKER_HOST": for_agents.host,
+            "API_BROKER_PORT": str(for_agents.port),
+            "API_KEY_PEPPER_FILE": str(self._pepper_file),
+            "CERTIFICATE_MINUTES": str(_CERTIFICATE_MINUTES),
+        }
         return python_command(self.site, name, LAUNCH, "worker", *arguments, settings=settings)
 
     def agent(self, monitor: Monitor, copy: bool = False) -> Command:
@@ -73,16 +118,17 @@ class FaultSite:
         short = short_name(monitor.name) + ("-copy" if copy else "")
         return StateDirectory(self.site.directory / "agents" / short, ENV)
 
-    def provision(self, monitor: Monitor, broker: BrokerAddress, copy: bool = False) -> None:
-        """Give an agent its identity, and a separate disk."""
-        base = self.state(monitor, copy).path.parent
-        if self.disks and not copy:
-            make_disk(base, DISK_OF_AGENT)
-        provision_agent(base, monitor.name, broker, monitor_token(self.key, monitor.name))
+    def make_disks(self) -> None:
+        """Give each agent a separate disk, if this machine allows it."""
+        for monitor in self.world.monitors if self.disks else ():
+            make_disk(self.state(monitor).path.parent, DISK_OF_AGENT)
 
-    def renew_token(self, monitor: Monitor) -> None:
-        """Give an agent a new token, signed with the current key."""
-        write_token(self.state(monitor), monitor_token(self.key, monitor.name))
+    def copy_identity(self, monitor: Monitor) -> None:
+        """Give the other agent of the same name what this one has: key, token and certificate, but not the spool."""
+        here, there = self.state(monitor), self.state(monitor, copy=True)
+        there.prepare()
+        for file in (here.state_file, here.broker_ca_file, here.token_file, here.certificate_file, here.key_file):
+            shutil.copy2(file, there.path / file.name)
 
     def load(self, number: int, broker: BrokerAddress, seed: int) -> tuple[Command, Path]:
         """Return the command of a round's load generator, and its record."""
@@ -93,6 +139,7 @@ class FaultSite:
             host=broker.host,
             port=broker.port,
             ca_file=broker.ca_file,
+            certificates=self._load_certificates,
             key_file=self.key_file,
             record=record,
             members=[Member(name=name) for name in self.load_names],
@@ -108,8 +155,9 @@ class FaultSite:
 
 
 def store_all(connection: Connection, world: World, load_names: Sequence[str], now: datetime) -> None:
-    """Store the demo's world, and monitors for the load in separate accounts and networks."""
-    ids = store_world(connection, world, now)
+    """Store the demo's world without its monitors, which register, and monitors for the load in separate accounts and
+    networks."""
+    ids = store_world(connection, world, now, registering=True)
     connection.execute(sa.insert(accounts), [{"name": name, "flags": {}, "created_on": now} for name in load_names])
     owners = {row.name: row.id for row in connection.execute(sa.select(accounts.c.id, accounts.c.name))}
     rows: list[dict[str, Any]] = [

@@ -6,7 +6,7 @@ from typing import Final
 from bench.faults import disks
 from bench.faults.clock import ClockOffset
 from bench.faults.launch import CLOCK
-from bench.faults.plan import ONLY_TLS, Planned
+from bench.faults.plan import Planned
 from bench.faults.rig import DATABASE, Rig
 from testbed.tcp_proxy import Direction, TcpProxy
 
@@ -71,7 +71,7 @@ class Network:
         self._luck = planned.luck
         self._cutting: asyncio.Task[None] | None = None
         self._manner = planned.kind.partition(" ")[0]
-        self._in_handshake = planned.kind in ONLY_TLS
+        self._in_handshake = planned.kind == "cut TLS handshakes"
         self.touches = frozenset({planned.target})
 
     async def begin(self) -> None:

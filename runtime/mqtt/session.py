@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from aiomqtt import MqttError
 from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -109,6 +109,7 @@ class BrokerSession:
         self._limits = Limits()
         self._informed = False
         self._ready = asyncio.Event()
+        self._swap = asyncio.Event()
         self._connections = 0
         self._warning = OngoingWarning(log)
         self._unhandled = RateLimitedLog(log)
@@ -136,6 +137,13 @@ class BrokerSession:
         """Wait until connected and subscribed."""
         await self._ready.wait()
 
+    def reconnect(self) -> None:
+        """Replace the current connection in order, since there is a new certificate for it.
+
+        The broker keeps the session, so nothing is lost, and no will is published.
+        """
+        self._swap.set()
+
     async def run(self) -> NoReturn:
         """Maintain the session until cancelled; then disconnect cleanly, so that no will is published."""
         failures = 0
@@ -144,7 +152,7 @@ class BrokerSession:
             if lost is None:
                 failures = 0
                 self._next_will = self._will
-                continue  # the token was renewed: reconnect at once
+                continue  # there is a new token or certificate: reconnect at once
             # If the broker refused the will, retry with a reduced one. After that connection, use the full one again,
             # since with a will that is not retained the status would stay online.
             self._next_will = bearable(self._next_will if lost.lasted == 0 else self._will, lost.code)
@@ -231,7 +239,8 @@ class BrokerSession:
         return self._ready.is_set() and not client.lost.done()
 
     async def _connect_once(self) -> Lost | None:
-        """Run one connection; return None if its token was due for renewal, else the reason for its loss."""
+        """Run one connection; return None if it must be replaced by a new one, else the reason for its loss."""
+        self._swap.clear()
         try:
             tls = self._tls.context()
             token = await self._fresh_token()
@@ -274,17 +283,24 @@ class BrokerSession:
             self._on_ready()
 
     async def _hold(self, client: Client, token: str) -> None:
-        """Wait until the token must be renewed. Raise the error that ended the connection."""
+        """Wait until there is a new token or certificate. Raise the error that ended the connection."""
         wait = seconds_to_renewal(token)
-        while True:
-            done, _ = await asyncio.wait({client.lost}, timeout=wait)
-            if done:
-                client.lost.result()
-                raise MqttError("disconnected")
-            with suppress(TokenUnavailable):
-                if await self._fresh_token() != token:
+        swap = asyncio.ensure_future(self._swap.wait())
+        either: set[asyncio.Future[Any]] = {client.lost, swap}
+        try:
+            while True:
+                done, _ = await asyncio.wait(either, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                if client.lost in done:
+                    client.lost.result()
+                    raise MqttError("disconnected")
+                if done:
                     return
-            wait = OPAQUE
+                with suppress(TokenUnavailable):
+                    if await self._fresh_token() != token:
+                        return
+                wait = OPAQUE
+        finally:
+            swap.cancel()
 
     async def _fresh_token(self) -> str:
         try:

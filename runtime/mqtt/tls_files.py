@@ -43,6 +43,11 @@ class TlsFiles:
         """Return whether there is a context, or none is needed."""
         return self._loaded is not None
 
+    @property
+    def in_use(self) -> Stamp | None:
+        """Return the stamp of the files whose content is in use."""
+        return self._loaded
+
     def load(self) -> bool:
         """Load the files if they have changed; return whether they were loaded.
 

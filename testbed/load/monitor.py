@@ -24,6 +24,7 @@ from testbed.load.rota import Rota, Turn
 from testbed.load.spec import LoadSpec, Member, Target
 from testbed.load.spool import LoadSpool
 from testbed.load.traffic import VERSION, Kind, make_batch, pick_kind
+from testbed.paths import certificate_files
 
 KEEP_SESSION: Final = timedelta(hours=1)
 _PAST: Final = timedelta(minutes=10)
@@ -189,13 +190,18 @@ class SimulatedMonitor:
 
     # ---- incoming messages -------------------------------------------------------------------------------------------
 
+    def _address(self) -> BrokerAddress:
+        spec, name = self._spec, self.member.name
+        files = None if spec.certificates is None else certificate_files(spec.certificates, name)
+        return BrokerAddress(spec.host, spec.port, spec.ca_file, *(files or ()))
+
     def _make_session(self, key: SigningKey) -> BrokerSession:
         name, env = self.member.name, self._spec.env
         subscriptions = [Subscription(self._topics.acks(name, self.member.ipv), self._take_ack)]
         if self._spec.listen:
             subscriptions.append(Subscription(self._topics.assignments(name), self._take_assignment))
         return BrokerSession(
-            BrokerAddress(self._spec.host, self._spec.port, self._spec.ca_file),
+            self._address(),
             Identity(name, name),
             token_source(key, Role.MONITOR, name, env),
             subscriptions=subscriptions,

@@ -53,6 +53,8 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     ca_file: Path | None = None
     """None: plain TCP."""
+    certificates: Path | None = None
+    """Directory with ``<name>-cert.pem`` and ``<name>-key.pem`` of each monitor; None: they show none."""
     key_file: Path
     """The key that signs tokens."""
     record: Path

@@ -171,7 +171,7 @@ async def test_setup_certificate_and_name_reach_a_running_daemon(world: World, t
         kept = await unacknowledged(world, pool)
         before = agent.directory.certificate_file.read_bytes()
         issuer.used = api.token_used = 0.0
-        connections = world.connections
+        connections, said_before = world.connections, len(agent.log_text)
         await world.asked()
         assert kept <= {path.name for path in agent.spooled()}
         pool.acknowledging = True  # they are sent again on the next connection
@@ -181,6 +181,7 @@ async def test_setup_certificate_and_name_reach_a_running_daemon(world: World, t
         assert len(set(issuer.requests)) == 2, "with a new key"
         await wait_until(lambda: not kept & {path.name for path in agent.spooled()}, world.say)
         await wait_until(lambda: pool.probing() and pool.batches, world.say)
+        assert "has changed" not in agent.log_text[said_before:], "the agent goes on; only its connection is new"
 
         # What /etc/default says is read at the start only, and status says so.
         said = (await asyncio.to_thread(agent.run, "status", timeout=240)).stdout

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,6 +118,18 @@ def test_token_is_renewed_in_its_last_third(
     before = len(api.to(TOKEN))
     renew(directory)
     assert len(api.to(TOKEN)) - before == due
+
+
+@pytest.mark.parametrize(("short", "due_in"), [("token", 40.0), ("certificate", 100.0)])
+def test_outcome_tells_when_the_first_of_both_is_due(
+    api: RecordingApi, directory: StateDirectory, issuer: Issuer, short: str, due_in: float
+) -> None:
+    if short == "token":
+        api.overrides[TOKEN] = lambda asked: say(token=token(lifetime=60), expires_on="2099-01-01T00:00:00Z")
+    else:
+        issuer.lifetime = timedelta(minutes=4)  # and it begins a minute earlier
+    made = renew(directory)
+    assert made.due_in is not None and abs(made.due_in - due_in) < 10, made
 
 
 def test_new_name_brings_new_token_and_certificate(api: RecordingApi, directory: StateDirectory) -> None:

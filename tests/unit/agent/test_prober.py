@@ -268,6 +268,28 @@ async def test_probe_that_has_not_begun_is_not_counted_as_discarded(bench: Bench
     assert (bench.counters.probes, bench.counters.probes_discarded) == (0, 0)
 
 
+async def test_probe_that_is_cut_off_by_the_end_is_counted_as_discarded(bench: Bench, network: Network) -> None:
+    network.open.clear()
+    bench.configure()
+    bench.assign(1, 2)
+    async with running(bench):
+        await bench.until(lambda: network.running == 2)
+    assert bench.counters.probes_discarded == bench.counters.probes == 2
+
+
+async def test_probe_that_fails_by_a_mistake_of_ours_is_counted_as_discarded(
+    bench: Bench, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*arguments: object) -> list[Sample]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(prober, "probe", fails)
+    bench.configure()
+    bench.assign(1)
+    await bench.prober._probe_safely(1)
+    assert bench.counters.probes_discarded == bench.counters.probes == 1
+
+
 async def test_probe_that_detects_a_clock_step_at_its_end_is_discarded(bench: Bench, network: Network) -> None:
     bench.configure()
     bench.assign(1)

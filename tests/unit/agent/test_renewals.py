@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent import renewals
@@ -99,6 +100,11 @@ def test_pauses_are_those_that_are_documented() -> None:
     assert 30 <= pause_after(outcome("waiting"), 0) <= 60
     longest = [pause_after(outcome("unreachable"), failures) for failures in range(1, 40)]
     assert longest[0] <= 10 and max(longest) <= AFTER_FAILURE.longest_seconds == 900
+
+
+@pytest.mark.parametrize(("due_in", "pause"), [(40.0, 40.0), (0.5, 5.0), (-60.0, 5.0)])
+def test_token_or_certificate_that_is_due_earlier_is_renewed_on_time(due_in: float, pause: float) -> None:
+    assert pause_after(msgspec.structs.replace(outcome("ok"), due_in=due_in), 0) == pause
 
 
 async def test_outcome_of_an_earlier_renewal_is_not_taken_for_a_new_one(directory: StateDirectory) -> None:

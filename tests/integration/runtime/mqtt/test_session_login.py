@@ -176,6 +176,21 @@ async def test_token_renewal_waits_for_outstanding_acknowledgements(broker: Brok
     assert lost == []
 
 
+async def test_replaced_connection_loses_no_message(broker: Broker) -> None:
+    lost: list[Lost] = []
+    async with running(session := worker(broker, on_lost=lost.append)):
+        session.reconnect()  # before there is a connection: the first one is new enough
+        await session.wait_ready()
+        while session.connections < 4:
+            before = session.connections
+            session.reconnect()
+            session.reconnect()
+            while session.connections == before:
+                await asyncio.gather(*(session.publish(new_topic(), b"x") for _ in range(5)))
+            assert session.connections == before + 1
+    assert lost == []
+
+
 async def test_session_cancelled_while_its_connection_ends_does_end(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
