@@ -15,7 +15,6 @@ from auth.ca.hosts import general_names
 from auth.ca.request import new_key
 from bench.faults.plan import LINKS, Planned
 from bench.faults.rig import BROKER, Rig
-from testbed.broker import LocalBroker
 from testbed.checker.difference import Difference
 from testbed.ports import loopback_addresses
 from testbed.stack import CannotRun
@@ -37,7 +36,7 @@ class WrongCertificate:
         self._planned = planned
         self._began: int | None = None
         self._broker = rig.site.broker
-        self._wrong = _wrong(planned.kind, _authority(self._broker))
+        self._wrong = _wrong(planned.kind, rig.fault_site.authority)
         self.touches = frozenset({BROKER, *LINKS[:2]})
 
     async def begin(self) -> None:
@@ -77,11 +76,6 @@ class WrongCertificate:
             shown = ssl.get_server_certificate((address.host, address.port), timeout=_SHOWN_WITHIN)
             return shown.split() == certificate.certificate.split()
         return False
-
-
-def _authority(broker: LocalBroker) -> FileAuthority:
-    assert broker.authority is not None
-    return broker.authority
 
 
 def _wrong(kind: str, authority: FileAuthority) -> Certificate:

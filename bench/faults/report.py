@@ -4,12 +4,16 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
 from bench.faults.plan import NAMES, Planned
 from bench.faults.verdict import Verdict
 from testbed.checker.difference import Difference, lines
+
+RENEWED_WITHIN: Final = 240.0
+"""Seconds, twice the life of a certificate, after which agents must have renewed theirs."""
 
 
 class Struck(msgspec.Struct, frozen=True):
@@ -38,6 +42,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     results_stored: int
     results_discarded: int
     """Results that agents discarded deliberately, because their clock was set."""
+    certificates_renewed: int = 0
     lost: int
     duplicated: int
     unexplained: int
@@ -73,7 +78,7 @@ def summarize(seed: int, seconds: float, rounds: int, struck: Sequence[Struck], 
     points = Counter(one.planned.target for one in struck if one.reached and "point" in one.planned.kind)
     count = Counter(difference.kind for difference in found.differences)
     lost, duplicated = count["lost"], count["duplicated"] + count["invented"]
-    unseen = _unseen(struck, last)
+    unseen = _unseen(struck, last, seconds)
     return Summary(
         good=not found and not unseen,
         seed=seed,
@@ -86,6 +91,7 @@ def summarize(seed: int, seconds: float, rounds: int, struck: Sequence[Struck], 
         results_acknowledged=last.acknowledged,
         results_stored=last.stored,
         results_discarded=last.discarded,
+        certificates_renewed=last.renewals,
         lost=lost,
         duplicated=duplicated,
         unexplained=len(found) - lost - duplicated,
@@ -93,12 +99,13 @@ def summarize(seed: int, seconds: float, rounds: int, struck: Sequence[Struck], 
     )
 
 
-def _unseen(struck: Sequence[Struck], last: Verdict) -> list[str]:
+def _unseen(struck: Sequence[Struck], last: Verdict, seconds: float) -> list[str]:
     reasons = {
         "no fault occurred": not struck,
         "no result was attempted": not last.attempted,
         "no result was acknowledged": not last.acknowledged,
         "no result was stored": not last.stored,
+        "no certificate was renewed": not last.renewals and seconds > RENEWED_WITHIN,
     }
     return [reason for reason, holds in reasons.items() if holds]
 

@@ -4,11 +4,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from bench.faults.journal import Tale, read_journal
 from runtime.db.engine import reading
 from schema.messages import BatchCommitted
+from schema.tables import certificates
 from testbed.checker import ledger
 from testbed.checker.assignments import Tree
 from testbed.checker.batches import Attempt
@@ -32,6 +34,8 @@ class Verdict:
     discarded: int
     """Results that agents withdrew deliberately, because their clock was set; also in their counters."""
     differences: tuple[Difference, ...]
+    renewals: int = 0
+    """Certificates of agents beyond the first of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ def judge(engine: Engine, diaries: Iterable[Diary], records: Iterable[Path], tre
     with reading(engine) as connection:
         known = _read(connection, diaries, records)
         stored = ledger.batches(connection)
+        renewals = _renewals(connection)
     missing = [key for key in known.must_arrive if key not in stored]
     known.differences += [
         Difference("lost", f"batch {batch} of monitor {monitor} was in a spool, and is not in the ledger")
@@ -73,7 +78,15 @@ def judge(engine: Engine, diaries: Iterable[Diary], records: Iterable[Path], tre
         stored=checked.rows,
         discarded=known.discarded,
         differences=(*known.differences, *checked.differences),
+        renewals=renewals,
     )
+
+
+def _renewals(connection: Connection) -> int:
+    names = certificates.c.name
+    counts = sa.select(sa.func.count(names), sa.func.count(names.distinct())).where(certificates.c.kind == "monitor")
+    made, of = connection.execute(counts).one()
+    return int(made) - int(of)
 
 
 def _read(connection: Connection, diaries: Iterable[Diary], records: Iterable[Path]) -> _Known:

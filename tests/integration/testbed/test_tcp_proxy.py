@@ -259,6 +259,23 @@ async def test_proxy_listens_at_the_given_address(target: int) -> None:
             await proxy.accept()
 
 
+async def test_target_sees_the_address_of_the_client_on_request() -> None:
+    seen: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(writer.get_extra_info("peername")[0])
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        for keeps_source in (True, False):
+            async with TcpProxy("127.0.0.1", port, keeps_source=keeps_source) as proxy:
+                reader, writer = await asyncio.open_connection(proxy.host, proxy.port, local_addr=("127.44.0.7", 0))
+                assert await reader.read() == b""
+                writer.close()
+    assert seen == ["127.44.0.7", "127.0.0.1"]
+
+
 async def test_refusing_rejects_new_connections_and_keeps_old_ones(proxy: TcpProxy) -> None:
     port = proxy.port
     async with connected(proxy) as streams:

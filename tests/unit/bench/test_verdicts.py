@@ -1,6 +1,7 @@
 """Test that benchmarks and fault runs can fail: a missed bound, a difference, or nothing to compare."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -68,6 +69,11 @@ SEEN = Verdict(attempted=100, acknowledged=90, stored=80, discarded=0, differenc
 def test_fault_run_without_findings_is_good() -> None:
     summary = summarize(1, 30.0, 1, STRUCK, SEEN, Found())
     assert (summary.good, summary.lost, summary.duplicated, summary.unexplained, summary.unseen) == (True, 0, 0, 0, [])
+
+
+def test_long_fault_run_without_a_renewal_has_not_shown_what_it_promises() -> None:
+    assert summarize(1, 1200.0, 1, STRUCK, SEEN, Found()).unseen == ["no certificate was renewed"]
+    assert summarize(1, 1200.0, 1, STRUCK, replace(SEEN, renewals=1), Found()).good
 
 
 @pytest.mark.parametrize(

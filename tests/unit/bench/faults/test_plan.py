@@ -9,7 +9,7 @@ from bench.faults.plan import KINDS, LINKS, NAMES, POINTS, make_plan
 from bench.faults.points import program_of
 
 PROCESSES = ("agent a", "agent b", "ingest 1", "ingest 2", "scorer", "selector")
-KNOWN = {*PROCESSES, *POINTS, *LINKS, "broker", "database", "everybody", "ingest 3", "ingest 4"}
+KNOWN = {*PROCESSES, *POINTS, *LINKS, "broker", "database", "everybody", "ingest 3", "ingest 4", "api"}
 
 
 def test_plan_is_determined_by_its_seed() -> None:
@@ -37,7 +37,7 @@ def test_faults_lie_within_their_round_and_have_known_targets() -> None:
 
 def test_kinds_of_processes_are_killed_about_equally_often() -> None:
     killed = Counter(p.target.partition(" ")[0] for p in make_plan("1", 36_000, PROCESSES, ["kill"]))
-    assert set(killed) == {"agent", "ingest", "scorer", "selector", "broker", "database"}
+    assert set(killed) == {"agent", "ingest", "scorer", "selector", "api", "broker", "database"}
     assert max(killed.values()) < 1.5 * min(killed.values())
 
 
@@ -48,4 +48,4 @@ def test_only_allowed_kinds_are_planned() -> None:
 
 def test_every_kind_has_a_maker_and_every_point_has_a_program() -> None:
     assert set(MAKERS) == set(NAMES)
-    assert {program_of(point) for point in POINTS} == {"agent", "ingest", "scorer", "selector"}
+    assert {program_of(point) for point in POINTS} == {"agent", "ingest", "scorer", "selector", "api"}

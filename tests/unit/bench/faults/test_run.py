@@ -259,8 +259,8 @@ def test_exit_code_is_the_verdict_and_only_a_failed_run_keeps_its_logs(
     monkeypatch.setattr(run_module, "_database", lambda *_, **__: nullcontext(MariaDb))
     monkeypatch.setattr(run_module, "_site", lambda *_, **__: None)
     monkeypatch.setattr(run_module.tempfile, "mkdtemp", lambda **_: str(directory))
-    assert run_faults(Options(seconds=1.0, seed=1, tls=True)) == (0 if good else 1)
+    assert run_faults(Options(seconds=1.0, seed=1, ipv6=True)) == (0 if good else 1)
     assert (directory / "logs").exists() is not good
     said = msgspec.json.decode(capsys.readouterr().out.splitlines()[-1])
     assert said["good"] is good
-    assert (said["tls"], said["left_out"]) == (True, ["full disk under the database", "full disk under the spool"])
+    assert (said["ipv6"], said["left_out"]) == (True, ["full disk under the database", "full disk under the spool"])

@@ -192,7 +192,7 @@ async def test_client_that_trusts_a_wrong_certificate_is_a_difference(tmp_path: 
     log = tmp_path / "broker.log"
     log.write_text("New client connected from 127.0.0.1:1 as before (p5)\n")
     rig: Any = _Rig(tmp_path)
-    rig.site.broker.ca = None
+    rig.fault_site.authority = None
     rig.site.broker.certificate = "right"
     shown: list[Any] = []
 
