@@ -243,12 +243,16 @@ def test_broker_is_reloaded_after_a_change_of_the_list_that_the_example_settings
         assert f"\n#crlfile {path['PathChanged'].replace('%i', env)}\n" in told
 
 
-def test_the_users_of_the_units_are_created() -> None:
-    lines = (CHECKOUT / "deploy" / "systemd" / "ntppool-monitor.sysusers").read_text().splitlines()
-    assert [line for line in lines if not line.startswith("#")] == [
+@pytest.mark.parametrize(
+    "line",
+    [
         'u ntppool-monitor - "NTP Pool monitor workers" /var/lib/ntppool-monitor',
         'u ntppool-agent - "NTP Pool monitoring agent" /var/lib/ntppool-agent',
-    ]
+    ],
+)
+def test_the_users_of_the_units_are_created(line: str) -> None:
+    lines = (CHECKOUT / "deploy" / "systemd" / f"{line.split()[1]}.sysusers").read_text().splitlines()
+    assert [one for one in lines if not one.startswith("#")] == [line]
 
 
 def test_broker_may_open_more_files_than_it_accepts_connections() -> None:
