@@ -86,6 +86,11 @@ class System(Stack):
             CannotRun: a process cannot be started; the message names it, and the reason.
             Stopped: see ``stopping``.
         """
+        await self.start_pool()
+        await self.start_agents()
+
+    async def start_pool(self) -> None:
+        """Start everything but the agents; raise as :meth:`start`."""
         await asyncio.to_thread(self._prepare_ledger)
         await self.start_broker()
         if self.world.fleet:
@@ -94,10 +99,14 @@ class System(Stack):
             await self.connect(session)
         for name in WORKERS:
             await self.supervisor.start(worker_command(self.site, name))
+        if self.site.api is not None:
+            await self.start_process(api_command(self.site), API_READY)
+
+    async def start_agents(self) -> None:
+        """Register all agents, and start them; raise as :meth:`start`."""
         if self.site.api is None:
             provision_agents(self.site, self.world)
         else:
-            await self.start_process(api_command(self.site), API_READY)
             await Registrar(self.site, self.world, self.engine).register_all()
         for monitor in self.world.monitors:
             await self.supervisor.start(agent_command(self.site, monitor))
