@@ -13,7 +13,7 @@ from typing import Final
 
 from sqlalchemy.engine import URL
 
-from agent.state import Broker, State, StateDirectory, provision, write_token
+from agent.state import Broker, State, StateDirectory, provision
 from auth.ca.authority import DEFAULT_LIFETIME
 from auth.ca.files import FileAuthority
 from auth.ca.request import new_key
@@ -25,7 +25,7 @@ from testbed.ntp.spec import ServerSpec, encode_specs
 from testbed.paths import certificate_files
 from testbed.ports import ADDRESS, ADDRESS_V6, free_port, loopback_addresses
 from testbed.process import Command
-from testbed.world import DOMAIN, ENV, Monitor, World
+from testbed.world import DOMAIN, ENV, Monitor
 
 BROKER: Final = "broker"
 FLEET: Final = "ntp servers"
@@ -204,19 +204,6 @@ def provision_agent(base: Path, name: str, broker: BrokerAddress, token: str) ->
     """Write the identity and a token into the state directory ``base`` of an agent, in place of a registration."""
     state = State(name=name, broker=broker_of_agent(broker), allow_private_targets=True)
     return provision(base, ENV, state, token)
-
-
-def provision_agents(site: Site, world: World) -> None:
-    """Provision the agent of every monitor."""
-    for monitor in world.monitors:
-        token = monitor_token(site.key, monitor.name)
-        provision_agent(site.agent_directory(monitor).path.parent, monitor.name, site.broker_address, token)
-
-
-def renew_tokens(site: Site, monitors: Iterable[Monitor]) -> None:
-    """Give every agent a new token."""
-    for monitor in monitors:
-        write_token(site.agent_directory(monitor), monitor_token(site.key, monitor.name))
 
 
 def monitor_token(key: SigningKey, name: str) -> str:

@@ -4,6 +4,8 @@ The roles must be set so that Vault, too, takes only the public key of a signing
 
     vault write pki/prod/roles/monitor allowed_domains=prod.mon.example.net allow_subdomains=true key_type=ec \\
         key_bits=256 client_flag=true server_flag=true use_csr_common_name=false use_csr_sans=false max_ttl=2160h
+    vault write pki/prod/roles/server allow_any_name=true key_type=ec key_bits=256 client_flag=true server_flag=true \\
+        use_csr_common_name=false use_csr_sans=false max_ttl=9552h
 
 A different role cannot make us hand out a wrong certificate: every answer is compared with what was asked for. One that
 differs is revoked and refused.

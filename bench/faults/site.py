@@ -157,7 +157,7 @@ class FaultSite:
 def store_all(connection: Connection, world: World, load_names: Sequence[str], now: datetime) -> None:
     """Store the demo's world without its monitors, which register, and monitors for the load in separate accounts and
     networks."""
-    ids = store_world(connection, world, now, registering=True)
+    ids = store_world(connection, world, now)
     connection.execute(sa.insert(accounts), [{"name": name, "flags": {}, "created_on": now} for name in load_names])
     owners = {row.name: row.id for row in connection.execute(sa.select(accounts.c.id, accounts.c.name))}
     rows: list[dict[str, Any]] = [

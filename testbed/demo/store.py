@@ -46,12 +46,8 @@ def require_empty(connection: Connection) -> None:
             raise CannotRun(f"--database-url: the database has rows in {table.name}; the demo needs an empty database")
 
 
-def store_world(connection: Connection, world: World, now: datetime, *, registering: bool = False) -> dict[str, int]:
-    """Store ``world`` and the settings; return the servers' ids by address.
-
-    Args:
-        registering: leave out the monitors, which will register.
-    """
+def store_world(connection: Connection, world: World, now: datetime) -> dict[str, int]:
+    """Store ``world`` without its monitors, which register, and the settings; return the servers' ids by address."""
     tokens = {m.account: m.account_token for m in world.monitors}
     owners = tokens.keys() | {s.account for s in world.servers}
     account_ids = {
@@ -59,16 +55,6 @@ def store_world(connection: Connection, world: World, now: datetime, *, register
     }
     for ipv in ("v4", "v6"):
         _insert(connection, monitors, _settings_monitor(ipv, world.base_checks, now))
-    for monitor in () if registering else world.monitors:
-        row: dict[str, Any] = {
-            "tls_name": monitor.name,
-            "ip": monitor.ip,
-            "ip_version": "v4",
-            "status": "active",
-            "config": "{}",
-        }
-        row |= {"account_id": account_ids[monitor.account], "location": monitor.location}
-        _insert(connection, monitors, row | {"created_on": now})
     ids = {server.ip: _insert(connection, servers, _server(server, account_ids, now)) for server in world.servers}
     REVIEWS.add(connection, ids.values(), now)
     for key, value in _SETTINGS.items():

@@ -34,7 +34,6 @@ from testbed.site import (
     agent_name,
     api_command,
     fleet_command,
-    provision_agents,
     worker_command,
 )
 from testbed.spools import is_empty, read_spools
@@ -58,9 +57,10 @@ class Stopped(Exception):
 
 
 class System(Stack):
-    """Broker, database, NTP servers, workers and agents.
+    """Broker, database, NTP servers, workers, API, and agents that register with it.
 
     Args:
+        site: with an API.
         stopping: set to stop the system; all waiting code then gives up.
     """
 
@@ -99,15 +99,11 @@ class System(Stack):
             await self.connect(session)
         for name in WORKERS:
             await self.supervisor.start(worker_command(self.site, name))
-        if self.site.api is not None:
-            await self.start_process(api_command(self.site), API_READY)
+        await self.start_process(api_command(self.site), API_READY)
 
     async def start_agents(self) -> None:
         """Register all agents, and start them; raise as :meth:`start`."""
-        if self.site.api is None:
-            provision_agents(self.site, self.world)
-        else:
-            await Registrar(self.site, self.world, self.engine).register_all()
+        await Registrar(self.site, self.world, self.engine).register_all()
         for monitor in self.world.monitors:
             await self.supervisor.start(agent_command(self.site, monitor))
 
@@ -116,8 +112,7 @@ class System(Stack):
             upgrade(self.engine)
             with reading(self.engine) as connection:
                 require_empty(connection)
-            now, registering = utc_now().replace(microsecond=0), self.site.api is not None
-            transaction(self.engine, partial(store_world, world=self.world, now=now, registering=registering))
+            transaction(self.engine, partial(store_world, world=self.world, now=utc_now().replace(microsecond=0)))
         except (DBAPIError, DatabaseUnavailable) as error:
             reason = error.orig if isinstance(error, DBAPIError) else error
             raise CannotRun(f"database {self.engine.url.render_as_string()}: {reason}") from None

@@ -94,7 +94,7 @@ async def running(directory: Path) -> AsyncIterator[Pool]:
     draft = make_world(AGENTS, 1, 1)
     world = make_world(AGENTS, 1, free_ntp_port([spec.address for spec in draft.fleet]))
     with temporary_database(MySql, buffer_pool="64M") as database:
-        site = make_site(directory, database.create("selection"))
+        site = make_site(directory, database.create("selection"), registering=True)
         async with System(site, world, asyncio.Event()) as system:
             await system.start()
             pool = Pool(system)
