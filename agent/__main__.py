@@ -32,7 +32,7 @@ from agent.settings import (
 from agent.state import NotSetUp, StateDirectory, StateError, StateUnavailable
 from agent.version import VERSION
 from agent.wording import status_lines
-from runtime.log import set_up_logging
+from runtime.log import crash_text, set_up_logging
 from runtime.mqtt.tls_files import file_stamp
 
 EXIT_ERROR: Final = 1
@@ -191,6 +191,9 @@ def main() -> NoReturn:
         for line in str(error).split("\n"):
             print_error(line)
         sys.exit(EXIT_CONFIGURATION)
+    except Exception as error:  # a defect; the interpreter would print it with whatever it quotes
+        sys.stderr.write(crash_text(error))
+        sys.exit(EXIT_ERROR)
     sys.exit(0)
 
 

@@ -43,7 +43,7 @@ from agent.state import (
     writing_state,
 )
 from agent.stored_configuration import Configuration, stored_broker_ca, stored_configuration
-from runtime.log import keep_out_of_logs, without_secrets
+from runtime.log import crash_text, keep_out_of_logs, without_secrets
 from runtime.loopback import is_loopback
 from runtime.mqtt.token_life import life_of
 from schema.names import ENVIRONMENTS, IpVersion
@@ -321,6 +321,9 @@ def main() -> None:
         outcome = Renewal(directory, lambda api: client_of(api, given.local), again=given.again).run()
     except StateError as error:  # another one is in progress and tells
         sys.exit(str(error))
+    except Exception as error:  # a defect; the interpreter would print it with whatever it quotes
+        sys.stderr.write(crash_text(error))
+        sys.exit(1)
     with suppress(OSError):  # the daemon notices that there is no outcome
         write_outcome(directory, outcome)
     sys.exit(0 if outcome.kind == "ok" else 1)

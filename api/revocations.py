@@ -47,21 +47,28 @@ class Revocation:
     name: str
     until: datetime
 
-    def message(self) -> RevokeTokens:
-        """Return the order to the broker."""
-        return RevokeTokens(name=self.name, issued_until=ceil(self.until.timestamp()))
+    def message(self, now: datetime) -> RevokeTokens:
+        """Return the order to the broker, which accepts none for the future: a clock was wrong if it is from there.
+
+        Args:
+            now: aware.
+        """
+        return RevokeTokens(name=self.name, issued_until=ceil(min(self.until, now + MARGIN).timestamp()))
 
 
 def without_key_since(lives: Iterable[KeyLife], since: datetime) -> datetime | None:
     """Return when the latest revocation of a key left its monitor without any; ``None`` if none did after ``since``.
 
-    A key that was created in the same second as the revocation counts as later, since creation has whole seconds.
+    A key that was created in the same second as the revocation counts as later, since creation has whole seconds. One
+    that ends in the future, since a clock was ahead, gives tokens until then.
 
     Args:
         lives: the keys of one monitor.
+        since: :data:`WITHIN` ago.
     """
     lives = list(lives)
-    ends = (life.ends_on for life in lives if life.revoked and life.ends_on is not None and life.ends_on > since)
+    ended = (life.ends_on for life in lives if life.revoked and life.ends_on is not None)
+    ends = (end for end in ended if since < end <= since + WITHIN)
     return max((end for end in ends if not any(_was_valid(life, end) for life in lives)), default=None)
 
 
@@ -98,22 +105,23 @@ class Revocations:
 
     async def send(self) -> None:
         """Send the revocations that have not been sent by this process yet."""
-        since = (self._now() - WITHIN).astimezone(UTC).replace(tzinfo=None)
+        now = self._now()
+        since = (now - WITHIN).astimezone(UTC).replace(tzinfo=None)
         revoked = await self._worker.in_database(partial(_read, self._worker.engine, since))
         found = find_revocations(revoked, since)
         names = {one.name for one in found}
         self._sent = {name: until for name, until in self._sent.items() if name in names}
         for one in unsent(found, self._sent):
             try:
-                await self._publish(one)
+                await self._publish(one, now)
             except NotConnected as error:
                 self._warnings.log(logging.WARNING, "broker", "revocations cannot be sent: %s", error)
                 return
             except PublishRefused as error:
                 self._warnings.log(logging.WARNING, one.name, "revocation of %s: %s", one.name, error)
 
-    async def _publish(self, one: Revocation) -> None:
-        await self._worker.broker.publish(self._worker.topics.revocations, encode(one.message()))
+    async def _publish(self, one: Revocation, now: datetime) -> None:
+        await self._worker.broker.publish(self._worker.topics.revocations, encode(one.message(now)))
         self._sent[one.name] = one.until
         log.info("tokens of %s issued until %s are revoked", one.name, one.until.isoformat(timespec="seconds"))
 

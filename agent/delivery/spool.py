@@ -77,7 +77,8 @@ class Spool:
         self._leftover: set[int] = set()
         """Files that do not belong to the spool, and could not be removed yet."""
         self._warning, self._counters_warning = OngoingWarning(log), OngoingWarning(log)
-        self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for one in (directory.parent, directory, self._aside):  # each by itself: parents would be open to others
+            one.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._sizes = self._scan()
         self._next = max(self._sizes, default=0) + 1
         self.bytes = sum(self._sizes.values())

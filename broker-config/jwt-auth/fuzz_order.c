@@ -6,6 +6,9 @@
 #include "order.h"
 #include "revocations.h"
 
+/* When the file was written and is read. */
+#define FILE_TIME 100000
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void check_message(const uint8_t *data, size_t size)
@@ -27,13 +30,14 @@ static void check_file(const uint8_t *data, size_t size)
 	}
 	memcpy(text, data, size);
 	text[size] = '\0';
-	revocations_parse(&revocations, text);
+	revocations_parse(&revocations, text, FILE_TIME, FILE_TIME);
 	for (size_t i = 0; i < revocations.count; i++) {
 		const struct revocation *one = &revocations.items[i];
 
-		if (!identity_name_is_valid(one->name) || one->until < 0 ||
-		    !revocations_refuse(&revocations, one->name, one->until) ||
-		    revocations_refuse(&revocations, one->name, one->until + 1)) {
+		if (!identity_name_is_valid(one->name) || one->until > FILE_TIME + REVOCATION_AHEAD_SECONDS ||
+		    one->until < FILE_TIME - REVOCATION_SECONDS - REVOCATION_AHEAD_SECONDS ||
+		    !revocations_refuse(&revocations, one->name, one->until, FILE_TIME) ||
+		    revocations_refuse(&revocations, one->name, one->until + 1, FILE_TIME)) {
 			abort();
 		}
 	}

@@ -197,14 +197,14 @@ static void print_order(const char *json)
 
 static struct revocations revocations;
 
-static const char *load_or_save(const char *question, const char *path)
+static const char *load_or_save(const char *question, const char *path, time_t now)
 {
 	static struct load_error error;
 	bool good;
 
 	if (strcmp(question, "load") == 0) {
 		revocations_free(&revocations);
-		good = revocations_load(&revocations, path, &error);
+		good = revocations_load(&revocations, path, now, &error);
 	} else {
 		good = revocations_save(&revocations, path, &error);
 	}
@@ -220,11 +220,11 @@ static bool answer_about_revocations(char **field)
 		reason = revocations_add(&revocations, field[1], moment, (time_t)strtoll(field[3], NULL, 10));
 		puts(reason == NULL ? "good" : reason);
 	} else if (strcmp(question, "refuse") == 0) {
-		puts(yes_or_no(revocations_refuse(&revocations, field[1], moment)));
+		puts(yes_or_no(revocations_refuse(&revocations, field[1], moment, (time_t)strtoll(field[3], NULL, 10))));
 	} else if (strcmp(question, "concern") == 0) {
 		puts(yes_or_no(revocations_concern(&revocations, field[1], moment)));
 	} else if (strcmp(question, "load") == 0 || strcmp(question, "save") == 0) {
-		puts(load_or_save(question, field[1]));
+		puts(load_or_save(question, field[1], moment));
 	} else if (strcmp(question, "certificate") == 0) {
 		puts(refusal_of(field[1], field[2], field[3]));
 	} else if (strcmp(question, "order") == 0) {

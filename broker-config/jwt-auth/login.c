@@ -48,7 +48,8 @@ static const char *login_refusal(struct plugin *plugin, const struct mosquitto_e
 	if (strcmp(login->username, claims->name) != 0) {
 		return "the user name is not the token's subject";
 	}
-	if (claims->rules->is_monitor && revocations_refuse(&plugin->revocations, claims->name, claims->issued)) {
+	if (claims->rules->is_monitor &&
+	    revocations_refuse(&plugin->revocations, claims->name, claims->issued, time(NULL))) {
 		return "the token has been revoked";
 	}
 	reason = refusal_of_certificate(login->client, claims);

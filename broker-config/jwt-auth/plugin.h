@@ -23,7 +23,7 @@ struct plugin {
 	struct keyring keyring;
 	struct grants *grants;
 	struct revocations revocations;
-	bool revocations_unsaved; /* the last attempt to save them failed */
+	bool revocations_unsaved; /* the file could not be written, or read without loss */
 	int revocations_left;     /* how many new ones are accepted now */
 	time_t revocations_given; /* when that number was last increased, by the monotonic clock */
 	time_t last_look;       /* last check of the grants, due every second and after a client has left */

@@ -29,12 +29,20 @@ bool revocation_is_over(time_t until, time_t now)
 	return now - until > REVOCATION_SECONDS;
 }
 
+/* A time ahead of the clock was written while a clock was wrong: this one is behind now, or was ahead then. If it is
+ * behind, the time counts once the clock is right. Until then the revocation counts as of when it was noted: in full, it
+ * would lock the monitor out, however new its token. */
+static time_t in_force_until(const struct revocation *one, time_t now)
+{
+	return one->until > now + REVOCATION_AHEAD_SECONDS ? one->noted : one->until;
+}
+
 static void forget_old(struct revocations *revocations, time_t now)
 {
 	size_t kept = 0;
 
 	for (size_t i = 0; i < revocations->count; i++) {
-		if (revocation_is_over(revocations->items[i].until, now)) {
+		if (revocation_is_over(in_force_until(&revocations->items[i], now), now)) {
 			free(revocations->items[i].name);
 		} else {
 			revocations->items[kept++] = revocations->items[i];
@@ -61,7 +69,7 @@ static bool make_room(struct revocations *revocations)
 }
 
 /* Returns false if memory is short. */
-static bool set(struct revocations *revocations, const char *name, time_t until)
+static bool set(struct revocations *revocations, const char *name, time_t until, time_t now)
 {
 	struct revocation *found = find(revocations, name, strlen(name));
 
@@ -72,9 +80,10 @@ static bool set(struct revocations *revocations, const char *name, time_t until)
 			free(copy);
 			return false;
 		}
-		revocations->items[revocations->count++] = (struct revocation){copy, until};
-	} else if (found->until < until) {
+		revocations->items[revocations->count++] = (struct revocation){copy, until, now};
+	} else if (in_force_until(found, now) < until) {
 		found->until = until;
+		found->noted = now;
 	}
 	return true;
 }
@@ -91,26 +100,26 @@ const char *revocations_add(struct revocations *revocations, const char *name, t
 	if (revocations->count >= MAX_REVOCATIONS && find(revocations, name, strlen(name)) == NULL) {
 		return "too many revocations are in force";
 	}
-	return set(revocations, name, until) ? NULL : "out of memory";
+	return set(revocations, name, until, now) ? NULL : "out of memory";
 }
 
-bool revocations_know(const struct revocations *revocations, const char *name, time_t until)
+bool revocations_know(const struct revocations *revocations, const char *name, time_t until, time_t now)
 {
 	const struct revocation *found = find(revocations, name, strlen(name));
 
-	return found != NULL && found->until >= until;
+	return found != NULL && in_force_until(found, now) >= until;
 }
 
-bool revocations_refuse(const struct revocations *revocations, const char *name, time_t issued)
+bool revocations_refuse(const struct revocations *revocations, const char *name, time_t issued, time_t now)
 {
-	return revocations_know(revocations, name, issued);
+	return revocations_know(revocations, name, issued, now);
 }
 
 bool revocations_concern(const struct revocations *revocations, const char *client_id, time_t now)
 {
 	const struct revocation *found = find(revocations, client_id, strcspn(client_id, "/"));
 
-	return found != NULL && !revocation_is_over(found->until, now);
+	return found != NULL && !revocation_is_over(in_force_until(found, now), now);
 }
 
 void revocations_free(struct revocations *revocations)
@@ -124,7 +133,17 @@ void revocations_free(struct revocations *revocations)
 
 /* --- the file: a line "TIME NAME" for each ---------------------------------------------------------------- */
 
-static bool read_line(const char *line, struct revocations *out)
+/* Whether a time cannot be one that was written to the file at `written`: those were not ahead of the clock then, and
+ * those that were over had been removed. A clock that is behind now proves nothing. */
+static bool is_impossible(time_t until, time_t written, time_t now)
+{
+	time_t latest = (now > written ? now : written) + REVOCATION_AHEAD_SECONDS;
+
+	return until > latest || until < written - REVOCATION_SECONDS - REVOCATION_AHEAD_SECONDS;
+}
+
+static bool read_line(const char *line, struct revocations *out, time_t written, time_t now,
+                      struct revocations_damage *damage)
 {
 	size_t digits = strspn(line, "0123456789");
 	const char *name = line + digits + 1;
@@ -135,29 +154,39 @@ static bool read_line(const char *line, struct revocations *out)
 	if (out->count >= MAX_REVOCATIONS && find(out, name, strlen(name)) == NULL) {
 		return false;
 	}
-	return set(out, name, (time_t)strtoll(line, NULL, 10));
+	time_t until = (time_t)strtoll(line, NULL, 10);
+
+	/* Some revocation of this monitor was there. When is unknown, so it must get a new token. */
+	if (is_impossible(until, written, now)) {
+		damage->impossible++;
+		until = now;
+	}
+	damage->ahead += until > now + REVOCATION_AHEAD_SECONDS;
+	return set(out, name, until, now);
 }
 
-size_t revocations_parse(struct revocations *revocations, char *text)
+struct revocations_damage revocations_parse(struct revocations *revocations, char *text, time_t written, time_t now)
 {
-	size_t invalid = 0;
+	struct revocations_damage damage = {.invalid = 0};
 	char *line;
 
 	while ((line = strsep(&text, "\n")) != NULL) {
-		invalid += *line != '\0' && !read_line(line, revocations);
+		damage.invalid += *line != '\0' && !read_line(line, revocations, written, now, &damage);
 	}
-	return invalid;
+	return damage;
 }
 
-/* Returns the file's text, or NULL with errno set. A file that is too long is cut. */
-static char *read_text(const char *path)
+/* Returns the file's text, and when it was written, or NULL with errno set. A file that is too long is cut. */
+static char *read_text(const char *path, time_t *written)
 {
 	char *text = malloc(MAX_FILE_BYTES + 1);
+	struct stat status;
 	size_t count = 0;
 	ssize_t got = -1;
 	int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
-	if (text != NULL && file >= 0) {
+	if (text != NULL && file >= 0 && fstat(file, &status) == 0) {
+		*written = status.st_mtime;
 		while (count < MAX_FILE_BYTES && (got = read(file, text + count, MAX_FILE_BYTES - count)) > 0) {
 			count += (size_t)got;
 		}
@@ -182,10 +211,26 @@ static char *read_text(const char *path)
 	return text;
 }
 
-bool revocations_load(struct revocations *revocations, const char *path, struct load_error *error)
+static void describe(const struct revocations_damage *damage, const char *path, struct load_error *error)
 {
-	char *text = read_text(path);
-	size_t invalid;
+	if (damage->invalid + damage->impossible > 0) {
+		snprintf(error->text, sizeof error->text,
+		         "revocations file %.200s: is damaged: %zu lines are ignored, %zu with an impossible time revoke all "
+		         "tokens until now",
+		         path, damage->invalid, damage->impossible);
+	} else {
+		snprintf(error->text, sizeof error->text,
+		         "revocations file %.200s: %zu lines are later than this machine's clock, which is wrong, or was wrong "
+		         "when they were written",
+		         path, damage->ahead);
+	}
+}
+
+bool revocations_load(struct revocations *revocations, const char *path, time_t now, struct load_error *error)
+{
+	time_t written = 0;
+	char *text = read_text(path, &written);
+	struct revocations_damage damage;
 
 	if (text == NULL) {
 		if (errno == ENOENT) {
@@ -195,13 +240,13 @@ bool revocations_load(struct revocations *revocations, const char *path, struct 
 		         strerror(errno));
 		return false;
 	}
-	invalid = revocations_parse(revocations, text);
+	damage = revocations_parse(revocations, text, written, now);
 	free(text);
-	if (invalid > 0) {
-		snprintf(error->text, sizeof error->text, "revocations file %.200s: is damaged: %zu lines are ignored", path,
-		         invalid);
+	if (damage.invalid + damage.impossible + damage.ahead == 0) {
+		return true;
 	}
-	return invalid == 0;
+	describe(&damage, path, error);
+	return false;
 }
 
 static bool write_lines(const struct revocations *revocations, int file)

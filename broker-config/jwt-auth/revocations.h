@@ -19,6 +19,7 @@
 struct revocation {
 	char *name;
 	time_t until;
+	time_t noted; /* when the broker received it, or read it from the file */
 };
 
 struct revocations {
@@ -34,20 +35,27 @@ bool revocation_is_over(time_t until, time_t now);
 const char *revocations_add(struct revocations *revocations, const char *name, time_t until, time_t now);
 
 /* Whether a revocation of this name has this or a later time, so that another one would change nothing. */
-bool revocations_know(const struct revocations *revocations, const char *name, time_t until);
+bool revocations_know(const struct revocations *revocations, const char *name, time_t until, time_t now);
 
 /* Whether a token of this name that was issued at `issued` is revoked. */
-bool revocations_refuse(const struct revocations *revocations, const char *name, time_t issued);
+bool revocations_refuse(const struct revocations *revocations, const char *name, time_t issued, time_t now);
 
 /* Whether there is a revocation in force for the name that this client id belongs to. */
 bool revocations_concern(const struct revocations *revocations, const char *client_id, time_t now);
 
-/* Adds the revocations of a file's text, which is changed. Returns the number of lines that are not valid. */
-size_t revocations_parse(struct revocations *revocations, char *text);
+/* What is wrong with a file: numbers of lines. */
+struct revocations_damage {
+	size_t invalid;    /* skipped */
+	size_t impossible; /* their time cannot have been in the file; they count as of now */
+	size_t ahead;      /* later than the broker's clock, now or when the file was written */
+};
 
-/* Adds the revocations of a file, which may be missing. Invalid lines are skipped. Returns false and an error if the
- * file cannot be read, or has such lines. */
-bool revocations_load(struct revocations *revocations, const char *path, struct load_error *error);
+/* Adds the revocations of a file's text, which is changed, and which was written at the time `written`. */
+struct revocations_damage revocations_parse(struct revocations *revocations, char *text, time_t written, time_t now);
+
+/* Adds the revocations of a file, which may be missing. Returns false and an error if the file cannot be read, or if
+ * anything is wrong with it; the other lines count. */
+bool revocations_load(struct revocations *revocations, const char *path, time_t now, struct load_error *error);
 
 /* Replaces the file, so that it has either the former or the new revocations even after a power failure. Returns false
  * and an error if it cannot be written. */

@@ -20,8 +20,10 @@ void begin_revocations(struct plugin *plugin)
 	}
 	/* A broker that did not start because of this file would be worse than one that lacks some revocations: tokens
 	 * expire, and the API repeats the revocations of the last hours. */
-	if (!revocations_load(&plugin->revocations, plugin->revocations_file, &error)) {
+	if (!revocations_load(&plugin->revocations, plugin->revocations_file, time(NULL), &error)) {
 		mosquitto_log_printf(MOSQ_LOG_ERR, "jwt-auth: %s", error.text);
+		/* Any order, also a repeated one, replaces it. */
+		plugin->revocations_unsaved = true;
 	}
 }
 
@@ -64,7 +66,7 @@ static const char *revoke(struct plugin *plugin, const struct grant *sender, con
 	if (revocation_is_over(until, now)) {
 		return NULL;
 	}
-	if (revocations_know(&plugin->revocations, order->name, until)) {
+	if (revocations_know(&plugin->revocations, order->name, until, now)) {
 		return plugin->revocations_unsaved ? save(plugin) : NULL;
 	}
 	if (!may_accept_another(plugin)) {

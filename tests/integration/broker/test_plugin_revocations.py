@@ -257,14 +257,16 @@ def test_revocation_survives_reload_restart_and_kill(fresh_broker: Broker) -> No
 
 
 def test_broker_starts_with_a_damaged_file(fresh_broker: Broker) -> None:
-    monitor = client(fresh_broker)
+    monitor, other = client(fresh_broker), client(fresh_broker, OTHER)
     assert revoke(fresh_broker) in ACCEPTED
     fresh_broker.stop()
     file = fresh_broker.process.directory / "revocations"
-    file.write_bytes(b"\xff\x00 garbage\n" + file.read_bytes() + b"17")
+    file.write_bytes(b"\xff\x00 garbage\n" + file.read_bytes() + f"{10**14} {OTHER}\n17".encode())
     fresh_broker.start()
-    assert f"revocations file {file}: is damaged: 2 lines are ignored" in fresh_broker.log_text()
-    assert is_refused(monitor)
+    said = f"revocations file {file}: is damaged: 2 lines are ignored, 1 with an impossible time"
+    assert said in fresh_broker.log_text()
+    assert is_refused(monitor) and is_refused(other)
+    assert not is_refused(client(fresh_broker, OTHER, later=10)), "nobody is locked out for ever"
     assert revoke(fresh_broker, OTHER) in ACCEPTED
     assert b"garbage" not in file.read_bytes()
 

@@ -1,5 +1,6 @@
 """Test the plugin's parser and table of revocations, and their file, by comparing them with simple models."""
 
+import itertools
 import json
 import os
 import re
@@ -147,7 +148,7 @@ def test_topic_of_revocations_is_a_control_topic(ask: Ask, topic: str, is_one: b
 
 
 class Table(RuleBasedStateMachine):
-    """Revocations are added, expire, and survive restarts; a dictionary is the model."""
+    """Revocations are added, expire, and meet a clock that is set; a dictionary is the model."""
 
     names = st.sampled_from(["ann", "bob", "ann.x", "é and ü"])
     times = st.integers(0, 12 * HOURS)
@@ -155,8 +156,14 @@ class Table(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.ask = Harness()
-        self.until: dict[str, int] = {}
+        self.known: dict[str, tuple[int, int]] = {}
+        """By name: until when the tokens were issued, and when the broker learned of it."""
         self.now = 0
+
+    def in_force(self, name: str) -> int | None:
+        """Return until when tokens are refused: a time ahead of the clock counts as that when it was learned of."""
+        until, noted = self.known.get(name, (None, 0))
+        return noted if until is not None and until > self.now + AHEAD else until
 
     def teardown(self) -> None:
         self.ask.close()
@@ -168,19 +175,22 @@ class Table(RuleBasedStateMachine):
             assert answer == "its time is in the future: compare the clocks of broker and sender"
             return
         assert answer == "good"
-        self.until = {known: end for known, end in self.until.items() if self.now - end <= REMEMBERED}
-        self.until[name] = max(until, self.until.get(name, 0))
+        ends = {known: self.in_force(known) for known in self.known}
+        self.known = {one: self.known[one] for one, end in ends.items() if self.now - (end or 0) <= REMEMBERED}
+        if name not in self.known or until > (self.in_force(name) or 0):
+            self.known[name] = (until, self.now)
 
-    @rule(passed=st.sampled_from([1, 600, 3 * HOURS, REMEMBERED]))
+    @rule(passed=st.sampled_from([1, 600, 3 * HOURS, REMEMBERED, -600, -3 * HOURS]))
     def wait(self, passed: int) -> None:
-        self.now += passed
+        self.now = max(0, self.now + passed)
 
     @invariant()
     def they_agree(self) -> None:
         for name in ("ann", "bob", "ann.x", "é and ü", "an"):
-            until = self.until.get(name)
+            until = self.in_force(name)
             for issued in [0] if until is None else [0, until, until + 1]:
-                assert yes(self.ask("refuse", name, str(issued))) == (until is not None and issued <= until)
+                refused = yes(self.ask("refuse", name, str(issued), str(self.now)))
+                assert refused == (until is not None and issued <= until)
             for client_id in (name, f"{name}/once"):
                 in_force = until is not None and self.now - until <= REMEMBERED
                 assert yes(self.ask("concern", client_id, str(self.now))) == in_force
@@ -190,17 +200,34 @@ def test_table_of_revocations_agrees_with_the_model() -> None:
     run_state_machine_as_test(Table, settings=examples(20, stateful_step_count=20))
 
 
+def refuses(ask: Ask, name: str, issued: int, now: int = 1000) -> bool:
+    """Return whether the table refuses a token."""
+    return yes(ask("refuse", name, str(issued), str(now)))
+
+
+def load(ask: Ask, path: Path, now: int = 1000) -> str:
+    """Let the table consist of what is in a file."""
+    return ask("load", str(path), str(now))
+
+
+def written(path: Path, content: bytes, at: int = 1000) -> Path:
+    """Write a file as if at this time."""
+    path.write_bytes(content)
+    os.utime(path, (at, at))
+    return path
+
+
 def test_number_of_revocations_is_limited_and_expired_ones_make_room(ask: Ask, tmp_path: Path) -> None:
-    assert ask("load", str(tmp_path / "none")) == "good"
+    assert load(ask, tmp_path / "none") == "good"
     for number in range(MOST):
         assert ask("add", f"name{number}", "1000", "1000") == "good"
     assert ask("add", "another", "1000", "1000") == "too many revocations are in force"
     assert ask("add", "name7", "1001", "1000") == "good"
-    assert not yes(ask("refuse", "another", "0"))
+    assert not refuses(ask, "another", 0)
     assert ask("add", "another", "1000", str(1001 + REMEMBERED)) == "good"
-    assert yes(ask("refuse", "another", "1000"))
-    assert yes(ask("refuse", "name7", "1001")), "that of name7 is a second younger than the others"
-    assert not yes(ask("refuse", "name8", "0"))
+    assert refuses(ask, "another", 1000)
+    assert refuses(ask, "name7", 1001), "that of name7 is a second younger than the others"
+    assert not refuses(ask, "name8", 0)
 
 
 # --- the file -----------------------------------------------------------------------------------------
@@ -208,18 +235,19 @@ def test_number_of_revocations_is_limited_and_expired_ones_make_room(ask: Ask, t
 
 def test_file_restores_the_revocations(ask: Ask, tmp_path: Path) -> None:
     path = tmp_path / "revocations"
-    assert ask("load", str(path)) == "good", "a missing file is no error"
+    assert load(ask, path) == "good", "a missing file is no error"
     for name, until in (("ann", "5"), ("é ü", "7"), ("ann", "6")):
         ask("add", name, until, "1000")
     assert ask("save", str(path)) == "good"
     assert path.read_text() == "6 ann\n7 é ü\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert os.listdir(tmp_path) == ["revocations"]
-    assert ask("load", str(tmp_path / "none")) == "good"
-    assert not yes(ask("refuse", "ann", "6"))
-    assert ask("load", str(path)) == "good"
-    assert yes(ask("refuse", "ann", "6")) and yes(ask("refuse", "é ü", "7"))
-    assert not yes(ask("refuse", "ann", "7"))
+    os.utime(path, (1000, 1000))
+    assert load(ask, tmp_path / "none") == "good"
+    assert not refuses(ask, "ann", 6)
+    assert load(ask, path) == "good"
+    assert refuses(ask, "ann", 6) and refuses(ask, "é ü", 7)
+    assert not refuses(ask, "ann", 7)
 
 
 LINES = st.sampled_from(
@@ -238,39 +266,70 @@ def parsed(line: str) -> tuple[str, int] | None:
 @checked
 @given(lines=st.lists(LINES, max_size=6), end=st.sampled_from(["", "\n"]))
 def test_damaged_lines_are_ignored_and_the_others_count(ask: Ask, lines: list[str], end: str, tmp_path: Path) -> None:
-    path = tmp_path / "damaged"
-    path.write_bytes(("\n".join(lines) + end).encode())
-    answer = ask("load", str(path))
+    path = written(tmp_path / "damaged", ("\n".join(lines) + end).encode())
+    answer = load(ask, path)
     bad = sum(line != "" and parsed(line) is None for line in lines)
-    assert answer == ("good" if bad == 0 else f"revocations file {path}: is damaged: {bad} lines are ignored")
+    said = f"revocations file {path}: is damaged: {bad} lines are ignored, 0 with an impossible time"
+    assert answer == "good" if bad == 0 else answer.startswith(said)
     good: dict[str, int] = {}
     for name, until in filter(None, map(parsed, lines)):
         good[name] = max(until, good.get(name, 0))
     for name, until in good.items():
-        assert yes(ask("refuse", name, str(until)))
-        assert not yes(ask("refuse", name, str(until + 1)))
+        assert refuses(ask, name, until)
+        assert not refuses(ask, name, until + 1)
+
+
+MONTH = 30 * 24 * HOURS
+NOW = 10 * MONTH
+
+
+def test_impossible_times_revoke_all_tokens_until_now_and_no_later_ones(ask: Ask, tmp_path: Path) -> None:
+    far = [0, 1, NOW - REMEMBERED - AHEAD - 1, NOW + AHEAD + 1, NOW + MONTH, 10**15 - 1]
+    near = [NOW - REMEMBERED - AHEAD, NOW - 1, NOW + AHEAD]
+    lines = "".join(f"{until} a{until}\n" for until in far + near)
+    path = written(tmp_path / "damaged", lines.encode(), NOW)
+    said = f"is damaged: 0 lines are ignored, {len(far)} with an impossible time revoke all tokens until now"
+    assert load(ask, path, NOW) == f"revocations file {path}: {said}"
+    for until, now in itertools.product(far, (NOW, NOW + 10 * MONTH, 0)):
+        assert refuses(ask, f"a{until}", NOW, now) and not refuses(ask, f"a{until}", NOW + 1, now), until
+    for until in near:
+        assert refuses(ask, f"a{until}", until, NOW) and not refuses(ask, f"a{until}", until + 1, NOW), until
+    assert ask("add", f"a{far[-1]}", str(NOW + 5), str(NOW + 5)) == "good"
+    assert refuses(ask, f"a{far[-1]}", NOW + 5, NOW + 5), "a later revocation is not taken for a known one"
+
+
+@pytest.mark.parametrize("when", ["ahead when the file was written", "behind now"])
+def test_wrong_clock_of_the_broker_neither_loses_a_revocation_nor_locks_a_monitor_out(
+    ask: Ask, when: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path / "revocations", f"{NOW} ann\n".encode(), NOW)
+    started = NOW - MONTH
+    assert "1 lines are later than this machine's clock" in load(ask, path, started)
+    assert refuses(ask, "ann", started, started) and not refuses(ask, "ann", started + 1, started)
+    if when == "behind now":
+        assert refuses(ask, "ann", NOW, NOW), "it counts when the clock is right"
+    else:
+        assert ask("add", "ann", str(started + 60), str(started + 60)) == "good"
+        assert refuses(ask, "ann", started + 60, started + 60) and not refuses(ask, "ann", NOW, NOW)
 
 
 @checked
 @given(content=st.binary(max_size=300))
 def test_file_with_any_content_is_survived(ask: Ask, content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "anything"
-    path.write_bytes(content + b"\n5 ann\n")
-    answer = ask("load", str(path))
+    answer = load(ask, written(tmp_path / "anything", content + b"\n5 ann\n"))
     assert answer == "good" or "is damaged" in answer
-    assert yes(ask("refuse", "ann", "5"))
+    assert refuses(ask, "ann", 5)
 
 
 def test_file_that_is_too_long_is_cut(ask: Ask, tmp_path: Path) -> None:
-    path = tmp_path / "long"
-    path.write_text("".join(f"5 name{number}\n" for number in range(100_000)))
-    assert "is damaged" in ask("load", str(path))
-    assert yes(ask("refuse", f"name{MOST - 1}", "5"))
-    assert not yes(ask("refuse", f"name{MOST}", "5"))
+    path = written(tmp_path / "long", "".join(f"5 name{number}\n" for number in range(100_000)).encode())
+    assert "is damaged" in load(ask, path)
+    assert refuses(ask, f"name{MOST - 1}", 5)
+    assert not refuses(ask, f"name{MOST}", 5)
 
 
 def test_file_that_cannot_be_read_or_written_is_reported(ask: Ask, tmp_path: Path) -> None:
-    assert ask("load", str(tmp_path)) == f"revocations file {tmp_path}: cannot be read: Is a directory"
+    assert load(ask, tmp_path) == f"revocations file {tmp_path}: cannot be read: Is a directory"
     path = tmp_path / "none" / "revocations"
     assert ask("save", str(path)) == f"revocations file {path}: cannot be written: No such file or directory"
 

@@ -52,6 +52,9 @@ def key(created: datetime = LONG_AGO, *, revoked: datetime | None = None, replac
         ([key(revoked=at(9)), key(created=at(8), revoked=at(7)), key(created=at(6))], at(7)),
         ([key(revoked=at(9)), key(created=at(8), revoked=at(3)), key(created=at(6))], at(9)),
         ([key(revoked=at(3)), key(created=at(3))], at(3)),
+        ([key(revoked=at(0))], at(0)),
+        ([key(revoked=at(-1))], None),
+        ([key(revoked=at(3)), key(revoked=NOW + DAY)], None),
     ],
 )
 def test_monitor_is_revoked_when_its_last_key_is(lives: list[KeyLife], expected: datetime | None) -> None:
@@ -96,11 +99,13 @@ def test_latest_revocation_of_each_monitor_counts() -> None:
     }
 
 
-def test_time_in_the_message_is_rounded_up() -> None:
+def test_time_in_the_message_is_rounded_up_and_not_later_than_now() -> None:
     end = datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
-    assert Revocation("a", end).message() == RevokeTokens(name="a", issued_until=int(end.timestamp()) + 1)
+    assert Revocation("a", end).message(end) == RevokeTokens(name="a", issued_until=int(end.timestamp()) + 1)
     whole = end.replace(microsecond=0)
-    assert Revocation("a", whole).message().issued_until == int(whole.timestamp())
+    assert Revocation("a", whole).message(whole).issued_until == int(whole.timestamp())
+    future = Revocation("a", whole + DAY)
+    assert future.message(whole).issued_until == int((whole + MARGIN).timestamp()), "the broker would refuse it"
 
 
 def test_only_later_revocations_are_sent_again() -> None:

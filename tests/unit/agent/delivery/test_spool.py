@@ -40,6 +40,14 @@ def test_batches_keep_their_order_across_a_restart(tmp_path: Path) -> None:
     assert again.reserve() > max(numbers)
 
 
+def test_only_its_owner_can_read_the_spool(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool" / "v4", max_bytes=10**6, max_age=3600)
+    number = add(spool)
+    found = {path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert {found.pop(name) for name in ("spool", "spool/v4", "spool/v4/set-aside")} == {0o700}
+    assert len(found) >= 1 and set(found.values()) == {0o600}, (number, found)
+
+
 def test_the_order_does_not_depend_on_the_clock(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     late, early = batch(created=NOW + 500), batch(created=NOW - 500)
