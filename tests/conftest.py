@@ -5,10 +5,12 @@ import itertools
 import logging
 import signal
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
 import pytest
+import typer.main
 from hypothesis import settings
 
 from testbed.random_inputs import PROFILE, THOROUGH, examples, may_be_slow
@@ -40,6 +42,9 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
 
+
+# Typer builds all commands of a program anew for each call. A process makes one call, but tests make hundreds.
+typer.main.get_command = cache(typer.main.get_command)
 
 settings.register_profile(PROFILE, parent=examples(100))
 settings.load_profile(PROFILE)
