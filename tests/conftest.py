@@ -1,13 +1,16 @@
 """Load the fixtures of ``testbed/fixtures``, and isolate every test from what earlier ones left behind."""
 
+import gc
 import itertools
 import logging
 import signal
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
 import pytest
+import typer.main
 from hypothesis import settings
 
 from testbed.random_inputs import PROFILE, THOROUGH, examples, may_be_slow
@@ -30,6 +33,18 @@ def pytest_configure() -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, ignore)
 
+    # Collection creates hundreds of thousands of objects that stay, and no garbage worth looking for.
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage from now on, but never again among what exists already."""
+    gc.freeze()
+    gc.enable()
+
+
+# Typer builds all commands of a program anew for each call. A process makes one call, but tests make hundreds.
+typer.main.get_command = cache(typer.main.get_command)
 
 settings.register_profile(PROFILE, parent=examples(100))
 settings.load_profile(PROFILE)
@@ -92,6 +107,7 @@ def _logging_as_it_was() -> Iterator[None]:
     levels = {logger: logger.level for logger in known if isinstance(logger, logging.Logger)}
     yield
     root.handlers[:] = handlers
-    root.setLevel(level)
-    for logger, before in levels.items():
-        logger.setLevel(before)
+    # Setting a level clears the caches of all loggers, so set only those that have changed.
+    for logger, before in ((root, level), *levels.items()):
+        if logger.level != before:
+            logger.setLevel(before)

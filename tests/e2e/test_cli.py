@@ -14,7 +14,7 @@ from typing import Any
 import jwt
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Engine
 
 from ops.__main__ import main
 from runtime.db.engine import open_database, transaction, utc_now
@@ -58,10 +58,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 
 
 @pytest.fixture
-def ledger(run: Run, dsn: str) -> str:
+def ledger(sqlite_engine: Engine, dsn: str) -> str:
     """Return the DSN of a migrated database with a few rows."""
-    assert run("db", "upgrade")[0] == 0
-    engine = open_database(URL.create("sqlite", database=dsn.removeprefix("sqlite:///")))
+    assert sqlite_engine.url.database == dsn.removeprefix("sqlite:///")
 
     def rows(connection):  # type: ignore[no-untyped-def]
         account = add_account(connection, "Ticks & Tocks")
@@ -69,8 +68,8 @@ def ledger(run: Run, dsn: str) -> str:
         add_monitor(connection, monitor_name("nlams1-a"), "v6", account_id=account)
         add_server(connection, "192.0.2.1", account_id=account, score=19.5)
 
-    transaction(engine, rows)
-    engine.dispose()
+    transaction(sqlite_engine, rows)
+    sqlite_engine.dispose()
     return dsn
 
 

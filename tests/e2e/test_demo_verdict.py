@@ -1,6 +1,7 @@
 """Test the demo's verdict: a failure if results do not arrive for any reason, in words at a terminal."""
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -22,7 +23,7 @@ from runtime.db.engine import open_database
 from runtime.db.migrate import upgrade
 from schema.tables import metadata
 from testbed.fixtures.database import DatabaseServer
-from testbed.fixtures.demo import DEMO, RunningDemo, children_of, demo
+from testbed.fixtures.demo import DEMO, RunningDemo, alive, children_of, demo
 from testbed.waiting import PATIENCE, block_until
 
 NAME = "of_the_demo"
@@ -154,6 +155,9 @@ def test_run_too_short_to_score_all_servers_is_not_reported_as_good(tmp_path: Pa
     unscored = [server["server"] for server in summary["servers"] if server["score"] is None]
     assert not (summary["good"] and (unscored or not summary["committed"])), err
     assert ("run the demo longer" in " ".join(err.split())) is bool(unscored)
+    # Without a terminal:
+    assert len(running.out.read_text().splitlines()) == 1, "stdout is a single line of JSON"
+    assert max(len(line) for line in err.splitlines() if str(tmp_path) not in line) <= 80
 
 
 # ---- a terminal ------------------------------------------------------------------------------------------------------
@@ -215,10 +219,8 @@ def temporary() -> Iterator[Path]:
         yield Path(directory)
 
 
-@pytest.mark.parametrize("as_json", [False, True])
-def test_the_verdict_is_printed_in_words_at_a_terminal(temporary: Path, as_json: bool) -> None:
-    arguments = ["--agents", "2", "--servers", "2", *(["--json"] if as_json else [])]
-    terminal = Terminal(temporary, *arguments)
+def test_the_verdict_is_printed_in_words_at_a_terminal(temporary: Path) -> None:
+    terminal = Terminal(temporary, "--agents", "2", "--servers", "2")
     try:
         hint = terminal.until(r"^  (sh .*/monitor.* servers list)$")[1]
         _works_as_printed(hint)
@@ -231,9 +233,8 @@ def test_the_verdict_is_printed_in_words_at_a_terminal(temporary: Path, as_json:
     lines = terminal.text.splitlines()
     assert "The demo succeeded: all " in terminal.text
     assert [line for line in lines if line.startswith("  127.20.1.1 ")][-1].endswith("no: clock is 400 ms ahead")
-    assert any(line.startswith("{") for line in lines) is as_json
-    too_long = [line for line in lines if len(line) > 80 and not line.startswith("{") and str(temporary) not in line]
-    assert too_long == []
+    assert [line for line in lines if line.startswith("{")] == [], "nobody asked for JSON"
+    assert [line for line in lines if len(line) > 80 and str(temporary) not in line] == []
     assert list(temporary.iterdir()) == [], "all went well, so nothing is kept"
 
 
@@ -247,26 +248,26 @@ def _works_as_printed(line: str) -> None:
     assert "127.20.0.1" in done.stdout and "127.20.1.1" in done.stdout
 
 
-def test_logs_in_a_temporary_directory_are_kept_after_a_failure(temporary: Path) -> None:
-    terminal = Terminal(temporary, "--agents", "1", "--servers", "1")
+def test_dead_process_ends_the_demo_with_its_name_and_the_end_of_its_log(temporary: Path) -> None:
+    """The logs in a temporary directory are kept, and JSON is printed at a terminal if asked for."""
+    terminal = Terminal(temporary, "--agents", "1", "--servers", "1", "--json")
     try:
         terminal.until("running; to inspect it")
         (kept,) = temporary.iterdir()
-        [scorer] = [pid for pid, command in children_of(terminal.process.pid).items() if " scorer" in command]
+        children = children_of(terminal.process.pid)
+        [scorer] = [pid for pid, command in children.items() if " scorer" in command]
         os.kill(scorer, signal.SIGKILL)
         assert terminal.end() == 1
     finally:
         terminal.close()
+    assert alive(list(children)) == []
     assert str(kept) in terminal.text
     assert (kept / "logs" / "broker.log").stat().st_size
-    assert "scorer was killed by SIGKILL" in terminal.text
-
-
-def test_without_a_terminal_stdout_is_a_single_line_of_json(tmp_path: Path) -> None:
-    with demo(tmp_path, "--seconds", "1", "--agents", "1", "--servers", "1") as running:
-        running.end()
-    assert len(running.out.read_text().splitlines()) == 1
-    assert max(len(line) for line in running.err.read_text().splitlines() if str(tmp_path) not in line) <= 80
+    said = " ".join(terminal.text.split())
+    assert "scorer was killed by SIGKILL; the end of " in said
+    assert "The demo FAILED: - scorer was killed by SIGKILL" in said
+    [summary] = [json.loads(line) for line in terminal.text.splitlines() if line.startswith("{")]
+    assert summary["died"] == ["scorer"]
 
 
 def test_help_fits_80_columns() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.faults.__main__ import main
 from bench.faults.plan import NAMES
 from testbed.fixtures.broker import require_address
 from testbed.fixtures.database import require
@@ -74,10 +75,11 @@ def processes(directory: str) -> list[str]:
         (["--database", "sqlite"], "--database"),
     ],
 )
-def test_invalid_argument_is_named(arguments: list[str], said: str) -> None:
-    ended = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert said in ended.stderr
+def test_invalid_argument_is_named(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_missing_programs_end_the_run_with_2(tmp_path: Path) -> None:

@@ -46,15 +46,18 @@ def make_due(connection: Connection, *server_ids: int) -> None:
     SCORING.make_due(connection, server_ids, NOW)
 
 
-def watched_server(connection: Connection, *scores: float, status: PairStatus = "active") -> tuple[int, list[int]]:
-    """Add a due server with one new monitor and result for each score; return its id and those of the results."""
+def watched_server(
+    connection: Connection, *scores: float, status: PairStatus = "active", due: bool = True
+) -> tuple[int, list[int]]:
+    """Add a server with one new monitor and result for each score; return its id and those of the results."""
     server = add_server(connection)
     results = []
     for place, score in enumerate(scores):
         monitor = add_monitor(connection, monitor_name(f"m{server}-{place}"))
         add_pair(connection, server, monitor, status)
         results.append(add_log_score(connection, server, monitor, NOW - place * MINUTE, score=score, step=-1.0))
-    make_due(connection, server)
+    if due:
+        make_due(connection, server)
     return server, results
 
 
@@ -203,7 +206,8 @@ def test_round_scores_at_most_its_limit_and_further_rounds_the_rest(engine: Engi
 
 def test_round_scores_more_servers_than_fit_into_one_statement(engine: Engine, recentmedian: int) -> None:
     with engine.begin() as connection:
-        expected = {watched_server(connection, score / 10)[0]: score / 10 for score in range(450)}
+        expected = {watched_server(connection, score / 10, due=False)[0]: score / 10 for score in range(450)}
+        make_due(connection, *expected)
     assert score_all(engine, limit=1_000).claimed == 450
     assert {row["id"]: row["score_raw"] for row in rows(engine, servers)} == expected
     with engine.begin() as connection:
@@ -352,7 +356,8 @@ def test_first_score_of_a_pair_is_not_a_fall(engine: Engine, recentmedian: int) 
 def test_concurrent_scorers_never_score_the_same_server(server_engine: Engine) -> None:
     add_missing_scorers(server_engine, all_scorers())
     with server_engine.begin() as connection:
-        ids = {watched_server(connection, 20.0)[0] for _ in range(120)}
+        ids = {watched_server(connection, 20.0, due=False)[0] for _ in range(120)}
+        make_due(connection, *ids)
     start = Barrier(3)
     taken: list[list[int]] = [[], [], []]
 
@@ -408,8 +413,8 @@ def random_ledger(connection: Connection, random: random.Random) -> None:
     """Add servers with random pairs and results of the last hours, some in the same second."""
     every = add_scorer(connection, "every.scores.ntp.dev")
     all_monitors = [add_monitor(connection, monitor_name(f"r{n}")) for n in range(10)]
-    for _ in range(40):
-        server = add_server(connection)
+    all_servers = [add_server(connection) for _ in range(40)]
+    for server in all_servers:
         newest = NOW - timedelta(seconds=random.choice([0, 0, 1, 40, 5_000]))
         kinds = random.choices(STATUSES, k=len(all_monitors)) if random.random() < 0.7 else ["candidate", None]
         for monitor, status in zip(all_monitors, kinds, strict=False):
@@ -426,7 +431,7 @@ def random_ledger(connection: Connection, random: random.Random) -> None:
                     rtt=random.choice([None, 10_000, 20_000]),
                 )
         add_log_score(connection, server, every, newest + MINUTE, score=-99)
-        make_due(connection, server)
+    make_due(connection, *all_servers)
 
 
 def brute_force(engine: Engine) -> dict[int, int | None]:

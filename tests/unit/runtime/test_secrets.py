@@ -74,7 +74,7 @@ def test_repr_does_not_show_the_password(tmp_path: Path) -> None:
         ("mysql: {pass: !!python/name:os.system hunter2}", "is not YAML in line 1"),
         ("mysql: {pass: hunter2\x01}", "is not YAML"),
         ("mysql: {pass: 2026-13-99}", "cannot be read as YAML; quote its values"),
-        ("[" * 5_000, "cannot be read as YAML"),
+        ("[" * 1_000, "cannot be read as YAML"),
         (b"mysql: {pass: hunter2\xff}", "can't decode byte"),
     ],
 )
