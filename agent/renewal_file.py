@@ -22,6 +22,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The reason; empty if all is well."""
     clock: str = ""
     """A warning about this host's clock."""
+    address: str = ""
+    """A warning that this host has another address than the registered one."""
 
 
 def write_outcome(directory: StateDirectory, outcome: Outcome) -> None:

@@ -26,12 +26,15 @@ from sqlalchemy.engine import URL, Engine
 import agent.renew
 from agent import renewals
 from agent.api_client import Answer
+from agent.inspection import Inspection
 from agent.renew import Renewal
 from agent.renewal_file import Outcome, write_outcome
 from agent.renewals import Renewals
 from agent.setup import Setup, SetupFailed, Wanted
+from agent.setup_words import address_line
 from agent.state import Api as StoredApi
 from agent.state import StateDirectory, StateFile
+from agent.wording import status_lines
 from auth.api_key_store import authenticate
 from auth.registration.model import Confirmed
 from auth.registration.model import Outcome as Choice
@@ -394,12 +397,23 @@ def test_a_host_moves_loses_ipv6_and_gets_it_again(world: World, monkeypatch: py
     host.set_up()
     assert host.renew().kind == "ok"
     name, client = host.directory.read_state().name, host.client
-    # Token and certificate do not depend on an address: it goes on, by whatever protocol it has.
-    for addresses in ({"v4": "9.9.9.9", "v6": V6}, {"v4": "9.9.9.9"}, {"v6": V6}):
+    # Token and certificate do not depend on an address: it goes on, by whatever protocol it has, and says so.
+    monkeypatch.setattr(agent.renew, "_is_due", lambda *times: True)
+    for addresses, seen in (
+        ({"v4": "9.9.9.9", "v6": V6}, "9.9.9.9"),
+        ({"v4": "9.9.9.9"}, "9.9.9.9"),
+        ({"v6": "2001:4860:4860::1"}, ""),  # the same network
+        ({"v6": "2620:fe::fe"}, "2620:fe::fe"),
+        ({"v4": V4}, ""),
+        ({"v4": "9.9.9.9"}, "9.9.9.9"),
+    ):
         client.addresses = dict(addresses)  # type: ignore[arg-type]
-        monkeypatch.setattr(agent.renew, "_is_due", lambda *times: True)
-        assert host.renew().kind == "ok"
+        renewed = host.renew()
+        assert renewed.kind == "ok" and (f"sees this host as {seen}, and" in renewed.address) == (seen != "")
+    assert f"{V4} is registered: if the host has moved, run 'ntppool-agent setup'" in renewed.address
     monkeypatch.undo()
+    line = f"address      {renewed.address}"
+    assert line in status_lines(Inspection(path="", env="prod", set_up=True, api="x", renewal=renewed), world.clock())
     # Setup says what becomes of each protocol. One that cannot be seen keeps what is registered.
     client.addresses, world.wants_ipv6 = {"v4": "9.9.9.9"}, False
     said = host.set_up()
@@ -407,8 +421,27 @@ def test_a_host_moves_loses_ipv6_and_gets_it_again(world: World, monkeypatch: py
     assert "IPv4 9.9.9.9: testing, formerly 8.8.4.4" in said and f"IPv6 {V6}: testing" in said
     client.addresses, world.wants_ipv6 = {"v4": "9.9.9.9", "v6": "2620:fe::fe"}, True
     assert f"IPv6 2620:fe::fe: testing, formerly {V6}" in host.set_up()
-    assert host.renew().kind == "ok" and host.directory.read_state().name == name
+    assert (host.renew().kind, host.renew().address) == ("ok", "") and host.directory.read_state().name == name
     assert (world.count(monitors), world.lasting_keys()) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "seen_as",
+    ["", "x", "9.9.9.9\x1b[2J", "2620:fe::fe", "2620:fe::fe%\x1b[2J", "8.8.4.4", "999.1.1.1", "::ffff:8.8.4.4"],
+)
+def test_an_api_that_tells_nothing_usable_about_our_address_is_no_reason_to_warn(seen_as: str) -> None:
+    assert address_line(seen_as, {"v4": "8.8.4.4"}) == "" == address_line(seen_as, {"v4": "", "v6": "x"})
+    assert "\x1b" not in address_line(seen_as, {"v4": "9.9.9.9", "v6": V6})
+
+
+def test_a_host_that_has_moved_is_told_once_in_the_journal_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = Renewals(StateDirectory(tmp_path, "devel"))
+    for kind, address in (("ok", "moved"), ("unreachable", ""), ("ok", "moved"), ("ok", ""), ("ok", "moved")):
+        made._use(Outcome(at=datetime.now(UTC), kind=kind, address=address))  # type: ignore[arg-type]
+    assert [record.message for record in caplog.records if record.message].count("moved") == 2
+    assert made.trouble is None and made.refusal is None
 
 
 def test_an_address_that_changes_while_the_registration_waits_is_said_and_the_next_run_registers(world: World) -> None:
@@ -581,6 +614,7 @@ def test_a_daemon_without_the_api_asks_rarely_and_has_a_token_15_minutes_after_i
     elif away_for > 6 * HOUR:
         assert len(had_none) > 1
     assert had_none[-1] <= ends + 900 + 15, "15 minutes, and the next look of the broker's session"
+    assert min(at for at in asked if at >= ends) <= ends + 900 + 5
     tries = sum(begins <= at < ends for at in asked)
     assert tries <= 20 + away_for.total_seconds() / 450, "an API that comes back is not overrun"
     assert made.refusal is None and made.trouble is None

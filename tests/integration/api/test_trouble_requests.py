@@ -129,6 +129,33 @@ async def test_one_client_has_few_requests_at_once_and_others_are_served(proxied
     assert await by("2001:db8::9") == 200
 
 
+async def test_requests_that_never_run_give_their_share_back() -> None:
+    edge = Edge(hello, metrics(), (), within=0.05, at_once=1, at_once_of_one=1)
+    sent: list[Any] = []
+
+    async def stalls() -> Any:
+        await asyncio.Event().wait()
+
+    async def leaves() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("status"))
+
+    for receive in (stalls, leaves) * 2:
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/",
+            "scheme": "http",
+            "headers": [],
+            "client": ("9.9.9.9", 1),
+        }
+        await edge(scope, receive, send)
+    assert sent[::2] == [408, 503, 408, 503]
+    assert await ask(edge, "9.9.9.9") == 200
+
+
 def test_agents_and_a_proxys_clients_have_room() -> None:
     """An agent sends one request at a time, a browser about six; what counts are hosts of one /64."""
     edge = Edge(hello, metrics(), parse_networks("192.0.2.0/24"))
