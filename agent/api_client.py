@@ -76,6 +76,8 @@ class Answer:
     peer: str = ""
     etag: str = ""
     """The header ``ETag``, which may be sent as ``If-None-Match``; empty if there is none that is well-formed."""
+    seen_as: str = ""
+    """Our address as the server sees it, if it tells; whatever it has sent."""
 
     @property
     def text(self) -> str:
@@ -255,8 +257,9 @@ def _bind(sock: socket.socket, ip: str) -> None:
 def _read(response: http.client.HTTPResponse, peer: str) -> Answer:
     kind = (response.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
     date, etag = _date(response.headers.get("Date")), _etag(response.headers.get("ETag"))
+    seen_as = response.headers.get("Seen-As") or ""
     if response.status == NOT_MODIFIED:
-        return Answer(response.status, kind, b"", date, peer, etag)
+        return Answer(response.status, kind, b"", date, peer, etag, seen_as)
     if response.length is None and not response.chunked:
         raise _Unusable("the answer was cut, or does not tell its length, so it may be incomplete")
     body = response.read(MAX_ANSWER + 1)
@@ -266,7 +269,7 @@ def _read(response: http.client.HTTPResponse, peer: str) -> Answer:
         raise _Unusable("the answer was cut")
     if 300 <= response.status < 400:
         raise _Unusable(f"it answers with a redirect (HTTP {response.status}), which is not followed")
-    return Answer(response.status, kind, body, date, peer, etag)
+    return Answer(response.status, kind, body, date, peer, etag, seen_as)
 
 
 def _date(text: str | None) -> datetime | None:

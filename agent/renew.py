@@ -29,7 +29,7 @@ from agent.local_addresses import parse_local_addresses
 from agent.renewal_file import Kind, Outcome, write_outcome
 from agent.replacement import finish_replacement
 from agent.setup import CONFIG_PATH
-from agent.setup_words import CLOCK_TOLERANCE, clock_line
+from agent.setup_words import CLOCK_TOLERANCE, address_line, clock_line
 from agent.state import (
     Api,
     Broker,
@@ -78,7 +78,7 @@ class Renewal:
         self._make_client = make_client
         self._again = again
         self._files = CertificateFiles(directory)
-        self._clock = ""
+        self._clock = self._address = ""
         self._ahead = 0.0
 
     def run(self) -> Outcome:
@@ -106,6 +106,7 @@ class Renewal:
                 kind=kind,
                 text=without_secrets(text),
                 clock=self._clock,
+                address=self._address,
                 due_in=self._seconds_until_due() if kind == "ok" else None,
             )
 
@@ -168,6 +169,7 @@ class Renewal:
         former = stored_configuration(self._directory, file)
         answer = self._ask("GET", CONFIG_PATH, etag="" if former is None else former.etag)
         if former is not None and answer.status == NOT_MODIFIED:
+            self._compare_addresses(answer, former)
             return former
         if answer.status != 200:
             raise _Ended("failed", f"{self._api.url}{CONFIG_PATH}: HTTP {answer.status} {answer.text}")
@@ -175,7 +177,12 @@ class Renewal:
         statuses = {protocol.status for protocol in config.protocols.values()}
         if statuses == {_GONE}:
             raise _Ended("refused", f"the pool has deleted the monitor {config.tls_name}")
-        return self._usable(config, file, answer.etag)
+        found = self._usable(config, file, answer.etag)
+        self._compare_addresses(answer, found)
+        return found
+
+    def _compare_addresses(self, answer: Answer, found: Configuration) -> None:
+        self._address = address_line(answer.seen_as, {ipv: one.ip for ipv, one in found.protocols.items()})
 
     def _usable(self, config: ConfigAnswer, file: StateFile, etag: str) -> Configuration:
         if config.broker is None:

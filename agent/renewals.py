@@ -97,6 +97,7 @@ class Renewals:
         """Why this monitor must not probe: its key is refused, or it is deleted."""
         self.trouble: str | None = None
         """What is wrong, or what the pool has yet to do."""
+        self._address = ""
         self._failures = 0
         self._asked = False
         self._again = False
@@ -194,6 +195,10 @@ class Renewals:
             self._warning.over()
         else:
             self._warning.warning("%s", trouble)
+        if outcome is not None and outcome.kind == "ok" and outcome.address != self._address:
+            self._address = outcome.address
+            if self._address:
+                log.warning("%s", self._address)
         if (refusal, trouble) != (self.refusal, self.trouble):
             self.refusal, self.trouble = refusal, trouble
             self.on_change()

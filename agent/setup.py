@@ -37,6 +37,12 @@ RETRY_SECONDS: Final = 10.0
 """Seconds to wait after a failure of the API or the network."""
 
 
+_TOO_SLOW: Final = 408
+_ABOUT_THE_REGISTRATION: Final = frozenset({200, 400, 403, 409, 410})
+"""Statuses of the API's last word on a registration. Any other one is about the request, or comes from a proxy: the
+registration may be confirmed still, or has been, and the next run goes on with it."""
+
+
 class SetupFailed(Failed):
     """``setup`` cannot go on."""
 
@@ -208,7 +214,7 @@ class Setup:
         return self._until_answered(ask, skip_missing=skip_missing)
 
     def _until_answered(self, ask: Callable[[], Answer], *, skip_missing: bool = False) -> Answer:
-        """Ask until there is an answer below 500."""
+        """Ask until there is an answer below 500 to what was asked."""
         failures = 0
         while True:
             try:
@@ -222,7 +228,7 @@ class Setup:
                 reason = str(error)
             else:
                 self._report_clock(answer)
-                if answer.status < 500:
+                if answer.status < 500 and answer.status != _TOO_SLOW:
                     return answer
                 failures += 1
                 reason = f"{self._api.url}: HTTP {answer.status}"
@@ -232,7 +238,7 @@ class Setup:
     def _judge(self, registration: Registration, answer: Answer) -> RegistrationAnswer | str:
         """Return the API key, or the state of a registration that has to wait."""
         if answer.content_type == "text/plain" or answer.status >= 400:
-            if answer.status != 429:  # too many requests: the registration itself goes on
+            if answer.status in _ABOUT_THE_REGISTRATION:
                 end(self._directory)
             raise SetupFailed(f"the pool says: {without_secrets(answer.text) or f'HTTP {answer.status}'}")
         try:

@@ -1,5 +1,6 @@
 """Say what a registration has changed, and what is wrong with this host's clock. Pure."""
 
+import ipaddress
 from collections.abc import Mapping
 from typing import Final
 
@@ -56,6 +57,30 @@ def outlook(now: ConfigAnswer) -> list[str]:
     if "pending" in statuses:
         return ["the pool has yet to approve this monitor; the agent waits for that and then starts to measure"]
     return [f"the pool does not let this monitor measure now: its status is {' and '.join(sorted(statuses))}"]
+
+
+def address_line(seen_as: str, registered: Mapping[IpVersion, str]) -> str:
+    """Return what to say if the API sees this host at another place than is registered; empty if it does not.
+
+    An address of IPv6 changes within its /64 on many hosts, which is no move.
+
+    Args:
+        seen_as: the address, whatever the API has sent.
+        registered: addresses by protocol.
+    """
+    try:
+        seen = ipaddress.ip_address(seen_as)
+        known = ipaddress.ip_address(registered.get("v4" if seen.version == 4 else "v6", ""))
+    except ValueError:
+        return ""
+    if getattr(seen, "scope_id", None):  # which may be any text
+        return ""
+    if seen in ipaddress.ip_network(f"{known}/{32 if known.version == 4 else 64}", strict=False):
+        return ""
+    return (
+        f"the API sees this host as {seen}, and {known} is registered: if the host has moved, run "
+        "'ntppool-agent setup'; if it has several addresses, set MONITOR_API_BIND"
+    )
 
 
 def clock_line(skew: float) -> str:

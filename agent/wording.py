@@ -96,6 +96,8 @@ def _api_lines(found: Inspection, now: datetime) -> Iterator[str]:
         yield f"api          {found.api}, asked {_ago(last.at, now)}: {last.text or 'all is well'}"
         if last.clock:
             yield f"clock        {last.clock}"
+        if last.address:
+            yield f"address      {last.address}"
     if found.registered:
         yield f"registered   {'; '.join(found.registered)}"
 

@@ -5,6 +5,8 @@ stages. Its body is received, in the event loop, so a slow client occupies no th
 order of arrival: as many requests run at once as there are threads for them. One whose time is over, or whose client is
 gone, leaves the queue without having cost anything, so an API that was overloaded does not stay so. Then it runs. A
 thread cannot be stopped: if it takes too long, the client is answered, and the request keeps its place until its end.
+
+One client has few requests in all three stages together, so others wait for few of them.
 """
 
 import asyncio
@@ -20,6 +22,7 @@ from api.answers import Failures, text
 from api.metrics import ApiMetrics
 from api.proxies import Client, MalformedHeader, client_of
 from api.requests import SILENT_PROXY
+from api.shares import LOOPBACK, Shares
 from runtime.addresses import Network
 from runtime.log import RateLimitedLog
 
@@ -39,6 +42,9 @@ ANSWER_WITHIN: Final = 30.0
 
 AT_ONCE: Final = 16
 """Maximum requests that run at once: one for each thread. The database's pool has fewer connections."""
+
+AT_ONCE_OF_ONE: Final = 32
+"""Maximum requests of one client (see :mod:`api.shares`) at once. An agent sends one after the other."""
 
 FAILURE: Final = "ntppool.failure"
 """Key in the ASGI scope: the error that ended the application."""
@@ -123,6 +129,7 @@ class Edge:
         trusted: networks of proxies whose forwarded headers count.
         within: seconds for one request.
         at_once: maximum requests that run at once.
+        at_once_of_one: maximum requests of one client that run or wait.
     """
 
     def __init__(
@@ -133,10 +140,14 @@ class Edge:
         *,
         within: float = ANSWER_WITHIN,
         at_once: int = AT_ONCE,
+        at_once_of_one: int = AT_ONCE_OF_ONE,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._trusted = trusted
+        self.unlimited: tuple[Network, ...] = (*trusted, *LOOPBACK)
+        """Networks of clients that may have any number of connections: the proxies name their own clients."""
+        self._shares = Shares(at_once_of_one, self.unlimited)
         self._within = within
         self._failures = Failures()
         self._refusals = RateLimitedLog(log)
@@ -147,6 +158,13 @@ class Edge:
     def running(self) -> int:
         """Number of requests that run, including those that have been answered because they took too long."""
         return len(self._running)
+
+    def connection_refused(self, address: str) -> None:
+        """Record that a client had too many connections, and that a further one was closed."""
+        self._metrics.refused("connections")
+        self._refusals.log(
+            logging.WARNING, "connections", "too many connections from %s: a further one closed", address
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; implements ASGI."""
@@ -176,13 +194,29 @@ class Edge:
         _name_client(scope, client)
         if _announced_size(headers) > MAX_BODY:
             raise _Refused(_too_large(), "too_large")
+        give_back = self._shares.take(client.address)
+        if give_back is None:
+            # Not below 500, since agents take that for an answer to what they have asked.
+            raise _Refused(text(503, "Your address has too many requests at once; try again later.", _CLOSE), "share")
+        running = None
+        try:
+            await self._receive_body(exchange, deadline)
+            await self._wait_for_place(exchange, deadline)
+            running = self._start(scope, exchange)
+            running.add_done_callback(lambda _: give_back())
+        finally:
+            if running is None:
+                give_back()
+        await asyncio.wait({running}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        if not running.done():
+            raise _Refused(text(503, "This took too long; try again later.", _CLOSE), "deadline")
+
+    async def _receive_body(self, exchange: _Exchange, deadline: float) -> None:
         try:
             async with asyncio.timeout_at(deadline):
                 await exchange.receive_body()
         except TimeoutError:
             raise _Refused(text(408, "The request was too slow.", _CLOSE), "slow") from None
-        await self._wait_for_place(exchange, deadline)
-        await self._run(scope, exchange, deadline)
 
     async def _wait_for_place(self, exchange: _Exchange, deadline: float) -> None:
         """Wait until the request may run, as long as its client waits."""
@@ -212,13 +246,11 @@ class Edge:
         if not keep and not place.cancelled():
             self._places.release()
 
-    async def _run(self, scope: Scope, exchange: _Exchange, deadline: float) -> None:
+    def _start(self, scope: Scope, exchange: _Exchange) -> asyncio.Task[None]:
         running = asyncio.create_task(self._answered(scope, exchange), name="request")
         self._running.add(running)
         running.add_done_callback(self._end)
-        await asyncio.wait({running}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
-        if not running.done():
-            raise _Refused(text(503, "This took too long; try again later.", _CLOSE), "deadline")
+        return running
 
     def _end(self, running: asyncio.Task[None]) -> None:
         self._running.discard(running)

@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 
 from api.connection import KEEP_ALIVE, MAX_HEAD, timed_connections
 from api.edge import ANSWER_WITHIN, AT_ONCE, Edge
+from api.shares import FairListener, Shares
 from api.tls import ServerTls
 from runtime.addresses import Address
 from runtime.log import RateLimitedLog
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 MOST_CONNECTIONS: Final = 2000
 _SPARE_FILES: Final = 100
 """Open files for everything else: database, broker, metrics."""
+
+_SHARE: Final = 10
+"""One client may have one in so many of all connections (see :mod:`api.shares`). An agent has one."""
 
 _BACKLOG: Final = 1024
 _HANDSHAKE_WITHIN: Final = 30.0
@@ -88,12 +92,13 @@ class Server:
     """
 
     def __init__(self, app: Edge, sockets: Sequence[socket.socket], tls: ServerTls | None) -> None:
+        most = most_connections()
         self._app = app
-        self._sockets = sockets
+        shares = Shares(math.ceil(most / _SHARE), app.unlimited)
+        self._sockets = [FairListener(one, shares, app.connection_refused) for one in sockets]
         self._tls = tls
         self._state = ServerState()
         self._errors = RateLimitedLog(log)
-        most = most_connections()
         self._config = Config(
             app,
             http=timed_connections(most, ANSWER_WITHIN),

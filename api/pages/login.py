@@ -72,7 +72,11 @@ def _add_key_login(router: APIRouter, site: Site) -> None:
             return site.go(request, path_after_login(goto))
         network = begin_login(site, request)
         services, now = site.services, site.services.now()
-        found = authenticate(services.engine, services.peppers, key.strip(), now)
+        try:
+            found = authenticate(services.engine, services.peppers, key.strip(), now)
+        except Exception:
+            site.limit.succeeded(network)  # an outage of the database is no failure of the person
+            raise
         if found is None or found.audience is not Audience.ACCOUNT or found.account_id is None:
             services.metrics.refused("login")
             values = {"goto": path_after_login(goto), "error": _why_refused(key.strip())}

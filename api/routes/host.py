@@ -30,6 +30,9 @@ from schema.names import InvalidName, IpVersion, short_name
 _PEM_REQUEST: Final[dict[str, Any]] = {"type": "string", "description": "A signing request (PKCS #10), PEM."}
 _CERTIFICATE_WANTED: Final = "request_certificate"
 
+_SEEN_AS: Final = "Seen-As"
+"""Header of the configuration's answer: the host's address, by which it recognises that it has moved."""
+
 
 def host_router(services: Services, broker: BrokerOfAgents) -> APIRouter:
     """Return the routes."""
@@ -66,7 +69,10 @@ def _add_config(router: APIRouter, services: Services, broker: BrokerOfAgents) -
         made = config_of(who.host, broker)
         if asked.query.get(_CERTIFICATE_WANTED) == "true":
             return as_json(made.model_copy(update={"tls": _tls(services, who, now)}))
-        return tagged(made, asked.header("if-none-match"))
+        answer = tagged(made, asked.header("if-none-match"))
+        if not asked.behind_silent_proxy:
+            answer.headers[_SEEN_AS] = asked.peer
+        return answer
 
 
 def config_of(host: Host, broker: BrokerOfAgents) -> ConfigAnswer:

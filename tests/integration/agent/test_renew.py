@@ -130,6 +130,8 @@ def test_outcome_tells_when_the_first_of_both_is_due(
         issuer.lifetime = timedelta(minutes=4)  # and it begins a minute earlier
     made = renew(directory)
     assert made.due_in is not None and abs(made.due_in - due_in) < 10, made
+
+
 def test_certificate_is_renewed_in_its_last_third(
     api: RecordingApi, directory: StateDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
