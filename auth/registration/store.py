@@ -212,6 +212,7 @@ def _begin(connection: Connection, request: Request, ipv: IpVersion, ip: str, no
     if (refused := _count(connection, network_of(ip), now)) is not None:
         return refused
     renews = _renewed(connection, request.monitor_ids)
+    name = None if renews is None else renews.name
     account_id = renews.account_id if renews is not None else None
     if account_id is None and request.account_token:
         account_id = _account_id(connection, request.account_token)
@@ -221,10 +222,12 @@ def _begin(connection: Connection, request: Request, ipv: IpVersion, ip: str, no
                 "The account of option -a is unknown; check it, or choose one on the page instead.",
             )
     if refused is None and account_id is not None:
-        refused = _unconfirmed(connection, account_id, now)
+        refused = _unconfirmed(connection, account_id, now, besides=name)
     if refused is not None:
         _count_refusal(connection, network_of(ip), refused.kind)
         return refused
+    if name is not None:
+        _cancel_former(connection, name)
     token = new_verification_token()
     row = {
         "request_token": request.registration.hashed,
@@ -239,7 +242,6 @@ def _begin(connection: Connection, request: Request, ipv: IpVersion, ip: str, no
     }
     done = connection.execute(sa.insert(monitor_registrations).values(row)).inserted_primary_key
     assert done is not None
-    name = None if renews is None else renews.name
     connection.execute(sa.insert(registration_details).values(registration_id=int(done[0]), renews_name=name))
     return Pending(CONFIRM_PATH + token)
 
@@ -310,13 +312,19 @@ def _times(text: str) -> list[float]:
     return [float(at) for at in found if isinstance(at, int | float)] if isinstance(found, list) else []
 
 
-def _unconfirmed(connection: Connection, account_id: int, now: datetime) -> Refused | None:
-    """Refuse a further unconfirmed registration of an account, whose row this locks."""
+def _unconfirmed(connection: Connection, account_id: int, now: datetime, besides: str | None) -> Refused | None:
+    """Refuse a further unconfirmed registration of an account, whose row this locks.
+
+    Args:
+        besides: the monitor whose key is to be renewed; its former registrations are not counted, since a new one
+            replaces them.
+    """
     row = connection.execute(sa.select(accounts.c.name).where(accounts.c.id == account_id).with_for_update()).first()
     count = connection.scalar(
         sa.select(sa.func.count())
         .select_from(_JOINED)
         .where(_r.account_id == account_id, _r.status == "pending", _r.created_on > to_db(now - CONFIRM_WITHIN))
+        .where(sa.or_(_d.renews_name.is_(None), _d.renews_name != (besides or "")))
     )
     if row is not None and (count or 0) < MOST_UNCONFIRMED:
         return None
@@ -325,6 +333,17 @@ def _unconfirmed(connection: Connection, account_id: int, now: datetime) -> Refu
         f"This account has {MOST_UNCONFIRMED} registrations that wait for confirmation, which is the limit; confirm or "
         f"reject one, or {AGAIN} without -a.",
     )
+
+
+def _cancel_former(connection: Connection, name: str) -> None:
+    """Cancel what has not been confirmed of former attempts to renew the key of this monitor.
+
+    This locks rows of registrations after that of a network. The host polls one registration at a time, so it is rare
+    that another transaction waits for them the other way round; the database then ends one, which is repeated.
+    """
+    former = sa.select(_d.registration_id).where(_d.renews_name == name)
+    change = sa.update(monitor_registrations).where(_r.id.in_(former), _r.status == "pending")
+    connection.execute(change.values(status="cancelled"))
 
 
 def _account_id(connection: Connection, token: str) -> int | None:

@@ -12,6 +12,7 @@ from auth.api_key_store import authenticate, list_keys, revoke_key
 from auth.deletion import delete_monitors
 from auth.registration.accounts import lock_account
 from auth.registration.model import (
+    MOST_UNCONFIRMED,
     Accepted,
     Answer,
     Completed,
@@ -262,6 +263,20 @@ def test_host_with_its_key_adds_a_protocol_and_renews_its_key(engine: Engine) ->
     assert [(row.tls_name, row.ip_version) for row in monitor_rows(engine)] == [(new.name, "v4"), (new.name, "v6")]
     assert is_valid(engine, new) and is_valid(engine, former, 10 * MINUTE - SECOND)
     assert not is_valid(engine, former, 10 * MINUTE) and is_valid(engine, new, 10 * MINUTE)
+
+
+def test_newer_attempt_to_renew_a_key_replaces_the_former_ones(engine: Engine) -> None:
+    these, owned = registrations(engine), account(engine, "4xhq2c9")
+    former = registered(these, owned, V4)
+    key = authenticate(engine, PEPPERS, former.key.clear, NOW)
+    assert key is not None
+    other = ask(these, new_id(), "8.8.4.9", account_token="4xhq2c9")
+    begun = [new_id() for _ in range(MOST_UNCONFIRMED + 2)]
+    answers = [ask(these, one, V4, monitor_ids=key.monitor_ids) for one in begun]
+    waiting = {token_of(other), token_of(answers[-1])}
+    assert {one.verification_token for one in these.listed(NOW, status="pending")} == waiting
+    assert isinstance(ask(these, begun[0], V4, monitor_ids=key.monitor_ids), Refused)
+    assert confirm(these, answers[-1], owned) == Confirmed(former.name)
 
 
 def test_address_of_an_own_monitor_gets_a_new_key_for_it(engine: Engine) -> None:
