@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,7 @@ HEADERS: Final = {
 """Headers of all pages: nothing outside is loaded, and no address, which may be a secret, is sent to another site."""
 
 
+@cache  # with the compiled templates
 def open_templates() -> Environment:
     """Return the templates, which escape all values."""
     found = Environment(

@@ -179,7 +179,7 @@ def test_upgrade_of_sqlite_can_be_interrupted(sqlite_engine: Engine, monkeypatch
     with sqlite_engine.begin() as connection:
         connection.exec_driver_sql("DROP INDEX log_scores_review")
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
-        numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500000)"
+        numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600000)"
         connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
         connection.execute(sa.insert(servers).values(id=1, ip="192.0.2.1", created_on=sa.func.now()))
         connection.exec_driver_sql(

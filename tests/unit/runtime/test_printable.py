@@ -54,7 +54,12 @@ def test_any_text_becomes_one_line_without_control_characters(text: str) -> None
     assert printable(shown) == shown
 
 
-@given(st.recursive(ANY | st.integers() | st.none() | st.booleans(), lambda inner: st.dictionaries(ANY, inner)))
+JSON = st.recursive(
+    ANY | st.integers() | st.none() | st.booleans(), lambda inner: st.dictionaries(ANY, inner), max_leaves=10
+)
+
+
+@given(JSON)
 def test_json_is_lossless_and_printable_ascii(value: object) -> None:
     text = printable_json(value)
     assert text.isascii() and text.isprintable()
