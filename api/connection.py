@@ -1,4 +1,4 @@
-"""Limit how long a connection may stay in each phase.
+"""Limit how long a connection may stay in each phase, and what it may hold in memory.
 
 The server library limits only the pause between two requests. A client that sends the head of a request byte by byte,
 or does not read its answer, would stay for ever.
@@ -7,13 +7,14 @@ or does not read its answer, would stay for ever.
 import asyncio
 from typing import Final, Literal
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_WITHIN: Final = 15.0
 """Maximum seconds from the beginning of a connection, or of a further request, to the end of the request's head."""
 
 MAX_HEAD: Final = 16 * 1024
-"""Maximum bytes of a request's head."""
+"""Maximum bytes of a request's head, and of what a client sends ahead of its next request."""
 
 KEEP_ALIVE: Final = 5
 """Seconds for which a connection stays open without a request."""
@@ -60,6 +61,9 @@ def timed_connections(most: int, answer_within: float, head_within: float = HEAD
             if self._phase == "idle":
                 self._enter("head")
             super().data_received(data)
+            # The library would hold whatever arrives during a request, and goes on reading.
+            if self.conn.their_state is h11.DONE and len(self.conn.trailing_data[0]) > MAX_HEAD:
+                self.transport.abort()
 
         def handle_events(self) -> None:
             super().handle_events()
