@@ -30,6 +30,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Refusals = Callable[[str, Response], Response]
+"""Returns the answer to a refused request of a path; given is the one for machines."""
 
 MAX_BODY: Final = 64 * 1024
 """Maximum bytes of a request's body."""
@@ -120,6 +122,7 @@ class Edge:
     """The guarded application.
 
     Args:
+        refusals: the answers to refused requests; default: those for machines.
         trusted: networks of proxies whose forwarded headers count.
         within: seconds for one request.
         at_once: maximum requests that run at once.
@@ -131,6 +134,7 @@ class Edge:
         metrics: ApiMetrics,
         trusted: Sequence[Network],
         *,
+        refusals: Refusals = lambda _, given: given,
         within: float = ANSWER_WITHIN,
         at_once: int = AT_ONCE,
     ) -> None:
@@ -142,6 +146,7 @@ class Edge:
         self._refusals = RateLimitedLog(log)
         self._places = asyncio.Semaphore(at_once)
         self._running: set[asyncio.Task[None]] = set()
+        self._refusal = refusals
 
     @property
     def running(self) -> int:
@@ -160,7 +165,7 @@ class Edge:
         try:
             await self._handle(scope, exchange)
         except _Refused as refused:
-            await self._refuse(exchange, refused.response, refused.kind)
+            await self._refuse(scope, exchange, refused.response, refused.kind)
         finally:
             self._note(scope, exchange, time.monotonic() - began)
 
@@ -233,11 +238,11 @@ class Edge:
         else:
             failure = scope.get(FAILURE)
         if failure is not None and not exchange.ended:
-            await self._refuse(exchange, *self._failures.answer_to(failure))
+            await self._refuse(scope, exchange, *self._failures.answer_to(failure))
 
-    async def _refuse(self, exchange: _Exchange, response: Response, kind: str) -> None:
+    async def _refuse(self, scope: Scope, exchange: _Exchange, response: Response, kind: str) -> None:
         self._metrics.refused(kind)
-        await exchange.answer(response)
+        await exchange.answer(self._refusal(scope["path"], response))
 
     def _note(self, scope: Scope, exchange: _Exchange, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unknown")
