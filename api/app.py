@@ -9,7 +9,8 @@ from starlette.responses import Response
 
 from api.answers import Failures
 from api.broker_of_agents import BrokerOfAgents
-from api.edge import App, Edge, Receive, Scope, Send, carry_errors
+from api.edge import App, Edge, Receive, Refusals, Scope, Send, carry_errors
+from api.pages.refusals import refusals
 from api.published import Published
 from api.routes.access import access_router
 from api.routes.host import host_router
@@ -37,24 +38,24 @@ def build_api(
     app.include_router(access_router(services))
     for router in pages:
         app.include_router(router, include_in_schema=False)
-    _answer_errors(app)
+    _answer_errors(app, refusals(services.env))
     return app
 
 
 def guarded(api: FastAPI, services: Services) -> Edge:
     """Return the application with its limits."""
-    return Edge(api, services.metrics, services.settings.trusted_proxies())
+    return Edge(api, services.metrics, services.settings.trusted_proxies(), refusals=refusals(services.env))
 
 
-def _answer_errors(app: FastAPI) -> None:
-    """Let plain text answer the framework's own refusals, and let all other errors reach the edge.
+def _answer_errors(app: FastAPI, answers: Refusals) -> None:
+    """Answer the framework's own refusals, and let all other errors reach the edge.
 
     The framework would answer an unexpected error itself, and then raise it again.
     """
     failures = Failures()
 
     async def answer(request: Request, error: Exception) -> Response:
-        return failures.answer_to(error)[0]
+        return answers(request.url.path, failures.answer_to(error)[0])
 
     app.add_exception_handler(HTTPException, answer)
     app.add_exception_handler(RequestValidationError, answer)

@@ -33,6 +33,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Refusals = Callable[[str, Response], Response]
+"""Returns the answer to a refused request of a path; given is the one for machines."""
 
 MAX_BODY: Final = 64 * 1024
 """Maximum bytes of a request's body."""
@@ -126,6 +128,7 @@ class Edge:
     """The guarded application.
 
     Args:
+        refusals: the answers to refused requests; default: those for machines.
         trusted: networks of proxies whose forwarded headers count.
         within: seconds for one request.
         at_once: maximum requests that run at once.
@@ -138,6 +141,7 @@ class Edge:
         metrics: ApiMetrics,
         trusted: Sequence[Network],
         *,
+        refusals: Refusals = lambda _, given: given,
         within: float = ANSWER_WITHIN,
         at_once: int = AT_ONCE,
         at_once_of_one: int = AT_ONCE_OF_ONE,
@@ -153,6 +157,7 @@ class Edge:
         self._refusals = RateLimitedLog(log)
         self._places = asyncio.Semaphore(at_once)
         self._running: set[asyncio.Task[None]] = set()
+        self._refusal = refusals
 
     @property
     def running(self) -> int:
@@ -178,7 +183,7 @@ class Edge:
         try:
             await self._handle(scope, exchange)
         except _Refused as refused:
-            await self._refuse(exchange, refused.response, refused.kind)
+            await self._refuse(scope, exchange, refused.response, refused.kind)
         finally:
             self._note(scope, exchange, time.monotonic() - began)
 
@@ -265,11 +270,11 @@ class Edge:
         else:
             failure = scope.get(FAILURE)
         if failure is not None and not exchange.ended:
-            await self._refuse(exchange, *self._failures.answer_to(failure))
+            await self._refuse(scope, exchange, *self._failures.answer_to(failure))
 
-    async def _refuse(self, exchange: _Exchange, response: Response, kind: str) -> None:
+    async def _refuse(self, scope: Scope, exchange: _Exchange, response: Response, kind: str) -> None:
         self._metrics.refused(kind)
-        await exchange.answer(response)
+        await exchange.answer(self._refusal(scope["path"], response))
 
     def _note(self, scope: Scope, exchange: _Exchange, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unknown")

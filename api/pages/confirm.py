@@ -6,6 +6,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Form, Request, Response
 
 from api.pages.errors import PageError
+from api.pages.forms import AccountField, FormToken, account_of, outcome_of
 from api.pages.site import Site, Visit
 from api.pages.store import accounts_of
 from auth.registration.model import CONFIRM_PATH, Confirmer, Outcome, Problem, Shown
@@ -14,8 +15,9 @@ from schema.names import short_name
 
 _TOKEN: Final = re.compile(r"[0-9a-f]{32}")
 _PATH: Final = CONFIRM_PATH + "{token}"
-
-FormToken = Annotated[str, Form(max_length=200)]
+_APPROVAL: Final = (
+    "A new monitor starts to measure when the pool's operators have approved it; for some accounts, at once."
+)
 
 
 def add_confirm_routes(router: APIRouter, site: Site) -> None:
@@ -51,7 +53,7 @@ def add_confirm_routes(router: APIRouter, site: Site) -> None:
         request: Request,
         token: str,
         form_token: FormToken = "",
-        account: Annotated[str, Form(max_length=10)] = "",
+        account: AccountField = "",
         location: Annotated[str, Form(max_length=100)] = "",
         outcome: Annotated[str, Form(max_length=20)] = "",
     ) -> Response:
@@ -59,7 +61,7 @@ def add_confirm_routes(router: APIRouter, site: Site) -> None:
         visit = site.posted(request, form_token, path)
         shown = found(site, token, visit.person)
         account_id, choice = account_of(account), outcome_of(outcome)
-        done: object = Problem("Choose the account that the monitor belongs to.")
+        done: object = Problem("Choose the account that the monitor belongs to.", about="account")
         if account_id is not None:
             done = site.services.registrations.confirm(
                 shown.verification_token,
@@ -132,16 +134,6 @@ def _unknown() -> PageError:
     )
 
 
-def account_of(text: str) -> int | None:
-    """Return the account's id in a form; ``None`` if there is none."""
-    return int(text) if text.isascii() and text.isdigit() else None
-
-
-def outcome_of(text: str) -> Outcome | None:
-    """Return the outcome in a form; ``None`` if there is none."""
-    return next((one for one in Outcome if one == text), None)
-
-
 def _form(
     site: Site,
     request: Request,
@@ -159,12 +151,15 @@ def _form(
         accounts = [one for one in accounts if one.id == shown.account_id]
     if account_id is None:
         account_id = accounts[0].id if len(accounts) == 1 else shown.account_id
+    blocked = any(one.name is None for one in shown.warnings)
     return site.page(
         request,
         "confirm.html",
         visit,
         status=200 if problem is None else 409,
         error="" if problem is None else problem.sentence,
+        about="" if problem is None or blocked or not accounts else problem.about,
+        blocked=blocked,
         shown=shown,
         path=path_of(shown.verification_token),
         accounts=accounts,
@@ -173,6 +168,7 @@ def _form(
         # What is possible depends on the account, which may not have been chosen before.
         choose=shown.choose if problem is None else problem.choose or shown.choose,
         outcome=choice,
+        approval=_APPROVAL,
     )
 
 
@@ -180,15 +176,14 @@ def words_of(shown: Shown) -> tuple[str, list[str], bool]:
     """Return title and sentences about what has become of a registration, and whether to look again soon."""
     again = "To register the host anew, run 'ntppool-agent setup' on it again."
     name = short_name(shown.name)
-    approval = "It starts to measure when the pool's operators have approved it; for some accounts, at once."
     match shown.status:
         case "pending":
             return "Not confirmed yet", ["Open its page to confirm or reject it."], True
         case "accepted" if shown.handed_on is None:
             waits = "The host gets its key as soon as it asks, which it does every few seconds while setup runs there."
-            return f"{name} is confirmed", [waits, "You may close this page.", approval], True
+            return f"{name} is confirmed", [waits, "You may close this page.", _APPROVAL], True
         case "accepted" | "completed":
-            return f"{name} is registered", ["The host has its key.", approval], False
+            return f"{name} is registered", ["The host has its key.", _APPROVAL], False
         case "rejected":
             reason = [f"Reason: {shown.reason}."] if shown.reason else []
             return "This registration was rejected", [*reason, "The host is told so, and gets no key.", again], False

@@ -17,17 +17,25 @@ log = logging.getLogger(__name__)
 _defects: Final = RateLimitedLog(log)
 """Used in the event loop only."""
 
-_UNAVAILABLE: Final = "Not available right now"
+UNAVAILABLE: Final = "Not available right now"
+WENT_WRONG: Final = "Something went wrong"
 
 
 class PageError(Exception):
-    """The request is refused with a page of its own."""
+    """The request is refused with a page of its own.
 
-    def __init__(self, status: int, title: str, *sentences: str, retry_seconds: int | None = None) -> None:
+    Args:
+        again: address of the page on which to try again.
+    """
+
+    def __init__(
+        self, status: int, title: str, *sentences: str, again: str = "", retry_seconds: int | None = None
+    ) -> None:
         super().__init__(title)
         self.status = status
         self.title = title
         self.sentences = sentences
+        self.again = again
         self.headers = {} if retry_seconds is None else {"Retry-After": str(retry_seconds)}
 
 
@@ -37,6 +45,11 @@ class LoginNeeded(Exception):
     def __init__(self, goto: str) -> None:
         super().__init__("login needed")
         self.goto = goto
+
+
+def no_such_page(status: int = 404) -> PageError:
+    """Return the error of an address that no page has."""
+    return PageError(status, "There is no such page", "Its address is wrong, or it no longer exists.")
 
 
 def page_error(error: Exception, route: str) -> PageError:
@@ -49,15 +62,20 @@ def page_error(error: Exception, route: str) -> PageError:
         case PageError():
             return error
         case RequestValidationError():
-            return PageError(422, "This form is incomplete", "Go back, fill in all fields, and try again.")
+            return PageError(
+                422,
+                "This form cannot be accepted",
+                "Something in it is missing or too long. Nothing was changed.",
+                "Go back, correct it, and try again.",
+            )
         case HTTPException():
             return PageError(error.status_code, HTTPStatus(error.status_code).phrase, "Nothing was changed.")
         case ClockDoubted():
-            return PageError(503, _UNAVAILABLE, "The clock of this server is not trusted. Try again in a minute.")
+            return PageError(503, UNAVAILABLE, "The clock of this server is not trusted. Try again in a minute.")
     if isinstance(error, DatabaseUnavailable) or reaction_to(error) is not Reaction.DEFECT:
-        return PageError(503, _UNAVAILABLE, "The pool's database does not answer. Try again in a minute.")
+        return PageError(503, UNAVAILABLE, "The pool's database does not answer. Try again in a minute.")
     _defects.log(logging.ERROR, route, "page %s: %s", route, _without_values(error))
-    return PageError(500, "Something went wrong", "The error was recorded. Try again later.")
+    return PageError(500, WENT_WRONG, "The error was recorded. Try again later.")
 
 
 def _without_values(error: Exception) -> str:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from api.pages.errors import PageError
+from api.pages.forms import FormToken
 from api.pages.login_limit import WITHIN_SECONDS
 from api.pages.oidc import LoginRefused, Provider, ProviderError
 from api.pages.request_checks import network_of_peer, path_after_login
@@ -23,12 +24,11 @@ log = logging.getLogger(__name__)
 _unavailable: Final = OngoingWarning(log)
 
 CALLBACK: Final = "/login/callback"
+_START: Final = "/login/start"
 
 Goto = Annotated[str, Query(alias="next", max_length=2_000)]
-FormToken = Annotated[str, Form(max_length=200)]
 
 _CODE: Final = re.compile(r"[!-~]+")
-_AGAIN: Final = "Go back to the page that you wanted to see, and log in again."
 
 
 def add_login_routes(router: APIRouter, site: Site) -> None:
@@ -41,7 +41,7 @@ def add_login_routes(router: APIRouter, site: Site) -> None:
             return site.go(request, goto)
         if site.provider is None:
             return site.page_of_visitor(request, "login.html", goto=goto, error="")
-        start = "/login/start?" + urlencode({"next": goto})
+        start = f"{_START}?" + urlencode({"next": goto})
         return site.page_of_visitor(request, "login_provider.html", start=start, host=site.provider.host)
 
     @router.post("/logout")
@@ -115,7 +115,7 @@ def _why_refused(text: str) -> str:
 
 
 def _add_provider_login(router: APIRouter, site: Site, provider: Provider) -> None:
-    @router.get("/login/start")
+    @router.get(_START)
     def start(request: Request, goto: Goto = "") -> Response:
         attempt = new_attempt(site.services.now(), path_after_login(goto))
         try:
@@ -126,7 +126,7 @@ def _add_provider_login(router: APIRouter, site: Site, provider: Provider) -> No
                 verifier=site.seals.verifier(attempt),
             )
         except ProviderError as error:
-            raise _away(provider, error) from None
+            raise _away(provider, error, attempt) from None
         answer = RedirectResponse(url, status_code=303)
         site.keep_attempt(answer, request, attempt)
         return answer
@@ -141,17 +141,19 @@ def _add_provider_login(router: APIRouter, site: Site, provider: Provider) -> No
     ) -> Response:
         attempt = site.attempt(request)
         if attempt is None or not same_text(attempt.state, state):
-            raise PageError(400, "This login has ended", "It took too long, or was begun in another window.", _AGAIN)
+            raise PageError(
+                400, "This login has ended", "It took too long, or was begun in another window.", again="/login"
+            )
         if iss is not None and iss != provider.issuer:
-            raise PageError(400, "This login is invalid", "The answer came from another provider.", _AGAIN)
+            raise _not_logged_in(attempt, "The answer came from another provider.", status=400)
         if error or not _CODE.fullmatch(code):
-            raise PageError(403, "You are not logged in", f"{provider.host} did not log you in.", _AGAIN)
+            raise _not_logged_in(attempt, f"{provider.host} did not log you in.")
         network = begin_login(site, request)
         identity = _identify(site, request, provider, attempt, code)
         user = user_at_login(site.services.engine, identity, site.services.now())
         if isinstance(user, Stranger):
             site.services.metrics.refused("login")
-            raise _stranger(user, identity, provider)
+            raise _stranger(user, identity, provider, attempt)
         site.limit.succeeded(network)
         login = UserLogin(user.id, identity.issuer, identity.subject, identity.email or "")
         answer = site.go(request, attempt.goto, new_session(site.services.now(), login))
@@ -170,29 +172,39 @@ def _identify(site: Site, request: Request, provider: Provider, attempt: Attempt
     except LoginRefused as refused:
         site.services.metrics.refused("login")
         log.info("login at %s refused: %s", provider.host, refused)
-        raise PageError(403, "You are not logged in", f"The answer of {provider.host} is not valid.", _AGAIN) from None
+        raise _not_logged_in(attempt, f"The answer of {provider.host} is not valid.") from None
     except ProviderError as error:
-        raise _away(provider, error) from None
+        raise _away(provider, error, attempt) from None
 
 
-def _away(provider: Provider, error: ProviderError) -> PageError:
+def _again(attempt: Attempt) -> str:
+    """Return the address of the login page for another try."""
+    return "/login?" + urlencode({"next": attempt.goto})
+
+
+def _not_logged_in(attempt: Attempt, why: str, *, status: int = 403) -> PageError:
+    return PageError(status, "You are not logged in", why, again=_again(attempt))
+
+
+def _away(provider: Provider, error: ProviderError, attempt: Attempt) -> PageError:
     _unavailable.warning("provider of OpenID Connect %s: %s", provider.issuer, error)
-    return PageError(503, "You cannot log in right now", f"{provider.host} does not answer. Try again in a minute.")
+    said = f"{provider.host} does not answer. Try again in a minute."
+    return PageError(503, "You cannot log in right now", said, again=_again(attempt))
 
 
-def _stranger(reason: Stranger, identity: Identity, provider: Provider) -> PageError:
+def _stranger(reason: Stranger, identity: Identity, provider: Provider, attempt: Attempt) -> PageError:
     """Return the page for a person who is no user here, which says what to do."""
     host, title = provider.host, "You are not known here"
     match reason:
         case Stranger.NO_EMAIL:
             said = f"You are logged in at {host}, but it has not verified your e-mail address."
-            return PageError(403, title, said, f"Verify your address at {host}, and log in again.")
+            advice = f"Verify your address at {host}, and log in again."
+            return PageError(403, title, said, advice, again=_again(attempt))
         case Stranger.UNKNOWN:
             said = f"You are logged in at {host} as {identity.email}, but no user of the pool has this address."
         case Stranger.OTHER_LOGIN:
             said = f"You are logged in at {host} as {identity.email}, but the user with this address has another login."
         case Stranger.DELETED:
             said = f"You are logged in at {host}, but your user was deleted here."
-    return PageError(
-        403, title, said, "Ask an operator of the pool to add you to an account, and tell them this address."
-    )
+    advice = "Ask an operator of the pool to add you to an account, and tell them this address."
+    return PageError(403, title, said, advice, again=_again(attempt))

@@ -4,8 +4,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Query, Request, Response
 
-from api.pages.confirm import account_of
-from api.pages.errors import PageError
+from api.pages.errors import PageError, no_such_page
+from api.pages.forms import AccountField, FormToken, account_of
+from api.pages.request_checks import HOME
 from api.pages.session import KeyLogin
 from api.pages.site import Site, Visit
 from api.pages.store import (
@@ -22,8 +23,6 @@ from auth.deletion import delete_monitors
 from auth.registration.model import Problem, Shown
 from auth.registration.move import move_monitor
 from runtime.db.engine import reading, transaction
-
-FormToken = Annotated[str, Form(max_length=200)]
 
 _HOST = "/manage/monitors/{name}"
 
@@ -46,15 +45,15 @@ def add_manage_routes(router: APIRouter, site: Site) -> None:
         request: Request,
         name: str,
         form_token: FormToken = "",
-        account: Annotated[str, Form(max_length=10)] = "",
+        account: AccountField = "",
     ) -> Response:
         visit = site.posted(request, form_token, f"/manage/monitors/{name}")
         host, account_id = _found(site, visit, name), account_of(account)
         if account_id is None:
-            return _host_page(site, request, visit, host, error="Choose the account to move it to.")
+            return _host_page(site, request, visit, host, error="Choose the account to move it to.", about="account")
         done = move_monitor(site.services.engine, host.name, account_id, visit.person)
         if isinstance(done, Problem):
-            return _host_page(site, request, visit, host, error=done.sentence)
+            return _host_page(site, request, visit, host, error=done.sentence, about="account")
         return site.go(request, "/manage", visit.session, notice=f"{host.short} was moved.")
 
     @router.post(_HOST + "/remove")
@@ -67,7 +66,9 @@ def add_manage_routes(router: APIRouter, site: Site) -> None:
         visit = site.posted(request, form_token, f"/manage/monitors/{name}")
         host = _found(site, visit, name)
         if sure != "yes":
-            return _host_page(site, request, visit, host, error="Tick the box to remove it. Nothing was changed.")
+            return _host_page(
+                site, request, visit, host, error="Tick the box to remove it. Nothing was changed.", about="sure"
+            )
         ids, now = [one.id for one in host.protocols], site.services.now()
         transaction(site.services.engine, lambda connection: delete_monitors(connection, ids, now))
         return site.go(request, "/manage", visit.session, notice=f"{host.short} was removed.")
@@ -78,7 +79,9 @@ def add_manage_routes(router: APIRouter, site: Site) -> None:
 
     @router.get("/manage/{rest:path}")
     def nothing(request: Request, rest: str) -> Response:
-        raise PageError(404, "There is no such page", "Its address is wrong, or it no longer exists.")
+        if not rest:
+            return site.go(request, HOME)
+        raise no_such_page()
 
 
 def _found(site: Site, visit: Visit, name: str) -> Host:
@@ -129,18 +132,25 @@ def _waiting(site: Site, visit: Visit) -> list[Shown]:
     ]
 
 
-def _host_page(site: Site, request: Request, visit: Visit, host: Host, *, error: str = "") -> Response:
+def _host_page(site: Site, request: Request, visit: Visit, host: Host, *, error: str = "", about: str = "") -> Response:
+    """Return the page of a host.
+
+    Args:
+        about: the field that the error is about.
+    """
     with reading(site.services.engine) as connection:
         owner = account_names(connection, [] if host.account_id is None else [host.account_id])
         accounts = accounts_of(connection, visit.person)
+    others = [one for one in accounts if one.id != host.account_id]
     return site.page(
         request,
         "monitor.html",
         visit,
         status=409 if error else 200,
         error=error,
+        about="" if about == "account" and not others else about,
         host=host,
         account=next(iter(owner.values()), None),
-        others=[one for one in accounts if one.id != host.account_id],
+        others=others,
         statuses={one.status for one in host.protocols},
     )

@@ -28,7 +28,7 @@ from api.pages.session import (
     UserLogin,
     new_session,
 )
-from api.pages.templates import HEADERS, STYLE_PATH, open_templates
+from api.pages.templates import HEADERS, error_page, open_templates, render
 from api.services import Services
 from auth.registration.model import Confirmer
 from runtime.db.engine import reading
@@ -117,7 +117,7 @@ class Site:
                 403,
                 "This form was not sent from here",
                 "Your browser says that another page has sent it. Nothing was changed.",
-                f"Open this site at {self.origin(request)}, and try again there.",
+                f"Open {self.origin(request)}{HOME}, and try again there.",
             )
 
     def check_form_token(self, session: Session | None, form_token: str) -> None:
@@ -148,8 +148,8 @@ class Site:
         """Return a page. A notice of the session is shown once."""
         notice = visit.session.notice if visit is not None else ""
         token = self.seals.form_token(visit.session) if visit is not None else ""
-        common = {"env": self.services.env, "style": STYLE_PATH, "person": visit and visit.person, "notice": notice}
-        text = self.templates.get_template(template).render(**{"form_token": token, **common, **values})
+        common = {"person": visit and visit.person, "notice": notice, "form_token": token}
+        text = render(self.templates, self.services.env, template, **{**common, **values})
         answer = HTMLResponse(text, status_code=status)
         if visit is not None and notice:
             self.keep_session(answer, request, msgspec.structs.replace(visit.session, notice=""))
@@ -199,13 +199,7 @@ class Site:
         """
         if isinstance(error, LoginNeeded):
             return self.go(request, "/login?" + urlencode({"next": error.goto}))
-        return self._error_page(request, page_error(error, route))
-
-    def _error_page(self, request: Request, error: PageError) -> HTMLResponse:
-        values = {"title": error.title, "sentences": error.sentences, "home": HOME}
-        answer = self.page(request, "error.html", None, status=error.status, **values)
-        answer.headers.update(error.headers)
-        return answer
+        return error_page(self.templates, self.services.env, page_error(error, route))
 
 
 def open_site(services: Services) -> Site:

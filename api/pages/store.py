@@ -74,15 +74,18 @@ def accounts_of(connection: Connection, by: Confirmer, *, also: int | None = Non
     found = {row.id: row for row in connection.execute(query.where(mine))}
     if by.operator:
         found |= {row.id: row for row in connection.execute(query.limit(MOST_ACCOUNTS))}
-    names = [AccountName(row.id, row.name or f"account {row.id}", row.id_token or "") for row in found.values()]
-    return sorted(names, key=lambda one: (one.name.casefold(), one.id))
+    return sorted(map(_account_name, found.values()), key=lambda one: (one.name.casefold(), one.id))
 
 
 def account_names(connection: Connection, account_ids: Iterable[int]) -> dict[int, AccountName]:
     """Return accounts by id."""
     a = accounts.c
     rows = connection.execute(sa.select(a.id, a.name, a.id_token).where(a.id.in_(sorted(account_ids))))
-    return {row.id: AccountName(row.id, row.name or f"account {row.id}", row.id_token or "") for row in rows}
+    return {row.id: _account_name(row) for row in rows}
+
+
+def _account_name(row: Any) -> AccountName:
+    return AccountName(row.id, row.name or f"account {row.id}", row.id_token or "")
 
 
 def hosts_of(connection: Connection, account_ids: Collection[int]) -> list[Host]:

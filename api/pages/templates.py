@@ -4,9 +4,14 @@ import hashlib
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment as Templates
+from jinja2 import FileSystemLoader, StrictUndefined
+
+from api.pages.errors import PageError
+from schema.names import Environment
 
 _HERE: Final = Path(__file__).parent
 
@@ -28,9 +33,9 @@ HEADERS: Final = {
 
 
 @cache  # with the compiled templates
-def open_templates() -> Environment:
+def open_templates() -> Templates:
     """Return the templates, which escape all values."""
-    found = Environment(
+    found = Templates(
         loader=FileSystemLoader(_HERE / "html"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -39,6 +44,18 @@ def open_templates() -> Environment:
     )
     found.filters["utc"] = _utc
     return found
+
+
+def render(templates: Templates, env: Environment, name: str, **values: Any) -> str:
+    """Return the text of a page."""
+    common = {"env": env, "style": STYLE_PATH, "person": None, "notice": "", "form_token": ""}
+    return templates.get_template(name).render({**common, **values})
+
+
+def error_page(templates: Templates, env: Environment, error: PageError) -> HTMLResponse:
+    """Return the page for an error. It reads nothing from the ledger, which may be what is unavailable."""
+    text = render(templates, env, "error.html", title=error.title, sentences=error.sentences, again=error.again)
+    return HTMLResponse(text, error.status, error.headers)
 
 
 def _utc(moment: datetime) -> str:

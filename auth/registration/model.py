@@ -187,6 +187,8 @@ class Problem:
     sentence: str
     choose: tuple[Outcome, ...] = ()
     """The outcomes to choose from, if a choice is missing."""
+    about: Literal["", "account", "location", "outcome"] = ""
+    """What of the person's choice must change; empty if no other choice would help."""
 
 
 @dataclass(frozen=True, slots=True)

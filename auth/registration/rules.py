@@ -182,7 +182,9 @@ def parse_location(text: str) -> str | Problem:
     code = text.strip().lower()
     if _LOCATION.fullmatch(code):
         return code
-    return Problem("The location must be 3 to 5 letters, such as nlams (country and airport) or ams (airport).")
+    return Problem(
+        "The location must be 3 to 5 letters, such as nlams (country and airport) or ams (airport).", about="location"
+    )
 
 
 def free_name(location: str, account: Account, env: Environment, domain: str, taken: Collection[str]) -> str | Problem:
@@ -191,7 +193,10 @@ def free_name(location: str, account: Account, env: Environment, domain: str, ta
     Names of deleted monitors are taken: results and certificates of theirs still exist.
     """
     if not _LABEL.fullmatch(account.token):
-        return Problem("The account has no token that names can contain; ask an operator of the pool to give it one.")
+        return Problem(
+            "The account has no token that names can contain; ask an operator of the pool to give it one.",
+            about="account",
+        )
     used = {name.lower() for name in taken}
     for number in range(1, len(used) + 2):
         name = f"{location}{number}-{account.token}.{env}.{domain}"
@@ -241,9 +246,12 @@ def plan(
         taken: names of all monitors, also deleted ones, whose name contains the account's token.
     """
     if not by.may_act_for(account.id):
-        return Problem("You may not register monitors for this account.")
+        return Problem("You may not register monitors for this account.", about="account")
     if renews and any(one.account_id != account.id for one in renews) and not by.operator:
-        return Problem("The host showed the key of a monitor that belongs to another account; confirm it for that one.")
+        return Problem(
+            "The host showed the key of a monitor that belongs to another account; confirm it for that one.",
+            about="account",
+        )
     others = [one for one in holders if one.name not in {mine.name for mine in renews}]
     if any(not by.may_act_for(one.account_id) for one in others):
         return Problem(
@@ -251,7 +259,9 @@ def plan(
             "or an operator of the pool for help."
         )
     if others and choice not in (allowed := outcomes(account.id, holders, by, renews)):
-        return Problem("An address of this host belongs to a monitor already; choose what becomes of it.", allowed)
+        return Problem(
+            "An address of this host belongs to a monitor already; choose what becomes of it.", allowed, "outcome"
+        )
     if renews:
         base = list(renews)
     elif others and choice is Outcome.NEW_KEY:
@@ -300,6 +310,7 @@ def _within_limit(made: Plan, account: Account, holders: Sequence[KnownMonitor])
     if account.monitor_limit is not None and added and account.monitors + added - freed > account.monitor_limit:
         return Problem(
             f"The account has {account.monitors} monitors, and may have {account.monitor_limit} (IPv4 and IPv6 count "
-            "separately); remove one, or ask an operator of the pool for more."
+            "separately); remove one, or ask an operator of the pool for more.",
+            about="account",
         )
     return made

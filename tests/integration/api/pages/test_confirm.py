@@ -1,7 +1,5 @@
 """Test the page of a registration: what it shows to whom, and what confirming and rejecting do."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import timedelta
 
 import pytest
@@ -14,18 +12,11 @@ from auth.registration.secret import RegistrationId
 from auth.registration.store import Registrations
 from runtime.db.engine import transaction
 from schema.tables import monitor_registrations, registration_details
-from testbed.fixtures.pages import Browser, ManualTime, Page, account_key, application, browser, services
+from testbed.fixtures.pages import Browser, Login, ManualTime, Page, application, browser, read_page, services
 from testbed.fixtures.registering import account, ask, monitor_rows, new_id, owner, registrations, token_of
 
 V4, V6 = "8.8.4.4", "2001:4860:4860::8844"
 CONFIRM = "/manage/monitors/confirm/"
-
-Login = Callable[[int], Browser]
-
-
-@pytest.fixture
-def now() -> ManualTime:
-    return ManualTime()
 
 
 @pytest.fixture
@@ -36,24 +27,6 @@ def app(sqlite_engine: Engine, now: ManualTime) -> FastAPI:
 @pytest.fixture
 def these(sqlite_engine: Engine) -> Registrations:
     return registrations(sqlite_engine)
-
-
-@pytest.fixture
-def log_in(app: FastAPI, sqlite_engine: Engine) -> Iterator[Login]:
-    """Return a function that returns the browser of someone who has logged in with a key of an account."""
-    with ExitStack() as stack:
-
-        def logged_in(account_id: int) -> Browser:
-            found = stack.enter_context(browser(app))
-            found.log_in(account_key(sqlite_engine, account_id))
-            return found
-
-        yield logged_in
-
-
-@pytest.fixture
-def owned(sqlite_engine: Engine) -> int:
-    return account(sqlite_engine, "4xhq2c9")
 
 
 @pytest.fixture
@@ -121,7 +94,8 @@ def test_registration_id_and_keys_are_on_no_page(anna: Browser, these: Registrat
 def test_problem_is_shown_with_what_was_filled_in(anna: Browser, these: Registrations, owned: int) -> None:
     path = waiting(these)
     page = confirm(anna, path, owned, location="a<b>\"'")
-    assert page.status == 409 and "3 to 5 letters" in page.words and 'role="alert"' in page.answer.text
+    assert page.status == 409 and "The location must be 3 to 5 letters" in page.words
+    assert page.focus == "location"
     assert page.form(path).fields["location"] == "a<b>\"'" and "<b>" not in page.answer.text
     assert anna.submit(page, path, location="ams").status == 200
 
@@ -200,7 +174,8 @@ def test_person_chooses_what_becomes_of_their_former_monitor(
     assert f"The address {V4} belongs to the monitor nlams1-4xhq2c9 already." in page.words
     assert page.form(path).choices["outcome"] == ["new-key", "new-name"]
     assert "outcome" not in page.form(path).fields, "nothing is chosen for the person"
-    assert anna.submit(page, path, account=str(owned), location="ams").status == 409
+    unsure = anna.submit(page, path, account=str(owned), location="ams")
+    assert (unsure.status, unsure.focus) == (409, "outcome")
     done = confirm(anna, path, owned, location="", outcome="new-key")
     assert "nlams1-4xhq2c9 is confirmed" in done.words
     path = waiting(these)
@@ -220,7 +195,9 @@ def test_monitor_of_others_is_neither_named_nor_replaced(
     path = waiting(these)
     page = anna.get(path)
     assert "a monitor of another account" in page.words and "nlams1" not in page.answer.text
-    refused = confirm(anna, path, owned, outcome="new-name")
+    assert [form.action for form in page.forms] == ["/logout", f"{path}/reject"], "nothing that is refused is offered"
+    fields = {**page.form("/logout").fields, "account": str(owned), "location": "ams", "outcome": "new-name"}
+    refused = read_page(anna.post(path, fields))
     assert refused.status == 409 and "nlams1" not in refused.answer.text
     assert [row.status for row in monitor_rows(sqlite_engine)] == ["pending"]
 

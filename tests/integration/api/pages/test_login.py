@@ -31,24 +31,14 @@ from testbed.fixtures.pages import (
     check_headers,
     services,
 )
-from testbed.fixtures.registering import NOW, PEPPERS, account
+from testbed.fixtures.registering import NOW, PEPPERS
 
 HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-def now() -> ManualTime:
-    return ManualTime()
-
-
-@pytest.fixture
 def app(sqlite_engine: Engine, now: ManualTime) -> FastAPI:
     return application(services(sqlite_engine, now=now))
-
-
-@pytest.fixture
-def owned(sqlite_engine: Engine) -> int:
-    return account(sqlite_engine, "4xhq2c9")
 
 
 @pytest.fixture
@@ -70,7 +60,7 @@ def key_id(engine: Engine, key: str) -> int:
 
 def refused_key(anna: Browser, key: str) -> str:
     page = anna.submit(anna.get("/login"), "/login", key=key)
-    assert page.status == 403 and page.path == "/login"
+    assert (page.status, page.path, page.focus) == (403, "/login", "key")
     assert anna.get("/manage").path.startswith("/login?"), "nobody is logged in"
     return page.words
 

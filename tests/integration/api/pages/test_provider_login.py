@@ -88,6 +88,7 @@ def refused(anna: Browser, status: int = 403) -> str:
     """Try to log in in vain, and return the words of the page."""
     page = log_in(anna)
     assert page.status == status, page.words
+    assert "/login?next=%2Fmanage" in page.links, "there is a way to try again"
     assert anna.get("/manage").path.startswith("/login?"), "nobody is logged in"
     return page.words
 
