@@ -17,7 +17,7 @@ from agent.go_state import take_over
 from agent.inspection import inspect
 from agent.ntp.targets import TargetRefused, TargetRules
 from agent.ntp.udp import stamping
-from agent.output import Failed, print_error, warn, write, write_json
+from agent.output import Failed, print_crash, print_error, warn, write, write_json
 from agent.settings import (
     AgentSettings,
     ConfigurationError,
@@ -191,6 +191,9 @@ def main() -> NoReturn:
         for line in str(error).split("\n"):
             print_error(line)
         sys.exit(EXIT_CONFIGURATION)
+    except Exception as error:
+        print_crash(error)
+        sys.exit(EXIT_ERROR)
     sys.exit(0)
 
 

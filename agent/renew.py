@@ -26,6 +26,7 @@ from agent.certificate import CertificateError, is_for, validity
 from agent.certificate_request import CertificateFiles, NoRequest
 from agent.files import write_durably
 from agent.local_addresses import parse_local_addresses
+from agent.output import print_crash
 from agent.renewal_file import Kind, Outcome, write_outcome
 from agent.replacement import finish_replacement
 from agent.setup import CONFIG_PATH
@@ -300,6 +301,9 @@ def main() -> None:
         outcome = Renewal(directory, lambda api: client_of(api, given.local), again=given.again).run()
     except StateError as error:  # another one is in progress and tells
         sys.exit(str(error))
+    except Exception as error:
+        print_crash(error)
+        sys.exit(1)
     with suppress(OSError):  # the daemon notices that there is no outcome
         write_outcome(directory, outcome)
     sys.exit(0 if outcome.kind == "ok" else 1)

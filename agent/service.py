@@ -46,8 +46,8 @@ def run(settings: DaemonSettings) -> int:
     except StateError as error:
         log.error("%s", error)
         return EXIT_ERROR if isinstance(error, StateUnavailable) else EXIT_CONFIGURATION
-    except BaseExceptionGroup as group:
-        log.error("failed with an unexpected error", exc_info=group)
+    except (BaseExceptionGroup, Exception) as error:
+        log.error("failed with an unexpected error", exc_info=error)
         return EXIT_ERROR
 
 

@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Hashable
 from typing import Any, Final
 
@@ -67,6 +68,12 @@ def without_secrets(text: str) -> str:
     for secret in _kept_out:
         text = text.replace(secret, _HIDDEN)
     return _LOOKS_SECRET.sub(_HIDDEN, text)
+
+
+def crash_text(error: BaseException) -> str:
+    """Return the traceback of an error that ends the process, without secrets and control characters."""
+    text = without_secrets("".join(traceback.format_exception(error)))
+    return "".join(f"{printable(line)}\n" for line in text.splitlines())
 
 
 class _Formatter(logging.Formatter):

@@ -296,6 +296,8 @@ def test_own_secret_in_foreign_text_is_masked(stderr: TextIO, monkeypatch: pytes
         f"/test/monitors/data/{JWT}/x",
         f"Bearer {JWT}",
         "hvs.CAESIJlU9jVsQ7WrpSDj",
+        f"the key ntpm_{b'0c2lnbmF0dXJl'.hex()}",
+        f"the key ntpa_{b'0c2lnbmF0dXJl'.hex()}",
         "-----BEGIN EC PRIVATE KEY-----\nMIGkAgEBBDCx\n-----END EC PRIVATE KEY-----",
         "-----BEGIN PRIVATE KEY-----\nMIGkAgEBBDCx",
     ],
@@ -304,6 +306,7 @@ def test_text_resembling_a_token_or_key_is_masked(text: str) -> None:
     shown = without_secrets(f"before {text} after" if "KEY" not in text else f"before {text}")
     assert shown.startswith("before ") and "[secret]" in shown
     assert not {"c2lnbmF0dXJl", "eyJzdWIi", "CAESIJlU9", "MIGkAgEBBDCx"} & set(re.split(r"[^A-Za-z0-9]", shown))
+    assert "30633" not in shown
 
 
 @pytest.mark.parametrize("text", ["monitor uspao1.test.mon.example", "eyJ", "hvs.", "key for tokens: has 3 bytes", ""])
