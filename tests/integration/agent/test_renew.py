@@ -422,6 +422,11 @@ def test_secret_that_the_api_repeats_stays_out_of_the_outcome(api: RecordingApi,
     api.overrides["/monitor/api/config"] = lambda asked: refuse(418, f"what is {asked.headers['authorization']}?")
     outcome = renew(directory)
     assert outcome.kind == "failed" and "what is Bearer" in outcome.text and KEY not in outcome.text
+    del api.overrides["/monitor/api/config"]
+    api.overrides[TOKEN] = lambda asked: say(token="a-token-of-another-form", expires_on="2099-01-01T00:00:00Z")
+    api.overrides[CERTIFICATE] = lambda asked: refuse(403, "not with a-token-of-another-form")
+    outcome = renew(directory)
+    assert outcome.kind == "waiting" and outcome.text.endswith("not with [secret]"), "nor its new token"
 
 
 class Trouble(NamedTuple):

@@ -25,7 +25,7 @@ import pytest
 
 from agent.api_client import ApiClient, ApiUnreachable
 from agent.setup import Pace, Setup, SetupFailed, Wanted
-from agent.state import Broker, State, StateDirectory, provision
+from agent.state import Api, Broker, State, StateDirectory, StateError, StateFile, provision
 from schema.names import IpVersion
 from testbed.paths import CHECKOUT
 from testbed.recording_api import CONFIRM, Asked, RecordingApi, Reply, recording_api, refuse, say
@@ -144,6 +144,20 @@ def test_run_again_after_an_interruption_at_any_request_goes_on(api: RecordingAp
             assert not fresh.registration_file.exists()
 
 
+def test_key_that_could_not_be_stored_is_handed_out_again(
+    api: RecordingApi, directory: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("agent.state.write_durably", full)
+        with pytest.raises(StateError, match="No space left"):
+            set_up(directory, api.url)
+    assert "going on with the registration" in set_up(directory, api.url)[0]
+    assert len(ids(api)) == 1 and api.keys == {ids(api).pop(): key_of(directory)}
+
+
 def test_run_after_the_key_was_stored_but_not_the_end_keeps_it(api: RecordingApi, directory: StateDirectory) -> None:
     set_up(directory, api.url)
     key, number = key_of(directory), ids(api).pop()
@@ -192,6 +206,12 @@ def test_secret_that_the_api_repeats_is_not_shown(api: RecordingApi, directory: 
     with pytest.raises(SetupFailed, match="is not welcome") as failed:
         set_up(directory, api.url)
     assert not any(one in str(failed.value) for one in ids(api))
+    former = "a-key-of-another-form"
+    api.keys["earlier"] = former
+    directory.write_file(StateFile(api=Api(url=api.url, key=former)))
+    api.overrides[REGISTRATION] = lambda asked: refuse(403, f"{asked.key} is not welcome")
+    with pytest.raises(SetupFailed, match=r"\[secret\] is not welcome"):
+        set_up(directory, api.url)
 
 
 def test_outage_of_the_api_and_cut_answers_are_waited_for(api: RecordingApi, directory: StateDirectory) -> None:

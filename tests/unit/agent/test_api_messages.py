@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.api_client import Answer
 from agent.api_messages import InvalidAnswer, decode_certificate, decode_config, decode_registration, decode_token
+from agent.registration import Registration
 from testbed.random_inputs import examples
 from testbed.tls import LocalCa
 
@@ -68,7 +70,10 @@ def test_unusable_secrets_are_refused_without_quoting_them(secret: str) -> None:
 def test_representations_hide_secrets() -> None:
     registration = decode_registration(b'{"Status": "accepted", "APIToken": "very-secret"}')
     token = decode_token(b'{"token": "very-secret", "expires_on": "2026-12-01T00:00:00Z"}')
-    assert "very-secret" not in repr(registration) + repr(token)
+    begun = Registration(id="0" * 26, url="https://api.example", hostname="", account="", started=0.0)
+    answer = Answer(200, "application/json", b"very-secret")
+    assert "very-secret" not in repr(registration) + repr(token) + repr(answer)
+    assert begun.id not in repr(begun)
 
 
 def test_only_certificates_of_a_chain_are_kept() -> None:
