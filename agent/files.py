@@ -31,6 +31,7 @@ def _replace(path: Path, parts: tuple[bytes, ...], durable: bool) -> None:
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, 0o600)  # one that a crash has left has its own mode
             file.writelines(parts)
             file.flush()
             if durable:

@@ -24,11 +24,15 @@ class Life:
 
 
 def seconds_to_renewal(token: str) -> float:
-    """Return the seconds from now to two thirds of the token's lifetime, at least one."""
+    """Return the seconds from now to two thirds of the token's lifetime, at least one.
+
+    They are never more than two thirds of it, since the clock of this host may be behind that of the signer.
+    """
     life = life_of(token)
     if life is None:
         return OPAQUE
-    return max(1.0, life.issued + (life.expires - life.issued) * 2 / 3 - time.time())
+    whole = (life.expires - life.issued) * 2 / 3
+    return max(1.0, min(whole, life.issued + whole - time.time()))
 
 
 def has_expired(token: str) -> bool:

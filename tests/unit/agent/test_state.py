@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from agent.daemon_settings import DaemonSettings, hand_over, take_over
+from agent.files import write_durably
 from agent.pipeline import keep
 from agent.service import run
 from agent.state import (
@@ -48,6 +49,13 @@ def test_provisioned_state_and_token_can_be_read(tmp_path: Path) -> None:
     assert sorted(path.name for path in directory.path.iterdir()) == ["state.json", "token"]
     write_token(directory, "another")
     assert directory.read_token() == "another"
+
+
+def test_file_that_a_crash_has_left_open_to_others_is_closed(tmp_path: Path) -> None:
+    (left := tmp_path / "token.tmp").touch()
+    left.chmod(0o666)
+    write_durably(tmp_path / "token", b"secret")
+    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600 and not left.exists()
 
 
 def test_environments_have_their_own_directories(tmp_path: Path) -> None:

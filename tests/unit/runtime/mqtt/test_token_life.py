@@ -29,6 +29,11 @@ def test_overdue_token_is_renewed_after_a_second() -> None:
     assert seconds_to_renewal(token({"iat": 0, "exp": 1})) == 1.0
 
 
+def test_clock_that_is_a_day_behind_does_not_delay_the_renewal() -> None:
+    tomorrow = time.time() + 86_400
+    assert seconds_to_renewal(token({"iat": tomorrow, "exp": tomorrow + 21_600})) == pytest.approx(14_400)
+
+
 @pytest.mark.parametrize(
     "text",
     [
