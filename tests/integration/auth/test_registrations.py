@@ -6,9 +6,11 @@ from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
 from auth.api_key_store import authenticate, list_keys, revoke_key
+from auth.deletion import delete_monitors
+from auth.registration.accounts import lock_account
 from auth.registration.model import (
     Accepted,
     Answer,
@@ -123,6 +125,8 @@ def test_confirmed_registration_is_confirmed_for_no_other_account(engine: Engine
     confirm(these, Pending(f"/{token}"), one)
     again = these.confirm(token, account_id=other, location="nlams", by=owner(one, other), now=NOW)
     assert isinstance(again, Problem) and "already" in again.sentence
+    stranger = these.confirm(token, account_id=one, location="nlams", by=owner(other), now=NOW)
+    assert isinstance(stranger, Problem) and "nlams1" not in stranger.sentence, "its name is not for strangers"
     assert len(monitor_rows(engine)) == 1
 
 
@@ -197,6 +201,16 @@ def test_monitor_limit_and_monitor_enabled_of_the_account(engine: Engine) -> Non
     assert isinstance(refused, Problem) and "1 monitors" in refused.sentence and len(monitor_rows(engine)) == 1
 
 
+def test_unreadable_flags_are_no_permission(sqlite_engine: Engine) -> None:
+    owned = account(sqlite_engine, "4xhq2c9")
+    limits = ("true", '"9"', "1.5", '0, "monitor_enabled": 1', '0, "monitor_enabled": "true"')
+    for flags in ("[]", '"x"', "{", "[" * 5_000, *(f'{{"monitor_limit": {limit}}}' for limit in limits)):
+        with sqlite_engine.begin() as connection:
+            connection.execute(sa.text("UPDATE accounts SET flags = :flags"), {"flags": flags})
+            found = lock_account(connection, owned)
+        assert found is not None and (found.monitor_limit, found.monitor_enabled) == (0, False), flags
+
+
 def test_simultaneous_confirmations_give_different_names(engine: Engine) -> None:
     these, owned = registrations(engine), account(engine, "4xhq2c9")
     waiting = [ask(these, new_id(), f"2001:4860:{n}::1" if n % 2 else f"8.8.{n}.1") for n in range(6)]
@@ -253,6 +267,20 @@ def test_address_of_an_own_monitor_gets_a_new_key_for_it(engine: Engine) -> None
     again = registered(these, owned, V4, choice=Outcome.NEW_KEY)
     assert again.name == former.name and again.key != former.key and len(monitor_rows(engine)) == 1
     assert not is_valid(engine, former, 10 * MINUTE) and is_valid(engine, again, 10 * MINUTE)
+
+
+def test_deleted_protocol_that_returns_needs_another_approval(sqlite_engine: Engine) -> None:
+    these, owned = registrations(sqlite_engine), account(sqlite_engine, "4xhq2c9")
+    registered(these, owned, V4, V6)
+
+    def approve_both_and_delete_one(connection: Connection) -> None:
+        connection.execute(sa.update(monitors).values(status="active"))
+        deleted = connection.scalars(sa.select(monitors.c.id).where(monitors.c.ip == V6)).all()
+        delete_monitors(connection, deleted, NOW)
+
+    transaction(sqlite_engine, approve_both_and_delete_one)
+    registered(these, owned, V4, V6, choice=Outcome.NEW_KEY)
+    assert [(row.ip, row.status) for row in monitor_rows(sqlite_engine)] == [(V4, "active"), (V6, "pending")]
 
 
 def test_address_of_an_own_monitor_gets_a_new_name_and_the_old_one_is_set_aside(engine: Engine) -> None:
