@@ -107,6 +107,42 @@ async def test_outcome_of_an_earlier_renewal_is_not_taken_for_a_new_one(director
         assert made.trouble == "it left nothing" and made.refusal is None
 
 
+async def test_wrong_clock_is_told_though_all_is_well(directory: StateDirectory) -> None:
+    said = "this host's clock is 24h ahead of the API's"
+    told = Outcome(at=datetime(2026, 1, 1, tzinfo=UTC), kind="ok", clock=said)
+    async with running(directory, told) as (made, child):
+        await all_used(child)
+        assert (made.trouble, made.refusal) == (said, None)
+
+
+class Hanging:
+    """A child process that does not end by itself."""
+
+    def __init__(self) -> None:
+        self.returncode: int | None = None
+        self._ended = asyncio.Event()
+
+    def kill(self) -> None:
+        self.returncode = -9
+        self._ended.set()
+
+    async def wait(self) -> None:
+        await self._ended.wait()
+
+
+async def test_renewal_that_hangs_is_ended(directory: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = Hanging()
+
+    async def start(*_: object, **__: object) -> Hanging:
+        return child
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    monkeypatch.setattr(renewals, "LONGEST_RUN", 0.01)
+    async with asyncio.timeout(5):
+        assert await Renewals(directory)._run_child(again=False) == "the renewal was ended after 0.01 s"
+    assert child.returncode == -9
+
+
 async def test_refusal_outlasts_an_outage_a_restart_and_a_missing_file(directory: StateDirectory) -> None:
     async with running(directory, REFUSED, outcome("unreachable", "away")) as (made, child):
         await all_used(child)

@@ -14,6 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from auth.ca.authority import AuthorityUnavailable, Revocation, backdating
 from auth.ca.files import NOTICE, AlreadyThere, FileAuthority
 from auth.ca.hosts import InvalidHost
+from auth.ca.private_files import replace_file
 from auth.ca.request import parse_request
 from schema.names import InvalidName
 from testbed.fixtures.certificates import greedy_extensions, leaf_of, names_of, request_pem
@@ -148,6 +149,17 @@ def test_files_are_for_their_owner_only_whatever_the_umask(directory: Path) -> N
         os.umask(before)
     assert directory.stat().st_mode & 0o777 == 0o700
     assert [path.stat().st_mode & 0o777 for path in directory.iterdir()] == [0o600]
+
+
+def test_files_are_on_disk_before_they_have_their_names(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    fsync, link, replace = os.fsync, os.link, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append("fsync"), fsync(fd))[1])
+    monkeypatch.setattr(os, "link", lambda one, other: (events.append("name"), link(one, other))[1])
+    monkeypatch.setattr(Path, "replace", lambda one, other: (events.append("name"), replace(one, other))[1])
+    FileAuthority(directory, "test").create()
+    replace_file(directory / "server-key.pem", b"x", 0o600)
+    assert events == ["fsync", "name", "fsync"] * 2, "the file, its name, then the directory"
 
 
 def _widen_file(directory: Path) -> None:
