@@ -26,6 +26,7 @@ import pytest
 from agent.api_client import ApiClient, ApiUnreachable
 from agent.setup import Pace, Setup, SetupFailed, Wanted
 from agent.state import Api, Broker, State, StateDirectory, StateError, StateFile, provision
+from runtime.log import without_secrets
 from schema.names import IpVersion
 from testbed.paths import CHECKOUT
 from testbed.recording_api import CONFIRM, Asked, RecordingApi, Reply, recording_api, refuse, say
@@ -212,6 +213,9 @@ def test_secret_that_the_api_repeats_is_not_shown(api: RecordingApi, directory: 
     api.overrides[REGISTRATION] = lambda asked: refuse(403, f"{asked.key} is not welcome")
     with pytest.raises(SetupFailed, match=r"\[secret\] is not welcome"):
         set_up(directory, api.url)
+    api.overrides[REGISTRATION] = lambda asked: say(Status="accepted", APIToken="another-key-of-that-form")
+    set_up(directory, api.url)
+    assert without_secrets(f"<{key_of(directory)}>") == "<[secret]>", "nor in a crash"
 
 
 def test_outage_of_the_api_and_cut_answers_are_waited_for(api: RecordingApi, directory: StateDirectory) -> None:
