@@ -102,6 +102,15 @@ def test_ledger_has_neither_registration_id_nor_key(engine: Engine) -> None:
     assert mine.clear.lower() not in ledger.lower() and accepted.key.clear[16:] not in ledger
 
 
+def test_key_is_not_kept_for_a_host_that_does_not_return(sqlite_engine: Engine) -> None:
+    these = registrations(sqlite_engine)
+    registered(these, account(sqlite_engine, "4xhq2c9"), V4)
+    for late, kept in ((10 * MINUTE - SECOND, True), (10 * MINUTE, False)):
+        these.expire(NOW + late)
+        with reading(sqlite_engine) as connection:
+            assert (connection.scalar(sa.select(registration_details.c.sealed_key)) is not None) is kept
+
+
 def test_forged_and_foreign_requests_get_nothing(engine: Engine) -> None:
     these, mine, owned = registrations(engine), new_id(), account(engine, "4xhq2c9")
     token = token_of(ask(these, mine, V4))
