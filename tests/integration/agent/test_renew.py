@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,6 +118,31 @@ def test_token_is_renewed_in_its_last_third(
     before = len(api.to(TOKEN))
     renew(directory)
     assert len(api.to(TOKEN)) - before == due
+
+
+def test_certificate_is_renewed_in_its_last_third(
+    api: RecordingApi, directory: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renew(directory)
+    for age, due in ((0.66, False), (0.67, True), (1.5, True)):
+        begins = datetime.now(UTC) - age * timedelta(days=90)
+        times = (begins, begins + timedelta(days=90))
+        monkeypatch.setattr("agent.renew.validity", lambda path, times=times: times)
+        before = len(api.to(CERTIFICATE))
+        assert renew(directory).kind == "ok"
+        assert len(api.to(CERTIFICATE)) - before == due, age
+
+
+def test_key_that_setup_writes_meanwhile_stays_as_setup_wrote_it(api: RecordingApi, directory: StateDirectory) -> None:
+    written = StateFile(api=Api(url=api.url, key="ntpm_another_key"), name="deber1-acc1.devel.mon.example")
+
+    def set_up_now(asked: object) -> Reply:
+        directory.write_file(written)
+        return say(token=token(), expires_on="2099-01-01T00:00:00Z")
+
+    api.overrides[TOKEN] = set_up_now
+    renew(directory)
+    assert directory.read_file() == written
 
 
 def test_new_name_brings_new_token_and_certificate(api: RecordingApi, directory: StateDirectory) -> None:

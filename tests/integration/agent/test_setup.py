@@ -145,6 +145,19 @@ def test_run_again_after_an_interruption_at_any_request_goes_on(api: RecordingAp
             assert not fresh.registration_file.exists()
 
 
+def test_refusal_ends_the_registration_unless_there_were_too_many_requests(
+    api: RecordingApi, directory: StateDirectory
+) -> None:
+    for status, goes_on in ((429, True), (403, False)):
+        api.overrides[REGISTRATION] = lambda asked, status=status: refuse(status, "not now")
+        with pytest.raises(SetupFailed, match="not now"):
+            set_up(directory, api.url)
+        refused = api.asked[-1].headers["registration-id"]
+        del api.overrides[REGISTRATION]
+        set_up(directory, api.url)
+        assert (api.to(REGISTRATION)[-1].headers["registration-id"] == refused) is goes_on
+
+
 def test_key_that_could_not_be_stored_is_handed_out_again(
     api: RecordingApi, directory: StateDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
