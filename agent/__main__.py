@@ -17,7 +17,7 @@ from agent.go_state import take_over
 from agent.inspection import inspect
 from agent.ntp.targets import TargetRefused, TargetRules
 from agent.ntp.udp import stamping
-from agent.output import Failed, print_error, warn, write, write_json
+from agent.output import Failed, print_crash, print_error, warn, write, write_json
 from agent.settings import (
     AgentSettings,
     ConfigurationError,
@@ -32,7 +32,7 @@ from agent.settings import (
 from agent.state import NotSetUp, StateDirectory, StateError, StateUnavailable
 from agent.version import VERSION
 from agent.wording import status_lines
-from runtime.log import crash_text, set_up_logging
+from runtime.log import set_up_logging
 from runtime.mqtt.tls_files import file_stamp
 
 EXIT_ERROR: Final = 1
@@ -191,8 +191,8 @@ def main() -> NoReturn:
         for line in str(error).split("\n"):
             print_error(line)
         sys.exit(EXIT_CONFIGURATION)
-    except Exception as error:  # a defect; the interpreter would print it with whatever it quotes
-        sys.stderr.write(crash_text(error))
+    except Exception as error:
+        print_crash(error)
         sys.exit(EXIT_ERROR)
     sys.exit(0)
 

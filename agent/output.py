@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from runtime.log import stderr_is_journal
+from runtime.log import crash_text, stderr_is_journal
 from runtime.printable import printable, printable_json
 
 
@@ -29,6 +29,11 @@ def write_json(value: Any) -> None:
 def print_error(line: str) -> None:
     """Write one line to stderr, with the program's name."""
     sys.stderr.write(f"ntppool-agent: {printable(line)}\n")
+
+
+def print_crash(error: BaseException) -> None:
+    """Write the traceback of a defect to stderr, where the interpreter would write it with whatever it quotes."""
+    sys.stderr.write(crash_text(error))
 
 
 def warn(line: str) -> None:

@@ -26,6 +26,7 @@ from agent.certificate import CertificateError, is_for, validity
 from agent.certificate_request import CertificateFiles, NoRequest
 from agent.files import write_durably
 from agent.local_addresses import parse_local_addresses
+from agent.output import print_crash
 from agent.renewal_file import Kind, Outcome, write_outcome
 from agent.replacement import finish_replacement
 from agent.setup import CONFIG_PATH
@@ -43,7 +44,7 @@ from agent.state import (
     writing_state,
 )
 from agent.stored_configuration import Configuration, stored_broker_ca, stored_configuration
-from runtime.log import crash_text, keep_out_of_logs, without_secrets
+from runtime.log import keep_out_of_logs, without_secrets
 from runtime.loopback import is_loopback
 from runtime.mqtt.token_life import life_of
 from schema.names import ENVIRONMENTS, IpVersion
@@ -328,8 +329,8 @@ def main() -> None:
         outcome = Renewal(directory, lambda api: client_of(api, given.local), again=given.again).run()
     except StateError as error:  # another one is in progress and tells
         sys.exit(str(error))
-    except Exception as error:  # a defect; the interpreter would print it with whatever it quotes
-        sys.stderr.write(crash_text(error))
+    except Exception as error:
+        print_crash(error)
         sys.exit(1)
     with suppress(OSError):  # the daemon notices that there is no outcome
         write_outcome(directory, outcome)
