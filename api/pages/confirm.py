@@ -18,6 +18,7 @@ _PATH: Final = CONFIRM_PATH + "{token}"
 _APPROVAL: Final = (
     "A new monitor starts to measure when the pool's operators have approved it; for some accounts, at once."
 )
+_RENEWED: Final = "The monitor goes on as before. Its former key ends ten minutes after the new one was handed out."
 
 
 def add_confirm_routes(router: APIRouter, site: Site) -> None:
@@ -175,16 +176,16 @@ def _form(
 def words_of(shown: Shown) -> tuple[str, list[str], bool]:
     """Return title and sentences about what has become of a registration, and whether to look again soon."""
     again = "To register the host anew, run 'ntppool-agent setup' on it again."
-    name = short_name(shown.name)
+    name, then = short_name(shown.name), _RENEWED if shown.renews else _APPROVAL
     match shown.status:
         case "pending":
             return "Not confirmed yet", ["Open its page to confirm or reject it."], True
         case "accepted" if shown.handed_on is None:
             waits = "The host gets its key as soon as it asks, which it does every few seconds while setup runs there."
-            return f"{name} is confirmed", [waits, "You may close this page.", _APPROVAL], True
+            return f"{name} is confirmed", [waits, "You may close this page.", then], True
         case "accepted" | "completed":
-            return f"{name} is registered", ["The host has its key.", _APPROVAL], False
+            return f"{name} is registered", ["The host has its key.", then], False
         case "rejected":
             reason = [f"Reason: {shown.reason}."] if shown.reason else []
             return "This registration was rejected", [*reason, "The host is told so, and gets no key.", again], False
-    return "This registration has ended", ["It was not finished within 24 hours.", again], False
+    return "This registration has ended", ["It was not finished within 24 hours, or a newer one of its host has replaced it.", again], False
