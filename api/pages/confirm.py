@@ -188,4 +188,8 @@ def words_of(shown: Shown) -> tuple[str, list[str], bool]:
         case "rejected":
             reason = [f"Reason: {shown.reason}."] if shown.reason else []
             return "This registration was rejected", [*reason, "The host is told so, and gets no key.", again], False
-    return "This registration has ended", ["It was not finished within 24 hours, or a newer one of its host has replaced it.", again], False
+    return (
+        "This registration has ended",
+        ["It was not finished within 24 hours, or a newer one of its host has replaced it.", again],
+        False,
+    )

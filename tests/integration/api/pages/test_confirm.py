@@ -11,7 +11,7 @@ from auth.registration.model import Accepted, Pending, Refused, Request
 from auth.registration.secret import RegistrationId
 from auth.registration.store import Registrations
 from runtime.db.engine import transaction
-from schema.tables import monitor_registrations, registration_details
+from schema.tables import monitor_registrations, monitors, registration_details
 from testbed.fixtures.pages import Browser, Login, ManualTime, Page, application, browser, read_page, services
 from testbed.fixtures.registering import account, ask, monitor_rows, new_id, owner, registrations, token_of
 
@@ -70,6 +70,19 @@ def test_person_confirms_what_was_seen_and_the_host_gets_its_key(
     with sqlite_engine.connect() as connection:
         by = connection.scalar(sa.select(registration_details.c.decided_by))
     assert by is not None and by.startswith("key ")
+
+
+def test_renewal_of_a_key_promises_no_approval(
+    anna: Browser, these: Registrations, owned: int, sqlite_engine: Engine
+) -> None:
+    first = waiting(these)
+    confirm(anna, first, owned)
+    with sqlite_engine.connect() as connection:
+        monitor_id = connection.scalars(sa.select(monitors.c.id)).one()
+    path = CONFIRM + token_of(ask(these, new_id(), V4, monitor_ids=(monitor_id,)))
+    words = confirm(anna, path, owned).words
+    assert "goes on as before" in words and "approved" not in words
+    assert "approved" in anna.get(first).words
 
 
 def test_address_with_capitals_is_the_same(anna: Browser, these: Registrations, owned: int) -> None:
