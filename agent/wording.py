@@ -128,10 +128,11 @@ def _settings_lines(found: Inspection, report: AgentReport) -> Iterator[str]:
 
 def _outcome(found: Inspection, last: Outcome) -> str:
     """Say how the API was asked last; what the daemon waits for is said in its own line."""
-    waiting_for = None if found.report is None or found.process is None else found.report.waiting_for
+    report = None if found.process is None else found.report
+    waiting_for = None if report is None else report.waiting_for
     if last.text and waiting_for is not None and waiting_for.startswith(last.text):
         return ""
-    if last.kind == "unreachable":
+    if last.kind == "unreachable" and report is not None and waiting_for is None:
         return f": {last.text}; the agent works on with what it has, and asks again within 15 min"
     if not last.text and found.missing:
         return ""

@@ -213,6 +213,7 @@ def test_api_that_is_away_is_no_trouble_while_token_and_certificate_last(lasts: 
     assert "Connection refused; the agent works on with what it has, and asks again within 15 min" in said(away)
     assert away.healthy(NOW) is healthy
     assert not msgspec.structs.replace(away, ends=None).healthy(NOW)
+    assert "works on" not in said(msgspec.structs.replace(away, process=None)), "nothing does"
 
 
 def test_missing_token_is_not_called_well() -> None:
