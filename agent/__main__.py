@@ -1,8 +1,10 @@
 """Run ``ntppool-agent``, the command line on a monitor host."""
 
 import asyncio
+import itertools
 import os
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
@@ -14,19 +16,18 @@ from agent.check import Checked, check_arguments
 from agent.check import check as check_servers
 from agent.daemon_settings import DaemonSettings, hand_over
 from agent.go_state import take_over
-from agent.inspection import inspect
 from agent.ntp.targets import TargetRefused, TargetRules
 from agent.ntp.udp import stamping
 from agent.output import Failed, print_crash, print_error, warn, write, write_json
+from agent.owner import become_owner, user_name
+from agent.place import daemon_base, look
 from agent.settings import (
     AgentSettings,
     ConfigurationError,
-    base_directory,
     configured_api,
     defaults_path,
     for_daemon,
     load_settings,
-    places_to_look,
     wanted_protocols,
 )
 from agent.state import NotSetUp, StateDirectory, StateError, StateUnavailable
@@ -37,6 +38,9 @@ from runtime.mqtt.tls_files import file_stamp
 
 EXIT_ERROR: Final = 1
 EXIT_CONFIGURATION: Final = 2
+
+_CHOOSE: Final = ("-e", "--env", "--deploy-env", "--state-dir")
+"""The options that choose the agent. People write them after the command, too."""
 
 app = typer.Typer(
     help="Measure NTP servers for the NTP Pool.",
@@ -80,7 +84,8 @@ def monitor(
     if once and sanity_only:
         raise ConfigurationError("--once, --sanity-only: give only one of them")
     settings: AgentSettings = context.obj
-    base = base_directory(settings, os.environ)
+    base = daemon_base(settings, os.environ)
+    become_owner(base)  # what root leaves there, the service could not read
     directory = StateDirectory(base, settings.env)
     if take_over(directory, configured_api(settings)):
         warn(f"took over the state of the older agent; its file is kept as {directory.go_state_file}")
@@ -99,13 +104,14 @@ def setup(
     hostname: Annotated[str | None, typer.Option(help="Name of this host to show; default: its own.")] = None,
     account: Annotated[str, typer.Option("-a", "--account", help="Token of the account to preselect.")] = "",
     api: Annotated[str | None, typer.Option(help="URL of the pool's API (MONITOR_API).")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before the key of a monitor is renewed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a key is renewed.")] = False,
     qr: Annotated[bool, typer.Option("--qr/--no-qr", help="Show the address as a QR code, too, in a terminal.")] = True,
 ) -> None:
     """Register this host as a monitor, or add a protocol and renew its key.
 
-    It shows an address to open in a browser, and waits until the monitor is confirmed there. It may be interrupted
-    at any time and run again.
+    It shows an address to open in a browser, and waits until the monitor is confirmed there.
+
+    It may be interrupted at any time and run again.
     """
     settings: AgentSettings = context.obj
     from agent.setup_command import set_up  # not needed by other commands
@@ -147,7 +153,7 @@ def check(
 def status(context: typer.Context) -> None:
     """Show whether the agent runs, is connected and probes, and if not, why not."""
     settings: AgentSettings = context.obj
-    found, now = inspect(places_to_look(settings, os.environ), settings.env), datetime.now(UTC)
+    found, now = look(settings, os.environ), datetime.now(UTC)
     for line in status_lines(found, now):
         write(line)
     raise typer.Exit(0 if found.healthy(now) else EXIT_ERROR)
@@ -183,7 +189,7 @@ def main() -> NoReturn:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # escape what the locale cannot show
     try:
-        app()
+        app(options_first(sys.argv[1:]))
     except (StateUnavailable, Failed) as error:  # not an invalid setting, after which systemd would not restart us
         print_error(str(error))
         sys.exit(EXIT_ERROR)
@@ -197,6 +203,23 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
+def options_first(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with those that choose the agent before the command, wherever they were given."""
+    first: list[str] = []
+    others: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--":
+            return [*first, *others, argument, *left]
+        if argument in _CHOOSE:
+            first += [argument, *itertools.islice(left, 1)]
+        elif argument.partition("=")[0] in _CHOOSE:
+            first.append(argument)
+        else:
+            others.append(argument)
+    return [*first, *others]
+
+
 def _become_daemon(settings: DaemonSettings) -> NoReturn:
     """Replace this process with the daemon, which then has none of the command line's modules in memory."""
     # One arena, since an arena per thread would hold back memory; and return free memory to the system early.
@@ -205,12 +228,15 @@ def _become_daemon(settings: DaemonSettings) -> NoReturn:
     # In a checkout, the packages are in the current directory; otherwise it must not be searched.
     isolated = [] if Path(__file__).parents[1] == Path.cwd() else ["-P"]
     command = [sys.executable, *isolated, "-m", "agent.daemon", str(hand_over(settings))]
-    os.execve(sys.executable, command, environ)  # noqa: S606  # our own interpreter and module
+    try:
+        os.execve(sys.executable, command, environ)  # noqa: S606  # our own interpreter and module
+    except OSError as error:  # as the owner of the state directory, who may not read where it is installed
+        raise Failed(f"{sys.executable}: cannot be run by the user {user_name()}: {error.strerror}") from None
 
 
 def _rules(settings: AgentSettings) -> TargetRules:
     """Return the rules of the state if there is one; a host that is not set up may still measure public servers."""
-    directory = StateDirectory(places_to_look(settings, os.environ)[0], settings.env)
+    directory = StateDirectory(Path(look(settings, os.environ).path).parent, settings.env)
     if file_stamp(directory.state_file) is None:
         return TargetRules(settings.env)
     return directory.rules(directory.read_state())

@@ -45,6 +45,9 @@ NOT_YET_VALID: Final = 9
 EXPIRED: Final = 10
 """OpenSSL's codes of verification errors that a wrong clock causes, too."""
 
+UNKNOWN_ISSUER: Final = (2, 18, 19, 20, 21)
+"""OpenSSL's codes for a certificate that no trusted CA has signed, or that has signed itself."""
+
 Step = Literal["name", "connect", "tls", "answer"]
 
 
@@ -242,9 +245,17 @@ class ApiClient:
             text = f"{self.url}: its certificate is not trusted: {error.verify_message}"
             if error.verify_code in (NOT_YET_VALID, EXPIRED):
                 text += f"; or this host's clock is wrong: it says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+            elif error.verify_code in UNKNOWN_ISSUER:
+                text += f"; {self._remedy()}"
             raise ApiUnreachable(text, "tls") from None
         except (OSError, ValueError) as error:
             raise ApiUnreachable(f"{self.url}: no TLS connection: {_reason(error)}", "tls") from None
+
+    def _remedy(self) -> str:
+        """Say what to do about a certificate of an unknown CA."""
+        if self.ca_file is None:
+            return "if the pool has a CA of its own, name the file with its certificate in MONITOR_API_CA_FILE"
+        return f"{self.ca_file}, which MONITOR_API_CA_FILE has named, is not the certificate of its CA"
 
 
 def _bind(sock: socket.socket, ip: str) -> None:

@@ -30,11 +30,13 @@ from agent.check_steps import (
     token_problem,
     token_step,
 )
-from agent.inspection import Inspection, inspect
+from agent.hints import complete
+from agent.inspection import Inspection
 from agent.local_addresses import parse_local_addresses
 from agent.login import Login
+from agent.place import look
 from agent.renew import TOKEN_PATH, client_of
-from agent.settings import AgentSettings, places_to_look, wanted_protocols
+from agent.settings import AgentSettings, wanted_protocols
 from agent.setup import CONFIG_PATH
 from agent.setup_words import CLOCK_TOLERANCE
 from agent.state import Api, NotSetUp, StateDirectory, StateError, StateFile
@@ -57,8 +59,9 @@ def check_api(settings: AgentSettings, environ: Mapping[str, str], done: Callabl
     Raises:
         ConfigurationError: a setting is invalid.
     """
-    found = inspect(places_to_look(settings, environ), settings.env)
-    return ApiCheck(found, wanted_protocols(settings), parse_local_addresses(settings.api_bind), done).run()
+    return ApiCheck(
+        look(settings, environ), wanted_protocols(settings), parse_local_addresses(settings.api_bind), done
+    ).run()
 
 
 class ApiCheck:
@@ -79,6 +82,7 @@ class ApiCheck:
         self._steps: list[Step] = []
         self._now: Callable[[], float] = time.time
         self._token: str | None = None
+        self._shown = "token"
 
     def run(self) -> list[Step]:
         """Check everything. A failure at the API does not keep the broker from being checked."""
@@ -93,7 +97,8 @@ class ApiCheck:
 
     def _add(self, step: Step) -> bool:
         """Record a step; return whether the next ones make sense."""
-        step = replace(step, detail=without_secrets(step.detail))  # the API may repeat what it was sent
+        detail = without_secrets(complete(step.detail, self._directory))  # the API may repeat what it was sent
+        step = replace(step, detail=detail, help=complete(step.help, self._directory))
         self._steps.append(step)
         self._done(step)
         return step.verdict != "failed"
@@ -123,6 +128,8 @@ class ApiCheck:
             "the agent does not run" if self._found.process is None else f"the agent is process {self._found.process}"
         )
         self._add(Step("state", "ok", f"{path}; {runs}"))
+        if self._found.settings_differ is not None:
+            self._add(Step("settings", "note", self._found.settings_differ))
         return file
 
     # ---- the API ---------------------------------------------------------------------------------------------------
@@ -181,8 +188,10 @@ class ApiCheck:
         if isinstance(asked, Answer) and asked.status == 200:
             with suppress(InvalidAnswer):
                 self._token = decode_token(asked.body).token
+                self._shown = "the token that the API has just given for this check"
                 keep_out_of_logs(self._token)
-        self._add(token_step(good, problem, asked, running=self._found.process is not None))
+        missing = not self._directory.token_file.exists()
+        self._add(token_step(good, problem, asked, running=self._found.process is not None, missing=missing))
 
     def _login(self, file: StateFile) -> Login | None:
         """Check the certificate, and return the files for the broker."""
@@ -196,7 +205,7 @@ class ApiCheck:
                     problem = f"{path}: is not for {file.name}"
             except (CertificateError, OSError, ValueError) as error:
                 problem = str(error)
-        self._add(certificate_step(times, problem, self._now()))
+        self._add(certificate_step(times, problem, self._now(), lost=bool(file.fetched.certificate)))
         try:
             return Login(self._directory, self._directory.read_state())
         except NotSetUp as error:
@@ -213,7 +222,7 @@ class ApiCheck:
             self._skip("without a token", "broker", *AFTER_CONNECTING)
             return
         topic = Topics(self._found.env).api_test(login.state.name)
-        asyncio.run(check_broker(login, self._token, topic, self._add))
+        asyncio.run(check_broker(login, self._token, topic, self._add, self._shown))
 
 
 def resolve(

@@ -21,12 +21,13 @@ ANSWER_WITHIN: Final = 20.0
 AFTER_CONNECTING: Final = ("login", "publish")
 
 
-async def check_broker(login: Login, token: str, topic: str, add: Callable[[Step], bool]) -> None:
+async def check_broker(login: Login, token: str, topic: str, add: Callable[[Step], bool], shown: str = "token") -> None:
     """Check each step.
 
     Args:
         topic: on which this monitor may publish.
         add: called with each step; returns whether the next ones make sense.
+        shown: which token it is, in words.
     """
     if not add(await _reach(login)):
         for name in AFTER_CONNECTING:
@@ -44,7 +45,8 @@ async def check_broker(login: Login, token: str, topic: str, add: Callable[[Step
     )
     running = asyncio.create_task(session.run())
     try:
-        if add(await _log_in(session, lost)):
+        used = f"{shown} and certificate" if login.tls.address.cert_file else f"{shown}, without a certificate"
+        if add(await _log_in(session, lost, used)):
             add(await _publish(session, topic))
         else:
             add(Step("publish", "skipped", "without a login"))
@@ -65,13 +67,13 @@ async def _reach(login: Login) -> Step:
     return broker_step(str(address), None)
 
 
-async def _log_in(session: BrokerSession, lost: "asyncio.Future[Lost]") -> Step:
+async def _log_in(session: BrokerSession, lost: "asyncio.Future[Lost]", used: str) -> Step:
     ready = asyncio.ensure_future(session.wait_ready())
     outcomes: set[asyncio.Future[Any]] = {ready, lost}
     await asyncio.wait(outcomes, timeout=ANSWER_WITHIN, return_when=asyncio.FIRST_COMPLETED)
     ready.cancel()
     if session.connected:
-        return login_step(None, refused=False)
+        return login_step(None, refused=False, used=used)
     if lost.done():
         return login_step(lost.result().reason, refused=refuses_credentials(lost.result()))
     return login_step(f"the broker does not answer within {ANSWER_WITHIN:g} s", refused=False)

@@ -79,8 +79,10 @@ def tls_step(tried: Tried, *, encrypted: bool) -> Step:
         return Step("TLS", "ok", "not used, since the API is on this host")
     failed = [outcome for outcome in tried.values() if isinstance(outcome, ApiUnreachable) and outcome.step == "tls"]
     if failed:
-        advice = "set this host's clock; install ca-certificates; or name the API's CA in MONITOR_API_CA_FILE"
-        return Step("TLS", "failed", str(failed[0]), advice)
+        text, advice = str(failed[0]), "set this host's clock, or install ca-certificates"
+        if "MONITOR_API_CA_FILE" not in text:
+            advice += "; or name the API's CA in MONITOR_API_CA_FILE"
+        return Step("TLS", "failed", text, advice)
     return Step("TLS", "ok", "the API's certificate is trusted")
 
 
@@ -165,7 +167,9 @@ def token_problem(token: str, name: str | None, now: float) -> str:
     return ""
 
 
-def token_step(token: str | None, problem: str, asked: Answer | ApiUnreachable | None, *, running: bool) -> Step:
+def token_step(
+    token: str | None, problem: str, asked: Answer | ApiUnreachable | None, *, running: bool, missing: bool = False
+) -> Step:
     """Judge the token.
 
     Args:
@@ -173,6 +177,7 @@ def token_step(token: str | None, problem: str, asked: Answer | ApiUnreachable |
         problem: why it is not.
         asked: the API's answer to the request for another one, if it was asked.
         running: whether the agent runs.
+        missing: there is no stored one.
     """
     if token is not None:
         life = life_of(token)
@@ -182,21 +187,28 @@ def token_step(token: str | None, problem: str, asked: Answer | ApiUnreachable |
         return Step("token", "failed", f"{problem}; the pool gives none: {text}")
     given = isinstance(asked, Answer)
     detail = f"{problem}; the pool gives another one" if given else f"{problem}; {asked or 'the API was not asked'}"
+    if running and given and missing:
+        return Step("token", "note", detail, "the running agent fetches it now")
     if running:
         return Step("token", "failed", detail, "see 'ntppool-agent status' for why the agent has not fetched it")
     return Step("token", "note" if given else "failed", detail, "start the agent, which fetches it")
 
 
-def certificate_step(validity: tuple[datetime, datetime] | None, problem: str, now: float) -> Step:
+def certificate_step(
+    validity: tuple[datetime, datetime] | None, problem: str, now: float, *, lost: bool = False
+) -> Step:
     """Judge our certificate.
 
     Args:
         validity: its times; ``None`` if there is no certificate.
         problem: why it is of no use; empty if it is good.
+        lost: there has been one.
     """
     advice = "the agent renews it by itself: see 'ntppool-agent status' for why it has not"
     if problem:
         return Step("certificate", "failed", problem, advice)
+    if validity is None and lost:
+        return Step("certificate", "note", "there is none any more", "the agent fetches another one when it runs")
     if validity is None:
         return Step("certificate", "note", "there is none, which only a pool without certificates accepts")
     begins, ends = (moment.timestamp() for moment in validity)
@@ -218,15 +230,16 @@ def broker_step(address: str, problem: str | None) -> Step:
     return Step("broker", "failed", f"{address}: {problem}", advice)
 
 
-def login_step(problem: str | None, *, refused: bool) -> Step:
+def login_step(problem: str | None, *, refused: bool, used: str = "token and certificate") -> Step:
     """Judge the login.
 
     Args:
         problem: ``None`` if it works.
         refused: the broker does not accept token or certificate.
+        used: what was shown to the broker.
     """
     if problem is None:
-        return Step("login", "ok", "the broker accepts token and certificate")
+        return Step("login", "ok", f"the broker accepts {used}")
     advice = "the running agent asks the pool for new ones by itself" if refused else "try again later"
     return Step("login", "failed", problem, f"{advice}; if it stays so, {SETUP}" if refused else advice)
 

@@ -19,6 +19,7 @@ class Failed(Exception):
 def write(line: str) -> None:
     """Write one line to stdout, with unsafe characters escaped."""
     sys.stdout.write(printable(line) + "\n")
+    sys.stdout.flush()  # into a pipe, too: somebody may be waiting for it
 
 
 def write_json(value: Any) -> None:
@@ -27,7 +28,8 @@ def write_json(value: Any) -> None:
 
 
 def print_error(line: str) -> None:
-    """Write one line to stderr, with the program's name."""
+    """Write one line to stderr, with the program's name, after all output."""
+    sys.stdout.flush()
     sys.stderr.write(f"ntppool-agent: {printable(line)}\n")
 
 
@@ -38,6 +40,7 @@ def print_crash(error: BaseException) -> None:
 
 def warn(line: str) -> None:
     """Write a warning to stderr; with its syslog priority if that is the journal."""
+    sys.stdout.flush()
     sys.stderr.write(f"{'<4>' if stderr_is_journal() else ''}ntppool-agent: warning: {printable(line)}\n")
 
 

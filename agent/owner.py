@@ -37,6 +37,14 @@ def become_owner(base: Path) -> None:
         raise state_error(f"{base}: cannot be used as its owner", error) from error
 
 
+def user_name() -> str:
+    """Return the name of the user who we are."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
 def give_roots_files(base: Path, user: int, group: int) -> None:
     """Give root's directories and files below ``base`` to its owner, who could not use them otherwise.
 

@@ -25,6 +25,7 @@ from agent.api_messages import BrokerAnswer, ConfigAnswer, InvalidAnswer, decode
 from agent.certificate import CertificateError, is_for, validity
 from agent.certificate_request import CertificateFiles, NoRequest
 from agent.files import write_durably
+from agent.hints import complete
 from agent.local_addresses import parse_local_addresses
 from agent.output import print_crash
 from agent.renewal_file import Kind, Outcome, write_outcome
@@ -105,7 +106,7 @@ class Renewal:
             return Outcome(
                 at=datetime.now(UTC),
                 kind=kind,
-                text=without_secrets(text),
+                text=without_secrets(complete(text, self._directory)),
                 clock=self._clock,
                 address=self._address,
                 due_in=self._seconds_until_due() if kind == "ok" else None,

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from agent.renewal_file import Outcome, read_outcome
@@ -98,11 +99,14 @@ class Renewals:
         self.trouble: str | None = None
         """What is wrong, or what the pool has yet to do."""
         self._address = ""
+        self.away = False
+        """The API has given no answer. Costs nothing while token and certificate last, about which ``status`` knows."""
         self._failures = 0
         self._asked = False
         self._again = False
         """The broker refuses what we have."""
         self._again_from = -AGAIN_EVERY
+        self._here: set[Path] = set()
         self._warning = OngoingWarning(log, repeat_seconds=3600.0)
 
     def ask_now(self) -> None:
@@ -132,13 +136,28 @@ class Renewals:
 
     async def _wait(self, seconds: float, api: Api) -> None:
         """Wait, but not if there is a new key, or a reason to ask now."""
+        self._here = self._credentials()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not self._is_urgent() and self._api() in (api, None):  # noqa: ASYNC110  # others write it
                     await asyncio.sleep(LOOK_EVERY)
 
     def _is_urgent(self) -> bool:
-        return self._asked or self._again
+        return self._asked or self._again or self._has_lost_something()
+
+    def _credentials(self) -> set[Path]:
+        """Return the files with our credentials that are there."""
+        directory = self._directory
+        files = (directory.token_file, directory.certificate_file, directory.key_file)
+        return {path for path in files if file_stamp(path) is not None}
+
+    def _has_lost_something(self) -> bool:
+        """Return whether a file has been removed since the last renewal. One that this could not fetch is not lost
+        again."""
+        lost = self._here - self._credentials()
+        if lost:
+            log.warning("%s: missing, asking the API", ", ".join(sorted(map(str, lost))))
+        return bool(lost)
 
     def _api(self) -> Api | None:
         """Return the API and our key, if there is one that can be read."""
@@ -199,6 +218,7 @@ class Renewals:
             self._address = outcome.address
             if self._address:
                 log.warning("%s", self._address)
-        if (refusal, trouble) != (self.refusal, self.trouble):
-            self.refusal, self.trouble = refusal, trouble
+        away = outcome is not None and outcome.kind == "unreachable" and not outcome.clock
+        if (refusal, trouble, away) != (self.refusal, self.trouble, self.away):
+            self.refusal, self.trouble, self.away = refusal, trouble, away
             self.on_change()

@@ -12,6 +12,7 @@ from typing import Final
 
 from agent.app import Agent
 from agent.daemon_settings import DaemonSettings
+from agent.hints import command
 from agent.login import Login
 from agent.ntp.udp import stamping
 from agent.oneshot import check_clock_once, probe_once
@@ -75,6 +76,9 @@ async def _serve(settings: DaemonSettings, directory: StateDirectory) -> int:
     return 0
 
 
+_UNANSWERED: Final = "the API has yet to give this monitor a token"
+
+
 def first_login(directory: StateDirectory) -> Login | str:
     """Return the login, or what is missing for it because this monitor is not, or not completely, set up.
 
@@ -85,10 +89,12 @@ def first_login(directory: StateDirectory) -> Login | str:
     try:
         login = Login(directory, directory.read_state())
     except NotSetUp as error:
-        return str(error) if has_api else f"{error}; run 'ntppool-agent --env {directory.env} setup'"
+        return _UNANSWERED if has_api else f"{error}; run {command(directory, 'setup')} as root"
     if has_api:  # it gives the token; otherwise somebody else does, and the agent reports what is wrong with it
         try:
             directory.read_token()
+        except NotSetUp:
+            return _UNANSWERED
         except StateError as error:
             return str(error)
     return login
@@ -150,7 +156,7 @@ class Service:
                 self._lasting,
                 on_reload=self.reload,
                 why_not=lambda: self._renewals.refusal,
-                trouble=lambda: self._renewals.trouble,
+                trouble=lambda: None if self._renewals.away else self._renewals.trouble,
                 on_refused=self._renewals.broker_refuses,
             )
             self._agent = agent

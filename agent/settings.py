@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from agent.daemon_settings import DaemonSettings
 from agent.local_addresses import parse_local_addresses
-from agent.state import StateError, state_base
+from agent.state import SERVICE_STATE, StateError, state_base
 from runtime.log import level_name
 from runtime.mqtt.tls_files import file_stamp
 from schema.messages import LogLevel
@@ -27,8 +27,7 @@ from schema.names import DEFAULT_ENVIRONMENT, Environment, IpVersion
 DEFAULTS_FILE: Final = Path("/etc/default/ntppool-agent")
 _DEFAULTS_FILE_KEY: Final = "MONITOR_DEFAULTS_FILE"
 
-SERVICE_STATE: Final = Path("/var/lib/ntppool-agent")
-"""The state directory that systemd creates for the units."""
+_PREFIX: Final = "MONITOR_"
 
 _LINE: Final = re.compile(r"""([A-Za-z_][A-Za-z0-9_]*)=(?:"([^"]*)"|'([^']*)'|([^"'\s]*))""")
 
@@ -248,13 +247,15 @@ def read_defaults(path: Path, *, must_exist: bool) -> dict[str, str]:
 
 
 def _unknown(variables: Mapping[str, str], origin: str) -> list[str]:
-    strange = sorted(key for key in variables if key.startswith("MONITOR_") and key not in KNOWN)
+    strange = sorted(key for key in variables if key.startswith(_PREFIX) and key not in KNOWN)
     return [f"{key} ({origin}): is not a setting of this agent and is ignored; {_advice(key)}" for key in strange]
 
 
 def _advice(key: str) -> str:
-    similar = difflib.get_close_matches(key, KNOWN, n=1)
-    return f"did you mean {similar[0]}?" if similar else f"known settings: {', '.join(sorted(KNOWN))}"
+    # Without the prefix, which makes any two of them similar.
+    known = {name.removeprefix(_PREFIX): name for name in KNOWN}
+    similar = difflib.get_close_matches(key.removeprefix(_PREFIX), known, n=1)
+    return f"did you mean {known[similar[0]]}?" if similar else f"known settings: {', '.join(sorted(KNOWN))}"
 
 
 def _setting_error(error: Any, found: Mapping[str, _Value]) -> str:

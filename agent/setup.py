@@ -86,7 +86,7 @@ class Setup:
         self._directory = directory
         self._api = api
         self._wanted = wanted
-        self._say = say
+        self._show = say
         self._pace = pace
         self._picture = picture
         self._former = directory.read_file()
@@ -102,6 +102,12 @@ class Setup:
             SetupFailed: see the message.
             StateError: the state directory cannot be used.
         """
+        try:
+            self._run()
+        finally:
+            self._progress.clear()  # an error must not be appended to it
+
+    def _run(self) -> None:
         self._check_former_key()
         registration, again = begin_or_go_on(
             self._directory, self._api.url, self._wanted.hostname, self._wanted.account
@@ -113,6 +119,10 @@ class Setup:
         self._store(registration, key)
         end(self._directory)
         self._finish(key)
+
+    def _say(self, line: str) -> None:
+        self._progress.clear()
+        self._show(line)
 
     # ---- the key that we have --------------------------------------------------------------------------------------
 
@@ -178,7 +188,6 @@ class Setup:
             last = answer
 
     def _show_address(self, url: str) -> None:
-        self._progress.clear()
         self._say("To confirm this monitor, open this address in a browser, on any computer:")
         self._say(f"  {url}")
         if self._picture is not None:
@@ -196,7 +205,7 @@ class Setup:
         Raises:
             _NoSuchProtocol: the API cannot be reached by this protocol.
         """
-        fields = {"a": registration.account, "hostname": registration.hostname}
+        fields = {"a": registration.account, "hostname": registration.hostname, "env": self._directory.env}
         body = urlencode({name: value for name, value in fields.items() if value}).encode()
         headers = {"Registration-ID": registration.id, "Content-Type": "application/x-www-form-urlencoded"}
         families = itertools.cycle(protocols)
@@ -271,7 +280,6 @@ class Setup:
             self._directory.write_file(stored_with(self._directory.read_file(), api))
 
     def _finish(self, key: str) -> None:
-        self._progress.clear()
         try:
             answer = self._api.request("GET", CONFIG_PATH, key=key)
             config = self._config(answer) if answer.status == 200 else None

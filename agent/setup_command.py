@@ -1,5 +1,6 @@
 """Prepare a run of ``setup``: the state directory and its owner, the API, and the person's consent."""
 
+import os
 import re
 import socket
 import sys
@@ -10,12 +11,13 @@ from typing import Final
 from agent import qr_code
 from agent.api_client import ApiClient, InvalidUrl
 from agent.go_state import take_over
+from agent.hints import command, complete
 from agent.local_addresses import parse_local_addresses
-from agent.output import Failed, confirmed, write
-from agent.owner import become_owner
+from agent.output import Failed, confirmed, warn, write
+from agent.owner import become_owner, user_name
 from agent.settings import AgentSettings, ConfigurationError, configured_api, setup_directory, wanted_protocols
 from agent.setup import Setup, Wanted
-from agent.state import Lock, StateDirectory
+from agent.state import SERVICE_STATE, Lock, StateDirectory, StateError, StateUnavailable, running_process
 
 _MAX_HOSTNAME: Final = 255
 _ACCOUNT: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -42,9 +44,19 @@ def set_up(
     """
     wanted = Wanted(checked_hostname(hostname), checked_account(account), wanted_protocols(settings))
     base = setup_directory(settings, environ)
-    become_owner(base)
     directory = StateDirectory(base, settings.env)
-    directory.prepare()
+    if (advice := advice_for_user(settings, environ, directory)) is not None:
+        warn(advice)
+    is_root = os.geteuid() == 0
+    become_owner(base)
+    try:
+        directory.prepare()
+    except StateUnavailable:
+        raise
+    except StateError as error:
+        if is_root:
+            raise
+        raise StateError(f"{error}; run this as root, for example with sudo") from error
     with Lock(directory, directory.setup_lock_file, "another run of setup"):
         if take_over(directory, api or configured_api(settings)):
             write(f"took over the state of the older agent; its file is kept as {directory.go_state_file}")
@@ -54,7 +66,26 @@ def set_up(
             write(f"registering {wanted.hostname or 'this host'} with {client.url}")
             Setup(directory, client, wanted, write, picture=qr_code.draw if qr else None).run()
         except KeyboardInterrupt:
-            raise Failed("interrupted; run setup again to go on") from None
+            raise Failed(f"interrupted; to go on, run {command(directory, 'setup')} again") from None
+        except Failed as failed:
+            raise type(failed)(complete(str(failed), directory)) from None
+
+
+def advice_for_user(settings: AgentSettings, environ: Mapping[str, str], directory: StateDirectory) -> str | None:
+    """Return what to tell somebody who sets up an agent of their own, which the service would not find.
+
+    Nobody who has named the directory, or whose own agent is set up or runs, needs it.
+    """
+    named = settings.state_dir is not None or bool(environ.get("STATE_DIRECTORY"))
+    base = directory.path.parent
+    if os.geteuid() == 0 or named or base == SERVICE_STATE:
+        return None
+    if running_process(directory) is not None or os.path.lexists(directory.state_file):
+        return None
+    return (
+        f"this sets up an agent of user {user_name()} in {base}, which the service ntppool-agent@{directory.env} "
+        "does not find; to set up the service, interrupt this and run it as root, for example with sudo"
+    )
 
 
 def checked_hostname(given: str | None) -> str:
@@ -94,18 +125,37 @@ def make_client(settings: AgentSettings, directory: StateDirectory, given: str |
     ca_file = settings.api_ca_file
     if ca_file is None and known is not None and known.ca_file is not None:
         ca_file = Path(known.ca_file)
-    if ca_file is not None and not ca_file.is_file():
-        raise ConfigurationError(f"MONITOR_API_CA_FILE: {ca_file}: must be a readable file")
+    if ca_file is not None:
+        check_readable("MONITOR_API_CA_FILE", ca_file)
     try:
         return ApiClient(url, ca_file, local=parse_local_addresses(settings.api_bind))
     except InvalidUrl as error:
         raise ConfigurationError(f"--api, MONITOR_API: {error}") from None
 
 
+def check_readable(setting: str, path: Path) -> None:
+    """Check that we, who may be the service's user by now, can read the file that a setting names.
+
+    Raises:
+        ConfigurationError: we cannot.
+    """
+    try:
+        with path.open("rb"):
+            return
+    except PermissionError:
+        advice = f"copy it to /etc and run 'chmod 644' on the copy, so that {user_name()} can read it"
+        raise ConfigurationError(f"{setting}: {path}: cannot be read by the user {user_name()}: {advice}") from None
+    except OSError as error:
+        raise ConfigurationError(f"{setting}: {path}: must be a readable file: {error.strerror or error}") from None
+
+
 def _ask(directory: StateDirectory, yes: bool) -> None:
-    name = directory.read_file().name
-    if name is None or yes or not sys.stdin.isatty():
+    file = directory.read_file()
+    if yes or (file.name is None and file.api is None):
         return
-    write(f"This host is set up as {name}. Going on adds protocols and renews its key; the former key ends.")
+    known = f"This host is set up as {file.name or 'a monitor that waits for its name'}."
+    if not sys.stdin.isatty():
+        raise ConfigurationError(f"{known} Going on would renew its key: without a terminal, this needs --yes")
+    write(f"{known} Going on adds protocols and renews its key; the former key ends.")
     if not confirmed("Go on?"):
         raise Failed("nothing was changed")

@@ -31,6 +31,9 @@ _MAX_TOKEN: Final = 8192
 
 MAX_STATE: Final = 65536
 
+SERVICE_STATE: Final = Path("/var/lib/ntppool-agent")
+"""The state directory that systemd creates for the units."""
+
 
 class StateError(Exception):
     """A file of the state directory is missing or invalid; the message names it and the requirement."""
@@ -193,7 +196,7 @@ class StateDirectory:
             state = State(name=file.name, broker=file.broker, allow_private_targets=file.allow_private_targets)
         elif file.api is not None:
             missing = " and no ".join(field for field in ("name", "broker") if getattr(file, field) is None)
-            raise NotSetUp(f"{self.state_file}: has no {missing} yet: the API has not told this monitor")
+            raise NotSetUp(f"{self.state_file}: has no {missing} yet: the agent asks the API for it")
         else:
             state = self._decode(content, State)  # names the missing field
         self._check(state)

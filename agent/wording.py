@@ -1,12 +1,17 @@
 """Format the output of the command line as lines of text. Pure."""
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
 
 from agent.clock.verdict import in_ms
+from agent.hints import command
 from agent.inspection import Inspection
 from agent.ntp.measurement import Sample, to_result
 from agent.ntp.targets import Target
+from agent.renewal_file import Outcome
+from agent.state import StateDirectory
 from agent.status_file import AgentReport
 from schema.messages import ProtocolState, Result
 from schema.names import Environment
@@ -14,6 +19,8 @@ from schema.names import Environment
 
 def status_lines(found: Inspection, now: datetime) -> Iterator[str]:
     """Yield the output of the ``status`` command."""
+    if found.closed_by is None and not found.set_up:
+        yield f"monitor      not set up for {found.env}: run {_command(found, 'setup')} as root"
     yield f"state        {found.path}"
     if found.closed_by is not None:
         yield f"closed       only {found.closed_by} may read it: use sudo"
@@ -30,10 +37,11 @@ def _without_report(found: Inspection, now: datetime) -> Iterator[str]:
         yield "daemon       started; no report yet"
     elif found.set_up:
         yield f"monitor      {found.name or _unnamed(found)}"
+        if found.settings_differ is not None:
+            yield f"settings     {found.settings_differ}"
         yield from _api_lines(found, now)
         yield f"daemon       has never run here: {_start(found.env)}"
     else:
-        yield f"monitor      not set up for {found.env}: there is no state.json"
         if found.others:
             yield f"hint         set up here: {', '.join(found.others)}; use --env {found.others[0]}"
         else:
@@ -41,13 +49,14 @@ def _without_report(found: Inspection, now: datetime) -> Iterator[str]:
 
 
 def _report_lines(found: Inspection, report: AgentReport, now: datetime) -> Iterator[str]:
-    if report.waiting_for is not None:
-        yield f"monitor      {found.name or _unnamed(found)}"
-    else:
+    if report.waiting_for is None:
         yield f"monitor      {report.name}"
+    elif found.set_up:
+        yield f"monitor      {found.name or _unnamed(found)}"
     ago = _ago(report.written, now)
-    if found.process is None:
-        yield f"daemon       not running; the report below is from {ago}. {_start(found.env).capitalize()}"
+    runs = found.process is not None
+    if not runs:
+        yield f"daemon       not running; the report below is from {ago}. {_restart(found, now)}"
     elif found.stale(now):
         yield f"daemon       process {found.process or 'unknown'} last reported {ago}: it hangs, or cannot"
         yield "             write here (disk full, failing or read-only; directory removed)"
@@ -56,13 +65,15 @@ def _report_lines(found: Inspection, report: AgentReport, now: datetime) -> Iter
     yield from _settings_lines(found, report)
     yield from _api_lines(found, now)
     if report.waiting_for is not None:
-        yield f"waiting      not probing: {report.waiting_for}"
+        if runs:
+            yield f"waiting      not probing: {report.waiting_for}{_asks_again(found)}"
         return
     yield from (f"trouble      {trouble}" for trouble in report.troubles)
     because = f" ({report.disconnected_because})" if report.disconnected_because else ""
-    yield f"broker       {report.broker}, {'connected' if report.connected else f'not connected{because}'}"
+    then = "" if runs else f" (as of {report.written:%H:%M:%S} UTC)"
+    yield f"broker       {report.broker}, {'connected' if report.connected else f'not connected{because}'}{then}"
     for ipv, state in report.status.protocols.items():
-        yield f"IP{ipv}         {_protocol(state)}"
+        yield f"IP{ipv}         {_protocol(state)}{then}"
     if not report.status.protocols:
         yield "protocols    none configured by the pool"
     spool = report.status.spool
@@ -72,9 +83,12 @@ def _report_lines(found: Inspection, report: AgentReport, now: datetime) -> Iter
     if report.probes_unsent or report.results_unproven:
         unproven = f"{report.results_unproven} results of silent servers discarded while no server answered"
         yield f"network      {report.probes_unsent} probes could not be sent; {unproven}"
-    if found.token is not None:
+    if "token" in found.missing:
+        yield f"token        {_fetched(found, 'token')}"
+    elif found.token is not None:
         yield f"token        {found.token}"
-    yield f"certificate  {found.certificate}"
+    lost = [name for name in found.missing if name != "token"]
+    yield f"certificate  {_fetched(found, ' and '.join(lost)) if lost else found.certificate}"
     yield f"last results {'' if report.last_results else 'none'}".rstrip()
     for result in report.last_results:
         yield f"  {result.ts:%Y-%m-%d %H:%M:%S}  server {result.server_id} ({result.ip}): {result_words(result)}"
@@ -83,7 +97,7 @@ def _report_lines(found: Inspection, report: AgentReport, now: datetime) -> Iter
 def _unnamed(found: Inspection) -> str:
     if found.api is not None:
         return "not named by the API yet"
-    return "unknown" if found.set_up else f"not set up for {found.env}"
+    return "unknown"
 
 
 def _api_lines(found: Inspection, now: datetime) -> Iterator[str]:
@@ -93,7 +107,7 @@ def _api_lines(found: Inspection, now: datetime) -> Iterator[str]:
     if last is None:
         yield f"api          {found.api}, not asked yet"
     else:
-        yield f"api          {found.api}, asked {_ago(last.at, now)}: {last.text or 'all is well'}"
+        yield f"api          {found.api}, asked {_ago(last.at, now)}{_outcome(found, last)}"
         if last.clock:
             yield f"clock        {last.clock}"
         if last.address:
@@ -103,13 +117,54 @@ def _api_lines(found: Inspection, now: datetime) -> Iterator[str]:
 
 
 def _settings_lines(found: Inspection, report: AgentReport) -> Iterator[str]:
+    if found.settings_differ is not None:
+        yield f"settings     {found.settings_differ}"
     if report.settings_file is None or found.process is None:
         return
     if found.settings_changed:
         restart = f"it applies after: systemctl restart ntppool-agent@{found.env}"
         yield f"settings     {report.settings_file} has changed since the agent has read it at its start; {restart}"
-    else:
+    elif found.settings_differ is None:
         yield f"settings     as in {report.settings_file} and the environment when the agent was started"
+
+
+def _outcome(found: Inspection, last: Outcome) -> str:
+    """Say how the API was asked last; what the daemon waits for is said in its own line."""
+    report = None if found.process is None else found.report
+    waiting_for = None if report is None else report.waiting_for
+    if last.text and waiting_for is not None and waiting_for.startswith(last.text):
+        return ""
+    if last.kind == "unreachable" and report is not None and waiting_for is None:
+        return f": {last.text}; the agent works on with what it has, and asks again within 15 min"
+    if not last.text and found.missing:
+        return ""
+    return f": {last.text or 'all is well'}"
+
+
+_AGAIN: Final = {"waiting": "a minute", "refused": "10 min", "unreachable": "15 min", "failed": "15 min"}
+
+
+def _asks_again(found: Inspection) -> str:
+    """Say when a daemon that waits asks the API again, if it has one."""
+    last = found.renewal
+    return "" if last is None or last.kind not in _AGAIN else f"; asks the API again within {_AGAIN[last.kind]}"
+
+
+def _fetched(found: Inspection, names: str) -> str:
+    if found.process is None:
+        return f"{names} missing; the agent fetches it when it runs"
+    return f"{names} missing; the agent fetches it from the API"
+
+
+def _restart(found: Inspection, now: datetime) -> str:
+    """Say how the daemon gets started again."""
+    if found.report is not None and now - found.report.written < timedelta(seconds=60):
+        return f"If it was not stopped, systemd starts it again within seconds; else {_start(found.env)}"
+    return _start(found.env).capitalize()
+
+
+def _command(found: Inspection, words: str) -> str:
+    return command(StateDirectory(Path(found.path).parent, found.env), words)
 
 
 def _start(env: Environment) -> str:

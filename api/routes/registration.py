@@ -13,6 +13,7 @@ from api.routes.described import OPTIONAL_KEY, answers, body, header
 from api.services import Services
 from auth.registration.model import Accepted, Answer, Completed, Pending, Refusal, Refused, Request
 from auth.registration.secret import parse_registration_id
+from schema.names import ENVIRONMENTS
 
 _STATUS: Final[dict[Refusal, int]] = {
     Refusal.MALFORMED: 400,
@@ -32,6 +33,7 @@ _FORM: Final[dict[str, Any]] = {
     "properties": {
         "hostname": {"type": "string", "description": "Name of the host, for people."},
         "a": {"type": "string", "description": "Token of the account to preselect."},
+        "env": {"type": "string", "description": "Environment of the agent; older agents do not send it."},
     },
     "additionalProperties": False,
 }
@@ -77,6 +79,7 @@ def _request(services: Services, asked: Asked) -> Request:
             "The proxy in front of this server does not say who asks; its operators must set it up.",
         )
     form = asked.form()
+    _check_environment(services, form.get("env"))
     return Request(
         registration=registration,
         peer=asked.peer,
@@ -84,6 +87,20 @@ def _request(services: Services, asked: Asked) -> Request:
         account_token=form.get("a", "")[:_LONGEST_FIELD],
         user_agent=(asked.header("user-agent") or "")[:_LONGEST_FIELD],
         monitor_ids=monitors_of_key(services, asked, services.now()),
+    )
+
+
+def _check_environment(services: Services, env: str | None) -> None:
+    """Refuse an agent of another environment, which could not use what it is given here."""
+    if env is None or env == services.env:
+        return
+    services.metrics.registration("refused")
+    theirs = env if env in ENVIRONMENTS else "another environment"
+    raise Declined(
+        403,
+        "registration_environment",
+        f"This is the API of {services.env}, and the agent is one of {theirs}: "
+        "choose the environment with --env, and its API with MONITOR_API.",
     )
 
 

@@ -214,9 +214,10 @@ def _begin(connection: Connection, request: Request, ipv: IpVersion, ip: str, no
     renews = _renewed(connection, request.monitor_ids)
     name = None if renews is None else renews.name
     account_id = renews.account_id if renews is not None else None
-    if account_id is None and request.account_token:
-        account_id = _account_id(connection, request.account_token)
-        if account_id is None:
+    if request.account_token:
+        wanted = _account_id(connection, request.account_token)
+        account_id = wanted if account_id is None else account_id
+        if wanted is None:
             refused = Refused(
                 Refusal.ACCOUNT,
                 "The account of option -a is unknown; check it, or choose one on the page instead.",

@@ -119,11 +119,11 @@ def foreign_certificate(directory: StateDirectory) -> None:
 
 BREAKS: dict[str, tuple[Callable[[StateDirectory], object], list[str], str]] = {
     "no API": (another_port, ["connection"], "Check the network"),
-    "unknown CA": (untrusted, ["TLS"], "MONITOR_API_CA_FILE"),
+    "unknown CA": (untrusted, ["TLS"], "the file with its certificate in MONITOR_API_CA_FILE"),
     "no token": (lambda directory: directory.token_file.unlink(), [], "Start the agent"),
     "expired token": (lambda directory: directory.token_file.write_text(token(ends=-60)), [], "the token ended on"),
     "token of another": (lambda directory: directory.token_file.write_text(token("x.devel.mon.example")), [], "is for"),
-    "forged token": (lambda directory: directory.token_file.write_text(token()), ["login"], "ntppool-agent setup"),
+    "forged token": (lambda directory: directory.token_file.write_text(token()), ["login"], "setup'"),
     "open key": (lambda directory: directory.key_file.chmod(0o644), ["certificate", "broker"], "must be 0600"),
     "no certificate": (lambda directory: directory.certificate_file.unlink(), ["login"], "there is none"),
     "foreign certificate": (foreign_certificate, ["login"], "by itself"),
@@ -165,7 +165,7 @@ def test_refusals_of_the_api_are_told_from_its_outages(directory: StateDirectory
 
 def test_host_that_is_not_set_up_or_has_a_broken_state_is_told_what_to_do(tmp_path: Path) -> None:
     directory = StateDirectory(tmp_path, "devel")
-    assert "Run 'ntppool-agent setup'" in said(check(directory))
+    assert f"Run 'ntppool-agent --env devel --state-dir {tmp_path} setup'" in said(check(directory))
     directory.prepare()
     directory.state_file.write_text("{")
     assert failed(check(directory)) == ["state"]

@@ -158,7 +158,7 @@ async def test_setup_certificate_and_name_reach_a_running_daemon(world: World, t
 
         # The first set-up: what it brings is nearly over, so that the next renewal is about all of it.
         issuer.used = api.token_used = DUE
-        done = await asyncio.to_thread(agent.run, "setup", "--hostname", "host.example", timeout=240)
+        done = await asyncio.to_thread(agent.run, "setup", "--yes", "--hostname", "host.example", timeout=240)
         assert done.returncode == 0, done.stdout + done.stderr
         assert agent.process is not None and f"the running agent (process {agent.process.pid})" in done.stdout
         world.allow_private_targets()

@@ -225,7 +225,7 @@ def test_crash_before_every_change_of_a_file_leaves_a_working_agent(
 @pytest.mark.parametrize(
     ("path", "reply", "kind", "why"),
     [
-        ("/monitor/api/config", refuse(401, "no"), "refused", "run 'ntppool-agent setup'"),
+        ("/monitor/api/config", refuse(401, "no"), "refused", "setup' for a new one"),
         ("/monitor/api/config", Reply(503), "unreachable", "HTTP 503"),
         ("/monitor/api/config", Reply(302, headers={"Location": "http://127.0.0.1/"}), "unreachable", "redirect"),
         ("/monitor/api/config", Reply(200, b"x" * 300_000), "unreachable", "larger than"),

@@ -82,7 +82,7 @@ def test_both_addresses_are_shown_to_the_api_and_the_key_is_stored(
     said = set_up(directory, api.url, account="acc1")
     first, second, *_ = api.to(REGISTRATION)
     assert (first.peer, second.peer) == ("127.0.0.1", "::1")
-    assert first.form == {"hostname": "host.example", "a": "acc1"} and first.key is None
+    assert first.form == {"hostname": "host.example", "a": "acc1", "env": "devel"} and first.key is None
     assert first.headers["accept"] == "application/json, text/plain"
     assert len(ids(api)) == 1
     assert [key_of(directory)] == list(api.keys.values())
@@ -387,12 +387,16 @@ def test_killed_command_run_again_ends_with_one_key_and_the_go_agents_name(api: 
     directory.state_file.chmod(0o644)
     api.keys["earlier"] = go_key
     api.confirmed = False
-    first = start(directory.path.parent, "setup", "--api", api.url)
+    refused = start(directory.path.parent, "setup", "--api", api.url)
+    _, errors = refused.communicate(timeout=240)
+    assert refused.returncode == 2 and f"is set up as {api.name}" in errors and "--yes" in errors, errors
+    assert not api.asked, "nobody was asked whether to go on"
+    first = start(directory.path.parent, "setup", "--yes", "--api", api.url)
     block_until(lambda: len(api.to(REGISTRATION)) >= 2, lambda: str(api.asked))
     first.send_signal(signal.SIGKILL)
     first.communicate(timeout=60)
     api.confirmed = True
-    second = start(directory.path.parent, "setup", "--api", api.url)
+    second = start(directory.path.parent, "setup", "--yes", "--api", api.url)
     said, errors = second.communicate(timeout=240)
     assert second.returncode == 0, (said, errors)
     assert "going on with the registration" in said

@@ -57,7 +57,7 @@ async def test_daemon_waits_for_setup_and_then_starts_by_itself(
     await wait_until(agent.report)
     said = agent.run("status", timeout=240)
     assert said.returncode == 1
-    assert "waiting      not probing" in said.stdout and "ntppool-agent --env devel setup" in said.stdout
+    assert "waiting      not probing" in said.stdout and "'ntppool-agent --env devel --state-dir" in said.stdout
     store_key(agent.directory, api)
     await wait_until(lambda: pool.status.online, lambda: agent.log_text)
     assert KEY not in agent.log_text

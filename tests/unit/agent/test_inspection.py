@@ -14,7 +14,18 @@ import pytest
 from agent.inspection import inspect
 from agent.renewal_file import Outcome, write_outcome
 from agent.settings import AgentSettings, places_to_look
-from agent.state import Api, Broker, Lock, Registered, State, StateDirectory, provision, write_token
+from agent.state import (
+    Api,
+    Broker,
+    Fetched,
+    Lock,
+    Registered,
+    State,
+    StateDirectory,
+    StateFile,
+    provision,
+    write_token,
+)
 from agent.status_file import AgentReport, write_report
 from runtime.mqtt.tls_files import file_stamp
 from schema.messages import Status
@@ -137,6 +148,7 @@ def test_what_the_api_has_given_is_found(tmp_path: Path) -> None:
     write_outcome(directory, outcome)
     seen = inspect([tmp_path], "devel")
     assert (seen.api, seen.registered, seen.renewal) == (api.url, ("IPv4 192.0.2.1 testing",), outcome)
+    assert seen.ends is not None and seen.ends.year == 2027
     assert seen.token is not None and seen.token.endswith("2027-01-15 08:00 UTC")
 
 
@@ -149,3 +161,18 @@ def test_settings_that_changed_since_the_start_are_noticed(tmp_path: Path) -> No
             assert inspect([tmp_path], "devel").settings_changed
         write(directory, settings_file=str(defaults), settings_stamp=file_stamp(defaults))
         assert not inspect([tmp_path], "devel").settings_changed
+
+
+def test_host_that_waits_for_the_api_has_no_trouble_and_lost_files_are_told(tmp_path: Path) -> None:
+    directory = StateDirectory(tmp_path, "devel")
+    directory.prepare()
+    file = StateFile(api=Api(url="https://api.example", key="ntpm_a_key_for_tests"))
+    directory.write_file(file)
+    seen = inspect([tmp_path], "devel")
+    assert (seen.troubles, seen.missing, seen.ends) == ((), (), None)
+    named = msgspec.structs.replace(file, name=STATE.name, broker=STATE.broker)
+    directory.write_file(named)
+    assert inspect([tmp_path], "devel").troubles == (), "the token comes next"
+    directory.write_file(msgspec.structs.replace(named, fetched=Fetched(token="a", certificate="b")))
+    seen = inspect([tmp_path], "devel")
+    assert (seen.troubles, seen.missing) == ((), ("token", "cert.pem", "key.pem"))

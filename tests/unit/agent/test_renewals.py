@@ -199,3 +199,28 @@ async def test_new_key_is_used_at_once(directory: StateDirectory, monkeypatch: p
         directory.write_file(StateFile(api=Api(url=API.url, key="ntpm_another_key")))
         await wait_until(lambda: made.refusal is None, within=5)
         assert len(child.again) == 2
+
+
+async def test_lost_file_is_fetched_at_once_but_not_again_and_again(
+    directory: StateDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(renewals, "pause_after", lambda outcome, failures: 3600.0)
+    for path in (directory.token_file, directory.certificate_file, directory.key_file):
+        path.touch()
+    async with running(directory, outcome("ok"), outcome("unreachable"), outcome("ok")) as (_, child):
+        await wait_until(lambda: len(child.left) == 2, within=5)
+        directory.token_file.unlink()
+        await wait_until(lambda: len(child.left) == 1, within=5)
+        await asyncio.sleep(0.05)
+        assert len(child.left) == 1, "it could not be fetched: the usual pauses apply"
+        assert caplog.text.count(f"{directory.token_file}: missing, asking the API") == 1
+        directory.key_file.unlink()
+        await wait_until(lambda: not child.left, within=5)
+
+
+async def test_api_that_is_away_is_told_from_other_troubles(directory: StateDirectory) -> None:
+    wrong_clock = msgspec.structs.replace(outcome("unreachable", "away"), clock="the clock is wrong")
+    for left, away in ((outcome("unreachable", "away"), True), (outcome("failed", "why"), False), (wrong_clock, False)):
+        async with running(directory, left) as (made, child):
+            await all_used(child)
+            assert made.away is away and made.trouble

@@ -122,7 +122,10 @@ def test_status_without_a_report_gives_the_reason() -> None:
     assert "has never run here: start it, for example with: systemctl start ntppool-agent@test" in said(found())
     assert "started; no report yet" in said(found(process=7))
     missing = found(set_up=False, name=None)
-    assert "not set up for test: there is no state.json" in said(missing)
+    assert said(missing).startswith("monitor      not set up for test: run 'ntppool-agent --env test setup' as root\n")
+    waits = report(waiting_for="state.json: is missing")
+    waiting = said(found(set_up=False, name=None, process=5, report=waits))
+    assert waiting.startswith("monitor      not set up for test: run ") and waiting.count("monitor ") == 1
     assert "--state-dir" in said(missing)
     assert "set up here: prod, devel; use --env prod" in said(found(set_up=False, others=("prod", "devel")))
     assert "only ntppool-agent may read it: use sudo" in said(found(closed_by="ntppool-agent"))
@@ -193,3 +196,45 @@ def test_status_of_a_host_that_waits_for_the_api() -> None:
     assert "monitor      not named by the API yet" in text and "https://api.example, not asked yet" in text
     assert text.endswith("waiting      not probing: a token")
     assert "monitor      unknown" in said(found(name=None)), "a state.json that cannot be read"
+
+
+def test_what_the_pool_has_yet_to_do_is_said_once_and_is_no_trouble() -> None:
+    why = "the pool gives this monitor no token: it waits for its approval"
+    last = Outcome(at=NOW, kind="waiting", text=why)
+    text = said(found(name=None, api="https://api.example", process=5, report=report(waiting_for=why), renewal=last))
+    assert text.count("approval") == 1 and "trouble" not in text
+    assert text.endswith(f"waiting      not probing: {why}; asks the API again within a minute")
+
+
+@pytest.mark.parametrize(("lasts", "healthy"), [(timedelta(hours=2), True), (timedelta(minutes=50), False)])
+def test_api_that_is_away_is_no_trouble_while_token_and_certificate_last(lasts: timedelta, healthy: bool) -> None:
+    last = Outcome(at=NOW, kind="unreachable", text="https://api.example: Connection refused")
+    away = found(report=report(), process=5, api="https://api.example", renewal=last, ends=NOW + lasts)
+    assert "Connection refused; the agent works on with what it has, and asks again within 15 min" in said(away)
+    assert away.healthy(NOW) is healthy
+    assert not msgspec.structs.replace(away, ends=None).healthy(NOW)
+    assert "works on" not in said(msgspec.structs.replace(away, process=None)), "nothing does"
+
+
+def test_missing_token_is_not_called_well() -> None:
+    last = Outcome(at=NOW, kind="ok")
+    lost = found(report=report(), process=5, api="https://api.example", renewal=last, missing=("token", "cert.pem"))
+    text = said(lost)
+    assert "all is well" not in text and not lost.healthy(NOW)
+    assert "token        token missing; the agent fetches it from the API" in text
+    assert "certificate  cert.pem missing; the agent fetches it from the API" in text
+
+
+def test_facts_of_a_daemon_that_has_ended_are_marked_as_of_their_time() -> None:
+    lines = list(status_lines(found(report=report(), process=None), NOW))
+    assert "daemon       not running; the report below is from 9 s ago. If it was not stopped, systemd" in "\n".join(
+        lines
+    )
+    for name in ("broker", "IPv4"):
+        assert [line.endswith("(as of 11:59:51 UTC)") for line in lines if line.startswith(name)] == [True]
+
+
+def test_api_of_the_settings_is_compared_with_the_one_in_use() -> None:
+    made = found(report=report(settings_file="/d", settings_stamp=(1,)), process=5, settings_differ="MONITOR_API is b")
+    assert "settings     MONITOR_API is b" in said(made) and "settings     as in" not in said(made)
+    assert "settings     MONITOR_API is b" in said(found(settings_differ="MONITOR_API is b"))
