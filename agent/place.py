@@ -7,7 +7,7 @@ import msgspec
 
 from agent.hints import command
 from agent.inspection import Inspection, inspect
-from agent.settings import AgentSettings, places_to_look, setup_directory
+from agent.settings import AgentSettings, base_directory, places_to_look, setup_directory
 from agent.state import StateDirectory
 
 
@@ -22,14 +22,12 @@ def daemon_base(settings: AgentSettings, environ: Mapping[str, str]) -> Path:
     set it up.
 
     Raises:
-        StateError: there is none.
+        StateError: there is none, and this user, who has no home, must name one.
     """
-    places = places_to_look(settings, environ)
-    if len(places) == 1:
-        return places[0]
-    found = inspect(places, settings.env)
+    found = inspect(places_to_look(settings, environ), settings.env)
     if found.process is not None or found.set_up:
         return Path(found.path).parent
+    base_directory(settings, environ)
     return setup_directory(settings, environ)
 
 

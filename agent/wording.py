@@ -107,7 +107,7 @@ def _api_lines(found: Inspection, now: datetime) -> Iterator[str]:
     if last is None:
         yield f"api          {found.api}, not asked yet"
     else:
-        yield f"api          {found.api}, asked {_ago(last.at, now)}{_outcome(found, last)}"
+        yield f"api          {found.api}, asked {_ago(last.at, now)}{_outcome(found, last, now)}"
         if last.clock:
             yield f"clock        {last.clock}"
         if last.address:
@@ -128,13 +128,15 @@ def _settings_lines(found: Inspection, report: AgentReport) -> Iterator[str]:
         yield f"settings     as in {report.settings_file} and the environment when the agent was started"
 
 
-def _outcome(found: Inspection, last: Outcome) -> str:
+def _outcome(found: Inspection, last: Outcome, now: datetime) -> str:
     """Say how the API was asked last; what the daemon waits for is said in its own line."""
     report = None if found.process is None else found.report
     waiting_for = None if report is None else report.waiting_for
     if last.text and waiting_for is not None and waiting_for.startswith(last.text):
         return ""
     if last.kind == "unreachable" and report is not None and waiting_for is None:
+        if found.ends is None or found.ends <= now:
+            return f": {last.text}; the agent asks again within 15 min, and keeps its results until it can log in"
         return f": {last.text}; the agent works on with what it has, and asks again within 15 min"
     if not last.text and found.missing:
         return ""

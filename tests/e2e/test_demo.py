@@ -20,15 +20,15 @@ from testbed.ports import ADDRESS_V6
 from testbed.waiting import PATIENCE
 
 UNTIL_TRUE = 120.0
-"""Seconds from the start of a long run until scores and pairs show the true state of the servers: 24 results at
-intervals of two seconds, and reviews that promote two monitors at a time."""
+"""Seconds, from when all agents are registered, until scores and pairs of a long run show the servers' true state: 24
+results at intervals of two seconds, and reviews that promote two monitors at a time."""
 
 
 @pytest.mark.timeout(UNTIL_TRUE + PATIENCE)
 def test_demo_finds_the_true_state_of_each_server_and_loses_nothing(tmp_path: Path) -> None:
-    began = time.monotonic()
     with demo(tmp_path, "--agents", "8", "--servers", "9") as running:
         running.until_said("running; to inspect it")
+        began = time.monotonic()
         again = subprocess.run(
             [sys.executable, "-P", "-m", "ops", "demo", "--dir", str(running.directory)],
             capture_output=True,
@@ -40,7 +40,7 @@ def test_demo_finds_the_true_state_of_each_server_and_loses_nothing(tmp_path: Pa
         assert f"another demo (process {running.process.pid}) is running in it" in again.stderr
         _the_operators_tools_work(running.directory)
         _the_traffic_can_be_watched(running.directory)
-        # The deadline counts from the start, however long the commands took.
+        # The deadline counts from there, as --seconds does, however long the commands took.
         left = UNTIL_TRUE - (time.monotonic() - began)
         running.until(lambda: _seems_true(running.states()), "finds out what is true", left)
         running.process.send_signal(signal.SIGINT)

@@ -193,11 +193,11 @@ async def token_ends_while_the_api_is_away(
     api.__exit__()
     await wait_until(lambda: not agent.report()["connected"], say)
     await wait_until(lambda: len(agent.spooled()) >= 2, say)
-    await wait_until(lambda: api.url in str(agent.report()["troubles"]), say)
     assert agent.why_not() == "", "it goes on measuring"
     waiting = {path.name for path in agent.spooled()}
     said = await asyncio.to_thread(agent.run, "status", timeout=240)
-    assert said.returncode == 1 and "not connected" in said.stdout and "Connection refused" in said.stdout, said.stdout
+    assert said.returncode == 1 and "not connected" in said.stdout, said.stdout
+    assert "Connection refused; the agent asks again within 15 min, and keeps its results" in said.stdout, said.stdout
     api.token_used = 0.0
     with api:
         await wait_until(lambda: agent.report()["connected"], say)

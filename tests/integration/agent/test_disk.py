@@ -134,7 +134,7 @@ async def test_agent_survives_a_temporarily_missing_state_directory(
     assert not agent.directory.path.exists(), "nothing is written where the file system was"
     assert "state.json: is missing" in agent.log_text
     asked = await asyncio.to_thread(agent.run, "status")
-    assert asked.returncode == 1 and "not set up for devel: there is no state.json" in asked.stdout
+    assert asked.returncode == 1 and "not set up for devel: run" in asked.stdout
     (tmp_path / "gone").rename(agent.directory.path)
     pool.acknowledging = True
     await recovered(pool, agent)

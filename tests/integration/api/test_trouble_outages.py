@@ -316,7 +316,8 @@ async def test_a_server_that_hangs_is_cut_off_or_comes_back_is_used_again(
                 return {answer.status_code for answer in await asyncio.gather(*asked)}
 
             numbers = [new_id().clear for _ in range(4)]
-            assert await statuses() == {200}
+            # On a busy machine, an answer may take longer than these short limits allow.
+            await wait_until(lambda: statuses_are(statuses, {200}))
             for trouble in ("hangs", "refuses"):
                 if trouble == "hangs":
                     proxy.pause()

@@ -212,6 +212,8 @@ def test_api_that_is_away_is_no_trouble_while_token_and_certificate_last(lasts: 
     away = found(report=report(), process=5, api="https://api.example", renewal=last, ends=NOW + lasts)
     assert "Connection refused; the agent works on with what it has, and asks again within 15 min" in said(away)
     assert away.healthy(NOW) is healthy
+    ended = msgspec.structs.replace(away, ends=NOW)
+    assert not ended.healthy(NOW) and "keeps its results until it can log in" in said(ended)
     assert not msgspec.structs.replace(away, ends=None).healthy(NOW)
     assert "works on" not in said(msgspec.structs.replace(away, process=None)), "nothing does"
 
