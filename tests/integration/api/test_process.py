@@ -26,6 +26,7 @@ from api.connection import KEEP_ALIVE
 from api.edge import ANSWER_WITHIN
 from auth.api_key_store import revoke_key
 from auth.certificates import revoke_monitor
+from auth.registration.model import CONFIRM_PATH
 from ops.__main__ import main
 from runtime.db.engine import transaction
 from schema.tables import monitors
@@ -168,7 +169,9 @@ def test_hostile_requests_are_answered_and_leave_the_api_well(plain: ApiProcess)
             answer = raw.recv(65536)
             assert answer.startswith(b"HTTP/1.1 " + status), (sent[:60], answer)
     assert fetch(f"http://127.0.0.1:{plain.port}/")[0] == 200
+    fetch(f"http://127.0.0.1:{plain.port}{CONFIRM_PATH}{'5ec7e7' * 5}00?code=5ec7e7")
     assert "Traceback" not in plain.process.log_text()
+    assert "5ec7e7" not in plain.process.log_text(), "addresses of pages are secrets"
 
 
 def test_slow_clients_do_not_delay_others_and_the_end_takes_less_than_5_seconds(plain: ApiProcess) -> None:

@@ -34,6 +34,11 @@ def test_a_bearer_token_is_read_from_exactly_one_header(headers: list[tuple[str,
     assert asked(b"", *headers).bearer() == found
 
 
+def test_no_part_that_may_be_secret_is_in_the_repr() -> None:
+    shown = repr(Asked("8.8.4.4", Headers({"authorization": "Bearer ntpm_key"}), b"a=body", {"code": "query"}))
+    assert "8.8.4.4" in shown and not [one for one in ("ntpm_key", "body", "query") if one in shown]
+
+
 def test_forms_are_read_as_agents_send_them() -> None:
     body = b"a=acc-xyz&hostname=mon%2Eexample.net&other="
     assert asked(body, ("Content-Type", f"{FORM}; charset=utf-8")).form() == {

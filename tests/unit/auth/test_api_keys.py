@@ -1,5 +1,7 @@
 """Test API keys: their form, and that only the key itself, under a known pepper, matches a hash."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +53,7 @@ def test_hash_depends_on_key_and_pepper_and_reveals_neither() -> None:
     hashed = hash_key(key, NEW)
     assert len(hashed) <= 256 and key.clear[5:] not in hashed
     assert hashed not in (hash_key(key, OLD), hash_key(generate(), NEW))
+    assert hashed != hash_key(key, replace(NEW, material=OLD.material)), "not by the pepper's name alone"
 
 
 def test_former_pepper_is_accepted_and_an_unknown_one_is_not() -> None:
