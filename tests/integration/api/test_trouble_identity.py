@@ -354,7 +354,7 @@ def test_a_copy_works_until_one_of_both_sets_up_again_and_the_other_is_told_what
     assert first.renew().kind == "ok", "for ten minutes, as after any renewal of a key"
     world.clock.now += 10 * MINUTE
     refused = first.renew()
-    assert refused.kind == "refused" and "run 'ntppool-agent setup' for a new one" in refused.text
+    assert refused.kind == "refused" and "setup' for a new one" in refused.text
     assert copy.renew().kind == "ok"
     # It becomes a monitor of its own, since its addresses belong to nobody now.
     said = first.set_up()
