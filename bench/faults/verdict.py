@@ -92,10 +92,8 @@ def _renewals(connection: Connection) -> int:
 def _read(connection: Connection, diaries: Iterable[Diary], records: Iterable[Path]) -> _Known:
     ids = {name: monitor_id for (name, _), monitor_id in ledger.monitor_ids(connection).items()}
     known = _Known()
-    for record in records:
-        attempts = read_attempts(connection, record)
-        known.attempts += attempts
-        known.must_arrive += [attempt.key for attempt in attempts if attempt.results is not None]
+    known.attempts += read_attempts(connection, *records)
+    known.must_arrive += [attempt.key for attempt in known.attempts if attempt.results is not None]
     for diary in diaries:
         _add_agent(known, ids, diary, read_journal(diary.journal))
     return known

@@ -1,6 +1,7 @@
 """Convert the record of a load generator for the checker."""
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 from sqlalchemy.engine import Connection
@@ -11,10 +12,16 @@ from testbed.checker.ledger import monitor_ids
 from testbed.load.record import History, histories, read_lines
 
 
-def read_attempts(connection: Connection, record: Path) -> list[Attempt]:
-    """Read all batches of a record, with the ledger's ids of their monitors."""
+def read_attempts(connection: Connection, *records: Path) -> list[Attempt]:
+    """Read all batches of these records, with the ledger's ids of their monitors.
+
+    Args:
+        records: of consecutive load generators. The broker keeps the sessions of their monitors, so an acknowledgement
+            of a repeated batch may reach the next one.
+    """
     ids = monitor_ids(connection)
-    return [_attempt(history, ids) for history in histories(read_lines(record)).values()]
+    lines = chain.from_iterable(map(read_lines, records))
+    return [_attempt(history, ids) for history in histories(lines).values()]
 
 
 def _attempt(history: History, ids: Mapping[tuple[str, IpVersion], int]) -> Attempt:

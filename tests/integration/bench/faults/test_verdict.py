@@ -35,6 +35,7 @@ class Round:
         self.engine = engine
         self.tree: dict[str, bytes] = {}
         self._journal, self._record = directory / "journal", directory / "record"
+        self._later_records: list[Path] = []
         self._lines: list[Line] = [Began(1)]
         with engine.begin() as connection:
             self._monitor = add_monitor(connection, NAME)
@@ -75,9 +76,16 @@ class Round:
             for answer in answers:
                 record.answered(2, NAME, "v4", answer)
 
+    def load_of_next_round(self, *answers: Ack) -> None:
+        """Record that the next round's load generator received acknowledgements."""
+        self._later_records.append(self._record.with_suffix(f".{len(self._later_records)}"))
+        with Record(self._later_records[-1]) as record:
+            for answer in answers:
+                record.answered(3, NAME, "v4", answer)
+
     def verdict(self, measured: int | None = None) -> Verdict:
         self._journal.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in self._lines))
-        records = [self._record] if self._record.exists() else []
+        records = [*([self._record] if self._record.exists() else []), *self._later_records]
         return judge(self.engine, [Diary(NAME, self._journal, measured)], records, self.tree)
 
 
@@ -102,6 +110,13 @@ def test_sound_round_has_the_right_counts_and_no_differences(one: Round) -> None
     assert one.verdict(measured=5) == Verdict(
         attempted=3 + 2 + 4 + 1 + 5, acknowledged=3 + 5, stored=3 + 2 + 5, discarded=4, differences=()
     )
+
+
+def test_acknowledgement_may_arrive_in_the_next_round(one: Round) -> None:
+    batch = one.batch()
+    one.load("duplicate", batch, ack := one.commit(batch))
+    one.load_of_next_round(ack)
+    assert one.verdict().differences == ()
 
 
 def test_spooled_batch_missing_from_the_ledger_is_lost(one: Round) -> None:
