@@ -110,6 +110,7 @@ class Renewal:
                 clock=self._clock,
                 address=self._address,
                 due_in=self._seconds_until_due() if kind == "ok" else None,
+                life=min((ends - begins for begins, ends in self._lives()), default=None),
             )
 
     def _renew(self) -> None:
@@ -234,14 +235,19 @@ class Renewal:
 
     def _seconds_until_due(self) -> float | None:
         """Return the seconds until the first of both is due."""
-        dates = []
+        dates = [_due_at(begins, ends) for begins, ends in self._lives()]
+        return min(dates) - self._now() if dates else None
+
+    def _lives(self) -> list[tuple[float, float]]:
+        """Return when the token and the certificate begin and end, in seconds of Unix time; fewer if there are none."""
+        found = []
         with suppress(StateError):
             if (life := life_of(self._directory.read_token())) is not None:
-                dates.append(_due_at(life.issued, life.expires))
+                found.append((life.issued, life.expires))
         with suppress(CertificateError):
             begins, ends = validity(self._directory.certificate_file)
-            dates.append(_due_at(begins.timestamp(), ends.timestamp()))
-        return min(dates) - self._now() if dates else None
+            found.append((begins.timestamp(), ends.timestamp()))
+        return found
 
     def _token_is_due(self, name: str, *, same_key: bool) -> bool:
         if self._again or not same_key:

@@ -24,6 +24,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """A warning about this host's clock."""
     due_in: float | None = None
     """Seconds from then until a token or certificate is due for renewal; ``None``: unknown."""
+    life: float | None = None
+    """Seconds for which the shorter-lived of token and certificate is valid in all; ``None``: unknown."""
     address: str = ""
     """A warning that this host has another address than the registered one."""
 

@@ -34,7 +34,10 @@ REFUSED_EVERY: Final = 600.0
 """Seconds while the key is refused or the monitor deleted."""
 
 AFTER_FAILURE: Final = Delays(first_seconds=10.0, longest_seconds=900.0, jitter=0.5)
-"""Delays while the API is away. They stay far below a third of a token's life."""
+"""Delays while the API is away."""
+
+OF_LIFE: Final = 0.1
+"""Longest such delay, as a share of the life of token or certificate: far below the third in which they are renewed."""
 
 AGAIN_EVERY: Final = 600.0
 """Seconds after which the broker's next refusal makes us ask the API again."""
@@ -59,7 +62,8 @@ def pause_after(outcome: Outcome, failures: int) -> float:
         return REFUSED_EVERY * random.uniform(0.9, 1.0)
     if outcome.kind == "waiting":
         return WAITING_EVERY * random.uniform(0.9, 1.0)
-    return AFTER_FAILURE.after(failures)
+    delay = AFTER_FAILURE.after(failures)
+    return delay if outcome.life is None else min(delay, max(SOONEST, OF_LIFE * outcome.life))
 
 
 def refusal_after(outcome: Outcome | None, former: str | None) -> str | None:

@@ -130,6 +130,10 @@ def test_outcome_tells_when_the_first_of_both_is_due(
         issuer.lifetime = timedelta(minutes=4)  # and it begins a minute earlier
     made = renew(directory)
     assert made.due_in is not None and abs(made.due_in - due_in) < 10, made
+    api.overrides["/monitor/api/config"] = lambda asked: refuse(503, "away")
+    away = renew(directory)
+    assert (away.kind, away.due_in) == ("unreachable", None)
+    assert away.life is not None and abs(away.life - {"token": 60.0, "certificate": 240.0}[short]) < 1
 
 
 def test_certificate_is_renewed_in_its_last_third(

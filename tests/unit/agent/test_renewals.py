@@ -107,6 +107,13 @@ def test_token_or_certificate_that_is_due_earlier_is_renewed_on_time(due_in: flo
     assert pause_after(msgspec.structs.replace(outcome("ok"), due_in=due_in), 0) == pause
 
 
+def test_failures_of_the_api_do_not_delay_a_renewal_beyond_a_small_part_of_a_life() -> None:
+    away = outcome("unreachable")
+    for life, most in ((120.0, 12.0), (20.0, 5.0), (21_600.0, 900.0)):
+        pauses = [pause_after(msgspec.structs.replace(away, life=life), failures) for failures in range(1, 40)]
+        assert max(pauses) <= most, life
+
+
 async def test_outcome_of_an_earlier_renewal_is_not_taken_for_a_new_one(directory: StateDirectory) -> None:
     async with running(directory, outcome("ok"), None) as (made, child):
         await all_used(child)
