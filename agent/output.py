@@ -19,7 +19,7 @@ class Failed(Exception):
 def write(line: str) -> None:
     """Write one line to stdout, with unsafe characters escaped."""
     sys.stdout.write(printable(line) + "\n")
-    sys.stdout.flush()  # into a pipe, too: somebody may be waiting for it
+    sys.stdout.flush()  # Python buffers output to a pipe, whose reader may wait for this line
 
 
 def write_json(value: Any) -> None:

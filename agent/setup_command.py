@@ -72,9 +72,9 @@ def set_up(
 
 
 def advice_for_user(settings: AgentSettings, environ: Mapping[str, str], directory: StateDirectory) -> str | None:
-    """Return what to tell somebody who sets up an agent of their own, which the service would not find.
+    """Return a warning for a user whose agent the service would not find; ``None`` if there is nothing to warn of.
 
-    Nobody who has named the directory, or whose own agent is set up or runs, needs it.
+    There is none if the user has named the directory, or already has an agent that is set up or running.
     """
     named = settings.state_dir is not None or bool(environ.get("STATE_DIRECTORY"))
     base = directory.path.parent
