@@ -169,10 +169,18 @@ class MariaDb(DatabaseServer):
     name = "mariadb"
 
     def install(self) -> None:
-        command = [find_program("mariadb-install-db"), "--no-defaults", "--auth-root-authentication-method=normal"]
-        # --force: also on a host that can resolve neither its own name nor "localhost".
-        command += ["--force", f"--datadir={self.data}", "--skip-test-db", *_as_root()]
-        subprocess.run(command, check=True, capture_output=True, env=self._environment())
+        program = find_program("mariadb-install-db")
+        self.data.mkdir()
+        # The script fails if the path of one of its directories contains a space.
+        with tempfile.TemporaryDirectory(prefix="ntpdb", dir="/tmp") as short:
+            link = Path(short) / "data"
+            link.symlink_to(self.data)
+            command = [program, "--no-defaults", "--auth-root-authentication-method=normal"]
+            # --force: also on a host that can resolve neither its own name nor "localhost".
+            command += ["--force", f"--datadir={link}", "--skip-test-db", *_as_root()]
+            made = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TMPDIR": short})
+        if made.returncode != 0:
+            raise DatabaseFailed((made.stdout + made.stderr)[-2000:])
 
     def _program(self) -> list[str]:
         redo_log = [f"--innodb-log-file-size={self._redo_log}"] if self._redo_log else []

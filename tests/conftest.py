@@ -1,7 +1,6 @@
 """Load the fixtures of ``testbed/fixtures``, and isolate every test from what earlier ones left behind."""
 
 import gc
-import itertools
 import logging
 import signal
 from collections.abc import Iterator
@@ -50,47 +49,49 @@ settings.register_profile(PROFILE, parent=examples(100))
 settings.load_profile(PROFILE)
 
 
-SLOWEST = (
+WAITING = (
     "e2e/test_demo.py",
     "e2e/test_faults.py",
     "e2e/test_reconnecting.py",
+    "e2e/test_selection_with_agents.py",
     "e2e/test_kill.py",
+    "e2e/test_identity_trouble.py",
     "e2e/test_demo_verdict.py",
     "e2e/test_worker_process.py",
-    "e2e/",
-    "migration/",
-    "integration/",
+    "e2e/test_ingest_process.py",
+    "e2e/test_scorer_process.py",
+    "e2e/test_selector_process.py",
 )
-"""Paths of the slowest tests. If several processes share the tests, these start first, in this order."""
+"""Files whose tests wait for real processes for tens of seconds, the slowest first."""
 
-SECONDS = {"e2e": 5.0, "migration": 3.5, "integration": 0.7}
-"""Mean duration of a test by folder. These tests mostly wait; those of ``unit`` take milliseconds of CPU time."""
+BEGINNING = 0.6
+"""Share of a run with several processes in which the tests of ``WAITING`` start."""
 
-
-def _rank(path: str) -> int:
-    """Return the rank of a test in the order of start."""
-    return next((rank for rank, beginning in enumerate(SLOWEST) if path.startswith(beginning)), len(SLOWEST))
+FOLDERS = ("e2e", "migration", "integration", "unit")
+"""The order of all other tests; those of ``unit`` are spread evenly among them."""
 
 
-def _slowest_first(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Order the tests for several processes: the slowest first, so that none of them runs at the end alone.
+def _evenly(few: list[pytest.Item], many: list[pytest.Item], share: float) -> list[pytest.Item]:
+    """Spread ``few`` evenly over the first ``share`` of ``many``; both keep their order."""
+    places = {item: place * share * len(many) / len(few) for place, item in enumerate(few)}
+    places |= {item: float(place) for place, item in enumerate(many)}
+    return sorted([*few, *many], key=lambda item: places[item])
 
-    The unit tests are spread evenly over the time of the others, whose waiting leaves the processors idle.
-    """
+
+def _for_several_processes(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Order the tests so that at any time some wait while others compute, and none of the slowest runs at the end."""
     paths = {item: item.path.relative_to(TESTS).as_posix() for item in items}
-    seconds = {item: SECONDS.get(path.partition("/")[0], 0.0) for item, path in paths.items()}
-    waiting = sorted((item for item in items if seconds[item]), key=lambda item: _rank(paths[item]))
-    computing = [item for item in items if not seconds[item]]
-    total = sum(seconds.values())
-    starts = {item: place * total / len(computing) for place, item in enumerate(computing)}
-    starts |= zip(waiting, itertools.accumulate((seconds[item] for item in waiting), initial=0.0), strict=False)
-    return sorted(items, key=lambda item: starts[item])
+    waiting = sorted((item for item in items if paths[item] in WAITING), key=lambda item: WAITING.index(paths[item]))
+    folders = {item: path.partition("/")[0] for item, path in paths.items() if path not in WAITING}
+    others = sorted(folders, key=lambda item: FOLDERS.index(folders[item]))
+    quick = [item for item in others if folders[item] == "unit"]
+    return _evenly(waiting, _evenly(quick, [item for item in others if folders[item] != "unit"], 1.0), BEGINNING)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the slowest tests first, and refuse tests with random inputs that would fail on a slow machine."""
+    """Order the tests, and refuse tests with random inputs that would fail on a slow machine."""
     if hasattr(config, "workerinput"):  # this is one of several processes
-        items[:] = _slowest_first(items)
+        items[:] = _for_several_processes(items)
     for item in items:
         if THOROUGH:
             item.add_marker(pytest.mark.timeout(3600))

@@ -14,7 +14,7 @@ import pytest
 
 from schema.topics import Topics
 from testbed.fixtures.broker import require_address
-from testbed.fixtures.database import SERVERS, require
+from testbed.fixtures.database import require
 from testbed.fixtures.demo import alive, demo
 from testbed.ports import ADDRESS_V6
 from testbed.waiting import PATIENCE
@@ -54,38 +54,32 @@ def test_demo_finds_the_true_state_of_each_server_and_loses_nothing(tmp_path: Pa
     _the_truth_was_found({server["what"] + server["server"]: server for server in summary["servers"]})
 
 
-def test_with_tls_and_ipv6_all_clients_connect_to_the_tls_port_of_ipv6_only(tmp_path: Path) -> None:
+def test_demo_on_mysql_loses_nothing_and_uses_only_tls_and_ipv6_on_request(tmp_path: Path) -> None:
+    """The demo at a terminal (``test_demo_verdict.py``) uses MariaDB, plain TCP and IPv4."""
+    require("mysql")
     require_address(ADDRESS_V6)
-    with demo(tmp_path, "--agents", "2", "--servers", "2", "--tls", "--ipv6") as running:
+    options = ["--agents", "2", "--servers", "2", "--database", "mysql", "--tls", "--ipv6"]
+    with demo(tmp_path, *options) as running:
         running.until_said("running; to inspect it")
         log_file = running.directory / "logs" / "broker.log"
         for name in ("nlams1-demo1", "uspao1-demo1", "ingest", "scorer", "selector", "demo-operator"):
             running.until(lambda name=name: f" as {name}" in log_file.read_text(), f"{name} is connected")  # type: ignore[misc]
         _the_operators_tools_work(running.directory)
         running.until(lambda: len(running.states()) == 2, "both servers have a score")
+        running.until(lambda: running.results() > 2 * 2, "stores results of all pairs")
         running.process.send_signal(signal.SIGINT)
         code, summary, err = running.end()
         log = log_file.read_text()
         ports = set(re.findall(r"^listener (\d+) ", (running.directory / "broker/broker.conf").read_text(), re.M))
         settings = (running.directory / "env").read_text()
-    assert code == 0 and summary is not None and summary["committed"] > 0, err
+    assert summary is not None
+    assert (code, summary["problems"], summary["died"]) == (0, [], []), err
+    assert summary["committed"] > 2 * 2
+    assert not (running.directory / "database" / "s").exists(), "the server has ended"
     (port,) = re.findall(r"^export MQTT_PORT=(\d+)$", settings, re.M)
     assert ports > {port}, "there is another way, which nobody took"
     assert set(re.findall(r"^New client connected from (\S+):\d+ as", log, re.M)) == {ADDRESS_V6}
     assert set(re.findall(r"^New connection from \S+ on port (\d+)\.$", log, re.M)) == {port}
-
-
-@pytest.mark.parametrize("database", SERVERS)
-def test_demo_with_a_database_server_loses_nothing(database: str, tmp_path: Path) -> None:
-    require(database)
-    with demo(tmp_path, "--agents", "3", "--servers", "2", "--database", database) as running:
-        running.until(lambda: running.results() > 3 * 2, "stores results of all pairs")
-        running.process.send_signal(signal.SIGINT)
-        code, summary, err = running.end()
-    assert summary is not None
-    assert (code, summary["problems"], summary["died"]) == (0, [], []), err
-    assert summary["committed"] > 3 * 2
-    assert not (running.directory / "database" / "s").exists(), "the server has ended"
 
 
 def _the_operators_tools_work(directory: Path) -> None:

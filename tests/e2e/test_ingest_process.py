@@ -47,9 +47,8 @@ async def send_until_acknowledged(monitor: TestMonitor, batches: list[Batch]) ->
     return acks
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
-async def test_restarts_of_ingest_lose_no_result_and_count_none_twice(
-    number: signal.Signals, engine: Engine, broker: Broker, tmp_path: Path
+async def test_a_stopped_and_a_killed_ingest_lose_no_result_and_count_none_twice(
+    engine: Engine, broker: Broker, tmp_path: Path
 ) -> None:
     name = f"m{ULID()}.test.mon.example".lower()
     with engine.begin() as connection:
@@ -77,7 +76,7 @@ async def test_restarts_of_ingest_lose_no_result_and_count_none_twice(
     try:
         async with connected_monitor(broker, name) as monitor, asyncio.timeout(90):
             sending = asyncio.create_task(send_until_acknowledged(monitor, batches))
-            for stored in (200, 400):
+            for stored, number in ((150, signal.SIGTERM), (300, signal.SIGKILL), (450, signal.SIGKILL)):
                 await asyncio.to_thread(wait_for_rows, engine, stored)
                 seconds = await asyncio.to_thread(ingest.ends_after, number)
                 if number == signal.SIGTERM:

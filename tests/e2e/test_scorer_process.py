@@ -98,9 +98,9 @@ def test_repeatedly_killed_scorer_scores_every_server_once(
         for server, monitor in pairs:
             add_log_score(connection, server, monitor, utc_now().replace(microsecond=0), score=7.5)
         SCORING.add(connection, [server for server, _ in pairs], utc_now())
-    for turn in range(3):
+    for turn in range(2):
         with scorer(tmp_path, environment) as process:
-            _wait_for_some(server_engine, 1 + 150 * turn)
+            _wait_for_some(server_engine, 1 + 250 * turn)
             process.kill()
     with scorer(tmp_path, environment):
         wait_for_scores(server_engine, {server: 7.5 for server, _ in pairs})

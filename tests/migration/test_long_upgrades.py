@@ -74,6 +74,11 @@ def statements(engine: Engine) -> dict[int, str]:
         return {id_: info for id_, info in connection.execute(sa.text(query)) if info}
 
 
+def nothing_runs(engine: Engine) -> None:
+    """Check that the server soon executes nothing: it lists a statement a moment longer than it works on it."""
+    block_until(lambda: statements(engine) == {}, lambda: f"nothing runs: {statements(engine)}", within=DEADLINE)
+
+
 LONG = re.compile(r": ([2-9]|[1-9][0-9]+) s")
 """Duration of at least twice the read timeout of the test."""
 
@@ -169,7 +174,7 @@ def test_interrupted_upgrade_leaves_nothing_running_and_can_be_resumed(behind: E
     with reading_the_log(behind):
         with pytest.raises(KeyboardInterrupt):
             upgrade(behind, tell)
-        assert statements(behind) == {}
+        nothing_runs(behind)
         assert current(behind) == "0001"
     upgrade(behind)
     assert is_complete(behind)
@@ -229,15 +234,15 @@ def wait_for_index(engine: Engine, beside: Collection[int] = ()) -> set[int]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_command_ends_on_a_signal(behind: Engine, number: signal.Signals) -> None:
-    with reading_the_log(behind), command(behind) as process:
-        wait_for_index(behind)
-        process.send_signal(number)
-        _, warning = process.communicate(timeout=DEADLINE)
-        assert process.returncode == 1
-        assert "run 'ntppool-monitor db upgrade' again" in warning
-        assert statements(behind) == {}
+def test_command_ends_on_a_signal(behind: Engine) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with reading_the_log(behind), command(behind) as process:
+            wait_for_index(behind)
+            process.send_signal(number)
+            _, warning = process.communicate(timeout=DEADLINE)
+            assert process.returncode == 1
+            assert "run 'ntppool-monitor db upgrade' again" in warning
+            nothing_runs(behind)
     with command(behind) as process:
         process.communicate(timeout=DEADLINE)
         assert process.returncode == 0
@@ -286,7 +291,7 @@ def tables(engine: Engine) -> int:
 
 
 def test_repeatedly_killed_command_makes_progress_each_time(empty: Engine) -> None:
-    for wanted in (1, 6, 12, 18, 21):
+    for wanted in (1, 8, 15):
         with command(empty) as process:
             far_enough = lambda: tables(empty) >= wanted or process.poll() is not None  # noqa: B023, E731
             block_until(far_enough, f"{wanted} tables", within=DEADLINE)

@@ -10,8 +10,9 @@ from testbed.paths import CHECKOUT
 
 SOURCES = sorted(
     path
-    for path in CHECKOUT.glob("*/**/*.py")
-    if path.relative_to(CHECKOUT).parts[0] not in {"tests", ".venv", "build"}
+    for package in CHECKOUT.glob("*/__init__.py")
+    if package.parent.name != "tests"
+    for path in package.parent.rglob("*.py")
 )
 
 
