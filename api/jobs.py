@@ -9,6 +9,7 @@ from api.revocations import REVOCATIONS_EVERY, revocations_job
 from api.services import Services
 from api.tls import LOOK_EVERY as LOOK_AT_FILES_EVERY
 from api.tls import ServerTls
+from auth.ended_sessions import forget_ended_sessions
 from auth.host_certificates import forget_private_keys
 from runtime.db.engine import transaction
 from runtime.worker import Worker
@@ -40,6 +41,7 @@ def add_jobs(worker: Worker, services: Services, published: Published, tls: Serv
 
 
 def end_registrations(services: Services, now: datetime) -> None:
-    """End old registrations, and remove secrets that are no longer repeated."""
+    """End old registrations, and remove secrets that are no longer repeated and sessions that ended long ago."""
     services.registrations.expire(now)
     transaction(services.engine, lambda connection: forget_private_keys(connection, now))
+    transaction(services.engine, lambda connection: forget_ended_sessions(connection, now))

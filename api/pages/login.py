@@ -13,11 +13,13 @@ from api.pages.forms import FormToken
 from api.pages.login_limit import WITHIN_SECONDS
 from api.pages.oidc import LoginRefused, Provider, ProviderError
 from api.pages.request_checks import network_of_peer, path_after_login
-from api.pages.session import Attempt, KeyLogin, UserLogin, new_attempt, new_session, same_text
+from api.pages.session import Attempt, KeyLogin, UserLogin, end_of, new_attempt, new_session, same_text
 from api.pages.site import Site
 from auth.api_key_store import authenticate
 from auth.api_keys import Audience
+from auth.ended_sessions import end_session
 from auth.users import Identity, Stranger, user_at_login
+from runtime.db.engine import transaction
 from runtime.log import OngoingWarning
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ def add_login_routes(router: APIRouter, site: Site) -> None:
         session = site.session(request)
         if session is not None and session.login is not None:
             site.check_form_token(session, form_token)
+            ended, forget_on = session.id, end_of(session)
+            transaction(site.services.engine, lambda connection: end_session(connection, ended, forget_on))
         return site.go(request, "/login", new_session(site.services.now()), notice="You are logged out.")
 
     if site.provider is None:

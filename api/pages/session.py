@@ -1,8 +1,8 @@
 """Sign the cookies of people's sessions, and the tokens of their forms.
 
 All state of a session is in its cookie, so any process can continue it, and none has to store it. What the person may
-do is not in it: it is read from the ledger for each request (:mod:`api.pages.person`), so a revoked key or a removed
-user ends the session at once. Pure.
+do is not in it: it is read from the ledger for each request (:mod:`api.pages.person`), so a revoked key, a removed user
+and logging out end the session at once. Pure.
 """
 
 import hashlib
@@ -76,6 +76,11 @@ class Attempt(msgspec.Struct, frozen=True):
 def new_session(now: datetime, login: KeyLogin | UserLogin | None = None) -> Session:
     """Return a new session: after a login, one that nobody has seen before."""
     return Session(secrets.token_urlsafe(16), int(now.timestamp()), login)
+
+
+def end_of(session: Session) -> datetime:
+    """Return the time from which on no process accepts the cookie of a login's session."""
+    return datetime.fromtimestamp(session.begun + _CLOCKS_DIFFER, UTC) + SESSION_LIFE
 
 
 def new_attempt(now: datetime, goto: str) -> Attempt:

@@ -30,6 +30,7 @@ from api.pages.session import (
 )
 from api.pages.templates import HEADERS, error_page, open_templates, render
 from api.services import Services
+from auth.ended_sessions import has_ended
 from auth.registration.model import Confirmer
 from runtime.db.engine import reading
 from runtime.settings import operator_entries
@@ -67,6 +68,8 @@ class Site:
         if session is None or not self._is_usual(session.login):
             return None
         with reading(self.services.engine) as connection:
+            if has_ended(connection, session.id):
+                return None
             person = read_person(connection, session.login, self.operators, self.services.now())
         return None if person is None else Visit(session, person)
 

@@ -221,6 +221,18 @@ user_identities = sa.Table(
 )
 """The logins of the pool's users at providers of OpenID Connect: one for each user and provider."""
 
+ended_sessions = sa.Table(
+    "ended_sessions",
+    metadata,
+    # As in the session's cookie.
+    Column("id", text_bin(22), primary_key=True),
+    # When its cookie is valid no longer in any case.
+    Column("forget_on", datetime6(), nullable=False),
+    sa.Index("ended_sessions_forget", "forget_on"),
+    **TABLE_OPTIONS,
+)
+"""The sessions that people have ended by logging out; all others are not stored."""
+
 sa.Index("api_keys_lookup", api_keys.c.token_lookup)
 
 # For the frequent queries of all monitors' pairs by status.

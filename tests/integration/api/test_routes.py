@@ -19,6 +19,7 @@ from api.jobs import end_registrations
 from auth.access_tokens import verify_access
 from auth.api_key_store import add_key, replace_keys, revoke_key
 from auth.api_keys import Audience
+from auth.ended_sessions import end_session, has_ended
 from auth.registration.model import Confirmed, Outcome
 from runtime.clock import ClockDoubted
 from runtime.db.engine import reading, transaction
@@ -433,16 +434,19 @@ async def test_a_host_cannot_fill_the_ledger_with_certificates(api: Api, monkeyp
     assert (await api.ask("POST", CERTIFICATE, key=other.key.clear, body=requests[2])).status_code == 200
 
 
-async def test_the_hourly_job_ends_registrations_and_forgets_private_keys(api: Api, clock: Clock) -> None:
+async def test_the_hourly_job_ends_registrations_and_forgets_private_keys_and_sessions(api: Api, clock: Clock) -> None:
     host, number = add_host(api, "nlams1-a"), new_id().clear
     url = (await register(api, number)).json()["URL"]
     await api.ask("GET", f"{CONFIG}?request_certificate=true", key=host.key.clear)
+    transaction(api.services.engine, lambda c: end_session(c, "x" * 22, clock() + timedelta(hours=12)))
     end_registrations(api.services, clock())
     with reading(api.services.engine) as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(host_certificates)) == 1
+        assert has_ended(connection, "x" * 22)
     clock.now += timedelta(hours=24)
     end_registrations(api.services, clock())
     shown = api.services.registrations.show(token_of_url(url), OPERATOR, clock())
     assert shown is not None and shown.status == "cancelled"
     with reading(api.services.engine) as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(host_certificates)) == 0
+        assert not has_ended(connection, "x" * 22)

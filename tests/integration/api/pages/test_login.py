@@ -103,6 +103,19 @@ def test_person_who_logs_out_is_logged_out(anna: Browser, key: str) -> None:
     assert "logged out" not in anna.get("/login").words, "a notice is shown once"
 
 
+def test_logging_out_ends_the_session_also_for_a_copy_of_its_cookie(app: FastAPI, anna: Browser, key: str) -> None:
+    page = anna.log_in(key)
+    copied = anna.client.cookies["__Host-ntppool-session"]
+    with browser(app) as elsewhere, browser(app) as thief:
+        elsewhere.log_in(key)
+        thief.client.cookies.set("__Host-ntppool-session", copied, domain="pool.example")
+        assert thief.get("/manage").path == "/manage"
+        anna.submit(page, "/logout")
+        assert thief.get("/manage").path.startswith("/login?")
+        assert thief.submit(page, "/logout").path == "/login", "logging out again does no harm"
+        assert elsewhere.get("/manage").path == "/manage", "another session of the same key goes on"
+
+
 def test_session_ends_after_twelve_hours(anna: Browser, key: str, now: ManualTime) -> None:
     anna.log_in(key)
     now.move(12 * HOUR - timedelta(seconds=1))
