@@ -196,6 +196,7 @@ async def token_ends_while_the_api_is_away(
     assert agent.why_not() == "", "it goes on measuring"
     waiting = {path.name for path in agent.spooled()}
     said = await asyncio.to_thread(agent.run, "status", timeout=240)
+    assert not any("refused" in trouble for trouble in agent.report()["troubles"]), "an API that is away is none"
     assert said.returncode == 1 and "not connected" in said.stdout, said.stdout
     assert "Connection refused; the agent asks again within 15 min, and keeps its results" in said.stdout, said.stdout
     api.token_used = 0.0

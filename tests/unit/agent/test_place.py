@@ -1,14 +1,18 @@
 """Test which agent a command is about, and that settings which name another API are noticed."""
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from agent import settings as settings_module
+from agent.daemon_settings import DaemonSettings
 from agent.place import daemon_base, look
 from agent.settings import AgentSettings
 from agent.state import Api, Lock, StateDirectory, StateFile
+from agent.status import waiting_report
+from agent.status_file import write_report
 
 API = Api(url="https://api.example", key="ntpm_a_key_for_tests", ca_file="/etc/ca.pem")
 SETTINGS = AgentSettings(env="devel")
@@ -33,7 +37,8 @@ def left_over(directory: StateDirectory) -> None:
     directory.prepare()
     (directory.spool / "v4").mkdir(parents=True)
     directory.lock_file.touch()
-    directory.status_file.write_text("{}")
+    waited = DaemonSettings(env=directory.env, state_base=str(directory.path.parent))
+    write_report(directory, waiting_report(waited, datetime.now(UTC), "state.json: is missing"))
 
 
 def test_all_commands_find_the_directory_that_is_set_up(
