@@ -1,13 +1,15 @@
-"""Declare the fields that several forms have, and read what was chosen in them. Pure."""
+"""Declare the fields that several forms and links have, and read what was chosen in them. Pure."""
 
 from typing import Annotated
 
-from fastapi import Form
+from fastapi import Form, Query
 
 from auth.registration.model import Outcome
 
 FormToken = Annotated[str, Form(max_length=200)]
 AccountField = Annotated[str, Form(max_length=10)]
+Goto = Annotated[str, Query(alias="next", max_length=2_000)]
+"""The page that was wanted before the login."""
 
 
 def account_of(text: str) -> int | None:

@@ -21,7 +21,6 @@ from authlib.oauth2.client import OAuth2Client  # type: ignore[import-untyped]
 from api.pages.id_token import Expected, InvalidIdToken, UnknownSigningKey, check_id_token
 from auth.users import LONGEST, Identity
 from runtime.loopback import is_loopback
-from runtime.settings import WorkerSettings
 
 SCOPE: Final = "openid email"
 _KEEP_SECONDS: Final = 3600.0
@@ -185,17 +184,6 @@ class Provider:
             redirect_uri=redirect_uri,
             code_challenge_method="S256",
         )
-
-
-def provider_of(settings: WorkerSettings, now: Callable[[], datetime]) -> Provider | None:
-    """Return the provider of the settings; ``None`` if there is none.
-
-    Raises:
-        ConfigurationError: the secret is missing.
-    """
-    if settings.oidc_issuer is None or settings.oidc_client_id is None:
-        return None
-    return Provider(settings.oidc_issuer, settings.oidc_client_id, settings.oidc_secret_text(), now)
 
 
 def verified_address(claims: Mapping[str, Any]) -> str | None:

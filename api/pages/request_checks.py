@@ -13,6 +13,8 @@ from typing import Final
 from auth.registration.rules import network_of
 
 HOME: Final = "/manage"
+LOGIN_START: Final = "/login/start"
+"""Leads to the provider of OpenID Connect."""
 
 _OUR_PATH: Final = re.compile(r"/manage(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,252}){0,4}", re.ASCII)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import msgspec
@@ -12,10 +12,9 @@ from fastapi.routing import APIRoute
 from jinja2 import Environment
 
 from api.pages.errors import LoginNeeded, PageError, page_error
-from api.pages.login_limit import LoginLimit
-from api.pages.oidc import Provider, provider_of
+from api.pages.login_limit import WITHIN_SECONDS, LoginLimit
 from api.pages.person import read_person
-from api.pages.request_checks import HOME, is_own_form
+from api.pages.request_checks import HOME, is_own_form, network_of_peer
 from api.pages.session import (
     ATTEMPT_LIFE,
     PURPOSE,
@@ -35,6 +34,9 @@ from auth.registration.model import Confirmer
 from runtime.db.engine import reading
 from runtime.settings import operator_entries
 
+if TYPE_CHECKING:
+    from api.pages.oidc import Provider
+
 
 @dataclass(frozen=True, slots=True)
 class Visit:
@@ -50,7 +52,7 @@ class Site:
 
     services: Services
     seals: Seals
-    provider: Provider | None
+    provider: "Provider | None"
     operators: frozenset[str]
     templates: Environment = field(default_factory=open_templates)
     limit: LoginLimit = field(default_factory=LoginLimit)
@@ -194,6 +196,24 @@ class Site:
             seconds = int(ATTEMPT_LIFE.total_seconds())
             _set_cookie(answer, request, "login", self.seals.seal_attempt(attempt), seconds)
 
+    def begin_login(self, request: Request) -> str:
+        """Count a login of the request's network, and return the network.
+
+        Raises:
+            PageError: there were too many that failed.
+        """
+        network = network_of_peer(request.client.host if request.client else None)
+        if not self.limit.begin(network):
+            self.services.metrics.refused("too_many_logins")
+            minutes = int(WITHIN_SECONDS // 60)
+            raise PageError(
+                429,
+                "Too many failed logins",
+                f"Several logins from your network have failed. Try again in {minutes} minutes.",
+                retry_seconds=int(WITHIN_SECONDS),
+            )
+        return network
+
     def refuse(self, request: Request, error: Exception, route: str) -> Response:
         """Return the page for an error.
 
@@ -205,6 +225,16 @@ class Site:
         return error_page(self.templates, self.services.env, page_error(error, route))
 
 
+def _provider(services: Services) -> "Provider | None":
+    """Return the provider of the settings; ``None`` if there is none, whose libraries are then not loaded."""
+    settings = services.settings
+    if settings.oidc_issuer is None or settings.oidc_client_id is None:
+        return None
+    from api.pages.oidc import Provider
+
+    return Provider(settings.oidc_issuer, settings.oidc_client_id, settings.oidc_secret_text(), services.now)
+
+
 def open_site(services: Services) -> Site:
     """Return what all pages need.
 
@@ -214,7 +244,7 @@ def open_site(services: Services) -> Site:
     return Site(
         services,
         Seals(services.signing_key.derive_secret(PURPOSE)),
-        provider_of(services.settings, services.now),
+        _provider(services),
         frozenset(operator_entries(services.settings.api_operators)),
     )
 

@@ -94,3 +94,9 @@ def test_list_loads_no_broker_library(tmp_path: Path) -> None:
 
 def test_help_lists_exactly_the_existing_roles() -> None:
     assert list(ROLES) == list(Role)
+
+
+def test_api_without_a_provider_of_logins_loads_no_http_client() -> None:
+    program = 'import sys, api.worker; print(*sorted({name.partition(".")[0] for name in sys.modules}))'
+    done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert {"httpx", "authlib", "joserfc", "rich", "typer"}.isdisjoint(done.stdout.split())
