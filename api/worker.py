@@ -9,6 +9,8 @@ import socket
 from api.app import build_api, guarded
 from api.broker_of_agents import BrokerOfAgents
 from api.jobs import add_jobs
+from api.ops.desk import Desk
+from api.ops.router import ops_router
 from api.pages.router import pages_router
 from api.published import Published
 from api.server import Server, open_sockets
@@ -25,6 +27,7 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     broker = BrokerOfAgents(settings.broker_of_agents())
     tls = server_tls(settings)
     api = build_api(services, published, broker, [pages_router(services)])
+    api.include_router(ops_router(Desk(services, worker.broker, worker.topics)))
     server = Server(guarded(api, services), _sockets(settings), tls)
     add_jobs(worker, services, published, tls)
     tasks.create_task(server.run(), name="http server")

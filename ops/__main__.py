@@ -15,6 +15,7 @@ from ops.commands import (
     accounts,
     api,
     ca,
+    check,
     control,
     db,
     demo,
@@ -45,7 +46,7 @@ app = typer.Typer(
 )
 for module in (
     *(workers, selector, api, db, token, accounts, registrations, monitors, servers, settings),
-    *(rejected, control, ca, demo),
+    *(rejected, control, check, ca, demo),
 ):
     module.register(app)
 

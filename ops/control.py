@@ -20,7 +20,7 @@ async def ask(settings: WorkerSettings, service: str, order: ControlCommand, tim
         OperatorError: the broker cannot be reached, or refuses the login or the message.
     """
     env = settings.deployment_mode
-    operator = check_name(Role.ADMIN, _user(), env)
+    operator = check_name(Role.ADMIN, operator_name(), env)
     topics, key = Topics(env), new_key()
     is_agent = "." in service
     topic = topics.monitor_control(service) if is_agent else topics.service_control(service)
@@ -42,8 +42,8 @@ async def ask(settings: WorkerSettings, service: str, order: ControlCommand, tim
     return [_answer(payload) for payload in answers]
 
 
-def _user() -> str:
-    """Return the name of the sender; in a container, a user need not have a name."""
+def operator_name() -> str:
+    """Return the name of the user who runs the command; in a container, a user need not have a name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

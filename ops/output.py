@@ -38,7 +38,12 @@ def show_table(
         _aligned(columns, rows, layout or Layout())
     else:
         for row in [columns, *rows]:
-            sys.stdout.write("\t".join(printable(as_text(cell)) for cell in row) + "\n")
+            write_row(row)
+
+
+def write_row(row: Sequence[Cell]) -> None:
+    """Write one row of a table for other programs."""
+    sys.stdout.write("\t".join(printable(as_text(cell)) for cell in row) + "\n")
 
 
 def show_fields(fields: Sequence[tuple[str, Cell]], *, as_json: bool = False) -> None:

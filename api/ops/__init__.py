@@ -1,0 +1,1 @@
+"""Serve operators and their programs: who is connected, agents' metrics, and measurements on request."""

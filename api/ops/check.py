@@ -1,0 +1,173 @@
+"""Measure an address now, by several monitors: choose them, ask their agents, and judge the answers as they come.
+
+For the API and for the command line alike.
+"""
+
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from api.ops.agents import Agent, read_agents
+from api.ops.asking import Answering, Question, Reply, Session, asking
+from api.ops.choice import Candidate, near_and_far
+from api.ops.replies import BadAnswer, result_of
+from api.ops.target import Target, port_of
+from schema.messages import Result
+from schema.names import Environment
+from schema.tables import log_scores, servers
+from schema.topics import Topics
+
+CHECK_WITHIN: Final = 7.5
+"""Seconds from the request to the last answer. Agents need 6 for three samples (``agent.requests.TIMEOUT``), and the
+requester has the answer within 8."""
+
+MOST_MONITORS: Final = 12
+"""Maximum monitors for one check, so that it cannot flood a server."""
+
+USUAL_MONITORS: Final = 6
+MOST_SAMPLES: Final = 3
+"""Maximum samples that an agent sends on request (``schema.messages.AdHocRequest``)."""
+
+_HISTORY: Final = timedelta(days=1)
+
+
+class UnknownMonitor(LookupError):
+    """A monitor that was named does not exist, or there are several of this name; the message says so."""
+
+
+class NobodyCan(Exception):
+    """No monitor can measure the address now; the message says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an operator wants to be measured, and by whom."""
+
+    target: Target
+    names: tuple[str, ...] = ()
+    """Full or short names of monitors; empty to choose them."""
+    monitors: int = USUAL_MONITORS
+    """How many to choose."""
+    samples: int = MOST_SAMPLES
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one monitor found, or why it found nothing."""
+
+    monitor: str
+    usual_rtt: float | None = None
+    """Shortest round-trip time to the address within a day before, in seconds."""
+    result: Result | None = None
+    said: str | None = None
+    """Why there is no result, to follow the monitor's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A check that is ready to begin."""
+
+    wanted: Wanted
+    port: int
+    server_id: int | None
+    """The server at the address, if it is one of the pool."""
+    chosen: Sequence[Candidate]
+    """The monitors to ask; may be empty if all that were named cannot measure now."""
+    unfit: Sequence[Finding]
+    """Monitors that were named, but cannot measure now."""
+
+    @property
+    def names(self) -> list[str]:
+        """Full names of the monitors to ask."""
+        return [one.name for one in self.chosen]
+
+
+def plan_check(connection: Connection, env: Environment, wanted: Wanted, now: datetime, chance: random.Random) -> Plan:
+    """Decide who measures.
+
+    Args:
+        now: naive UTC.
+
+    Raises:
+        UnknownMonitor: a named monitor does not exist.
+        NobodyCan: none were named, and no monitor can.
+    """
+    target = wanted.target
+    server = connection.execute(sa.select(servers.c.id, servers.c.flags).where(servers.c.ip == target.ip)).first()
+    agents = read_agents(connection, env, now)
+    rtts = {} if server is None else _usual_rtts(connection, server.id, now)
+    if wanted.names:
+        named = {agent.name: agent for agent in (_find(agents, name) for name in wanted.names)}
+        chosen = [_candidate(one, target, rtts) for one in named.values() if one.why_not(target.ipv) is None]
+        unfit = [Finding(name, said=why) for name, one in named.items() if (why := one.why_not(target.ipv)) is not None]
+    else:
+        able = [_candidate(one, target, rtts) for one in agents if one.why_not(target.ipv) is None]
+        chosen, unfit = near_and_far(able, wanted.monitors, chance), []
+        if not chosen:
+            raise NobodyCan(f"No monitor can measure {target.ip} now: none that is connected probes by IP{target.ipv}.")
+    port = port_of(env, "" if server is None else server.flags)
+    return Plan(wanted, port, None if server is None else server.id, chosen, unfit)
+
+
+def _find(agents: Sequence[Agent], text: str) -> Agent:
+    found = [one for one in agents if one.name == text or one.name.startswith(f"{text}.")]
+    if len(found) == 1:
+        return found[0]
+    what = "There are several monitors" if found else "There is no monitor"
+    raise UnknownMonitor(f"{what} called {text[:253]!r}.")
+
+
+def _candidate(agent: Agent, target: Target, rtts: Mapping[int, float]) -> Candidate:
+    return Candidate(agent.name, agent.place, rtts.get(agent.protocols[target.ipv].monitor_id))
+
+
+def _usual_rtts(connection: Connection, server_id: int, now: datetime) -> dict[int, float]:
+    """Return the shortest round-trip time to the server within a day, in seconds, by monitor."""
+    s = log_scores.c
+    query = (
+        sa.select(s.monitor_id, sa.func.min(s.rtt))
+        .where(s.server_id == server_id, s.ts > now - _HISTORY, s.ts <= now, s.rtt > 0)
+        .group_by(s.monitor_id)
+    )
+    return {row[0]: row[1] / 1e6 for row in connection.execute(query) if row[0] is not None}
+
+
+@asynccontextmanager
+async def checking(
+    session: Session, topics: Topics, plan: Plan, deadline: float
+) -> AsyncIterator[AsyncIterator[Finding]]:
+    """Ask the monitors of a plan; the findings come within the ``with`` block, one for each monitor.
+
+    Args:
+        deadline: by the event loop's clock; see :data:`CHECK_WITHIN`.
+
+    Raises:
+        BrokerAway: nobody was asked.
+    """
+    wanted = plan.wanted
+    question = Question("ntp", wanted.target.ip, plan.port, wanted.samples)
+    async with asking(session, topics, question, plan.names, deadline) as answering:
+        yield _findings(plan, answering)
+
+
+async def _findings(plan: Plan, answering: Answering) -> AsyncIterator[Finding]:
+    for unfit in plan.unfit:
+        yield unfit
+    usual = {one.name: one.usual_rtt for one in plan.chosen}
+    async for reply in answering.replies:
+        yield _judge(reply, answering.key, plan.wanted.target.ip, usual[reply.name])
+
+
+def _judge(reply: Reply, key: str, ip: str, usual_rtt: float | None) -> Finding:
+    if reply.payload is None:
+        return Finding(reply.name, usual_rtt, said=reply.why)
+    try:
+        return Finding(reply.name, usual_rtt, result_of(reply.payload, key, ip))
+    except BadAnswer as error:
+        return Finding(reply.name, usual_rtt, said=str(error))

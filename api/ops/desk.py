@@ -1,0 +1,152 @@
+"""Answer what operators' programs ask, apart from HTTP's form: read the ledger, ask agents, within the limits."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Final, TypeVar
+
+from sqlalchemy.engine import Connection
+from starlette.concurrency import run_in_threadpool
+
+from api.answers import Declined
+from api.ops.agents import Agent, read_agents
+from api.ops.asking import BrokerAway, Question, Session, asking
+from api.ops.check import CHECK_WITHIN, NobodyCan, Plan, UnknownMonitor, Wanted, checking, plan_check
+from api.ops.limits import CHECKS_AT_ONCE, CHECKS_PER_MINUTE, WAITING_AT_ONCE, Full, PerMinute, Places
+from api.ops.messages import end_line, finding_line, plan_line
+from api.ops.operators import Operator
+from api.ops.replies import BadAnswer, metrics_of
+from api.ops.stream import Write
+from api.ops.target import WrongTarget
+from api.services import Services
+from runtime.db.engine import reading, to_db
+from schema.topics import Topics
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+METRICS_WITHIN: Final = 4.5
+"""Seconds for an agent to answer with its metrics; the requester has them, or the reason why not, within 5."""
+
+_SOON: Final = {"Retry-After": "5"}
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What operators' programs share: the session with the broker, and the limits."""
+
+    services: Services
+    session: Session
+    topics: Topics
+    metrics_within: float = METRICS_WITHIN
+    check_within: float = CHECK_WITHIN
+    waiting: Places = field(default_factory=lambda: Places(WAITING_AT_ONCE))
+    checks: Places = field(default_factory=lambda: Places(CHECKS_AT_ONCE))
+    begun: PerMinute = field(default_factory=lambda: PerMinute(CHECKS_PER_MINUTE, monotonic))
+    chance: random.Random = field(default_factory=random.Random)
+
+    def connected(self) -> list[Agent]:
+        """Return the agents that are connected, by name. Blocks."""
+        return [agent for agent in self._agents() if agent.online]
+
+    def plan(self, wanted: Wanted) -> Plan:
+        """Decide who measures; see :func:`api.ops.check.plan_check`. Blocks."""
+        now = to_db(self.services.now())
+        return self._read(lambda connection: plan_check(connection, self.services.env, wanted, now, self.chance))
+
+    async def metrics(self, name: str) -> str:
+        """Return the metrics of the agent with this full or short name, in Prometheus' text format.
+
+        Raises:
+            Declined: there is no such agent, or it gave none.
+        """
+        with declining(), self.waiting.one():
+            deadline = asyncio.get_running_loop().time() + self.metrics_within
+            agent = await run_in_threadpool(self._agent, name)
+            async with asking(self.session, self.topics, Question("metrics"), [agent.name], deadline) as answering:
+                async for reply in answering.replies:
+                    if reply.payload is None:
+                        raise Declined(504, "no_answer", f"{agent.name} {reply.why}.")
+                    return _metrics(agent, reply.payload, answering.key)
+            raise AssertionError("each agent has a reply")
+
+    def begin_check(self, operator: Operator) -> None:
+        """Count a check of an operator.
+
+        Raises:
+            Declined: there were too many within the last minute.
+        """
+        seconds = self.begun.begin(operator.key_id)
+        if seconds > 0:
+            words = f"At most {CHECKS_PER_MINUTE} checks a minute are done for one operator; try again later."
+            raise Declined(429, "too_many_checks", words, {"Retry-After": str(int(seconds) + 1)})
+
+    async def check(self, operator: Operator, wanted: Wanted, write: Write) -> None:
+        """Measure an address, and write what each monitor finds as soon as it is known.
+
+        Raises:
+            Declined: nobody was asked; nothing has been written then.
+        """
+        with declining(), self.waiting.one(), self.checks.one():
+            deadline = asyncio.get_running_loop().time() + self.check_within
+            plan = await run_in_threadpool(self.plan, wanted)
+            names = ", ".join(plan.names) or "nobody, since none of those named can measure now"
+            log.info("check of %s by %s: asking %s", wanted.target.ip, operator.label, names)
+            measured = 0
+            async with checking(self.session, self.topics, plan, deadline) as findings:
+                await write(plan_line(plan))
+                async for finding in findings:
+                    measured += finding.result is not None
+                    await write(finding_line(finding))
+                await write(end_line(len(plan.chosen) + len(plan.unfit), measured))
+
+    def _agent(self, name: str) -> Agent:
+        found = self._agents(name)
+        if len(found) != 1:
+            what = "There are several monitors" if found else "There is no monitor"
+            raise UnknownMonitor(f"{what} called {name!r}.")
+        if (why := found[0].why_silent()) is not None:
+            raise Declined(404, "not_connected", f"{found[0].name} {why}.")
+        return found[0]
+
+    def _agents(self, name: str | None = None) -> list[Agent]:
+        now = to_db(self.services.now())
+        return self._read(lambda connection: read_agents(connection, self.services.env, now, name))
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        with reading(self.services.engine) as connection:
+            return work(connection)
+
+
+def _metrics(agent: Agent, payload: bytes, key: str) -> str:
+    try:
+        return metrics_of(payload, key)
+    except BadAnswer as error:
+        log.warning("metrics of %s: it %s", agent.name, error)
+        raise Declined(502, "bad_answer", f"{agent.name} {error}.") from None
+
+
+@contextmanager
+def declining() -> Iterator[None]:
+    """Turn the reasons for which nobody is asked into answers.
+
+    Raises:
+        Declined: instead of them.
+    """
+    try:
+        yield
+    except WrongTarget as error:
+        raise Declined(400, "target", str(error)) from None
+    except UnknownMonitor as error:
+        raise Declined(404, "monitor", str(error)) from None
+    except NobodyCan as error:
+        raise Declined(409, "nobody", str(error)) from None
+    except BrokerAway as error:
+        raise Declined(503, "broker", str(error), _SOON) from None
+    except Full:
+        words = "Too many requests to agents are waiting at once; try again in a few seconds."
+        raise Declined(503, "busy", words, _SOON) from None

@@ -1,0 +1,102 @@
+"""Test what is made of agents' answers, whoever wrote them."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from agent.metrics import AgentCounters, prometheus_text
+from api.ops.replies import MAX_ANSWER, MAX_METRICS, BadAnswer, metrics_of, result_of
+from schema.messages import AdHocAnswer, Result, encode
+
+KEY, IP = "0123456789abcdef", "8.8.4.4"
+GOOD = prometheus_text(
+    AgentCounters(probes=7),
+    {
+        "connected": 1,
+        'assignments{protocol="v4"}': 3,
+        "clock_offset_seconds": -1.5e-7,
+        "big": 1e300,
+        "no": float("nan"),
+    },
+)
+
+
+def measured(**changed: Any) -> bytes:
+    usual = {"server_id": 0, "ip": IP, "ts": datetime(2026, 11, 30, tzinfo=UTC), "offset": 0.001, "rtt": 0.02}
+    fields = {**usual, "stratum": 2, "leap": 0, "sent": 3, "received": 3, **changed}
+    return encode(AdHocAnswer(id=KEY, result=Result(**fields)))
+
+
+def test_a_measurement_is_taken_as_it_is() -> None:
+    assert result_of(measured(), KEY, IP).rtt == 0.02
+    silent = {"offset": None, "rtt": None, "stratum": None, "leap": None, "error": "network: timed out", "received": 0}
+    assert result_of(measured(**silent, no_response=True), KEY, IP).error == "network: timed out"
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        *((b"", "invalid answer"), (b"\xff" * 99, "invalid answer"), (b"[" * MAX_ANSWER, "invalid answer")),
+        *((b"null", "invalid answer"), (measured()[:-1], "invalid answer"), (b" " * (MAX_ANSWER + 1), "8193 bytes")),
+        (encode(AdHocAnswer(id=KEY)), "without a result"),
+        (encode(AdHocAnswer(id=KEY, metrics=GOOD)), "without a result"),
+        (encode(AdHocAnswer(id=KEY, error="busy: " + "x" * 999)), "did not measure: busy: x{194}…$"),
+        (measured().replace(KEY.encode(), b"another"), "another request"),
+        *((measured(ip="8.8.8.8"), "address"), (measured(ip="x"), "address"), (measured(offset=-1e10), "offset")),
+        *((measured(rtt=-0.1), "round-trip"), (measured(rtt=61), "round-trip"), (measured(stratum=-1), "stratum")),
+        *((measured(leap=4), "leap"), (measured(received=4), "samples"), (measured(sent=2**60), "samples")),
+        (measured().replace(b"0.001", b"1e999"), "invalid answer|offset"),
+    ],
+)
+def test_what_is_no_measurement_is_refused_in_words(payload: bytes, words: str) -> None:
+    with pytest.raises(BadAnswer, match=words) as caught:
+        result_of(payload, KEY, IP)
+    assert len(str(caught.value)) < 300
+
+
+def test_an_agents_own_metrics_are_taken_as_they_are() -> None:
+    assert metrics_of(encode(AdHocAnswer(id=KEY, metrics=GOOD)), KEY) == GOOD
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            "",
+            "up 1",
+            "ntppool_scorer_backlog 0",
+            "ntppool_agent_x 1 1700000000000",
+            "ntppool_agent_x",
+            "ntppool_agent_x x",
+        ),
+        *(
+            'ntppool_agent_x{a="b",} 1',
+            'ntppool_agent_x{a="b} 1',
+            'ntppool_agent_x{a="\\"} 1',
+            'ntppool_agent_x{a="\x1b"} 1',
+        ),
+        *(
+            "ntppool_agent_x 1\rup 1",
+            "ntppool_agent_x 1\u2028up 1",
+            "# EOF",
+            "# TYPE up gauge",
+            "# TYPE ntppool_agent_x histogram",
+        ),
+        *("ntppool_agent_x 1 # {} 1", "ntppool_agent_x 1_0", "ntppool_agent_\u0661 1", "ntppool_agent_x \u0661"),
+    ],
+)
+def test_metrics_that_are_not_an_agents_are_refused(line: str) -> None:
+    for text in (f"{line}\n", f"ntppool_agent_x 1\n{line}\nntppool_agent_y 2\n"):
+        with pytest.raises(BadAnswer, match=r"not an agent's \(line [12]\)$"):
+            metrics_of(encode(AdHocAnswer(id=KEY, metrics=text)), KEY)
+
+
+def test_metrics_have_a_maximum_size() -> None:
+    lines = "ntppool_agent_x 1\n" * (MAX_METRICS // 18)
+    with pytest.raises(BadAnswer, match="more than"):
+        metrics_of(encode(AdHocAnswer(id=KEY, metrics=lines)), KEY)
+    with pytest.raises(BadAnswer, match="refused: unknown check"):
+        metrics_of(encode(AdHocAnswer(id=KEY, error="unknown check")), KEY)
+    with pytest.raises(BadAnswer, match="without metrics"):
+        metrics_of(measured(), KEY)
