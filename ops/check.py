@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from api.ops.agents import UnknownMonitor
 from api.ops.asking import BrokerAway
-from api.ops.check import CHECK_WITHIN, Finding, NobodyCan, Plan, UnknownMonitor, Wanted, checking, plan_check
+from api.ops.check import CHECK_WITHIN, Finding, NobodyCan, Plan, Wanted, checking, plan_check
 from api.ops.messages import end_line, finding_line, plan_line
 from api.ops.target import WrongTarget, parse_target
 from auth.settings import signing_key
@@ -114,7 +115,7 @@ class Shown:
 
     def _line(self, texts: tuple[str, ...]) -> str:
         monitor, usual, rtt, offset, stratum, finding = texts
-        return f"{monitor:<{self._width}}  {usual:>9}  {rtt:>9}  {offset:>11}  {stratum:>7}  {finding}".rstrip()
+        return f"{monitor:<{self._width}}  {usual:>9}  {rtt:>9}  {offset:>13}  {stratum:>7}  {finding}".rstrip()
 
     def _say(self, line: str) -> None:
         write(line)

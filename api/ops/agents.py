@@ -4,7 +4,7 @@ Everything that an agent says is in its last status, which anyone who runs an ag
 only whether the agent is asked.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -18,6 +18,14 @@ from schema.names import Environment, InvalidName, IpVersion, check_monitor_name
 from schema.tables import accounts, monitor_presence, monitors
 
 _IN_WORDS: Final[Mapping[IpVersion, str]] = {"v4": "IPv4", "v6": "IPv6"}
+
+
+_LONGEST_NAME: Final = 253
+"""Characters of a name that an error quotes."""
+
+
+class UnknownMonitor(LookupError):
+    """A monitor that was named does not exist, or there are several of this name; the message says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +116,19 @@ def read_agents(connection: Connection, env: Environment, now: datetime, name: s
     for row in connection.execute(query):
         found.setdefault(row.tls_name, []).append(row)
     return [_agent(name, rows, now) for name, rows in found.items() if _is_of(env, name)]
+
+
+def the_agent(agents: Iterable[Agent], text: str) -> Agent:
+    """Return the agent with this full or short name.
+
+    Raises:
+        UnknownMonitor: there is none, or there are several.
+    """
+    found = [one for one in agents if one.name == text or one.name.startswith(f"{text}.")]
+    if len(found) == 1:
+        return found[0]
+    what = "There are several monitors" if found else "There is no monitor"
+    raise UnknownMonitor(f"{what} called {text[:_LONGEST_NAME]!r}.")
 
 
 def _is_of(env: Environment, name: str) -> bool:

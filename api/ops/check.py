@@ -13,7 +13,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from api.ops.agents import Agent, read_agents
+from api.ops.agents import Agent, read_agents, the_agent
 from api.ops.asking import Answering, Question, Reply, Session, asking
 from api.ops.choice import Candidate, near_and_far
 from api.ops.replies import BadAnswer, result_of
@@ -35,10 +35,6 @@ MOST_SAMPLES: Final = 3
 """Maximum samples that an agent sends on request (``schema.messages.AdHocRequest``)."""
 
 _HISTORY: Final = timedelta(days=1)
-
-
-class UnknownMonitor(LookupError):
-    """A monitor that was named does not exist, or there are several of this name; the message says so."""
 
 
 class NobodyCan(Exception):
@@ -103,7 +99,7 @@ def plan_check(connection: Connection, env: Environment, wanted: Wanted, now: da
     agents = read_agents(connection, env, now)
     rtts = {} if server is None else _usual_rtts(connection, server.id, now)
     if wanted.names:
-        named = {agent.name: agent for agent in (_find(agents, name) for name in wanted.names)}
+        named = {agent.name: agent for agent in (the_agent(agents, name) for name in wanted.names)}
         chosen = [_candidate(one, target, rtts) for one in named.values() if one.why_not(target.ipv) is None]
         unfit = [Finding(name, said=why) for name, one in named.items() if (why := one.why_not(target.ipv)) is not None]
     else:
@@ -113,14 +109,6 @@ def plan_check(connection: Connection, env: Environment, wanted: Wanted, now: da
             raise NobodyCan(f"No monitor can measure {target.ip} now: none that is connected probes by IP{target.ipv}.")
     port = port_of(env, "" if server is None else server.flags)
     return Plan(wanted, port, None if server is None else server.id, chosen, unfit)
-
-
-def _find(agents: Sequence[Agent], text: str) -> Agent:
-    found = [one for one in agents if one.name == text or one.name.startswith(f"{text}.")]
-    if len(found) == 1:
-        return found[0]
-    what = "There are several monitors" if found else "There is no monitor"
-    raise UnknownMonitor(f"{what} called {text[:253]!r}.")
 
 
 def _candidate(agent: Agent, target: Target, rtts: Mapping[int, float]) -> Candidate:

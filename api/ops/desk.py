@@ -13,9 +13,9 @@ from sqlalchemy.engine import Connection
 from starlette.concurrency import run_in_threadpool
 
 from api.answers import Declined
-from api.ops.agents import Agent, read_agents
+from api.ops.agents import Agent, UnknownMonitor, read_agents, the_agent
 from api.ops.asking import BrokerAway, Question, Session, asking
-from api.ops.check import CHECK_WITHIN, NobodyCan, Plan, UnknownMonitor, Wanted, checking, plan_check
+from api.ops.check import CHECK_WITHIN, NobodyCan, Plan, Wanted, checking, plan_check
 from api.ops.limits import CHECKS_AT_ONCE, CHECKS_PER_MINUTE, WAITING_AT_ONCE, Full, PerMinute, Places
 from api.ops.messages import end_line, finding_line, plan_line
 from api.ops.operators import Operator
@@ -105,13 +105,10 @@ class Desk:
                 await write(end_line(len(plan.chosen) + len(plan.unfit), measured))
 
     def _agent(self, name: str) -> Agent:
-        found = self._agents(name)
-        if len(found) != 1:
-            what = "There are several monitors" if found else "There is no monitor"
-            raise UnknownMonitor(f"{what} called {name!r}.")
-        if (why := found[0].why_silent()) is not None:
-            raise Declined(404, "not_connected", f"{found[0].name} {why}.")
-        return found[0]
+        found = the_agent(self._agents(name), name)
+        if (why := found.why_silent()) is not None:
+            raise Declined(404, "not_connected", f"{found.name} {why}.")
+        return found
 
     def _agents(self, name: str | None = None) -> list[Agent]:
         now = to_db(self.services.now())

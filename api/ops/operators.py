@@ -5,6 +5,9 @@ Programs cannot log in at a provider, so keys count here even where people use o
 could make a browser send them.
 """
 
+import hmac
+import secrets
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,6 +38,9 @@ OPERATOR_KEY: Final = Depends(
 """Only describes the header."""
 
 
+_MOST_KNOWN: Final = 100
+
+
 @dataclass(frozen=True, slots=True)
 class Operator:
     """An operator, by the key that was shown."""
@@ -52,18 +58,53 @@ def operator_required(services: Services) -> Callable[[Asked], Operator]:
             requests from one network.
     """
     operators = frozenset(operator_entries(services.settings.api_operators))
-    limit = LoginLimit()
+    limit, known = LoginLimit(), KnownKeys()
 
     def operator(asked: Annotated[Asked, Depends(read_request)]) -> Operator:
-        network = network_of_peer(asked.peer)
-        _check_limit(limit, network)
-        found = _identify(services, asked, operators, services.now())
+        network, shown = network_of_peer(asked.peer), asked.bearer() or ""
+        if not known.has(shown):
+            _check_limit(limit, network)
+        found = _identify(services, shown, operators, services.now())
         if isinstance(found, Declined):
+            known.forget(shown)
             limit.begin(network)
             raise found
+        known.remember(shown)
         return found
 
     return operator
+
+
+class KnownKeys:
+    """Recognise keys that were those of operators before, without holding any. Thread-safe.
+
+    They are looked up again for each request, but failures of others do not lock them out, who may share an address.
+    """
+
+    def __init__(self) -> None:
+        self._secret = secrets.token_bytes(32)
+        self._seen: dict[bytes, None] = {}
+        self._lock = threading.Lock()
+
+    def has(self, key: str) -> bool:
+        """Return whether it is known."""
+        with self._lock:
+            return self._mark(key) in self._seen
+
+    def remember(self, key: str) -> None:
+        """Add it; beyond :data:`_MOST_KNOWN`, the one that was added first is forgotten."""
+        with self._lock:
+            self._seen[self._mark(key)] = None
+            if len(self._seen) > _MOST_KNOWN:
+                del self._seen[next(iter(self._seen))]
+
+    def forget(self, key: str) -> None:
+        """Remove it, since it is valid no more."""
+        with self._lock:
+            self._seen.pop(self._mark(key), None)
+
+    def _mark(self, key: str) -> bytes:
+        return hmac.digest(self._secret, key.encode("utf-8", "replace"), "sha256")
 
 
 def _check_limit(limit: LoginLimit, network: str) -> None:
@@ -81,9 +122,8 @@ def _check_limit(limit: LoginLimit, network: str) -> None:
     limit.succeeded(network)
 
 
-def _identify(services: Services, asked: Asked, operators: frozenset[str], now: datetime) -> Operator | Declined:
-    shown = asked.bearer()
-    if shown is None or parse_key(shown) is None:
+def _identify(services: Services, shown: str, operators: frozenset[str], now: datetime) -> Operator | Declined:
+    if parse_key(shown) is None:
         return _unknown()
     found = authenticate(services.engine, services.peppers, shown, now)
     if found is None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, params
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -25,7 +25,7 @@ def ops_router(desk: Desk) -> APIRouter:
     """Return the routes."""
     router = APIRouter(dependencies=[OPERATOR_KEY])
     required = operator_required(desk.services)
-    _add_lists(router, desk, required_by=required)
+    _add_lists(router, desk, [Depends(required)])
 
     @router.get(
         METRICS_PATH,
@@ -58,9 +58,7 @@ def ops_router(desk: Desk) -> APIRouter:
     return router
 
 
-def _add_lists(router: APIRouter, desk: Desk, required_by: object) -> None:
-    needs_operator = [Depends(required_by)]  # type: ignore[arg-type]
-
+def _add_lists(router: APIRouter, desk: Desk, needs_operator: Sequence[params.Depends]) -> None:
     @router.get(
         "/ops/monitors/online",
         summary="List the monitors that are connected.",

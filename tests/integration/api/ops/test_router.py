@@ -336,7 +336,7 @@ async def test_lists_have_those_who_are_connected(brokerless: Ops) -> None:
 async def test_only_operators_are_answered(brokerless: Ops) -> None:
     services = brokerless.api.services
     revoked = key_of_account(services.engine, services.peppers, brokerless.account_id)
-    newest = sa.select(sa.func.max(api_keys.c.id))
+    oldest, newest = sa.select(sa.func.min(api_keys.c.id)), sa.select(sa.func.max(api_keys.c.id))
     transaction(services.engine, lambda c: revoke_key(c, c.scalar(newest) or 0, services.now()))
     stranger, alike = (
         key_of_account(services.engine, services.peppers, account(services.engine, token)) for token in ("x", "ops2")
@@ -360,6 +360,9 @@ async def test_only_operators_are_answered(brokerless: Ops) -> None:
     answer = await brokerless.ask("GET", ONLINE)
     assert answer.status_code == 429 and answer.headers["retry-after"] == "600", "the network has to wait"
     assert (await brokerless.ask("GET", ONLINE, peer="8.8.8.8")).status_code == 200
+    assert (await brokerless.ask("GET", ONLINE)).status_code == 200, "whose key is known need not"
+    transaction(services.engine, lambda c: revoke_key(c, c.scalar(oldest) or 0, services.now()))
+    assert [(await brokerless.ask("GET", ONLINE)).status_code for _ in range(2)] == [401, 429]
 
 
 async def test_any_number_of_valid_requests_at_once_is_no_failed_login(brokerless: Ops) -> None:
