@@ -2,12 +2,17 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy.engine import Engine
 
+from api.ops.check import Finding, Plan, Wanted
+from api.ops.choice import Candidate
+from api.ops.target import parse_target
 from ops.__main__ import main
-from schema.messages import AdHocRequest
+from ops.check import Shown
+from schema.messages import AdHocRequest, Result
 from testbed.fixtures.broker import Broker
 from testbed.fixtures.ops import IP, Said, add_agent, measured, scripted
 
@@ -61,6 +66,24 @@ async def test_a_named_monitor_that_cannot_measure_makes_it_fail(
     said = capsys.readouterr()
     assert f"{off}\t\t\t\t\tis not connected\n" in said.out
     assert said.err == f"ntppool-monitor: {IP}: 1 of 2 monitors measured\n"
+
+
+def test_people_get_aligned_columns_and_milliseconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    names = [f"{short}.devel.mon.example" for short in (ABLE, OFF)]
+    plan = Plan(Wanted(parse_target("devel", IP)), 123, None, [Candidate(name, "nl") for name in names], [])
+    result = Result(server_id=0, ip=IP, ts=datetime.now(UTC), offset=-0.000267, rtt=0.0123, stratum=2)
+    shown = Shown(plan, as_json=False)
+    shown.show(Finding(names[0], 0.25, result))
+    shown.show(Finding(names[1], None, said="did not answer in time"))
+    shown.end(plan, 1)
+    assert capsys.readouterr().out.splitlines() == [
+        "monitor        usual rtt        rtt         offset  stratum  finding",
+        "nlams81-check   250.0 ms    12.3 ms      -0.267 ms        2",
+        "jptyo81-check                                                did not answer in time",
+    ]
 
 
 @pytest.mark.parametrize(
