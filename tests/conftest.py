@@ -15,7 +15,7 @@ from hypothesis import settings
 from testbed.random_inputs import PROFILE, THOROUGH, examples, may_be_slow
 
 TESTS = Path(__file__).resolve().parent
-pytest_plugins = ["testbed.fixtures.broker", "testbed.fixtures.database"]
+pytest_plugins = ["testbed.fixtures.broker", "testbed.fixtures.database", "testbed.fixtures.files_in_memory"]
 
 
 def pytest_configure() -> None:
