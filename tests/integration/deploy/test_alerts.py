@@ -219,13 +219,17 @@ def idle(begin: int, end: int) -> World:
     }
 
 
-def agents(count: int, begin: int, end: int) -> World:
-    """Return ten agents of which ``count`` do not answer."""
+def offline(count: int, begin: int, end: int) -> World:
+    """Return ten agents of which ``count`` are not connected, and so no targets."""
     found = healthy_agents(MANY)
     for number in range(count):
         found |= without(begin, end, f'instance="agent{number}"', found)
-        found[agent(number, "up")] = gauge(1, 0, begin, end)
     return found
+
+
+def silent(count: int, begin: int, end: int) -> World:
+    """Return ten agents of which ``count`` are targets, but do not answer."""
+    return offline(count, begin, end) | {agent(number, "up"): gauge(1, 0, begin, end) for number in range(count)}
 
 
 def wrong_clocks(count: int, begin: int, end: int) -> World:
@@ -291,7 +295,7 @@ CASES: Final = (
         alert="NtppoolAllDown",
         bad={name: values for service in SERVICES for name, values in down(service, T, 30).items()}
         | {listener("broker"): gauge(1, 0, T, 30), listener("api"): gauge(1, 0, T, 30)}
-        | agents(10, T, 30),
+        | silent(10, T, 32),
         near={name: values for service in SERVICES for name, values in down(service, T, T + 2).items()},
         fires=T + 2,
         clears=30,
@@ -326,7 +330,7 @@ CASES: Final = (
     ),
     Case(
         alert="NtppoolServiceDown",
-        bad=down("api", T, 40) | {listener("api"): gauge(1, 0, T, 40)} | agents(10, T, 42),
+        bad=down("api", T, 40) | {listener("api"): gauge(1, 0, T, 40)} | silent(10, T, 42),
         labels={"service": "api"},
         fires=T + 2,
         clears=40,
@@ -376,7 +380,7 @@ CASES: Final = (
         alert="NtppoolBrokerUnavailable",
         bad=failing("broker", T, 40)
         | idle(T, 41)
-        | agents(10, T, 42)
+        | offline(10, T, 42)
         | {listener("broker"): gauge(1, 0, T, 40), LOST: counter(0, 2, T, 40), REPAIRS: counter(0, 400, 40, 42)},
         near=failing("broker", T, T + 1),
         fires=T + 1,
@@ -386,7 +390,7 @@ CASES: Final = (
     ),
     Case(
         alert="NtppoolUnreachable",
-        bad={listener("broker"): gauge(1, 0, T, 40)} | agents(10, T, 42) | {STORED: counter(600, 0, T, 41)},
+        bad={listener("broker"): gauge(1, 0, T, 40)} | offline(10, T, 42) | {STORED: counter(600, 0, T, 41)},
         near={listener("broker"): gauge(1, 0, T, T + 2), listener("api"): gauge(1, 0, T, T + 2)},
         labels={"service": "broker"},
         fires=T + 2,
@@ -624,19 +628,28 @@ CASES: Final = (
     ),
     Case(
         alert="NtppoolAgentsNotWatched",
-        bad=without(T, 40, 'job="ntppool-agents"'),
-        near=without(T, 40, 'job="ntppool-agents"') | {ACTIVE: gauge(0), TESTING: gauge(0)},
-        fires=T + 15,
+        bad=without(0, 40, 'job="ntppool-agents"'),
+        near=without(0, 40, 'job="ntppool-agents"') | {ACTIVE: gauge(0), TESTING: gauge(0)},
+        fires=15,
         clears=40,
-        says="Prometheus has no target in the job ntppool-agents, although 160 pairs are to be measured.",
+        says="No agent has answered Prometheus for a day, although 160 pairs are to be measured.",
     ),
     Case(
         alert="NtppoolAgentsOffline",
-        bad=agents(3, T, 50) | {ACTIVE: gauge(100, 70, T + 15, 100)},
-        near=agents(2, T, 50),
+        bad=offline(3, T, 50) | {ACTIVE: gauge(100, 70, T + 15, 100)},
+        near=offline(2, T, 50),
+        note="some",
         fires=T + 10,
         clears=50,
-        says="30% of the agents do not answer.",
+        says="30% of those that have answered within a day do not any more.",
+    ),
+    Case(
+        alert="NtppoolAgentsOffline",
+        bad=offline(10, T, 50) | idle(T, 50) | {REVIEWS: counter(30), ACTIVE: gauge(100, 0, T + 15, 100)},
+        note="all",
+        fires=T + 10,
+        clears=50,
+        says="100% of those that have answered within a day do not any more.",
     ),
     Case(
         alert="NtppoolAgentsClocksWrong",
@@ -851,6 +864,6 @@ def test_every_alert_has_a_test() -> None:
 
 
 def test_the_files_are_valid_and_no_rule_is_twice() -> None:
-    for arguments in (("check", "rules", str(RULES)), ("check", "config", str(PROMETHEUS / "prometheus.yaml"))):
+    for arguments in (("check", "rules", str(RULES)), ("check", "config", "--syntax-only", str(PROMETHEUS / "prometheus.yaml"))):
         ended = promtool(*arguments)
         assert ended.returncode == 0 and "WARNING" not in ended.stdout + ended.stderr, ended.stdout + ended.stderr
