@@ -456,8 +456,8 @@ CASES: Final = (
         near={STORED: [float(m // 9) for m in range(MINUTES)], REJECTED: counter(0)},
         fires=T + 12,
         clears=40,
-        says="Ingest has stored 0 results per second in the last ten minutes, although monitors are assigned and nothing "
-        "else fails.",
+        says="Ingest has stored 0 results per second in the last ten minutes, although monitors are assigned and "
+        "nothing else fails.",
     ),
     Case(  # the counter has no series before its first increment
         alert="NtppoolNoResults",
@@ -465,8 +465,8 @@ CASES: Final = (
         note="no counter",
         fires=T + 12,
         clears=41,
-        says="Ingest has stored 0 results per second in the last ten minutes, although monitors are assigned and nothing "
-        "else fails.",
+        says="Ingest has stored 0 results per second in the last ten minutes, although monitors are assigned and "
+        "nothing else fails.",
     ),
     Case(
         alert="NtppoolIngestBehind",
@@ -693,8 +693,8 @@ BLIND: Final = (
         bad=without(T, 40, "probe_"),
         fires=T + 5,
         clears=40,
-        says="In 1 environments the blackbox exporter yields no result for /healthz or for the TLS listeners, so failures "
-        "of database and broker, and certificates that end, are not reported.",
+        says="In 1 environments the blackbox exporter yields no result for /healthz or for the TLS listeners, so "
+        "failures of database and broker, and certificates that end, are not reported.",
     ),
 )
 """What makes Prometheus itself blind; these alerts are for all environments."""
@@ -745,9 +745,7 @@ def expected(case: Case) -> Iterator[dict[str, Any]]:
     """Yield what must fire at the edges, and for how many minutes in all, so that nothing fires in between."""
     times, place = case.times, "" if case in BLIND else case.environment
     chosen = f'alertstate="firing", environment="{place}"'
-    samples = {
-        alert: series("", alertname=alert, alertstate="firing", **labels_of(case, alert)) for alert in times
-    }
+    samples = {alert: series("", alertname=alert, alertstate="firing", **labels_of(case, alert)) for alert in times}
     for minute in sorted({edge - early for span in times.values() for edge in span for early in (0, 1)}):
         now = [name for name, span in times.items() if minute in range(*span)]
         yield {
@@ -844,9 +842,7 @@ def test_what_is_not_bad_enough_raises_no_alert(tmp_path: Path) -> None:
     group = {
         "interval": "1m",
         "input_series": [
-            one
-            for number, world in enumerate(merged_nears())
-            for one in input_series(f"near {number}", world, until)
+            one for number, world in enumerate(merged_nears()) for one in input_series(f"near {number}", world, until)
         ],
         "promql_expr_test": [
             {
@@ -864,6 +860,24 @@ def test_every_alert_has_a_test() -> None:
 
 
 def test_the_files_are_valid_and_no_rule_is_twice() -> None:
-    for arguments in (("check", "rules", str(RULES)), ("check", "config", "--syntax-only", str(PROMETHEUS / "prometheus.yaml"))):
+    for arguments in (
+        ("check", "rules", str(RULES)),
+        ("check", "config", "--syntax-only", str(PROMETHEUS / "prometheus.yaml")),
+    ):
         ended = promtool(*arguments)
         assert ended.returncode == 0 and "WARNING" not in ended.stdout + ended.stderr, ended.stdout + ended.stderr
+
+
+def test_queries_of_the_dashboards_are_valid(tmp_path: Path) -> None:
+    boards = [json.loads(path.read_text()) for path in (CHECKOUT / "deploy" / "grafana").glob("*.json")]
+    queries = [
+        target["expr"].replace("$__rate_interval", "5m")
+        for board in boards
+        for panel in board["panels"]
+        for target in panel.get("targets", ())
+    ]
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
+    file = tmp_path / "queries.json"
+    file.write_text(json.dumps({"groups": [{"name": "queries", "rules": rules}]}))
+    ended = promtool("check", "rules", str(file))
+    assert ended.returncode == 0 and len(queries) > 60, ended.stderr
