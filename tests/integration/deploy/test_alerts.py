@@ -320,6 +320,17 @@ CASES: Final = (
         clears=40,
         says="Prometheus reaches 0 processes of the kind scorer.",
     ),
+    Case(  # it crashes three times, and is not started any more
+        alert="NtppoolServiceDown",
+        bad=down("scorer", T, 50)
+        | {of("scorer", "process_start_time_seconds"): gone([*gauge(1)[:12], 2.0, 3.0, *gauge(4)[14:]], T, 50)},
+        note="crashes",
+        labels={"service": "scorer"},
+        fires=T + 2,
+        clears=50,
+        says="Prometheus reaches 0 processes of the kind scorer.",
+        before={"NtppoolRestarts": (15, T + 2)},
+    ),
     Case(
         alert="NtppoolServiceDown",
         bad=down("selector", T, 40),
@@ -368,6 +379,7 @@ CASES: Final = (
         bad=failing("database", T, 40)
         | failing("work", T + 2, 41)
         | idle(T, 40)
+        | transactions(counter(60, 0, T, 40), counter(0, 6, T, 40))
         | {FAILED: counter(0, 300, T, 40), DUE: gauge(0, 400, T, 42), QUEUE_FULL: counter(0, 50, T, 40)}
         | {name: gauge(0, 1, T + 1, 41) for name in healthy() if "doubted" in name and "ingest" in name},
         near=failing("database", T, T + 1),
@@ -409,7 +421,9 @@ CASES: Final = (
     ),
     Case(
         alert="NtppoolClockDoubted",
-        bad=idle(T, 40) | {name: gauge(0, 1, T, 40) for name in healthy() if "clock_doubted" in name},
+        bad=idle(T, 40)
+        | {name: gauge(0, 1, T, 40) for name in healthy() if "clock_doubted" in name}
+        | {name: gauge(0, 7, T, 40) for name in healthy() if "clock_ahead" in name},
         near={name: gauge(0, 1, T, T + 2) for name in healthy() if "clock_doubted" in name},
         fires=T + 2,
         clears=40,
