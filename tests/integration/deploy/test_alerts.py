@@ -179,6 +179,7 @@ def healthy_agents(numbers: Iterable[int]) -> World:
             agent(number, "up"): gauge(1),
             agent(number, "ntppool_agent_connected"): gauge(1),
             agent(number, "ntppool_agent_probing", protocol="v4"): gauge(1),
+            agent(number, "ntppool_agent_probing", protocol="v6"): gauge(0),
             agent(number, "ntppool_agent_spool_batches", protocol="v4"): gauge(1),
             agent(number, "ntppool_agent_clock_checks_total"): counter(1),
             agent(number, "ntppool_agent_clock_checks_failed_total"): counter(0),
@@ -476,6 +477,7 @@ CASES: Final = (
     Case(  # the counter has no series before its first increment
         alert="NtppoolNoResults",
         bad={STORED: gone(counter(600), T, 40), SCORED: counter(60, 0, T, 40)},
+        near={STORED: counter(0), REJECTED: counter(0), SCORED: counter(0), BACKLOG: gauge(0), ACTIVE: gauge(0)},
         note="no counter",
         fires=T + 12,
         clears=41,
@@ -679,7 +681,7 @@ CASES: Final = (
         near=not_probing(2, T, 60),
         fires=T + 30,
         clears=60,
-        says="30% of the monitors do not probe, for other reasons than their clocks.",
+        says="30% of the agents do not probe, for other reasons than their clocks.",
     ),
     Case(
         alert="NtppoolSpoolsGrow",
