@@ -364,7 +364,7 @@ CASES: Final = (
         labels={"service": "ingest"},
         fires=T + 5,
         clears=30,
-        says="1 processes of the kind ingest cannot be reached; others do their work.",
+        says="Processes of the kind ingest that cannot be reached: 1. Others do their work.",
     ),
     Case(
         alert="NtppoolRestarts",
@@ -386,7 +386,7 @@ CASES: Final = (
         near=failing("database", T, T + 1),
         fires=T + 1,
         clears=40,
-        says="4 processes have had no answer from the database, or only errors, for more than half a minute.",
+        says="Processes with no answer from the database, or only errors, for more than half a minute: 4.",
         after=18,
     ),
     Case(
@@ -398,7 +398,7 @@ CASES: Final = (
         near=failing("broker", T, T + 1),
         fires=T + 1,
         clears=40,
-        says="4 processes have had no connection to the broker for more than half a minute.",
+        says="Processes without a connection to the broker for more than half a minute: 4.",
         after=18,
     ),
     Case(
@@ -428,7 +428,7 @@ CASES: Final = (
         near={name: gauge(0, 1, T, T + 2) for name in healthy() if "clock_doubted" in name},
         fires=T + 2,
         clears=40,
-        says="4 processes do not trust their clock, and store, score and review nothing.",
+        says="Processes that do not trust their clock, and store, score and review nothing: 4.",
         after=18,
     ),
     Case(
@@ -445,7 +445,7 @@ CASES: Final = (
         near=failing("work", T, T + 1),
         fires=T + 1,
         clears=40,
-        says="In 3 processes the event loop hangs, or one round of work takes longer than two minutes.",
+        says="Processes whose event loop hangs, or in which one round of work takes longer than two minutes: 3.",
         after=18,
     ),
     Case(
@@ -689,8 +689,8 @@ CASES: Final = (
         near=spool(0, gauge(1, 20, T, 60)) | spool(1, [float(max(1, 2000 - 20 * m)) for m in range(MINUTES)]),
         fires=T + 30,
         clears=60,
-        says="The spools of 1 monitors have held more than 20 batches for a quarter of an hour, and do not shrink, "
-        "although ingest stores results of others.",
+        says="Monitors whose spools have held more than 20 batches for a quarter of an hour, and do not "
+        "shrink, although ingest stores results of others: 1.",
     ),
 )
 """What happens to one environment."""
@@ -709,8 +709,8 @@ BLIND: Final = (
         bad=without(T, 40, "probe_"),
         fires=T + 5,
         clears=40,
-        says="In 1 environments the blackbox exporter yields no result for /healthz or for the TLS listeners, so "
-        "failures of database and broker, and certificates that end, are not reported.",
+        says="Environments in which the blackbox exporter yields no result for /healthz or for the TLS "
+        "listeners: 1. Failures of their databases and brokers, and certificates that end, are not reported.",
     ),
 )
 """What makes Prometheus itself blind; these alerts are for all environments."""
