@@ -468,7 +468,7 @@ CASES: Final = (
     Case(
         alert="NtppoolNoResults",
         bad=idle(T, 40) | {REVIEWS: counter(30), WAITING: gauge(3, 20_000, T, 40)} | spool(0, gauge(1, 40, T, 45)),
-        near={STORED: [float(m // 9) for m in range(MINUTES)], REJECTED: counter(0)},
+        near={STORED: [float(m // 9) for m in range(MINUTES)], REJECTED: counter(0), ACTIVE: gauge(100)},
         fires=T + 12,
         clears=40,
         says="Ingest has stored 0 results per second in the last ten minutes, although monitors are assigned and "
