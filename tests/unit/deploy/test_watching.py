@@ -193,7 +193,9 @@ def test_a_runbook_says_all_that_is_needed(name: str) -> None:
     paragraph = RUNBOOKS.partition(f"### {name}\n")[2].partition("\n### ")[0]
     leads = re.findall(r"\*\*([A-Z][a-z ]+)\.\*\*", paragraph)
     assert leads == ["Meaning", "Users notice", "Look at", "Do", "Clears"]
-    assert f"({ALERTS[name]['labels']['severity']})" in paragraph, "its severity"
+    rule = ALERTS[name]
+    after = f"after {rule['for'].removesuffix('m')} min" if "for" in rule else "at once"
+    assert f"**Meaning.** {rule['labels']['severity'].capitalize()}, {after}: " in paragraph
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
