@@ -1,0 +1,116 @@
+"""Write packages with ``nfpm``, whose configuration is made here."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Literal
+
+from ntppool_packages.documents import MAINTAINER
+from ntppool_packages.errors import CannotBuild
+from ntppool_packages.source import Source
+from ntppool_packages.tree import Tree
+
+Format = Literal["deb", "rpm"]
+
+EPOCH: Final = 1
+"""The first agent of the pool, written in Go, has the versions 1 to 4 and the same name; a higher epoch replaces it."""
+
+HOMEPAGE: Final = "https://github.com/ntppool/ntppool-monitor"
+
+_MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
+"""The name that rpm has for each architecture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One package in one format."""
+
+    format: Format
+    name: str
+    version: str
+    release: str
+    architecture: str
+    summary: str
+    description: str
+    depends: Sequence[str]
+    recommends: Sequence[str]
+    scripts: Mapping[str, str]
+    """The text of each maintainer script, by nfpm's name."""
+    tree: Tree
+    suggests: Sequence[str] = field(default=())
+
+    @property
+    def full_version(self) -> str:
+        """With epoch and release, as package managers compare it."""
+        return f"{EPOCH}:{self.version}-{self.release}"
+
+    @property
+    def file_name(self) -> str:
+        """As the format's own tools name it."""
+        if self.format == "deb":
+            return f"{self.name}_{self.version}-{self.release}_{self.architecture}.deb"
+        return f"{self.name}-{self.version}-{self.release}.{_MACHINES[self.architecture]}.rpm"
+
+
+def write(package: Package, source: Source, output: Path) -> Path:
+    """Write the package into the folder ``output``, and return its path.
+
+    Raises:
+        CannotBuild: nfpm is missing or fails.
+    """
+    nfpm = shutil.which("nfpm", path=str(Path(sys.executable).parent))
+    if nfpm is None:
+        raise CannotBuild("the program nfpm is missing in the environment; run scripts/bootstrap")
+    target = output / package.file_name
+    with TemporaryDirectory(prefix="ntppool-package-") as directory:
+        config = Path(directory) / "nfpm.json"
+        config.write_text(json.dumps(_configuration(package, source, Path(directory))), encoding="utf-8")
+        command = [nfpm, "package", "--config", str(config), "--packager", package.format, "--target", str(target)]
+        env = {"PATH": os.environ["PATH"], "SOURCE_DATE_EPOCH": str(source.epoch), "TZ": "UTC"}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise CannotBuild(f"nfpm: {(done.stderr or done.stdout).strip()}")
+    return target
+
+
+def _configuration(package: Package, source: Source, directory: Path) -> dict[str, Any]:
+    scripts = directory / "scripts"
+    scripts.mkdir()
+    for name, text in package.scripts.items():
+        (scripts / name).write_text(text, encoding="utf-8")
+    return {
+        "name": package.name,
+        "arch": package.architecture,
+        "platform": "linux",
+        "version": package.version,
+        "version_schema": "none",
+        "epoch": str(EPOCH),
+        "release": package.release,
+        "section": "net",
+        "priority": "optional",
+        "maintainer": MAINTAINER,
+        "vendor": "NTP Pool",
+        "homepage": HOMEPAGE,
+        "license": "MIT",
+        "description": f"{package.summary}\n{package.description}",
+        "mtime": f"{source.time:%Y-%m-%dT%H:%M:%SZ}",
+        "depends": list(package.depends),
+        "recommends": list(package.recommends),
+        "suggests": list(package.suggests),
+        "scripts": {name: str(scripts / name) for name in package.scripts},
+        "contents": package.tree.stage(directory / "root"),
+        "deb": {"compression": "xz"},
+        "rpm": {
+            "summary": package.summary,
+            "group": "System/Daemons",
+            "packager": MAINTAINER,
+            "compression": "xz",
+            "buildhost": "localhost",
+        },
+    }
