@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ntppool_packages import agent
+from ntppool_packages import agent, monitor
 from ntppool_packages.errors import CannotBuild
 from ntppool_packages.nfpm import Format, Package, write
+from ntppool_packages.plugin import compile_plugin, debian_packages, libraries
 from ntppool_packages.sbom import bill_of_materials
 from ntppool_packages.source import ROOT, Source, read_source
 from ntppool_packages.wheels import MACHINES, Wheel, fetch
@@ -59,6 +60,16 @@ def _build_agent(given: argparse.Namespace, source: Source) -> None:
         _write_bill(made, wheels, source, given.output)
 
 
+def _build_monitor(given: argparse.Namespace, source: Source) -> None:
+    with TemporaryDirectory(prefix="ntppool-wheels-") as directory:
+        plugin = compile_plugin(Path(directory))
+        wheels = fetch(monitor.LOCK, [monitor.suite_python()], monitor.architecture(), Path(directory))
+        needed = debian_packages(libraries(plugin))
+        made = monitor.monitor_package(given.version or source.version, wheels, plugin, needed, source)
+        _say(write(made, source, given.output))
+        _write_bill(made, wheels, source, given.output)
+
+
 def _write_bill(package: Package, wheels: Sequence[Wheel], source: Source, output: Path) -> None:
     path = output / f"{package.name}-{package.version}-{package.release}.{package.architecture}.cdx.json"
     path.write_text(bill_of_materials(package.name, package.full_version, wheels, source), encoding="utf-8")
@@ -69,7 +80,7 @@ def _say(path: Path) -> None:
     sys.stdout.write(f"{path}\n")
 
 
-_BUILDERS = {"agent": _build_agent}
+_BUILDERS = {"agent": _build_agent, "monitor": _build_monitor}
 
 
 if __name__ == "__main__":

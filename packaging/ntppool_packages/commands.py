@@ -1,7 +1,7 @@
 """Read the commands of a program from its code: for its manual page and its completion, which so are always right."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import typer
@@ -54,9 +54,10 @@ class Command:
             yield from one.all()
 
 
-def read_commands(app: typer.Typer) -> Command:
-    """Return the commands of a program."""
-    return _read(typer.main.get_command(app), "")
+def read_commands(app: typer.Typer, without: Container[str] = ()) -> Command:
+    """Return the commands of a program, except those that a package does not have."""
+    program = _read(typer.main.get_command(app), "")
+    return replace(program, commands=tuple(one for one in program.commands if one.path not in without))
 
 
 def _read(found: Any, path: str) -> Command:

@@ -40,7 +40,7 @@ def add_recompilation(tree: Tree, name: str) -> None:
 
 def _program(name: str, main: str) -> str:
     # -I: neither the user's modules nor those of the current directory.
-    return f"#!/usr/lib/{name}/bin/python3 -I\nfrom {main} import main\n\nmain()\n"
+    return f"#!/usr/lib/{name}/bin/python3 -I\nimport sys\n\nfrom {main} import main\n\nsys.exit(main())\n"
 
 
 def _script(file: str, name: str) -> str:

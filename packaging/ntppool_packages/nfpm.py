@@ -105,12 +105,10 @@ def _configuration(package: Package, source: Source, directory: Path) -> dict[st
         "suggests": list(package.suggests),
         "scripts": {name: str(scripts / name) for name in package.scripts},
         "contents": package.tree.stage(directory / "root"),
-        "deb": {"compression": "xz"},
         "rpm": {
             "summary": package.summary,
             "group": "System/Daemons",
             "packager": MAINTAINER,
-            "compression": "xz",
             "buildhost": "localhost",
         },
     }
