@@ -1,7 +1,6 @@
 """Define the package ``ntppool-agent``: one for all supported distributions of a format and an architecture."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from agent.__main__ import app
@@ -39,9 +38,7 @@ same name, whose state it takes over."""
 _NEXT_PYTHON: Final = "3.15"
 
 
-def agent_package(
-    kind: Format, version: str, architecture: str, wheels: Sequence[Wheel], source: Source
-) -> Package:
+def agent_package(kind: Format, version: str, architecture: str, wheels: Sequence[Wheel], source: Source) -> Package:
     """Return the package in one format."""
     tree = Tree()
     modules = {**merge(wheels), **committed_files(*_FOLDERS)}
@@ -49,7 +46,9 @@ def agent_package(
     tree.add("/usr/lib/systemd/system/ntppool-agent@.service", _committed("deploy/systemd/ntppool-agent@.service"))
     tree.add("/usr/lib/sysusers.d/ntppool-agent.conf", _committed("deploy/systemd/ntppool-agent.sysusers"))
     program = read_commands(app)
-    tree.add_compressed("/usr/share/man/man8/ntppool-agent.8", manual("agent/ntppool-agent.8", program, version, source.time))
+    tree.add_compressed(
+        "/usr/share/man/man8/ntppool-agent.8", manual("agent/ntppool-agent.8", program, version, source.time)
+    )
     tree.add(f"/usr/share/bash-completion/completions/{NAME}", _completion(program))
     if kind == "deb":
         add_recompilation(tree, NAME)
@@ -59,7 +58,9 @@ def agent_package(
     else:
         tree.add(f"/etc/default/{NAME}", _text("default"), kept=True)
     tree.add(f"/usr/share/doc/{NAME}/copyright", copyright_file(site_packages(NAME), wheels))
-    tree.own_directories(f"/usr/lib/{NAME}", f"/usr/share/doc/{NAME}", *([f"/usr/share/{NAME}"] if kind == "deb" else []))
+    tree.own_directories(
+        f"/usr/lib/{NAME}", f"/usr/share/doc/{NAME}", *([f"/usr/share/{NAME}"] if kind == "deb" else [])
+    )
     return Package(
         kind,
         NAME,

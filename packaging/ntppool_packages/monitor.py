@@ -86,9 +86,7 @@ def monitor_package(
     tree.add(f"/usr/lib/{NAME}/{PLUGIN}", plugin.read_bytes())
     _add_configuration(tree, committed_files("deploy/systemd", "broker-config", "packaging/monitor"))
     program = read_commands(app, without=_NOT_PACKAGED)
-    tree.add_compressed(
-        f"/usr/share/man/man8/{NAME}.8", manual(f"monitor/{NAME}.8", program, version, source.time)
-    )
+    tree.add_compressed(f"/usr/share/man/man8/{NAME}.8", manual(f"monitor/{NAME}.8", program, version, source.time))
     tree.add(f"/usr/share/bash-completion/completions/{NAME}", bash_completion(NAME, program))
     tree.add_compressed(
         f"/usr/share/doc/{NAME}/changelog.Debian", changelog(NAME, f"{EPOCH}:{version}-{release}", source)
@@ -103,7 +101,13 @@ def monitor_package(
         architecture(),
         _SUMMARY,
         _DESCRIPTION,
-        [*_python_depends(), *libraries, "ca-certificates", "openssl", "systemd | systemd-standalone-sysusers | systemd-sysusers"],
+        [
+            *_python_depends(),
+            *libraries,
+            "ca-certificates",
+            "openssl",
+            "systemd | systemd-standalone-sysusers | systemd-sysusers",
+        ],
         ["mosquitto (>= 2.0.11)", "default-mysql-server | mariadb-server | virtual-mysql-server", "bash-completion"],
         _scripts(),
         tree,

@@ -23,7 +23,9 @@ def compile_plugin(directory: Path) -> Path:
         CannotBuild: the compiler fails, or is missing.
     """
     plugin = directory / PLUGIN
-    _run(["make", "--silent", "-C", str(ROOT / "broker-config" / "jwt-auth"), f"BUILD={directory}", *_FLAGS, str(plugin)])
+    _run(
+        ["make", "--silent", "-C", str(ROOT / "broker-config" / "jwt-auth"), f"BUILD={directory}", *_FLAGS, str(plugin)]
+    )
     return plugin
 
 

@@ -23,7 +23,9 @@ GLIBC: Final = (2, 28)
 """The oldest C library for which compiled modules may be built: that of Debian 10 and RHEL 8, so older than any that is
 supported."""
 
-_LEFT_OUT: Final = re.compile(r"\.pyi$|/py\.typed$|\.dist-info/(RECORD|WHEEL|INSTALLER|REQUESTED|top_level\.txt|sboms/.*)$")
+_LEFT_OUT: Final = re.compile(
+    r"\.pyi$|/py\.typed$|\.dist-info/(RECORD|WHEEL|INSTALLER|REQUESTED|top_level\.txt|sboms/.*)$"
+)
 """Files that only type checkers and installers read. WHEEL and RECORD also differ between the versions of Python."""
 
 
