@@ -9,7 +9,7 @@ from ntppool_packages.completion import bash_completion
 from ntppool_packages.documents import changelog, copyright_file
 from ntppool_packages.environment import add_environment, add_recompilation, site_packages
 from ntppool_packages.manual import manual
-from ntppool_packages.nfpm import EPOCH, Format, Package
+from ntppool_packages.nfpm import EPOCH, SYSUSERS, Format, Package
 from ntppool_packages.source import ROOT, Source, committed_files
 from ntppool_packages.tree import Tree
 from ntppool_packages.wheels import GLIBC, Wheel, merge
@@ -53,6 +53,7 @@ def agent_package(kind: Format, version: str, architecture: str, wheels: Sequenc
     if kind == "deb":
         add_recompilation(tree, NAME)
         tree.add(f"/usr/share/{NAME}/default", _text("default"))
+        tree.own_directories(f"/usr/share/{NAME}")
         tree.add(f"/usr/share/lintian/overrides/{NAME}", _text("lintian-overrides"))
         tree.add_compressed(f"/usr/share/doc/{NAME}/changelog.Debian", changelog(NAME, f"{EPOCH}:{version}-1", source))
     else:
@@ -87,7 +88,7 @@ def _depends(kind: Format) -> list[str]:
         "libgcc-s1",
         "openssl",
         "ca-certificates",
-        "systemd | systemd-standalone-sysusers | systemd-sysusers",
+        SYSUSERS,
     ]
 
 

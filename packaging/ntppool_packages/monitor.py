@@ -15,7 +15,7 @@ from ntppool_packages.documents import changelog, copyright_file
 from ntppool_packages.environment import add_environment, add_recompilation, site_packages
 from ntppool_packages.errors import CannotBuild
 from ntppool_packages.manual import manual
-from ntppool_packages.nfpm import EPOCH, Package
+from ntppool_packages.nfpm import EPOCH, SYSUSERS, Package
 from ntppool_packages.plugin import PLUGIN
 from ntppool_packages.source import ROOT, Source, committed_files
 from ntppool_packages.tree import Tree
@@ -106,7 +106,7 @@ def monitor_package(
             *libraries,
             "ca-certificates",
             "openssl",
-            "systemd | systemd-standalone-sysusers | systemd-sysusers",
+            SYSUSERS,
         ],
         ["mosquitto (>= 2.0.11)", "default-mysql-server | mariadb-server | virtual-mysql-server", "bash-completion"],
         _scripts(),

@@ -23,6 +23,9 @@ EPOCH: Final = 1
 
 HOMEPAGE: Final = "https://github.com/ntppool/ntppool-monitor"
 
+SYSUSERS: Final = "systemd | systemd-standalone-sysusers | systemd-sysusers"
+"""What Debian's packages depend on that create their user with sysusers.d(5)."""
+
 _MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 """The name that rpm has for each architecture."""
 
