@@ -12,7 +12,7 @@ from ntppool_packages.errors import CannotBuild
 from ntppool_packages.nfpm import Format, Package, write
 from ntppool_packages.plugin import compile_plugin, debian_packages, libraries
 from ntppool_packages.sbom import bill_of_materials
-from ntppool_packages.source import ROOT, Source, read_source
+from ntppool_packages.source import ROOT, Source, read_source, require_clean
 from ntppool_packages.wheels import MACHINES, Wheel, fetch
 
 
@@ -20,6 +20,7 @@ def main() -> int:
     """Build what the arguments name; return the exit code."""
     given = _arguments()
     try:
+        require_clean()
         source = read_source()
         given.output.mkdir(parents=True, exist_ok=True)
         for package in given.packages:

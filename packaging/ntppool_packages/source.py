@@ -32,14 +32,22 @@ class Source:
         return int(self.time.timestamp())
 
 
+def require_clean() -> None:
+    """Check that all tracked files are as in the commit, which is what is packaged.
+
+    Raises:
+        CannotBuild: they are not, or this is no checkout.
+    """
+    if changed := _git("status", "--porcelain", "--untracked-files=no").decode():
+        raise CannotBuild(f"the checkout has changes that are not committed: {changed.split()[1]}")
+
+
 def read_source() -> Source:
     """Return the commit that is checked out.
 
     Raises:
-        CannotBuild: this is no checkout, or tracked files differ from the commit.
+        CannotBuild: this is no checkout.
     """
-    if changed := _git("status", "--porcelain", "--untracked-files=no").decode():
-        raise CannotBuild(f"the checkout has changes that are not committed: {changed.split()[1]}")
     commit, seconds = _git("show", "--no-patch", "--format=%H %ct", "HEAD").decode().split()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return Source(str(project["version"]), commit, datetime.fromtimestamp(int(seconds), UTC))
