@@ -16,7 +16,10 @@ _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://github.com/ntppool/n
 def bill_of_materials(name: str, version: str, wheels: Sequence[Wheel], source: Source) -> str:
     """Return the document. It depends on its arguments only, so that two builds are alike."""
     root = f"pkg:generic/{name}@{version}"
-    components = [_component(list(same)) for _, same in groupby(sorted(wheels, key=_key), key=_key)]
+    components = [
+        _component(list(same))
+        for _, same in groupby(sorted(wheels, key=lambda one: (_key(one), one.path.name)), key=_key)
+    ]
     document = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",

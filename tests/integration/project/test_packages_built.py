@@ -88,13 +88,12 @@ def test_everything_belongs_to_root_who_alone_may_write_it(deb: Path, source: So
 
 
 def test_the_package_has_the_unit_of_the_checkout_and_all_modules_of_the_agent(packages: dict[str, Package]) -> None:
-    committed = committed_files("agent", "runtime", "schema", "deploy/systemd")
+    unit = "deploy/systemd/ntppool-agent@.service"
+    modules = committed_files("agent", "runtime", "schema")
     for package in packages.values():
         files = package.tree.files
-        assert files[UNIT].content == committed["deploy/systemd/ntppool-agent@.service"]
-        modules = {f"{HOME}/lib/site-packages/{path}": content for path, content in committed.items()}
-        missing = {path for path in modules if path.split("/")[5] != "deploy" and path not in files}
-        assert missing == set()
+        assert files[UNIT].content == committed_files(unit)[unit]
+        assert {path for path in modules if f"{HOME}/lib/site-packages/{path}" not in files} == set()
         assert not any(
             path.startswith(f"{HOME}/lib/site-packages/{name}/") for path in files for name in ("ops", "auth")
         )
