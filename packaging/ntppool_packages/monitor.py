@@ -81,7 +81,7 @@ def monitor_package(
     """
     release = f"1~{suite()}"
     tree = Tree()
-    add_environment(tree, NAME, [suite_python()], {**merge(wheels), **committed_files(*_FOLDERS)}, "ops.__main__")
+    add_environment(tree, NAME, [suite_python()], _modules(wheels, source), "ops.__main__")
     add_recompilation(tree, NAME)
     tree.add(f"/usr/lib/{NAME}/{PLUGIN}", plugin.read_bytes())
     _add_configuration(tree, committed_files("deploy/systemd", "broker-config", "packaging/monitor"))
@@ -112,6 +112,13 @@ def monitor_package(
         _scripts(),
         tree,
     )
+
+
+def _modules(wheels: Sequence[Wheel], source: Source) -> dict[str, bytes]:
+    """Return all modules, and our metadata: the workers report the version that they read there."""
+    metadata = f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {source.version}\n".encode()
+    ours = {f"ntppool_monitor-{source.version}.dist-info/METADATA": metadata}
+    return {**merge(wheels), **committed_files(*_FOLDERS), **ours}
 
 
 def _add_configuration(tree: Tree, committed: Mapping[str, bytes]) -> None:
