@@ -35,11 +35,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/package", description="Build packages from the commit that is checked out."
     )
-    parser.add_argument("packages", nargs="*", choices=[*_BUILDERS, []], help="agent, monitor; default: both")
+    parser.add_argument("packages", nargs="*", metavar="PACKAGE", help="agent or monitor; default: both")
     parser.add_argument("--output", type=Path, default=ROOT / "dist", metavar="DIR", help="folder for the files (dist)")
     parser.add_argument("--arch", choices=sorted(MACHINES), default="amd64", help="of the agent's packages (amd64)")
     parser.add_argument("--version", type=_version, metavar="V", help="instead of the project's, to test upgrades")
     given = parser.parse_args()
+    for unknown in set(given.packages) - _BUILDERS.keys():
+        parser.error(f"argument PACKAGE: {unknown!r} must be one of {', '.join(_BUILDERS)}")
     given.packages = given.packages or list(_BUILDERS)
     return given
 
