@@ -29,8 +29,8 @@ _SUMMARY: Final = "measures NTP servers for the NTP Pool"
 _DESCRIPTION: Final = """\
 The agent runs on the hosts of volunteers. It measures the NTP servers that
 the pool assigns to it, and reports the results, by which the pool decides
-which servers it hands out. The host's clock must be synchronised by another
-program; the agent never sets it.
+which servers it hands out. Another program must keep the host's clock right;
+the agent never sets it.
 
 It contains the libraries that it needs, and replaces the older agent of the
 same name, whose state it takes over."""

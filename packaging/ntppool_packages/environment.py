@@ -24,7 +24,7 @@ def add_environment(tree: Tree, name: str, pythons: Iterable[str], modules: Mapp
     """
     home = f"/usr/lib/{name}"
     tree.add(f"{home}/pyvenv.cfg", "home = /usr/bin\ninclude-system-site-packages = false\n")
-    tree.link(f"{home}/bin/python3", "/usr/bin/python3")
+    tree.link(f"{home}/bin/python3", "../../../bin/python3")
     tree.add(f"{home}/bin/{name}", _program(name, main), PROGRAM)
     tree.link(f"/usr/bin/{name}", f"../lib/{name}/bin/{name}")
     tree.add_all(site_packages(name), modules)

@@ -87,6 +87,7 @@ def _configuration(package: Package, source: Source, directory: Path) -> dict[st
     scripts.mkdir()
     for name, text in package.scripts.items():
         (scripts / name).write_text(text, encoding="utf-8")
+    contents = package.tree.stage(directory / "root")
     return {
         "name": package.name,
         "arch": package.architecture,
@@ -107,11 +108,36 @@ def _configuration(package: Package, source: Source, directory: Path) -> dict[st
         "recommends": list(package.recommends),
         "suggests": list(package.suggests),
         "scripts": {name: str(scripts / name) for name in package.scripts},
-        "contents": package.tree.stage(directory / "root"),
+        "contents": contents if package.format == "deb" else list(map(_marked, contents)),
         "rpm": {
             "summary": package.summary,
             "group": "System/Daemons",
             "packager": MAINTAINER,
             "buildhost": "localhost",
         },
+        **_rpm_changelog(package, source, directory),
     }
+
+
+def _marked(entry: dict[str, Any]) -> dict[str, Any]:
+    """Mark documentation as such, so that rpm can leave it out."""
+    path = entry["dst"]
+    if entry.get("type") or not path.startswith(("/usr/share/man/", "/usr/share/doc/")):
+        return entry
+    return {**entry, "type": "license" if path.endswith("/copyright") else "doc"}
+
+
+def _rpm_changelog(package: Package, source: Source, directory: Path) -> dict[str, str]:
+    """Return the setting that adds a changelog to an rpm; a deb has it in a file."""
+    if package.format != "rpm":
+        return {}
+    path = directory / "changelog.json"
+    note = f"Version {source.version} of NTP Pool Monitor; its changes are in its file CHANGELOG.md."
+    entry = {
+        "semver": f"{package.version}-{package.release}",
+        "date": f"{source.time:%Y-%m-%dT%H:%M:%SZ}",
+        "packager": MAINTAINER,
+        "changes": [{"note": note}],
+    }
+    path.write_text(json.dumps([entry]), encoding="utf-8")
+    return {"changelog": str(path)}

@@ -24,9 +24,10 @@ GLIBC: Final = (2, 28)
 supported."""
 
 _LEFT_OUT: Final = re.compile(
-    r"\.pyi$|/py\.typed$|\.dist-info/(RECORD|WHEEL|INSTALLER|REQUESTED|top_level\.txt|sboms/.*)$"
+    r"\.pyi$|/py\.typed$|/\.|\.dist-info/(RECORD|WHEEL|INSTALLER|REQUESTED|top_level\.txt|sboms/.*)$"
 )
-"""Files that only type checkers and installers read. WHEEL and RECORD also differ between the versions of Python."""
+"""Files that only type checkers, installers and other tools read. WHEEL and RECORD also differ between the versions of
+Python."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,8 @@ def test_the_interpreter_finds_the_modules_and_no_others(packages: dict[str, Pac
         made = tmp_path / path.lstrip("/")
         made.parent.mkdir(parents=True, exist_ok=True)
         made.symlink_to(link.target)
+    system = tmp_path / "usr" / "bin" / "python3"
+    system.symlink_to("/usr/bin/python3")
     asked = "import sys, timely; print(timely.__file__); print(*sys.path, sep='\\n')"
     home = tmp_path / HOME.lstrip("/")
     done = subprocess.run([home / "bin" / "python3", "-I", "-c", asked], capture_output=True, text=True, check=True)
