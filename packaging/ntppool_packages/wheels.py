@@ -24,7 +24,7 @@ GLIBC: Final = (2, 28)
 supported."""
 
 _LEFT_OUT: Final = re.compile(
-    r"\.pyi$|/py\.typed$|/\.|\.dist-info/(RECORD|WHEEL|INSTALLER|REQUESTED|top_level\.txt|sboms/.*)$"
+    r"\.pyi$|/py\.typed$|/\.[^./]|\.dist-info/(RECORD|WHEEL|INSTALLER|REQUESTED|top_level\.txt|sboms/.*)$"
 )
 """Files that only type checkers, installers and other tools read. WHEEL and RECORD also differ between the versions of
 Python."""
