@@ -124,7 +124,7 @@ def _marked(entry: dict[str, Any]) -> dict[str, Any]:
     path = entry["dst"]
     if entry.get("type") or not path.startswith(("/usr/share/man/", "/usr/share/doc/")):
         return entry
-    return {**entry, "type": "license" if path.endswith("/copyright") else "doc"}
+    return {**entry, "type": "doc"}
 
 
 def _rpm_changelog(package: Package, source: Source, directory: Path) -> dict[str, str]:
