@@ -33,7 +33,8 @@ settle() {
   fi
   if [ -d /run/systemd/system ]; then
     systemctl daemon-reload
+    # An agent that does not start, for which systemctl gives the reason, is installed nevertheless.
     # shellcheck disable=SC2086
-    [ -z "${agents# }" ] || systemctl start $agents
+    [ -z "${agents# }" ] || systemctl start $agents || true
   fi
 }
