@@ -84,7 +84,7 @@ def monitor_package(
     add_environment(tree, NAME, [suite_python()], _modules(wheels, source), "ops.__main__")
     add_recompilation(tree, NAME)
     tree.add(f"/usr/lib/{NAME}/{PLUGIN}", plugin.read_bytes())
-    _add_configuration(tree, committed_files("deploy/systemd", "broker-config", "packaging/monitor"))
+    _add_configuration(tree, committed_files("deploy", "broker-config", "packaging/monitor"))
     program = read_commands(app, without=_NOT_PACKAGED)
     tree.add_compressed(f"/usr/share/man/man8/{NAME}.8", manual(f"monitor/{NAME}.8", program, version, source.time))
     tree.add(f"/usr/share/bash-completion/completions/{NAME}", bash_completion(NAME, program))
@@ -122,7 +122,7 @@ def _modules(wheels: Sequence[Wheel], source: Source) -> dict[str, bytes]:
 
 
 def _add_configuration(tree: Tree, committed: Mapping[str, bytes]) -> None:
-    """Add units, users, the example of settings, and the broker's configuration."""
+    """Add units, users, the example of settings, and the configuration of broker, Prometheus and Grafana."""
     for path, content in committed.items():
         file = Path(path).name
         if path.startswith("deploy/systemd/ntppool-") and file.endswith(("@.service", "@.path")):
@@ -130,6 +130,8 @@ def _add_configuration(tree: Tree, committed: Mapping[str, bytes]) -> None:
                 tree.add(f"/usr/lib/systemd/system/{file}", content)
         elif path.startswith("broker-config/") and file.endswith(".conf"):
             tree.add(f"/usr/share/{NAME}/broker/{path.removeprefix('broker-config/')}", content)
+        elif path.startswith(("deploy/prometheus/", "deploy/grafana/")):
+            tree.add(f"/usr/share/{NAME}/{path.removeprefix('deploy/')}", content)
     tree.add(f"/usr/lib/sysusers.d/{NAME}.conf", committed["deploy/systemd/ntppool-monitor.sysusers"])
     tree.add(f"/usr/share/{NAME}/example.env", committed["deploy/systemd/ntppool-monitor.env"])
     tree.add(f"/usr/share/lintian/overrides/{NAME}", committed["packaging/monitor/lintian-overrides"])
