@@ -15,6 +15,7 @@ from ntppool_packages.documents import MAINTAINER
 from ntppool_packages.errors import CannotBuild
 from ntppool_packages.source import Source
 from ntppool_packages.tree import Tree
+from ntppool_packages.wheels import MACHINES
 
 Format = Literal["deb", "rpm"]
 
@@ -25,9 +26,6 @@ HOMEPAGE: Final = "https://github.com/ntppool/ntppool-monitor"
 
 SYSUSERS: Final = "systemd | systemd-standalone-sysusers | systemd-sysusers"
 """What Debian's packages depend on that create their user with sysusers.d(5)."""
-
-_MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
-"""The name that rpm has for each architecture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class Package:
         """As the format's own tools name it."""
         if self.format == "deb":
             return f"{self.name}_{self.version}-{self.release}_{self.architecture}.deb"
-        return f"{self.name}-{self.version}-{self.release}.{_MACHINES[self.architecture]}.rpm"
+        return f"{self.name}-{self.version}-{self.release}.{MACHINES[self.architecture]}.rpm"
 
 
 def write(package: Package, source: Source, output: Path) -> Path:

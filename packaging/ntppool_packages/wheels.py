@@ -17,7 +17,7 @@ from typing import Final
 from ntppool_packages.errors import CannotBuild
 
 MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
-"""The kernel's name of each architecture of Debian that is supported."""
+"""The kernel's name, which is also rpm's, of each architecture of Debian that is supported."""
 
 GLIBC: Final = (2, 28)
 """The oldest C library for which compiled modules may be built: that of Debian 10 and RHEL 8, so older than any that is
