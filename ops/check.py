@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from api.ops.agents import UnknownMonitor
 from api.ops.asking import BrokerAway
-from api.ops.check import CHECK_WITHIN, Finding, NobodyCan, Plan, Wanted, checking, plan_check
+from api.ops.check import CHECK_WITHIN, Finding, NoMonitor, Plan, Wanted, checking, plan_check
 from api.ops.messages import end_line, finding_line, plan_line
 from api.ops.target import WrongTarget, parse_target
 from auth.settings import signing_key
@@ -46,12 +46,12 @@ def make_plan(engine: "Engine", env: Environment, wanted: Wanted) -> Plan:
     """Decide who measures.
 
     Raises:
-        OperatorError: nobody can, or a named monitor does not exist.
+        OperatorError: no monitor can measure, or a named one does not exist.
     """
     try:
         with reading(engine) as connection:
             return plan_check(connection, env, wanted, utc_now(), random.Random())
-    except (UnknownMonitor, NobodyCan) as error:
+    except (UnknownMonitor, NoMonitor) as error:
         raise OperatorError(str(error).removesuffix(".")) from None
 
 

@@ -50,7 +50,7 @@ class Session(Protocol):
 
 
 class BrokerAway(Exception):
-    """The broker cannot be reached now, so nobody can be asked. The message says why."""
+    """The broker is unavailable, so no agent can be asked. The message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ async def asking(
         deadline: time by which they have to answer, by the event loop's clock.
 
     Raises:
-        BrokerAway: nobody was asked.
+        BrokerAway: the broker is unavailable; no agent was asked.
     """
     asked = Asked(topics, new_key(), names)
     # With QoS 0, as agents answer: who is not there now will not answer in time.

@@ -37,7 +37,7 @@ MOST_SAMPLES: Final = 3
 _HISTORY: Final = timedelta(days=1)
 
 
-class NobodyCan(Exception):
+class NoMonitor(Exception):
     """No monitor can measure the address now; the message says so."""
 
 
@@ -92,7 +92,7 @@ def plan_check(connection: Connection, env: Environment, wanted: Wanted, now: da
 
     Raises:
         UnknownMonitor: a named monitor does not exist.
-        NobodyCan: none were named, and no monitor can.
+        NoMonitor: none were named, and no monitor can.
     """
     target = wanted.target
     server = connection.execute(sa.select(servers.c.id, servers.c.flags).where(servers.c.ip == target.ip)).first()
@@ -106,7 +106,7 @@ def plan_check(connection: Connection, env: Environment, wanted: Wanted, now: da
         able = [_candidate(one, target, rtts) for one in agents if one.why_not(target.ipv) is None]
         chosen, unfit = near_and_far(able, wanted.monitors, chance), []
         if not chosen:
-            raise NobodyCan(f"No monitor can measure {target.ip} now: none that is connected probes by IP{target.ipv}.")
+            raise NoMonitor(f"No monitor can measure {target.ip} now: none that is connected probes by IP{target.ipv}.")
     port = port_of(env, "" if server is None else server.flags)
     return Plan(wanted, port, None if server is None else server.id, chosen, unfit)
 
@@ -136,7 +136,7 @@ async def checking(
         deadline: by the event loop's clock; see :data:`CHECK_WITHIN`.
 
     Raises:
-        BrokerAway: nobody was asked.
+        BrokerAway: the broker is unavailable; no agent was asked.
     """
     wanted = plan.wanted
     question = Question("ntp", wanted.target.ip, plan.port, wanted.samples)

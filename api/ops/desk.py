@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from api.answers import Declined
 from api.ops.agents import Agent, UnknownMonitor, read_agents, the_agent
 from api.ops.asking import BrokerAway, Question, Session, asking
-from api.ops.check import CHECK_WITHIN, NobodyCan, Plan, Wanted, checking, plan_check
+from api.ops.check import CHECK_WITHIN, NoMonitor, Plan, Wanted, checking, plan_check
 from api.ops.limits import CHECKS_AT_ONCE, CHECKS_PER_MINUTE, WAITING_AT_ONCE, Full, PerMinute, Places
 from api.ops.messages import end_line, finding_line, plan_line
 from api.ops.operators import Operator
@@ -89,12 +89,12 @@ class Desk:
         """Measure an address, and write what each monitor finds as soon as it is known.
 
         Raises:
-            Declined: nobody was asked; nothing has been written then.
+            Declined: no agent was asked, and nothing was written.
         """
         with declining(), self.waiting.one(), self.checks.one():
             deadline = asyncio.get_running_loop().time() + self.check_within
             plan = await run_in_threadpool(self.plan, wanted)
-            names = ", ".join(plan.names) or "nobody, since none of those named can measure now"
+            names = ", ".join(plan.names) or "none, since no named monitor can measure now"
             log.info("check of %s by %s: asking %s", wanted.target.ip, operator.label, names)
             measured = 0
             async with checking(self.session, self.topics, plan, deadline) as findings:
@@ -129,7 +129,7 @@ def _metrics(agent: Agent, payload: bytes, key: str) -> str:
 
 @contextmanager
 def declining() -> Iterator[None]:
-    """Turn the reasons for which nobody is asked into answers.
+    """Turn errors that occur before any agent is asked into HTTP answers.
 
     Raises:
         Declined: instead of them.
@@ -140,8 +140,8 @@ def declining() -> Iterator[None]:
         raise Declined(400, "target", str(error)) from None
     except UnknownMonitor as error:
         raise Declined(404, "monitor", str(error)) from None
-    except NobodyCan as error:
-        raise Declined(409, "nobody", str(error)) from None
+    except NoMonitor as error:
+        raise Declined(409, "no_monitor", str(error)) from None
     except BrokerAway as error:
         raise Declined(503, "broker", str(error), _SOON) from None
     except Full:
