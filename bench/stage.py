@@ -81,10 +81,11 @@ class Stage(Stack):
         await self.supervisor.stop(names)
 
     def cpu_seconds(self) -> dict[str, float]:
-        """Return the processor time of each process since its start."""
+        """Return the processor time of each running process since its start."""
         pids = {name: self.supervisor.pid(name) for name in self.supervisor.running}
         pids["mariadb"] = self.database.pid
-        return {name: _cpu_seconds(pid) for name, pid in pids.items() if pid is not None}
+        times = {name: cpu_seconds(pid) for name, pid in pids.items() if pid is not None}
+        return {name: seconds for name, seconds in times.items() if seconds is not None}
 
     def _warnings(self) -> str:
         """Return the last warnings and errors in the processes' logs."""
@@ -151,7 +152,13 @@ def shares(before: Mapping[str, float], after: Mapping[str, float], seconds: flo
     return {name: round((used - before.get(name, 0.0)) / seconds, 2) for name, used in after.items()}
 
 
-def _cpu_seconds(pid: int) -> float:
-    """Return user and system time of a process with all its threads (proc(5))."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+def cpu_seconds(pid: int) -> float | None:
+    """Return user and system time of a process with all its threads (proc(5)); ``None`` if it has ended.
+
+    A load generator ends by itself, and the supervisor learns it a moment after the kernel.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

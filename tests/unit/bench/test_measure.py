@@ -1,6 +1,7 @@
 """Test what a benchmark measures: answers within its window only, and no failed load or dead process."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from bench.measure import Answer, Window, answers, latencies, rate
-from bench.stage import Stage, run, shares
+from bench.stage import Stage, cpu_seconds, run, shares
 from schema.messages import BatchCommitted, BatchRefused
 from testbed.database import DatabaseServer
 from testbed.load import __main__ as load_module
@@ -135,3 +136,9 @@ async def test_incompletely_acknowledged_load_exits_with_1(
     given = {"env": "devel", "host": "127.0.0.1", "port": 1, "key_file": key, "record": tmp_path / "record"}
     spec = LoadSpec(**given, members=[], drain=1.0, rate=1.0)
     assert await load_module._run(spec) == (0 if complete else 1)
+
+
+def test_processor_time_of_an_ended_process_is_left_out() -> None:
+    beyond_all = 2**22 + 1  # larger than Linux's largest process id
+    assert cpu_seconds(beyond_all) is None
+    assert (cpu_seconds(os.getpid()) or 0.0) > 0.0
