@@ -1,6 +1,11 @@
 """Define the pool's tables and our own, in one metadata for queries and migrations."""
 
 from schema.tables.own import (
+    alert_changes,
+    alert_channels,
+    alert_messages,
+    alert_rounds,
+    alerts,
     api_key_ends,
     assignment_changes,
     certificates,
@@ -37,6 +42,11 @@ from schema.tables.pool import (
 __all__ = [
     "account_users",
     "accounts",
+    "alert_changes",
+    "alert_channels",
+    "alert_messages",
+    "alert_rounds",
+    "alerts",
     "api_key_ends",
     "api_keys",
     "api_keys_monitors",

@@ -233,6 +233,103 @@ ended_sessions = sa.Table(
 )
 """The sessions that people have ended by logging out; all others are not stored."""
 
+alert_rounds = sa.Table(
+    "alert_rounds",
+    metadata,
+    Column("id", int_u(), primary_key=True, autoincrement=False),
+    Column("evaluated_on", datetime6(), nullable=False),
+    **TABLE_OPTIONS,
+)
+"""One row, which the notifier locks and writes in each evaluation, so that only one evaluates at a time."""
+
+alerts = sa.Table(
+    "alerts",
+    metadata,
+    Column("kind", text_bin(32), primary_key=True),
+    # Id of a server, full name of a monitor, or empty for the pool.
+    Column("subject", text_bin(255), primary_key=True),
+    # Whose alert it is; null: the operators'.
+    Column("account_id", int_u()),
+    # What people were told: true after it was raised, false after it was cleared.
+    Column("raised", boolean(), nullable=False),
+    Column("raised_on", datetime6()),
+    # Since when the facts contradict that; null if they agree.
+    Column("differs_since", datetime6()),
+    Column("name", sa.String(300), nullable=False),
+    Column("detail", sa.String(500), nullable=False),
+    **TABLE_OPTIONS,
+)
+"""The alerts that are raised, or may be soon. One that is cleared has no row."""
+
+alert_channels = sa.Table(
+    "alert_channels",
+    metadata,
+    Column("id", int_u(), primary_key=True),
+    # Null: a channel of the operators.
+    Column("account_id", int_u(), sa.ForeignKey("accounts.id", ondelete="CASCADE")),
+    # mail or url.
+    Column("kind", text_bin(10), nullable=False),
+    # The address, encrypted with a key that is derived from the pepper and the salt; and its harmless part.
+    Column("sealed", sa.Text, nullable=False),
+    Column("salt", text_bin(32), nullable=False),
+    Column("shown", sa.String(255), nullable=False),
+    # The groups of alerts that it gets, separated by commas: server, monitor, pool.
+    Column("about", text_bin(100), nullable=False),
+    # Local time, such as 22:00-07:00; null: none.
+    Column("quiet", text_bin(11)),
+    Column("zone", text_bin(64), nullable=False),
+    # At most one message in so many minutes.
+    Column("digest_minutes", sa.Integer, nullable=False),
+    Column("created_on", datetime6(), nullable=False),
+    Column("sent_on", datetime6()),
+    # Since when messages cannot be delivered, and why.
+    Column("failing_since", datetime6()),
+    Column("failure", sa.String(500)),
+    sa.Index("alert_channels_account", "account_id"),
+    **TABLE_OPTIONS,
+)
+"""Where alerts are sent: an address for mail, or a URL of a chat or webhook, of an account or of the operators."""
+
+alert_changes = sa.Table(
+    "alert_changes",
+    metadata,
+    Column("id", bigint_u(), primary_key=True),
+    Column("channel_id", int_u(), sa.ForeignKey("alert_channels.id", ondelete="CASCADE"), nullable=False),
+    Column("kind", text_bin(32), nullable=False),
+    Column("subject", text_bin(255), nullable=False),
+    Column("raised", boolean(), nullable=False),
+    Column("title", sa.String(300), nullable=False),
+    Column("text", sa.Text, nullable=False),
+    Column("changed_on", datetime6(), nullable=False),
+    sa.Index("alert_changes_channel", "channel_id", "id"),
+    **TABLE_OPTIONS,
+)
+"""Outbox: changes of alerts that no message to the channel has yet, written in the transaction of the change."""
+
+alert_messages = sa.Table(
+    "alert_messages",
+    metadata,
+    # At most one message per channel is on its way, so that none overtakes another.
+    Column(
+        "channel_id",
+        int_u(),
+        sa.ForeignKey("alert_channels.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    # Identifies the message to its receiver in every attempt.
+    Column("key", text_bin(32), nullable=False, quote=True),
+    Column("title", sa.String(300), nullable=False),
+    Column("body", sa.Text, nullable=False),
+    Column("composed_on", datetime6(), nullable=False),
+    Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    # Time of the next attempt; during one, the time at which its process counts as dead.
+    Column("due_on", datetime6(), nullable=False),
+    sa.Index("alert_messages_due", "due_on"),
+    **TABLE_OPTIONS,
+)
+"""The messages that are being delivered."""
+
 sa.Index("api_keys_lookup", api_keys.c.token_lookup)
 
 # For the frequent queries of all monitors' pairs by status.
