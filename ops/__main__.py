@@ -13,6 +13,7 @@ import typer
 
 from ops.commands import (
     accounts,
+    alerts,
     api,
     ca,
     check,
@@ -46,7 +47,7 @@ app = typer.Typer(
 )
 for module in (
     *(workers, selector, api, db, token, accounts, registrations, monitors, servers, settings),
-    *(rejected, control, check, ca, demo),
+    *(rejected, control, check, alerts, ca, demo),
 ):
     module.register(app)
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 _URL: Final = re.compile(r"https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?")
+_SENDER: Final = re.compile(r"[^<>@\s]+@[A-Za-z0-9.-]+|[^<>@\"\\\x00-\x1f]+ <[^<>@\s]+@[A-Za-z0-9.-]+>")
+_PAGE: Final = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?/[!-~]*")
+_NODE: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 
 class ConfigurationError(Exception):
@@ -92,6 +95,25 @@ class WorkerSettings(BaseSettings):
     oidc_client_secret: SecretStr | None = None
     oidc_client_secret_file: Path | None = None
 
+    smtp_host: str | None = None
+    """Mail server that takes the notifier's mails; unset: no mail is sent."""
+    smtp_port: Port | None = None
+    """Default: 587, 465 with TLS from the start, 25 without TLS."""
+    smtp_security: Literal["starttls", "tls", "plain"] = "starttls"
+    smtp_from: str | None = None
+    """Sender of mails: an address, optionally with a name, as in ``NTP Pool <alerts@pool.example>``."""
+    smtp_user: str | None = None
+    smtp_password: SecretStr | None = None
+    smtp_password_file: Path | None = None
+    smtp_ca_file: Path | None = None
+    """CA of the mail server's certificate; default: those of the system."""
+    alert_server_url: str | None = None
+    """Address of the page of a server, with ``{ip}`` for its address; unset: alerts have no link to it."""
+    alert_no_results_minutes: Annotated[int, Field(ge=2, le=1440)] = 15
+    """Minutes without results after which operators are told."""
+    alert_database_nodes: str = ""
+    """Nodes of the database that are watched one by one: hosts, each with an optional port, separated by commas."""
+
     metrics_address: str = "127.0.0.1"
     metrics_port: Port | None = None
     """Port of /metrics and /healthz; unset: none."""
@@ -108,7 +130,7 @@ class WorkerSettings(BaseSettings):
     @field_validator(
         *("mqtt_ca_file", "mqtt_cert_file", "mqtt_key_file", "jwt_key_file"),
         *("api_key_pepper_file", "api_key_pepper_former_file", "oidc_client_secret_file"),
-        *("api_cert_file", "api_key_file", "api_broker_ca_file"),
+        *("api_cert_file", "api_key_file", "api_broker_ca_file", "smtp_password_file", "smtp_ca_file"),
     )
     @classmethod
     def _readable(cls, path: Path | None) -> Path | None:
@@ -118,7 +140,7 @@ class WorkerSettings(BaseSettings):
 
     @field_validator(
         *("mqtt_key_file", "jwt_key_file", "api_key_pepper_file", "api_key_pepper_former_file", "api_key_file"),
-        "oidc_client_secret_file",
+        *("oidc_client_secret_file", "smtp_password_file"),
     )
     @classmethod
     def _private(cls, path: Path | None) -> Path | None:
@@ -193,6 +215,41 @@ class WorkerSettings(BaseSettings):
         if url is not None and not _URL.fullmatch(url):
             raise ValueError("must be an address such as https://api.pool.example, without a path")
         return None if url is None else url.rstrip("/")
+
+    @field_validator("smtp_from")
+    @classmethod
+    def _sender(cls, text: str | None) -> str | None:
+        if text is not None and not _SENDER.fullmatch(text):
+            raise ValueError("must be an address, or a name and an address such as NTP Pool <alerts@pool.example>")
+        return text
+
+    @model_validator(mode="after")
+    def _mail_complete(self) -> Self:
+        if self.smtp_host is None:
+            return self
+        if self.smtp_from is None:
+            raise ValueError("SMTP_FROM: needed with SMTP_HOST: the sender of mails")
+        if (self.smtp_user is None) != (self.smtp_password is None and self.smtp_password_file is None):
+            raise ValueError("SMTP_USER, SMTP_PASSWORD_FILE: set both, or none")
+        if self.smtp_security == "plain" and not is_loopback(self.smtp_host):
+            raise ValueError(f"SMTP_SECURITY: must be starttls or tls for {self.smtp_host}; plain is for loopback only")
+        return self
+
+    @field_validator("alert_server_url")
+    @classmethod
+    def _server_pages(cls, url: str | None) -> str | None:
+        if url is not None and not (_PAGE.fullmatch(url) and url.count("{ip}") == 1):
+            raise ValueError("must be an address such as https://pool.example/scores/{ip}")
+        return url
+
+    @field_validator("alert_database_nodes")
+    @classmethod
+    def _nodes(cls, text: str) -> str:
+        if text.strip() and not all(_NODE.fullmatch(part.strip()) for part in text.split(",")):
+            raise ValueError(
+                "must be hosts with optional ports, separated by commas, such as db1,db2:3307,[2001:db8::3]"
+            )
+        return text
 
     @model_validator(mode="after")
     def _api_protected(self) -> Self:
@@ -293,6 +350,15 @@ class WorkerSettings(BaseSettings):
         if found is None or not found[0].strip():
             raise ConfigurationError("OIDC_CLIENT_SECRET_FILE: must hold the secret of OIDC_CLIENT_ID")
         return found[0].strip()
+
+    def smtp_password_text(self) -> str | None:
+        """Return the password at the mail server: ``SMTP_PASSWORD``, else ``SMTP_PASSWORD_FILE``; None without a user.
+
+        Raises:
+            ConfigurationError: the file cannot be read.
+        """
+        found = _secret("SMTP_PASSWORD", self.smtp_password, self.smtp_password_file)
+        return None if found is None or self.smtp_user is None else found[0].strip()
 
     def database_url(self) -> "URL":
         """Return the URL of the ledger, by default SQLite in the state directory.
@@ -402,6 +468,6 @@ def _setting_error(error: Any) -> str:
     name = str(error["loc"][0])
     # Not even the name of the key's file, since some users put the key itself there.
     secret = name in ("jwt_key", "jwt_key_file", "database_dsn")
-    secret = secret or name.startswith(("api_key_pepper", "oidc_"))
+    secret = secret or name.startswith(("api_key_pepper", "oidc_", "smtp_password"))
     value = "" if secret else without_secrets(f"={error['input']}")
     return f"{name.upper()}{value}: {message}"

@@ -176,8 +176,13 @@ Start = Callable[[Worker, asyncio.TaskGroup], Awaitable[None]]
 """Function that adds subscriptions, commands and periodic jobs to the worker, and starts its tasks in the group."""
 
 
-def run_worker(service: str, settings: WorkerSettings, token: TokenSource, start: Start) -> None:
+def run_worker(
+    service: str, settings: WorkerSettings, token: TokenSource, start: Start, begin: Start | None = None
+) -> None:
     """Run a worker until SIGTERM or SIGINT.
+
+    Args:
+        begin: called before ``start``, to start what must not wait for the database.
 
     Raises:
         ConfigurationError: a setting is invalid, or the database lacks migrations.
@@ -185,7 +190,7 @@ def run_worker(service: str, settings: WorkerSettings, token: TokenSource, start
     wrong: ConfigurationError | None = None
     with telemetry(service, settings.deployment_mode) as numbers:
         try:
-            asyncio.run(_run(service, settings, token, start, numbers))
+            asyncio.run(_run(service, settings, token, (begin, start), numbers))
         except* ConfigurationError as group:
             wrong = _leaf(group)
     if wrong is not None:
@@ -222,7 +227,13 @@ async def _run_task(worker: Worker, work: Callable[[Worker], Awaitable[None]]) -
         worker.engine.dispose()
 
 
-async def _run(service: str, settings: WorkerSettings, token: TokenSource, start: Start, numbers: Telemetry) -> None:
+async def _run(
+    service: str,
+    settings: WorkerSettings,
+    token: TokenSource,
+    starts: tuple[Start | None, Start],
+    numbers: Telemetry,
+) -> None:
     worker = assemble(service, settings, token, numbers)
     vitals = Vitals(worker)
     stop = asyncio.Event()
@@ -233,7 +244,7 @@ async def _run(service: str, settings: WorkerSettings, token: TokenSource, start
         with _listening(settings, vitals.report):
             log.info("%s", introduction(worker))
             async with asyncio.TaskGroup() as tasks:
-                running = tasks.create_task(_work(worker, start, vitals), name=service)
+                running = tasks.create_task(_work(worker, *starts, vitals), name=service)
                 await _first(stop, running)
                 await _end(running)
     finally:
@@ -256,10 +267,12 @@ def _listening(settings: WorkerSettings, health: Health) -> Iterator[None]:
         yield
 
 
-async def _work(worker: Worker, start: Start, vitals: Vitals) -> None:
+async def _work(worker: Worker, begin: Start | None, start: Start, vitals: Vitals) -> None:
     async with asyncio.TaskGroup() as tasks:
         worker.jobs.add("vitals", VITALS_EVERY, vitals.note, at_once=True, vital=True)
         tasks.create_task(worker.jobs.run(), name="jobs")
+        if begin is not None:
+            await begin(worker, tasks)
         await worker.in_database(partial(require_migrated, worker.engine))
         await worker.compare_clocks()
         worker.jobs.add("clock", COMPARE_EVERY, worker.compare_clocks, vital=True)

@@ -13,7 +13,7 @@ from ops.output import show_fields, write, write_json
 from schema.messages import ControlAnswer, ControlCommand, LogLevel
 from schema.names import Environment, check_monitor_name
 
-SERVICES: Final = ("ingest", "scorer", "selector", "api")
+SERVICES: Final = ("ingest", "scorer", "selector", "api", "notifier")
 
 
 def register(app: typer.Typer) -> None:

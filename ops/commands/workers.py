@@ -1,4 +1,4 @@
-"""Define ``ntppool-monitor ingest`` and ``scorer``, which run a worker until it is stopped."""
+"""Define ``ntppool-monitor ingest``, ``scorer`` and ``notifier``, which run a worker until it is stopped."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -37,9 +37,20 @@ def register(app: typer.Typer) -> None:
 
         run_service(globals_of(context), "scorer", start)
 
+    @app.command()
+    def notifier(context: typer.Context) -> None:
+        """Tell people what is wrong, and when it is right again.
 
-def run_service(given: Globals, service: str, start: "Start") -> None:
-    """Run a worker until SIGTERM or SIGINT.
+        Any number of them may run; they share the work. 'alerts' shows what is raised, and sets up who is told.
+        """
+        from notifier.worker import Starting
+
+        starting = Starting()
+        run_service(globals_of(context), "notifier", starting.start, starting.begin)
+
+
+def run_service(given: Globals, service: str, start: "Start", begin: "Start | None" = None) -> None:
+    """Run a worker until SIGTERM or SIGINT; ``begin`` is called before the database is reached.
 
     Raises:
         ConfigurationError: a setting is invalid, or the database lacks migrations.
@@ -55,7 +66,7 @@ def run_service(given: Globals, service: str, start: "Start") -> None:
     check_broker_files(settings)
     token = token_source(signing_key(settings), Role.SERVER, service, settings.deployment_mode)
     try:
-        run_worker(service, settings, token, start)
+        run_worker(service, settings, token, start, begin)
     except ExceptionGroup as group:
         error = leaf_of(group)
         if isinstance(error, DBAPIError):

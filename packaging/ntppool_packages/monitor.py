@@ -25,7 +25,7 @@ from ops.__main__ import app
 NAME: Final = "ntppool-monitor"
 LOCK: Final = ROOT / "requirements" / "server.txt"
 
-_FOLDERS: Final = ("agent", "api", "auth", "ingest", "ops", "runtime", "schema", "scorer", "selector")
+_FOLDERS: Final = ("agent", "api", "auth", "ingest", "notifier", "ops", "runtime", "schema", "scorer", "selector")
 _NOT_PACKAGED: Final = ("demo",)
 """Commands that only a checkout has."""
 

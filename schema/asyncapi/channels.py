@@ -32,7 +32,7 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "env": ENVIRONMENTS,
     "ipv": IP_VERSIONS,
     "check": ("ntp", "metrics"),
-    "service": ("api", "ingest", "scorer", "selector"),
+    "service": ("api", "ingest", "notifier", "scorer", "selector"),
 }
 """The variable parts of a topic that have only a few values."""
 
@@ -69,7 +69,7 @@ _INGEST: Final = ("ingest",)
 _SCORER: Final = ("scorer",)
 _SELECTOR: Final = ("selector",)
 _OPERATOR: Final = ("operator",)
-_WORKERS: Final = ("api", "ingest", "scorer", "selector")
+_WORKERS: Final = ("api", "ingest", "notifier", "scorer", "selector")
 _SENDER: Final = {"sender": "Name of the sender. The broker sets it, and removes any value that the client sent."}
 _TRACE: Final = {"traceparent": "W3C trace context, when there is one."}
 

@@ -135,6 +135,7 @@ SAID = {
         "Install": ["WantedBy=multi-user.target"],
     },
     "ntppool-ingest@.service": _worker("ingest", "ingest", "768M", "1G"),
+    "ntppool-notifier@.service": _worker("notifier", "notifier", "512M", "768M"),
     "ntppool-scorer@.service": _worker("scorer", "scorer", "512M", "768M"),
     "ntppool-selector@.service": _worker("selector", "selector server", "768M", "1G"),
 }
@@ -158,7 +159,7 @@ def settings(unit: Path) -> dict[str, str]:
 
 
 def test_each_process_has_a_unit() -> None:
-    services = ("agent", "api", "broker", "ingest", "scorer", "selector")
+    services = ("agent", "api", "broker", "ingest", "notifier", "scorer", "selector")
     assert [unit.name for unit in UNITS] == [f"ntppool-{service}@.service" for service in services]
 
 

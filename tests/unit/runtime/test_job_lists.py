@@ -1,18 +1,23 @@
 """Test each worker's periodic jobs: their intervals, first runs, and preconditions."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from opentelemetry.metrics import NoOpMeter
+from sqlalchemy.engine import URL
 
 import ingest.jobs
+import notifier.worker
 import scorer.worker
 import selector.watch
 import selector.worker
 from runtime.clock import Clock
+from runtime.settings import load_settings
 from runtime.worker import Worker
 
 
@@ -108,4 +113,31 @@ async def test_jobs_of_the_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert worker.jobs.added == {
         "backlog": added(1.0, "agreed"),
         "healing": added(60.0, "undisturbed", at_once=True),
+    }
+
+
+async def test_jobs_of_the_notifier(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those that watch the foundation start before the database is reached."""
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    worker = a_worker()
+    worker.settings = load_settings(jwt_key="k" * 48, alert_database_nodes="127.0.0.1:1")
+    worker.telemetry = SimpleNamespace(meter=NoOpMeter("test"))
+    worker.engine = SimpleNamespace(url=URL.create("mysql+pymysql", host="127.0.0.1", database="x"))
+    parts = notifier.worker.Notifier(cast(Worker, worker))
+
+    class Tasks:
+        def create_task(self, loop: Coroutine[Any, Any, None], name: str) -> None:
+            loop.close()
+
+    parts.begin(cast(asyncio.TaskGroup, Tasks()))
+    assert worker.jobs.added == {
+        "foundation": added(5.0, at_once=True),
+        "database nodes": added(15.0, at_once=True),
+    }
+    worker.jobs.added.clear()
+    parts.start(cast(asyncio.TaskGroup, Tasks()))
+    assert worker.jobs.added == {
+        "evaluation": added(15.0, "agreed", at_once=True),
+        "digests": added(5.0, "agreed"),
+        "outbox": added(15.0, "undisturbed", at_once=True),
     }

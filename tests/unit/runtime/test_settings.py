@@ -350,3 +350,34 @@ def test_agents_may_be_told_another_broker(tmp_path: Path) -> None:
 )
 def test_invalid_settings_of_the_api_are_named(given: dict[str, Any], says: str) -> None:
     assert says in warning(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"smtp_host": "mail.example"}, "SMTP_FROM: needed with SMTP_HOST"),
+        ({"smtp_host": "mail.example", "smtp_from": "a@b", "smtp_security": "plain"}, "plain is for loopback only"),
+        ({"smtp_host": "mail.example", "smtp_from": "a@b", "smtp_user": "u"}, "set both, or none"),
+        ({"smtp_from": "a@b\r\nBcc: c@d"}, "SMTP_FROM="),
+        ({"smtp_from": "Pool"}, "SMTP_FROM=Pool: must be an address"),
+        ({"alert_server_url": "https://pool.example/"}, "ALERT_SERVER_URL=https://pool.example/: must be an address"),
+        ({"alert_server_url": "javascript:{ip}"}, "ALERT_SERVER_URL="),
+        ({"alert_no_results_minutes": 1}, "ALERT_NO_RESULTS_MINUTES=1"),
+        ({"alert_database_nodes": "db1 db2"}, "ALERT_DATABASE_NODES=db1 db2: must be hosts"),
+        ({"alert_database_nodes": "user:pw@db1"}, "ALERT_DATABASE_NODES="),
+    ],
+)
+def test_invalid_settings_of_alerts_are_named(given: dict[str, Any], says: str) -> None:
+    assert says in warning(**given)
+
+
+def test_the_password_of_the_mail_server_is_never_shown(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.write_text("hunter2hunter2\n")
+    path.chmod(0o600)
+    settings = load_settings(
+        smtp_host="mail.example", smtp_from="NTP Pool <a@b>", smtp_user="u", smtp_password_file=path
+    )
+    assert settings.smtp_password_text() == "hunter2hunter2"
+    assert log.without_secrets("wrong: hunter2hunter2") == "wrong: [secret]"
+    assert load_settings().smtp_password_text() is None
