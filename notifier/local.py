@@ -21,7 +21,7 @@ from notifier.channels import Channel
 from notifier.messages import compose
 from notifier.model import Alert, Change, Fact
 from notifier.outbox import OutMessage
-from notifier.rules import evaluate
+from notifier.rules import KINDS, evaluate
 from notifier.schedule import KEEP_TRYING, Pending, next_attempt
 from notifier.texts import text_of, title_of
 from runtime.log import OngoingWarning
@@ -94,6 +94,8 @@ class LocalAlerts:
         try:
             self._saved = self._path.read_bytes()
             self._state = msgspec.json.decode(self._saved, type=LocalState)
+            # Those of kinds that this version does not know, after a downgrade, are forgotten.
+            self._state.alerts = [alert for alert in self._state.alerts if alert.key.kind in KINDS]
         except FileNotFoundError:
             return
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:

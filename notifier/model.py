@@ -9,6 +9,11 @@ from enum import StrEnum
 from typing import NamedTuple
 
 
+def moment(value: object) -> datetime | None:
+    """Return a time of the ledger; None for an invalid one, such as ``0000-00-00``, which arrives as text."""
+    return value if isinstance(value, datetime) else None
+
+
 class Group(StrEnum):
     """What an alert is about. A channel chooses the groups that it gets."""
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from notifier.model import Fact, Key
+from notifier.model import Fact, Key, moment
 from notifier.rules import MONITOR_CLOCK, MONITOR_OFFLINE, MONITOR_UNHEALTHY, MONITORS_AWAY
 from notifier.texts import Links, plain
 from schema.limits import MONITOR_GONE
@@ -91,17 +91,21 @@ def agent_of(name: str, rows: Sequence[MonitorRow]) -> Agent:
     """Return the agent of the rows of one name."""
     first = rows[0]
     if first.online is None:
-        present = max((row.last_seen for row in rows if row.last_seen is not None), default=None)
+        present = _latest(row.last_seen for row in rows)
     else:
-        present = first.seen if first.online else first.since
+        present = moment(first.seen if first.online else first.since)
     states = {str(ipv): state for ipv, state in _said(first.said).protocols.items()}
     return Agent(
         name=name,
         account_id=first.account_id,
         present=present,
         states=tuple(state for row in rows if (state := states.get(row.ip_version)) is not None),
-        last_submit=max((row.last_submit for row in rows if row.last_submit is not None), default=None),
+        last_submit=_latest(row.last_submit for row in rows),
     )
+
+
+def _latest(times: Iterable[datetime | None]) -> datetime | None:
+    return max((found for time in times if (found := moment(time)) is not None), default=None)
 
 
 def _said(text: str | None) -> Status:

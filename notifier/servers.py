@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from notifier.model import Fact, Key
+from notifier.model import Fact, Key, moment
 from notifier.rules import SERVER_LOW, SERVER_VERY_LOW
 from notifier.texts import Links, plain
 from runtime.db.engine import from_db
@@ -28,7 +28,7 @@ class ServerRow(NamedTuple):
     account_id: int | None
     score_ts: datetime | None
     score_raw: float
-    created_on: datetime
+    created_on: datetime | None
 
 
 _C: Final = servers.c
@@ -39,12 +39,14 @@ _QUERY: Final = sa.select(*(getattr(_C, name) for name in ServerRow._fields)).wh
 
 def read_servers(connection: Connection, today: date) -> list[ServerRow]:
     """Read all servers that are not deleted."""
-    return [ServerRow(*row) for row in connection.execute(_QUERY, {"today": today})]
+    rows = (ServerRow(*row) for row in connection.execute(_QUERY, {"today": today}))
+    return [row._replace(score_ts=moment(row.score_ts), created_on=moment(row.created_on)) for row in rows]
 
 
 def server_facts(row: ServerRow, now: datetime, links: Links) -> list[Fact]:
     """Return a fact for each limit. A server that was never scored, or is new, is not judged."""
-    known = row.score_ts is not None and (now - row.created_on >= NEW_FOR or row.score_raw >= LIMITS[SERVER_LOW])
+    new = row.created_on is not None and now - row.created_on < NEW_FOR
+    known = row.score_ts is not None and (not new or row.score_raw >= LIMITS[SERVER_LOW])
     scored = "" if row.score_ts is None else f", computed {from_db(row.score_ts):%Y-%m-%d %H:%M} UTC"
     name = row.ip if not row.hostname else f"{row.ip} ({plain(row.hostname, 100)})"
     return [

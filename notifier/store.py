@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from notifier.channels import Channel
 from notifier.model import Alert, Change, Key
-from notifier.rules import SERVER_LOW, SERVER_VERY_LOW, Evaluation
+from notifier.rules import KINDS, SERVER_LOW, SERVER_VERY_LOW, Evaluation
 from notifier.texts import text_of, title_of
 from runtime.db.bulk import BulkDelete, insert_or_ignore, upsert
 from schema.tables import alert_changes, alert_rounds, alerts, result_batches, server_alerts
@@ -59,8 +59,12 @@ def begin_round(connection: Connection, now: datetime) -> bool:
 
 
 def read_alerts(connection: Connection) -> dict[Key, Alert]:
-    """Read the alerts that are raised, or whose facts differ from what people were told."""
-    rows = [_AlertRow(*row) for row in connection.execute(sa.select(*(alerts.c[name] for name in _AlertRow._fields)))]
+    """Read the alerts that are raised, or whose facts differ from what people were told.
+
+    Those of kinds that this version does not know, after a downgrade, are left alone.
+    """
+    query = sa.select(*(alerts.c[name] for name in _AlertRow._fields)).where(alerts.c.kind.in_(sorted(KINDS)))
+    rows = [_AlertRow(*row) for row in connection.execute(query)]
     return {
         Key(row.kind, row.subject): Alert(
             key=Key(row.kind, row.subject),

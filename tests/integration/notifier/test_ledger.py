@@ -172,6 +172,14 @@ def test_monitors_and_results(engine: Engine) -> None:
     assert deliver(engine, NOW + timedelta(hours=2)) == [f"[NTP Pool, test] No longer watched: {name}"]
 
 
+def test_alerts_of_a_later_version_are_left_alone(engine: Engine) -> None:
+    with engine.begin() as connection:
+        row = {"kind": "from-the-future", "subject": "1", "raised": True, "name": "x", "detail": "", "raised_on": NOW}
+        connection.execute(sa.insert(alerts).values(row))
+    assert changes(engine, NOW) == []
+    assert rows(engine, alerts) == 1
+
+
 def test_operators_may_get_the_alerts_of_all_accounts(engine: Engine) -> None:
     a_server(engine, an_account(engine), 3.0)
     a_server(engine, None, 4.0)

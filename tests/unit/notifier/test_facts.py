@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from notifier.evaluation import Terms, results_fact
-from notifier.model import Fact
+from notifier.model import Fact, moment
 from notifier.monitors import Agent, MonitorRow, agent_of, monitor_facts, unhealthy
 from notifier.rules import (
     MONITOR_CLOCK,
@@ -53,6 +53,13 @@ def test_a_server_that_is_new_or_was_never_scored_is_not_judged() -> None:
     assert {fact.bad for fact in server(0.0, days=1.9).values()} == {None}
     assert {fact.bad for fact in server(0.0, scored=False).values()} == {None}
     assert {fact.bad for fact in server(11.0, days=1).values()} == {False}
+
+
+def test_a_time_that_is_invalid_in_the_ledger_disturbs_nothing() -> None:
+    row = ServerRow(7, "192.0.2.7", None, None, NOW, 3.0, None)
+    assert [fact.bad for fact in server_facts(row, NOW, LINKS)] == [True, False]
+    assert moment("0000-00-00 00:00:00") is None
+    assert moment(NOW) == NOW
 
 
 def test_the_name_of_a_server_is_harmless() -> None:
@@ -162,6 +169,7 @@ def test_when_an_agent_was_last_present() -> None:
     )
     assert agent_of("m", [row(online=None, since=None, seen=None, said=None)]).present is None
     assert agent_of("m", [row(said="{broken")]).states == ()
+    assert agent_of("m", [row(seen="0000-00-00 00:00:00", last_submit="0000-00-00")]).present is None
 
 
 # ---- the pool ------------------------------------------------------------------------------------------------------
