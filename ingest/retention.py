@@ -19,8 +19,16 @@ from sqlalchemy.exc import IntegrityError
 from ingest.referrers import Referrer, referrers_of
 from runtime.db.bulk import BulkDelete
 from runtime.db.engine import reading, transaction
-from schema.limits import BATCH_MEMORY, REJECTED_MEMORY
-from schema.tables import assignment_changes, certificates, ledger_origin, log_scores, rejected_messages, result_batches
+from schema.limits import BATCH_MEMORY, HEALTH_MEMORY, REJECTED_MEMORY
+from schema.tables import (
+    assignment_changes,
+    certificates,
+    ledger_origin,
+    log_scores,
+    monitor_hours,
+    rejected_messages,
+    result_batches,
+)
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +108,7 @@ def expiring(kept_of_log_scores: timedelta | None) -> list[Expiring]:
         Expiring(rejected_messages, rejected_messages.c.last_seen, REJECTED_MEMORY),
         Expiring(assignment_changes, assignment_changes.c.changed_on, CHANGES_MEMORY),
         Expiring(certificates, certificates.c.not_after, CERTIFICATES_MEMORY),
+        Expiring(monitor_hours, monitor_hours.c.hour, HEALTH_MEMORY),
     ]
     return ours if kept_of_log_scores is None else [Expiring(log_scores, log_scores.c.ts, kept_of_log_scores), *ours]
 

@@ -39,3 +39,7 @@ MONITOR_GONE: Final = timedelta(minutes=15)
 
 MAX_BASE_CHECKS: Final = 16
 """Maximum number of servers against which an agent compares its clock."""
+
+HEALTH_MEMORY: Final = timedelta(days=32)
+"""Time for which the ledger has what monitors measured in each hour: longer than the 30 days for which their health is
+judged, so that it shows whether a monitor is older than that."""

@@ -31,6 +31,9 @@ class SelectorMetrics:
         self._due = meter.create_gauge("ntppool.selector.due", description="servers that are due for review")
         self._pairs = meter.create_gauge("ntppool.selector.pairs", description="pairs, by status")
         self._violations = meter.create_gauge("ntppool.selector.violations", description="stored violations, by type")
+        self._labels = meter.create_gauge(
+            "ntppool.selector.monitor_labels", description="monitors that have a health label, by label"
+        )
         self._known: set[tuple[str, str]] = set()
 
     def reviewed(self, reviewed: Reviewed, seconds: float) -> None:
@@ -64,6 +67,11 @@ class SelectorMetrics:
     def backlog(self, due: int) -> None:
         """Set the number of servers that are due for review."""
         self._due.set(due)
+
+    def health(self, monitors: Mapping[str, int]) -> None:
+        """Set the number of monitors that have each health label."""
+        for label, count in monitors.items():
+            self._labels.set(count, {"label": label})
 
     def pools(self, pairs: Mapping[str, int], violations: Mapping[str, int]) -> None:
         """Set the numbers of pairs by status, and of violations by type; a label that has disappeared is set to 0."""

@@ -2,8 +2,8 @@
 
 The review loop reviews due servers and passes their changes to the publisher, which publishes them after the commit.
 The watch checks the ledger for changed monitors, missing pairs and new settings. Reconciliation and the comparison with
-the agents' status messages repair lost messages. Any number of selectors may run: reviews are claimed in the database,
-and everything else is idempotent.
+the agents' status messages repair lost messages. A job judges the health of monitors every hour. Any number of
+selectors may run: reviews and the job are claimed in the database, and everything else is idempotent.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from schema.messages import ControlCommand
 from schema.topics import ANY
 from selector.config_publisher import ConfigPublisher
 from selector.drift import DriftWatch
+from selector.health.job import HealthJob
 from selector.metrics import SelectorMetrics
 from selector.pairs import SWEEP_EVERY, PairLoop
 from selector.publisher import Publisher
@@ -47,6 +48,7 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     await watch.load()
     watch.add_jobs()
     worker.jobs.add("pair sweep", SWEEP_EVERY, pair_loop.sweep)
+    HealthJob(worker, metrics).add_jobs()
     for name, loop in {
         "reviews": review_loop.run(),
         "publishing": review_loop.publish(),

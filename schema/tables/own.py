@@ -6,6 +6,7 @@ Every decision can be reconstructed from them: received results (``result_batche
 
 import sqlalchemy as sa
 
+from schema.health import MAX_REASON
 from schema.limits import MAX_REJECTED_PAYLOAD
 from schema.tables.columns import bigint_u, blob, boolean, datetime6, int_u, text_bin, ulid
 from schema.tables.pool import (
@@ -112,6 +113,55 @@ selector_seen = sa.Table(
 )
 """The last known state of every monitor, by which the selector detects changes, even those made while it was not
 running."""
+
+monitor_health = sa.Table(
+    "monitor_health",
+    metadata,
+    Column("monitor_id", int_u(), primary_key=True, autoincrement=False),
+    # A value of schema.health.HealthLabel.
+    Column("label", text_bin(30), primary_key=True),
+    # End of the hour in which it was raised.
+    Column("since", datetime6(), nullable=False),
+    # In words, with the figures of the last count.
+    Column("reason", sa.String(MAX_REASON), nullable=False),
+    # JSON: the figures as numbers; times in seconds, shares from 0 to 1.
+    Column("figures", sa.Text, nullable=False),
+    **TABLE_OPTIONS,
+)
+"""The labels that each monitor has now. A label that is cleared has no row."""
+
+monitor_hours = sa.Table(
+    "monitor_hours",
+    metadata,
+    # Start of the hour.
+    Column("hour", sa.DateTime, primary_key=True),
+    Column("monitor_id", int_u(), primary_key=True, autoincrement=False),
+    # Servers of which it had results.
+    Column("servers", sa.Integer, nullable=False),
+    Column("probes", sa.Integer, nullable=False),
+    # Those to servers that other monitors reached in the same hour, how many of these were lost, and how many would
+    # have been with the losses of the others.
+    Column("judged", sa.Integer, nullable=False),
+    Column("lost", sa.Integer, nullable=False),
+    Column("expected_lost", sa.Double, nullable=False),
+    # Median over servers of its offset minus the median offset of the others, in seconds, and how many servers.
+    Column("clock_offset", sa.Double),
+    Column("clock_servers", sa.Integer, nullable=False),
+    # Median rtt of its ten nearest servers, in seconds; null with fewer.
+    Column("nearest_rtt", sa.Double),
+    **TABLE_OPTIONS,
+)
+"""What each monitor measured in each hour, counted once soon after its end; none for an hour without results."""
+
+health_progress = sa.Table(
+    "health_progress",
+    metadata,
+    Column("id", int_u(), primary_key=True, autoincrement=False),
+    # End of the last hour that was counted; null before the first one.
+    Column("counted_until", sa.DateTime),
+    **TABLE_OPTIONS,
+)
+"""One row, which the selector that counts an hour locks."""
 
 certificates = sa.Table(
     "certificates",

@@ -26,6 +26,7 @@ from schema.tables import (
     assignment_changes,
     certificates,
     log_scores,
+    monitor_hours,
     monitor_presence,
     monitors,
     rejected_messages,
@@ -338,10 +339,13 @@ def test_other_tables_have_their_own_retention_periods(engine: Engine) -> None:
             text = dict.fromkeys(("kind", "name", "request_hash", "chain"), "x")
             ended = {"serial": f"{age.total_seconds():.0f}", **text, "not_before": NOW, "issued_on": NOW}
             connection.execute(sa.insert(certificates).values(**ended, not_after=NOW - age))
+        counts = dict.fromkeys(("servers", "probes", "judged", "lost", "expected_lost", "clock_servers"), 1)
+        for age in (timedelta(0), timedelta(days=32), timedelta(days=32, seconds=1)):
+            connection.execute(sa.insert(monitor_hours).values(hour=NOW - age, monitor_id=1, **counts))
     ages = (timedelta(0), timedelta(days=7), timedelta(days=7, seconds=1))
     keep(engine, [message(b"%d" % n, seen=NOW - age) for n, age in enumerate(ages)])
     removed = {what.table.name: remove_round(engine, what.table.name) for what in expiring(KEPT)}
-    ours = (result_batches, rejected_messages, assignment_changes, certificates)
+    ours = (result_batches, rejected_messages, assignment_changes, certificates, monitor_hours)
     assert removed == {"log_scores": 0} | {table.name: 1 for table in ours}
     for table in ours:
         assert len(rows(engine, table)) == 2

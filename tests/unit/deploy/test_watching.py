@@ -73,6 +73,7 @@ def use_all_metrics_of_workers(meter: Any) -> None:
     selector.made_due("back", 1)
     selector.made_pairs(1)
     selector.backlog(1)
+    selector.health({"loses-packets": 1})
     selector.pools({"active": 1}, {"account": 1})
     RowWarnings(selector.bad_rows).warn("pair", 1, "odd")
     api.requested("/route", 200, 0.1)

@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL
 import ingest.jobs
 import notifier.worker
 import scorer.worker
+import selector.health.job
 import selector.watch
 import selector.worker
 from runtime.clock import Clock
@@ -92,6 +93,12 @@ def test_jobs_of_the_selectors_watch() -> None:
         "pair counts": added(60.0, "undisturbed", at_once=True),
         "healing": added(60.0, "undisturbed", at_once=True),
     }
+
+
+def test_job_of_the_monitors_health() -> None:
+    worker = a_worker()
+    selector.health.job.HealthJob(worker, cast(Any, None)).add_jobs()
+    assert worker.jobs.added == {"health": added(300.0, "undisturbed", at_once=True)}
 
 
 async def test_jobs_of_the_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
