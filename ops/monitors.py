@@ -5,6 +5,7 @@ moves the monitor's pairs.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -15,6 +16,7 @@ from sqlalchemy.engine import Connection
 from ops.errors import OperatorError
 from ops.ids import parse_id
 from ops.output import Layout
+from runtime.db.monitor_health import HeldLabel, read_labels
 from schema.messages import MonitorStatus
 from schema.names import IP_VERSIONS, IpVersion, short_name
 from schema.tables import accounts, monitor_presence, monitors, server_scores
@@ -150,15 +152,15 @@ def _target(action: Action, active: bool) -> MonitorStatus:
 
 
 MONITOR_COLUMNS: Final = (
-    *("id", "name", "protocol", "address", "status", "account", "version", "online", "last seen"),
+    *("id", "name", "protocol", "address", "status", "account", "version", "online", "last seen", "labels"),
 )
-MONITOR_LAYOUT: Final = Layout(lesser=("account", "version", "last seen"), names=("name",))
+MONITOR_LAYOUT: Final = Layout(lesser=("account", "version", "last seen"), names=("name",), folded=("labels",))
 
 
 def list_monitors(
     connection: Connection, *, status: MonitorStatus | None, deleted: bool, account_id: int | None = None
 ) -> list[tuple[Any, ...]]:
-    """Return all monitors (or those of an account) with their presence, by name; deleted ones only on request."""
+    """Return all monitors (or those of an account) with presence and labels, by name; deleted ones only on request."""
     m, p = monitors.c, monitor_presence.c
     query = (
         sa.select(
@@ -179,12 +181,24 @@ def list_monitors(
     elif not deleted:
         query = query.where(m.status != "deleted")
     rows = [row._mapping for row in connection.execute(query)]
-    # MySQL returns booleans as numbers.
-    return [tuple({**row, "online": None if row["online"] is None else bool(row["online"])}.values()) for row in rows]
+    labels = read_labels(connection)
+    return [
+        tuple({**row, "online": _known(row["online"]), "labels": _names(labels.get(row["id"]))}.values())
+        for row in rows
+    ]
 
 
-def show_monitor(connection: Connection, text: str) -> list[tuple[str, str | int | datetime | bool | None]]:
-    """Return all fields of one monitor in the ledger.
+def _known(online: Any) -> bool | None:
+    """Return a boolean of the ledger, which MySQL returns as a number."""
+    return None if online is None else bool(online)
+
+
+def _names(held: Sequence[HeldLabel] | None) -> tuple[str, ...]:
+    return tuple(one.label.value for one in held or ())
+
+
+def show_monitor(connection: Connection, text: str) -> tuple[list[tuple[str, Any]], tuple[HeldLabel, ...]]:
+    """Return all fields of one monitor in the ledger, and the labels of its health.
 
     Raises:
         OperatorError: there is no such monitor.
@@ -196,7 +210,8 @@ def show_monitor(connection: Connection, text: str) -> list[tuple[str, str | int
     presence = connection.execute(
         sa.select(monitor_presence).where(monitor_presence.c.tls_name == row.tls_name)
     ).first()
-    return [
+    labels = read_labels(connection, [row.id]).get(row.id, ())
+    fields: list[tuple[str, Any]] = [
         ("id", row.id),
         ("name", row.tls_name),
         ("protocol", row.ip_version),
@@ -215,6 +230,7 @@ def show_monitor(connection: Connection, text: str) -> list[tuple[str, str | int
         ("online since" if presence is not None and presence.online else "offline since", presence and presence.since),
         *((f"servers as {status}", count) for status, count in _pairs(connection, row.id)),
     ]
+    return fields, labels
 
 
 def account_name(account_id: int | None) -> sa.Select[Any]:

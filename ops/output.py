@@ -9,12 +9,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from runtime.printable import printable, printable_json
 from schema.names import short_name
 
-Cell = str | int | float | bool | datetime | date | None
+Cell = str | int | float | bool | datetime | date | tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class Layout:
     """Columns to omit, in this order, while the table is wider than the terminal."""
     names: tuple[str, ...] = ()
     """Columns with full names of monitors, which are cut to the short name."""
+    folded: tuple[str, ...] = ()
+    """Columns whose cells are broken between words, into several lines, before a column is omitted."""
 
 
 def show_table(
@@ -126,6 +128,8 @@ def as_text(cell: Cell) -> str:
             return cell.strftime("%Y-%m-%d %H:%M:%S")
         case float():
             return f"{cell:.1f}"
+        case tuple():
+            return ", ".join(cell)
     return str(cell)
 
 
@@ -171,20 +175,35 @@ def _aligned(columns: Sequence[str], rows: Sequence[Sequence[Cell]], layout: Lay
     }
     numeric = {column: all(_is_number(row[index]) for row in rows) for index, column in enumerate(columns)}
     for column in layout.lesser:
-        if _width(shown) > console.width:
+        if sum(_widths(shown, layout).values()) > console.width:
             del shown[column]
+    widths = _widths(shown, layout)
+    room, last = console.width - sum(widths.values()), next(reversed(widths), None)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in shown:
         justify: Literal["left", "right"] = "right" if numeric[column] else "left"
-        table.add_column(column, justify=justify, overflow="fold", min_width=len(column))
+        widest = widths[column] - (0 if column == last else _GAP) + max(0, room) if column in layout.folded else None
+        table.add_column(column, justify=justify, overflow="fold", min_width=len(column), max_width=widest)
     for texts in zip(*shown.values(), strict=True):
         table.add_row(*map(Text, texts))  # Text: the ledger's content is not markup
     console.print(table)
 
 
-def _width(shown: Mapping[str, Sequence[str]]) -> int:
-    """Return the width of a table without folded cells, in columns."""
-    return sum(max(len(name), *map(len, texts), 0) + 2 for name, texts in shown.items()) - 2
+_GAP: Final = 2
+"""Spaces between two columns."""
+
+
+def _widths(shown: Mapping[str, Sequence[str]], layout: Layout) -> dict[str, int]:
+    """Return the least width of each column with the gap after it; only cells of folded columns are broken."""
+
+    def least(name: str, texts: Sequence[str]) -> int:
+        parts = [word for text in texts for word in text.split()] if name in layout.folded else texts
+        return max(len(name), *map(len, parts), 0)
+
+    widths = {name: least(name, texts) + _GAP for name, texts in shown.items()}
+    if widths:
+        widths[next(reversed(widths))] -= _GAP
+    return widths
 
 
 def _short(cell: Cell, is_name: bool) -> str:

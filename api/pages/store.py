@@ -1,6 +1,6 @@
 """Read what the pages show: accounts, and monitors by host."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from auth.registration.model import Confirmer
 from runtime.db.engine import from_db
+from runtime.db.monitor_health import HeldLabel, read_labels
 from schema.messages import MonitorStatus
 from schema.names import IpVersion, short_name
 from schema.tables import accounts, monitor_presence, monitors
@@ -41,6 +42,13 @@ class Protocol:
     status: MonitorStatus
     version: str
     last_seen: datetime | None
+    labels: tuple[HeldLabel, ...] = ()
+    """The labels of its health."""
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """The labels that describe a fault."""
+        return tuple(one.label.value for one in self.labels if one.label.is_trouble)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +107,7 @@ def host_named(connection: Connection, name: str, by: Confirmer) -> Host | None:
     rows = [row for row in connection.execute(_query(m.tls_name == name)) if row.tls_name == name]
     if not rows or not all(by.may_act_for(row.account_id) for row in rows):
         return None
-    return _host(name, rows)
+    return _host(name, rows, read_labels(connection, [row.id for row in rows]))
 
 
 def search_hosts(connection: Connection, text: str) -> list[Host]:
@@ -132,14 +140,16 @@ def _query(which: sa.ColumnElement[bool]) -> sa.Select[Any]:
 
 def _hosts(connection: Connection, which: sa.ColumnElement[bool], limit: int | None = None) -> list[Host]:
     rows = connection.execute(_query(which).limit(limit)).all()
-    return [_host(name, list(of_host)) for name, of_host in groupby(rows, key=lambda row: str(row.tls_name))]
+    labels = read_labels(connection, [row.id for row in rows])
+    return [_host(name, list(of_host), labels) for name, of_host in groupby(rows, key=lambda row: str(row.tls_name))]
 
 
-def _host(name: str, rows: list[sa.Row[Any]]) -> Host:
+def _host(name: str, rows: list[sa.Row[Any]], labels: Mapping[int, tuple[HeldLabel, ...]]) -> Host:
     protocols = tuple(
         Protocol(
             *(row.id, row.ip_version, row.ip or "", row.status, row.client_version),
             None if row.last_seen is None else from_db(row.last_seen),
+            labels.get(row.id, ()),
         )
         for row in rows
     )

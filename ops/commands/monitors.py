@@ -7,7 +7,7 @@ import typer
 
 from ops.context import JSON_OPTION, LIMIT_OPTION, SINCE_OPTION, globals_of, open_ledger
 from ops.errors import OperatorError, UsageError
-from ops.output import confirmed, show_fields, show_table, write
+from ops.output import confirmed, fields_as_dict, show_fields, show_table, write, write_json
 from schema.messages import LogLevel, MonitorStatus
 from schema.names import check_monitor_name
 
@@ -71,12 +71,17 @@ def _register_views(group: typer.Typer) -> None:
         name: Annotated[str, _NAME],
         as_json: Annotated[bool, JSON_OPTION] = False,
     ) -> None:
-        """Show all fields of a monitor."""
+        """Show all fields of a monitor, and the labels of its health with their reasons."""
+        from ops.health import label_dicts, label_fields
         from ops.monitors import show_monitor
         from runtime.db.engine import reading
 
         with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
-            show_fields(show_monitor(connection, name), as_json=as_json)
+            fields, labels = show_monitor(connection, name)
+        if as_json:
+            write_json(fields_as_dict(fields) | {"labels": label_dicts(labels)})
+        else:
+            show_fields([*fields, *label_fields(labels)])
 
     @group.command()
     def history(

@@ -10,11 +10,12 @@ from sqlalchemy.engine import Connection, Engine
 
 from ops import servers as server_store
 from ops.errors import OperatorError, UsageError
+from ops.health import label_dicts, label_fields
 from ops.monitors import change_monitor, find_monitor, list_monitors, show_monitor
 from ops.servers import delete_server, list_servers, monitors_of, new_server, show_server
-from runtime.db.engine import reading, transaction
+from runtime.db.engine import from_db, reading, transaction
 from schema.names import Environment
-from schema.tables import monitor_presence, monitors, server_scores, servers, servers_monitor_review
+from schema.tables import monitor_health, monitor_presence, monitors, server_scores, servers, servers_monitor_review
 from testbed.fixtures.world import add_account, add_monitor, add_pair, add_scorer, add_server, monitor_name
 
 NOW = datetime(2026, 11, 23, 12, 0, 0)
@@ -154,9 +155,28 @@ def test_monitor_is_shown_with_the_number_of_its_servers_by_status(engine: Engin
     for pair in ("active", "active", "candidate"):
         server = write(engine, add_server)
         write(engine, lambda c, s=server, p=pair: add_pair(c, s, monitor, p))  # type: ignore[misc]
-    shown = dict(read(engine, lambda c: show_monitor(c, "m")))
+    shown = dict(read(engine, lambda c: show_monitor(c, "m"))[0])
     assert shown["id"] == monitor and shown["online"] is None
     assert (shown["servers as active"], shown["servers as candidate"], shown["servers as paused"]) == (2, 1, 0)
+
+
+def test_monitor_is_listed_and_shown_with_the_labels_of_its_health(engine: Engine) -> None:
+    monitor, other = (write(engine, lambda c, n=name: add_monitor(c, monitor_name(n))) for name in "mn")  # type: ignore[misc]
+    reason = "lost 4.1 % of 300 probes"
+    for label, figures in (
+        ("stable-1d", "{}"),
+        ("loses-packets", '{"share": 0.041}'),
+        ("of-a-newer-version", "nonsense"),
+    ):
+        row = {"monitor_id": monitor, "label": label, "since": NOW, "reason": reason, "figures": figures}
+        write(engine, lambda c, row=row: c.execute(sa.insert(monitor_health).values(row)))  # type: ignore[misc]
+    listed = {row[0]: row[-1] for row in read(engine, lambda c: list_monitors(c, status=None, deleted=False))}
+    assert listed == {monitor: ("stable-1d", "loses-packets"), other: ()}
+    _, held = read(engine, lambda c: show_monitor(c, "m"))
+    assert label_fields(held)[1] == ("loses-packets", f"since {NOW:%Y-%m-%d %H:%M}: {reason}")
+    given = {"since": from_db(NOW), "reason": reason, "figures": {"share": 0.041}}
+    assert label_dicts(held)[1] == {"label": "loses-packets", **given}
+    assert read(engine, lambda c: show_monitor(c, "n"))[1] == ()
 
 
 def test_online_is_yes_no_or_unknown_on_every_database(engine: Engine) -> None:
@@ -167,7 +187,7 @@ def test_online_is_yes_no_or_unknown_on_every_database(engine: Engine) -> None:
             write(engine, lambda c, row=row: c.execute(sa.insert(monitor_presence).values(row)))  # type: ignore[misc]
     listed = read(engine, lambda c: list_monitors(c, status=None, deleted=False))
     assert [[cell for cell in row if isinstance(cell, bool)] for row in listed] == [[True], [False], []]
-    assert [dict(read(engine, lambda c, n=n: show_monitor(c, n)))["online"] for n in "abc"] == [True, False, None]  # type: ignore[misc]
+    assert [dict(read(engine, lambda c, n=n: show_monitor(c, n))[0])["online"] for n in "abc"] == [True, False, None]  # type: ignore[misc]
 
 
 # ---- servers -------------------------------------------------------------------------------------------------------

@@ -76,6 +76,24 @@ def test_lesser_columns_are_dropped_until_the_table_fits() -> None:
     assert on_terminal(lambda: show_table(HEAD, narrow, layout))[0].split() == list(HEAD), "there is room"
 
 
+def test_folded_column_is_broken_between_words_before_others_are_dropped() -> None:
+    layout = Layout(lesser=("first",), folded=("labels",))
+
+    def shown(first: str) -> list[str]:
+        rows = [(first, ("stable-30d", "clock-good")), (first, ())]
+        return on_terminal(lambda: show_table(("first", "labels"), rows, layout))
+
+    wide, exact, narrow = shown("x" * 50), shown("x" * 67), shown("x" * 68)
+    assert wide[1].split() == ["x" * 50, "stable-30d,", "clock-good"]
+    assert [line.split() for line in exact] == [
+        ["first", "labels"],
+        ["x" * 67, "stable-30d,"],
+        ["clock-good"],
+        ["x" * 67],
+    ]
+    assert [line.split() for line in narrow][:2] == [["labels"], ["stable-30d,", "clock-good"]]
+
+
 def test_table_of_exactly_the_width_is_complete() -> None:
     for width, columns in ((80 - 4, ["id", "text"]), (80 - 3, ["id"])):
         row = (1, "x" * width)
@@ -142,10 +160,10 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def test_tables_and_fields_as_json_have_plain_keys(capsys: pytest.CaptureFixture[str]) -> None:
-    show_table(("id", "last seen"), [(1, None), (2, "x")], as_json=True)
+    show_table(("id", "last seen"), [(1, None), (2, ("x", "y"))], as_json=True)
     show_fields([("last seen", None), ("online", True)], as_json=True)
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
-        [{"id": 1, "last_seen": None}, {"id": 2, "last_seen": "x"}],
+        [{"id": 1, "last_seen": None}, {"id": 2, "last_seen": ["x", "y"]}],
         {"last_seen": None, "online": True},
     ]
 

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Engine
 
 from auth.api_key_store import add_key, authenticate
 from runtime.db.engine import transaction
-from schema.tables import accounts, monitor_presence, monitors
+from schema.tables import accounts, monitor_health, monitor_presence, monitors
 from testbed.fixtures.pages import Browser, Login, application, services
 from testbed.fixtures.registering import NOW, PEPPERS, account, monitor_rows
 from testbed.fixtures.world import add_monitor, monitor_name
@@ -71,6 +71,23 @@ def test_person_sees_their_hosts_with_address_status_version_and_last_contact(
     assert "ntppool-agent setup -a 4xhq2c9" in page.words
     host = anna.get(PATH)
     assert all(word in host.words for word in (*expected, "v5.0.1", "ntp.example.net", NAME))
+
+
+def test_person_sees_the_health_of_their_monitors(log_in: Login, owned: int, sqlite_engine: Engine) -> None:
+    def label(protocol: str, name: str, reason: str) -> None:
+        number = sa.select(monitors.c.id).where(monitors.c.tls_name == NAME, monitors.c.ip_version == protocol)
+        row = {"label": name, "since": datetime(2026, 11, 30, 11), "reason": reason, "figures": "{}"}
+        insert = sa.insert(monitor_health).values(monitor_id=number.scalar_subquery(), **row)
+        transaction(sqlite_engine, lambda c: c.execute(insert))
+
+    label("v4", "stable-30d", "delivered results in 99.9 % of 720 hours, 30 d")
+    label("v6", "not-probing", "its agent says: <b>clock</b>")
+    anna = log_in(owned)
+    page = anna.get(PATH).words
+    assert "stable-30d, since 2026-11-30 11:00 UTC : delivered results in 99.9 % of 720 hours" in page
+    assert "not-probing , since 2026-11-30 11:00 UTC : its agent says: <b>clock</b>" in page, "it is not markup"
+    overview = anna.get("/manage").words
+    assert "not-probing" in overview and "stable-30d" not in overview, "the overview has troubles only"
 
 
 def test_account_without_monitors_says_how_to_add_one(log_in: Login, sqlite_engine: Engine) -> None:
