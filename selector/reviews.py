@@ -21,7 +21,7 @@ from selector.rows import BadRow, parse_monitors, parse_server
 from selector.rules.model import Change, Settings, Skipped
 from selector.rules.review import review
 from selector.rules.world import Review
-from selector.store import WINDOW, Pair, ReviewInput, read_inputs
+from selector.store import WINDOW, Pair, ReviewInput, read_inputs, read_monitor_labels
 from selector.write import write_changes, write_pairs, write_times
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ def rule_settings(pool: PoolSettings) -> Settings:
     return Settings(
         target_active=pool.selector.target_active,
         target_testing=pool.selector.target_testing,
+        prefer_healthy=bool(pool.selector.prefer_healthy),
         results_for_active=enough_results(pool.monitors.interval_testing, usual.results_for_active),
         results_for_testing=for_testing,
         results_for_active_in_emergency=for_testing,
@@ -126,7 +127,8 @@ def _review(connection: Connection, server_ids: Sequence[int], pool: PoolSetting
     if not server_ids:
         return []
     settings, reviews = rule_settings(pool), pool.selector
-    inputs = read_inputs(connection, server_ids, now)
+    labels = read_monitor_labels(connection) if settings.prefer_healthy else None
+    inputs = read_inputs(connection, server_ids, now, labels)
     judged = [_judge(inputs.get(server_id), server_id, settings, now) for server_id in server_ids]
     made = [(one.reviewed.server_id, one.review) for one in judged if one.review is not None]
     write_pairs(connection, made)

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from schema.health import HealthLabel
 from selector.rules.model import Address, GlobalStatus, Monitor, PairStatus, Server, Skipped
 
 DEFAULT_PER_SERVER_LIMIT = 2
@@ -60,6 +61,7 @@ class RawMonitor(msgspec.Struct, frozen=True, kw_only=True):
     last_constraint_check: datetime | None = None
     pause_reason: str | None = None
     last_move: datetime | None = None
+    labels: tuple[HealthLabel, ...] = ()
 
 
 @lru_cache(maxsize=16_384)  # the same monitors at every server
@@ -156,6 +158,7 @@ def parse_monitor(raw: RawMonitor) -> Monitor | Skipped:
         last_constraint_check=_utc(raw.last_constraint_check),
         pause_reason=raw.pause_reason,
         last_move=_utc(raw.last_move),
+        labels=raw.labels,
     )
 
 

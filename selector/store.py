@@ -8,7 +8,7 @@ rows of scorers and pseudo-monitors are excluded. Text is not validated here: `s
 types that would reject a row (enumerations, JSON) are read as text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -18,6 +18,8 @@ from sqlalchemy.engine import Connection
 
 from runtime.db.bulk import BulkSelect, as_stored, by_index, stored_day, stored_time
 from runtime.db.engine import to_db, to_db_seconds
+from runtime.db.monitor_health import read_labels
+from schema.health import HealthLabel
 from schema.tables import accounts, assignment_changes, log_scores, monitors, server_scores, servers
 from selector.monitors import is_gone, is_real, last_present, name_of, with_presence
 from selector.rows import RawMonitor
@@ -74,8 +76,23 @@ class _Row(NamedTuple):
     last_move: Any
 
 
-def read_inputs(connection: Connection, server_ids: Sequence[int], now: datetime) -> dict[int, ReviewInput]:
-    """Read the input of these servers' reviews as of ``now`` (aware, UTC). Unknown servers are omitted."""
+Labels = Mapping[int, tuple[HealthLabel, ...]]
+"""The labels of monitors' health by monitor; one without labels may be missing."""
+
+
+def read_monitor_labels(connection: Connection) -> Labels:
+    """Read the labels of all monitors."""
+    return {number: tuple(one.label for one in held) for number, held in read_labels(connection).items()}
+
+
+def read_inputs(
+    connection: Connection, server_ids: Sequence[int], now: datetime, labels: Labels | None = None
+) -> dict[int, ReviewInput]:
+    """Read the input of these servers' reviews as of ``now`` (aware, UTC). Unknown servers are omitted.
+
+    Args:
+        labels: those of :func:`read_monitor_labels`, if the reviews use or show them.
+    """
     inputs: dict[int, ReviewInput] = {}
     moment = to_db(now)
     for row in _QUERY.rows(connection, {"server_ids": list(server_ids), "since": to_db_seconds(now - WINDOW)}):
@@ -83,7 +100,8 @@ def read_inputs(connection: Connection, server_ids: Sequence[int], now: datetime
         if found is None:
             found = inputs[row.server_id] = _without_monitors(row)
         if row.monitor_id is not None:
-            found.monitors.append(_raw_monitor(row, row.monitor_id, moment))
+            its_labels = (labels or {}).get(row.monitor_id, ())
+            found.monitors.append(_raw_monitor(row, row.monitor_id, moment, its_labels))
     return inputs
 
 
@@ -92,7 +110,7 @@ def _without_monitors(row: _Row) -> ReviewInput:
     return ReviewInput(row.server_id, row.server_ip, row.server_version, row.server_account, day)
 
 
-def _raw_monitor(row: _Row, monitor_id: int, now: datetime) -> RawMonitor:
+def _raw_monitor(row: _Row, monitor_id: int, now: datetime, labels: tuple[HealthLabel, ...]) -> RawMonitor:
     return RawMonitor(
         id=monitor_id,
         name=name_of(row.tls_name, monitor_id),
@@ -111,6 +129,7 @@ def _raw_monitor(row: _Row, monitor_id: int, now: datetime) -> RawMonitor:
         last_constraint_check=stored_time(row.last_constraint_check),
         pause_reason=row.pause_reason,
         last_move=stored_time(row.last_move),
+        labels=labels,
     )
 
 

@@ -98,12 +98,12 @@ def simulated(engine: "Engine", server: str, now: datetime, *, shown: Callable[[
     from runtime.db.system_settings import PoolSettingsReader
     from selector.reviews import judge, rule_settings
     from selector.rows import BadRow
-    from selector.store import read_inputs
+    from selector.store import read_inputs, read_monitor_labels
 
     server_id = _server_id(engine, server)
     settings = rule_settings(PoolSettingsReader(engine).get())
     with reading(engine) as connection:
-        found = read_inputs(connection, [server_id], now).get(server_id)
+        found = read_inputs(connection, [server_id], now, read_monitor_labels(connection)).get(server_id)
     if found is None:
         raise OperatorError(f"server {server!r}: no longer exists")
     if found.deleted(now):

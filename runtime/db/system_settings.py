@@ -69,7 +69,7 @@ class Intervals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reviews(msgspec.Struct, frozen=True, kw_only=True):
-    """Key ``selector``: seconds until the next review of a server, and its targets for monitors."""
+    """Key ``selector``: seconds until the next review of a server, its targets for monitors, and the preference."""
 
     review_changed: Annotated[
         float, Meta(ge=SHORTEST, le=LONGEST, description="time from a review that changed something to the next one")
@@ -81,6 +81,14 @@ class Reviews(msgspec.Struct, frozen=True, kw_only=True):
     target_testing: Annotated[
         int, Meta(ge=1, le=50, description="testing monitors that a server should have beside its active ones")
     ] = 5
+    prefer_healthy: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1,
+            description="1: of equally good monitors, take those whose health labels are better; 0: ignore labels",
+        ),
+    ] = 0
 
 
 class Scoring(msgspec.Struct, frozen=True, kw_only=True):

@@ -51,6 +51,7 @@ def as_dict(review: Review) -> dict[str, Any]:
         "now": _time(world.now),
         "emergency": world.emergency,
         "limit": world.limit,
+        "prefer_healthy": world.settings.prefer_healthy,
         "targets": {"active": world.settings.target_active, "testing": world.testing_target},
         "monitors": [_monitor(review, entry) for entry in world.entries],
         "left_out": [_skipped(skipped) for skipped in review.skipped],
@@ -73,13 +74,15 @@ def as_text(review: Review) -> str:
     """Return the review as text: a table of the input, the rules in their order, and the result."""
     data = as_dict(review)
     server, targets = data["server"], data["targets"]
+    labels = _LABELS if any(row["labels"] for row in data["monitors"]) else {}
     lines = [
         f"server {server['id']} ({server['ip']}, account {server['account_id'] or '-'}) at {data['now']}",
         f"targets after the review: {targets['active']} active, {targets['testing']} testing; "
         f"limit {data['limit']} per kind of change"
+        + ("; of equally good monitors, the healthier first" if data["prefer_healthy"] else "")
         + ("; EMERGENCY: no monitor is active" if data["emergency"] else ""),
         "",
-        *_table(_COLUMNS, data["monitors"]),
+        *_table(_COLUMNS | labels, data["monitors"]),
         *(
             f"left out: {row['name']} ({row['status'] or 'status unknown'}): {row['reason']}"
             for row in data["left_out"]
@@ -139,6 +142,7 @@ def _monitor(review: Review, entry: Entry) -> dict[str, Any]:
         "violation_since": None if found is None else _time(found.since),
         "pause_reason": monitor.pause_reason,
         "last_constraint_check": _time(monitor.last_constraint_check),
+        "labels": [label.value for label in monitor.labels],
     }
 
 
@@ -192,6 +196,8 @@ _COLUMNS: dict[str, Callable[[_Row], object]] = {
     "results": lambda row: row["results"],
     "violation": lambda row: row["violation"] and f"{row['violation']} since {row['violation_since']}",
 }
+_LABELS: dict[str, Callable[[_Row], object]] = {"labels": lambda row: " ".join(row["labels"]) or None}
+"""Column of the monitors' health labels, if any monitor has one."""
 
 
 def _table(columns: dict[str, Callable[[_Row], object]], rows: Iterable[_Row]) -> list[str]:

@@ -11,6 +11,8 @@ from enum import StrEnum
 
 import msgspec
 
+from schema.health import HealthLabel
+
 
 class PairStatus(StrEnum):
     """Status of a monitor at one server. Only testing and active monitors hold a place."""
@@ -95,7 +97,7 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True):
     the review ignores the monitor. `count`, `avg_step` and `avg_rtt_ms` describe the results of the last 24 h; an
     average is None if there were none. `gone`: for 15 minutes, the monitor has been offline by its last will, or has
     published no status. `last_move`: the last time at which the pair went from candidate to testing or back, if the
-    ledger has it.
+    ledger has it. `labels`: its health over all servers, if the settings prefer healthy monitors.
     """
 
     id: int
@@ -114,6 +116,7 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True):
     last_constraint_check: datetime | None = None
     pause_reason: str | None = None
     last_move: datetime | None = None
+    labels: tuple[HealthLabel, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +131,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The constants of the rules. The targets come from `system_settings`, the others are fixed.
+    """The constants of the rules. The targets and the preference come from `system_settings`, the others are fixed.
 
     Raises:
         ValueError: from `__post_init__`, for an invalid target.
@@ -136,6 +139,8 @@ class Settings:
 
     target_active: int = 7
     target_testing: int = 5
+    prefer_healthy: bool = False
+    """Whether labels of health decide between monitors of which none beats the other."""
     floor_below_target: int = 2
     """Distance below a target down to which poor performance removes monitors; below that only violations do."""
     limit: int = 2

@@ -16,6 +16,7 @@ from selector.rules.eligibility import (
     obstacle_to_testing,
 )
 from selector.rules.model import PairStatus
+from selector.rules.preference import preference_note, preferred_first
 from selector.rules.world import Entry, Rule, World
 
 PROMOTE_TO_ACTIVE = "rule 3: promote to active"
@@ -23,11 +24,13 @@ PROMOTE_TO_ACTIVE = "rule 3: promote to active"
 
 def promote_to_active(world: World) -> World:
     """Promote the best testing monitors within places and limit; each is checked with those promoted before it."""
-    for entry in world.testing:
+    ranked = world.testing
+    for entry in preferred_first(world, ranked):
         if no_room_in_active(world):
             break
         if obstacle_to_active(world, entry) is None:
             why = f"{world.active_count} active, target {world.settings.target_active}; {merit(entry)}"
+            why += preference_note(world, entry, ranked, obstacle_to_active)
             world = world.move(entry, PairStatus.ACTIVE, PROMOTE_TO_ACTIVE, "emergency: " * world.emergency + why)
     return world
 
@@ -63,11 +66,13 @@ PROMOTE_TO_TESTING = "rule 5: promote to testing"
 
 def promote_to_testing(world: World) -> World:
     """Promote the best candidates within places and limit; each is checked with those promoted before it."""
-    for entry in world.candidates:
+    ranked = world.candidates
+    for entry in preferred_first(world, ranked):
         if no_room_in_testing(world):
             break
         if obstacle_to_testing(world, entry) is None:
             why = f"{world.testing_count} testing, target {world.testing_target}; {merit(entry)}"
+            why += preference_note(world, entry, ranked, obstacle_to_testing)
             world = world.move(entry, PairStatus.TESTING, PROMOTE_TO_TESTING, why)
     return world
 
@@ -98,11 +103,13 @@ def fill_empty_testing(world: World) -> World:
     """Promote candidates, best first: healthy, then unknown, then unhealthy."""
     if world.testing_count > 0:
         return world
-    for entry in world.candidates:
+    ranked = world.candidates
+    for entry in preferred_first(world, ranked):
         if world.testing_count >= world.settings.rescued_when_no_testing:
             break
         if obstacle_to_rescue(world, entry) is None:
             why = f"none was testing; {entry.health}, {entry.monitor.count} results"
+            why += preference_note(world, entry, ranked, obstacle_to_rescue)
             world = world.move(entry, PairStatus.TESTING, NO_TESTING, why)
     return world
 

@@ -16,8 +16,11 @@ or else the worst of those that cannot become active for another reason. While a
 testing monitors give way. If all reserved places are held, an overdue monitor gives way.
 """
 
+from collections.abc import Sequence
+
 from selector.rules.eligibility import no_promotions_to_testing, obstacle_to_testing, would_violate
 from selector.rules.model import PairStatus, State
+from selector.rules.preference import preference_note, preferred_first
 from selector.rules.promotions import merit
 from selector.rules.world import Entry, Rule, World
 
@@ -105,15 +108,15 @@ def _fill_one(world: World) -> World:
     if not any(entry.globally_active and entry.healthy for entry in world.candidates):
         return world
     if world.testing_count < world.testing_target:
-        winner = _best(world)
+        winner = _best(world, world.candidates)
         if winner is not None:
-            return _enter(world, winner)
+            return _enter(world, winner, world.candidates)
     if world.testing_removals_left > 0:
         for loser in _displaceable(world):
             without = world.move(loser, PairStatus.CANDIDATE, NAME, "makes room for a globally active monitor")
-            winner = _best(without)
+            winner = _best(without, without.candidates)
             if winner is not None:
-                return _enter(without, winner)
+                return _enter(without, winner, without.candidates)
     return world
 
 
@@ -129,9 +132,9 @@ def _renew_one(world: World) -> World:
             continue
         why = f"{loser.monitor.count} of {world.settings.results_for_active} results after its time to collect them"
         without = world.move(loser, PairStatus.CANDIDATE, NAME, why)
-        winner = next((entry for entry in rivals if _obstacle(without, entry) is None), None)
+        winner = _best(without, rivals)
         if winner is not None:
-            return _enter(without, winner)
+            return _enter(without, winner, rivals)
     return world
 
 
@@ -144,8 +147,8 @@ def _displaceable(world: World) -> list[Entry]:
     return sorted(free, key=lambda entry: entry.globally_active)
 
 
-def _best(world: World) -> Entry | None:
-    return next((entry for entry in world.candidates if _obstacle(world, entry) is None), None)
+def _best(world: World, ranked: Sequence[Entry]) -> Entry | None:
+    return next((entry for entry in preferred_first(world, ranked) if _obstacle(world, entry) is None), None)
 
 
 def _obstacle(world: World, entry: Entry) -> str | None:
@@ -157,8 +160,9 @@ def _obstacle(world: World, entry: Entry) -> str | None:
     return None if fits(world, entry) else "could not become active without a violation"
 
 
-def _enter(world: World, winner: Entry) -> World:
+def _enter(world: World, winner: Entry, ranked: Sequence[Entry]) -> World:
     why = f"{len(reserved(world))} of {places(world)} reserved places held; {merit(winner)}"
+    why += preference_note(world, winner, ranked, _obstacle)
     return world.move(winner, PairStatus.TESTING, NAME, why)
 
 

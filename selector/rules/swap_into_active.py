@@ -8,6 +8,7 @@ to replace only a monitor of its own account.
 from selector.rules.eligibility import obstacle_to_active, versus
 from selector.rules.leave_gradually import demoted_to
 from selector.rules.model import PairStatus
+from selector.rules.preference import preference_note, preferred_first
 from selector.rules.ranking import beats
 from selector.rules.world import Entry, Rule, World
 
@@ -31,10 +32,11 @@ def _replace(world: World, loser: Entry) -> World:
         return world
     to = demoted_to(world, loser)
     without = world.move(loser, to, NAME, "makes room")
-    winner = next((entry for entry in rivals if obstacle_to_active(without, entry) is None), None)
+    eligible = (entry for entry in preferred_first(world, rivals) if obstacle_to_active(without, entry) is None)
+    winner = next(eligible, None)
     if winner is None:
         return world
-    facts = versus(winner, loser)
+    facts = versus(winner, loser) + preference_note(without, winner, rivals, obstacle_to_active)
     without = world.move(loser, to, NAME, f"gives way to {winner.monitor.name}, {facts}")
     return without.move(winner, PairStatus.ACTIVE, NAME, f"takes the place of {loser.monitor.name}, {facts}")
 

@@ -16,6 +16,7 @@ from itertools import takewhile
 
 from selector.rules.eligibility import no_promotions_to_testing, obstacle_to_testing, versus
 from selector.rules.model import PairStatus
+from selector.rules.preference import preference_note, preferred_first
 from selector.rules.ranking import beats
 from selector.rules.reserved_places import fits, is_overdue, is_ready, is_short, may_try_again, protected
 from selector.rules.world import Entry, Rule, World
@@ -40,10 +41,10 @@ def _replace(world: World, loser: Entry) -> World:
         return world
     without = world.move(loser, PairStatus.CANDIDATE, NAME, "makes room")
     obstacle = _obstacles(world, loser)
-    winner = next((entry for entry in rivals if obstacle(without, entry) is None), None)
+    winner = next((entry for entry in preferred_first(world, rivals) if obstacle(without, entry) is None), None)
     if winner is None:
         return world
-    facts = versus(winner, loser)
+    facts = versus(winner, loser) + preference_note(without, winner, rivals, obstacle)
     without = world.move(loser, PairStatus.CANDIDATE, NAME, f"gives way to {winner.monitor.name}, {facts}")
     return without.move(winner, PairStatus.TESTING, NAME, f"takes the place of {loser.monitor.name}, {facts}")
 

@@ -156,6 +156,17 @@ MUTATIONS: Final = {
     ),
     "the reserve is given back": ("rules/reserved_places.py", "if len(holders) <= places(world) else", "if False else"),
     "there is no swap into testing": ("rules/swap_into_testing.py", "    if not rivals:\n", "    if True:\n"),
+    "labels count beyond the margin of a swap": (
+        "rules/preference.py",
+        "best.healthy and not beats(best.priority, other.health, other.priority, settings)",
+        "best.healthy and other.healthy",
+    ),
+    "labels count without the setting": (
+        "rules/preference.py",
+        "    if not world.settings.prefer_healthy:\n        return ranked",
+        "    if False:\n        return ranked",
+    ),
+    "troubled monitors come first": ("rules/preference.py", "    TROUBLED = 2", "    TROUBLED = -1"),
     "an empty testing stays empty": ("rules/promotions.py", "world.testing_count > 0", "True"),
     "3 paused pairs are freed": ("rules/model.py", "freed_per_review: int = 2", "freed_per_review: int = 3"),
     "paused pairs are looked at after 7 h": ("rules/model.py", "timedelta(hours=8)", "timedelta(hours=7)"),

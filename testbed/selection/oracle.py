@@ -63,6 +63,13 @@ def clearly_better(winner: Monitor, loser: Monitor) -> bool:
     return healthy(winner) and (gain == math.inf or (gain >= 5 and gain / priority(loser) >= 0.05 - 1e-12))
 
 
+def standing(monitor: Monitor) -> int:
+    """Return 0 for a stable monitor, 1 without labels that matter, 2 for one with a trouble."""
+    if any(label not in ("stable-1d", "stable-30d", "clock-good") for label in monitor.labels):
+        return 2
+    return 0 if "stable-30d" in monitor.labels else 1
+
+
 def rank(monitor: Monitor) -> tuple[float, ...]:
     """Return the sort key; best first."""
     order = 0 if healthy(monitor) else 2 if unhealthy(monitor) else 1

@@ -186,6 +186,23 @@ def the_order_of_rows_does_not_matter(scene: Scene, review: Review) -> None:
         assert other.violations == review.violations, "another order, other violations"
 
 
+def preference_decides_between_equals(scene: Scene, review: Review) -> None:
+    """Check that labels decide only where they are said to: for the healthier of two, of which none beats the other."""
+    by_name = {monitor.name: monitor for monitor in scene.judged}
+    by_id = {monitor.id: monitor for monitor in scene.judged}
+    for change in review.changes:
+        _, said, rest = change.reason.partition("; preferred to ")
+        if not said:
+            continue
+        assert scene.settings.prefer_healthy, f"{change} without the setting"
+        passed, chosen = by_name[rest.partition(",")[0]], by_id[change.monitor_id]
+        if change.to_status is not change.from_status and RANK[change.to_status] < RANK[change.from_status]:
+            continue  # the one that gives way, for the same reason
+        assert oracle.standing(chosen) < oracle.standing(passed), f"{change}: {chosen} is not healthier than {passed}"
+        assert oracle.rank(passed) < oracle.rank(chosen), f"{change}: {passed} would not have come first"
+        assert not oracle.clearly_better(passed, chosen), f"{change}: {passed} is clearly better"
+
+
 def the_best_come_first(scene: Scene, review: Review) -> None:
     """Check that the rules see the monitors in the order of priority."""
     expected = sorted((one for one in scene.judged if one.pair_status is not None), key=oracle.rank)

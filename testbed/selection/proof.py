@@ -13,18 +13,22 @@ from selector.rules.world import Review
 from testbed.selection import oracle, promises
 from testbed.selection import rule_promises as rules
 from testbed.selection.oracle import ACTIVE, CANDIDATE, PAUSED, TESTING
-from testbed.selection.worlds import Scene, random_scene
+from testbed.selection.worlds import Scene, preferring, random_scene
 
 MOST_REVIEWS = 30
 
 
-def settle(scene: Scene, most: int = 300) -> tuple[int, Scene, Review]:
+def settle(scene: Scene, most: int = 300, *, relabelled: int | None = None) -> tuple[int, Scene, Review]:
     """Review until nothing changes; return the number of reviews with changes, and the final scene and review.
 
     An hour passes between reviews. No assignment may occur twice, since it would then recur for ever.
+
+    Args:
+        relabelled: give all monitors other labels of health before each review, from this seed on.
     """
     seen = {_assignment(scene)}
     for reviews in range(most):
+        scene = scene if relabelled is None else preferring(scene, relabelled + reviews)
         review = scene.review()
         if not review.changes:
             return reviews, scene.after(review), review
@@ -75,6 +79,17 @@ def selection_does_not_starve(scene: Scene) -> None:
     assert not waiting or len(gathering) >= 4, f"{waiting[0]} waits; only {len(gathering)} are gathering results"
 
 
+def labels_move_nothing(scene: Scene) -> None:
+    """Check that labels which change all the time do not keep a server from settling, and never move a settled one."""
+    waiting = oracle.count(oracle.before(scene), PAUSED)
+    reviews, settled, _ = settle(scene, relabelled=1_000)
+    assert reviews <= MOST_REVIEWS + (waiting + 1) // 2, f"{reviews} reviews changed something"
+    # At the time of the last review, which changed nothing: later, deadlines may.
+    settled = replace(settled, now=settled.now - timedelta(hours=1))
+    for seed in range(5):
+        assert not preferring(settled, seed).review().changes, "labels moved a monitor of a settled server"
+
+
 ONE_REVIEW: tuple[Callable[[Scene, Review], None], ...] = (
     promises.at_most_one_change_per_monitor,
     promises.limits_are_kept,
@@ -86,6 +101,7 @@ ONE_REVIEW: tuple[Callable[[Scene, Review], None], ...] = (
     promises.violations_are_stored_with_their_first_time,
     promises.the_order_of_rows_does_not_matter,
     promises.the_best_come_first,
+    promises.preference_decides_between_equals,
     rules.monitors_that_must_leave_do_so_at_once,
     rules.bad_performance_respects_the_floor,
     rules.violations_leave,
@@ -115,7 +131,21 @@ def hold_all(scene: Scene) -> None:
 
 def hold_all_in_time(seed: int) -> None:
     """Check the random world of this seed, and its development over time, against every promise."""
-    scene = random_scene(seed, most=(8, 20, 60)[seed % 3])
+    _hold_all_of(_random(seed))
+
+
+def hold_all_with_preference(seed: int) -> None:
+    """Check the random world of this seed again, with the preference for healthy monitors and random labels."""
+    scene = preferring(_random(seed), seed)
+    _hold_all_of(scene)
+    labels_move_nothing(scene)
+
+
+def _random(seed: int) -> Scene:
+    return random_scene(seed, most=(8, 20, 60)[seed % 3])
+
+
+def _hold_all_of(scene: Scene) -> None:
     for _ in range(3):
         hold_all(scene)
         scene = scene.after(scene.review())
@@ -129,6 +159,7 @@ def main(worlds: int, first: int = 0) -> int:
     for seed in range(first, first + worlds):
         try:
             hold_all_in_time(seed)
+            hold_all_with_preference(seed)
         except (AssertionError, ValueError) as broken:
             sys.stdout.write(f"world {seed}: {type(broken).__name__}: {str(broken)[:200]}\n")
             return 1

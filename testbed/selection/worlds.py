@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from schema.health import HealthLabel
 from selector.rows import parse_address
 from selector.rules.model import Address, GlobalStatus, Monitor, PairStatus, Server, Settings, Skipped
 from selector.rules.review import review
@@ -29,6 +30,8 @@ CHECKED = (0.0, 7.0, 7.99, 8.0, 30.0, 119.99, 120.0, 130.0)
 MOVED = (1, 23, 24, 100, 167, 168, 500)
 """Hours since a pair last changed from candidate to testing or back."""
 LIMITS = (0, 1, 2, 2, 2, 3, 5)
+LABELS = ((), (), (HealthLabel.STABLE_30D,), (HealthLabel.CLOCK_GOOD,), (HealthLabel.LOSES_PACKETS,))
+"""Labels of health that a monitor may have at random: with every standing."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,16 @@ def _stored(monitor: Monitor | Skipped, record: Any, moved: datetime | None) -> 
         pause_reason=record.pause_reason,
         last_move=moved or monitor.last_move,
     )
+
+
+def preferring(scene: Scene, seed: int) -> Scene:
+    """Return the scene with the preference for healthy monitors, and with random labels from this seed."""
+    dice = random.Random(f"labels {seed}")
+    monitors = tuple(
+        msgspec.structs.replace(one, labels=dice.choice(LABELS)) if isinstance(one, Monitor) else one
+        for one in scene.monitors
+    )
+    return replace(scene, monitors=monitors, settings=replace(scene.settings, prefer_healthy=True))
 
 
 def monitor(number: int = 1, status: str | None = "candidate", **values: Any) -> Monitor:

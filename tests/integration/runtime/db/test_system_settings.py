@@ -89,6 +89,7 @@ def test_bounds_and_defaults_are_the_documented_ones() -> None:
         "selector.review_unchanged": (1200, duration),
         "selector.target_active": (7, (1, 50)),
         "selector.target_testing": (5, (1, 50)),
+        "selector.prefer_healthy": (0, (0, 1)),
         "scorer.batch_size": (200, (1, 10_000)),
     }
 
@@ -130,6 +131,8 @@ def test_value_that_is_not_an_object_means_defaults_and_is_logged(
         ("selector", "target_active", 51, 7),
         ("selector", "target_testing", 0, 5),
         ("selector", "review_unchanged", [20], 1200.0),
+        ("selector", "prefer_healthy", True, 0),
+        ("selector", "prefer_healthy", 2, 0),
         ("scorer", "batch_size", 0, 200),
         ("scorer", "batch_size", 10_001, 200),
         ("scorer", "batch_size", True, 200),

@@ -64,6 +64,13 @@ def test_random_worlds_keep_every_promise(part: int) -> None:
         proof.hold_all_in_time(seed)
 
 
+@pytest.mark.parametrize("part", range(2))
+def test_random_worlds_keep_every_promise_with_the_preference_for_healthy_monitors(part: int) -> None:
+    worlds = scaled(30, thorough=2_000)
+    for seed in range(part * worlds, (part + 1) * worlds):
+        proof.hold_all_with_preference(seed)
+
+
 @examples(15)
 @given(scenes(paused=False))
 def test_server_settles_within_30_reviews(scene: Scene) -> None:
