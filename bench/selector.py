@@ -63,7 +63,7 @@ def main() -> int:
     with temporary_database(buffer_pool="3G", redo_log="512M") as database:
         # Minutes apart, since the speed of a shared machine varies.
         rounds = [_round(database, "first", given.reviews)]
-        with _pool(database.create("all"), given.servers, DEFAULT_INTERVALS) as engine:
+        with filled_pool(database.create("all"), given.servers, DEFAULT_INTERVALS) as engine:
             rounds.append(_round(database, "second", given.reviews))
             everything = _all_reviews(engine, given.servers)
         rounds.append(_round(database, "third", given.reviews))
@@ -79,7 +79,7 @@ class Round:
 
 
 def _round(database: DatabaseServer, name: str, reviews: int) -> Round:
-    with _pool(database.create(name), FEW, EACH_SLOT) as engine:
+    with filled_pool(database.create(name), FEW, EACH_SLOT) as engine:
         return Round(median(_reviews(engine, reviews)), median(_rules(engine)))
 
 
@@ -147,7 +147,7 @@ def _all_reviews(engine: Engine, servers: int) -> list[Figure]:
 
 
 @contextmanager
-def _pool(url: URL, servers: int, every: Mapping[str, int]) -> Iterator[Engine]:
+def filled_pool(url: URL, servers: int, every: Mapping[str, int]) -> Iterator[Engine]:
     """Fill a ledger with servers that are all due, and the log of a day with a result of each pair every ``every``
     slots."""
     began = time.perf_counter()
