@@ -106,7 +106,14 @@ class Agent:
             self._topics, probers, senders, lasting.counters, settings.log_level, on_config=self.configured.set
         )
         self._requests = Requests(
-            self.state.name, self._topics, self._context.rules, probers, lasting.counters, self.metrics, self._answer
+            self.state.name,
+            self._topics,
+            self._context.rules,
+            probers,
+            lasting.counters,
+            self.metrics,
+            lasting.gate,
+            self._answer,
         )
         self._control = ControlCommands(
             self.state.name, self.status, self._recheck, self._wake_all, self._reload, lasting.pause
@@ -169,7 +176,7 @@ class Agent:
 
     def status(self) -> Status:
         """Return the agent's status message."""
-        return online_status(self.pipelines)
+        return online_status(self.pipelines, traceroute=self.lasting.gate.able())
 
     def metrics(self) -> str:
         """Return the agent's metrics as Prometheus text."""
@@ -191,6 +198,7 @@ class Agent:
             lasting.counters,
             troubles,
             self._settings,
+            traceroute=lasting.gate.able(),
         )
         show_status(summary(made))
         try:

@@ -15,6 +15,7 @@ from agent.metrics import AgentCounters
 from agent.ntp.resolver import Resolver
 from agent.prober import Prober
 from agent.state import StateDirectory, state_error
+from agent.traceroute.gate import Gate
 from runtime.mqtt.session import BrokerSession
 from schema.limits import SPOOL_AGE
 from schema.names import IP_VERSIONS, IpVersion
@@ -29,6 +30,7 @@ class Lasting(msgspec.Struct, frozen=True):
     resolver: Resolver
     started: datetime
     pause: Pause
+    gate: Gate
 
 
 def keep(settings: DaemonSettings, directory: StateDirectory) -> Lasting:
@@ -42,7 +44,7 @@ def keep(settings: DaemonSettings, directory: StateDirectory) -> Lasting:
         spools = {ipv: Spool(directory.spool / ipv, max_bytes=half, max_age=age) for ipv in IP_VERSIONS}
     except OSError as error:
         raise state_error(str(directory.spool), error) from error
-    return Lasting(spools, AgentCounters(), ClockWatch(), Resolver(), datetime.now(UTC), Pause())
+    return Lasting(spools, AgentCounters(), ClockWatch(), Resolver(), datetime.now(UTC), Pause(), Gate())
 
 
 class Pipeline(msgspec.Struct, frozen=True):

@@ -1,4 +1,5 @@
-"""Answer operators' ad hoc requests to one agent: measure an address, or return the agent's metrics."""
+"""Answer operators' ad hoc requests to one agent: measure an address, trace the route to it, or return the agent's
+metrics."""
 
 import asyncio
 import logging
@@ -8,10 +9,12 @@ from typing import Final, Protocol
 from agent.metrics import AgentCounters
 from agent.ntp.measurement import best, to_result
 from agent.ntp.probe import Source, probe
-from agent.ntp.targets import TargetRefused, TargetRules
+from agent.ntp.targets import Target, TargetRefused, TargetRules
 from agent.prober import Prober
+from agent.traceroute.gate import Busy, Gate
 from runtime.mqtt.session import Incoming, NotConnected, PublishRefused
-from schema.messages import AdHocAnswer, AdHocRequest, Undecodable, decode, encode
+from schema.addresses import of_one_site
+from schema.messages import AdHocAnswer, AdHocRequest, Result, Trace, Undecodable, decode, encode
 from schema.names import IpVersion
 from schema.topics import Topics
 
@@ -25,6 +28,10 @@ MAX_PER_MINUTE: Final = 60
 
 TIMEOUT: Final = 2.0
 """Seconds to wait for each sample: three samples, two seconds apart, fit into the 8 s that a requester waits."""
+
+
+class _Declined(Exception):
+    """The request is not fulfilled; the message says why."""
 
 
 class Publish(Protocol):
@@ -44,6 +51,7 @@ class Requests:
         probers: dict[IpVersion, Prober],
         counters: AgentCounters,
         metrics: Callable[[], str],
+        gate: Gate,
         publish: Publish,
     ) -> None:
         self._name = name
@@ -52,6 +60,7 @@ class Requests:
         self._probers = probers
         self._counters = counters
         self._metrics = metrics
+        self._gate = gate
         self._publish = publish
         self._waiting: asyncio.Queue[tuple[str, Incoming]] = asyncio.Queue(maxsize=16)
         self._recent: list[float] = []
@@ -98,32 +107,74 @@ class Requests:
             log.exception("answer to ad hoc request could not be sent")
 
     async def _make(self, check: str, request: AdHocRequest) -> AdHocAnswer:
-        match check:
-            case "ntp":
-                return await self._ntp(request)
-            case "metrics":
-                return AdHocAnswer(id=request.id, metrics=self._metrics())
-        return AdHocAnswer(id=request.id, error=f"unknown check {check[:64]!r}: must be ntp or metrics")
-
-    async def _ntp(self, request: AdHocRequest) -> AdHocAnswer:
-        if request.ip is None:
-            return AdHocAnswer(id=request.id, error="ip: required for ntp")
         try:
-            target = self._rules.check(request.ip, request.port)
-        except TargetRefused as error:
+            match check:
+                case "ntp":
+                    return AdHocAnswer(id=request.id, result=await self._ntp(request))
+                case "traceroute":
+                    result, traces = await self._traceroute(request)
+                    return AdHocAnswer(id=request.id, result=result, traces=traces)
+                case "metrics":
+                    return AdHocAnswer(id=request.id, metrics=self._metrics())
+            raise _Declined(f"unknown check {check[:64]!r}: must be ntp, traceroute or metrics")
+        except (_Declined, TargetRefused) as error:
             return AdHocAnswer(id=request.id, error=str(error))
-        prober = self._probers[target.ipv]
-        if (reason := prober.why_not) is not None:
-            return AdHocAnswer(id=request.id, error=f"IP{target.ipv} does not probe: {reason}")
+
+    async def _ntp(self, request: AdHocRequest) -> Result:
+        target = self._target("ntp", request)
+        return await self._measure(target, self._source(target), request.samples)
+
+    async def _traceroute(self, request: AdHocRequest) -> tuple[Result, list[Trace]]:
+        """Trace the route to an address, and measure it, since few NTP servers answer the packets of a traceroute."""
+        target = self._target("traceroute", request)
+        source = self._source(target)
+        if any(of_one_site(target.ip, ours) for ours in self._addresses(target.ipv)):
+            raise _Declined(f"{target.ip} is in the network of this host")
+        # Not before it is needed: the daemon must stay small.
+        from agent.traceroute.tracer import CannotTrace, Useless, trace
+
+        try:
+            with self._gate.one():
+                log.info("tracing the route to %s for an operator", target.ip)
+                result = await self._measure(target, source, samples=1)
+                return result, await trace(target, None if source.foreign else source.address)
+        except Busy as error:
+            raise _Declined(f"busy: {error}") from None
+        except CannotTrace as error:
+            if isinstance(error, Useless):
+                self._gate.useless()
+            raise _Declined(str(error)) from None
+
+    def _target(self, check: str, request: AdHocRequest) -> Target:
+        """Return the address of a request, if it may be measured now.
+
+        Raises:
+            _Declined, TargetRefused: it may not.
+        """
+        if request.ip is None:
+            raise _Declined(f"ip: required for {check}")
+        target = self._rules.check(request.ip, request.port)
+        if (reason := self._probers[target.ipv].why_not) is not None:
+            raise _Declined(f"IP{target.ipv} does not probe: {reason}")
+        return target
+
+    async def _measure(self, target: Target, source: Source, samples: int) -> Result:
         if self._too_many():
-            return AdHocAnswer(id=request.id, error=f"busy: more than {MAX_PER_MINUTE} measurements in a minute")
-        config = prober.config
-        source = Source(None if config is None else config.nat_ip or config.ip)
-        samples = await probe(target, source, request.samples, TIMEOUT)
-        self._counters.count_samples(samples)
-        if (chosen := best(samples)).ours:
-            return AdHocAnswer(id=request.id, error=f"this host could not send: {chosen.error}")
-        return AdHocAnswer(id=request.id, result=to_result(0, target.ip, samples))
+            raise _Declined(f"busy: more than {MAX_PER_MINUTE} measurements in a minute")
+        taken = await probe(target, source, samples, TIMEOUT)
+        self._counters.count_samples(taken)
+        if (chosen := best(taken)).ours:
+            raise _Declined(f"this host could not send: {chosen.error}")
+        return to_result(0, target.ip, taken)
+
+    def _source(self, target: Target) -> Source:
+        config = self._probers[target.ipv].config
+        return Source(None if config is None else config.nat_ip or config.ip)
+
+    def _addresses(self, ipv: IpVersion) -> list[str]:
+        """Return this host's own addresses, as the pool has configured them."""
+        config = self._probers[ipv].config
+        return [] if config is None else [ip for ip in (config.ip, config.nat_ip) if ip]
 
     def _too_many(self) -> bool:
         now = asyncio.get_running_loop().time()

@@ -26,8 +26,8 @@ LAST_RESULTS = 10
 """Number of results in the report."""
 
 
-def online_status(pipelines: Pipelines) -> Status:
-    """Return the status message of a running agent."""
+def online_status(pipelines: Pipelines, *, traceroute: bool = False) -> Status:
+    """Return the status message of a running agent, which can trace routes or not."""
     states = {ipv: pipeline.prober.state() for ipv, pipeline in pipelines.items()}
     return Status(
         online=True,
@@ -40,6 +40,7 @@ def online_status(pipelines: Pipelines) -> Status:
             dropped_results=sum(pipeline.spool.counters.dropped_results for pipeline in pipelines.values()),
             set_aside=sum(pipeline.spool.counters.set_aside for pipeline in pipelines.values()),
         ),
+        traceroute=traceroute,
     )
 
 
@@ -74,6 +75,8 @@ def report(
     counters: AgentCounters,
     troubles: Sequence[str],
     settings: DaemonSettings,
+    *,
+    traceroute: bool = False,
 ) -> AgentReport:
     """Return the report for the ``status`` command; ``disconnected_because`` is ``None`` while connected."""
     stuck = (
@@ -90,7 +93,7 @@ def report(
         broker=broker,
         connected=disconnected_because is None,
         disconnected_because=disconnected_because,
-        status=online_status(pipelines),
+        status=online_status(pipelines, traceroute=traceroute),
         troubles=list(dict.fromkeys((*troubles, *filter(None, stuck)))),
         set_aside_torn=sum(pipeline.spool.counters.torn for pipeline in pipelines.values()),
         probes_unsent=counters.probes_unsent,

@@ -4,7 +4,7 @@ The list is our own, after IANA's registries of special-purpose addresses for IP
 The list in Python's ``ipaddress`` changes from version to version, and both sides must accept the same addresses. Pure.
 """
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 Address = IPv4Address | IPv6Address
@@ -64,6 +64,23 @@ def why_not_public(address: Address) -> str | None:
     if isinstance(address, IPv6Address) and (inner := _ipv4_within(address)):
         return next((f"{kind} ({ip}) in IPv6" for ip in inner if (kind := _kind(ip))), None)
     return _kind(address)
+
+
+_SITE_BITS: Final = {4: 24, 6: 48}
+"""Length of the prefix that addresses of one site have in common, as the rules for assignments assume."""
+
+
+def of_one_site(first: str, second: str) -> bool:
+    """Return whether two addresses are in the same /24 or /48.
+
+    Raises:
+        ValueError: one of them is not an address.
+    """
+    one, other = ip_address(first), ip_address(second)
+    if one.version != other.version:
+        return False
+    rest = one.max_prefixlen - _SITE_BITS[one.version]
+    return int(one) >> rest == int(other) >> rest
 
 
 def _kind(address: Address) -> str | None:

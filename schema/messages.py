@@ -188,6 +188,8 @@ class Status(Message, frozen=True, kw_only=True):
     version: str = ""
     protocols: dict[IpVersion, ProtocolState] = {}
     spool: SpoolState = SpoolState()
+    traceroute: bool = False
+    """Whether it can be asked for the route to an address: its host has a program for that."""
 
     def __post_init__(self) -> None:
         if self.ts is not None:
@@ -221,7 +223,7 @@ class OlderStatus(Message, frozen=True, kw_only=True):
 
 
 class AdHocRequest(Message, frozen=True, kw_only=True):
-    """Answer once on ``data/{name}/{id}``: with a measurement of ``ip``, or with the agent's metrics."""
+    """Answer once on ``data/{name}/{id}``: with a measurement of ``ip``, the route to it, or the agent's metrics."""
 
     id: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}(?!\\n)$")]
     ip: str | None = None
@@ -229,11 +231,55 @@ class AdHocRequest(Message, frozen=True, kw_only=True):
     samples: Annotated[int, Meta(ge=1, le=3)] = 1
 
 
+MAX_HOPS = 30
+"""Hops of a route that are tried, as most programs do."""
+
+MAX_HOP_PROBES = 3
+"""Packets for each hop."""
+
+
+class HopAnswer(Message, frozen=True, kw_only=True):
+    """An answer to one packet of a traceroute."""
+
+    ip: Annotated[str, Meta(min_length=2, max_length=45)]
+    """Who answered."""
+    rtt: Annotated[float, Meta(ge=0)] | None = None
+    """Seconds between packet and answer; None if the program does not say."""
+    note: Annotated[str, Meta(pattern="^![A-Z0-9<>-]{0,12}(?!\\n)$")] | None = None
+    """As programs write it: ``!H``, ``!N`` or ``!P``: host, network or protocol unreachable; ``!X``, ``!A`` or ``!Z``:
+    prohibited by a filter; ``!`` and a number: another code of ICMP's message."""
+
+
+class Hop(Message, frozen=True, kw_only=True):
+    """The answers to the packets that may pass so many routers."""
+
+    ttl: Annotated[int, Meta(ge=1, le=MAX_HOPS)]
+    answers: Annotated[list[HopAnswer | None], Meta(max_length=MAX_HOP_PROBES)]
+    """One for each packet, in the order of sending; None for one without an answer."""
+
+
+class Trace(Message, frozen=True, kw_only=True):
+    """The route to an address, as packets of one kind take it."""
+
+    method: Literal["udp", "icmp", "tcp"]
+    """``udp`` and ``tcp`` to port 123, ``icmp`` echo requests."""
+    hops: Annotated[list[Hop], Meta(max_length=MAX_HOPS)]
+    """In order, from 1 to the last one with an answer."""
+    tried: Annotated[int, Meta(ge=0, le=MAX_HOPS)]
+    """The last hop that was tried."""
+    reached: bool
+    """Whether the address itself has answered. NTP servers rarely do so by UDP, since these packets are no NTP."""
+    error: str | None = None
+    """Why the route may be incomplete."""
+
+
 class AdHocAnswer(Message, frozen=True, kw_only=True):
     """The answer to an :class:`AdHocRequest`."""
 
     id: str
     result: Result | None = None
+    traces: Annotated[list[Trace], Meta(max_length=3)] | None = None
+    """For ``traceroute``: the route by each method that was needed. ``result`` then says whether it answers NTP."""
     metrics: str | None = None
     """Prometheus text format."""
     error: str | None = None

@@ -31,7 +31,7 @@ PARAMETERS: Final = {
 VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "env": ENVIRONMENTS,
     "ipv": IP_VERSIONS,
-    "check": ("ntp", "metrics"),
+    "check": ("ntp", "traceroute", "metrics"),
     "service": ("api", "ingest", "notifier", "scorer", "selector"),
 }
 """The variable parts of a topic that have only a few values."""
@@ -139,7 +139,8 @@ CHANNELS: Final = (
         senders=_OPERATOR,
         receivers=_AGENT,
         examples=(examples.REQUEST,),
-        description="An ad hoc request: measure this address now (ntp), or return the metrics (metrics).",
+        description="An ad hoc request: measure this address now (ntp), trace the route to it (traceroute), or return "
+        "the metrics (metrics).",
         qos=0,
         answered_on="data",
     ),
@@ -148,7 +149,7 @@ CHANNELS: Final = (
         address=_T.data("{name}", "{id}"),
         senders=_AGENT,
         receivers=_OPERATOR,
-        examples=(examples.ANSWER, examples.PAUSED),
+        examples=(examples.ANSWER, examples.ROUTE, examples.PAUSED),
         description="An agent's answer to an ad hoc request (QoS 0) or to a control command (QoS 1).",
         qos=0,
         correlation="As in the answered message.",

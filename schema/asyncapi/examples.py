@@ -13,6 +13,8 @@ from schema.messages import (
     BatchRefused,
     ControlAnswer,
     ControlCommand,
+    Hop,
+    HopAnswer,
     MessageRejected,
     MonitorConfig,
     OlderStatus,
@@ -26,6 +28,7 @@ from schema.messages import (
     ScoreComputed,
     SpoolState,
     Status,
+    Trace,
 )
 
 NAME: Final = "nlams1-4xhq2c9.test.mon.example"
@@ -75,12 +78,31 @@ STATUS: Final = Status(
         ),
     },
     spool=SpoolState(batches=1, bytes=812),
+    traceroute=True,
 )
 OLDER_STATUS: Final = OlderStatus(
     online=True, version=OlderVersion(number="v4.1.5"), ts=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 )
 REQUEST: Final = AdHocRequest(id="a1", ip="192.0.2.10")
 ANSWER: Final = AdHocAnswer(id="a1", result=RESULT)
+ROUTE: Final = AdHocAnswer(
+    id="a2",
+    result=SILENCE,
+    traces=[
+        Trace(
+            method="udp",
+            hops=[
+                Hop(
+                    ttl=1,
+                    answers=[HopAnswer(ip="198.51.100.1", rtt=0.000412), HopAnswer(ip="198.51.100.1", rtt=0.0004)],
+                ),
+                Hop(ttl=2, answers=[None, HopAnswer(ip="203.0.113.9", rtt=0.0041, note="!X")]),
+            ],
+            tried=2,
+            reached=False,
+        )
+    ],
+)
 PAUSE: Final = ControlCommand(command="pause")
 PAUSED: Final = ControlAnswer(ok=True, service=NAME, command="pause", details={"paused": True})
 RESCORE: Final = ControlCommand(command="rescore", server_id=42)

@@ -14,14 +14,19 @@ from agent.ntp.measurement import Sample
 from agent.ntp.probe import Source
 from agent.ntp.targets import Target, TargetRules
 from agent.requests import MAX_AT_ONCE, MAX_PER_MINUTE, TIMEOUT, Requests
+from agent.traceroute import tracer
+from agent.traceroute.gate import Gate
 from runtime.mqtt.session import Incoming, NotConnected, PublishRefused
-from schema.messages import AdHocAnswer, AdHocRequest, decode, encode
+from schema.messages import AdHocAnswer, AdHocRequest, Hop, HopAnswer, Trace, decode, encode
 from schema.topics import Topics
 
 TOPICS = Topics("prod")
 NAME = "a.mon.example"
 OURS = TOPICS.data(NAME, "")
 SERVER = "9.9.9.9"
+ROUTE = [
+    Trace(method="udp", hops=[Hop(ttl=1, answers=[HopAnswer(ip="192.0.2.254", rtt=0.001)])], tried=30, reached=False)
+]
 
 
 class Agent:
@@ -38,10 +43,22 @@ class Agent:
         self.refuses: Exception | None = None
         self.config = SimpleNamespace(ip="192.0.2.1", nat_ip=None)
         self.prober = SimpleNamespace(why_not=None, config=self.config)
+        self.now = 1000.0
+        self.gate = Gate(lambda: self.now)
+        self.traced: list[tuple[Target, str | None]] = []
+        self.cannot: Exception | None = None
         monkeypatch.setattr(requests, "probe", self._probe)
+        monkeypatch.setattr(tracer, "trace", self._trace)
         probers = {"v4": self.prober, "v6": SimpleNamespace(why_not="not configured by the pool", config=None)}
         self.adhoc = Requests(
-            NAME, TOPICS, TargetRules("prod"), cast(Any, probers), self.counters, lambda: "metric 1\n", self._publish
+            NAME,
+            TOPICS,
+            TargetRules("prod"),
+            cast(Any, probers),
+            self.counters,
+            lambda: "metric 1\n",
+            self.gate,
+            self._publish,
         )
 
     def passes(self, seconds: float) -> None:
@@ -52,6 +69,12 @@ class Agent:
         self.probes.append((target, source, samples, timeout))
         await self.release.wait()
         return [Sample(sent_at=1, network_error=self.error, ours=self.ours)] * samples
+
+    async def _trace(self, target: Target, source: str | None) -> list[Trace]:
+        self.traced.append((target, source))
+        if self.cannot is not None:
+            raise self.cannot
+        return ROUTE
 
     async def _publish(self, topic: str, payload: bytes, *, qos: int, correlation: bytes | None) -> None:
         assert qos == 0
@@ -159,14 +182,20 @@ async def test_answers_are_published_below_the_agents_own_topic_only(
         ("ntp", "127.0.0.1", "127.0.0.1 is not a public address: a loopback address"),
         ("ntp", "time.example", "'time.example' is not an IP address"),
         ("ntp", "2620:fe::fe", "IPv6 does not probe: not configured by the pool"),
-        ("dance", SERVER, "unknown check 'dance': must be ntp or metrics"),
+        ("traceroute", None, "ip: required for traceroute"),
+        ("traceroute", "127.0.0.1", "127.0.0.1 is not a public address: a loopback address"),
+        ("traceroute", "10.1.2.3", "10.1.2.3 is not a public address: a private address"),
+        ("traceroute", "224.0.1.1", "224.0.1.1 is not a public address: a multicast address"),
+        ("traceroute", "-f", "'-f' is not an IP address"),
+        ("traceroute", "2620:fe::fe", "IPv6 does not probe: not configured by the pool"),
+        ("dance", SERVER, "unknown check 'dance': must be ntp, traceroute or metrics"),
     ],
 )
 async def test_impossible_requests_are_answered_with_the_reason(
     agent: Agent, check: str, ip: str | None, error: str
 ) -> None:
     answer = await agent.answers(check, ip)
-    assert (answer.error, answer.result, agent.probes) == (error, None, [])
+    assert (answer.error, answer.result, agent.probes, agent.traced) == (error, None, [], [])
 
 
 async def test_requests_are_refused_while_the_protocol_does_not_probe(agent: Agent) -> None:
@@ -217,3 +246,56 @@ async def test_requests_beyond_the_queue_limit_are_dropped_and_logged(
     await agent.settle()
     assert len(agent.sent) == 16
     assert "dropped" in caplog.text
+
+
+# ---- traceroute ------------------------------------------------------------------------------------------------------
+
+
+async def test_route_is_traced_from_the_same_address_and_the_server_is_measured(agent: Agent) -> None:
+    answer = await agent.answers("traceroute")
+    assert answer.traces == ROUTE and answer.result is not None and answer.result.no_response
+    assert agent.traced == [(Target(SERVER, 123, "v4"), "192.0.2.1")]
+    assert [(samples, timeout) for _, _, samples, timeout in agent.probes] == [(1, TIMEOUT)]
+    assert agent.counters.samples_sent == 1
+
+
+async def test_routes_are_limited_by_the_agent_itself(agent: Agent) -> None:
+    await agent.answers("traceroute")
+    agent.now += 9
+    assert (await agent.answers("traceroute")).error == "busy: a traceroute began less than 10 seconds ago"
+    agent.now += 1
+    agent.release.clear()
+    agent.ask("traceroute", number=1)
+    await agent.settle()
+    agent.now += 60
+    assert (await agent.answers("traceroute")).error == "busy: another traceroute is running"
+    agent.release.set()
+    await agent.settle()
+    assert len(agent.traced) == 2
+
+
+@pytest.mark.parametrize(("field", "address"), [("ip", "9.9.9.200"), ("nat_ip", "9.9.9.1")])
+async def test_routes_into_the_hosts_own_network_are_refused(agent: Agent, field: str, address: str) -> None:
+    setattr(agent.config, field, address)
+    assert (await agent.answers("traceroute")).error == f"{SERVER} is in the network of this host"
+    assert (agent.traced, agent.probes) == ([], [])
+
+
+async def test_an_agent_without_a_usable_program_says_so_and_no_longer_offers_it(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(agent.gate, "useless", lambda: told.append(True))
+    agent.cannot = tracer.CannotTrace("udp: connect: Network is unreachable")
+    answer = await agent.answers("traceroute")
+    assert (answer.error, answer.result, told) == ("udp: connect: Network is unreachable", None, [])
+    agent.now += 10
+    agent.cannot = tracer.Useless("/usr/bin/traceroute lacks the rights of root")
+    assert (await agent.answers("traceroute")).error == "/usr/bin/traceroute lacks the rights of root"
+    assert told == [True]
+
+
+async def test_a_host_that_cannot_send_traces_no_route(agent: Agent) -> None:
+    agent.error, agent.ours = "unreachable", True
+    assert (await agent.answers("traceroute")).error == "this host could not send: network: unreachable"
+    assert agent.traced == []

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from schema.addresses import why_not_public
+from schema.addresses import of_one_site, why_not_public
 
 PUBLIC = [
     "1.1.1.1",
@@ -145,3 +145,17 @@ def test_public_addresses_are_recognised(text: str) -> None:
 @pytest.mark.parametrize("text", NOT_PUBLIC)
 def test_other_addresses_are_recognised_with_the_reason(text: str) -> None:
     assert NOT_PUBLIC[text] in (why_not_public(ip_address(text)) or "public")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("9.9.9.1", "9.9.9.255", True),
+        ("9.9.9.1", "9.9.8.1", False),
+        ("2620:fe:0:1::1", "2620:fe:0:ffff::1", True),
+        ("2620:fe:0:1::1", "2620:fe:1:1::1", False),
+        ("0.0.0.1", "::1", False),
+    ],
+)
+def test_a_site_has_a_24_or_a_48(first: str, second: str, same: bool) -> None:
+    assert of_one_site(first, second) is of_one_site(second, first) is same
