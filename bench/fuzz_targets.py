@@ -15,8 +15,11 @@ from agent.ntp.packet import SIZE, parse, request
 from agent.ntp.timestamps import from_unix_ns
 from agent.settings import ConfigurationError, read_defaults
 from agent.state import State, StateDirectory, StateError
+from agent.traceroute.parse import NotARoute, parse_route
+from api.ops.replies import MAX_ROUTE, BadAnswer, route_of
 from ingest.messages import Presence, Submission, read_results, read_status
 from ingest.validate import impossible
+from ops.route_lines import route_lines
 from runtime.db.dsn import InvalidDsn, parse_dsn
 from runtime.mqtt.token_life import seconds_to_renewal
 from runtime.mqtt.types import Incoming
@@ -58,6 +61,8 @@ def targets(directory: Path) -> tuple[Target, ...]:
         Target("dsn", _dsns(), _feed_dsn),
         Target("names-and-topics", _topics(), _feed_topic),
         Target("token-claims", _tokens(), _feed_token),
+        Target("traceroute", _routes(), _feed_route),
+        Target("route-in-an-answer", (_answer_with_route(),), _feed_answer_with_route),
     )
 
 
@@ -115,6 +120,42 @@ def _feed_results(data: bytes) -> None:
         for result in read.batch.results:
             if impossible(result, NOW) is None and not -1000 < next_score(0.0, step(result)) <= 20:
                 raise Broken("an impossible score")
+
+
+# ---- routes ---------------------------------------------------------------------------------------------------------
+
+
+def _routes() -> tuple[bytes, ...]:
+    return (
+        b"traceroute to 9.9.9.9 (9.9.9.9), 30 hops max\n 1  192.0.2.1  0.048 ms *\n 2  9.9.9.9  1.5 ms !X  2 ms\n",
+        b" 1  *\n  2   192.0.2.1  0.007ms  0.001ms !H \n    192.0.2.2  7.1ms\n",
+    )
+
+
+def _feed_route(data: bytes) -> None:
+    try:
+        route = parse_route(data.decode("ascii", "replace"), "9.9.9.9", complete=len(data) % 2 == 0)
+    except NotARoute:
+        return
+    if route.tried > messages.MAX_HOPS or [hop.ttl for hop in route.hops] != list(range(1, len(route.hops) + 1)):
+        raise Broken("hops that are none")
+
+
+def _answer_with_route() -> bytes:
+    made = messages.Result(server_id=0, ip="9.9.9.9", ts=NOW, no_response=True, sent=1)
+    hop = messages.Hop(ttl=1, answers=[messages.HopAnswer(ip="192.0.2.1", rtt=0.001, note="!X"), None])
+    trace = messages.Trace(method="udp", hops=[hop], tried=30, reached=False, error="stopped after 8 s")
+    return messages.encode(messages.AdHocAnswer(id="a", result=made, traces=[trace]))
+
+
+def _feed_answer_with_route(data: bytes) -> None:
+    try:
+        _, traces = route_of(data, "a", "9.9.9.9")
+    except BadAnswer:
+        return
+    text = "\n".join(route_lines(traces))
+    if len(traces) > 3 or len(text) > MAX_ROUTE:
+        raise Broken("a route that is too long")
 
 
 # ---- the agent's files and packets ---------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from schema.tables import (
     monitor_hours,
     rejected_messages,
     result_batches,
+    server_traceroutes,
 )
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,9 @@ CHANGES_MEMORY: Final = timedelta(days=90)
 
 CERTIFICATES_MEMORY: Final = timedelta(days=90)
 """Retention of certificates that have ended, for operators who ask who had one."""
+
+ROUTES_MEMORY: Final = timedelta(days=15)
+"""Retention of routes to servers, as long as that of the results that they explain."""
 
 LOG_DAYS: Final = 15
 """Default retention of log rows in days, in a ledger that this project created."""
@@ -109,6 +113,7 @@ def expiring(kept_of_log_scores: timedelta | None) -> list[Expiring]:
         Expiring(assignment_changes, assignment_changes.c.changed_on, CHANGES_MEMORY),
         Expiring(certificates, certificates.c.not_after, CERTIFICATES_MEMORY),
         Expiring(monitor_hours, monitor_hours.c.hour, HEALTH_MEMORY),
+        Expiring(server_traceroutes, server_traceroutes.c.traced_on, ROUTES_MEMORY),
     ]
     return ours if kept_of_log_scores is None else [Expiring(log_scores, log_scores.c.ts, kept_of_log_scores), *ours]
 

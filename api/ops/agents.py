@@ -12,6 +12,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from schema.addresses import of_one_site
 from schema.limits import MONITOR_GONE
 from schema.messages import LIVE, MonitorStatus, ProtocolState, SpoolState, Status, Undecodable, decode
 from schema.names import Environment, InvalidName, IpVersion, check_monitor_name, short_name
@@ -57,6 +58,8 @@ class Agent:
     """Arrival of its last status."""
     spool: SpoolState
     protocols: Mapping[IpVersion, Protocol]
+    traceroute: bool
+    """Whether its host has a program that traces routes, as the agent says."""
 
     @property
     def place(self) -> str:
@@ -86,6 +89,15 @@ class Agent:
         if protocol.state is None:
             return f"does not use {_IN_WORDS[ipv]} yet"
         return None if protocol.state.probing else f"does not probe: {protocol.state.why_not or 'no reason given'}"
+
+    def why_no_route(self, ip: str, ipv: IpVersion) -> str | None:
+        """Return why it cannot trace the route to an address now; ``None`` if it can."""
+        if (unable := self.why_not(ipv)) is not None:
+            return unable
+        if not self.traceroute:
+            return "has no traceroute program"
+        own = self.protocols[ipv].address
+        return "is in the network of this address" if own is not None and of_one_site(own, ip) else None
 
 
 def read_agents(connection: Connection, env: Environment, now: datetime, name: str | None = None) -> list[Agent]:
@@ -156,6 +168,7 @@ def _agent(name: str, rows: Sequence[sa.Row[Any]], now: datetime) -> Agent:
             row.ip_version: Protocol(row.id, row.ip, row.status, row.last_submit, said.protocols.get(row.ip_version))
             for row in rows
         },
+        traceroute=said.traceroute,
     )
 
 

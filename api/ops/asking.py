@@ -69,7 +69,7 @@ class Question:
     """A request to an agent, before it has an id."""
 
     check: str
-    """Last part of the topic: ``ntp`` or ``metrics``."""
+    """Last part of the topic: ``ntp``, ``traceroute`` or ``metrics``."""
     ip: str | None = None
     port: int = 123
     samples: int = 1

@@ -1,4 +1,5 @@
-"""Measure an address now, by several monitors: choose them, ask their agents, and judge the answers as they come.
+"""Measure an address now, or trace the routes to it, by several monitors: choose them, ask their agents, and judge the
+answers as they come.
 
 For the API and for the command line alike.
 """
@@ -8,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -16,9 +17,9 @@ from sqlalchemy.engine import Connection
 from api.ops.agents import Agent, read_agents, the_agent
 from api.ops.asking import Answering, Question, Reply, Session, asking
 from api.ops.choice import Candidate, near_and_far
-from api.ops.replies import BadAnswer, result_of
+from api.ops.replies import BadAnswer, result_of, route_of
 from api.ops.target import Target, port_of
-from schema.messages import Result
+from schema.messages import Result, Trace
 from schema.names import Environment
 from schema.tables import log_scores, servers
 from schema.topics import Topics
@@ -27,10 +28,18 @@ CHECK_WITHIN: Final = 7.5
 """Seconds from the request to the last answer. Agents need 6 for three samples (``agent.requests.TIMEOUT``), and the
 requester has the answer within 8."""
 
+TRACEROUTE_WITHIN: Final = 22.0
+"""The same for routes. Agents need 20: 2 to measure (``agent.requests.TIMEOUT``), 18 to trace
+(``agent.traceroute.tracer.WITHIN``)."""
+
 MOST_MONITORS: Final = 12
 """Maximum monitors for one check, so that it cannot flood a server."""
 
-USUAL_MONITORS: Final = 6
+Kind = Literal["ntp", "traceroute"]
+
+USUAL_MONITORS: Final[Mapping[Kind, int]] = {"ntp": 6, "traceroute": 3}
+"""How many are chosen unless the operator says otherwise; a route is some lines to read."""
+
 MOST_SAMPLES: Final = 3
 """Maximum samples that an agent sends on request (``schema.messages.AdHocRequest``)."""
 
@@ -48,9 +57,17 @@ class Wanted:
     target: Target
     names: tuple[str, ...] = ()
     """Full or short names of monitors; empty to choose them."""
-    monitors: int = USUAL_MONITORS
+    monitors: int = USUAL_MONITORS["ntp"]
     """How many to choose."""
     samples: int = MOST_SAMPLES
+    """Packets of each; one while it traces the route."""
+    kind: Kind = "ntp"
+
+    def why_not(self, agent: Agent) -> str | None:
+        """Return why an agent cannot do it now; ``None`` if it can."""
+        if self.kind == "traceroute":
+            return agent.why_no_route(self.target.ip, self.target.ipv)
+        return agent.why_not(self.target.ipv)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +78,8 @@ class Finding:
     usual_rtt: float | None = None
     """Shortest round-trip time to the address within a day before, in seconds."""
     result: Result | None = None
+    traces: Sequence[Trace] | None = None
+    """The route, by each method that was needed, if it was asked for."""
     said: str | None = None
     """Why there is no result, to follow the monitor's name."""
 
@@ -100,15 +119,23 @@ def plan_check(connection: Connection, env: Environment, wanted: Wanted, now: da
     rtts = {} if server is None else _usual_rtts(connection, server.id, now)
     if wanted.names:
         named = {agent.name: agent for agent in (the_agent(agents, name) for name in wanted.names)}
-        chosen = [_candidate(one, target, rtts) for one in named.values() if one.why_not(target.ipv) is None]
-        unfit = [Finding(name, said=why) for name, one in named.items() if (why := one.why_not(target.ipv)) is not None]
+        chosen = [_candidate(one, target, rtts) for one in named.values() if wanted.why_not(one) is None]
+        unfit = [Finding(name, said=why) for name, one in named.items() if (why := wanted.why_not(one)) is not None]
     else:
-        able = [_candidate(one, target, rtts) for one in agents if one.why_not(target.ipv) is None]
+        able = [_candidate(one, target, rtts) for one in agents if wanted.why_not(one) is None]
         chosen, unfit = near_and_far(able, wanted.monitors, chance), []
         if not chosen:
-            raise NoMonitor(f"No monitor can measure {target.ip} now: none that is connected probes by IP{target.ipv}.")
+            raise NoMonitor(_none_can(wanted))
     port = port_of(env, "" if server is None else server.flags)
     return Plan(wanted, port, None if server is None else server.id, chosen, unfit)
+
+
+def _none_can(wanted: Wanted) -> str:
+    target = wanted.target
+    connected = f"none that is connected probes by IP{target.ipv}"
+    if wanted.kind == "traceroute":
+        return f"No monitor can trace the route to {target.ip} now: {connected} and has a traceroute program."
+    return f"No monitor can measure {target.ip} now: {connected}."
 
 
 def _candidate(agent: Agent, target: Target, rtts: Mapping[int, float]) -> Candidate:
@@ -133,13 +160,13 @@ async def checking(
     """Ask the monitors of a plan; the findings come within the ``with`` block, one for each monitor.
 
     Args:
-        deadline: by the event loop's clock; see :data:`CHECK_WITHIN`.
+        deadline: by the event loop's clock; see :data:`CHECK_WITHIN` and :data:`TRACEROUTE_WITHIN`.
 
     Raises:
         BrokerAway: the broker is unavailable; no agent was asked.
     """
     wanted = plan.wanted
-    question = Question("ntp", wanted.target.ip, plan.port, wanted.samples)
+    question = Question(wanted.kind, wanted.target.ip, plan.port, wanted.samples)
     async with asking(session, topics, question, plan.names, deadline) as answering:
         yield _findings(plan, answering)
 
@@ -149,13 +176,15 @@ async def _findings(plan: Plan, answering: Answering) -> AsyncIterator[Finding]:
         yield unfit
     usual = {one.name: one.usual_rtt for one in plan.chosen}
     async for reply in answering.replies:
-        yield _judge(reply, answering.key, plan.wanted.target.ip, usual[reply.name])
+        yield _judge(reply, answering.key, plan.wanted, usual[reply.name])
 
 
-def _judge(reply: Reply, key: str, ip: str, usual_rtt: float | None) -> Finding:
+def _judge(reply: Reply, key: str, wanted: Wanted, usual_rtt: float | None) -> Finding:
     if reply.payload is None:
         return Finding(reply.name, usual_rtt, said=reply.why)
     try:
-        return Finding(reply.name, usual_rtt, result_of(reply.payload, key, ip))
+        if wanted.kind == "traceroute":
+            return Finding(reply.name, usual_rtt, *route_of(reply.payload, key, wanted.target.ip))
+        return Finding(reply.name, usual_rtt, result_of(reply.payload, key, wanted.target.ip))
     except BadAnswer as error:
         return Finding(reply.name, usual_rtt, said=str(error))

@@ -9,21 +9,32 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final, TypeVar
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from starlette.concurrency import run_in_threadpool
 
 from api.answers import Declined
 from api.ops.agents import Agent, UnknownMonitor, read_agents, the_agent
 from api.ops.asking import BrokerAway, Question, Session, asking
-from api.ops.check import CHECK_WITHIN, NoMonitor, Plan, Wanted, checking, plan_check
-from api.ops.limits import CHECKS_AT_ONCE, CHECKS_PER_MINUTE, WAITING_AT_ONCE, Full, PerMinute, Places
+from api.ops.check import CHECK_WITHIN, TRACEROUTE_WITHIN, Finding, NoMonitor, Plan, Wanted, checking, plan_check
+from api.ops.kept_routes import KeptRoute, keep_route, read_routes
+from api.ops.limits import (
+    CHECKS_AT_ONCE,
+    CHECKS_PER_MINUTE,
+    TRACEROUTES_AT_ONCE,
+    WAITING_AT_ONCE,
+    Full,
+    PerMinute,
+    Places,
+)
 from api.ops.messages import end_line, finding_line, plan_line
 from api.ops.operators import Operator
 from api.ops.replies import BadAnswer, metrics_of
 from api.ops.stream import Write
-from api.ops.target import WrongTarget
+from api.ops.target import Target, WrongTarget
 from api.services import Services
-from runtime.db.engine import reading, to_db
+from runtime.db.engine import reading, to_db, transaction
+from schema.tables import servers
 from schema.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -44,8 +55,10 @@ class Desk:
     topics: Topics
     metrics_within: float = METRICS_WITHIN
     check_within: float = CHECK_WITHIN
+    traceroute_within: float = TRACEROUTE_WITHIN
     waiting: Places = field(default_factory=lambda: Places(WAITING_AT_ONCE))
     checks: Places = field(default_factory=lambda: Places(CHECKS_AT_ONCE))
+    traceroutes: Places = field(default_factory=lambda: Places(TRACEROUTES_AT_ONCE))
     begun: PerMinute = field(default_factory=lambda: PerMinute(CHECKS_PER_MINUTE, monotonic))
     chance: random.Random = field(default_factory=random.Random)
 
@@ -86,23 +99,53 @@ class Desk:
             raise Declined(429, "too_many_checks", words, {"Retry-After": str(int(seconds) + 1)})
 
     async def check(self, operator: Operator, wanted: Wanted, write: Write) -> None:
-        """Measure an address, and write what each monitor finds as soon as it is known.
+        """Measure an address, or trace the routes to it, and write what each monitor finds as soon as it is known.
 
         Raises:
             Declined: no agent was asked, and nothing was written.
         """
-        with declining(), self.waiting.one(), self.checks.one():
-            deadline = asyncio.get_running_loop().time() + self.check_within
+        is_route = wanted.kind == "traceroute"
+        places, within = (self.traceroutes, self.traceroute_within) if is_route else (self.checks, self.check_within)
+        with declining(), self.waiting.one(), places.one():
+            deadline = asyncio.get_running_loop().time() + within
             plan = await run_in_threadpool(self.plan, wanted)
             names = ", ".join(plan.names) or "none, since no named monitor can measure now"
-            log.info("check of %s by %s: asking %s", wanted.target.ip, operator.label, names)
-            measured = 0
+            what = "traceroute to" if is_route else "check of"
+            log.info("%s %s by %s: asking %s", what, wanted.target.ip, operator.label, names)
+            found = kept = 0
             async with checking(self.session, self.topics, plan, deadline) as findings:
                 await write(plan_line(plan))
                 async for finding in findings:
-                    measured += finding.result is not None
+                    found += finding.result is not None
+                    # First, so that a route is kept although the client leaves.
+                    kept += is_route and await run_in_threadpool(self._keep, plan, finding)
                     await write(finding_line(finding))
-                await write(end_line(len(plan.chosen) + len(plan.unfit), measured))
+                await write(end_line(plan, found, kept))
+
+    def _keep(self, plan: Plan, finding: Finding) -> bool:
+        """Store a route; return whether it was stored. Blocks."""
+        try:
+            now = to_db(self.services.now())
+            return transaction(self.services.engine, lambda connection: keep_route(connection, plan, finding, now))
+        except Exception:
+            # The operator gets the route nevertheless.
+            log.exception("the route from %s to %s could not be stored", finding.monitor, plan.wanted.target.ip)
+            return False
+
+    def kept_routes(self, target: Target, most: int) -> list[KeptRoute]:
+        """Return the latest routes to the server at an address, newest first. Blocks.
+
+        Raises:
+            Declined: there is no such server.
+        """
+
+        def read(connection: Connection) -> list[KeptRoute] | None:
+            server_id = connection.scalar(sa.select(servers.c.id).where(servers.c.ip == target.ip))
+            return None if server_id is None else read_routes(connection, server_id, most)
+
+        if (found := self._read(read)) is None:
+            raise Declined(404, "server", f"There is no server at {target.ip}.")
+        return found
 
     def _agent(self, name: str) -> Agent:
         found = the_agent(self._agents(name), name)

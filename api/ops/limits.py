@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Final
 
 CHECKS_PER_MINUTE: Final = 10
-"""Maximum checks that one operator may begin within a minute at each process of the API."""
+"""Maximum checks, with those of routes, that one operator may begin within a minute at each process of the API."""
 
 WAITING_AT_ONCE: Final = 8
 """Maximum requests that wait for agents at once: half of those that may run (``api.edge.AT_ONCE``), so hosts always
@@ -18,6 +18,9 @@ have the other half."""
 
 CHECKS_AT_ONCE: Final = 3
 """Maximum checks at once, of all operators; they are some of those that wait."""
+
+TRACEROUTES_AT_ONCE: Final = 2
+"""The same for routes, which take longer; they have their own places, so they delay no other check."""
 
 _MINUTE: Final = 60.0
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from api.ops.agents import Agent, Protocol
 from api.ops.check import Finding, Plan
+from api.ops.kept_routes import KeptRoute
 from runtime.db.engine import from_db
 from runtime.printable import printable_json
 
@@ -103,8 +104,9 @@ def plan_line(plan: Plan) -> str:
     """Return the first line of a check's answer: what is measured, and by whom."""
     wanted = plan.wanted
     asked = [{"monitor": one.name, "usual_rtt": one.usual_rtt} for one in plan.chosen]
-    about = {"check": "ntp", "ip": wanted.target.ip, "port": plan.port, "server_id": plan.server_id}
-    return printable_json({**about, "samples": wanted.samples, "asked": asked})
+    about = {"check": wanted.kind, "ip": wanted.target.ip, "port": plan.port, "server_id": plan.server_id}
+    packets = {"samples": wanted.samples} if wanted.kind == "ntp" else {}
+    return printable_json({**about, **packets, "asked": asked})
 
 
 def finding_line(finding: Finding) -> str:
@@ -117,13 +119,38 @@ def finding_fields(finding: Finding) -> Mapping[str, Any]:
     result = None if finding.result is None else msgspec.to_builtins(finding.result)
     if result is not None:
         del result["server_id"]  # the agent does not know it
+    traces = {} if finding.traces is None else {"traces": msgspec.to_builtins(finding.traces)}
     said = {} if finding.said is None else {"said": f"{finding.monitor} {finding.said}"}
-    return {"monitor": finding.monitor, "usual_rtt": finding.usual_rtt, "result": result, **said}
+    return {"monitor": finding.monitor, "usual_rtt": finding.usual_rtt, "result": result, **traces, **said}
 
 
-def end_line(asked: int, measured: int) -> str:
-    """Return the last line of a check's answer, without which it is not complete."""
-    return printable_json({"asked": asked, "measured": measured})
+def end_line(plan: Plan, found: int, kept: int = 0) -> str:
+    """Return the last line of a check's answer, without which it is not complete.
+
+    Args:
+        found: how many monitors measured, or traced the route.
+        kept: how many routes were stored.
+    """
+    asked = len(plan.chosen) + len(plan.unfit)
+    if plan.wanted.kind == "traceroute":
+        return printable_json({"asked": asked, "traced": found, "kept": kept})
+    return printable_json({"asked": asked, "measured": found})
+
+
+def kept_route_fields(kept: KeptRoute) -> Mapping[str, Any]:
+    """Return a route that was stored, for JSON."""
+    return {
+        "monitor": kept.monitor,
+        "ip": kept.ip,
+        "traced_on": from_db(kept.traced_on).isoformat().replace("+00:00", "Z"),
+        "answered": kept.answered,
+        "traces": msgspec.to_builtins(kept.traces),
+    }
+
+
+def kept_routes_json(kept: Sequence[KeptRoute]) -> str:
+    """Return stored routes as a JSON list, in ASCII without control characters."""
+    return printable_json([kept_route_fields(one) for one in kept])
 
 
 def _aware(moment: datetime | None) -> datetime | None:

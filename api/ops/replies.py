@@ -8,10 +8,15 @@ import re
 from ipaddress import ip_address
 from typing import Final
 
-from schema.messages import AdHocAnswer, Result, Undecodable, decode
+import msgspec
+
+from schema.messages import AdHocAnswer, Result, Trace, Undecodable, decode
 
 MAX_ANSWER: Final = 8 * 1024
 """Bytes of an answer with a result, which has less than one."""
+
+MAX_ROUTE: Final = 32 * 1024
+"""Bytes of an answer with a route, which has less than 25 thousand: three methods, 30 hops, two or three answers."""
 
 MAX_METRICS: Final = 128 * 1024
 """Bytes of an answer with metrics, which has less than ten thousand."""
@@ -48,11 +53,58 @@ def result_of(payload: bytes, answer_id: str, ip: str) -> Result:
     answer = _decode(payload, answer_id, MAX_ANSWER)
     if answer.error is not None:
         raise BadAnswer(f"did not measure: {cut(answer.error)}")
+    return _result(answer, ip)
+
+
+def route_of(payload: bytes, answer_id: str, ip: str) -> tuple[Result, list[Trace]]:
+    """Return the measurement of ``ip``, and the route to it by each method, in an agent's answer.
+
+    Raises:
+        BadAnswer: it is invalid, or the agent did not trace the route.
+    """
+    answer = _decode(payload, answer_id, MAX_ROUTE)
+    if answer.error is not None:
+        raise BadAnswer(f"did not trace the route: {cut(answer.error)}")
+    if not answer.traces:
+        raise BadAnswer("answered without a route")
+    if len({trace.method for trace in answer.traces}) < len(answer.traces):
+        raise BadAnswer("answered with two routes by one method")
+    if not all(map(_is_possible_route, answer.traces)):
+        raise BadAnswer("answered with an impossible route")
+    return _result(answer, ip), [_checked(trace, ip) for trace in answer.traces]
+
+
+def _result(answer: AdHocAnswer, ip: str) -> Result:
     if answer.result is None:
         raise BadAnswer("answered without a result")
     if (wrong := _impossible(answer.result, ip)) is not None:
         raise BadAnswer(f"answered with an impossible {wrong}")
     return answer.result
+
+
+def _is_possible_route(trace: Trace) -> bool:
+    ttls = [hop.ttl for hop in trace.hops]
+    answers = [answer for hop in trace.hops for answer in hop.answers if answer is not None]
+    return (
+        ttls == list(range(1, len(ttls) + 1))
+        and len(ttls) <= trace.tried
+        and all(_is_address(answer.ip) and (answer.rtt or 0) <= _FARTHEST for answer in answers)
+    )
+
+
+def _checked(trace: Trace, ip: str) -> Trace:
+    """Return a route with a bounded text, and our own judgement whether it ends at the address."""
+    answers = (answer for hop in trace.hops for answer in hop.answers if answer is not None)
+    reached = any(_is_same(answer.ip, ip) for answer in answers)
+    return msgspec.structs.replace(trace, reached=reached, error=None if trace.error is None else cut(trace.error))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text
 
 
 def metrics_of(payload: bytes, answer_id: str) -> str:

@@ -1,6 +1,6 @@
 """Serve operators' programs below ``/ops``: every route needs an operator's key."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Final
 
@@ -9,15 +9,37 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from api.answers import NO_STORE, Declined
-from api.ops.check import MOST_MONITORS, MOST_SAMPLES, USUAL_MONITORS, Wanted
-from api.ops.described import CHECK_PARAMETERS, LINES, METRICS_TEXT, METRICS_TYPE, NAME_PARAMETER, answers
+from api.ops.check import MOST_MONITORS, MOST_SAMPLES, USUAL_MONITORS, Kind, Wanted
+from api.ops.described import (
+    CHECK_PARAMETERS,
+    KEPT_ROUTES,
+    KEPT_ROUTES_PARAMETERS,
+    LINES,
+    METRICS_TEXT,
+    METRICS_TYPE,
+    MOST_ROUTES,
+    NAME_PARAMETER,
+    ROUTE_LINES,
+    TRACEROUTE_PARAMETERS,
+    USUAL_ROUTES,
+    answers,
+)
 from api.ops.desk import Desk, declining
-from api.ops.messages import METRICS_PATH, OnlineMonitor, TargetGroup, as_json_list, online_monitor, target_group
+from api.ops.messages import (
+    METRICS_PATH,
+    OnlineMonitor,
+    TargetGroup,
+    as_json_list,
+    kept_routes_json,
+    online_monitor,
+    target_group,
+)
 from api.ops.operators import OPERATOR_KEY, Operator, operator_required
 from api.ops.stream import LineStream, while_present
 from api.ops.target import parse_target
 
 CHECK_PATH: Final = "/ops/check/ntp/{ip}"
+TRACEROUTE_PATH: Final = "/ops/check/traceroute/{ip}"
 _LONGEST_NAME: Final = 253
 
 
@@ -50,12 +72,48 @@ def ops_router(desk: Desk) -> APIRouter:
         openapi_extra=CHECK_PARAMETERS,
     )
     async def check(request: Request, operator: Annotated[Operator, Depends(required)]) -> Response:
-        with declining():
-            wanted = _wanted(desk, request)
-        desk.begin_check(operator)
-        return LineStream(partial(desk.check, operator, wanted))
+        return _begin(desk, request, operator, "ntp")
 
+    _add_traceroutes(router, desk, required)
     return router
+
+
+def _add_traceroutes(router: APIRouter, desk: Desk, required: Callable[..., Operator]) -> None:
+    @router.post(
+        TRACEROUTE_PATH,
+        summary="Trace the routes of several monitors to an address now.",
+        response_class=Response,
+        responses=answers(404, 409, good=ROUTE_LINES),
+        openapi_extra=TRACEROUTE_PARAMETERS,
+    )
+    async def traceroute(request: Request, operator: Annotated[Operator, Depends(required)]) -> Response:
+        return _begin(desk, request, operator, "traceroute")
+
+    @router.get(
+        TRACEROUTE_PATH,
+        summary="List the latest routes to a server that were traced, newest first.",
+        response_class=Response,
+        responses=answers(404, good=KEPT_ROUTES),
+        openapi_extra=KEPT_ROUTES_PARAMETERS,
+        dependencies=[Depends(required)],
+    )
+    def kept(request: Request) -> Response:
+        most = _number(_given(request, "limit"), "limit", MOST_ROUTES, USUAL_ROUTES)
+        with declining():
+            target = parse_target(desk.services.env, request.path_params["ip"])
+        return Response(kept_routes_json(desk.kept_routes(target, most)), 200, NO_STORE, "application/json")
+
+
+def _begin(desk: Desk, request: Request, operator: Operator, kind: Kind) -> Response:
+    """Return the answer to a request for a check, which begins when it is sent.
+
+    Raises:
+        Declined: the request is invalid, or the operator has begun too many.
+    """
+    with declining():
+        wanted = _wanted(desk, request, kind)
+    desk.begin_check(operator)
+    return LineStream(partial(desk.check, operator, wanted))
 
 
 def _add_lists(router: APIRouter, desk: Desk, needs_operator: Sequence[params.Depends]) -> None:
@@ -87,23 +145,25 @@ def _json_list(models: Sequence[BaseModel]) -> Response:
     return Response(as_json_list(models), 200, NO_STORE, "application/json")
 
 
-def _wanted(desk: Desk, request: Request) -> Wanted:
+def _wanted(desk: Desk, request: Request, kind: Kind) -> Wanted:
     """Return the check that a request asks for.
 
     Raises:
         WrongTarget: the address may not be measured.
         Declined: a parameter is invalid.
     """
-    given = _given(request, "from", "monitors", "samples")
+    given = _given(request, "from", "monitors", *(("samples",) if kind == "ntp" else ()))
     target = parse_target(desk.services.env, request.path_params["ip"])
     names = tuple(value for name, value in given if name == "from")
     if len(names) > MOST_MONITORS:
         raise Declined(400, "malformed", f"from: at most {MOST_MONITORS} monitors measure at once.")
+    usual_samples = MOST_SAMPLES if kind == "ntp" else 1
     return Wanted(
         target,
         names,
-        _number(given, "monitors", MOST_MONITORS, USUAL_MONITORS),
-        _number(given, "samples", MOST_SAMPLES, MOST_SAMPLES),
+        _number(given, "monitors", MOST_MONITORS, USUAL_MONITORS[kind]),
+        _number(given, "samples", MOST_SAMPLES, usual_samples),
+        kind,
     )
 
 

@@ -82,6 +82,26 @@ def _register_views(group: typer.Typer) -> None:
             rows = server_history(connection, find_server(connection, server).id, begin, limit)
         show_table(SERVER_COLUMNS, rows, Layout(names=("monitor",)), as_json=as_json)
 
+    @group.command()
+    def routes(
+        context: typer.Context,
+        server: Annotated[str, _SERVER],
+        since: Annotated[str, SINCE_OPTION] = "15d",
+        limit: Annotated[int, LIMIT_OPTION] = 10,
+        as_json: Annotated[bool, JSON_OPTION] = False,
+    ) -> None:
+        """Show the routes to it that were traced ('ntppool-monitor check --traceroute').
+
+        The newest one comes last. Routes are kept for 15 days, at most 100 of each day.
+        """
+        from ops.routes import show_routes
+        from ops.servers import find_server
+        from runtime.db.engine import reading, utc_now
+
+        begin = parse_since(since, utc_now())
+        with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
+            show_routes(connection, find_server(connection, server).id, begin, limit, as_json=as_json)
+
 
 def _register_changes(group: typer.Typer) -> None:
     @group.command()

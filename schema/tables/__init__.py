@@ -22,6 +22,7 @@ from schema.tables.own import (
     result_batches,
     scoring_queue,
     selector_seen,
+    server_traceroutes,
     user_identities,
 )
 from schema.tables.pool import (
@@ -75,6 +76,7 @@ __all__ = [
     "selector_seen",
     "server_alerts",
     "server_scores",
+    "server_traceroutes",
     "servers",
     "servers_monitor_review",
     "system_settings",

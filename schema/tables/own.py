@@ -99,6 +99,26 @@ assignment_changes = sa.Table(
 )
 """Every status change of a pair, with the rule that made it."""
 
+server_traceroutes = sa.Table(
+    "server_traceroutes",
+    metadata,
+    Column("id", bigint_u(), primary_key=True),
+    of_server(),
+    Column("monitor_id", int_u(), nullable=False),
+    # The address to which the route led.
+    Column("ip", sa.String(40), nullable=False),
+    # When its result arrived.
+    Column("traced_on", datetime6(), nullable=False),
+    # Whether the server answered an NTP request at that time.
+    Column("answered", boolean(), nullable=False),
+    # JSON: the list of traces in the agent's answer, checked.
+    Column("traces", sa.Text, nullable=False),
+    sa.Index("server_traceroutes_server", "server_id", "traced_on"),
+    sa.Index("server_traceroutes_on", "traced_on"),
+    **TABLE_OPTIONS,
+)
+"""Routes from monitors to servers, traced on request of operators."""
+
 selector_seen = sa.Table(
     "selector_seen",
     metadata,

@@ -44,6 +44,8 @@ def test_migrated_tables_equal_the_metadata_in_every_detail(server: DatabaseServ
 
 
 OWN_COLUMNS: Final = {
+    ("server_traceroutes", "traced_on"): ("datetime(6)", None),
+    ("server_traceroutes", "traces"): ("text", "utf8mb4"),
     ("assignment_changes", "changed_on"): ("datetime(6)", None),
     ("assignment_changes", "id"): ("bigint unsigned", None),
     ("assignment_changes", "reason"): ("varchar(255)", "utf8mb4"),
@@ -74,9 +76,10 @@ OWN_KEYS: Final = {
     "result_batches": ["monitor_id", "batch"],
     "scoring_queue": ["server_id"],
     "selector_seen": ["monitor_id"],
+    "server_traceroutes": ["id"],
 }
 
-COUNTED: Final = {"assignment_changes", "rejected_messages"}
+COUNTED: Final = {"assignment_changes", "rejected_messages", "server_traceroutes"}
 """Our tables with an auto_increment key."""
 
 
@@ -116,5 +119,6 @@ HANG_ON_SERVERS: Final = {
     "scoring_queue",
     "server_alerts",
     "server_scores",
+    "server_traceroutes",
     "servers_monitor_review",
 }

@@ -18,6 +18,8 @@ NAMES = [
     "dsn",
     "names-and-topics",
     "token-claims",
+    "traceroute",
+    "route-in-an-answer",
 ]
 
 

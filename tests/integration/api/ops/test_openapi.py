@@ -31,15 +31,17 @@ from runtime.db.engine import open_database
 from runtime.db.migrate import upgrade
 from runtime.mqtt.types import Incoming, Subscription
 from schema.messages import AdHocAnswer, AdHocRequest, decode, encode
-from testbed.fixtures.ops import TOPICS, Ops, add_agent, make_ops, measured
+from testbed.fixtures.ops import TOPICS, Ops, add_agent, make_ops, measured, traced
 
 EXAMPLES = int(os.environ.get("API_FUZZ_EXAMPLES") or "10")
-ROUTES = {
-    "/ops/monitors/online": "get",
-    "/ops/monitors/discovery": "get",
-    "/ops/monitors/metrics": "get",
-    "/ops/check/ntp/{ip}": "post",
-}
+ROUTES = [
+    ("/ops/monitors/online", "get"),
+    ("/ops/monitors/discovery", "get"),
+    ("/ops/monitors/metrics", "get"),
+    ("/ops/check/ntp/{ip}", "post"),
+    ("/ops/check/traceroute/{ip}", "post"),
+    ("/ops/check/traceroute/{ip}", "get"),
+]
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -71,7 +73,7 @@ class EveryoneAnswers:
         if address.rest == "metrics":
             answer = encode(AdHocAnswer(id=request.id, metrics="ntppool_agent_probes_total 1\n"))
         else:
-            answer = measured(request)
+            answer = traced(request) if address.rest == "traceroute" else measured(request)
         self._answers.handler(Incoming(TOPICS.data(address.name, request.id), answer))
 
 
@@ -83,7 +85,7 @@ def ops() -> Iterator[Ops]:
         made = make_ops(engine, Path(directory), EveryoneAnswers())
         object.__setattr__(made.desk, "begun", PerMinute(10**9, lambda: 0.0))
         for name in ("a", "nlams1-a"):
-            add_agent(engine, name, ["v4", "v6"])
+            add_agent(engine, name, ["v4", "v6"], traceroute=True)
         yield made
         engine.dispose()
 
@@ -102,14 +104,18 @@ def described(ops: Ops) -> Any:
 
 
 KINDS = [
-    *((path, GenerationMode.POSITIVE) for path in ROUTES),
-    *((path, GenerationMode.NEGATIVE) for path in ROUTES if path in ("/ops/monitors/metrics", "/ops/check/ntp/{ip}")),
+    *((path, method, GenerationMode.POSITIVE) for path, method in ROUTES),
+    *(
+        (path, method, GenerationMode.NEGATIVE)
+        for path, method in ROUTES
+        if path == "/ops/monitors/metrics" or path.startswith("/ops/check")
+    ),
 ]
 
 
-@pytest.mark.parametrize(("path", "mode"), KINDS)
-def test_answers_are_as_described(described: Any, ops: Ops, path: str, mode: GenerationMode) -> None:
-    operation = described[path][ROUTES[path].upper()]
+@pytest.mark.parametrize(("path", "method", "mode"), KINDS)
+def test_answers_are_as_described(described: Any, ops: Ops, path: str, method: str, mode: GenerationMode) -> None:
+    operation = described[path][method.upper()]
 
     @settings(
         max_examples=EXAMPLES,
@@ -127,16 +133,15 @@ def test_answers_are_as_described(described: Any, ops: Ops, path: str, mode: Gen
 
 async def test_described_requests_are_answered(ops: Ops) -> None:
     assert (await ops.check(ip="2001:4860:4860::8844"))[-1] == {"asked": 2, "measured": 2}
+    assert (await ops.check(kind="traceroute"))[-1] == {"asked": 2, "traced": 2, "kept": 0}
     answer = await ops.ask("GET", "/ops/monitors/metrics?name=nlams1-a")
     assert answer.text == "ntppool_agent_probes_total 1\n"
 
 
 def test_every_route_is_described_and_needs_the_key_of_an_operator(described: Any) -> None:
     paths = {path: found for path, found in described.raw_schema["paths"].items() if path.startswith("/ops")}
-    assert {path: list(methods) for path, methods in paths.items()} == {
-        path: [method] for path, method in ROUTES.items()
-    }
-    for path, method in ROUTES.items():
+    assert sorted((path, method) for path, methods in paths.items() for method in methods) == sorted(ROUTES)
+    for path, method in ROUTES:
         operation = paths[path][method]
         assert operation["security"] == [{"operatorKey": []}]
         assert {"401", "403", "429"} < set(operation["responses"]) and "422" not in operation["responses"]
