@@ -20,6 +20,8 @@ def show_routes(connection: Connection, server_id: int, since: datetime, limit: 
     elif sys.stdout.isatty():
         for one in found:
             _show(one)
+        if not found:
+            write("no routes")
     else:
         write_row(("at", "monitor", *ROUTE_COLUMNS))
         for one in found:

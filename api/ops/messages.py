@@ -42,6 +42,8 @@ class OnlineMonitor(BaseModel):
     last_seen: datetime | None
     """Arrival of its last status, which it repeats every five minutes."""
     spool_batches: int
+    traceroute: bool
+    """It can trace routes, as its agent says."""
     protocols: dict[str, OnlineProtocol]
 
 
@@ -62,6 +64,7 @@ def online_monitor(agent: Agent) -> OnlineMonitor:
         online_since=_aware(agent.since),
         last_seen=_aware(agent.seen),
         spool_batches=agent.spool.batches,
+        traceroute=agent.traceroute,
         protocols={ipv: _online_protocol(one) for ipv, one in agent.protocols.items()},
     )
 

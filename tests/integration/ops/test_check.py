@@ -2,17 +2,18 @@
 
 import asyncio
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy.engine import Engine
 
 from api.ops.check import Finding, Plan, Wanted
 from api.ops.choice import Candidate
+from api.ops.kept_routes import keep_route
 from api.ops.target import parse_target
 from ops.__main__ import main
 from ops.check import Shown
-from runtime.db.engine import transaction
+from runtime.db.engine import transaction, utc_now
 from schema.messages import AdHocRequest, Hop, HopAnswer, Result, Trace
 from testbed.fixtures.broker import Broker
 from testbed.fixtures.ops import IP, Said, add_agent, measured, scripted, traced
@@ -141,6 +142,32 @@ async def test_routes_are_shown_kept_and_shown_again(
     assert await asyncio.to_thread(main, ["servers", "routes", IP, "--limit", "1"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head == "at\tmonitor\tmethod\thop\taddress\trtt\tnote" and len(lines) == 9
+
+
+def test_people_get_the_routes_that_are_kept(
+    ledger: Engine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monitor = add_agent(ledger, ABLE)
+    server_id = transaction(ledger, lambda connection: add_server(connection, IP))
+    assert main(["servers", "routes", IP]) == 0
+    assert capsys.readouterr().out == "no routes\n"
+    plan = Plan(Wanted(parse_target("devel", IP), kind="traceroute"), 123, server_id, [], [])
+    silence = Result(server_id=0, ip=IP, ts=datetime.now(UTC), no_response=True)
+    at = utc_now().replace(microsecond=0)
+    for seconds in (1, 0):
+        traces = ROUTE[seconds + 1 :]
+        found = Finding(monitor, None, silence, traces)
+        transaction(ledger, lambda c, f=found, s=seconds: keep_route(c, plan, f, at - timedelta(seconds=s)))
+    assert main(["servers", "routes", str(server_id)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{at - timedelta(seconds=1):%Y-%m-%d %H:%M:%S}  {ABLE}: {IP} did not answer NTP",
+        "  TCP to port 123: no answer (30 tried)",
+        f"{at:%Y-%m-%d %H:%M:%S}  {ABLE}: {IP} did not answer NTP",
+        "  ICMP echo: reached at hop 1",
+        f"     1  {IP}   100.0 ms",
+        "  TCP to port 123: no answer (30 tried)",
+    ]
 
 
 def test_people_get_routes_that_fit_their_terminal(

@@ -114,7 +114,9 @@ async def test_a_real_agent_runs_its_hosts_program(
 async def test_only_those_that_can_are_asked(ops: Ops, broker: Broker) -> None:
     able, unable = add_able(ops), add_able(ops, traceroute=False)
     near = add_able(ops)
-    address = next(one for one in ops.desk.connected() if one.name == near).protocols["v4"].address
+    online = {one["name"]: one for one in (await ops.ask("GET", "/ops/monitors/online")).json()}
+    assert [online[name]["traceroute"] for name in (able, unable)] == [True, False]
+    address = online[near]["protocols"]["v4"]["address"]
     assert address is not None
     target = address.rpartition(".")[0] + ".254"
     async with scripted(broker, {able: routed, near: routed}):
