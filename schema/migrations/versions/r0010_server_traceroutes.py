@@ -6,7 +6,7 @@ from schema.migrations.building import create_table
 from schema.tables.columns import bigint_u, boolean, datetime6, int_u
 
 revision = "0010"
-down_revision = "0007"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 
