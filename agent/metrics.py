@@ -24,6 +24,7 @@ class AgentCounters(msgspec.Struct, kw_only=True, gc=False):
     stamps_by_program: int = 0
     """Replies without a kernel timestamp, whose time is less accurate."""
     clock_checks: int = 0
+    """Checks in which a server was asked; a host that cannot send by a protocol asks none."""
     clock_checks_failed: int = 0
     clock_steps: int = 0
     batches_made: int = 0

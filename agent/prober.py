@@ -99,6 +99,11 @@ class Prober:
         return self._context.why_not() or self._batcher.trouble or self.clock.why_not
 
     @property
+    def used(self) -> bool:
+        """Return whether this protocol is enabled on this host, and configured by the pool."""
+        return self._enabled and self.config is not None
+
+    @property
     def live(self) -> bool:
         """Return whether the pool wants this protocol to probe, and this host allows it."""
         return self._enabled and self.config is not None and self.config.status in LIVE

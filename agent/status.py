@@ -52,16 +52,19 @@ def offline_status() -> Status:
 def metrics(pipelines: Pipelines, counters: AgentCounters, connected: bool) -> str:
     """Return counters and gauges as Prometheus text."""
     gauges: dict[str, float] = {"connected": connected}
-    per_protocol: dict[str, Callable[[Pipeline], float]] = {
-        "probing": lambda pipeline: pipeline.prober.why_not is None,
-        "assignments": lambda pipeline: len(pipeline.prober.assignments),
+    # Without a protocol that this monitor does not have: it is not one by which probing has stopped.
+    per_protocol: dict[str, Callable[[Pipeline], float | None]] = {
+        "probing": lambda pipeline: pipeline.prober.why_not is None if pipeline.prober.used else None,
+        "assignments": lambda pipeline: len(pipeline.prober.assignments) if pipeline.prober.used else None,
+        "clock_offset_seconds": lambda pipeline: pipeline.prober.clock.offset,
         "spool_batches": lambda pipeline: len(pipeline.spool),
         "spool_bytes": lambda pipeline: pipeline.spool.bytes,
         "spool_torn_batches": lambda pipeline: pipeline.spool.counters.torn,
     }
     for name, value in per_protocol.items():
         for ipv, pipeline in pipelines.items():
-            gauges[f'{name}{{protocol="{ipv}"}}'] = value(pipeline)
+            if (found := value(pipeline)) is not None:
+                gauges[f'{name}{{protocol="{ipv}"}}'] = found
     return prometheus_text(counters, gauges)
 
 

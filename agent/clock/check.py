@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from agent.clock.verdict import ClockVerdict, judge_clock
+from agent.clock.verdict import ClockVerdict, cannot_send, judge_clock
 from agent.metrics import AgentCounters
 from agent.ntp.measurement import Sample, best, to_result
 from agent.ntp.probe import Source, probe
@@ -66,12 +66,15 @@ async def check_clock(checks: BaseChecks, source: Source, counters: AgentCounter
     """Query all base-check servers concurrently."""
     voices, refused = await _find(checks, resolver)
     firsts: list[Sample] = []
+    unsent: list[str | None] = []
 
     async def ask(voice: _Voice) -> tuple[str, Result]:
         series = await asyncio.gather(*(probe(target, source, checks.samples) for target in voice.targets))
         for samples in series:
             counters.count_samples(samples)
             firsts.append(samples[0])
+        if all(best(samples).ours for samples in series):
+            unsent.append(best(series[0]).error)
         # Of several addresses, the first that works has the vote, whatever time it reports.
         target, samples = min(zip(voice.targets, series, strict=True), key=lambda asked: _trouble(asked[1]))
         label = str(target) if voice.name == str(target) else f"{voice.name} ({target.ip})"
@@ -79,7 +82,10 @@ async def check_clock(checks: BaseChecks, source: Source, counters: AgentCounter
 
     results = await asyncio.gather(*map(ask, voices))
     answered_at = [sample.sent_at for sample in firsts if sample.reply is not None]
-    return Checked(judge_clock(results, refused), results, refused, max(answered_at, default=None))
+    verdict = judge_clock(results, refused)
+    if results and len(unsent) == len(results):
+        verdict = cannot_send(checks.ipv, unsent[0])
+    return Checked(verdict, results, refused, max(answered_at, default=None))
 
 
 async def _find(checks: BaseChecks, resolver: Resolver) -> tuple[list[_Voice], tuple[str, ...]]:

@@ -80,6 +80,11 @@ class LocalClock:
             return "local clock is being checked again"
         return None
 
+    @property
+    def offset(self) -> float | None:
+        """Return the offset of the last check in seconds, positive if our clock is behind; ``None`` if unknown."""
+        return None if self._verdict is None else self._verdict.offset
+
     async def run(self) -> None:
         """Check on schedule until cancelled."""
         while True:
@@ -103,8 +108,8 @@ class LocalClock:
         self._soon.clear()
         checked = await check_clock(checks, source, self._counters, self._resolver)
         verdict = checked.verdict
-        self._counters.clock_checks += 1
-        self._counters.clock_checks_failed += not verdict.good
+        self._counters.clock_checks += verdict.asked
+        self._counters.clock_checks_failed += verdict.asked and not verdict.good
         self._check_for_clock_step()
         if self._recheck_now.is_set():
             return  # the clock was set during the check

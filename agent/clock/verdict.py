@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from schema.messages import Result
+from schema.names import IpVersion
 
 MAX_OFFSET: Final = 0.010
 """Maximum difference in seconds between our clock and a base-check server's."""
@@ -33,6 +34,10 @@ class ClockVerdict(msgspec.Struct, frozen=True):
     good: bool
     reason: str
     """For people: each server that failed and why, or the offsets of the others."""
+    offset: float | None = None
+    """Median offset of the servers that answered properly, in seconds; positive if their clocks are ahead of ours."""
+    asked: bool = True
+    """A server was asked. Without, there is no statement about the clock."""
 
 
 def allowed_failures(servers: int) -> int:
@@ -50,11 +55,24 @@ def judge_clock(results: Sequence[tuple[str, Result]], refused: Sequence[str] = 
     if servers == 0:
         return ClockVerdict(False, "local clock not checked: no base-check servers configured")
     failures = [*refused, *(f"{name} {why}" for name, result in results if (why := failure(result)))]
+    offset = _median_offset([result for _, result in results])
     if len(failures) > allowed_failures(servers):
         listed = "; ".join(failures)
-        return ClockVerdict(False, f"local clock check failed at {len(failures)} of {servers}: {listed}")
+        return ClockVerdict(False, f"local clock check failed at {len(failures)} of {servers}: {listed}", offset)
     good = [f"{name} {in_ms(result.offset)}" for name, result in results if result.offset is not None]
-    return ClockVerdict(True, f"local clock good, {len(failures)} of {servers} failed: {'; '.join(good)}")
+    return ClockVerdict(True, f"local clock good, {len(failures)} of {servers} failed: {'; '.join(good)}", offset)
+
+
+def cannot_send(ipv: IpVersion, error: str | None) -> ClockVerdict:
+    """Return the verdict on a host that cannot send any request, for example because it has no IPv6."""
+    why = "" if error is None else f": {error.removeprefix('network: ')}"
+    return ClockVerdict(False, f"this host cannot send by IP{ipv}{why}", asked=False)
+
+
+def _median_offset(results: Sequence[Result]) -> float | None:
+    """Return the median offset of proper answers, the lower one of two. (The module ``statistics`` takes memory.)"""
+    offsets = sorted(r.offset for r in results if r.offset is not None and r.error is None and not r.no_response)
+    return offsets[(len(offsets) - 1) // 2] if offsets else None
 
 
 def failure(result: Result) -> str | None:

@@ -33,6 +33,7 @@ def protocol(
     why_not: str | None = None,
     spool: Spool | None = None,
     troubles: tuple[str | None, str | None] = (None, None),
+    offset: float | None = None,
 ) -> Any:
     """A protocol whose prober has results of these ages, in seconds."""
     state = ProtocolState(
@@ -41,6 +42,8 @@ def protocol(
     prober = SimpleNamespace(
         state=lambda: state if configured else None,
         why_not=why_not,
+        used=configured,
+        clock=SimpleNamespace(offset=offset),
         assignments=[1, 2],
         last_results=[Result(server_id=age, ts=NOW - timedelta(seconds=age), ip="9.9.9.9") for age in ages],
     )
@@ -101,16 +104,26 @@ def test_summary_has_all_on_one_line() -> None:
 
 
 def test_metrics_are_labelled_by_protocol() -> None:
-    lines = {"v4": protocol(spool=Spool(2, 0, 0, 1)), "v6": protocol(why_not="not configured by the pool")}
+    lines = {"v4": protocol(spool=Spool(2, 0, 0, 1), offset=-0.0012), "v6": protocol(why_not="status is paused")}
     text = metrics(cast(Any, lines), AgentCounters(), connected=False)
     for line in (
         "connected 0",
         'probing{protocol="v4"} 1',
         'probing{protocol="v6"} 0',
         'assignments{protocol="v4"} 2',
+        'clock_offset_seconds{protocol="v4"} -0.0012',
         'spool_batches{protocol="v4"} 2',
         'spool_bytes{protocol="v4"} 200',
         'spool_torn_batches{protocol="v4"} 1',
         'spool_torn_batches{protocol="v6"} 0',
     ):
         assert f"ntppool_agent_{line}\n" in text
+
+
+def test_a_protocol_that_the_monitor_does_not_have_is_not_one_that_does_not_probe() -> None:
+    lines = {"v4": protocol(), "v6": protocol(configured=False, why_not="not configured by the pool")}
+    text = metrics(cast(Any, lines), AgentCounters(), connected=True)
+    assert 'ntppool_agent_probing{protocol="v4"} 1\n' in text
+    for name in ("probing", "assignments", "clock_offset_seconds"):
+        assert f'ntppool_agent_{name}{{protocol="v6"}}' not in text
+    assert 'ntppool_agent_spool_batches{protocol="v6"} 0\n' in text, "it may have results from before"

@@ -1,17 +1,28 @@
 """Test the verdict on the agent's clock, steps of the clock, and an agent with a duplicate name."""
 
+import asyncio
+import time
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from agent.clock import check as check_module
 from agent.clock import step as step_module
+from agent.clock.check import base_checks
+from agent.clock.monitor import LocalClock
 from agent.clock.step import ClockWatch
-from agent.clock.verdict import allowed_failures, failure, judge_clock
+from agent.clock.verdict import ClockVerdict, allowed_failures, failure, judge_clock
+from agent.metrics import AgentCounters
+from agent.ntp.measurement import Sample
+from agent.ntp.probe import Source
+from agent.ntp.resolver import Resolver
+from agent.ntp.targets import TargetRules
 from agent.reconnect import FIGHT, STABLE, TAKEOVER_WAITS, Reconnect
 from runtime.mqtt.types import SESSION_TAKEN_OVER, Lost
 from schema.messages import Result
+from schema.names import IpVersion
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -87,6 +98,50 @@ def test_the_reason_names_hosts_and_offsets() -> None:
         "local clock check failed at 3 of 3: 'x' is not an IP address; 192.0.2.1 offset +10.100 ms; "
         "192.0.2.2 not synchronised"
     )
+
+
+@pytest.mark.parametrize(
+    ("offsets", "median"), [((0.001,), 0.001), ((-0.2, 0.001, 0.3), 0.001), ((0.004, -0.001), -0.001), ((), None)]
+)
+def test_the_clocks_offset_is_the_median_of_proper_answers(offsets: tuple[float, ...], median: float | None) -> None:
+    improper = [BAD["leap 3"], BAD["no answer"], BAD["stratum"]]
+    said = judge_clock([(str(number), one) for number, one in enumerate([*map(answer, offsets), *improper])])
+    assert said.offset == median
+
+
+async def check_with(
+    monkeypatch: pytest.MonkeyPatch, ipv: IpVersion, *answers: Sample
+) -> tuple[ClockVerdict, int, int]:
+    """Check the clock with one server for each answer; return the verdict, and the checks that were counted."""
+    waiting, counters, said = iter(answers), AgentCounters(), asyncio.Queue[ClockVerdict]()
+
+    async def probe(*_: object) -> list[Sample]:
+        return [next(waiting)]
+
+    monkeypatch.setattr(check_module, "probe", probe)
+    entries = [f"2001:db8::{number}" if ipv == "v6" else f"192.0.2.{number}" for number in range(1, len(answers) + 1)]
+    rules = TargetRules("devel", allow_private=True)
+    clock = LocalClock(counters, Resolver(), time.monotonic, lambda: None, lambda verdict, *_: said.put_nowait(verdict))
+    clock.use(base_checks(entries, 1, rules, ipv), Source(None))
+    running = asyncio.create_task(clock.run())
+    verdict = await said.get()
+    running.cancel()
+    return verdict, counters.clock_checks, counters.clock_checks_failed
+
+
+UNSENT = Sample(sent_at=0, network_error="Network is unreachable", ours=True)
+
+
+async def test_a_host_without_the_protocol_has_no_wrong_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict, checks, failed = await check_with(monkeypatch, "v6", UNSENT, UNSENT)
+    assert verdict == ClockVerdict(False, "this host cannot send by IPv6: Network is unreachable", asked=False)
+    assert (checks, failed) == (0, 0), "there is no statement about the clock"
+
+
+async def test_silent_servers_fail_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict, checks, failed = await check_with(monkeypatch, "v4", UNSENT, Sample(sent_at=0))
+    assert verdict.asked and verdict.reason.startswith("local clock check failed at 2 of 2")
+    assert (checks, failed) == (1, 1)
 
 
 class Clocks:
