@@ -262,7 +262,8 @@ class Agent:
 
     def _make_pipeline(self, ipv: IpVersion, spool: Spool, enabled: bool) -> Pipeline:
         counters = self.lasting.counters
-        link = BatchLink(lambda: self.session, self._topics.results(self.state.name, ipv))
+        topic = self._topics.results(self.state.name, ipv)
+        link = BatchLink(lambda: self.session, topic, self._settings.trace_batches)
         batcher = Batcher(
             spool,
             VERSION,

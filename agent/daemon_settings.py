@@ -22,6 +22,8 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The protocols that are enabled on this host."""
     spool_bytes: int = 64 * 1024 * 1024
     """Maximum bytes of results on disk, for both protocols together."""
+    trace_batches: int = 1000
+    """One in so many batches is traced; 0: none."""
     once: bool = False
     """Probe every assigned server once, deliver the results and exit."""
     sanity_only: bool = False

@@ -19,6 +19,7 @@ from agent.traceroute.gate import Gate
 from runtime.mqtt.session import BrokerSession
 from schema.limits import SPOOL_AGE
 from schema.names import IP_VERSIONS, IpVersion
+from schema.trace_context import USER_PROPERTY, trace_of_batch
 
 
 class Lasting(msgspec.Struct, frozen=True):
@@ -61,11 +62,13 @@ class BatchLink:
 
     Args:
         session: returns the current session; called each time, since the session is created after the link.
+        trace_one_in: one in so many batches is traced; 0: none.
     """
 
-    def __init__(self, session: Callable[[], BrokerSession], topic: str) -> None:
+    def __init__(self, session: Callable[[], BrokerSession], topic: str, trace_one_in: int = 0) -> None:
         self._session = session
         self._topic = topic
+        self._trace_one_in = trace_one_in
 
     async def wait_ready(self) -> None:
         """Wait for a connection."""
@@ -77,4 +80,8 @@ class BatchLink:
 
     async def publish_batch(self, batch: Batched) -> None:
         """Publish a batch, with its id as correlation data. Raise whatever :meth:`BrokerSession.publish` raises."""
-        await self._session().publish(self._topic, batch.payload, correlation=batch.id.encode())
+        context = trace_of_batch(batch.id, self._trace_one_in)
+        properties = () if context is None else ((USER_PROPERTY, context),)
+        await self._session().publish(
+            self._topic, batch.payload, correlation=batch.id.encode(), user_properties=properties
+        )

@@ -62,6 +62,8 @@ class AgentSettings(BaseSettings):
     ipv4: bool = Field(True, alias="MONITOR_IPV4")
     ipv6: bool = Field(True, alias="MONITOR_IPV6")
     spool_megabytes: int = Field(64, ge=1, le=4096, alias="MONITOR_SPOOL_MEGABYTES")
+    trace_batches: int = Field(1000, ge=0, le=1_000_000, alias="MONITOR_TRACE_BATCHES")
+    """One in so many batches is traced; 0: none."""
     api: str | None = Field(None, alias="MONITOR_API")
     api_ca_file: Path | None = Field(None, alias="MONITOR_API_CA_FILE")
     api_bind: Annotated[str, AfterValidator(_local_addresses)] = Field("", alias="MONITOR_API_BIND")
@@ -199,6 +201,7 @@ def for_daemon(
         log_level=settings.log_level,
         protocols=protocols,
         spool_bytes=settings.spool_megabytes * 1024 * 1024,
+        trace_batches=settings.trace_batches,
         once=once,
         sanity_only=sanity_only,
         api_local=parse_local_addresses(settings.api_bind),

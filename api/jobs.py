@@ -1,5 +1,7 @@
-"""Run the API's periodic jobs: the end of registrations, the CA's public files, and new certificates of its own."""
+"""Run the API's periodic jobs: the end of registrations, the CA's public files, new certificates of its own, and the
+number of agents."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -9,11 +11,13 @@ from api.revocations import REVOCATIONS_EVERY, revocations_job
 from api.services import Services
 from api.tls import LOOK_EVERY as LOOK_AT_FILES_EVERY
 from api.tls import ServerTls
+from api.watched import count_agents
 from auth.ended_sessions import forget_ended_sessions
 from auth.host_certificates import forget_private_keys
-from runtime.db.engine import transaction
+from runtime.db.engine import reading, to_db, transaction
 from runtime.worker import Worker
 
+AGENTS_EVERY: Final = 30.0
 EXPIRE_EVERY: Final = 3600.0
 _JITTER: Final = 300.0
 
@@ -27,6 +31,9 @@ def add_jobs(worker: Worker, services: Services, published: Published, tls: Serv
     async def publish() -> None:
         await worker.in_database(partial(published.refresh, services.now()))
 
+    async def count() -> None:
+        services.metrics.agents(await worker.in_database(partial(_count_agents, services)))
+
     async def reload() -> None:
         if tls is not None:
             tls.reload()
@@ -36,8 +43,14 @@ def add_jobs(worker: Worker, services: Services, published: Published, tls: Serv
     )
     worker.jobs.add("revocation list", LOOK_EVERY, publish, at_once=True, when=worker.undisturbed)
     worker.jobs.add("revocations", REVOCATIONS_EVERY, revocations_job(worker), at_once=True, when=worker.undisturbed)
+    worker.jobs.add("agents", AGENTS_EVERY, count, at_once=True, when=worker.undisturbed)
     if tls is not None:
         worker.jobs.add("certificate files", LOOK_AT_FILES_EVERY, reload)
+
+
+def _count_agents(services: Services) -> Mapping[str, int]:
+    with reading(services.engine) as connection:
+        return count_agents(connection, services.env, to_db(services.now()))
 
 
 def end_registrations(services: Services, now: datetime) -> None:

@@ -1,6 +1,9 @@
-"""Define the API's metrics: requests, refusals, registrations, and what was issued."""
+"""Define the API's metrics: requests, refusals, registrations, what was issued, its ends, and the agents."""
 
-from opentelemetry.metrics import Counter, Meter
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from opentelemetry.metrics import CallbackOptions, Counter, Meter, Observation
 
 
 class ApiMetrics:
@@ -18,6 +21,10 @@ class ApiMetrics:
         self._seconds = meter.create_histogram(
             "ntppool.api.request", unit="s", description="duration of a request until its answer is complete"
         )
+        self._agents = meter.create_gauge(
+            "ntppool.api.agents", description="agents of monitors that shall probe, by state: connected or away"
+        )
+        self._meter = meter
 
     def requested(self, route: str, status: int, seconds: float) -> None:
         """Count a request; ``route`` is a pattern, never what a client sent."""
@@ -35,6 +42,20 @@ class ApiMetrics:
     def key_refused(self) -> None:
         """Count a request whose API key is missing or not valid."""
         self._keys_refused.add(1)
+
+    def agents(self, states: Mapping[str, int]) -> None:
+        """Set the numbers of agents by state: ``connected`` and ``away``."""
+        for state, number in states.items():
+            self._agents.set(number, {"state": state})
+
+    def show_time(self, name: str, description: str, moment: Callable[[], datetime | None], **labels: str) -> None:
+        """Export a time, which is aware, as Unix time; ``None``: it is unknown, and not exported."""
+
+        def observe(options: CallbackOptions) -> list[Observation]:
+            found = moment()
+            return [] if found is None else [Observation(found.timestamp(), labels)]
+
+        self._meter.create_observable_gauge(f"ntppool.{name}_timestamp", [observe], unit="s", description=description)
 
     def issued(self, kind: str) -> None:
         """Count what was issued: ``token``, ``access_token``, ``certificate`` or ``key_and_certificate``."""

@@ -97,6 +97,8 @@ class Server:
         shares = Shares(math.ceil(most / _SHARE), app.unlimited)
         self._sockets = [FairListener(one, shares, app.connection_refused) for one in sockets]
         self._tls = tls
+        self.listening = asyncio.Event()
+        """Set once clients can connect."""
         self._state = ServerState()
         self._errors = RateLimitedLog(log)
         self._config = Config(
@@ -121,6 +123,7 @@ class Server:
         current_default_thread_limiter().total_tokens = AT_ONCE
         self._config.load()
         servers = [await self._listen(made) for made in self._sockets]
+        self.listening.set()
         log.info("listening on %s", ", ".join(map(self._url, self._sockets)))
         try:
             while True:

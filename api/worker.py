@@ -16,6 +16,7 @@ from api.published import Published
 from api.server import Server, open_sockets
 from api.services import build_services
 from api.tls import ServerTls
+from api.watched import show_times
 from runtime.settings import ConfigurationError, WorkerSettings
 from runtime.worker import Worker
 
@@ -29,8 +30,11 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     api = build_api(services, published, broker, [pages_router(services)])
     api.include_router(ops_router(Desk(services, worker.broker, worker.topics)))
     server = Server(guarded(api, services), _sockets(settings), tls)
+    show_times(services.metrics, published, settings)
     add_jobs(worker, services, published, tls)
+    worker.life.needs_broker = False  # hosts register and renew without it
     tasks.create_task(server.run(), name="http server")
+    await server.listening.wait()
 
 
 def server_tls(settings: WorkerSettings) -> ServerTls | None:

@@ -12,6 +12,7 @@ from runtime.mqtt.session import BrokerSession, NotConnected, PublishRefused
 from schema.messages import Ack, encode
 from schema.names import IpVersion
 from schema.topics import Topics
+from schema.trace_context import USER_PROPERTY
 
 SENDERS: Final = 50
 """Acks in flight at a time. The broker acknowledges within a millisecond or two."""
@@ -60,7 +61,7 @@ class Acks:
         while True:
             answer = await self._waiting.get()
             self._bytes -= len(answer.payload)
-            properties = [("traceparent", answer.trace_parent)] if answer.trace_parent else []
+            properties = [(USER_PROPERTY, answer.trace_parent)] if answer.trace_parent else []
             try:
                 await self._broker.publish(
                     answer.topic, answer.payload, correlation=answer.correlation, user_properties=properties

@@ -8,13 +8,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
-
-from opentelemetry.trace import Link, Span, Tracer, get_current_span
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ingest.acks import Acks
 from ingest.last_seen import LastSeen, Seen
@@ -24,6 +20,7 @@ from ingest.persist import ContentRefused, persist
 from ingest.plan import Plan
 from ingest.queue import SubmissionQueue
 from ingest.rate_limit import Sender
+from ingest.tracing import record_arrivals, traced_commit
 from ingest.transaction import commit
 from ingest.undecodable import UndecodableMessages
 from runtime.clock import ClockDoubted
@@ -51,9 +48,6 @@ batch ids only for a limited time."""
 
 _CALM: Final = MOST_RESULTS
 """Maximum queued results with which events are still published to the live stream; with more, storing has priority."""
-
-_MOST_LINKS: Final = 32
-"""Maximum traces with which a transaction is linked."""
 
 
 class Committer:
@@ -96,7 +90,7 @@ class Committer:
         while True:
             submissions = await self._queue.pop(MOST_RESULTS)
             await self._resumed.wait()
-            await self._commit(submissions)
+            await self._commit(record_arrivals(self._worker.telemetry.tracer, submissions))
             if self._queue.results < _ENOUGH:
                 await asyncio.sleep(_REST)
 
@@ -117,9 +111,9 @@ class Committer:
             await self._commit([submission])
 
     async def _persist(self, submissions: Sequence[Submission]) -> Plan:
-        with transaction_span(self._worker.telemetry.tracer, submissions):
+        with traced_commit(self._worker.telemetry.tracer, submissions) as traced:
             began = time.monotonic()
-            plan = await self._when_trusted(partial(self._write, submissions))
+            plan = await self._when_trusted(partial(self._write, traced))
             self._metrics.committed(plan, time.monotonic() - began)
         for _ in range(len(submissions) - len(plan.acks)):
             self._metrics.dropped(WAITED_TOO_LONG)
@@ -151,7 +145,8 @@ class Committer:
         )
         if self._queue.results <= _CALM:
             for event in plan.events():
-                self._worker.live.offer(self._worker.topics.result_event(event.server_id), event)
+                trace = plan.newest[event.server_id][0].trace
+                self._worker.live.offer(self._worker.topics.result_event(event.server_id), event, trace)
 
     def _refuse(self, submission: Submission, reason: str) -> None:
         text = "batch %s of %s cannot be stored: %s"
@@ -168,15 +163,3 @@ def still_fresh(submissions: Sequence[Submission]) -> list[Submission]:
     """Return those of ``submissions`` that have not waited too long."""
     oldest = datetime.now(UTC) - _STALE
     return [submission for submission in submissions if submission.arrived >= oldest]
-
-
-def transaction_span(tracer: Tracer, submissions: Sequence[Submission]) -> AbstractContextManager[Span]:
-    """Start a span for the transaction, linked with the traces of its batches' senders."""
-    traced = [s.trace_parent for s in submissions if s.trace_parent][:_MOST_LINKS]
-    links = [Link(get_current_span(_propagator.extract({"traceparent": t})).get_span_context()) for t in traced]
-    results = sum(len(s.batch.results) for s in submissions)
-    attributes = {"batches": len(submissions), "results": results}
-    return tracer.start_as_current_span("ingest transaction", links=links, attributes=attributes)
-
-
-_propagator: Final = TraceContextTextMapPropagator()

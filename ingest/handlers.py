@@ -9,6 +9,7 @@ from ingest.metrics import IGNORED, QUEUE_FULL, RATE_LIMITED, IngestMetrics
 from ingest.presence import PresenceQueue
 from ingest.queue import SubmissionQueue
 from ingest.rate_limit import RateLimiter
+from ingest.tracing import TraceLimiter
 from ingest.undecodable import UndecodableMessages
 from runtime.mqtt.session import Incoming
 from schema.topics import Topics
@@ -18,7 +19,11 @@ _BYTES_PER_RESULT: Final = 250
 
 
 class Handlers:
-    """Message handlers for the monitors' results and status."""
+    """Message handlers for the monitors' results and status.
+
+    Args:
+        traces: limit of the traced batches; None if there is no collector of traces.
+    """
 
     def __init__(
         self,
@@ -28,6 +33,7 @@ class Handlers:
         presences: PresenceQueue,
         undecodable: UndecodableMessages,
         metrics: IngestMetrics,
+        traces: TraceLimiter | None = None,
     ) -> None:
         self._topics = topics
         self._queue = queue
@@ -35,6 +41,7 @@ class Handlers:
         self._presences = presences
         self._undecodable = undecodable
         self._metrics = metrics
+        self._traces = traces
 
     def on_results(self, message: Incoming) -> None:
         """Enqueue a batch."""
@@ -48,8 +55,9 @@ class Handlers:
             if isinstance(found, UndecodableMessage):
                 self._refuse(sender, found)
             else:
-                self._rate_limiter.charge(sender, len(found.batch.results), time.monotonic())
-                self._queue.put(found)
+                now = time.monotonic()
+                self._rate_limiter.charge(sender, len(found.batch.results), now)
+                self._queue.put(found if self._traces is None else self._traces.admit(found, now))
 
     def on_status(self, message: Incoming) -> None:
         """Enqueue a status; an empty message only removes the retained one."""

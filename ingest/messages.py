@@ -13,9 +13,9 @@ from schema.limits import MAX_BATCH_RESULTS
 from schema.messages import Batch, Status, Undecodable, decode, decode_status, encode
 from schema.names import IpVersion
 from schema.topics import Topics
+from schema.trace_context import find_trace_context
 
 _ULID: Final = re.compile(rb"[0-9A-HJKMNP-TV-Z]{26}")
-_TRACE_PARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, 3.2
 
 MAX_STATUS_BYTES: Final = 16 * 1024
 """Maximum bytes of a status message. A normal one has a few hundred; the ledger's column holds 64 KiB."""
@@ -33,7 +33,9 @@ class Submission:
     size: int = 0
     """Bytes of the payload."""
     trace_parent: str | None = None
-    """W3C trace context of the publish, if the sender traces."""
+    """Valid trace context of the publish, if the sender traces; repeated in the ack."""
+    trace: str | None = None
+    """Trace context to continue, if the batch is traced here (:mod:`ingest.tracing`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ def read_results(name: str, ipv: IpVersion, message: Incoming, arrived: datetime
         return undecodable("the correlation data is not the id of the batch")
     if len(batch.results) > MAX_BATCH_RESULTS:
         return undecodable(f"{len(batch.results)} results, at most {MAX_BATCH_RESULTS} are allowed")
-    return Submission(name, ipv, batch, arrived, len(message.payload), _trace_parent(message))
+    return Submission(name, ipv, batch, arrived, len(message.payload), find_trace_context(message.user_properties))
 
 
 def read_status(name: str, message: Incoming, arrived: datetime) -> Presence | UndecodableMessage:
@@ -116,10 +118,3 @@ def _ulid(correlation: bytes | None) -> str | None:
     if correlation is None or _ULID.fullmatch(correlation) is None:
         return None
     return correlation.decode("ascii")
-
-
-def _trace_parent(message: Incoming) -> str | None:
-    for name, value in message.user_properties:
-        if name == "traceparent" and _TRACE_PARENT.fullmatch(value):
-            return value
-    return None

@@ -28,6 +28,7 @@ from schema.tables import (
     monitor_hours,
     rejected_messages,
     result_batches,
+    score_traces,
     server_traceroutes,
 )
 
@@ -44,6 +45,9 @@ CERTIFICATES_MEMORY: Final = timedelta(days=90)
 
 ROUTES_MEMORY: Final = timedelta(days=15)
 """Retention of routes to servers, as long as that of the results that they explain."""
+
+TRACES_MEMORY: Final = timedelta(hours=1)
+"""Retention of traces that no scorer has continued, since none of them exports traces."""
 
 LOG_DAYS: Final = 15
 """Default retention of log rows in days, in a ledger that this project created."""
@@ -114,6 +118,7 @@ def expiring(kept_of_log_scores: timedelta | None) -> list[Expiring]:
         Expiring(certificates, certificates.c.not_after, CERTIFICATES_MEMORY),
         Expiring(monitor_hours, monitor_hours.c.hour, HEALTH_MEMORY),
         Expiring(server_traceroutes, server_traceroutes.c.traced_on, ROUTES_MEMORY),
+        Expiring(score_traces, score_traces.c.stored_on, TRACES_MEMORY),
     ]
     return ours if kept_of_log_scores is None else [Expiring(log_scores, log_scores.c.ts, kept_of_log_scores), *ours]
 

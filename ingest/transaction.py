@@ -20,6 +20,7 @@ from ingest.lookup import Lookup, read_monitors
 from ingest.messages import Submission
 from ingest.plan import Plan, make_plan, rejections_to_text
 from ingest.store import BatchRow, MovedPair, add_batches, add_log_rows, move_pairs
+from ingest.tracing import keep_traces
 from runtime.db.engine import transaction
 from runtime.db.queue import SCORING
 from runtime.db.system_settings import Intervals
@@ -68,6 +69,7 @@ def _write(connection: Connection, plan: Plan, now: datetime) -> None:
         add_log_rows(connection, plan.log_rows)
         moved = (MovedPair(pair.id, pair.score, pair.score_ts, pair.stratum) for pair in plan.pairs.values())
         move_pairs(connection, sorted(moved))
+        keep_traces(connection, plan, now)
 
 
 def _batch_rows(plan: Plan) -> list[BatchRow]:

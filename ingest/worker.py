@@ -15,6 +15,7 @@ from ingest.metrics import CLOCK_IS_DOUBTED, IngestMetrics
 from ingest.presence import PresenceQueue
 from ingest.queue import SubmissionQueue
 from ingest.rate_limit import RateLimiter
+from ingest.tracing import TraceLimiter
 from ingest.undecodable import UndecodableMessages
 from runtime.clock import Clock
 from runtime.mqtt.session import Incoming, Subscription
@@ -34,7 +35,9 @@ async def start(worker: Worker, tasks: asyncio.TaskGroup) -> None:
     acks = Acks(worker.broker, worker.topics, metrics)
     undecodable = UndecodableMessages(worker, acks, metrics)
     committer = Committer(worker, queue, acks, undecodable, last_seen, metrics)
-    _subscribe(worker, Handlers(worker.topics, queue, rate_limiter, presences, undecodable, metrics), metrics)
+    traces = TraceLimiter() if worker.telemetry.tracing else None
+    handlers = Handlers(worker.topics, queue, rate_limiter, presences, undecodable, metrics, traces)
+    _subscribe(worker, handlers, metrics)
     _add_commands(worker, committer)
     add_jobs(
         worker,

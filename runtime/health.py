@@ -1,19 +1,25 @@
-"""Report a worker's health: for each of its dependencies, the time since it was last healthy.
+"""Report a worker's health: for each of its dependencies, the time since it was last healthy; and whether it is ready.
 
 A restart of the broker or of the database is normal. So each dependency may be unavailable for a while before the
-worker counts as unhealthy; meanwhile monitoring systems can read the ages.
+worker counts as unhealthy; meanwhile monitoring systems can read the ages. A worker is ready only while it can do its
+work: it is not while a dependency is unavailable, however shortly, nor before its start is complete, nor once it stops.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
 from runtime.retry import Outage
 
 BOUND: Final = 30.0
 """Maximum seconds for which database, broker, clock or event loop may be unhealthy."""
+
+READY_BOUND: Final = 15.0
+"""Maximum seconds without an answer of the database, or without an iteration of the event loop, of a ready worker. The
+clock comparison asks the database every five seconds."""
 
 WORK_BOUND: Final = 120.0
 """Maximum seconds of one round of work. A transaction that waits for locks and for a slow server takes a minute."""
@@ -54,6 +60,45 @@ class Report:
             "service": self.service,
             "checks": {name: _as_json(finding) for name, finding in self.findings.items()},
         }
+
+
+class Phase(Enum):
+    """Phase of a worker's life."""
+
+    STARTING = "starting"
+    """It waits for the database, checks its version, and builds its parts."""
+    RUNNING = "running"
+    STOPPING = "stopping"
+
+
+@dataclass(slots=True)
+class Life:
+    """Phase of a worker, and the dependencies without which it cannot work."""
+
+    phase: Phase = Phase.STARTING
+    needs_broker: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether a worker can do its work now: for each condition, the reason why it is not met; None if it is."""
+
+    service: str
+    missing: Mapping[str, str | None]
+
+    @property
+    def ok(self) -> bool:
+        """Return whether all are met."""
+        return all(why is None for why in self.missing.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the answer to ``/readyz``."""
+        checks = {name: {"ok": True} if why is None else _not_ready(why) for name, why in self.missing.items()}
+        return {"ok": self.ok, "service": self.service, "checks": checks}
+
+
+def _not_ready(why: str) -> dict[str, Any]:
+    return {"ok": False, "detail": why}
 
 
 def _as_json(finding: Finding) -> dict[str, Any]:
@@ -115,6 +160,13 @@ class Contact(Outage):
         """Record that ``who`` has succeeded."""
         self._answered.note()
         super().succeeded(who)
+
+    def why_unavailable(self) -> str | None:
+        """Return why the database is unavailable now; None if it is available."""
+        if (longest := self.longest()) is not None:
+            return longest[1]
+        age = self._answered.age()
+        return f"no answer for {age:.0f} s" if age > READY_BOUND else None
 
     def finding(self) -> Finding:
         """Return the time since it has failed for some work, or else since its last answer."""

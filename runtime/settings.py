@@ -116,7 +116,7 @@ class WorkerSettings(BaseSettings):
 
     metrics_address: str = "127.0.0.1"
     metrics_port: Port | None = None
-    """Port of /metrics and /healthz; unset: none."""
+    """Port of /metrics, /healthz and /readyz; unset: none."""
 
     @field_validator("monitors_domain")
     @classmethod

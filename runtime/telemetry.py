@@ -4,7 +4,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from socketserver import ThreadingMixIn
@@ -14,19 +14,17 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import Meter
 from opentelemetry.sdk.metrics import Histogram, MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Tracer
+from opentelemetry.trace import NoOpTracer, Tracer
 from prometheus_client import REGISTRY, make_wsgi_app
 
-from runtime.health import Report
+from runtime.health import Readiness, Report
 
-Health = Callable[[], Report]
-"""Function that returns the health; called outside the event loop's thread, so that a hanging loop is detected."""
-
+State = Callable[[], Report | Readiness]
+"""Function that returns the health or readiness; called outside the event loop's thread, so that a hanging loop is
+detected."""
 
 # The library's own buckets are for milliseconds: 5 to 10 000.
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -47,6 +45,8 @@ class Telemetry:
 
     meter: Meter
     tracer: Tracer
+    tracing: bool = False
+    """True if traces are exported; without, nothing has to be done for them."""
 
 
 @contextmanager
@@ -54,20 +54,38 @@ def telemetry(service: str, env: str) -> Iterator[Telemetry]:
     """Provide the telemetry of one process. The rest is exported at the end, within a second."""
     resource = Resource.create({"service.name": f"ntppool-{service}", "deployment.environment": env})
     readers: list[MetricReader] = [PrometheusMetricReader()]
-    tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
-    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        # Imported here, since the exporter loads slowly and most installations have no collector.
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    tracer: Tracer = NoOpTracer()
+    ends: list[Callable[[], object]] = []
+    tracing = _has_collector("TRACES")
+    # Imported here, since the exporter loads slowly and most installations have no collector.
+    if tracing:
+        from runtime.otlp import tracer_provider
 
-        readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
-        tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        tracers = tracer_provider(resource)
+        tracer = tracers.get_tracer("ntppool")
+        ends.append(tracers.shutdown)
+    if _has_collector("METRICS"):
+        from runtime.otlp import metrics_reader
+
+        readers.append(metrics_reader())
     views = [_IN_SECONDS]
     meters = MeterProvider(metric_readers=readers, resource=resource, views=views, shutdown_on_exit=False)
+    ends.append(meters.shutdown)
     try:
-        yield Telemetry(meters.get_meter("ntppool"), tracers.get_tracer("ntppool"))
+        yield Telemetry(meters.get_meter("ntppool"), tracer, tracing)
     finally:
-        _end_within(_EXPORT_WITHIN, meters.shutdown, tracers.shutdown)
+        _end_within(_EXPORT_WITHIN, *ends)
+
+
+def _has_collector(signal: str) -> bool:
+    """Return whether the environment has a collector for ``TRACES`` or ``METRICS`` (OpenTelemetry's variables)."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    if os.environ.get(f"OTEL_{signal}_EXPORTER", "otlp").strip().lower() == "none":
+        return False
+    return bool(
+        os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    )
 
 
 def _end_within(seconds: float, *ends: Callable[[], object]) -> None:
@@ -86,8 +104,8 @@ def _end_within(seconds: float, *ends: Callable[[], object]) -> None:
 
 
 @contextmanager
-def metrics_server(address: str, port: int | None, health: Health) -> Iterator[None]:
-    """Serve ``/metrics`` and ``/healthz`` (JSON; 503 if unhealthy) from a thread; do nothing without a port.
+def metrics_server(address: str, port: int | None, states: Mapping[str, State]) -> Iterator[None]:
+    """Serve ``/metrics``, and the ``states`` by path (JSON; 503 if not ok), from a thread; do nothing without a port.
 
     Raises:
         OSError: the address is not local, or the port is in use.
@@ -95,7 +113,7 @@ def metrics_server(address: str, port: int | None, health: Health) -> Iterator[N
     if port is None:
         yield
         return
-    with make_server(address, port, _app(health), _Server, _QuietHandler) as server:
+    with make_server(address, port, _app(states), _Server, _QuietHandler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(_LOOK_FOR_END,), name="metrics", daemon=True)
         thread.start()
         try:
@@ -119,18 +137,20 @@ class _QuietHandler(WSGIRequestHandler):
         """Do not log scrapes."""
 
 
-def _app(health: Health) -> Callable[[Any, Any], Any]:
+def _app(states: Mapping[str, State]) -> Callable[[Any, Any], Any]:
     metrics = make_wsgi_app(REGISTRY)
+    known = ", ".join(["/metrics", *states])
 
     def app(environ: Any, start_response: Any) -> Any:
-        if environ["PATH_INFO"] == "/metrics":
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
             return metrics(environ, start_response)
-        if environ["PATH_INFO"] == "/healthz":
-            report = health()
-            status = "200 OK" if report.ok else "503 Service Unavailable"
+        if path in states:
+            state = states[path]()
+            status = "200 OK" if state.ok else "503 Service Unavailable"
             start_response(status, [("Content-Type", "application/json"), ("Cache-Control", "no-store")])
-            return [json.dumps(report.as_json()).encode() + b"\n"]
+            return [json.dumps(state.as_json()).encode() + b"\n"]
         start_response("404 Not Found", [("Content-Type", "text/plain")])
-        return [b"try /metrics or /healthz\n"]
+        return [f"try one of {known}\n".encode()]
 
     return app

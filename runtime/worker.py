@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,22 +18,24 @@ from importlib.metadata import version
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
+from opentelemetry.metrics import CallbackOptions, NoOpMeter, Observation
 from sqlalchemy.engine import Engine
 
 from runtime.clock import COMPARE_EVERY, Clock, Comparison
 from runtime.control import Control
 from runtime.db import migrate
 from runtime.db.engine import open_database, reading
+from runtime.db.metrics import DatabaseMetrics
 from runtime.db.retry import DatabaseUnavailable, Reaction, reaction_to
 from runtime.db.system_settings import PoolSettingsReader
-from runtime.health import Contact, Finding, LastWell, Report, Rounds
+from runtime.health import READY_BOUND, Contact, Finding, LastWell, Life, Phase, Readiness, Report, Rounds
 from runtime.jobs import Jobs
 from runtime.mqtt.live_stream import LiveStream
 from runtime.mqtt.session import BrokerSession, Identity, Incoming, Subscription
 from runtime.mqtt.types import TokenSource
 from runtime.retry import Delays, Judge, Setback, until_done
 from runtime.settings import ConfigurationError, WorkerSettings
-from runtime.telemetry import Health, Telemetry, metrics_server, telemetry
+from runtime.telemetry import State, Telemetry, metrics_server, telemetry
 from schema.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,8 @@ class Worker:
     """Running rounds of the worker's loops, for the health."""
     jobs: Jobs = field(default_factory=Jobs)
     """The worker's periodic jobs."""
+    life: Life = field(default_factory=Life)
+    database: DatabaseMetrics = field(default_factory=lambda: DatabaseMetrics(NoOpMeter("none")))
 
     async def in_database(self, work: Callable[[], T], judge_defect: Judge | None = None) -> T:
         """Run blocking ``work`` in a thread, with retries while the database is unavailable or locked.
@@ -85,12 +89,15 @@ class Worker:
         """
 
         def judge(error: Exception) -> Setback | None:
+            # Without the statement and its values, which may be long and private.
+            setback: Setback | None = Setback(str(getattr(error, "orig", error)))
             if isinstance(error, DatabaseUnavailable):
                 self.doubts.count += 1
             elif reaction_to(error) is Reaction.DEFECT:
-                return None if judge_defect is None else judge_defect(error)
-            # Without the statement and its values, which may be long and private.
-            return Setback(str(getattr(error, "orig", error)))
+                setback = None if judge_defect is None else judge_defect(error)
+            if setback is not None:
+                self.database.retried(error)
+            return setback
 
         return await until_done(partial(_to_its_end, work), judge, _DATABASE_DELAYS, self.contact)
 
@@ -131,6 +138,19 @@ class Vitals:
             "ntppool.clock.ahead", unit="s", description="seconds by which this host's clock is ahead of the database's"
         )
         self._doubted = meter.create_gauge("ntppool.clock.doubted", description="1 while the clock is not trusted")
+        broker = worker.broker
+
+        def connected(options: CallbackOptions) -> list[Observation]:
+            return [Observation(int(broker.connected))]
+
+        def connections(options: CallbackOptions) -> list[Observation]:
+            return [Observation(broker.connections)]
+
+        # Read at each scrape, so that they are true even while the event loop hangs.
+        meter.create_observable_gauge("ntppool.broker.connected", [connected], description="1 while it is connected")
+        meter.create_observable_counter(
+            "ntppool.broker.connections", [connections], description="connections to the broker so far"
+        )
 
     async def note(self) -> None:
         """Record the healthy dependencies. A periodic job."""
@@ -157,6 +177,20 @@ class Vitals:
             "work": worker.rounds.finding(),
         }
         return Report(worker.service, findings)
+
+    def readiness(self) -> Readiness:
+        """Return the answer to ``/readyz``."""
+        worker, life = self._worker, self._worker.life
+        hangs, running = self._pulse.age() > READY_BOUND, life.phase is Phase.RUNNING
+        missing = {
+            "phase": None if running else life.phase.value,
+            "database": worker.contact.why_unavailable(),
+            "clock": worker.clock.doubt,
+            "loop": f"the event loop hangs for {self._pulse.age():.0f} s" if hangs else None,
+        }
+        if life.needs_broker:
+            missing["broker"] = None if worker.broker.connected else f"not connected to {worker.broker.address}"
+        return Readiness(worker.service, missing)
 
 
 def introduction(worker: Worker) -> str:
@@ -241,11 +275,12 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        with _listening(settings, vitals.report):
+        with _listening(settings, {"/healthz": vitals.report, "/readyz": vitals.readiness}):
             log.info("%s", introduction(worker))
             async with asyncio.TaskGroup() as tasks:
                 running = tasks.create_task(_work(worker, *starts, vitals), name=service)
                 await _first(stop, running)
+                worker.life.phase = Phase.STOPPING
                 await _end(running)
     finally:
         worker.engine.dispose()
@@ -255,11 +290,11 @@ async def _run(
 
 
 @contextmanager
-def _listening(settings: WorkerSettings, health: Health) -> Iterator[None]:
+def _listening(settings: WorkerSettings, states: Mapping[str, State]) -> Iterator[None]:
     with ExitStack() as stack:
         address, port = settings.metrics_address, settings.metrics_port
         try:
-            stack.enter_context(metrics_server(address, port, health))
+            stack.enter_context(metrics_server(address, port, states))
         except OSError as error:
             raise ConfigurationError(
                 f"METRICS_ADDRESS={address}, METRICS_PORT={port}: must be a local address and a free port: {error}"
@@ -283,6 +318,7 @@ async def _work(worker: Worker, begin: Start | None, start: Start, vitals: Vital
         # The modules have a hundred thousand objects that stay; repeated garbage collections of them would block the
         # event loop for 50 ms at a time.
         gc.freeze()
+        worker.life.phase = Phase.RUNNING
 
 
 async def _first(stop: asyncio.Event, running: asyncio.Task[None]) -> None:
@@ -311,6 +347,8 @@ def assemble(service: str, settings: WorkerSettings, token: TokenSource, numbers
     identity = Identity(service, f"{service}/{os.getpid()}-{time.time_ns() % 1_000_000:06d}")
     broker = BrokerSession(settings.broker_address(), identity, token)
     engine = open_database(settings.database_url(), reread=settings.database_url)
+    database = DatabaseMetrics(numbers.meter)
+    database.attach(engine)
     status: dict[str, Any] = {}
     control = Control(service, lambda: {"client_id": identity.client_id, **status})
     return Worker(
@@ -320,10 +358,11 @@ def assemble(service: str, settings: WorkerSettings, token: TokenSource, numbers
         engine=engine,
         broker=broker,
         control=control,
-        live=LiveStream(broker),
+        live=LiveStream(broker, numbers.tracer),
         pool=PoolSettingsReader(engine),
         telemetry=numbers,
         status=status,
+        database=database,
     )
 
 

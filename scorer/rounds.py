@@ -5,7 +5,7 @@ nothing.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -50,6 +50,8 @@ class Scored:
     """Number of logged scores."""
     alarming: tuple[int, ...] = ()
     """Servers whose score fell so far that they are now due for review."""
+    traces: Mapping[int, str] = field(default_factory=dict)
+    """Contexts of the traces that go on with the scores, by server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +90,22 @@ class _Verdicts:
         return [c for c in self.computed if c.state.id in server_ids]
 
 
-def score_due(engine: Engine, scorers: Sequence[Scorer], intervals: Intervals, now: datetime, limit: int) -> Scored:
+def score_due(
+    engine: Engine,
+    scorers: Sequence[Scorer],
+    intervals: Intervals,
+    now: datetime,
+    limit: int,
+    *,
+    traced: bool = False,
+) -> Scored:
     """Score up to ``limit`` servers that are due at ``now`` (naive UTC) and that no other worker has locked.
 
     Most of the time is spent on reading and computing, without row locks that would block ingest. The score of a server
     is written only if no result of it was stored meanwhile (optimistic locking); otherwise it stays due.
+
+    Args:
+        traced: also take the traces that go on with the scores.
 
     Raises:
         DatabaseUnavailable, sqlalchemy.exc.DBAPIError: nothing was written, or the outcome is unknown; the call may be
@@ -103,7 +116,7 @@ def score_due(engine: Engine, scorers: Sequence[Scorer], intervals: Intervals, n
         verdicts = _judge(connection, scorers, intervals, looked, now + _AHEAD) if looked else []
     if not looked:
         return Scored()
-    return transaction(engine, lambda connection: write_scores(connection, looked, verdicts, now))
+    return transaction(engine, lambda connection: write_scores(connection, looked, verdicts, now, traced=traced))
 
 
 def _judge(
@@ -126,7 +139,7 @@ def _judge(
 
 
 def write_scores(
-    connection: Connection, looked: Mapping[int, int], verdicts: Sequence[_Verdicts], now: datetime
+    connection: Connection, looked: Mapping[int, int], verdicts: Sequence[_Verdicts], now: datetime, *, traced: bool
 ) -> Scored:
     """Write the scores of those servers whose version counter is unchanged since they were read."""
     claimed = SCORING.claim_unchanged(connection, looked, now)
@@ -143,7 +156,8 @@ def write_scores(
         logged += _write_news(connection, verdict.row.id, computed, verdict.logged)
         scores += [ServerScored(c.state.id, verdict.scorer.name, c.state.newest, c.score.score) for c in computed]
     SCORING.done(connection, claimed)
-    return Scored(len(looked), len(claimed), tuple(scores), logged, tuple(alarming))
+    traces = store.pop_traces(connection, claimed) if traced else {}
+    return Scored(len(looked), len(claimed), tuple(scores), logged, tuple(alarming), traces)
 
 
 def _at_work(scorers: Sequence[Scorer], rows: Sequence[ScorerRow]) -> list[tuple[Scorer, ScorerRow]]:

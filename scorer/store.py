@@ -13,9 +13,9 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from runtime.db.bulk import BulkInsert, BulkUpdate, by_index, in_this_order, upsert
+from runtime.db.bulk import BulkDelete, BulkInsert, BulkUpdate, by_index, in_this_order, upsert
 from schema.messages import MonitorStatus
-from schema.tables import log_scores, monitors, scoring_queue, server_scores, servers
+from schema.tables import log_scores, monitors, score_traces, scoring_queue, server_scores, servers
 from scorer.model import PairScore, Score, Tier
 from scorer.policy import SAME_FOR, Logged
 
@@ -161,6 +161,14 @@ def write_log(connection: Connection, scorer_id: int, scores: Mapping[int, tuple
     _ADD_LOG_ROWS.execute(connection, rows, monitor_id=scorer_id)
 
 
+def pop_traces(connection: Connection, server_ids: Collection[int]) -> dict[int, str]:
+    """Remove and return the contexts of traces of these servers, which are locked."""
+    rows = connection.execute(_TRACES, {"servers": list(server_ids)})
+    traces = {row.server_id: row.trace_context for row in rows}
+    _REMOVE_TRACES.execute(connection, ((server_id,) for server_id in sorted(traces)))
+    return traces
+
+
 class _ServerRow(NamedTuple):
     id: int
     score_ts: datetime | None
@@ -278,3 +286,6 @@ _SCORES: Final = sa.select(_pair.server_id, _pair.score_ts, _pair.score_raw, _pa
     _pair.monitor_id == sa.bindparam("scorer"), _pair.server_id.in_(_several("servers"))
 )
 _LOGGED: Final = _logged()
+_trace = score_traces.c
+_TRACES: Final = sa.select(_trace.server_id, _trace.trace_context).where(_trace.server_id.in_(_several("servers")))
+_REMOVE_TRACES: Final = BulkDelete(score_traces)

@@ -27,6 +27,7 @@ from scorer.metrics import ScorerMetrics
 from scorer.model import Scorer
 from scorer.rounds import Scored, ServerScored, score_due
 from scorer.scorers import all_scorers
+from scorer.tracing import record_round
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class _Scoring:
                 self._set_backlog(Backlog(0, 0))
             if self._behind.due <= _CALM:
                 for score in scored.scores:
-                    self._publish(score)
+                    self._publish(score, scored.traces.get(score.server_id))
             await asyncio.sleep(rest_after(seconds, self._behind) if self._more else POLL)
 
     async def count_backlog(self) -> None:
@@ -141,11 +142,12 @@ class _Scoring:
         most = pool.scorer.batch_size
         with reading(worker.engine) as connection:
             if not store.is_due(connection, utc_now()):
-                return Scored(), 0.0, most  # without a span, since there was nothing to do
-        began = time.monotonic()
-        with worker.telemetry.tracer.start_as_current_span("score") as span:
-            scored = score_due(worker.engine, self._scorers, pool.monitors, utc_now(), most)
-            span.set_attribute("servers", scored.claimed)
+                return Scored(), 0.0, most
+        began, began_at = time.monotonic(), time.time_ns()
+        traced = worker.telemetry.tracing
+        scored = score_due(worker.engine, self._scorers, pool.monitors, utc_now(), most, traced=traced)
+        if scored.traces:
+            scored = record_round(worker.telemetry.tracer, scored, began_at)
         return scored, time.monotonic() - began, most
 
     def _count(self, scored: Scored, seconds: float) -> None:
@@ -156,11 +158,11 @@ class _Scoring:
         last = {"servers": scored.claimed, "seconds": round(seconds, 3)}
         self._worker.status.update(scored=self._total, last_batch=last)
 
-    def _publish(self, scored: ServerScored) -> None:
+    def _publish(self, scored: ServerScored, trace: str | None) -> None:
         event = ScoreComputed(
             server_id=scored.server_id, scorer=scored.scorer, ts=from_db(scored.ts), score=scored.score
         )
-        self._worker.live.offer(self._worker.topics.score_event(scored.server_id), event)
+        self._worker.live.offer(self._worker.topics.score_event(scored.server_id), event, trace)
 
 
 async def _rescore(worker: Worker, command: ControlCommand) -> Mapping[str, Any]:

@@ -41,7 +41,8 @@ CLOSE_WITHIN: Final = 2.0
 """Maximum seconds for the last batches: an agent ends within five, whatever its disk does."""
 
 AROUND_PAYLOAD: Final = 512
-"""Maximum bytes of a packet in addition to its batch: a topic with a name of 253 characters, and the batch's id."""
+"""Maximum bytes of a packet in addition to its batch: a topic with a name of 253 characters, the batch's id, and
+a trace context."""
 
 MAX_GATHERED: Final = 5 * MAX_BATCH_RESULTS
 """Maximum number of results in memory if the disk accepts no more."""

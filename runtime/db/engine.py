@@ -265,6 +265,10 @@ sqlite3.register_adapter(JsonText, str)
 _TIMEOUTS: Final = {"connect_timeout": 5, "read_timeout": ANSWER_WITHIN, "write_timeout": ANSWER_WITHIN}
 
 
+ON_RETRY: Final = "ntppool_on_retry"
+"""Option of an engine: a function that is called with the error before a transaction is retried."""
+
+
 def transaction(
     engine: Engine, work: Callable[[Connection], T], *, attempts: int = 10, retry_on: tuple[type[Exception], ...] = ()
 ) -> T:
@@ -283,7 +287,7 @@ def transaction(
         with engine.begin() as connection:
             return work(connection)
 
-    return repeat_after_conflicts(once, attempts, retry_on)
+    return repeat_after_conflicts(once, attempts, retry_on, engine.get_execution_options().get(ON_RETRY))
 
 
 def reading(engine: Engine) -> AbstractContextManager[Connection]:

@@ -153,10 +153,15 @@ _SQLITE_BUSY: Final = "database is locked"
 _SQLITE_NO_ROOM: Final = ("database or disk is full", "disk I/O error", "readonly database")
 
 
-def repeat_after_conflicts(once: Callable[[], T], attempts: int, retry_on: tuple[type[Exception], ...]) -> T:
+def repeat_after_conflicts(
+    once: Callable[[], T],
+    attempts: int,
+    retry_on: tuple[type[Exception], ...],
+    on_retry: Callable[[Exception], object] | None = None,
+) -> T:
     """Run the transaction ``once`` until it meets no conflict, at most ``attempts`` times, and return its result.
 
-    Errors of the types ``retry_on`` count as conflicts, too.
+    Errors of the types ``retry_on`` count as conflicts, too. ``on_retry`` is called with the error before each retry.
 
     Raises:
         DatabaseUnavailable: the connection failed; it may have committed.
@@ -171,6 +176,8 @@ def repeat_after_conflicts(once: Callable[[], T], attempts: int, retry_on: tuple
             if attempt == attempts or not (isinstance(error, retry_on) or reaction is Reaction.AGAIN):
                 raise
             log.debug("transaction tried again after %s", getattr(error, "orig", error))
+            if on_retry is not None:
+                on_retry(error)
             time.sleep(_CONFLICT_DELAYS.after(attempt))
     raise AssertionError("unreachable")
 

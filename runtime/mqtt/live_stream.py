@@ -4,8 +4,12 @@ import asyncio
 import time
 from typing import Final
 
+from opentelemetry.trace import NoOpTracer, SpanKind, Tracer
+
 from runtime.mqtt.session import BrokerSession, NotConnected, PublishRefused
+from runtime.tracing import child_of, context_of
 from schema.messages import Message, encode
+from schema.trace_context import USER_PROPERTY
 
 _PER_TOPIC: Final = 1.0
 """Minimum seconds between two events on one topic."""
@@ -20,20 +24,27 @@ _MOST_WAITING: Final = 500
 _MOST_TOPICS: Final = 20_000
 """Maximum topics in memory."""
 
+_NO_TRACES: Final = NoOpTracer()
+
 
 class LiveStream:
     """Queue of events, limited per topic and in total, that never blocks the caller."""
 
-    def __init__(self, broker: BrokerSession) -> None:
+    def __init__(self, broker: BrokerSession, tracer: Tracer = _NO_TRACES) -> None:
         self._broker = broker
-        self._waiting: asyncio.Queue[tuple[str, Message]] = asyncio.Queue(_MOST_WAITING)
+        self._tracer = tracer
+        self._waiting: asyncio.Queue[tuple[str, Message, str | None]] = asyncio.Queue(_MOST_WAITING)
         self._last: dict[str, float] = {}
         self._second = -_PER_TOPIC
         self._offered = 0
         self.dropped = 0
 
-    def offer(self, topic: str, event: Message) -> None:
-        """Enqueue ``event``, or drop it if it exceeds a limit."""
+    def offer(self, topic: str, event: Message, trace: str | None = None) -> None:
+        """Enqueue ``event``, or drop it if it exceeds a limit.
+
+        Args:
+            trace: trace context that the event continues.
+        """
         now = time.monotonic()
         if now - self._second >= 1.0:
             self._second, self._offered = now, 0
@@ -45,13 +56,24 @@ class LiveStream:
         if len(self._last) >= _MOST_TOPICS:
             self._last = {t: at for t, at in self._last.items() if now - at < _PER_TOPIC}
         self._last[topic] = now
-        self._waiting.put_nowait((topic, event))
+        self._waiting.put_nowait((topic, event, trace))
 
     async def run(self) -> None:
         """Publish the enqueued events until cancelled."""
         while True:
-            topic, event = await self._waiting.get()
+            topic, event, trace = await self._waiting.get()
             try:
-                await self._broker.publish(topic, encode(event), qos=0)
+                if trace is None:
+                    await self._broker.publish(topic, encode(event), qos=0)
+                else:
+                    await self._publish_traced(topic, event, trace)
             except (NotConnected, PublishRefused):
                 self.dropped += 1
+
+    async def _publish_traced(self, topic: str, event: Message, trace: str) -> None:
+        attributes = {"messaging.system": "mqtt", "messaging.destination.name": topic}
+        with self._tracer.start_as_current_span(
+            "publish event", context_of(trace), kind=SpanKind.PRODUCER, attributes=attributes
+        ) as span:
+            properties = [(USER_PROPERTY, child_of(span))]
+            await self._broker.publish(topic, encode(event), qos=0, user_properties=properties)

@@ -205,6 +205,7 @@ CHANNELS: Final = (
         description="Live stream: a result was committed. At most one per server and second, and the first to be "
         "dropped under load.",
         qos=0,
+        user_properties=_TRACE,
     ),
     Channel(
         key="scoreEvents",
@@ -214,6 +215,7 @@ CHANNELS: Final = (
         examples=(examples.SCORE_COMPUTED,),
         description="Live stream: a server's score was computed. At most one per server and second.",
         qos=0,
+        user_properties=_TRACE,
     ),
     Channel(
         key="assignmentEvents",

@@ -46,6 +46,18 @@ scoring_queue = sa.Table(
 )
 """One row per server. Ingest locks it before it writes results of the server, the scorer before it writes the score."""
 
+score_traces = sa.Table(
+    "score_traces",
+    metadata,
+    of_server(primary_key=True),
+    # W3C trace context of the newest traced batch with a result of the server that the scorer has not seen yet.
+    Column("trace_context", text_bin(55), nullable=False),
+    Column("stored_on", datetime6(), nullable=False),
+    sa.Index("score_traces_stored", "stored_on"),
+    **TABLE_OPTIONS,
+)
+"""Traces that continue with the score of a server. Beside the queue, whose rows are updated with every result."""
+
 rejected_messages = sa.Table(
     "rejected_messages",
     metadata,

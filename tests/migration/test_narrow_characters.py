@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
+from opentelemetry.metrics import NoOpMeter
 from sqlalchemy.engine import Engine
 
 from ingest.last_seen import Seen, write_last_seen
@@ -13,6 +14,7 @@ from ingest.messages import Presence, read_status
 from ingest.persist import persist_each
 from ingest.presence import write_presence
 from runtime.db.engine import open_database
+from runtime.db.metrics import DatabaseMetrics
 from runtime.db.migrate import upgrade
 from runtime.health import Contact
 from runtime.mqtt.session import Incoming
@@ -48,6 +50,7 @@ class Direct:
 
     def __init__(self) -> None:
         self.contact, self.doubts = Contact(), Doubts()
+        self.database = DatabaseMetrics(NoOpMeter("test"))
 
     async def in_database(self, work: Any, judge_defect: Any) -> Any:
         return await Worker.in_database(cast(Worker, self), work, judge_defect)

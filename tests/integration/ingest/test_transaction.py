@@ -1,6 +1,6 @@
 """Test the transaction that stores queued batches, on all databases: all or nothing, and never twice."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,6 +19,7 @@ from schema.tables import (
     log_scores,
     monitors,
     result_batches,
+    score_traces,
     scoring_queue,
     server_scores,
     servers,
@@ -270,3 +271,41 @@ def test_empty_batch_is_stored(engine: Engine, world: World) -> None:
     plan = commit(engine, [new_submission(ALICE, id=str(ULID()))], NOW)
     assert stored(plan) == [0]
     assert len(rows(engine, result_batches)) == 1
+
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def test_a_trace_goes_on_with_the_servers_whose_results_were_stored(engine: Engine, world: World) -> None:
+    traced = new_submission(ALICE, world.good(0), world.good(1, rtt=-1.0))
+    commit(engine, [replace(traced, trace=TRACE), new_submission(BOB, world.good(1), world.good(2))], NOW)
+    [kept] = rows(engine, score_traces)
+    assert kept == {"server_id": world.servers[0], "trace_context": TRACE, "stored_on": NOW}
+
+
+def test_the_newest_trace_of_a_server_replaces_another(engine: Engine, world: World) -> None:
+    first, second = (new_submission(ALICE, world.good(0, age=age)) for age in (600.0, 1.0))
+    commit(engine, [replace(first, trace=TRACE)], NOW - timedelta(minutes=9))
+    newer = TRACE.replace("b7ad", "beef")
+    commit(engine, [replace(second, trace=newer)], NOW)
+    assert [(row["trace_context"], row["stored_on"]) for row in rows(engine, score_traces)] == [(newer, NOW)]
+
+
+def test_a_batch_that_was_stored_before_continues_no_trace(engine: Engine, world: World) -> None:
+    submission = new_submission(ALICE, world.good(0))
+    commit(engine, [submission], NOW)
+    commit(engine, [replace(submission, trace=TRACE)], NOW)
+    assert rows(engine, score_traces) == []
+
+
+def test_a_trace_goes_on_with_a_few_servers_only(sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.tracing.MOST_SERVERS", 2)
+    with sqlite_engine.begin() as connection:
+        alice = add_monitor(connection, ALICE)
+        ips = [f"192.0.2.{number}" for number in range(1, 6)]
+        ids = [add_server(connection, ip) for ip in ips]
+        for server_id in ids:
+            add_pair(connection, server_id, alice)
+    submission = new_submission(ALICE, *(new_result(id_, ip) for id_, ip in zip(ids, ips, strict=True)))
+    commit(sqlite_engine, [replace(submission, trace=TRACE)], NOW)
+    assert len(rows(sqlite_engine, score_traces)) == 2

@@ -22,7 +22,7 @@ PROGRAM = """
 import sys, time
 from runtime.health import Report
 from runtime.telemetry import metrics_server, telemetry
-with metrics_server("127.0.0.1", int(sys.argv[1]) or None, lambda: Report("test", {})):
+with metrics_server("127.0.0.1", int(sys.argv[1]) or None, {"/healthz": lambda: Report("test", {})}):
     with telemetry("test", "devel") as numbers:
         numbers.meter.create_counter("things").add(1)
         with numbers.tracer.start_as_current_span("work"):

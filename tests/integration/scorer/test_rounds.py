@@ -19,6 +19,7 @@ from schema.tables import (
     log_scores,
     metadata,
     monitors,
+    score_traces,
     scoring_queue,
     server_scores,
     servers,
@@ -463,3 +464,21 @@ def test_scores_equal_a_recomputation_from_all_rows(engine: Engine, recentmedian
     scores = {row["id"]: row["score"] for row in rows(engine, log_scores)}
     given = {row["id"]: row["score_raw"] for row in rows(engine, servers) if row["id"] in expected}
     assert given == {server: scores[source] for server, source in expected.items()}
+
+
+def test_traces_of_scored_servers_are_taken_once(engine: Engine) -> None:
+    context = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with engine.begin() as connection:
+        add_scorer(connection, SCORER)
+        first, _ = watched_server(connection, 12.0)
+        other, _ = watched_server(connection, 12.0, due=False)
+        for server_id in (first, other):
+            row = {"server_id": server_id, "trace_context": context, "stored_on": NOW}
+            connection.execute(sa.insert(score_traces), row)
+    assert score_all(engine).traces == {}, "without a collector, they are not read"
+    with engine.begin() as connection:
+        make_due(connection, first)
+    scored = score_due(engine, all_scorers(), INTERVALS, NOW, 100, traced=True)
+    assert scored.traces == {first: context}
+    with engine.connect() as connection:
+        assert list(connection.scalars(sa.select(score_traces.c.server_id))) == [other]

@@ -40,7 +40,7 @@ class LiveRecorder(LiveStream):
         super().__init__(broker)
         self.events: list[tuple[str, Message]] = []
 
-    def offer(self, topic: str, event: Message) -> None:
+    def offer(self, topic: str, event: Message, trace: str | None = None) -> None:
         self.events.append((topic, event))
 
 

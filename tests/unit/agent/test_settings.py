@@ -124,6 +124,13 @@ def test_at_least_one_protocol_must_be_enabled(tmp_path: Path) -> None:
     assert for_daemon(load(tmp_path, ipv4=False), tmp_path).protocols == ("v6",)
 
 
+@pytest.mark.parametrize(
+    ("text", "one_in"), [("", 1000), ("MONITOR_TRACE_BATCHES=0\n", 0), ("MONITOR_TRACE_BATCHES=1\n", 1)]
+)
+def test_share_of_traced_batches_reaches_the_daemon(tmp_path: Path, text: str, one_in: int) -> None:
+    assert for_daemon(load(tmp_path, text), tmp_path).trace_batches == one_in
+
+
 def test_state_directory_in_the_file_overrides_that_of_systemd(tmp_path: Path) -> None:
     environ = {"STATE_DIRECTORY": "/var/lib/x"}
     assert base_directory(load(tmp_path, environ=environ), environ) == Path("/var/lib/x")

@@ -25,6 +25,7 @@ def test_jobs_of_the_api() -> None:
         "registrations": (3600.0, {"at_once": True, "jitter_seconds": 300.0, "when": undisturbed}),
         "revocations": (5.0, {"at_once": True, "when": undisturbed}),
         "revocation list": (5.0, {"at_once": True, "when": undisturbed}),
+        "agents": (30.0, {"at_once": True, "when": undisturbed}),
     }
     assert added == expected
     add_jobs(worker, *parts, cast(ServerTls, object()))

@@ -3,14 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 from opentelemetry.metrics import NoOpMeter
+from opentelemetry.trace import NoOpTracer
 
 from ingest.commit import MOST_RESULTS, Committer
 from ingest.messages import Submission
 from ingest.metrics import IngestMetrics
 from ingest.queue import SubmissionQueue
+from runtime.telemetry import Telemetry
 from testbed.fixtures.batches import new_batch, new_result
 from testbed.waiting import wait_until
 
@@ -23,7 +26,8 @@ class Slow(Committer):
 
     def __init__(self, queue: SubmissionQueue) -> None:
         metrics = IngestMetrics(NoOpMeter("test"), queue)
-        super().__init__(NOTHING, queue, NOTHING, NOTHING, NOTHING, metrics)
+        worker: Any = SimpleNamespace(telemetry=Telemetry(NoOpMeter("test"), NoOpTracer()))
+        super().__init__(worker, queue, NOTHING, NOTHING, NOTHING, metrics)
         self.under_way: list[asyncio.Event] = []
         self.committed = 0
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import SimpleNamespace
@@ -11,16 +11,13 @@ from typing import Any, cast
 
 import pytest
 from opentelemetry.metrics import NoOpMeter
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NoOpTracer
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError, ProgrammingError, StatementError
 from ulid import ULID
 
 from ingest import metrics as count
 from ingest.acks import Acks
-from ingest.commit import Committer, still_fresh, transaction_span
+from ingest.commit import Committer, still_fresh
 from ingest.handlers import Handlers
 from ingest.jobs import RATES_VALID_FOR, RatesJob
 from ingest.last_seen import LastSeen
@@ -33,6 +30,7 @@ from ingest.queue import SubmissionQueue
 from ingest.rate_limit import RateLimiter, Sender
 from ingest.undecodable import UndecodableMessages
 from runtime.clock import Clock
+from runtime.db.metrics import DatabaseMetrics
 from runtime.db.system_settings import PoolSettings
 from runtime.health import Contact, Rounds
 from runtime.mqtt.session import BrokerSession, Incoming, NotConnected
@@ -220,6 +218,7 @@ class Database:
     def __init__(self, *outcomes: Exception | str) -> None:
         self.outcomes = list(outcomes)
         self.contact, self.doubts = Contact(), Doubts()
+        self.database = DatabaseMetrics(NoOpMeter("test"))
 
     async def in_database(self, work: Any, judge_defect: Any = None) -> Any:
         return await Worker.in_database(cast(Worker, self), self._next, judge_defect)
@@ -288,6 +287,7 @@ class Picky:
     def __init__(self) -> None:
         self.written: list[list[int]] = []
         self.contact, self.doubts = Contact(), Doubts()
+        self.database = DatabaseMetrics(NoOpMeter("test"))
 
     async def in_database(self, work: Any, judge_defect: Any = None) -> Any:
         return await Worker.in_database(cast(Worker, self), work, judge_defect)
@@ -340,19 +340,6 @@ def test_undecodable_messages_do_not_flood_the_log(caplog: pytest.LogCaptureFixt
 async def test_unrelated_error_ends_the_worker() -> None:
     with pytest.raises(RuntimeError, match="no thread"):
         await persist(cast(Worker, Database(RuntimeError("no thread"))), lambda: None)
-
-
-def test_transaction_span_links_to_the_traces_of_its_batches() -> None:
-    kept = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(kept))
-    trace = "0af7651916cd43dd8448eb211c80319c"
-    traced = replace(new_submission(NAME, RESULT), trace_parent=f"00-{trace}-b7ad6b7169203331-01")
-    with transaction_span(provider.get_tracer("test"), [new_submission(NAME, RESULT, RESULT), traced]):
-        pass
-    [span] = kept.get_finished_spans()
-    assert [f"{link.context.trace_id:032x}" for link in span.links] == [trace]
-    assert span.attributes == {"batches": 2, "results": 3}
 
 
 async def test_rates_are_looked_up_for_busy_senders_and_expire(monkeypatch: pytest.MonkeyPatch) -> None:
