@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +21,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.metrics import AgentCounters
 from agent.status import metrics as agent_metrics
 from api.metrics import ApiMetrics
+from api.watched import show_times
+from auth.ca.files import FileAuthority
 from ingest.metrics import IngestMetrics
 from ingest.queue import SubmissionQueue
+from runtime.db.metrics import DatabaseMetrics
 from runtime.telemetry import telemetry
 from runtime.worker import Vitals
 from scorer.metrics import ScorerMetrics
@@ -81,6 +85,18 @@ def use_all_metrics_of_workers(meter: Any) -> None:
     api.registration("pending")
     api.key_refused()
     api.issued("token")
+    api.agents({"connected": 1, "away": 0})
+    settings: Any = thing(ca="files", jwt_key=None, jwt_key_file=Path(__file__))
+    show_times(api, published(), settings)
+
+
+@functools.cache
+def published() -> Any:
+    """Return what the API publishes of a new CA."""
+    with tempfile.TemporaryDirectory() as directory:
+        authority = FileAuthority(Path(directory) / "ca", "test")
+        authority.create()
+        return SimpleNamespace(bundle=authority.bundle(), revocations=authority.revocation_list([]))
 
 
 async def use_vitals(worker: Any) -> None:
@@ -90,7 +106,8 @@ async def use_vitals(worker: Any) -> None:
 def text_of_agent() -> str:
     """Return what an agent answers to the request for its metrics."""
     spool = mock.MagicMock(bytes=0, counters=SimpleNamespace(torn=0))
-    pipeline: Any = SimpleNamespace(prober=SimpleNamespace(why_not=None, assignments=()), spool=spool)
+    prober = SimpleNamespace(why_not=None, used=True, assignments=(), clock=SimpleNamespace(offset=0.0))
+    pipeline: Any = SimpleNamespace(prober=prober, spool=spool)
     return agent_metrics({"v4": pipeline}, AgentCounters(), connected=True)
 
 
@@ -98,10 +115,11 @@ def text_of_agent() -> str:
 def known() -> Mapping[str, set[str]]:
     """Return all metrics that processes expose, with their own labels; and those of others, and recorded ones."""
     with telemetry("test", "test") as numbers:
-        clock, broker = SimpleNamespace(doubt=None, ahead=0.0), SimpleNamespace(connected=True)
+        clock, broker = SimpleNamespace(doubt=None, ahead=0.0), SimpleNamespace(connected=True, connections=1)
         worker = SimpleNamespace(telemetry=numbers, clock=clock, broker=broker, status={})
         use_all_metrics_of_workers(numbers.meter)
         asyncio.run(use_vitals(worker))
+        DatabaseMetrics(numbers.meter)
         families = [*REGISTRY.collect(), *text_string_to_metric_families(text_of_agent())]
     found: dict[str, set[str]] = {name: set(labels) for name, labels in FOREIGN.items()}
     for sample in itertools.chain.from_iterable(family.samples for family in families):

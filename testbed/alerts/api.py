@@ -1,0 +1,111 @@
+"""Cases of the alerts of the API and of certificates."""
+
+from typing import Final
+
+from testbed.alerts.case import Case
+from testbed.alerts.world import (
+    BROKER_CERTIFICATE,
+    DAY,
+    FAILED,
+    FAILED_OPS,
+    KEY_WRITTEN,
+    KEYS,
+    LIST_END,
+    LOGINS,
+    MINUTES,
+    ROOT_END,
+    SHARES,
+    T,
+    counter,
+    gauge,
+    of,
+    requests,
+)
+
+CASES: Final = (
+    Case(
+        alert="NtppoolApiErrors",
+        bad={FAILED: counter(0, 60, T, 40)},
+        near={FAILED: counter(0, 30, T, 40), FAILED_OPS: counter(0, 500, T, 40)},
+        fires=T + 10,
+        clears=44,
+        says="9.091% of the requests are answered with a status of 500 or more.",
+    ),
+    Case(
+        alert="NtppoolApiSlow",
+        bad=requests(counter(600, 500, T, 45), counter(0, 100, T, 45)),
+        near=requests(counter(600, 550, T, 45), counter(0, 50, T, 45))
+        | requests(counter(0), counter(0, 900, T, 45), route="/ops/check/ntp/{ip}"),
+        fires=T + 16,
+        clears=48,
+        says="A tenth of the requests take longer than 3.5 s.",
+    ),
+    Case(
+        alert="NtppoolApiRefusals",
+        bad={LOGINS: counter(1, 30, T, 50)},
+        near={LOGINS: counter(1, 11.9, T, 50), SHARES: counter(0, 1000, T, 50)},
+        labels={"kind": "login"},
+        fires=T + 13,
+        clears=56,
+        says="It refuses 0.50 requests per second.",
+    ),
+    Case(
+        alert="NtppoolApiKeysRefused",
+        bad={KEYS: counter(1, 200, T, 50)},
+        near={KEYS: counter(1, 119, T, 50)},
+        fires=T + 18,
+        clears=56,
+        says="33.33% of the requests have no valid API key.",
+    ),
+    Case(
+        alert="NtppoolCertificateEnds",
+        bad={BROKER_CERTIFICATE: gauge(100 * DAY, 21 * DAY + 60 * T, T, 40)},
+        near={BROKER_CERTIFICATE: gauge(21 * DAY + 7200)},
+        labels={"service": "broker"},
+        fires=T + 11,
+        clears=40,
+        says="It ends in 21.0 days.",
+    ),
+    Case(
+        alert="NtppoolCertificateEndsNow",
+        bad={BROKER_CERTIFICATE: gauge(3 * DAY + 60 * 30, 400 * DAY, 45, MINUTES)},
+        labels={"service": "broker"},
+        fires=31,
+        clears=45,
+        says="It ends in 3.0 days; then no agent can connect.",
+        before={"NtppoolCertificateEnds": (10, 31)},
+    ),
+    Case(
+        alert="NtppoolCaEnds",
+        bad={ROOT_END: gauge(900 * DAY, 60 * DAY, T, 40)},
+        near={ROOT_END: gauge(60 * DAY + 7200)},
+        fires=T + 10,
+        clears=40,
+        says="The root that signs ends in 60.0 days, and with it every certificate.",
+    ),
+    Case(
+        alert="NtppoolRevocationListEnds",
+        bad={LIST_END: gauge(30 * DAY, 20 * DAY, T, 40)},
+        near={LIST_END: gauge(20 * DAY + 7200)},
+        fires=T + 10,
+        clears=40,
+        says="It ends in 20.0 days, though the API should make another one every hour.",
+    ),
+    Case(
+        alert="NtppoolRevocationListEndsNow",
+        bad={LIST_END: gauge(0.4 * DAY + 60 * 30, 30 * DAY, 45, MINUTES)},
+        near={of("api", "ntppool_ca_revocation_list_end_timestamp_seconds", ca="vault"): gauge(0.4 * DAY + 7200)},
+        fires=31,
+        clears=45,
+        says="It ends in 0.4 days; then a broker that checks it refuses every certificate.",
+        before={"NtppoolRevocationListEnds": (10, 31)},
+    ),
+    Case(
+        alert="NtppoolTokenKeyOld",
+        bad={KEY_WRITTEN: gauge(-100 * DAY, -400 * DAY, T, 40)},
+        near={KEY_WRITTEN: gauge(-400 * DAY + 7200)},
+        fires=T + 10,
+        clears=40,
+        says="It was written 400 days ago.",
+    ),
+)
