@@ -6,7 +6,7 @@ from schema.migrations.building import create_table
 from schema.tables.columns import datetime6, int_u, text_bin
 
 revision = "0011"
-down_revision = "0007"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 
