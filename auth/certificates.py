@@ -5,8 +5,8 @@ certificate. So do agents that ask several times at once, whichever process answ
 transaction, since Vault may take seconds; of several that were signed at once, one is stored and handed out, and the
 others are never seen by anyone.
 
-Locks are taken in one order: first the monitor's rows, then its certificates. So no certificate is issued beside a
-transaction that deletes the monitor and revokes its certificates.
+Locks are taken in one order: first the monitor's rows and name, then its certificates. So no certificate is issued
+beside a transaction that deletes the monitor and revokes its certificates, not even on another node of a cluster.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from auth.ca.authority import Authority, IssuedCertificate, Revocation
 from auth.ca.list_file import write_list
 from auth.ca.request import SigningRequest
 from runtime.db.engine import from_db, reading, to_db, transaction
+from runtime.db.locks import lock_monitors
 from schema.tables import certificates, monitors
 
 SAME_CERTIFICATE_FOR: Final = timedelta(minutes=10)
@@ -109,6 +110,8 @@ def require_monitor(connection: Connection, name: str, *, lock: bool = False) ->
     query = sa.select(m.tls_name, m.status).where(m.tls_name == name, m.type == "monitor")
     query = query.order_by(m.tls_name, m.ip_version)
     rows = connection.execute(query.with_for_update() if lock else query).all()
+    if lock:
+        lock_monitors(connection, [name])
     # To most collations, names that differ in case or trailing spaces are equal.
     if all(row.status == "deleted" or row.tls_name != name for row in rows):
         raise NoSuchMonitor(f"monitor {name!r}: there is none, or it is deleted")
@@ -182,6 +185,7 @@ def revoke_monitor(connection: Connection, name: str, now: datetime) -> list[str
     """
     lock = sa.select(monitors.c.id).where(monitors.c.tls_name == name)
     connection.execute(lock.order_by(monitors.c.tls_name, monitors.c.ip_version).with_for_update()).all()
+    lock_monitors(connection, [name])
     return _revoke(connection, [certificates.c.name == name, certificates.c.kind == "monitor"], now)
 
 

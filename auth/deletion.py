@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from auth.api_key_store import keys_of_monitors, revoke_key
 from auth.certificates import revoke_monitor
 from runtime.db.engine import to_db_seconds
+from runtime.db.locks import lock_monitors
 from schema.tables import api_keys_monitors, monitors
 
 REMOVED: Final = "its monitor was deleted"
@@ -66,6 +67,7 @@ def _lock(connection: Connection, monitor_ids: Collection[int]) -> set[str]:
     # In the order of auth.certificates, which locks the same rows.
     lock = sa.select(m.id).where(m.tls_name.in_(sorted(names))).order_by(m.tls_name, m.ip_version)
     connection.execute(lock.with_for_update()).all()
+    lock_monitors(connection, names)
     return names
 
 

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sqlalchemy.engine import URL
 
@@ -33,10 +33,21 @@ REDO_LOG: Final = "512M"
 """As large as on a server with many writes: with a small redo log, MariaDB writes its pages repeatedly."""
 
 
+class Ledgers(Protocol):
+    """A database server, or a cluster, in which a benchmark creates its ledger."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process whose CPU time counts as the database's."""
+
+    def create(self, database: str) -> URL:
+        """Create an empty database, and return its URL."""
+
+
 class Stage(Stack):
     """A broker, workers, load, and their ledger; see :func:`stage`."""
 
-    def __init__(self, site: Site, database: DatabaseServer) -> None:
+    def __init__(self, site: Site, database: Ledgers) -> None:
         super().__init__(site)
         self.database = database
 
@@ -45,9 +56,13 @@ class Stage(Stack):
         """The key that signs tokens."""
         return self.site.directory / "jwt.key"
 
-    async def start_worker(self, name: str, *, number: int = 1) -> str:
-        """Start ``ingest``, ``scorer`` or ``selector``; return its name when it is connected to the broker."""
-        command = worker_command(self.site, name)
+    async def start_worker(self, name: str, *, number: int = 1, ledger: URL | None = None) -> str:
+        """Start ``ingest``, ``scorer`` or ``selector``; return its name when it is connected to the broker.
+
+        Args:
+            ledger: the ledger's URL for this worker, if it differs from that of the others.
+        """
+        command = worker_command(dataclasses.replace(self.site, database=ledger or self.site.database), name)
         if number > 1:
             own = f"{name}-{number}"
             command = dataclasses.replace(command, name=own, log=self.site.logs / f"{own}.log")
@@ -102,7 +117,7 @@ class Stage(Stack):
 
 
 @asynccontextmanager
-async def stage(database: DatabaseServer) -> AsyncIterator[Stage]:
+async def stage(database: Ledgers) -> AsyncIterator[Stage]:
     """Run a broker, with an empty ledger in ``database``.
 
     Raises:
@@ -118,7 +133,7 @@ async def stage(database: DatabaseServer) -> AsyncIterator[Stage]:
             yield made
 
 
-def migrated(database: DatabaseServer, name: str) -> URL:
+def migrated(database: Ledgers, name: str) -> URL:
     """Create an empty ledger of this name."""
     url = database.create(name)
     engine = open_database(url)

@@ -104,7 +104,9 @@ def database_at(url: "URL") -> "Iterator[Engine]":
 
 def place_of(url: "URL") -> str:
     """Return a database's URL in a form that is safe to show."""
-    return url.render_as_string(hide_password=True)
+    from runtime.db.dsn import dsn_text
+
+    return dsn_text(url)
 
 
 @contextmanager

@@ -59,6 +59,7 @@ class WorkerSettings(BaseSettings):
     """Domain of the names of registered monitors, below which each environment has a label."""
 
     database_dsn: SecretStr | None = None
+    """The ledger, with one server or several, which are tried in their order (:mod:`runtime.db.dsn`)."""
     log_scores_days: Annotated[int, Field(ge=2, le=3650)] | None = None
     """Retention of log rows in days; a review needs one day. Unset: 15 days, or no limit in a database that was adopted
     with its rows."""

@@ -24,6 +24,7 @@ from sqlalchemy.engine import Engine
 from runtime.clock import COMPARE_EVERY, Clock, Comparison
 from runtime.control import Control
 from runtime.db import migrate
+from runtime.db.dsn import dsn_text
 from runtime.db.engine import open_database, reading
 from runtime.db.metrics import DatabaseMetrics
 from runtime.db.retry import DatabaseUnavailable, Reaction, reaction_to
@@ -197,7 +198,7 @@ def introduction(worker: Worker) -> str:
     """Return the line that a worker logs at its start: program, environment and addresses, without secrets."""
     settings = worker.settings
     places = {
-        "database": worker.engine.url.set(query={}).render_as_string(hide_password=True),
+        "database": dsn_text(worker.engine.url, parameters=False),
         "broker": str(worker.broker.address),
         "client": worker.broker.identity.client_id,
         "metrics": "none" if settings.metrics_port is None else f"{settings.metrics_address}:{settings.metrics_port}",

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from runtime.control import CommandRefused
 from runtime.db.engine import from_db, reading, transaction, utc_now
+from runtime.db.locks import lock_scorers
 from runtime.db.queue import SCORING, Backlog
 from runtime.worker import Worker
 from schema.messages import ControlCommand, ScoreComputed
@@ -66,16 +67,14 @@ def add_missing_scorers(engine: Engine, scorers: Sequence[Scorer]) -> None:
     """Insert rows for the scorers that are missing from the ledger."""
 
     def work(connection: Connection) -> None:
+        # No unique key prevents two workers from inserting the same row, since a scorer has no protocol.
+        lock_scorers(connection)
         known = {row.tls_name for row in store.scorer_rows(connection)}
         for scorer in scorers:
             if scorer.tls_name not in known:
                 store.add_scorer(connection, scorer.name, scorer.tls_name, utc_now())
                 log.info("scorer %s added to the ledger", scorer.name)
 
-    if engine.dialect.name != "sqlite":
-        # No unique key prevents two workers from inserting the same row, since a scorer has no protocol, but locking
-        # reads do. SQLite serializes transactions anyway.
-        engine = engine.execution_options(isolation_level="SERIALIZABLE")
     transaction(engine, work)
 
 

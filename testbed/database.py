@@ -98,13 +98,17 @@ class DatabaseServer(abc.ABC):
         Raises:
             DatabaseFailed: it does not.
         """
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start the server, which ends with the thread that calls this."""
         command = [*ending_with_us(), *self._program(), *self._settings()]
         with (self.directory / "log").open("ab") as log:
             # In a separate process group, so that Ctrl-C reaches us first and the database ends last.
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0, env=self._environment()
             )
-        self._wait()
 
     def _environment(self) -> dict[str, str]:
         """Set a separate directory for temporary tables, since a starting server removes those that it finds."""
@@ -112,17 +116,25 @@ class DatabaseServer(abc.ABC):
         temporary.mkdir(exist_ok=True)
         return {**os.environ, "TMPDIR": str(temporary)}
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until the started server answers.
+
+        Raises:
+            DatabaseFailed: it does not.
+        """
         deadline = time.monotonic() + START_TIMEOUT
-        engine = self.administration()
-        while True:
-            try:
-                engine.connect().close()
-                return
-            except sa.exc.OperationalError:
-                if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
-                    raise DatabaseFailed((self.directory / "log").read_text()[-2000:]) from None
-                time.sleep(0.05)
+        while not self.answers():
+            if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
+                raise DatabaseFailed((self.directory / "log").read_text()[-2000:])
+            time.sleep(0.05)
+
+    def answers(self) -> bool:
+        """Return whether the server executes statements."""
+        try:
+            self.administration().connect().close()
+        except sa.exc.OperationalError:
+            return False
+        return True
 
     def url(self, database: str) -> URL:
         """Return the URL of one of its databases."""

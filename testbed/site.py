@@ -18,6 +18,7 @@ from auth.ca.authority import DEFAULT_LIFETIME
 from auth.ca.files import FileAuthority
 from auth.ca.request import new_key
 from auth.tokens import Role, SigningKey, load_key, sign
+from runtime.db.dsn import dsn_text
 from runtime.mqtt.types import BrokerAddress
 from schema.names import short_name
 from testbed.broker import LocalBroker
@@ -117,7 +118,7 @@ class Site:
             "DEPLOYMENT_MODE": ENV,
             **broker_settings(self.broker_address),
             "JWT_KEY_FILE": str(self.directory / "jwt.key"),
-            "DATABASE_DSN": self.database.render_as_string(hide_password=False),
+            "DATABASE_DSN": dsn_text(self.database, hide_password=False),
             **({} if self.api is None else self.api.settings(self.broker, self.broker_address.host)),
         }
 

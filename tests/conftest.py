@@ -15,7 +15,12 @@ from hypothesis import settings
 from testbed.random_inputs import PROFILE, THOROUGH, examples, may_be_slow
 
 TESTS = Path(__file__).resolve().parent
-pytest_plugins = ["testbed.fixtures.broker", "testbed.fixtures.database", "testbed.fixtures.files_in_memory"]
+pytest_plugins = [
+    "testbed.fixtures.broker",
+    "testbed.fixtures.database",
+    "testbed.fixtures.files_in_memory",
+    "testbed.fixtures.galera",
+]
 
 
 def pytest_configure() -> None:

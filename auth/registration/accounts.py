@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from auth.registration.model import Account
+from runtime.db.locks import lock_account_id
 from schema.tables import accounts, monitors
 
 
@@ -16,6 +17,7 @@ def lock_account(connection: Connection, account_id: int) -> Account | None:
     row = connection.execute(query.with_for_update()).first()
     if row is None:
         return None
+    lock_account_id(connection, account_id)
     count = sa.select(sa.func.count()).where(m.account_id == account_id, m.type == "monitor", m.status != "deleted")
     try:
         flags = json.loads(row.flags or "null")

@@ -14,6 +14,7 @@ from auth.api_key_store import keys_of_monitors
 from auth.registration.accounts import lock_account
 from auth.registration.model import Account, Confirmer, Problem
 from runtime.db.engine import transaction
+from runtime.db.locks import lock_monitors
 from schema.names import short_name
 from schema.tables import api_keys, monitors
 
@@ -58,6 +59,7 @@ def _rows(connection: Connection, name: str) -> list[Any]:
     m = monitors.c
     query = sa.select(m.id, m.tls_name, m.account_id, m.status).where(m.tls_name == name, m.type == "monitor")
     rows = connection.execute(query.order_by(m.tls_name, m.ip_version).with_for_update()).all()
+    lock_monitors(connection, [name])
     # To most collations, names that differ in case or trailing spaces are equal.
     return [row for row in rows if row.tls_name == name and row.status != "deleted"]
 

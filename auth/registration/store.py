@@ -63,6 +63,7 @@ from auth.registration.rules import (
 )
 from auth.registration.secret import new_verification_token, seal, unseal
 from runtime.db.engine import from_db, reading, to_db, to_db_seconds, transaction
+from runtime.db.locks import lock_account_id, lock_monitors
 from schema.names import Environment, IpVersion
 from schema.tables import (
     accounts,
@@ -321,6 +322,7 @@ def _unconfirmed(connection: Connection, account_id: int, now: datetime, besides
             replaces them.
     """
     row = connection.execute(sa.select(accounts.c.name).where(accounts.c.id == account_id).with_for_update()).first()
+    lock_account_id(connection, account_id)
     count = connection.scalar(
         sa.select(sa.func.count())
         .select_from(_JOINED)
@@ -538,10 +540,13 @@ def _monitors(connection: Connection, which: sa.ColumnElement[bool], *, lock: bo
     m = monitors.c
     query = sa.select(m.id, m.tls_name, m.ip_version, m.ip, m.account_id, m.status)
     query = query.where(m.type == "monitor", m.ip_version.is_not(None), which).order_by(m.id)
-    return [
+    found = [
         KnownMonitor(row.id, row.tls_name or "", row.ip_version, row.ip, row.account_id, row.status)
         for row in connection.execute(query.with_for_update() if lock else query)
     ]
+    if lock:
+        lock_monitors(connection, [one.name for one in found])
+    return found
 
 
 def _taken(connection: Connection, account_token: str) -> set[str]:

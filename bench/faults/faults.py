@@ -5,6 +5,7 @@ from typing import Final, Protocol
 
 from bench.faults.certificates import WrongCertificate
 from bench.faults.identities import Duplicate, ExpiredToken, Rotation
+from bench.faults.nodes import CutOff, FrozenNode, SlowNode, TwoKilled
 from bench.faults.plan import Planned
 from bench.faults.processes import Arrival, Kill, KillAtPoint, Restart, Stop, Wiped
 from bench.faults.rig import Rig
@@ -53,6 +54,11 @@ MAKERS: Final[dict[str, Maker]] = {
     "expired certificate": WrongCertificate,
     "worker leaves in order": Restart,
     "worker comes": Arrival,
+    "frozen node": FrozenNode,
+    "slow node": SlowNode,
+    "node cut off": CutOff,
+    "killed node": Kill,
+    "two killed nodes": TwoKilled,
 }
 """The class for each kind of the plan."""
 

@@ -6,7 +6,7 @@ overlap if they do not touch the same processes and links.
 
 import random
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 GAP: Final = (3.0, 8.0)
@@ -36,6 +36,8 @@ POINTS: Final = (
     "api: after the certificate is stored, before the answer",
 )
 """Points at which a process kills itself, by program."""
+
+DATABASE: Final = "database"
 
 LINKS: Final = ("agents to broker", "workers to broker", "workers to database", "agents to API")
 """Pairs of processes with a proxy in between."""
@@ -74,6 +76,36 @@ KINDS: Final = (
 
 NAMES: Final = tuple(kind.name for kind in KINDS)
 
+NODES: Final = ("node 1", "node 2", "node 3")
+"""The nodes of a cluster, in the place of the database."""
+
+CLUSTER: Final = "cluster"
+"""The name for what only one fault at a time may break: two nodes that fail leave no majority."""
+
+_OF_CLUSTER: Final = {DATABASE: "node *", LINKS[2]: "workers to node *"}
+
+CLUSTER_KINDS: Final = (
+    *(replace(kind, targets=tuple(_OF_CLUSTER.get(target, target) for target in kind.targets)) for kind in KINDS),
+    Kind("frozen node", ("node *",), (3.0, 25.0)),
+    Kind("slow node", ("node *",), (5.0, 15.0)),
+    Kind("node cut off", ("node *",), (6.0, 25.0)),
+    Kind("killed node", ("node *",), (0.5, 15.0)),
+    Kind("two killed nodes", (CLUSTER,), (2.0, 15.0)),
+)
+"""All kinds where the ledger is a Galera cluster."""
+
+CLUSTER_NAMES: Final = tuple(kind.name for kind in CLUSTER_KINDS)
+
+
+def link_to(database: str) -> str:
+    """Return the name of the link from the workers to the database, or to a node."""
+    return f"workers to {database}"
+
+
+def locks_of(touched: Collection[str]) -> list[str]:
+    """Return the names of the locks for what a fault touches, in their order."""
+    return sorted({*touched, *([CLUSTER] if any(node in touched for node in NODES) else ())})
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:
@@ -91,16 +123,22 @@ class Planned:
 
 
 def make_plan(
-    seed: str, seconds: float, processes: Sequence[str], kinds: Collection[str] = NAMES, gap: tuple[float, float] = GAP
+    seed: str,
+    seconds: float,
+    processes: Sequence[str],
+    kinds: Collection[str] = NAMES,
+    gap: tuple[float, float] = GAP,
+    known: Sequence[Kind] = KINDS,
 ) -> list[Planned]:
     """Plan the faults of a round of ``seconds``; the same arguments give the same plan.
 
     Args:
-        processes: names of agents and ingest workers that may be targets.
-        kinds: the kinds to use; names of :data:`KINDS`.
+        processes: names of agents and ingest workers, and of nodes and their links, that may be targets.
+        kinds: the names of the kinds to use.
+        known: all kinds.
     """
     rng = random.Random(seed)
-    deck = _deck([kind for kind in KINDS if kind.name in kinds], rng)
+    deck = _deck([kind for kind in known if kind.name in kinds], rng)
     found: list[Planned] = []
     at = rng.uniform(0.5, 2.0)
     while True:

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from bench.faults.plan import NAMES, Planned
+from bench.faults.plan import CLUSTER_NAMES, Planned
 from bench.faults.verdict import Verdict
 from testbed.checker.difference import Difference, lines
 
@@ -84,7 +84,7 @@ def summarize(seed: int, seconds: float, rounds: int, struck: Sequence[Struck], 
         seed=seed,
         seconds=round(seconds, 1),
         rounds=rounds,
-        faults={name: kinds[name] for name in NAMES if kinds[name]},
+        faults={name: kinds[name] for name in CLUSTER_NAMES if kinds[name]},
         points=dict(sorted(points.items())),
         left_out=[],
         results_attempted=last.attempted,

@@ -6,20 +6,25 @@ import os
 import signal
 import socket
 import ssl
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Final, Self, TypeVar
 
+from sqlalchemy.engine import URL
+
 from agent.state import StateDirectory
 from auth.tokens import Role, sign
-from bench.faults.plan import LINKS
+from bench.faults.plan import LINKS, link_to
 from bench.faults.site import DISK_OF_DATABASE, FaultSite, store_all, through
+from runtime.db.dsn import servers_of
 from runtime.db.engine import transaction, utc_now
 from runtime.db.migrate import upgrade
 from runtime.mqtt.types import BrokerAddress
 from testbed.checker.difference import Difference
 from testbed.database import DatabaseServer
+from testbed.galera import several
 from testbed.load.generator import READY
 from testbed.operator import Operator
 from testbed.ports import ADDRESS
@@ -34,9 +39,11 @@ from testbed.world import ENV
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-DATABASE: Final = "database"
 WORKERS: Final = ("ingest 1", "ingest 2", "scorer", "selector", API)
 """The workers that run from the beginning to the end, unless a fault hits them."""
+
+_STARTED: Final = (*WORKERS, "ingest 3", "ingest 4")
+"""All workers that may run."""
 
 _CONNECT: Final = bytes.fromhex("100c 0004 4d515454 04 02 003c 0000")
 _CONNACK: Final = b"\x20"
@@ -53,20 +60,24 @@ class Rig(Stack):
 
     start_within_seconds = 60.0
 
-    def __init__(self, fault_site: FaultSite, database: DatabaseServer) -> None:
+    def __init__(self, fault_site: FaultSite, databases: Mapping[str, DatabaseServer]) -> None:
         super().__init__(fault_site.site)
         self.fault_site = fault_site
-        self.database = database
+        self.databases = databases
+        """The database, or the nodes of the cluster, by name."""
         # Signed with the current key, which changes in a rotation.
         self.operator = Operator(
             self.site.broker_address, _OPERATOR, lambda: sign(fault_site.key, Role.SERVER, _OPERATOR, ENV), ENV
         )
         self.monitors = {agent_name(monitor): monitor for monitor in fault_site.world.monitors}
-        broker, ledger = self.site.broker_address, self.site.database
+        broker = self.site.broker_address
         self.links = {
             LINKS[0]: TcpProxy(broker.host, broker.port, host=broker.host),
             LINKS[1]: TcpProxy(broker.host, broker.port, host=broker.host),
-            LINKS[2]: TcpProxy(str(ledger.host), int(ledger.port or 0), host=broker.host),
+            **{
+                link_to(name): TcpProxy(str(server.host), int(server.port or 0), host=broker.host)
+                for name, server in zip(databases, servers_of(self.site.database), strict=True)
+            },
             # The API knows a host by the address from which it registers.
             LINKS[3]: TcpProxy(ADDRESS, fault_site.place.port, host=ADDRESS, keeps_source=True),
         }
@@ -83,8 +94,9 @@ class Rig(Stack):
     async def __aexit__(self, *exception: object) -> None:
         for name in list(self.supervisor.running):
             self.signal(name, signal.SIGCONT)  # a stopped process could not end
-        with suppress(ProcessLookupError, AssertionError):
-            self.database.signal(signal.SIGCONT)
+        for database in self.databases.values():
+            with suppress(ProcessLookupError, AssertionError):
+                database.signal(signal.SIGCONT)
         await super().__aexit__(*exception)
 
     # ---- beginning -------------------------------------------------------------------------------------------------
@@ -124,9 +136,14 @@ class Rig(Stack):
         """Start a worker, also again."""
         if name in self.supervisor.running:
             return
-        database = through(self.site.database, self.links[LINKS[2]])
-        addresses = self.broker_by(LINKS[1]), database, self.broker_by(LINKS[0])
+        addresses = self.broker_by(LINKS[1]), self._ledger_of(name), self.broker_by(LINKS[0])
         await self.supervisor.start(self.fault_site.worker(name, *addresses))
+
+    def _ledger_of(self, worker: str) -> URL:
+        """Return the ledger's URL for a worker, through the proxies. Each worker begins with another node."""
+        links = [self.links[link_to(name)] for name in self.databases]
+        first = _STARTED.index(worker) % len(links)
+        return several([through(self.site.database, link) for link in (*links[first:], *links[:first])])
 
     async def start_load(self, number: int, seed: int) -> str:
         """Start a round's load generator; return its name when it sends."""
@@ -145,8 +162,8 @@ class Rig(Stack):
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to a process, if it runs."""
-        if name == DATABASE:
-            self.database.signal(number)
+        if name in self.databases:
+            self.databases[name].signal(number)
         elif (pid := self.supervisor.pid(name)) is not None:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -163,8 +180,8 @@ class Rig(Stack):
 
     async def kill(self, name: str) -> None:
         """Kill a process with SIGKILL."""
-        if name == DATABASE:
-            await asyncio.to_thread(self.database.stop, kill=True)
+        if name in self.databases:
+            await asyncio.to_thread(self.databases[name].stop, kill=True)
         else:
             await self.supervisor.kill(name)
 
@@ -174,15 +191,15 @@ class Rig(Stack):
         Raises:
             CannotRun: it does not end in order.
         """
-        if name == DATABASE:
-            await asyncio.to_thread(self.database.stop)
+        if name in self.databases:
+            await asyncio.to_thread(self.databases[name].stop)
         elif name in self.supervisor.running and await self.supervisor.stop([name]):
             raise CannotRun(f"{name} did not end after SIGTERM; see {self.site.logs}")
 
     async def start_again(self, name: str) -> None:
         """Start a killed or stopped process again."""
-        if name == DATABASE:
-            await asyncio.to_thread(self.database.start)
+        if name in self.databases:
+            await asyncio.to_thread(self.databases[name].start)
         elif name not in self.supervisor.running:
             await self.supervisor.restart(name)
 
@@ -199,7 +216,7 @@ class Rig(Stack):
         return last_lines(self.site.log_of(name))
 
 
-__all__ = ["BROKER", "DATABASE", "DISK_OF_DATABASE", "FLEET", "WORKERS", "Rig"]
+__all__ = ["BROKER", "DISK_OF_DATABASE", "FLEET", "WORKERS", "Rig"]
 
 
 def _serves(address: BrokerAddress) -> bool:

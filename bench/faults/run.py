@@ -5,8 +5,8 @@ import logging
 import random
 import tempfile
 import time
-from collections.abc import Collection, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Collection
+from contextlib import AbstractContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,13 +14,14 @@ from typing import Final
 import msgspec
 
 from bench.faults import disks
+from bench.faults.databases import Databases, cluster, one_database
 from bench.faults.faults import make_fault
-from bench.faults.plan import NAMES, Planned, make_plan
+from bench.faults.plan import CLUSTER_KINDS, GAP, KINDS, NAMES, Planned, link_to, locks_of, make_plan
 from bench.faults.processes import KillAtPoint
 from bench.faults.report import Found, Struck, Summary, print_all, say, summarize
 from bench.faults.rest import Rest
-from bench.faults.rig import DATABASE, WORKERS, Rig
-from bench.faults.site import DISK_OF_DATABASE, LOAD, FaultSite, remove
+from bench.faults.rig import WORKERS, Rig
+from bench.faults.site import LOAD, FaultSite, remove
 from bench.faults.verdict import Verdict, judge
 from testbed.broker import BrokerUnavailable
 from testbed.database import DatabaseServer, MariaDb
@@ -55,6 +56,8 @@ class Options:
     gap: tuple[float, float] | None = None
     """Seconds between the starts of two faults; None: the plan's default."""
     database: type[DatabaseServer] = MariaDb
+    galera: bool = False
+    """The ledger is a cluster of three nodes of MariaDB."""
 
 
 def run_faults(options: Options) -> int:
@@ -66,12 +69,13 @@ def run_faults(options: Options) -> int:
     can_fill = _own_disks()
     kinds = [kind for kind in options.kinds if can_fill or kind not in _NEEDS_DISKS]
     directory = Path(tempfile.mkdtemp(prefix="ntpfaults-"))
-    say(f"seed {options.seed}, {options.seconds:g} s, {options.database.name}, in {directory}")
+    kind = "a Galera cluster" if options.galera else options.database.name
+    say(f"seed {options.seed}, {options.seconds:g} s, {kind}, in {directory}")
     summary = None
     try:
-        with _database(options.database, directory, disk=can_fill) as database:
-            site = _site(directory, database, options, disks=can_fill)
-            run = Run(site, database, options, kinds)
+        with _databases(options, directory, disk=can_fill) as databases:
+            site = _site(directory, databases, options, disks=can_fill)
+            run = Run(site, databases, options, kinds)
             summary = asyncio.run(run.run())
     except KeyboardInterrupt:
         remove(directory)
@@ -95,33 +99,13 @@ def _own_disks() -> bool:
     return True
 
 
-@contextmanager
-def _database(kind: type[DatabaseServer], directory: Path, *, disk: bool) -> Iterator[DatabaseServer]:
-    try:
-        path = directory / "db"
-        if disk:
-            disks.make_disk(path, DISK_OF_DATABASE)
-        else:
-            path.mkdir()
-        server = kind(path, buffer_pool="128M", redo_log="64M")
-        server.install()
-    except (OSError, RuntimeError) as error:
-        raise CannotRun(str(error)) from None
-    try:
-        try:
-            server.start()
-        except (OSError, RuntimeError) as error:
-            raise CannotRun(str(error)) from None
-        yield server
-    finally:
-        server.stop(kill=True)
-        with suppress(OSError):  # its disk disappears with this process; there may be no logs yet
-            (directory / "logs" / "database.log").write_bytes((path / "log").read_bytes())
+def _databases(options: Options, directory: Path, *, disk: bool) -> AbstractContextManager[Databases]:
+    return cluster(directory, disk=disk) if options.galera else one_database(options.database, directory, disk=disk)
 
 
-def _site(directory: Path, database: DatabaseServer, options: Options, *, disks: bool) -> FaultSite:
+def _site(directory: Path, databases: Databases, options: Options, *, disks: bool) -> FaultSite:
     try:
-        site = make_site(directory, database.create("faults"), tls=True, ipv6=options.ipv6, registering=True)
+        site = make_site(directory, databases.create("faults"), tls=True, ipv6=options.ipv6, registering=True)
         return FaultSite(site, _world(), LOAD_MONITORS, disks)
     except (OSError, BrokerUnavailable) as error:
         raise CannotRun(str(error)) from None
@@ -135,9 +119,9 @@ def _world() -> World:
 class Run:
     """One run."""
 
-    def __init__(self, site: FaultSite, database: DatabaseServer, options: Options, kinds: Collection[str]) -> None:
+    def __init__(self, site: FaultSite, databases: Databases, options: Options, kinds: Collection[str]) -> None:
         self._site = site
-        self._database = database
+        self._databases = databases
         self._options = options
         self._kinds = kinds
         self._records: list[Path] = []
@@ -154,7 +138,7 @@ class Run:
         began = time.monotonic()
         rounds = max(1, round(self._options.seconds / ROUND))
         verdict = Verdict(0, 0, 0, 0, ())
-        async with Rig(self._site, self._database) as rig, AsyncExitStack() as stack:
+        async with Rig(self._site, self._databases.servers) as rig, AsyncExitStack() as stack:
             await rig.start()
             watch = asyncio.create_task(self._watch(rig))
             stack.push_async_callback(_ended, watch)
@@ -170,9 +154,9 @@ class Run:
         load = await rig.start_load(number, random.Random(seed).randrange(1 << 30))
         self._records.append(self._site.site.directory / f"{LOAD}-{number}.jsonl")
         await asyncio.sleep(SETTLE)
-        processes = [*rig.monitors, *WORKERS]
-        gap = {} if self._options.gap is None else {"gap": self._options.gap}
-        plan = make_plan(seed, seconds, processes, self._kinds, **gap)
+        processes = [*rig.monitors, *WORKERS, *rig.databases, *map(link_to, rig.databases)]
+        known = CLUSTER_KINDS if self._options.galera else KINDS
+        plan = make_plan(seed, seconds, processes, self._kinds, self._options.gap or GAP, known)
         await self._strike(rig, plan, seconds)
         say(f"round {number} is over; waiting until the system is at rest")
         rest = Rest(rig)
@@ -194,7 +178,7 @@ class Run:
     async def _one(self, rig: Rig, planned: Planned, until: float) -> None:
         fault = make_fault(rig, planned)
         async with AsyncExitStack() as locks:
-            for name in sorted(fault.touches):
+            for name in locks_of(fault.touches):
                 await locks.enter_async_context(rig.lock(name))
             if time.monotonic() > until:
                 return  # its targets were broken for too long
@@ -218,11 +202,12 @@ class Run:
                 if not death.name.startswith(LOAD):
                     async with rig.lock(death.name):
                         await rig.start_again(death.name)
-            if not rig.database.running and not rig.lock(DATABASE).locked():
-                async with rig.lock(DATABASE):
-                    self._died("the database ended unexpectedly")
-                    await rig.kill(DATABASE)
-                    await rig.start_again(DATABASE)
+            for name, database in rig.databases.items():
+                if not database.running and not rig.lock(name).locked():
+                    async with rig.lock(name):
+                        self._died(f"the {name} ended unexpectedly")
+                        await rig.kill(name)
+                        await rig.start_again(name)
 
     def _died(self, text: str) -> None:
         say(text)

@@ -183,6 +183,6 @@ def through(url: URL, proxy: TcpProxy) -> URL:
 
 def remove(directory: Path) -> None:
     """Remove all files of a run."""
-    for path in (directory / "db", *directory.glob("agents/*")):
+    for path in (*directory.glob("db*"), *directory.glob("agents/*")):
         remove_disk(path)
     shutil.rmtree(directory, ignore_errors=True)

@@ -7,7 +7,8 @@ from bench.faults import disks
 from bench.faults.clock import ClockOffset
 from bench.faults.launch import CLOCK
 from bench.faults.plan import Planned
-from bench.faults.rig import DATABASE, Rig
+from bench.faults.rig import Rig
+from testbed.database import DatabaseServer
 from testbed.tcp_proxy import Direction, TcpProxy
 
 _HOUR: Final = 3600.0
@@ -41,8 +42,9 @@ class FullDisk:
 
     def __init__(self, rig: Rig, planned: Planned) -> None:
         self._rig, self._name = rig, planned.target
-        of_database = self._name == DATABASE
-        self._path = rig.database.directory if of_database else rig.agent_state(self._name).path.parent
+        database = rig.databases.get(self._name)
+        self._database = database
+        self._path = rig.agent_state(self._name).path.parent if database is None else database.directory
         self.touches = frozenset({planned.target})
 
     async def begin(self) -> None:
@@ -50,14 +52,14 @@ class FullDisk:
 
     async def end(self) -> None:
         await asyncio.to_thread(disks.free, self._path)
-        if self._name == DATABASE and await self._gave_up():
+        if self._database is not None and await self._gave_up(self._database):
             # A server that cannot write exits; its operator frees space and starts it again.
-            await self._rig.kill(DATABASE)
-            await self._rig.start_again(DATABASE)
+            await self._rig.kill(self._name)
+            await self._rig.start_again(self._name)
 
-    async def _gave_up(self) -> bool:
+    async def _gave_up(self, database: DatabaseServer) -> bool:
         for _ in range(round(_GIVES_UP_WITHIN / _LOOK_EVERY)):
-            if not self._rig.database.running:
+            if not database.running:
                 return True
             await asyncio.sleep(_LOOK_EVERY)
         return False

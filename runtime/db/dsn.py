@@ -2,9 +2,13 @@
 
 In both forms the last ``@`` ends the password, so that a password with special characters needs no quoting, and no part
 of it is parsed as a host, which errors and logs would show. The part after that ``@`` is strictly validated.
+
+Both forms may name several servers, separated by commas, in the order in which they are tried. SQLAlchemy's URL has one
+host, which is the first; :func:`servers_of` returns the URLs of all, and :func:`dsn_text` the text to show.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
@@ -19,9 +23,11 @@ _PARAMETERS: Final = {
 _VERIFY: Final = ("ssl_verify_cert", "ssl_verify_identity")
 _SCHEME: Final = re.compile(r"(?P<backend>[a-z0-9]+)(?:\+[a-z0-9]+)?://(?P<rest>.*)", re.DOTALL)
 _DATABASE_AND_PARAMETERS: Final = r"(?P<database>[^@/?#:\s]*)(?:\?(?P<params>[^@]*))?"
+_SERVER: Final = r"(?:\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::[0-9]{1,5})?"
+_SERVERS: Final = rf"{_SERVER}(?:,{_SERVER})*"
 _URL_FORM: Final = re.compile(
     r"(?:(?P<user>[^:]*?)(?::(?P<password>.*))?@)?"
-    r"(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]*)(?::(?P<port>[0-9]{1,5}))?"
+    rf"(?P<servers>{_SERVERS}|(?::[0-9]{{1,5}})?)"
     rf"(?:/{_DATABASE_AND_PARAMETERS})?",
     re.DOTALL,
 )
@@ -31,8 +37,10 @@ _GO_FORM: Final = re.compile(
     re.DOTALL,
 )
 _SQLITE_FORM: Final = re.compile(r"(?:/(?P<database>[^?]*)(?:\?(?P<params>.*))?)?", re.DOTALL)
-_HOST_PORT: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::(?P<port>[0-9]{1,5}))?")
+_HOST_PORT: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]*)(?::(?P<port>[0-9]{1,5}))?")
 _DEFAULT_PORT: Final = 3306
+_OTHERS: Final = "others"
+"""Key of a URL's query for the servers after the first, as a tuple; from a DSN, parameters are never tuples."""
 
 
 class InvalidDsn(ValueError):
@@ -43,8 +51,8 @@ def parse_dsn(text: str, *, user: str | None = None, password: str | None = None
     """Parse ``text`` into a URL.
 
     ``text`` is a SQLAlchemy URL (``mysql://``, ``mariadb://``, ``sqlite:///file``) or ``user:pass@tcp(host:port)/db``,
-    the form of Go's MySQL driver, whose parameters are ignored. URLs may be percent-encoded. ``user`` and
-    ``password``, if given, replace those of the text.
+    the form of Go's MySQL driver, whose parameters are ignored. URLs may be percent-encoded. In place of ``host:port``
+    there may be several, separated by commas. ``user`` and ``password``, if given, replace those of the text.
 
     Raises:
         InvalidDsn: it has neither form.
@@ -65,6 +73,31 @@ def parse_dsn(text: str, *, user: str | None = None, password: str | None = None
         username=user or url.username,
         password=password or url.password,
     )
+
+
+def servers_of(url: URL) -> list[URL]:
+    """Return the URL of each server of the ledger, in the order of the DSN."""
+    others = url.query.get(_OTHERS, ())
+    first = url.difference_update_query([_OTHERS])
+    return [first, *(first.set(host=host, port=port) for host, port in map(_host_and_port, others))]
+
+
+def dsn_text(url: URL, *, hide_password: bool = True, parameters: bool = True) -> str:
+    """Return the URL as text with all of its servers, which :func:`parse_dsn` parses again if the password is shown."""
+    first, *others = servers_of(url)
+    text = (first if parameters else first.set(query={})).render_as_string(hide_password=hide_password)
+    if not others:
+        return text
+    # SQLAlchemy quotes every "@" but the one before the host.
+    start = text.index("@") + 1 if "@" in text else text.index("://") + 3
+    end = start + len(place_of_server(first))
+    return text[:end] + "".join(f",{place_of_server(other)}" for other in others) + text[end:]
+
+
+def place_of_server(url: URL) -> str:
+    """Return host and port of a URL's first server, as in a DSN."""
+    host = f"[{url.host}]" if ":" in (url.host or "") else url.host or ""
+    return host if url.port is None else f"{host}:{url.port}"
 
 
 def _parse(text: str) -> URL:
@@ -92,27 +125,45 @@ def _check_parameters(url: URL) -> None:
     # The driver would fail on an invalid one only at the first connection. The messages repeat neither, since in a DSN
     # with a missing character, part of the password may look like a port or a parameter.
     known = _PARAMETERS["sqlite" if url.drivername == "sqlite" else "mysql"]
-    if url.query.keys() - known:
+    others = url.query.get(_OTHERS, ())
+    if url.query.keys() - known - ({_OTHERS} if isinstance(others, tuple) else set()):
         raise InvalidDsn(f"database DSN: has unknown parameters after '?'; known are {', '.join(sorted(known))}")
     if any(url.query.get(name, "true") != "true" for name in _VERIFY):
         raise InvalidDsn(f"database DSN: {' and '.join(_VERIFY)} can only be true, or be left out")
-    if url.port is not None and not 0 < url.port <= 65535:
+    servers = servers_of(url)
+    if any(server.port is not None and not 0 < server.port <= 65535 for server in servers):
         raise InvalidDsn("database DSN: its port must be 1 to 65535")
+    if len({((server.host or "").lower(), server.port or _DEFAULT_PORT) for server in servers}) < len(servers):
+        raise InvalidDsn("database DSN: names a server twice")
+    if len(servers) > 1 and "unix_socket" in url.query:
+        raise InvalidDsn("database DSN: names several servers, and a socket, which has one")
 
 
 def _from_url(backend: str, rest: str) -> URL:
     match = _URL_FORM.fullmatch(rest)
     if match is None:
         raise _no_known_form()
+    first, *others = match["servers"].split(",")
+    host, port = _host_and_port(first, default_port=None)
     return URL.create(
         backend,
         unquote(match["user"]) if match["user"] else None,
         None if match["password"] is None else unquote(match["password"]),
-        match["host"].strip("[]") or None,
-        None if match["port"] is None else int(match["port"]),
+        host or None,
+        port,
         None if match["database"] is None else unquote(match["database"]),
-        dict(parse_qsl(match["params"] or "")),
+        dict(parse_qsl(match["params"] or "")) | _also(others),
     )
+
+
+def _host_and_port(text: str, default_port: int | None = _DEFAULT_PORT) -> tuple[str, int | None]:
+    match = _HOST_PORT.fullmatch(text)
+    assert match is not None, "the form has been checked"
+    return match["host"].strip("[]"), default_port if match["port"] is None else int(match["port"])
+
+
+def _also(others: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    return {_OTHERS: tuple(others)} if others else {}
 
 
 def _from_sqlite(rest: str) -> URL:
@@ -124,17 +175,17 @@ def _from_sqlite(rest: str) -> URL:
 
 
 def _from_go(match: re.Match[str]) -> URL:
-    query: dict[str, str] = {}
+    query: dict[str, str | tuple[str, ...]] = {}
     host: str | None = None
     port: int | None = None
     if match["network"] == "unix":
         query["unix_socket"] = match["address"]
     else:
-        address = _HOST_PORT.fullmatch(match["address"])
-        if address is None:
-            raise InvalidDsn("database DSN: tcp(...) must hold host:port")
-        host = address["host"].strip("[]")
-        port = int(address["port"] or _DEFAULT_PORT)
+        if re.fullmatch(_SERVERS, match["address"]) is None:
+            raise InvalidDsn("database DSN: tcp(...) must hold host:port, or several, separated by commas")
+        first, *others = match["address"].split(",")
+        host, port = _host_and_port(first)
+        query |= _also(others)
     if dict(parse_qsl(match["params"] or "")).get("tls") not in (None, "false"):
         query["ssl_verify_cert"] = "true"
     return URL.create("mysql", match["user"] or None, match["password"], host, port, match["database"], query)

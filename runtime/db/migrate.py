@@ -30,6 +30,7 @@ _STEP: Final = re.compile(r'^revision = "(?P<step>\w+)"\ndown_revision = (?:"(?P
 """Pattern of a migration's revisions in its file. Every command needs the last one, and Alembic loads slowly."""
 
 _LOCK: Final = "ntppool_monitor_migrations"
+_NOT_IN_A_CLUSTER: Final = 1235
 _LOCK_WAIT: Final = 50  # seconds; shorter than the driver waits for an answer
 
 REPORT_EVERY: Final = 5.0
@@ -218,8 +219,21 @@ def _alone(engine: Engine) -> Iterator[Connection | None]:
     with engine.connect() as connection:
         # A detached connection is always closed at the end, which releases the lock.
         connection.detach()
-        acquired = connection.scalar(sa.text("SELECT GET_LOCK(:name, :wait)"), {"name": _LOCK, "wait": _LOCK_WAIT})
+        acquired = _lock(connection)
         connection.rollback()
         if not acquired:
             raise MigrationBusy(f"another process has been migrating this database for {_LOCK_WAIT} s")
         yield connection
+
+
+def _lock(connection: Connection) -> bool:
+    """Acquire the lock; also return ``True`` in a Galera cluster, which has no named locks.
+
+    There, of two processes that migrate at once, one may fail, and can be run again.
+    """
+    try:
+        return bool(connection.scalar(sa.text("SELECT GET_LOCK(:name, :wait)"), {"name": _LOCK, "wait": _LOCK_WAIT}))
+    except DBAPIError as error:
+        if getattr(error.orig, "args", (None,))[0] != _NOT_IN_A_CLUSTER:
+            raise
+        return True

@@ -24,6 +24,7 @@ from schema.tables.own import (
     scoring_queue,
     selector_seen,
     server_traceroutes,
+    shared_locks,
     user_identities,
 )
 from schema.tables.pool import (
@@ -81,6 +82,7 @@ __all__ = [
     "server_traceroutes",
     "servers",
     "servers_monitor_review",
+    "shared_locks",
     "system_settings",
     "user_identities",
     "users",

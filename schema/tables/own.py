@@ -412,6 +412,16 @@ alert_messages = sa.Table(
 )
 """The messages that are being delivered."""
 
+shared_locks = sa.Table(
+    "shared_locks",
+    metadata,
+    # The kind of what is locked, and its name or id: "account 7".
+    Column("name", text_bin(300), primary_key=True),
+    Column("times", bigint_u(), nullable=False),
+    **TABLE_OPTIONS,
+)
+"""Locks that hold on all nodes of a cluster (:mod:`runtime.db.locks`). Their rows stay: one per monitor and account."""
+
 sa.Index("api_keys_lookup", api_keys.c.token_lookup)
 
 # For the frequent queries of all monitors' pairs by status.

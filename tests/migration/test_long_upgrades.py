@@ -17,8 +17,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.engine import Connection, Engine
 
-from runtime.db import engine as engine_module
-from runtime.db import migrate
+from runtime.db import connecting, migrate
 from runtime.db.engine import open_database
 from runtime.db.migrate import current, newest, upgrade
 from schema.tables import log_scores, metadata, servers
@@ -98,7 +97,7 @@ def is_complete(engine: Engine) -> bool:
 def test_migration_statements_are_not_subject_to_the_read_timeout(
     behind: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(engine_module._TIMEOUTS, "read_timeout", 1.0)
+    monkeypatch.setitem(connecting._TIMEOUTS, "read_timeout", 1.0)
     behind.dispose()
     lines: list[str] = []
     with contextlib.ExitStack() as stack:

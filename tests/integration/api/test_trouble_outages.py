@@ -24,7 +24,7 @@ from auth.api_key_store import add_key
 from auth.api_keys import Audience
 from auth.ca.vault import VaultAuthority
 from runtime import secrets
-from runtime.db import engine as database
+from runtime.db import connecting
 from runtime.db.engine import open_database, reading, transaction
 from schema.tables import api_keys, certificates, metadata
 from testbed.fixtures.api import ACCESS, CERTIFICATE, CONFIG, REGISTRATION, TOKEN, V4, V6, Api, Clock, add_host
@@ -300,7 +300,7 @@ async def test_a_server_that_hangs_is_cut_off_or_comes_back_is_used_again(
     mariadb_engine: Engine, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timeouts = {"connect_timeout": 0.3, "read_timeout": 0.6, "write_timeout": 0.6}
-    monkeypatch.setattr(database, "_TIMEOUTS", timeouts)
+    monkeypatch.setattr(connecting, "_TIMEOUTS", timeouts)
     port = mariadb_engine.url.port
     assert port is not None
     async with TcpProxy("127.0.0.1", port) as proxy:

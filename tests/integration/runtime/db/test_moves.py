@@ -15,7 +15,7 @@ from opentelemetry.trace import NoOpTracer
 from sqlalchemy.engine import URL, Connection, Engine
 
 from runtime import worker as runtime_worker
-from runtime.db import engine as engine_module
+from runtime.db import connecting
 from runtime.db.engine import open_database, reading, transaction
 from runtime.retry import Delays
 from runtime.settings import WorkerSettings
@@ -177,7 +177,7 @@ def variable_for_1792(server: DatabaseServer) -> str:
 async def test_worker_follows_a_primary_that_has_moved(
     server: DatabaseServer, old: DatabaseServer, resolver: Resolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "LOOK_AGAIN", 3600.0)  # so that only a refused write can reveal the move
+    monkeypatch.setattr(connecting, "LOOK_AGAIN", 3600.0)  # so that only a refused write can reveal the move
     url = prepare(old).set(host=HOST)
     prepare(server)
     resolver.port = old.port
@@ -219,7 +219,7 @@ async def test_worker_that_only_reads_follows_a_moved_primary(
     resolver.port = old.port
     with working_on(url) as worker:
         assert port(worker.engine) == old.port
-        monkeypatch.setattr(engine_module, "LOOK_AGAIN", 0.0)
+        monkeypatch.setattr(connecting, "LOOK_AGAIN", 0.0)
         assert port(worker.engine) == old.port
         with only_readable(old, "read_only"):
             assert port(worker.engine) == old.port, "where there is no other, this one may still be read"

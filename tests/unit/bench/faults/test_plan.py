@@ -5,7 +5,19 @@ from collections import Counter
 import pytest
 
 from bench.faults.faults import MAKERS
-from bench.faults.plan import KINDS, LINKS, NAMES, POINTS, make_plan
+from bench.faults.plan import (
+    CLUSTER,
+    CLUSTER_KINDS,
+    CLUSTER_NAMES,
+    KINDS,
+    LINKS,
+    NAMES,
+    NODES,
+    POINTS,
+    link_to,
+    locks_of,
+    make_plan,
+)
 from bench.faults.points import program_of
 
 PROCESSES = ("agent a", "agent b", "ingest 1", "ingest 2", "scorer", "selector")
@@ -41,11 +53,26 @@ def test_kinds_of_processes_are_killed_about_equally_often() -> None:
     assert max(killed.values()) < 1.5 * min(killed.values())
 
 
+def test_faults_of_a_cluster_hit_its_nodes_and_links_instead_of_the_database() -> None:
+    links = [link_to(node) for node in NODES]
+    plan = make_plan("1", 3600, [*PROCESSES, *NODES, *links], CLUSTER_NAMES, known=CLUSTER_KINDS)
+    targets = {planned.target for planned in plan}
+    assert targets >= {*NODES, *links, CLUSTER}
+    assert targets <= {*KNOWN, *NODES, *links, CLUSTER} - {"database", "workers to database"}
+    assert {planned.kind for planned in plan} == set(CLUSTER_NAMES)
+
+
+def test_only_one_fault_at_a_time_breaks_nodes() -> None:
+    assert locks_of({"node 2"}) == [CLUSTER, "node 2"]
+    assert locks_of(NODES) == [CLUSTER, *NODES]
+    assert locks_of({"scorer", "workers to node 1"}) == ["scorer", "workers to node 1"]
+
+
 def test_only_allowed_kinds_are_planned() -> None:
     assert {p.kind for p in make_plan("1", 600, PROCESSES, ["kill", "stop"])} == {"kill", "stop"}
     assert make_plan("1", 600, PROCESSES, []) == []
 
 
 def test_every_kind_has_a_maker_and_every_point_has_a_program() -> None:
-    assert set(MAKERS) == set(NAMES)
+    assert set(MAKERS) == set(CLUSTER_NAMES) > set(NAMES)
     assert {program_of(point) for point in POINTS} == {"agent", "ingest", "scorer", "selector", "api"}

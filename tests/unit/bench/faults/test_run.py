@@ -16,7 +16,6 @@ from bench.faults.report import Struck, Summary
 from bench.faults.run import Options, Run, run_faults
 from bench.faults.verdict import Verdict
 from testbed.checker.difference import Difference
-from testbed.database import MariaDb
 from testbed.process import Death
 from testbed.waiting import wait_until
 
@@ -31,7 +30,7 @@ class _Rig:
         self.engine: Any = None
         self.monitors = {"agent one": None}
         self.supervisor = SimpleNamespace(deaths=[])
-        self.database = SimpleNamespace(running=True)
+        self.databases = {"database": SimpleNamespace(running=True)}
         self.done: list[tuple[str, str]] = []
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -53,7 +52,7 @@ class _Rig:
 
     async def start_again(self, name: str) -> None:
         self.done.append(("start", name))
-        self.database.running = True
+        self.databases["database"].running = True
 
 
 class _Fault:
@@ -73,7 +72,7 @@ class _Fault:
 
 def a_run(seconds: float = 0.0) -> Run:
     site = SimpleNamespace(site=SimpleNamespace(directory=Path("/nowhere")))
-    return Run(cast(Any, site), cast(Any, None), Options(seconds=seconds, seed=1), ["kill"])
+    return Run(cast(Any, site), cast(Any, SimpleNamespace(servers={})), Options(seconds=seconds, seed=1), ["kill"])
 
 
 def strike(rig: _Rig, run: Run, within: float = 60.0) -> Any:
@@ -200,8 +199,8 @@ async def test_dead_processes_are_reported_and_restarted_except_loads(
     await wait_until(lambda: len(run.found.died) >= 1, within=60)
     rig.supervisor.deaths += [Death(name, "ended with 1", Path("log"), "") for name in names[1:]]
     await wait_until(lambda: len(run.found.died) >= 3, within=60)
-    rig.database.running = False
-    await wait_until(lambda: len(run.found.died) >= 4 and rig.database.running, within=60)
+    rig.databases["database"].running = False
+    await wait_until(lambda: len(run.found.died) >= 4 and rig.databases["database"].running, within=60)
     watch.cancel()
     with suppress(asyncio.CancelledError):
         await watch
@@ -212,7 +211,7 @@ async def test_dead_processes_are_reported_and_restarted_except_loads(
 async def test_database_stopped_by_a_fault_is_not_reported_as_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "_LOOK_EVERY", 0.0)
     run, rig = a_run(), _Rig()
-    rig.database.running = False
+    rig.databases["database"].running = False
     async with rig.lock("database"):
         watch = asyncio.create_task(run._watch(cast(Any, rig)))
         for _ in range(50):
@@ -256,7 +255,7 @@ def test_exit_code_is_the_verdict_and_only_a_failed_run_keeps_its_logs(
 
     monkeypatch.setattr(run_module, "Run", Ended)
     monkeypatch.setattr(run_module, "_own_disks", lambda: False)
-    monkeypatch.setattr(run_module, "_database", lambda *_, **__: nullcontext(MariaDb))
+    monkeypatch.setattr(run_module, "_databases", lambda *_, **__: nullcontext())
     monkeypatch.setattr(run_module, "_site", lambda *_, **__: None)
     monkeypatch.setattr(run_module.tempfile, "mkdtemp", lambda **_: str(directory))
     assert run_faults(Options(seconds=1.0, seed=1, ipv6=True)) == (0 if good else 1)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from ops.__main__ import main
 from ops.context import place_of
-from runtime.db.dsn import InvalidDsn, parse_dsn
+from runtime.db.dsn import InvalidDsn, dsn_text, parse_dsn, place_of_server, servers_of
 from runtime.db.engine import open_database
 
 
@@ -40,6 +40,46 @@ from runtime.db.engine import open_database
 )
 def test_both_forms_of_a_dsn_are_parsed(text: str, expected: str) -> None:
     assert parse_dsn(text).render_as_string(hide_password=False) == expected
+
+
+def servers(text: str) -> list[str]:
+    return [f"{url.host} {url.port}" for url in servers_of(parse_dsn(text))]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mysql://u:p@db1:3307,db2,[::1]:3308/ntppool", ["db1 3307", "db2 3306", "::1 3308"]),
+        ("mysql://u:p@db1,db2/ntppool?ssl_ca=/ca.pem", ["db1 None", "db2 3306"]),
+        ("mariadb://[::1],127.0.0.1:1/ntppool", ["::1 None", "127.0.0.1 1"]),
+        ("u:p@tcp(db1,db2:3307)/ntppool?parseTime=true", ["db1 3306", "db2 3307"]),
+        ("mysql://u:p@tcp([2001:db8::1]:3306,[2001:db8::2]:3306)/x", ["2001:db8::1 3306", "2001:db8::2 3306"]),
+        ("mysql://u:p@s,w@rd:1,x@db1,db2/ntppool", ["db1 None", "db2 3306"]),
+        ("mysql://u:p@db/ntppool", ["db None"]),
+    ],
+)
+def test_several_servers_are_parsed_in_their_order(text: str, expected: list[str]) -> None:
+    assert servers(text) == expected
+    assert servers(dsn_text(parse_dsn(text), hide_password=False)) == expected
+
+
+def test_each_server_has_everything_else_of_the_dsn() -> None:
+    first, second = servers_of(parse_dsn("mysql://u:p%40@db1:1,db2:2/ntppool?ssl_ca=/ca.pem"))
+    assert first.render_as_string(hide_password=False) == "mysql+pymysql://u:p%40@db1:1/ntppool?ssl_ca=%2Fca.pem"
+    assert second == first.set(host="db2", port=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("mysql://u:p@db1,[::1]:2/x?ssl_ca=/ca.pem", "mysql+pymysql://u:***@db1,[::1]:2/x?ssl_ca=%2Fca.pem"),
+        ("tcp(db1,db2)/x", "mysql+pymysql://db1:3306,db2:3306/x"),
+        ("mysql://u:p@db/x", "mysql+pymysql://u:***@db/x"),
+    ],
+)
+def test_text_of_a_dsn_names_all_servers_and_no_password(text: str, shown: str) -> None:
+    assert dsn_text(parse_dsn(text)) == shown
+    assert dsn_text(parse_dsn(text), parameters=False) == shown.partition("?")[0]
 
 
 ODD_PASSWORDS = ["p@ss", "p@tcp(x)/y", "a:b/c?d#e", "%41%zz", "(((", "@", " ", "p\nq", "ü\U0001f510", "'\"\\`;"]
@@ -94,6 +134,17 @@ def test_separate_user_and_password_override_the_dsn() -> None:
         ("u:p@tcp(db:65536)/ntppool", "port must be 1 to 65535"),
         ("mysql://u:p@db:0/ntppool", "port must be 1 to 65535"),
         ("mysql://u:p@db:x/ntppool", "must be mysql://"),
+        ("mysql://u:p@db1,/ntppool", "must be mysql://"),
+        ("mysql://u:p@,db1/ntppool", "must be mysql://"),
+        ("mysql://u:p@db1, db2/ntppool", "must be mysql://"),
+        ("mysql://u:p@db1;db2/ntppool", "must be mysql://"),
+        ("mysql://u:p@db1,::1/ntppool", "must be mysql://"),
+        ("u:p@tcp(db1,)/ntppool", r"tcp\(...\) must hold host:port"),
+        ("mysql://u:p@db1,db2:0/ntppool", "port must be 1 to 65535"),
+        ("u:p@tcp(db1:1,db2:65536)/ntppool", "port must be 1 to 65535"),
+        ("mysql://u:p@db1,DB1:3306/ntppool", "names a server twice"),
+        ("mysql://u:p@db1,db2/ntppool?unix_socket=/run/s", "a socket, which has one"),
+        ("mysql://u:p@db1/ntppool?others=db2", "unknown parameters after '?'"),
         ("mysql://u:p@db/ntppool?parseTime=true", "unknown parameters after '?'"),
         ("mysql://db/ntppool?ssl_verify_cert=false", "can only be true"),
         ("mysql://db/ntppool?ssl_ca=ca.pem&ssl_verify_identity=0", "can only be true"),
@@ -113,7 +164,7 @@ def test_custom_ca_makes_verification_options_redundant() -> None:
 
 
 pieces = st.sampled_from(
-    [*list("+:/@)?&=[]%\n\0#é²٣"), "mysql", "sqlite", "://", "tcp(", "unix(", "::1", "db", "3306", "99999"]
+    [*list("+:/@)?&=[]%\n\0#é²٣,"), "mysql", "sqlite", "://", "tcp(", "unix(", "::1", "db", "3306", "99999"]
 )
 
 
@@ -146,7 +197,7 @@ def test_error_never_contains_the_password(secret: str, before: str, after: str)
 # Letters that occur in none of our messages, and characters with a meaning in a DSN.
 PSI, OMEGA, EURO = "\N{GREEK CAPITAL LETTER PSI}", "\N{GREEK CAPITAL LETTER OMEGA}", "\N{EURO SIGN}"
 OWN = PSI + OMEGA + EURO
-passwords = st.text(OWN + "@/:#?&=%()[]+. \n'", max_size=24)
+passwords = st.text(OWN + "@/:#?&=%()[]+., \n'", max_size=24)
 FORMS = (
     "mysql://pool:{}@127.0.0.1:1/ntppool",
     "mariadb://pool:{}@127.0.0.1:1/ntppool?charset=utf8mb4",
@@ -155,6 +206,8 @@ FORMS = (
     "pool:{}@tcp(127.0.0.1:1)/ntppool?parseTime=true",
     "pool:{}@unix(/nowhere/s)/ntppool",
     "mysql://pool:{}@tcp(127.0.0.1:1)/ntppool",
+    "mysql://pool:{}@127.0.0.1:1,127.0.0.1:2/ntppool",
+    "pool:{}@tcp(127.0.0.1:1,127.0.0.1:2)/ntppool",
     # Invalid or incomplete variants of them.
     "mysql://pool:{}@127.0.0.1:port/ntppool",
     "mysql://pool:{}@127.0.0.1:1",
@@ -183,7 +236,8 @@ def shown(text: str) -> list[str]:
         url = parse_dsn(text)
     except InvalidDsn as error:
         return [str(error), repr(error), "".join(traceback.format_exception(error))]
-    return [str(url), repr(url), place_of(url), f"{url.host} {url.port} {url.database} {dict(url.query)}"]
+    places = [place_of_server(server) for server in servers_of(url)]
+    return [str(url), repr(url), place_of(url), f"{places} {url.database} {dict(url.query)}"]
 
 
 @pytest.mark.parametrize("form", FORMS)
