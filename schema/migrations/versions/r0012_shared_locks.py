@@ -6,7 +6,7 @@ from schema.migrations.building import create_table
 from schema.tables.columns import bigint_u, text_bin
 
 revision = "0012"
-down_revision = "0007"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 
