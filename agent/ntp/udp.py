@@ -7,8 +7,6 @@ clock.
 
 import errno
 import socket
-import struct
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,26 +15,10 @@ from typing import Final, Self
 
 import msgspec
 
+from agent.ntp.kernel_stamps import CONTROL_SPACE, STAMPS
+
 _LARGEST: Final = 512
 """Number of bytes read of a packet; NTP needs only the first 48."""
-
-_CONTROL_SPACE: Final = 512
-"""Buffer size in bytes for the kernel's ancillary messages."""
-
-# From linux/include/uapi/asm-generic/socket.h and net_tstamp.h; Python 3.11 has no names for them.
-_LINUX_TIMESTAMPNS: Final = 35
-_LINUX_TIMESTAMPING: Final = 37
-_TX_SOFTWARE: Final = 1 << 1
-_SOFTWARE: Final = 1 << 4
-_TIMESTAMP_ONLY: Final = 1 << 11
-_MSG_ERRQUEUE: Final = 0x2000
-
-# From FreeBSD's sys/socket.h.
-_FREEBSD_TIMESTAMP: Final = 0x0400
-_FREEBSD_SCM_TIMESTAMP: Final = 0x02
-
-_TWO_LONGS: Final = struct.Struct("@ll")
-"""``struct timespec``, or ``struct timeval`` on FreeBSD."""
 
 _MAX_SENDING: Final = 1_000_000_000
 """Nanoseconds within which the kernel's transmit timestamp must follow our own."""
@@ -71,7 +53,7 @@ class UdpSocket:
         self._sent_at = 0
         try:
             self._socket.setblocking(False)
-            _ask_for_stamps(self._socket)
+            STAMPS.request(self._socket)
             if source is not None:
                 self._bind(source)
             self._socket.connect(peer)
@@ -108,7 +90,7 @@ class UdpSocket:
         The kernel's timestamp is available once the packet is on the wire, and is later than ours by any interruption
         in between. This must also be called when the socket is reported as readable, or it remains so.
         """
-        stamp = self._transmit_stamp()
+        stamp = STAMPS.transmitted(self._socket)
         if stamp is not None and 0 <= stamp - self._sent_at < _MAX_SENDING:
             self._sent_at = stamp
         return self._sent_at
@@ -121,10 +103,10 @@ class UdpSocket:
         """
         looked_at = time.time_ns()
         try:
-            data, control, _, source = self._socket.recvmsg(_LARGEST, _CONTROL_SPACE)
+            data, control, _, source = self._socket.recvmsg(_LARGEST, CONTROL_SPACE)
         except BlockingIOError:
             return None
-        stamp = _receive_stamp(control)
+        stamp = STAMPS.received(control)
         at = time.time_ns() if stamp is None else stamp
         # A packet that arrived before the kernel started to timestamp gets its timestamp on reading, no better than
         # ours.
@@ -138,17 +120,6 @@ class UdpSocket:
                 raise
             self.source_is_foreign = True
 
-    def _transmit_stamp(self) -> int | None:
-        if sys.platform != "linux":
-            return None
-        found: int | None = None
-        while True:
-            try:
-                control = self._socket.recvmsg(0, _CONTROL_SPACE, _MSG_ERRQUEUE)[1]
-            except OSError:
-                return found
-            found = _receive_stamp(control) or found
-
 
 @contextmanager
 def stamping() -> Iterator[None]:
@@ -160,32 +131,5 @@ def stamping() -> Iterator[None]:
     """
     with ExitStack() as held:
         with suppress(OSError):  # without the socket, the behaviour is as described above
-            _ask_for_stamps(held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
+            STAMPS.request(held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
         yield
-
-
-def _ask_for_stamps(sock: socket.socket) -> None:
-    try:
-        if sys.platform == "linux":
-            sock.setsockopt(socket.SOL_SOCKET, _LINUX_TIMESTAMPNS, 1)
-            sock.setsockopt(socket.SOL_SOCKET, _LINUX_TIMESTAMPING, _TX_SOFTWARE | _SOFTWARE | _TIMESTAMP_ONLY)
-        elif sys.platform.startswith("freebsd"):
-            sock.setsockopt(socket.SOL_SOCKET, _FREEBSD_TIMESTAMP, 1)
-    except OSError:
-        return  # every packet is then marked as not timestamped by the kernel
-
-
-def _receive_stamp(control: list[tuple[int, int, bytes]]) -> int | None:
-    """Return the kernel's timestamp from a packet's ancillary messages."""
-    for level, kind, data in control:
-        if level != socket.SOL_SOCKET or len(data) < _TWO_LONGS.size:
-            continue
-        if sys.platform == "linux":
-            if kind in (_LINUX_TIMESTAMPNS, _LINUX_TIMESTAMPING):
-                seconds, nanoseconds = _TWO_LONGS.unpack_from(data)
-                if seconds:
-                    return int(seconds) * 1_000_000_000 + int(nanoseconds)
-        elif sys.platform.startswith("freebsd") and kind == _FREEBSD_SCM_TIMESTAMP:
-            seconds, microseconds = _TWO_LONGS.unpack_from(data)
-            return int(seconds) * 1_000_000_000 + int(microseconds) * 1000
-    return None

@@ -34,18 +34,18 @@ class ClockOffset:
 
 def follow(offset: ClockOffset) -> None:
     """Add ``offset`` to the agent's wall clock from now on, in this process."""
-    import agent.ntp.udp
     import agent.pipeline
     import agent.status
+    from agent.ntp.kernel_stamps import STAMPS
 
     real_ns = time.time_ns
-    stamp = agent.ntp.udp._receive_stamp
+    received = STAMPS.received
 
     def time_ns() -> int:
         return real_ns() + offset.nanoseconds()
 
-    def receive_stamp(control: Any) -> int | None:
-        at = stamp(control)
+    def moved(control: Any) -> int | None:
+        at = received(control)
         return None if at is None else at + offset.nanoseconds()
 
     class MovedDatetime(datetime):
@@ -57,6 +57,6 @@ def follow(offset: ClockOffset) -> None:
 
     time.time_ns = time_ns
     time.time = lambda: time_ns() / 1e9
-    agent.ntp.udp._receive_stamp = receive_stamp
+    STAMPS.received = moved  # type: ignore[method-assign]  # its other methods use it, too
     for module in (agent.pipeline, agent.status):
         module.datetime = MovedDatetime  # type: ignore[attr-defined]

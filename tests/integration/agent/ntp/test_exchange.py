@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from agent.ntp import udp
+from agent.ntp.kernel_stamps import FreeBsdStamps, KernelStamps
 from agent.ntp.measurement import Sample, best
 from agent.ntp.probe import Source, exchange
 from agent.ntp.targets import Target
@@ -256,10 +257,36 @@ async def test_interruptions_while_sending_or_receiving_do_not_shift_the_times(
 
 
 async def test_own_timestamps_replace_missing_kernel_ones_and_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(udp, "_ask_for_stamps", lambda sock: None)
+    monkeypatch.setattr(udp, "STAMPS", KernelStamps())
     sample = await ask_well(offset=0.1)
     assert not sample.kernel_stamps
     assert sample.offset == pytest.approx(0.1, abs=0.01)
+
+
+class FreeBsdLayouts(FreeBsdStamps):
+    """FreeBSD's requests and layouts, by the numbers under which Linux has the same ones."""
+
+    SO_TIMESTAMP = SCM_TIMESTAMP = 29
+    SO_TS_CLOCK = SCM_REALTIME = 35
+
+
+class FreeBsdMicroseconds(FreeBsdLayouts):
+    """FreeBSD without a choice of clocks."""
+
+    SO_TS_CLOCK = 0x1017  # Linux refuses it
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the numbers are Linux's")
+@pytest.mark.parametrize("stamps", [FreeBsdLayouts(), FreeBsdMicroseconds()])
+async def test_measurement_with_freebsd_stamps_is_accurate(
+    monkeypatch: pytest.MonkeyPatch, stamps: FreeBsdStamps
+) -> None:
+    """Of received packets only, from a real kernel: a test of everything but FreeBSD's numbers."""
+    monkeypatch.setattr(udp, "STAMPS", stamps)
+    with udp.stamping():
+        sample = await ask_well(offset=0.1)
+    assert sample.kernel_stamps
+    assert sample.offset == pytest.approx(0.1, abs=0.0005)
 
 
 def read_late(monkeypatch: pytest.MonkeyPatch) -> tuple[udp.Datagram, int]:
@@ -267,11 +294,11 @@ def read_late(monkeypatch: pytest.MonkeyPatch) -> tuple[udp.Datagram, int]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.bind(("127.0.0.1", 0))
         with monkeypatch.context() as patch:
-            patch.setattr(udp, "_ask_for_stamps", lambda sock: None)
+            patch.setattr(udp, "STAMPS", KernelStamps())
             receiver = udp.UdpSocket(peer.getsockname(), None)
         with receiver:
             peer.sendto(b"x", receiver._socket.getsockname())
-            udp._ask_for_stamps(receiver._socket)
+            udp.STAMPS.request(receiver._socket)
             began = time.time_ns()
             datagram = receiver.receive()
             assert datagram is not None
