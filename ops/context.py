@@ -119,12 +119,9 @@ def open_ledger(settings: "WorkerSettings") -> "Iterator[Engine]":
     from runtime.db import migrate
 
     with database_at(settings.database_url()) as engine:
-        found, needed = migrate.current(engine), migrate.newest()
-        if found != needed:
-            raise OperatorError(
-                f"database {place_of(engine.url)}: is at version {found or 'none'}, this program needs {needed}: "
-                "run 'ntppool-monitor db upgrade'"
-            )
+        mismatch = migrate.mismatch(engine)
+        if mismatch is not None:
+            raise OperatorError(f"database {place_of(engine.url)}: {mismatch}")
         yield engine
 
 

@@ -383,11 +383,9 @@ def require_migrated(engine: Engine) -> None:
     Raises:
         ConfigurationError: it is at another version.
     """
-    found, needed = migrate.current(engine), migrate.newest()
-    if found != needed:
-        raise ConfigurationError(
-            f"database: is at version {found or 'none'}, this program needs {needed}: run 'ntppool-monitor db upgrade'"
-        )
+    mismatch = migrate.mismatch(engine)
+    if mismatch is not None:
+        raise ConfigurationError(f"database: {mismatch}")
 
 
 async def _to_its_end(work: Callable[[], T]) -> T:

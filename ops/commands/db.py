@@ -41,9 +41,9 @@ def register(app: typer.Typer) -> None:
 
         with database_at(globals_of(context).for_a_person().database_url()) as engine:
             write(status_line(engine))
-            current = migrate.current(engine) == migrate.newest()
-        if not current:
-            raise OperatorError("database: run 'ntppool-monitor db upgrade'")
+            mismatch = migrate.mismatch(engine)
+        if mismatch is not None:
+            raise OperatorError(f"database: {mismatch}")
 
 
 def upgrade_ledger(engine: "Engine") -> None:

@@ -37,6 +37,8 @@ REPORT_EVERY: Final = 5.0
 """Seconds between two lines about a long statement. Each queries the server for the progress, on the connection that
 holds the lock, which also keeps that connection from an idle timeout."""
 
+_UPDATE: Final = "it is of a newer release: update this program"
+
 _KILL_AGAIN: Final = 1.0
 """Seconds until a statement that still runs is killed again."""
 
@@ -48,6 +50,10 @@ Report = Callable[[str], None]
 
 class MigrationBusy(Exception):
     """Another process is migrating the same database, and did not finish in time."""
+
+
+class NewerDatabase(RuntimeError):
+    """The database was migrated by a newer release, whose tables this program does not know."""
 
 
 class _Cancelled(Exception):
@@ -66,8 +72,11 @@ def upgrade(engine: Engine, report: Report = lambda line: None) -> None:
 
     Raises:
         MigrationBusy: the other process took too long.
+        NewerDatabase: there is nothing that this program could do.
     """
     with _alone(engine) as lock:
+        if (found := current(engine)) is not None and found not in _steps():
+            raise NewerDatabase(f"is at version {found}, this program needs {newest()}: {_UPDATE}")
         migration = _Migration(engine)
         migration.start()
         try:
@@ -194,10 +203,25 @@ def current(engine: Engine) -> str | None:
 
 def newest() -> str:
     """Return the version that this program needs."""
-    texts = [path.read_text(encoding="utf-8") for path in (_SCRIPTS / "versions").glob("r*.py")]
-    steps = {match["step"]: match["after"] for text in texts if (match := _STEP.search(text))}
+    steps = _steps()
     (last,) = steps.keys() - set(steps.values())
     return last
+
+
+def mismatch(engine: Engine) -> str | None:
+    """Say how the version of the database differs from the one that this program needs, and what to do; None if it does
+    not differ."""
+    found, needed = current(engine), newest()
+    if found == needed:
+        return None
+    advice = "run 'ntppool-monitor db upgrade'" if found is None or found in _steps() else _UPDATE
+    return f"is at version {found or 'none'}, this program needs {needed}: {advice}"
+
+
+def _steps() -> dict[str, str | None]:
+    """Return the version before each version that this program knows."""
+    texts = [path.read_text(encoding="utf-8") for path in (_SCRIPTS / "versions").glob("r*.py")]
+    return {match["step"]: match["after"] for text in texts if (match := _STEP.search(text))}
 
 
 def _config(connection: Connection | None) -> "Config":

@@ -74,9 +74,9 @@ def _arguments() -> argparse.Namespace:
 
 
 def _check(engine: Engine, settings: WorkerSettings, tree: Tree | None, given: argparse.Namespace) -> Checked:
-    found, needed = migrate.current(engine), migrate.newest()
-    if found != needed:
-        raise ConfigurationError(f"database: is at version {found or 'none'}, this program needs {needed}")
+    mismatch = migrate.mismatch(engine)
+    if mismatch is not None:
+        raise ConfigurationError(f"database: {mismatch}")
     attempts = None
     if given.record is not None:
         with reading(engine) as connection:

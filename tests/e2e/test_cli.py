@@ -294,8 +294,12 @@ def test_lifetime_beyond_the_limit_of_the_role_is_refused(run: Run, role: str, l
     assert f"--lifetime {lifetime!r}: must be a time such as" in one_line(err)
 
 
-@pytest.mark.parametrize("version", ["0001", "9999"])
-def test_ledger_of_another_version_is_refused_and_left_unchanged(run: Run, ledger: str, version: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "advice"), [("0001", "run 'ntppool-monitor db upgrade'"), ("9999", "update this program")]
+)
+def test_ledger_of_another_version_is_refused_and_left_unchanged(
+    run: Run, ledger: str, version: str, advice: str
+) -> None:
     engine = open_database(URL.create("sqlite", database=ledger.removeprefix("sqlite:///")))
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE `alembic_version` SET `version_num` = ?", (version,))
@@ -304,7 +308,18 @@ def test_ledger_of_another_version_is_refused_and_left_unchanged(run: Run, ledge
         code, out, err = run(*arguments)
         assert (code, out) == (1, "")
         assert f"is at version {version}, this program needs " in one_line(err)
+        assert one_line(err).rstrip().endswith(advice)
     assert run("db", "status")[0] == 1
+
+
+def test_ledger_of_a_newer_release_is_not_upgraded(run: Run, ledger: str) -> None:
+    engine = open_database(URL.create("sqlite", database=ledger.removeprefix("sqlite:///")))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE `alembic_version` SET `version_num` = '9999'")
+    engine.dispose()
+    code, out, err = run("db", "upgrade")
+    assert (code, out) == (1, "")
+    assert one_line(err).rstrip().endswith("it is of a newer release: update this program")
 
 
 @pytest.mark.parametrize("role", ["monitor", "admin", "observer", "server", "exporter"])
