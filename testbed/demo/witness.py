@@ -18,11 +18,12 @@ _KEEP: Final = timedelta(minutes=10)
 
 
 class SeenBatch(msgspec.Struct, frozen=True):
-    """A batch on the wire: its monitor, and its number of results."""
+    """A batch on the wire: its monitor, its number of results, and the version of the program that made it."""
 
     monitor: str
     id: str
     results: int
+    version: str
 
 
 class Witness:
@@ -51,4 +52,4 @@ class Witness:
         except Undecodable:
             return  # the account has ingest's view of it
         if address is not None:
-            self._seen[address.name, batch.id] = SeenBatch(address.name, batch.id, len(batch.results))
+            self._seen[address.name, batch.id] = SeenBatch(address.name, batch.id, len(batch.results), batch.version)
