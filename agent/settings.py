@@ -1,4 +1,5 @@
-"""Load the agent's settings: arguments override the environment, which overrides ``/etc/default/ntppool-agent``.
+"""Load the agent's settings: arguments override the environment, which overrides the defaults file
+(``/etc/default/ntppool-agent``, on FreeBSD ``/usr/local/etc/ntppool-agent.conf``).
 
 Hosts bring files and habits from the older agent, so its spellings are accepted, and variables that only it used are
 reported and ignored.
@@ -19,12 +20,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from agent.daemon_settings import DaemonSettings
 from agent.local_addresses import parse_local_addresses
 from agent.state import SERVICE_STATE, StateError, state_base
+from agent.system import SYSTEM
 from runtime.log import level_name
 from runtime.mqtt.tls_files import file_stamp
 from schema.messages import LogLevel
 from schema.names import DEFAULT_ENVIRONMENT, Environment, IpVersion
 
-DEFAULTS_FILE: Final = Path("/etc/default/ntppool-agent")
+DEFAULTS_FILE: Final = SYSTEM.defaults
 _DEFAULTS_FILE_KEY: Final = "MONITOR_DEFAULTS_FILE"
 
 _PREFIX: Final = "MONITOR_"

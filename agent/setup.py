@@ -25,6 +25,7 @@ from agent.output import Failed, Progress
 from agent.registration import Registration, begin_or_go_on, end
 from agent.setup_words import CLOCK_TOLERANCE, changes, clock_line
 from agent.state import Api, Fetched, StateDirectory, StateFile, running_process, writing_state
+from agent.system import SYSTEM, for_environment
 from runtime.durations import duration_text
 from runtime.log import keep_out_of_logs, without_secrets
 from schema.names import IpVersion
@@ -315,4 +316,4 @@ def next_step(directory: StateDirectory) -> str:
     if process is not None:
         which = f" (process {process})" if process else ""
         return f"the running agent{which} takes it up by itself; nothing is left to do"
-    return f"start the agent, for example with: systemctl enable --now ntppool-agent@{directory.env}"
+    return f"start the agent, for example with: {for_environment(SYSTEM.install, directory.env)}"

@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from agent.files import write_durably
 from agent.ntp.targets import TargetRules
+from agent.system import SYSTEM
 from runtime.loopback import is_loopback
 from runtime.mqtt.tls_files import file_stamp
 from runtime.mqtt.types import BrokerAddress
@@ -31,8 +32,8 @@ _MAX_TOKEN: Final = 8192
 
 MAX_STATE: Final = 65536
 
-SERVICE_STATE: Final = Path("/var/lib/ntppool-agent")
-"""The state directory that systemd creates for the units."""
+SERVICE_STATE: Final = SYSTEM.state
+"""The state directory of the service, which systemd or rc.d creates."""
 
 
 class StateError(Exception):

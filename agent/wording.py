@@ -13,6 +13,7 @@ from agent.ntp.targets import Target
 from agent.renewal_file import Outcome
 from agent.state import StateDirectory
 from agent.status_file import AgentReport
+from agent.system import SYSTEM, for_environment
 from schema.messages import ProtocolState, Result
 from schema.names import Environment
 
@@ -122,7 +123,7 @@ def _settings_lines(found: Inspection, report: AgentReport) -> Iterator[str]:
     if report.settings_file is None or found.process is None:
         return
     if found.settings_changed:
-        restart = f"it applies after: systemctl restart ntppool-agent@{found.env}"
+        restart = f"it applies after: {for_environment(SYSTEM.restart, found.env)}"
         yield f"settings     {report.settings_file} has changed since the agent has read it at its start; {restart}"
     elif found.settings_differ is None:
         yield f"settings     as in {report.settings_file} and the environment when the agent was started"
@@ -161,7 +162,7 @@ def _fetched(found: Inspection, names: str) -> str:
 def _restart(found: Inspection, now: datetime) -> str:
     """Say how the daemon gets started again."""
     if found.report is not None and now - found.report.written < timedelta(seconds=60):
-        return f"If it was not stopped, systemd starts it again within seconds; else {_start(found.env)}"
+        return f"If it was not stopped, {SYSTEM.supervisor} starts it again within seconds; else {_start(found.env)}"
     return _start(found.env).capitalize()
 
 
@@ -170,7 +171,7 @@ def _command(found: Inspection, words: str) -> str:
 
 
 def _start(env: Environment) -> str:
-    return f"start it, for example with: systemctl start ntppool-agent@{env}"
+    return f"start it, for example with: {for_environment(SYSTEM.start, env)}"
 
 
 def check_line(target: Target, samples: Sequence[Sample]) -> str:
