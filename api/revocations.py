@@ -101,6 +101,7 @@ class Revocations:
         self._worker = worker
         self._now = now
         self._sent: dict[str, datetime] = {}
+        self._unproven: list[Revocation] = []
         self._warnings = RateLimitedLog(log)
 
     async def send(self) -> None:
@@ -119,11 +120,27 @@ class Revocations:
                 return
             except PublishRefused as error:
                 self._warnings.log(logging.WARNING, one.name, "revocation of %s: %s", one.name, error)
+        self._tell_unheeded()
 
     async def _publish(self, one: Revocation, now: datetime) -> None:
         await self._worker.broker.publish(self._worker.topics.revocations, encode(one.message(now)))
         self._sent[one.name] = one.until
-        log.info("tokens of %s issued until %s are revoked", one.name, one.until.isoformat(timespec="seconds"))
+        self._unproven.append(one)
+        log.info("revocation sent: tokens of %s issued until %s", one.name, one.until.isoformat(timespec="seconds"))
+
+    def _tell_unheeded(self) -> None:
+        """Warn of revocations that nobody carries out, once it is known whether the broker has the plugin."""
+        present = self._worker.plugin.present
+        if present is None:
+            return
+        for one in self._unproven if not present else ():
+            until = one.until.isoformat(timespec="seconds")
+            log.warning(
+                "tokens of %s issued until %s stay valid until they expire: the broker has no plugin; block it there",
+                one.name,
+                until,
+            )
+        self._unproven.clear()
 
 
 def _read(engine: Engine, since: datetime) -> Revoked:

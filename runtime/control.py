@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from runtime.log import set_level
+from runtime.mqtt.plugin import SENDER, BrokerPlugin
 from runtime.mqtt.session import BrokerSession, Incoming, NotConnected, PublishRefused
 from schema.messages import ControlAnswer, ControlCommand, Undecodable, decode, encode
 
@@ -20,11 +21,18 @@ Command = Callable[[ControlCommand], Awaitable[Mapping[str, Any]]]
 
 
 class Control:
-    """Control commands of one worker. ``ping``, ``status`` and ``log-level`` are common to all."""
+    """Control commands of one worker. ``ping``, ``status`` and ``log-level`` are common to all.
 
-    def __init__(self, service: str, status: Callable[[], Mapping[str, Any]]) -> None:
+    Args:
+        plugin: whether the broker vouches for the names of senders; default: unknown.
+    """
+
+    def __init__(
+        self, service: str, status: Callable[[], Mapping[str, Any]], plugin: BrokerPlugin | None = None
+    ) -> None:
         self._service = service
         self._status = status
+        self._plugin = plugin or BrokerPlugin()
         self._commands: dict[str, Command] = {
             "ping": self._ping,
             "status": self._report,
@@ -46,8 +54,10 @@ class Control:
 
     async def answer(self, message: Incoming) -> ControlAnswer:
         """Execute the command in ``message`` and return the answer."""
-        # The broker sets this property itself and removes a client's value.
-        sender = dict(message.user_properties).get("sender", "unknown")
+        # The broker's plugin sets this property itself and removes a client's value.
+        sender = dict(message.user_properties).get(SENDER, "unknown")
+        if self._plugin.present is False:
+            sender = f"{sender} (unverified)"
         try:
             request = decode(message.payload, ControlCommand)
         except Undecodable as error:

@@ -32,6 +32,7 @@ from runtime.db.system_settings import PoolSettingsReader
 from runtime.health import READY_BOUND, Contact, Finding, LastWell, Life, Phase, Readiness, Report, Rounds
 from runtime.jobs import Jobs
 from runtime.mqtt.live_stream import LiveStream
+from runtime.mqtt.plugin import BrokerPlugin
 from runtime.mqtt.session import BrokerSession, Identity, Incoming, Subscription
 from runtime.mqtt.types import TokenSource
 from runtime.retry import Delays, Judge, Setback, until_done
@@ -78,6 +79,8 @@ class Worker:
     """The worker's periodic jobs."""
     life: Life = field(default_factory=Life)
     database: DatabaseMetrics = field(default_factory=lambda: DatabaseMetrics(NoOpMeter("none")))
+    plugin: BrokerPlugin = field(default_factory=BrokerPlugin)
+    """Whether the broker has our plugin."""
 
     async def in_database(self, work: Callable[[], T], judge_defect: Judge | None = None) -> T:
         """Run blocking ``work`` in a thread, with retries while the database is unavailable or locked.
@@ -316,6 +319,8 @@ async def _work(worker: Worker, begin: Start | None, start: Start, vitals: Vital
         await start(worker, tasks)
         tasks.create_task(worker.live.run(), name="live stream")
         tasks.create_task(worker.broker.run(), name="broker session")
+        check = worker.topics.plugin_check(worker.broker.identity.client_id)
+        tasks.create_task(worker.plugin.run(worker.broker, check), name="broker's plugin")
         # The modules have a hundred thousand objects that stay; repeated garbage collections of them would block the
         # event loop for 50 ms at a time.
         gc.freeze()
@@ -346,12 +351,13 @@ def assemble(service: str, settings: WorkerSettings, token: TokenSource, numbers
     """
     # Several workers of a kind may run, so the process id makes the client id unique.
     identity = Identity(service, f"{service}/{os.getpid()}-{time.time_ns() % 1_000_000:06d}")
-    broker = BrokerSession(settings.broker_address(), identity, token)
+    plugin = BrokerPlugin()
+    broker = BrokerSession(settings.broker_address(), identity, token, on_ready=plugin.on_ready)
     engine = open_database(settings.database_url(), reread=settings.database_url)
     database = DatabaseMetrics(numbers.meter)
     database.attach(engine)
     status: dict[str, Any] = {}
-    control = Control(service, lambda: {"client_id": identity.client_id, **status})
+    control = Control(service, lambda: {"client_id": identity.client_id, "broker": plugin.describe(), **status}, plugin)
     return Worker(
         service=service,
         settings=settings,
@@ -364,6 +370,7 @@ def assemble(service: str, settings: WorkerSettings, token: TokenSource, numbers
         telemetry=numbers,
         status=status,
         database=database,
+        plugin=plugin,
     )
 
 

@@ -96,6 +96,10 @@ class Topics:
         """Return the topic of orders to the broker to refuse a monitor's tokens."""
         return f"/{self.env}/control/broker/revocations"
 
+    def plugin_check(self, client_id: str) -> str:
+        """Return the topic below which a worker publishes to itself, to find out whether the broker has our plugin."""
+        return f"/{self.env}/control/broker/check/{client_id}"
+
     def answers(self, operator: str, order: str) -> str:
         """Return the topic of workers' answers to one control command, which is its response topic."""
         return f"/{self.env}/answers/{operator}/{order}"

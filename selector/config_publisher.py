@@ -90,6 +90,7 @@ class ConfigPublisher:
     async def _read(self) -> dict[str, MonitorConfig | None]:
         held: dict[str, MonitorConfig | None] = {}
         topics, broker = self._worker.topics, self._worker.broker
+        settle = self._worker.plugin.settle_seconds
 
         def collect(message: Incoming) -> None:
             address = topics.parse(message.topic)
@@ -100,7 +101,7 @@ class ConfigPublisher:
             else:
                 held.pop(address.name, None)
 
-        await read_retained(broker, topics.config(ANY), topics.echo(broker.identity.client_id), collect)
+        await read_retained(broker, topics.config(ANY), topics.echo(broker.identity.client_id), collect, settle=settle)
         return held
 
 

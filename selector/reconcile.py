@@ -163,7 +163,8 @@ class Reconciler:
 
         worker = self._worker
         echo = worker.topics.echo(worker.broker.identity.client_id)
-        await read_retained(worker.broker, worker.topics.assignments(name), echo, collect)
+        settle = worker.plugin.settle_seconds
+        await read_retained(worker.broker, worker.topics.assignments(name), echo, collect, settle=settle)
         return tree
 
     async def _next(self) -> tuple[str, bool]:

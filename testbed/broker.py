@@ -1,4 +1,4 @@
-"""Run a broker on this machine: the real configuration and the real plugin, on loopback, with and without TLS.
+"""Run the pool's broker on this machine: the real configuration and the real plugin of Mosquitto.
 
 For the demo, the tests and the benchmarks. An installed system runs its broker as a service instead.
 """
@@ -6,22 +6,17 @@ For the demo, the tests and the benchmarks. An installed system runs its broker 
 import os
 import shutil
 import signal
-import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from auth.ca.authority import DEFAULT_LIFETIME
 from auth.ca.files import FileAuthority
-from auth.ca.list_file import write_list
-from auth.ca.request import new_key
-from runtime.mqtt.types import BrokerAddress
+from testbed.broker_process import BrokerProcess, BrokerUnavailable
 from testbed.paths import CHECKOUT
-from testbed.ports import ADDRESS, free_port, loopback_addresses
-from testbed.tls import Certificate, LocalCa
+from testbed.ports import loopback_addresses
+
+__all__ = ["RUNNING", "BrokerParts", "BrokerUnavailable", "LocalBroker", "find_parts", "render"]
 
 _CHECKOUT: Final = CHECKOUT / "broker-config"
 _COMMON: Final = (_CHECKOUT / "common", Path("/usr/share/ntppool-monitor/broker-config/common"))
@@ -29,12 +24,6 @@ _PLUGIN: Final = (_CHECKOUT / "jwt-auth/build/jwt-auth.so", Path("/usr/lib/ntppo
 _SBIN: Final = ":/usr/sbin:/usr/local/sbin"
 RUNNING: Final = " running\n"
 """The log line with which Mosquitto reports that it is running."""
-_START_TIMEOUT: Final = 15.0
-_STOP_TIMEOUT: Final = 10.0
-
-
-class BrokerUnavailable(Exception):
-    """The broker cannot be started; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +74,7 @@ def render(parts: BrokerParts, directory: Path, port: int, tls_port: int, *, cli
         *([f"crlfile {directory / 'crl.pem'}"] if client_certificates else []),
     ]
     lines = [
-        # If started by root, Mosquitto would change to a user who cannot read this directory.
-        *(["user root"] if os.geteuid() == 0 else []),
+        *as_our_user(),
         f"include_dir {parts.common}",
         f"plugin {parts.plugin}",
         f"plugin_opt_key_file {directory / 'jwt.key'}",
@@ -99,18 +87,20 @@ def render(parts: BrokerParts, directory: Path, port: int, tls_port: int, *, cli
     return "\n".join(lines) + "\n"
 
 
-class LocalBroker:
-    """Run a Mosquitto process with its files in one directory; a context manager that starts and stops it.
+def as_our_user() -> list[str]:
+    """Return the lines that make Mosquitto stay the user who starts it. Started by root, it would change to a user who
+    cannot read its directory."""
+    return ["user root"] if os.geteuid() == 0 else []
 
-    It listens for plain TCP on ``port`` and for TLS on ``tls_port``, on all loopback addresses.
+
+class LocalBroker(BrokerProcess):
+    """Run Mosquitto; see :class:`BrokerProcess`.
 
     Args:
-        directory: created if missing; existing persistent state is used.
-        key: the key that verifies tokens, see :meth:`auth.tokens.SigningKey.verification_text`.
         parts: default: those of :func:`find_parts`.
-        authority: an existing CA. Clients on ``tls_port`` then need a certificate of it, and the broker has one, too;
-            plain TCP, as for workers, needs none. Default: a CA for the broker's certificate alone.
     """
+
+    ready = RUNNING
 
     def __init__(
         self,
@@ -121,79 +111,11 @@ class LocalBroker:
         parts: BrokerParts | None = None,
         authority: FileAuthority | None = None,
     ) -> None:
-        self.directory = directory.resolve()
         self.parts = parts or find_parts()
-        self.ca = LocalCa()
-        self.authority = authority
-        self.certificate = self.ca.issue(*loopback_addresses()) if authority is None else _issue(authority)
-        """What it shows to TLS clients, until :meth:`show`."""
-        self._key = key
-        self.listen_at(port)
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    @property
-    def process(self) -> subprocess.Popen[bytes] | None:
-        """The running process; None before the start and after the end."""
-        return self._process
-
-    def listen_at(self, port: int) -> None:
-        """Listen on ``port``, and for TLS on another free port, from the next start on."""
-        self.port = self.tls_port = port
-        while self.tls_port == self.port:
-            self.tls_port = free_port()
-
-    def address(self, host: str = ADDRESS, *, tls: bool = False) -> BrokerAddress:
-        """Return the address for clients, at one of the loopback addresses."""
-        return BrokerAddress(host, self.tls_port, self.directory / "ca.pem") if tls else BrokerAddress(host, self.port)
-
-    @property
-    def log_file(self) -> Path:
-        """The broker's log file."""
-        return self.directory / "broker.log"
-
-    def log_text(self) -> str:
-        """Return the broker's whole log, across restarts."""
-        return self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
-
-    def set_keys(self, key: str, previous: str | None = None) -> None:
-        """Change the keys for the next start or :meth:`reload`; during a rotation, tokens of either key are
-        accepted."""
-        self._key = key
-        self._write("jwt.key", key)
-        self._write("jwt-previous.key", previous or "")
-
-    def show(self, certificate: Certificate) -> None:
-        """Change the certificate for TLS clients until the next :meth:`prepare`; a running broker must be reloaded."""
-        self._write("cert.pem", certificate.certificate)
-        self._write("key.pem", certificate.key)
-
-    @property
-    def crl_file(self) -> Path:
-        """The list of revoked certificates; a running broker must be reloaded after a change of it."""
-        return self.directory / "crl.pem"
-
-    def trust_roots(self) -> None:
-        """Write the roots of the authority, after one was added; a running broker must be reloaded."""
-        self._write("ca.pem", self.ca.certificate if self.authority is None else self.authority.bundle())
-
-    def _write_certificates(self) -> None:
-        self.trust_roots()
-        self.show(self.certificate)
-        if (authority := self.authority) is not None and not self.crl_file.exists():
-            write_list(self.crl_file, lambda: authority.revocation_list([]))
+        super().__init__(directory, port, key, authority=authority)
 
     def prepare(self) -> list[str]:
         """Write the broker's files, and return the command that runs it in the foreground."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._write("jwt.key", self._key)
         self._write_certificates()
         self._write("broker.conf", self.configuration())
@@ -204,70 +126,7 @@ class LocalBroker:
         strict = self.authority is not None
         return render(self.parts, self.directory, self.port, self.tls_port, client_certificates=strict)
 
-    def start(self) -> None:
-        """Start the broker; return when it accepts connections.
-
-        Raises:
-            BrokerUnavailable: it exits or does not answer; the message has the end of its log.
-        """
-        command = self.prepare()
-        with self.log_file.open("ab") as log:
-            begin = log.tell()
-            # In a separate session, so that Ctrl-C reaches us first and the broker ends last.
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
-        try:
-            self._wait(begin)
-        except BaseException:
-            self.kill()
-            raise
-
-    def stop(self) -> None:
-        """Stop the broker in order; it saves its state and the retained messages."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """Kill the broker; whatever it has not saved is lost."""
-        self._end(signal.SIGKILL)
-
     def reload(self) -> None:
         """Make the broker read keys and certificate again, which it does and logs within a tenth of a second."""
         if self._process is not None:
             self._process.send_signal(signal.SIGHUP)
-
-    def _end(self, number: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(number)
-        try:
-            process.wait(_STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def _wait(self, begin: int) -> None:
-        """Wait for the line in the log, from ``begin`` on: an answer on the port may come from another process."""
-        deadline = time.monotonic() + _START_TIMEOUT
-        while RUNNING.encode() not in self.log_file.read_bytes()[begin:]:
-            if self._process is None or self._process.poll() is not None:
-                raise BrokerUnavailable(f"the broker has exited:\n{self._last_lines()}")
-            if time.monotonic() > deadline:
-                raise BrokerUnavailable(f"the broker did not become ready:\n{self._last_lines()}")
-            time.sleep(0.01)
-
-    def _last_lines(self) -> str:
-        return "\n".join(self.log_text().splitlines()[-8:])
-
-    def _write(self, name: str, text: str) -> None:
-        """Write a file atomically, readable by its owner only."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path, new = self.directory / name, self.directory / f"{name}.new"
-        new.touch(mode=0o600)
-        new.chmod(0o600)
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
-
-
-def _issue(authority: FileAuthority) -> Certificate:
-    made = new_key()
-    return Certificate(authority.sign_server(made.request, loopback_addresses(), DEFAULT_LIFETIME).chain, made.key)

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from sqlalchemy.engine import URL
 
 from agent.state import Broker, State, StateDirectory, provision
@@ -22,6 +24,8 @@ from runtime.db.dsn import dsn_text
 from runtime.mqtt.types import BrokerAddress
 from schema.names import short_name
 from testbed.broker import LocalBroker
+from testbed.broker_process import BrokerProcess
+from testbed.broker_rmqtt import make_cluster
 from testbed.ntp.spec import ServerSpec, encode_specs
 from testbed.paths import certificate_files
 from testbed.ports import ADDRESS, ADDRESS_V6, free_port, loopback_addresses
@@ -29,6 +33,9 @@ from testbed.process import Command
 from testbed.world import DOMAIN, ENV, Monitor
 
 BROKER: Final = "broker"
+"""The broker's name among the processes. Further nodes of a cluster have a number behind it."""
+BROKERS: Final[Mapping[str, int]] = {"mosquitto": 1, "rmqtt": 1, "rmqtt-cluster": 3}
+"""The kinds of broker, and how many nodes each of them has."""
 FLEET: Final = "ntp servers"
 FLEET_READY: Final = "ready\n"
 WORKERS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -63,7 +70,7 @@ class ApiPlace:
         """The roots that agents must trust."""
         return self.directory / "api-ca.pem"
 
-    def settings(self, broker: LocalBroker, host: str) -> dict[str, str]:
+    def settings(self, broker: BrokerProcess, host: str) -> dict[str, str]:
         """Return the API's own settings; agents connect to ``broker`` by TLS, at the address ``host``."""
         address = broker.address(host, tls=True)
         return {
@@ -87,11 +94,13 @@ class Site:
     directory: Path
     database: URL
     key: SigningKey
-    broker: LocalBroker
+    broker: BrokerProcess
     broker_address: BrokerAddress
     """The address at which all processes reach the broker; agents that register learn theirs from the API."""
     api: ApiPlace | None = None
     """None: agents are provisioned without a registration."""
+    other_nodes: Sequence[BrokerProcess] = ()
+    """The other nodes, if the broker is a cluster."""
 
     @property
     def logs(self) -> Path:
@@ -104,6 +113,19 @@ class Site:
         monitor``."""
         return self.directory / "monitor"
 
+    @property
+    def nodes(self) -> Sequence[BrokerProcess]:
+        """All nodes of the broker."""
+        return (self.broker, *self.other_nodes)
+
+    def address_for(self, process: str) -> BrokerAddress:
+        """Return the broker's address for a worker: in a cluster, each of them has another node."""
+        place = [*WORKERS, API].index(process) % len(self.nodes)
+        if place == 0:
+            return self.broker_address
+        node = self.nodes[place]
+        return replace(self.broker_address, port=node.tls_port if self.broker_address.ca_file else node.port)
+
     def log_of(self, name: str) -> Path:
         """Return the log file of the process with this name."""
         return self.logs / f"{name.replace(' ', '-')}.log"
@@ -112,14 +134,16 @@ class Site:
         """Return the state directory of this monitor's agent."""
         return StateDirectory(self.directory / "agents" / short_name(monitor.name), ENV)
 
-    def settings(self) -> dict[str, str]:
-        """Return the workers' environment; the secrets in it are nowhere else."""
+    def settings(self, process: str = API) -> dict[str, str]:
+        """Return the environment of a worker, or of an operator's command; the secrets in it are nowhere else."""
+        # In a cluster, agents and ingest are at different nodes.
+        for_agents = self.nodes[len(self.nodes) // 2]
         return {
             "DEPLOYMENT_MODE": ENV,
-            **broker_settings(self.broker_address),
+            **broker_settings(self.address_for(process)),
             "JWT_KEY_FILE": str(self.directory / "jwt.key"),
             "DATABASE_DSN": dsn_text(self.database, hide_password=False),
-            **({} if self.api is None else self.api.settings(self.broker, self.broker_address.host)),
+            **({} if self.api is None else self.api.settings(for_agents, self.broker_address.host)),
         }
 
 
@@ -137,28 +161,35 @@ def broker_of_agent(address: BrokerAddress) -> Broker:
 
 
 def make_site(
-    directory: Path, database: URL | None, *, tls: bool = False, ipv6: bool = False, registering: bool = False
+    directory: Path,
+    database: URL | None,
+    *,
+    broker: str = "mosquitto",
+    tls: bool = False,
+    ipv6: bool = False,
+    registering: bool = False,
 ) -> Site:
     """Prepare ``directory`` with a new key, and with settings for inspecting the running system.
 
     Args:
+        broker: one of :data:`BROKERS`.
         tls, ipv6: how all processes reach the broker.
         registering: with an API and a CA; agents then register, and reach the broker by TLS with client certificates.
 
     Raises:
-        BrokerUnavailable: Mosquitto or its plugin is missing.
+        BrokerUnavailable: the broker, or Mosquitto's plugin, is missing.
     """
-    secret = secrets.token_urlsafe(48)
+    secret = secrets.token_urlsafe(48) if broker == "mosquitto" else new_token_key()
     key = load_key(secret)
     url = database or URL.create("sqlite", database=str(directory / "ledger.db"))
     api = _make_api(directory) if registering else None
     authority = None if api is None else api.authority
-    broker = LocalBroker(directory / "broker", free_port(), key.verification_text(), authority=authority)
-    address = broker.address(ADDRESS_V6 if ipv6 else ADDRESS, tls=tls)
+    first, *others = _make_broker(broker, directory / "broker", key, authority)
+    address = first.address(ADDRESS_V6 if ipv6 else ADDRESS, tls=tls)
     if tls and api is not None:
         files = _certify(api.authority, directory, "worker", client=True)
         address = replace(address, cert_file=files[0], key_file=files[1])
-    site = Site(directory, url, key, broker, address, api)
+    site = Site(directory, url, key, first, address, api, others)
     site.logs.mkdir(mode=0o700)
     write_private(directory / "jwt.key", secret + "\n")
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in site.settings().items()]
@@ -167,6 +198,21 @@ def make_site(
     program = shlex.join(_python("ops"))
     write_private(site.looking, f'. {shlex.quote(str(directory / "env"))}\nexec {program} "$@"\n')
     return site
+
+
+def _make_broker(
+    kind: str, directory: Path, key: SigningKey, authority: FileAuthority | None
+) -> Sequence[BrokerProcess]:
+    text = key.verification_text()
+    if kind == "mosquitto":
+        return [LocalBroker(directory, free_port(), text, authority=authority)]
+    return make_cluster(directory, text, BROKERS[kind], authority=authority)
+
+
+def new_token_key() -> str:
+    """Return a new private key that signs tokens."""
+    private = ec.generate_private_key(ec.SECP384R1())
+    return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
 def _make_api(directory: Path) -> ApiPlace:
@@ -212,9 +258,10 @@ def monitor_token(key: SigningKey, name: str) -> str:
     return sign(key, Role.MONITOR, name, ENV)
 
 
-def broker_command(site: Site) -> Command:
-    """Write the broker's configuration, and return its command."""
-    return make_command(site, BROKER, site.broker.prepare(), {})
+def broker_commands(site: Site) -> list[Command]:
+    """Write the configuration of the broker, and return the command of each node, to be started in this order."""
+    names = [BROKER] + [f"{BROKER} {number}" for number in range(2, len(site.nodes) + 1)]
+    return [make_command(site, name, node.prepare(), {}) for name, node in zip(names, site.nodes, strict=True)]
 
 
 def fleet_command(site: Site, servers: Sequence[ServerSpec]) -> Command:
@@ -227,7 +274,7 @@ def fleet_command(site: Site, servers: Sequence[ServerSpec]) -> Command:
 
 def worker_command(site: Site, name: str) -> Command:
     """Return the command for one of :data:`WORKERS`."""
-    return python_command(site, name, "ops", *WORKERS[name], settings=site.settings())
+    return python_command(site, name, "ops", *WORKERS[name], settings=site.settings(name))
 
 
 def api_command(site: Site) -> Command:

@@ -14,9 +14,8 @@ from sqlalchemy.engine import Connection
 
 from runtime.db.engine import open_database, reading
 from runtime.mqtt.session import BrokerSession
-from testbed.broker import RUNNING
 from testbed.process import Command
-from testbed.site import Site, broker_command
+from testbed.site import Site, broker_commands
 from testbed.supervisor import Supervisor
 
 _LOOK_EVERY: Final = 0.05
@@ -59,8 +58,10 @@ class Stack:
         await self.until(lambda: sign in command.log.read_bytes()[before:], f"start of {command.name}")
 
     async def start_broker(self) -> None:
-        """Start the broker; return when its log says that it listens: another process may answer on the port."""
-        await self.start_process(broker_command(self.site), RUNNING)
+        """Start the broker, one node after the other; return when its log says that it listens: another process may
+        answer on the port."""
+        for command in broker_commands(self.site):
+            await self.start_process(command, self.site.broker.ready)
 
     async def connect(self, session: BrokerSession) -> None:
         """Run a session until the end; return when it is connected."""

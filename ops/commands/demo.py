@@ -42,6 +42,9 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(metavar="KIND", help="Start a database: sqlite (default), mariadb or mysql."),
         ] = None,
+        broker: Annotated[
+            str, typer.Option(metavar="KIND", help="The broker: mosquitto, rmqtt, or rmqtt-cluster (3 nodes).")
+        ] = "mosquitto",
         directory: Annotated[
             Path | None,
             typer.Option(
@@ -80,6 +83,7 @@ def register(app: typer.Typer) -> None:
                     database_url=database_url,
                     database=database,
                     directory=directory,
+                    broker=broker,
                     tls=tls,
                     ipv6=ipv6,
                     as_json=as_json,

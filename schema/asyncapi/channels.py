@@ -187,6 +187,15 @@ CHANNELS: Final = (
         user_properties=_SENDER,
     ),
     Channel(
+        key="pluginCheck",
+        address=_T.plugin_check("{client_id}"),
+        senders=_WORKERS,
+        receivers=_WORKERS,
+        description="A message from a worker to itself. If it returns without a sender, the broker does not have this "
+        "project's plugin.",
+        user_properties=_SENDER,
+    ),
+    Channel(
         key="answers",
         address=_T.answers("{operator}", "{order}"),
         senders=_WORKERS,

@@ -14,6 +14,7 @@ from runtime.db.dsn import InvalidDsn, parse_dsn
 from testbed.database import SERVERS, DatabaseServer
 from testbed.demo.errors import OptionError
 from testbed.ports import NO_IPV6, has_ipv6
+from testbed.site import BROKERS
 from testbed.world import MAX_AGENTS, MAX_SERVERS, World
 
 _NTP_PORT: Final = 123
@@ -36,6 +37,8 @@ class Options:
     """The kind of database server to start; None: SQLite in the directory."""
     directory: Path | None = None
     """None: a temporary one."""
+    broker: str = "mosquitto"
+    """One of :data:`testbed.site.BROKERS`."""
     tls: bool = False
     ipv6: bool = False
     as_json: bool = False
@@ -51,6 +54,7 @@ def parse_options(
     database_url: str | None,
     database: str | None = None,
     directory: Path | None,
+    broker: str = "mosquitto",
     tls: bool = False,
     ipv6: bool = False,
     as_json: bool = False,
@@ -68,6 +72,8 @@ def parse_options(
         raise OptionError(f"--servers {servers}: must be 1 to {MAX_SERVERS}, or 0 with --ntp")
     if ipv6 and not has_ipv6():
         raise OptionError(f"--ipv6: {NO_IPV6}")
+    if broker not in BROKERS:
+        raise OptionError(f"--broker {broker!r}: must be {', '.join(list(BROKERS)[:-1])} or {list(BROKERS)[-1]}")
     return Options(
         seconds=seconds,
         agents=agents,
@@ -76,6 +82,7 @@ def parse_options(
         database=None if database_url is None else _database(database_url),
         server=_server_of(database, database_url),
         directory=directory,
+        broker=broker,
         tls=tls,
         ipv6=ipv6,
         as_json=as_json,

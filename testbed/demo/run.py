@@ -52,7 +52,14 @@ def run_demo(options: Options) -> int:
     with demo_directory(options.directory) as directory:
         try:
             with _database(options, directory) as database:
-                site = make_site(directory, database, tls=options.tls, ipv6=options.ipv6, registering=True)
+                site = make_site(
+                    directory,
+                    database,
+                    broker=options.broker,
+                    tls=options.tls,
+                    ipv6=options.ipv6,
+                    registering=True,
+                )
                 summary = asyncio.run(Demo(site, world, options.seconds).run())
         except BaseException as error:
             _leave(directory, temporary=options.directory is None, good=False)
@@ -132,6 +139,8 @@ class Demo:
 
     async def _run(self, system: System, display: Display) -> Summary | None:
         display.say(f"starting in {self._site.directory}; Ctrl-C stops it")
+        for what in self._site.broker.lacks:
+            display.say(f"this broker is not the pool's: {what}")
         try:
             await system.start()
         except Stopped:

@@ -189,7 +189,8 @@ class System(Stack):
         """Stop everything in order: agents, then workers, then their dependencies."""
         running = self.supervisor.running
         agents = [name for name in running if name.startswith("agent ")]
-        for names in (agents, [name for name in running if name in (*WORKERS, API)], [FLEET, BROKER]):
+        brokers = [name for name in running if name.startswith(BROKER)]
+        for names in (agents, [name for name in running if name in (*WORKERS, API)], [FLEET, *brokers]):
             self.hung += await self.supervisor.stop(name for name in names if name in self.supervisor.running)
 
     async def evidence(self) -> Evidence:

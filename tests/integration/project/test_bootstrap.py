@@ -1,6 +1,7 @@
 """Test that ``scripts/bootstrap`` announces what it installs, and works without MySQL if the system has no source for
 it."""
 
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -178,3 +179,38 @@ def test_installation_is_readable_by_all_and_removes_no_package(fake: Path) -> N
     text = BOOTSTRAP.read_text()
     (install,) = [line for line in text.splitlines() if "apt-get -q -o DPkg::Lock" in line]
     assert {"--no-install-recommends", "--no-remove", "-y"} <= set(install.split())
+
+
+# ---- the second broker -----------------------------------------------------------------------------------------------
+
+
+def rust(fake: Path, version: str) -> None:
+    """Create a cargo of this version, which builds an empty program."""
+    build = "mkdir -p $venv/rmqtt-build/release; : >$venv/rmqtt-build/release/rmqtt-broker"
+    _write(fake / "cargo", f'case $1 in --version) echo "cargo {version} (x 2026-01-01)" ;; *) {build} ;; esac')
+    (fake.parent / "testbed").mkdir(exist_ok=True)
+    shutil.copytree(CHECKOUT / "testbed/rmqtt", fake.parent / "testbed/rmqtt", dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize("version", ["1.63.0", "1.93.1"])
+def test_second_broker_needs_a_new_rust(fake: Path, version: str) -> None:
+    rust(fake, version)
+    _, said = call(fake, "(export venv; second_broker) || echo $? >&2")
+    assert f"this is Rust {version}; 1.94 or newer is required" in words(said)
+    assert said.endswith("\n2\n")
+
+
+def test_missing_rust_is_named(fake: Path) -> None:
+    _, said = call(fake, "have() { [[ $1 != cargo ]]; }; (second_broker) || echo $? >&2")
+    assert "cargo is missing. Install Rust 1.94 or newer" in words(said)
+
+
+def test_second_broker_is_built_once_and_again_when_its_source_has_changed(fake: Path) -> None:
+    rust(fake, "1.95.0")
+    (fake.parent / ".venv/bin").mkdir(parents=True)
+    build = "(export venv; second_broker); chmod +x .venv/bin/rmqtt-broker"
+    _, said = call(fake, f"{build}; {build}")
+    assert said.count("building rmqtt from its source") == 1
+    _, said = call(fake, f"echo >>testbed/rmqtt/Cargo.toml; {build}")
+    assert said.count("building rmqtt from its source") == 1
+    assert sorted(path.name for path in (fake.parent / ".venv").iterdir()) == ["bin"], "nothing else is left"

@@ -65,6 +65,15 @@ def test_demo_installs_only_the_dependencies_that_its_options_need(
     ]
 
 
+@pytest.mark.parametrize("kind", ["rmqtt", "rmqtt-cluster"])
+def test_other_broker_is_built_after_everything_else(checkout: Path, kind: str) -> None:
+    assert run(checkout, "--broker", kind) == [
+        "bootstrap: --demo",
+        "bootstrap: --broker",
+        f"ntppool-monitor: demo --broker {kind}",
+    ]
+
+
 def test_failed_installation_ends_the_script(checkout: Path) -> None:
     (checkout / "scripts/bootstrap").write_text("#!/bin/sh\nexit 2\n")
     ended = subprocess.run([checkout / "scripts/demo"], capture_output=True, text=True, check=False, timeout=60)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from api.revocation_store import KeyLife, Revoked
 from api.revocations import MARGIN, WITHIN, Revocation, Revocations, find_revocations, unsent, without_key_since
+from runtime.mqtt.plugin import BrokerPlugin
 from runtime.mqtt.session import NotConnected, PublishRefused
 from runtime.worker import Worker
 from schema.messages import RevokeTokens, decode
@@ -128,6 +129,7 @@ class Ledger:
         self.topics = Topics("test")
         self.engine = None
         self.broker = SimpleNamespace(publish=self._publish)
+        self.plugin = BrokerPlugin()
 
     async def in_database(self, work: Callable[[], Any]) -> Revoked:
         return self.revoked
@@ -174,3 +176,19 @@ async def test_each_revocation_is_sent_once_and_again_after_a_failure(caplog: py
     ledger.revoked = Revoked({}, {}, {})
     await job.send()
     assert job._sent == {}, "its memory does not grow"
+
+
+@pytest.mark.parametrize("present", [True, False])
+async def test_warns_of_each_revocation_that_the_broker_does_not_carry_out(
+    caplog: pytest.LogCaptureFixture, present: bool
+) -> None:
+    ledger = Ledger()
+    ledger.revoked = Revoked({}, {"a": at(2), "b": at(1)}, {})
+    job = Revocations(cast(Worker, ledger), lambda: NOW.replace(tzinfo=UTC))
+    await job.send()
+    assert "stay valid" not in caplog.text, "it is not known yet what the broker can do"
+    ledger.plugin.present = present
+    for _ in range(2):
+        await job.send()
+    warnings = [message for message in caplog.messages if "stay valid until they expire" in message]
+    assert [message.split()[2] for message in warnings] == ([] if present else ["a", "b"])

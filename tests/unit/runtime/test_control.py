@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from runtime.control import CommandRefused, Control
+from runtime.mqtt.plugin import BrokerPlugin
 from runtime.mqtt.session import Incoming, NotConnected, PublishRefused
 from schema.messages import ControlAnswer, ControlCommand, decode
 
@@ -89,6 +90,17 @@ async def test_every_command_is_logged_with_its_sender(control: Control, caplog:
     assert caplog.messages[0] == "command 'ping' from ask"
     assert caplog.messages[1].startswith("control message from ask refused: ")
     assert caplog.messages[2] == "command 'ping' from unknown"
+
+
+@pytest.mark.parametrize(("present", "shown"), [(None, "ask"), (True, "ask"), (False, "ask (unverified)")])
+async def test_without_the_plugin_the_name_of_a_sender_is_unverified(
+    caplog: pytest.LogCaptureFixture, present: bool | None, shown: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    plugin = BrokerPlugin()
+    plugin.present = present
+    await Control("scorer", dict, plugin).answer(order({"command": "ping"}, user_properties=(("sender", "ask"),)))
+    assert caplog.messages == [f"command 'ping' from {shown}"]
 
 
 async def test_command_cannot_forge_a_log_line(control: Control, caplog: pytest.LogCaptureFixture) -> None:
