@@ -11,35 +11,25 @@ import ssl
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Final
 
-from sqlalchemy.engine import Connection, Engine
-
-from auth.api_key_store import add_key
-from auth.api_keys import Peppers, derive_pepper
-from auth.ca.files import FileAuthority
 from auth.ca.request import new_key
+from bench.api_stage import add_keys, api_command, prepare_files
 from bench.figure import Figure, percentile, report
 from bench.measure import machine_load
 from bench.progress import say
 from bench.stage import Stage, run, shares, stage
-from bench.world import ENV, World, fill
-from runtime.db.engine import from_db, transaction, utc_now
+from bench.world import World, fill
 from testbed.database import DatabaseServer
 from testbed.ports import ADDRESS, free_port
-from testbed.process import Command
-from testbed.site import python_command
-from testbed.tls import LocalCa
+from testbed.site import API, API_READY
 
 AT_MOST: Final = 60.0
 """Seconds until all agents have everything."""
 
-_API: Final = "api"
 _ANSWER_WITHIN: Final = 60.0
 _AGAIN_AFTER: Final = 1.0
 """Seconds until an agent whose request failed asks again; the real ones wait longer."""
@@ -76,9 +66,9 @@ async def _measure(given: argparse.Namespace, database: DatabaseServer) -> int:
     _allow_connections()
     async with stage(database) as on:
         say("filling the ledger")
-        port, trusted = free_port(), _prepare_files(on.site.directory)
+        port, trusted = free_port(), prepare_files(on.site.directory)
         agents = await asyncio.to_thread(_prepare_agents, on, given.agents)
-        await on.start_process(_command(on, port), "listening on")
+        await on.start_process(api_command(on, API, port), API_READY)
         say(f"starting {len(agents)} agents")
         observed, before, began = Observed(), on.cpu_seconds(), time.monotonic()
         await asyncio.gather(*(_start(agent, port, trusted, observed) for agent in agents))
@@ -95,47 +85,10 @@ def _allow_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
-def _prepare_files(directory: Path) -> ssl.SSLContext:
-    """Write the API's certificate and a CA for agents; return what clients trust."""
-    ca = LocalCa()
-    made = ca.issue(ADDRESS)
-    for name, text in (("api.cert.pem", made.certificate), ("api.key.pem", made.key)):
-        path = directory / name
-        path.touch(mode=0o600)
-        path.write_text(text)
-    FileAuthority(directory / "ca", ENV).create()
-    return ssl.create_default_context(cadata=ca.certificate)
-
-
 def _prepare_agents(on: Stage, count: int) -> list[Agent]:
     world = World(servers=1, monitors=count, active=0, testing=0)
     fill(on.engine, world)
-    keys = _add_keys(on.engine, Peppers(derive_pepper(on.key_file.read_text())), world.monitor_ids)
-    return [Agent(key, new_key().request.pem.encode()) for key in keys]
-
-
-def _add_keys(engine: Engine, peppers: Peppers, monitor_ids: Sequence[int]) -> list[str]:
-    now = from_db(utc_now())
-
-    def add(connection: Connection) -> list[str]:
-        return [
-            add_key(connection, peppers, now, account_id=None, monitor_ids=[monitor_id])[1].clear
-            for monitor_id in monitor_ids
-        ]
-
-    return transaction(engine, add)
-
-
-def _command(on: Stage, port: int) -> Command:
-    directory = on.site.directory
-    settings = {
-        **on.site.settings(),
-        "CA_DIRECTORY": str(directory / "ca"),
-        "API_PORT": str(port),
-        "API_CERT_FILE": str(directory / "api.cert.pem"),
-        "API_KEY_FILE": str(directory / "api.key.pem"),
-    }
-    return python_command(on.site, _API, "ops", "api", settings=settings)
+    return [Agent(key, new_key().request.pem.encode()) for key in add_keys(on, world.monitor_ids)]
 
 
 async def _start(agent: Agent, port: int, trusted: ssl.SSLContext, observed: Observed) -> None:
