@@ -16,7 +16,7 @@ from agent.version import VERSION as VERSION_HERE
 from auth.tokens import Role, token_source
 from runtime.db.retry import DatabaseUnavailable
 from testbed import former_release
-from testbed.broker import BrokerParts
+from testbed.broker import BrokerParts, LocalBroker
 from testbed.checker.replay import BatchKey
 from testbed.demo.ledger import monitor_ids, results_by_monitor
 from testbed.demo.witness import Witness
@@ -138,7 +138,7 @@ class Rig(Stack):
             CannotRun: a process does not become ready.
         """
         if former_broker is not None:
-            self.site.broker.parts = former_broker
+            self._use(former_broker)
         await self.start_broker()  # writes files that the settings name
         await self.operate("former", "db", "upgrade")
         await self._fill()
@@ -178,9 +178,14 @@ class Rig(Stack):
     async def replace_broker(self, parts: BrokerParts) -> None:
         """Stop the broker in order, which saves its state, and start it with these parts. Raises as :meth:`stop`."""
         await self.stop(BROKER)
-        self.site.broker.parts = parts
+        self._use(parts)
         await self.start_broker()
         await self.until(lambda: self.operator.session.connected, "a session with the new broker")
+
+    def _use(self, parts: BrokerParts) -> None:
+        broker = self.site.broker
+        assert isinstance(broker, LocalBroker), "an upgrade runs with Mosquitto"
+        broker.parts = parts
 
     async def start_agent(self, monitor: Monitor, release: Release) -> None:
         """Start an agent of a release, in place of a stopped one."""
