@@ -25,6 +25,7 @@ from api.watched import show_times
 from auth.ca.files import FileAuthority
 from ingest.metrics import IngestMetrics
 from ingest.queue import SubmissionQueue
+from notifier.metrics import NotifierMetrics
 from runtime.db.metrics import DatabaseMetrics
 from runtime.telemetry import telemetry
 from runtime.worker import Vitals
@@ -88,6 +89,11 @@ def use_all_metrics_of_workers(meter: Any) -> None:
     api.agents({"connected": 1, "away": 0})
     settings: Any = thing(ca="files", jwt_key=None, jwt_key_file=Path(__file__))
     show_times(api, published(), settings)
+    notifier = NotifierMetrics(meter)
+    notifier.changed([thing(key=thing(kind="kind"), raised=True)])
+    notifier.sent(True)
+    notifier.raised({})
+    notifier.waiting(1, 1.0, 1)
 
 
 @functools.cache
