@@ -116,6 +116,7 @@ def test_deleting_a_server_deletes_its_dependent_rows(engine: Engine) -> None:
 HANG_ON_SERVERS: Final = {
     "assignment_changes",
     "log_scores",
+    "score_traces",
     "scoring_queue",
     "server_alerts",
     "server_scores",
