@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
@@ -12,6 +13,7 @@ from sqlalchemy.engine import URL, Engine
 from notifier.model import Fact, Key
 from notifier.rules import BROKER_AWAY, CLOCK_DOUBTED, DATABASE_AWAY, NODE_AWAY
 from notifier.texts import plain
+from runtime.db.dsn import place_of_server, servers_of
 from runtime.db.engine import open_database, reading
 from runtime.worker import Worker
 from schema.limits import STATUS_REFRESH
@@ -92,20 +94,34 @@ class Foundation:
 
 
 def node_urls(url: URL, nodes: str) -> dict[str, URL]:
-    """Return the URL of each node in a list such as ``db1,db2:3307``, with user and database of ``url``."""
+    """Return the URL of each node of the database that is watched by itself.
+
+    Args:
+        url: the ledger's, with user, database and TLS of all nodes; they are its servers, if it has several.
+        nodes: other nodes instead, such as ``db1,db2:3307``: those behind a proxy, for example.
+    """
+    servers = servers_of(url)
+    if not nodes.strip():
+        return {place_of_server(server): server for server in servers} if len(servers) > 1 else {}
     found = {}
     for node in (part.strip() for part in nodes.split(",")):
         if node:
             host, _, port = node.rpartition(":") if node.rpartition(":")[2].isdigit() else (node, "", "")
-            found[node] = url.set(host=host.strip("[]"), port=int(port) if port else url.port)
+            found[node] = servers[0].set(host=host.strip("[]"), port=int(port) if port else servers[0].port)
     return found
 
 
 class NodeProbes:
     """Ask each node of the database whether it works. Blocks; one connection to each stays open."""
 
-    def __init__(self, urls: Mapping[str, URL]) -> None:
-        self._engines: dict[str, Engine] = {name: open_database(url) for name, url in urls.items()}
+    def __init__(self, urls: Mapping[str, URL], reread: Callable[[], Mapping[str, URL]]) -> None:
+        def current(name: str) -> URL:
+            return reread().get(name, urls[name])
+
+        # Passwords are rotated; a node with another name needs a restart.
+        self._engines: dict[str, Engine] = {
+            name: open_database(url, reread=partial(current, name)) for name, url in urls.items()
+        }
 
     def ask(self) -> dict[str, str | None]:
         """Return what is wrong with each node; None for a node that works."""

@@ -47,7 +47,9 @@ class Notifier:
         self._foundation = Foundation(worker)
         self._senders = Senders(sender_settings(settings))
         self._delivery = Delivery(worker, self._local, self._senders, peppers(settings), self._metrics)
-        self._probes = NodeProbes(node_urls(worker.engine.url, settings.alert_database_nodes))
+        nodes = settings.alert_database_nodes
+        self._nodes = node_urls(worker.engine.url, nodes)
+        self._probes = NodeProbes(self._nodes, lambda: node_urls(settings.database_url(), nodes))
         self._links = links(settings)
         self._raised: dict[str, int] = {}
 
@@ -55,7 +57,7 @@ class Notifier:
         """Start what must not wait for the database."""
         worker = self._worker
         worker.jobs.add("foundation", WATCH_EVERY, self.watch, at_once=True)
-        if worker.settings.alert_database_nodes:
+        if self._nodes:
             worker.jobs.add("database nodes", PROBE_EVERY, self.probe, at_once=True)
         tasks.create_task(self._run_local(), name="local messages")
 

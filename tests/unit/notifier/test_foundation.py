@@ -8,6 +8,7 @@ from sqlalchemy.engine import URL
 
 from notifier.foundation import SETTLES_WITHIN, UNSETTLING, Foundation, node_urls
 from notifier.rules import BROKER_AWAY, CLOCK_DOUBTED, DATABASE_AWAY, NODE_AWAY
+from runtime.db.dsn import parse_dsn, servers_of
 from runtime.health import Contact
 from runtime.retry import Setback
 from runtime.worker import Worker
@@ -123,3 +124,15 @@ def test_each_node_is_asked_with_the_user_and_database_of_the_ledger() -> None:
     }
     assert all((node.username, node.password, node.database) == ("ntp", "secret", "ntppool") for node in found.values())
     assert node_urls(url, "") == {}
+
+
+def test_servers_of_the_ledger_are_watched_if_there_are_several() -> None:
+    url = parse_dsn("mysql://ntp:secret@db1,db2:3307/ntppool")
+    found = node_urls(url, "")
+    assert {name: (node.host, node.port) for name, node in found.items()} == {
+        "db1": ("db1", None),
+        "db2:3307": ("db2", 3307),
+    }
+    assert all(servers_of(node) == [node] for node in found.values()), "each is asked alone"
+    assert [*node_urls(url, "db3")] == ["db3"]
+    assert servers_of(node_urls(url, "db3")["db3"])[0].host == "db3"
