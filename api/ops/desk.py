@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from api.answers import Declined
@@ -33,7 +34,9 @@ from api.ops.replies import BadAnswer, metrics_of
 from api.ops.stream import Write
 from api.ops.target import Target, WrongTarget
 from api.services import Services
+from runtime.clock import ClockDoubted
 from runtime.db.engine import reading, to_db, transaction
+from runtime.db.retry import DatabaseUnavailable
 from schema.tables import servers
 from schema.topics import Topics
 
@@ -127,9 +130,10 @@ class Desk:
         try:
             now = to_db(self.services.now())
             return transaction(self.services.engine, lambda connection: keep_route(connection, plan, finding, now))
-        except Exception:
+        except (ClockDoubted, DatabaseUnavailable, SQLAlchemyError) as error:
             # The operator gets the route nevertheless.
-            log.exception("the route from %s to %s could not be stored", finding.monitor, plan.wanted.target.ip)
+            ip = plan.wanted.target.ip
+            log.error("the route from %s to %s could not be stored: %s", finding.monitor, ip, error)
             return False
 
     def kept_routes(self, target: Target, most: int) -> list[KeptRoute]:

@@ -145,7 +145,7 @@ def test_the_longest_route_fits() -> None:
         (traced(route("router.example")), "an impossible route"),
         (traced(route("fe80::1%\x1b[2J")), "an impossible route"),
         (traced(route("192.0.2.1", tried=0)), "an impossible route"),
-        (traced(route(hops=[Hop(ttl=2, answers=[None])])), "an impossible route"),
+        (traced(route(hops=[Hop(ttl=2, answers=[None])], tried=2)), "an impossible route"),
         (traced(route(hops=[Hop(ttl=1, answers=[HopAnswer(ip=IP, rtt=1e9)])], tried=1)), "an impossible route"),
         (traced(route(hops=[Hop(ttl=1, answers=[None] * 4)])), "invalid answer"),
         (traced(route(hops=[Hop(ttl=1, answers=[HopAnswer(ip=IP, note="!\x1b")])])), "invalid answer"),
