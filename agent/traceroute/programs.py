@@ -34,10 +34,11 @@ class Kind(msgspec.Struct, frozen=True):
 _ONE_BY_ONE: Final = ("-n", "-q", "1", "-m", _HOPS, "-w")
 
 KINDS: Final = (
-    # Linux distributions: many packets at once; UDP, and usually ICMP, need no rights.
+    # Linux distributions: 16 packets at once; UDP, and usually ICMP, need no rights. With 20 ms between two packets, an
+    # error that answers one by ICMP does not fail the next.
     Kind(
         "Modern traceroute",
-        ("-n", "-q", "2", "-m", _HOPS, "-w", "1.5"),
+        ("-n", "-q", "2", "-m", _HOPS, "-w", "1.5", "-z", "20"),
         {"udp": ("-U", "-p", "123"), "icmp": ("-I",), "tcp": ("-T", "-p", "123")},
         source="-s",
     ),

@@ -62,8 +62,8 @@ async def test_methods_are_tried_until_the_address_has_answered(host: Host) -> N
     assert (udp.method, len(udp.hops), udp.tried, udp.reached) == ("udp", 1, 2, False)
     assert (icmp.method, len(icmp.hops), icmp.tried, icmp.reached) == ("icmp", 2, 2, True)
     assert host.asked() == [
-        "-n -q 2 -m 30 -w 1.5 -U -p 123 -s 192.0.2.77 9.9.9.9",
-        "-n -q 2 -m 30 -w 1.5 -I -s 192.0.2.77 9.9.9.9",
+        "-n -q 2 -m 30 -w 1.5 -z 20 -U -p 123 -s 192.0.2.77 9.9.9.9",
+        "-n -q 2 -m 30 -w 1.5 -z 20 -I -s 192.0.2.77 9.9.9.9",
     ]
 
 
@@ -191,3 +191,4 @@ def test_an_ntp_server_is_silent_for_udp_and_reached_by_icmp(chain: dict[str, An
     udp, *others = chain["listening"]
     assert (udp["method"], udp["reached"], len(udp["hops"])) == ("udp", False, 2)
     assert [(one["method"], one["reached"]) for one in others] == [("icmp", True)]
+    assert addresses(others[0]) == [{"198.51.100.2"}, {"198.51.101.2"}, {"198.51.102.2"}]

@@ -3,7 +3,9 @@
 import asyncio
 import itertools
 import os
+import signal
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,13 @@ for ip; do :; done
 printf ' 1  192.0.2.254  1.250 ms *\\n 2  %s  2.500 ms  2.250 ms\\n' "$ip"
 """
 
+HANGING = """#!/bin/sh
+if [ "$1" = --version ]; then echo "Modern traceroute for Linux, version 2.1.2"; exit; fi
+echo $$ >{}
+exec sleep 1000
+"""
+SERVER = "127.78.2.1"
+
 
 @pytest.fixture
 async def session(broker: Broker) -> AsyncIterator[BrokerSession]:
@@ -59,29 +68,37 @@ async def routed(request: AdHocRequest) -> list[Said]:
     return [traced(request)]
 
 
-async def test_a_real_agent_runs_its_hosts_program(
-    ops: Ops, broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@asynccontextmanager
+async def probing(ops: Ops, broker: Broker, directory: Path, script: str) -> AsyncIterator[tuple[AgentProcess, int]]:
+    """Yield a real agent whose host has this program, and the id of the server at :data:`SERVER`."""
     name = add_able(ops)
-    program = tmp_path / "traceroute"
-    program.write_text(PROGRAM)
+    program = directory / "traceroute"
+    program.write_text(script)
     program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    specs = [ServerSpec(address="127.78.1.1", port=0), ServerSpec(address="127.78.2.1", port=0)]
+    specs = [ServerSpec(address="127.78.1.1", port=0), ServerSpec(address=SERVER, port=0)]
     async with Fleet(specs) as fleet, pool_of(broker, name) as pool:
         right, server = fleet.specs
         flags = {"port": server.port}
         server_id = transaction(ops.api.services.engine, lambda c: add_server(c, server.address, flags=flags))
-        with AgentProcess(tmp_path, broker, name) as agent:
+        with AgentProcess(directory, broker, name) as agent:
             agent.start()
             await pool.configure(base_checks=[f"{right.address}:{right.port}"])
             await wait_until(lambda: pool.probing() and pool.status.traceroute)
-            [plan, found, end] = await ops.check(ip=server.address, kind="traceroute")
-            [again] = (await ops.check(ip=server.address, kind="traceroute"))[1:-1]
+            yield agent, server_id
         await pool.forget()
-    about = {"check": "traceroute", "ip": server.address, "port": server.port, "server_id": server_id}
+
+
+async def test_a_real_agent_runs_its_hosts_program(
+    ops: Ops, broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    async with probing(ops, broker, tmp_path, PROGRAM) as (agent, server_id):
+        name = agent.name
+        [plan, found, end] = await ops.check(ip=SERVER, kind="traceroute")
+        [again] = (await ops.check(ip=SERVER, kind="traceroute"))[1:-1]
+    about = {"check": "traceroute", "ip": SERVER, "port": plan["port"], "server_id": server_id}
     assert plan == {**about, "asked": [{"monitor": name, "usual_rtt": None}]}
-    assert found["result"]["stratum"] == server.stratum and end == {"asked": 1, "traced": 1, "kept": 1}
+    assert found["result"]["stratum"] == 2 and end == {"asked": 1, "traced": 1, "kept": 1}
     assert found["traces"] == [
         {
             "method": "udp",
@@ -90,8 +107,8 @@ async def test_a_real_agent_runs_its_hosts_program(
                 {
                     "ttl": 2,
                     "answers": [
-                        {"ip": server.address, "rtt": 0.0025, "note": None},
-                        {"ip": server.address, "rtt": 0.00225, "note": None},
+                        {"ip": SERVER, "rtt": 0.0025, "note": None},
+                        {"ip": SERVER, "rtt": 0.00225, "note": None},
                     ],
                 },
             ],
@@ -101,14 +118,30 @@ async def test_a_real_agent_runs_its_hosts_program(
         }
     ]
     assert again["said"] == f"{name} did not trace the route: busy: a traceroute began less than 10 seconds ago"
-    [kept] = (await ops.ask("GET", TRACEROUTE + server.address)).json()
+    [kept] = (await ops.ask("GET", TRACEROUTE + SERVER)).json()
     assert kept["traced_on"].endswith("Z") and kept | {"traced_on": ""} == {
         "monitor": name,
-        "ip": server.address,
+        "ip": SERVER,
         "traced_on": "",
         "answered": True,
         "traces": found["traces"],
     }
+
+
+async def test_an_agent_that_is_stopped_ends_its_traceroute(
+    ops: Ops, broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    told = tmp_path / "pid"
+    async with probing(ops, broker, tmp_path, HANGING.format(told)) as (agent, _):
+        asked = asyncio.create_task(ops.check(ip=SERVER, kind="traceroute"))
+        await wait_until(lambda: told.exists() and told.read_text().endswith("\n"), "its start")
+        agent.signal(signal.SIGTERM)
+        assert await agent.ended() == 0
+        asked.cancel()
+        await asyncio.wait({asked})
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(told.read_text()), 0)
 
 
 async def test_only_those_that_can_are_asked(ops: Ops, broker: Broker) -> None:
