@@ -68,8 +68,9 @@ def url_address(text: str, *, for_account: bool) -> Address:
         raise InvalidAddress(f"must be a URL in one line, at most {_MOST} characters")
     scheme = text.partition("://")[0].lower()
     if scheme in NEVER or (for_account and scheme not in FOR_ACCOUNTS):
-        allowed = f": {', '.join(sorted(FOR_ACCOUNTS))}" if for_account else ""
-        raise InvalidAddress(f"begins with a scheme that is not permitted here{allowed}")
+        if for_account:
+            raise InvalidAddress(f"must begin with one of these, for an account: {', '.join(sorted(FOR_ACCOUNTS))}")
+        raise InvalidAddress(f"must not begin with one of these: {', '.join(sorted(NEVER))}")
     try:
         _ = urlsplit(text).port
     except ValueError:
