@@ -5,18 +5,21 @@ from typing import Final
 
 
 class HealthLabel(StrEnum):
-    """A label in ``monitor_health``; ``docs/operating.md`` says what raises and what clears each."""
+    """A label in ``monitor_health``; ``docs/operating.md`` says what raises and what clears each.
 
-    STABLE_1D = "stable-1d"
-    STABLE_30D = "stable-30d"
-    CLOCK_GOOD = "clock-good"
+    They are shown in this order: faults first.
+    """
+
+    NOT_PROBING = "not-probing"
     CLOCK_OFF = "clock-off"
     LOSES_PACKETS = "loses-packets"
     V4_FLAKY = "v4-flaky"
     V6_FLAKY = "v6-flaky"
     OFFLINE_OFTEN = "offline-often"
     FAR_FROM_ALL = "far-from-all"
-    NOT_PROBING = "not-probing"
+    STABLE_30D = "stable-30d"
+    STABLE_1D = "stable-1d"
+    CLOCK_GOOD = "clock-good"
 
     @property
     def is_trouble(self) -> bool:

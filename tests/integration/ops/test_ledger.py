@@ -171,11 +171,11 @@ def test_monitor_is_listed_and_shown_with_the_labels_of_its_health(engine: Engin
         row = {"monitor_id": monitor, "label": label, "since": NOW, "reason": reason, "figures": figures}
         write(engine, lambda c, row=row: c.execute(sa.insert(monitor_health).values(row)))  # type: ignore[misc]
     listed = {row[0]: row[-1] for row in read(engine, lambda c: list_monitors(c, status=None, deleted=False))}
-    assert listed == {monitor: ("stable-1d", "loses-packets"), other: ()}
+    assert listed == {monitor: ("loses-packets", "stable-1d"), other: ()}
     _, held = read(engine, lambda c: show_monitor(c, "m"))
-    assert label_fields(held)[1] == ("loses-packets", f"since {NOW:%Y-%m-%d %H:%M}: {reason}")
+    assert label_fields(held)[0] == ("loses-packets", f"since {NOW:%Y-%m-%d %H:%M}: {reason}")
     given = {"since": from_db(NOW), "reason": reason, "figures": {"share": 0.041}}
-    assert label_dicts(held)[1] == {"label": "loses-packets", **given}
+    assert label_dicts(held)[0] == {"label": "loses-packets", **given}
     assert read(engine, lambda c: show_monitor(c, "n"))[1] == ()
 
 

@@ -132,7 +132,7 @@ def test_wrong_clock_is_told_from_wrong_servers(pool: Pool) -> None:
     count_all(engine)
     assert labels(engine) == {one: {"stable-1d", "clock-off" if one == found[0] else "clock-good"} for one in found}
     with reading(engine) as connection:
-        [_, held] = read_labels(connection)[found[0]]
+        [held, _] = read_labels(connection)[found[0]]
     assert held.reason == "its clock is 50.0 ms ahead of those of other monitors at 12 servers, 6 h"
 
 
