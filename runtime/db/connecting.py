@@ -45,8 +45,7 @@ connections. A different password is tried at once."""
 _TIMEOUTS: Final = {"connect_timeout": 5, "read_timeout": ANSWER_WITHIN, "write_timeout": ANSWER_WITHIN}
 
 _TIMEOUTS_OF_SEVERAL: Final = {"connect_timeout": 2, "read_timeout": 4, "write_timeout": 4}
-"""While a connection to one of several servers is set up: a server that is frozen, or far behind its cluster, accepts
-connections but does not answer."""
+"""While a connection to one of several servers is set up: a frozen server accepts connections, but does not answer."""
 
 _WRONG_PASSWORD: Final = frozenset({1045, 1698})
 _NO_TLS: Final = 2026
@@ -209,8 +208,8 @@ class Connecting:
             raise InvalidatePoolError("another server of the database is used now")
         if now - record.info["checked"] >= LOOK_AGAIN:
             record.info["checked"] = now
-            if not _may_write(connection):
-                raise InvalidatePoolError("the server is read-only or unreachable")
+            if not _is_fit(connection):
+                raise InvalidatePoolError("the server is read-only, without its cluster, or unreachable")
 
 
 class _MySqlConnection(pymysql.Connection):
@@ -274,32 +273,32 @@ def _set_up(driver: _MySqlConnection) -> None:
 def _why_unfit(driver: _MySqlConnection) -> pymysql.MySQLError | None:
     """Return the reason why another server should be preferred to this one, if another one can be used.
 
+    SHOW does not wait for the cluster, which answers nothing for seconds after it has lost a node.
+
     Raises:
         pymysql.MySQLError: this one cannot be used.
     """
     if driver.in_cluster:
-        states = _states(driver)
+        states = _shown(driver, "STATUS", "wsrep_(ready|cluster_status|local_state)")
         if states.get("wsrep_ready") != "ON" or states.get("wsrep_cluster_status") != "Primary":
             raise pymysql.OperationalError(_NOT_PREPARED, "the node has left its cluster, or is joining it")
         if states.get("wsrep_local_state") != _SYNCED:
             return pymysql.OperationalError(_NOT_PREPARED, "the node sends its data to another one, or is behind")
-    if not _may_write(driver):
+    # Amazon Aurora sets only the latter on its replicas.
+    if set(_shown(driver, "VARIABLES", "(innodb_)?read_only").values()) != {"OFF"}:
         return pymysql.OperationalError(_READ_ONLY, "the server is read-only")
     return None
 
 
-def _states(driver: _MySqlConnection) -> dict[str, str]:
+def _shown(driver: _MySqlConnection, what: str, names: str) -> dict[str, str]:
     with driver.cursor() as cursor:
-        cursor.execute("SHOW GLOBAL STATUS WHERE `Variable_name` REGEXP '^wsrep_(ready|cluster_status|local_state)$'")
+        cursor.execute(f"SHOW GLOBAL {what} WHERE `Variable_name` REGEXP '^{names}$'")
         return dict(cursor.fetchall())
 
 
-def _may_write(driver: _MySqlConnection) -> bool:
+def _is_fit(driver: _MySqlConnection) -> bool:
     try:
-        with driver.cursor() as cursor:
-            # Amazon Aurora sets only the latter on its replicas.
-            cursor.execute("SELECT @@global.read_only, @@global.innodb_read_only")
-            return all(switch in _OFF for switch in cursor.fetchall()[0])
+        return _why_unfit(driver) is None
     except pymysql.MySQLError:
         return False
 

@@ -34,7 +34,7 @@ class Server:
 
     def administer(self, statement: str) -> None:
         with self.real.administration().connect() as connection:
-            connection.exec_driver_sql(statement)
+            connection.execute(sa.text(statement))
 
     @contextmanager
     def read_only(self) -> Iterator[None]:

@@ -15,9 +15,10 @@ MEMBER = {"wsrep_ready": "ON", "wsrep_cluster_status": "Primary", "wsrep_local_s
 class _Driver:
     """Stands in for a connection to a node, which only a cluster can have in most of these states."""
 
-    def __init__(self, states: Mapping[str, str], read_only: int | str = 0, innodb_read_only: int = 0) -> None:
+    def __init__(self, states: Mapping[str, str], read_only: str = "OFF", innodb_read_only: str = "OFF") -> None:
         self.in_cluster = bool(states)
-        self._answers = {"SHOW": list(states.items()), "SELECT": [(read_only, innodb_read_only)]}
+        switches = {"read_only": read_only, "innodb_read_only": innodb_read_only}
+        self._answers = {"STATUS": list(states.items()), "VARIABLES": list(switches.items())}
         self._rows: list[Any] = []
 
     def cursor(self) -> "_Driver":
@@ -29,14 +30,14 @@ class _Driver:
     def __exit__(self, *_: object) -> None: ...
 
     def execute(self, statement: str) -> None:
-        self._rows = self._answers[statement.split()[0]]
+        self._rows = self._answers[statement.split()[2]]
 
     def fetchall(self) -> list[Any]:
         return self._rows
 
 
 def why_unfit(
-    states: Mapping[str, str], read_only: int | str = 0, innodb_read_only: int = 0
+    states: Mapping[str, str], read_only: str = "OFF", innodb_read_only: str = "OFF"
 ) -> pymysql.MySQLError | None:
     driver: Any = _Driver(states, read_only, innodb_read_only)
     return connecting._why_unfit(driver)
@@ -52,11 +53,11 @@ def test_node_that_joins_or_sends_its_data_is_used_only_where_there_is_no_other(
     assert "sends its data" in str(why_unfit({**MEMBER, "wsrep_local_state": state}))
 
 
-@pytest.mark.parametrize("read_only", [1, "ON"])
-def test_read_only_server_is_used_only_where_there_is_no_other(read_only: int | str) -> None:
+@pytest.mark.parametrize("read_only", ["ON", "NO_LOCK"])
+def test_read_only_server_is_used_only_where_there_is_no_other(read_only: str) -> None:
     assert "read-only" in str(why_unfit(MEMBER, read_only))
     assert "read-only" in str(why_unfit({}, read_only))
-    assert "read-only" in str(why_unfit({}, innodb_read_only=1)), "a replica of Aurora"
+    assert "read-only" in str(why_unfit({}, innodb_read_only="ON")), "a replica of Aurora"
 
 
 @pytest.mark.parametrize(
