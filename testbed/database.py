@@ -62,6 +62,8 @@ class DatabaseServer(abc.ABC):
     name: ClassVar[str]
     """The name of its kind on the command line."""
 
+    start_within_seconds: ClassVar[float] = START_TIMEOUT
+
     def __init__(self, directory: Path, *, buffer_pool: str = "256M", redo_log: str | None = None) -> None:
         self.directory = directory
         self.port = free_port()
@@ -122,7 +124,7 @@ class DatabaseServer(abc.ABC):
         Raises:
             DatabaseFailed: it does not.
         """
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + self.start_within_seconds
         while not self.answers():
             if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
                 raise DatabaseFailed((self.directory / "log").read_text()[-2000:])

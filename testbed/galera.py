@@ -42,6 +42,9 @@ def _provider() -> Path:
 class GaleraNode(MariaDb):
     """A node. Its data come from the others, unless it begins a new cluster."""
 
+    start_within_seconds = 180.0
+    """A node that joins waits for the others, and perhaps for a copy of all data."""
+
     def __init__(self, directory: Path, number: int, *, buffer_pool: str, redo_log: str | None) -> None:
         super().__init__(directory, buffer_pool=buffer_pool, redo_log=redo_log)
         self.label = f"node {number}"
@@ -203,7 +206,7 @@ def temporary_cluster(*, buffer_pool: str = "128M", redo_log: str | None = None)
 
 
 def several(urls: Sequence[URL]) -> URL:
-    """Return a URL with the servers of these URLs, in their order; all else is that of the first."""
+    """Return a URL with the servers of these URLs, which have one each, in their order; all else is of the first."""
     first = urls[0]
     servers = ",".join(place_of_server(url) for url in urls)
     text = dsn_text(first, hide_password=False)
