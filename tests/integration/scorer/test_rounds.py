@@ -469,7 +469,7 @@ def test_scores_equal_a_recomputation_from_all_rows(engine: Engine, recentmedian
 def test_traces_of_scored_servers_are_taken_once(engine: Engine) -> None:
     context = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with engine.begin() as connection:
-        add_scorer(connection, SCORER)
+        add_scorer(connection)
         first, _ = watched_server(connection, 12.0)
         other, _ = watched_server(connection, 12.0, due=False)
         for server_id in (first, other):
