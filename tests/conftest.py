@@ -60,6 +60,7 @@ WAITING = (
     "e2e/test_reconnecting.py",
     "e2e/test_selection_with_agents.py",
     "e2e/test_kill.py",
+    "e2e/test_upgrade.py",
     "e2e/test_identity_trouble.py",
     "e2e/test_demo_verdict.py",
     "e2e/test_worker_process.py",

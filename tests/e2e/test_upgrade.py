@@ -24,7 +24,6 @@ def former(tmp_path: Path) -> FormerRelease:
         pytest.skip(str(error))
 
 
-@pytest.mark.timeout(240)
 async def test_upgrade_of_a_pool_under_load_loses_nothing(
     tmp_path: Path, mariadb: DatabaseServer, former: FormerRelease
 ) -> None:
