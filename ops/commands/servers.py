@@ -90,7 +90,7 @@ def _register_views(group: typer.Typer) -> None:
         limit: Annotated[int, LIMIT_OPTION] = 10,
         as_json: Annotated[bool, JSON_OPTION] = False,
     ) -> None:
-        """Show the routes to it that were traced ('ntppool-monitor check --traceroute').
+        """Show the routes to it, as traced by 'ntppool-monitor check' and the API.
 
         The newest one comes last. Routes are kept for 15 days, at most 100 of each day.
         """

@@ -86,7 +86,7 @@ class Reviews(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=1,
-            description="1: of equally good monitors, take those whose health labels are better; 0: ignore labels",
+            description="1: health labels decide between equally good monitors; 0: ignored",
         ),
     ] = 0
 

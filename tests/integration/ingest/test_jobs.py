@@ -31,7 +31,9 @@ from schema.tables import (
     monitors,
     rejected_messages,
     result_batches,
+    score_traces,
     scorer_status,
+    server_traceroutes,
     servers,
 )
 from testbed.fixtures.world import add_log_score, add_monitor, add_pair, add_scorer, add_server, adopt, monitor_name
@@ -342,10 +344,19 @@ def test_other_tables_have_their_own_retention_periods(engine: Engine) -> None:
         counts = dict.fromkeys(("servers", "probes", "judged", "lost", "expected_lost", "clock_servers"), 1)
         for age in (timedelta(0), timedelta(days=32), timedelta(days=32, seconds=1)):
             connection.execute(sa.insert(monitor_hours).values(hour=NOW - age, monitor_id=1, **counts))
+        for age in (timedelta(0), timedelta(days=15), timedelta(days=15, seconds=1)):
+            route = {"server_id": server, "monitor_id": 1, "ip": "192.0.2.1", "answered": True, "traces": "[]"}
+            connection.execute(sa.insert(server_traceroutes).values(**route, traced_on=NOW - age))
+        for age in (timedelta(0), timedelta(hours=1), timedelta(hours=1, seconds=1)):
+            trace = {"server_id": add_server(connection), "trace_context": "x"}
+            connection.execute(sa.insert(score_traces).values(**trace, stored_on=NOW - age))
     ages = (timedelta(0), timedelta(days=7), timedelta(days=7, seconds=1))
     keep(engine, [message(b"%d" % n, seen=NOW - age) for n, age in enumerate(ages)])
     removed = {what.table.name: remove_round(engine, what.table.name) for what in expiring(KEPT)}
-    ours = (result_batches, rejected_messages, assignment_changes, certificates, monitor_hours)
+    ours = (
+        *(result_batches, rejected_messages, assignment_changes, certificates),
+        *(monitor_hours, server_traceroutes, score_traces),
+    )
     assert removed == {"log_scores": 0} | {table.name: 1 for table in ours}
     for table in ours:
         assert len(rows(engine, table)) == 2
