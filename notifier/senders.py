@@ -33,6 +33,7 @@ class Senders:
         self._ends_within = ends_within
         self._free = asyncio.Semaphore(AT_ONCE)
         self._idle: list[asyncio.subprocess.Process] = []
+        self._running: set[asyncio.subprocess.Process] = set()
         self._warm: set[asyncio.subprocess.Process] = set()
         """Processes that have loaded their libraries."""
 
@@ -62,14 +63,17 @@ class Senders:
     async def close(self) -> None:
         """End the idle processes, for example when nothing is left to send."""
         while self._idle:
-            process = self._idle.pop()
-            self._warm.discard(process)
-            await _end(process)
+            await self._end(self._idle.pop())
 
     @property
     def idle(self) -> int:
         """Number of processes that wait for a message."""
         return len(self._idle)
+
+    @property
+    def running_now(self) -> int:
+        """Number of all processes."""
+        return len(self._running)
 
     @asynccontextmanager
     async def _process(self) -> AsyncIterator[asyncio.subprocess.Process]:
@@ -79,17 +83,25 @@ class Senders:
             yield process
         finally:
             if process not in self._idle:
-                self._warm.discard(process)
-                await _end(process)
+                await self._end(process)
 
     async def _start(self) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
             *argv(), stdin=pipe, stdout=pipe, env=environment(), limit=_MOST_ANSWER
         )
+        self._running.add(process)
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(self._settings) + b"\n")
         return process
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        self._warm.discard(process)
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+        await process.wait()
+        self._running.discard(process)
 
 
 async def _ask(process: asyncio.subprocess.Process, job: Job) -> Outcome:
@@ -101,10 +113,3 @@ async def _ask(process: asyncio.subprocess.Process, job: Job) -> Outcome:
     if not line:
         raise EOFError
     return msgspec.json.decode(line, type=Outcome)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            process.kill()
-    await process.wait()
