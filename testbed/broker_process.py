@@ -17,7 +17,6 @@ from runtime.mqtt.types import BrokerAddress
 from testbed.ports import ADDRESS, free_port, loopback_addresses
 from testbed.tls import Certificate, LocalCa
 
-_START_TIMEOUT: Final = 15.0
 _STOP_TIMEOUT: Final = 10.0
 
 
@@ -39,6 +38,7 @@ class BrokerProcess(ABC):
 
     ready: ClassVar[str]
     """The text in its log when it accepts connections."""
+    start_within_seconds: ClassVar[float] = 15.0
     lacks: ClassVar[Sequence[str]] = ()
     """What it does not do, of that which the pool's broker does."""
 
@@ -154,7 +154,7 @@ class BrokerProcess(ABC):
 
     def _wait(self, begin: int) -> None:
         """Wait for the line in the log, from ``begin`` on: an answer on the port may come from another process."""
-        deadline = time.monotonic() + _START_TIMEOUT
+        deadline = time.monotonic() + self.start_within_seconds
         while self.ready.encode() not in self.log_file.read_bytes()[begin:]:
             if self._process is None or self._process.poll() is not None:
                 raise BrokerUnavailable(f"the broker has exited:\n{self._last_lines()}")

@@ -42,6 +42,8 @@ class RmqttNode(BrokerProcess):
     """Run one node; see :class:`BrokerProcess`. ``key`` must be a public key: rmqtt logs a secret."""
 
     ready = "MQTT Broker Listening on"
+    # The nodes of a cluster look for each other first.
+    start_within_seconds = 60.0
     lacks = LACKS
 
     def __init__(self, directory: Path, port: int, key: str, *, authority: FileAuthority | None = None) -> None:

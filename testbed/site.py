@@ -11,8 +11,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from sqlalchemy.engine import URL
 
 from agent.state import Broker, State, StateDirectory, provision
@@ -23,9 +21,8 @@ from auth.tokens import Role, SigningKey, load_key, sign
 from runtime.db.dsn import dsn_text
 from runtime.mqtt.types import BrokerAddress
 from schema.names import short_name
-from testbed.broker import LocalBroker
 from testbed.broker_process import BrokerProcess
-from testbed.broker_rmqtt import make_cluster
+from testbed.brokers import MOSQUITTO, make_broker, new_token_key
 from testbed.ntp.spec import ServerSpec, encode_specs
 from testbed.paths import certificate_files
 from testbed.ports import ADDRESS, ADDRESS_V6, free_port, loopback_addresses
@@ -34,8 +31,6 @@ from testbed.world import DOMAIN, ENV, Monitor
 
 BROKER: Final = "broker"
 """The broker's name among the processes. Further nodes of a cluster have a number behind it."""
-BROKERS: Final[Mapping[str, int]] = {"mosquitto": 1, "rmqtt": 1, "rmqtt-cluster": 3}
-"""The kinds of broker, and how many nodes each of them has."""
 FLEET: Final = "ntp servers"
 FLEET_READY: Final = "ready\n"
 WORKERS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -164,7 +159,7 @@ def make_site(
     directory: Path,
     database: URL | None,
     *,
-    broker: str = "mosquitto",
+    broker: str = MOSQUITTO,
     tls: bool = False,
     ipv6: bool = False,
     registering: bool = False,
@@ -172,19 +167,19 @@ def make_site(
     """Prepare ``directory`` with a new key, and with settings for inspecting the running system.
 
     Args:
-        broker: one of :data:`BROKERS`.
+        broker: one of :data:`testbed.brokers.BROKERS`.
         tls, ipv6: how all processes reach the broker.
         registering: with an API and a CA; agents then register, and reach the broker by TLS with client certificates.
 
     Raises:
         BrokerUnavailable: the broker, or Mosquitto's plugin, is missing.
     """
-    secret = secrets.token_urlsafe(48) if broker == "mosquitto" else new_token_key()
+    secret = secrets.token_urlsafe(48) if broker == MOSQUITTO else new_token_key()
     key = load_key(secret)
     url = database or URL.create("sqlite", database=str(directory / "ledger.db"))
     api = _make_api(directory) if registering else None
     authority = None if api is None else api.authority
-    first, *others = _make_broker(broker, directory / "broker", key, authority)
+    first, *others = make_broker(broker, directory / "broker", key.verification_text(), authority)
     address = first.address(ADDRESS_V6 if ipv6 else ADDRESS, tls=tls)
     if tls and api is not None:
         files = _certify(api.authority, directory, "worker", client=True)
@@ -198,21 +193,6 @@ def make_site(
     program = shlex.join(_python("ops"))
     write_private(site.looking, f'. {shlex.quote(str(directory / "env"))}\nexec {program} "$@"\n')
     return site
-
-
-def _make_broker(
-    kind: str, directory: Path, key: SigningKey, authority: FileAuthority | None
-) -> Sequence[BrokerProcess]:
-    text = key.verification_text()
-    if kind == "mosquitto":
-        return [LocalBroker(directory, free_port(), text, authority=authority)]
-    return make_cluster(directory, text, BROKERS[kind], authority=authority)
-
-
-def new_token_key() -> str:
-    """Return a new private key that signs tokens."""
-    private = ec.generate_private_key(ec.SECP384R1())
-    return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
 def _make_api(directory: Path) -> ApiPlace:

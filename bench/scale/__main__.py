@@ -16,7 +16,9 @@ from bench.scale.load import load_phases
 from bench.scale.plan import PHASES, Plan
 from bench.scale.queues import queue_phases
 from bench.stage import run, stage
+from runtime.mqtt.session import NotConnected
 from testbed.database import DatabaseServer
+from testbed.stack import CannotRun
 
 _BUFFER_POOL = "2G"
 
@@ -51,8 +53,11 @@ async def _measure(given: argparse.Namespace, database: DatabaseServer) -> int:
         say(f"{count} of each kind")
         plan = Plan(count, seconds, given.servers, given.monitors)
         for phases in (load_phases, queue_phases):
-            async with stage(database) as on:
-                status |= report(*await phases(on, plan))
+            try:
+                async with stage(database) as on:
+                    status |= report(*await phases(on, plan))
+            except NotConnected as error:
+                raise CannotRun(str(error)) from None
     return status
 
 

@@ -12,7 +12,7 @@ from bench.api_stage import api_command, prepare_files
 from bench.figure import Figure
 from bench.measure import Window, answers, come_to_rest, differences, latencies, load_for, load_spec, rate
 from bench.progress import say
-from bench.scale.plan import Plan, published_tree, start_workers
+from bench.scale.plan import Plan, make_due_for_scoring, published_tree, start_workers
 from bench.stage import Stage
 from bench.world import ENV, World, fill, paced
 from runtime.db.engine import reading, utc_now
@@ -64,8 +64,8 @@ async def load_phases(on: Stage, plan: Plan) -> list[Figure]:
     await asyncio.to_thread(fill, on.engine, world)
     await start_workers(on, "ingest", plan.workers)
     alone = await _load(on, plan, world, 1)
-    for kind in ("scorer", "selector"):
-        await start_workers(on, kind, plan.workers)
+    await start_workers(on, "scorer", plan.workers)
+    selectors = await start_workers(on, "selector", plan.workers)
     await _start_apis(on, plan.workers)
     reviewing = asyncio.create_task(_review_repeatedly(on))
     try:
@@ -74,7 +74,7 @@ async def load_phases(on: Stage, plan: Plan) -> list[Figure]:
         reviewing.cancel()
         with suppress(asyncio.CancelledError):
             await reviewing
-    found = await _checked(on, [alone.record, together.record])
+    found = await _checked(on, [alone.record, together.record], world, selectors)
     return [
         alone.figure(plan, "ingest"),
         together.figure(plan, "ingest beside all other workers"),
@@ -102,15 +102,18 @@ async def _review_repeatedly(on: Stage) -> None:
         await asyncio.sleep(_REVIEW_ALL_EVERY)
 
 
-async def _checked(on: Stage, records: list[Path]) -> Checked:
+async def _checked(on: Stage, records: list[Path], world: World, selectors: list[str]) -> Checked:
     say("checking that nothing is lost, duplicated or wrong")
-    await come_to_rest(on)
 
     async def reviewed() -> bool:
         return not await on.read(lambda connection: REVIEWS.backlog(connection, utc_now()).due)
 
     await on.until(reviewed, "the end of the reviews", _REVIEWED_WITHIN)
     tree = await published_tree(on)
+    await on.stop(*selectors)
+    # A score depends on the status of its monitors, and is computed again with the next result. There is none any more.
+    await asyncio.to_thread(make_due_for_scoring, on.engine, world.server_ids)
+    await come_to_rest(on)
     return await asyncio.to_thread(partial(_check, on, records, tree))
 
 

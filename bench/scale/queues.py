@@ -19,10 +19,10 @@ from bench.figure import Figure
 from bench.history import add_history
 from bench.progress import say
 from bench.scale.api_load import ask_repeatedly
-from bench.scale.plan import Busy, Plan, published_tree, start_workers
+from bench.scale.plan import Busy, Plan, make_due_for_scoring, published_tree, start_workers
 from bench.stage import Stage
 from bench.world import ENV, World, fill
-from runtime.db.engine import transaction, utc_now
+from runtime.db.engine import utc_now
 from runtime.db.queue import REVIEWS, SCORING, WorkQueue
 from runtime.db.system_settings import Intervals, PoolSettingsReader
 from schema.topics import Topics
@@ -67,14 +67,10 @@ def _prepare(engine: Engine, world: World) -> None:
 
 async def _scorers(on: Stage, plan: Plan, world: World) -> Figure:
     names = await start_workers(on, "scorer", plan.workers)
-    ids = list(world.server_ids)
-    figure = await _drained(on, plan, "scorer", "servers/s", SCORING, partial(_make_due_for_scoring, on.engine, ids))
+    all_due = partial(make_due_for_scoring, on.engine, world.server_ids)
+    figure = await _drained(on, plan, "scorer", "servers/s", SCORING, all_due)
     await on.stop(*names)
     return figure
-
-
-def _make_due_for_scoring(engine: Engine, ids: list[int]) -> None:
-    transaction(engine, lambda connection: SCORING.hold_due(connection, ids, utc_now()))
 
 
 async def _selectors(on: Stage, plan: Plan) -> list[Figure]:

@@ -11,10 +11,10 @@ from typing import Final
 from sqlalchemy.engine import URL
 
 from runtime.db.dsn import InvalidDsn, parse_dsn
+from testbed.brokers import BROKERS, MOSQUITTO
 from testbed.database import SERVERS, DatabaseServer
 from testbed.demo.errors import OptionError
 from testbed.ports import NO_IPV6, has_ipv6
-from testbed.site import BROKERS
 from testbed.world import MAX_AGENTS, MAX_SERVERS, World
 
 _NTP_PORT: Final = 123
@@ -37,8 +37,8 @@ class Options:
     """The kind of database server to start; None: SQLite in the directory."""
     directory: Path | None = None
     """None: a temporary one."""
-    broker: str = "mosquitto"
-    """One of :data:`testbed.site.BROKERS`."""
+    broker: str = MOSQUITTO
+    """One of :data:`testbed.brokers.BROKERS`."""
     tls: bool = False
     ipv6: bool = False
     as_json: bool = False
@@ -54,7 +54,7 @@ def parse_options(
     database_url: str | None,
     database: str | None = None,
     directory: Path | None,
-    broker: str = "mosquitto",
+    broker: str = MOSQUITTO,
     tls: bool = False,
     ipv6: bool = False,
     as_json: bool = False,

@@ -43,7 +43,11 @@ async fn main() -> Result<()> {
     let path = std::env::args().nth(1).ok_or_else(|| anyhow!("usage: rmqtt-broker FILE"))?;
     let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
     let settings: Settings = serde_json::from_str(&text).with_context(|| path.clone())?;
-    env_logger::builder().filter_level(LevelFilter::Info).init();
+    // At the level of warnings, this plugin writes refused tokens into the log.
+    env_logger::builder()
+        .filter_level(LevelFilter::Info)
+        .filter_module("rmqtt_auth_jwt", LevelFilter::Error)
+        .init();
     tls_provider::default_provider().install_default().map_err(|_| anyhow!("two providers of TLS"))?;
 
     let context = ServerContext::new()

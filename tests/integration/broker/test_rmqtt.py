@@ -14,8 +14,8 @@ from auth.tokens import Role, SigningKey, load_key, sign
 from schema.topics import ANY, Topics, shared
 from testbed.broker_process import BrokerUnavailable
 from testbed.broker_rmqtt import RmqttNode, find_program, make_cluster
+from testbed.brokers import new_token_key
 from testbed.fixtures.mqtt import MqttClient, Refused, signed
-from testbed.site import new_token_key
 
 try:
     find_program()
