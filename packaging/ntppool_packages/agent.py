@@ -1,6 +1,6 @@
 """Define the package ``ntppool-agent``: one for all supported distributions of a format and an architecture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from agent.__main__ import app
@@ -11,8 +11,8 @@ from ntppool_packages.environment import add_environment, add_recompilation, sit
 from ntppool_packages.manual import manual
 from ntppool_packages.nfpm import EPOCH, SYSUSERS, Format, Package
 from ntppool_packages.source import ROOT, Source, committed_files
-from ntppool_packages.tree import Tree
-from ntppool_packages.wheels import GLIBC, Wheel, merge
+from ntppool_packages.tree import PROGRAM, Tree
+from ntppool_packages.wheels import GLIBC, Libc, Wheel, merge
 
 NAME: Final = "ntppool-agent"
 
@@ -37,14 +37,30 @@ same name, whose state it takes over."""
 
 _NEXT_PYTHON: Final = "3.15"
 
+_SCRIPTS: Final[Mapping[Format, Mapping[str, str]]] = {
+    "deb": {"postinstall": "postinst", "preremove": "prerm", "postremove": "postrm"},
+    "rpm": {"postinstall": "post", "preremove": "preun", "postremove": "postun"},
+    "apk": {
+        "preinstall": "pre-install",
+        "postinstall": "post-install",
+        "preupgrade": "pre-install",
+        "postupgrade": "post-upgrade",
+        "preremove": "pre-deinstall",
+    },
+}
+"""The file in ``packaging/agent/FORMAT`` of each script, by nfpm's name."""
+
 
 def agent_package(kind: Format, version: str, architecture: str, wheels: Sequence[Wheel], source: Source) -> Package:
-    """Return the package in one format."""
+    """Return the package in one format.
+
+    Args:
+        wheels: those for the :func:`libc` of the format.
+    """
     tree = Tree()
     modules = {**merge(wheels), **committed_files(*_FOLDERS)}
     add_environment(tree, NAME, PYTHONS, modules, "agent.__main__")
-    tree.add("/usr/lib/systemd/system/ntppool-agent@.service", _committed("deploy/systemd/ntppool-agent@.service"))
-    tree.add("/usr/lib/sysusers.d/ntppool-agent.conf", _committed("deploy/systemd/ntppool-agent.sysusers"))
+    _add_service(tree, kind)
     program = read_commands(app)
     tree.add_compressed(
         "/usr/share/man/man8/ntppool-agent.8", manual("agent/ntppool-agent.8", program, version, source.time)
@@ -77,14 +93,30 @@ def agent_package(kind: Format, version: str, architecture: str, wheels: Sequenc
     )
 
 
+def libc(kind: Format) -> Libc:
+    """Return the C library of the distributions with packages of this format."""
+    return "musl" if kind == "apk" else "glibc"
+
+
+def _add_service(tree: Tree, kind: Format) -> None:
+    """Add what starts the daemon: the unit of systemd, or the script of OpenRC."""
+    if kind == "apk":
+        tree.add(f"/etc/init.d/{NAME}", _text("apk/ntppool-agent.initd"), PROGRAM)
+        tree.add(f"/etc/logrotate.d/{NAME}", _text("logrotate"))
+    else:
+        tree.add(f"/usr/lib/systemd/system/{NAME}@.service", _committed(f"deploy/systemd/{NAME}@.service"))
+        tree.add(f"/usr/lib/sysusers.d/{NAME}.conf", _committed(f"deploy/systemd/{NAME}.sysusers"))
+
+
 def _depends(kind: Format) -> list[str]:
+    if kind == "apk":
+        return ["python3>=3.11", f"python3<{_NEXT_PYTHON}", "openssl", "ca-certificates", "openrc"]
     if kind == "rpm":
         return ["python3 >= 3.11", f"python3 < {_NEXT_PYTHON}", "openssl", "ca-certificates", "systemd"]
-    libc = ".".join(map(str, GLIBC))
     return [
         "python3 (>= 3.11)",
         f"python3 (<< {_NEXT_PYTHON})",
-        f"libc6 (>= {libc})",
+        f"libc6 (>= {'.'.join(map(str, GLIBC))})",
         "libgcc-s1",
         "openssl",
         "ca-certificates",
@@ -93,12 +125,10 @@ def _depends(kind: Format) -> list[str]:
 
 
 def _scripts(kind: Format) -> dict[str, str]:
-    names = (
-        {"postinstall": "deb/postinst", "preremove": "deb/prerm", "postremove": "deb/postrm"}
-        if kind == "deb"
-        else {"postinstall": "rpm/post", "preremove": "rpm/preun", "postremove": "rpm/postun"}
-    )
-    return {name: _text(path).replace("@TAKE_OVER@\n", _text("take-over.sh")) for name, path in names.items()}
+    return {
+        name: _text(f"{kind}/{file}").replace("@TAKE_OVER@\n", _text("take-over.sh"))
+        for name, file in _SCRIPTS[kind].items()
+    }
 
 
 def _completion(program: Command) -> str:

@@ -1,11 +1,14 @@
-"""Define the package ``ntppool-monitor``, the pool's side: for the suite on which it is built.
+"""Define the package ``ntppool-monitor``, the pool's side.
 
-The broker's plugin needs the suite's libraries, and its compiled modules are for the suite's Python only.
+The deb is for the suite on which it is built: it contains the broker's plugin, compiled for the suite's Mosquitto and
+libjwt, and compiled modules for the suite's Python only. The rpm is for several distributions, for none of which the
+plugin can be compiled here: it has modules for several versions of Python, the plugin's source, and a program that
+compiles it.
 """
 
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,15 +18,18 @@ from ntppool_packages.documents import changelog, copyright_file
 from ntppool_packages.environment import add_environment, add_recompilation, site_packages
 from ntppool_packages.errors import CannotBuild
 from ntppool_packages.manual import manual
-from ntppool_packages.nfpm import EPOCH, SYSUSERS, Package
+from ntppool_packages.nfpm import EPOCH, SYSUSERS, Format, Package
 from ntppool_packages.plugin import PLUGIN
 from ntppool_packages.source import ROOT, Source, committed_files
-from ntppool_packages.tree import Tree
+from ntppool_packages.tree import PROGRAM, Tree
 from ntppool_packages.wheels import MACHINES, Wheel, merge
 from ops.__main__ import app
 
 NAME: Final = "ntppool-monitor"
 LOCK: Final = ROOT / "requirements" / "server.txt"
+
+PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
+"""The versions of Python for which the rpm has compiled modules."""
 
 _FOLDERS: Final = ("agent", "api", "auth", "ingest", "notifier", "ops", "runtime", "schema", "scorer", "selector")
 _NOT_PACKAGED: Final = ("demo",)
@@ -37,6 +43,12 @@ the management API, at which hosts register; the plugin by which the broker
 Mosquitto checks tokens; and the commands of operators.
 
 It contains the libraries that it needs."""
+
+_SCRIPTS: Final[Mapping[Format, Mapping[str, str]]] = {
+    "deb": {"postinstall": "postinst", "preremove": "prerm", "postremove": "postrm"},
+    "rpm": {"postinstall": "post", "preremove": "preun", "postremove": "postun"},
+}
+"""The file in ``packaging/monitor/FORMAT`` of each script, by nfpm's name."""
 
 
 def suite_python() -> str:
@@ -70,48 +82,77 @@ def suite() -> str:
     return f"{kind}{system['VERSION_ID']}" if "VERSION_ID" in system else system.get("VERSION_CODENAME", "sid")
 
 
-def monitor_package(
+def monitor_deb(
     version: str, wheels: Sequence[Wheel], plugin: Path, libraries: Sequence[str], source: Source
 ) -> Package:
-    """Return the package.
+    """Return the deb for this system's suite.
 
     Args:
+        wheels: those for this system's Python.
         plugin: the compiled plugin.
         libraries: the packages of the libraries that it loads.
     """
     release = f"1~{suite()}"
-    tree = Tree()
-    add_environment(tree, NAME, [suite_python()], _modules(wheels, source), "ops.__main__")
+    tree = _tree(version, [suite_python()], wheels, source)
     add_recompilation(tree, NAME)
     tree.add(f"/usr/lib/{NAME}/{PLUGIN}", plugin.read_bytes())
-    _add_configuration(tree, committed_files("deploy", "broker-config", "packaging/monitor"))
-    program = read_commands(app, without=_NOT_PACKAGED)
-    tree.add_compressed(f"/usr/share/man/man8/{NAME}.8", manual(f"monitor/{NAME}.8", program, version, source.time))
-    tree.add(f"/usr/share/bash-completion/completions/{NAME}", bash_completion(NAME, program))
+    tree.add(f"/usr/share/lintian/overrides/{NAME}", _committed("lintian-overrides"))
     tree.add_compressed(
         f"/usr/share/doc/{NAME}/changelog.Debian", changelog(NAME, f"{EPOCH}:{version}-{release}", source)
     )
+    depends = [*_python_depends(), *libraries, "ca-certificates", "openssl", SYSUSERS]
+    recommends = [
+        "mosquitto (>= 2.0.11)",
+        "default-mysql-server | mariadb-server | virtual-mysql-server",
+        "bash-completion",
+    ]
+    return _package("deb", version, release, architecture(), depends, recommends, tree)
+
+
+def monitor_rpm(version: str, machine: str, wheels: Sequence[Wheel], source: Source) -> Package:
+    """Return the rpm.
+
+    Args:
+        machine: Debian's name of the architecture.
+        wheels: those for all of ``PYTHONS``.
+    """
+    tree = _tree(version, PYTHONS, wheels, source)
+    for path, content in committed_files("broker-config/jwt-auth").items():
+        file = Path(path).name
+        if file == "Makefile" or (file.endswith((".c", ".h")) and not file.startswith(("fuzz_", "harness"))):
+            tree.add(f"/usr/share/{NAME}/jwt-auth/{file}", content)
+    tree.add(f"/usr/lib/{NAME}/build-plugin", _committed("build-plugin.sh"), PROGRAM)
+    tree.ghosts.append(f"/usr/lib/{NAME}/{PLUGIN}")
+    minors = [int(python.removeprefix("3.")) for python in PYTHONS]
+    pythons = [f"python3 >= 3.{minors[0]}", f"python3 < 3.{minors[-1] + 1}"]
+    depends = [*pythons, "openssl", "ca-certificates", "systemd"]
+    return _package("rpm", version, "1", machine, depends, ["mosquitto >= 2.0.11"], tree)
+
+
+def _tree(version: str, pythons: Iterable[str], wheels: Sequence[Wheel], source: Source) -> Tree:
+    """Return the files that all formats have."""
+    tree = Tree()
+    add_environment(tree, NAME, pythons, _modules(wheels, source), "ops.__main__")
+    _add_configuration(tree, committed_files("deploy", "broker-config"))
+    program = read_commands(app, without=_NOT_PACKAGED)
+    tree.add_compressed(f"/usr/share/man/man8/{NAME}.8", manual(f"monitor/{NAME}.8", program, version, source.time))
+    tree.add(f"/usr/share/bash-completion/completions/{NAME}", bash_completion(NAME, program))
     tree.add(f"/usr/share/doc/{NAME}/copyright", copyright_file(site_packages(NAME), wheels))
+    return tree
+
+
+def _package(
+    kind: Format,
+    version: str,
+    release: str,
+    machine: str,
+    depends: Sequence[str],
+    recommends: Sequence[str],
+    tree: Tree,
+) -> Package:
     tree.own_directories(f"/usr/lib/{NAME}", f"/usr/share/{NAME}", f"/usr/share/doc/{NAME}", f"/etc/{NAME}")
-    return Package(
-        "deb",
-        NAME,
-        version,
-        release,
-        architecture(),
-        _SUMMARY,
-        _DESCRIPTION,
-        [
-            *_python_depends(),
-            *libraries,
-            "ca-certificates",
-            "openssl",
-            SYSUSERS,
-        ],
-        ["mosquitto (>= 2.0.11)", "default-mysql-server | mariadb-server | virtual-mysql-server", "bash-completion"],
-        _scripts(),
-        tree,
-    )
+    scripts = {name: _committed(f"{kind}/{file}") for name, file in _SCRIPTS[kind].items()}
+    return Package(kind, NAME, version, release, machine, _SUMMARY, _DESCRIPTION, depends, recommends, scripts, tree)
 
 
 def _modules(wheels: Sequence[Wheel], source: Source) -> dict[str, bytes]:
@@ -134,7 +175,6 @@ def _add_configuration(tree: Tree, committed: Mapping[str, bytes]) -> None:
             tree.add(f"/usr/share/{NAME}/{path.removeprefix('deploy/')}", content)
     tree.add(f"/usr/lib/sysusers.d/{NAME}.conf", committed["deploy/systemd/ntppool-monitor.sysusers"])
     tree.add(f"/usr/share/{NAME}/example.env", committed["deploy/systemd/ntppool-monitor.env"])
-    tree.add(f"/usr/share/lintian/overrides/{NAME}", committed["packaging/monitor/lintian-overrides"])
 
 
 def _python_depends() -> list[str]:
@@ -142,7 +182,6 @@ def _python_depends() -> list[str]:
     return [f"python3 (>= {major}.{minor})", f"python3 (<< {major}.{minor + 1})"]
 
 
-def _scripts() -> dict[str, str]:
-    names = {"postinstall": "postinst", "preremove": "prerm", "postremove": "postrm"}
-    committed = committed_files("packaging/monitor/deb")
-    return {name: committed[f"packaging/monitor/deb/{file}"].decode() for name, file in names.items()}
+def _committed(path: str) -> str:
+    found = f"packaging/monitor/{path}"
+    return committed_files(found)[found].decode()

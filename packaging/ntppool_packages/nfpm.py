@@ -17,10 +17,14 @@ from ntppool_packages.source import Source
 from ntppool_packages.tree import Tree
 from ntppool_packages.wheels import MACHINES
 
-Format = Literal["deb", "rpm"]
+Format = Literal["deb", "rpm", "apk"]
 
 EPOCH: Final = 1
-"""The first agent of the pool, written in Go, has the versions 1 to 4 and the same name; a higher epoch replaces it."""
+"""The first agent of the pool, written in Go, has the versions 1 to 4 and the same name; a higher epoch replaces it.
+Packages of Alpine Linux have no epoch."""
+
+_APK_SCRIPTS: Final = frozenset({"preupgrade", "postupgrade"})
+"""Scripts that only apk knows. It runs them instead of those for an installation."""
 
 HOMEPAGE: Final = "https://github.com/ntppool/ntppool-monitor"
 
@@ -49,6 +53,8 @@ class Package:
     @property
     def full_version(self) -> str:
         """With epoch and release, as package managers compare it."""
+        if self.format == "apk":
+            return f"{self.version.replace('~', '_')}-r{self.release}"
         return f"{EPOCH}:{self.version}-{self.release}"
 
     @property
@@ -56,7 +62,10 @@ class Package:
         """As the format's own tools name it."""
         if self.format == "deb":
             return f"{self.name}_{self.version}-{self.release}_{self.architecture}.deb"
-        return f"{self.name}-{self.version}-{self.release}.{MACHINES[self.architecture]}.rpm"
+        machine = MACHINES[self.architecture]
+        if self.format == "apk":
+            return f"{self.name}-{self.full_version}.{machine}.apk"
+        return f"{self.name}-{self.version}-{self.release}.{machine}.rpm"
 
 
 def write(package: Package, source: Source, output: Path) -> Path:
@@ -85,12 +94,13 @@ def _configuration(package: Package, source: Source, directory: Path) -> dict[st
     scripts.mkdir()
     for name, text in package.scripts.items():
         (scripts / name).write_text(text, encoding="utf-8")
+        os.utime(scripts / name, (source.epoch, source.epoch))  # which an apk contains
     contents = package.tree.stage(directory / "root")
     return {
         "name": package.name,
         "arch": package.architecture,
         "platform": "linux",
-        "version": package.version,
+        "version": package.version.replace("~", "_") if package.format == "apk" else package.version,
         "version_schema": "none",
         "epoch": str(EPOCH),
         "release": package.release,
@@ -100,13 +110,15 @@ def _configuration(package: Package, source: Source, directory: Path) -> dict[st
         "vendor": "NTP Pool",
         "homepage": HOMEPAGE,
         "license": "MIT",
-        "description": f"{package.summary}\n{package.description}",
+        # An apk describes itself in one line.
+        "description": package.summary if package.format == "apk" else f"{package.summary}\n{package.description}",
         "mtime": f"{source.time:%Y-%m-%dT%H:%M:%SZ}",
         "depends": list(package.depends),
         "recommends": list(package.recommends),
         "suggests": list(package.suggests),
-        "scripts": {name: str(scripts / name) for name in package.scripts},
-        "contents": contents if package.format == "deb" else list(map(_marked, contents)),
+        "scripts": {name: str(scripts / name) for name in package.scripts if name not in _APK_SCRIPTS},
+        "apk": {"scripts": {name: str(scripts / name) for name in package.scripts if name in _APK_SCRIPTS}},
+        "contents": list(map(_marked, contents)) if package.format == "rpm" else contents,
         "rpm": {
             "summary": package.summary,
             "group": "System/Daemons",

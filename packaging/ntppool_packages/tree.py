@@ -37,6 +37,8 @@ class Tree:
         self.links: dict[str, Link] = {}
         self.directories: dict[str, int] = {}
         """Modes of the directories that belong to the package, besides those that contain files."""
+        self.ghosts: list[str] = []
+        """Files that belong to the package and are made after its installation, as only rpm knows them."""
 
     def add(self, path: str, content: bytes | str, mode: int = DATA, *, kept: bool = False) -> None:
         """Add a file.
@@ -77,7 +79,8 @@ class Tree:
 
     def stage(self, directory: Path) -> list[dict[str, Any]]:
         """Write the files below ``directory``, and return the ``contents`` of nfpm's configuration."""
-        return [*self._directories(), *self._files(directory), *self._links()]
+        ghosts = [{"dst": path, "type": "ghost", "file_info": {"mode": DATA}} for path in sorted(self.ghosts)]
+        return [*self._directories(), *self._files(directory), *self._links(), *ghosts]
 
     def _directories(self) -> Iterable[dict[str, Any]]:
         for path, mode in sorted(self.directories.items()):

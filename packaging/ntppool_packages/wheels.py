@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, Literal
 
 from ntppool_packages.errors import CannotBuild
 
@@ -22,6 +22,11 @@ MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 GLIBC: Final = (2, 28)
 """The oldest C library for which compiled modules may be built: that of Debian 10 and RHEL 8, so older than any that is
 supported."""
+
+MUSL: Final = (1, 2)
+"""The same for Alpine Linux, whose C library is musl."""
+
+Libc = Literal["glibc", "musl"]
 
 _LEFT_OUT: Final = re.compile(
     r"\.pyi$|/py\.typed$|/\.[^./]|\.dist-info/(RECORD|WHEEL|INSTALLER|REQUESTED|top_level\.txt|sboms/.*)$"
@@ -68,14 +73,14 @@ class Wheel:
             return archive.read(name).decode()
 
 
-def fetch(lock: Path, pythons: Sequence[str], architecture: str, directory: Path) -> list[Wheel]:
+def fetch(lock: Path, pythons: Sequence[str], architecture: str, directory: Path, libc: Libc = "glibc") -> list[Wheel]:
     """Download the wheels of a lock file for each of these versions of Python, such as ``3.11``.
 
     Raises:
         CannotBuild: pip fails, for example since there is no wheel for a version.
     """
     for python in pythons:
-        target = ["--python-version", python, "--implementation", "cp", *_platforms(architecture)]
+        target = ["--python-version", python, "--implementation", "cp", *_platforms(architecture, libc)]
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
         command += ["--require-hashes", "--only-binary", ":all:", *target, "--dest", str(directory), "-r", str(lock)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -98,9 +103,15 @@ def merge(wheels: Iterable[Wheel]) -> dict[str, bytes]:
     return merged
 
 
-def _platforms(architecture: str) -> list[str]:
-    machine, (major, newest) = MACHINES[architecture], GLIBC
-    tags = [f"manylinux_{major}_{minor}_{machine}" for minor in range(newest, 16, -1)] + [f"manylinux2014_{machine}"]
+def _platforms(architecture: str, libc: Libc) -> list[str]:
+    machine = MACHINES[architecture]
+    if libc == "musl":
+        major, newest = MUSL
+        tags = [f"musllinux_{major}_{minor}_{machine}" for minor in range(newest, 0, -1)]
+    else:
+        major, newest = GLIBC
+        tags = [f"manylinux_{major}_{minor}_{machine}" for minor in range(newest, 16, -1)]
+        tags.append(f"manylinux2014_{machine}")
     return [word for tag in tags for word in ("--platform", tag)]
 
 

@@ -9,11 +9,13 @@ import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from agent.settings import read_defaults
 from ntppool_packages.agent import agent_package
+from ntppool_packages.monitor import monitor_rpm
 from ntppool_packages.nfpm import Format, Package, write
 from ntppool_packages.source import Source, committed_files, read_source
 from ntppool_packages.wheels import Wheel
@@ -29,14 +31,20 @@ def source() -> Source:
 
 
 @pytest.fixture(scope="module")
-def packages(source: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Package]:
-    """Return the agent's packages in both formats, with one small library."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Wheel:
+    """Return one small library."""
     path = tmp_path_factory.mktemp("wheels") / "timely-1.2-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("timely.py", "")
         archive.writestr("timely-1.2.dist-info/METADATA", "Name: timely\nVersion: 1.2\nLicense: MIT\n")
-    formats: tuple[Format, ...] = ("deb", "rpm")
-    return {kind: agent_package(kind, "0.1.0", "amd64", [Wheel(path)], source) for kind in formats}
+    return Wheel(path)
+
+
+@pytest.fixture(scope="module")
+def packages(source: Source, wheel: Wheel) -> dict[str, Package]:
+    """Return the agent's packages in all formats."""
+    formats: tuple[Format, ...] = get_args(Format)
+    return {kind: agent_package(kind, "0.1.0", "amd64", [wheel], source) for kind in formats}
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +66,9 @@ def test_two_builds_have_the_same_bytes(
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
         folder.mkdir()
-    rpms = [write(packages["rpm"], source, folder).read_bytes() for folder in (first, second)]
-    assert rpms[0] == rpms[1]
+    for kind in ("rpm", "apk"):
+        made = [write(packages[kind], source, folder).read_bytes() for folder in (first, second)]
+        assert made[0] == made[1]
 
 
 def test_the_package_replaces_the_older_agent_of_its_name(deb: Path) -> None:
@@ -90,9 +99,12 @@ def test_everything_belongs_to_root_who_alone_may_write_it(deb: Path, source: So
 def test_the_package_has_the_unit_of_the_checkout_and_all_modules_of_the_agent(packages: dict[str, Package]) -> None:
     unit = "deploy/systemd/ntppool-agent@.service"
     modules = committed_files("agent", "runtime", "schema")
-    for package in packages.values():
+    for kind, package in packages.items():
         files = package.tree.files
-        assert files[UNIT].content == committed_files(unit)[unit]
+        if kind == "apk":
+            assert not [path for path in files if path.startswith(("/usr/lib/systemd/", "/usr/lib/sysusers.d/"))]
+        else:
+            assert files[UNIT].content == committed_files(unit)[unit]
         assert {path for path in modules if f"{HOME}/lib/site-packages/{path}" not in files} == set()
         assert not any(
             path.startswith(f"{HOME}/lib/site-packages/{name}/") for path in files for name in ("ops", "auth")
@@ -134,11 +146,64 @@ def test_settings_are_kept_by_an_upgrade_and_explained(packages: dict[str, Packa
 def test_maintainer_scripts_are_complete_shell(packages: dict[str, Package]) -> None:
     folders = {f"packaging/{name}" for name in ("compile.sh", "rtupdate.sh")}
     texts = [text for package in packages.values() for text in package.scripts.values()]
-    texts += [content.decode() for content in committed_files(*folders, "packaging/monitor/deb").values()]
-    assert len(texts) == 11
+    folders |= {f"packaging/monitor/{name}" for name in ("deb", "rpm", "build-plugin.sh")}
+    texts += [content.decode() for content in committed_files(*folders, "packaging/agent/apk").values()]
+    assert len(texts) == 25
     for text in texts:
         assert not re.search(r"@[A-Z_]{3,}@", text.replace("@NAME@", ""))
         subprocess.run(["sh", "-n"], input=text, text=True, check=True)
+
+
+def test_the_package_for_alpine_has_what_apk_and_openrc_need(
+    packages: dict[str, Package], source: Source, tmp_path: Path
+) -> None:
+    apk = write(packages["apk"], source, tmp_path)
+    assert apk.name == "ntppool-agent-0.1.0-r1.x86_64.apk"
+    # An apk is several compressed archives, one after the other; the last one contains the files.
+    with tarfile.open(apk, ignore_zeros=True) as archive:
+        found = {member.name: member for member in archive}
+        information = archive.extractfile(found[".PKGINFO"])
+        assert information is not None
+        lines = information.read().decode().splitlines()
+    assert {"pkgname = ntppool-agent", "pkgver = 0.1.0-r1", "arch = x86_64"} <= set(lines)
+    assert {"depend = python3>=3.11", "depend = python3<3.15", "depend = openrc"} <= set(lines)
+    assert [line for line in lines if " = " not in line] == []
+    scripts = {".pre-install", ".post-install", ".pre-upgrade", ".post-upgrade", ".pre-deinstall"}
+    assert {name for name in found if name.startswith(".")} == {".PKGINFO", *scripts}
+    assert {found[name].mtime for name in scripts} == {source.epoch}
+    assert found["etc/init.d/ntppool-agent"].mode & 0o777 == 0o755
+    assert {one.mode & 0o022 for one in found.values() if not one.issym()} == {0}
+
+
+def test_a_version_before_a_release_is_written_as_each_format_orders_it(wheel: Wheel, source: Source) -> None:
+    formats: tuple[Format, ...] = get_args(Format)
+    made = [agent_package(kind, "0.2.0~rc1", "arm64", [wheel], source) for kind in formats]
+    assert [one.full_version for one in made] == ["1:0.2.0~rc1-1", "1:0.2.0~rc1-1", "0.2.0_rc1-r1"]
+    assert [one.file_name.rpartition(".")[2] for one in made] == ["deb", "rpm", "apk"]
+
+
+def test_the_rpm_of_the_server_has_the_source_of_the_plugin_and_everything_that_it_includes(
+    wheel: Wheel, source: Source, tmp_path: Path
+) -> None:
+    made = monitor_rpm("0.1.0", "amd64", [wheel], source)
+    prefix = "/usr/share/ntppool-monitor/jwt-auth/"
+    found = {path.removeprefix(prefix): one for path, one in made.tree.files.items() if path.startswith(prefix)}
+    included = {
+        name.decode()
+        for path, one in found.items()
+        if path.endswith((".c", ".h"))
+        for name in re.findall(rb'^#include "([^"]+)"', one.content, re.MULTILINE)
+    }
+    assert included
+    assert included <= found.keys()
+    for name, one in found.items():
+        (tmp_path / name).write_bytes(one.content)
+    plan = ["make", "--dry-run", "-C", tmp_path, f"BUILD={tmp_path}", tmp_path / "jwt-auth.so"]
+    subprocess.run(plan, capture_output=True, check=True)
+    rpm = write(made, source, tmp_path)
+    assert rpm.name == "ntppool-monitor-0.1.0-1.x86_64.rpm"
+    assert not [path for path in made.tree.files if path.endswith(".so")], "it would be for another system"
+    assert made.tree.ghosts == ["/usr/lib/ntppool-monitor/jwt-auth.so"]
 
 
 COMPLETE = """
