@@ -37,8 +37,8 @@ def test_run_exits_with_0_if_all_steps_pass(tmp_path: Path) -> None:
     run = subprocess.run([a_checkout(tmp_path)], env=environment(tmp_path), capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stderr) == (0, "")
     ran = (tmp_path / "ran").read_text().splitlines()
-    assert ran[:3] == ["bootstrap --fresh", "check", "test"]
-    assert sorted(ran[3:]) == ["fresh bookworm", "fresh trixie"]
+    assert ran[:4] == ["bootstrap --fresh", "bootstrap --repo", "check", "test"]
+    assert sorted(ran[4:]) == ["fresh bookworm", "fresh trixie"]
     assert not list((tmp_path / "tmp").iterdir())
 
 
