@@ -53,7 +53,7 @@ class FullDisk:
     async def end(self) -> None:
         await asyncio.to_thread(disks.free, self._path)
         if self._database is not None and await self._gave_up(self._database):
-            # A server that cannot write exits; its operator frees space and starts it again.
+            # A server that cannot write gives up; its operator frees space and starts it again.
             await self._rig.kill(self._name)
             await self._rig.start_again(self._name)
 
@@ -62,7 +62,8 @@ class FullDisk:
             if not database.running:
                 return True
             await asyncio.sleep(_LOOK_EVERY)
-        return False
+        # A node that could not apply a change leaves its cluster, and stays.
+        return not await asyncio.to_thread(database.answers)
 
 
 class Network:
