@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -170,6 +171,8 @@ class Presence:
         self._settle = settle
         self._changed = asyncio.Event()
         self._published: Status | None = None
+        self._refresh_at = 0.0
+        """Time of the event loop at which the status is published again, however often it may have changed before."""
         self._warning = OngoingWarning(log)
 
     def changed(self) -> None:
@@ -183,6 +186,7 @@ class Presence:
 
     async def run(self) -> None:
         """Publish the status until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
             await self._wait_ready()
             # Also at first: assignments are arriving, and a status with half of them would make the selector send all
@@ -190,13 +194,12 @@ class Presence:
             await asyncio.sleep(self._settle)
             self._changed.clear()
             status = self._status()
-            if _without_changing_figures(status) != self._published:
+            if _without_changing_figures(status) != self._published or loop.time() >= self._refresh_at:
+                self._refresh_at = loop.time() + STATUS_REFRESH.total_seconds()
                 await self._publish_now(status)
-            try:
-                async with asyncio.timeout(STATUS_REFRESH.total_seconds()):
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._refresh_at):
                     await self._changed.wait()
-            except TimeoutError:
-                self._published = None
 
     async def _publish_now(self, status: Status) -> None:
         published = _without_changing_figures(status)

@@ -133,7 +133,8 @@ def _trouble(engine: Engine) -> str | None:
         with reading(engine) as connection:
             ready = connection.execute(_READY).first()
     except Exception as error:  # whatever it is, this node does not work
-        return str(getattr(error, "orig", error))
+        reason = getattr(error, "orig", error)
+        return str(reason.args[-1] if reason.args else reason)  # those of the driver have a number and a text
     # Only a node of Galera has the variable.
     return None if ready is None or str(ready[1]).upper() == "ON" else "wsrep_ready is OFF: it has no quorum, or joins"
 

@@ -4,6 +4,7 @@ The broker's configs are read after connecting and every few minutes, and cached
 published at once and unchanged configs are not. Configs of monitors that are not in the ledger are removed.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -52,9 +53,13 @@ class ConfigPublisher:
 
     async def run(self) -> None:
         """Publish until cancelled, after every change and every few minutes."""
+        read_at = time.monotonic()
         while True:
-            if not await self._wakeup.wait(REREAD):
+            woken = await self._wakeup.wait(max(0.0, read_at + REREAD - time.monotonic()))
+            # In time, however often the configs change.
+            if not woken or time.monotonic() >= read_at + REREAD:
                 self._held = None
+                read_at = time.monotonic()
             await until_done(self._attempt, self._judge, RETRY, self._outage)
 
     async def _attempt(self) -> None:

@@ -98,6 +98,8 @@ def test_people_are_told_once_of_each_beginning_and_end_through_outages_and_rest
             block_until(lambda: len(mail.mails) == 2)
             assert "Database away from" in mail.titles()[1]
             assert mail.mails[1]["To"] == "ops@example.org"
+            # A message whose delivery was not recorded yet would be repeated.
+            block_until(lambda: not json.loads(state_file(tmp_path).read_bytes()).get("messages"))
             process.kill()
 
         with notifier(tmp_path, environment) as process:  # within the outage
@@ -114,6 +116,11 @@ def test_people_are_told_once_of_each_beginning_and_end_through_outages_and_rest
         engine.dispose()
         assert len(mail.mails) == 4, mail.titles()
         assert "password" not in process.log_text()
+
+
+def state_file(directory: Path) -> Path:
+    (found,) = directory.rglob("notifier.json")
+    return found
 
 
 def _control(environment: dict[str, str]) -> str:

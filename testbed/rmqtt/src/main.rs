@@ -59,6 +59,7 @@ async fn main() -> Result<()> {
         .await;
     rmqtt_retainer::register(&context, true, false).await?;
     rmqtt_auth_jwt::register(&context, true, false).await?;
+    rmqtt_shared_subscription::register(&context, true, false).await?;
     if let Some(address) = settings.cluster {
         context.node.start_grpc_server(context.clone(), address, true, false);
         rmqtt_cluster_raft::register(&context, true, true).await?;

@@ -68,6 +68,22 @@ async def test_status_is_published_when_it_changes_and_on_connection() -> None:
     await asyncio.wait({task})
 
 
+async def test_status_is_repeated_in_time_however_often_it_may_have_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each check of the clock may change it. The selector takes a monitor for gone whose status was not repeated."""
+    monkeypatch.setattr("agent.status.STATUS_REFRESH", timedelta(seconds=0.2))
+    pool = Pool()
+    presence = Presence(lambda: pool.status, pool.publish, pool.ready.wait, settle=0.001)
+    task = asyncio.create_task(presence.run())
+    begin = time.monotonic()
+    async with asyncio.timeout(10):
+        while len(pool.said) < 4:
+            presence.changed()
+            await asyncio.sleep(0.005)
+    assert time.monotonic() - begin > 0.5, "but not more often"
+    task.cancel()
+    await asyncio.wait({task})
+
+
 async def test_changes_in_quick_succession_share_a_report() -> None:
     written: list[float] = []
     changed = asyncio.Event()

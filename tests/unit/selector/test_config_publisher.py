@@ -92,6 +92,16 @@ async def test_foreign_changes_are_repaired_at_the_next_read(broker: Broker, mon
     await broker.until_held(a=DEBUG)
 
 
+async def test_configs_are_read_in_time_however_often_they_change(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_publisher, "REREAD", 0.1)
+    async with asyncio.timeout(10):
+        while broker.reads < 3:
+            broker.configs.set_wanted({"a": DEBUG if broker.configs._wanted == {"a": INFO} else INFO})
+            await asyncio.sleep(0.01)
+
+
 async def test_invalidated_configs_are_read_and_published_again(broker: Broker) -> None:
     broker.configs.set_wanted({"a": DEBUG})
     await broker.until_held(a=DEBUG)
