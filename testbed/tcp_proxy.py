@@ -13,6 +13,8 @@ from typing import Final, Self
 _CHUNK: Final = 65536
 _MOST_UNDERWAY: Final = 64
 """Maximum chunks in transit in one direction of a connection: bounds the memory, not the delay."""
+_ROUNDS_TO_ACCEPT: Final = 5
+"""Rounds of the event loop between accepting a connection and running its task, which closes it."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """SO_LINGER, on, for 0 s: closing sends RST and discards unsent data (socket(7))."""
 
@@ -109,6 +111,8 @@ class TcpProxy:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.refuse()
+        for _ in range(_ROUNDS_TO_ACCEPT):
+            await asyncio.sleep(0)
         await self.cut()
         if self._placeholder is not None:
             self._placeholder.close()
