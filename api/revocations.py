@@ -129,7 +129,7 @@ class Revocations:
         log.info("revocation sent: tokens of %s issued until %s", one.name, one.until.isoformat(timespec="seconds"))
 
     def _tell_unheeded(self) -> None:
-        """Warn of revocations that nobody carries out, once it is known whether the broker has the plugin."""
+        """Warn of revocations that are not enforced because the broker lacks the plugin."""
         present = self._worker.plugin.present
         if present is None:
             return

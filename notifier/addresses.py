@@ -105,7 +105,7 @@ def seal_address(address: Address, peppers: Peppers) -> Sealed:
 
 
 def unseal_address(kind: str, sealed: Sealed, peppers: Peppers) -> Address | None:
-    """Return the address in clear; None if it was encrypted under a pepper that is not known any more."""
+    """Return the address in clear; None if its pepper is no longer known."""
     text = unseal(sealed.text, _lock(sealed.salt), peppers)
     return None if text is None else Address(kind, text)
 

@@ -1,4 +1,4 @@
-"""Decide whether this agent traces a route now: by its host's program, and by limits that hold whoever asks."""
+"""Decide whether this agent may trace a route now: the host needs a program, and limits apply to all requests."""
 
 import os
 import time

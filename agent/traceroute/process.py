@@ -36,7 +36,7 @@ class _Pipe:
         os.set_blocking(self._read_end, False)
         self.data = bytearray()
         self.done: asyncio.Future[bool] = self._loop.create_future()
-        """Done when nobody can write any more, or too much was written; then it is true."""
+        """Future that is done when the output ends (False) or exceeds its limit (True)."""
         self._loop.add_reader(self._read_end, self._readable)
 
     def _readable(self) -> None:

@@ -17,7 +17,7 @@ WITHIN: Final = 18.0
 """Seconds for all methods together."""
 
 EACH_WITHIN: Final = 8.0
-"""Seconds for one method: enough for many packets at once over a route that nobody answers from."""
+"""Time limit of one method in seconds, enough for a route without any answers (packets are sent in parallel)."""
 
 _LEAST: Final = 2.0
 """Seconds with which no further method begins."""

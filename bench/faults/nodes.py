@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final
 
 from bench.faults.plan import NODES, Planned
+from bench.faults.processes import Stop
 from bench.faults.rig import Rig
 from testbed.galera import GaleraNode, start_together
 
@@ -30,18 +31,11 @@ async def _until_back(rig: Rig, *names: str) -> None:
         await rig.until(partial(asyncio.to_thread, _node(rig, name).answers), f"return of {name}", _BACK_WITHIN)
 
 
-class FrozenNode:
-    """A node is stopped (SIGSTOP), with its connections open, and continues later, when the others have given it up."""
-
-    def __init__(self, rig: Rig, planned: Planned) -> None:
-        self._rig, self._name = rig, planned.target
-        self.touches = frozenset({planned.target})
-
-    async def begin(self) -> None:
-        self._rig.signal(self._name, signal.SIGSTOP)
+class FrozenNode(Stop):
+    """A node is stopped for so long that the others remove it from the cluster, and joins them again."""
 
     async def end(self) -> None:
-        self._rig.signal(self._name, signal.SIGCONT)
+        await super().end()
         await _until_back(self._rig, self._name)
 
 

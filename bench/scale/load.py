@@ -27,7 +27,7 @@ from testbed.site import API, API_READY
 from testbed.stack import CannotRun
 
 _PACE: Final = 12_000.0
-"""Results per second that the assignments allow: more than ingest can store, so that the rate limit slows nobody."""
+"""Results per second that the assignments allow: more than ingest can store, so that the rate limit has no effect."""
 
 _SHORTEST_INTERVAL: Final = 0.1
 """Seconds; a setting of the pool that is shorter is invalid."""
@@ -111,7 +111,7 @@ async def _checked(on: Stage, records: list[Path], world: World, selectors: list
     await on.until(reviewed, "the end of the reviews", _REVIEWED_WITHIN)
     tree = await published_tree(on)
     await on.stop(*selectors)
-    # A score depends on the status of its monitors, and is computed again with the next result. There is none any more.
+    # A score depends on the status of its monitors, and is computed again with the next result. No more results follow.
     await asyncio.to_thread(make_due_for_scoring, on.engine, world.server_ids)
     await come_to_rest(on)
     return await asyncio.to_thread(partial(_check, on, records, tree))
