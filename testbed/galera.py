@@ -89,11 +89,21 @@ class GaleraNode(MariaDb):
         self._administer(f"SET GLOBAL wsrep_provider_options = 'gmcast.isolate={int(isolated)}'")
 
     def answers(self) -> bool:
-        """Return whether the node executes statements and has the data of all others."""
+        """Return whether the node executes statements, and is in one component with all others that answer.
+
+        A node that was stopped does not know yet that the others have removed it, and calls itself synchronous.
+        """
+        mine = self._component()
+        others = (node._component() for node in self._others)
+        return mine is not None and all(theirs in (None, mine) for theirs in others)
+
+    def _component(self) -> str | None:
+        """Return the number of the component in which the node is synchronous, or None."""
         try:
-            return self.state("wsrep_local_state_comment") == "Synced" and self.state("wsrep_ready") == "ON"
+            synced = self.state("wsrep_local_state_comment") == "Synced" and self.state("wsrep_ready") == "ON"
+            return self.state("wsrep_cluster_conf_id") if synced else None
         except sa.exc.OperationalError:
-            return False
+            return None
 
     def state(self, variable: str) -> str:
         """Return a status variable of the node."""
