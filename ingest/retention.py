@@ -19,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from ingest.referrers import Referrer, referrers_of
 from runtime.db.bulk import BulkDelete
 from runtime.db.engine import reading, transaction
+from runtime.durations import duration_text
 from schema.limits import BATCH_MEMORY, HEALTH_MEMORY, REJECTED_MEMORY
 from schema.tables import (
     assignment_changes,
@@ -74,6 +75,12 @@ class Expiring:
     kept: timedelta
 
 
+def _words(period: timedelta) -> str:
+    """Return the period in days, or in Go's form if it is shorter than one."""
+    days = period / timedelta(days=1)
+    return f"{days:g} days" if days >= 1 else duration_text(period.total_seconds())
+
+
 @dataclass(frozen=True, slots=True)
 class RetentionForecast:
     """Forecast of the rows that retention will remove from a table, for the log."""
@@ -85,13 +92,13 @@ class RetentionForecast:
     kept_by: tuple[Referrer, ...]
 
     def __str__(self) -> str:
-        name, days = self.what.table.name, self.what.kept / timedelta(days=1)
+        name, kept = self.what.table.name, _words(self.what.kept)
         if not self.rows:
-            return f"{name}: rows are kept for {days:g} days; none is older"
+            return f"{name}: rows are kept for {kept}; none is older"
         number = f"{_COUNT} or more" if self.rows >= _COUNT else f"{self.rows}"
         referring = f", unless {' or '.join(map(str, self.kept_by))} refers to them" if self.kept_by else ""
         return (
-            f"{name}: rows are kept for {days:g} days; {number} are older, since {self.oldest:%Y-%m-%d %H:%M}, "
+            f"{name}: rows are kept for {kept}; {number} are older, since {self.oldest:%Y-%m-%d %H:%M}, "
             f"and will be removed, at most {MOST_AT_ONCE / timedelta(hours=1):g} hours of them per round{referring}"
         )
 

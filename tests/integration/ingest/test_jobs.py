@@ -16,7 +16,17 @@ from ingest.messages import Presence, read_status
 from ingest.presence import write_presence
 from ingest.rate_limit import read_rates
 from ingest.referrers import referrers_of
-from ingest.retention import STEP, Retention, Round, cut, expiring, is_adopted, kept_log_scores
+from ingest.retention import (
+    STEP,
+    Expiring,
+    Retention,
+    RetentionForecast,
+    Round,
+    cut,
+    expiring,
+    is_adopted,
+    kept_log_scores,
+)
 from ingest.undecodable import RejectedMessage, keep, rejected_message
 from runtime.db.engine import open_database, utc_now
 from runtime.db.system_settings import Intervals
@@ -392,6 +402,11 @@ def test_forecast_describes_the_rows_to_be_removed(engine: Engine) -> None:
         "log_scores: rows are kept for 15 days; 5 are older, since 2025-12-31 12:00, and will be removed, "
         "at most 2 hours of them per round, unless scorer_status.log_score_id refers to them"
     )
+
+
+def test_forecast_gives_a_short_period_in_hours() -> None:
+    short = Expiring(score_traces, score_traces.c.stored_on, timedelta(hours=1))
+    assert str(RetentionForecast(short, 0, None, ())) == "score_traces: rows are kept for 1h; none is older"
 
 
 @pytest.mark.parametrize(
