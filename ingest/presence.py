@@ -1,7 +1,7 @@
 """Decide whether an agent is online, and store its last status for the selector and the operators.
 
 An agent is offline when it says so, or when the broker publishes its last will. If it stays offline, or silent,
-:func:`selector.monitors.is_gone` counts its monitors as gone.
+:func:`selector.monitors.is_gone` counts its monitors as gone, and :mod:`notifier.monitors` tells people.
 
 Status messages are retained, and every ingest worker subscribes to all of them (a shared subscription would not receive
 retained messages), so that a worker learns at its start what was published while none was running. Several workers, a

@@ -1,6 +1,7 @@
 """Define ``ntppool-monitor token``: print a token for the broker to stdout.
 
-Nothing sends a token to an agent: the operator copies it to the agent's host.
+For workers and tests, and for an agent that is not registered, to whose host an operator copies it. A registered agent
+fetches its tokens from the API by itself.
 """
 
 import re
