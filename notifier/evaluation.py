@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.engine import Connection
 
 from notifier.channels import Channel, read_channels
+from notifier.health import read_health
 from notifier.model import Alert, Fact, Key
 from notifier.monitors import monitor_facts, read_agents
 from notifier.rules import NO_RESULTS, SERVER_LOW, Evaluation, evaluate
@@ -40,10 +41,11 @@ def evaluate_ledger(connection: Connection, now: datetime, terms: Terms) -> Eval
     if not begin_round(connection, now):
         return None
     alerts, channels = read_alerts(connection), read_channels(connection)
-    agents = read_agents(connection)
+    health = read_health(connection)
+    agents = read_agents(connection, health)
     facts = [
         *_server_facts(read_servers(connection, now.date()), alerts, now, terms.links),
-        *monitor_facts(agents, now, terms.links, settled=terms.settled),
+        *monitor_facts(agents, now, terms.links, settled=terms.settled, labels_current=health.is_current(now)),
         results_fact(last_results(connection), now, terms),
     ]
     found = evaluate(alerts, facts, now)

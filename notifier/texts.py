@@ -47,7 +47,7 @@ _RAISED: Final = {
     rules.SERVER_VERY_LOW: "Server {name} is far from usable: its score is below -15",
     rules.MONITOR_OFFLINE: "Monitor {name} is offline",
     rules.MONITOR_CLOCK: "Monitor {name} has a wrong clock",
-    rules.MONITOR_UNHEALTHY: "Monitor {name} does not work",
+    rules.MONITOR_UNHEALTHY: "Monitor {name} is unhealthy",
     rules.MONITORS_AWAY: "Most monitors are offline",
     rules.NO_RESULTS: "No results are stored",
     rules.DATABASE_AWAY: "Database away from {name}",
@@ -61,7 +61,7 @@ _CLEARED: Final = {
     rules.SERVER_VERY_LOW: "Server {name}: its score is above -15 again",
     rules.MONITOR_OFFLINE: "Monitor {name} is online again",
     rules.MONITOR_CLOCK: "Monitor {name}: its clock is right again",
-    rules.MONITOR_UNHEALTHY: "Monitor {name} works again",
+    rules.MONITOR_UNHEALTHY: "Monitor {name} is healthy again",
     rules.MONITORS_AWAY: "Most monitors are online again",
     rules.NO_RESULTS: "Results are stored again",
     rules.DATABASE_AWAY: "Database reached again by {name}",
@@ -80,8 +80,13 @@ _TO_DO: Final = {
         "answers queries from the Internet, and that its clock is right."
     ),
     rules.MONITOR_OFFLINE: "Run 'ntppool-agent status' on its host, and check that the host reaches the broker.",
-    rules.MONITOR_CLOCK: "It does not measure until its clock is right. Check the host's NTP client.",
-    rules.MONITOR_UNHEALTHY: "Run 'ntppool-agent status' on its host, which names the reason.",
+    rules.MONITOR_CLOCK: (
+        "Check the host's NTP client. While the agent's own check of the clock fails, it does not measure."
+    ),
+    rules.MONITOR_UNHEALTHY: (
+        "If it does not measure, 'ntppool-agent status' on its host names the reason. If packets are lost or a "
+        "protocol fails, check the host's network, firewall and tunnels."
+    ),
     rules.MONITORS_AWAY: (
         "They have a common cause: check the broker's listener for agents, its certificate, and the network before it. "
         "Nothing is reported about single monitors meanwhile."

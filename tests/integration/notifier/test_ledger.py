@@ -13,6 +13,7 @@ from notifier import outbox
 from notifier.addresses import Address
 from notifier.delivery import compose_due
 from notifier.evaluation import Evaluated, Terms, evaluate_ledger
+from notifier.health import CURRENT_FOR
 from notifier.outbox import OutMessage
 from notifier.rules import KINDS, SERVER_LOW
 from notifier.store import begin_round
@@ -33,6 +34,8 @@ from schema.tables import (
     server_alerts,
     servers,
 )
+from selector.health import store as health_store
+from selector.health.store import LabelRow
 from testbed.fixtures.world import add_account, add_monitor, add_server, monitor_name
 
 NOW = datetime(2026, 1, 9, 12, 0, 0)
@@ -170,6 +173,38 @@ def test_monitors_and_results(engine: Engine) -> None:
         connection.execute(sa.update(monitors).values(status="paused"))
     assert changes(engine, NOW + timedelta(hours=2)) == [("monitor-offline", False)]
     assert deliver(engine, NOW + timedelta(hours=2)) == [f"[NTP Pool, test] No longer watched: {name}"]
+
+
+def test_labels_of_the_selector_raise_and_clear_an_alert(engine: Engine) -> None:
+    owner, name = an_account(engine), monitor_name("nlams1")
+    with engine.begin() as connection:
+        monitor = add_monitor(connection, name, "v6", account_id=owner)
+        said = encode(Status(online=True)).decode()
+        online = {"tls_name": name, "online": True, "since": NOW, "seen": NOW + timedelta(days=1), "status": said}
+        connection.execute(sa.insert(monitor_presence).values(online))
+    transaction(engine, health_store.begin_progress)
+    judged(engine, NOW, LabelRow(monitor, "loses-packets", NOW, "lost 7.1 % of 672 probes", "{}"))
+    a_channel(engine, owner)
+    assert over(engine, NOW, 60) == [(30, "monitor-unhealthy", True)]
+    [message] = messages(engine, NOW + timedelta(hours=1))
+    assert message.title == f"[NTP Pool, test] Monitor {name} is unhealthy"
+    assert "Now: IPv6: lost 7.1 % of 672 probes.\nSince: 2026-01-09 12:00 UTC." in message.body
+    transaction(engine, lambda c: outbox.record_sent(c, message, NOW))
+    old = NOW + CURRENT_FOR
+    assert over(engine, old, 60) == [], "the selector does not judge"
+    judged(engine, old, LabelRow(monitor, "far-from-all", NOW, "the rtt is 200 ms", "{}"), cleared="loses-packets")
+    assert over(engine, old, 60) == [(30, "monitor-unhealthy", False)]
+    assert deliver(engine, old + timedelta(hours=1)) == [f"[NTP Pool, test] Monitor {name} is healthy again"]
+
+
+def judged(engine: Engine, until: datetime, row: LabelRow, cleared: str | None = None) -> None:
+    """Let the selector judge the health of monitors."""
+
+    def work(connection: Connection) -> None:
+        health_store.write_labels(connection, [row], [] if cleared is None else [(row.monitor_id, cleared)])
+        health_store.write_progress(connection, until)
+
+    transaction(engine, work)
 
 
 def test_alerts_of_a_later_version_are_left_alone(engine: Engine) -> None:

@@ -5,8 +5,9 @@ from datetime import datetime, timedelta
 import pytest
 
 from notifier.evaluation import Terms, results_fact
+from notifier.health import Health
 from notifier.model import Fact, moment
-from notifier.monitors import Agent, MonitorRow, agent_of, monitor_facts, unhealthy
+from notifier.monitors import Agent, MonitorRow, agent_of, idle, monitor_facts
 from notifier.rules import (
     MONITOR_CLOCK,
     MONITOR_OFFLINE,
@@ -92,7 +93,7 @@ def agent(
 
 def facts(*agents: Agent, settled: bool = True) -> dict[str, dict[str, bool | None]]:
     found: dict[str, dict[str, bool | None]] = {}
-    for fact in monitor_facts(agents, NOW, LINKS, settled=settled):
+    for fact in monitor_facts(agents, NOW, LINKS, settled=settled, labels_current=True):
         found.setdefault(fact.key.subject, {})[fact.key.kind] = fact.bad
     return found
 
@@ -114,16 +115,27 @@ def test_a_monitor_that_was_never_there_is_not_judged() -> None:
 
 def test_a_wrong_clock_is_no_other_trouble() -> None:
     found = facts(agent(why_not=CLOCK))["m"]
-    assert found == {MONITOR_OFFLINE: False, MONITOR_CLOCK: True, MONITOR_UNHEALTHY: False}
+    assert found == {MONITOR_OFFLINE: False, MONITOR_CLOCK: True, MONITOR_UNHEALTHY: None}
+
+
+def test_a_wrong_clock_is_the_reason_why_no_results_are_stored() -> None:
+    found = facts(agent(why_not=CLOCK, last_submit=NOW - timedelta(hours=7)))["m"]
+    assert (found[MONITOR_CLOCK], found[MONITOR_UNHEALTHY]) == (True, None)
 
 
 def test_a_monitor_that_does_not_probe_or_whose_results_are_not_stored_is_unhealthy() -> None:
-    assert unhealthy(agent(why_not="disk full"), NOW) == "does not probe: disk full"
-    assert unhealthy(agent(last_submit=NOW - timedelta(hours=6)), NOW) == (
+    assert idle(agent(why_not="disk full"), NOW) == "does not probe: disk full"
+    assert idle(agent(last_submit=NOW - timedelta(hours=6)), NOW) == (
         "no results were stored since 2026-01-09 06:00 UTC"
     )
-    assert unhealthy(agent(last_submit=NOW - timedelta(hours=6), assignments=0), NOW) is None
-    assert unhealthy(agent(last_submit=None), NOW) is None
+    assert idle(agent(last_submit=NOW - timedelta(hours=6), assignments=0), NOW) is None
+    assert idle(agent(last_submit=None), NOW) is None
+
+
+@pytest.mark.parametrize(("minutes", "is_idle"), [(149, False), (150, True)])
+def test_an_agent_that_came_back_has_time_for_its_first_results(minutes: int, is_idle: bool) -> None:
+    back = row(online=True, since=NOW - timedelta(minutes=minutes), last_submit=NOW - timedelta(hours=7))
+    assert (idle(an_agent(back), NOW) is not None) is is_idle
 
 
 def test_if_half_of_the_monitors_are_gone_only_operators_are_told() -> None:
@@ -147,29 +159,38 @@ def test_nothing_is_known_while_presence_may_be_out_of_date() -> None:
 
 def row(ipv: str = "v4", **fields: object) -> MonitorRow:
     said = encode(Status(online=True, protocols={"v4": state(), "v6": state("disk full")})).decode()
-    given = {"last_seen": None, "last_submit": None, "online": True, "since": NOW - timedelta(hours=2), "seen": NOW}
+    given = {
+        "id": 1,
+        "last_seen": None,
+        "last_submit": None,
+        "online": True,
+        "since": NOW - timedelta(hours=2),
+        "seen": NOW,
+    }
     return MonitorRow(**({"tls_name": "m", "ip_version": ipv, "account_id": 5, "said": said} | given | fields))  # type: ignore[arg-type]
 
 
+def an_agent(*rows: MonitorRow) -> Agent:
+    return agent_of("m", rows, Health({}, None))
+
+
 def test_both_protocols_are_one_agent() -> None:
-    found = agent_of("m", [row("v4", last_submit=NOW), row("v6")])
+    found = an_agent(row("v4", last_submit=NOW), row("v6"))
     assert (found.present, found.last_submit, len(found.states)) == (NOW, NOW, 2)
-    assert unhealthy(found, NOW) == "does not probe: disk full"
+    assert idle(found, NOW) == "does not probe: disk full"
 
 
 def test_a_protocol_that_should_not_probe_does_not_count() -> None:
-    assert unhealthy(agent_of("m", [row("v4", last_submit=NOW)]), NOW) is None
+    assert idle(an_agent(row("v4", last_submit=NOW)), NOW) is None
 
 
 def test_when_an_agent_was_last_present() -> None:
     hour = timedelta(hours=1)
-    assert agent_of("m", [row(online=False, since=NOW - hour)]).present == NOW - hour
-    assert (
-        agent_of("m", [row(online=None, since=None, seen=None, said=None, last_seen=NOW - hour)]).present == NOW - hour
-    )
-    assert agent_of("m", [row(online=None, since=None, seen=None, said=None)]).present is None
-    assert agent_of("m", [row(said="{broken")]).states == ()
-    assert agent_of("m", [row(seen="0000-00-00 00:00:00", last_submit="0000-00-00")]).present is None
+    assert an_agent(row(online=False, since=NOW - hour)).present == NOW - hour
+    assert an_agent(row(online=None, since=None, seen=None, said=None, last_seen=NOW - hour)).present == NOW - hour
+    assert an_agent(row(online=None, since=None, seen=None, said=None)).present is None
+    assert an_agent(row(said="{broken")).states == ()
+    assert an_agent(row(seen="0000-00-00 00:00:00", last_submit="0000-00-00")).present is None
 
 
 # ---- the pool ------------------------------------------------------------------------------------------------------
