@@ -79,7 +79,8 @@ def servers_of(url: URL) -> list[URL]:
     """Return the URL of each server of the ledger, in the order of the DSN."""
     others = url.query.get(_OTHERS, ())
     first = url.difference_update_query([_OTHERS])
-    return [first, *(first.set(host=host, port=port) for host, port in map(_host_and_port, others))]
+    # With set(), a server without port would get that of the first one.
+    return [first, *(first._replace(host=host, port=port) for host, port in map(_host_and_port, others))]
 
 
 def dsn_text(url: URL, *, hide_password: bool = True, parameters: bool = True) -> str:
@@ -144,7 +145,7 @@ def _from_url(backend: str, rest: str) -> URL:
     if match is None:
         raise _no_known_form()
     first, *others = match["servers"].split(",")
-    host, port = _host_and_port(first, default_port=None)
+    host, port = _host_and_port(first)
     return URL.create(
         backend,
         unquote(match["user"]) if match["user"] else None,
@@ -156,10 +157,15 @@ def _from_url(backend: str, rest: str) -> URL:
     )
 
 
-def _host_and_port(text: str, default_port: int | None = _DEFAULT_PORT) -> tuple[str, int | None]:
+def _host_and_port(text: str, default_port: int | None = None) -> tuple[str, int | None]:
     match = _HOST_PORT.fullmatch(text)
     assert match is not None, "the form has been checked"
     return match["host"].strip("[]"), default_port if match["port"] is None else int(match["port"])
+
+
+def _with_port(text: str) -> str:
+    """Return a server with its port, as Go's driver understands it."""
+    return text if _host_and_port(text)[1] is not None else f"{text}:{_DEFAULT_PORT}"
 
 
 def _also(others: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -184,8 +190,8 @@ def _from_go(match: re.Match[str]) -> URL:
         if re.fullmatch(_SERVERS, match["address"]) is None:
             raise InvalidDsn("database DSN: tcp(...) must hold host:port, or several, separated by commas")
         first, *others = match["address"].split(",")
-        host, port = _host_and_port(first)
-        query |= _also(others)
+        host, port = _host_and_port(first, _DEFAULT_PORT)
+        query |= _also([_with_port(other) for other in others])
     if dict(parse_qsl(match["params"] or "")).get("tls") not in (None, "false"):
         query["ssl_verify_cert"] = "true"
     return URL.create("mysql", match["user"] or None, match["password"], host, port, match["database"], query)

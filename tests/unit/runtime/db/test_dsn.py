@@ -49,12 +49,12 @@ def servers(text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("mysql://u:p@db1:3307,db2,[::1]:3308/ntppool", ["db1 3307", "db2 3306", "::1 3308"]),
-        ("mysql://u:p@db1,db2/ntppool?ssl_ca=/ca.pem", ["db1 None", "db2 3306"]),
+        ("mysql://u:p@db1:3307,db2,[::1]:3308/ntppool", ["db1 3307", "db2 None", "::1 3308"]),
+        ("mysql://u:p@db1,db2/ntppool?ssl_ca=/ca.pem", ["db1 None", "db2 None"]),
         ("mariadb://[::1],127.0.0.1:1/ntppool", ["::1 None", "127.0.0.1 1"]),
         ("u:p@tcp(db1,db2:3307)/ntppool?parseTime=true", ["db1 3306", "db2 3307"]),
         ("mysql://u:p@tcp([2001:db8::1]:3306,[2001:db8::2]:3306)/x", ["2001:db8::1 3306", "2001:db8::2 3306"]),
-        ("mysql://u:p@s,w@rd:1,x@db1,db2/ntppool", ["db1 None", "db2 3306"]),
+        ("mysql://u:p@s,w@rd:1,x@db1,db2/ntppool", ["db1 None", "db2 None"]),
         ("mysql://u:p@db/ntppool", ["db None"]),
     ],
 )
@@ -74,6 +74,8 @@ def test_each_server_has_everything_else_of_the_dsn() -> None:
     [
         ("mysql://u:p@db1,[::1]:2/x?ssl_ca=/ca.pem", "mysql+pymysql://u:***@db1,[::1]:2/x?ssl_ca=%2Fca.pem"),
         ("tcp(db1,db2)/x", "mysql+pymysql://db1:3306,db2:3306/x"),
+        ("mysql://u:p@db1,db2,[::1]/x", "mysql+pymysql://u:***@db1,db2,[::1]/x"),
+        ("mysql://u:p@db1:3307,db2/x", "mysql+pymysql://u:***@db1:3307,db2/x"),
         ("mysql://u:p@db/x", "mysql+pymysql://u:***@db/x"),
     ],
 )
