@@ -1,6 +1,7 @@
-"""Run the API's periodic jobs: the end of registrations, the CA's public files, new certificates of its own, and the
-number of agents."""
+"""Run the API's periodic jobs: the end of registrations, the CA's public files, new certificates of its own, the number
+of agents, and the keys that a change of the pepper has made void."""
 
+import logging
 from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
@@ -14,9 +15,13 @@ from api.tls import ServerTls
 from api.watched import count_agents
 from auth.ended_sessions import forget_ended_sessions
 from auth.host_certificates import forget_private_keys
+from auth.void_keys import VoidKeys, find_void_keys
 from runtime.db.engine import reading, to_db, transaction
 from runtime.worker import Worker
 
+log = logging.getLogger(__name__)
+
+PEPPER_EVERY: Final = 3600.0
 AGENTS_EVERY: Final = 30.0
 EXPIRE_EVERY: Final = 3600.0
 _JITTER: Final = 300.0
@@ -34,6 +39,12 @@ def add_jobs(worker: Worker, services: Services, published: Published, tls: Serv
     async def count() -> None:
         services.metrics.agents(await worker.in_database(partial(_count_agents, services)))
 
+    async def look_for_void_keys() -> None:
+        found = await worker.in_database(partial(_void_keys, services))
+        worker.status["void_keys"] = 0 if found is None else found.count
+        if found is not None:
+            log.error("%s", found)
+
     async def reload() -> None:
         if tls is not None:
             tls.reload()
@@ -44,6 +55,7 @@ def add_jobs(worker: Worker, services: Services, published: Published, tls: Serv
     worker.jobs.add("revocation list", LOOK_EVERY, publish, at_once=True, when=worker.undisturbed)
     worker.jobs.add("revocations", REVOCATIONS_EVERY, revocations_job(worker), at_once=True, when=worker.undisturbed)
     worker.jobs.add("agents", AGENTS_EVERY, count, at_once=True, when=worker.undisturbed)
+    worker.jobs.add("pepper", PEPPER_EVERY, look_for_void_keys, at_once=True, when=worker.undisturbed)
     if tls is not None:
         worker.jobs.add("certificate files", LOOK_AT_FILES_EVERY, reload)
 
@@ -51,6 +63,11 @@ def add_jobs(worker: Worker, services: Services, published: Published, tls: Serv
 def _count_agents(services: Services) -> Mapping[str, int]:
     with reading(services.engine) as connection:
         return count_agents(connection, services.env, to_db(services.now()))
+
+
+def _void_keys(services: Services) -> VoidKeys | None:
+    with reading(services.engine) as connection:
+        return find_void_keys(connection, services.peppers, services.now())
 
 
 def end_registrations(services: Services, now: datetime) -> None:

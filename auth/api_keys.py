@@ -26,6 +26,9 @@ MIN_PEPPER_BYTES: Final = 32
 
 _KEY: Final = re.compile(r"(?P<prefix>ntpm_|ntpa_)[0-9a-f]{64}")
 _HASH: Final = re.compile(r"hs256:(?P<pepper>[0-9a-f]{8}):(?P<digest>[0-9a-f]{64})")
+_NAMED: Final = re.compile(r"hs256:(?P<pepper>[0-9a-f]{8}):")
+NAMED: Final = 15
+"""Characters at the start of a hash that name its pepper."""
 
 
 class InvalidPepper(ValueError):
@@ -119,6 +122,12 @@ def derive_pepper(secret: str) -> Pepper:
 def hash_key(key: KeyText, pepper: Pepper) -> str:
     """Return the text for ``token_hashed``: algorithm, name of the pepper, HMAC-SHA-256 in hexadecimal."""
     return f"hs256:{pepper.name}:{hmac.new(pepper.material, key.clear.encode(), hashlib.sha256).hexdigest()}"
+
+
+def name_in_hash(start: str) -> str | None:
+    """Return the name of the pepper that a hash needs, from its first :data:`NAMED` characters; None if it has none."""
+    match = _NAMED.match(start)
+    return match["pepper"] if match else None
 
 
 def matching_pepper(key: KeyText, hashed: str, peppers: Peppers) -> Pepper | None:

@@ -1,6 +1,6 @@
 """Compose the message of a channel from its pending changes, and the job for the sender's process. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal, cast
@@ -57,6 +57,11 @@ def job_for(message: OutMessage, peppers: Peppers) -> Job | None:
         body=message.body,
         composed_on=message.composed_on.replace(tzinfo=UTC),
     )
+
+
+def unreadable(channels: Iterable[Channel], peppers: Peppers) -> list[Channel]:
+    """Return the channels whose address cannot be decrypted."""
+    return [one for one in channels if unseal_address(one.kind, one.sealed, peppers) is None]
 
 
 UNREADABLE: Final = "its address cannot be decrypted, since API_KEY_PEPPER has changed: add the channel again"

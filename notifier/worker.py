@@ -6,6 +6,7 @@ evaluation belongs to one of them, and so does each attempt to send a message.
 """
 
 import asyncio
+import logging
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Final
 from sqlalchemy.engine import Connection
 
 from auth.settings import peppers
+from notifier.channels import Channel, read_channels
 from notifier.delivery import Delivery
 from notifier.evaluation import Evaluated, Terms, evaluate_ledger
 from notifier.foundation import Foundation, NodeProbes, node_urls
 from notifier.local import LocalAlerts
+from notifier.messages import UNREADABLE, unreadable
 from notifier.metrics import NotifierMetrics
 from notifier.outbox import Waiting, waiting
 from notifier.senders import Senders
@@ -27,11 +30,14 @@ from runtime.settings import server_state_directory
 from runtime.threads import in_thread
 from runtime.worker import Worker
 
+log = logging.getLogger(__name__)
+
 EVALUATE_EVERY: Final = 15.0
 COMPOSE_EVERY: Final = 5.0
 WATCH_EVERY: Final = 5.0
 PROBE_EVERY: Final = 15.0
 COUNT_EVERY: Final = 15.0
+DECRYPT_EVERY: Final = 3600.0
 
 STATE_FILE: Final = "notifier.json"
 
@@ -46,7 +52,8 @@ class Notifier:
         self._local = LocalAlerts(_state_file(worker), settings.deployment_mode)
         self._foundation = Foundation(worker)
         self._senders = Senders(sender_settings(settings))
-        self._delivery = Delivery(worker, self._local, self._senders, peppers(settings), self._metrics)
+        self._peppers = peppers(settings)
+        self._delivery = Delivery(worker, self._local, self._senders, self._peppers, self._metrics)
         nodes = settings.alert_database_nodes
         self._nodes = node_urls(worker.engine.url, nodes)
         self._probes = NodeProbes(self._nodes, lambda: node_urls(settings.database_url(), nodes))
@@ -67,6 +74,7 @@ class Notifier:
         self._foundation.expect_broker()
         worker.jobs.add("evaluation", EVALUATE_EVERY, self.evaluate, at_once=True, when=worker.clock.agreed)
         worker.jobs.add("digests", COMPOSE_EVERY, self._delivery.compose, when=worker.clock.agreed)
+        worker.jobs.add("channels", DECRYPT_EVERY, self.look_for_unreadable, at_once=True, when=worker.undisturbed)
         worker.jobs.add("outbox", COUNT_EVERY, self.count, at_once=True, when=worker.undisturbed)
         tasks.create_task(self._delivery.run(), name="messages")
 
@@ -110,6 +118,17 @@ class Notifier:
         oldest = _age(found.oldest, utc_now())
         self._metrics.waiting(found.changes, oldest, found.failing)
         self._worker.status.update(waiting=found.changes, on_their_way=found.messages, failing_channels=found.failing)
+
+    async def look_for_unreadable(self) -> None:
+        """Report the channels that a change of the pepper has made void, before an alert is lost. A periodic job."""
+        found = await self._worker.in_database(self._unreadable)
+        self._worker.status["unreadable_channels"] = [channel.id for channel in found]
+        for channel in found:
+            log.error("channel %d (%s): %s", channel.id, channel.shown, UNREADABLE)
+
+    def _unreadable(self) -> list[Channel]:
+        with reading(self._worker.engine) as connection:
+            return unreadable(read_channels(connection), self._peppers)
 
     def _read_waiting(self) -> Waiting:
         with reading(self._worker.engine) as connection:

@@ -1,7 +1,7 @@
 """Show registrations and API keys to operators, and find what they name."""
 
 import os
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -11,10 +11,11 @@ from auth.api_key_store import ListedKey
 from auth.registration.model import Confirmer, Outcome, Problem, Shown
 from auth.registration.store import Registrations
 from auth.settings import peppers
+from auth.void_keys import find_void_keys
 from ops.errors import OperatorError, UsageError
 from ops.ids import parse_id
-from ops.output import Layout
-from runtime.settings import WorkerSettings
+from ops.output import Layout, print_error
+from runtime.settings import ConfigurationError, WorkerSettings
 from schema.names import short_name
 from schema.tables import registration_sources
 
@@ -28,6 +29,17 @@ def registrations_at(engine: sa.Engine, settings: WorkerSettings) -> Registratio
         ConfigurationError: there is no pepper.
     """
     return Registrations(engine, settings.deployment_mode, settings.monitors_domain, peppers(settings))
+
+
+def warn_of_void_keys(connection: Connection, settings: WorkerSettings) -> None:
+    """Say on stderr that keys were made under a pepper that the settings do not have; nothing without a pepper."""
+    try:
+        known = peppers(settings)
+    except ConfigurationError:
+        return
+    found = find_void_keys(connection, known, datetime.now(UTC))
+    if found is not None:
+        print_error(str(found))
 
 
 def operator() -> Confirmer:

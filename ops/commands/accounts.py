@@ -146,7 +146,8 @@ def register(app: typer.Typer) -> None:
         from auth.api_keys import Audience
         from auth.settings import peppers
         from ops.accounts import find_account
-        from runtime.db.engine import transaction
+        from ops.registrations import warn_of_void_keys
+        from runtime.db.engine import reading, transaction
 
         settings, now = globals_of(context).for_a_person(), datetime.now(UTC)
         pepper = peppers(settings)
@@ -158,6 +159,8 @@ def register(app: typer.Typer) -> None:
                     add_key(connection, pepper, now, audience=Audience.ACCOUNT, account_id=account_id),
                 ),
             )
+            with reading(engine) as connection:
+                warn_of_void_keys(connection, settings)
         if as_json:
             write_json({"id": key_id, "account_id": account_id, "key": key.clear})
         else:

@@ -158,9 +158,11 @@ def _register_keys(group: typer.Typer) -> None:
         from ops.accounts import find_account
         from runtime.db.engine import reading
 
-        with open_ledger(globals_of(context).for_a_person()) as engine, reading(engine) as connection:
+        settings = globals_of(context).for_a_person()
+        with open_ledger(settings) as engine, reading(engine) as connection:
             account_id = None if account is None else find_account(connection, account)
             rows = ours.key_rows(list_keys(connection, account_id=account_id))
+            ours.warn_of_void_keys(connection, settings)
         show_table(ours.KEY_COLUMNS, rows, ours.KEY_LAYOUT, as_json=as_json)
 
     @group.command()

@@ -7,6 +7,7 @@ from sqlalchemy.engine import Engine
 
 from auth.api_key_store import ApiKey, add_key, authenticate, list_keys, replace_keys, revoke_key
 from auth.api_keys import Audience, KeyText, Peppers, derive_pepper, generate
+from auth.void_keys import find_void_keys
 from runtime.db.engine import reading, transaction
 from schema.tables import api_keys
 from testbed.fixtures.registering import NOW, PEPPERS, account
@@ -85,3 +86,30 @@ def test_keys_of_another_program_are_left_alone(engine: Engine) -> None:
     row = {"audience": "monitor", "token_lookup": key.lookup, "token_hashed": key.clear, "created_on": NOW}
     transaction(engine, lambda c: c.execute(sa.insert(api_keys).values(row | {"created_on": NOW.replace(tzinfo=None)})))
     assert shown(engine, key) is None
+
+
+def test_keys_of_a_lost_pepper_are_counted_until_they_are_used_again_or_ended(engine: Engine) -> None:
+    """A copied or mistyped pepper refuses all hosts, which looks as if their keys were wrong."""
+    key_id, key, _ = added(engine)
+    other = derive_pepper("another secret of at least 32 bytes")
+
+    def void(peppers: Peppers, after: timedelta = SECOND) -> int:
+        with reading(engine) as connection:
+            found = find_void_keys(connection, peppers, NOW + after)
+        return 0 if found is None else found.count
+
+    assert void(PEPPERS) == 0
+    assert void(Peppers(other)) == 1
+    assert void(Peppers(other, (PEPPERS.current,))) == 0, "the former pepper is set"
+    assert shown(engine, key, Peppers(other, (PEPPERS.current,))) is not None
+    assert (void(Peppers(other)), void(PEPPERS)) == (0, 1), "it was hashed again"
+    transaction(engine, lambda c: revoke_key(c, key_id, NOW + MINUTE))
+    assert (void(PEPPERS), void(PEPPERS, 2 * MINUTE)) == (1, 0), "given up on purpose"
+
+
+def test_hashes_of_other_forms_are_no_void_keys(engine: Engine) -> None:
+    key_id, _, _ = added(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.update(api_keys).where(api_keys.c.id == key_id).values(token_hashed="sha256:older"))
+    with reading(engine) as connection:
+        assert find_void_keys(connection, PEPPERS, NOW) is None

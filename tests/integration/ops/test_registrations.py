@@ -128,3 +128,20 @@ def test_pepper_that_is_too_short_is_refused_without_being_shown(
 def test_domain_must_be_one(these: Registrations, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setenv("MONITORS_DOMAIN", "Not a domain/#")
     assert "MONITORS_DOMAIN" in run(capsys, "registrations", "list", code=2)
+
+
+def test_list_warns_of_keys_that_were_made_under_another_pepper(
+    these: Registrations, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account(these.engine, "4xhq2c9")
+    run(capsys, "accounts", "key", "4xhq2c9")
+    assert main(["keys", "list"]) == 0
+    assert "API_KEY_PEPPER" not in capsys.readouterr().err
+    monkeypatch.setenv("API_KEY_PEPPER", "another secret of at least 32 bytes")
+    assert main(["keys", "list"]) == 0
+    said = capsys.readouterr().err
+    assert "1 API key was made under another API_KEY_PEPPER than now" in said
+    assert "another secret" not in said
+    monkeypatch.setenv("API_KEY_PEPPER_FORMER", PEPPER)
+    assert main(["keys", "list"]) == 0
+    assert "API_KEY_PEPPER" not in capsys.readouterr().err

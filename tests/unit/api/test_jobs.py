@@ -26,6 +26,7 @@ def test_jobs_of_the_api() -> None:
         "revocations": (5.0, {"at_once": True, "when": undisturbed}),
         "revocation list": (5.0, {"at_once": True, "when": undisturbed}),
         "agents": (30.0, {"at_once": True, "when": undisturbed}),
+        "pepper": (3600.0, {"at_once": True, "when": undisturbed}),
     }
     assert added == expected
     add_jobs(worker, *parts, cast(ServerTls, object()))

@@ -1,8 +1,10 @@
 """Test the addresses of channels: which are accepted, and that only their harmless parts are shown."""
 
+from datetime import timedelta
+
 import pytest
 
-from auth.api_keys import Peppers, derive_pepper
+from auth.api_keys import Pepper, Peppers, derive_pepper
 from notifier.addresses import (
     Address,
     InvalidAddress,
@@ -12,6 +14,8 @@ from notifier.addresses import (
     unseal_address,
     url_address,
 )
+from notifier.channels import Channel
+from notifier.messages import unreadable
 
 OLD, NEW = derive_pepper("o" * 48), derive_pepper("n" * 48)
 SLACK = "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/"
@@ -25,6 +29,26 @@ def test_an_address_is_read_with_the_pepper_under_which_it_was_encrypted() -> No
     assert unseal_address("url", sealed, Peppers(NEW, (OLD,))) == address
     assert unseal_address("url", sealed, Peppers(NEW, ())) is None
     assert unseal_address("url", sealed._replace(salt="0" * 32), Peppers(OLD, ())) is None
+
+
+def test_channels_of_a_lost_pepper_are_found_before_an_alert_is_lost() -> None:
+    def channel(number: int, pepper: Pepper) -> Channel:
+        sealed = seal_address(Address("url", SLACK), Peppers(pepper, ()))
+        return Channel(
+            id=number,
+            account_id=None,
+            kind="url",
+            sealed=sealed,
+            shown="slack",
+            about=frozenset(["pool"]),
+            quiet=None,
+            zone="UTC",
+            every=timedelta(0),
+        )
+
+    channels = [channel(1, OLD), channel(2, NEW)]
+    assert [one.id for one in unreadable(channels, Peppers(NEW, ()))] == [1]
+    assert unreadable(channels, Peppers(NEW, (OLD,))) == []
 
 
 def test_equal_addresses_are_encrypted_differently() -> None:

@@ -146,5 +146,6 @@ async def test_jobs_of_the_notifier(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert worker.jobs.added == {
         "evaluation": added(15.0, "agreed", at_once=True),
         "digests": added(5.0, "agreed"),
+        "channels": added(3600.0, "undisturbed", at_once=True),
         "outbox": added(15.0, "undisturbed", at_once=True),
     }
