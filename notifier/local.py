@@ -22,7 +22,7 @@ from notifier.messages import compose
 from notifier.model import Alert, Change, Fact
 from notifier.outbox import OutMessage
 from notifier.rules import KINDS, evaluate
-from notifier.schedule import KEEP_TRYING, Pending, next_attempt
+from notifier.schedule import KEEP_TRYING, NEVER_LATER, Pending, next_attempt
 from notifier.texts import text_of, title_of
 from runtime.log import OngoingWarning
 
@@ -171,7 +171,7 @@ class LocalAlerts:
         """Claim a due message for one attempt, which counts as failed if nothing is recorded within ``lease``."""
         state = self._state
         for channel_id, waiting in state.messages.items():
-            if waiting.due_on <= now or waiting.due_on > now + KEEP_TRYING:  # the clock was set back
+            if waiting.due_on <= now or waiting.due_on > now + NEVER_LATER:  # the clock was set back
                 message = replace(waiting.message, attempts=waiting.message.attempts + 1)
                 state.messages[channel_id] = LocalMessage(message=message, due_on=now + lease)
                 self._save()

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from notifier.channels import ALL_CHANNELS, Channel, channel_of
 from notifier.model import Key
-from notifier.schedule import Pending
+from notifier.schedule import NEVER_LATER, Pending
 from schema.tables import alert_changes, alert_channels, alert_messages
 
 _MOST_REASON: Final = 500
@@ -84,7 +84,12 @@ def add_message(connection: Connection, message: OutMessage) -> None:
 def claim_message(connection: Connection, now: datetime, lease: timedelta) -> OutMessage | None:
     """Claim a due message for one attempt, which counts as failed if nothing is recorded within ``lease``."""
     m = alert_messages.c
-    due = sa.select(alert_messages).where(m.due_on <= now).order_by(m.due_on).limit(1)
+    due = (
+        sa.select(alert_messages)
+        .where(sa.or_(m.due_on <= now, m.due_on > now + NEVER_LATER))
+        .order_by(m.due_on)
+        .limit(1)
+    )
     row = connection.execute(due.with_for_update(skip_locked=True)).first()
     if row is None:
         return None

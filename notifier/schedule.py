@@ -11,6 +11,10 @@ from zoneinfo import ZoneInfo
 from notifier.model import Key
 from runtime.retry import Delays
 
+NEVER_LATER: Final = timedelta(minutes=30)
+"""Time in which every message is due again, twice the longest delay. One beyond was written before the clock was set
+back, and would wait until it has caught up."""
+
 KEEP_TRYING: Final = timedelta(days=7)
 """Time for which a message is tried, and a change waits for its message."""
 

@@ -290,6 +290,15 @@ def test_an_attempt_without_an_outcome_is_repeated_with_the_same_key_and_text(en
     assert second == replace(first, attempts=2)
 
 
+@pytest.mark.parametrize("back", [timedelta(hours=1), timedelta(days=1)])
+def test_a_clock_that_was_set_back_keeps_no_message_waiting(engine: Engine, back: timedelta) -> None:
+    message = a_message(engine)
+    transaction(engine, lambda c: outbox.record_failure(c, message, "refused", NOW, NOW + 15 * MINUTE))
+    assert messages(engine, NOW) == []
+    [again] = messages(engine, NOW - back)
+    assert again.key == message.key
+
+
 def test_a_late_failure_does_not_disturb_the_next_attempt_and_a_late_success_ends_it(engine: Engine) -> None:
     first = a_message(engine)
     [second] = messages(engine, NOW + LEASE)

@@ -125,6 +125,12 @@ def test_a_message_that_fails_is_tried_again_for_days_and_changes_follow_in_one_
     assert sent(alerts, day) == ["[NTP Pool, test] 2 alerts: 1 raised, 1 cleared"]
 
 
+def test_a_clock_that_was_set_back_keeps_no_message_waiting(alerts: LocalAlerts) -> None:
+    after_minutes(alerts, [True] * 3)
+    assert len(sent(alerts, NOW + 3 * MINUTE, failure="refused")) == 1
+    assert sent(alerts, NOW - timedelta(hours=1)) == ["[NTP Pool, test] Database away from host"]
+
+
 def test_a_message_is_given_up_after_a_week(alerts: LocalAlerts) -> None:
     after_minutes(alerts, [True] * 3)
     late = NOW + KEEP_TRYING + timedelta(hours=1)
