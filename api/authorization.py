@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from api.answers import Declined
 from api.hosts import Host, host_of
 from api.requests import Asked
 from api.services import Services
 from auth.api_key_store import authenticate
 from auth.api_keys import Audience, KeyText, parse_key
 from runtime.db.engine import reading
+from runtime.http.answers import Declined
 
 
 @dataclass(frozen=True, slots=True)

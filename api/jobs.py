@@ -10,13 +10,13 @@ from typing import Final
 from api.published import LOOK_EVERY, Published
 from api.revocations import REVOCATIONS_EVERY, revocations_job
 from api.services import Services
-from api.tls import LOOK_EVERY as LOOK_AT_FILES_EVERY
-from api.tls import ServerTls
 from api.watched import count_agents
 from auth.ended_sessions import forget_ended_sessions
 from auth.host_certificates import forget_private_keys
 from auth.void_keys import VoidKeys, find_void_keys
 from runtime.db.engine import reading, to_db, transaction
+from runtime.http.tls import LOOK_EVERY as LOOK_AT_FILES_EVERY
+from runtime.http.tls import ServerTls
 from runtime.worker import Worker
 
 log = logging.getLogger(__name__)

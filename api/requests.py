@@ -8,7 +8,8 @@ from urllib.parse import parse_qsl
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from api.answers import Declined
+from runtime.http.answers import Declined
+from runtime.http.asgi import SILENT_PROXY
 
 _MOST_FIELDS: Final = 20
 _FORM: Final = "application/x-www-form-urlencoded"
@@ -19,7 +20,7 @@ class Asked:
     """A complete request. Its parts are whatever the client sent, and may hold secrets."""
 
     peer: str
-    """Address of the client, see :mod:`api.proxies`."""
+    """Address of the client, see :mod:`runtime.http.proxies`."""
     headers: Headers = field(repr=False)
     body: bytes = field(repr=False)
     query: Mapping[str, str] = field(repr=False)
@@ -68,7 +69,3 @@ async def read_request(request: Request) -> Asked:
         query=dict(request.query_params),
         behind_silent_proxy=bool(request.scope.get(SILENT_PROXY)),
     )
-
-
-SILENT_PROXY: Final = "ntppool.silent_proxy"
-"""Key in the ASGI scope, true if the client is a proxy of ours that did not name its client."""

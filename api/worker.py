@@ -13,10 +13,10 @@ from api.ops.desk import Desk
 from api.ops.router import ops_router
 from api.pages.router import pages_router
 from api.published import Published
-from api.server import Server, open_sockets
 from api.services import build_services
-from api.tls import ServerTls
 from api.watched import show_times
+from runtime.http.server import Server, open_sockets
+from runtime.http.tls import ServerTls
 from runtime.settings import ConfigurationError, WorkerSettings
 from runtime.worker import Worker
 

@@ -36,3 +36,9 @@ def parse_networks(text: str) -> tuple[Network, ...]:
             "must be addresses or networks separated by commas, such as 192.0.2.7,2001:db8::/64 "
             "(a network's address has no bits set beyond its length)"
         ) from None
+
+
+def network_of(ip: str) -> str:
+    """Return the network that limits count for: an IPv4 address, or the /64 of an IPv6 address."""
+    address = ipaddress.ip_address(ip)
+    return ip if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))

@@ -14,7 +14,6 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
-from api.answers import Declined
 from api.ops.agents import Agent, UnknownMonitor, read_agents, the_agent
 from api.ops.asking import BrokerAway, Question, Session, asking
 from api.ops.check import CHECK_WITHIN, TRACEROUTE_WITHIN, Finding, NoMonitor, Plan, Wanted, checking, plan_check
@@ -37,6 +36,7 @@ from api.services import Services
 from runtime.clock import ClockDoubted
 from runtime.db.engine import reading, to_db, transaction
 from runtime.db.retry import DatabaseUnavailable
+from runtime.http.answers import Declined
 from schema.tables import servers
 from schema.topics import Topics
 

@@ -13,8 +13,8 @@ CHECKS_PER_MINUTE: Final = 10
 """Maximum checks, with those of routes, that one operator may begin within a minute at each process of the API."""
 
 WAITING_AT_ONCE: Final = 8
-"""Maximum requests that wait for agents at once: half of those that may run (``api.edge.AT_ONCE``), so hosts always
-have the other half."""
+"""Maximum requests that wait for agents at once: half of those that may run (``runtime.http.edge.AT_ONCE``), so hosts
+always have the other half."""
 
 CHECKS_AT_ONCE: Final = 3
 """Maximum checks at once, of all operators; they are some of those that wait."""

@@ -16,7 +16,6 @@ from typing import Annotated, Final
 from fastapi import Depends
 from fastapi.security import HTTPBearer
 
-from api.answers import Declined
 from api.pages.login_limit import WITHIN_SECONDS, LoginLimit
 from api.pages.person import read_person
 from api.pages.request_checks import network_of_peer
@@ -26,6 +25,7 @@ from api.services import Services
 from auth.api_key_store import authenticate
 from auth.api_keys import parse_key
 from runtime.db.engine import reading
+from runtime.http.answers import Declined
 from runtime.settings import operator_entries
 
 OPERATOR_KEY: Final = Depends(

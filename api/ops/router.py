@@ -8,7 +8,6 @@ from fastapi import APIRouter, Depends, Request, params
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from api.answers import NO_STORE, Declined
 from api.ops.check import MOST_MONITORS, MOST_SAMPLES, USUAL_MONITORS, Kind, Wanted
 from api.ops.described import (
     CHECK_PARAMETERS,
@@ -37,6 +36,7 @@ from api.ops.messages import (
 from api.ops.operators import OPERATOR_KEY, Operator, operator_required
 from api.ops.stream import LineStream, while_present
 from api.ops.target import parse_target
+from runtime.http.answers import NO_STORE, Declined
 
 CHECK_PATH: Final = "/ops/check/ntp/{ip}"
 TRACEROUTE_PATH: Final = "/ops/check/traceroute/{ip}"

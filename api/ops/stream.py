@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.answers import NO_STORE
+from runtime.http.answers import NO_STORE
 
 T = TypeVar("T")
 

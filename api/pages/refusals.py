@@ -8,9 +8,9 @@ from typing import Final
 
 from starlette.responses import Response
 
-from api.edge import Refusals
 from api.pages.errors import UNAVAILABLE, WENT_WRONG, PageError, no_such_page
 from api.pages.templates import HEADERS, error_page, open_templates
+from runtime.http.asgi import Refusals
 from schema.names import Environment
 
 _PARTS: Final = frozenset({"login", "logout", "manage"})

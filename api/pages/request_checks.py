@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from auth.registration.rules import network_of
+from runtime.addresses import network_of
 
 HOME: Final = "/manage"
 LOGIN_START: Final = "/login/start"

@@ -6,13 +6,14 @@ import msgspec
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from api.answers import Declined, as_json
+from api.answers import as_json
 from api.authorization import identify, require_not_deleted
 from api.messages import AccessAnswer
 from api.requests import Asked, read_request
 from api.routes.described import BEARER, answers, body
 from api.services import Services
 from auth.access_tokens import access_lifetime, sign_access
+from runtime.http.answers import Declined
 from schema.names import InvalidName
 
 

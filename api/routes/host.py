@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from api.answers import NO_STORE, Declined, as_json
+from api.answers import as_json
 from api.authorization import Identified, identify, require_may_connect, require_not_deleted
 from api.broker_of_agents import BrokerOfAgents
 from api.hosts import Host
@@ -25,6 +25,7 @@ from auth.ca.settings import monitor_lifetime
 from auth.certificates import NoSuchMonitor, TooManyCertificates, issue_to_monitor
 from auth.host_certificates import Holder, key_and_certificate
 from auth.tokens import Role, permissions, sign
+from runtime.http.answers import NO_STORE, Declined
 from schema.names import InvalidName, IpVersion, short_name
 
 _PEM_REQUEST: Final[dict[str, Any]] = {"type": "string", "description": "A signing request (PKCS #10), PEM."}

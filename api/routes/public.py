@@ -3,9 +3,9 @@
 from fastapi import APIRouter
 from starlette.responses import PlainTextResponse, Response
 
-from api.answers import Declined, text
 from api.published import Published
 from api.routes.described import answers
+from runtime.http.answers import Declined, text
 from schema.names import Environment
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from api.answers import Declined, as_json
+from api.answers import as_json
 from api.authorization import monitors_of_key
 from api.messages import RegistrationAnswer
 from api.requests import Asked, read_request
@@ -13,6 +13,7 @@ from api.routes.described import OPTIONAL_KEY, answers, body, header
 from api.services import Services
 from auth.registration.model import Accepted, Answer, Completed, Pending, Refusal, Refused, Request
 from auth.registration.secret import parse_registration_id
+from runtime.http.answers import Declined
 from schema.names import ENVIRONMENTS
 
 _STATUS: Final[dict[Refusal, int]] = {

@@ -92,12 +92,6 @@ def check_peer(text: str, env: Environment) -> tuple[IpVersion, str] | Refused:
     return ("v4" if address.version == 4 else "v6"), str(address)
 
 
-def network_of(ip: str) -> str:
-    """Return the network that limits count for: an IPv4 address, or the /64 of an IPv6 address."""
-    address = ipaddress.ip_address(ip)
-    return ip if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
-
-
 def recent_registrations(times: Sequence[float], now: datetime) -> list[float]:
     """Return the times (seconds since 1970) that count for the limit of an hour.
 

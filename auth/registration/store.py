@@ -54,7 +54,6 @@ from auth.registration.rules import (
     clean_client,
     clean_reason,
     is_too_old,
-    network_of,
     next_step,
     outcomes,
     plan,
@@ -62,6 +61,7 @@ from auth.registration.rules import (
     too_many,
 )
 from auth.registration.secret import new_verification_token, seal, unseal
+from runtime.addresses import network_of
 from runtime.db.engine import from_db, reading, to_db, to_db_seconds, transaction
 from runtime.db.locks import lock_account_id, lock_monitors
 from schema.names import Environment, IpVersion

@@ -24,9 +24,9 @@ from schemathesis.specs.openapi.checks import (
 )
 from sqlalchemy.engine import URL
 
-from api.edge import Receive, Scope, Send
 from runtime.db.engine import open_database
 from runtime.db.migrate import upgrade
+from runtime.http.asgi import Receive, Scope, Send
 from testbed.fixtures.api import ACCESS, CERTIFICATE, CONFIG, REGISTRATION, TOKEN, V4, Api, add_host, make_api
 from testbed.fixtures.certificates import request_pem
 

@@ -22,13 +22,13 @@ from agent.renew import Renewal
 from agent.renewal_file import Outcome
 from agent.setup import Setup, Wanted
 from agent.state import StateDirectory
-from api.connection import KEEP_ALIVE
-from api.edge import ANSWER_WITHIN
 from auth.api_key_store import revoke_key
 from auth.certificates import revoke_monitor
 from auth.registration.model import CONFIRM_PATH
 from ops.__main__ import main
 from runtime.db.engine import transaction
+from runtime.http.connection import KEEP_ALIVE
+from runtime.http.edge import ANSWER_WITHIN
 from schema.tables import monitors
 from testbed.fixtures.api import CONFIG, REGISTRATION, SECRET
 from testbed.fixtures.api_process import FAST, ApiProcess, LocalClient

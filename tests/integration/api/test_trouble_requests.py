@@ -19,15 +19,16 @@ from starlette.responses import PlainTextResponse
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-import api.edge
-import api.server
-from api.connection import GRACE, MAX_HEAD, timed_connections
-from api.edge import ANSWER_WITHIN, MAX_BODY, App, Edge, Receive, Scope, Send
+import runtime.http.edge
+import runtime.http.server
 from api.metrics import ApiMetrics
-from api.server import Server, open_sockets
-from api.shares import LOOPBACK, Shares, participant
-from api.tls import ServerTls
 from runtime.addresses import parse_addresses, parse_networks
+from runtime.http.asgi import App, Receive, Scope, Send
+from runtime.http.connection import GRACE, MAX_HEAD, timed_connections
+from runtime.http.edge import ANSWER_WITHIN, MAX_BODY, Edge
+from runtime.http.server import Server, open_sockets
+from runtime.http.shares import LOOPBACK, Shares, participant
+from runtime.http.tls import ServerTls
 from testbed.fixtures.api import Clock
 from testbed.fixtures.whole_api import whole_api
 from testbed.ports import free_port
@@ -159,15 +160,15 @@ async def test_requests_that_never_run_give_their_share_back() -> None:
 def test_agents_and_a_proxys_clients_have_room() -> None:
     """An agent sends one request at a time, a browser about six; what counts are hosts of one /64."""
     edge = Edge(hello, metrics(), parse_networks("192.0.2.0/24"))
-    assert api.edge.AT_ONCE_OF_ONE >= 2 * api.edge.AT_ONCE
+    assert runtime.http.edge.AT_ONCE_OF_ONE >= 2 * runtime.http.edge.AT_ONCE
     assert {*parse_networks("192.0.2.0/24"), *LOOPBACK} == set(edge.unlimited)
 
 
 @asynccontextmanager
 async def serving(monkeypatch: pytest.MonkeyPatch, app: App, tls: ServerTls | None = None) -> AsyncIterator[int]:
     """Run a server to which loopback is like any network, with three connections for a client; yield its port."""
-    monkeypatch.setattr(api.edge, "LOOPBACK", ())
-    monkeypatch.setattr(api.server, "most_connections", lambda: 30)
+    monkeypatch.setattr(runtime.http.edge, "LOOPBACK", ())
+    monkeypatch.setattr(runtime.http.server, "most_connections", lambda: 30)
     port = free_port()
     server = Server(Edge(app, metrics(), ()), open_sockets(parse_addresses("127.0.0.1"), port), tls)
     running = asyncio.create_task(server.run())

@@ -14,13 +14,15 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from sqlalchemy.exc import OperationalError
 from starlette.responses import PlainTextResponse
 
-from api.answers import Declined
-from api.edge import MAX_BODY, Edge, Message, Receive, Scope, Send
+from api.answers import ApiFailures
 from api.metrics import ApiMetrics
 from auth.ca.authority import AuthorityUnavailable, NoAuthority
 from runtime.addresses import parse_networks
 from runtime.clock import ClockDoubted
 from runtime.db.retry import DatabaseUnavailable
+from runtime.http.answers import Declined
+from runtime.http.asgi import Message, Receive, Scope, Send
+from runtime.http.edge import MAX_BODY, Edge
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 SECRET = "ntpm_" + "ab" * 32
@@ -208,7 +210,9 @@ async def test_errors_become_answers_in_words_without_secrets(
     counted: Counted, caplog: pytest.LogCaptureFixture, error: Exception, status: int, kind: str
 ) -> None:
     with caplog.at_level(logging.DEBUG):
-        found, words = await Client().ask(Edge(raising(error), counted.metrics, ()), path=f"/{SECRET}")
+        found, words = await Client().ask(
+            Edge(raising(error), counted.metrics, (), failures=ApiFailures()), path=f"/{SECRET}"
+        )
     assert found == status and words.endswith(".\n") and words[0].isupper()
     assert counted.read()["refusals", kind] == 1
     assert "SELECT secret" not in caplog.text

@@ -6,7 +6,7 @@ from typing import Any, cast
 from api.jobs import add_jobs
 from api.published import Published
 from api.services import Services
-from api.tls import ServerTls
+from runtime.http.tls import ServerTls
 from runtime.worker import Worker
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from api.answers import Declined
 from api.requests import Asked
+from runtime.http.answers import Declined
 from testbed.random_inputs import examples
 
 FORM = "application/x-www-form-urlencoded"

@@ -25,10 +25,10 @@ from schemathesis.specs.openapi.checks import (
 )
 from sqlalchemy.engine import URL
 
-from api.edge import Receive, Scope, Send
 from api.ops.limits import PerMinute
 from runtime.db.engine import open_database
 from runtime.db.migrate import upgrade
+from runtime.http.asgi import Receive, Scope, Send
 from runtime.mqtt.types import Incoming, Subscription
 from schema.messages import AdHocAnswer, AdHocRequest, decode, encode
 from testbed.fixtures.ops import TOPICS, Ops, add_agent, make_ops, measured, traced

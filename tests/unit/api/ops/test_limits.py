@@ -2,8 +2,8 @@
 
 import pytest
 
-from api.edge import AT_ONCE
 from api.ops.limits import CHECKS_AT_ONCE, WAITING_AT_ONCE, Full, PerMinute, Places
+from runtime.http.edge import AT_ONCE
 
 
 def test_places_are_given_back_whatever_happens() -> None:

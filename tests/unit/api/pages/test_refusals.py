@@ -8,10 +8,11 @@ import pytest
 from opentelemetry.metrics import NoOpMeter
 
 from api.app import build_api, guarded
-from api.edge import MAX_BODY, Edge, Receive, Scope, Send
 from api.metrics import ApiMetrics
 from api.pages.refusals import refusals
 from api.pages.router import pages_router
+from runtime.http.asgi import Receive, Scope, Send
+from runtime.http.edge import MAX_BODY, Edge
 from testbed.fixtures.pages import SITE, read_page, services
 
 

@@ -26,12 +26,12 @@ from auth.registration.rules import (
     clean_client,
     clean_reason,
     free_name,
-    network_of,
     next_step,
     parse_location,
     plan,
     recent_registrations,
 )
+from runtime.addresses import network_of
 from schema.names import Environment
 from testbed.fixtures.registering import NOW, OPERATOR, owner
 from testbed.random_inputs import examples

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from api.tls import ServerTls
+from runtime.http.tls import ServerTls
 from testbed.tls import Certificate, LocalCa
 
 

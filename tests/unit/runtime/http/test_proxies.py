@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.proxies import Client, MalformedHeader, client_of
 from runtime.addresses import parse_networks
+from runtime.http.proxies import Client, MalformedHeader, client_of
 from testbed.random_inputs import examples
 
 TRUSTED = parse_networks("127.0.0.1,10.1.0.0/16,2001:db8:1::/64")

@@ -11,12 +11,13 @@ import pytest
 from opentelemetry.metrics import NoOpMeterProvider
 from starlette.responses import PlainTextResponse, Response
 
-import api.connection
-import api.server
-from api.edge import App, Edge, Receive, Scope, Send
+import runtime.http.connection
+import runtime.http.server
 from api.metrics import ApiMetrics
-from api.server import Server, most_connections, open_sockets
 from runtime.addresses import parse_addresses
+from runtime.http.asgi import App, Receive, Scope, Send
+from runtime.http.edge import Edge
+from runtime.http.server import Server, most_connections, open_sockets
 from testbed.ports import free_port
 from testbed.waiting import PATIENCE, wait_until
 
@@ -80,8 +81,8 @@ async def is_answered(port: int, with_status: bytes = b"") -> bool:
 async def test_connections_above_the_maximum_are_told_so_and_further_ones_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(api.server, "most_connections", lambda: 3)
-    monkeypatch.setattr(api.connection, "_BESIDES", 1)
+    monkeypatch.setattr(runtime.http.server, "most_connections", lambda: 3)
+    monkeypatch.setattr(runtime.http.connection, "_BESIDES", 1)
     async with serving() as (port, *_):
         held = [connected(port) for _ in range(5)]
         try:
@@ -94,8 +95,8 @@ async def test_connections_above_the_maximum_are_told_so_and_further_ones_closed
 
 
 async def test_a_client_that_does_not_take_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api.connection, "KEEP_ALIVE", 0.1)
-    monkeypatch.setattr(api.connection, "GRACE", 0.3)
+    monkeypatch.setattr(runtime.http.connection, "KEEP_ALIVE", 0.1)
+    monkeypatch.setattr(runtime.http.connection, "GRACE", 0.3)
 
     ends: list[object] = []
 
@@ -147,8 +148,8 @@ async def test_the_end_waits_for_a_request_in_a_thread_and_for_no_silent_client(
 
 
 def test_the_limit_of_open_files_bounds_the_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    for files, most in ((1024, 824), (100_000, 2000), (150, 100), (api.server.resource.RLIM_INFINITY, 2000)):
-        monkeypatch.setattr(api.server.resource, "getrlimit", lambda what, files=files: (files, files))
+    for files, most in ((1024, 824), (100_000, 2000), (150, 100), (runtime.http.server.resource.RLIM_INFINITY, 2000)):
+        monkeypatch.setattr(runtime.http.server.resource, "getrlimit", lambda what, files=files: (files, files))
         assert most_connections() == most
 
 
@@ -160,7 +161,7 @@ def test_a_port_in_use_leaves_no_socket_open(monkeypatch: pytest.MonkeyPatch) ->
         made.append(original(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(api.server.socket, "socket", recorded)
+    monkeypatch.setattr(runtime.http.server.socket, "socket", recorded)
     with original() as taken:
         taken.bind(("127.0.0.2", 0))
         taken.listen()

@@ -19,11 +19,11 @@ from anyio.to_thread import current_default_thread_limiter
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from api.connection import KEEP_ALIVE, MAX_HEAD, timed_connections
-from api.edge import ANSWER_WITHIN, AT_ONCE, Edge
-from api.shares import FairListener, Shares
-from api.tls import ServerTls
 from runtime.addresses import Address
+from runtime.http.connection import KEEP_ALIVE, MAX_HEAD, timed_connections
+from runtime.http.edge import ANSWER_WITHIN, AT_ONCE, Edge
+from runtime.http.shares import FairListener, Shares
+from runtime.http.tls import ServerTls
 from runtime.log import RateLimitedLog
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ _SPARE_FILES: Final = 100
 """Open files for everything else: database, broker, metrics."""
 
 _SHARE: Final = 10
-"""One client may have one in so many of all connections (see :mod:`api.shares`). An agent has one."""
+"""One client may have one in so many of all connections (see :mod:`runtime.http.shares`). An agent has one."""
 
 _BACKLOG: Final = 1024
 _HANDSHAKE_WITHIN: Final = 30.0
@@ -110,7 +110,7 @@ class Server:
             log_config=None,
             log_level=logging.CRITICAL,  # its messages have no rate limit; the edge logs what matters
             access_log=False,
-            proxy_headers=False,  # see api.proxies
+            proxy_headers=False,  # see runtime.http.proxies
             server_header=False,
             limit_concurrency=most,
             timeout_keep_alive=KEEP_ALIVE,

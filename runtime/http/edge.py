@@ -12,29 +12,20 @@ One client has few requests in all three stages together, so others wait for few
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from starlette.responses import Response
 
-from api.answers import Failures, text
-from api.metrics import ApiMetrics
-from api.proxies import Client, MalformedHeader, client_of
-from api.requests import SILENT_PROXY
-from api.shares import LOOPBACK, Shares
 from runtime.addresses import Network
+from runtime.http.answers import Failures, text
+from runtime.http.asgi import FAILURE, SILENT_PROXY, App, Message, Receive, Refusals, Scope, Send
+from runtime.http.proxies import Client, MalformedHeader, client_of
+from runtime.http.shares import LOOPBACK, Shares
 from runtime.log import RateLimitedLog
 
 log = logging.getLogger(__name__)
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Refusals = Callable[[str, Response], Response]
-"""Returns the answer to a refused request of a path; given is the one for machines."""
 
 MAX_BODY: Final = 64 * 1024
 """Maximum bytes of a request's body."""
@@ -46,12 +37,19 @@ AT_ONCE: Final = 16
 """Maximum requests that run at once: one for each thread. The database's pool has fewer connections."""
 
 AT_ONCE_OF_ONE: Final = 32
-"""Maximum requests of one client (see :mod:`api.shares`) at once. An agent sends one after the other."""
-
-FAILURE: Final = "ntppool.failure"
-"""Key in the ASGI scope: the error that ended the application."""
+"""Maximum requests of one client (see :mod:`runtime.http.shares`) at once. An agent sends one after the other."""
 
 _CLOSE: Final = {"Connection": "close"}
+
+
+class EdgeMetrics(Protocol):
+    """Counts requests; thread-safe."""
+
+    def requested(self, route: str, status: int, seconds: float) -> None:
+        """Count a request; ``route`` is a pattern, never what a client sent."""
+
+    def refused(self, kind: str) -> None:
+        """Count a refused request."""
 
 
 class _Refused(Exception):
@@ -128,6 +126,7 @@ class Edge:
     """The guarded application.
 
     Args:
+        failures: the answers to errors; default: those that all servers have.
         refusals: the answers to refused requests; default: those for machines.
         trusted: networks of proxies whose forwarded headers count.
         within: seconds for one request.
@@ -138,9 +137,10 @@ class Edge:
     def __init__(
         self,
         app: App,
-        metrics: ApiMetrics,
+        metrics: EdgeMetrics,
         trusted: Sequence[Network],
         *,
+        failures: Failures | None = None,
         refusals: Refusals = lambda _, given: given,
         within: float = ANSWER_WITHIN,
         at_once: int = AT_ONCE,
@@ -153,7 +153,7 @@ class Edge:
         """Networks of clients that may have any number of connections: the proxies name their own clients."""
         self._shares = Shares(at_once_of_one, self.unlimited)
         self._within = within
-        self._failures = Failures()
+        self._failures = failures or Failures()
         self._refusals = RateLimitedLog(log)
         self._places = asyncio.Semaphore(at_once)
         self._running: set[asyncio.Task[None]] = set()
@@ -286,17 +286,6 @@ class Edge:
             self._refusals.log(
                 level, f"{what} {exchange.status}", "%s from %s: %d", what, exchange.client, exchange.status
             )
-
-
-async def carry_errors(app: App, scope: Scope, receive: Receive, send: Send) -> None:
-    """Run ``app``, and leave its error in the scope for :class:`Edge`.
-
-    For use within a framework that would answer an unexpected error itself.
-    """
-    try:
-        await app(scope, receive, send)
-    except Exception as error:
-        scope[FAILURE] = error
 
 
 async def _until_disconnected(receive: Receive) -> None:

@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from auth.registration.rules import network_of
-from runtime.addresses import Network, parse_networks
+from runtime.addresses import Network, network_of, parse_networks
 
 LOOPBACK: Final = parse_networks("127.0.0.0/8,::1")
 """Nobody else can connect from there: a proxy, a test or a program of the operators on this host."""
