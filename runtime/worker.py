@@ -8,10 +8,8 @@ import asyncio
 import gc
 import logging
 import os
-import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -23,7 +21,6 @@ from sqlalchemy.engine import Engine
 
 from runtime.clock import COMPARE_EVERY, Clock, Comparison
 from runtime.control import Control
-from runtime.db import migrate
 from runtime.db.dsn import dsn_text
 from runtime.db.engine import open_database, reading
 from runtime.db.metrics import DatabaseMetrics
@@ -35,16 +32,22 @@ from runtime.mqtt.live_stream import LiveStream
 from runtime.mqtt.plugin import BrokerPlugin
 from runtime.mqtt.session import BrokerSession, Identity, Incoming, Subscription
 from runtime.mqtt.types import TokenSource
-from runtime.retry import Delays, Judge, Setback, until_done
+from runtime.process import (
+    DATABASE_DELAYS,
+    VITALS_EVERY,
+    leaf_of,
+    listening,
+    require_migrated,
+    to_its_end,
+    until_signal,
+)
+from runtime.retry import Judge, Setback, until_done
 from runtime.settings import ConfigurationError, WorkerSettings
-from runtime.telemetry import State, Telemetry, metrics_server, telemetry
+from runtime.telemetry import Telemetry, telemetry
 from schema.topics import Topics
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-_DATABASE_DELAYS: Final = Delays(first_seconds=1.0, longest_seconds=1.0)
-"""Delay between two attempts to reach an unavailable database."""
 
 
 @dataclass(slots=True)
@@ -103,13 +106,13 @@ class Worker:
                 self.database.retried(error)
             return setback
 
-        return await until_done(partial(_to_its_end, work), judge, _DATABASE_DELAYS, self.contact)
+        return await until_done(partial(to_its_end, work), judge, DATABASE_DELAYS, self.contact)
 
     async def undisturbed(self) -> None:
         """Wait until the clock is trusted and the database is available, for jobs that may be delayed."""
         await self.clock.agreed()
         while self.contact.longest() is not None:  # polled, as for the clock
-            await asyncio.sleep(_DATABASE_DELAYS.longest_seconds)
+            await asyncio.sleep(DATABASE_DELAYS.longest_seconds)
             await self.clock.agreed()
 
     async def compare_clocks(self) -> None:
@@ -123,12 +126,6 @@ class Worker:
 
 
 _ANYTHING: Final = sa.text("SELECT 1")
-
-VITALS_EVERY: Final = 1.0
-"""Seconds between two checks of the health."""
-
-_END_WITHIN: Final = 3.0
-"""Maximum seconds to wait for a running transaction after the signal; the whole shutdown takes less than 5."""
 
 
 class Vitals:
@@ -230,7 +227,7 @@ def run_worker(
         try:
             asyncio.run(_run(service, settings, token, (begin, start), numbers))
         except* ConfigurationError as group:
-            wrong = _leaf(group)
+            wrong = leaf_of(group)
     if wrong is not None:
         raise wrong
 
@@ -274,36 +271,15 @@ async def _run(
 ) -> None:
     worker = assemble(service, settings, token, numbers)
     vitals = Vitals(worker)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     try:
-        with _listening(settings, {"/healthz": vitals.report, "/readyz": vitals.readiness}):
+        with listening(settings, {"/healthz": vitals.report, "/readyz": vitals.readiness}):
             log.info("%s", introduction(worker))
-            async with asyncio.TaskGroup() as tasks:
-                running = tasks.create_task(_work(worker, *starts, vitals), name=service)
-                await _first(stop, running)
-                worker.life.phase = Phase.STOPPING
-                await _end(running)
+            await until_signal(_work(worker, *starts, vitals), service, worker.life)
     finally:
         worker.engine.dispose()
         # The process ends now, and a last garbage collection would take most of the time of the shutdown.
         gc.freeze()
     log.info("%s: stopped", service)
-
-
-@contextmanager
-def _listening(settings: WorkerSettings, states: Mapping[str, State]) -> Iterator[None]:
-    with ExitStack() as stack:
-        address, port = settings.metrics_address, settings.metrics_port
-        try:
-            stack.enter_context(metrics_server(address, port, states))
-        except OSError as error:
-            raise ConfigurationError(
-                f"METRICS_ADDRESS={address}, METRICS_PORT={port}: must be a local address and a free port: {error}"
-            ) from None
-        yield
 
 
 async def _work(worker: Worker, begin: Start | None, start: Start, vitals: Vitals) -> None:
@@ -325,22 +301,6 @@ async def _work(worker: Worker, begin: Start | None, start: Start, vitals: Vital
         # event loop for 50 ms at a time.
         gc.freeze()
         worker.life.phase = Phase.RUNNING
-
-
-async def _first(stop: asyncio.Event, running: asyncio.Task[None]) -> None:
-    waiting = asyncio.create_task(stop.wait(), name="signal")
-    await asyncio.wait({waiting, running}, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-
-
-async def _end(running: asyncio.Task[None]) -> None:
-    running.cancel()
-    if not (await asyncio.wait({running}, timeout=_END_WITHIN))[0]:
-        # A thread that waits for a silent database cannot be stopped. The server rolls back its transaction; if it was
-        # committed, a retry changes nothing.
-        log.warning("the database does not answer: ended without waiting for it")
-        logging.shutdown()
-        os._exit(1)
 
 
 def assemble(service: str, settings: WorkerSettings, token: TokenSource, numbers: Telemetry) -> Worker:
@@ -382,30 +342,3 @@ def handle_commands(worker: Worker, tasks: asyncio.TaskGroup) -> None:
             tasks.create_task(worker.control.handle(worker.broker, message), name="control message")
 
     worker.broker.subscribe(Subscription(worker.topics.service_control(worker.service), on_command))
-
-
-def require_migrated(engine: Engine) -> None:
-    """Check that the database is at this program's version.
-
-    Raises:
-        ConfigurationError: it is at another version.
-    """
-    mismatch = migrate.mismatch(engine)
-    if mismatch is not None:
-        raise ConfigurationError(f"database: {mismatch}")
-
-
-async def _to_its_end(work: Callable[[], T]) -> T:
-    running = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait({running})
-        if not running.cancelled():
-            running.exception()  # marked as retrieved, since the caller is being cancelled
-        raise
-
-
-def _leaf(group: BaseExceptionGroup[ConfigurationError]) -> ConfigurationError:
-    inner = group.exceptions[0]
-    return _leaf(inner) if isinstance(inner, BaseExceptionGroup) else inner

@@ -29,7 +29,7 @@ from schema.topics import Topics
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
-    monkeypatch.setattr(runtime_worker, "_DATABASE_DELAYS", Delays(0.001, 0.001))
+    monkeypatch.setattr(runtime_worker, "DATABASE_DELAYS", Delays(0.001, 0.001))
     engine = create_engine("sqlite://")
     broker = BrokerSession(BrokerAddress("127.0.0.1", 1), Identity("x", "x"), lambda: "t")
     return Worker(

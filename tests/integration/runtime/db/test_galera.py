@@ -69,7 +69,7 @@ def engines(_engines: list[Engine]) -> list[Engine]:
 @pytest.fixture
 def worker(cluster: GaleraCluster, engines: list[Engine], monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     """A worker that knows all nodes."""
-    monkeypatch.setattr(runtime_worker, "_DATABASE_DELAYS", Delays(0.1, 0.1))
+    monkeypatch.setattr(runtime_worker, "DATABASE_DELAYS", Delays(0.1, 0.1))
     url = several([node.url(NAME) for node in cluster.nodes])
     given = WorkerSettings(database_dsn=dsn_text(url, hide_password=False))  # type: ignore[arg-type]  # it converts
     made = assemble("scorer", given, lambda: "", Telemetry(NoOpMeter("test"), NoOpTracer()))

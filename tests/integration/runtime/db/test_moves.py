@@ -54,7 +54,7 @@ def old(request: pytest.FixtureRequest, server: DatabaseServer) -> DatabaseServe
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime_worker, "_DATABASE_DELAYS", Delays(0.05, 0.05))
+    monkeypatch.setattr(runtime_worker, "DATABASE_DELAYS", Delays(0.05, 0.05))
 
 
 @dataclass
