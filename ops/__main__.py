@@ -27,6 +27,7 @@ from ops.commands import (
     servers,
     settings,
     token,
+    web,
     workers,
 )
 from ops.context import Globals
@@ -46,7 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for module in (
-    *(workers, selector, api, db, token, accounts, registrations, monitors, servers, settings),
+    *(workers, selector, api, web, db, token, accounts, registrations, monitors, servers, settings),
     *(rejected, control, check, alerts, ca, demo),
 ):
     module.register(app)

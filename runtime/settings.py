@@ -115,6 +115,12 @@ class WorkerSettings(BaseSettings):
     alert_database_nodes: str = ""
     """Nodes of the database that are watched one by one: hosts, each with an optional port, separated by commas."""
 
+    web_address: str = "127.0.0.1"
+    """Local addresses on which the public pages are served, separated by commas; plain HTTP, as behind a cache."""
+    web_port: Port = 8087
+    web_trusted_proxies: str = ""
+    """Addresses and networks of proxies whose forwarded headers count, separated by commas."""
+
     metrics_address: str = "127.0.0.1"
     metrics_port: Port | None = None
     """Port of /metrics, /healthz and /readyz; unset: none."""
@@ -198,13 +204,13 @@ class WorkerSettings(BaseSettings):
             raise ValueError("MQTT_CA_FILE: needed with MQTT_CERT_FILE, since certificates are for TLS only")
         return self
 
-    @field_validator("api_address")
+    @field_validator("api_address", "web_address")
     @classmethod
     def _local_addresses(cls, text: str) -> str:
         parse_addresses(text)
         return text
 
-    @field_validator("api_trusted_proxies")
+    @field_validator("api_trusted_proxies", "web_trusted_proxies")
     @classmethod
     def _proxies(cls, text: str) -> str:
         parse_networks(text)
@@ -277,6 +283,14 @@ class WorkerSettings(BaseSettings):
     def trusted_proxies(self) -> tuple[Network, ...]:
         """Return the networks of proxies whose forwarded headers count."""
         return parse_networks(self.api_trusted_proxies)
+
+    def web_addresses(self) -> tuple[Address, ...]:
+        """Return the local addresses on which the public pages are served."""
+        return parse_addresses(self.web_address)
+
+    def web_proxies(self) -> tuple[Network, ...]:
+        """Return the networks of proxies before the public pages whose forwarded headers count."""
+        return parse_networks(self.web_trusted_proxies)
 
     def public_url(self) -> str:
         """Return the URL of the API and its pages for people and agents, without a slash at its end."""

@@ -175,6 +175,8 @@ def _add_configuration(tree: Tree, committed: Mapping[str, bytes]) -> None:
             tree.add(f"/usr/share/{NAME}/{path.removeprefix('deploy/')}", content)
     tree.add(f"/usr/lib/sysusers.d/{NAME}.conf", committed["deploy/systemd/ntppool-monitor.sysusers"])
     tree.add(f"/usr/share/{NAME}/example.env", committed["deploy/systemd/ntppool-monitor.env"])
+    tree.add(f"/usr/share/{NAME}/example.web.env", committed["deploy/systemd/ntppool-web.env"])
+    tree.add(f"/usr/share/{NAME}/web-user.sql", committed["deploy/sql/web-user.sql"])
 
 
 def _python_depends() -> list[str]:

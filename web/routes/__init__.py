@@ -1,0 +1,1 @@
+"""Answer tools: histories in the formats that they read, the state of a server, and its metrics."""
