@@ -41,6 +41,7 @@ WORKERS: Final[Mapping[str, tuple[str, ...]]] = {
 """The workers, and the arguments with which ``ntppool-monitor`` runs each of them."""
 API: Final = "api"
 API_READY: Final = "listening on "
+WEB: Final = "web"
 
 _INHERITED: Final = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
 """Variables to take from our environment. Settings of another pool on this machine must not reach this system."""
@@ -96,6 +97,8 @@ class Site:
     """None: agents are provisioned without a registration."""
     other_nodes: Sequence[BrokerProcess] = ()
     """The other nodes, if the broker is a cluster."""
+    web_port: int | None = None
+    """Port of the public pages; None: there are none."""
 
     @property
     def logs(self) -> Path:
@@ -107,6 +110,11 @@ class Site:
         """The script with which a person inspects the running system: ``sh`` and this file act as ``ntppool-
         monitor``."""
         return self.directory / "monitor"
+
+    @property
+    def web_url(self) -> str:
+        """The address of the public pages."""
+        return f"http://{ADDRESS}:{self.web_port}/"
 
     @property
     def nodes(self) -> Sequence[BrokerProcess]:
@@ -163,6 +171,7 @@ def make_site(
     tls: bool = False,
     ipv6: bool = False,
     registering: bool = False,
+    web: bool = False,
 ) -> Site:
     """Prepare ``directory`` with a new key, and with settings for inspecting the running system.
 
@@ -170,6 +179,7 @@ def make_site(
         broker: one of :data:`testbed.brokers.BROKERS`.
         tls, ipv6: how all processes reach the broker.
         registering: with an API and a CA; agents then register, and reach the broker by TLS with client certificates.
+        web: with public pages.
 
     Raises:
         BrokerUnavailable: the broker, or Mosquitto's plugin, is missing.
@@ -184,7 +194,7 @@ def make_site(
     if tls and api is not None:
         files = _certify(api.authority, directory, "worker", client=True)
         address = replace(address, cert_file=files[0], key_file=files[1])
-    site = Site(directory, url, key, first, address, api, others)
+    site = Site(directory, url, key, first, address, api, others, free_port() if web else None)
     site.logs.mkdir(mode=0o700)
     write_private(directory / "jwt.key", secret + "\n")
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in site.settings().items()]
@@ -260,6 +270,18 @@ def worker_command(site: Site, name: str) -> Command:
 def api_command(site: Site) -> Command:
     """Return the command for the management API. It is ready when the log shows :data:`API_READY`."""
     return python_command(site, API, "ops", API, settings=site.settings())
+
+
+def web_command(site: Site) -> Command:
+    """Return the command for the public pages, which get no secret. They are ready when the log shows
+    :data:`API_READY`."""
+    settings = {
+        "DEPLOYMENT_MODE": ENV,
+        "DATABASE_DSN": dsn_text(site.database, hide_password=False),
+        "WEB_ADDRESS": ADDRESS,
+        "WEB_PORT": str(site.web_port),
+    }
+    return python_command(site, WEB, "ops", WEB, settings=settings)
 
 
 def setup_command(site: Site, monitor: Monitor) -> Command:

@@ -59,6 +59,7 @@ def run_demo(options: Options) -> int:
                     tls=options.tls,
                     ipv6=options.ipv6,
                     registering=True,
+                    web=True,
                 )
                 summary = asyncio.run(Demo(site, world, options.seconds).run())
         except BaseException as error:
@@ -148,6 +149,8 @@ class Demo:
             return None
         self._began = time.monotonic()
         display.begin()
+        display.say("the servers as the public sees them:")
+        display.show_line(f"  {self._site.web_url}")
         display.say("running; to inspect it, paste this line into another terminal:")
         display.show_line(f"  sh {shlex.quote(str(self._site.looking))} servers list")
         await self._watch(system, display)

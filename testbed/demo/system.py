@@ -28,12 +28,14 @@ from testbed.site import (
     BROKER,
     FLEET,
     FLEET_READY,
+    WEB,
     WORKERS,
     Site,
     agent_command,
     agent_name,
     api_command,
     fleet_command,
+    web_command,
     worker_command,
 )
 from testbed.spools import is_empty, read_spools
@@ -100,6 +102,8 @@ class System(Stack):
         for name in WORKERS:
             await self.supervisor.start(worker_command(self.site, name))
         await self.start_process(api_command(self.site), API_READY)
+        if self.site.web_port is not None:
+            await self.start_process(web_command(self.site), API_READY)
 
     async def start_agents(self) -> None:
         """Register all agents, and start them; raise as :meth:`start`."""
@@ -190,7 +194,7 @@ class System(Stack):
         running = self.supervisor.running
         agents = [name for name in running if name.startswith("agent ")]
         brokers = [name for name in running if name.startswith(BROKER)]
-        for names in (agents, [name for name in running if name in (*WORKERS, API)], [FLEET, *brokers]):
+        for names in (agents, [name for name in running if name in (*WORKERS, API, WEB)], [FLEET, *brokers]):
             self.hung += await self.supervisor.stop(name for name in names if name in self.supervisor.running)
 
     async def evidence(self) -> Evidence:
