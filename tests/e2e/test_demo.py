@@ -187,7 +187,7 @@ def test_no_process_outlives_a_killed_demo(tmp_path: Path) -> None:
     with demo(tmp_path, "--agents", "1", "--servers", "1", "--database", "mariadb") as running:
         running.until_said("running; to inspect it")
         children = list(running.children())
-        assert len(children) == 8
+        assert len(children) == 9
         running.process.kill()
         running.process.wait()
         running.until(lambda: alive(children) == [], "children end")

@@ -5,14 +5,14 @@ monitors end after as many rows as they return. Those of one monitor skip the ro
 :data:`OLDEST` at most.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from runtime.db.bulk import BulkSelect, by_index, stored_time
+from runtime.db.bulk import BulkSelect, by_index, in_this_order, stored_time
 from schema.tables import log_scores
 from web.model import Entry
 from web.parameters import LONGEST_RANGE
@@ -37,27 +37,44 @@ class _Stored(NamedTuple):
     attributes: str | None
 
 
-def _select(*where: sa.ColumnElement[bool], ascending: bool = False) -> BulkSelect[_Stored]:
+_COLUMNS: Final = (_L.id, _L.monitor_id, _L.ts, _L.score, _L.step, _L.offset, _L.rtt, _L.attributes)
+
+
+def _first(columns: Sequence[sa.Column[Any]], where: Sequence[sa.ColumnElement[bool]], ascending: bool) -> sa.Subquery:
     """Build the query for the first ``limit`` rows of a server in the order of time."""
     page = (
-        sa.select(_L.id, _L.monitor_id, _L.ts, _L.score, _L.step, _L.offset, _L.rtt, _L.attributes)
+        sa.select(*columns)
         .where(_L.server_id == sa.bindparam("server_id"), *where)
         .order_by(_L.ts.asc() if ascending else _L.ts.desc())
         .limit(sa.bindparam("limit", type_=sa.Integer))
     )
-    return BulkSelect(sa.select(by_index(page, log_scores, _INDEX).subquery("page")), _Stored)
+    return by_index(page, log_scores, _INDEX).subquery("page")
 
 
-_OF_MONITOR: Final = _L.monitor_id == sa.bindparam("monitor_id")
+def _of_all(*where: sa.ColumnElement[bool], ascending: bool = False) -> BulkSelect[_Stored]:
+    return BulkSelect(sa.select(_first(_COLUMNS, where, ascending)), _Stored)
+
+
+def _of_one(*where: sa.ColumnElement[bool], ascending: bool = False) -> BulkSelect[_Stored]:
+    """Build the query for rows of one monitor.
+
+    Those of others are skipped in the index. Otherwise, MariaDB would read each of them to see its monitor: it cannot
+    check other columns of an index that it reads backwards.
+    """
+    page = _first([_L.id], (_L.monitor_id == sa.bindparam("monitor_id"), *where), ascending)
+    query = sa.select(*_COLUMNS).select_from(page.join(log_scores, _L.id == page.c.id))
+    return BulkSelect(in_this_order(query), _Stored)
+
+
 _AFTER: Final = _L.ts > sa.bindparam("since", type_=sa.DateTime)
 _UNTIL: Final = _L.ts <= sa.bindparam("until", type_=sa.DateTime)
 
-NEWEST: Final = _select()
-NEWEST_OF_ONE: Final = _select(_OF_MONITOR, _AFTER)
-SINCE: Final = _select(_AFTER, ascending=True)
-SINCE_OF_ONE: Final = _select(_OF_MONITOR, _AFTER, ascending=True)
-RANGE: Final = _select(_AFTER, _UNTIL, ascending=True)
-RANGE_OF_ONE: Final = _select(_OF_MONITOR, _AFTER, _UNTIL, ascending=True)
+NEWEST: Final = _of_all()
+NEWEST_OF_ONE: Final = _of_one(_AFTER)
+SINCE: Final = _of_all(_AFTER, ascending=True)
+SINCE_OF_ONE: Final = _of_one(_AFTER, ascending=True)
+RANGE: Final = _of_all(_AFTER, _UNTIL, ascending=True)
+RANGE_OF_ONE: Final = _of_one(_AFTER, _UNTIL, ascending=True)
 
 
 def newest(connection: Connection, server_id: int, limit: int, now: datetime, monitor_id: int | None) -> list[Entry]:

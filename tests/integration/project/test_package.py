@@ -14,7 +14,7 @@ import pytest
 
 from testbed.paths import CHECKOUT
 
-SHIPPED = {"schema", "runtime", "agent", "auth", "scorer", "ingest", "selector", "notifier", "api", "ops"}
+SHIPPED = {"schema", "runtime", "agent", "auth", "scorer", "ingest", "selector", "notifier", "api", "ops", "web"}
 LEFT_OUT = {"testbed", "bench"}
 
 BUILD = """

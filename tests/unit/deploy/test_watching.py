@@ -33,6 +33,7 @@ from scorer.metrics import ScorerMetrics
 from selector.metrics import SelectorMetrics
 from selector.row_warnings import RowWarnings
 from testbed.paths import CHECKOUT
+from web.metrics import WebMetrics
 
 RULES: Final = [
     rule
@@ -89,6 +90,9 @@ def use_all_metrics_of_workers(meter: Any) -> None:
     api.agents({"connected": 1, "away": 0})
     settings: Any = thing(ca="files", jwt_key=None, jwt_key_file=Path(__file__))
     show_times(api, published(), settings)
+    web = WebMetrics(meter)
+    web.requested("/route", 200, 0.1)
+    web.refused("kind")
     notifier = NotifierMetrics(meter)
     notifier.changed([thing(key=thing(kind="kind"), raised=True)])
     notifier.sent(True)
