@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Final
 
-from scorer.formula import NETWORK_ERROR, NO_RESPONSE, OFF_BEYOND
+from scorer.formula import (
+    FAR_OFF_BEYOND,
+    NETWORK_ERROR,
+    NO_RESPONSE,
+    OFF_BEYOND,
+    TOO_FAR_FROM_REFERENCE,
+    WORST_STRATUM,
+)
 from scorer.policy import HANDED_OUT_ABOVE
 from web.attributes import read_attributes
 from web.model import Entry, Monitor, Server
@@ -22,6 +29,7 @@ STALE_AFTER: Final = timedelta(hours=1)
 
 NO_ANSWER: Final = "no answer"
 WRONG_TIME: Final = "wrong time"
+NOT_FOLLOWED: Final = "not followed"
 
 
 def shown_score(score: float) -> str:
@@ -40,7 +48,7 @@ class Trouble:
     """Trouble of one kind that monitors see at a server."""
 
     kind: str
-    """:data:`NO_ANSWER`, :data:`WRONG_TIME`, or the error."""
+    """:data:`NO_ANSWER`, :data:`WRONG_TIME`, :data:`NOT_FOLLOWED`, or the error."""
     monitors: int
     of: int
     """Monitors that were asked."""
@@ -57,6 +65,8 @@ class Trouble:
         match self.kind:
             case "no answer":
                 return f"{who} {get} no answer"
+            case "not followed":
+                return f"{who} {get} answers that no client would follow, such as those of stratum {WORST_STRATUM}"
             case "wrong time":
                 return f"{who} {see} its time off by up to {offset_words(abs(self.worst or 0.0))}"
         return f"{who} {get} the error “{self.kind}”"
@@ -80,7 +90,8 @@ def kind_of(entry: Entry, ip: str) -> str | None:
         return error
     if entry.offset is None:
         return "an answer without a time"
-    return WRONG_TIME
+    far = abs(entry.offset) > FAR_OFF_BEYOND
+    return NOT_FOLLOWED if entry.step == TOO_FAR_FROM_REFERENCE.step and not far else WRONG_TIME
 
 
 def troubles(entries: Iterable[Entry], asked: Iterable[Monitor], ip: str) -> list[Trouble]:

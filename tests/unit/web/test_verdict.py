@@ -1,12 +1,16 @@
 """Test the words about a server: they agree with its score, and with what its monitors see."""
 
+import json
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schema.messages import Result
+from scorer.formula import error_of, step
 from scorer.policy import HANDED_OUT_ABOVE
 from web.model import Entry, Monitor, Server, is_hidden
 from web.verdict import check, judge, offset_words, shown_score, troubles, who_counts
@@ -93,6 +97,26 @@ def test_troubles_in_words() -> None:
         ("1 of 5 monitors sees its time off by up to 200.0 ms", NOW - timedelta(minutes=9)),
     ]
     assert troubles([], [monitor(1)], "192.0.2.7") == []
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ({"stratum": 9}, "1 of 1 monitors gets answers that no client would follow, such as those of stratum 8"),
+        ({"offset": -3.5}, "1 of 1 monitors sees its time off by up to 3.50 s"),
+        ({"offset": 0.8}, "1 of 1 monitors sees its time off by up to 0.80 s"),
+        ({"offset": 0.5}, "1 of 1 monitors sees its time off by up to 500.0 ms"),
+        ({"offset": None}, "1 of 1 monitors gets the error “an answer without a time”"),
+        ({"offset": None, "no_response": True}, "1 of 1 monitors gets no answer"),
+        ({"offset": None, "error": "network: unreachable"}, "1 of 1 monitors gets no answer"),
+        ({"stratum": 0, "offset": None, "error": "DENY"}, "1 of 1 monitors gets the error “DENY”"),
+    ],
+)
+def test_words_for_what_the_scorer_judges(result: dict[str, Any], words: str) -> None:
+    judged = Result(**{"server_id": 1, "ip": "192.0.2.7", "ts": NOW.replace(tzinfo=UTC), "offset": 0.0} | result)
+    attributes = json.dumps({"error": error_of(judged)})
+    stored = entry(1, 0, step(judged).step, offset=judged.offset, attributes=attributes)
+    assert [one.words for one in troubles([stored], [monitor(1)], "192.0.2.7")] == [words]
 
 
 def test_offset_words() -> None:
