@@ -15,11 +15,15 @@ from notifier.model import Change
 
 _ALLOWED: Final = frozenset(" .,:;()/+-%='")
 
+_INSTEAD: Final = str.maketrans('[]{}"`_', "()()'' ")
+"""Harmless signs for those that are markup somewhere, but are usual in the messages of errors."""
+
 
 def plain(text: str, most: int) -> str:
     """Return text of others on one line, without markup, at most so many characters."""
     found = "".join(
-        char if (char.isalnum() and char.isprintable()) or char in _ALLOWED else "?" for char in text[:most]
+        char if (char.isalnum() and char.isprintable()) or char in _ALLOWED else "?"
+        for char in text[:most].translate(_INSTEAD)
     )
     return found.replace("://", ": ")
 
