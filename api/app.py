@@ -8,10 +8,12 @@ from api.answers import ApiFailures
 from api.broker_of_agents import BrokerOfAgents
 from api.pages.refusals import refusals
 from api.published import Published
-from api.routes.access import access_router
-from api.routes.host import host_router
+from api.routes.certificate import certificate_router
+from api.routes.config import config_router
+from api.routes.older_token import older_token_router
 from api.routes.public import public_router
 from api.routes.registration import registration_router
+from api.routes.token import token_router
 from api.services import Services
 from runtime.http.answers import answer_errors
 from runtime.http.edge import Edge
@@ -32,8 +34,10 @@ def build_api(
     # Without prefixes: a route's own path is the label of its metrics.
     app.include_router(public_router(services.env, published))
     app.include_router(registration_router(services))
-    app.include_router(host_router(services, broker))
-    app.include_router(access_router(services))
+    app.include_router(config_router(services, broker))
+    app.include_router(token_router(services))
+    app.include_router(certificate_router(services))
+    app.include_router(older_token_router(services))
     for router in pages:
         app.include_router(router, include_in_schema=False)
     answer_errors(app, refusals(services.env), ApiFailures())

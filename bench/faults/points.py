@@ -90,7 +90,7 @@ def place(point: str) -> tuple[Any, str, When]:
 
             return scorer.rounds, "write_scores", "after"
         case "api: after the certificate is stored, before the answer":
-            import api.routes.host
+            import api.routes.certificate
 
-            return api.routes.host, "issue_to_monitor", "after"
+            return api.routes.certificate, "issue_to_monitor", "after"
     raise ValueError(point)

@@ -8,7 +8,7 @@ import pytest
 from agent.api_messages import decode_config
 from api.broker_of_agents import BrokerOfAgents, certificates_only
 from api.hosts import Host, Protocol
-from api.routes.host import config_of, tagged
+from api.routes.config import config_of, tagged
 from runtime.mqtt.types import BrokerAddress
 from runtime.settings import ConfigurationError
 from testbed.tls import LocalCa

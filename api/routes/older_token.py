@@ -27,7 +27,7 @@ _SCHEMA: Final[dict[str, Any]] = {
 }
 
 
-def access_router(services: Services) -> APIRouter:
+def older_token_router(services: Services) -> APIRouter:
     """Return the route."""
     router = APIRouter()
 
