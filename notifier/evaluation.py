@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.engine import Connection
 
 from notifier.channels import Channel, read_channels
+from notifier.expected import results_due_within
 from notifier.health import read_health
 from notifier.model import Alert, Fact, Key
 from notifier.monitors import monitor_facts, read_agents
@@ -14,6 +15,7 @@ from notifier.rules import NO_RESULTS, SERVER_LOW, Evaluation, evaluate
 from notifier.servers import LIMITS, ServerRow, read_servers, server_facts
 from notifier.store import begin_round, last_results, read_alerts, write_evaluation
 from notifier.texts import Links
+from runtime.db.system_settings import Intervals
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,9 @@ class Terms:
 
     links: Links
     no_results_for: timedelta
+    """The operator's setting; results may be missing for longer where servers are measured less often."""
+    intervals: Intervals
+    """Of the measurements."""
     settled: bool
     """False while presence may be out of date, since broker or database were away a short time ago."""
 
@@ -46,7 +51,12 @@ def evaluate_ledger(connection: Connection, now: datetime, terms: Terms) -> Eval
     facts = [
         *_server_facts(read_servers(connection, now.date()), alerts, now, terms.links),
         *monitor_facts(agents, now, terms.links, settled=terms.settled, labels_current=health.is_current(now)),
-        results_fact(last_results(connection), now, terms),
+        results_fact(
+            last_results(connection),
+            now,
+            results_due_within(connection, now, terms.no_results_for, terms.intervals) if terms.settled else None,
+            terms.no_results_for,
+        ),
     ]
     found = evaluate(alerts, facts, now)
     write_evaluation(connection, found, channels)
@@ -63,12 +73,18 @@ def _server_facts(
             yield from server_facts(row, now, links)
 
 
-def results_fact(last: datetime | None, now: datetime, terms: Terms) -> Fact:
-    """Return the fact whether results are stored, which is unknown before the first ones."""
-    known = last is not None and terms.settled
+def results_fact(last: datetime | None, now: datetime, due_within: timedelta | None, no_results_for: timedelta) -> Fact:
+    """Return the fact whether results are stored.
+
+    It is unknown before the first ones, and while ``due_within``, the time after which they are missing, is None. Where
+    that is longer than the setting, it is unknown between the two: only a result ends an alert.
+    """
+    bad = None
+    if last is not None and due_within is not None:
+        bad = True if now - last >= due_within else None if now - last >= no_results_for else False
     return Fact(
         key=Key(NO_RESULTS, ""),
-        bad=now - last >= terms.no_results_for if last is not None and known else None,
+        bad=bad,
         name="Results",
         detail="none were ever stored" if last is None else f"the last results were stored {last:%Y-%m-%d %H:%M} UTC",
         since=last,

@@ -110,7 +110,8 @@ class Notifier:
 
     def _evaluate(self, connection: Connection) -> Evaluated | None:
         minutes = timedelta(minutes=self._worker.settings.alert_no_results_minutes)
-        return evaluate_ledger(connection, utc_now(), Terms(self._links, minutes, self._foundation.settled))
+        intervals = self._worker.pool.get().monitors
+        return evaluate_ledger(connection, utc_now(), Terms(self._links, minutes, intervals, self._foundation.settled))
 
     async def count(self) -> None:
         """Count what waits. A periodic job."""

@@ -13,6 +13,7 @@ from notifier import outbox
 from notifier.addresses import Address
 from notifier.delivery import compose_due
 from notifier.evaluation import Evaluated, Terms, evaluate_ledger
+from notifier.expected import results_due_within
 from notifier.health import CURRENT_FOR
 from notifier.outbox import OutMessage
 from notifier.rules import KINDS, SERVER_LOW
@@ -21,13 +22,15 @@ from notifier.texts import Links
 from ops.alerts import add_channel, channel_plan, list_alerts, list_channels, remove_channel
 from ops.errors import OperatorError, UsageError
 from runtime.db.engine import transaction
-from schema.messages import ProtocolState, Status, encode
+from runtime.db.system_settings import Intervals
+from schema.messages import PairStatus, ProtocolState, Status, encode
 from schema.tables import (
     accounts,
     alert_changes,
     alert_channels,
     alert_messages,
     alerts,
+    assignment_changes,
     monitor_presence,
     monitors,
     result_batches,
@@ -36,12 +39,13 @@ from schema.tables import (
 )
 from selector.health import store as health_store
 from selector.health.store import LabelRow
-from testbed.fixtures.world import add_account, add_monitor, add_server, monitor_name
+from testbed.fixtures.world import add_account, add_monitor, add_pair, add_server, monitor_name
 
 NOW = datetime(2026, 1, 9, 12, 0, 0)
 MINUTE = timedelta(minutes=1)
 LEASE = timedelta(minutes=4)
-TERMS = Terms(Links("https://pool.example/scores/{ip}", "https://api.pool.example"), timedelta(minutes=15), True)
+LINKS = Links("https://pool.example/scores/{ip}", "https://api.pool.example")
+TERMS = Terms(LINKS, timedelta(minutes=15), Intervals(), settled=True)
 PEPPERS = Peppers(derive_pepper("p" * 48), ())
 
 
@@ -173,6 +177,48 @@ def test_monitors_and_results(engine: Engine) -> None:
         connection.execute(sa.update(monitors).values(status="paused"))
     assert changes(engine, NOW + timedelta(hours=2)) == [("monitor-offline", False)]
     assert deliver(engine, NOW + timedelta(hours=2)) == [f"[NTP Pool, test] No longer watched: {name}"]
+
+
+def measured(engine: Engine, name: str, status: PairStatus, since: datetime) -> None:
+    """Add a monitor that has been online, and has had one server in this status, since then."""
+    with engine.begin() as connection:
+        monitor, server = add_monitor(connection, name), add_server(connection, score=15.0)
+        add_pair(connection, server, monitor, status)
+        online = {"tls_name": name, "online": True, "since": since, "seen": NOW + timedelta(days=1), "status": ""}
+        connection.execute(sa.insert(monitor_presence).values(online))
+        changed = {"before_status": None, "after_status": status, "reason": "made", "changed_on": since}
+        connection.execute(sa.insert(assignment_changes).values(server_id=server, monitor_id=monitor, **changed))
+
+
+def within(engine: Engine, now: datetime) -> float | None:
+    """Return the minutes within which a result is due."""
+    with engine.connect() as connection:
+        found = results_due_within(connection, now, 15 * MINUTE, Intervals())
+    return None if found is None else found / MINUTE
+
+
+def test_results_are_due_as_often_as_the_pool_measures(engine: Engine) -> None:
+    assert within(engine, NOW) == 15, "nothing is measured"
+    measured(engine, monitor_name("slow"), "candidate", NOW)
+    assert within(engine, NOW + 179 * MINUTE) is None, "too new to tell"
+    assert within(engine, NOW + 180 * MINUTE) == 180
+    measured(engine, monitor_name("new"), "testing", NOW)
+    assert within(engine, NOW + 67 * MINUTE) is None
+    assert within(engine, NOW + 68 * MINUTE) == 67.5
+    measured(engine, monitor_name("fast"), "active", NOW + 180 * MINUTE)
+    assert within(engine, NOW + 190 * MINUTE) == 67.5
+    assert within(engine, NOW + 195 * MINUTE) == 15
+    with engine.begin() as connection:
+        connection.execute(sa.update(monitor_presence).values(online=False))
+    assert within(engine, NOW + 195 * MINUTE) == 15, "nobody measures: results are missing"
+
+
+def test_a_pool_that_is_measured_every_45_minutes_raises_no_false_alarm(engine: Engine) -> None:
+    measured(engine, monitor_name("slow"), "testing", NOW - timedelta(days=1))
+    with engine.begin() as connection:
+        connection.execute(sa.insert(result_batches).values(monitor_id=1, batch="0" * 26, received_on=NOW, stored=1))
+    assert over(engine, NOW, 65) == []
+    assert over(engine, NOW + 65 * MINUTE, 60) == [(5, "no-results", True)]
 
 
 def test_labels_of_the_selector_raise_and_clear_an_alert(engine: Engine) -> None:

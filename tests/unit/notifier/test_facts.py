@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from notifier.evaluation import Terms, results_fact
+from notifier.evaluation import results_fact
 from notifier.health import Health
 from notifier.model import Fact, moment
 from notifier.monitors import Agent, MonitorRow, agent_of, idle, monitor_facts
@@ -197,9 +197,20 @@ def test_when_an_agent_was_last_present() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ago", "settled", "bad"), [(14, True, False), (15, True, True), (60, False, None), (None, True, None)]
+    ("ago", "due_within", "bad"),
+    [
+        (14, 15, False),
+        (15, 15, True),
+        (60, None, None),
+        (None, 15, None),
+        (14, 67, False),
+        (15, 67, None),
+        (66, 67, None),
+        (67, 67, True),
+    ],
 )
-def test_results_are_missing_after_the_minutes_of_the_setting(ago: int | None, settled: bool, bad: bool | None) -> None:
+def test_results_are_missing_once_they_are_due(ago: int | None, due_within: int | None, bad: bool | None) -> None:
     last = None if ago is None else NOW - timedelta(minutes=ago)
-    fact = results_fact(last, NOW, Terms(LINKS, timedelta(minutes=15), settled))
+    within = None if due_within is None else timedelta(minutes=due_within)
+    fact = results_fact(last, NOW, within, timedelta(minutes=15))
     assert (fact.bad, fact.since) == (bad, last)
