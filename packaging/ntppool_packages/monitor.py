@@ -8,6 +8,7 @@ compiles it.
 
 import platform
 import sys
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -31,7 +32,12 @@ LOCK: Final = ROOT / "requirements" / "server.txt"
 PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
 """The versions of Python for which the rpm has compiled modules."""
 
-_FOLDERS: Final = ("agent", "api", "auth", "ingest", "notifier", "ops", "runtime", "schema", "scorer", "selector")
+_PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FOLDERS: Final = tuple(
+    pattern.removesuffix("*") for pattern in _PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+)
+"""The folders of modules, as in the wheel."""
+
 _NOT_PACKAGED: Final = ("demo",)
 """Commands that only a checkout has."""
 
@@ -159,7 +165,7 @@ def _modules(wheels: Sequence[Wheel], source: Source) -> dict[str, bytes]:
     """Return all modules, and our metadata: the workers report the version that they read there."""
     metadata = f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {source.version}\n".encode()
     ours = {f"ntppool_monitor-{source.version}.dist-info/METADATA": metadata}
-    return {**merge(wheels), **committed_files(*_FOLDERS), **ours}
+    return {**merge(wheels), **committed_files(*FOLDERS), **ours}
 
 
 def _add_configuration(tree: Tree, committed: Mapping[str, bytes]) -> None:

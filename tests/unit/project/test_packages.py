@@ -42,6 +42,11 @@ def of_python(folder: Path, python: str, **files: str) -> Wheel:
     return wheel(folder, tag, compiled | {"timely-1.2.dist-info/WHEEL": tag, "timely/_core.pyi": ""} | files)
 
 
+def test_the_package_of_the_server_has_every_folder_of_modules_but_those_of_contributors() -> None:
+    folders = {path.parent.name for path in CHECKOUT.glob("*/__init__.py")}
+    assert set(monitor.FOLDERS) == folders - {"bench", "testbed"}
+
+
 def test_compiled_modules_for_several_pythons_lie_beside_each_other(tmp_path: Path) -> None:
     merged = merge([of_python(tmp_path, "311"), of_python(tmp_path, "313")])
     assert sorted(merged) == [
