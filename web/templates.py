@@ -16,6 +16,7 @@ from jinja2 import FileSystemLoader, StrictUndefined
 from runtime.printable import printable
 from schema.names import Environment
 from web.attributes import public_text
+from web.scoring import number
 from web.verdict import offset_words, shown_score
 
 _HTML: Final = Path(__file__).parent / "html"
@@ -40,6 +41,7 @@ def open_templates() -> Templates:
         "iso": _iso,
         "shown": printable,
         "public": lambda text, ip="": printable(public_text(text, ip)),
+        "number": number,
         "score": shown_score,
         "offset": offset_words,
         "share": lambda value: f"{value * 100:.{0 if value in (0, 1) else 1}f} %",
