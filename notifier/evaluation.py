@@ -76,12 +76,14 @@ def _server_facts(
 def results_fact(last: datetime | None, now: datetime, due_within: timedelta | None, no_results_for: timedelta) -> Fact:
     """Return the fact whether results are stored.
 
-    It is unknown before the first ones, and while ``due_within``, the time after which they are missing, is None. Where
-    that is longer than the setting, it is unknown between the two: only a result ends an alert.
+    They are while the last ones are newer than the setting, and are missing ``due_within`` after them. In between it is
+    unknown, as it is before the first ones, and where nobody knows when they are due (None).
     """
     bad = None
-    if last is not None and due_within is not None:
-        bad = True if now - last >= due_within else None if now - last >= no_results_for else False
+    if last is not None and now - last < no_results_for:
+        bad = False
+    elif last is not None and due_within is not None and now - last >= due_within:
+        bad = True
     return Fact(
         key=Key(NO_RESULTS, ""),
         bad=bad,

@@ -219,6 +219,11 @@ def test_a_pool_that_is_measured_every_45_minutes_raises_no_false_alarm(engine: 
         connection.execute(sa.insert(result_batches).values(monitor_id=1, batch="0" * 26, received_on=NOW, stored=1))
     assert over(engine, NOW, 65) == []
     assert over(engine, NOW + 65 * MINUTE, 60) == [(5, "no-results", True)]
+    back = NOW + timedelta(hours=3)
+    with engine.begin() as connection:
+        connection.execute(sa.update(monitor_presence).values(since=back))
+        connection.execute(sa.insert(result_batches).values(monitor_id=1, batch="1" * 26, received_on=back, stored=1))
+    assert over(engine, back, 30) == [(5, "no-results", False)], "its agent has just come back"
 
 
 def test_labels_of_the_selector_raise_and_clear_an_alert(engine: Engine) -> None:

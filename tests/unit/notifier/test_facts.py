@@ -201,6 +201,7 @@ def test_when_an_agent_was_last_present() -> None:
     [
         (14, 15, False),
         (15, 15, True),
+        (14, None, False),
         (60, None, None),
         (None, 15, None),
         (14, 67, False),
