@@ -233,7 +233,7 @@ class Database:
 
 @pytest.fixture
 def _no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.worker._DATABASE_DELAYS", Delays(0.0, 0.0))
+    monkeypatch.setattr("runtime.worker.DATABASE_DELAYS", Delays(0.0, 0.0))
 
 
 def of(kind: type[Any], code: int) -> Exception:
