@@ -76,8 +76,9 @@ def _server_facts(
 def results_fact(last: datetime | None, now: datetime, due_within: timedelta | None, no_results_for: timedelta) -> Fact:
     """Return the fact whether results are stored.
 
-    They are while the last ones are newer than the setting, and are missing ``due_within`` after them. In between it is
-    unknown, as it is before the first ones, and where nobody knows when they are due (None).
+    Results count as stored while the newest is younger than ``no_results_for``, and as missing once it is older than
+    ``due_within``. Otherwise the fact is unknown: between the two, before the first result, and if ``due_within`` is
+    None because no pair has been measured for long enough.
     """
     bad = None
     if last is not None and now - last < no_results_for:

@@ -1,7 +1,7 @@
-"""Find within which time a result must arrive: a small pool may be measured every two hours only.
+"""Find how long the pool may go without a result: a small pool may measure only every two hours.
 
-A pair is measured once in the interval of its status. Only one that has had its status, and whose agent has been
-online, for this whole time says anything.
+A pair is measured once per interval of its status. A pair counts only if it has had its status, and its agent has been
+online, for that whole time.
 """
 
 from datetime import datetime, timedelta

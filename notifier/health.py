@@ -1,8 +1,8 @@
-"""Read which labels of a monitor's health people are told about. The selector raises and clears labels, hour by hour.
+"""Select the health labels that cause alerts. The selector raises and clears labels every hour.
 
-The other troubles among them are no reason for an alert: ``not-probing`` is in the agent's status, which says it
-sooner; each absence of an agent that is ``offline-often`` was an alert already; and one that is ``far-from-all`` is
-usually so because of its place, for good, so its alert would hide what else happens to it.
+Three labels cause none. ``not-probing`` repeats the agent's status, which arrives sooner. Each absence behind
+``offline-often`` has already raised an alert. ``far-from-all`` usually describes a monitor's location and is permanent,
+so its alert would hide later problems.
 """
 
 from collections.abc import Iterable, Mapping

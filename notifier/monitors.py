@@ -63,9 +63,9 @@ class Agent:
     last_submit: datetime | None
     online_since: datetime | None = None
     clock_label: Labelled | None = None
-    """What the labels of its health say about its clock."""
+    """The health label about its clock, if any."""
     work_label: Labelled | None = None
-    """What they say about its work."""
+    """The health label about its measurements, if any."""
 
     def is_gone(self, now: datetime) -> bool:
         """Return whether it was last present so long ago that its monitors are gone."""

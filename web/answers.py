@@ -39,7 +39,7 @@ ERROR_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         (503, "Busy, or the database is unavailable; try again later."),
     )
 }
-"""What the description of a route for tools says about its errors."""
+"""Errors in the OpenAPI description of the routes for tools."""
 
 
 def no_server() -> Declined:

@@ -23,10 +23,10 @@ HEAVY_AT_ONCE: Final = 2
 """Requests for thousands of rows that run at once, so that they leave threads and connections for all others."""
 
 HEAVY_WAITING: Final = 6
-"""Further ones that wait; the next is told to come again."""
+"""Maximum number of such requests that may wait; the next one is answered 503."""
 
 POOL_SECONDS: Final = 10.0
-"""Seconds for which the state of the pool is kept: it costs more than other queries, and everybody sees the same."""
+"""Seconds for which the state of the pool is cached, since its query is expensive and the same for all visitors."""
 
 
 class HeavyWork:

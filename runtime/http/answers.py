@@ -80,7 +80,7 @@ class Failures:
         return self._defect(error)
 
     def own_answer(self, error: Exception) -> Answer | None:
-        """Return the answer to an error that only this server knows; ``None``: it is none of those."""
+        """Return the answer to an error specific to this server, or ``None`` for any other error."""
         return None
 
     def warn(self, key: str, words: str, *args: object) -> None:

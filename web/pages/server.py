@@ -38,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ShownServer:
-    """What the page of a server shows."""
+    """Content of a server's page."""
 
     server: Server
     verdict: Verdict

@@ -210,7 +210,7 @@ def test_results_are_due_as_often_as_the_pool_measures(engine: Engine) -> None:
     assert within(engine, NOW + 195 * MINUTE) == 15
     with engine.begin() as connection:
         connection.execute(sa.update(monitor_presence).values(online=False))
-    assert within(engine, NOW + 195 * MINUTE) == 15, "nobody measures: results are missing"
+    assert within(engine, NOW + 195 * MINUTE) == 15, "no agent is online, so the setting applies"
 
 
 def test_a_pool_that_is_measured_every_45_minutes_raises_no_false_alarm(engine: Engine) -> None:
